@@ -1,0 +1,94 @@
+"""Patches on a local base, without a registry: like `git apply`."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.console import Console
+from client.folders import copy_others, new_folder
+from client.pushes import patch_base
+from client.transfers import hash_file
+from registry.errors import InvalidCheckpoint, InvalidRecipe, NotFound
+
+QUIET = Console(quiet=True)
+CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new card
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came out: digests, where it was computed, and how long that took in seconds."""
+
+    weights_digest: str
+    recipe: str
+    base: str
+    device: str
+    seconds: float
+
+
+def apply(
+    base: Path,
+    patches: Sequence[tuple[Path, str]],
+    folder: Path,
+    *,
+    alpha: str = "0.3",
+    device: str = "auto",
+    name: str | None = None,
+    console: Console = QUIET,
+) -> Applied:
+    """Write base + alpha * sum(weight * patch) as a whole model folder, which appears at once or not at all.
+
+    Args:
+        base: A model folder or a .safetensors file.
+        patches: (patch file, weight as a decimal).
+        folder: Where the model is to be; nothing, or an empty folder.
+        alpha: The scale of all patches, a decimal.
+        device: auto, cpu or cuda.
+        name: What the card calls the base; its weights digest when None.
+        console: Where notes and progress go.
+
+    Raises:
+        Conflict: The folder is there and not empty.
+        InvalidPatch, BaseMismatch: A patch is not sound, or for another base.
+        NotFinite: The composition overflows.
+    """
+    from registry.breadcrumbs.recipe import make_recipe
+
+    digests = [hash_file(path)[0] for path, _ in patches]
+    if len(set(digests)) < len(digests):
+        raise InvalidRecipe("The same patch is named twice; add its weights up instead.", field="patches")
+    digest = patch_base(patches[0][0])  # compose() holds the base to it, and check_patch() the other patches
+    recipe = make_recipe(digest, alpha, [(sha, weight) for sha, (_, weight) in zip(digests, patches, strict=True)])
+
+    from registry.breadcrumbs.card import CardItem, render_card
+    from registry.breadcrumbs.check import check_patch
+    from registry.breadcrumbs.checkpoint import open_checkpoint
+    from registry.breadcrumbs.compose import compose
+    from registry.breadcrumbs.patchfile import open_patch
+
+    with new_folder(folder) as out, contextlib.ExitStack() as stack:
+        checkpoint = stack.enter_context(open_checkpoint(base))
+        opened = {}
+        for (path, _), sha256 in zip(patches, digests, strict=True):
+            with console.progress(f"checking {path.name}") as progress:
+                check_patch(path, digest, checkpoint.tensors, progress)
+            opened[sha256] = stack.enter_context(open_patch(path))
+        with console.progress("composing") as progress:
+            composed = compose(checkpoint, opened, recipe, out, device, progress)
+        copy_others(base, out, list(composed.files))
+        items = [CardItem(sha, None, path.name) for sha, (path, _) in zip(digests, patches, strict=True)]
+        card = render_card(folder.absolute().name, name or digest, recipe, composed.weights_digest, items, _card(base))
+        (out / "README.md").write_text(card, "utf-8")
+    return Applied(composed.weights_digest, recipe.digest, digest, composed.device, composed.seconds)
+
+
+def _card(base: Path) -> str | None:
+    card = base / "README.md"
+    if base.is_file() or not card.is_file() or card.stat().st_size > CARD_BYTES:
+        return None
+    try:
+        return card.read_text("utf-8")
+    except UnicodeDecodeError as why:
+        raise InvalidCheckpoint(f"{card} is not UTF-8 text; remove it or save it again.") from why
+    except FileNotFoundError as why:
+        raise NotFound(f"There is no {card}.") from why

@@ -1,0 +1,140 @@
+"""`crumb`: the command, put together from client/commands; turns every error into one sentence and an exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.commands import account, local, models, patches, revisions
+from client.commands.options import Json, Quiet
+from client.console import plain
+
+EPILOG = """\
+Environment: CRUMB_URL and CRUMB_TOKEN override `crumb login`; CRUMB_HOME is the folder of logins and cache;
+HF_HUB_OFFLINE=1 keeps Hub ids to the local cache; CRUMB_DEBUG=1 shows tracebacks.
+
+Exit codes: 0 done; 1 refused or failed, with one sentence on stderr; 2 wrong usage; 3 bytes or weights are not those
+their digest names; 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="crumb",
+    help="Sparse patches of fine-tuned models: make them, push them, compose any subset, pull the merged model.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from client import __version__
+
+        print(f"crumb {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Sparse patches of fine-tuned models: make them, push them, compose any subset, pull the merged model."""
+
+
+def demo(
+    keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Leave everything in this folder.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """See it all work in a minute, on this machine alone.
+
+    Starts a registry, trains a small model and fine-tunes it on several tasks, pushes the patches, composes subsets,
+    pulls and verifies the models, and shows how accurate each is on every task.
+    """
+    from client.demo import run_demo
+
+    run_demo(keep, as_json, quiet)
+
+
+_LOCAL: tuple[Callable[..., None], ...] = (local.diff, local.show, local.apply, local.digest)
+_ACCOUNT: tuple[Callable[..., None], ...] = (account.login, account.logout, account.whoami)
+_REGISTRY: tuple[Callable[..., None], ...] = (
+    patches.push,
+    patches.log,
+    patches.compose,
+    revisions.pull,
+    revisions.verify,
+)
+for _command in (*_LOCAL, *_ACCOUNT):
+    app.command()(_command)
+app.add_typer(models.group)
+for _command in (*_REGISTRY, demo):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run `crumb` and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a title in Chinese on an ASCII terminal is no error
+    code = run(sys.argv[1:])
+    if code == 130:
+        sys.stdout.flush()
+        os._exit(130)  # threads may still wait for a socket; nothing they hold needs them to end
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; no exception leaves here but with CRUMB_DEBUG."""
+    from registry.errors import BreadcrumbError, DigestMismatch
+
+    try:
+        code = app(arguments, prog_name="crumb", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Abort:
+        code = 130
+    except BrokenPipeError:  # `crumb log | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        return 1
+    except BreadcrumbError as error:
+        if _debug():
+            raise
+        return _fail(str(error), revisions.MISMATCH if isinstance(error, DigestMismatch) else 1)
+    except Exception as error:
+        # Typer carries its own copy of click, and with it the only exceptions that know how to show themselves.
+        if hasattr(error, "format_message"):
+            return _usage(error)
+        if _debug():
+            raise
+        words = "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
+        return _fail(f"crumb met something it does not expect ({words}); CRUMB_DEBUG=1 shows where.", 1)
+    if code == 130:
+        print("Interrupted; run the same command to go on.", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Exception) -> int:
+    message = plain(getattr(error, "format_message")())  # noqa: B009
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(getattr(error, "format_message")())  # noqa: B009
+        return 2
+    path = context.command_path if context is not None else "crumb"
+    return _fail(f"{message.rstrip('.')}. See `{path} --help`.", getattr(error, "exit_code", 2))
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"crumb: {plain(message)}", file=sys.stderr)
+    return code
+
+
+def _debug() -> bool:
+    return bool(os.environ.get("CRUMB_DEBUG"))

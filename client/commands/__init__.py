@@ -1,0 +1,1 @@
+"""The commands of `crumb`, one file per kind of thing; each parses, calls once, and prints."""

@@ -1,0 +1,92 @@
+"""model create, model list, model show."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.commands.options import Author, Json, Limit, Model, NoWait, Quiet, connect
+from client.console import Console, fields, plain, size, table
+
+if TYPE_CHECKING:
+    from registry import schemas
+
+group = typer.Typer(name="model", help="Create, list and show models.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@group.command()
+def create(
+    name: Model,
+    base: Annotated[str, typer.Option("--base", metavar="DIR", help="The base: folder, file or Hub id.")],
+    card: Annotated[
+        Path | None, typer.Option("--card", metavar="README.md", help="The model card, in place of the base's.")
+    ] = None,
+    no_wait: NoWait = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Create a model pinned to a base.
+
+    Sends every file of the folder but hidden ones and pickles. Run again after a kill, it goes on where it was.
+    """
+    from client.pushes import create as run
+    from client.sources import resolve
+
+    console = Console(as_json, quiet)
+    with connect() as client:
+        made = run(client, name, resolve(base, quiet=quiet), card=card, wait=not no_wait, console=console)
+    text = f"Created {made.name}.\n{_fields(made)}" if made.base else f"{made.name} is being imported."
+    console.result(made, text, made.base or made.name)
+
+
+@group.command(name="list")
+def list_models(
+    search: Annotated[str | None, typer.Option("--search", metavar="TEXT", help="Only names holding this.")] = None,
+    author: Author = None,
+    limit: Limit = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List models by name."""
+    with connect() as client:
+        found = list(client.models(search=search, author=author, limit=limit))
+    rows = [
+        (
+            model.name,
+            model.state,
+            str(model.patches),
+            f"{model.parameters:,}" if model.parameters is not None else "-",
+            size(model.size),
+            f"{model.created_at.astimezone():%Y-%m-%d}",
+        )
+        for model in found
+    ]
+    heads = ("model", "state", "patches", "parameters", "size", "created")
+    text = table(heads, rows, right=(2, 3, 4)) if rows else "There are no such models."
+    Console(as_json, quiet).result(found, text, "\n".join(model.name for model in found))
+
+
+@group.command()
+def show(name: Model, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Show a model and its card."""
+    with connect() as client:
+        found = client.model(name)
+    text = _fields(found)
+    if found.card and found.card.strip():
+        text += "\n\n" + plain(found.card.strip(), lines=True)
+    Console(as_json, quiet).result(found, text, found.base or "")
+
+
+def _fields(model: "schemas.Model") -> str:
+    return fields(
+        [
+            ("model", model.name),
+            ("owner", plain(model.owner)),
+            ("state", model.state),
+            ("base", model.base or "-"),
+            ("parameters", f"{model.parameters:,}" if model.parameters is not None else "-"),
+            ("size", size(model.size)),
+            ("patches", str(model.patches)),
+            ("created", f"{model.created_at.astimezone():%a %b %d %H:%M:%S %Y %z}"),
+        ]
+    )

@@ -1,0 +1,152 @@
+"""push, log, compose: a model's patches at the registry."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.commands.options import Alpha, Author, Json, Limit, Model, NoWait, Quiet, connect
+from client.console import Console, fields, plain, size
+
+if TYPE_CHECKING:
+    from registry.schemas import Patch
+
+MESSAGE_BYTES = 65536  # of PatchRequest.message
+Task = Annotated[str | None, typer.Option("--task", metavar="T", help="What it is for, like math or code/python.")]
+
+
+def push(
+    patch: Annotated[Path, typer.Argument(metavar="PATCH", help="A patch file.", show_default=False)],
+    model: Model,
+    title: Annotated[str, typer.Option("--message", "-m", metavar="TITLE", help="One line on what it does.")],
+    task: Task = None,
+    message_file: Annotated[
+        Path | None, typer.Option("--message-file", metavar="F", help="A longer text from this file.")
+    ] = None,
+    no_wait: NoWait = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Contribute a patch to a model.
+
+    Prints the patch's number. Run again after a kill it goes on where it was; run again after success it
+    answers with the same number.
+    """
+    from client.pushes import push as run
+
+    console = Console(as_json, quiet)
+    message = "" if message_file is None else _read_message(message_file)
+    with connect() as client:
+        done = run(client, patch, model, title, message=message, task=task, wait=not no_wait, console=console)
+    name = f"{done.model}#{done.number}"
+    console.result(done, f"{name}  {done.state}\n{_summary(done)}", name)
+
+
+def log(
+    model: Model,
+    task: Annotated[str | None, typer.Option("--task", metavar="T", help="Only for this task.")] = None,
+    author: Author = None,
+    limit: Limit = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List a model's patches, newest first."""
+    console = Console(as_json, quiet)
+    with connect() as client:
+        found = client.patches(model, task=task, author=author, limit=limit)
+        if as_json:
+            console.result(list(found), "")
+            return
+        empty = True
+        for patch in found:
+            if quiet:
+                print(f"#{patch.number} {plain(patch.title)}")
+            else:
+                print(("" if empty else "\n") + _entry(patch))
+            empty = False
+    if empty:
+        console.note(f"{model} has no such patches.")
+
+
+def compose(
+    model: Model,
+    patches: Annotated[
+        list[str],
+        typer.Argument(metavar="N[:WEIGHT]", help="Patch numbers, weight 1 if not said.", show_default=False),
+    ],
+    alpha: Alpha = "0.3",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compose any subset of a model's patches, at the registry.
+
+    The model is base + alpha * sum(weight * patch). Prints the recipe digest, by which the model is pulled, and its
+    weights digest.
+
+    Ctrl-C stops the waiting only: the registry goes on, and the same command waits again.
+    """
+    from client.addresses import parse_item
+
+    console = Console(as_json, quiet)
+    items = [parse_item(text) for text in patches]
+    with connect() as client:
+        made = client.compose(model, items, alpha=alpha)
+        if made.weights_digest is None and made.job is not None:
+            try:
+                with console.waiting(f"composing {made.recipe.digest[:12]}") as progress:
+                    client.wait(made.job, progress=progress)
+            except KeyboardInterrupt:
+                console.note("\nThe registry goes on composing; run the same command to wait for it again.")
+                raise
+            made = client.compose(model, items, alpha=alpha)
+    used = ", ".join(
+        f"#{item.number}" + (f":{item.weight}" if item.weight != "1" else "") for item in made.recipe.patches
+    )
+    pairs = [
+        ("recipe", made.recipe.digest),
+        ("weights", made.weights_digest or "-"),
+        ("patches", f"{used} at alpha {made.recipe.alpha}"),
+    ]
+    if made.seconds is not None:
+        pairs.append(("computed", f"on {plain(made.device or '?')} in {made.seconds:.1f} s"))
+    pairs.append(("next", f"crumb pull {model}@{made.recipe.digest[:12]} -o DIR"))
+    console.result(made, fields(pairs), f"{made.recipe.digest} {made.weights_digest}")
+
+
+def _entry(patch: "Patch") -> str:
+    lines = [
+        f"patch #{patch.number} ({patch.state})",
+        f"Author: {plain(patch.author)}",
+        f"Date:   {patch.created_at.astimezone():%a %b %d %H:%M:%S %Y %z}",
+    ]
+    if patch.task:
+        lines.append(f"Task:   {plain(patch.task)}")
+    lines += ["", f"    {plain(patch.title)}"]
+    if patch.message.strip():
+        lines += ["", *(f"    {line}".rstrip() for line in plain(patch.message.strip(), lines=True).split("\n"))]
+    lines += ["", *(f"    {line}" for line in _summary(patch).split("\n"))]
+    return "\n".join(lines)
+
+
+def _summary(patch: "Patch") -> str:
+    density = f"density {patch.density:.2%}, " if patch.density is not None else ""
+    lines = f"{density}{size(patch.size)}, sha256 {patch.sha256}"
+    return f"{lines}\nrefused: {plain(patch.refusal)}" if patch.refusal else lines
+
+
+def _read_message(path: Path) -> str:
+    from registry.errors import InvalidRequest, NotFound, TooLarge
+
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MESSAGE_BYTES + 1)
+    except FileNotFoundError as why:
+        raise NotFound(f"There is no file {path}.") from why
+    except OSError as why:
+        raise InvalidRequest(f"{path} cannot be read: {why.strerror}.") from why
+    if len(raw) > MESSAGE_BYTES:
+        raise TooLarge(f"{path} is longer than the {MESSAGE_BYTES} bytes that a message may have.")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as why:
+        raise InvalidRequest(f"{path} is not UTF-8 text.") from why

@@ -1,0 +1,102 @@
+"""pull, verify: the base and composed models."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.commands.options import Device, Json, Quiet, Revision, connect
+from client.console import Console, fields, size
+
+MISMATCH = 3  # exit code: verification failed
+Base = Annotated[str | None, typer.Option("--base", metavar="MODEL", help="A local copy of the base (it is verified).")]
+
+
+def pull(
+    revision: Revision,
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to pull into.")],
+    as_patches: Annotated[
+        bool, typer.Option("--as-patches", help="Download base and patches, and compose here.")
+    ] = False,
+    base: Base = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a model: the base, or a composed one.
+
+    REF is base (if not said), a recipe digest, or 8 or more of its first digits. Every byte is verified. A killed
+    pull goes on where it was. DIR may hold an earlier pull of the same model, which is brought up to date.
+    """
+    from client import pulls
+    from client.addresses import parse_revision
+    from client.sources import resolve
+
+    console = Console(as_json, quiet)
+    model, ref = parse_revision(revision)
+    if base is not None and not as_patches:
+        raise typer.BadParameter("--base is for --as-patches.")
+    with connect() as client:
+        if as_patches:
+            local = None if base is None else resolve(base, quiet=quiet)
+            found = pulls.pull_as_patches(client, model, ref, out, base=local, device=device, console=console)
+        else:
+            found = pulls.pull(client, model, ref, out, console=console)
+    total = sum(file.size for file in found.files)
+    document = {
+        "model": model,
+        "ref": found.ref,
+        "weights_digest": found.weights_digest,
+        "folder": str(out),
+        "files": [file.path for file in found.files],
+        "size": total,
+    }
+    text = fields(
+        [
+            ("model", f"{model}@{found.ref}"),
+            ("weights", found.weights_digest),
+            ("folder", f"{out}, {len(found.files)} files, {size(total)}, verified"),
+        ]
+    )
+    console.result(document, text, found.weights_digest)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled model.", show_default=False)],
+    revision: Annotated[str, typer.Argument(metavar="NS/NAME@REF", help="What it must be.", show_default=False)],
+    recompose: Annotated[bool, typer.Option("--recompose", help="Also compose base and patches here.")] = False,
+    base: Base = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check that a folder holds the very weights of a revision.
+
+    Computes the weights digest of DIR and compares it with the registry's. With --recompose it also downloads base
+    and patches, composes them in a temporary folder, and compares that. Exit code 3 when anything differs.
+    """
+    from client import pulls
+    from client.addresses import parse_revision
+    from client.sources import resolve
+    from registry.errors import NotFound
+
+    console = Console(as_json, quiet)
+    if not folder.is_dir():
+        raise NotFound(f"There is no folder {folder}.")
+    if "@" not in revision:
+        raise typer.BadParameter("say which revision: NS/NAME@base or NS/NAME@<recipe digest>.")
+    if base is not None and not recompose:
+        raise typer.BadParameter("--base is for --recompose.")
+    model, ref = parse_revision(revision)
+    with connect() as client:
+        local = None if base is None else resolve(base, quiet=quiet)
+        proof = pulls.verify(client, folder, model, ref, recompose=recompose, base=local, console=console)
+    pairs = [("registry", proof.expected), ("folder", proof.found)]
+    if proof.recomposed is not None:
+        pairs.append(("recomposed", proof.recomposed))
+    verdict = "The weights are the same." if proof.ok else "The weights DIFFER; do not use this model as that revision."
+    console.result(
+        {"ok": proof.ok, **asdict(proof)}, f"{fields(pairs)}\n{verdict}", "same" if proof.ok else "different"
+    )
+    if not proof.ok:
+        raise typer.Exit(MISMATCH)

@@ -1,0 +1,268 @@
+"""Sends one call to a registry, again where that is safe, and raises the error that the registry meant.
+
+Every call of the API may be repeated: parts and downloads by nature, the POSTs because asking twice for the same
+thing answers with the same thing. So a broken connection, 429, 502, 503 and 504 are all tried again.
+"""
+
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from threading import Event
+from typing import Any
+
+import httpx2
+
+from registry.errors import (
+    BreadcrumbError,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RangeNotSatisfiable,
+    StorageFull,
+    TooLarge,
+    TooMany,
+    Unauthenticated,
+    Unavailable,
+    by_slug,
+)
+
+ANSWER_BYTES = 64 * 2**20  # largest JSON answer believed; file bytes are bounded by their announced size instead
+ERROR_BYTES = 64 * 2**10
+TEXT = 2000  # characters of a server's sentence that are repeated to a person
+LONGEST_WAIT = 60.0  # seconds; a Retry-After beyond this is not waited for
+RETRIED = frozenset({429, 502, 503, 504})
+BY_STATUS: dict[int, type[BreadcrumbError]] = {
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: NotFound,
+    413: TooLarge,
+    416: RangeNotSatisfiable,
+    429: TooMany,
+    507: StorageFull,
+}
+
+Body = Callable[[], Iterator[bytes]]
+
+
+class Connection:
+    """One registry's address, the token for it, and a pool of connections shared by threads.
+
+    Args:
+        url: Where the registry is, for example `https://crumbs.example.org`.
+        token: Sent to that host only, never logged.
+        attempts: How often one call is tried in all.
+        timeout: Seconds to wait for a connection, and for the next bytes.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, attempts: int = 8, timeout: float = 60.0) -> None:
+        self.url = clean_url(url)
+        self.attempts = max(1, attempts)
+        self.answered = False  # once something answered, a refused connection is a restart worth waiting for
+        headers = {"User-Agent": user_agent(), "Accept-Encoding": "identity"}
+        if token:
+            if not re.fullmatch(r"[\x21-\x7e]+", token):
+                raise Unauthenticated("The token holds characters that no token has; log in again with `crumb login`.")
+            headers["Authorization"] = f"Bearer {token}"
+        self._client = httpx2.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx2.Timeout(timeout, connect=min(timeout, 10.0)),
+            limits=httpx2.Limits(max_connections=16),
+        )
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._client.close()
+
+    def json(self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None) -> bytes:
+        """Send a call and return the JSON bytes of its answer; empty for 204."""
+        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        headers = {"Accept": "application/json"}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        bodies = None if content is None else lambda: iter([content])
+        if content is not None:
+            headers["Content-Length"] = str(len(content))
+        return self._answer(method, path, headers=headers, params=query, body=bodies)
+
+    def put(self, path: str, body: Body, size: int, headers: Mapping[str, str], stop: Event | None = None) -> bytes:
+        """PUT `size` bytes and return the JSON bytes of the answer; `body` is called once per attempt."""
+        return self._answer("PUT", path, stop, headers={**headers, "Content-Length": str(size)}, body=body)
+
+    def _answer(self, method: str, path: str, stop: Event | None = None, **how: Any) -> bytes:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                with self.stream(method, path, **how) as response:
+                    return _bounded(response, ANSWER_BYTES, self.url)
+            except Again as again:
+                self.wait(again, attempt, stop)
+
+    def wait(self, again: "Again", attempt: int, stop: Event | None = None) -> None:
+        """Sleep before the next attempt, or give up and raise the error of attempt number `attempt`."""
+        limit = min(self.attempts, 2) if again.refused and not self.answered else self.attempts
+        delay = again.after if again.after is not None else min(10.0, 0.2 * 2 ** (attempt - 1))
+        if attempt >= limit or delay > LONGEST_WAIT:
+            raise again.error from again.__cause__
+        if again.after is None:
+            delay *= random.uniform(0.8, 1.2)  # noqa: S311
+        if stop is None:
+            time.sleep(delay)
+        elif stop.wait(delay):
+            raise Stopped
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        body: Body | None = None,
+    ) -> Iterator[httpx2.Response]:
+        """Send a call once and yield its answer, unread.
+
+        Raises:
+            Again: The call broke off, or the registry asks for another try.
+            BreadcrumbError: What the registry answered.
+        """
+        request = self._client.build_request(
+            method, path, headers=headers, params=params or None, content=None if body is None else body()
+        )
+        try:
+            # Only reads are redirected. httpx2 drops the token as soon as the origin changes.
+            response = self._client.send(request, stream=True, follow_redirects=method in ("GET", "HEAD"))
+            try:
+                self.answered = True
+                if response.is_redirect:
+                    raise Unavailable(
+                        f"The registry at {self.url} sends {method} calls elsewhere; "
+                        f"log in to the address it names: {_plain(response.headers.get('location', 'none'))}"
+                    )
+                if response.status_code >= 400:
+                    error = problem(response, self.url)
+                    if response.status_code in RETRIED:
+                        raise Again(error, after=_retry_after(response))
+                    raise error
+                yield response
+            finally:
+                response.close()
+        except httpx2.TooManyRedirects as why:
+            raise Unavailable(f"The registry at {self.url} redirects in a circle.") from why
+        except httpx2.UnsupportedProtocol as why:
+            raise Unavailable(f"{self.url} is not an http or https address.") from why
+        except (httpx2.TransportError, httpx2.DecodingError) as why:
+            refused = isinstance(why, httpx2.ConnectError)
+            raise Again(Unavailable(_why_not(self.url, why)), refused=refused) from why
+
+
+class Again(Exception):
+    """One attempt failed in a way that another may not; `error` is what to raise when it is given up."""
+
+    def __init__(self, error: BreadcrumbError, *, after: float | None = None, refused: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.after = after
+        self.refused = refused
+
+
+class Stopped(Exception):
+    """Work in another thread was asked to stop."""
+
+
+def check_stop(stop: Event | None) -> None:
+    """Raise Stopped when asked to."""
+    if stop is not None and stop.is_set():
+        raise Stopped
+
+
+def clean_url(url: str) -> str:
+    """Return the address of a registry without a slash at its end, or say what is wrong with it."""
+    try:
+        parsed = httpx2.URL(url.strip())
+    except httpx2.InvalidURL as why:
+        raise InvalidRequest(f"{url!r} is not an address: {why}", field="url") from why
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InvalidRequest(
+            f"{url!r} is not an address like https://crumbs.example.org; write it with http:// or https://.",
+            field="url",
+        )
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise InvalidRequest("The address of a registry holds no password, query or fragment.", field="url")
+    return str(parsed).rstrip("/")
+
+
+def user_agent() -> str:
+    """Name this client, its version and Python's."""
+    import platform
+
+    from client import __version__
+
+    return f"crumb/{__version__} python/{platform.python_version()} {platform.system().lower()}"
+
+
+def problem(response: httpx2.Response, url: str) -> BreadcrumbError:
+    """Return the error that an answer of 400 or more stands for: by its problem type, else by its status."""
+    try:
+        found = json.loads(_bounded(response, ERROR_BYTES, url))
+    except (ValueError, BreadcrumbError, RecursionError):
+        found = None
+    document: dict[str, Any] = found if isinstance(found, dict) else {}
+    status = response.status_code
+    cls = by_slug().get(str(document.get("type", "")).rpartition(":")[2]) or BY_STATUS.get(status)
+    if cls is None:
+        cls = Unavailable if status >= 500 else InvalidRequest if status >= 400 else BreadcrumbError
+    detail = document.get("detail")
+    if not isinstance(detail, str) or not detail.strip():
+        reason = f"{status} {response.reason_phrase}".strip()
+        detail = f"The registry at {url} answered {response.request.method} {response.request.url.path} with {reason}."
+    request_id = document.get("instance")
+    if status >= 500 and isinstance(request_id, str) and request_id:
+        detail = f"{detail} (request {request_id})"
+    field = document.get("field")
+    return cls(_plain(detail), field=_plain(field) if isinstance(field, str) else None)
+
+
+def _bounded(response: httpx2.Response, limit: int, url: str) -> bytes:
+    parts, size = [], 0
+    for part in response.iter_bytes():
+        size += len(part)
+        if size > limit:
+            raise TooLarge(f"The registry at {url} answers with more than {limit} bytes where a short answer is due.")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    text = response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _why_not(url: str, why: Exception) -> str:
+    if isinstance(why, httpx2.ConnectTimeout | httpx2.ConnectError):
+        reason = _plain(str(why)) or "no connection"
+        return f"No registry answers at {url}: {reason}. Is it running, and is the address right?"
+    if isinstance(why, httpx2.TimeoutException):
+        return f"The registry at {url} did not answer in time; run the command again, it goes on where it was."
+    reason = _plain(str(why)) or type(why).__name__
+    return f"The connection to {url} broke off ({reason}); run the command again, it goes on where it was."
+
+
+def _plain(text: str) -> str:
+    # A server's words reach a terminal: no escape sequences, no lines, no end.
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:TEXT]

@@ -1,0 +1,165 @@
+"""What a contributor sends: a patch to a model, and a new model with its base.
+
+    push    header and base checked here -> bytes uploaded -> patch created -> the registry's check awaited
+    create  folder listed and headers checked here -> every file uploaded -> model created -> its import awaited
+
+Both may be run again at any time: what is there already is not sent again, and the answer is the same.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import BinaryIO
+
+from client.api import Client
+from client.console import Console
+from client.folders import model_files
+from registry.errors import (
+    BaseMismatch,
+    Conflict,
+    InvalidCheckpoint,
+    InvalidPatch,
+    InvalidRequest,
+    JobFailed,
+    NotFound,
+)
+from registry.schemas import Model, Patch
+
+QUIET = Console(quiet=True)
+
+
+def patch_base(path: Path) -> str:
+    """Return the weights digest of the base that a patch file says it is for, reading nothing but its header."""
+    from registry.breadcrumbs.header import PATCH_LIMITS, read_header
+
+    with _open(path) as file:
+        metadata = read_header(file, path.stat().st_size, f"Patch {path.name}", PATCH_LIMITS, InvalidPatch).metadata
+    if metadata.get("format") != "breadcrumb-patch" or "base" not in metadata:
+        raise InvalidPatch(f"{path} is not a breadcrumb patch; make one with `crumb diff`.")
+    return metadata["base"]
+
+
+def push(
+    client: Client,
+    path: Path,
+    model: str,
+    title: str,
+    *,
+    message: str = "",
+    task: str | None = None,
+    wait: bool = True,
+    console: Console = QUIET,
+) -> Patch:
+    """Contribute a patch file to a model; run again it goes on, or answers with the same patch.
+
+    Returns:
+        The patch; checked unless `wait` is false.
+
+    Raises:
+        BaseMismatch: The patch is for another base; nothing was sent, no number is used up.
+        InvalidPatch: The registry refuses it, or it is no patch.
+    """
+    base = patch_base(path)
+    client.whoami()  # a missing token is told before anything is read
+    known = client.model(model)
+    if known.base is None:
+        raise Conflict(f"{model} is still being imported; push again once `crumb model show {model}` says ready.")
+    if base != known.base:
+        raise BaseMismatch(
+            f"{path.name} was made for the base {base}, but {model} is pinned to {known.base}; "
+            f"make the patch again from `crumb pull {model}@base`."
+        )
+    sha256, _ = _send(client, path, console, path.name)
+    patch = client.create_patch(model, sha256, title, message=message, task=task)
+    return settle(client, patch, console=console) if wait else patch
+
+
+def settle(client: Client, patch: Patch, *, console: Console = QUIET) -> Patch:
+    """Wait for the registry's check of a patch.
+
+    Raises:
+        InvalidPatch: It refused the patch; the message says why.
+    """
+    failure: JobFailed | None = None
+    if patch.state == "checking" and patch.job is not None:
+        with console.waiting(f"checking #{patch.number}") as progress:
+            try:
+                client.wait(patch.job, progress=progress)
+            except JobFailed as error:
+                failure = error
+        patch = client.patch(patch.model, patch.number)
+    if patch.state == "refused":
+        raise InvalidPatch(f"{patch.model}#{patch.number} was refused: {patch.refusal or 'no reason given.'}")
+    if failure is not None:
+        raise failure
+    return patch
+
+
+def create(
+    client: Client,
+    name: str,
+    base: Path,
+    *,
+    card: Path | None = None,
+    wait: bool = True,
+    console: Console = QUIET,
+) -> Model:
+    """Create a model pinned to the base in a folder (or one .safetensors file).
+
+    Args:
+        client: The registry.
+        name: NS/NAME.
+        base: The folder; hidden files and pickles stay where they are.
+        card: Sent as README.md, in place of the folder's own.
+        wait: Whether to wait until the registry has checked the files.
+        console: Where notes and progress go.
+    """
+    from client.addresses import check_model
+
+    check_model(name)
+    if base.is_dir():
+        files, left_out = model_files(base)
+        if left_out:
+            more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+            console.note(f"Not sent (hidden or pickled): {', '.join(left_out[:5])}{more}.")
+    else:
+        files = {"model.safetensors": base}
+    if card is not None:
+        if not card.is_file():
+            raise NotFound(f"There is no card {card}.")
+        files["README.md"] = card
+    for path, file in files.items():
+        if path.endswith(".safetensors"):
+            check_weights(file)
+    me = client.whoami()
+    with contextlib.suppress(NotFound):
+        if (taken := client.model(name)).owner != me.user:
+            raise Conflict(f"{name} is there already and belongs to {taken.owner}; choose another name.")
+    digests = {path: _send(client, file, console, path)[0] for path, file in files.items()}
+    model = client.create_model(name, digests)
+    if wait and model.state == "importing" and model.job is not None:
+        with console.waiting(f"importing {name}") as progress:
+            client.wait(model.job, progress=progress)
+        model = client.model(name)
+    return model
+
+
+def check_weights(path: Path) -> None:
+    """See that a weight file's header is sound before its gigabytes travel."""
+    from registry.breadcrumbs.header import CHECKPOINT_LIMITS, read_header
+
+    with _open(path) as file:
+        read_header(file, path.stat().st_size, f"Weight file {path.name}", CHECKPOINT_LIMITS, InvalidCheckpoint)
+
+
+def _send(client: Client, path: Path, console: Console, name: str) -> tuple[str, int]:
+    with console.progress(f"hashing {name}") as hashing, console.progress(f"sending {name}") as sending:
+        return client.upload_file(path, progress=sending, hashing=hashing)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError as why:
+        raise NotFound(f"There is no file {path}.") from why
+    except OSError as why:
+        raise InvalidRequest(f"{path} cannot be read: {why.strerror}.") from why

@@ -1,0 +1,39 @@
+"""Run migrations on the database that the caller, DATABASE_URL or the default names."""
+
+from alembic import context
+from sqlalchemy import text
+
+from registry.db.models import Table, UTCDateTime
+from registry.db.session import make_engine
+from registry.settings import Settings
+
+
+def render_item(kind: str, item: object, _context: object) -> str | bool:
+    """Write our types as what they are to a database, so that a migration needs no code of ours."""
+    return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UTCDateTime) else False
+
+
+def run() -> None:
+    url = context.config.attributes.get("url") or Settings().database
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            # Two servers that start together take turns; a migration that cannot get its locks fails early.
+            connection.execute(text("SELECT pg_advisory_lock(7274727970)"))
+            connection.execute(text("SET lock_timeout = '4s'"))
+            connection.commit()
+        context.configure(
+            connection=connection,
+            target_metadata=Table.metadata,
+            render_as_batch=True,
+            render_item=render_item,
+            compare_server_default=True,
+            transaction_per_migration=False,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        connection.commit()
+    engine.dispose()
+
+
+run()

@@ -1,0 +1,158 @@
+"""Is a stranger's file a sound patch for this base? Every rule of the format, in bounded memory.
+
+The header is settled first (header.py, layout.py): after that every length is the base's, never the file's. Then the
+data, block by block: padding bits, number of set bits, order and range of indices, finite values. Statistics are
+recomputed from the values, never believed.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from registry.breadcrumbs.checkpoint import Meter, Progress, TensorSpec, blocks, octets
+from registry.breadcrumbs.header import PATCH_LIMITS, Limits, show
+from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.patchfile import COPY, Patch, open_patch
+from registry.errors import BaseMismatch, InvalidPatch
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """What a patch does to one tensor; norms are of its values, unscaled, in float64."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nnz: int
+    density: float
+    l1: float
+    l2: float
+    linf: float
+
+
+@dataclass(frozen=True)
+class PatchReport:
+    """A sound patch: `nnz` of all the base's weights are touched, which is `density` of them."""
+
+    sha256: str
+    size: int
+    nnz: int
+    density: float
+    params: MaskParams
+    tensors: list[TensorReport]
+
+
+def check_patch(
+    path: Path, base: str, tensors: Mapping[str, TensorSpec], progress: Progress | None = None
+) -> PatchReport:
+    """Check a patch file against the base it must be for.
+
+    Args:
+        path: The file; it must not change meanwhile.
+        base: Weights digest of the base.
+        tensors: dtype and shape of every tensor of the base.
+        progress: Called with (bytes read, bytes to read); every byte is read twice.
+
+    Returns:
+        Its digest, size and statistics.
+
+    Raises:
+        InvalidPatch: It breaks a rule; the message names the entry and the rule.
+        BaseMismatch: It was made for another base.
+    """
+    with open_patch(path, limits_for(tensors)) as patch:
+        info = patch.info
+        if info.base != base:
+            raise BaseMismatch(
+                f"The patch was made for base {info.base}, and this model's base is {base}.", field="base"
+            )
+        for name, spec in info.tensors.items():
+            _check_spec(name, spec, tensors.get(name))
+        meter = Meter(2 * info.size, progress)
+        reports = [_check_tensor(patch, name, meter) for name in info.tensors]
+        sha256 = _sha256(patch, meter)
+    nnz = sum(info.nnz.values())
+    weights = sum(spec.numel for spec in tensors.values())
+    return PatchReport(sha256, info.size, nnz, nnz / weights, info.params, reports)
+
+
+def limits_for(tensors: Mapping[str, TensorSpec]) -> Limits:
+    """Return what the header of a patch for this base can need at most, even with every character escaped."""
+    named = sum(6 * len(name.encode("utf-8")) + 400 for name in tensors)
+    return Limits(
+        header_bytes=min(PATCH_LIMITS.header_bytes, 4096 + 4 * named),
+        entries=min(PATCH_LIMITS.entries, 2 * len(tensors)),
+        metadata_bytes=min(PATCH_LIMITS.metadata_bytes, 4096 + 2 * named),
+    )
+
+
+def _check_spec(name: str, found: TensorSpec, due: TensorSpec | None) -> None:
+    if due is None:
+        raise InvalidPatch(f"The patch changes tensor {show(name)}, which the base does not have.", field=name)
+    if found.shape != due.shape:
+        raise InvalidPatch(
+            f"The patch has tensor {show(name)} with shape {list(found.shape)}, in the base it is {list(due.shape)}.",
+            field=name,
+        )
+    if found.dtype != due.dtype:
+        raise InvalidPatch(
+            f"The patch has tensor {show(name)} as {found.dtype}, in the base it is {due.dtype}.", field=name
+        )
+
+
+def _check_tensor(patch: Patch, name: str, meter: Meter) -> TensorReport:
+    spec, nnz = patch.info.tensors[name], patch.info.nnz[name]
+    mask = patch.mask_entry(name)
+    if mask.dtype == "U8":
+        _check_bitmask(patch, mask.name, spec.numel, nnz, meter)
+    else:
+        _check_indices(patch, mask.name, spec.numel, nnz, meter)
+    l1, squares, linf = 0.0, 0.0, 0.0
+    for start, stop in blocks(nnz):
+        values = patch.read_values(name, start, stop)
+        meter.add(values.nbytes)
+        sizes = np.abs(values.double().numpy())
+        if not np.isfinite(sizes).all():
+            at = start + int(np.flatnonzero(~np.isfinite(sizes))[0])
+            entry = f"{name}.values"
+            raise InvalidPatch(f"Entry {show(entry)}: value number {at} is NaN or Inf.", field=entry)
+        l1 += float(sizes.sum())
+        squares += float(np.square(sizes).sum())
+        linf = max(linf, float(sizes.max()))
+    return TensorReport(name, spec.shape, spec.dtype, nnz, nnz / spec.numel, l1, math.sqrt(squares), linf)
+
+
+def _check_bitmask(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) -> None:
+    length, ones = (size + 7) // 8, 0
+    for start, stop in blocks(length):
+        packed = patch.read_entry(entry, start, stop).numpy()
+        meter.add(packed.size)
+        ones += int(np.bitwise_count(packed).sum())
+        if stop == length and size % 8 and int(packed[-1]) >> size % 8:
+            raise InvalidPatch(f"Entry {show(entry)}: a padding bit after its {size} bits is set.", field=entry)
+    if ones != nnz:
+        raise InvalidPatch(f"Entry {show(entry)}: it sets {ones} bits, and there are {nnz} values.", field=entry)
+
+
+def _check_indices(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) -> None:
+    last = -1
+    for start, stop in blocks(nnz):
+        indices = patch.read_entry(entry, start, stop).numpy()
+        meter.add(indices.nbytes)
+        if int(indices.min()) < 0 or int(indices.max()) >= size:
+            raise InvalidPatch(f"Entry {show(entry)}: an index is outside 0..{size - 1}.", field=entry)
+        if int(indices[0]) <= last or not (indices[1:] > indices[:-1]).all():
+            raise InvalidPatch(f"Entry {show(entry)}: its indices do not strictly increase.", field=entry)
+        last = int(indices[-1])
+
+
+def _sha256(patch: Patch, meter: Meter) -> str:
+    digest = hashlib.sha256()
+    for start, stop in blocks(patch.info.size, COPY):
+        digest.update(octets(patch.read_file(start, stop)))
+        meter.add(stop - start)
+    return digest.hexdigest()

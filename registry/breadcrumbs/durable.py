@@ -1,0 +1,80 @@
+"""Files that appear whole or not at all: written beside their place, fsynced, renamed, and the folder fsynced."""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from registry.errors import BreadcrumbError, InvalidRequest, StorageFailed, StorageFull
+
+
+@contextlib.contextmanager
+def new_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+    """Open new files that take their names together, once all is written and on disk.
+
+    Args:
+        paths: Where the files are to be; their folders exist. A file already there is replaced.
+
+    Yields:
+        The files, open for writing, in the order of `paths`. On any error they vanish.
+
+    Raises:
+        InvalidRequest: A folder does not exist.
+        StorageFull: There is no room.
+        StorageFailed: The disk refuses otherwise.
+    """
+    temporary: list[Path] = []
+    files: list[BinaryIO] = []
+    placed: list[Path] = []
+    try:
+        for path in paths:
+            if not path.parent.is_dir():
+                raise InvalidRequest(f"The folder {path.parent} does not exist; create it first.")
+            beside = path.parent / f".{secrets.token_hex(8)}.tmp"
+            files.append(_create(beside))
+            temporary.append(beside)
+        yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        for beside, path in zip(temporary, paths, strict=True):
+            new = not path.exists()
+            beside.rename(path)
+            if new:
+                placed.append(path)
+        for folder in {path.parent for path in paths}:
+            sync_folder(folder)
+    except BaseException as problem:
+        for file in files:
+            with contextlib.suppress(OSError):
+                file.close()
+        for path in (*temporary, *placed):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        if isinstance(problem, OSError) and not isinstance(problem, BreadcrumbError):
+            raise storage_error(problem, paths[0].parent) from problem
+        raise
+
+
+def _create(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666), "wb")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def storage_error(problem: OSError, folder: Path) -> BreadcrumbError:
+    """Say in one sentence what the disk would not do."""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageFull(f"There is no room left under {folder}; free some space and try again.")
+    return StorageFailed(f"The disk failed while files were made under {folder}: {problem.strerror or problem}.")

@@ -1,0 +1,370 @@
+"""The safetensors header, read strictly and written canonically.
+
+    8 bytes   n, unsigned little-endian
+    n bytes   {"__metadata__": {str: str}, "<name>": {"dtype": str, "shape": [int], "data_offsets": [start, stop]}, ...}
+              UTF-8 JSON, first byte '{', padded with 0x20
+    the rest  the tensors' raw bytes, without gap or overlap, offsets counted from 8 + n
+
+The `safetensors` library accepts more than its own text allows (duplicate names, unknown fields, any rank);
+two readers that disagree about one file are how scanners get fooled. So this is a parser of that grammar and of
+nothing else: whatever it accepts, the library accepts too, and both see the same tensors. It holds no tensor library.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from registry.errors import InvalidInput
+
+DTYPES: dict[str, int] = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E5M2": 1,
+    "F8_E4M3": 1,
+    "F8_E8M0": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+}
+"""Bytes per element, by safetensors dtype code."""
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""The dtypes that have a task direction."""
+
+LARGEST = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a header may cost.
+
+    Args:
+        header_bytes: Longest JSON text, in bytes.
+        entries: Most tensors.
+        metadata_bytes: Longest `__metadata__` object, in characters of the text.
+        rank: Most dimensions of a tensor.
+    """
+
+    header_bytes: int
+    entries: int
+    metadata_bytes: int
+    rank: int = 8
+
+
+CHECKPOINT_LIMITS = Limits(header_bytes=25_000_000, entries=200_000, metadata_bytes=4_000_000)
+PATCH_LIMITS = Limits(header_bytes=100_000_000, entries=400_000, metadata_bytes=50_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor's dtype, as safetensors codes it, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a file; `start` and `stop` are byte offsets from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A whole header: entries in the order of their data; the data starts at byte `size` of the file."""
+
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+    size: int
+
+
+class Flaw(ValueError):
+    """A broken rule, before it is known whose file it is."""
+
+    def __init__(self, rule: str, entry: str | None = None) -> None:
+        super().__init__(rule)
+        self.rule = rule
+        self.entry = entry
+
+    def told(self, what: str, error: type[InvalidInput]) -> InvalidInput:
+        """Return the error for people: which file, which entry, which rule."""
+        where = f" entry {show(self.entry)}:" if self.entry is not None else ""
+        return error(f"{what} is refused:{where} {self.rule}.", field=self.entry)
+
+
+def show(name: str) -> str:
+    """Return a stranger's name for a message: quoted, control characters escaped, not too long."""
+    return ascii(name) if len(name) <= 200 else f"{name[:200]!a}..."
+
+
+def read_header(file: BinaryIO, size: int, what: str, limits: Limits, error: type[InvalidInput]) -> Header:
+    """Read and check the header of a safetensors file, reading no more than the limits allow.
+
+    Args:
+        file: The file, open for reading, at its start.
+        size: The file's length in bytes.
+        what: How messages call the file, at the start of a sentence.
+        limits: What the header may cost.
+        error: The class of error to raise.
+
+    Returns:
+        The header; every entry's bytes lie inside the file, and together they are all of its data.
+
+    Raises:
+        InvalidInput: As `error`, naming the entry and the rule.
+    """
+    try:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise Flaw("it is shorter than the 8 bytes that give the length of a safetensors header")
+        length = int.from_bytes(prefix, "little")
+        if not 2 <= length <= size - 8:
+            raise Flaw(f"its header claims {length} bytes, and the file has {size}; it is truncated or no safetensors")
+        if length > limits.header_bytes:
+            raise Flaw(f"its header has {length} bytes, more than the {limits.header_bytes} allowed")
+        raw = file.read(length)
+        if len(raw) < length:
+            raise Flaw("it ends inside its header")
+        if raw[:1] != b"{":
+            raise Flaw("its header does not start with '{'")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as problem:
+            raise Flaw(f"its header is not UTF-8 at byte {problem.start}") from None
+        found, metadata, end = parse_entries(text, ("dtype", "shape", "data_offsets"), limits)
+        if text[end:].strip(" "):
+            raise Flaw("its header is followed by something other than spaces")
+        return Header(_placed(found, size - 8 - length, 8 + length), metadata, 8 + length)
+    except Flaw as flaw:
+        raise flaw.told(what, error) from None
+
+
+def _placed(found: Mapping[str, Mapping[str, str | tuple[int, ...]]], room: int, origin: int) -> dict[str, Entry]:
+    entries = []
+    for name, fields in found.items():
+        dtype, shape, offsets = str(fields["dtype"]), fields["shape"], fields["data_offsets"]
+        assert isinstance(shape, tuple) and isinstance(offsets, tuple)
+        if len(offsets) != 2:
+            raise Flaw("data_offsets must be two integers", name)
+        start, stop = offsets
+        if stop - start != math.prod(shape) * DTYPES[dtype]:
+            raise Flaw(
+                f"{stop - start} bytes of data do not hold shape {list(shape)} of {dtype}, "
+                f"which takes {math.prod(shape) * DTYPES[dtype]}",
+                name,
+            )
+        entries.append(Entry(name, dtype, shape, start, stop))
+    entries.sort(key=lambda entry: (entry.start, entry.stop))
+    at = 0
+    for entry in entries:
+        if entry.start != at:
+            raise Flaw(
+                f"its data starts at {entry.start} where {at} was due; data has no gap and no overlap", entry.name
+            )
+        at = entry.stop
+    if at != room:
+        raise Flaw(f"its tensors take {at} bytes, and the file holds {room} bytes of data")
+    return {e.name: Entry(e.name, e.dtype, e.shape, e.start + origin, e.stop + origin) for e in entries}
+
+
+_SPACE = re.compile(r"[ \t\n\r]*+")
+_STRING = re.compile(r'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+"')
+_INTEGERS = re.compile(r"\[([0-9, \t\n\r]*+)\]")
+_INTEGER = re.compile(r"[ \t\n\r]*+(0|[1-9][0-9]{0,15})[ \t\n\r]*+")
+
+
+def parse_entries(
+    text: str, fields: tuple[str, ...], limits: Limits
+) -> tuple[dict[str, dict[str, str | tuple[int, ...]]], dict[str, str], int]:
+    """Parse a JSON object of `{name: {field: dtype or integers}}`, and `__metadata__` where the fields are a header's.
+
+    Args:
+        text: The JSON text.
+        fields: The fields that each entry must have, in any order, and no others; "dtype" is a dtype code, the
+            rest are lists of integers.
+        limits: What the text may hold.
+
+    Returns:
+        The entries, the metadata, and where the object ends in the text.
+
+    Raises:
+        Flaw: The entry and the rule.
+    """
+    found: dict[str, dict[str, str | tuple[int, ...]]] = {}
+    metadata: dict[str, str] | None = None
+    at = _mark(text, 0, "{")
+    closed = _peek(text, at) == "}"
+    while not closed:
+        name, at = _string(text, at, None)
+        at = _mark(text, at, ":", name)
+        if name == "__metadata__" and "data_offsets" in fields:
+            if metadata is not None:
+                raise Flaw("the name occurs twice", name)
+            metadata, at = _strings(text, at, limits)
+        else:
+            if name in found:
+                raise Flaw("the name occurs twice", name)
+            if len(found) >= limits.entries:
+                raise Flaw(f"it has more than the {limits.entries} entries allowed")
+            if any(mark in name for mark in "\0\t\n"):
+                raise Flaw("a name holds NUL, TAB or LF", name)
+            found[name], at = _entry(text, at, name, fields, limits)
+        closed, at = _next(text, at, name)
+    return found, metadata or {}, _mark(text, at, "}")
+
+
+def _entry(
+    text: str, at: int, name: str, fields: tuple[str, ...], limits: Limits
+) -> tuple[dict[str, str | tuple[int, ...]], int]:
+    values: dict[str, str | tuple[int, ...]] = {}
+    at = _mark(text, at, "{", name)
+    closed = _peek(text, at) == "}"
+    while not closed:
+        field, at = _string(text, at, name)
+        if field not in fields:
+            raise Flaw(f"field {show(field)} is unknown; an entry has exactly {', '.join(fields)}", name)
+        if field in values:
+            raise Flaw(f"field {field} occurs twice", name)
+        at = _mark(text, at, ":", name)
+        if field == "dtype":
+            dtype, at = _string(text, at, name)
+            if dtype not in DTYPES:
+                raise Flaw(f"dtype {show(dtype)} is unknown", name)
+            values[field] = dtype
+        else:
+            values[field], at = _integers(text, at, name, limits)
+        closed, at = _next(text, at, name)
+    if len(values) != len(fields):
+        lacking = ", ".join(field for field in fields if field not in values)
+        raise Flaw(f"it lacks {lacking}", name)
+    shape = values["shape"]
+    # A zero beside a giant (2^62 x 0) is legal arithmetic and an overflow in somebody's code.
+    if math.prod(int(length) or 1 for length in shape) > LARGEST:
+        raise Flaw("its shape has too many elements", name)
+    return values, _mark(text, at, "}", name)
+
+
+def _strings(text: str, at: int, limits: Limits) -> tuple[dict[str, str], int]:
+    start, values = at, dict[str, str]()
+    at = _mark(text, at, "{", "__metadata__")
+    closed = _peek(text, at) == "}"
+    while not closed:
+        key, at = _string(text, at, "__metadata__")
+        if key in values:
+            raise Flaw(f"key {show(key)} occurs twice", "__metadata__")
+        at = _mark(text, at, ":", "__metadata__")
+        values[key], at = _string(text, at, "__metadata__")
+        if "\0" in key or "\0" in values[key]:
+            raise Flaw(f"key {show(key)} or its value holds NUL", "__metadata__")
+        if at - start > limits.metadata_bytes:
+            raise Flaw(f"it is longer than the {limits.metadata_bytes} characters allowed", "__metadata__")
+        closed, at = _next(text, at, "__metadata__")
+    return values, _mark(text, at, "}", "__metadata__")
+
+
+def _integers(text: str, at: int, name: str, limits: Limits) -> tuple[tuple[int, ...], int]:
+    match = _INTEGERS.match(text, _skip(text, at))
+    if match is None:
+        raise Flaw(f"a list of plain integers was due at character {at} of the header", name)
+    inside = match[1]
+    if not inside.strip(" \t\n\r"):
+        return (), match.end()
+    if inside.count(",") >= limits.rank:
+        raise Flaw(f"a list has more than {limits.rank} integers", name)
+    numbers = []
+    for part in inside.split(","):
+        digits = _INTEGER.fullmatch(part)
+        if digits is None or int(digits[1]) > LARGEST:
+            raise Flaw(f"{part.strip()[:40]!r} is not a plain integer from 0 to 2^53", name)
+        numbers.append(int(digits[1]))
+    return tuple(numbers), match.end()
+
+
+def _string(text: str, at: int, name: str | None) -> tuple[str, int]:
+    match = _STRING.match(text, _skip(text, at))
+    if match is None:
+        raise Flaw(f"a string was due at character {at} of the header", name)
+    token = match[0]
+    if "\\" not in token:
+        return token[1:-1], match.end()
+    try:
+        value = json.loads(token)
+        value.encode("utf-8")
+    except ValueError:  # a bad escape, or half a surrogate pair
+        raise Flaw(f"the string at character {at} of the header is not sound JSON or Unicode", name) from None
+    return str(value), match.end()
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _peek(text: str, at: int) -> str:
+    at = _skip(text, at)
+    return text[at : at + 1]
+
+
+def _mark(text: str, at: int, char: str, name: str | None = None) -> int:
+    at = _skip(text, at)
+    if text[at : at + 1] != char:
+        raise Flaw(f"'{char}' was due at character {at} of the header", name)
+    return at + 1
+
+
+def _next(text: str, at: int, name: str) -> tuple[bool, int]:
+    """Step over a comma, or see that the object ends here."""
+    if _peek(text, at) == "}":
+        return True, at
+    return False, _mark(text, at, ",", name)
+
+
+def format_header(
+    entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Write the canonical header of tensors whose data follow each other in this order.
+
+    Args:
+        entries: (name, dtype, shape), in the order of the data.
+        metadata: Written first, keys sorted; none when empty.
+
+    Returns:
+        The 8 length bytes and the JSON text, compact, UTF-8 unescaped, padded with spaces to a multiple of 8.
+    """
+    table: dict[str, object] = {}
+    if metadata:
+        table["__metadata__"] = dict(sorted(metadata.items()))
+    at = 0
+    for name, dtype, shape in entries:
+        stop = at + math.prod(shape) * DTYPES[dtype]
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, stop]}
+        at = stop
+    text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

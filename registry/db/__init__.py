@@ -1,0 +1,1 @@
+"""The database: all tables on one page (models), and the only commit (session)."""

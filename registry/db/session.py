@@ -1,0 +1,113 @@
+"""Engine, transactions (the only commit) and migrations.
+
+SQLite runs in WAL with `synchronous=FULL` (NORMAL loses acknowledged rows at a power cut), foreign keys on,
+and every writing transaction begins IMMEDIATE: a deferred one fails at its first write when another writer was
+quicker, however long the busy timeout.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from registry.errors import Conflict, Unavailable
+
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000")
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine for SQLite or PostgreSQL, set up as this module says."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40)
+    engine = create_engine(url, pool_size=10, max_overflow=40)
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN is off; ours follows
+        for pragma in PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+@dataclass(frozen=True)
+class Database:
+    """Hands out transactions."""
+
+    engine: Engine
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Run one writing transaction: commit at the end, roll back on any error."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Run one reading transaction, which never waits for a writer."""
+        with Session(self.engine.execution_options(reading=True), expire_on_commit=False) as session:
+            yield session
+
+
+@contextmanager
+def reaching_database() -> Iterator[None]:
+    """Translate a database that does not answer into a sentence.
+
+    Raises:
+        Unavailable: it does not.
+    """
+    try:
+        yield
+    except OperationalError as error:
+        reason = " ".join(str(error.orig).split())
+        raise Unavailable(f"The database does not answer: {reason}. Check DATABASE_URL.") from error
+
+
+def open_database(url: str) -> Database:
+    """Return the database at a SQLAlchemy URL."""
+    return Database(make_engine(url))
+
+
+def migrations_config(url: str) -> Config:
+    """Return Alembic's configuration, wherever the migrations are installed."""
+    package = Path(__file__).parents[1]
+    folder = package / "migrations"
+    config = Config()
+    config.set_main_option("script_location", str(folder if folder.is_dir() else package.parent / "migrations"))
+    config.attributes["url"] = url
+    return config
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Bring the database to a revision; two processes that try at once take turns."""
+    with reaching_database():
+        command.upgrade(migrations_config(url), revision)
+
+
+def require_head(database: Database, url: str) -> None:
+    """Refuse a database that is not at the newest migration.
+
+    Raises:
+        Conflict: it is at another revision; the message says what to run.
+    """
+    head = ScriptDirectory.from_config(migrations_config(url)).get_current_head()
+    with reaching_database(), database.engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current != head:
+        raise Conflict(
+            f"The database is at migration {current or 'none'}, this program needs {head}: run `crumb-server migrate`."
+        )

@@ -1,0 +1,156 @@
+"""Run one function in a disposable process: whatever happens in there harms nobody else.
+
+The process is forked from a server that has imported the science once, so it starts in milliseconds. It holds no
+connection, no token and no database URL; it is the first the kernel kills when memory runs out; it ends when its
+parent does. What it says comes back as JSON over a pipe, never as pickles: it has been reading strangers' bytes.
+"""
+
+import contextlib
+import importlib
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from registry.errors import BreadcrumbError, JobFailed, by_slug
+
+PRELOAD = ["registry.tasks"]
+KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+TELL_EVERY = 0.1
+ANSWER_BYTES = 512 * 2**20
+
+
+def context() -> ForkServerContext:
+    """Return the context whose server has the science imported."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(PRELOAD)
+    return made
+
+
+def warm_up() -> None:
+    """Start the server that processes are forked from, so that the first job need not wait for its imports."""
+    context()
+    forkserver.ensure_running()
+
+
+class Sandbox:
+    """One function call in a process of its own.
+
+    Args:
+        function: `module:name`; it is called with `kwargs` and `progress`, and returns JSON. A name, so that the
+            caller need not import what only the process needs.
+        kwargs: Its arguments.
+        memory: Limit of its address space in bytes, or None.
+    """
+
+    def __init__(self, function: str, kwargs: dict[str, Any], memory: int | None = None) -> None:
+        self.progress = 0.0
+        made = context()
+        self._pipe, theirs = made.Pipe()
+        self._process: ForkServerProcess = made.Process(
+            target=_main, args=(theirs, function, kwargs, memory), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def wait(self, seconds: float) -> Any | None:
+        """Wait for the result; None when it is not there yet.
+
+        Raises:
+            BreadcrumbError: what the function raised.
+            JobFailed: the process crashed; the message says how.
+        """
+        deadline = time.monotonic() + seconds
+        while self._pipe.poll(max(0.0, deadline - time.monotonic())):
+            try:
+                kind, content = json.loads(self._pipe.recv_bytes(ANSWER_BYTES))
+            except (EOFError, OSError):
+                self._process.join(5)  # its pipe is closed, so it is on its way out
+                self.kill()
+                raise JobFailed(self._epitaph()) from None
+            if kind == "progress":
+                self.progress = float(content)
+            elif kind == "result":
+                self.kill()
+                return content
+            else:
+                self.kill()
+                raise _revive(content)
+        return None
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing; safe to call again."""
+        if self._process.is_alive():
+            self._process.join(0.2)
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id."""
+        return self._process.pid
+
+    def _epitaph(self) -> str:
+        code = self._process.exitcode
+        if code == -signal.SIGKILL:
+            return "The process of this job was killed, most likely because memory ran out."
+        if code is not None and code < 0:
+            return f"The process of this job crashed with {signal.Signals(-code).name}."
+        return f"The process of this job ended without a result (exit code {code})."
+
+
+def _revive(problem: dict[str, Any]) -> BreadcrumbError:
+    return by_slug().get(problem["slug"], JobFailed)(problem["message"], field=problem["field"])
+
+
+def _main(pipe: Connection, function: str, kwargs: dict[str, Any], memory: int | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in [name for name in os.environ if name not in KEPT]:
+        del os.environ[name]
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
+    told = 0.0
+
+    def progress(value: float) -> None:
+        nonlocal told
+        if time.monotonic() - told >= TELL_EVERY:
+            told = time.monotonic()
+            _tell(pipe, "progress", value)
+
+    try:
+        module, _, name = function.partition(":")
+        call = getattr(importlib.import_module(module), name)
+        _tell(pipe, "result", call(**kwargs, progress=progress))
+    except BreadcrumbError as error:
+        _tell(pipe, "error", {"slug": error.slug, "message": error.message, "field": error.field})
+    except MemoryError:
+        _tell(pipe, "error", {"slug": JobFailed.slug, "message": "This job needs more memory.", "field": None})
+    except BaseException as error:  # also a panic of a native library, which is no Exception
+        message = f"This job failed inside: {type(error).__name__}: {str(error)[:500]}"
+        _tell(pipe, "error", {"slug": JobFailed.slug, "message": message, "field": None})
+    finally:
+        os._exit(0)  # nothing here is worth an orderly end
+
+
+def _tell(pipe: Connection, kind: str, content: Any) -> None:
+    pipe.send_bytes(json.dumps([kind, content]).encode())
+
+
+def _die_with_parent(pipe: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        pipe.recv_bytes(1)  # nothing is ever sent this way: it returns when the parent is gone
+    os._exit(1)

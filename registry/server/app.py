@@ -1,0 +1,57 @@
+"""The one place where the parts of the server are joined."""
+
+from datetime import timedelta
+from typing import Any
+
+from fastapi import FastAPI
+
+import registry
+from registry.db.session import open_database, require_head
+from registry.server import errors, models, patches, system, uploads
+from registry.server.deps import Context
+from registry.server.middleware import Edge, Metrics
+from registry.services.uploads import Limits
+from registry.settings import Settings
+from registry.store import Store
+
+DESCRIPTION = """
+Sparse patches of fine-tuned models, and any subset of them composed into a model: bit for bit the same everywhere.
+Errors are RFC 9457 problem details. Send `Authorization: Bearer <token>`; public models are read without one.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the app for a data folder and a database that is at the newest migration.
+
+    Raises:
+        Conflict: the database is at another migration.
+    """
+    database, store = open_database(settings.database), Store(settings.data)
+    require_head(database, settings.database)
+    store.prepare()
+    app = FastAPI(
+        title="Breadcrumb registry",
+        version=registry.version(),
+        description=DESCRIPTION,
+        generate_unique_id_function=lambda route: f"{route.tags[0] if route.tags else 'system'}_{route.name}",
+    )
+    limits = Limits(
+        upload_bytes=settings.upload_bytes,
+        open_uploads=settings.open_uploads,
+        open_upload_bytes=settings.open_upload_bytes,
+        part_bytes=settings.part_bytes,
+        lifetime=timedelta(hours=settings.upload_hours),
+    )
+    app.state.context = Context(settings, database, store, limits)
+    app.state.metrics = Metrics()
+    app.add_middleware(Edge, metrics=app.state.metrics, body_seconds=settings.body_seconds)
+    errors.install(app)
+    for module in (models, patches, uploads, system):
+        app.include_router(module.router)
+    return app
+
+
+def close_app(app: FastAPI) -> None:
+    """Let go of the database connections."""
+    made: Any = app.state.context
+    made.database.engine.dispose()

@@ -1,0 +1,89 @@
+"""From an error class to an answer: one table, and RFC 9457 problem details for everything that is not a result."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import IntegrityError
+from starlette.exceptions import HTTPException
+
+from registry import errors
+from registry.schemas import Problem
+
+STATUS: dict[type[errors.BreadcrumbError], int] = {
+    errors.InvalidInput: 422,
+    errors.InvalidRequest: 422,
+    errors.InvalidCheckpoint: 422,
+    errors.CheckpointMismatch: 422,
+    errors.InvalidPatch: 422,
+    errors.InvalidRecipe: 422,
+    errors.BaseMismatch: 422,
+    errors.DigestMismatch: 422,
+    errors.TooLarge: 413,
+    errors.RangeNotSatisfiable: 416,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.TooMany: 429,
+    errors.TimedOut: 408,
+    errors.NotFinite: 422,
+    errors.JobFailed: 500,
+    errors.JobCancelled: 409,
+    errors.StorageFull: 507,
+    errors.StorageFailed: 500,
+    errors.Unavailable: 503,
+    errors.BreadcrumbError: 500,
+}
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "60"}, 503: {"Retry-After": "5"}}
+PROBLEM_JSON = "application/problem+json"
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "Refused", "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
+}
+
+
+def problem(
+    request_id: str, status: int, slug: str, detail: str, field: str | None = None, extra: dict[str, str] | None = None
+) -> JSONResponse:
+    """Return a problem+json answer."""
+    body = Problem(
+        type=f"urn:breadcrumb:problem:{slug}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=request_id,
+        field=field,
+    )
+    return JSONResponse(
+        body.model_dump(), status, headers={**HEADERS.get(status, {}), **(extra or {})}, media_type=PROBLEM_JSON
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of a route with problem details."""
+
+    @app.exception_handler(errors.BreadcrumbError)
+    async def ours(request: Request, error: errors.BreadcrumbError) -> JSONResponse:
+        return problem(request.state.request_id, STATUS[type(error)], error.slug, error.message, error.field)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"]]
+        field = ".".join(where[1:]) or where[0]
+        detail = f"{field}: {first['msg']}."
+        return problem(request.state.request_id, 422, errors.InvalidRequest.slug, detail, field)
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        status = error.status_code
+        slug = HTTPStatus(status).phrase.lower().replace(" ", "-")
+        detail = f"{request.method} {request.url.path}: {error.detail}."
+        return problem(request.state.request_id, status, slug, detail, extra=dict(error.headers or {}))
+
+    @app.exception_handler(IntegrityError)
+    async def raced(request: Request, _error: IntegrityError) -> JSONResponse:
+        detail = "Somebody else did the same at this very moment; look, and try again."
+        return problem(request.state.request_id, 409, errors.Conflict.slug, detail)

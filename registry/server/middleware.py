@@ -1,0 +1,97 @@
+"""What happens to every request: an id, a deadline for its body, one log line, metrics, and no bare 500."""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from registry.errors import TimedOut
+from registry.server.errors import problem
+
+log = structlog.get_logger()
+SECURITY = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+
+
+class Metrics:
+    """The counters of one app."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self.requests = Counter("registry_requests", "Requests answered", labels, registry=self.registry)
+        self.seconds = Histogram("registry_request_seconds", "Time to answer", ("route",), registry=self.registry)
+        self.received = Counter("registry_received_bytes", "Bytes of request bodies", registry=self.registry)
+        self.sent = Counter("registry_sent_bytes", "Bytes of answers", registry=self.registry)
+
+
+class Edge:
+    """The outermost layer; `body_seconds` is the longest wait for the next bytes of a body."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, body_seconds: float) -> None:
+        self.app, self.metrics, self.body_seconds = app, metrics, body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event of ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status, body_over = time.perf_counter(), 0, False
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        state: MutableMapping[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+
+        async def receive_in_time() -> Message:
+            nonlocal body_over
+            if body_over:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self.body_seconds)
+            except TimeoutError:
+                raise TimedOut(f"No bytes of the body came for {self.body_seconds:g} seconds; send it again.") from None
+            body_over = not message.get("more_body", False)
+            self.metrics.received.inc(len(message.get("body", b"")))
+            return message
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *SECURITY]
+            self.metrics.sent.inc(len(message.get("body", b"")))
+            await send(message)
+
+        bound = log.bind(request_id=request_id)
+        try:
+            await self.app(scope, receive_in_time, send_marked)
+        except ClientDisconnect:
+            status = 499
+        except Exception:
+            bound.exception("request.error")
+            if status:
+                raise
+            answer = problem(request_id, 500, "error", "The registry failed on this request; its operator has the log.")
+            await answer(scope, receive, send_marked)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            seconds = time.perf_counter() - started
+            method = scope["method"] if scope["method"].isalpha() and len(scope["method"]) < 10 else "other"
+            self.metrics.requests.labels(method, route, status).inc()
+            self.metrics.seconds.labels(route).observe(seconds)
+            actor = state.get("actor")
+            bound.info(
+                "request",
+                method=method,
+                path=scope["path"],
+                status=status,
+                seconds=round(seconds, 4),
+                user=actor.name if actor else None,
+            )

@@ -1,0 +1,61 @@
+"""Routes of jobs, of the caller, and for those who watch over the server."""
+
+import uuid
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.orm import Session
+
+import registry
+from registry import schemas
+from registry.server import views
+from registry.server.deps import ActorDep, ContextDep, Route, SessionDep, allow
+from registry.server.errors import RESPONSES
+from registry.services import jobs
+
+router = APIRouter(route_class=Route, responses=RESPONSES)
+
+
+@router.get("/api/v1/whoami", tags=["users"])
+@allow("read")
+def whoami(actor: ActorDep) -> schemas.Whoami:
+    """Say who the token speaks for."""
+    return views.whoami(actor)
+
+
+@router.get("/api/v1/jobs/{job_id}", tags=["jobs"])
+@allow(None)
+def job(job_id: uuid.UUID, session: SessionDep) -> schemas.Job:
+    """Show a job."""
+    return views.job(jobs.find(session, job_id))
+
+
+@router.post("/api/v1/jobs/{job_id}/cancel", tags=["jobs"])
+@allow("push")
+def cancel(job_id: uuid.UUID, actor: ActorDep, session: SessionDep) -> schemas.Job:
+    """Cancel a composition; a job that has ended stays as it is."""
+    return views.job(jobs.cancel(session, actor, job_id))
+
+
+@router.get("/healthz", tags=["operation"])
+@allow(None)
+def healthz(session: SessionDep, made: ContextDep) -> dict[str, str]:
+    """Say that database and disk answer."""
+    jobs.counts(session)
+    made.store.staging.stat()
+    return {"status": "ok", "version": registry.version()}
+
+
+@router.get("/metrics", tags=["operation"], response_class=Response)
+@allow(None)
+def metrics(request: Request, session: SessionDep) -> Response:
+    """Count requests, bytes and jobs, for Prometheus."""
+    text = generate_latest(request.app.state.metrics.registry) + job_lines(session)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def job_lines(session: Session) -> bytes:
+    """Return the number of jobs by kind and state in Prometheus' text format."""
+    lines = ["# HELP registry_jobs Jobs by kind and state", "# TYPE registry_jobs gauge"]
+    lines += [f'registry_jobs{{kind="{kind}",state="{state}"}} {count}' for kind, state, count in jobs.counts(session)]
+    return ("\n".join(lines) + "\n").encode()

@@ -1,0 +1,165 @@
+"""Routes of uploads."""
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+import uuid
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from registry import schemas
+from registry.errors import Conflict, DigestMismatch, InvalidRequest
+from registry.server import views
+from registry.server.deps import ActorDep, Context, ContextDep, Route, SessionDep, allow
+from registry.server.errors import RESPONSES
+from registry.services import uploads
+from registry.services.actors import Actor
+from registry.store import storage_errors
+
+router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"], route_class=Route, responses=RESPONSES)
+CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
+BUFFER = 4 * 2**20
+
+
+@router.post("", status_code=201, responses={200: {"model": schemas.Upload, "description": "Nothing to send"}})
+@allow("push")
+def announce(
+    body: schemas.UploadRequest, response: Response, actor: ActorDep, session: SessionDep, made: ContextDep
+) -> schemas.Upload:
+    """Announce bytes by digest and size; the same announcement returns the same open session."""
+    upload, _ = uploads.announce(session, made.store, actor, body.sha256, body.size, made.upload_limits)
+    response.status_code = 200 if upload.state == "done" else 201
+    return views.upload(upload)
+
+
+@router.get("/{upload_id}")
+@allow("push")
+def show(upload_id: uuid.UUID, actor: ActorDep, session: SessionDep) -> schemas.Upload:
+    """Show a session, with the parts still to send."""
+    return views.upload(uploads.find(session, actor, upload_id))
+
+
+@router.put(
+    "/{upload_id}/parts/{number}",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        "parameters": [
+            {
+                "name": "Content-Digest",
+                "in": "header",
+                "required": True,
+                "description": "RFC 9530, e.g. `sha-256=:<base64>:`",
+                "schema": {"type": "string", "pattern": CONTENT_DIGEST.pattern},
+            }
+        ],
+    },
+)
+@allow("push")
+async def put_part(
+    upload_id: uuid.UUID, number: int, request: Request, actor: ActorDep, made: ContextDep
+) -> schemas.Part:
+    """Send part `number`: the bytes from number * part_size. Again is harmless; the answer means durable."""
+    digest, length = announced(request)
+    place = await run_in_threadpool(find_slot, made, actor, upload_id, number, length)
+    if place.stored not in (None, digest):
+        raise Conflict(f"Part {number} is there already with other bytes; cancel the upload to start over.")
+    found = await receive(request, place)
+    if found != digest:
+        raise DigestMismatch(
+            f"Part {number} hashes to {found}, not to {digest}; send it again.", field="Content-Digest"
+        )
+    return await run_in_threadpool(acknowledge, made, actor, upload_id, number, length, digest)
+
+
+@router.post("/{upload_id}/complete")
+@allow("push")
+def complete(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upload:
+    """Hash the whole and keep it; damaged parts become missing again."""
+    with made.database.read() as session:
+        upload = uploads.find(session, actor, upload_id)
+    if upload.state == "open":
+        damaged = uploads.verify(upload, made.store)
+        with made.database.write() as session:
+            upload = uploads.finish(session, made.store, actor, upload_id, damaged, made.upload_limits.lifetime)
+    if upload.state == "open":
+        raise DigestMismatch(f"The bytes do not hash to {upload.sha256}; send the missing parts again.", field="sha256")
+    return views.upload(upload)
+
+
+@router.delete("/{upload_id}", status_code=204)
+@allow("push")
+def cancel(upload_id: uuid.UUID, actor: ActorDep, session: SessionDep) -> None:
+    """Forget a session and what was sent."""
+    uploads.cancel(session, actor, upload_id)
+
+
+def announced(request: Request) -> tuple[str, int]:
+    """Return the digest (hex) and length that the headers of a part announce."""
+    found = CONTENT_DIGEST.fullmatch(request.headers.get("content-digest", ""))
+    if found is None:
+        raise InvalidRequest(
+            "Send the header 'Content-Digest: sha-256=:<base64>:' with a part.", field="Content-Digest"
+        )
+    length = request.headers.get("content-length", "")
+    if not re.fullmatch(r"[0-9]{1,18}", length):
+        raise InvalidRequest("Send the header 'Content-Length' with a part.", field="Content-Length")
+    try:
+        return base64.b64decode(found[1], validate=True).hex(), int(length)
+    except binascii.Error:
+        raise InvalidRequest("The header 'Content-Digest' is not base64.", field="Content-Digest") from None
+
+
+def find_slot(made: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> uploads.Slot:
+    """Say where a part goes, in a reading transaction of its own."""
+    with made.database.read() as session:
+        return uploads.slot(uploads.find(session, actor, upload_id), made.store, number, length)
+
+
+async def receive(request: Request, place: uploads.Slot) -> str:
+    """Write a part's bytes to its slot, make them durable, and return their sha256.
+
+    A part that is there already is only hashed: its acknowledged bytes are not touched again.
+    """
+    hasher, at, buffer = hashlib.sha256(), place.offset, bytearray()
+    end = place.offset + place.size
+    staged = uploads.open_staging(place)
+
+    def write(chunk: bytes, offset: int) -> None:
+        hasher.update(chunk)
+        if place.stored is None:
+            with storage_errors("an upload"):
+                os.pwrite(staged, chunk, offset)
+
+    def sync() -> None:
+        with storage_errors("an upload"):
+            os.fdatasync(staged)
+
+    try:
+        async for chunk in request.stream():
+            buffer += chunk
+            if at + len(buffer) > end:  # never past the slot, whatever the headers said
+                break
+            if len(buffer) >= BUFFER:
+                await run_in_threadpool(write, bytes(buffer), at)
+                at += len(buffer)
+                buffer.clear()
+        await run_in_threadpool(write, bytes(buffer[: end - at]), at)
+        await run_in_threadpool(sync)
+    finally:
+        os.close(staged)
+    return hasher.hexdigest()
+
+
+def acknowledge(
+    made: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int, digest: str
+) -> schemas.Part:
+    """Write down a durable part, in a transaction of its own."""
+    with made.database.write() as session:
+        part = uploads.record_part(session, actor, upload_id, number, length, digest, made.upload_limits.lifetime)
+    return schemas.Part(number=part.number, size=part.size, sha256=part.sha256)

@@ -1,0 +1,1 @@
+"""What people do: plain functions over (session, store); no HTTP, no commit."""

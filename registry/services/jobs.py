@@ -1,0 +1,161 @@
+"""Jobs: rows that workers claim, hold by a lease, and end.
+
+A claim raises `attempt`; every later write of the worker names it. A worker that lost its lease (killed, paused,
+cut off) is thereby fenced off: its result is not taken, and another has taken the job up again.
+"""
+
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from registry.db.models import Job, now
+from registry.errors import Forbidden, NotFound
+from registry.services.actors import Actor, record
+
+ACTIVE = ("queued", "running")
+
+
+class LeaseLost(Exception):
+    """Another worker has the job now, or it was ended: drop the work."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job in a worker's hands."""
+
+    job_id: uuid.UUID
+    attempt: int
+    kind: str
+    model: str
+    subject: str
+    payload: dict[str, Any]
+
+
+def enqueue(
+    session: Session, actor: Actor, kind: str, key: str, model: str, subject: str, payload: dict[str, Any]
+) -> Job:
+    """Return the active job with this key, or a new one. The caller holds the lock of what the job is about."""
+    job = active(session, key)
+    if job is None:
+        job = Job(
+            kind=kind,
+            key=key,
+            model=model,
+            subject=subject,
+            payload=payload,
+            user_id=actor.user_id,
+            attempt=0,
+        )
+        session.add(job)
+        session.flush()
+    return job
+
+
+def active(session: Session, key: str) -> Job | None:
+    """Return the queued or running job with this key."""
+    return session.scalar(select(Job).where(Job.key == key, Job.state.in_(ACTIVE)))
+
+
+def find(session: Session, job_id: uuid.UUID) -> Job:
+    """Return a job.
+
+    Raises:
+        NotFound: there is none by that id.
+    """
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound("There is no such job.")
+    return job
+
+
+def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
+    """Cancel a job: at once when queued, at the worker's next heartbeat when running.
+
+    Raises:
+        NotFound: there is none by that id.
+        Forbidden: it is somebody else's, or it is a check or an import, which end by themselves.
+    """
+    find(session, job_id)
+    job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
+    if job.user_id != actor.user_id and not actor.admin:
+        raise Forbidden("Only who asked for a job, or an admin, may cancel it.")
+    if job.kind != "compose":
+        raise Forbidden("Only compositions can be cancelled; checks and imports end by themselves.")
+    if job.state == "queued":
+        job.state, job.finished_at = "cancelled", now()
+    elif job.state == "running":
+        job.cancel_requested = True
+    record(session, actor, "job.cancel", str(job.id))
+    session.flush()
+    return job
+
+
+def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
+    """Take the oldest job that nobody holds, or None. Two workers never take the same one."""
+    job = session.scalar(
+        select(Job)
+        .where(or_(Job.state == "queued", (Job.state == "running") & (Job.lease_until < now())))
+        .order_by(Job.created_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    if job is None:
+        return None
+    job.state, job.worker, job.lease_until = "running", worker, now() + lease
+    job.attempt += 1
+    job.progress = 0.0
+    session.flush()
+    return Claim(job.id, job.attempt, job.kind, job.model, job.subject, job.payload)
+
+
+def hold(session: Session, claim: Claim) -> Job:
+    """Return the claimed job, locked, if it is still the worker's.
+
+    Raises:
+        LeaseLost: it is not.
+    """
+    job = session.get(Job, claim.job_id, with_for_update=True, populate_existing=True)
+    if job is None or job.state != "running" or job.attempt != claim.attempt:
+        raise LeaseLost
+    return job
+
+
+def heartbeat(session: Session, claim: Claim, progress: float, lease: timedelta) -> bool:
+    """Extend the lease and write the progress; return whether the job was asked to stop.
+
+    Raises:
+        LeaseLost: the job is no longer the worker's.
+    """
+    job = hold(session, claim)
+    job.progress, job.lease_until = progress, now() + lease
+    return job.cancel_requested
+
+
+def end(session: Session, claim: Claim, state: str, error: str | None = None) -> Job:
+    """End the job as `done`, `failed` or `cancelled`, in the transaction that publishes its result.
+
+    Raises:
+        LeaseLost: the job is no longer the worker's; roll back.
+    """
+    job = hold(session, claim)
+    job.state, job.error, job.finished_at, job.lease_until = state, error, now(), None
+    if state == "done":
+        job.progress = 1.0
+    session.flush()
+    return job
+
+
+def release(session: Session, claim: Claim) -> None:
+    """Give a job back unfinished, for a worker that is being stopped; the attempt does not count."""
+    job = hold(session, claim)
+    job.state, job.lease_until, job.worker = "queued", None, None
+
+
+def counts(session: Session) -> list[tuple[str, str, int]]:
+    """Return how many jobs there are, by kind and state."""
+    query = select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state).order_by(Job.kind, Job.state)
+    return [(kind, state, count) for kind, state, count in session.execute(query)]

@@ -1,0 +1,173 @@
+"""Blobs by sha256 on a local disk: put, adopt, open, exists.
+
+    DATA/blobs/sha256/ab/cd/<64 hex>     finished bytes, read-only, never changed
+    DATA/staging/<name>                  bytes on their way in: uploads and the folders of jobs
+
+The one write path: bytes in `staging` (the same file system), hashed, fsync, atomic rename, fsync of the
+folder. Only after `put` or `adopt` returned may a database row name the blob. A failed fsync is never
+repeated: the bytes are thrown away and the caller is told (the page cache may have dropped them already).
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from registry.errors import DigestMismatch, NotFound, StorageFailed, StorageFull
+
+HEX256 = re.compile(r"[0-9a-f]{64}")
+CHUNK = 2**20
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Translate an OSError of the disk into a sentence about `what`."""
+    try:
+        yield
+    except (StorageFull, StorageFailed):
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"There is no room left for {what}; free space and send it again.") from error
+        raise StorageFailed(f"The disk failed on {what}: {error.strerror or error}.") from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 hex of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A content-addressed store under one folder."""
+
+    root: Path
+
+    @property
+    def staging(self) -> Path:
+        """Where bytes wait until they are whole."""
+        return self.root / "staging"
+
+    def prepare(self) -> None:
+        """Create the folders; safe to call again."""
+        with storage_errors("the data folder"):
+            (self.root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            self.staging.mkdir(exist_ok=True)
+            for folder in (self.root / "blobs", self.root, self.root.absolute().parent):
+                fsync_folder(folder)
+
+    def path(self, sha256: str) -> Path:
+        """Return where a blob lies, whether or not it is there.
+
+        Raises:
+            NotFound: `sha256` is not 64 lowercase hex digits.
+        """
+        if not HEX256.fullmatch(sha256):
+            raise NotFound("A blob is named by 64 lowercase hex digits.")
+        return self.root / "blobs" / "sha256" / sha256[:2] / sha256[2:4] / sha256
+
+    def exists(self, sha256: str) -> bool:
+        """Say whether the blob is there."""
+        return self.path(sha256).is_file()
+
+    def open(self, sha256: str) -> BinaryIO:
+        """Open a blob for reading.
+
+        Raises:
+            NotFound: there is no such blob.
+        """
+        try:
+            return self.path(sha256).open("rb")
+        except FileNotFoundError:
+            raise NotFound(f"There is no blob {sha256}.") from None
+
+    def put(self, chunks: Iterable[bytes], sha256: str | None = None) -> tuple[str, int]:
+        """Store bytes and return their digest and size, once they are durable.
+
+        Args:
+            chunks: The bytes.
+            sha256: What they must hash to, when the caller knows.
+
+        Raises:
+            DigestMismatch: they hash to something else; nothing is kept.
+            StorageFull, StorageFailed: the disk did not take them; nothing is kept.
+        """
+        staged = self.staging / f"put-{os.urandom(16).hex()}"
+        hasher, size = hashlib.sha256(), 0
+        try:
+            with storage_errors("a blob"), staged.open("xb") as file:
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    size += file.write(chunk)
+            found = hasher.hexdigest()
+            if sha256 is not None and found != sha256:
+                raise DigestMismatch(f"The bytes hash to {found}, not to {sha256}.")
+            self.adopt(staged, found)
+        finally:
+            staged.unlink(missing_ok=True)
+        return found, size
+
+    def adopt(self, staged: Path, sha256: str) -> None:
+        """Move a staged file whose bytes hash to `sha256` to its place and make it durable.
+
+        The caller vouches for the digest. The staged name is gone afterwards.
+
+        Raises:
+            StorageFull, StorageFailed: the disk failed; the staged file is thrown away.
+        """
+        final = self.path(sha256)
+        try:
+            with storage_errors(f"blob {sha256}"):
+                handle = os.open(staged, os.O_RDONLY)
+                try:
+                    os.fchmod(handle, 0o444)
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+                final.parent.mkdir(parents=True, exist_ok=True)
+                if not final.exists():
+                    staged.replace(final)
+                for folder in (final.parent, *final.parent.parents[:2]):  # a twin's writer may have died
+                    fsync_folder(folder)
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def digests(self) -> Iterator[str]:
+        """Yield the digest of every blob on disk, in order."""
+        for path in sorted((self.root / "blobs" / "sha256").glob("??/??/*")):
+            yield path.name
+
+    @contextmanager
+    def folder(self, name: str) -> Iterator[Path]:
+        """Lend an empty staging folder that is removed afterwards, whatever was left in it."""
+        folder = self.staging / name
+        self.discard(folder)
+        with storage_errors("a staging folder"):
+            folder.mkdir()
+        try:
+            yield folder
+        finally:
+            self.discard(folder)
+
+    def discard(self, staged: Path) -> None:
+        """Remove a file or folder of the staging area, if it is there."""
+        if staged.is_dir():
+            shutil.rmtree(staged, ignore_errors=True)
+        else:
+            staged.unlink(missing_ok=True)

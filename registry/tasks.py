@@ -1,0 +1,130 @@
+"""What runs in a disposable process: the science on strangers' bytes, with JSON in and JSON out.
+
+Inputs are paths of blobs and are hashed again before they count (a disk may have lost some of their bits).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from registry.breadcrumbs import checkpoint as checkpoints
+from registry.breadcrumbs import compose as engine
+from registry.breadcrumbs.check import check_patch as check_file
+from registry.breadcrumbs.patchfile import open_patch
+from registry.breadcrumbs.recipe import make_recipe
+from registry.errors import StorageFailed
+from registry.store import hash_file
+
+Progress = Callable[[float], None]
+
+
+def fraction(progress: Progress) -> Callable[[int, int], None]:
+    """Turn (done, all) into a number from 0 to 1."""
+    return lambda done, whole: progress(done / whole if whole else 1.0)
+
+
+def import_base(files: Mapping[str, str], progress: Progress) -> dict[str, Any]:
+    """Read a base's weight files and return its weights digest and tensors.
+
+    Args:
+        files: Path of each file of the base (weights, index, config) by its name in the folder.
+        progress: Told a number from 0 to 1 now and then.
+
+    Raises:
+        InvalidCheckpoint: the files are no sound checkpoint.
+    """
+    with checkpoints.open_checkpoint({name: Path(path) for name, path in files.items()}) as base:
+        digests = checkpoints.tensor_digests(base, fraction(progress))
+        tensors = [(name, spec.dtype, list(spec.shape), digests[name]) for name, spec in base.tensors.items()]
+        return {
+            "weights_digest": checkpoints.weights_digest(tensors),
+            "parameters": sum(spec.numel for spec in base.tensors.values()),
+            "tensors": tensors,
+        }
+
+
+def check_patch(
+    path: str, sha256: str, base: str, tensors: Sequence[tuple[str, str, list[int]]], progress: Progress
+) -> dict[str, Any]:
+    """Check a stranger's patch file against a base and return its statistics.
+
+    Args:
+        path: The file.
+        sha256: What it must hash to.
+        base: Weights digest of the base.
+        tensors: (name, dtype, shape) of every tensor of the base.
+        progress: Told a number from 0 to 1 now and then.
+
+    Raises:
+        InvalidPatch, BaseMismatch: names the entry and the rule.
+    """
+    specs = {name: checkpoints.TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
+    report = check_file(Path(path), base, specs, fraction(progress))
+    require_digest(path, sha256, report.sha256)
+    return {
+        "nnz": report.nnz,
+        "density": report.density,
+        "drop_bottom": report.params.drop_bottom,
+        "drop_top": report.params.drop_top,
+        "granularity": report.params.granularity,
+        "value_dtype": report.params.value_dtype,
+        "tensors": [
+            {
+                "name": tensor.name,
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                "nnz": tensor.nnz,
+                "density": tensor.density,
+                "l1": tensor.l1,
+                "l2": tensor.l2,
+                "linf": tensor.linf,
+            }
+            for tensor in report.tensors
+        ],
+    }
+
+
+def compose(
+    base: Mapping[str, tuple[str, str]],
+    patches: Mapping[str, str],
+    recipe: Mapping[str, Any],
+    out: str,
+    device: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compose a recipe into the weight files of a model.
+
+    Args:
+        base: (path, sha256) of each file of the base by its name in the folder.
+        patches: Path of each patch file by its sha256.
+        recipe: `base`, `alpha` and `items` (pairs of sha256 and weight).
+        out: The folder to write to.
+        device: auto, cpu or cuda.
+        progress: Told a number from 0 to 1 now and then.
+
+    Raises:
+        NotFinite: the result overflows; names the tensor.
+        StorageFailed: an input is damaged.
+    """
+    for path, sha256 in [*base.values(), *((path, sha256) for sha256, path in patches.items())]:
+        require_digest(path, sha256, hash_file(Path(path)))
+    made = make_recipe(recipe["base"], recipe["alpha"], recipe["items"])
+    opened = {sha256: open_patch(Path(path)) for sha256, path in patches.items()}
+    try:
+        with checkpoints.open_checkpoint({name: Path(path) for name, (path, _) in base.items()}) as checkpoint:
+            result = engine.compose(checkpoint, opened, made, Path(out), device, fraction(progress))
+    finally:
+        for patch in opened.values():
+            patch.close()
+    return {
+        "weights_digest": result.weights_digest,
+        "device": result.device,
+        "seconds": result.seconds,
+        "files": {name: file.sha256 for name, file in result.files.items()},
+    }
+
+
+def require_digest(path: str, expected: str, found: str) -> None:
+    """Refuse an input whose bytes have changed on disk."""
+    if found != expected:
+        raise StorageFailed(f"The blob {expected} is damaged; its bytes at {Path(path).name} hash to {found}.")

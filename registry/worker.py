@@ -1,0 +1,238 @@
+"""The worker: claim the next job, run its science in a sandbox, publish the result in one transaction.
+
+claim ── sandbox ── heartbeat every second ── publish (result and `done` in one commit, fenced by the attempt)
+             │            └─ cancelled, or the lease is lost: kill the sandbox
+             └─ crashed or refused: the job fails with a sentence
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy.orm import Session
+
+from registry.breadcrumbs.card import CardItem, render_card
+from registry.breadcrumbs.recipe import make_recipe
+from registry.db.models import Model, now
+from registry.db.session import Database
+from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed
+from registry.sandbox import Sandbox, warm_up
+from registry.services import blobs, compositions, jobs, models, patches, uploads
+from registry.settings import Settings
+from registry.store import Store, hash_file
+
+log = structlog.get_logger()
+HEARTBEAT = 1.0
+SWEEP_EVERY = 600.0
+
+
+class Stopped(Exception):
+    """The worker is asked to stop."""
+
+
+class Worker:
+    """Runs jobs one at a time until it is stopped."""
+
+    def __init__(self, settings: Settings, database: Database, store: Store) -> None:
+        self.settings, self.database, self.store = settings, database, store
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.lease = timedelta(seconds=settings.lease_seconds)
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Work until `stopping` is set; a job in hand is given back."""
+        log.info("worker.start", worker=self.name)
+        warm_up()
+        self.recover()
+        swept = time.monotonic()
+        while not self.stopping.is_set():
+            try:
+                worked = self.step()
+                if time.monotonic() - swept > SWEEP_EVERY:
+                    swept = time.monotonic()
+                    self.sweep()
+            except Stopped:
+                break
+            except Exception:  # the database is away, say: the next round tries again
+                log.exception("worker.error")
+                worked = False
+            if not worked:
+                self.stopping.wait(self.settings.poll_seconds)
+        log.info("worker.stop", worker=self.name)
+
+    def recover(self) -> None:
+        """Put right what a killed process left behind; safe at any time."""
+        with self.database.write() as session:
+            orphans = blobs.adopt_orphans(session, self.store)
+        if orphans:
+            log.info("worker.orphans", blobs=orphans)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Clear away expired uploads, abandoned staging files and bytes that nothing refers to."""
+        grace = timedelta(hours=self.settings.upload_hours)
+        with self.database.write() as session:
+            uploads.sweep(session, self.store)
+        for pattern in ("put-*", "job-*"):
+            for path in self.store.staging.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > grace.total_seconds():
+                        self.store.discard(path)
+        collected = blobs.MOST_COLLECTED
+        while collected == blobs.MOST_COLLECTED:
+            with self.database.write() as session:
+                collected = blobs.collect(session, self.store, now() - grace)
+
+    def step(self) -> bool:
+        """Run the next job, if there is one; return whether there was."""
+        with self.database.write() as session:
+            claim = jobs.claim(session, self.name, self.lease)
+        if claim is None:
+            return False
+        bound = log.bind(job=str(claim.job_id), kind=claim.kind, model=claim.model, subject=claim.subject)
+        bound.info("job.start", attempt=claim.attempt)
+        try:
+            if claim.attempt > self.settings.job_attempts:
+                raise JobFailed(f"{self.settings.job_attempts} workers died on this job; it is not tried again.")
+            {"import": self.import_base, "check": self.check_patch, "compose": self.compose}[claim.kind](claim)
+            bound.info("job.done")
+        except jobs.LeaseLost:
+            bound.warning("job.lost")
+        except Stopped:
+            with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+                jobs.release(session, claim)
+            raise
+        except JobCancelled:
+            self.give_up(claim, "cancelled", None)
+            bound.info("job.cancelled")
+        except BreadcrumbError as error:
+            self.give_up(claim, "failed", error)
+            bound.warning("job.failed", error=str(error))
+        except Exception as error:
+            bound.exception("job.failed")
+            self.give_up(claim, "failed", JobFailed(f"The worker failed: {type(error).__name__}."))
+        return True
+
+    def give_up(self, claim: jobs.Claim, state: str, error: BreadcrumbError | None) -> None:
+        """End a job without a result, and let go of what it was about."""
+        with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+            jobs.end(session, claim, state, str(error) if error else None)
+            if claim.kind == "import":
+                models.refuse_import(session, self.model(session, claim), str(error))
+            if claim.kind == "check":
+                revision = patches.by_id(session, uuid.UUID(claim.payload["revision_id"]))
+                refusal = str(error) if isinstance(error, InvalidInput) else f"The check itself failed: {error}"
+                patches.refuse(session, revision, claim.model + claim.subject, refusal)
+
+    def model(self, session: Session, claim: jobs.Claim) -> Model:
+        """Return the model a job is about."""
+        return session.get_one(Model, uuid.UUID(claim.payload["model_id"]))
+
+    def in_sandbox(self, claim: jobs.Claim, function: str, **kwargs: Any) -> Any:
+        """Run a task in a process of its own, with heartbeats.
+
+        Raises:
+            JobCancelled, LeaseLost, Stopped: the process has been killed.
+            BreadcrumbError: what the task raised, or JobFailed when it crashed.
+        """
+        sandbox = Sandbox(function, kwargs, self.settings.job_memory)
+        beat = time.monotonic()
+        try:
+            while (result := sandbox.wait(0.25)) is None:
+                if self.stopping.is_set():
+                    raise Stopped
+                if time.monotonic() - beat >= min(HEARTBEAT, self.settings.lease_seconds / 4):
+                    beat = time.monotonic()
+                    with self.database.write() as session:
+                        if jobs.heartbeat(session, claim, sandbox.progress, self.lease):
+                            raise JobCancelled("The job was cancelled.")
+            return result
+        finally:
+            sandbox.kill()
+
+    def import_base(self, claim: jobs.Claim) -> None:
+        """Check a new model's files and write down its tensors."""
+        with self.database.read() as session:
+            files = {file.path: file.sha256 for file in models.base_files(session, self.model(session, claim))}
+        report = self.in_sandbox(claim, "registry.tasks:import_base", files=self.readable(files))
+        card = models.read_card(self.store, files)
+        with self.database.write() as session:
+            models.finish_import(session, self.model(session, claim), report, card)
+            jobs.end(session, claim, "done")
+
+    def check_patch(self, claim: jobs.Claim) -> None:
+        """Check a pushed file against its model's base and write down its statistics."""
+        revision_id = uuid.UUID(claim.payload["revision_id"])
+        with self.database.read() as session:
+            model = self.model(session, claim)
+            revision = patches.by_id(session, revision_id)
+            tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in models.base_tensors(session, model)]
+        report = self.in_sandbox(
+            claim,
+            "registry.tasks:check_patch",
+            path=str(self.store.path(revision.sha256)),
+            sha256=revision.sha256,
+            base=model.base_digest,
+            tensors=tensors,
+        )
+        with self.database.write() as session:
+            patches.finish_check(session, patches.by_id(session, revision_id), claim.model + claim.subject, report)
+            jobs.end(session, claim, "done")
+
+    def compose(self, claim: jobs.Claim) -> None:
+        """Compose a recipe, store its files and write them down."""
+        with self.database.read() as session:
+            model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
+            compositions.require_ingredients(session, model, recipe)
+            base = {file.path: file.sha256 for file in models.base_files(session, model)}
+            named = compositions.view_items(session, model, recipe)
+            made = compositions.reusable(session, model, recipe.digest)
+        items = [(item.sha256, item.weight) for item in recipe.items]
+        with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
+            made = made or self.in_sandbox(
+                claim,
+                "registry.tasks:compose",
+                base={path: (file, base[path]) for path, file in self.readable(base).items()},
+                patches={sha256: str(self.store.path(sha256)) for sha256, _ in items},
+                recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
+                out=str(folder),
+                device=self.settings.device,
+            )
+            card = render_card(
+                model.full_name,
+                model.full_name,
+                make_recipe(recipe.base_digest, recipe.alpha, items),
+                made["weights_digest"],
+                [CardItem(item.sha256, number, title) for item, number, title in named],
+                models.read_card(self.store, base),
+            )
+            (folder / "README.md").write_text(card)
+            files = {**base, **made["files"], "README.md": hash_file(folder / "README.md")}
+            with self.database.write() as session:
+                jobs.hold(session, claim)
+                for path in sorted(folder.iterdir(), key=lambda path: files[path.name]):  # one order, no deadlock
+                    blobs.register(session, self.store, path, files[path.name])
+                compositions.finish(
+                    session,
+                    self.model(session, claim),
+                    recipe.digest,
+                    made["weights_digest"],
+                    made["device"],
+                    made["seconds"],
+                    files,
+                )
+                jobs.end(session, claim, "done")
+
+    def readable(self, files: dict[str, str]) -> dict[str, str]:
+        """Return the paths of the files that say what the weights are: safetensors, index and config."""
+        return {
+            path: str(self.store.path(sha256))
+            for path, sha256 in files.items()
+            if models.is_weights(path) or path in ("model.safetensors.index.json", "config.json")
+        }

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from client.addresses import check_model, parse_file, parse_item, parse_patch, parse_revision
+from registry.errors import InvalidRequest
+
+
+def test_addresses_are_split() -> None:
+    assert parse_revision("ana/llm") == ("ana/llm", "base")
+    assert parse_revision("ana/llm@base") == ("ana/llm", "base")
+    assert parse_revision("ana/llm@0123ABCD") == ("ana/llm", "0123abcd")
+    assert parse_patch("ana/llm#12") == ("ana/llm", 12)
+    assert parse_patch("one.safetensors") is None
+    assert parse_item("3") == parse_item("#3") == parse_item("3:1") == (3, "1")
+    assert parse_item("#12:-0.5") == (12, "-0.5")
+
+
+@pytest.mark.parametrize("text", ["llm", "ana/llm/x", "Ana/llm", "ana/-llm", "ana/llm.", "ana\nx/llm"])
+def test_what_names_no_model_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="NS/NAME"):
+        check_model(text)
+
+
+@pytest.mark.parametrize("text", ["ana/llm@", "ana/llm@main", "ana/llm@0123abc", "ana/llm@" + "0" * 65])
+def test_what_names_no_revision_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="revision"):
+        parse_revision(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "1:", "1:x", "1:1e3", "1:.5", "-1", "99999999999", "1:2:3"])
+def test_what_names_no_patch_of_a_recipe_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="patch"):
+        parse_item(text)
+
+
+def test_a_file_named_like_a_weight_wins_over_the_weight(tmp_path: Path) -> None:
+    assert parse_file("a.safetensors:0.5") == (Path("a.safetensors"), "0.5")
+    assert parse_file("a.safetensors") == (Path("a.safetensors"), "1")
+    assert parse_file("C:a") == (Path("C:a"), "1")
+    odd = tmp_path / "a:2"
+    odd.touch()
+    assert parse_file(str(odd)) == (odd, "1")
+    assert parse_file(f"{odd}:3") == (odd, "3")

@@ -1,0 +1,88 @@
+"""What the fixtures of the client's tests hand out."""
+
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from client import Client
+from client.cli import run
+
+PART = 1024  # bytes of an upload's part: small, so that a small model has many
+SERVER = [sys.executable, "-c", "from registry.cli import main; main()"]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a server: ours without what would change its settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "DATABASE_URL"))}
+    return {**kept, "REGISTRY_PART_BYTES": str(PART), "REGISTRY_POLL_SECONDS": "0.05", "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def serving(data: Path, port: int = 0) -> Iterator[str]:
+    """`crumb-server serve`, killed at the end; yields its address."""
+    command = [*SERVER, "serve", "--data", str(data), "--port", str(port)]
+    log = data.with_name("log")
+    with log.open("ab") as errors:
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=errors, text=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("Listening on "), log.read_text()
+            yield line.removeprefix("Listening on ").strip()
+        finally:
+            process.kill()
+
+
+@dataclass(frozen=True)
+class Registry:
+    url: str
+    data: Path
+    token: Callable[[str], str]
+
+    def client(self, user: str = "ana") -> Client:
+        return Client(self.url, self.token(user))
+
+
+@dataclass(frozen=True)
+class Files:
+    """A base, two fine-tuned models and their patches."""
+
+    base: Path
+    tuned: tuple[Path, Path]
+    patches: tuple[Path, Path]
+
+
+class Crumb:
+    """`crumb` in this process, which saves the seconds of importing torch each time; `main` is tested apart."""
+
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+        self.errors = ""
+
+    def __call__(self, *arguments: object, code: int = 0, stdin: str = "", **environment: str) -> str:
+        out, errors = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+            patch.chdir(self.cwd)
+            patch.setattr("sys.stdin", io.StringIO(stdin))
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            found = run(list(map(str, arguments)))
+        self.errors = errors.getvalue()
+        assert found == code, (found, out.getvalue(), self.errors)
+        return out.getvalue()
+
+
+def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,155 @@
+"""Real processes: `crumb-server serve`, `crumb-server worker` and `crumb`, started, watched and killed."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from client.cli import run
+
+SERVER = [sys.executable, "-c", "from registry.cli import main; main()"]
+CRUMB = [sys.executable, "-c", "from client.cli import main; main()"]
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait for something that another process makes true, and return it."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+    return found
+
+
+@dataclass
+class Registry:
+    """A registry in processes of its own, on one data folder."""
+
+    folder: Path
+    environment: dict[str, str]
+    url: str = ""
+    running: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `crumb-server` with its log in a file."""
+        with (self.folder / f"server-{len(self.running)}.log").open("w") as log:
+            process = subprocess.Popen(
+                [*SERVER, *arguments, "--data", str(self.data)],
+                stdout=subprocess.PIPE if arguments[0] == "serve" else log,
+                stderr=log,
+                text=True,
+                env=self.environment,
+            )
+        self.running.append(process)
+        return process
+
+    def serve(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start serving, and wait until it listens."""
+        process = self.start("serve", "--port", self.url.rpartition(":")[2] or "0", *arguments)
+        assert process.stdout is not None
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found, "the server did not start"
+        self.url = found[0]
+        return process
+
+    def token(self, user: str, *options: str) -> str:
+        command = [*SERVER, "token", "create", user, *options, "--data", str(self.data)]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    def check(self) -> None:
+        """Let `crumb-server check` look over every blob."""
+        command = [*SERVER, "check", "--data", str(self.data)]
+        found = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        assert found.returncode == 0, found.stdout + found.stderr
+
+    def stop(self) -> None:
+        for process in self.running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.running:
+            process.wait(30)
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def logs(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.folder.glob("server-*.log")))
+
+
+@contextmanager
+def open_registry(folder: Path, database_url: str | None = None, **settings: object) -> Iterator[Registry]:
+    """Lend a registry; settings are those of registry/settings.py."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("REGISTRY_", "CRUMB_"))}
+    environment |= {f"REGISTRY_{key.upper()}": str(value) for key, value in settings.items()}
+    environment |= {"OMP_NUM_THREADS": "1", "REGISTRY_POLL_SECONDS": "0.05"}
+    if database_url:
+        environment["DATABASE_URL"] = database_url
+    folder.mkdir(parents=True, exist_ok=True)
+    registry = Registry(folder, environment)
+    try:
+        yield registry
+    finally:
+        registry.stop()
+
+
+@dataclass
+class Person:
+    """Somebody with `crumb`, a home folder and a token."""
+
+    registry: Registry
+    name: str
+    home: Path
+    token: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **self.registry.environment,
+            "CRUMB_HOME": str(self.home),
+            "CRUMB_URL": self.registry.url,
+            "CRUMB_TOKEN": self.token,
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command and leave it running."""
+        return subprocess.Popen(
+            [*CRUMB, *arguments],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def crumb(self, *arguments: str, code: int = 0) -> str:
+        """Run a command to its end, in this process to spare its imports; return what it printed."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            found = run(list(arguments))
+        assert found == code, f"crumb {' '.join(arguments)}: {out.getvalue()}{err.getvalue()}"
+        return out.getvalue()
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.crumb(*arguments, "--json"))
+
+
+def person(registry: Registry, name: str, *options: str) -> Person:
+    home = registry.folder / f"home-{name}"
+    home.mkdir()
+    return Person(registry, name, home, registry.token(name, *options))

@@ -1,0 +1,50 @@
+"""What tests run in a sandbox."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from registry.errors import InvalidPatch
+
+
+def answer(value: Any, progress: Callable[[float], None]) -> Any:
+    progress(0.5)
+    return {"value": value, "pid": os.getpid(), "environment": sorted(os.environ)}
+
+
+def refuse(progress: Callable[[float], None]) -> None:
+    raise InvalidPatch("The entry 'a.values' is too short.", field="a.values")
+
+
+def surprise(progress: Callable[[float], None]) -> None:
+    raise KeyError("unexpected")
+
+
+def crash(progress: Callable[[float], None]) -> None:
+    ctypes.string_at(0)
+
+
+def be_killed(progress: Callable[[float], None]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def quit_early(progress: Callable[[float], None]) -> None:
+    os._exit(3)
+
+
+def take_memory(progress: Callable[[float], None]) -> int:
+    return len(bytearray(8 * 2**30))
+
+
+def work(path: str, progress: Callable[[float], None]) -> None:
+    """Say who works on a file, then never end."""
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+    step = 0
+    while True:
+        step += 1
+        progress(min(0.9, step / 100))
+        time.sleep(0.02)

@@ -1,0 +1,197 @@
+"""What holds for the source as a whole, and what README promises about it."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(file for folder in ("registry", "client", "migrations") for file in (ROOT / folder).rglob("*.py"))
+README = (ROOT / "README.md").read_text("utf-8")
+
+# Readers that run or believe what a file says. Strangers' bytes meet the parser in registry/breadcrumbs only.
+BANNED_CALLS = {"torch.load", "yaml.load", "torch.hub.load", "eval", "exec", "os.system"}
+BANNED_PARTS = {"torch.sparse"}
+BANNED_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal", "yaml", "safetensors"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Run code in a fresh interpreter and return the names of the top-level modules it loaded."""
+    program = f"{code}\nimport sys; print('\\n'.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+def test_the_client_loads_neither_database_nor_server() -> None:
+    assert not loaded_by("import client; client.Client") & {"sqlalchemy", "fastapi", "starlette", "alembic", "torch"}
+
+
+def test_importing_the_client_alone_loads_next_to_nothing() -> None:
+    assert not loaded_by("import client") & {"httpx2", "pydantic", "rich", "torch"}
+
+
+def test_help_loads_no_torch() -> None:
+    code = "import sys, contextlib, io\nfrom client.cli import run\nwith contextlib.redirect_stdout(io.StringIO()):"
+    loaded = loaded_by(f"{code}\n    assert run(['--help']) == 0")
+    assert not loaded & {"torch", "numpy", "sqlalchemy", "fastapi", "transformers", "huggingface_hub"}
+
+
+def test_server_and_worker_load_no_torch_for_only_disposable_processes_compute() -> None:
+    assert not loaded_by("import registry.cli, registry.server.app, registry.worker") & {"torch", "transformers"}
+
+
+def dotted(node: ast.AST) -> str:
+    """Return `a.b.c` of such an expression, or an empty string."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        whole = dotted(node.value)
+        return f"{whole}.{node.attr}" if whole else ""
+    return ""
+
+
+def dangers(source: str) -> list[str]:
+    """Return every use of a reader that executes or trusts what it reads."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] in BANNED_MODULES]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            full = {f"{module}.{alias.name}" for alias in node.names} | {module}
+            found += [module for name in [module] if name.split(".")[0] in BANNED_MODULES]
+            found += sorted(full & (BANNED_PARTS | BANNED_CALLS))
+        elif isinstance(node, ast.Attribute) and dotted(node) in BANNED_PARTS:
+            found.append(dotted(node))
+        elif isinstance(node, ast.Call):
+            if (name := dotted(node.func)) in BANNED_CALLS:
+                found.append(name)
+            found += [f"{word.arg}=" for word in node.keywords if word.arg in ("allow_pickle", "trust_remote_code")]
+            shell = [word for word in node.keywords if word.arg == "shell"]
+            found += ["shell=" for word in shell if not (isinstance(word.value, ast.Constant) and not word.value.value)]
+    return found
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_here_executes_or_trusts_what_it_reads(file: Path) -> None:
+    assert dangers(file.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from yaml import load",
+        "import torch\ntorch.load('x')",
+        "from torch import load, sparse\nfrom torch import sparse",
+        "torch.sparse.mm(a, b)",
+        "np.load(f, allow_pickle=True)",
+        "subprocess.run('ls', shell=True)",
+    ],
+)
+def test_the_check_above_sees_what_it_should(source: str) -> None:
+    assert dangers(source)
+
+
+def test_every_package_is_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = {file.parent for file in SOURCES}
+    renamed = {str(ROOT / folder): name for name, folder in project["package-dir"].items()}
+    names = {renamed.get(str(folder), ".".join(folder.relative_to(ROOT).parts)) for folder in folders}
+    assert names == set(project["packages"])
+
+
+def test_every_dependency_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pinned = {re.split("==", line)[0].lower().replace("_", "-") for line in lines if re.match(r"[A-Za-z]", line)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    names = {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower().replace("_", "-") for line in wanted}  # type: ignore[index]
+    assert names - {project["name"]} <= pinned
+
+
+# README ----------------------------------------------------------------------------------------------------------
+
+
+def block_after(marker: str) -> str:
+    """Return the fenced block that follows a marker in README, as .ci/run takes it."""
+    found = re.search(rf"^<!-- {marker} -->\n+```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    if found is None:
+        pytest.skip(f"README has no block marked {marker}")
+    return found[1]
+
+
+def named_commands() -> list[tuple[str, ...]]:
+    """Return every `crumb ...` and `crumb-server ...` that README names: in code blocks, and between backticks."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", README, flags=re.DOTALL | re.MULTILINE))
+    lines = [line for block in fenced for line in re.sub(r"\\\n", " ", block).splitlines()] + inline
+    found: dict[tuple[str, ...], None] = {}
+    for line in lines:
+        for part in re.split(r"&&|\||;|\$\(", line):
+            if said := re.match(
+                r"\s*(?:\$ |\S*/bin/)?(crumb-server|crumb)(?![\w-])((?: [a-z][a-z-]*(?![\w/@#.:]))*)(.*)", part
+            ):
+                options = re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", said[3].split(" #")[0])
+                found[said[1], *said[2].split(), *options] = None
+    return list(found)
+
+
+def command_of(program: str) -> "typer.core.TyperGroup":
+    """Return the command that a program runs."""
+    if program == "crumb":
+        from client.cli import app
+    else:
+        from registry.cli import app
+    made = typer.main.get_command(app)
+    assert isinstance(made, typer.core.TyperGroup)
+    return made
+
+
+@pytest.mark.parametrize("said", named_commands(), ids=" ".join)
+def test_commands_in_readme_exist(said: tuple[str, ...]) -> None:
+    command = command_of(said[0])
+    words = [word for word in said[1:] if not word.startswith("-")]
+    while words and hasattr(command, "commands"):  # what follows the command's own name are its arguments
+        assert words[0] in command.commands, f"{' '.join(said)}: no command {words[0]}"
+        command = command.commands[words.pop(0)]
+    known = {"-h", "--help", "--version"}
+    known |= {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    assert {word for word in said[1:] if word.startswith("-")} <= known
+
+
+def test_every_command_is_in_help() -> None:
+    for program in ("crumb", "crumb-server"):
+        app = command_of(program)
+        from client.cli import app as crumb
+        from registry.cli import app as server
+
+        told = CliRunner().invoke(crumb if program == "crumb" else server, ["--help"]).output
+        assert all(name in told for name in app.commands)
+
+
+def test_readme_shows_the_two_commands() -> None:
+    demo, tests = block_after("demo"), block_after("tests")
+    for block in (demo, tests):
+        assert "python3 -m venv .venv" in block
+        assert "pip install -c constraints.txt" in block
+    assert "crumb demo" in demo
+    for check in ("ruff format --check .", "ruff check .", "mypy registry client", "lint-imports", "pytest"):
+        assert check in tests
+
+
+def test_ci_runs_the_command_that_readme_shows() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    shown = subprocess.run([str(script), "--show"], capture_output=True, text=True, check=False)
+    assert shown.stdout == block_after("tests")

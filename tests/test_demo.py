@@ -1,0 +1,127 @@
+"""`crumb demo`, whole; and that its registry never outlives it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from client.demo_server import environment, start
+from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
+from registry.errors import Conflict, Unavailable
+
+CRUMB = str(Path(sysconfig.get_path("scripts")) / "crumb")
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/healthz", timeout=5, trust_env=False).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_the_registry_of_the_demo_ends_with_it_even_on_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), start(tmp_path / "registry") as registry:
+        token = registry.users(["ada"]).result()["ada"]
+        headers = {"Authorization": f"Bearer {token}"}
+        said = httpx2.get(f"{registry.url}/api/v1/whoami", headers=headers, trust_env=False).json()
+        assert said["user"] == "ada"
+        assert answers(registry.url)
+        raise ZeroDivisionError
+    assert not answers(registry.url)
+
+
+def test_the_registry_of_the_demo_ends_when_the_demo_is_terminated(tmp_path: Path) -> None:
+    program = (
+        "import sys, time, pathlib; from client.demo_server import start\n"
+        "with start(pathlib.Path(sys.argv[1])) as registry: print(registry.url, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "registry")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert answers(url)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert not answers(url)
+
+
+def test_a_registry_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "crumb-server"
+    program.write_text("#!/bin/sh\necho 'crumb-server: the disk is full.' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("client.demo_server.server_program", lambda: str(program))
+    with pytest.raises(Unavailable, match="the disk is full"), start(tmp_path / "registry"):
+        pass
+
+
+def test_the_demo_never_sees_another_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "REGISTRY_DATA", "CRUMB_TOKEN"):
+        monkeypatch.setenv(name, "elsewhere")
+    assert "elsewhere" not in environment().values()
+
+
+def test_the_demo_keeps_away_from_a_folder_in_use(tmp_path: Path) -> None:
+    from client.demo import run_demo
+
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(Conflict, match="not empty"):
+        run_demo(tmp_path, True, False)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A whole run: the folder that was kept, and what was printed."""
+    folder = tmp_path_factory.mktemp("demo") / "kept"
+    started = time.monotonic()
+    done = subprocess.run(
+        [CRUMB, "demo", "--json", "--keep", str(folder)], env=os.environ, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    print(f"the demo took {time.monotonic() - started:.0f} s")
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return folder, outcome
+
+
+@pytest.mark.slow
+def test_six_people_push_what_six_tasks_taught(played: tuple[Path, dict[str, Any]]) -> None:
+    _, outcome = played
+    assert [patch["number"] for patch in outcome["patches"]] == [1, 2, 3, 4, 5, 6]
+    assert len({patch["author"] for patch in outcome["patches"]}) == 6
+    for patch in outcome["patches"]:
+        assert patch["accuracy"][patch["task"]] > outcome["base_accuracy"][patch["task"]]
+        assert 0.14 < patch["density"] < 0.15
+        assert patch["size"] < patch["model_size"] / 2
+
+
+@pytest.mark.slow
+def test_every_composition_was_pulled_and_has_its_digest(played: tuple[Path, dict[str, Any]]) -> None:
+    folder, outcome = played
+    merges = outcome["compositions"]
+    assert [len(merge["patches"]) for merge in merges] == [2, 4, 6, 2, 4, 6]
+    assert len({merge["recipe"] for merge in merges}) == len(merges)
+    for merge in merges:
+        assert merge["verified"] and merge["composed_here"] == merge["weights_digest"]
+        for place in ("pulled", "applied"):
+            with open_checkpoint(folder / place / f"{len(merge['patches'])}-at-{merge['alpha']}") as checkpoint:
+                assert digest_checkpoint(checkpoint) == merge["weights_digest"]
+        assert merge["accuracy"].keys() == merge["task_arithmetic"].keys() == outcome["base_accuracy"].keys()
+    with open_checkpoint(folder / "base") as checkpoint:
+        assert digest_checkpoint(checkpoint) == outcome["base"]
+
+
+@pytest.mark.slow
+def test_the_kept_registry_passes_its_own_check(played: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = played
+    program = str(Path(sysconfig.get_path("scripts")) / "crumb-server")
+    done = subprocess.run(
+        [program, "check", "--data", str(folder / "registry")], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,104 @@
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from registry.errors import DigestMismatch, NotFound, StorageFailed, StorageFull
+from registry.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "data")
+    made.root.mkdir()
+    made.prepare()
+    return made
+
+
+def test_bytes_come_back_by_their_digest(store: Store) -> None:
+    sha256, size = store.put([b"bread", b"crumb"])
+    assert (sha256, size) == (hashlib.sha256(b"breadcrumb").hexdigest(), 10)
+    with store.open(sha256) as file:
+        assert file.read() == b"breadcrumb"
+    assert store.path(sha256).stat().st_mode & 0o777 == 0o444
+
+
+def test_the_same_bytes_twice_are_one_file(store: Store) -> None:
+    first, _ = store.put([b"same"])
+    inode = store.path(first).stat().st_ino
+    assert store.put([b"sa", b"me"])[0] == first
+    assert store.path(first).stat().st_ino == inode
+    assert list(store.digests()) == [first]
+
+
+def test_wrong_bytes_are_refused_and_leave_nothing(store: Store) -> None:
+    with pytest.raises(DigestMismatch):
+        store.put([b"these"], hashlib.sha256(b"those").hexdigest())
+    assert not list(store.digests())
+    assert not list(store.staging.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "a" * 63, "a" * 65, "a" * 63 + "\n"])
+def test_only_a_digest_names_a_blob(store: Store, name: str) -> None:
+    with pytest.raises(NotFound):
+        store.path(name)
+
+
+def test_an_absent_blob_is_not_found(store: Store) -> None:
+    assert not store.exists("a" * 64)
+    with pytest.raises(NotFound):
+        store.open("a" * 64)
+
+
+@pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, StorageFull), (errno.EIO, StorageFailed)])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failing_disk_is_told_and_leaves_no_blob(
+    store: Store, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception], call: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    if call == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    else:
+        monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(error):
+        store.put([b"bytes"])
+    monkeypatch.undo()
+    assert not list(store.digests())
+    assert not list(store.staging.iterdir())
+
+
+def test_the_file_is_durable_before_its_name_and_the_name_before_the_answer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing fsync is invisible to kill -9, so the order of calls is what can be tested."""
+    calls: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(handle: int) -> None:
+        calls.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{handle}')).name}")
+        fsync(handle)
+
+    def watched_replace(self: Path, target: Path) -> Path:
+        calls.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    sha256, _ = store.put([b"bytes"])
+    assert calls[0].startswith("fsync put-")
+    assert calls[1:] == ["rename", f"fsync {sha256[2:4]}", f"fsync {sha256[:2]}", "fsync sha256"]
+
+
+def test_a_staging_folder_is_empty_at_first_and_gone_afterwards(store: Store) -> None:
+    with pytest.raises(RuntimeError), store.folder("job") as folder:
+        (folder / "half").write_bytes(b"x")
+        raise RuntimeError
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "left by a killed worker").write_bytes(b"x")
+    with store.folder("job") as folder:
+        assert not list(folder.iterdir())

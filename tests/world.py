@@ -1,0 +1,113 @@
+"""A registry in this process: real database, store and worker; requests go through the whole ASGI app."""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from registry.db.session import Database, migrate
+from registry.logs import configure_logs
+from registry.server.app import close_app, create_app
+from registry.services.actors import create_token
+from registry.settings import Settings
+from registry.store import Store
+from registry.worker import Worker
+
+
+@dataclass
+class World:
+    settings: Settings
+    app: FastAPI
+    database: Database
+    store: Store
+    worker: Worker
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def token(self, user: str, *, admin: bool = False, expires_days: float | None = None) -> str:
+        if user not in self.tokens:
+            with self.database.write() as session:
+                self.tokens[user], _ = create_token(session, user, admin=admin, expires_days=expires_days)
+        return self.tokens[user]
+
+    def client(self, user: str | None = "alice", *, admin: bool = False) -> TestClient:
+        headers = {"Authorization": f"Bearer {self.token(user, admin=admin)}"} if user else {}
+        return TestClient(self.app, headers=headers, raise_server_exceptions=False)
+
+    def work(self) -> None:
+        """Run jobs until there are none."""
+        while self.worker.step():
+            pass
+
+
+@contextmanager
+def open_world(folder: Path, database_url: str, **settings: Any) -> Iterator[World]:
+    made = Settings(data=folder, database_url=database_url, **{"part_bytes": 1000, "lease_seconds": 5, **settings})
+    made.data.mkdir(parents=True, exist_ok=True)
+    configure_logs("text")
+    migrate(made.database)
+    app = create_app(made)
+    context = app.state.context
+    try:
+        yield World(made, app, context.database, context.store, Worker(made, context.database, context.store))
+    finally:
+        close_app(app)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def content_digest(data: bytes) -> dict[str, str]:
+    return {"Content-Digest": f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"}
+
+
+def announce(client: TestClient, data: bytes) -> dict[str, Any]:
+    answer = client.post("/api/v1/uploads", json={"sha256": digest(data), "size": len(data)})
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+def put_part(client: TestClient, upload: dict[str, Any], data: bytes, number: int) -> Any:
+    size = upload["part_size"]
+    part = data[number * size : (number + 1) * size]
+    return client.put(f"/api/v1/uploads/{upload['id']}/parts/{number}", content=part, headers=content_digest(part))
+
+
+def upload(client: TestClient, data: bytes) -> str:
+    """Send bytes as a client would; return their digest."""
+    session = announce(client, data)
+    for number in session["missing"]:
+        assert put_part(client, session, data, number).status_code == 200
+    if session["state"] == "open":
+        assert client.post(f"/api/v1/uploads/{session['id']}/complete").status_code == 200
+    return digest(data)
+
+
+def create_model(world: World, name: str, folder: Path, user: str | None = None) -> dict[str, Any]:
+    """Create a model from a folder and let the worker import it."""
+    client = world.client(user or name.split("/")[0])
+    files = [
+        {"path": str(path.relative_to(folder)), "sha256": upload(client, path.read_bytes())}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    answer = client.post("/api/v1/models", json={"name": name, "files": files})
+    assert answer.status_code == 202, answer.text
+    world.work()
+    return client.get(f"/api/v1/models/{name}").json()
+
+
+def push_patch(world: World, name: str, file: Path, user: str = "bob", **words: Any) -> dict[str, Any]:
+    """Push a patch and let the worker check it."""
+    client = world.client(user)
+    body = {"sha256": upload(client, file.read_bytes()), "title": "a patch", **words}
+    answer = client.post(f"/api/v1/models/{name}/patches", json=body)
+    assert answer.status_code in (200, 202), answer.text
+    world.work()
+    return client.get(f"/api/v1/models/{name}/patches/{answer.json()['number']}").json()
