@@ -51,15 +51,15 @@ class Registry:
 def start(data: Path) -> Iterator[Registry]:
     """Run a registry on a free port of this machine, until the block ends, however it ends."""
     data.mkdir(parents=True)
-    log = data.parent / "server.log"
+    said, log = data.parent / "server.out", data.parent / "server.log"
     command = [server_program(), "serve", "--data", str(data), "--port", "0"]
-    with _ended_by_signals(), log.open("wb") as out:
+    with _ended_by_signals(), said.open("wb") as out, log.open("wb") as err:
         # A session of its own: Ctrl-C reaches this program only, which then stops the server in good order.
         process = subprocess.Popen(
-            command, env=environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            command, env=environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
         )
         try:
-            registry = Registry(_address(process, log), data)
+            registry = Registry(_address(process, said, log), data)
             try:
                 yield registry
             finally:
@@ -89,17 +89,20 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1"}
 
 
-def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
+def _address(process: "subprocess.Popen[bytes]", said: Path, log: Path) -> str:
     deadline = time.monotonic() + START
     while time.monotonic() < deadline:
-        said = log.read_text("utf-8", errors="replace")
-        for line in said.splitlines(keepends=True):
+        for line in said.read_text("utf-8", errors="replace").splitlines(keepends=True):
             if line.startswith(SAYS) and line.endswith("\n"):
                 return line.removeprefix(SAYS).strip()
         if process.poll() is not None:
-            raise Unavailable(f"crumb-server ended with code {process.returncode}: {_last_line(said)}")
+            raise Unavailable(f"crumb-server ended with code {process.returncode}: {_last_line_of(log)}")
         time.sleep(0.05)
-    raise Unavailable(f"crumb-server did not answer within {START:.0f} s: {_last_line(said)}")
+    raise Unavailable(f"crumb-server did not answer within {START:.0f} s: {_last_line_of(log)}")
+
+
+def _last_line_of(log: Path) -> str:
+    return _last_line(log.read_text("utf-8", errors="replace"))
 
 
 def _last_line(text: str) -> str:

@@ -109,7 +109,7 @@ def token_create(
     user: Annotated[str, typer.Argument(help="Name of the user; created when new.")],
     data: Data = None,
     admin: Annotated[bool, typer.Option("--admin", help="Let the token do everything.")] = False,
-    expires: Annotated[float | None, typer.Option(help="Days until it expires.  [default: never]")] = None,
+    expires: Annotated[float, typer.Option(metavar="DAYS", help="Days until it expires.")] = 365,
     as_json: Json = False,
 ) -> None:
     """Create a token and print it, once: only its hash is kept."""
@@ -122,6 +122,22 @@ def token_create(
         secret, token = create_token(session, user, admin=admin, expires_days=expires)
         ends = token.expires_at.isoformat() if token.expires_at else None
     print(json.dumps({"user": user, "token": secret, "expires_at": ends}) if as_json else secret)
+
+
+@tokens.command("revoke")
+def token_revoke(
+    prefix: Annotated[str, typer.Argument(help="The token, or its first 9 letters as `crumb whoami` shows them.")],
+    data: Data = None,
+) -> None:
+    """Revoke a token at once."""
+    from registry.db.session import open_database
+    from registry.services.actors import revoke_token
+
+    settings = settings_for(data)
+    prepare(settings)
+    with open_database(settings.database).write() as session:
+        user = revoke_token(session, prefix)
+    print(f"The token of {user} is revoked.")
 
 
 @app.command()

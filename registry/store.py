@@ -25,19 +25,6 @@ HEX256 = re.compile(r"[0-9a-f]{64}")
 CHUNK = 2**20
 
 
-@contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Translate an OSError of the disk into a sentence about `what`."""
-    try:
-        yield
-    except (StorageFull, StorageFailed):
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"There is no room left for {what}; free space and send it again.") from error
-        raise StorageFailed(f"The disk failed on {what}: {error.strerror or error}.") from error
-
-
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -53,20 +40,48 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Store:
-    """A content-addressed store under one folder."""
+    """A content-addressed store under one folder.
+
+    Attributes:
+        root: The folder.
+        failed: Why no more bytes are taken, once the disk has failed.
+    """
 
     root: Path
+    failed: str | None = None
 
     @property
     def staging(self) -> Path:
         """Where bytes wait until they are whole."""
         return self.root / "staging"
 
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Guard a write: a disk error is a sentence, and after any but a full disk nothing more is written.
+
+        A disk that failed once may have dropped what it still shows as written; that is for a person to look at.
+
+        Raises:
+            StorageFull: there is no room.
+            StorageFailed: the disk failed now, or has failed before.
+        """
+        if self.failed:
+            raise StorageFailed(f"The disk failed before ({self.failed}); the operator must look at it and restart.")
+        try:
+            yield
+        except (StorageFull, StorageFailed):
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(f"There is no room left for {what}; free space and send it again.") from error
+            self.failed = f"{what}: {error.strerror or error}"
+            raise StorageFailed(f"The disk failed on {self.failed}.") from error
+
     def prepare(self) -> None:
         """Create the folders; safe to call again."""
-        with storage_errors("the data folder"):
+        with self.writing("the data folder"):
             (self.root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
             self.staging.mkdir(exist_ok=True)
             for folder in (self.root / "blobs", self.root, self.root.absolute().parent):
@@ -111,7 +126,7 @@ class Store:
         staged = self.staging / f"put-{os.urandom(16).hex()}"
         hasher, size = hashlib.sha256(), 0
         try:
-            with storage_errors("a blob"), staged.open("xb") as file:
+            with self.writing("a blob"), staged.open("xb") as file:
                 for chunk in chunks:
                     hasher.update(chunk)
                     size += file.write(chunk)
@@ -133,7 +148,7 @@ class Store:
         """
         final = self.path(sha256)
         try:
-            with storage_errors(f"blob {sha256}"):
+            with self.writing(f"blob {sha256}"):
                 handle = os.open(staged, os.O_RDONLY)
                 try:
                     os.fchmod(handle, 0o444)
@@ -158,7 +173,7 @@ class Store:
         """Lend an empty staging folder that is removed afterwards, whatever was left in it."""
         folder = self.staging / name
         self.discard(folder)
-        with storage_errors("a staging folder"):
+        with self.writing("a staging folder"):
             folder.mkdir()
         try:
             yield folder

@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, settings
 
 from registry.db.session import migrate
 
+# Tests run side by side, and what they compute is small: more threads than one only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Deadlines measure the machine; a run elsewhere should be able to repeat this one's examples.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)

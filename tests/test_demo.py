@@ -15,7 +15,7 @@ import pytest
 
 from client.demo_server import environment, start
 from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.errors import Conflict, Unavailable
+from registry.errors import Conflict, NotFound, Unavailable
 
 CRUMB = str(Path(sysconfig.get_path("scripts")) / "crumb")
 
@@ -74,6 +74,14 @@ def test_the_demo_keeps_away_from_a_folder_in_use(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(Conflict, match="not empty"):
         run_demo(tmp_path, True, False)
+
+
+def test_without_its_extra_the_demo_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from client.demo import run_demo
+
+    monkeypatch.setattr("client.demo.NEEDED", {"no_such_module": "no-such-package"})
+    with pytest.raises(NotFound, match=r"needs no-such-package.*\[demo\]"):
+        run_demo(None, True, False)
 
 
 @pytest.fixture(scope="module")

@@ -102,3 +102,32 @@ def test_a_staging_folder_is_empty_at_first_and_gone_afterwards(store: Store) ->
     (folder / "left by a killed worker").write_bytes(b"x")
     with store.folder("job") as folder:
         assert not list(folder.iterdir())
+
+
+def test_after_a_failed_disk_nothing_more_is_written_but_all_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, _ = store.put([b"kept"])
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageFailed):
+        store.put([b"lost"])
+    monkeypatch.undo()
+    with pytest.raises(StorageFailed, match="before"):
+        store.put([b"more"])
+    with store.open(kept) as file:
+        assert file.read() == b"kept"
+
+
+def test_a_full_disk_is_no_failed_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageFull):
+        store.put([b"too much"])
+    monkeypatch.undo()
+    assert store.exists(store.put([b"fits"])[0])

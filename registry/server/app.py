@@ -3,7 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 
 import registry
 from registry.db.session import open_database, require_head
@@ -47,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Edge, metrics=app.state.metrics, body_seconds=settings.body_seconds)
     errors.install(app)
     for module in (models, patches, uploads, system):
-        app.include_router(module.router)
+        app.include_router(module.router, dependencies=[Depends(HTTPBearer(auto_error=False))])
     return app
 
 

@@ -3,15 +3,17 @@
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from starlette.exceptions import HTTPException
 
 from registry import errors
 from registry.schemas import Problem
 
+log = structlog.get_logger()
 STATUS: dict[type[errors.BreadcrumbError], int] = {
     errors.InvalidInput: 422,
     errors.InvalidRequest: 422,
@@ -82,6 +84,15 @@ def install(app: FastAPI) -> None:
         slug = HTTPStatus(status).phrase.lower().replace(" ", "-")
         detail = f"{request.method} {request.url.path}: {error.detail}."
         return problem(request.state.request_id, status, slug, detail, extra=dict(error.headers or {}))
+
+    @app.exception_handler(DBAPIError)
+    async def away(request: Request, error: DBAPIError) -> JSONResponse:
+        log.error("database.error", error=str(error.orig), request_id=request.state.request_id)
+        if "disk is full" in str(error.orig) or "No space left" in str(error.orig):
+            detail = "There is no room left for the database; free space and try again."
+            return problem(request.state.request_id, 507, errors.StorageFull.slug, detail)
+        detail = "The database does not answer; try again in a moment."
+        return problem(request.state.request_id, 503, errors.Unavailable.slug, detail)
 
     @app.exception_handler(IntegrityError)
     async def raced(request: Request, _error: IntegrityError) -> JSONResponse:

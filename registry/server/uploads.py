@@ -17,7 +17,7 @@ from registry.server.deps import ActorDep, Context, ContextDep, Route, SessionDe
 from registry.server.errors import RESPONSES
 from registry.services import uploads
 from registry.services.actors import Actor
-from registry.store import storage_errors
+from registry.store import Store
 
 router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"], route_class=Route, responses=RESPONSES)
 CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
@@ -69,7 +69,7 @@ async def put_part(
     place = await run_in_threadpool(find_slot, made, actor, upload_id, number, length)
     if place.stored not in (None, digest):
         raise Conflict(f"Part {number} is there already with other bytes; cancel the upload to start over.")
-    found = await receive(request, place)
+    found = await receive(request, made.store, place)
     if found != digest:
         raise DigestMismatch(
             f"Part {number} hashes to {found}, not to {digest}; send it again.", field="Content-Digest"
@@ -121,23 +121,23 @@ def find_slot(made: Context, actor: Actor, upload_id: uuid.UUID, number: int, le
         return uploads.slot(uploads.find(session, actor, upload_id), made.store, number, length)
 
 
-async def receive(request: Request, place: uploads.Slot) -> str:
+async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
     """Write a part's bytes to its slot, make them durable, and return their sha256.
 
     A part that is there already is only hashed: its acknowledged bytes are not touched again.
     """
     hasher, at, buffer = hashlib.sha256(), place.offset, bytearray()
     end = place.offset + place.size
-    staged = uploads.open_staging(place)
+    staged = uploads.open_staging(store, place)
 
     def write(chunk: bytes, offset: int) -> None:
         hasher.update(chunk)
         if place.stored is None:
-            with storage_errors("an upload"):
+            with store.writing("an upload"):
                 os.pwrite(staged, chunk, offset)
 
     def sync() -> None:
-        with storage_errors("an upload"):
+        with store.writing("an upload"):
             os.fdatasync(staged)
 
     try:

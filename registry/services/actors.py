@@ -100,6 +100,22 @@ def create_token(
     return secret, token
 
 
+def revoke_token(session: Session, prefix: str) -> str:
+    """Revoke the one token that starts with a prefix of 9 or more letters; return its user's name.
+
+    Raises:
+        InvalidRequest: none does, or more than one.
+    """
+    found = session.scalars(select(Token).where(Token.prefix == prefix[:9]).options(joinedload(Token.user))).all()
+    if len(prefix) > 9:
+        found = [token for token in found if token.token_hash == hash_token(prefix)]
+    if len(found) != 1:
+        raise InvalidRequest(f"{len(found) or 'No'} tokens start like that; give the whole token.", field="prefix")
+    found[0].revoked_at = now()
+    record(session, None, "token.revoke", found[0].user.name, prefix=found[0].prefix)
+    return found[0].user.name
+
+
 def hash_token(secret: str) -> str:
     """Return what is stored of a token: random secrets need no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -29,7 +29,7 @@ from registry.errors import (
 )
 from registry.services import blobs
 from registry.services.actors import Actor
-from registry.store import CHUNK, Store, storage_errors
+from registry.store import CHUNK, Store
 
 MOST_PARTS = 9000
 NOTHING = hashlib.sha256().hexdigest()
@@ -165,9 +165,9 @@ def slot(upload: UploadSession, store: Store, number: int, length: int) -> Slot:
     return Slot(staging_path(store, upload.id), offset, size, stored)
 
 
-def open_staging(place: Slot) -> int:
+def open_staging(store: Store, place: Slot) -> int:
     """Open (and if need be create) a session's staging file; return the file descriptor."""
-    with storage_errors("an upload"):
+    with store.writing("an upload"):
         return os.open(place.path, os.O_RDWR | os.O_CREAT, 0o600)
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from world import open_world
 
 from registry.store import Store
 
@@ -26,6 +27,15 @@ def test_a_token_is_made_on_a_fresh_folder_and_printed_once(tmp_path: Path) -> N
     assert found["user"] == "alice"
     assert found["token"].startswith("hf_")
     assert found["expires_at"] is not None
+
+
+def test_a_revoked_token_is_dead_and_a_wrong_prefix_revokes_nothing(tmp_path: Path) -> None:
+    token = run("token", "create", "alice", "--data", str(tmp_path)).stdout.strip()
+    assert run("token", "revoke", "hf_absent", "--data", str(tmp_path)).returncode == 1
+    assert "alice" in run("token", "revoke", token[:9], "--data", str(tmp_path)).stdout
+    with open_world(tmp_path, None) as world:
+        refused = world.client(None).get("/api/v1/whoami", headers={"Authorization": f"Bearer {token}"})
+        assert refused.status_code == 401
 
 
 @pytest.mark.parametrize("name", ["Alice", "../x", "api", "a--b", ""])
