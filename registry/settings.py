@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     header_seconds: float = Field(15, description="longest wait for a whole request header")
     lease_seconds: float = Field(30, description="a job whose worker is silent this long is taken up again")
     poll_seconds: float = Field(0.5, description="how often an idle worker looks for a job")
-    job_attempts: int = Field(3, description="workers a job may outlive before it counts as failed")
+    job_attempts: int = Field(10, description="workers a job may outlive before it counts as failed")
     job_memory: int | None = Field(None, description="address space limit of a job's process")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_format: Literal["json", "text"] = "json"
