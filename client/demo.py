@@ -5,7 +5,8 @@
            -> pulled, verified, composed here too -> loaded with from_pretrained -> accuracies on the test part
 
 Everything that a contributor or a user does goes through the same functions as `crumb`, over HTTP. Seeds are fixed,
-nothing is tuned on the test part, and what comes out is shown as it is.
+no weight is trained on the test part, and what comes out is shown as it is. It shows the machinery, not how good the
+method is: tasks and the second alpha were chosen while looking at this very test part.
 """
 
 import contextlib

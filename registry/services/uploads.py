@@ -23,7 +23,6 @@ from registry.errors import (
     InvalidRequest,
     NotFound,
     RangeNotSatisfiable,
-    StorageFull,
     TooLarge,
     TooMany,
 )
@@ -71,13 +70,13 @@ def announce(
 
     Raises:
         InvalidRequest: no bytes at all, under a digest that is not theirs.
-        TooLarge, TooMany: a limit of the user's.
-        StorageFull: the disk has no room for it.
+        TooLarge, TooMany: a limit of the user's, or the room on the disk.
     """
     if size == 0 and sha256 != NOTHING:
         raise InvalidRequest(f"No bytes at all hash to {NOTHING}, not to {sha256}.", field="sha256")
-    if size > limits.upload_bytes:
-        raise TooLarge(f"An upload may have at most {limits.upload_bytes} bytes, not {size}.", field="size")
+    most = min(limits.upload_bytes, shutil.disk_usage(store.staging).free)
+    if size > most:
+        raise TooLarge(f"The registry takes at most {most} bytes now, not {size}.", field="size")
     session.get(User, actor.user_id, with_for_update=True)  # one announcement of a user at a time
     mine = select(UploadSession).where(UploadSession.user_id == actor.user_id)
     found = session.scalar(mine.where(UploadSession.sha256 == sha256).options(selectinload(UploadSession.parts)))
@@ -108,8 +107,6 @@ def announce(
             raise TooMany(f"You have {count} open uploads; complete or cancel some first.")
         if total + size > limits.open_upload_bytes:
             raise TooMany(f"Your open uploads hold {total} bytes; complete or cancel some first.")
-        if shutil.disk_usage(store.staging).free < size:
-            raise StorageFull(f"The registry has no room for {size} bytes; ask its operator.")
     session.add(upload)
     session.flush()
     return upload, True
