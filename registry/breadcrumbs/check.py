@@ -16,7 +16,7 @@ import numpy as np
 from registry.breadcrumbs.checkpoint import Meter, Progress, TensorSpec, blocks, octets
 from registry.breadcrumbs.header import PATCH_LIMITS, Limits, show
 from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import COPY, Patch, open_patch
+from registry.breadcrumbs.patchfile import COPY, Patch, called, open_patch
 from registry.errors import BaseMismatch, InvalidPatch
 
 
@@ -68,10 +68,10 @@ def check_patch(
         info = patch.info
         if info.base != base:
             raise BaseMismatch(
-                f"The patch was made for base {info.base}, and this model's base is {base}.", field="base"
+                f"{called(path)} was made for base {info.base}, and this model's base is {base}.", field="base"
             )
         for name, spec in info.tensors.items():
-            _check_spec(name, spec, tensors.get(name))
+            _check_spec(called(path), name, spec, tensors.get(name))
         meter = Meter(2 * info.size, progress)
         reports = [_check_tensor(patch, name, meter) for name in info.tensors]
         sha256 = _sha256(patch, meter)
@@ -90,17 +90,17 @@ def limits_for(tensors: Mapping[str, TensorSpec]) -> Limits:
     )
 
 
-def _check_spec(name: str, found: TensorSpec, due: TensorSpec | None) -> None:
+def _check_spec(what: str, name: str, found: TensorSpec, due: TensorSpec | None) -> None:
     if due is None:
-        raise InvalidPatch(f"The patch changes tensor {show(name)}, which the base does not have.", field=name)
+        raise InvalidPatch(f"{what} changes tensor {show(name)}, which the base does not have.", field=name)
     if found.shape != due.shape:
         raise InvalidPatch(
-            f"The patch has tensor {show(name)} with shape {list(found.shape)}, in the base it is {list(due.shape)}.",
+            f"{what} has tensor {show(name)} with shape {list(found.shape)}, in the base it is {list(due.shape)}.",
             field=name,
         )
     if found.dtype != due.dtype:
         raise InvalidPatch(
-            f"The patch has tensor {show(name)} as {found.dtype}, in the base it is {due.dtype}.", field=name
+            f"{what} has tensor {show(name)} as {found.dtype}, in the base it is {due.dtype}.", field=name
         )
 
 

@@ -27,6 +27,7 @@ BLOCK = 2**20
 """Elements processed at a time; a multiple of 8, so that blocks of a bitmask are whole bytes."""
 
 INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 CONFIG_BYTES = 4_000_000
 
@@ -97,6 +98,8 @@ class Checkpoint:
         file = path.open("rb", buffering=0)
         self._open[name] = file
         header = read_header(file, os.fstat(file.fileno()).st_size, f"Weight file {name}", limits, InvalidCheckpoint)
+        if header.metadata.get("format") == "breadcrumb-patch":
+            raise InvalidCheckpoint(f"{name} is a breadcrumb patch and no model; move it out of the folder.")
         for tensor in header.entries:
             if tensor in self._file_of:
                 raise InvalidCheckpoint(
@@ -183,6 +186,8 @@ def read_bytes(file: BinaryIO, at: int, length: int, what: str, error: type[Inva
 
 def octets(tensor: torch.Tensor) -> memoryview:
     """Return a view of a tensor's bytes, [numel * bytes per element]; the tensor is [n] on the CPU."""
+    if not tensor.numel():  # such a tensor may have a stride that no view accepts
+        return memoryview(b"")
     return memoryview(tensor.view(torch.uint8).numpy().data)
 
 
@@ -223,6 +228,12 @@ def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOI
         return Checkpoint(found, config, limits)
     weight_map = _read_index(source[INDEX], limits)
     shards = sorted(set(weight_map.values()))
+    if WHOLE in source and WHOLE not in shards:
+        raise InvalidCheckpoint(
+            f"There is {WHOLE} beside an {INDEX} of other files, and programs disagree about which to load; "
+            "remove the one that is not the model.",
+            field=WHOLE,
+        )
     for shard in shards:
         if shard not in source:
             raise InvalidCheckpoint(f"{INDEX} names {show(shard)}, and there is no such file; complete the folder.")
@@ -244,7 +255,7 @@ def _convert(names: Iterable[str]) -> str:
     if pickles:
         return (
             f"The weights in {show(pickles[0])} are not safetensors, and pickle files are never opened; "
-            "convert them with save_pretrained(..., safe_serialization=True) and use that folder."
+            "load the model and save it again with save_pretrained, and use that folder."
         )
     return "There are no .safetensors files; a checkpoint is a .safetensors file or a folder of them."
 

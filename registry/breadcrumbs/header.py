@@ -62,8 +62,8 @@ class Limits:
     rank: int = 8
 
 
-CHECKPOINT_LIMITS = Limits(header_bytes=25_000_000, entries=200_000, metadata_bytes=4_000_000)
-PATCH_LIMITS = Limits(header_bytes=100_000_000, entries=400_000, metadata_bytes=50_000_000)
+CHECKPOINT_LIMITS = Limits(header_bytes=16_000_000, entries=100_000, metadata_bytes=4_000_000)
+PATCH_LIMITS = Limits(header_bytes=16_000_000, entries=100_000, metadata_bytes=8_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +143,8 @@ def read_header(file: BinaryIO, size: int, what: str, limits: Limits, error: typ
         prefix = file.read(8)
         if len(prefix) < 8:
             raise Flaw("it is shorter than the 8 bytes that give the length of a safetensors header")
+        if prefix == b"version ":
+            raise Flaw("it is a Git LFS pointer; fetch the file itself with `git lfs pull`")
         length = int.from_bytes(prefix, "little")
         if not 2 <= length <= size - 8:
             raise Flaw(f"its header claims {length} bytes, and the file has {size}; it is truncated or no safetensors")

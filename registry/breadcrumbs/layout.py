@@ -125,6 +125,8 @@ def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
         Flaw: The entry and the rule.
     """
     metadata = header.metadata
+    if "format" not in metadata and "base" not in metadata:
+        raise Flaw("it is safetensors, but no breadcrumb patch; make one with `crumb diff`")
     for key in KEYS:
         if key not in metadata:
             raise Flaw(f"the metadata lacks {key}", "__metadata__")

@@ -99,10 +99,12 @@ def diff(
     with new_files([out]) as (file,), tempfile.TemporaryFile(dir=out.parent) as spool:
         tensors: dict[str, TensorSpec] = {}
         nnz: dict[str, int] = {}
+        changes = 0
         for name in floats:
             spec = base.tensors[name]
             size = spec.numel
             digests[name] = _read_delta(base, name, tuned, pairing.partner[name], delta[:size], meter)
+            changes += int(np.count_nonzero(delta[:size]))
             if size == 0:
                 continue
             row = None if params.granularity == "tensor" else (spec.shape or (1,))[-1]
@@ -111,10 +113,13 @@ def diff(
             if count:
                 tensors[name], nnz[name] = spec, count
                 _write_tensor(spool, delta[:size], keep[:size], layout(name, spec, count, params))
-        if not tensors:
+        if not tensors and changes:
             raise InvalidPatch(
-                "Nothing changed: base and tuned are equal wherever the mask looks; no patch was written."
+                f"The mask keeps none of {changes} changes: they are outliers (drop_top {params.drop_top}) or small "
+                f"(drop_bottom {params.drop_bottom}); lower one of the two. No patch was written."
             )
+        if not tensors:
+            raise InvalidPatch("Nothing changed: base and tuned are equal; no patch was written.")
         digest = digest_of(base.tensors, digests)
         entries = [entry for name in tensors for entry in layout(name, tensors[name], nnz[name], params)]
         header = format_header(entries, format_metadata(digest, params, tensors))
@@ -288,6 +293,11 @@ class Patch:
         return self.read_entry(f"{name}.values", start, stop)
 
 
+def called(path: Path) -> str:
+    """Return what messages call a patch file: its name, unless it is stored under its digest."""
+    return f"The patch {path.name}" if path.suffix else "The patch"
+
+
 def open_patch(path: Path, limits: Limits = PATCH_LIMITS) -> Patch:
     """Open a patch file, checking everything that its header says; the data is checked by `check_patch`.
 
@@ -297,11 +307,11 @@ def open_patch(path: Path, limits: Limits = PATCH_LIMITS) -> Patch:
     file = path.open("rb", buffering=0)
     try:
         size = os.fstat(file.fileno()).st_size
-        header = read_header(file, size, "The patch", limits, InvalidPatch)
+        header = read_header(file, size, called(path), limits, InvalidPatch)
         try:
             return Patch(file, header, read_info(header, size, limits))
         except Flaw as flaw:
-            raise flaw.told("The patch", InvalidPatch) from None
+            raise flaw.told(called(path), InvalidPatch) from None
     except BaseException:
         file.close()
         raise

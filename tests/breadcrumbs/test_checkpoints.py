@@ -80,9 +80,9 @@ def test_progress_ends_at_all_bytes(tmp_path):
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl"])
 def test_pickle_weights_are_refused_with_what_to_do(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80\x04.")
-    with pytest.raises(InvalidCheckpoint, match="convert them"):
+    with pytest.raises(InvalidCheckpoint, match="save_pretrained"):
         open_checkpoint(tmp_path)
-    with pytest.raises(InvalidCheckpoint, match="convert them"):
+    with pytest.raises(InvalidCheckpoint, match="save_pretrained"):
         open_checkpoint(tmp_path / name)
 
 
@@ -152,3 +152,25 @@ def test_a_file_that_shrinks_while_open_is_an_error_and_no_crash(tmp_path):
         os.truncate(folder / "model.safetensors", 300)
         with pytest.raises(InvalidCheckpoint, match="became shorter"):
             digest_checkpoint(model)
+
+
+def test_two_answers_to_which_weights_are_the_model_are_refused(tmp_path):
+    folder = write_model(tmp_path / "model", {"a": torch.ones(4), "b": torch.ones(4)}, shards=2)
+    save_file({"a": torch.zeros(4), "b": torch.zeros(4)}, folder / "model.safetensors")
+    with pytest.raises(InvalidCheckpoint, match=r"model\.safetensors beside") as caught:
+        open_checkpoint(folder)
+    assert caught.value.field == "model.safetensors"
+
+
+def test_a_patch_left_in_the_folder_is_not_taken_for_weights(tmp_path):
+    folder = write_model(tmp_path / "model", {"a": torch.ones(4)})
+    save_file({"a.values": torch.zeros(4)}, folder / "patch.safetensors", {"format": "breadcrumb-patch"})
+    with pytest.raises(InvalidCheckpoint, match=r"patch\.safetensors is a breadcrumb patch"):
+        open_checkpoint(folder)
+
+
+def test_a_git_lfs_pointer_is_recognised(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(InvalidCheckpoint, match="git lfs pull"):
+        open_checkpoint(tmp_path)

@@ -104,7 +104,8 @@ def turned(text):
 NAN, INF = struct.pack("<f", math.nan), struct.pack("<f", -math.inf)
 META = "__metadata__"
 CASES = {
-    "no metadata": (lambda c: c.meta.clear(), META, "lacks base"),
+    "no metadata": (lambda c: c.meta.clear(), None, "no breadcrumb patch"),
+    "no base": (lambda c: c.meta.pop("base"), META, "lacks base"),
     "another format": (lambda c: c.meta.update(format="lora"), META, "format is 'lora'"),
     "version 2": (lambda c: c.meta.update(version="2"), META, "version is '2'"),
     "version 01": (lambda c: c.meta.update(version="01"), META, "version"),

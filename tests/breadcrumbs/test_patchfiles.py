@@ -320,3 +320,25 @@ def test_bytes_are_on_disk_before_the_name_and_the_name_before_the_end(tmp_path,
     monkeypatch.setattr(durable.Path, "rename", lambda old, new: (done.append("rename"), rename(old, new))[1])
     make(tmp_path, BASE, TUNED)
     assert done == ["fsync", "rename", "fsync"]
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("moved", [slice(0, 200_000), slice(900_000, 1_200_000), slice(2**20, 2**20 + 1000)])
+def test_blocks_without_a_kept_element_are_no_trouble(tmp_path, granularity, moved):
+    """Only some rows of an embedding were trained, say; blocks are of 2^20 elements."""
+    base = torch.randn(1200, 1000)
+    tuned = base.clone().reshape(-1)
+    tuned[moved] += torch.randn(tuned[moved].shape)
+    params = MaskParams("0", "0", granularity, "F32")
+    path, info = make(tmp_path, {"e": base}, {"e": tuned.reshape(1200, 1000)}, params)
+    changed = torch.nonzero(tuned != base.reshape(-1)).reshape(-1)
+    assert info.nnz["e"] == len(changed)
+    assert [place for place, _ in decode(path)["e"]] == changed.tolist()
+
+
+def test_a_mask_that_drops_every_change_says_so(tmp_path):
+    base, tuned = torch.zeros(1000), torch.zeros(1000)
+    tuned[:5] = 1
+    with pytest.raises(InvalidPatch, match="none of 5 changes"):
+        make(tmp_path, {"a": base}, {"a": tuned})
+    assert not (tmp_path / "patch").exists()
