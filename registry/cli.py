@@ -150,8 +150,7 @@ def check(data: Data = None, as_json: Json = False) -> None:
     settings = settings_for(data)
     database = open_database(settings.database)
     require_head(database, settings.database)
-    with database.read() as session:
-        problems = list(check_blobs(session, Store(settings.data)))
+    problems = list(check_blobs(database, Store(settings.data)))
     if as_json:
         print(json.dumps({"ok": not problems, "problems": problems}))
     else:

@@ -91,7 +91,11 @@ class TooLarge(BreadcrumbError, ValueError):
 
 
 class RangeNotSatisfiable(BreadcrumbError, ValueError):
-    """The requested range or part lies outside the thing."""
+    """The requested range or part lies outside the thing, whose size is `size`."""
+
+    def __init__(self, message: str, *, field: str | None = None, size: int = 0) -> None:
+        super().__init__(message, field=field)
+        self.size = size
 
 
 class NotFound(BreadcrumbError, LookupError):

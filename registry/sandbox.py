@@ -15,6 +15,7 @@ import resource
 import signal
 import threading
 import time
+import traceback
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -116,7 +117,8 @@ def _revive(problem: dict[str, Any]) -> BreadcrumbError:
 
 
 def _main(pipe: Connection, function: str, kwargs: dict[str, Any], memory: int | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which ends this process itself
+        signal.signal(number, signal.SIG_IGN)
     for name in [name for name in os.environ if name not in KEPT]:
         del os.environ[name]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -143,7 +145,8 @@ def _main(pipe: Connection, function: str, kwargs: dict[str, Any], memory: int |
     except MemoryError:
         _tell(pipe, "error", {"slug": JobFailed.slug, "message": "This job needs more memory.", "field": None})
     except BaseException as error:  # also a panic of a native library, which is no Exception
-        message = f"This job failed inside: {type(error).__name__}: {str(error)[:500]}"
+        traceback.print_exc()  # for the operator; people get no paths and no values
+        message = f"This job failed inside with {type(error).__name__}; the operator has the log."
         _tell(pipe, "error", {"slug": JobFailed.slug, "message": message, "field": None})
     finally:
         os._exit(0)  # nothing here is worth an orderly end

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from registry.errors import DigestMismatch, NotFound, StorageFailed, StorageFull
+from registry.errors import BreadcrumbError, DigestMismatch, NotFound, StorageFailed, StorageFull, TooMany
 
 HEX256 = re.compile(r"[0-9a-f]{64}")
 CHUNK = 2**20
@@ -59,25 +59,29 @@ class Store:
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Guard a write: a disk error is a sentence, and after any but a full disk nothing more is written.
+        """Guard a write: a disk error is a sentence, and after an I/O error nothing more is written.
 
         A disk that failed once may have dropped what it still shows as written; that is for a person to look at.
 
         Raises:
             StorageFull: there is no room.
             StorageFailed: the disk failed now, or has failed before.
+            TooMany: too many files are open.
         """
         if self.failed:
             raise StorageFailed(f"The disk failed before ({self.failed}); the operator must look at it and restart.")
         try:
             yield
-        except (StorageFull, StorageFailed):
+        except BreadcrumbError:
             raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"There is no room left for {what}; free space and send it again.") from error
-            self.failed = f"{what}: {error.strerror or error}"
-            raise StorageFailed(f"The disk failed on {self.failed}.") from error
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise TooMany("The registry has too many files open; try again in a moment.") from error
+            if error.errno in (errno.EIO, errno.EROFS):
+                self.failed = f"{what}: {error.strerror}"
+            raise StorageFailed(f"The disk failed on {what}: {error.strerror or error}.") from error
 
     def prepare(self) -> None:
         """Create the folders; safe to call again."""
@@ -156,8 +160,7 @@ class Store:
                 finally:
                     os.close(handle)
                 final.parent.mkdir(parents=True, exist_ok=True)
-                if not final.exists():
-                    staged.replace(final)
+                staged.replace(final)  # the same bytes when there is a twin; the right ones when it is damaged
                 for folder in (final.parent, *final.parent.parents[:2]):  # a twin's writer may have died
                     fsync_folder(folder)
         finally:
@@ -166,7 +169,8 @@ class Store:
     def digests(self) -> Iterator[str]:
         """Yield the digest of every blob on disk, in order."""
         for path in sorted((self.root / "blobs" / "sha256").glob("??/??/*")):
-            yield path.name
+            if HEX256.fullmatch(path.name):
+                yield path.name
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:

@@ -1,6 +1,6 @@
 """What runs in a disposable process: the science on strangers' bytes, with JSON in and JSON out.
 
-Inputs are paths of blobs and are hashed again before they count (a disk may have lost some of their bits).
+Inputs are paths of blobs. What is composed is hashed again first: a disk may have lost some of its bits.
 """
 
 from collections.abc import Callable, Mapping, Sequence

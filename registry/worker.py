@@ -21,7 +21,7 @@ from registry.breadcrumbs.card import CardItem, render_card
 from registry.breadcrumbs.recipe import make_recipe
 from registry.db.models import Model, now
 from registry.db.session import Database
-from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed
+from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
 from registry.sandbox import Sandbox, warm_up
 from registry.services import blobs, compositions, jobs, models, patches, uploads
 from registry.settings import Settings
@@ -48,15 +48,13 @@ class Worker:
     def run(self) -> None:
         """Work until `stopping` is set; a job in hand is given back."""
         log.info("worker.start", worker=self.name)
-        warm_up()
-        self.recover()
-        swept = time.monotonic()
+        due = 0.0
         while not self.stopping.is_set():
             try:
+                if time.monotonic() >= due:
+                    self.recover() if due == 0.0 else self.sweep()
+                    due = time.monotonic() + SWEEP_EVERY
                 worked = self.step()
-                if time.monotonic() - swept > SWEEP_EVERY:
-                    swept = time.monotonic()
-                    self.sweep()
             except Stopped:
                 break
             except Exception:  # the database is away, say: the next round tries again
@@ -67,7 +65,8 @@ class Worker:
         log.info("worker.stop", worker=self.name)
 
     def recover(self) -> None:
-        """Put right what a killed process left behind; safe at any time."""
+        """Put right what a killed process left behind, and warm up; safe at any time."""
+        warm_up()
         with self.database.write() as session:
             orphans = blobs.adopt_orphans(session, self.store)
         if orphans:
@@ -98,8 +97,8 @@ class Worker:
         bound = log.bind(job=str(claim.job_id), kind=claim.kind, model=claim.model, subject=claim.subject)
         bound.info("job.start", attempt=claim.attempt)
         try:
-            if claim.attempt > self.settings.job_attempts:
-                raise JobFailed(f"{self.settings.job_attempts} workers died on this job; it is not tried again.")
+            if claim.deaths >= self.settings.job_attempts:
+                raise JobFailed(f"{claim.deaths} workers died on this job; it is not tried again.")
             {"import": self.import_base, "check": self.check_patch, "compose": self.compose}[claim.kind](claim)
             bound.info("job.done")
         except jobs.LeaseLost:
@@ -111,12 +110,16 @@ class Worker:
         except JobCancelled:
             self.give_up(claim, "cancelled", None)
             bound.info("job.cancelled")
-        except BreadcrumbError as error:
+        except (InvalidInput, JobFailed, NotFinite) as error:
             self.give_up(claim, "failed", error)
             bound.warning("job.failed", error=str(error))
-        except Exception as error:
-            bound.exception("job.failed")
-            self.give_up(claim, "failed", JobFailed(f"The worker failed: {type(error).__name__}."))
+        except Exception as error:  # database, disk: no fault of what the job is about
+            if isinstance(error, BreadcrumbError) and claim.kind == "compose":  # who asked can ask again
+                self.give_up(claim, "failed", error)
+            else:
+                with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+                    jobs.postpone(session, claim, timedelta(seconds=min(60, 2**claim.deaths)))
+            bound.exception("job.error")
         return True
 
     def give_up(self, claim: jobs.Claim, state: str, error: BreadcrumbError | None) -> None:
@@ -153,6 +156,10 @@ class Worker:
                         if jobs.heartbeat(session, claim, sandbox.progress, self.lease):
                             raise JobCancelled("The job was cancelled.")
             return result
+        except JobFailed:
+            if self.stopping.wait(0.5):  # whoever stops us may have stopped the process too
+                raise Stopped from None
+            raise
         finally:
             sandbox.kill()
 
@@ -217,7 +224,7 @@ class Worker:
             with self.database.write() as session:
                 jobs.hold(session, claim)
                 for path in sorted(folder.iterdir(), key=lambda path: files[path.name]):  # one order, no deadlock
-                    blobs.register(session, self.store, path, files[path.name])
+                    blobs.register(session, self.store, path, files[path.name], path.stat().st_size)
                 compositions.finish(
                     session,
                     self.model(session, claim),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import DigestMismatch, NotFound, StorageFailed, StorageFull
+from registry.errors import DigestMismatch, NotFound, StorageFailed, StorageFull, TooMany
 from registry.store import Store
 
 
@@ -27,10 +27,34 @@ def test_bytes_come_back_by_their_digest(store: Store) -> None:
 
 def test_the_same_bytes_twice_are_one_file(store: Store) -> None:
     first, _ = store.put([b"same"])
-    inode = store.path(first).stat().st_ino
     assert store.put([b"sa", b"me"])[0] == first
-    assert store.path(first).stat().st_ino == inode
     assert list(store.digests()) == [first]
+
+
+def test_a_damaged_twin_is_healed(store: Store) -> None:
+    sha256, _ = store.put([b"sound"])
+    path = store.path(sha256)
+    path.chmod(0o644)
+    path.write_bytes(b"rotten")
+    store.put([b"sound"])
+    assert path.read_bytes() == b"sound"
+
+
+def test_a_file_that_is_no_blob_is_passed_over(store: Store) -> None:
+    sha256, _ = store.put([b"bytes"])
+    (store.path(sha256).parent / ".nfs000000001").touch()
+    assert list(store.digests()) == [sha256]
+
+
+def test_too_many_open_files_pass(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(TooMany):
+        store.put([b"bytes"])
+    monkeypatch.undo()
+    store.put([b"bytes"])
 
 
 def test_wrong_bytes_are_refused_and_leave_nothing(store: Store) -> None:

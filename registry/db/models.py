@@ -373,7 +373,11 @@ class CompositionFile(Table):
 
 
 class Job(Table):
-    """Work for a worker. `attempt` counts claims and fences off a worker that lost its lease."""
+    """Work for a worker.
+
+    `attempt` counts claims and fences off a worker that lost its lease; `deaths` counts the leases that ran out.
+    `shared` says that somebody else asked for the same since: it is no longer one person's to cancel.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -399,6 +403,8 @@ class Job(Table):
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     progress: Mapped[float] = mapped_column(default=0.0)
     attempt: Mapped[int] = mapped_column(default=0)
+    deaths: Mapped[int] = mapped_column(default=0)
+    shared: Mapped[bool] = mapped_column(default=False)
     worker: Mapped[str | None] = mapped_column(String(200))
     lease_until: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 
@@ -15,6 +16,7 @@ from registry.services.uploads import Limits
 from registry.settings import Settings
 from registry.store import Store
 
+HASHING = 2  # uploads hashed at a time, each on a thread of its own
 DESCRIPTION = """
 Sparse patches of fine-tuned models, and any subset of them composed into a model: bit for bit the same everywhere.
 Errors are RFC 9457 problem details. Send `Authorization: Bearer <token>`; public models are read without one.
@@ -43,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
         part_bytes=settings.part_bytes,
         lifetime=timedelta(hours=settings.upload_hours),
     )
-    app.state.context = Context(settings, database, store, limits)
+    app.state.context = Context(settings, database, store, limits, CapacityLimiter(HASHING))
     app.state.metrics = Metrics()
     app.add_middleware(Edge, metrics=app.state.metrics, body_seconds=settings.body_seconds)
     errors.install(app)

@@ -1,17 +1,22 @@
-"""The one way into every route: who is asking, may they, is the body small and strict; then one transaction.
+"""The one way into every route: who is asking, may they, is the body small and strict.
 
 FastAPI reads a JSON body before it asks any dependency, so this happens in the route class: nothing of a body is
 read before the token and the announced length have been accepted. A route without a policy cannot be registered.
+
+A route opens its one transaction itself and ends it before it returns. As a dependency it would stay open while
+FastAPI waits for a second thread to shape the answer, and forty writers would wait for each other for ever.
 """
 
 import json
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Path, Request, Response
 from fastapi.routing import APIRoute
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
 from registry.db.session import Database
@@ -34,6 +39,7 @@ class Context:
     database: Database
     store: Store
     upload_limits: Limits
+    hashing: CapacityLimiter
 
 
 def allow(scope: str | None) -> Callable[[Endpoint], Endpoint]:
@@ -88,7 +94,7 @@ def admit(request: Request, scope: str | None) -> Actor | None:
     with database.read() as session:
         actor = actors.authenticate(session, secret.strip())
     if actors.use_is_stale(actor):
-        with database.write() as session:
+        with suppress(DBAPIError), database.write() as session:  # reading must not depend on writing
             actors.record_use(session, actor)
     actor.require(scope or "read")
     return actor
@@ -139,13 +145,6 @@ def check_json(raw: bytes) -> None:
         raise InvalidRequest(f"The body is not strict JSON: {reason}.", field="body") from None
 
 
-def get_session(request: Request) -> Iterator[Session]:
-    """Lend the request's one transaction; it is committed before the answer leaves."""
-    database = context(request).database
-    with database.read() if request.method in ("GET", "HEAD") else database.write() as session:
-        yield session
-
-
 def get_actor(request: Request) -> Actor:
     """Return who is asking, on a route that needs a token."""
     actor: Actor = request.state.actor
@@ -160,7 +159,6 @@ def get_model_name(
 
 
 ContextDep = Annotated[Context, Depends(context)]
-SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 ActorDep = Annotated[Actor, Depends(get_actor)]
 ModelName = Annotated[str, Depends(get_model_name)]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]

@@ -43,10 +43,12 @@ def serve(request: Request, store: Store, sha256: str, size: int, filename: str,
     if etag in wanted or "*" in wanted:
         return Response(status_code=304, headers=headers)
     found = RANGE.fullmatch(request.headers.get("range", ""))
-    if found is None or (found[2] and int(found[2]) < int(found[1])):
+    outdated = request.headers.get("if-range", etag) != etag
+    if found is None or outdated or (found[2] and int(found[2]) < int(found[1])):
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
-    elif (found[1] and int(found[1]) >= size) or found[3] == "0":
-        raise RangeNotSatisfiable(f"{filename} has {size} bytes; there is nothing at {found[0]}.", field="Range")
+    elif (found[1] and int(found[1]) >= size) or (found[3] and (int(found[3]) == 0 or size == 0)):
+        message = f"{filename} has {size} bytes; there is nothing at {found[0]}."
+        raise RangeNotSatisfiable(message, field="Range", size=size)
     return BlobResponse(
         path, headers=headers, media_type="application/octet-stream", filename=filename.rpartition("/")[2]
     )

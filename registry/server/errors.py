@@ -7,7 +7,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
 from registry import errors
@@ -68,7 +68,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(errors.BreadcrumbError)
     async def ours(request: Request, error: errors.BreadcrumbError) -> JSONResponse:
-        return problem(request.state.request_id, STATUS[type(error)], error.slug, error.message, error.field)
+        extra = {"Content-Range": f"bytes */{error.size}"} if isinstance(error, errors.RangeNotSatisfiable) else None
+        return problem(request.state.request_id, STATUS[type(error)], error.slug, error.message, error.field, extra)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -85,8 +86,8 @@ def install(app: FastAPI) -> None:
         detail = f"{request.method} {request.url.path}: {error.detail}."
         return problem(request.state.request_id, status, slug, detail, extra=dict(error.headers or {}))
 
-    @app.exception_handler(DBAPIError)
-    async def away(request: Request, error: DBAPIError) -> JSONResponse:
+    @app.exception_handler(OperationalError)
+    async def away(request: Request, error: OperationalError) -> JSONResponse:
         log.error("database.error", error=str(error.orig), request_id=request.state.request_id)
         if "disk is full" in str(error.orig) or "No space left" in str(error.orig):
             detail = "There is no room left for the database; free space and try again."

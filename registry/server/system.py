@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 import registry
 from registry import schemas
 from registry.server import views
-from registry.server.deps import ActorDep, ContextDep, Route, SessionDep, allow
+from registry.server.deps import ActorDep, ContextDep, Route, allow
 from registry.server.errors import RESPONSES
 from registry.services import jobs
 
@@ -26,33 +26,37 @@ def whoami(actor: ActorDep) -> schemas.Whoami:
 
 @router.get("/api/v1/jobs/{job_id}", tags=["jobs"])
 @allow(None)
-def job(job_id: uuid.UUID, session: SessionDep) -> schemas.Job:
+def job(job_id: uuid.UUID, made: ContextDep) -> schemas.Job:
     """Show a job."""
-    return views.job(jobs.find(session, job_id))
+    with made.database.read() as session:
+        return views.job(jobs.find(session, job_id))
 
 
 @router.post("/api/v1/jobs/{job_id}/cancel", tags=["jobs"])
 @allow("push")
-def cancel(job_id: uuid.UUID, actor: ActorDep, session: SessionDep) -> schemas.Job:
+def cancel(job_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Job:
     """Cancel a composition; a job that has ended stays as it is."""
-    return views.job(jobs.cancel(session, actor, job_id))
+    with made.database.write() as session:
+        return views.job(jobs.cancel(session, actor, job_id))
 
 
 @router.get("/healthz", tags=["operation"])
 @allow(None)
-def healthz(session: SessionDep, made: ContextDep) -> dict[str, str]:
+def healthz(made: ContextDep) -> dict[str, str]:
     """Say that database and disk answer."""
-    session.execute(text("SELECT 1"))
+    with made.database.read() as session:
+        session.execute(text("SELECT 1"))
     made.store.staging.stat()
     return {"status": "ok", "version": registry.version()}
 
 
 @router.get("/metrics", tags=["operation"], response_class=Response)
 @allow(None)
-def metrics(request: Request, session: SessionDep) -> Response:
+def metrics(request: Request, made: ContextDep) -> Response:
     """Count requests, bytes and jobs, for Prometheus."""
-    text = generate_latest(request.app.state.metrics.registry) + job_lines(session)
-    return Response(text, media_type=CONTENT_TYPE_LATEST)
+    with made.database.read() as session:
+        lines = job_lines(session)
+    return Response(generate_latest(request.app.state.metrics.registry) + lines, media_type=CONTENT_TYPE_LATEST)
 
 
 def job_lines(session: Session) -> bytes:

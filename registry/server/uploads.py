@@ -7,13 +7,14 @@ import os
 import re
 import uuid
 
+import anyio
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from registry import schemas
 from registry.errors import Conflict, DigestMismatch, InvalidRequest
 from registry.server import views
-from registry.server.deps import ActorDep, Context, ContextDep, Route, SessionDep, allow
+from registry.server.deps import ActorDep, Context, ContextDep, Route, allow
 from registry.server.errors import RESPONSES
 from registry.services import uploads
 from registry.services.actors import Actor
@@ -26,20 +27,20 @@ BUFFER = 4 * 2**20
 
 @router.post("", status_code=201, responses={200: {"model": schemas.Upload, "description": "Nothing to send"}})
 @allow("push")
-def announce(
-    body: schemas.UploadRequest, response: Response, actor: ActorDep, session: SessionDep, made: ContextDep
-) -> schemas.Upload:
+def announce(body: schemas.UploadRequest, response: Response, actor: ActorDep, made: ContextDep) -> schemas.Upload:
     """Announce bytes by digest and size; the same announcement returns the same open session."""
-    upload, _ = uploads.announce(session, made.store, actor, body.sha256, body.size, made.upload_limits)
-    response.status_code = 200 if upload.state == "done" else 201
-    return views.upload(upload)
+    with made.database.write() as session:
+        upload = uploads.announce(session, made.store, actor, body.sha256, body.size, made.upload_limits)
+        response.status_code = 200 if upload.state == "done" else 201
+        return views.upload(upload)
 
 
 @router.get("/{upload_id}")
 @allow("push")
-def show(upload_id: uuid.UUID, actor: ActorDep, session: SessionDep) -> schemas.Upload:
+def show(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upload:
     """Show a session, with the parts still to send."""
-    return views.upload(uploads.find(session, actor, upload_id))
+    with made.database.read() as session:
+        return views.upload(uploads.find(session, actor, upload_id))
 
 
 @router.put(
@@ -79,24 +80,31 @@ async def put_part(
 
 @router.post("/{upload_id}/complete")
 @allow("push")
-def complete(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upload:
-    """Hash the whole and keep it; damaged parts become missing again."""
-    with made.database.read() as session:
-        upload = uploads.find(session, actor, upload_id)
-    if upload.state == "open":
-        damaged = uploads.verify(upload, made.store)
-        with made.database.write() as session:
-            upload = uploads.finish(session, made.store, actor, upload_id, damaged, made.upload_limits.lifetime)
-    if upload.state == "open":
-        raise DigestMismatch(f"The bytes do not hash to {upload.sha256}; send the missing parts again.", field="sha256")
-    return views.upload(upload)
+async def complete(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upload:
+    """Hash the whole and keep it; damaged parts become missing again. Only a few uploads are hashed at a time."""
+    return await anyio.to_thread.run_sync(complete_now, made, actor, upload_id, limiter=made.hashing)
 
 
 @router.delete("/{upload_id}", status_code=204)
 @allow("push")
-def cancel(upload_id: uuid.UUID, actor: ActorDep, session: SessionDep) -> None:
+def cancel(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> None:
     """Forget a session and what was sent."""
-    uploads.cancel(session, actor, upload_id)
+    with made.database.write() as session:
+        uploads.cancel(session, made.store, actor, upload_id)
+
+
+def complete_now(made: Context, actor: Actor, upload_id: uuid.UUID) -> schemas.Upload:
+    """Verify and finish, alone with the staged bytes."""
+    with made.database.read() as session:
+        upload = uploads.find(session, actor, upload_id)
+    if upload.state == "open":
+        with uploads.staging(made.store, uploads.staging_path(made.store, upload_id), alone=True):
+            damaged = uploads.verify(upload, made.store)
+            with made.database.write() as session:
+                upload = uploads.finish(session, made.store, actor, upload_id, damaged, made.upload_limits.lifetime)
+    if upload.state == "open":
+        raise DigestMismatch(f"The bytes do not hash to {upload.sha256}; send the missing parts again.", field="sha256")
+    return views.upload(upload)
 
 
 def announced(request: Request) -> tuple[str, int]:
@@ -118,7 +126,7 @@ def announced(request: Request) -> tuple[str, int]:
 def find_slot(made: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> uploads.Slot:
     """Say where a part goes, in a reading transaction of its own."""
     with made.database.read() as session:
-        return uploads.slot(uploads.find(session, actor, upload_id), made.store, number, length)
+        return uploads.slot(session, made.store, actor, upload_id, number, length)
 
 
 async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
@@ -128,7 +136,6 @@ async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
     """
     hasher, at, buffer = hashlib.sha256(), place.offset, bytearray()
     end = place.offset + place.size
-    staged = uploads.open_staging(store, place)
 
     def write(chunk: bytes, offset: int) -> None:
         hasher.update(chunk)
@@ -140,7 +147,7 @@ async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
         with store.writing("an upload"):
             os.fdatasync(staged)
 
-    try:
+    with uploads.staging(store, place.path) as staged:
         async for chunk in request.stream():
             buffer += chunk
             if at + len(buffer) > end:  # never past the slot, whatever the headers said
@@ -151,8 +158,6 @@ async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
                 buffer.clear()
         await run_in_threadpool(write, bytes(buffer[: end - at]), at)
         await run_in_threadpool(sync)
-    finally:
-        os.close(staged)
     return hasher.hexdigest()
 
 

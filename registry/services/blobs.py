@@ -6,30 +6,38 @@ grants nothing: `readable` asks whether the user could download the bytes or has
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, exists, or_, select
+from sqlalchemy import exists, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry.db.models import BaseFile, Blob, CompositionFile, PatchRevision, UploadSession
+from registry.db.models import BaseFile, Blob, CompositionFile, Model, PatchRevision, UploadSession
+from registry.db.session import Database
+from registry.errors import StorageFailed
 from registry.store import Store, hash_file
 
 MOST_COLLECTED = 100
 OWNERS = (BaseFile.sha256, PatchRevision.blob_sha256, CompositionFile.sha256, UploadSession.sha256)
 
 
-def register(session: Session, store: Store, staged: Path, sha256: str) -> None:
+def register(session: Session, store: Store, staged: Path, sha256: str, size: int) -> None:
     """Make a staged file a blob; the caller vouches that its bytes hash to `sha256`.
+
+    A staged file of another size is what is left when a process was killed after the bytes had been renamed into
+    place; the blob is there then, and only its row is missing.
 
     Raises:
         StorageFull, StorageFailed: the disk failed; roll back.
     """
-    lock(session, sha256, staged.stat().st_size)
-    store.adopt(staged, sha256)
+    lock(session, sha256, size)
+    if staged.stat().st_size == size:
+        store.adopt(staged, sha256)
+    elif not store.exists(sha256):
+        raise StorageFailed(f"The bytes of {sha256} are gone; send them again.")
 
 
 def lock(session: Session, sha256: str, size: int) -> None:
@@ -41,15 +49,21 @@ def lock(session: Session, sha256: str, size: int) -> None:
 
 def readable(session: Session, user_id: uuid.UUID, sha256: str) -> bool:
     """Say whether a user may use a blob without sending its bytes: published, or sent by them before."""
-    sent = (UploadSession.sha256 == sha256) & (UploadSession.user_id == user_id) & (UploadSession.state == "done")
-    published: list[ColumnElement[bool]] = [
-        exists().where(BaseFile.sha256 == sha256),
-        exists().where(PatchRevision.blob_sha256 == sha256, PatchRevision.state == "checked"),
-        exists().where(CompositionFile.sha256 == sha256),
-    ]
-    return bool(session.scalar(select(or_(exists().where(sent), *published)))) and (
-        session.get(Blob, sha256) is not None
+    return sha256 in readable_among(session, user_id, [sha256])
+
+
+def readable_among(session: Session, user_id: uuid.UUID, digests: Collection[str]) -> dict[str, int]:
+    """Return size by digest of those blobs that a user may use: published, or sent by them before."""
+    sent = exists().where(
+        UploadSession.sha256 == Blob.sha256, UploadSession.user_id == user_id, UploadSession.state == "done"
     )
+    base = exists().where(BaseFile.sha256 == Blob.sha256, BaseFile.model_id == Model.id, Model.state == "ready")
+    patch = exists().where(PatchRevision.blob_sha256 == Blob.sha256, PatchRevision.state == "checked")
+    composed = exists().where(CompositionFile.sha256 == Blob.sha256)
+    found = session.execute(
+        select(Blob.sha256, Blob.size).where(Blob.sha256.in_(set(digests)), or_(sent, base, patch, composed))
+    )
+    return {blob.sha256: blob.size for blob in found}
 
 
 def adopt_orphans(session: Session, store: Store) -> int:
@@ -84,17 +98,33 @@ def collect(session: Session, store: Store, older_than: datetime) -> int:
     return len(garbage)
 
 
-def check(session: Session, store: Store) -> Iterator[str]:
-    """Yield one sentence for every blob that is missing, damaged, of another size, or without a row."""
-    rows = {blob.sha256: blob.size for blob in session.scalars(select(Blob))}
-    for sha256, size in sorted(rows.items()):
-        path = store.path(sha256)
-        if not path.is_file():
-            yield f"The blob {sha256} is missing."
-        elif path.stat().st_size != size:
-            yield f"The blob {sha256} has {path.stat().st_size} bytes, not {size}."
-        elif hash_file(path) != sha256:
-            yield f"The blob {sha256} is damaged: its bytes hash to something else."
+def check(database: Database, store: Store) -> Iterator[str]:
+    """Yield one sentence for every blob that is missing, damaged, of another size, or without a row.
+
+    No transaction is held while hashing, so a registry may be checked while it works: what looks wrong is looked up
+    again before it is reported.
+    """
+
+    def row(sha256: str) -> Blob | None:
+        with database.read() as session:
+            return session.get(Blob, sha256)
+
+    with database.read() as session:
+        sizes = {blob.sha256: blob.size for blob in session.execute(select(Blob.sha256, Blob.size))}
+    for sha256, size in sorted(sizes.items()):
+        wrong = flaw(store, sha256, size)
+        if wrong and row(sha256):
+            yield f"The blob {sha256} {wrong}."
     for sha256 in store.digests():
-        if sha256 not in rows:
+        if sha256 not in sizes and not row(sha256) and store.exists(sha256):
             yield f"The file {sha256} has no row; the next start of a worker clears it away."
+
+
+def flaw(store: Store, sha256: str, size: int) -> str | None:
+    """Say what is wrong with a blob's file, if anything."""
+    path = store.path(sha256)
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != size:
+        return f"has {path.stat().st_size} bytes, not {size}"
+    return None if hash_file(path) == sha256 else "is damaged: its bytes hash to something else"

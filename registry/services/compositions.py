@@ -2,11 +2,14 @@
 
 import re
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from registry.breadcrumbs import recipe as recipes
@@ -53,8 +56,9 @@ def request(
     """
     model = models.ready(session, full_name, lock=True)
     wanted = [number for number, _ in items]
-    if twice := {number for number in wanted if wanted.count(number) > 1}:
-        raise InvalidRecipe(f"Patch #{min(twice)} is named twice; give it one weight.", field="patches")
+    for number, count in Counter(wanted).items():
+        if count > 1:
+            raise InvalidRecipe(f"Patch #{number} is named twice; give it one weight.", field="patches")
     found = {
         revision.patch.number: revision
         for revision in session.scalars(patches.current().where(Patch.model_id == model.id, Patch.number.in_(wanted)))
@@ -89,17 +93,12 @@ def request(
 
 
 def save(session: Session, made: recipes.Recipe) -> Recipe:
-    """Return the row of a recipe, adding it when new."""
-    recipe = session.scalar(select(Recipe).where(Recipe.digest == made.digest).options(selectinload(Recipe.items)))
-    if recipe is None:
-        recipe = Recipe(
-            digest=made.digest,
-            base_digest=made.base,
-            alpha=made.alpha,
-            items=[RecipeItem(sha256=item.sha256, weight=item.weight) for item in made.items],
-        )
-        session.add(recipe)
-        session.flush()
+    """Return the row of a recipe, adding it when new; another model's request may be adding it at the same time."""
+    query = select(Recipe).where(Recipe.digest == made.digest).options(selectinload(Recipe.items))
+    while (recipe := session.scalar(query)) is None:
+        with suppress(IntegrityError), session.begin_nested():
+            items = [RecipeItem(sha256=item.sha256, weight=item.weight) for item in made.items]
+            session.add(Recipe(digest=made.digest, base_digest=made.base, alpha=made.alpha, items=items))
     return recipe
 
 

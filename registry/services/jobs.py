@@ -29,6 +29,7 @@ class Claim:
 
     job_id: uuid.UUID
     attempt: int
+    deaths: int
     kind: str
     model: str
     subject: str
@@ -39,8 +40,12 @@ def enqueue(
     session: Session, actor: Actor, kind: str, key: str, model: str, subject: str, payload: dict[str, Any]
 ) -> Job:
     """Return the active job with this key, or a new one. The caller holds the lock of what the job is about."""
-    job = active(session, key)
-    if job is None:
+    job = session.scalar(select(Job).where(Job.key == key, Job.state.in_(ACTIVE)).with_for_update())
+    if job is not None:
+        job.shared = job.shared or job.user_id != actor.user_id
+        job.cancel_requested = False  # whoever asks now wants it
+        session.flush()
+    else:
         job = Job(
             kind=kind,
             key=key,
@@ -77,7 +82,7 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
 
     Raises:
         NotFound: there is none by that id.
-        Forbidden: it is somebody else's, or it is a check or an import, which end by themselves.
+        Forbidden: it is somebody else's too, or it is a check or an import, which end by themselves.
     """
     find(session, job_id)
     job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
@@ -85,6 +90,8 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
         raise Forbidden("Only who asked for a job, or an admin, may cancel it.")
     if job.kind != "compose":
         raise Forbidden("Only compositions can be cancelled; checks and imports end by themselves.")
+    if job.shared and not actor.admin:
+        raise Forbidden("Somebody else has asked for this composition too; only an admin may cancel it now.")
     if job.state == "queued":
         job.state, job.finished_at = "cancelled", now()
     elif job.state == "running":
@@ -105,11 +112,12 @@ def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
     )
     if job is None:
         return None
+    job.deaths += job.state == "running"
     job.state, job.worker, job.lease_until = "running", worker, now() + lease
     job.attempt += 1
     job.progress = 0.0
     session.flush()
-    return Claim(job.id, job.attempt, job.kind, job.model, job.subject, job.payload)
+    return Claim(job.id, job.attempt, job.deaths, job.kind, job.model, job.subject, job.payload)
 
 
 def hold(session: Session, claim: Claim) -> Job:
@@ -150,9 +158,14 @@ def end(session: Session, claim: Claim, state: str, error: str | None = None) ->
 
 
 def release(session: Session, claim: Claim) -> None:
-    """Give a job back unfinished, for a worker that is being stopped; the attempt does not count."""
+    """Give a job back unfinished, for a worker that is being stopped; this is no death."""
     job = hold(session, claim)
     job.state, job.lease_until, job.worker = "queued", None, None
+
+
+def postpone(session: Session, claim: Claim, delay: timedelta) -> None:
+    """Let a job be taken up again after a delay, as if its worker had died then."""
+    hold(session, claim).lease_until = now() + delay
 
 
 def counts(session: Session) -> list[tuple[str, str, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from registry.db.models import BaseFile, BaseTensor, Blob, Job, Model, User
+from registry.db.models import BaseFile, BaseTensor, Job, Model, User
 from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from registry.services import blobs, jobs
 from registry.services.actors import Actor, check_name, record
@@ -47,11 +47,10 @@ def create(
         if found.owner_id != actor.user_id or not same:
             raise Conflict(f"There is a model {full_name} already; choose another name.", field="name")
         return found, import_job(session, found)
+    sizes = blobs.readable_among(session, actor.user_id, [sha256 for _, sha256 in files])
     for path, sha256 in files:
-        if not blobs.readable(session, actor.user_id, sha256):
+        if sha256 not in sizes:
             raise InvalidRequest(f"The bytes of {path} are not here; upload them first.", field=path)
-    wanted = select(Blob.sha256, Blob.size).where(Blob.sha256.in_({sha256 for _, sha256 in files}))
-    sizes = {blob.sha256: blob.size for blob in session.execute(wanted)}
     model = Model(
         namespace=namespace,
         name=name,

@@ -5,11 +5,14 @@ row only when its bytes are durable in the session's staging file, so a crash at
 simply sent again. `complete` hashes the whole file; a part that turns out damaged is forgotten and is missing again.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,9 +31,10 @@ from registry.errors import (
 )
 from registry.services import blobs
 from registry.services.actors import Actor
-from registry.store import CHUNK, Store
+from registry.store import CHUNK, Store, fsync_folder, hash_file
 
 MOST_PARTS = 9000
+WAIT = 5.0  # seconds that completing waits for parts in flight
 NOTHING = hashlib.sha256().hexdigest()
 
 
@@ -60,73 +64,65 @@ def staging_path(store: Store, upload_id: uuid.UUID) -> Path:
     return store.staging / f"upload-{upload_id.hex}"
 
 
-def announce(
-    session: Session, store: Store, actor: Actor, sha256: str, size: int, limits: Limits
-) -> tuple[UploadSession, bool]:
-    """Open an upload session, or find the user's own for the same bytes.
-
-    Returns:
-        The session with its parts, and whether it is new.
+def announce(session: Session, store: Store, actor: Actor, sha256: str, size: int, limits: Limits) -> UploadSession:
+    """Open an upload session, or find the user's own for the same bytes; return it with its parts.
 
     Raises:
         InvalidRequest: no bytes at all, under a digest that is not theirs.
+        Conflict: the same digest was announced with another size.
         TooLarge, TooMany: a limit of the user's, or the room on the disk.
     """
     if size == 0 and sha256 != NOTHING:
         raise InvalidRequest(f"No bytes at all hash to {NOTHING}, not to {sha256}.", field="sha256")
+    session.get(User, actor.user_id, with_for_update=True)  # one announcement of a user at a time
+    mine = select(UploadSession).where(UploadSession.user_id == actor.user_id, UploadSession.sha256 == sha256)
+    upload = session.scalar(mine.options(selectinload(UploadSession.parts)).with_for_update())
+    if upload is None:
+        upload = UploadSession(user_id=actor.user_id, sha256=sha256, size=size, state="open", parts=[])
+        if blobs.readable(session, actor.user_id, sha256):
+            upload.state, upload.size = "done", session.get_one(Blob, sha256).size
+        else:
+            check_limits(session, store, actor, size, limits)
+        upload.part_size = max(limits.part_bytes, -(-size // MOST_PARTS))
+        session.add(upload)
+    elif upload.state == "done" and not (store.exists(sha256) and session.get(Blob, sha256) is not None):
+        upload.state = "open"  # the operator lost the bytes; whoever has them may bring them back
+    elif upload.size != size and upload.state == "open":
+        raise Conflict(f"These bytes were announced as {upload.size}, not {size}; cancel {upload.id} to start over.")
+    upload.expires_at = now() + limits.lifetime
+    session.flush()
+    return upload
+
+
+def check_limits(session: Session, store: Store, actor: Actor, size: int, limits: Limits) -> None:
+    """Refuse a new announcement that passes a limit; bytes count from their announcement on."""
     most = min(limits.upload_bytes, shutil.disk_usage(store.staging).free)
     if size > most:
         raise TooLarge(f"The registry takes at most {most} bytes now, not {size}.", field="size")
-    session.get(User, actor.user_id, with_for_update=True)  # one announcement of a user at a time
-    mine = select(UploadSession).where(UploadSession.user_id == actor.user_id)
-    found = session.scalar(mine.where(UploadSession.sha256 == sha256).options(selectinload(UploadSession.parts)))
-    if found is not None and (found.size == size or found.state == "done"):
-        found.expires_at = now() + limits.lifetime
-        session.flush()
-        return found, False
-    if found is not None:  # the same digest with another size: one of the two was a mistake
-        session.delete(found)
-        session.flush()
-    upload = UploadSession(
-        user_id=actor.user_id,
-        sha256=sha256,
-        size=size,
-        part_size=max(limits.part_bytes, -(-size // MOST_PARTS)),
-        expires_at=now() + limits.lifetime,
-        parts=[],
-    )
-    if blobs.readable(session, actor.user_id, sha256):
-        upload.state, upload.size = "done", session.get_one(Blob, sha256).size
-    else:
-        count, total = session.execute(
-            select(func.count(), func.coalesce(func.sum(UploadSession.size), 0)).where(
-                UploadSession.user_id == actor.user_id, UploadSession.state == "open"
-            )
-        ).one()
-        if count >= limits.open_uploads:
-            raise TooMany(f"You have {count} open uploads; complete or cancel some first.")
-        if total + size > limits.open_upload_bytes:
-            raise TooMany(f"Your open uploads hold {total} bytes; complete or cancel some first.")
-    session.add(upload)
-    session.flush()
-    return upload, True
+    count, total = session.execute(
+        select(func.count(), func.coalesce(func.sum(UploadSession.size), 0)).where(
+            UploadSession.user_id == actor.user_id, UploadSession.state == "open"
+        )
+    ).one()
+    if count >= limits.open_uploads:
+        raise TooMany(f"You have {count} open uploads; complete or cancel some first.")
+    if total + size > limits.open_upload_bytes:
+        raise TooMany(f"Your open uploads hold {total} bytes; complete or cancel some first.")
 
 
-def find(session: Session, actor: Actor, upload_id: uuid.UUID) -> UploadSession:
-    """Return one of the user's own sessions, with its parts.
+def find(
+    session: Session, actor: Actor, upload_id: uuid.UUID, *, parts: bool = True, lock: bool = False
+) -> UploadSession:
+    """Return one of the user's own sessions, with its parts unless told otherwise.
 
     Raises:
         NotFound: there is none by that id, or it is somebody else's, or it has expired.
     """
-    upload = session.scalar(
-        select(UploadSession)
-        .where(
-            UploadSession.id == upload_id,
-            UploadSession.user_id == actor.user_id,
-            UploadSession.expires_at > now(),
-        )
-        .options(selectinload(UploadSession.parts))
+    query = select(UploadSession).where(
+        UploadSession.id == upload_id, UploadSession.user_id == actor.user_id, UploadSession.expires_at > now()
     )
+    query = query.options(selectinload(UploadSession.parts)) if parts else query
+    upload = session.scalar(query.with_for_update() if lock else query)
     if upload is None:
         raise NotFound("There is no such upload; announce the bytes again.")
     return upload
@@ -140,14 +136,16 @@ def missing(upload: UploadSession) -> list[int]:
     return [number for number in range(upload.part_count) if number not in there]
 
 
-def slot(upload: UploadSession, store: Store, number: int, length: int) -> Slot:
+def slot(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> Slot:
     """Say where a part goes, before a byte of it is read.
 
     Raises:
+        NotFound: there is no such session of the user's.
         Conflict: the upload is complete.
         RangeNotSatisfiable: there is no such part.
         TooLarge, InvalidRequest: the length is not the part's.
     """
+    upload = find(session, actor, upload_id, parts=False)
     if upload.state == "done":
         raise Conflict("This upload is complete; it takes no more parts.")
     if not 0 <= number < upload.part_count:
@@ -158,14 +156,45 @@ def slot(upload: UploadSession, store: Store, number: int, length: int) -> Slot:
         raise TooLarge(f"Part {number} has {size} bytes, not {length}.", field="Content-Length")
     if length < size:
         raise InvalidRequest(f"Part {number} has {size} bytes, not {length}.", field="Content-Length")
-    stored = next((part.sha256 for part in upload.parts if part.number == number), None)
-    return Slot(staging_path(store, upload.id), offset, size, stored)
+    stored = session.get(UploadPart, (upload_id, number))
+    return Slot(staging_path(store, upload.id), offset, size, stored.sha256 if stored else None)
 
 
-def open_staging(store: Store, place: Slot) -> int:
-    """Open (and if need be create) a session's staging file; return the file descriptor."""
+@contextmanager
+def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
+    """Lend the file descriptor of a session's staging file, shared with other parts, or alone to complete it.
+
+    While somebody writes, nobody completes, and the other way round: a descriptor that was open for writing when the
+    file became a blob could change the blob.
+
+    Raises:
+        Conflict: the other kind is under way (completing waits a little for parts); try again.
+    """
     with store.writing("an upload"):
-        return os.open(place.path, os.O_RDWR | os.O_CREAT, 0o600)
+        new = not path.exists()
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        if new:
+            fsync_folder(path.parent)
+    try:
+        deadline = time.monotonic() + (WAIT if alone else 0)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_NB | (fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    doing = "still being sent" if alone else "being completed"
+                    raise Conflict(f"This upload is {doing} by another request; try again in a moment.") from None
+                time.sleep(0.02)
+        try:
+            same = path.stat().st_ino == os.fstat(handle).st_ino
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise Conflict("This upload was completed or cancelled at this moment; ask for its state.")
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def record_part(
@@ -178,8 +207,7 @@ def record_part(
     lifetime: timedelta,
 ) -> UploadPart:
     """Acknowledge a part whose bytes are durable."""
-    upload = find(session, actor, upload_id)
-    session.refresh(upload, ["state"], with_for_update=True)
+    upload = find(session, actor, upload_id, parts=False, lock=True)
     if upload.state == "done":
         raise Conflict("This upload is complete; it takes no more parts.")
     part = session.merge(UploadPart(session_id=upload_id, number=number, size=size, sha256=sha256))
@@ -199,13 +227,12 @@ def verify(upload: UploadSession, store: Store) -> list[int]:
     if absent := missing(upload):
         some = ", ".join(map(str, absent[:10]))
         raise Conflict(f"{len(absent)} parts are missing ({some}{' …' if len(absent) > 10 else ''}); send them first.")
+    path = staging_path(store, upload.id)
+    if path.stat().st_size != upload.size and store.exists(upload.sha256):
+        # A process was killed between renaming the bytes into place and writing that down.
+        return [] if hash_file(store.path(upload.sha256)) == upload.sha256 else list(range(upload.part_count))
     whole, damaged = hashlib.sha256(), []
     digests = {part.number: part.sha256 for part in upload.parts}
-    path = staging_path(store, upload.id)
-    if upload.size == 0:
-        path.touch()
-    if not path.exists():  # another request has just completed the upload, or its bytes are lost
-        return list(range(upload.part_count))
     with path.open("rb") as file:
         for number in range(upload.part_count):
             part, left = hashlib.sha256(), min(upload.part_size, upload.size - number * upload.part_size)
@@ -224,23 +251,24 @@ def finish(
     session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, damaged: Sequence[int], lifetime: timedelta
 ) -> UploadSession:
     """Turn verified staged bytes into a blob, or make damaged parts missing again; a second call changes nothing."""
-    upload = find(session, actor, upload_id)
-    session.refresh(upload, ["state"], with_for_update=True)
+    upload = find(session, actor, upload_id, lock=True)
     if upload.state == "done":
         return upload
     if damaged:
         upload.parts = [part for part in upload.parts if part.number not in set(damaged)]
     else:
-        blobs.register(session, store, staging_path(store, upload.id), upload.sha256)
+        blobs.register(session, store, staging_path(store, upload.id), upload.sha256, upload.size)
         upload.state, upload.parts = "done", []
         upload.expires_at = now() + lifetime
     session.flush()
     return upload
 
 
-def cancel(session: Session, actor: Actor, upload_id: uuid.UUID) -> None:
-    """End a session; its staged bytes are cleared away by the next sweep."""
-    session.delete(find(session, actor, upload_id))
+def cancel(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID) -> None:
+    """End a session and forget its staged bytes."""
+    session.delete(find(session, actor, upload_id, lock=True))
+    session.flush()
+    staging_path(store, upload_id).unlink(missing_ok=True)  # a session that outlives a failed commit starts over
 
 
 def sweep(session: Session, store: Store) -> int:

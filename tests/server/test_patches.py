@@ -102,7 +102,7 @@ def test_a_refused_file_is_let_go_and_never_served_or_composed(world: World, bas
     with world.database.read() as session:
         held = select(func.count()).select_from(PatchRevision).where(PatchRevision.blob_sha256.is_not(None))
         assert session.scalar(held) == 0
-        assert list(blobs.check(session, world.store)) == []
+        assert list(blobs.check(world.database, world.store)) == []
 
 
 def test_only_a_ready_model_takes_patches(world: World, tmp_path: Path) -> None:
