@@ -210,7 +210,12 @@ def record_part(
     upload = find(session, actor, upload_id, parts=False, lock=True)
     if upload.state == "done":
         raise Conflict("This upload is complete; it takes no more parts.")
-    part = session.merge(UploadPart(session_id=upload_id, number=number, size=size, sha256=sha256))
+    part = session.get(UploadPart, (upload_id, number))
+    if part is not None and part.sha256 != sha256:
+        raise Conflict(f"Part {number} is there already with other bytes; cancel the upload to start over.")
+    if part is None:
+        part = UploadPart(session_id=upload_id, number=number, size=size, sha256=sha256)
+        session.add(part)
     upload.expires_at = now() + lifetime
     session.flush()
     return part

@@ -246,15 +246,13 @@ def test_a_blob_nobody_refers_to_is_collected_only_when_old_and_unneeded(world: 
 
 def test_check_finds_missing_damaged_and_unknown_blobs(world: World) -> None:
     first, second = upload(world.client(), DATA), upload(world.client(), DATA + b"x")
-    with world.database.read() as session:
-        assert list(blobs.check(world.database, world.store)) == []
+    assert list(blobs.check(world.database, world.store)) == []
     world.store.path(first).unlink()
     damaged = world.store.path(second)
     damaged.chmod(0o644)
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"y")
     unknown, _ = world.store.put([b"unknown"])
-    with world.database.read() as session:
-        found = list(blobs.check(world.database, world.store))
+    found = list(blobs.check(world.database, world.store))
     assert len(found) == 3
     for sha256, word in ((first, "missing"), (second, "damaged"), (unknown, "no row")):
         assert any(sha256 in line and word in line for line in found)

@@ -1,0 +1,366 @@
+"""What a hostile review found, each as it was shown to go wrong."""
+
+import fcntl
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from makers import fine_tuned, make_checkpoint, make_patch
+from processes import Registry, open_registry, person
+from sqlalchemy.exc import OperationalError
+from world import World, announce, content_digest, create_model, digest, open_world, push_patch, put_part, upload
+
+from registry.db.models import Blob, Job, UploadSession
+from registry.errors import JobFailed
+from registry.services import blobs, jobs, uploads
+
+DATA = os.urandom(3000)
+PATCHES = "/api/v1/models/alice/tiny/patches"
+
+
+@pytest.fixture
+def registry(tmp_path: Path, migrated_url: str) -> Iterator[Registry]:
+    with open_registry(tmp_path / "registry", migrated_url, part_bytes=1000) as made:
+        made.serve("--no-worker")
+        yield made
+
+
+def test_many_more_writers_than_threads_all_get_their_answer(registry: Registry) -> None:
+    alice = person(registry, "alice")
+    answers: list[int] = []
+
+    def announce_some(number: int) -> None:
+        with httpx2.Client(base_url=registry.url, headers={"Authorization": f"Bearer {alice.token}"}) as client:
+            for turn in range(2):
+                body = {"sha256": digest(f"{number} {turn}".encode()), "size": 5}
+                answers.append(client.post("/api/v1/uploads", json=body, timeout=60).status_code)
+
+    threads = [threading.Thread(target=announce_some, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [201] * 128
+    assert httpx2.get(f"{registry.url}/healthz", timeout=10).status_code == 200
+
+
+def test_a_slow_part_cannot_write_into_the_blob(registry: Registry) -> None:
+    """A PUT that began before the upload was completed holds a descriptor on what becomes the blob."""
+    alice = person(registry, "alice")
+    with httpx2.Client(base_url=registry.url, headers={"Authorization": f"Bearer {alice.token}"}) as client:
+        session = client.post("/api/v1/uploads", json={"sha256": digest(DATA), "size": 3000}).json()
+        evil = b"e" * 1000
+        host, port = registry.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as slow:
+            lines = [f"PUT /api/v1/uploads/{session['id']}/parts/0 HTTP/1.1", "Host: x", "Content-Length: 1000"]
+            lines += [
+                f"Authorization: Bearer {alice.token}",
+                f"Content-Digest: {content_digest(evil)['Content-Digest']}",
+            ]
+            slow.sendall("\r\n".join([*lines, "", ""]).encode() + evil[:500])
+            for number in range(3):
+                part = DATA[number * 1000 : (number + 1) * 1000]
+                url = f"/api/v1/uploads/{session['id']}/parts/{number}"
+                assert client.put(url, content=part, headers=content_digest(part)).status_code == 200
+            done = client.post(f"/api/v1/uploads/{session['id']}/complete", timeout=30)
+            assert done.status_code == 409
+            slow.sendall(evil[500:])
+            assert slow.recv(65536).split()[1] == b"409"
+        # The slow part got its bytes into the staging file: they are noticed, and the right ones sent again.
+        assert client.post(f"/api/v1/uploads/{session['id']}/complete", timeout=30).status_code == 422
+        assert put_part(client, session, DATA, 0).status_code == 200  # type: ignore[arg-type]
+        assert client.post(f"/api/v1/uploads/{session['id']}/complete", timeout=30).status_code == 200
+    registry.check()
+
+
+def test_a_part_is_refused_while_the_upload_is_completed(world: World) -> None:
+    client = world.client()
+    session = announce(client, DATA)
+    for number in (0, 1):
+        put_part(client, session, DATA, number)
+    (staged,) = world.store.staging.iterdir()
+    with staged.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert put_part(client, session, DATA, 2).status_code == 409
+    assert put_part(client, session, DATA, 2).status_code == 200
+
+
+def test_killed_between_rename_and_commit_nothing_is_sent_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = world.client()
+    session = announce(client, DATA)
+    for number in range(3):
+        put_part(client, session, DATA, number)
+    register = blobs.register
+
+    def die(*arguments: Any) -> None:
+        register(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(blobs, "register", die)
+    with pytest.raises(BaseException):  # noqa: B017
+        client.post(f"/api/v1/uploads/{session['id']}/complete")
+    monkeypatch.undo()
+    assert world.store.exists(digest(DATA))
+    with world.database.read() as reading:
+        assert reading.get(Blob, digest(DATA)) is None
+    assert client.post(f"/api/v1/uploads/{session['id']}/complete").json()["state"] == "done"
+    assert list(blobs.check(world.database, world.store)) == []
+
+
+def test_an_upload_goes_on_and_bytes_that_are_here_are_known_when_the_disk_is_nearly_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = world.client()
+    upload(client, b"here already")
+    session = announce(client, DATA)
+    put_part(client, session, DATA, 0)
+    monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    assert announce(client, DATA)["missing"] == [1, 2]
+    assert announce(client, b"here already")["state"] == "done"
+    assert client.post("/api/v1/uploads", json={"sha256": digest(b"new"), "size": 3000}).status_code == 413
+
+
+def test_a_base_that_is_still_being_checked_is_nobody_elses(world: World, tmp_path: Path) -> None:
+    alice, folder = world.client("alice"), make_checkpoint(tmp_path / "base")
+    files = [{"path": path.name, "sha256": upload(alice, path.read_bytes())} for path in folder.iterdir()]
+    alice.post("/api/v1/models", json={"name": "alice/tiny", "files": files})
+    raw = (folder / "model.safetensors").read_bytes()
+    assert announce(world.client("bob"), raw)["state"] == "open"
+    world.work()
+    assert announce(world.client("carol"), raw)["state"] == "done"
+
+
+def test_bytes_the_operator_lost_can_be_brought_back(world: World) -> None:
+    client = world.client()
+    upload(client, DATA)
+    world.store.path(digest(DATA)).unlink()
+    assert announce(client, DATA)["missing"] == [0, 1, 2]
+    upload(client, DATA)
+    assert world.store.path(digest(DATA)).read_bytes() == DATA
+
+
+def test_the_same_digest_with_another_size_says_what_to_do(world: World) -> None:
+    client = world.client()
+    session = announce(client, DATA)
+    answer = client.post("/api/v1/uploads", json={"sha256": digest(DATA), "size": 7})
+    assert answer.status_code == 409
+    assert session["id"] in answer.json()["detail"]
+
+
+class Faults:
+    """A base and a patch that waits to be checked."""
+
+    def __init__(self, world: World, tmp_path: Path) -> None:
+        base = make_checkpoint(tmp_path / "base")
+        create_model(world, "alice/tiny", base)
+        make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
+        client = world.client("bob")
+        sha256 = upload(client, (tmp_path / "patch.safetensors").read_bytes())
+        client.post(PATCHES, json={"sha256": sha256, "title": "t"})
+        self.world = world
+
+    def state(self) -> str:
+        return str(self.world.client().get(f"{PATCHES}/1").json()["state"])
+
+    def let_time_pass(self) -> None:
+        with self.world.database.write() as session:
+            for job in session.query(Job).filter(Job.state == "running"):
+                job.lease_until = job.created_at
+
+
+def test_a_database_that_is_away_for_a_moment_refuses_no_patch(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = Faults(world, tmp_path)
+
+    def away(*_: object) -> None:
+        raise OperationalError("INSERT", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr("registry.services.patches.finish_check", away)
+    assert world.worker.step()
+    monkeypatch.undo()
+    assert faults.state() == "checking"
+    assert not world.worker.step(), "it waits before it tries again"
+    faults.let_time_pass()
+    assert world.worker.step()
+    assert faults.state() == "checked"
+
+
+def test_a_worker_stopped_together_with_its_process_refuses_no_patch(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service manager stops all processes of a group at once."""
+    faults = Faults(world, tmp_path)
+
+    class Stopped:
+        progress = 0.0
+
+        def __init__(self, *_: object) -> None: ...
+
+        def wait(self, _: float) -> None:
+            threading.Timer(0.1, world.worker.stopping.set).start()
+            raise JobFailed("The process of this job ended without a result (exit code 255).")
+
+        def kill(self) -> None: ...
+
+    monkeypatch.setattr("registry.worker.Sandbox", Stopped)
+    world.worker.run()
+    assert faults.state() == "checking"
+    with world.database.read() as session:
+        job = session.query(Job).filter(Job.kind == "check").one()
+        assert (job.state, job.deaths) == ("queued", 0)
+    monkeypatch.undo()
+    world.worker.stopping.clear()
+    world.work()
+    assert faults.state() == "checked"
+
+
+def test_stopping_a_worker_often_is_no_death(world: World) -> None:
+    from registry.services import actors
+
+    with world.database.write() as session:
+        actor = actors.authenticate(session, world.token("alice"))
+        jobs.enqueue(session, actor, "check", "key", "alice/m", "#1", {})
+    for attempt in range(1, 30):
+        with world.database.write() as session:
+            claim = jobs.claim(session, "w", world.worker.lease)
+            assert claim is not None
+            assert (claim.attempt, claim.deaths) == (attempt, 0)
+            jobs.release(session, claim)
+
+
+def test_an_inner_failure_says_nothing_of_paths(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = Faults(world, tmp_path)
+    with world.database.write() as session:
+        (sha256,) = session.execute(Blob.__table__.select().order_by(Blob.created_at.desc()).limit(1)).one()[:1]
+    world.store.path(sha256).unlink()
+    world.work()
+    found = world.client(None).get(f"{PATCHES}/1").json()
+    assert str(tmp_path) not in str(found)
+    assert faults.state() != "checked"
+
+
+def test_a_composition_that_two_asked_for_is_not_one_persons_to_cancel(world: World, tmp_path: Path) -> None:
+    Faults(world, tmp_path)
+    world.work()
+    url, body = "/api/v1/models/alice/tiny/compositions", {"patches": [{"number": 1}]}
+    job = world.client("bob").post(url, json=body).json()["job"]["id"]
+    assert world.client("carol").post(url, json=body).json()["job"]["id"] == job
+    assert world.client("bob").post(f"/api/v1/jobs/{job}/cancel").status_code == 403
+    world.work()
+    assert world.client("carol").post(url, json=body).status_code == 200
+
+
+def test_who_asks_again_revives_a_dying_job(world: World, tmp_path: Path) -> None:
+    Faults(world, tmp_path)
+    world.work()
+    url, body = "/api/v1/models/alice/tiny/compositions", {"patches": [{"number": 1}]}
+    job = world.client("bob").post(url, json=body).json()["job"]["id"]
+    with world.database.write() as session:
+        claim = jobs.claim(session, "w", world.worker.lease)
+    assert claim is not None
+    world.client("bob").post(f"/api/v1/jobs/{job}/cancel")
+    world.client("dave").post(url, json=body)
+    with world.database.write() as session:
+        assert jobs.heartbeat(session, claim, 0.5, world.worker.lease) is False
+
+
+def test_the_same_recipe_asked_of_two_models_at_once_is_no_conflict(world: World, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
+    for name in ("alice/tiny", "alice/twin"):
+        create_model(world, name, base)
+        push_patch(world, name, tmp_path / "patch.safetensors")
+    answers: list[int] = []
+
+    def ask(name: str) -> None:
+        for alpha in range(1, 9):
+            body = {"alpha": f"0.{alpha}", "patches": [{"number": 1}]}
+            answers.append(world.client("bob").post(f"/api/v1/models/{name}/compositions", json=body).status_code)
+
+    world.token("bob")
+    threads = [threading.Thread(target=ask, args=(name,)) for name in ("alice/tiny", "alice/twin")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [202] * 16
+
+
+def test_reading_does_not_depend_on_writing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OperationalError("UPDATE", {}, Exception("database or disk is full"))
+
+    client = world.client()
+    monkeypatch.setattr("registry.services.actors.record_use", full)
+    assert client.get("/api/v1/whoami").status_code == 200
+
+
+def test_invented_methods_are_one_label(world: World) -> None:
+    client = world.client(None)
+    for number in range(5):
+        client.request(f"INVENTED{number}", "/healthz")
+    assert "INVENTED" not in client.get("/metrics").text
+
+
+def test_a_wrong_range_says_how_long_the_file_is(world: World, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "base")
+    (folder / "empty.txt").touch()
+    create_model(world, "alice/tiny", folder)
+    url = "/api/v1/models/alice/tiny/revisions/base/files/"
+    size = (folder / "config.json").stat().st_size
+    beyond = world.client(None).get(url + "config.json", headers={"Range": "bytes=999999-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+    outdated = {"Range": "bytes=999999-", "If-Range": '"another"'}
+    assert world.client(None).get(url + "config.json", headers=outdated).status_code == 200
+    nothing = world.client(None).get(url + "empty.txt", headers={"Range": "bytes=-5"})
+    assert (nothing.status_code, nothing.headers["content-type"]) == (416, "application/problem+json")
+
+
+def test_checking_beside_a_working_registry_finds_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blob that comes while the others are hashed is no stranger."""
+    upload(world.client(), DATA)
+    hashing = blobs.hash_file
+
+    def busy(path: Path) -> str:
+        upload(world.client(), b"another")
+        return hashing(path)
+
+    monkeypatch.setattr(blobs, "hash_file", busy)
+    assert list(blobs.check(world.database, world.store)) == []
+    assert world.store.exists(digest(b"another"))
+
+
+def test_a_stray_file_or_a_sleeping_database_does_not_end_the_worker(
+    tmp_path: Path, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_world(tmp_path / "data", migrated_url, poll_seconds=0.01) as world:
+        tries: list[int] = []
+        recover = world.worker.recover
+
+        def flaky() -> None:
+            tries.append(1)
+            if len(tries) < 3:
+                raise OperationalError("SELECT", {}, Exception("not yet"))
+            recover()
+            world.worker.stopping.set()
+
+        monkeypatch.setattr(world.worker, "recover", flaky)
+        sha256 = upload(world.client(), DATA)
+        (world.store.path(sha256).parent / ".nfs0000").touch()
+        world.worker.run()
+        assert len(tries) == 3
+
+
+def test_an_expired_session_that_is_swept_meanwhile_is_not_found(world: World) -> None:
+    client = world.client()
+    session = announce(client, DATA)
+    with world.database.write() as writing:
+        writing.query(UploadSession).delete()
+    assert put_part(client, session, DATA, 0).status_code == 404
+    assert client.post(f"/api/v1/uploads/{session['id']}/complete").status_code == 404
