@@ -3,7 +3,7 @@
 Inputs are paths of blobs. What is composed is hashed again first: a disk may have lost some of its bits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ def import_base(files: Mapping[str, str], progress: Progress) -> dict[str, Any]:
 
     Raises:
         InvalidCheckpoint: the files are no sound checkpoint.
+        StorageFailed: a file is gone.
     """
+    require_files(files.values())
     with checkpoints.open_checkpoint({name: Path(path) for name, path in files.items()}) as base:
         digests = checkpoints.tensor_digests(base, fraction(progress))
         tensors = [(name, spec.dtype, list(spec.shape), digests[name]) for name, spec in base.tensors.items()]
@@ -57,10 +59,12 @@ def check_patch(
 
     Raises:
         InvalidPatch, BaseMismatch: names the entry and the rule.
+        StorageFailed: the file is gone, or damaged.
     """
+    require_files([path])
     specs = {name: checkpoints.TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
     report = check_file(Path(path), base, specs, fraction(progress))
-    require_digest(path, sha256, report.sha256)
+    require_digest(sha256, report.sha256)
     return {
         "nnz": report.nnz,
         "density": report.density,
@@ -104,10 +108,11 @@ def compose(
 
     Raises:
         NotFinite: the result overflows; names the tensor.
-        StorageFailed: an input is damaged.
+        StorageFailed: an input is gone, or damaged.
     """
+    require_files([*(path for path, _ in base.values()), *patches.values()])
     for path, sha256 in [*base.values(), *((path, sha256) for sha256, path in patches.items())]:
-        require_digest(path, sha256, hash_file(Path(path)))
+        require_digest(sha256, hash_file(Path(path)))
     made = make_recipe(recipe["base"], recipe["alpha"], recipe["items"])
     opened = {sha256: open_patch(Path(path)) for sha256, path in patches.items()}
     try:
@@ -124,7 +129,14 @@ def compose(
     }
 
 
-def require_digest(path: str, expected: str, found: str) -> None:
+def require_files(paths: Iterable[str]) -> None:
+    """Refuse to start when an input is gone: that is the operator's fault, not the input's."""
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise StorageFailed(f"The blob {path.name} is missing; the operator should run `crumb-server check`.")
+
+
+def require_digest(expected: str, found: str) -> None:
     """Refuse an input whose bytes have changed on disk."""
     if found != expected:
-        raise StorageFailed(f"The blob {expected} is damaged; its bytes at {Path(path).name} hash to {found}.")
+        raise StorageFailed(f"The blob {expected} is damaged: its bytes hash to {found}.")
