@@ -20,11 +20,20 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from client import transfers
 from client.http import Body, Connection
 from registry import schemas
+from registry.breadcrumbs.recipe import normalise_decimal
 from registry.errors import InvalidRequest, JobCancelled, JobFailed, Unavailable
 
 T = TypeVar("T", bound=BaseModel)
 Progress = transfers.Progress
 PAGE = 100
+COMPLETING = 3600.0  # seconds that a registry may take to hash a whole upload
+IDLE = 10.0  # seconds in the queue before somebody is told
+RULES = {  # patterns of registry.schemas, in words
+    "task": "write it like math or code/python, in up to 64 lowercase letters, digits, dots, dashes and slashes",
+    "name": "write NS/NAME in lowercase letters, digits, dots and dashes",
+    "title": "it holds a NUL character",
+    "message": "it holds a NUL character",
+}
 _STATS: TypeAdapter[list[schemas.TensorStats]] = TypeAdapter(list[schemas.TensorStats])
 
 
@@ -88,7 +97,7 @@ class Client:
 
     def complete_upload(self, upload: str) -> schemas.Upload:
         """Ask the registry to verify the whole and keep it."""
-        return self._call(schemas.Upload, "POST", f"/uploads/{_part(upload)}/complete")
+        return self._call(schemas.Upload, "POST", f"/uploads/{_part(upload)}/complete", timeout=COMPLETING)
 
     def abort_upload(self, upload: str) -> None:
         """Throw away an upload session and its parts."""
@@ -171,8 +180,8 @@ class Client:
 
     def compose(self, model: str, patches: Sequence[tuple[int, str]], *, alpha: str = "0.3") -> schemas.Composition:
         """Ask for base + alpha * sum(weight * patch); patches are (number, weight as a decimal)."""
-        items = [{"number": number, "weight": weight} for number, weight in patches]
-        request = _valid(schemas.RecipeRequest, alpha=alpha, patches=items)
+        items = [{"number": number, "weight": normalise_decimal(weight, "weight")} for number, weight in patches]
+        request = _valid(schemas.RecipeRequest, alpha=normalise_decimal(alpha, "alpha"), patches=items)
         return self._call(schemas.Composition, "POST", f"/models/{_name(model)}/compositions", body=request)
 
     def revision(self, model: str, ref: str = "base") -> schemas.Revision:
@@ -210,13 +219,19 @@ class Client:
         return self._call(schemas.Job, "POST", f"/jobs/{_part(job)}/cancel")
 
     def wait(
-        self, job: schemas.Job, *, progress: Callable[[float], None] | None = None, timeout: float | None = None
+        self,
+        job: schemas.Job,
+        *,
+        progress: Callable[[float], None] | None = None,
+        idle: Callable[[], None] | None = None,
+        timeout: float | None = None,
     ) -> schemas.Job:
         """Wait until a job has ended, and return it as it ended.
 
         Args:
             job: The job, as an answer carried it.
             progress: Called with a number from 0 to 1 at every look.
+            idle: Called once when no worker has taken it for some seconds.
             timeout: Seconds; None waits for ever.
 
         Raises:
@@ -230,6 +245,9 @@ class Client:
                 progress(min(1.0, max(0.0, job.progress)))
             if timeout is not None and time.monotonic() - start > timeout:
                 raise Unavailable(f"Job {job.id} ({job.kind} of {job.model}) is still {job.state}; ask again later.")
+            if idle is not None and job.state == "queued" and time.monotonic() - start > IDLE:
+                idle()
+                idle = None
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
             job = self.job(job.id)
@@ -251,10 +269,12 @@ class Client:
         *,
         params: Mapping[str, Any] | None = None,
         body: BaseModel | None = None,
+        timeout: float | None = None,
     ) -> T:
         path = f"/api/v1{path}"
         document = None if body is None else body.model_dump(mode="json")
-        return self._read(shape, self.connection.json(method, path, params=params, body=document), f"{method} {path}")
+        answer = self.connection.json(method, path, params=params, body=document, timeout=timeout)
+        return self._read(shape, answer, f"{method} {path}")
 
     def _read(self, shape: type[T], answer: bytes, call: str) -> T:
         try:
@@ -275,7 +295,8 @@ def _valid(shape: type[T], **values: Any) -> T:
     except ValidationError as why:
         first = why.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"{field}: {first['msg']} (given: {str(first['input'])[:80]!r}).", field=field) from why
+        words = RULES.get(field, first["msg"]) if first["type"] == "string_pattern_mismatch" else first["msg"]
+        raise InvalidRequest(f"{field}: {words} (given: {str(first['input'])[:80]!r}).", field=field) from why
 
 
 def _page(left: int | None) -> int:

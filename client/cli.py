@@ -1,6 +1,7 @@
 """`crumb`: the command, put together from client/commands; turns every error into one sentence and an exit code."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,13 @@ from client.commands import account, local, models, patches, revisions
 from client.commands.options import Json, Quiet
 from client.console import plain
 
+ENDED = 143  # exit code after SIGTERM
 EPILOG = """\
 Environment: CRUMB_URL and CRUMB_TOKEN override `crumb login`; CRUMB_HOME is the folder of logins and cache;
 HF_HUB_OFFLINE=1 keeps Hub ids to the local cache; CRUMB_DEBUG=1 shows tracebacks.
 
 Exit codes: 0 done; 1 refused or failed, with one sentence on stderr; 2 wrong usage; 3 bytes or weights are not those
-their digest names; 130 interrupted.
+their digest names; 130 interrupted; 143 told to end.
 """
 
 app = typer.Typer(
@@ -85,11 +87,25 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a title in Chinese on an ASCII terminal is no error
-    code = run(sys.argv[1:])
-    if code == 130:
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit as end:
+        if end.code != ENDED:
+            raise
+        code = ENDED
+    if code in (130, ENDED):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # no second Ctrl-C in the middle of leaving
         sys.stdout.flush()
-        os._exit(130)  # threads may still wait for a socket; nothing they hold needs them to end
+        os._exit(code)  # threads may still wait for a socket; nothing they hold needs them to end
     sys.exit(code)
+
+
+def _end(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(ENDED)  # on its way out every temporary folder vanishes
 
 
 def run(arguments: list[str]) -> int:

@@ -48,12 +48,21 @@ def current() -> Login:
     Raises:
         Unauthenticated: No registry is known.
     """
-    stored = _read()
-    url = os.environ.get("CRUMB_URL", "").strip().rstrip("/") or stored["current"]
-    if not url:
+    stored, url = _read(), current_url()
+    if url is None:
         raise Unauthenticated("No registry is known yet; run `crumb login URL`, or set CRUMB_URL.")
     entry = stored["logins"].get(url, {})
     return Login(url, os.environ.get("CRUMB_TOKEN", "").strip() or entry.get("token"), entry.get("user"))
+
+
+def current_url() -> str | None:
+    """Return the address of the registry in use, if any."""
+    from client.http import clean_url
+
+    if given := os.environ.get("CRUMB_URL", "").strip():
+        return clean_url(given)
+    found: str | None = _read()["current"]
+    return found
 
 
 def save(login: Login) -> None:

@@ -43,6 +43,10 @@ class Console:
         if not self.quiet:
             print(text, file=sys.stderr)
 
+    def idle(self) -> None:
+        """Tell a person who waits that nobody is at work."""
+        self.note("Still queued: no worker is free; is `crumb-server worker` running?")
+
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
         """Yield a callback for bytes done and bytes in all, shown as a bar once it takes longer than a second."""

@@ -1,37 +1,43 @@
 """Model folders on this machine: where a registry's paths may go, what a folder was pulled from, atomic creation.
 
 A pulled folder carries `.crumb/source.json`:
-    {"model", "ref", "weights_digest", "complete", "files": {path: sha256}}
-which is how a later pull knows its own files from a person's.
+    {"model", "ref", "weights_digest", "complete", "files": {path: [sha256, ...]}}
+which is how a later pull knows its own files from a person's. While a pull is under way, `files` are those of the
+earlier pull and of this one, so that a pull killed in between can go on, or back.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from client.transfers import OWN, Progress, Tally, hash_file
-from registry.errors import Conflict, InvalidRequest, NotFound, StorageFailed, Unavailable
+from client.transfers import BLOCK, OWN, Progress, Tally, hash_file
+from registry.errors import Conflict, InvalidCheckpoint, InvalidRequest, NotFound, StorageFailed, Unavailable
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 _SAFE = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_. +=@-]*(/[A-Za-z0-9_][A-Za-z0-9_. +=@-]*)*")  # schemas.PATH
 PATH_LENGTH = 255
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"  # what from_pretrained takes first, index or not
+LOADED = (".safetensors", ".index.json", ".py", *PICKLES)  # endings of what from_pretrained may load unasked
+CONFIGS = ("config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a folder was pulled from; `files` are those that the pull put there."""
+    """What a folder was pulled from; `files` are those that pulls put there, each with the digests it may have."""
 
     model: str
     ref: str
     weights_digest: str
     complete: bool = False
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, list[str]] = field(default_factory=dict)
 
 
 def safe_path(path: str) -> bool:
@@ -91,10 +97,11 @@ def model_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
 def read_source(folder: Path) -> Source | None:
     """Return what a folder was pulled from; None when it carries no readable note of it."""
     try:
-        source = Source(**json.loads((folder / OWN / "source.json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = json.loads((folder / OWN / "source.json").read_text("utf-8"))
+        files = {path: [sha] if isinstance(sha, str) else list(sha) for path, sha in found["files"].items()}
+        return Source(**{**found, "files": {path: shas for path, shas in files.items() if safe_path(path)}})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return None
-    return source if isinstance(source.files, dict) else None
 
 
 def write_source(folder: Path, source: Source) -> None:
@@ -106,43 +113,109 @@ def write_source(folder: Path, source: Source) -> None:
     temporary.replace(own / "source.json")
 
 
+def check_folder(folder: Path) -> None:
+    """Raise Conflict when something is there that is no folder."""
+    if (folder.is_symlink() or folder.exists()) and not folder.is_dir():
+        raise Conflict(f"{folder} is not a folder; choose another place.")
+
+
 def check_target(
     folder: Path, files: Mapping[str, str], progress: Progress | None = None
 ) -> tuple[list[str], list[str]]:
     """See that pulling these files (path -> sha256) destroys nothing that a pull did not bring.
+
+    A person's own files beside them stay as they are.
 
     Returns:
         Paths that must still be fetched; and paths of an earlier pull that the new one does not have, to be
         removed once it is complete.
 
     Raises:
-        Conflict: The folder holds something else.
+        Conflict: Something else is where a file of the pull must go, or a pulled file was changed.
     """
-    if folder.is_symlink() or folder.exists():
-        if not folder.is_dir():
-            raise Conflict(f"{folder} is not a folder; choose another place.")
-    else:
-        return list(files), []
-    before = read_source(folder)
+    check_folder(folder)
+    before, root = read_source(folder), folder.resolve()
     known = before.files if before else {}
-    there = [(path, file) for path, file in _walk(folder) if OWN not in path.split("/")]
-    tally = Tally(sum(file.stat().st_size for _, file in there if file.is_file()), progress)
+    paths = [path for path in {**files, **known} if (root / path).parent.resolve().is_relative_to(root)]
+    there = {path: file for path in sorted(paths) if (file := root / path).is_symlink() or file.exists()}
+    tally = Tally(sum(file.stat().st_size for file in there.values() if file.is_file()), progress)
     wanted, stale = dict(files), []
-    for path, file in there:
-        expected = {files.get(path), known.get(path)} - {None}
-        if not expected or not file.is_file():
-            raise Conflict(f"{folder} holds {path}, which is not of this pull; choose an empty folder.")
-        found = hash_file(file)[0]
-        if found not in expected:
-            raise Conflict(
-                f"{path} in {folder} was changed since it was pulled; move it away, or choose an empty folder."
-            )
+    for path, file in there.items():
+        found = hash_file(file)[0] if file.is_file() else None
+        if found is None or found not in (files.get(path), *known.get(path, ())):
+            why = "was changed since it was pulled" if path in known else "is there, and no pull brought it"
+            raise Conflict(f"{path} in {folder} {why}; move it away, or choose another folder.")
         tally.add(file.stat().st_size)
         if path not in files:
             stale.append(path)
         elif found == files[path]:
             del wanted[path]
     return list(wanted), stale
+
+
+def strays(folder: Path, paths: Collection[str]) -> list[str]:
+    """Return the files in a model folder that are not among `paths`, but may change what from_pretrained loads."""
+    return [
+        path
+        for path, file in _walk(folder)
+        if path not in paths
+        and not any(part.startswith(".") for part in path.split("/"))
+        and (file.name.lower().endswith(LOADED) or file.name.lower() in CONFIGS)
+    ]
+
+
+def digest_weights(files: Mapping[str, Path], progress: Progress | None = None) -> str:
+    """Return the weights digest of a model's files (path -> file), as breadcrumbs/checkpoint.py does, without torch.
+
+    Raises:
+        InvalidCheckpoint: They are no sound safetensors checkpoint.
+    """
+    from registry.breadcrumbs.header import CHECKPOINT_LIMITS, Entry, read_header
+
+    weights = weight_files(files)
+    lines: dict[str, bytes] = {}
+    tally = Tally(sum(file.stat().st_size for file in weights.values()), progress)
+    for path, place in weights.items():
+        with place.open("rb") as file:
+            size = place.stat().st_size
+            header = read_header(file, size, f"Weight file {path}", CHECKPOINT_LIMITS, InvalidCheckpoint)
+            entry: Entry
+            for name, entry in header.entries.items():
+                if name in lines or "\t" in name or "\n" in name:
+                    raise InvalidCheckpoint(f"Tensor {name!a} occurs twice in the weight files, or holds TAB or LF.")
+                file.seek(entry.start)
+                digest, left = hashlib.sha256(), entry.stop - entry.start
+                while block := file.read(min(BLOCK, left)):
+                    digest.update(block)
+                    left -= len(block)
+                    tally.add(len(block))
+                if left:
+                    raise InvalidCheckpoint(f"Weight file {path} became shorter while it was read; fetch it again.")
+                shape = ",".join(map(str, entry.shape))
+                lines[name] = f"{name}\t{entry.dtype}\t{shape}\t{digest.hexdigest()}\n".encode()
+    return f"sha256:{hashlib.sha256(b''.join(lines[name] for name in sorted(lines))).hexdigest()}"
+
+
+def weight_files(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the files that hold a model's weights: those that its index names, else every one beside config.json."""
+    from registry.breadcrumbs.header import CHECKPOINT_LIMITS
+
+    if INDEX not in files:
+        found = {path: files[path] for path in sorted(files) if path.endswith(".safetensors") and "/" not in path}
+        if not found:
+            raise InvalidCheckpoint("There are no .safetensors files among the files of the model.")
+        return found
+    try:
+        with files[INDEX].open("rb") as file:
+            raw = file.read(CHECKPOINT_LIMITS.header_bytes + 1)
+        if len(raw) > CHECKPOINT_LIMITS.header_bytes:
+            raise ValueError("it is too long")
+        names = sorted(set(json.loads(raw)["weight_map"].values()))
+        if SINGLE in files and SINGLE not in names:
+            raise ValueError(f"there is a {SINGLE} that it does not name")
+        return {name: files[name] for name in names}
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as why:
+        raise InvalidCheckpoint(f"{INDEX} does not name the weight files that are there: {why}.") from why
 
 
 @contextmanager

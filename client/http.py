@@ -81,8 +81,16 @@ class Connection:
         """Close every connection."""
         self._client.close()
 
-    def json(self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None) -> bytes:
-        """Send a call and return the JSON bytes of its answer; empty for 204."""
+    def json(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Send a call and return the JSON bytes of its answer; empty for 204. `timeout` is for slow answers."""
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         headers = {"Accept": "application/json"}
         if content is not None:
@@ -91,7 +99,7 @@ class Connection:
         bodies = None if content is None else lambda: iter([content])
         if content is not None:
             headers["Content-Length"] = str(len(content))
-        return self._answer(method, path, headers=headers, params=query, body=bodies)
+        return self._answer(method, path, headers=headers, params=query, body=bodies, timeout=timeout)
 
     def put(self, path: str, body: Body, size: int, headers: Mapping[str, str], stop: Event | None = None) -> bytes:
         """PUT `size` bytes and return the JSON bytes of the answer; `body` is called once per attempt."""
@@ -112,6 +120,10 @@ class Connection:
         limit = min(self.attempts, 2) if again.refused and not self.answered else self.attempts
         delay = again.after if again.after is not None else min(10.0, 0.2 * 2 ** (attempt - 1))
         if attempt >= limit or delay > LONGEST_WAIT:
+            if again.refused and self.answered:
+                raise Unavailable(
+                    f"The registry at {self.url} answers no more; run the command again, it goes on where it was."
+                ) from again.__cause__
             raise again.error from again.__cause__
         if again.after is None:
             delay *= random.uniform(0.8, 1.2)  # noqa: S311
@@ -129,6 +141,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, Any] | None = None,
         body: Body | None = None,
+        timeout: float | None = None,
     ) -> Iterator[httpx2.Response]:
         """Send a call once and yield its answer, unread.
 
@@ -136,8 +149,10 @@ class Connection:
             Again: The call broke off, or the registry asks for another try.
             BreadcrumbError: What the registry answered.
         """
+        content = None if body is None else body()
+        patience = self._client.timeout if timeout is None else httpx2.Timeout(timeout, connect=10.0)
         request = self._client.build_request(
-            method, path, headers=headers, params=params or None, content=None if body is None else body()
+            method, path, headers=headers, params=params or None, content=content, timeout=patience
         )
         try:
             # Only reads are redirected. httpx2 drops the token as soon as the origin changes.
@@ -147,7 +162,7 @@ class Connection:
                 if response.is_redirect:
                     raise Unavailable(
                         f"The registry at {self.url} sends {method} calls elsewhere; "
-                        f"log in to the address it names: {_plain(response.headers.get('location', 'none'))}"
+                        f"log in to the address it names: {_origin(response)}"
                     )
                 if response.status_code >= 400:
                     error = problem(response, self.url)
@@ -261,6 +276,15 @@ def _why_not(url: str, why: Exception) -> str:
         return f"The registry at {url} did not answer in time; run the command again, it goes on where it was."
     reason = _plain(str(why)) or type(why).__name__
     return f"The connection to {url} broke off ({reason}); run the command again, it goes on where it was."
+
+
+def _origin(response: httpx2.Response) -> str:
+    # The path and query of where a call is sent may hold a secret, and are no address to log in to.
+    try:
+        url = response.url.join(response.headers.get("location", ""))
+    except httpx2.InvalidURL:
+        return "none"
+    return _plain(f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}")
 
 
 def _plain(text: str) -> str:

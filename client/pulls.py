@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,43 +11,68 @@ from typing import TYPE_CHECKING
 from client.api import Client
 from client.config import cache
 from client.console import Console
-from client.folders import Source, check_target, inside, read_source, write_source
-from client.transfers import OWN
+from client.folders import (
+    INDEX,
+    Source,
+    check_folder,
+    check_target,
+    digest_weights,
+    inside,
+    read_source,
+    strays,
+    weight_files,
+    write_source,
+)
+from client.locks import locked
+from client.transfers import OWN, hash_file
 from registry.breadcrumbs.durable import storage_error
-from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, StorageFull
+from registry.errors import BreadcrumbError, Conflict, DigestMismatch, InvalidCheckpoint, InvalidRequest, StorageFull
 from registry.schemas import File, Revision
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.compose import Composed
 
 QUIET = Console(quiet=True)
+CARD = "README.md"  # the one file that a composition here writes in other words than the registry
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was found where; weights digests, `recomposed` only when it was asked for."""
+    """What was found in a folder, against what the registry says.
+
+    Args:
+        expected: The revision's weights digest.
+        found: That of the folder; None when its weights cannot be read.
+        recomposed: That of the recipe composed here, when it was asked for.
+        different: Files of the revision that are missing or have other bytes, weights that are the same apart.
+        strays: Files beside them that may change what from_pretrained loads.
+    """
 
     expected: str
-    found: str
+    found: str | None
     recomposed: str | None
+    different: list[str]
+    strays: list[str]
 
     @property
     def ok(self) -> bool:
         """Whether all agree."""
-        return self.found == self.expected and self.recomposed in (None, self.expected)
+        same = self.found == self.expected and self.recomposed in (None, self.expected)
+        return same and not self.different and not self.strays
 
 
 def pull(client: Client, model: str, ref: str, folder: Path, *, console: Console = QUIET) -> Revision:
     """Download a revision into a folder, every byte verified; a pull that was killed goes on.
 
     Raises:
-        Conflict: The folder holds something that no pull of this model brought.
+        Conflict: Something that no pull brought is where a file must go.
+        DigestMismatch: The weights are not those that the registry names.
     """
     revision = find_revision(client, model, ref)
     with _pulling(revision, folder, console) as wanted, console.progress(f"pulling {model}") as progress:
         _check_room(folder, revision.files)
         client.download_revision(revision, folder, paths=wanted, progress=progress)
-    return revision
+    return revision  # _pulling has seen that its weights are those it names
 
 
 def pull_as_patches(
@@ -83,14 +108,15 @@ def pull_as_patches(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
-            composed = compose_here(client, revision, work, base=base, device=device, console=console)
-            same = all(sent.get(path) == file.sha256 for path, file in composed.files.items())
-            if composed.weights_digest != revision.weights_digest or not same:
+            composed = compose_here(client, revision, work, base=base, device=device, same_files=True, console=console)
+            if composed.weights_digest != revision.weights_digest:
                 raise DigestMismatch(
                     f"Composed here, {model}@{revision.ref[:12]} has weights {composed.weights_digest}, but the "
                     f"registry says {revision.weights_digest}; nothing was kept. One of the two is wrong: tell the "
                     "operator."
                 )
+            if any(sent.get(path) != file.sha256 for path, file in composed.files.items()):
+                raise Conflict(_other_layout(model, base))
             for path, target in zip(composed.files, inside(folder, list(composed.files)), strict=True):
                 (work / path).replace(target)
         finally:
@@ -108,9 +134,13 @@ def compose_here(
     *,
     base: Path | None = None,
     device: str = "auto",
+    same_files: bool = False,
     console: Console = QUIET,
 ) -> "Composed":
-    """Compose a revision's weight files into the empty folder `out` from base and patches, all of them verified."""
+    """Compose a revision's weight files into the empty folder `out` from base and patches, all of them verified.
+
+    With `same_files` a base in other weight files than the registry's is refused before anything is computed.
+    """
     from registry.breadcrumbs.check import check_patch
     from registry.breadcrumbs.checkpoint import open_checkpoint
     from registry.breadcrumbs.compose import compose
@@ -121,9 +151,11 @@ def compose_here(
     assert recipe is not None
     made = make_recipe(recipe.base, recipe.alpha, [(item.sha256, item.weight) for item in recipe.patches])
     local = base or _fetch_base(client, revision.model, recipe.base, console)
-    patches = _fetch_patches(client, revision, console)
     with contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(local))
+        if same_files and not checkpoint.files.keys() <= {file.path for file in revision.files}:
+            raise Conflict(_other_layout(revision.model, base))  # before the patches travel
+        patches = _fetch_patches(client, revision, console)
         opened = {}
         for sha256, path in patches.items():
             with console.progress(f"checking patch {sha256[:12]}") as progress:
@@ -143,20 +175,32 @@ def verify(
     base: Path | None = None,
     console: Console = QUIET,
 ) -> Proof:
-    """Compute the weights digest of a folder, and with `recompose` that of the recipe, composed anew here."""
-    from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
+    """Compare a folder with a revision: weights, every other file but the card, and what else may be loaded.
 
+    With `recompose` the recipe is composed anew here, too.
+    """
     revision = find_revision(client, model, ref)
     if recompose and revision.recipe is None:
         raise InvalidRequest(f"{model}@{ref} is the base and has no recipe; leave out --recompose.", field="ref")
-    with open_checkpoint(folder) as checkpoint, console.progress(f"verifying {folder}") as progress:
-        found = digest_checkpoint(checkpoint, progress)
-    recomposed = None
+    paths = [file.path for file in revision.files]
+    files = {path: file for path, file in zip(paths, inside(folder, paths), strict=True) if file.is_file()}
+    top = {file.name: file for file in folder.iterdir() if file.is_file()}
+    found = recomposed = None
+    with contextlib.suppress(InvalidCheckpoint), console.progress(f"verifying {folder}") as progress:
+        found = digest_weights(top, progress)
+    settled = {CARD}
+    if found == revision.weights_digest:  # weights that are the same may be cut into other files
+        settled |= {INDEX, *weight_files(top), *(path for path in paths if path.endswith(".safetensors"))}
+    different = [
+        file.path
+        for file in revision.files
+        if file.path not in settled and (file.path not in files or hash_file(files[file.path])[0] != file.sha256)
+    ]
     if recompose:
         with tempfile.TemporaryDirectory(prefix="crumb-") as scratch:
             composed = compose_here(client, revision, Path(scratch), base=base, console=console)
             recomposed = composed.weights_digest
-    return Proof(revision.weights_digest, found, recomposed)
+    return Proof(revision.weights_digest, found, recomposed, different, strays(folder, {*paths, *settled}))
 
 
 def find_revision(client: Client, model: str, ref: str) -> Revision:
@@ -181,35 +225,74 @@ def find_revision(client: Client, model: str, ref: str) -> Revision:
 
 @contextlib.contextmanager
 def _pulling(revision: Revision, folder: Path, console: Console) -> Iterator[list[str]]:
-    """Note in the folder what is pulled into it, and yield the paths that it lacks.
+    """Note in the folder what is pulled into it, and yield the paths that it lacks; one pull at a time.
 
-    When all went well, what an earlier pull had beyond this one is removed.
+    When all went well and the weights are those that the revision names, what an earlier pull had beyond this one is
+    removed.
     """
     files = {file.path: file.sha256 for file in revision.files}
-    inside(folder, list(files))
-    with console.progress("looking at what is there") as progress:
-        wanted, stale = check_target(folder, files, progress)
-    before = read_source(folder)
-    source = Source(revision.model, revision.ref, revision.weights_digest, False, before.files if before else {})
-    try:
-        write_source(folder, source)
-        yield wanted
-        for path in stale:
-            (folder / path).unlink(missing_ok=True)
-        write_source(folder, Source(revision.model, revision.ref, revision.weights_digest, True, files))
-    except BreadcrumbError:
-        raise
-    except OSError as why:
-        raise storage_error(why, folder) from why
+    targets = dict(zip(files, inside(folder, list(files)), strict=True))
+    check_folder(folder)
+    with locked(folder, console):
+        with console.progress("looking at what is there") as progress:
+            wanted, stale = check_target(folder, files, progress)
+        before = read_source(folder)
+        both = {path: list(shas) for path, shas in before.files.items()} if before else {}
+        for path, sha256 in files.items():
+            both[path] = sorted({*both.get(path, ()), sha256})
+        try:
+            write_source(folder, Source(revision.model, revision.ref, revision.weights_digest, False, both))
+            yield wanted
+            _check_weights(revision, folder, targets, console)
+            for path in stale:
+                (folder / path).unlink(missing_ok=True)
+            _sweep(folder, list(both))
+            kept = {path: [sha256] for path, sha256 in files.items()}
+            write_source(folder, Source(revision.model, revision.ref, revision.weights_digest, True, kept))
+        except BreadcrumbError:
+            raise
+        except OSError as why:
+            raise storage_error(why, folder) from why
+    if others := strays(folder, files):
+        console.note(f"Not of {revision.model}, but from_pretrained may load it: {', '.join(others[:5])} in {folder}.")
 
 
-def _fetch_base(client: Client, model: str, digest: str, console: Console) -> Path:
+def _check_weights(revision: Revision, folder: Path, files: Mapping[str, Path], console: Console) -> None:
+    with console.progress("verifying the weights") as progress:
+        found = digest_weights(files, progress)
+    if found != revision.weights_digest:
+        raise DigestMismatch(
+            f"The files of {revision.model}@{revision.ref[:12]} came as announced, but their weights are {found}, and "
+            f"the registry says {revision.weights_digest}; do not use {folder}, and tell the operator."
+        )
+
+
+def _sweep(folder: Path, paths: Sequence[str]) -> None:
+    """Remove what pulls into this folder left behind when they were killed."""
+    shutil.rmtree(folder / OWN / "composing", ignore_errors=True)
+    for own in {(folder / path).parent / OWN for path in paths}:
+        for partial in own.glob("*.part"):
+            partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            own.rmdir()  # only when it is empty
+
+
+def _other_layout(model: str, base: Path | None) -> str:
+    return (
+        f"{base or 'The base'} holds the weights in other files than the base of {model} at the registry does; leave "
+        f"out --base, or take `crumb pull {model}@base` for it."
+    )
+
+
+def _fetch_base(client: Client, model: str, digest: str, console: Console) -> dict[str, Path]:
     folder = cache() / "bases" / digest.removeprefix("sha256:")
     revision = client.revision(model, "base")
-    with console.progress(f"fetching the base of {model}") as progress:
+    with locked(folder, console), console.progress(f"fetching the base of {model}") as progress:
         _check_room(folder, revision.files)
         client.download_revision(revision, folder, progress=progress)
-    return folder
+    # Another registry may have brought the same weights in other files: those of this one alone are opened.
+    paths = [file.path for file in revision.files]
+    return dict(zip(paths, inside(folder, paths), strict=True))
 
 
 def _fetch_patches(client: Client, revision: Revision, console: Console) -> dict[str, Path]:
@@ -222,7 +305,8 @@ def _fetch_patches(client: Client, revision: Revision, console: Console) -> dict
                 f"{revision.model}#{item.number} is {patch.sha256} now, but the recipe needs {item.sha256}."
             )
         found[item.sha256] = cache() / "patches" / f"{item.sha256}.safetensors"
-        with console.progress(f"fetching patch #{item.number}") as progress:
+        entry = locked(found[item.sha256].parent, console, f"{item.sha256}.lock")
+        with entry, console.progress(f"fetching patch #{item.number}") as progress:
             client.download_patch(patch, found[item.sha256], progress=progress)
     return found
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from client.api import Client
-from client.console import Console
+from client.console import Console, plain
 from client.folders import model_files
+from client.transfers import hash_file
 from registry.errors import (
     BaseMismatch,
     Conflict,
@@ -59,7 +60,7 @@ def push(
         InvalidPatch: The registry refuses it, or it is no patch.
     """
     base = patch_base(path)
-    client.whoami()  # a missing token is told before anything is read
+    me = client.whoami()  # a missing token is told before anything is read
     known = client.model(model)
     if known.base is None:
         raise Conflict(f"{model} is still being imported; push again once `crumb model show {model}` says ready.")
@@ -68,9 +69,27 @@ def push(
             f"{path.name} was made for the base {base}, but {model} is pinned to {known.base}; "
             f"make the patch again from `crumb pull {model}@base`."
         )
+    if refused := _refused_before(client, path, model, me.user):
+        console.note(
+            f"{model}#{refused.number} was this very file, and refused: {refused.refusal or 'no reason given.'}"
+        )
     sha256, _ = _send(client, path, console, path.name)
     patch = client.create_patch(model, sha256, title, message=message, task=task)
+    if (patch.title, patch.message.strip(), patch.task) != (title.strip(), message.strip(), task):
+        console.note(
+            f"This file is already {model}#{patch.number}, titled {plain(patch.title)!r}; that stays as it is."
+        )
     return settle(client, patch, console=console) if wait else patch
+
+
+def _refused_before(client: Client, path: Path, model: str, user: str) -> Patch | None:
+    """Return the newest patch of this user that is this very file, when it was refused."""
+    same_size = [patch for patch in client.patches(model, author=user, limit=100) if patch.size == path.stat().st_size]
+    if not any(patch.state == "refused" for patch in same_size):
+        return None  # and the file is not read for it
+    sha256 = hash_file(path)[0]
+    newest = next((patch for patch in same_size if patch.sha256 == sha256), None)
+    return newest if newest and newest.state == "refused" else None
 
 
 def settle(client: Client, patch: Patch, *, console: Console = QUIET) -> Patch:
@@ -83,7 +102,7 @@ def settle(client: Client, patch: Patch, *, console: Console = QUIET) -> Patch:
     if patch.state == "checking" and patch.job is not None:
         with console.waiting(f"checking #{patch.number}") as progress:
             try:
-                client.wait(patch.job, progress=progress)
+                client.wait(patch.job, progress=progress, idle=console.idle)
             except JobFailed as error:
                 failure = error
         patch = client.patch(patch.model, patch.number)
@@ -138,7 +157,7 @@ def create(
     model = client.create_model(name, digests)
     if wait and model.state == "importing" and model.job is not None:
         with console.waiting(f"importing {name}") as progress:
-            client.wait(model.job, progress=progress)
+            client.wait(model.job, progress=progress, idle=console.idle)
         model = client.model(name)
     return model
 

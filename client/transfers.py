@@ -41,6 +41,7 @@ AT_ONCE = 4  # parts, or files, on the wire together
 ROUNDS = 4  # announcements of one upload before it is given up
 BLOCK = 2**18  # bytes read, hashed and written at once
 PARTS = 100_000  # most parts that an upload session may have
+LARGEST = 2**53  # bytes that a file may be said to have
 OWN = ".crumb"  # folder beside a target for what is under way
 
 
@@ -189,6 +190,9 @@ def download_all(connection: Connection, files: Iterable[Wanted], *, progress: P
         StorageFull: There is no room for the files.
     """
     wanted = list(files)
+    for file in wanted:
+        if not 0 <= file.size <= LARGEST:
+            raise Unavailable(f"The registry at {connection.url} names {file.target.name} with {file.size} bytes.")
     tally = Tally(sum(file.size for file in wanted), progress)
     _in_parallel([functools.partial(download, connection, file, tally) for file in wanted])
 

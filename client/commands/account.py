@@ -22,11 +22,17 @@ def login(
     import os
 
     from client.api import Client
-    from client.config import Login, home, save
+    from client.config import Login, current_url, home, save
+    from client.http import clean_url
     from registry.errors import Unauthenticated
 
     console = Console(as_json, quiet)
-    token = token or os.environ.get("CRUMB_TOKEN")
+    url = clean_url(url)
+    if not token and (ambient := os.environ.get("CRUMB_TOKEN", "").strip()):
+        if current_url() in (None, url):
+            token = ambient
+        else:
+            console.note(f"CRUMB_TOKEN is taken to be for {current_url()}, and is not sent to {url}.")
     if not token and sys.stdin.isatty():
         token = typer.prompt("Token", hide_input=True, err=True)
     elif not token:

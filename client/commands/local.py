@@ -42,16 +42,22 @@ def diff(
     BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision].
     """
     from client.sources import resolve
+    from registry.errors import Conflict, InvalidRequest
 
     console = Console(as_json, quiet)
+    if out.is_dir():
+        raise InvalidRequest(f"{out} is a folder; name the patch file to write, like {out / 'patch.safetensors'}.")
     models = resolve(base, quiet=quiet), resolve(tuned, quiet=quiet)
+    for model in models:
+        if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
+            raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
 
     from registry.breadcrumbs.checkpoint import open_checkpoint
     from registry.breadcrumbs.patchfile import MaskParams
     from registry.breadcrumbs.patchfile import diff as make
-    from registry.errors import Conflict
 
-    params = MaskParams(drop_bottom, drop_top, granularity, value_dtype)
+    dtype = "auto" if value_dtype.lower() == "auto" else value_dtype.upper()
+    params = MaskParams(drop_bottom, drop_top, granularity.lower(), dtype)
     with open_checkpoint(models[0]) as before, open_checkpoint(models[1]) as after:
         if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
             raise Conflict(f"{out} holds weights that are compared here; choose another file for the patch.")
@@ -100,7 +106,7 @@ def show(
         tensors = client.patch_tensors(*named) if found.state == "checked" else []
         whole = client.model(named[0])
     document = {**found.model_dump(mode="json"), "model_size": whole.size, "tensors": tensors}
-    console.result(document, _remote_text(found, tensors, whole.size, whole.parameters))
+    console.result(document, _remote_text(found, tensors, whole.size, whole.parameters), found.sha256)
 
 
 def _show_file(console: Console, path: Path) -> None:
@@ -147,7 +153,7 @@ def _show_file(console: Console, path: Path) -> None:
             ("size", f"{size(report.size)}, {report.size / touched:.1%} of those tensors' {size(touched)}"),
         ]
     )
-    console.result(document, f"{text}\n\n{_tensor_table(report.tensors)}")
+    console.result(document, f"{text}\n\n{_tensor_table(report.tensors)}", report.sha256)
 
 
 def _remote_text(patch: "Patch", tensors: "list[TensorStats]", whole: int, parameters: int | None) -> str:

@@ -94,7 +94,7 @@ def compose(
         if made.weights_digest is None and made.job is not None:
             try:
                 with console.waiting(f"composing {made.recipe.digest[:12]}") as progress:
-                    client.wait(made.job, progress=progress)
+                    client.wait(made.job, progress=progress, idle=console.idle)
             except KeyboardInterrupt:
                 console.note("\nThe registry goes on composing; run the same command to wait for it again.")
                 raise

@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.commands.options import Device, Json, Quiet, Revision, connect
-from client.console import Console, fields, size
+from client.console import Console, fields, plain, size
+
+if TYPE_CHECKING:
+    from client.pulls import Proof
 
 MISMATCH = 3  # exit code: verification failed
 Base = Annotated[str | None, typer.Option("--base", metavar="MODEL", help="A local copy of the base (it is verified).")]
@@ -64,25 +67,36 @@ def pull(
 
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pulled model.", show_default=False)],
-    revision: Annotated[str, typer.Argument(metavar="NS/NAME@REF", help="What it must be.", show_default=False)],
+    revision: Annotated[
+        str | None, typer.Argument(metavar="[NS/NAME@REF]", help="What it must be.", show_default=False)
+    ] = None,
     recompose: Annotated[bool, typer.Option("--recompose", help="Also compose base and patches here.")] = False,
     base: Base = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check that a folder holds the very weights of a revision.
+    """Check that a folder holds the very files of a revision.
 
-    Computes the weights digest of DIR and compares it with the registry's. With --recompose it also downloads base
-    and patches, composes them in a temporary folder, and compares that. Exit code 3 when anything differs.
+    Compares the weights digest of DIR and every file but README.md with the registry's, and names files that are not
+    of the revision but may be loaded with it. With --recompose it also downloads base and patches, composes them in a
+    temporary folder, and compares that. Exit code 3 when anything differs.
+
+    The revision is the one that DIR was pulled from, if not said.
     """
     from client import pulls
     from client.addresses import parse_revision
+    from client.folders import read_source
     from client.sources import resolve
     from registry.errors import NotFound
 
     console = Console(as_json, quiet)
     if not folder.is_dir():
         raise NotFound(f"There is no folder {folder}.")
+    if revision is None:
+        source = read_source(folder)
+        if source is None:
+            raise NotFound(f"{folder} does not say what it was pulled from; name the revision: NS/NAME@REF.")
+        revision = f"{source.model}@{source.ref}"
     if "@" not in revision:
         raise typer.BadParameter("say which revision: NS/NAME@base or NS/NAME@<recipe digest>.")
     if base is not None and not recompose:
@@ -91,12 +105,21 @@ def verify(
     with connect() as client:
         local = None if base is None else resolve(base, quiet=quiet)
         proof = pulls.verify(client, folder, model, ref, recompose=recompose, base=local, console=console)
-    pairs = [("registry", proof.expected), ("folder", proof.found)]
+    pairs = [("registry", proof.expected), ("folder", proof.found or "unreadable")]
     if proof.recomposed is not None:
         pairs.append(("recomposed", proof.recomposed))
-    verdict = "The weights are the same." if proof.ok else "The weights DIFFER; do not use this model as that revision."
+    pairs += [("different", plain(path)) for path in proof.different]
+    pairs += [("stray", f"{plain(path)}, not of this revision, may be loaded") for path in proof.strays]
+    verdict = _verdict(proof)
     console.result(
         {"ok": proof.ok, **asdict(proof)}, f"{fields(pairs)}\n{verdict}", "same" if proof.ok else "different"
     )
     if not proof.ok:
         raise typer.Exit(MISMATCH)
+
+
+def _verdict(proof: "Proof") -> str:
+    if proof.ok:
+        return "The weights are the same, and so is every other file but README.md, which is not compared."
+    what = "files" if proof.found == proof.expected else "weights"
+    return f"The {what} DIFFER; do not use this model as that revision."

@@ -59,7 +59,7 @@ def test_commands_that_need_no_torch_load_none(arguments: list[str], home: Path,
 def test_help_names_every_command_and_exit_code_and_fits_80_columns(crumb: Crumb) -> None:
     text = crumb("--help", COLUMNS="80")
     assert {command.split()[0] for command in COMMANDS} <= set(re.findall(r"^  ([a-z]+) ", text, re.M))
-    for code in ("0 done", "1 refused", "2 wrong usage", "3 bytes", "130 interrupted"):
+    for code in ("0 done", "1 refused", "2 wrong usage", "3 bytes", "130 interrupted", "143 told"):
         assert code in " ".join(text.split())
     assert "..." not in text.partition("\n")[2]
     assert max(map(len, text.splitlines())) <= 80
@@ -103,7 +103,9 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(arguments: list[str], words
         (["log", "n/m"], "crumb login"),
         (["digest", "./none"], "./none"),
         (["show", "none.safetensors"], "none.safetensors"),
-        (["diff", ".", ".", "-o", "c", "--drop-top", "x"], "drop_top"),
+        (["diff", ".", ".", "-o", "../c", "--drop-top", "x"], "drop_top"),
+        (["diff", ".", ".", "-o", ".."], "is a folder"),
+        (["diff", ".", ".", "-o", "sub/c"], "inside the model"),
         (["apply", ".", "p", "-o", "x"], "no file p"),
         (["compose", "n/m", "one"], "'one' is not a patch"),
         (["pull", "n/m@main", "-o", "x"], "names no revision"),
@@ -156,6 +158,7 @@ def test_a_patch_goes_from_diff_over_show_to_apply_without_a_registry(crumb: Cru
     assert shown["sha256"] == made["sha256"]
     assert shown["nnz"] == made["nnz"] == sum(tensor["nnz"] for tensor in shown["tensors"])
     assert "embed.weight" in crumb("show", "one.safetensors")
+    assert crumb("show", "one.safetensors", "-q") == made["sha256"] + "\n"
 
     applied = json.loads(crumb("apply", files.base, "one.safetensors:0.5", files.patches[1], "-o", "out", "--json"))
     assert crumb("digest", "out").strip() == applied["weights_digest"]
@@ -188,7 +191,7 @@ def test_diff_does_not_write_over_the_weights_it_reads(crumb: Crumb, files: File
 
 
 def test_diff_takes_its_options(crumb: Crumb, files: Files) -> None:
-    options = ["--drop-bottom", "0.5", "--drop-top", "0", "--granularity", "row", "--value-dtype", "BF16"]
+    options = ["--drop-bottom", "0.5", "--drop-top", "0", "--granularity", "Row", "--value-dtype", "bf16"]
     crumb("diff", files.base, files.tuned[0], "-o", "x", *options, "--include", "layers.*", "--exclude", "*.bias", "-q")
     shown = json.loads(crumb("show", "x", "--json"))
     found = (shown["drop_bottom"], shown["drop_top"], shown["granularity"], shown["value_dtype"])

@@ -1,12 +1,16 @@
 import hashlib
 from pathlib import Path
 
+import makers
 import pytest
+import torch
 
 from client.folders import (
+    INDEX,
     Source,
     check_target,
     copy_others,
+    digest_weights,
     inside,
     model_files,
     new_folder,
@@ -14,6 +18,7 @@ from client.folders import (
     write_source,
 )
 from registry import errors, schemas
+from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
 
 
 def sha(text: str) -> str:
@@ -84,10 +89,11 @@ def test_a_folder_without_weights_or_with_a_strange_name_is_refused(tmp_path: Pa
         model_files(tmp_path)
 
 
-def test_a_folder_of_somebody_else_is_not_pulled_into(tmp_path: Path) -> None:
+def test_a_file_of_a_person_is_left_alone_but_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(errors.Conflict, match=r"thesis\.tex"):
-        check_target(tmp_path, {"a": sha("a")})
+    assert check_target(tmp_path, {"a": sha("a")}) == (["a"], [])
+    with pytest.raises(errors.Conflict, match=r"thesis\.tex .* no pull brought"):
+        check_target(tmp_path, {"thesis.tex": sha("a")})
     with pytest.raises(errors.Conflict, match="not a folder"):
         check_target(tmp_path / "thesis.tex", {"a": sha("a")})
 
@@ -96,6 +102,9 @@ def test_what_the_pull_would_bring_may_be_there_and_what_changed_may_not(tmp_pat
     (tmp_path / "a").write_text("a")
     assert check_target(tmp_path, {"a": sha("a"), "b": sha("b")}) == (["b"], [])
     (tmp_path / "a").write_text("mine")
+    with pytest.raises(errors.Conflict, match="no pull brought"):
+        check_target(tmp_path, {"a": sha("a")})
+    write_source(tmp_path, Source("n/m", "base", "sha256:0", True, {"a": [sha("a")]}))
     with pytest.raises(errors.Conflict, match="changed"):
         check_target(tmp_path, {"a": sha("a")})
 
@@ -103,13 +112,50 @@ def test_what_the_pull_would_bring_may_be_there_and_what_changed_may_not(tmp_pat
 def test_an_earlier_pull_is_brought_up_to_date(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).write_text(name)
-    write_source(tmp_path, Source("n/m", "base", "sha256:0", True, {name: sha(name) for name in "abc"}))
+    source = Source("n/m", "base", "sha256:0", True, {name: [sha(name)] for name in "abc"})
+    write_source(tmp_path, source)
     assert check_target(tmp_path, {"a": sha("a"), "b": sha("new")}) == (["b"], ["c"])
-    assert read_source(tmp_path) == Source("n/m", "base", "sha256:0", True, {name: sha(name) for name in "abc"})
+    assert read_source(tmp_path) == source
+
+
+def test_a_note_cannot_have_a_file_outside_the_folder_removed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("a")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "out").symlink_to(tmp_path)
+    write_source(folder, Source("n/m", "base", "", True, {"../victim": [sha("a")], "out/victim": [sha("a")]}))
+    assert check_target(folder, {}) == ([], [])
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_the_weights_digest_without_torch_is_that_of_the_science(tmp_path: Path, shards: int) -> None:
+    folder = makers.make_checkpoint(tmp_path / "m", shards=shards, dtypes=(torch.bfloat16, torch.float64))
+    with open_checkpoint(folder) as checkpoint:
+        assert digest_weights({file.name: file for file in folder.iterdir()}) == digest_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "twice", "single", "index", "gone"])
+def test_the_weights_of_unsound_folders_have_no_digest(tmp_path: Path, kind: str) -> None:
+    folder = makers.make_checkpoint(tmp_path / "m", shards=2)
+    first = folder / "model-00001-of-00002.safetensors"
+    if kind == "nothing":
+        folder = tmp_path
+    elif kind == "twice":
+        (folder / INDEX).unlink()
+        (folder / "copy.safetensors").write_bytes(first.read_bytes())
+    elif kind == "single":
+        (folder / "model.safetensors").write_bytes(first.read_bytes())
+    elif kind == "index":
+        (folder / INDEX).write_text('{"weight_map": [1]}')
+    else:
+        first.unlink()
+    with pytest.raises(errors.InvalidCheckpoint):
+        digest_weights({file.name: file for file in folder.iterdir()})
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"model": 1}', '{"model":"","ref":"","weights_digest":"","files":[]}']
+    "text",
+    ["", "[]", "{", '{"model": 1}', '{"model":"","ref":"","weights_digest":"","files":[]}', '{"files": {"a": 1}}'],
 )
 def test_a_damaged_note_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / ".crumb").mkdir()

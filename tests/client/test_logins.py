@@ -24,6 +24,11 @@ def test_the_environment_wins_over_what_is_written_down(monkeypatch: pytest.Monk
     save(Login("https://b", "hf_b", "bob"))
     monkeypatch.setenv("CRUMB_URL", "https://a/")
     assert current().token == "hf_a"
+    monkeypatch.setenv("CRUMB_URL", " HTTPS://A// ")
+    assert current().token == "hf_a"
+    monkeypatch.setenv("CRUMB_URL", "a")
+    with pytest.raises(errors.InvalidRequest, match="https://"):
+        current()
     monkeypatch.setenv("CRUMB_URL", "https://c")
     assert current() == Login("https://c", None)
     monkeypatch.setenv("CRUMB_TOKEN", "hf_c")

@@ -199,6 +199,23 @@ def test_two_downloads_of_one_target_do_not_write_over_each_other(tmp_path: Path
         fetch(there.url, file)
 
 
+@pytest.mark.parametrize("size", [-1, 2**60])
+def test_a_size_that_no_file_has_is_refused(tmp_path: Path, size: int) -> None:
+    with serving(send) as there, pytest.raises(errors.Unavailable, match=f"x with {size} bytes"):
+        fetch(there.url, Wanted("/file", tmp_path / "x", SHA, size))
+    assert there.seen == []
+
+
+def test_a_registry_that_goes_away_for_good_leaves_a_word_on_how_to_go_on(
+    tmp_path: Path, no_pauses: list[float]
+) -> None:
+    connection = Connection("http://127.0.0.1:9", attempts=3)
+    connection.answered = True
+    with pytest.raises(errors.Unavailable, match="goes on where it was"):
+        transfers.download(connection, wanted(tmp_path / "x"))
+    connection.close()
+
+
 def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with serving(send) as there, pytest.raises(errors.Conflict, match="folder"):

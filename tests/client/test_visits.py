@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from visitors import PART, SERVER, Crumb, Files, Registry, environment, eventual
 
 from client import Client
 from client.transfers import partial_path
-from registry import errors
+from registry import errors, schemas
 
 WEIGHTS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
@@ -45,6 +46,11 @@ def model(registry: Registry, files: Files) -> str:
 def test_a_login_is_tried_before_it_is_written_down(registry: Registry, crumb: Crumb, home: Path) -> None:
     crumb("login", registry.url, "--token", "hf_" + "x" * 34, code=1)
     assert not home.exists()
+    crumb("login", registry.url, code=1, CRUMB_TOKEN=registry.token("ana"), CRUMB_URL="https://other.example/")
+    assert "is not sent" in crumb.errors
+    assert not home.exists()
+    crumb("login", registry.url, CRUMB_TOKEN=registry.token("ana"), CRUMB_URL=registry.url + "/")
+    shutil.rmtree(home)
     assert "ana" in crumb("login", registry.url + "/", stdin=registry.token("ana") + "\n")
     assert json.loads(crumb("whoami", "--json"))["user"] == "ana"
     assert registry.token("ana") not in crumb("whoami")
@@ -88,7 +94,15 @@ def test_a_model_of_unsound_weights_is_refused_before_it_is_sent(here: Registry,
 
 def test_a_push_is_numbered_once(here: Registry, model: str, files: Files, crumb: Crumb) -> None:
     assert crumb("push", files.patches[0], model, "-m", "again", "-q") == f"{model}#1\n"
+    assert crumb.errors == ""
     assert json.loads(crumb("push", files.patches[0], model, "-m", "again", "--json"))["title"] == "one"
+    assert f"already {model}#1, titled 'one'" in crumb.errors
+    crumb("push", files.patches[0], model, "-m", "one", "--task", "art", code=0)
+    assert "already" in crumb.errors
+    crumb("push", files.patches[0], model, "-m", "one", "--task", "math")
+    assert crumb.errors == ""
+    crumb("push", files.patches[0], model, "-m", "one", "--task", "No task", code=1)
+    assert "code/python" in crumb.errors
 
 
 def test_a_patch_for_another_base_uses_up_no_number(here: Registry, model: str, files: Files, crumb: Crumb) -> None:
@@ -109,6 +123,12 @@ def test_a_patch_that_the_registry_refuses_is_told_with_its_reason(here: Registr
     crumb("push", "bad", "ana/strict", "-m", "t", code=1)
     assert "ana/strict#1 was refused" in crumb.errors
     assert "finite" in crumb.errors.lower() or "nan" in crumb.errors.lower()
+    assert "this very file" not in crumb.errors
+    crumb("push", "bad", "ana/strict", "-m", "t", code=1)
+    assert "ana/strict#1 was this very file, and refused" in crumb.errors
+    assert "ana/strict#2 was refused" in crumb.errors
+    crumb("push", files.patches[0], "ana/strict", "-m", "t")
+    assert crumb.errors == ""
 
 
 def test_the_log_is_newest_first_and_filtered(here: Registry, model: str, crumb: Crumb) -> None:
@@ -123,6 +143,7 @@ def test_the_log_is_newest_first_and_filtered(here: Registry, model: str, crumb:
     shown = json.loads(crumb("show", f"{model}#1", "--json"))
     assert shown["nnz"] == sum(tensor["nnz"] for tensor in shown["tensors"])
     assert "embed.weight" in crumb("show", f"{model}#1")
+    assert crumb("show", f"{model}#1", "-q") == shown["sha256"] + "\n"
 
 
 def test_pages_are_put_together(registry: Registry, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +180,8 @@ def test_a_subset_is_composed_pulled_both_ways_and_verified(
         "expected": weights,
         "found": weights,
         "recomposed": weights,
+        "different": [],
+        "strays": [],
     }
     crumb("verify", "merged", f"{model}@base", code=3)
     crumb("pull", address, "-o", "x", "--as-patches", "--base", files.tuned[0], code=1)
@@ -190,9 +213,168 @@ def test_a_pull_brings_the_folder_up_to_date_and_touches_no_other(here: Registry
     crumb("pull", f"{model}@{recipe}", "-o", "it")
     assert crumb("digest", "it", "-q").strip() == weights
     (crumb.cwd / "it" / "notes.txt").write_text("mine")
+    crumb("pull", model, "-o", "it")
+    assert (crumb.cwd / "it" / "notes.txt").read_text() == "mine"
+    (crumb.cwd / "it" / "README.md").write_text("mine")
+    crumb("pull", f"{model}@{recipe}", "-o", "it", code=1)
+    assert "README.md" in crumb.errors
+    assert "changed" in crumb.errors
+    assert (crumb.cwd / "it" / "README.md").read_text() == "mine"
+
+
+def test_a_pull_whose_weights_are_not_those_announced_is_never_complete(
+    here: Registry, model: str, crumb: Crumb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Client.revision
+
+    def lie(client: Client, model: str, ref: str = "base") -> schemas.Revision:
+        return ask(client, model, ref).model_copy(update={"weights_digest": "sha256:" + "0" * 64})
+
+    monkeypatch.setattr(Client, "revision", lie)
+    assert crumb("pull", model, "-o", "it", code=3) == ""
+    assert "sha256:000" in crumb.errors
+    assert json.loads((crumb.cwd / "it/.crumb/source.json").read_text())["complete"] is False
+
+
+def test_verify_compares_every_file_and_names_what_else_may_be_loaded(here: Registry, model: str, crumb: Crumb) -> None:
+    crumb("pull", model, "-o", "it")
+    crumb("verify", "it")
+    it = crumb.cwd / "it"
+    (it / "README.md").write_text("my words")
+    (it / "notes.txt").write_text("mine")
+    assert "the same" in crumb("verify", "it", f"{model}@base")
+    config = (it / "config.json").read_bytes()
+    (it / "config.json").write_text("{}")
+    (it / "tokenizer.json").unlink()
+    shown = json.loads(crumb("verify", "it", "--json", code=3))
+    assert shown["different"] == ["config.json", "tokenizer.json"]
+    assert shown["found"] == shown["expected"]
+    assert "The files DIFFER" in crumb("verify", "it", code=3)
+    (it / "config.json").write_bytes(config)
     crumb("pull", model, "-o", "it", code=1)
-    assert "notes.txt" in crumb.errors
-    assert crumb("digest", "it", "-q").strip() == weights
+    (it / "README.md").unlink()
+    crumb("pull", model, "-o", "it")
+    for name in ("model.safetensors", "adapter_config.json", "pytorch_model.bin", "x.pt", "modeling.py"):
+        (it / name).write_bytes(b"x")
+        assert json.loads(crumb("verify", "it", "--json", code=3))["strays"] == [name]
+        assert name in crumb("verify", "it", code=3)
+        crumb("pull", model, "-o", "it")
+        assert name in crumb.errors
+        (it / name).unlink()
+    crumb("verify", "it")
+    weights = it / WEIGHTS[0]
+    weights.write_bytes(b"\xff" * 100)
+    assert "unreadable" in crumb("verify", "it", code=3)
+    (it / ".crumb" / "source.json").unlink()
+    crumb("verify", "it", code=1)
+    assert "NS/NAME@REF" in crumb.errors
+
+
+def test_the_same_weights_in_other_files_verify(here: Registry, model: str, crumb: Crumb) -> None:
+    crumb("pull", model, "-o", "it")
+    it = crumb.cwd / "it"
+    tensors = makers.read_weights(it)
+    for name in WEIGHTS:
+        (it / name).unlink()
+    (it / "model.safetensors.index.json").unlink()
+    makers.write_weights(it, tensors)
+    assert json.loads(crumb("verify", "it", "--json"))["ok"] is True
+    tensors["scale"] += 1
+    makers.write_weights(it, tensors)
+    crumb("verify", "it", code=3)
+
+
+def test_pull_and_verify_load_no_torch(here: Registry, model: str, crumb: Crumb) -> None:
+    code = (
+        "import sys\n"
+        "from client.cli import run\n"
+        f"assert run(['pull', {model!r}, '-o', 'it']) == run(['verify', 'it']) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=crumb.cwd, env=os.environ, check=True)
+
+
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", "from client.cli import main; main()", *map(str, arguments)]
+    return subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, text=True)
+
+
+def test_pulls_into_one_folder_and_through_one_cache_wait_for_each_other(
+    here: Registry, model: str, crumb: Crumb
+) -> None:
+    address = f"{model}@{crumb('compose', model, '1', '-q').split()[0]}"
+    into = ("one", "one", "one", "two", "two")
+    running = [start("pull", address, "-o", crumb.cwd / folder, "--as-patches") for folder in into]
+    running.append(start("pull", address, "-o", crumb.cwd / "one"))
+    ended = [(process.communicate()[1], process.returncode) for process in running]
+    assert {code for _, code in ended} == {0}, ended
+    crumb("verify", "one", address)
+    crumb("verify", "two", address)
+
+
+def test_a_pull_that_waits_for_another_says_so(
+    here: Registry, model: str, crumb: Crumb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from client import locks
+    from client.console import Console
+
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    first = locks.locked(crumb.cwd / "it", Console())
+    first.__enter__()
+    release = threading.Timer(0.5, first.__exit__, (None, None, None))
+    release.start()
+    crumb("pull", model, "-o", "it")
+    release.join()
+    assert crumb.errors == "Another crumb is working in it; waiting for it.\n"
+
+
+def test_a_pull_killed_while_it_switches_revisions_can_go_on_or_back_or_elsewhere(
+    here: Registry, model: str, crumb: Crumb
+) -> None:
+    recipes = [crumb("compose", model, number, "-q").split()[0] for number in ("1", "2")]
+    crumb("pull", f"{model}@{recipes[0]}", "-o", "it")
+    code = (
+        "import os, signal, client.transfers as transfers\n"
+        "sync, count = transfers.sync_folder, []\n"
+        "def counted(folder):\n"
+        "    count.append(1)\n"
+        "    if len(count) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    sync(folder)\n"
+        "transfers.sync_folder = counted\n"
+        "transfers.AT_ONCE = 1\n"
+        "from client.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "pull", f"{model}@{recipes[1]}", "-o", str(crumb.cwd / "it")]
+    for ref in (recipes[0], "base", recipes[1]):
+        assert subprocess.run(command, env=os.environ, check=False).returncode == -signal.SIGKILL
+        (crumb.cwd / "it/.crumb" / f"{'0' * 64}.00000000.part").write_bytes(b"half")
+        crumb("pull", f"{model}@{ref}", "-o", "it")
+        crumb("verify", "it", f"{model}@{ref}")
+        assert not list((crumb.cwd / "it").rglob("*.part"))
+        crumb("pull", f"{model}@{recipes[0]}", "-o", "it")
+
+
+def test_a_base_in_other_shards_is_no_fraud(here: Registry, model: str, files: Files, crumb: Crumb) -> None:
+    address = f"{model}@{crumb('compose', model, '1', '-q').split()[0]}"
+    whole = crumb.cwd / "whole"
+    makers.write_weights(whole, makers.read_weights(files.base))
+    crumb("pull", address, "-o", "it", "--as-patches", "--base", whole, code=1)
+    assert "in other files" in crumb.errors
+    assert "operator" not in crumb.errors
+    named = crumb.cwd / "named"  # the same names, another order of the tensors within
+    shutil.copytree(files.base, named)
+    index = json.loads((named / "model.safetensors.index.json").read_text())
+    index["weight_map"] = {
+        name: WEIGHTS[1 - WEIGHTS.index(file)] for name, file in index["weight_map"].items()
+    }  # fmt: skip
+    (named / "model.safetensors.index.json").write_text(json.dumps(index))
+    (named / WEIGHTS[0]).rename(named / "x")
+    (named / WEIGHTS[1]).rename(named / WEIGHTS[0])
+    (named / "x").rename(named / WEIGHTS[1])
+    crumb("pull", address, "-o", "it", "--as-patches", "--base", named, code=1)
+    assert "in other files" in crumb.errors
+    crumb("pull", address, "-o", "it", "--as-patches")
 
 
 def test_a_pull_that_was_killed_goes_on(registry: Registry, model: str, tmp_path: Path) -> None:
@@ -298,6 +480,9 @@ def test_a_missing_thing_is_told(here: Registry, model: str, crumb: Crumb) -> No
     crumb("pull", f"{model}@{'0' * 12}", "-o", "x", code=1)
     assert not (crumb.cwd / "x").exists()
     crumb("compose", model, "99", code=1)
+    for alpha in (".3", "1e-3", "0,3"):
+        crumb("compose", model, "1", "--alpha", alpha, code=1)
+        assert "write it like 0.3" in crumb.errors
 
 
 def test_jobs_are_seen_and_can_be_cancelled(registry: Registry, model: str) -> None:
@@ -321,6 +506,41 @@ def test_a_wait_has_an_end(registry: Registry, model: str) -> None:
         client.job = lambda job: running  # type: ignore[method-assign]
         with pytest.raises(errors.Unavailable, match="still running"):
             client.wait(running, timeout=0)
+
+
+def test_who_waits_for_no_worker_is_told(
+    tmp_path: Path, files: Files, crumb: Crumb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    made = subprocess.run(
+        [*SERVER, "token", "create", "ana", "--data", str(data), "--json"],
+        env=environment(), capture_output=True, check=True,
+    )  # fmt: skip
+    monkeypatch.setattr("client.api.IDLE", 0.1)
+    with serving(data, more=["--no-worker"]) as url:
+        token = json.loads(made.stdout)["token"]
+        wait = Client.wait
+        monkeypatch.setattr(Client, "wait", lambda *job, **how: wait(*job, **how, timeout=1))
+        crumb("model", "create", "ana/slow", "--base", files.base, code=1, CRUMB_URL=url, CRUMB_TOKEN=token)
+    assert crumb.errors.count("no worker is free") == 1
+    assert "still queued" in crumb.errors
+
+
+def test_told_to_end_a_command_leaves_nothing_behind(here: Registry, files: Files, crumb: Crumb) -> None:
+    code = (
+        "import os, signal, time\n"
+        "import registry.breadcrumbs.compose as compose\n"
+        "def told(*a, **k):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+        "compose.compose = told\n"
+        "from client.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "apply", str(files.base), str(files.patches[0]), "-o", "out"]
+    done = subprocess.run(command, cwd=crumb.cwd, env=os.environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "")
+    assert list(crumb.cwd.iterdir()) == []
 
 
 def test_an_upload_can_be_thrown_away(registry: Registry) -> None:

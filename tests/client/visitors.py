@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,9 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def serving(data: Path, port: int = 0) -> Iterator[str]:
+def serving(data: Path, port: int = 0, more: Sequence[str] = ()) -> Iterator[str]:
     """`crumb-server serve`, killed at the end; yields its address."""
-    command = [*SERVER, "serve", "--data", str(data), "--port", str(port)]
+    command = [*SERVER, "serve", "--data", str(data), "--port", str(port), *more]
     log = data.with_name("log")
     with log.open("ab") as errors:
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=errors, text=True)
