@@ -98,7 +98,9 @@ def complete_now(made: Context, actor: Actor, upload_id: uuid.UUID) -> schemas.U
     with made.database.read() as session:
         upload = uploads.find(session, actor, upload_id)
     if upload.state == "open":
-        with uploads.staging(made.store, uploads.staging_path(made.store, upload_id), alone=True):
+        path = uploads.staging_path(made.store, upload_id)
+        uploads.create_staging(made.store, path)
+        with uploads.staging(made.store, path, alone=True):
             damaged = uploads.verify(upload, made.store)
             with made.database.write() as session:
                 upload = uploads.finish(session, made.store, actor, upload_id, damaged, made.upload_limits.lifetime)
@@ -124,9 +126,11 @@ def announced(request: Request) -> tuple[str, int]:
 
 
 def find_slot(made: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> uploads.Slot:
-    """Say where a part goes, in a reading transaction of its own."""
+    """Say where a part goes, in a reading transaction of its own, and make its file."""
     with made.database.read() as session:
-        return uploads.slot(session, made.store, actor, upload_id, number, length)
+        place = uploads.slot(session, made.store, actor, upload_id, number, length)
+    uploads.create_staging(made.store, place.path)
+    return place
 
 
 async def receive(request: Request, store: Store, place: uploads.Slot) -> str:

@@ -26,6 +26,7 @@ from registry.errors import (
     InvalidRequest,
     NotFound,
     RangeNotSatisfiable,
+    StorageFailed,
     TooLarge,
     TooMany,
 )
@@ -35,6 +36,7 @@ from registry.store import CHUNK, Store, fsync_folder, hash_file
 
 MOST_PARTS = 9000
 WAIT = 5.0  # seconds that completing waits for parts in flight
+ENDED = "This upload was completed or cancelled at this moment; ask for its state."
 NOTHING = hashlib.sha256().hexdigest()
 
 
@@ -160,6 +162,14 @@ def slot(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, num
     return Slot(staging_path(store, upload.id), offset, size, stored.sha256 if stored else None)
 
 
+def create_staging(store: Store, path: Path) -> None:
+    """Make a session's staging file, its name durable, unless it is there."""
+    with store.writing("an upload"):
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            fsync_folder(path.parent)
+
+
 @contextmanager
 def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
     """Lend the file descriptor of a session's staging file, shared with other parts, or alone to complete it.
@@ -168,13 +178,15 @@ def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
     file became a blob could change the blob.
 
     Raises:
-        Conflict: the other kind is under way (completing waits a little for parts); try again.
+        Conflict: the other kind is under way (completing waits a little for parts), or the upload has ended.
     """
-    with store.writing("an upload"):
-        new = not path.exists()
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        if new:
-            fsync_folder(path.parent)
+    try:
+        with store.writing("an upload"):
+            handle = os.open(path, os.O_RDWR)
+    except StorageFailed as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise Conflict(ENDED) from None
+        raise
     try:
         deadline = time.monotonic() + (WAIT if alone else 0)
         while True:
@@ -191,7 +203,7 @@ def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
         except FileNotFoundError:
             same = False
         if not same:
-            raise Conflict("This upload was completed or cancelled at this moment; ask for its state.")
+            raise Conflict(ENDED)
         yield handle
     finally:
         os.close(handle)
