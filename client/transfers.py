@@ -207,7 +207,6 @@ def download(
         return
     with _disk(wanted.target):
         partial = partial_path(wanted)
-        partial.parent.mkdir(parents=True, exist_ok=True)
         with _locked(partial) as file:
             try:
                 _fill(connection, wanted, file, tally, stop)
@@ -313,9 +312,13 @@ def _is_there(wanted: Wanted) -> bool:
 
 @contextlib.contextmanager
 def _locked(partial: Path) -> Iterator[BinaryIO]:
-    """Open a partial file for one process alone; the lock dies with the process."""
+    """Open a partial file for one process alone, making its folder; the lock dies with the process."""
     while True:
-        handle = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except FileNotFoundError:  # another download ended just now and removed the empty folder
+            continue
         with os.fdopen(handle, "r+b") as file:
             try:
                 import fcntl

@@ -3,11 +3,14 @@
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,6 +108,66 @@ def open_registry(folder: Path, database_url: str | None = None, **settings: obj
         registry.stop()
 
 
+class Valve:
+    """A proxy on loopback that lets some bytes through, then none until it is opened: nobody is killed too late.
+
+    Args:
+        url: Where the bytes go on to.
+        up: Bytes that may pass from clients to the server.
+        down: Bytes that may pass from the server to clients.
+    """
+
+    def __init__(self, url: str, up: float = math.inf, down: float = math.inf) -> None:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        self.there = (host, int(port))
+        self.left = {"up": up, "down": down}
+        self.shut, self.opened, self.lock = threading.Event(), threading.Event(), threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.threads = [threading.Thread(target=self.accept)]
+        self.threads[0].start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self.there)
+            except OSError:
+                client.close()
+                continue
+            for source, sink, way in ((client, server, "up"), (server, client, "down")):
+                self.threads.append(threading.Thread(target=self.pump, args=(source, sink, way)))
+                self.threads[-1].start()
+
+    def pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+        with contextlib.suppress(OSError), source:
+            while chunk := source.recv(4096):
+                with self.lock:
+                    self.left[way] -= len(chunk)
+                    stuck = self.left[way] < 0
+                if stuck:
+                    self.shut.set()
+                    self.opened.wait()
+                sink.sendall(chunk)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def __enter__(self) -> "Valve":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.opened.set()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for thread in self.threads:
+            thread.join(10)
+
+
 @dataclass
 class Person:
     """Somebody with `crumb`, a home folder and a token."""
@@ -123,11 +186,11 @@ class Person:
             "CRUMB_TOKEN": self.token,
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, url: str | None = None) -> subprocess.Popen[str]:
         """Start a command and leave it running."""
         return subprocess.Popen(
             [*CRUMB, *arguments],
-            env=self.environment,
+            env={**self.environment, "CRUMB_URL": url or self.registry.url},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import torch
 from makers import fine_tuned, make_checkpoint, make_patch
-from processes import Person, Registry, open_registry, person, until
+from processes import Person, Registry, Valve, open_registry, person, until
 
 WIDE = {f"layers.{n}.weight": (1024, 1024) for n in range(8)}
 
@@ -97,12 +97,11 @@ def test_a_client_killed_in_the_middle_of_an_upload_goes_on_where_it_was(registr
     alice.crumb("model", "create", "alice/tiny", "--base", str(base))
     (patch,) = patches(tmp_path, base, 1)
     before = received(registry)
-    sender = bob.start("push", str(patch), "alice/tiny", "-m", "Killed")
-    until(lambda: received(registry) - before > patch.stat().st_size / 4)
-    sender.send_signal(signal.SIGKILL)
-    sender.wait()
-    sent = received(registry) - before
-    assert sent < patch.stat().st_size, "it was killed too late to show anything"
+    with Valve(registry.url, up=patch.stat().st_size / 2) as valve:
+        sender = bob.start("push", str(patch), "alice/tiny", "-m", "Killed", url=valve.url)
+        assert valve.shut.wait(60)
+        sender.send_signal(signal.SIGKILL)
+        sender.wait()
     assert bob.json("push", str(patch), "alice/tiny", "-m", "Killed")["number"] == 1
     assert received(registry) - before < 1.3 * patch.stat().st_size
     registry.check()
@@ -114,13 +113,13 @@ def test_a_server_killed_in_the_middle_of_an_upload_has_what_it_acknowledged(
     server = registry.serve()
     alice = person(registry, "alice")
     base = wide(tmp_path)
-    before = received(registry)
-    sender = alice.start("model", "create", "alice/tiny", "--base", str(base))
     whole = sum(path.stat().st_size for path in base.iterdir())
-    until(lambda: received(registry) - before > whole / 3)
-    server.send_signal(signal.SIGKILL)
-    server.wait()
-    registry.serve()
+    with Valve(registry.url, up=whole / 2) as valve:
+        sender = alice.start("model", "create", "alice/tiny", "--base", str(base), url=valve.url)
+        assert valve.shut.wait(60)
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        registry.serve()
     sender.wait(60)  # it may have gone on by itself, or given up with a sentence
     alice.crumb("model", "create", "alice/tiny", "--base", str(base))
     assert alice.json("model", "show", "alice/tiny")["state"] == "ready"
@@ -159,15 +158,16 @@ def test_a_pull_killed_in_the_middle_goes_on_where_it_was(sqlite_registry: Regis
     registry = sqlite_registry
     registry.serve()
     alice = person(registry, "alice")
-    base = make_checkpoint(tmp_path / "base", shapes={f"w{n}": (4096, 1024) for n in range(12)})
+    base = make_checkpoint(tmp_path / "base", shapes={f"w{n}": (1024, 1024) for n in range(2)})
     alice.crumb("model", "create", "alice/tiny", "--base", str(base))
     out = tmp_path / "out"
-    puller = alice.start("pull", "alice/tiny", "-o", str(out))
-    partial = until(lambda: [path for path in out.rglob("*") if path.is_file() and path.stat().st_size > 10_000_000])
-    puller.send_signal(signal.SIGKILL)
-    puller.wait()
-    assert not (out / "model.safetensors").exists(), "it was killed too late to show anything"
-    assert partial[0].stat().st_size > 10_000_000
+    with Valve(registry.url, down=5_000_000) as valve:
+        puller = alice.start("pull", "alice/tiny", "-o", str(out), url=valve.url)
+        assert valve.shut.wait(60)
+        (partial,) = until(lambda: [path for path in out.rglob("*.part") if path.stat().st_size > 4_000_000])
+        puller.send_signal(signal.SIGKILL)
+        puller.wait()
+    assert partial.stat().st_size > 4_000_000
     alice.crumb("pull", "alice/tiny", "-o", str(out))
     assert (out / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
