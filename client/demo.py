@@ -54,7 +54,7 @@ def run_demo(keep: Path | None, json_output: bool, quiet: bool) -> None:
             "'breadcrumb-registry[demo]', or '.[demo]' in a checkout."
         )
     console = Console(json_output, quiet)
-    with _workplace(keep) as folder:
+    with _room(keep) as folder:
         outcome = play(folder, console)
     brief = "\n".join(f"{merge.recipe} {merge.weights_digest}" for merge in outcome.compositions)
     console.result(asdict(outcome), "", brief)
@@ -206,7 +206,7 @@ class Clock:
 
 
 @contextlib.contextmanager
-def _workplace(keep: Path | None) -> Iterator[Path]:
+def _room(keep: Path | None) -> Iterator[Path]:
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="crumb-demo-") as folder:
             yield Path(folder)
