@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.console import Console
-from client.transfers import OWN
+from client.transfers import OWN, take_lock
 from registry.breadcrumbs.durable import storage_error
 
 PATIENCE = 1.0  # seconds before a person is told why nothing happens
@@ -24,7 +24,7 @@ def locked(folder: Path, console: Console, name: str = "lock") -> Iterator[None]
         raise storage_error(why, folder) from why
     try:
         start, told = time.monotonic(), False
-        while not _take(handle):
+        while not take_lock(handle):
             if not told and time.monotonic() - start > PATIENCE:
                 console.note(f"Another crumb is working in {folder}; waiting for it.")
                 told = True
@@ -32,15 +32,3 @@ def locked(folder: Path, console: Console, name: str = "lock") -> Iterator[None]
         yield
     finally:
         os.close(handle)
-
-
-def _take(handle: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: without a lock two pulls into one folder waste work, no more
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -310,6 +310,19 @@ def _is_there(wanted: Wanted) -> bool:
         raise StorageFailed(f"{wanted.target} cannot be read: {why.strerror}.") from why
 
 
+def take_lock(handle: int) -> bool:
+    """Lock an open file for this process alone, without waiting; say whether that succeeded."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: without a lock two pulls into one folder waste work, no more
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _locked(partial: Path) -> Iterator[BinaryIO]:
     """Open a partial file for one process alone, making its folder; the lock dies with the process."""
@@ -320,16 +333,10 @@ def _locked(partial: Path) -> Iterator[BinaryIO]:
         except FileNotFoundError:  # another download ended just now and removed the empty folder
             continue
         with os.fdopen(handle, "r+b") as file:
-            try:
-                import fcntl
-
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # Windows: without a lock two pulls into one folder waste work, no more
-                pass
-            except BlockingIOError as why:
+            if not take_lock(handle):
                 raise Conflict(
                     f"Another crumb is downloading into {partial.parent.parent}; wait for it, or choose another folder."
-                ) from why
+                )
             # The name may have been renamed away between open and lock: then this is somebody's finished file.
             try:
                 same = os.path.samestat(os.fstat(handle), partial.stat())

@@ -17,6 +17,15 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
+def break_disk(monkeypatch: pytest.MonkeyPatch, code: int, call: str = "fsync") -> None:
+    """Let every fsync, or every rename, fail with an error code."""
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os if call == "fsync" else Path, call, fail)
+
+
 def test_bytes_come_back_by_their_digest(store: Store) -> None:
     sha256, size = store.put([b"bread", b"crumb"])
     assert (sha256, size) == (hashlib.sha256(b"breadcrumb").hexdigest(), 10)
@@ -47,10 +56,7 @@ def test_a_file_that_is_no_blob_is_passed_over(store: Store) -> None:
 
 
 def test_too_many_open_files_pass(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(os, "fsync", fail)
+    break_disk(monkeypatch, errno.EMFILE)
     with pytest.raises(TooMany):
         store.put([b"bytes"])
     monkeypatch.undo()
@@ -81,13 +87,7 @@ def test_an_absent_blob_is_not_found(store: Store) -> None:
 def test_a_failing_disk_is_told_and_leaves_no_blob(
     store: Store, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception], call: str
 ) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    if call == "fsync":
-        monkeypatch.setattr(os, "fsync", fail)
-    else:
-        monkeypatch.setattr(Path, "replace", fail)
+    break_disk(monkeypatch, code, call)
     with pytest.raises(error):
         store.put([b"bytes"])
     monkeypatch.undo()
@@ -133,10 +133,7 @@ def test_after_a_failed_disk_nothing_more_is_written_but_all_is_read(
 ) -> None:
     kept, _ = store.put([b"kept"])
 
-    def fail(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "fsync", fail)
+    break_disk(monkeypatch, errno.EIO)
     with pytest.raises(StorageFailed):
         store.put([b"lost"])
     monkeypatch.undo()
@@ -147,10 +144,7 @@ def test_after_a_failed_disk_nothing_more_is_written_but_all_is_read(
 
 
 def test_a_full_disk_is_no_failed_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
+    break_disk(monkeypatch, errno.ENOSPC)
     with pytest.raises(StorageFull):
         store.put([b"too much"])
     monkeypatch.undo()

@@ -47,13 +47,8 @@ def lock(session: Session, sha256: str, size: int) -> None:
             session.add(Blob(sha256=sha256, size=size))
 
 
-def readable(session: Session, user_id: uuid.UUID, sha256: str) -> bool:
-    """Say whether a user may use a blob without sending its bytes: published, or sent by them before."""
-    return sha256 in readable_among(session, user_id, [sha256])
-
-
-def readable_among(session: Session, user_id: uuid.UUID, digests: Collection[str]) -> dict[str, int]:
-    """Return size by digest of those blobs that a user may use: published, or sent by them before."""
+def readable(session: Session, user_id: uuid.UUID, digests: Collection[str]) -> dict[str, int]:
+    """Return size by digest of those blobs that a user may use without sending bytes: published, or sent before."""
     sent = exists().where(
         UploadSession.sha256 == Blob.sha256, UploadSession.user_id == user_id, UploadSession.state == "done"
     )

@@ -40,7 +40,7 @@ def enqueue(
     session: Session, actor: Actor, kind: str, key: str, model: str, subject: str, payload: dict[str, Any]
 ) -> Job:
     """Return the active job with this key, or a new one. The caller holds the lock of what the job is about."""
-    job = session.scalar(select(Job).where(Job.key == key, Job.state.in_(ACTIVE)).with_for_update())
+    job = active(session, key, lock=True)
     if job is not None:
         job.shared = job.shared or job.user_id != actor.user_id
         job.cancel_requested = False  # whoever asks now wants it
@@ -60,9 +60,10 @@ def enqueue(
     return job
 
 
-def active(session: Session, key: str) -> Job | None:
-    """Return the queued or running job with this key."""
-    return session.scalar(select(Job).where(Job.key == key, Job.state.in_(ACTIVE)))
+def active(session: Session, key: str, *, lock: bool = False) -> Job | None:
+    """Return the queued or running job with this key, locked when asked."""
+    query = select(Job).where(Job.key == key, Job.state.in_(ACTIVE))
+    return session.scalar(query.with_for_update() if lock else query)
 
 
 def find(session: Session, job_id: uuid.UUID) -> Job:

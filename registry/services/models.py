@@ -47,7 +47,7 @@ def create(
         if found.owner_id != actor.user_id or not same:
             raise Conflict(f"There is a model {full_name} already; choose another name.", field="name")
         return found, import_job(session, found)
-    sizes = blobs.readable_among(session, actor.user_id, [sha256 for _, sha256 in files])
+    sizes = blobs.readable(session, actor.user_id, [sha256 for _, sha256 in files])
     for path, sha256 in files:
         if sha256 not in sizes:
             raise InvalidRequest(f"The bytes of {path} are not here; upload them first.", field=path)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.models import Blob, Job, Model, Patch, PatchRevision, PatchTensor, User
+from registry.db.models import Job, Model, Patch, PatchRevision, PatchTensor, User
 from registry.errors import Conflict, InvalidRequest, NotFound
 from registry.services import blobs, jobs, models
 from registry.services.actors import Actor, record
@@ -47,7 +47,8 @@ def push(session: Session, actor: Actor, full_name: str, given: Contribution) ->
                 field="sha256",
             )
         return twin, jobs.active(session, f"check:{twin.id}")
-    if not blobs.readable(session, actor.user_id, given.sha256):
+    known = blobs.readable(session, actor.user_id, [given.sha256])
+    if not known:
         raise InvalidRequest("The bytes of this patch are not here; upload them first.", field="sha256")
     model.patch_count += 1
     patch = Patch(model_id=model.id, number=model.patch_count, author_id=actor.user_id, task=given.task, revision=1)
@@ -62,7 +63,7 @@ def push(session: Session, actor: Actor, full_name: str, given: Contribution) ->
         base_digest=model.base_digest,
         sha256=given.sha256,
         blob_sha256=given.sha256,
-        size=session.get_one(Blob, given.sha256).size,
+        size=known[given.sha256],
     )
     session.add(revision)
     session.flush()

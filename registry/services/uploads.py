@@ -26,7 +26,6 @@ from registry.errors import (
     InvalidRequest,
     NotFound,
     RangeNotSatisfiable,
-    StorageFailed,
     TooLarge,
     TooMany,
 )
@@ -81,8 +80,9 @@ def announce(session: Session, store: Store, actor: Actor, sha256: str, size: in
     upload = session.scalar(mine.options(selectinload(UploadSession.parts)).with_for_update())
     if upload is None:
         upload = UploadSession(user_id=actor.user_id, sha256=sha256, size=size, state="open", parts=[])
-        if blobs.readable(session, actor.user_id, sha256):
-            upload.state, upload.size = "done", session.get_one(Blob, sha256).size
+        known = blobs.readable(session, actor.user_id, [sha256])
+        if known:
+            upload.state, upload.size = "done", known[sha256]
         else:
             check_limits(session, store, actor, size, limits)
         upload.part_size = max(limits.part_bytes, -(-size // MOST_PARTS))
@@ -180,13 +180,11 @@ def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
     Raises:
         Conflict: the other kind is under way (completing waits a little for parts), or the upload has ended.
     """
-    try:
-        with store.writing("an upload"):
+    with store.writing("an upload"):
+        try:
             handle = os.open(path, os.O_RDWR)
-    except StorageFailed as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        except FileNotFoundError:
             raise Conflict(ENDED) from None
-        raise
     try:
         deadline = time.monotonic() + (WAIT if alone else 0)
         while True:
