@@ -33,6 +33,7 @@ def apply(
     *,
     alpha: str = "0.3",
     device: str = "auto",
+    device_memory: int | None = None,
     name: str | None = None,
     console: Console = QUIET,
 ) -> Applied:
@@ -44,6 +45,7 @@ def apply(
         folder: Where the model is to be; nothing, or an empty folder.
         alpha: The scale of all patches, a decimal.
         device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU; see `compose`.
         name: What the card calls the base; its weights digest when None.
         console: Where notes and progress go.
 
@@ -74,7 +76,8 @@ def apply(
                 check_patch(path, digest, checkpoint.tensors, progress)
             opened[sha256] = stack.enter_context(open_patch(path))
         with console.progress("composing") as progress:
-            composed = compose(checkpoint, opened, recipe, out, device, progress)
+            composed = compose(checkpoint, opened, recipe, out, device, progress, device_memory=device_memory)
+        assert composed.weights_digest is not None
         copy_others(base, out, list(composed.files))
         items = [CardItem(sha, None, path.name) for sha, (path, _) in zip(digests, patches, strict=True)]
         card = render_card(folder.absolute().name, name or digest, recipe, composed.weights_digest, items, _card(base))

@@ -124,7 +124,7 @@ def contribute(client: Client, author: str, task: str, digits: "Digits", folder:
     from client import demo_tasks
     from client.pushes import push
     from registry.breadcrumbs.checkpoint import open_checkpoint
-    from registry.breadcrumbs.patchfile import diff
+    from registry.breadcrumbs.diff import diff
 
     base, tuned, file = folder / "base", folder / "tuned" / task, folder / "patches" / f"{task}.safetensors"
     tuned.mkdir(parents=True)

@@ -83,6 +83,7 @@ def pull_as_patches(
     *,
     base: Path | None = None,
     device: str = "auto",
+    device_memory: int | None = None,
     console: Console = QUIET,
 ) -> Revision:
     """Fetch base and patches, compose them here, and see that the same weights come out as at the registry.
@@ -94,6 +95,7 @@ def pull_as_patches(
         folder: Where the model is to be.
         base: A local copy of the base, which is verified; it is downloaded into the cache when None.
         device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU; see `compose`.
         console: Where notes and progress go.
 
     Raises:
@@ -108,7 +110,16 @@ def pull_as_patches(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
-            composed = compose_here(client, revision, work, base=base, device=device, same_files=True, console=console)
+            composed = compose_here(
+                client,
+                revision,
+                work,
+                base=base,
+                device=device,
+                device_memory=device_memory,
+                same_files=True,
+                console=console,
+            )
             if composed.weights_digest != revision.weights_digest:
                 raise DigestMismatch(
                     f"Composed here, {model}@{revision.ref[:12]} has weights {composed.weights_digest}, but the "
@@ -134,12 +145,14 @@ def compose_here(
     *,
     base: Path | None = None,
     device: str = "auto",
+    device_memory: int | None = None,
     same_files: bool = False,
     console: Console = QUIET,
 ) -> "Composed":
     """Compose a revision's weight files into the empty folder `out` from base and patches, all of them verified.
 
-    With `same_files` a base in other weight files than the registry's is refused before anything is computed.
+    With `same_files` a base in other weight files than the registry's is refused before anything is computed, and
+    what is written is hashed by files, too.
     """
     from registry.breadcrumbs.check import check_patch
     from registry.breadcrumbs.checkpoint import open_checkpoint
@@ -162,7 +175,16 @@ def compose_here(
                 check_patch(path, recipe.base, checkpoint.tensors, progress)
             opened[sha256] = stack.enter_context(open_patch(path))
         with console.progress("composing") as progress:
-            return compose(checkpoint, opened, made, out, device, progress)  # checks the base as it reads it
+            return compose(  # checks the base as it reads it
+                checkpoint,
+                opened,
+                made,
+                out,
+                device,
+                progress,
+                file_digests=same_files,
+                device_memory=device_memory,
+            )
 
 
 def verify(

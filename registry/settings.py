@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MiB = 2**20
@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     job_attempts: int = Field(10, description="workers a job may outlive before it counts as failed")
     job_memory: int | None = Field(None, description="address space limit of a job's process")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    device_memory: ByteSize | None = Field(
+        None, description="most memory a job uses on a GPU, like 8GiB; 4 GiB or a quarter of what is free when unset"
+    )
     log_format: Literal["json", "text"] = "json"
 
     @property

@@ -1,9 +1,11 @@
 """What runs in a disposable process: the science on strangers' bytes, with JSON in and JSON out.
 
-Inputs are paths of blobs. What is composed is hashed again first: a disk may have lost some of its bits.
+Inputs are paths of blobs. What is composed is hashed again while it is read: a disk may have lost some of its bits.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from registry.breadcrumbs import compose as engine
 from registry.breadcrumbs.check import check_patch as check_file
 from registry.breadcrumbs.patchfile import open_patch
 from registry.breadcrumbs.recipe import make_recipe
-from registry.errors import StorageFailed
+from registry.errors import InvalidInput, StorageFailed
 from registry.store import hash_file
 
 Progress = Callable[[float], None]
@@ -94,6 +96,7 @@ def compose(
     recipe: Mapping[str, Any],
     out: str,
     device: str,
+    device_memory: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Compose a recipe into the weight files of a model.
@@ -104,23 +107,41 @@ def compose(
         recipe: `base`, `alpha` and `items` (pairs of sha256 and weight).
         out: The folder to write to.
         device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU, or None for the default.
         progress: Told a number from 0 to 1 now and then.
 
     Raises:
         NotFinite: the result overflows; names the tensor.
         StorageFailed: an input is gone, or damaged.
     """
-    require_files([*(path for path, _ in base.values()), *patches.values()])
-    for path, sha256 in [*base.values(), *((path, sha256) for sha256, path in patches.items())]:
-        require_digest(sha256, hash_file(Path(path)))
+    inputs = {sha256: path for path, sha256 in base.values()} | dict(patches)
+    require_files(inputs.values())
     made = make_recipe(recipe["base"], recipe["alpha"], recipe["items"])
-    opened = {sha256: open_patch(Path(path)) for sha256, path in patches.items()}
-    try:
-        with checkpoints.open_checkpoint({name: Path(path) for name, (path, _) in base.items()}) as checkpoint:
-            result = engine.compose(checkpoint, opened, made, Path(out), device, fraction(progress))
-    finally:
-        for patch in opened.values():
-            patch.close()
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while it is composed
+        try:
+            checkpoint = stack.enter_context(
+                checkpoints.open_checkpoint({name: Path(path) for name, (path, _) in base.items()})
+            )
+            opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
+            result = engine.compose(
+                checkpoint,
+                opened,
+                made,
+                Path(out),
+                device,
+                fraction(progress),
+                file_digests=True,
+                base_files={name: base[name][1] for name in checkpoint.files},
+                device_memory=device_memory,
+            )
+        except InvalidInput:  # all of it was sound when it was taken in
+            for sha256, path in inputs.items():
+                require_digest(sha256, hash_file(Path(path)))
+            raise
+        for sha256, found in zip(patches, hashed, strict=True):
+            require_digest(sha256, found)
     return {
         "weights_digest": result.weights_digest,
         "device": result.device,

@@ -210,6 +210,7 @@ class Worker:
                 recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
                 out=str(folder),
                 device=self.settings.device,
+                device_memory=self.settings.device_memory,
             )
             card = render_card(
                 model.full_name,

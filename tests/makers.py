@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.breadcrumbs.patchfile import MaskParams, PatchInfo, diff
+from registry.breadcrumbs.diff import diff
+from registry.breadcrumbs.layout import MaskParams, PatchInfo
 
 WIDTH = 16
 WORDS = 40

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.commands.options import Alpha, Device, Json, Quiet, connect
+from client.commands.options import Alpha, Device, DeviceMemory, Json, Quiet, connect, parse_size
 from client.console import Console, fields, plain, size, table
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def diff(
             raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
 
     from registry.breadcrumbs.checkpoint import open_checkpoint
-    from registry.breadcrumbs.patchfile import MaskParams
-    from registry.breadcrumbs.patchfile import diff as make
+    from registry.breadcrumbs.diff import diff as make
+    from registry.breadcrumbs.layout import MaskParams
 
     dtype = "auto" if value_dtype.lower() == "auto" else value_dtype.upper()
     params = MaskParams(drop_bottom, drop_top, granularity.lower(), dtype)
@@ -213,6 +213,7 @@ def apply(
     out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The model folder to make.")],
     alpha: Alpha = "0.3",
     device: Device = "auto",
+    device_memory: DeviceMemory = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -234,7 +235,14 @@ def apply(
     name = None if Path(base).expanduser().exists() else base  # a Hub id
     local = resolve(base, quiet=quiet)
     done = run(
-        local, [parse_file(text) for text in patches], out, alpha=alpha, device=device, name=name, console=console
+        local,
+        [parse_file(text) for text in patches],
+        out,
+        alpha=alpha,
+        device=device,
+        device_memory=parse_size(device_memory),
+        name=name,
+        console=console,
     )
     text = fields(
         [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands.options import Device, Json, Quiet, Revision, connect
+from client.commands.options import Device, DeviceMemory, Json, Quiet, Revision, connect, parse_size
 from client.console import Console, fields, plain, size
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def pull(
     ] = False,
     base: Base = None,
     device: Device = "auto",
+    device_memory: DeviceMemory = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -43,7 +44,16 @@ def pull(
     with connect() as client:
         if as_patches:
             local = None if base is None else resolve(base, quiet=quiet)
-            found = pulls.pull_as_patches(client, model, ref, out, base=local, device=device, console=console)
+            found = pulls.pull_as_patches(
+                client,
+                model,
+                ref,
+                out,
+                base=local,
+                device=device,
+                device_memory=parse_size(device_memory),
+                console=console,
+            )
         else:
             found = pulls.pull(client, model, ref, out, console=console)
     total = sum(file.size for file in found.files)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from registry.breadcrumbs.checkpoint import Meter, Progress, TensorSpec, blocks, octets
+from registry.breadcrumbs.checkpoint import HASHED, Meter, Progress, TensorSpec, blocks, octets
 from registry.breadcrumbs.header import PATCH_LIMITS, Limits, show
 from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import COPY, Patch, called, open_patch
+from registry.breadcrumbs.patchfile import Patch, called, open_patch
 from registry.errors import BaseMismatch, InvalidPatch
 
 
@@ -152,7 +152,7 @@ def _check_indices(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) 
 
 def _sha256(patch: Patch, meter: Meter) -> str:
     digest = hashlib.sha256()
-    for start, stop in blocks(patch.info.size, COPY):
+    for start, stop in blocks(patch.info.size, HASHED):
         digest.update(octets(patch.read_file(start, stop)))
         meter.add(stop - start)
     return digest.hexdigest()

@@ -12,7 +12,9 @@ Bytes are read with preadv into fresh memory, block by block: a mapped file that
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -25,6 +27,9 @@ from registry.errors import InvalidCheckpoint, InvalidInput, NotFound
 
 BLOCK = 2**20
 """Elements processed at a time; a multiple of 8, so that blocks of a bitmask are whole bytes."""
+
+HASHED = 2**20
+"""Bytes hashed at a time: they stay in the processor's cache from reading to hashing."""
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
@@ -55,16 +60,18 @@ Progress = Callable[[int, int], None]
 
 
 class Meter:
-    """Count bytes for the progress callback."""
+    """Count bytes for the progress callback; threads may share one."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.done, self.total, self.progress = 0, total, progress
+        self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
         """Count bytes that are done."""
-        self.done += count
-        if self.progress:
-            self.progress(self.done, self.total)
+        with self._lock:
+            self.done += count
+            if self.progress:
+                self.progress(self.done, self.total)
 
 
 class Checkpoint:
@@ -130,6 +137,10 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(spec.numel * DTYPES[spec.dtype] for spec in self.tensors.values())
 
+    def bytes_of(self, name: str) -> int:
+        """Bytes of a tensor."""
+        return self.tensors[name].numel * DTYPES[self.tensors[name].dtype]
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Read elements of a tensor, in row-major order, into fresh memory.
 
@@ -161,6 +172,20 @@ class Checkpoint:
             InvalidCheckpoint,
         )
 
+    def fill(self, view: memoryview, name: str, start: int) -> None:
+        """Fill bytes with those of a tensor, from byte `start` of it on; errors as of `read`."""
+        file, at = self.place(name)
+        fill(view, file, at + start, f"Weight file {self._file_of[name]}", InvalidCheckpoint)
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Return the descriptor of the file that holds a tensor, and the byte at which it starts."""
+        shard = self._file_of[name]
+        return self._open[shard].fileno(), self.headers[shard].entries[name].start
+
+    def file(self, shard: str) -> BinaryIO:
+        """Return a weight file, open for reading."""
+        return self._open[shard]
+
     def read_header_bytes(self, shard: str) -> bytes:
         """Read a weight file's header as it stands: length bytes, JSON text and padding."""
         size = self.headers[shard].size
@@ -168,19 +193,24 @@ class Checkpoint:
         return raw.numpy().tobytes()
 
 
-def read_bytes(file: BinaryIO, at: int, length: int, what: str, error: type[InvalidInput]) -> torch.Tensor:
-    """Read `length` bytes at byte `at` into a fresh uint8 tensor.
+def fill(view: memoryview, file: int, at: int, what: str, error: type[InvalidInput]) -> None:
+    """Fill bytes with those of a file, given by its descriptor, from byte `at` on.
 
     Raises:
         InvalidInput: As `error`, when the file ends before.
     """
-    raw = torch.empty(length, dtype=torch.uint8)
-    view, done = octets(raw), 0
-    while done < length:
-        got = os.preadv(file.fileno(), [view[done:]], at + done)
+    done = 0
+    while done < len(view):
+        got = os.preadv(file, [view[done:]], at + done)
         if got == 0:
             raise error(f"{what} became shorter while it was read; fetch it again.")
         done += got
+
+
+def read_bytes(file: BinaryIO, at: int, length: int, what: str, error: type[InvalidInput]) -> torch.Tensor:
+    """Read `length` bytes at byte `at` into a fresh uint8 tensor; errors as of `fill`."""
+    raw = torch.empty(length, dtype=torch.uint8)
+    fill(octets(raw), file.fileno(), at, what, error)
     return raw
 
 
@@ -297,20 +327,33 @@ def _read_index(path: Path, limits: Limits) -> dict[str, str]:
 
 
 def tensor_digests(checkpoint: Checkpoint, progress: Progress | None = None) -> dict[str, str]:
-    """Hash every tensor's raw bytes, streaming.
+    """Hash every tensor's raw bytes, streaming, as many tensors at a time as there are processors.
 
     Returns:
         sha256 hex by tensor name, in name order.
     """
-    digests, meter = {}, Meter(checkpoint.size, progress)
-    for name, spec in checkpoint.tensors.items():
-        digest = hashlib.sha256()
-        for start, stop in blocks(spec.numel):
-            raw = checkpoint.read_raw(name, start, stop)
-            digest.update(octets(raw))
-            meter.add(raw.numel())
-        digests[name] = digest.hexdigest()
-    return digests
+    meter, buffers = Meter(checkpoint.size, progress), threading.local()
+
+    def digest(name: str) -> str:
+        buffer = buffers.__dict__.setdefault("view", memoryview(bytearray(HASHED)))
+        width = DTYPES[checkpoint.tensors[name].dtype]
+        found = hashlib.sha256()
+        for start, stop in blocks(checkpoint.tensors[name].numel, HASHED // width):
+            view = buffer[: (stop - start) * width]
+            checkpoint.fill(view, name, start * width)
+            found.update(view)
+            meter.add(len(view))
+        return found.hexdigest()
+
+    largest = sorted(checkpoint.tensors, key=checkpoint.bytes_of, reverse=True)  # so that none is left for the end
+    with ThreadPoolExecutor(processors()) as pool:
+        digests = dict(zip(largest, pool.map(digest, largest), strict=True))
+    return {name: digests[name] for name in checkpoint.tensors}
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def weights_digest(lines: Iterable[tuple[str, str, Sequence[int], str]]) -> str:

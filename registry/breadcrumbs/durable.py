@@ -19,7 +19,7 @@ def new_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
         paths: Where the files are to be; their folders exist. A file already there is replaced.
 
     Yields:
-        The files, open for writing, in the order of `paths`. On any error they vanish.
+        The files, open for writing and reading, in the order of `paths`. On any error they vanish.
 
     Raises:
         InvalidRequest: A folder does not exist.
@@ -61,7 +61,7 @@ def new_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
 
 
 def _create(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666), "wb")
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666), "w+b")
 
 
 def sync_folder(folder: Path) -> None:

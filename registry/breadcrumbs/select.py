@@ -4,112 +4,52 @@ The bits of a non-negative float32, read as an integer, order as the floats do: 
 the high 16 bits of the keys, then the low 15 of those that share the right high part, finds the m-th largest exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from registry.breadcrumbs.checkpoint import blocks
+from registry.breadcrumbs.kernels import LOW, nth_bin
 
-Floats = npt.NDArray[np.float32]
-Keys = npt.NDArray[np.int32]
-Bools = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int64]
 
-NOTHING = 2**31 - 1
-"""A key above that of every float32."""
-
-LOW = 15
+HIGH_BINS, LOW_BINS = 1 << (31 - LOW), 1 << LOW
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The first m elements in order: every key above `key`, and the first `ties` of those equal to it.
-
-    `equal` is how many elements have that key.
-    """
+    """The first m elements in order: every key above `key`, and the first `ties` of those equal to it."""
 
     key: int
     ties: int
-    equal: int
 
 
-def keys_of(delta: Floats) -> Keys:
-    """Return the ordering keys of |delta|, same shape."""
-    return delta.view(np.int32) & np.int32(0x7FFFFFFF)
+ALL = Cut(0, 0)
+"""Everything that changed at all."""
+
+NONE = Cut(2**31 - 1, 0)
+"""Nothing: the key is above that of every float32."""
 
 
-def find_cuts(delta: Floats, counts: Sequence[int]) -> list[Cut]:
-    """Find where the first m elements end in the order |delta| descending, index ascending.
-
-    Args:
-        delta: [N] float32, finite.
-        counts: The values of m, each 0..N.
-
-    Returns:
-        One cut for each m.
-    """
-    high = np.zeros(1 << (31 - LOW), np.int64)
-    for start, stop in blocks(delta.size):
-        high += np.bincount(keys_of(delta[start:stop]) >> LOW, minlength=high.size)
-    above = high[::-1].cumsum()[::-1]  # above[b]: elements in bins >= b
-    bins = {m: int(np.flatnonzero(above >= m)[-1]) for m in counts if m > 0}
-    lows = {b: np.zeros(1 << LOW, np.int64) for b in bins.values()}
-    for start, stop in blocks(delta.size) if lows else ():
-        keys = keys_of(delta[start:stop])
-        for b, low in lows.items():
-            inside = keys[keys >> LOW == b] & ((1 << LOW) - 1)
-            low += np.bincount(inside, minlength=low.size)
-    cuts = []
-    for m in counts:
-        if m == 0:
-            cuts.append(Cut(NOTHING, 0, 0))
-            continue
-        b = bins[m]
-        rest = m - int(above[b] - high[b])  # to be found inside bin b, 1..high[b]
-        inner = lows[b][::-1].cumsum()[::-1]
-        last = int(np.flatnonzero(inner >= rest)[-1])
-        equal = int(lows[b][last])
-        cuts.append(Cut(b << LOW | last, rest - int(inner[last] - equal), equal))
-    return cuts
-
-
-def taken(keys: Keys, cut: Cut, seen: int) -> tuple[Bools, int]:
-    """Say which elements of a block are among the first m.
+def find_cuts(high: Counts, count_low: Callable[[Counts], Counts], first: int, second: int) -> tuple[Cut, Cut]:
+    """Find where the first m elements end in the order |delta| descending, index ascending, for two values of m.
 
     Args:
-        keys: The block's keys.
-        cut: Where the first m end.
-        seen: How many keys equal to the cut's came in earlier blocks.
-
-    Returns:
-        One bool per key, and the new `seen`.
+        high: int64 [2^16], how many keys have each high part; of what did not change there is none.
+        count_low: Given one or two high parts, int64 [B], counts the low parts of their keys, int64 [B, 2^15].
+        first, second: The values of m, each 0 or more.
     """
-    if cut.ties == cut.equal:  # no tie is split
-        return keys >= np.int32(cut.key), seen
-    found = keys > np.int32(cut.key)
-    ties = np.flatnonzero(keys == np.int32(cut.key))
-    found[ties[: max(0, cut.ties - seen)]] = True
-    return found, seen + ties.size
+    total = int(high.sum())
+    places = {m: nth_bin(high, m) for m in (first, second) if 0 < m < total}
+    bins = sorted({int(at) for at, _ in places.values()})
+    lows = dict(zip(bins, count_low(np.array(bins, np.int64)), strict=True)) if bins else {}
 
+    def cut(m: int) -> Cut:
+        if m not in places:
+            return ALL if m else NONE
+        at, rest = places[m]
+        low, ties = nth_bin(lows[int(at)], rest)
+        return Cut(int(at) << LOW | int(low), int(ties))
 
-def row_taken(keys: Keys, part: Keys, count: int) -> Bools:
-    """Say which elements are among the first `count` of their row.
-
-    Args:
-        keys: [R, D].
-        part: [R, D] the same keys, each row partitioned at ascending place D - count.
-        count: 0..D.
-
-    Returns:
-        bool [R, D].
-    """
-    if count == 0:
-        return np.zeros(keys.shape, np.bool_)
-    edge = part[:, keys.shape[1] - count, None]  # [R, 1] the count-th largest
-    found, equal = keys > edge, keys == edge
-    ties = count - found.sum(1)  # [R] of the equal ones, how many are among the first
-    split = np.flatnonzero(ties < equal.sum(1))
-    equal[split] &= equal[split].cumsum(1, dtype=np.int32) <= ties[split, None]
-    found |= equal
-    return found
+    return cut(first), cut(second)

@@ -2,14 +2,18 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from registry.breadcrumbs import kernels
+from registry.breadcrumbs.staging import Arena
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -88,6 +92,42 @@ def decode(path: Path) -> dict[str, list[tuple[int, float]]]:
                 places = entries[f"{tensor}.indices"].tolist()
             found[tensor] = list(zip(places, entries[name].double().tolist(), strict=True))
     return found
+
+
+CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+
+
+class Touch(NamedTuple):
+    """What one patch does to a block: distinct places, float values, and the scale."""
+
+    places: torch.Tensor
+    values: torch.Tensor
+    scale: float
+
+
+def compose_block(base: torch.Tensor, touches: Sequence[Touch], indices: bool = False) -> tuple[torch.Tensor, int]:
+    """Compose a block by the CPU kernel, masks given as bits or as indices; return it and how many are lost."""
+    arena, rows = Arena(64), []
+    base_at = put(arena, raw(base))
+    for touch in touches:
+        bits = np.zeros(-(-base.numel() // 8) * 8, np.bool_)
+        bits[touch.places.numpy()] = True
+        mask = raw(touch.places.int()) if indices else np.packbits(bits, bitorder="little").tobytes()
+        mask_at, values_at = put(arena, mask + bytes(8)), put(arena, raw(touch.values))
+        code = kernels.CODES[CODES[touch.values.dtype]]
+        rows.append((mask_at, values_at, code, 4 if indices else 0, touch.places.numel()))
+    out = np.empty(base.nbytes + kernels.PAD, np.uint8)
+    table, scales = np.array(rows, np.int64).reshape(-1, 5), np.array([touch.scale for touch in touches], np.float64)
+    code = kernels.CODES[CODES[base.dtype]]
+    lost = kernels.compose_chunk(arena.bytes, base_at, code, base.numel(), 0, table, scales, out)
+    return torch.from_numpy(out[: base.nbytes].copy()).view(base.dtype), lost
+
+
+def put(arena: Arena, content: bytes) -> int:
+    """Put bytes into an arena and return where they are."""
+    at = arena.place(len(content))
+    arena.bytes[at : at + len(content)] = np.frombuffer(content, np.uint8)
+    return at
 
 
 def build(metadata: object, entries: list[tuple[str, str, list[int], bytes]]) -> bytes:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers_breadcrumbs import decode, raw, read_all, slow_round, write_model
+from makers_breadcrumbs import Touch, compose_block, decode, raw, read_all, slow_round, write_model
 
-from registry.breadcrumbs import checkpoint, durable
+from registry.breadcrumbs import durable, staging
 from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.compose import Touch, compose, compose_block, pick_device
-from registry.breadcrumbs.patchfile import MaskParams, diff, open_patch
+from registry.breadcrumbs.compose import compose, pick_device
+from registry.breadcrumbs.diff import diff
+from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.patchfile import open_patch
 from registry.breadcrumbs.recipe import make_recipe, scale
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRecipe, InvalidRequest, NotFinite, StorageFull
 
@@ -79,7 +81,7 @@ def slow_compose(base, patches, alpha, weights):
 
 
 def test_a_composition_is_what_the_specification_says_to_the_bit(world):
-    composed = world.compose("out")
+    composed = world.compose("out", file_digests=True)
     patches = {sha256: decode(path) for sha256, path in world.paths.items()}
     assert sum(len(places) for patch in patches.values() for places in patch.values()) > 1000
     slow = slow_compose(
@@ -115,20 +117,25 @@ def test_headers_names_and_shards_are_the_bases(tmp_path):
     assert composed[2].weights_digest == World(tmp_path / "again").compose("out").weights_digest
 
 
-def test_order_threads_and_block_size_change_no_byte(world, monkeypatch):
+def test_order_threads_and_size_of_chunks_change_no_byte(world, monkeypatch):
     digests = {world.compose("out").weights_digest}
     items = dict(zip(world.paths, ("1", "-0.5", "2"), strict=True))
-    threads = torch.get_num_threads()
-    try:
-        for number, order in enumerate(itertools.permutations(world.paths)):
-            torch.set_num_threads(1 + number % 2)
-            monkeypatch.setattr(checkpoint.blocks, "__defaults__", ([8, 64, 2**20][number % 3],))
-            world.paths = {sha256: world.paths[sha256] for sha256 in order}
-            weights = tuple(items[sha256] for sha256 in order)
-            digests.add(world.compose(f"out{number}", weights=weights).weights_digest)
-    finally:
-        torch.set_num_threads(threads)
+    for number, order in enumerate(itertools.permutations(world.paths)):
+        monkeypatch.setattr(staging, "SMALLEST", [8, 64, 2**15][number % 3])
+        monkeypatch.setattr(staging, "LARGEST", [64, 64, 2**20][number % 3])
+        world.paths = {sha256: world.paths[sha256] for sha256 in order}
+        weights = tuple(items[sha256] for sha256 in order)
+        digests.add(world.compose(f"out{number}", weights=weights, threads=1 + number % 4).weights_digest)
     assert len(digests) == 1
+
+
+def test_without_digests_the_same_bytes_are_written(world):
+    composed = world.compose("out", digests=False)
+    assert composed.weights_digest is None
+    assert composed.files["model.safetensors"].sha256 is None
+    world.compose("hashed")
+    ours, theirs = (world.folder / at / "model.safetensors" for at in ("out", "hashed"))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -148,9 +155,10 @@ VALUES = st.floats(width=16, allow_nan=False, allow_infinity=False) | st.sampled
     st.lists(st.lists(VALUES, min_size=20, max_size=20), max_size=4),
     st.sampled_from(DTYPES),
     st.sampled_from(["0.3", "-1.7", "0.000001", "1"]),
+    st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
-def test_a_block_is_composed_as_in_exact_words(base, patches, dtype, alpha):
+def test_a_block_is_composed_as_in_exact_words(base, patches, dtype, alpha, indices):
     block = torch.tensor(base, dtype=torch.float64).to(dtype)
     by = scale(alpha, "1")
     expected = block.double().tolist()
@@ -162,7 +170,7 @@ def test_a_block_is_composed_as_in_exact_words(base, patches, dtype, alpha):
         for place, value in zip(places.tolist(), kept.tolist(), strict=True):
             expected[place] = expected[place] + by * value
     rounded = [slow_round(value, dtype) for value in expected]
-    result, lost = compose_block(block, touches)
+    result, lost = compose_block(block, touches, indices)
     assert lost == sum(math.isinf(value) for value in rounded)
     if not lost:
         assert raw(result) == raw(torch.tensor(rounded, dtype=torch.float64).to(dtype))

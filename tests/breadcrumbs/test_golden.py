@@ -11,7 +11,9 @@ from makers_breadcrumbs import decode, raw, read_all, slow_mask, slow_round
 from registry.breadcrumbs.check import check_patch
 from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
 from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.patchfile import MaskParams, diff, open_patch
+from registry.breadcrumbs.diff import diff
+from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.patchfile import open_patch
 from registry.breadcrumbs.recipe import make_recipe, scale
 
 GOLDEN = Path(__file__).parent / "golden"

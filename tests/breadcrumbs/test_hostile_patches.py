@@ -14,8 +14,11 @@ from makers_breadcrumbs import build, frame, take_apart, write_model
 from registry.breadcrumbs import checkpoint
 from registry.breadcrumbs.check import check_patch, limits_for
 from registry.breadcrumbs.checkpoint import TensorSpec, open_checkpoint
+from registry.breadcrumbs.diff import diff
 from registry.breadcrumbs.header import PATCH_LIMITS, read_header
-from registry.breadcrumbs.patchfile import MaskParams, diff, open_patch
+from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.patchfile import open_patch
+from registry.breadcrumbs.staging import Arena, Stager
 from registry.errors import BaseMismatch, InvalidInput, InvalidPatch, TooLarge
 
 BASE = {
@@ -271,19 +274,35 @@ def test_opening_alone_already_checks_the_header(sound, tmp_path):
         open_patch(tmp_path / "p")
 
 
-def test_reading_a_mask_out_of_order_never_leaves_the_block(sound, tmp_path):
-    """Composition does not rest on the check alone: a block's places are inside the block, or an error."""
-    for values in [(60, 3, 70), (-5, 3, 250), (50, 50, 50), (199, 0, 199)]:
-        case = Case(sound)
-        case.indices(*values)
-        (tmp_path / "p").write_bytes(build(case.meta, case.entries))
-        with open_patch(tmp_path / "p") as patch:
-            for start in range(0, 200, 40):
-                try:
-                    places = patch.read_mask("b", start, start + 40).tolist()
-                except InvalidPatch:
-                    continue
-                assert places == sorted(set(places)) and all(0 <= place < 40 for place in places)
+@pytest.mark.parametrize("chunk", [40, 64, 200])
+@pytest.mark.parametrize("values", [(60, 3, 70), (-5, 3, 250), (50, 50, 50), (199, 0, 199), (3, 70, 2**31 - 1)])
+def test_composing_does_not_rest_on_the_check_alone(sound, tmp_path, values, chunk):
+    """Indices that are out of order or out of range are refused before any kernel sees them."""
+    case = Case(sound)
+    case.indices(*values)
+    (tmp_path / "p").write_bytes(build(case.meta, case.entries))
+    with open_patch(tmp_path / "p") as patch:
+        write_model(tmp_path / "base", {n: torch.zeros(spec.shape) for n, spec in patch.info.tensors.items()})
+        with open_checkpoint(tmp_path / "base") as base, pytest.raises(InvalidPatch):
+            stager, arena = Stager(base, "b", [(patch, 1.0)]), Arena(64)
+            for start in range(0, 200, chunk):
+                stager.stage(arena, start, min(start + chunk, 200))
+
+
+@pytest.mark.parametrize("flip", [0, 1, 7, 24])
+def test_bits_and_values_that_differ_in_number_are_never_composed(sound, tmp_path, flip):
+    case = Case(sound)
+    with_bits = next(entry for entry in case.entries if entry[0].endswith(".bitmask"))
+    name, size = with_bits[0].removesuffix(".bitmask"), len(with_bits[3])
+    broken = bytearray(with_bits[3])
+    broken[flip % size] ^= 1 << flip % 8
+    entries = [(*entry[:3], bytes(broken)) if entry is with_bits else entry for entry in case.entries]
+    (tmp_path / "p").write_bytes(build(case.meta, entries))
+    with open_patch(tmp_path / "p") as patch:
+        spec = patch.info.tensors[name]
+        write_model(tmp_path / "base", {n: torch.zeros(spec.shape) for n, spec in patch.info.tensors.items()})
+        with open_checkpoint(tmp_path / "base") as base, pytest.raises(InvalidPatch, match=r"differ in number|padding"):
+            Stager(base, name, [(patch, 1.0)]).stage(Arena(64), 0, spec.numel)
 
 
 TOKENS = [

@@ -1,24 +1,59 @@
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers_breadcrumbs import slow_mask
+from makers_breadcrumbs import CODES, raw, slow_mask
 
-from registry.breadcrumbs import checkpoint, mask, select
-from registry.breadcrumbs.mask import breadcrumb_mask, dropped, subtract
+from registry.breadcrumbs import changes
+from registry.breadcrumbs.checkpoint import TensorSpec
+from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.mask import dropped, groups_of
 
 FEW = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 2.0**-149, -(2.0**-130), 2.0**127, 0.125])
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 FRACTIONS = st.sampled_from(["0", "0.007", "0.1", "0.25", "0.29", "0.333", "0.49"])
 
 
+class InMemory:
+    """Two tensors that are compared; the base is 0 unless it is given, so that the tuned one is the direction."""
+
+    def __init__(self, tuned: torch.Tensor, base: torch.Tensor | None = None) -> None:
+        self.base, self.tuned = torch.zeros_like(tuned) if base is None else base, tuned
+        self.numel, self.dtypes = tuned.numel(), (CODES[self.base.dtype], CODES[tuned.dtype])
+
+    def read(self, start: int, base: memoryview, tuned: memoryview) -> None:
+        for view, tensor in ((base, self.base), (tuned, self.tuned)):
+            view[:] = raw(tensor[start : start + len(view) // tensor.element_size()])
+
+
+def masked(pair: InMemory, row: int | None, drop_bottom: str, drop_top: str) -> tuple[list[bool], list[float]]:
+    """Return which elements stay, and the values of those."""
+    if not pair.numel:
+        return [], []
+    spec = TensorSpec("F32", (pair.numel // (row or pair.numel), row or pair.numel))
+    params = MaskParams(drop_bottom, drop_top, "row" if row else "tensor", "F32")
+    mask, values, seen = bytearray(), bytearray(), bytearray()
+    with tempfile.TemporaryDirectory() as folder, changes.Workspace(Path(folder)) as workspace:
+        found = workspace.find(pair, groups_of(spec, params), seen.extend)
+        if found.nnz:
+            assert workspace.write(found, 0, "F32", mask.extend, values.extend) == 0
+    assert bytes(seen) == raw(pair.base)
+    assert found.total <= int((pair.tuned.double() != pair.base.double()).sum())
+    assert found.nnz <= groups_of(spec, params).most
+    bits = np.unpackbits(np.frombuffer(mask or bytes(-(-pair.numel // 8)), np.uint8), bitorder="little")
+    assert not bits[pair.numel :].any()
+    return bits[: pair.numel].astype(bool).tolist(), np.frombuffer(values, np.float32).tolist()
+
+
 def fast_mask(delta: list[float], row: int | None, drop_bottom: str, drop_top: str) -> list[bool]:
-    keep = np.ones(len(delta), np.bool_)
-    breadcrumb_mask(np.array(delta, np.float32), row, drop_bottom, drop_top, keep)
-    return keep.tolist()
+    keep, values = masked(InMemory(torch.tensor(delta, dtype=torch.float32)), row, drop_bottom, drop_top)
+    assert values == [value for value, stays in zip(delta, keep, strict=True) if stays]
+    return keep
 
 
 @given(st.lists(FEW | FLOATS, max_size=60), FRACTIONS, FRACTIONS)
@@ -34,16 +69,42 @@ def test_the_mask_by_rows_is_what_sorting_each_row_gives(row, rows, bottom, top,
     assert fast_mask(delta, row, bottom, top) == slow_mask(delta, row, bottom, top)
 
 
-@given(st.lists(FEW | FLOATS, min_size=30, max_size=200), FRACTIONS, FRACTIONS, st.sampled_from([None, 1, 10]))
+@given(st.lists(FEW | FLOATS, min_size=30, max_size=400), FRACTIONS, FRACTIONS, st.sampled_from([None, 1, 10]))
 @settings(max_examples=200, deadline=None)
-def test_where_blocks_are_cut_changes_no_mask(delta, bottom, top, row):
-    """The same law with blocks of 16: ties are split across blocks, and rows are longer than a block."""
+def test_where_blocks_and_segments_are_cut_changes_no_mask(delta, bottom, top, row):
+    """The same law with tiny blocks: ties are split across them, floors are guessed, and files hold candidates."""
     delta = delta[: len(delta) // 10 * 10]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(checkpoint.blocks, "__defaults__", (16,))
-        patched.setattr(mask, "BLOCK", 16)
+        for name, value in (("BLOCK", 64), ("SEGMENT", 128), ("RUNS", 2), ("RUN", 8)):
+            patched.setattr(changes, name, value)
         assert fast_mask(delta, row, bottom, top) == slow_mask(delta, row, bottom, top)
         assert fast_mask(delta, len(delta), bottom, top) == slow_mask(delta, None, bottom, top)
+
+
+@pytest.mark.parametrize("floor", [1, 2**30, 2**31 - 1])
+def test_a_floor_that_was_guessed_wrong_changes_no_mask(monkeypatch, floor):
+    torch.manual_seed(2)
+    delta = torch.randn(1000).tolist()
+    for name, value in (("BLOCK", 64), ("SEGMENT", 128)):
+        monkeypatch.setattr(changes, name, value)
+    monkeypatch.setattr(changes.Workspace, "_guess_floor", lambda self, pair, wanted: floor)
+    assert fast_mask(delta, None, "0.85", "0.007") == slow_mask(delta, None, "0.85", "0.007")
+
+
+def test_one_workspace_serves_one_tensor_after_another(tmp_path, monkeypatch):
+    for name, value in (("BLOCK", 64), ("SEGMENT", 128), ("RUN", 8)):
+        monkeypatch.setattr(changes, name, value)
+    torch.manual_seed(4)
+    with changes.Workspace(tmp_path) as workspace:
+        for size, row in ((1000, None), (10, None), (300, None), (640, 80), (700, None), (2000, 1000)):
+            delta = torch.randn(size)
+            spec = TensorSpec("F32", (size // (row or size), row or size))
+            params = MaskParams("0.6", "0.01", "row" if row else "tensor", "F32")
+            mask = bytearray()
+            found = workspace.find(InMemory(delta), groups_of(spec, params))
+            workspace.write(found, 0, "F32", mask.extend, lambda view: None)
+            bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=size, bitorder="little").astype(bool).tolist()
+            assert bits == slow_mask(delta.tolist(), row, "0.6", "0.01")
 
 
 def test_among_equals_the_lower_index_counts_as_larger():
@@ -88,29 +149,20 @@ def test_a_large_tensor_with_many_ties_is_masked_like_a_stable_sort():
     expected = np.zeros(delta.size, np.bool_)
     expected[order[dropped("0.007", delta.size) : delta.size - dropped("0.85", delta.size)]] = True
     expected &= delta != 0
-    keep = np.empty(delta.size, np.bool_)
-    breadcrumb_mask(delta, None, "0.85", "0.007", keep)
+    keep, values = masked(InMemory(torch.from_numpy(delta)), None, "0.85", "0.007")
     assert np.array_equal(keep, expected)
-
-
-def test_the_cut_is_the_exact_order_statistic():
-    delta = np.array([5, -4, 4, 3, -4, 0], np.float32)
-    cut = select.find_cuts(delta, [0, 1, 3, 6])
-    assert [c.ties for c in cut] == [0, 1, 2, 1]
-    assert [c.equal for c in cut] == [0, 1, 3, 1]
-    assert select.keys_of(np.array([-4], np.float32))[0] == cut[2].key
+    assert np.array_equal(values, delta[expected])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_direction_is_a_float32_difference(dtype):
-    tuned, base = torch.tensor([1.0, 3.0], dtype=dtype), torch.tensor([0.1, -2.5], dtype=dtype)
+    tuned, base = torch.tensor([1.0, 3.0, -7.0], dtype=dtype), torch.tensor([0.1, -2.5, -7.0], dtype=dtype)
     expected = np.float32(tuned.float().numpy()) - np.float32(base.float().numpy())
-    assert subtract(tuned, base).tolist() == expected.tolist()
+    assert masked(InMemory(tuned, base), None, "0", "0") == ([True, True, False], expected[:2].tolist())
 
 
-@pytest.mark.parametrize("other", [torch.float64, torch.float32])
+@pytest.mark.parametrize("other", [torch.float64, torch.float32, torch.bfloat16])
 def test_float64_on_either_side_is_subtracted_before_it_is_rounded(other):
-    tuned, base = torch.tensor([1 + 2.0**-40], dtype=torch.float64), torch.tensor([1.0], dtype=other)
-    assert subtract(tuned, base).tolist() == [2.0**-40]
-    assert subtract(base, tuned).tolist() == [-(2.0**-40)]
-    assert subtract(tuned, base).dtype == torch.float32
+    fine, coarse = torch.tensor([1 + 2.0**-40], dtype=torch.float64), torch.tensor([1.0], dtype=other)
+    assert masked(InMemory(fine, coarse), None, "0", "0") == ([True], [2.0**-40])
+    assert masked(InMemory(coarse, fine), None, "0", "0") == ([True], [-(2.0**-40)])

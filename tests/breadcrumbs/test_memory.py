@@ -17,7 +17,9 @@ import torch
 from registry.breadcrumbs.check import check_patch
 from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
 from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.patchfile import MaskParams, diff, open_patch
+from registry.breadcrumbs.diff import diff
+from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.patchfile import open_patch
 from registry.breadcrumbs.recipe import make_recipe
 
 torch.set_num_threads(1)

@@ -1,18 +1,22 @@
 import hashlib
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers_breadcrumbs import decode, read_all, slow_bf16, slow_mask, take_apart, write_model
+from makers_breadcrumbs import decode, raw, read_all, slow_bf16, slow_mask, take_apart, write_model
 
 from registry.breadcrumbs import durable
 from registry.breadcrumbs.check import check_patch
 from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
 from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.patchfile import MaskParams, diff, open_patch
+from registry.breadcrumbs.diff import diff
+from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.patchfile import open_patch
 from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.staging import Arena, Stager
 from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch, InvalidRequest, StorageFull
 
 torch.manual_seed(0)
@@ -289,15 +293,29 @@ def test_a_missing_folder_is_said_so(tmp_path):
         diff(b, t, tmp_path / "none" / "patch")
 
 
-def test_masks_are_read_block_by_block(tmp_path):
-    path, _ = make(tmp_path, BASE, TUNED, MaskParams("0.99", "0"))
+@pytest.mark.parametrize("chunk", [8, 16, 24, 1000])
+@pytest.mark.parametrize("drop_bottom", ["0.99", "0.5"])
+def test_masks_and_values_are_staged_chunk_by_chunk(tmp_path, drop_bottom, chunk):
+    path, _ = make(tmp_path, BASE, TUNED, MaskParams(drop_bottom, "0"))
+    arena = Arena(64)
     for name, pairs in decode(path).items():
-        with open_patch(path) as patch:
-            size, found = BASE[name].numel(), []
-            for start in range(0, size, 16):
-                found += [start + place for place in patch.read_mask(name, start, min(start + 16, size)).tolist()]
-            assert found == [place for place, _ in pairs]
-            assert patch.read_values(name, 0, len(pairs)).double().tolist() == [value for _, value in pairs]
+        with open_patch(path) as patch, open_checkpoint(tmp_path / "base") as base:
+            stager, size, found = Stager(base, name, [(patch, 1.0)]), BASE[name].numel(), []
+            for start in range(0, size, chunk):
+                staged = stager.stage(arena, start, min(start + chunk, size))
+                staged.read_rest(arena)
+                old = arena.bytes[staged.base_at : staged.base_at + staged.length].tobytes()
+                assert old == raw(BASE[name].reshape(-1)[start : start + chunk])
+                for mask_at, values_at, code, width, count in staged.table.tolist():
+                    dtype = [torch.bfloat16, torch.float16, torch.float32][code]
+                    values = torch.frombuffer(arena.view, dtype=dtype, offset=values_at, count=count).double().tolist()
+                    if width:
+                        places = np.frombuffer(arena.view, f"i{width}", count, mask_at).tolist()
+                    else:
+                        bits = np.unpackbits(arena.bytes[mask_at : mask_at + (staged.size + 7) // 8], bitorder="little")
+                        places = (np.flatnonzero(bits) + start).tolist()
+                    found += list(zip(places, values, strict=True))
+            assert found == pairs
 
 
 def test_two_new_tensors_are_no_tie_of_each_other(tmp_path):

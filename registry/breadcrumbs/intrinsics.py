@@ -1,0 +1,336 @@
+"""Words of LLVM that numba has no name for: unaligned loads, bit counts, sixteen lanes at a time.
+
+Every word takes a contiguous array and a byte offset or an element number, and checks neither: the kernels do. All of
+it is portable LLVM IR but the two `compress` words, which are AVX-512; `WIDE` says whether this processor has them.
+numba's cache looks at the file of a kernel and not at this one: remove `__pycache__` after changing a word.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core.cgutils import get_or_insert_function
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+LANES = 16
+"""Elements that a vector word handles; arrays need room for a whole last group."""
+
+WIDE = "+avx512vbmi2" in cpu_target.target_context.codegen().magic_tuple()[2]
+"""Whether the processor that code is generated for packs 16-bit lanes by a mask (VPCOMPRESSW)."""
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+HALF, SINGLE, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+
+
+def lanes(kind: ir.Type, count: int = LANES) -> ir.VectorType:
+    """Return the vector type of `count` lanes."""
+    return ir.VectorType(kind, count)
+
+
+def filled(kind: ir.Type, value: int, count: int = LANES) -> ir.Constant:
+    """Return a vector of one value."""
+    return ir.Constant(lanes(kind, count), [value] * count)
+
+
+def pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any, width: int, kind: ir.Type) -> Any:
+    """Return a pointer to `kind` at element `at` of `width` bytes."""
+    data = builder.bitcast(context.make_array(array_type)(context, builder, array).data, I8.as_pointer())
+    return builder.bitcast(builder.gep(data, [builder.mul(at, ir.Constant(I64, width))]), kind.as_pointer())
+
+
+def _loader(kind: ir.Type, result: Any) -> Any:
+    @intrinsic
+    def load(typing_context: Any, array: Any, at: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.load(pointer(context, builder, signature.args[0], args[0], args[1], 1, kind), align=1)
+
+        return result(array, types.int64), generate
+
+    return load
+
+
+load16, load32, load64 = (
+    _loader(kind, result) for kind, result in ((I16, types.uint16), (I32, types.uint32), (I64, types.uint64))
+)
+"""Load a little-endian word at a byte offset: (array, offset) -> unsigned integer."""
+
+
+def _storer(kind: ir.Type, value_type: Any) -> Any:
+    @intrinsic
+    def store(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            builder.store(args[2], pointer(context, builder, signature.args[0], args[0], args[1], 1, kind), align=1)
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, value_type), generate
+
+    return store
+
+
+store32, store64 = (_storer(kind, value) for kind, value in ((I32, types.uint32), (I64, types.uint64)))
+"""Store a little-endian word at a byte offset: (array, offset, value)."""
+
+
+@intrinsic
+def bits_of(typing_context: Any, value: Any) -> Any:
+    """Return the bits of a float32 as uint32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], I32)
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic
+def ones(typing_context: Any, word: Any) -> Any:
+    """Count the bits that are set in a uint64, as int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def lowest(typing_context: Any, word: Any) -> Any:
+    """Return the place of the lowest bit that is set in a uint64 that is not 0, as int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(I1, 1))
+
+    return types.int64(types.uint64), generate
+
+
+def _load_lanes(context: Any, builder: Any, array_type: Any, array: Any, at: Any, dtype: str) -> Any:
+    """Load sixteen elements of a dtype at a byte offset: as float32 lanes, or float64 for F64."""
+    kind = {"BF16": I16, "F16": HALF, "F32": SINGLE, "F64": DOUBLE}[dtype]
+    found = builder.load(pointer(context, builder, array_type, array, at, 1, lanes(kind)), align=1)
+    if dtype == "BF16":
+        wide = builder.shl(builder.zext(found, lanes(I32)), filled(I32, 16))
+        return builder.bitcast(wide, lanes(SINGLE))
+    return builder.fpext(found, lanes(SINGLE)) if dtype == "F16" else found
+
+
+def _narrow_lanes(builder: Any, values: Any, dtype: str) -> Any:
+    """Round float32 lanes to a dtype, nearest even, and return their bits; no lane is NaN."""
+    if dtype == "F32":
+        return builder.bitcast(values, lanes(I32))
+    if dtype == "F16":
+        return builder.bitcast(builder.fptrunc(values, lanes(HALF)), lanes(I16))
+    bits = builder.bitcast(values, lanes(I32))
+    odd = builder.and_(builder.lshr(bits, filled(I32, 16)), filled(I32, 1))
+    rounded = builder.add(builder.add(bits, filled(I32, 0x7FFF)), odd)
+    return builder.trunc(builder.lshr(rounded, filled(I32, 16)), lanes(I16))
+
+
+EXPONENT = {"BF16": (I16, 0x7F80), "F16": (I16, 0x7C00), "F32": (I32, 0x7F800000), "F64": (I64, 0x7FF << 52)}
+"""The integer that holds a float of a dtype, and the bits that are all set in NaN and Inf."""
+
+
+def _scaler(dtype: str) -> Any:
+    @intrinsic
+    def scale(typing_context: Any, array: Any, at: Any, factor: Any, out: Any, place: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            array, at, factor, out, place = args
+            values = _load_lanes(context, builder, signature.args[0], array, at, dtype)
+            factors = builder.insert_element(ir.Constant(lanes(DOUBLE), ir.Undefined), factor, ir.Constant(I32, 0))
+            factors = builder.shuffle_vector(factors, ir.Constant(lanes(DOUBLE), ir.Undefined), filled(I32, 0))
+            products = builder.fmul(builder.fpext(values, lanes(DOUBLE)), factors)
+            target = pointer(context, builder, signature.args[3], out, place, 8, lanes(DOUBLE))
+            builder.store(products, target, align=1)
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, types.float64, out, types.int64), generate
+
+    return scale
+
+
+scale_bf16, scale_f16, scale_f32 = (_scaler(dtype) for dtype in ("BF16", "F16", "F32"))
+"""Load sixteen elements and store their float64 products: (array, offset, factor, out, element number)."""
+
+
+def _widener(dtype: str, to: ir.Type) -> Any:
+    @intrinsic
+    def widen(typing_context: Any, array: Any, at: Any, out: Any, place: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values = _load_lanes(context, builder, signature.args[0], args[0], args[1], dtype)
+            if to is DOUBLE and dtype != "F64":
+                values = builder.fpext(values, lanes(DOUBLE))
+            target = pointer(
+                context, builder, signature.args[2], args[2], args[3], 8 if to is DOUBLE else 4, values.type
+            )
+            builder.store(values, target, align=1)
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, out, types.int64), generate
+
+    return widen
+
+
+double_bf16, double_f16, double_f32, double_f64 = (_widener(dtype, DOUBLE) for dtype in EXPONENT)
+"""Load sixteen elements at a byte offset and store them as float64: (array, offset, out, element number)."""
+
+single_bf16, single_f16, single_f32 = (_widener(dtype, SINGLE) for dtype in ("BF16", "F16", "F32"))
+"""Load sixteen elements at a byte offset and store them as float32: (array, offset, out, element number)."""
+
+
+def _rounder(dtype: str) -> Any:
+    holder, exponent = EXPONENT[dtype]
+
+    @intrinsic
+    def finish(typing_context: Any, acc: Any, place: Any, array: Any, at: Any, out: Any, to: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            acc, place, array, at, out, to = args
+            source = pointer(context, builder, signature.args[0], acc, place, 8, lanes(DOUBLE))
+            sums = builder.load(source, align=1)
+            endless = filled(I1, 0)
+            if dtype == "F64":
+                result = builder.bitcast(sums, lanes(I64))
+            else:
+                single = builder.fptrunc(sums, lanes(SINGLE))
+                result = _narrow_lanes(builder, single, dtype)
+                all_set = filled(I32, EXPONENT["F32"][1])  # a NaN's payload may carry over when it is rounded
+                endless = builder.icmp_unsigned(
+                    "==", builder.and_(builder.bitcast(single, lanes(I32)), all_set), all_set
+                )
+            source = pointer(context, builder, signature.args[2], array, at, 1, lanes(holder))
+            before, mask = builder.load(source, align=1), filled(holder, exponent)
+            sound = builder.icmp_unsigned("!=", builder.and_(before, mask), mask)
+            endless = builder.or_(endless, builder.icmp_unsigned("==", builder.and_(result, mask), mask))
+            lost = builder.and_(sound, endless)
+            target = pointer(context, builder, signature.args[4], out, to, 1, lanes(holder))
+            builder.store(builder.select(sound, result, before), target, align=1)
+            return builder.zext(builder.bitcast(lost, I16), I64)
+
+        return types.uint64(acc, types.int64, array, types.int64, out, types.int64), generate
+
+    return finish
+
+
+finish_bf16, finish_f16, finish_f32, finish_f64 = (_rounder(dtype) for dtype in EXPONENT)
+"""Round sixteen float64 sums to a dtype, keeping the bits of what was NaN or Inf before.
+
+(sums, element number, bytes before, offset, bytes after, offset) -> uint64, a bit for each lane that overflowed.
+"""
+
+
+def _narrower(dtype: str) -> Any:
+    holder, exponent = EXPONENT[dtype]
+
+    @intrinsic
+    def narrow(typing_context: Any, values: Any, place: Any, out: Any, to: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values, place, out, to = args
+            source = pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE))
+            result = _narrow_lanes(builder, builder.load(source, align=1), dtype)
+            builder.store(result, pointer(context, builder, signature.args[2], out, to, 1, lanes(holder)), align=1)
+            mask = filled(holder, exponent)
+            infinite = builder.icmp_unsigned("==", builder.and_(result, mask), mask)
+            return builder.zext(builder.bitcast(infinite, I16), I64)
+
+        return types.uint64(values, types.int64, out, types.int64), generate
+
+    return narrow
+
+
+narrow_bf16, narrow_f16, narrow_f32 = (_narrower(dtype) for dtype in ("BF16", "F16", "F32"))
+"""Round sixteen float32 to a dtype: (values, element number, out, offset) -> uint64, a bit for each Inf."""
+
+
+def _compressor(kind: ir.Type, count: int, name: str) -> Callable[..., Any]:
+    def compress(builder: Any, values: Any, mask: Any) -> Any:
+        wide, bits = lanes(kind, count), lanes(I1, count)
+        signature = ir.FunctionType(wide, [wide, wide, bits])
+        function = get_or_insert_function(builder.module, signature, f"llvm.x86.avx512.mask.compress.{name}")
+        return builder.call(function, [values, ir.Constant(wide, ir.Undefined), mask])
+
+    return compress
+
+
+_compress_places = _compressor(I16, 32, "v32i16")
+_compress_floats = _compressor(SINGLE, LANES, "v16f32")
+
+
+@intrinsic
+def compress_places(typing_context: Any, word: Any, first: Any, places: Any, at: Any) -> Any:
+    """Store `first` + the place of each bit that is set in a uint32, in order, as uint16 from places[at] on.
+
+    32 places are written, whatever the bits: (word, first, places, at).
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word, first, places, at = args
+        wide = lanes(I16, 32)
+        start = builder.insert_element(ir.Constant(wide, ir.Undefined), builder.trunc(first, I16), ir.Constant(I32, 0))
+        start = builder.shuffle_vector(start, ir.Constant(wide, ir.Undefined), filled(I32, 0, 32))
+        every = builder.add(start, ir.Constant(wide, list(range(32))))
+        packed = _compress_places(builder, every, builder.bitcast(word, lanes(I1, 32)))
+        builder.store(packed, pointer(context, builder, signature.args[2], places, at, 2, wide), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint32, types.int64, places, types.int64), generate
+
+
+@intrinsic
+def compress_large(typing_context: Any, delta: Any, place: Any, floor: Any, values: Any, at: Any) -> Any:
+    """Store those of sixteen float32 whose magnitude's bits are `floor` or more, in order, from values[at] on.
+
+    16 values are written: (delta, element number, floor, values, at) -> uint64, the mask in the low 16 bits, and
+    above it a mask of what is NaN or Inf.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        delta, place, floor, values, at = args
+        found = builder.load(pointer(context, builder, signature.args[0], delta, place, 4, lanes(SINGLE)), align=1)
+        keys = builder.and_(builder.bitcast(found, lanes(I32)), filled(I32, 0x7FFFFFFF))
+        least = builder.insert_element(ir.Constant(lanes(I32), ir.Undefined), floor, ir.Constant(I32, 0))
+        least = builder.shuffle_vector(least, ir.Constant(lanes(I32), ir.Undefined), filled(I32, 0))
+        large = builder.icmp_unsigned(">=", keys, least)
+        packed = _compress_floats(builder, found, large)
+        builder.store(packed, pointer(context, builder, signature.args[3], values, at, 4, lanes(SINGLE)), align=1)
+        endless = builder.icmp_unsigned(">=", keys, filled(I32, 0x7F800000))
+        masks = [builder.zext(builder.bitcast(mask, I16), I64) for mask in (large, endless)]
+        return builder.or_(masks[0], builder.shl(masks[1], ir.Constant(I64, LANES)))
+
+    return types.uint64(delta, types.int64, types.uint32, values, types.int64), generate
+
+
+@intrinsic
+def prefetch(typing_context: Any, array: Any, at: Any) -> Any:
+    """Ask for the cache line of a byte that is going to be read: (array, offset)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = pointer(context, builder, signature.args[0], args[0], args[1], 1, I8)
+        kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+        function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [address, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+pread = types.ExternalFunction("pread", types.intp(types.int32, types.voidptr, types.uintp, types.int64))
+"""POSIX pread(file, address, bytes, offset) -> bytes read, or -1."""
+
+
+@intrinsic
+def address_of(typing_context: Any, array: Any, at: Any) -> Any:
+    """Return the address of a byte of an array: (array, offset)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return pointer(context, builder, signature.args[0], args[0], args[1], 1, I8)
+
+    return types.voidptr(array, types.int64), generate
+
+
+@intrinsic
+def pack_flags(typing_context: Any, flags: Any, at: Any) -> Any:
+    """Return the bits of 64 bytes, one for each that is not 0: (flags, element number) -> uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        found = builder.load(pointer(context, builder, signature.args[0], args[0], args[1], 1, lanes(I8, 64)), align=1)
+        return builder.bitcast(builder.icmp_unsigned("!=", found, filled(I8, 0, 64)), I64)
+
+    return types.uint64(flags, types.int64), generate

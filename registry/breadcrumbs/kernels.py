@@ -1,0 +1,609 @@
+"""The CPU kernels: compose a chunk of one tensor; find, cut and write what a fine-tuning changed.
+
+    compose   base bytes --> float64 sums --+--> rounded bytes         2,048 elements at a time, which stay in the L1
+                 each patch: mask --> places, values x scale ^         cache while every patch is added in order
+
+    diff      base, tuned bytes --> delta --> candidates: |delta| >= floor     one pass over the weights
+              candidates --> counts of key bits --> cuts --> mask and values   passes over the candidates only
+
+The key of a delta is its bits without the sign: as integers they order as the magnitudes do. Kernels release the
+interpreter's lock, check no bounds, and trust what their callers have checked; arrays have PAD bytes of room after
+their last element. numba compiles them on first use and keeps the result beside this file, or in the user's cache.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from registry.breadcrumbs.intrinsics import (
+    WIDE,
+    address_of,
+    bits_of,
+    compress_large,
+    compress_places,
+    double_bf16,
+    double_f16,
+    double_f32,
+    double_f64,
+    finish_bf16,
+    finish_f16,
+    finish_f32,
+    finish_f64,
+    load32,
+    load64,
+    lowest,
+    narrow_bf16,
+    narrow_f16,
+    narrow_f32,
+    ones,
+    pack_flags,
+    pread,
+    prefetch,
+    scale_bf16,
+    scale_f16,
+    scale_f32,
+    single_bf16,
+    single_f16,
+    single_f32,
+    store32,
+    store64,
+)
+
+SPAN = 2048
+"""Elements that a kernel keeps in the L1 cache at a time; a multiple of 64."""
+
+PAD = 256
+"""Bytes after the last element that a kernel may read or write."""
+
+BF16, F16, F32, F64 = range(4)
+CODES = {"BF16": BF16, "F16": F16, "F32": F32, "F64": F64}
+"""How kernels call the dtypes."""
+
+AHEAD = 2
+"""How many patches ahead of the one that is added the next bytes are asked for."""
+
+LOW = 15
+"""Bits of a key in the second count; the first is of the 16 above them."""
+
+LOW_MASK = (1 << LOW) - 1
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function on first use; keep the machine code where that is possible."""
+    try:
+        made: Callable[..., Any] = njit(function, nogil=True, cache=True)
+    except RuntimeError:  # there is no folder that numba may write to
+        made = njit(function, nogil=True)
+    return made
+
+
+# Staging
+
+
+@kernel
+def read_parts(parts, arena):
+    """Read parts of files, one after another, without a return to the interpreter in between.
+
+    Args:
+        parts: int64 [n, 4] of each part: file descriptor, offset in the file, offset in the arena, bytes.
+        arena: uint8, filled.
+
+    Returns:
+        The number of the first part that was not read whole, or -1.
+    """
+    for number in range(parts.shape[0]):
+        file, at, to, left = parts[number, 0], parts[number, 1], parts[number, 2], parts[number, 3]
+        while left > 0:
+            got = pread(np.int32(file), address_of(arena, to), np.uintp(left), at)
+            if got <= 0:
+                return number
+            at, to, left = at + got, to + got, left - got
+    return -1
+
+
+@kernel
+def count_bits(arena, places, length, counts):
+    """Count the bits set in masks of `length` bytes, and put 0 into the 8 bytes that follow each.
+
+    Args:
+        arena: uint8.
+        places: int64 [n], where the masks are.
+        length: Bytes of each.
+        counts: int64 [n], filled.
+    """
+    for number in range(places.size):
+        at = places[number]
+        store64(arena, at + length, np.uint64(0))  # kernels read whole words
+        found = 0
+        for place in range(at, at + length, 8):
+            found += ones(load64(arena, place))
+        counts[number] = found
+
+
+@kernel
+def count_indices(arena, at, width, count, first, stop, last):
+    """Count the indices that belong to a chunk, and see that they increase.
+
+    Args:
+        arena: uint8, indices of `width` bytes at offset `at`.
+        at, width, count: Where they are, 4 or 8 bytes each, how many.
+        first, stop: The chunk's elements.
+        last: The index before them; -1 at the start.
+
+    Returns:
+        How many are below `stop`, or -1: they do not strictly increase, or one is below `first`.
+    """
+    for number in range(count):
+        index = np.int64(load32(arena, at + 4 * number)) if width == 4 else np.int64(load64(arena, at + 8 * number))
+        if index <= last or index < first:
+            return -1
+        if index >= stop:
+            return number
+        last = index
+    return count
+
+
+@kernel
+def block_starts(arena, at, size, block, starts):
+    """Count the bits set before each block of a mask: int32 [ceil(size / block)] into `starts`."""
+    found = 0
+    for number in range(starts.size):
+        starts[number] = found
+        for place in range(at + number * block // 8, at + min(size, (number + 1) * block) // 8, 8):
+            found += ones(load64(arena, place))
+
+
+# Composing
+
+
+@kernel
+def _places_of_bits_wide(arena, at, size, places):
+    found = 0
+    for start in range(0, size, 32):
+        word = load32(arena, at + start // 8)
+        compress_places(word, start, places, found)
+        found += ones(np.uint64(word))
+    return found
+
+
+@kernel
+def _places_of_bits_plain(arena, at, size, places):
+    found = 0
+    for start in range(0, size, 64):
+        word = load64(arena, at + start // 8)
+        while word != np.uint64(0):
+            places[found] = start + lowest(word)
+            found += 1
+            word &= word - np.uint64(1)
+    return found
+
+
+_places_of_bits = _places_of_bits_wide if WIDE else _places_of_bits_plain
+
+
+@kernel
+def _places_of_indices(arena, at, width, count, first, stop, places):
+    """List the indices below `stop`, less `first`; they increase."""
+    found = 0
+    while found < count:
+        index = np.int64(load32(arena, at + 4 * found)) if width == 4 else np.int64(load64(arena, at + 8 * found))
+        if index >= stop:
+            break
+        places[found] = index - first
+        found += 1
+    return found
+
+
+@kernel
+def _scaled(arena, at, code, count, scale, products):
+    """Multiply values of a dtype by a float32 scale: exact in float64."""
+    if code == BF16:
+        for place in range(0, count, 16):
+            scale_bf16(arena, at + 2 * place, scale, products, place)
+    elif code == F16:
+        for place in range(0, count, 16):
+            scale_f16(arena, at + 2 * place, scale, products, place)
+    else:
+        for place in range(0, count, 16):
+            scale_f32(arena, at + 4 * place, scale, products, place)
+
+
+@kernel
+def _load(arena, at, code, size, sums):
+    if code == BF16:
+        for place in range(0, size, 16):
+            double_bf16(arena, at + 2 * place, sums, place)
+    elif code == F16:
+        for place in range(0, size, 16):
+            double_f16(arena, at + 2 * place, sums, place)
+    elif code == F32:
+        for place in range(0, size, 16):
+            double_f32(arena, at + 4 * place, sums, place)
+    else:
+        for place in range(0, size, 16):
+            double_f64(arena, at + 8 * place, sums, place)
+
+
+@kernel
+def _finish(sums, arena, at, code, size, out, to):
+    """Round sums to the base's dtype; return how many overflowed."""
+    lost = 0
+    for place in range(0, size, 16):
+        if code == BF16:
+            bad = finish_bf16(sums, place, arena, at + 2 * place, out, to + 2 * place)
+        elif code == F16:
+            bad = finish_f16(sums, place, arena, at + 2 * place, out, to + 2 * place)
+        elif code == F32:
+            bad = finish_f32(sums, place, arena, at + 4 * place, out, to + 4 * place)
+        else:
+            bad = finish_f64(sums, place, arena, at + 8 * place, out, to + 8 * place)
+        if size - place < 16:
+            bad &= np.uint64((1 << (size - place)) - 1)
+        lost += ones(bad)
+    return lost
+
+
+@kernel
+def _ask_for(arena, row, start, spent):
+    """Ask for the bytes of a patch that are next: with many patches, no processor sees them coming."""
+    mask = row[0] + (start // 8 if row[3] == 0 else row[3] * spent)
+    for line in range(0, SPAN // 8, 64):
+        prefetch(arena, mask + line)
+    values = row[1] + spent * (4 if row[2] == F32 else 2)
+    for line in range(0, SPAN // 4, 64):
+        prefetch(arena, values + line)
+
+
+@kernel
+def compose_chunk(arena, base_at, code, size, first, table, scales, out):
+    """Compose a chunk of one tensor. All of the arithmetic is here.
+
+    Args:
+        arena: uint8, what was read for the chunk, at the byte offsets that follow.
+        base_at, code: Where the base's bytes are, and their dtype.
+        size: Elements of the chunk.
+        first: Number of its first element in the tensor, from which indices count.
+        table: int64 [P, 5] of each patch, ascending by sha256: offset of the mask; offset of the values; dtype of the
+            values; bytes of an index, or 0 for a bitmask; number of values in the chunk.
+        scales: float64 [P], each a float32.
+        out: uint8, the composed bytes.
+
+    Returns:
+        How many results are not finite where the base was.
+    """
+    sums = np.empty(SPAN + 16, np.float64)
+    products = np.empty(SPAN + 16, np.float64)
+    places = np.empty(SPAN + 32, np.uint16)
+    used = np.zeros(table.shape[0], np.int64)
+    width = 2 if code <= F16 else 4 if code == F32 else 8
+    lost = 0
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        _load(arena, base_at + width * start, code, span, sums)
+        for patch in range(table.shape[0]):
+            mask_at, values_at, value_code = table[patch, 0], table[patch, 1], table[patch, 2]
+            index_width, count = table[patch, 3], table[patch, 4]
+            spent = used[patch]
+            if patch + AHEAD < table.shape[0]:
+                _ask_for(arena, table[patch + AHEAD], start, used[patch + AHEAD])
+            if index_width == 0:
+                found = _places_of_bits(arena, mask_at + start // 8, span, places)
+            else:
+                at, left = mask_at + index_width * spent, count - spent
+                found = _places_of_indices(arena, at, index_width, left, first + start, first + start + span, places)
+            values_at += spent * (4 if value_code == F32 else 2)
+            _scaled(arena, values_at, value_code, found, scales[patch], products)
+            for number in range(found):
+                sums[np.int64(places[number])] += products[number]
+            used[patch] = spent + found
+        lost += _finish(sums, arena, base_at + width * start, code, span, out, width * start)
+    return lost
+
+
+# Finding what changed
+
+
+@kernel
+def _subtract(base, base_at, base_code, tuned, tuned_at, tuned_code, size, work, delta):
+    """Fill float32 delta [size]: tuned - base, in float64 when either is F64."""
+    if base_code == F64 or tuned_code == F64:
+        before, after = work[0], work[1]
+        _load(base, base_at, base_code, size, before)
+        _load(tuned, tuned_at, tuned_code, size, after)
+        for place in range(size):
+            delta[place] = np.float32(after[place] - before[place])
+        return
+    singles = work[0].view(np.float32)
+    half = SPAN + 16
+    _load_single(base, base_at, base_code, size, singles[:half])
+    _load_single(tuned, tuned_at, tuned_code, size, singles[half:])
+    for place in range(size):
+        delta[place] = singles[half + place] - singles[place]
+
+
+@kernel
+def _load_single(array, at, code, size, out):
+    if code == BF16:
+        for place in range(0, size, 16):
+            single_bf16(array, at + 2 * place, out, place)
+    elif code == F16:
+        for place in range(0, size, 16):
+            single_f16(array, at + 2 * place, out, place)
+    else:
+        for place in range(0, size, 16):
+            single_f32(array, at + 4 * place, out, place)
+
+
+@kernel
+def _take_large_wide(delta, size, floor, mask, mask_at, values, kept):
+    endless = 0
+    for place in range(0, size, 16):
+        found = compress_large(delta, place, floor, values, kept)
+        if size - place < 16:
+            rest = np.uint64((1 << (size - place)) - 1)
+            found &= rest | rest << np.uint64(16)
+        large = found & np.uint64(0xFFFF)
+        mask[mask_at + place // 8] = large & np.uint64(0xFF)
+        mask[mask_at + place // 8 + 1] = large >> np.uint64(8)
+        kept += ones(large)
+        endless += ones(found >> np.uint64(16))
+    return kept, endless
+
+
+@kernel
+def _take_large_plain(delta, size, floor, mask, mask_at, values, kept):
+    endless = 0
+    for start in range(0, size, 8):
+        byte = 0
+        for place in range(start, min(start + 8, size)):
+            key = bits_of(delta[place]) & np.uint32(0x7FFFFFFF)
+            large = key >= floor
+            values[kept] = delta[place]
+            kept += large
+            byte |= large << (place - start)
+            endless += key >= np.uint32(0x7F800000)
+        mask[mask_at + start // 8] = byte
+    return kept, endless
+
+
+_take_large = _take_large_wide if WIDE else _take_large_plain
+
+
+@kernel
+def take_candidates(base, base_code, tuned, tuned_code, size, floor, mask, values, high):
+    """Take the elements of a block whose key is `floor` or more.
+
+    Args:
+        base, tuned: uint8, their bytes from offset 0 on.
+        base_code, tuned_code: Their dtypes.
+        size: Elements of the block.
+        floor: uint32, at least 1, so that what did not change is no candidate.
+        mask: uint8 [ceil(size / 8)], which elements are taken.
+        values: float32, the task direction of those.
+        high: int64 [2^16], a count of the keys' high bits, added to.
+
+    Returns:
+        How many are taken, and how many deltas are NaN or Inf.
+    """
+    delta = np.empty(SPAN + 16, np.float32)
+    work = np.empty((2, SPAN + 16), np.float64)
+    base_width = 2 if base_code <= F16 else 4 if base_code == F32 else 8
+    tuned_width = 2 if tuned_code <= F16 else 4 if tuned_code == F32 else 8
+    kept = endless = 0
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        at, theirs = base_width * start, tuned_width * start
+        _subtract(base, at, base_code, tuned, theirs, tuned_code, span, work, delta)
+        before = kept
+        kept, more = _take_large(delta, span, floor, mask, start // 8, values, kept)
+        endless += more
+        for number in range(before, kept):
+            high[(bits_of(values[number]) & np.uint32(0x7FFFFFFF)) >> np.uint32(LOW)] += 1
+    return kept, endless
+
+
+@kernel
+def count_low(values, bins, low):
+    """Count the low bits of the keys in one or two bins of high bits.
+
+    Args:
+        values: float32 [n].
+        bins: int64 [B] high bits, B = 1 or 2.
+        low: int64 [B, 2^15], added to.
+    """
+    one, other = bins[0], bins[-1]
+    for number in range(values.size):
+        key = np.int64(bits_of(values[number]) & np.uint32(0x7FFFFFFF))
+        high = key >> LOW
+        if high == one:
+            low[0, key & LOW_MASK] += 1
+        elif high == other:
+            low[1, key & LOW_MASK] += 1
+
+
+@kernel
+def nth_bin(counts, wanted):
+    """Find the bin that holds the wanted-th, counting from the last bin down; and its place in there, from 1 on."""
+    at = counts.size - 1
+    while counts[at] < wanted:
+        wanted -= counts[at]
+        at -= 1
+    return at, wanted
+
+
+@kernel
+def sample_keys(base, base_code, tuned, tuned_code, size, keys):
+    """Fill uint32 keys [size] of a block, as `take_candidates` would see them."""
+    delta = np.empty(SPAN + 16, np.float32)
+    work = np.empty((2, SPAN + 16), np.float64)
+    base_width = 2 if base_code <= F16 else 4 if base_code == F32 else 8
+    tuned_width = 2 if tuned_code <= F16 else 4 if tuned_code == F32 else 8
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        at, theirs = base_width * start, tuned_width * start
+        _subtract(base, at, base_code, tuned, theirs, tuned_code, span, work, delta)
+        for place in range(span):
+            keys[start + place] = bits_of(delta[place]) & np.uint32(0x7FFFFFFF)
+
+
+@kernel
+def _nth_largest(keys, size, wanted, counts):
+    """Find the key of the wanted-th largest, and how many equal to it are among the first `wanted`.
+
+    Args:
+        keys: uint32 [size].
+        size: Elements.
+        wanted: 1..size.
+        counts: int64 [2048], overwritten.
+    """
+    found = 0
+    for shift, width in ((20, 11), (10, 10), (0, 10)):
+        counts[: 1 << width] = 0
+        for place in range(size):
+            key = np.int64(keys[place])
+            if key >> (shift + width) == found:
+                counts[(key >> shift) & ((1 << width) - 1)] += 1
+        part, wanted = nth_bin(counts[: 1 << width], wanted)
+        found = found << width | part
+    return found, wanted
+
+
+@kernel
+def take_rows(base, base_code, tuned, tuned_code, rows, size, n_top, n_first, mask, values):
+    """Take what stays of a block of rows, each of which is a group.
+
+    Args:
+        base, tuned: uint8, their bytes from offset 0 on.
+        base_code, tuned_code: Their dtypes.
+        rows, size: Number of rows, and elements of each.
+        n_top: How many are dropped for being large.
+        n_first: How many are not dropped for being small; at least 1.
+        mask: uint8 [ceil(rows * size / 8)], which elements stay.
+        values: float32, the task direction of those.
+
+    Returns:
+        How many stay, how many changed at all, and how many deltas are NaN or Inf.
+    """
+    span = min(size, SPAN)
+    delta = np.empty(size + SPAN + 16, np.float32)
+    keys = np.empty(size, np.uint32)
+    work = np.empty((2, SPAN + 16), np.float64)
+    counts = np.empty(2048, np.int64)
+    flags = np.zeros(rows * size + 64, np.uint8)
+    base_width = 2 if base_code <= F16 else 4 if base_code == F32 else 8
+    tuned_width = 2 if tuned_code <= F16 else 4 if tuned_code == F32 else 8
+    kept = changed = endless = 0
+    for row in range(rows):
+        for start in range(0, size, span):
+            at = row * size + start
+            length = min(span, size - start)
+            _subtract(
+                base, base_width * at, base_code, tuned, tuned_width * at, tuned_code, length, work, delta[start:]
+            )
+        for place in range(size):
+            keys[place] = bits_of(delta[place]) & np.uint32(0x7FFFFFFF)
+            changed += keys[place] != 0
+            endless += keys[place] >= np.uint32(0x7F800000)
+        bottom, bottom_ties = -1, 0
+        if n_first < size:
+            bottom, bottom_ties = _nth_largest(keys, size, n_first, counts)
+        top, top_ties = 1 << 31, 0
+        if n_top > 0:
+            top, top_ties = _nth_largest(keys, size, n_top, counts)
+        for place in range(size):
+            key = np.int64(keys[place])
+            above, beyond = key > bottom, key > top
+            if key == bottom:
+                above = bottom_ties > 0
+                bottom_ties -= 1
+            if key == top:
+                beyond = top_ties > 0
+                top_ties -= 1
+            stays = above and not beyond and key != 0
+            flags[row * size + place] = stays
+            values[kept] = delta[place]
+            kept += stays
+    for place in range(0, rows * size, 64):
+        store64(mask, place // 8, pack_flags(flags, place))
+    return kept, changed, endless
+
+
+# Writing what is kept
+
+
+@kernel
+def keep_between(mask, size, first, values, cuts, index_width, out, kept_values):
+    """Decide which candidates of a block stay, and write their mask.
+
+    Args:
+        mask: uint8 [ceil(size / 8)] and PAD, which elements are candidates.
+        size: Elements of the block.
+        first: Number of the block's first element, where indices are written.
+        values: float32, the candidates.
+        cuts: int64 [4]: key of the bottom cut, and how many of the next that are equal to it are above it; the same
+            of the top cut. The two numbers are counted down.
+        index_width: Bytes of an index to write, or 0 for a bitmask.
+        out: uint8, the mask or the indices.
+        kept_values: float32, the values that stay.
+
+    Returns:
+        How many candidates stay.
+    """
+    places = np.empty(SPAN + 32, np.uint16)
+    flags = np.empty(SPAN + 64, np.uint8)
+    bottom, bottom_ties, top, top_ties = cuts[0], cuts[1], cuts[2], cuts[3]
+    seen = kept = 0
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        found = _places_of_bits(mask, start // 8, span, places)
+        flags[: span + 64] = 0
+        before = kept
+        for number in range(found):
+            value = values[seen + number]
+            key = np.int64(bits_of(value) & np.uint32(0x7FFFFFFF))
+            above, beyond = key > bottom, key > top
+            if key == bottom:
+                above = bottom_ties > 0
+                bottom_ties -= 1
+            if key == top:
+                beyond = top_ties > 0
+                top_ties -= 1
+            stays = above and not beyond
+            place = np.int64(places[number])
+            flags[place] = stays
+            kept_values[kept] = value
+            if index_width != 0:
+                places[kept - before] = place
+            kept += stays
+        seen += found
+        if index_width == 0:
+            for place in range(0, span, 64):
+                store64(out, (start + place) // 8, pack_flags(flags, place))
+        else:
+            for number in range(before, kept):
+                index = first + start + np.int64(places[number - before])
+                if index_width == 4:
+                    store32(out, 4 * number, np.uint32(index))
+                else:
+                    store64(out, 8 * number, np.uint64(index))
+    cuts[1], cuts[3] = bottom_ties, top_ties
+    return kept
+
+
+@kernel
+def round_values(values, size, code, out):
+    """Round float32 values to a dtype, nearest even, into uint8; return how many became infinite."""
+    lost = 0
+    for place in range(0, size, 16):
+        if code == BF16:
+            bad = narrow_bf16(values, place, out, 2 * place)
+        elif code == F16:
+            bad = narrow_f16(values, place, out, 2 * place)
+        else:
+            bad = narrow_f32(values, place, out, 4 * place)
+        if size - place < 16:
+            bad &= np.uint64((1 << (size - place)) - 1)
+        lost += ones(bad)
+    return lost
