@@ -6,10 +6,12 @@
     write  --> mask and values of what stays, block by block
 
 A floor that was guessed too high is noticed, since too few elements reach it, and the tensor is read again with none.
-By rows, the candidates of a block of whole rows are those that stay, and nothing is cut afterwards.
+By rows, the candidates of a block of whole rows are those that stay, and nothing is cut afterwards; nor is it where a
+GPU has found the mask.
 """
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,9 @@ from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from registry.breadcrumbs.checkpoint import blocks
+from registry.breadcrumbs.checkpoint import TORCH, blocks
 from registry.breadcrumbs.copying import read_at, write_at
 from registry.breadcrumbs.header import DTYPES
 from registry.breadcrumbs.kernels import (
@@ -41,7 +44,7 @@ BLOCK = 2**18
 SEGMENT = 2**22
 """Elements whose candidates are held in memory; those of a larger tensor go to the scratch file."""
 
-RUNS, RUN = 16, 512
+RUNS, RUN = 8, 1024
 """A sample is so many runs of so many neighbouring elements."""
 
 Octets = npt.NDArray[np.uint8]
@@ -82,14 +85,37 @@ class Changes:
     top: Cut = NONE
 
 
+class Gpu:
+    """A GPU that finds the mask of one tensor at a time, for whichever thread comes first.
+
+    Args:
+        device: The GPU; a CPU only where Triton interprets.
+        memory: Most bytes of its memory to use.
+    """
+
+    BYTES = 12
+    """Bytes for an element: its delta, its value where it stays, and what is counted."""
+
+    def __init__(self, device: torch.device, memory: int) -> None:
+        from registry.breadcrumbs import gpu
+
+        self.kernels, self.device, self.memory, self.lock = gpu, device, memory, threading.Lock()
+
+    def claim(self, numel: int) -> bool:
+        """Take the lock for a tensor of so many elements, if it fits and the lock is free."""
+        return self.BYTES * numel <= self.memory and self.lock.acquire(blocking=False)
+
+
 class Workspace:
     """Buffers and a scratch file of one thread, for one tensor after another; close it or use `with`.
 
     Args:
         folder: Where the scratch file is to be; it has no name.
+        gpu: Helps where it is free, the tensor fits, and groups are whole tensors.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, gpu: "Gpu | None" = None) -> None:
+        self._gpu = gpu
         self._scratch = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._high: Counts = np.zeros(HIGH_BINS, np.int64)
         self._make(BLOCK, SEGMENT)
@@ -126,6 +152,11 @@ class Workspace:
         """
         if groups.count > 1:
             return self._find_by_rows(pair, groups, visit)
+        if self._gpu and self._gpu.claim(pair.numel):
+            try:
+                return self._find_on_gpu(self._gpu, pair, groups, visit)
+            finally:
+                self._gpu.lock.release()
         floor = self._guess_floor(pair, groups.n_first) if pair.numel > 2 * BLOCK and groups.n_bottom else 1
         endless = self._scan(pair, floor, visit)
         if floor > 1 and sum(self._counts) < groups.n_first and not endless:
@@ -163,22 +194,24 @@ class Workspace:
         self._high[:] = 0
         codes, endless = [CODES[dtype] for dtype in pair.dtypes], 0
 
-        def take(size: int, mask: Octets, values: Floats) -> int:
+        def take(start: int, size: int, mask: Octets, values: Floats) -> int:
             nonlocal endless
+            visit(self._read(pair, start, size))
             count, more = take_candidates(
                 self._base, codes[0], self._tuned, codes[1], size, np.uint32(floor), mask, values, self._high
             )
             endless += more
             return int(count)
 
-        self._take(pair, BLOCK, visit, take)
+        self._take(pair.numel, BLOCK, take)
         return endless
 
     def _find_by_rows(self, pair: Pair, groups: Groups, visit: Write) -> Changes:
         codes, total, endless = [CODES[dtype] for dtype in pair.dtypes], 0, 0
 
-        def take(size: int, mask: Octets, values: Floats) -> int:
+        def take(start: int, size: int, mask: Octets, values: Floats) -> int:
             nonlocal total, endless
+            visit(self._read(pair, start, size))
             rows, row = size // groups.size, groups.size
             count, changed, more = take_rows(
                 self._base, codes[0], self._tuned, codes[1], rows, row, groups.n_top, groups.n_first, mask, values
@@ -187,22 +220,56 @@ class Workspace:
             return int(count)
 
         whole = max(8, BLOCK // groups.size // 8 * 8) * groups.size  # whole rows, and whole bytes of the mask
-        self._take(pair, whole, visit, take)
+        self._take(pair.numel, whole, take)
         return Changes(sum(self._counts), total, endless)
 
-    def _take(self, pair: Pair, block: int, visit: Write, take: Callable[[int, Octets, Floats], int]) -> None:
-        """Read block after block, and keep what is taken of each: in memory, or segment by segment on the file."""
-        self._begin(pair.numel, block)
-        for start, stop in blocks(pair.numel, self._segment):
+    def _find_on_gpu(self, gpu: "Gpu", pair: Pair, groups: Groups, visit: Write) -> Changes:
+        delta = torch.empty(pair.numel, dtype=torch.float32, device=gpu.device)
+        for start, stop in blocks(pair.numel, BLOCK):
+            visit(self._read(pair, start, stop - start))
+            base, tuned = (
+                torch.from_numpy(buffer[: (stop - start) * DTYPES[dtype]]).view(TORCH[dtype]).to(gpu.device)
+                for buffer, dtype in zip((self._base, self._tuned), pair.dtypes, strict=True)
+            )
+            delta[start:stop] = gpu.kernels.subtract(base, tuned)
+        endless = pair.numel - int(torch.isfinite(delta).sum())
+        if endless:
+            return Changes(0, 0, endless)
+        total = int(torch.count_nonzero(delta))
+        bits, kept = (made.cpu().numpy() for made in gpu.kernels.mark(delta, groups.n_first, groups.n_top))
+        used = 0
+
+        def take(start: int, size: int, mask: Octets, values: Floats) -> int:
+            nonlocal used
+            part = bits[start // 8 : (start + size + 7) // 8]
+            count = int(np.bitwise_count(part).sum())
+            mask[: part.size] = part
+            values[:count] = kept[used : used + count]
+            used += count
+            return count
+
+        self._take(pair.numel, BLOCK, take)
+        return Changes(sum(self._counts), total, 0)
+
+    def _take(self, numel: int, block: int, take: Callable[[int, int, Octets, Floats], int]) -> None:
+        """Keep what is taken of block after block: in memory, or segment by segment on the file.
+
+        Args:
+            numel: Elements of the tensor.
+            block: Elements of a block.
+            take: Given the first element of a block and how many it has, fills its mask and its values, and returns
+                how many these are.
+        """
+        self._begin(numel, block)
+        for start, stop in blocks(numel, self._segment):
             held = 0
             for first, last in blocks(stop - start, block):
-                visit(self._read(pair, start + first, last - first))
-                count = take(last - first, self._mask[first // 8 :], self._values[held:])
+                count = take(start + first, last - first, self._mask[first // 8 :], self._values[held:])
                 self._counts.append(count)
                 held += count
             length = (stop - start + 7) // 8
             self._mask[length : length + 8] = 0  # kernels read whole words
-            if pair.numel > self._segment:
+            if numel > self._segment:
                 before = sum(self._counts) - held
                 write_at(self._scratch.fileno(), memoryview(self._mask.data)[:length], start // 8)
                 write_at(self._scratch.fileno(), self._bytes_of_values(held), self._values_at(before))
@@ -229,7 +296,7 @@ class Workspace:
     def _count_low(self, bins: Counts) -> Counts:
         low = np.zeros((bins.size, LOW_BINS), np.int64)
         for _, counts in self._segments():
-            count_low(self._values[: sum(counts)], bins, low)
+            count_low(self._values, sum(counts), bins, low)
         return low
 
     def write(self, changes: Changes, index_width: int, dtype: str, write_mask: Write, write_values: Write) -> int:
@@ -250,7 +317,7 @@ class Workspace:
             held = 0
             for (first, last), count in zip(blocks(segment, self._block), counts, strict=True):
                 size, mask, values = last - first, self._mask[first // 8 :], self._values[held:]
-                kept = keep_between(mask, size, start + first, values, cuts, index_width, self._out, self._kept)
+                kept = keep_between(mask, size, start + first, values, count, cuts, index_width, self._out, self._kept)
                 write_mask(memoryview(self._out.data)[: index_width * kept if index_width else (size + 7) // 8])
                 lost += round_values(self._kept, kept, CODES[dtype], self._out)
                 write_values(memoryview(self._out.data)[: kept * DTYPES[dtype]])

@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from registry.breadcrumbs.checkpoint import Checkpoint, Meter, Progress, digest_of, processors
+from registry.breadcrumbs.devices import pick_device
 from registry.breadcrumbs.durable import new_files
 from registry.breadcrumbs.engines import open_engine
 from registry.breadcrumbs.header import show
@@ -27,7 +26,7 @@ from registry.breadcrumbs.lanes import Crew, Phases
 from registry.breadcrumbs.patchfile import Patch
 from registry.breadcrumbs.recipe import Recipe, scale
 from registry.breadcrumbs.writer import LANES, Writer
-from registry.errors import BaseMismatch, InvalidRecipe, InvalidRequest
+from registry.errors import BaseMismatch, InvalidRecipe
 
 SPARE = 3
 """Chunks that are staged, written or hashed while others are composed."""
@@ -58,21 +57,6 @@ class Composed:
     seconds: float
     files: dict[str, WrittenFile]
     phases: dict[str, float] = field(default_factory=dict)
-
-
-def pick_device(device: str) -> str:
-    """Return `cpu` or `cuda` for `auto`, `cpu` or `cuda`.
-
-    Raises:
-        InvalidRequest: It is another word, or there is no CUDA device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise InvalidRequest(f"Device {device[:40]!r} is unknown; choose auto, cpu or cuda.", field="device")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest("There is no CUDA device here; choose cpu or auto.", field="device")
-    return device
 
 
 def compose(

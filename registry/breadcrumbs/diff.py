@@ -22,9 +22,10 @@ from typing import Any, BinaryIO
 
 import torch
 
-from registry.breadcrumbs.changes import Changes, Workspace
+from registry.breadcrumbs.changes import Changes, Gpu, Workspace
 from registry.breadcrumbs.checkpoint import HASHED, Checkpoint, Meter, Progress, blocks, digest_of, octets, processors
 from registry.breadcrumbs.copying import copy_range, read_at, write_at
+from registry.breadcrumbs.devices import find_gpu, pick_device
 from registry.breadcrumbs.durable import new_files
 from registry.breadcrumbs.header import DTYPES, FLOATS, TensorSpec, format_header, show
 from registry.breadcrumbs.layout import MaskParams, PatchInfo, format_metadata, layout
@@ -42,7 +43,9 @@ def diff(
     exclude: Sequence[str] = (),
     progress: Progress | None = None,
     *,
+    device: str = "cpu",
     threads: int | None = None,
+    device_memory: int | None = None,
 ) -> PatchInfo:
     """Write the patch from base to tuned. Same inputs, same bytes.
 
@@ -54,7 +57,9 @@ def diff(
         include: Globs on tensor names; when there are any, other tensors are left out.
         exclude: Globs on tensor names to leave out, neither read from tuned nor compared.
         progress: Called with (bytes read, bytes to read), from one thread at a time.
+        device: `auto`, `cpu` or `cuda`: where masks of whole tensors are found; it changes no byte.
         threads: How many tensors are compared at a time; as many as there are processors when None.
+        device_memory: Most bytes to use on a GPU; the smaller of 4 GiB and a quarter of what is free when None.
 
     Returns:
         What was written, with the file's sha256.
@@ -65,6 +70,7 @@ def diff(
         InvalidPatch: Nothing changed, or a value does not fit its dtype.
     """
     params = params or MaskParams()
+    gpu = None if pick_device(device) == "cpu" else Gpu(*find_gpu(device_memory))
     pairing = pair(base, tuned, include, exclude)
     compared = [*pairing.partner.values(), *(name for pair_ in pairing.same for name in pair_)]
     meter = Meter(base.size + sum(map(tuned.bytes_of, compared)), progress)
@@ -72,7 +78,8 @@ def diff(
     floats = [name for name in pairing.partner if base.tensors[name].dtype in FLOATS]
     with new_files([out]) as (file,), ExitStack() as stack:
         plan = _plan(base, floats, params)
-        comparison = _Comparison(base, tuned, pairing.partner, params, plan, file, meter, out.parent, stack)
+        workspaces = _Workspaces(lambda: stack.enter_context(Workspace(out.parent, gpu)))
+        comparison = _Comparison(base, tuned, pairing.partner, params, plan, file, meter, workspaces)
         found = _each(comparison.compare, sorted(floats, key=base.bytes_of, reverse=True), threads or processors())
         digests |= {name: tensor.digest for name, tensor in found.items()}
         kept = {name: found[name] for name in floats if found[name].nnz}
@@ -215,13 +222,10 @@ class _Comparison:
         plan: Mapping[str, int],
         file: BinaryIO,
         meter: Meter,
-        folder: Path,
-        stack: ExitStack,
+        workspaces: "_Workspaces",
     ) -> None:
         self.base, self.tuned, self.partner, self.params, self.plan = base, tuned, partner, params, plan
-        self.file, self.meter, self.folder, self.stack = file.fileno(), meter, folder, stack
-        self._threads = threading.local()
-        self._lock = threading.Lock()
+        self.file, self.meter, self.workspaces = file.fileno(), meter, workspaces
 
     def compare(self, name: str) -> _Compared:
         """Find what changed in a tensor, and write what stays."""
@@ -235,7 +239,7 @@ class _Comparison:
             digest.update(view)
             self.meter.add(len(view) // widths[0] * sum(widths))
 
-        workspace = self._workspace()
+        workspace = self.workspaces.get()
         changes = workspace.find(pair_, groups_of(spec, self.params), visit)
         if changes.endless:
             self._refuse_endless(pair_)
@@ -243,14 +247,6 @@ class _Comparison:
             return _Compared(digest.hexdigest(), changes.total)
         length = self._write(workspace, changes, name, spec)
         return _Compared(digest.hexdigest(), changes.total, changes.nnz, length)
-
-    def _workspace(self) -> Workspace:
-        if not hasattr(self._threads, "workspace"):
-            made = Workspace(self.folder)
-            with self._lock:
-                self._threads.workspace = self.stack.enter_context(made)
-        workspace: Workspace = self._threads.workspace
-        return workspace
 
     def _write(self, workspace: Workspace, changes: Changes, name: str, spec: TensorSpec) -> int:
         """Write mask and values; return their bytes."""
@@ -279,6 +275,21 @@ class _Comparison:
             f"A change in {show(pair_.name)} is too large for float32; leave the tensor out with exclude.",
             field=pair_.name,
         )
+
+
+class _Workspaces:
+    """A workspace for each thread, made when it asks for the first time."""
+
+    def __init__(self, make: Callable[[], Workspace]) -> None:
+        self._make, self._threads, self._lock = make, threading.local(), threading.Lock()
+
+    def get(self) -> Workspace:
+        """Return the workspace of this thread."""
+        if not hasattr(self._threads, "workspace"):
+            with self._lock:
+                self._threads.workspace = self._make()
+        workspace: Workspace = self._threads.workspace
+        return workspace
 
 
 class _Appender:

@@ -17,8 +17,13 @@ from numba.extending import intrinsic
 LANES = 16
 """Elements that a vector word handles; arrays need room for a whole last group."""
 
-WIDE = "+avx512vbmi2" in cpu_target.target_context.codegen().magic_tuple()[2]
+_TRIPLE, _, _FEATURES = cpu_target.target_context.codegen().magic_tuple()
+
+WIDE = "+avx512vbmi2" in _FEATURES
 """Whether the processor that code is generated for packs 16-bit lanes by a mask (VPCOMPRESSW)."""
+
+HALVES = "+f16c" in _FEATURES or not _TRIPLE.startswith(("x86", "i"))
+"""Whether it converts float16; LLVM would call a function that is not there."""
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 HALF, SINGLE, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -105,12 +110,41 @@ def lowest(typing_context: Any, word: Any) -> Any:
 
 def _load_lanes(context: Any, builder: Any, array_type: Any, array: Any, at: Any, dtype: str) -> Any:
     """Load sixteen elements of a dtype at a byte offset: as float32 lanes, or float64 for F64."""
-    kind = {"BF16": I16, "F16": HALF, "F32": SINGLE, "F64": DOUBLE}[dtype]
+    kind = {"BF16": I16, "F16": HALF if HALVES else I16, "F32": SINGLE, "F64": DOUBLE}[dtype]
     found = builder.load(pointer(context, builder, array_type, array, at, 1, lanes(kind)), align=1)
     if dtype == "BF16":
         wide = builder.shl(builder.zext(found, lanes(I32)), filled(I32, 16))
         return builder.bitcast(wide, lanes(SINGLE))
-    return builder.fpext(found, lanes(SINGLE)) if dtype == "F16" else found
+    if dtype == "F16":
+        return builder.fpext(found, lanes(SINGLE)) if HALVES else _half_to_single(builder, found)
+    return found
+
+
+def _half_to_single(builder: Any, halves: Any) -> Any:
+    """Widen the bits of float16 lanes: shifted into place, they lack a factor of 2^112, subnormal or not."""
+    wide = builder.zext(halves, lanes(I32))
+    sign = builder.shl(builder.and_(wide, filled(I32, 0x8000)), filled(I32, 16))
+    size = builder.shl(builder.and_(wide, filled(I32, 0x7FFF)), filled(I32, 13))
+    factor = ir.Constant(lanes(SINGLE), [2.0**112] * LANES)
+    finite = builder.bitcast(builder.fmul(builder.bitcast(size, lanes(SINGLE)), factor), lanes(I32))
+    endless = builder.icmp_unsigned(">=", size, filled(I32, 0x7C00 << 13))
+    bits = builder.select(endless, builder.or_(size, filled(I32, 0x7F800000)), finite)
+    return builder.bitcast(builder.or_(bits, sign), lanes(SINGLE))
+
+
+def _single_to_half(builder: Any, values: Any) -> Any:
+    """Round float32 lanes to the bits of float16, nearest even; below 2^-14 by adding a half, whose unit is 2^-24."""
+    bits = builder.bitcast(values, lanes(I32))
+    sign = builder.lshr(builder.and_(bits, filled(I32, 0x80000000)), filled(I32, 16))
+    size = builder.and_(bits, filled(I32, 0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(size, filled(I32, 13)), filled(I32, 1))
+    rounded = builder.add(builder.add(size, filled(I32, 0xFFF)), odd)
+    normal = builder.lshr(builder.sub(rounded, filled(I32, 112 << 23)), filled(I32, 13))
+    sum_ = builder.fadd(builder.bitcast(size, lanes(SINGLE)), ir.Constant(lanes(SINGLE), [0.5] * LANES))
+    small = builder.sub(builder.bitcast(sum_, lanes(I32)), filled(I32, 0x3F000000))
+    half = builder.select(builder.icmp_unsigned("<", size, filled(I32, 113 << 23)), small, normal)
+    half = builder.select(builder.icmp_unsigned(">=", size, filled(I32, 0x47800000)), filled(I32, 0x7C00), half)
+    return builder.trunc(builder.or_(half, sign), lanes(I16))
 
 
 def _narrow_lanes(builder: Any, values: Any, dtype: str) -> Any:
@@ -118,6 +152,8 @@ def _narrow_lanes(builder: Any, values: Any, dtype: str) -> Any:
     if dtype == "F32":
         return builder.bitcast(values, lanes(I32))
     if dtype == "F16":
+        if not HALVES:
+            return _single_to_half(builder, values)
         return builder.bitcast(builder.fptrunc(values, lanes(HALF)), lanes(I16))
     bits = builder.bitcast(values, lanes(I32))
     odd = builder.and_(builder.lshr(bits, filled(I32, 16)), filled(I32, 1))
@@ -295,6 +331,85 @@ def compress_large(typing_context: Any, delta: Any, place: Any, floor: Any, valu
         return builder.or_(masks[0], builder.shl(masks[1], ir.Constant(I64, LANES)))
 
     return types.uint64(delta, types.int64, types.uint32, values, types.int64), generate
+
+
+def _keys(builder: Any, values: Any) -> Any:
+    return builder.and_(builder.bitcast(values, lanes(I32)), filled(I32, 0x7FFFFFFF))
+
+
+def _spread(builder: Any, value: Any, kind: ir.Type) -> Any:
+    """Return sixteen lanes of one value."""
+    one = builder.insert_element(ir.Constant(lanes(kind), ir.Undefined), value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, ir.Constant(lanes(kind), ir.Undefined), filled(I32, 0))
+
+
+def _mask_bits(builder: Any, mask: Any) -> Any:
+    return builder.zext(builder.bitcast(mask, I16), I64)
+
+
+@intrinsic
+def compare_keys(typing_context: Any, values: Any, place: Any, bottom: Any, top: Any) -> Any:
+    """Compare the keys of sixteen float32 with two others: (values, element number, bottom, top) -> uint64.
+
+    From the lowest bits up, sixteen each: above bottom, equal to bottom, above top, equal to top.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values, place, bottom, top = args
+        found = builder.load(pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE)), align=1)
+        keys, result = _keys(builder, found), ir.Constant(I64, 0)
+        for number, (operator, other) in enumerate(((">", bottom), ("==", bottom), (">", top), ("==", top))):
+            mask = _mask_bits(builder, builder.icmp_unsigned(operator, keys, _spread(builder, other, I32)))
+            result = builder.or_(result, builder.shl(mask, ir.Constant(I64, LANES * number)))
+        return result
+
+    return types.uint64(values, types.int64, types.uint32, types.uint32), generate
+
+
+@intrinsic
+def compress_values(typing_context: Any, values: Any, place: Any, mask: Any, out: Any, at: Any) -> Any:
+    """Store those of sixteen float32 that a mask names, in order, from out[at] on; sixteen are written.
+
+    (values, element number, mask in the low bits of a uint64, out, at)
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values, place, mask, out, at = args
+        found = builder.load(pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE)), align=1)
+        packed = _compress_floats(builder, found, builder.bitcast(builder.trunc(mask, I16), lanes(I1)))
+        builder.store(packed, pointer(context, builder, signature.args[3], out, at, 4, lanes(SINGLE)), align=1)
+        return context.get_dummy_value()
+
+    return types.void(values, types.int64, types.uint64, out, types.int64), generate
+
+
+@intrinsic
+def in_bins(typing_context: Any, values: Any, place: Any, shift: Any, one: Any, other: Any) -> Any:
+    """Say which of sixteen float32 have a key whose bits from `shift` on are `one` or `other`.
+
+    (values, element number, shift, one, other) -> uint64, a bit for each.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values, place, shift, one, other = args
+        found = builder.load(pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE)), align=1)
+        high = builder.lshr(_keys(builder, found), _spread(builder, shift, I32))
+        first = builder.icmp_unsigned("==", high, _spread(builder, one, I32))
+        second = builder.icmp_unsigned("==", high, _spread(builder, other, I32))
+        return _mask_bits(builder, builder.or_(first, second))
+
+    return types.uint64(values, types.int64, types.uint32, types.uint32, types.uint32), generate
+
+
+@intrinsic
+def deposit(typing_context: Any, bits: Any, mask: Any) -> Any:
+    """Put the lowest bits, one after another, where a mask has ones (PDEP): (bits, mask) -> uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(I64, [I64, I64])
+        return builder.call(get_or_insert_function(builder.module, kind, "llvm.x86.bmi.pdep.64"), args)
+
+    return types.uint64(types.uint64, types.uint64), generate
 
 
 @intrinsic

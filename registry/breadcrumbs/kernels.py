@@ -21,8 +21,11 @@ from registry.breadcrumbs.intrinsics import (
     WIDE,
     address_of,
     bits_of,
+    compare_keys,
     compress_large,
     compress_places,
+    compress_values,
+    deposit,
     double_bf16,
     double_f16,
     double_f32,
@@ -31,6 +34,7 @@ from registry.breadcrumbs.intrinsics import (
     finish_f16,
     finish_f32,
     finish_f64,
+    in_bins,
     load32,
     load64,
     lowest,
@@ -405,22 +409,24 @@ def take_candidates(base, base_code, tuned, tuned_code, size, floor, mask, value
 
 
 @kernel
-def count_low(values, bins, low):
+def count_low(values, size, bins, low):
     """Count the low bits of the keys in one or two bins of high bits.
 
     Args:
-        values: float32 [n].
+        values: float32, of which the first `size` are counted.
+        size: How many.
         bins: int64 [B] high bits, B = 1 or 2.
         low: int64 [B, 2^15], added to.
     """
-    one, other = bins[0], bins[-1]
-    for number in range(values.size):
-        key = np.int64(bits_of(values[number]) & np.uint32(0x7FFFFFFF))
-        high = key >> LOW
-        if high == one:
-            low[0, key & LOW_MASK] += 1
-        elif high == other:
-            low[1, key & LOW_MASK] += 1
+    one, other = np.uint32(bins[0]), np.uint32(bins[-1])
+    for start in range(0, size, 16):
+        found = in_bins(values, start, np.uint32(LOW), one, other)
+        if size - start < 16:
+            found &= np.uint64((1 << (size - start)) - 1)
+        while found != np.uint64(0):
+            key = np.int64(bits_of(values[start + lowest(found)]) & np.uint32(0x7FFFFFFF))
+            low[0 if key >> LOW == bins[0] else 1, key & LOW_MASK] += 1
+            found &= found - np.uint64(1)
 
 
 @kernel
@@ -534,7 +540,74 @@ def take_rows(base, base_code, tuned, tuned_code, rows, size, n_top, n_first, ma
 
 
 @kernel
-def keep_between(mask, size, first, values, cuts, index_width, out, kept_values):
+def _keep_scalar(values, first, size, cuts, stays, kept_values, kept):
+    """Decide of candidates one by one: bits into `stays`, from bit `first` on, and values."""
+    for number in range(first, first + size):
+        value = values[number]
+        key = np.int64(bits_of(value) & np.uint32(0x7FFFFFFF))
+        above, beyond = key > cuts[0], key > cuts[2]
+        if key == cuts[0]:
+            above = cuts[1] > 0
+            cuts[1] -= 1
+        if key == cuts[2]:
+            beyond = cuts[3] > 0
+            cuts[3] -= 1
+        if above and not beyond:
+            stays[number >> 3] |= np.uint8(1 << (number & 7))
+            kept_values[kept] = value
+            kept += 1
+    return kept
+
+
+@kernel
+def _keep_wide(values, size, cuts, stays, kept_values, kept):
+    bottom, top = np.uint32(cuts[0]), np.uint32(cuts[2])
+    lane = np.uint64(0xFFFF)
+    for start in range(0, size, 16):
+        rest = min(16, size - start)
+        found = compare_keys(values, start, bottom, top)
+        live = np.uint64((1 << rest) - 1)
+        at_bottom, at_top = found >> np.uint64(16) & live, found >> np.uint64(48) & live
+        low, high = ones(at_bottom), ones(at_top)
+        if 0 < cuts[1] < low or 0 < cuts[3] < high:  # the ties end among these
+            stays[start >> 3] = stays[(start >> 3) + 1] = 0
+            kept = _keep_scalar(values, start, rest, cuts, stays, kept_values, kept)
+            continue
+        above = found & live | (at_bottom if cuts[1] > 0 else np.uint64(0))
+        beyond = found >> np.uint64(32) & lane | (at_top if cuts[3] > 0 else np.uint64(0))
+        cuts[1] -= low
+        cuts[3] -= high
+        keep = above & ~beyond
+        compress_values(values, start, keep, kept_values, kept)
+        stays[start >> 3] = keep & np.uint64(0xFF)
+        stays[(start >> 3) + 1] = keep >> np.uint64(8)
+        kept += ones(keep)
+    return kept
+
+
+@kernel
+def _keep_plain(values, size, cuts, stays, kept_values, kept):
+    stays[: (size + 7) // 8] = 0
+    return _keep_scalar(values, 0, size, cuts, stays, kept_values, kept)
+
+
+@kernel
+def _deposit_plain(bits, mask):
+    found = np.uint64(0)
+    while mask != np.uint64(0):
+        lowest_bit = mask & (~mask + np.uint64(1))
+        if bits & np.uint64(1) != np.uint64(0):
+            found |= lowest_bit
+        bits >>= np.uint64(1)
+        mask ^= lowest_bit
+    return found
+
+
+_keep, _deposit = (_keep_wide, deposit) if WIDE else (_keep_plain, _deposit_plain)
+
+
+@kernel
+def keep_between(mask, size, first, values, count, cuts, index_width, out, kept_values):
     """Decide which candidates of a block stay, and write their mask.
 
     Args:
@@ -542,6 +615,7 @@ def keep_between(mask, size, first, values, cuts, index_width, out, kept_values)
         size: Elements of the block.
         first: Number of the block's first element, where indices are written.
         values: float32, the candidates.
+        count: How many there are.
         cuts: int64 [4]: key of the bottom cut, and how many of the next that are equal to it are above it; the same
             of the top cut. The two numbers are counted down.
         index_width: Bytes of an index to write, or 0 for a bitmask.
@@ -551,44 +625,28 @@ def keep_between(mask, size, first, values, cuts, index_width, out, kept_values)
     Returns:
         How many candidates stay.
     """
-    places = np.empty(SPAN + 32, np.uint16)
-    flags = np.empty(SPAN + 64, np.uint8)
-    bottom, bottom_ties, top, top_ties = cuts[0], cuts[1], cuts[2], cuts[3]
-    seen = kept = 0
-    for start in range(0, size, SPAN):
-        span = min(SPAN, size - start)
-        found = _places_of_bits(mask, start // 8, span, places)
-        flags[: span + 64] = 0
-        before = kept
-        for number in range(found):
-            value = values[seen + number]
-            key = np.int64(bits_of(value) & np.uint32(0x7FFFFFFF))
-            above, beyond = key > bottom, key > top
-            if key == bottom:
-                above = bottom_ties > 0
-                bottom_ties -= 1
-            if key == top:
-                beyond = top_ties > 0
-                top_ties -= 1
-            stays = above and not beyond
-            place = np.int64(places[number])
-            flags[place] = stays
-            kept_values[kept] = value
-            if index_width != 0:
-                places[kept - before] = place
-            kept += stays
-        seen += found
+    stays = np.empty(count // 8 + 16, np.uint8)  # a bit for each candidate
+    kept = _keep(values, count, cuts, stays, kept_values, 0)
+    used = written = 0
+    for place in range(0, size, 64):
+        word = load64(mask, place // 8)
+        shift = np.uint64(used & 7)
+        bits = load64(stays, used >> 3) >> shift
+        if shift != np.uint64(0):
+            bits |= np.uint64(stays[(used >> 3) + 8]) << (np.uint64(64) - shift)
+        used += ones(word)
+        word = _deposit(bits, word)
         if index_width == 0:
-            for place in range(0, span, 64):
-                store64(out, (start + place) // 8, pack_flags(flags, place))
-        else:
-            for number in range(before, kept):
-                index = first + start + np.int64(places[number - before])
-                if index_width == 4:
-                    store32(out, 4 * number, np.uint32(index))
-                else:
-                    store64(out, 8 * number, np.uint64(index))
-    cuts[1], cuts[3] = bottom_ties, top_ties
+            store64(out, place // 8, word)
+            continue
+        while word != np.uint64(0):
+            index = first + place + lowest(word)
+            if index_width == 4:
+                store32(out, 4 * written, np.uint32(index))
+            else:
+                store64(out, 8 * written, np.uint64(index))
+            written += 1
+            word &= word - np.uint64(1)
     return kept
 
 

@@ -32,6 +32,14 @@ SMALLEST, LARGEST = 2**15, 2**20
 """Fewest and most elements of a chunk."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """How long chunks are: `staged` bytes, about, with all that is read for them, but at most `largest` elements."""
+
+    staged: int
+    largest: int
+
+
 class Arena:
     """A buffer that grows and is used again and again; its memory is touched first where it is first needed.
 
@@ -143,11 +151,15 @@ class Stager:
         base: The base.
         tensor: The tensor's name.
         touching: The patches that touch it, ascending by sha256, each with its scale.
-        staged: Bytes that a chunk is to take, about.
+        step: How long its chunks are.
     """
 
     def __init__(
-        self, base: Checkpoint, tensor: str, touching: Sequence[tuple[Patch, float]], staged: int = STAGED
+        self,
+        base: Checkpoint,
+        tensor: str,
+        touching: Sequence[tuple[Patch, float]],
+        step: Step = Step(STAGED, LARGEST),
     ) -> None:
         self.tensor, self.spec = tensor, base.tensors[tensor]
         self._file, self._at = base.place(tensor)
@@ -168,7 +180,8 @@ class Stager:
         self._last = np.full(len(touching), -1, np.int64)
         width = DTYPES[self.spec.dtype]
         per_element = 2 * width + len(touching) / 8 + float((self._nnz * self._widths).sum()) / self.spec.numel
-        self.step = max(SMALLEST, min(LARGEST, 1 << int(staged / per_element).bit_length() - 1))
+        fitting = 1 << int(step.staged / per_element).bit_length() - 1
+        self.step = max(64, min(max(SMALLEST, fitting), 1 << step.largest.bit_length() - 1))
 
     def stage(self, arena: Arena, first: int, stop: int) -> Chunk:
         """Stage the masks of elements first..stop - 1, which follow those staged before.

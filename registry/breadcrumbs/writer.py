@@ -84,7 +84,7 @@ class Writer:
 
     def _compose(self, name: str, file: BinaryIO, entry: Entry) -> None:
         """Compose a tensor that patches touch."""
-        stager = Stager(self.base, entry.name, self.touching[entry.name], self.engine.staged)
+        stager = Stager(self.base, entry.name, self.touching[entry.name], self.engine.step)
         at, numel = entry.start, entry.numel
         self._begin(entry, "base tensors", "tensors")
         for first in range(0, numel, stager.step):
@@ -93,6 +93,8 @@ class Writer:
             with self.phases.of("masks"):
                 chunk = stager.stage(arena, first, min(first + stager.step, numel))
             old = arena.view[chunk.base_at : chunk.base_at + chunk.length]
+            slot.buffers.out.clear()
+            slot.buffers.out.place(chunk.length)
             new = slot.buffers.out.view[: chunk.length]
             done = self.crew.work(slot, partial(self._run, chunk, slot.buffers))
             self.crew.follow(slot, "write", done, partial(self._put, file, new, at))

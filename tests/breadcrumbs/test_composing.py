@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers_breadcrumbs import Touch, compose_block, decode, raw, read_all, slow_round, write_model
 
-from registry.breadcrumbs import durable, staging
+from registry.breadcrumbs import durable, engines, staging
 from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.compose import compose, pick_device
+from registry.breadcrumbs.compose import compose
+from registry.breadcrumbs.devices import pick_device
 from registry.breadcrumbs.diff import diff
 from registry.breadcrumbs.layout import MaskParams
 from registry.breadcrumbs.patchfile import open_patch
 from registry.breadcrumbs.recipe import make_recipe, scale
+from registry.breadcrumbs.staging import Step
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRecipe, InvalidRequest, NotFinite, StorageFull
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -121,8 +123,10 @@ def test_order_threads_and_size_of_chunks_change_no_byte(world, monkeypatch):
     digests = {world.compose("out").weights_digest}
     items = dict(zip(world.paths, ("1", "-0.5", "2"), strict=True))
     for number, order in enumerate(itertools.permutations(world.paths)):
-        monkeypatch.setattr(staging, "SMALLEST", [8, 64, 2**15][number % 3])
-        monkeypatch.setattr(staging, "LARGEST", [64, 64, 2**20][number % 3])
+        monkeypatch.setattr(staging, "SMALLEST", [64, 128, 2**15][number % 3])
+        monkeypatch.setattr(
+            engines.CpuEngine, "step", Step([64, 2000, 2**23][number % 3], [64, 256, 2**20][number % 3])
+        )
         world.paths = {sha256: world.paths[sha256] for sha256 in order}
         weights = tuple(items[sha256] for sha256 in order)
         digests.add(world.compose(f"out{number}", weights=weights, threads=1 + number % 4).weights_digest)
