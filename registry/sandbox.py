@@ -1,4 +1,4 @@
-"""Run one function in a disposable process: whatever happens in there harms nobody else.
+"""Run a function in a disposable process: whatever happens in there harms nobody else.
 
 The process is forked from a server that has imported the science once, so it starts in milliseconds. It holds no
 connection, no token and no database URL; it is the first the kernel kills when memory runs out; it ends when its
@@ -11,6 +11,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import queue
 import resource
 import signal
 import threading
@@ -52,14 +53,16 @@ class Sandbox:
             caller need not import what only the process needs.
         kwargs: Its arguments.
         memory: Limit of its address space in bytes, or None.
+        keep: Whether the process stays after a result, for `again`; after anything else it never does.
     """
 
-    def __init__(self, function: str, kwargs: dict[str, Any], memory: int | None = None) -> None:
+    def __init__(self, function: str, kwargs: dict[str, Any], memory: int | None = None, keep: bool = False) -> None:
         self.progress = 0.0
+        self.keep = keep
         made = context()
         self._pipe, theirs = made.Pipe()
         self._process: ForkServerProcess = made.Process(
-            target=_main, args=(theirs, function, kwargs, memory), daemon=True
+            target=_main, args=(theirs, function, kwargs, memory, keep), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -82,12 +85,22 @@ class Sandbox:
             if kind == "progress":
                 self.progress = float(content)
             elif kind == "result":
-                self.kill()
+                if not self.keep:
+                    self.kill()
                 return content
             else:
                 self.kill()
                 raise _revive(content)
         return None
+
+    def again(self, kwargs: dict[str, Any]) -> None:
+        """Call the function once more, in the process that was kept.
+
+        Raises:
+            OSError: The process is gone.
+        """
+        self.progress = 0.0
+        self._pipe.send_bytes(json.dumps(kwargs).encode())
 
     def kill(self) -> None:
         """End the process, whatever it is doing; safe to call again."""
@@ -116,7 +129,7 @@ def _revive(problem: dict[str, Any]) -> BreadcrumbError:
     return by_slug().get(problem["slug"], JobFailed)(problem["message"], field=problem["field"])
 
 
-def _main(pipe: Connection, function: str, kwargs: dict[str, Any], memory: int | None) -> None:
+def _main(pipe: Connection, function: str, kwargs: dict[str, Any], memory: int | None, keep: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which ends this process itself
         signal.signal(number, signal.SIG_IGN)
     for name in [name for name in os.environ if name not in KEPT]:
@@ -127,7 +140,8 @@ def _main(pipe: Connection, function: str, kwargs: dict[str, Any], memory: int |
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     ctypes.CDLL(None).unshare(CLONE_NEWNET)  # no network where the kernel lets us give it up
-    threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
+    calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, calls), daemon=True).start()
     told = 0.0
 
     def progress(value: float) -> None:
@@ -139,7 +153,11 @@ def _main(pipe: Connection, function: str, kwargs: dict[str, Any], memory: int |
     try:
         module, _, name = function.partition(":")
         call = getattr(importlib.import_module(module), name)
-        _tell(pipe, "result", call(**kwargs, progress=progress))
+        while True:
+            _tell(pipe, "result", call(**kwargs, progress=progress))
+            if not keep:
+                break
+            kwargs = calls.get()
     except BreadcrumbError as error:
         _tell(pipe, "error", {"slug": error.slug, "message": error.message, "field": error.field})
     except MemoryError:
@@ -156,7 +174,9 @@ def _tell(pipe: Connection, kind: str, content: Any) -> None:
     pipe.send_bytes(json.dumps([kind, content]).encode())
 
 
-def _die_with_parent(pipe: Connection) -> None:
+def _listen(pipe: Connection, calls: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    """Take further calls, and end this process when its parent is gone."""
     with contextlib.suppress(EOFError, OSError):
-        pipe.recv_bytes(1)  # nothing is ever sent this way: it returns when the parent is gone
+        while True:
+            calls.put(json.loads(pipe.recv_bytes()))
     os._exit(1)

@@ -44,6 +44,7 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.stopping = threading.Event()
+        self.kept: Sandbox | None = None  # has composed on the GPU, and holds a base there
 
     def run(self) -> None:
         """Work until `stopping` is set; a job in hand is given back."""
@@ -62,6 +63,8 @@ class Worker:
                 worked = False
             if not worked:
                 self.stopping.wait(self.settings.poll_seconds)
+        if self.kept:
+            self.kept.kill()
         log.info("worker.stop", worker=self.name)
 
     def recover(self) -> None:
@@ -137,15 +140,16 @@ class Worker:
         """Return the model a job is about."""
         return session.get_one(Model, uuid.UUID(claim.payload["model_id"]))
 
-    def in_sandbox(self, claim: jobs.Claim, function: str, **kwargs: Any) -> Any:
-        """Run a task in a process of its own, with heartbeats.
+    def in_sandbox(self, claim: jobs.Claim, function: str, *, keep: bool = False, **kwargs: Any) -> Any:
+        """Run a task in a process of its own, with heartbeats; with `keep`, in the one that the last such task left.
 
         Raises:
             JobCancelled, LeaseLost, Stopped: the process has been killed.
             BreadcrumbError: what the task raised, or JobFailed when it crashed.
         """
-        sandbox = Sandbox(function, kwargs, self.settings.job_memory)
-        beat = time.monotonic()
+        sandbox = self.take_kept(kwargs) if keep else None
+        sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep)
+        beat, done = time.monotonic(), False
         try:
             while (result := sandbox.wait(0.25)) is None:
                 if self.stopping.is_set():
@@ -155,13 +159,29 @@ class Worker:
                     with self.database.write() as session:
                         if jobs.heartbeat(session, claim, sandbox.progress, self.lease):
                             raise JobCancelled("The job was cancelled.")
+            done = True
             return result
         except JobFailed:
             if self.stopping.wait(0.5):  # whoever stops us may have stopped the process too
                 raise Stopped from None
             raise
         finally:
-            sandbox.kill()
+            if keep and done:
+                self.kept = sandbox
+            else:
+                sandbox.kill()
+
+    def take_kept(self, kwargs: dict[str, Any]) -> Sandbox | None:
+        """Call the task of the process that was kept once more; None when there is none, or it has died since."""
+        kept, self.kept = self.kept, None
+        if kept is None:
+            return None
+        try:
+            kept.again(kwargs)
+        except OSError:
+            kept.kill()
+            return None
+        return kept
 
     def import_base(self, claim: jobs.Claim) -> None:
         """Check a new model's files and write down its tensors."""
@@ -205,6 +225,7 @@ class Worker:
             made = made or self.in_sandbox(
                 claim,
                 "registry.tasks:compose",
+                keep=self.settings.device != "cpu",
                 base={path: (file, base[path]) for path, file in self.readable(base).items()},
                 patches={sha256: str(self.store.path(sha256)) for sha256, _ in items},
                 recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
@@ -212,6 +233,9 @@ class Worker:
                 device=self.settings.device,
                 device_memory=self.settings.device_memory,
             )
+            if self.kept and made["device"] != "cuda":
+                self.kept.kill()
+                self.kept = None
             card = render_card(
                 model.full_name,
                 model.full_name,

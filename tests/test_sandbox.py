@@ -56,6 +56,22 @@ def test_a_crash_is_a_sentence(function: str, sentence: str) -> None:
         Sandbox(f"sandboxed:{function}", {}).wait(60)
 
 
+def test_a_process_that_is_kept_is_called_again_and_ends_with_an_error() -> None:
+    kept = Sandbox("sandboxed:answer", {"value": 1}, keep=True)
+    first = kept.wait(60)
+    kept.again({"value": 2})
+    second = kept.wait(60)
+    assert (first["value"], second["value"]) == (1, 2)
+    assert first["pid"] == second["pid"] == kept.pid
+    kept.again({"unknown": 3})
+    with pytest.raises(JobFailed, match="TypeError"):
+        kept.wait(60)
+    assert kept.pid is not None
+    assert not alive(kept.pid)
+    with pytest.raises(OSError):
+        kept.again({"value": 4})
+
+
 def test_memory_is_limited() -> None:
     with pytest.raises(JobFailed, match="memory"):
         Sandbox("sandboxed:take_memory", {}, memory=6 * 2**30).wait(60)

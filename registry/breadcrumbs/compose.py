@@ -20,7 +20,7 @@ from pathlib import Path
 from registry.breadcrumbs.checkpoint import Checkpoint, Meter, Progress, digest_of, processors
 from registry.breadcrumbs.devices import pick_device
 from registry.breadcrumbs.durable import new_files
-from registry.breadcrumbs.engines import open_engine
+from registry.breadcrumbs.engines import Engine, open_engine
 from registry.breadcrumbs.header import show
 from registry.breadcrumbs.lanes import Crew, Phases
 from registry.breadcrumbs.patchfile import Patch
@@ -109,13 +109,19 @@ def compose(
         *(["files"] if file_digests else []),
     ]
     phases = Phases()
-    with new_files([out / name for name in base.files]) as files, open_engine(chosen, device_memory, phases) as engine:
+    with (
+        new_files([out / name for name in base.files]) as files,
+        open_engine(chosen, device_memory, phases, recipe.base, base.size) as engine,
+    ):
+        if engine.resident and digests:
+            base_files = None  # what stays is not read again, so only tensors can be held to something
+            hashed[0] = "base tensors"
         depth = engine.depth(threads or processors())
         with Crew(depth, LANES, [engine.buffers() for _ in range(depth + SPARE)]) as crew:
             writer = Writer(base, touching, engine, crew, phases, hashed, Meter(base.size, progress))
             sizes = [writer.write(name, file) for name, file in zip(base.files, files, strict=True)]
             crew.drain()
-        before = _check_base(base, recipe, writer, base_files) if digests else {}
+        before = _check_base(base, recipe, writer, base_files, engine) if digests else {}
     after = before | writer.digests("tensors") if digests else {}
     whole = writer.digests("files") if file_digests else {}
     return Composed(
@@ -128,7 +134,7 @@ def compose(
 
 
 def _check_base(
-    base: Checkpoint, recipe: Recipe, writer: Writer, base_files: Mapping[str, str] | None
+    base: Checkpoint, recipe: Recipe, writer: Writer, base_files: Mapping[str, str] | None, engine: Engine
 ) -> dict[str, str]:
     """See that what was read is the recipe's base; return the digests of its tensors, where these were computed."""
     if base_files:
@@ -136,10 +142,12 @@ def _check_base(
             if found != base_files[name]:
                 raise BaseMismatch(f"Weight file {name} hashes to {found}, and {base_files[name]} is due.", field=name)
         return {}
-    before = writer.digests("base tensors")
+    before = (engine.resident.digests if engine.resident else {}) | writer.digests("base tensors")
     found = digest_of(base.tensors, before)
     if found != recipe.base:
         raise BaseMismatch(f"The recipe is for base {recipe.base}, and this checkpoint is {found}.", field="base")
+    if engine.resident:
+        engine.resident.settle(before)
     return before
 
 

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 
 from registry.breadcrumbs.devices import find_gpu
+from registry.breadcrumbs.header import DTYPES
 from registry.breadcrumbs.kernels import CODES, PAD, block_starts, compose_chunk
 from registry.breadcrumbs.lanes import Phases
+from registry.breadcrumbs.residents import RESIDENTS, Resident
 from registry.breadcrumbs.staging import LARGEST, STAGED, Arena, Chunk, Step
 
 
@@ -31,9 +33,15 @@ class Buffers:
 
 
 class Engine(Protocol):
-    """Composes chunks that are staged."""
+    """Composes chunks that are staged.
+
+    Attributes:
+        step: How long they are.
+        resident: What is known of the base from earlier compositions, where something is.
+    """
 
     step: Step
+    resident: Resident | None
 
     def depth(self, workers: int) -> int:
         """Return how many chunks it works on at a time, where `workers` processors are free."""
@@ -49,6 +57,7 @@ class CpuEngine:
     """Composes on the CPU, one chunk in each thread."""
 
     step = Step(STAGED, LARGEST)
+    resident: Resident | None = None
 
     def __init__(self, phases: Phases) -> None:
         self.phases = phases
@@ -77,22 +86,24 @@ class GpuEngine:
         device: The GPU; a CPU only where Triton interprets.
         memory: Most bytes of its memory to use.
         phases: Where time is counted: that of copies and kernels as the GPU has it.
+        base, base_size: Weights digest and bytes of the base, which stays there if it fits into what is left.
     """
 
     DEPTH = 3
     ROOM = 2**27
     """Most bytes for what is copied in for a chunk."""
 
-    def __init__(self, device: torch.device, memory: int, phases: Phases) -> None:
+    def __init__(self, device: torch.device, memory: int, phases: Phases, base: str, base_size: int) -> None:
         from registry.breadcrumbs import gpu
 
         self.gpu, self.device, self.phases, self.cpu = gpu, device, phases, CpuEngine(phases)
-        self.memory = memory
         share = memory // self.DEPTH  # arena and result of one chunk, the arena with room for uneven masks
         self._out_room = min(2**26, share // 4)
         self._arena_room = min(self.ROOM, share - self._out_room)
         self.step = Step(self._arena_room // 2, self._out_room // 8)
         self._threads = threading.local()
+        left = memory - self.DEPTH * (self._arena_room + self._out_room)
+        self.resident = RESIDENTS.use(base, base_size, left, device)
 
     def depth(self, workers: int) -> int:
         """Return how many chunks are on the GPU at a time: one copied in, one computed, one copied out."""
@@ -122,13 +133,25 @@ class GpuEngine:
             else:
                 block_starts(arena.bytes, mask_at, chunk.size, block, starts[number])
         extra = starts.nbytes + table.nbytes + chunk.scales.nbytes + 4 * PAD
+        kept, start = self._kept(chunk), chunk.first * DTYPES[chunk.spec.dtype]
+        read = slice(chunk.base_at, chunk.base_at + chunk.length)
+        held = self.resident is not None and self.resident.holds(chunk.tensor)
         if end + extra > self._arena_room or chunk.length > self._out_room:
+            if kept is not None and held:
+                arena.tensor[read].copy_(kept[start : start + chunk.length])
+            elif kept is not None:
+                kept[start : start + chunk.length].copy_(arena.tensor[read])
             return self.cpu.compose(chunk, buffers)
         work = self._work()
         with work.stream():
             work.mark()
-            there = work.arena
-            there[: arena.used].copy_(arena.tensor[: arena.used], non_blocking=True)
+            there, base = work.arena, work.arena[read]
+            begin = read.stop if held else 0  # the base comes first in an arena
+            there[begin : arena.used].copy_(arena.tensor[begin : arena.used], non_blocking=True)
+            if kept is not None and held:
+                base = kept[start : start + chunk.length]
+            elif kept is not None:
+                kept[start : start + chunk.length].copy_(base)
             rows, scales, before = (torch.from_numpy(part).to(self.device) for part in (table, chunk.scales, starts))
             work.mark()
             for number, at in sparse:
@@ -138,7 +161,6 @@ class GpuEngine:
                 kind = torch.int32 if width == 4 else torch.int64
                 self.gpu.set_bits(there[mask_at : mask_at + width * entries].view(kind), mask, chunk.first)
             work.lost.zero_()
-            base = there[chunk.base_at : chunk.base_at + chunk.length]
             out = work.out[: chunk.length]
             self.gpu.compose_chunk(there, base, out, chunk.spec.dtype, rows, scales, before, work.lost)
             work.mark()
@@ -147,6 +169,12 @@ class GpuEngine:
             work.mark()
             work.finish(self.phases)
         return int(lost)
+
+    def _kept(self, chunk: Chunk) -> torch.Tensor | None:
+        """Return where the chunk's tensor stays, or is to stay."""
+        if self.resident is None:
+            return None
+        return self.resident.room_for(chunk.tensor, chunk.spec.numel * DTYPES[chunk.spec.dtype])
 
     def _work(self) -> "_Work":
         if not hasattr(self._threads, "work"):
@@ -187,15 +215,20 @@ class _Work:
 
 
 @contextmanager
-def open_engine(device: str, device_memory: int | None, phases: Phases) -> Iterator[Engine]:
+def open_engine(device: str, device_memory: int | None, phases: Phases, base: str, base_size: int) -> Iterator[Engine]:
     """Open the engine of a device, `cpu` or `cuda`.
 
     Args:
         device: Where to compose.
         device_memory: Most bytes of a GPU's memory; the smaller of 4 GiB and a quarter of what is free when None.
         phases: Where time is counted.
+        base, base_size: Weights digest and bytes of the base.
     """
     if device == "cpu":
         yield CpuEngine(phases)
         return
-    yield GpuEngine(*find_gpu(device_memory), phases)
+    try:
+        yield GpuEngine(*find_gpu(device_memory), phases, base, base_size)
+    except BaseException:
+        RESIDENTS.drop(base)  # whatever it was
+        raise

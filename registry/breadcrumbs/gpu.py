@@ -6,24 +6,30 @@
     select    key bits are counted by atomics, high part and low part; ties are told apart by counts before each block
 
 Everything that must be exact is float64 or integer arithmetic, except float64 -> float32 -> float16 and back, which
-the hardware rounds to nearest even. With TRITON_INTERPRET=1 the same kernels run on CPU tensors.
+the hardware rounds to nearest even; no subnormal is flushed, as nothing asks for that. With TRITON_INTERPRET=1, set
+before Triton is first imported, the same kernels run on CPU tensors.
 """
 
 import torch
 import triton
 import triton.language as tl
 
+from registry.breadcrumbs import kernels
 from registry.breadcrumbs.select import HIGH_BINS, LOW_BINS, Counts, Cut, find_cuts
 
 BLOCK = 1024
 """Elements of a program; a power of two, 64 or more."""
 
-CODES = {"BF16": 0, "F16": 1, "F32": 2, "F64": 3}
+CODES = kernels.CODES
 
-BF16: tl.constexpr = tl.constexpr(0)
-F16: tl.constexpr = tl.constexpr(1)
-F32: tl.constexpr = tl.constexpr(2)
-LOW: tl.constexpr = tl.constexpr(15)
+BF16: tl.constexpr = tl.constexpr(kernels.BF16)
+F16: tl.constexpr = tl.constexpr(kernels.F16)
+F32: tl.constexpr = tl.constexpr(kernels.F32)
+LOW: tl.constexpr = tl.constexpr(kernels.LOW)
+LOW_MASK: tl.constexpr = tl.constexpr(kernels.LOW_MASK)
+
+CUTS = ["bottom", "bottom_ties", "top", "top_ties"]
+"""Numbers that every tensor has others of: Triton would compile again for each that is 1 or a multiple of 16."""
 
 
 # Composing
@@ -44,7 +50,7 @@ def _single(arena, at, places, bits, code):
     return values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["patches", "blocks"])
 def _compose(
     arena, base, out, table, scales, starts, lost, size, patches, blocks, DTYPE: tl.constexpr, B: tl.constexpr
 ):
@@ -114,7 +120,7 @@ def compose_chunk(
     """Compose a chunk of one tensor.
 
     Args:
-        arena: uint8, the patches' bitmasks and values; offsets into it are multiples of 4.
+        arena: uint8, the patches' bitmasks, whose padding is 0, and values; offsets into it are multiples of 4.
         base: uint8, the base's bytes.
         out: uint8, as many, overwritten.
         dtype: Of the base: BF16, F16, F32 or F64.
@@ -131,7 +137,7 @@ def compose_chunk(
     _compose[(blocks,)](arena, base, out, table, scales, starts, lost, size, len(table), blocks, DTYPE=code, B=block)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "first"])
 def _set_bits(indices, mask, size, first, B: tl.constexpr):
     number = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     index = tl.load(indices + number, mask=number < size, other=0).to(tl.int64) - first
@@ -174,15 +180,15 @@ def _count_high(delta, high, size, B: tl.constexpr):
     tl.atomic_add(high + (keys >> LOW), ones, mask=keys != 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["wanted"])
 def _count_low(delta, low, wanted, size, B: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     keys = _load_keys(delta, place, size)
     ones = tl.full([B], 1, tl.int64)
-    tl.atomic_add(low + (keys & 0x7FFF), ones, mask=(keys >> LOW) == wanted)
+    tl.atomic_add(low + (keys & LOW_MASK), ones, mask=(keys >> LOW) == wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CUTS)
 def _count_ties(delta, ties, size, bottom, top, B: tl.constexpr):
     block = tl.program_id(0).to(tl.int64)
     place = block * B + tl.arange(0, B)
@@ -202,7 +208,7 @@ def _stays(keys, before, block, bottom, bottom_ties, top, top_ties):
     return (above & (beyond == 0) & (keys != 0)).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CUTS)
 def _mark(delta, before, mask, counts, size, bottom, bottom_ties, top, top_ties, B: tl.constexpr):
     block = tl.program_id(0).to(tl.int64)
     place = block * B + tl.arange(0, B)
@@ -213,7 +219,7 @@ def _mark(delta, before, mask, counts, size, bottom, bottom_ties, top, top_ties,
     tl.store(counts + block, tl.sum(stays, 0).to(tl.int64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CUTS)
 def _gather(delta, before, starts, values, size, bottom, bottom_ties, top, top_ties, B: tl.constexpr):
     block = tl.program_id(0).to(tl.int64)
     place = block * B + tl.arange(0, B)
@@ -268,6 +274,6 @@ def mark(delta: torch.Tensor, n_first: int, n_top: int, block: int = BLOCK) -> t
     counts = torch.empty(blocks, dtype=torch.int64, device=device)
     _mark[(blocks,)](delta, before, mask, counts, *cuts, B=block)
     ends = counts.cumsum(0)
-    values = torch.empty(int(ends[-1]), dtype=torch.float32, device=device)
+    values = torch.empty(int(ends[-1]) if blocks else 0, dtype=torch.float32, device=device)
     _gather[(blocks,)](delta, before, ends - counts, values, *cuts, B=block)
     return mask, values

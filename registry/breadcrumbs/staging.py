@@ -183,8 +183,10 @@ class Stager:
         fitting = 1 << int(step.staged / per_element).bit_length() - 1
         self.step = max(64, min(max(SMALLEST, fitting), 1 << step.largest.bit_length() - 1))
 
-    def stage(self, arena: Arena, first: int, stop: int) -> Chunk:
+    def stage(self, arena: Arena, first: int, stop: int, with_base: bool = True) -> Chunk:
         """Stage the masks of elements first..stop - 1, which follow those staged before.
+
+        Without `with_base` there is room for the base's bytes, but they are not to be read.
 
         Raises:
             InvalidPatch: Indices do not increase, padding is set, or a mask and its values differ in number; so no
@@ -208,7 +210,7 @@ class Stager:
         values_at = arena.place_all(sizes)
         table = np.stack([masks_at, values_at, self._codes, self._index_widths, counts], axis=1)
         parts = np.stack([self._files, starts, values_at, sizes], axis=1)
-        base_part = np.array([[self._file, self._at + first * width, base_at, length]], np.int64)
+        base_part = np.array([[self._file, self._at + first * width, base_at, length]][: int(with_base)], np.int64)
         touched = counts > 0
         return Chunk(
             self.tensor,
@@ -218,7 +220,7 @@ class Stager:
             base_at,
             table[touched],
             self._scales[touched],
-            np.concatenate([base_part, parts[touched]]),
+            np.concatenate([base_part.reshape(-1, 4), parts[touched]]),
         )
 
     def _stage_bits(self, arena: Arena, first: int, stop: int) -> tuple[Numbers, Numbers]:

@@ -86,19 +86,21 @@ class Writer:
         """Compose a tensor that patches touch."""
         stager = Stager(self.base, entry.name, self.touching[entry.name], self.engine.step)
         at, numel = entry.start, entry.numel
-        self._begin(entry, "base tensors", "tensors")
+        held = self.engine.resident is not None and self.engine.resident.holds(entry.name)
+        self._begin(entry, "tensors", *([] if held else ["base tensors"]))
         for first in range(0, numel, stager.step):
             slot = self.crew.next_slot()
             arena = slot.buffers.arena
             with self.phases.of("masks"):
-                chunk = stager.stage(arena, first, min(first + stager.step, numel))
+                chunk = stager.stage(arena, first, min(first + stager.step, numel), with_base=not held)
             old = arena.view[chunk.base_at : chunk.base_at + chunk.length]
             slot.buffers.out.clear()
             slot.buffers.out.place(chunk.length)
             new = slot.buffers.out.view[: chunk.length]
             done = self.crew.work(slot, partial(self._run, chunk, slot.buffers))
             self.crew.follow(slot, "write", done, partial(self._put, file, new, at))
-            self._follow(slot, "base tensors", entry.name, done, old)
+            if not held:
+                self._follow(slot, "base tensors", entry.name, done, old)
             self._follow(slot, "base files", name, done, old)
             self._follow(slot, "tensors", entry.name, done, new)
             self._follow(slot, "files", name, done, new)
