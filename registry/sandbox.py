@@ -99,6 +99,8 @@ class Sandbox:
         Raises:
             OSError: The process is gone.
         """
+        if not self._process.is_alive():
+            raise BrokenPipeError("The process that was kept has ended.")
         self.progress = 0.0
         self._pipe.send_bytes(json.dumps(kwargs).encode())
 

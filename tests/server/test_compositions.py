@@ -1,6 +1,10 @@
 import json
+import os
+import signal
 import threading
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,6 +170,42 @@ def test_a_damaged_input_is_noticed_before_it_is_composed(world: World, files: l
     ended = world.client(None).get(f"/api/v1/jobs/{job['id']}").json()
     assert ended["state"] == "failed"
     assert "damaged" in ended["error"]
+
+
+@pytest.mark.parametrize("at", [20, -1])
+def test_a_damaged_base_is_noticed_wherever_the_damage_is(world: World, files: list[Path], at: int) -> None:
+    found = world.client(None).get("/api/v1/models/alice/tiny/revisions/base").json()["files"]
+    for file in found:
+        if file["path"].endswith(".safetensors"):
+            blob = world.store.path(file["sha256"])
+            raw = bytearray(blob.read_bytes())
+            raw[at] ^= 1
+            blob.chmod(0o644)
+            blob.write_bytes(raw)
+    job = ask(world, (1, "1")).json()["job"]
+    world.work()
+    ended = world.client(None).get(f"/api/v1/jobs/{job['id']}").json()
+    assert ended["state"] == "failed"
+    assert "damaged" in ended["error"]
+
+
+def test_a_process_that_is_kept_serves_until_it_dies(world: World) -> None:
+    """As one does that holds a base on a GPU."""
+    claim = SimpleNamespace()  # heartbeats come later than these answers
+    run = partial(world.worker.in_sandbox, claim, "sandboxed:answer", keep=True)
+    first, second = run(value=1), run(value=2)
+    assert second == first | {"value": 2}
+    os.kill(first["pid"], signal.SIGKILL)
+    assert world.worker.kept is not None
+    world.worker.kept._process.join(30)
+    third = run(value=3)
+    assert third["value"] == 3
+    assert third["pid"] != first["pid"]
+    world.worker.stopping.set()
+    world.worker.run()
+    assert world.worker.kept is not None
+    with pytest.raises(OSError):
+        world.worker.kept.again({"value": 4})
 
 
 def test_a_running_composition_is_cancelled_and_leaves_nothing(
