@@ -34,6 +34,8 @@ def diff(
     ] = "auto",
     include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only tensors of such a name.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="No tensors of such a name.")] = None,
+    device: Device = "cpu",
+    device_memory: DeviceMemory = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -62,7 +64,17 @@ def diff(
         if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
             raise Conflict(f"{out} holds weights that are compared here; choose another file for the patch.")
         with console.progress("comparing") as progress:
-            info = make(before, after, out, params, include or (), exclude or (), progress)
+            info = make(
+                before,
+                after,
+                out,
+                params,
+                include or (),
+                exclude or (),
+                progress,
+                device=device,
+                device_memory=parse_size(device_memory),
+            )
         parameters = sum(spec.numel for spec in before.tensors.values())
         whole = before.size
     nnz = sum(info.nnz.values())

@@ -24,10 +24,7 @@ import torch
 
 from registry.breadcrumbs.checkpoint import TORCH, blocks
 from registry.breadcrumbs.copying import read_at, write_at
-from registry.breadcrumbs.header import DTYPES
-from registry.breadcrumbs.kernels import (
-    CODES,
-    PAD,
+from registry.breadcrumbs.diff_kernels import (
     count_low,
     keep_between,
     round_values,
@@ -35,6 +32,8 @@ from registry.breadcrumbs.kernels import (
     take_candidates,
     take_rows,
 )
+from registry.breadcrumbs.header import DTYPES
+from registry.breadcrumbs.kernels import CODES, PAD
 from registry.breadcrumbs.mask import Groups
 from registry.breadcrumbs.select import ALL, HIGH_BINS, LOW_BINS, NONE, Counts, Cut, find_cuts
 

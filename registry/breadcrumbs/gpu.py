@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from registry.breadcrumbs import kernels
+from registry.breadcrumbs import diff_kernels, kernels
 from registry.breadcrumbs.select import HIGH_BINS, LOW_BINS, Counts, Cut, find_cuts
 
 BLOCK = 1024
@@ -25,8 +25,8 @@ CODES = kernels.CODES
 BF16: tl.constexpr = tl.constexpr(kernels.BF16)
 F16: tl.constexpr = tl.constexpr(kernels.F16)
 F32: tl.constexpr = tl.constexpr(kernels.F32)
-LOW: tl.constexpr = tl.constexpr(kernels.LOW)
-LOW_MASK: tl.constexpr = tl.constexpr(kernels.LOW_MASK)
+LOW: tl.constexpr = tl.constexpr(diff_kernels.LOW)
+LOW_MASK: tl.constexpr = tl.constexpr(diff_kernels.LOW_MASK)
 
 CUTS = ["bottom", "bottom_ties", "top", "top_ties"]
 """Numbers that every tensor has others of: Triton would compile again for each that is 1 or a multiple of 16."""
@@ -199,13 +199,13 @@ def _count_ties(delta, ties, size, bottom, top, B: tl.constexpr):
 
 @triton.jit
 def _stays(keys, before, block, bottom, bottom_ties, top, top_ties):
-    """Say which keys stay, given how many equal to either cut come before the block."""
+    """Say which keys stay, given how many equal to either cut come before the block; 0 is above no cut."""
     at_bottom, at_top = (keys == bottom).to(tl.int32), (keys == top).to(tl.int32)
     low_rank = tl.load(before + 2 * block) + tl.cumsum(at_bottom, 0)  # from 1 on
     high_rank = tl.load(before + 2 * block + 1) + tl.cumsum(at_top, 0)
     above = (keys > bottom) | ((at_bottom != 0) & (low_rank <= bottom_ties))
     beyond = (keys > top) | ((at_top != 0) & (high_rank <= top_ties))
-    return (above & (beyond == 0) & (keys != 0)).to(tl.int32)
+    return (above & (beyond == 0)).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=CUTS)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from registry.breadcrumbs.kernels import LOW, nth_bin
+from registry.breadcrumbs.diff_kernels import LOW, nth_bin
 
 Counts = npt.NDArray[np.int64]
 

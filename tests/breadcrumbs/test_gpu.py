@@ -419,7 +419,8 @@ def test_both_cuts_may_fall_on_one_key_or_share_its_high_bits():
 @pytest.mark.parametrize("other", list(DTYPES.values()), ids=list(DTYPES))
 def test_the_direction_is_subtracted_in_float64_when_either_side_is(dtype, other):
     generator = torch.Generator().manual_seed(2)
-    numbers = [1 + 2.0**-40, 1.0, 2.0**-149, -0.0, 2.0**-24, *torch.randn(60, generator=generator).tolist()]
+    drawn = torch.randn(60, generator=generator, dtype=torch.float64).tolist()
+    numbers = [1 + 2.0**-40, 1.0, 2.0**-149, -0.0, 2.0**-24, *drawn]
     base, tuned = (torch.tensor(part, dtype=torch.float64) for part in (numbers, numbers[::-1]))
     base, tuned = base.to(dtype), tuned.to(other)
     exact = torch.float64 in (dtype, other)
