@@ -69,6 +69,7 @@ def compose(
     *,
     digests: bool = True,
     file_digests: bool = False,
+    check_base: bool = True,
     base_files: Mapping[str, str] | None = None,
     threads: int | None = None,
     device_memory: int | None = None,
@@ -82,8 +83,10 @@ def compose(
         out: An existing folder; the files appear together once all is written, or not at all.
         device: `auto`, `cpu` or `cuda`; it changes no byte.
         progress: Called with (bytes of the base begun, all).
-        digests: Whether to hash the tensors: the base's to see that it is the recipe's, and what is written.
+        digests: Whether to hash the tensors that are written, and the base.
         file_digests: Whether to hash the files that are written, too.
+        check_base: Whether to hash the base while it is read, to see that it is the recipe's; False for one that the
+            caller has just hashed.
         base_files: sha256 of the base's weight files by name, where it is known that such files are the recipe's
             base: then they are held to these, and not their tensors to the recipe.
         threads: How many chunks are computed at a time; as many as there are processors when None.
@@ -105,7 +108,8 @@ def compose(
         for tensor in patch.info.tensors:
             touching.setdefault(tensor, []).append((patch, scale(recipe.alpha, item.weight)))
     hashed = [
-        *(["base files" if base_files else "base tensors", "tensors"] if digests else []),
+        *(["base files" if base_files else "base tensors"] if digests and check_base else []),
+        *(["tensors"] if digests else []),
         *(["files"] if file_digests else []),
     ]
     phases = Phases()
@@ -113,7 +117,7 @@ def compose(
         new_files([out / name for name in base.files]) as files,
         open_engine(chosen, device_memory, phases, recipe.base, base.size) as engine,
     ):
-        if engine.resident and digests:
+        if engine.resident and digests and check_base:
             base_files = None  # what stays is not read again, so only tensors can be held to something
             hashed[0] = "base tensors"
         depth = engine.depth(threads or processors())
@@ -121,7 +125,7 @@ def compose(
             writer = Writer(base, touching, engine, crew, phases, hashed, Meter(base.size, progress))
             sizes = [writer.write(name, file) for name, file in zip(base.files, files, strict=True)]
             crew.drain()
-        before = _check_base(base, recipe, writer, base_files, engine) if digests else {}
+        before = _check_base(base, recipe, writer, base_files, engine) if digests and check_base else {}
     after = before | writer.digests("tensors") if digests else {}
     whole = writer.digests("files") if file_digests else {}
     return Composed(

@@ -198,6 +198,16 @@ def _placed(found: Mapping[str, Mapping[str, str | tuple[int, ...]]], room: int,
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _STRING = re.compile(r'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+"')
 _INTEGERS = re.compile(r"\[([0-9, \t\n\r]*+)\]")
+_PLAIN = r"(?:0|[1-9][0-9]{0,14})"
+_USUAL: dict[tuple[str, ...], re.Pattern[str]] = {
+    fields: re.compile(
+        rf'"([^"\\\x00-\x1f]*+)":\{{"dtype":"([A-Z0-9_]++)","shape":\[((?:{_PLAIN}(?:,{_PLAIN})*+)?)\]'
+        + (rf',"data_offsets":\[({_PLAIN}),({_PLAIN})\]\}}' if "data_offsets" in fields else r"()()\}")
+    )
+    for fields in (("dtype", "shape"), ("dtype", "shape", "data_offsets"))
+}
+"""An entry as every program writes it, at once; whatever looks otherwise is taken apart word by word."""
+
 _INTEGER = re.compile(r"[ \t\n\r]*+(0|[1-9][0-9]{0,15})[ \t\n\r]*+")
 
 
@@ -222,7 +232,15 @@ def parse_entries(
     metadata: dict[str, str] | None = None
     at = _mark(text, 0, "{")
     closed = _peek(text, at) == "}"
+    usual = _USUAL[fields]
     while not closed:
+        match = usual.match(text, at)
+        if match is not None and match[1] not in found and match[1] != "__metadata__":
+            entry = _usual_entry(match, limits)
+            if entry is not None and len(found) < limits.entries:
+                found[match[1]] = entry
+                closed, at = _next(text, match.end(), match[1])
+                continue
         name, at = _string(text, at, None)
         at = _mark(text, at, ":", name)
         if name == "__metadata__" and "data_offsets" in fields:
@@ -239,6 +257,18 @@ def parse_entries(
             found[name], at = _entry(text, at, name, fields, limits)
         closed, at = _next(text, at, name)
     return found, metadata or {}, _mark(text, at, "}")
+
+
+def _usual_entry(match: re.Match[str], limits: Limits) -> dict[str, str | tuple[int, ...]] | None:
+    """Return the fields of an entry, or None where one of them breaks a rule, which is told word by word."""
+    _, dtype, shape, start, stop = match.groups()
+    lengths = tuple(map(int, shape.split(","))) if shape else ()
+    sound = dtype in DTYPES and len(lengths) <= limits.rank and math.prod(n or 1 for n in lengths) <= LARGEST
+    if not sound:
+        return None
+    if not stop:
+        return {"dtype": dtype, "shape": lengths}
+    return {"dtype": dtype, "shape": lengths, "data_offsets": (int(start), int(stop))}
 
 
 def _entry(

@@ -85,23 +85,74 @@ def read_parts(parts, arena):
     return -1
 
 
+FILE, MASK, VALUES, CODE, WIDTH, INDEX_WIDTH, NNZ = range(7)
+"""Columns of what is known of a patch's tensor: descriptor of the file; where mask and values start in it; dtype and
+bytes of a value; bytes of an index, or 0 for a bitmask; number of values."""
+
+
 @kernel
-def count_bits(arena, places, length, counts):
-    """Count the bits set in masks of `length` bytes, and put 0 into the 8 bytes that follow each.
+def read_masks(sources, first, length, at, step, arena, places, counts):
+    """Read the bitmasks of a chunk, one after another, and count their bits.
 
     Args:
-        arena: uint8.
-        places: int64 [n], where the masks are.
-        length: Bytes of each.
-        counts: int64 [n], filled.
+        sources: int64 [S, 7] of every patch, as above; those with indices are passed over.
+        first: Byte of each mask that the chunk begins with.
+        length: Bytes of each mask.
+        at, step: Where the first goes in the arena, and how far on each following one. There is room for 8 bytes more
+            each, which become 0, as kernels read whole words.
+        arena: uint8, filled.
+        places, counts: int64 [S], filled: where each mask is, and how many bits are set.
+
+    Returns:
+        The number of the first patch whose mask was not read whole, or -1.
     """
-    for number in range(places.size):
-        at = places[number]
-        store64(arena, at + length, np.uint64(0))  # kernels read whole words
+    for number in range(sources.shape[0]):
+        if sources[number, INDEX_WIDTH] != 0:
+            continue
+        start, to, left = sources[number, MASK] + first, at, length
+        while left > 0:
+            got = pread(np.int32(sources[number, FILE]), address_of(arena, to), np.uintp(left), start)
+            if got <= 0:
+                return number
+            start, to, left = start + got, to + got, left - got
+        store64(arena, at + length, np.uint64(0))
         found = 0
         for place in range(at, at + length, 8):
             found += ones(load64(arena, place))
-        counts[number] = found
+        places[number], counts[number] = at, found
+        at += step
+    return -1
+
+
+@kernel
+def lay_out(sources, scales, places, counts, used, at, align, pad, table, chosen, parts):
+    """Lay out the values of a chunk behind its masks, and list what is to be read.
+
+    Args:
+        sources, scales: int64 [S, 7] as above, and float64 [S].
+        places, counts: int64 [S], where each mask is, and how many values belong to it.
+        used: int64 [S], how many values the chunks before have taken.
+        at, align, pad: Where in the arena there is room, on which boundaries, and how much must be left between.
+        table: int64 [S, 5], filled with a row for each patch that has values, as `compose_chunk` has it.
+        chosen: float64 [S], filled with the scales of those.
+        parts: int64 [S, 4], filled with what is to be read for those, as `read_parts` has it.
+
+    Returns:
+        How many rows there are, and the end of what is laid out.
+    """
+    rows = 0
+    for number in range(sources.shape[0]):
+        count, width = counts[number], sources[number, WIDTH]
+        if count == 0:
+            continue
+        table[rows, 0], table[rows, 1], table[rows, 2] = places[number], at, sources[number, CODE]
+        table[rows, 3], table[rows, 4] = sources[number, INDEX_WIDTH], count
+        chosen[rows] = scales[number]
+        parts[rows, 0], parts[rows, 1] = sources[number, FILE], sources[number, VALUES] + width * used[number]
+        parts[rows, 2], parts[rows, 3] = at, width * count
+        at += (width * count + pad + align - 1) // align * align
+        rows += 1
+    return rows, at
 
 
 @kernel

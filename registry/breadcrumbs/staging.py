@@ -9,7 +9,6 @@ chunk may be read at any time, by any thread. What a kernel trusts is settled he
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,19 @@ import torch
 
 from registry.breadcrumbs.checkpoint import Checkpoint, TensorSpec, fill
 from registry.breadcrumbs.header import DTYPES, show
-from registry.breadcrumbs.kernels import CODES, PAD, count_bits, count_indices, read_parts
+from registry.breadcrumbs.kernels import (
+    CODES,
+    FILE,
+    INDEX_WIDTH,
+    MASK,
+    NNZ,
+    PAD,
+    WIDTH,
+    count_indices,
+    lay_out,
+    read_masks,
+    read_parts,
+)
 from registry.breadcrumbs.patchfile import Patch
 from registry.errors import InvalidInput, InvalidPatch
 
@@ -65,19 +76,11 @@ class Arena:
     def place(self, length: int) -> int:
         """Make room for `length` bytes and PAD more; return their offset."""
         at = self.used
-        self._use(at + _room(length))
+        self.use(at + room(length))
         return at
 
-    def place_all(self, lengths: Numbers) -> Numbers:
-        """Make room for several parts; return their offsets, int64 [n]."""
-        rooms: Numbers = _room(lengths)
-        ends = self.used + np.cumsum(rooms)
-        starts: Numbers = ends - rooms
-        if ends.size:
-            self._use(int(ends[-1]))
-        return starts
-
-    def _use(self, end: int) -> None:
+    def use(self, end: int) -> None:
+        """Make room up to byte `end`."""
         if end > self.bytes.size:
             old = self.bytes
             self._make(max(2 * old.size, end))
@@ -85,7 +88,7 @@ class Arena:
         self.used = end
 
 
-def _room(length: Any) -> Any:
+def room(length: int) -> int:
     """Return bytes for `length` and PAD more, up to the next boundary."""
     return (length + PAD + ALIGN - 1) // ALIGN * ALIGN
 
@@ -163,23 +166,22 @@ class Stager:
     ) -> None:
         self.tensor, self.spec = tensor, base.tensors[tensor]
         self._file, self._at = base.place(tensor)
-        masks = [patch.mask_entry(tensor) for patch, _ in touching]
-        values = [patch.value_entry(tensor) for patch, _ in touching]
-        self._entries = [mask.name for mask in masks]
+        rows = []
+        for patch, _ in touching:
+            mask, values = patch.mask_entry(tensor), patch.value_entry(tensor)
+            index_width = 0 if mask.dtype == "U8" else DTYPES[mask.dtype]
+            width, nnz = DTYPES[values.dtype], values.shape[0]
+            rows.append((patch.fileno(), mask.start, values.start, CODES[values.dtype], width, index_width, nnz))
+        self._entries = [patch.mask_entry(tensor).name for patch, _ in touching]
+        self._sources = np.array(rows, np.int64).reshape(-1, 7)
         self._scales = np.array([scale for _, scale in touching], np.float64)
-        self._files = np.array([patch.fileno() for patch, _ in touching], np.int64)
-        self._masks_at = np.array([mask.start for mask in masks], np.int64)
-        self._values_at = np.array([value.start for value in values], np.int64)
-        self._nnz = np.array([value.shape[0] for value in values], np.int64)
-        self._index_widths = np.array([0 if mask.dtype == "U8" else DTYPES[mask.dtype] for mask in masks], np.int64)
-        self._widths = np.array([DTYPES[value.dtype] for value in values], np.int64)
-        self._codes = np.array([CODES[value.dtype] for value in values], np.int64)
-        self._bits = np.flatnonzero(self._index_widths == 0)
-        self._indices = np.flatnonzero(self._index_widths)
+        self._bits = np.flatnonzero(self._sources[:, INDEX_WIDTH] == 0).tolist()
+        self._indices = np.flatnonzero(self._sources[:, INDEX_WIDTH]).tolist()
+        self._nnz = self._sources[:, NNZ]
         self._used = np.zeros(len(touching), np.int64)
-        self._last = np.full(len(touching), -1, np.int64)
-        width = DTYPES[self.spec.dtype]
-        per_element = 2 * width + len(touching) / 8 + float((self._nnz * self._widths).sum()) / self.spec.numel
+        self._last = [-1] * len(touching)
+        values_bytes = float((self._nnz * self._sources[:, WIDTH]).sum())
+        per_element = 2 * DTYPES[self.spec.dtype] + len(touching) / 8 + values_bytes / self.spec.numel
         fitting = 1 << int(step.staged / per_element).bit_length() - 1
         self.step = max(64, min(max(SMALLEST, fitting), 1 << step.largest.bit_length() - 1))
 
@@ -196,57 +198,52 @@ class Stager:
         width = DTYPES[self.spec.dtype]
         length = (stop - first) * width
         base_at = arena.place(length)
-        masks_at, counts = np.zeros_like(self._used), np.zeros_like(self._used)
-        if self._bits.size:
-            masks_at[self._bits], counts[self._bits] = self._stage_bits(arena, first, stop)
+        places, counts = np.zeros(len(self._sources), np.int64), np.zeros(len(self._sources), np.int64)
+        if self._bits:
+            self._stage_bits(arena, first, stop, places, counts)
         for number in self._indices:
-            masks_at[number], counts[number] = self._stage_indices(arena, int(number), first, stop)
-        starts = self._values_at + self._used * self._widths
-        self._used += counts
+            places[number], counts[number] = self._stage_indices(arena, number, first, stop)
+        used = self._used
+        self._used = used + counts
         short = self._used != self._nnz if stop == self.spec.numel else self._used > self._nnz
         if short.any():
             raise InvalidPatch(f"The mask and values of {show(self.tensor)} differ in number.", field=self.tensor)
-        sizes = counts * self._widths
-        values_at = arena.place_all(sizes)
-        table = np.stack([masks_at, values_at, self._codes, self._index_widths, counts], axis=1)
-        parts = np.stack([self._files, starts, values_at, sizes], axis=1)
-        base_part = np.array([[self._file, self._at + first * width, base_at, length]][: int(with_base)], np.int64)
-        touched = counts > 0
-        return Chunk(
-            self.tensor,
-            self.spec,
-            first,
-            stop,
-            base_at,
-            table[touched],
-            self._scales[touched],
-            np.concatenate([base_part.reshape(-1, 4), parts[touched]]),
+        table, scales = np.empty((len(counts), 5), np.int64), np.empty(len(counts), np.float64)
+        parts = np.empty((len(counts) + 1, 4), np.int64)
+        parts[0] = self._file, self._at + first * width, base_at, length
+        rows, end = lay_out(
+            self._sources, self._scales, places, counts, used, arena.used, ALIGN, PAD, table, scales, parts[1:]
         )
+        arena.use(end)
+        wanted = parts[0 if with_base else 1 : 1 + rows]
+        return Chunk(self.tensor, self.spec, first, stop, base_at, table[:rows], scales[:rows], wanted)
 
-    def _stage_bits(self, arena: Arena, first: int, stop: int) -> tuple[Numbers, Numbers]:
-        """Read the bitmasks; return where they are and how many bits of each are set."""
-        length = (stop - first + 7) // 8
-        sizes = np.full(self._bits.size, length, np.int64)
-        places, counts = arena.place_all(sizes), np.zeros(self._bits.size, np.int64)
-        files, starts = self._files[self._bits], self._masks_at[self._bits] + first // 8
-        read_all(np.stack([files, starts, places, sizes], axis=1), arena, self.tensor)
-        count_bits(arena.bytes, places, length, counts)
+    def _stage_bits(self, arena: Arena, first: int, stop: int, places: Numbers, counts: Numbers) -> None:
+        """Read the bitmasks; note where they are and how many bits of each are set."""
+        length, at = (stop - first + 7) // 8, arena.used
+        arena.use(at + len(self._bits) * room(length))
+        failed = int(read_masks(self._sources, first // 8, length, at, room(length), arena.bytes, places, counts))
+        if failed >= 0:
+            start = int(self._sources[failed, MASK]) + first // 8
+            view = arena.view[at : at + length]
+            what = f"The file that holds {show(self.tensor)}"
+            fill(view, int(self._sources[failed, FILE]), start, what, InvalidInput)  # says what is wrong
         if stop == self.spec.numel and stop % 8:
-            for number in np.flatnonzero(arena.bytes[places + length - 1] >> stop % 8):
-                entry = self._entries[self._bits[number]]
-                raise InvalidPatch(f"Entry {show(entry)}: a padding bit after its {stop} bits is set.", field=entry)
-        return places, counts
+            for number in self._bits:
+                if arena.bytes[places[number] + length - 1] >> stop % 8:
+                    entry = self._entries[number]
+                    raise InvalidPatch(f"Entry {show(entry)}: a padding bit after its {stop} bits is set.", field=entry)
 
     def _stage_indices(self, arena: Arena, number: int, first: int, stop: int) -> tuple[int, int]:
         """Read indices until one belongs to a later chunk; return where they are and how many belong to this one."""
-        width, used = int(self._index_widths[number]), int(self._used[number])
+        file, start, width = (int(self._sources[number, column]) for column in (FILE, MASK, INDEX_WIDTH))
+        used = int(self._used[number])
         most = min(int(self._nnz[number]) - used, stop - first)
         at, count, read = arena.place(most * width), 0, 0
         while count == read < most:
             more = min(most - read, (stop - first) // 64 + 64)
             to = at + read * width
-            start = int(self._masks_at[number]) + (used + read) * width
-            read_all(np.array([[self._files[number], start, to, more * width]], np.int64), arena, self.tensor)
+            read_all(np.array([[file, start + (used + read) * width, to, more * width]]), arena, self.tensor)
             found = int(count_indices(arena.bytes, to, width, more, first, stop, self._last[number]))
             if found < 0:
                 entry = self._entries[number]

@@ -133,6 +133,22 @@ def test_order_threads_and_size_of_chunks_change_no_byte(world, monkeypatch):
     assert len(digests) == 1
 
 
+def test_a_base_that_is_not_checked_is_composed_and_hashed_all_the_same(world):
+    checked = world.compose("checked")
+    assert world.compose("out", check_base=False).weights_digest == checked.weights_digest
+    world.digest = f"sha256:{'0' * 64}"
+    for path in world.paths.values():
+        path.write_bytes(path.read_bytes().replace(checked_base(world), world.digest.encode()))
+    assert world.compose("other", check_base=False).weights_digest == checked.weights_digest
+    with pytest.raises(BaseMismatch):
+        world.compose("refused")
+
+
+def checked_base(world):
+    with open_checkpoint(world.folder / "base") as base:
+        return digest_checkpoint(base).encode()
+
+
 def test_without_digests_the_same_bytes_are_written(world):
     composed = world.compose("out", digests=False)
     assert composed.weights_digest is None
