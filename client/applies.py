@@ -8,7 +8,6 @@ from pathlib import Path
 from client.console import Console
 from client.folders import copy_others, new_folder
 from client.pushes import patch_base
-from client.transfers import hash_file
 from registry.errors import InvalidCheckpoint, InvalidRecipe, NotFound
 
 QUIET = Console(quiet=True)
@@ -56,25 +55,23 @@ def apply(
     """
     from registry.breadcrumbs.recipe import make_recipe
 
-    digests = [hash_file(path)[0] for path, _ in patches]
-    if len(set(digests)) < len(digests):
-        raise InvalidRecipe("The same patch is named twice; add its weights up instead.", field="patches")
-    digest = patch_base(patches[0][0])  # compose() holds the base to it, and check_patch() the other patches
-    recipe = make_recipe(digest, alpha, [(sha, weight) for sha, (_, weight) in zip(digests, patches, strict=True)])
+    digest = patch_base(patches[0][0])  # compose() holds the base to it, and check_patches() the other patches
 
     from registry.breadcrumbs.card import CardItem, render_card
-    from registry.breadcrumbs.check import check_patch
+    from registry.breadcrumbs.check import check_patches
     from registry.breadcrumbs.checkpoint import open_checkpoint
     from registry.breadcrumbs.compose import compose
     from registry.breadcrumbs.patchfile import open_patch
 
     with new_folder(folder) as out, contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(base))
-        opened = {}
-        for (path, _), sha256 in zip(patches, digests, strict=True):
-            with console.progress(f"checking {path.name}") as progress:
-                check_patch(path, digest, checkpoint.tensors, progress)
-            opened[sha256] = stack.enter_context(open_patch(path))
+        with console.progress("checking patches") as progress:
+            reports = check_patches([path for path, _ in patches], digest, checkpoint.tensors, progress)
+        digests = [report.sha256 for report in reports]
+        if len(set(digests)) < len(digests):
+            raise InvalidRecipe("The same patch is named twice; add its weights up instead.", field="patches")
+        recipe = make_recipe(digest, alpha, [(sha, weight) for sha, (_, weight) in zip(digests, patches, strict=True)])
+        opened = {sha: stack.enter_context(open_patch(path)) for sha, (path, _) in zip(digests, patches, strict=True)}
         with console.progress("composing") as progress:
             composed = compose(checkpoint, opened, recipe, out, device, progress, device_memory=device_memory)
         assert composed.weights_digest is not None

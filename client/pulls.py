@@ -154,7 +154,7 @@ def compose_here(
     With `same_files` a base in other weight files than the registry's is refused before anything is computed, and
     what is written is hashed by files, too.
     """
-    from registry.breadcrumbs.check import check_patch
+    from registry.breadcrumbs.check import check_patches
     from registry.breadcrumbs.checkpoint import open_checkpoint
     from registry.breadcrumbs.compose import compose
     from registry.breadcrumbs.patchfile import open_patch
@@ -169,11 +169,9 @@ def compose_here(
         if same_files and not checkpoint.files.keys() <= {file.path for file in revision.files}:
             raise Conflict(_other_layout(revision.model, base))  # before the patches travel
         patches = _fetch_patches(client, revision, console)
-        opened = {}
-        for sha256, path in patches.items():
-            with console.progress(f"checking patch {sha256[:12]}") as progress:
-                check_patch(path, recipe.base, checkpoint.tensors, progress)
-            opened[sha256] = stack.enter_context(open_patch(path))
+        with console.progress("checking patches") as progress:
+            check_patches(list(patches.values()), recipe.base, checkpoint.tensors, progress)
+        opened = {sha256: stack.enter_context(open_patch(path)) for sha256, path in patches.items()}
         with console.progress("composing") as progress:
             return compose(  # checks the base as it reads it
                 checkpoint,

@@ -63,10 +63,6 @@ class Patch:
         """Read the file's own bytes: uint8 [stop - start]."""
         return read_bytes(self._file, start, stop - start, "The patch", InvalidPatch)
 
-    def read_values(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Read values number start..stop - 1 of a tensor: [stop - start] of the stored dtype."""
-        return self.read_entry(f"{name}.values", start, stop)
-
 
 def called(path: Path) -> str:
     """Return what messages call a patch file: its name, unless it is stored under its digest."""
