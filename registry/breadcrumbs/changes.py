@@ -117,6 +117,7 @@ class Workspace:
         self._gpu = gpu
         self._scratch = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._high: Counts = np.zeros(HIGH_BINS, np.int64)
+        self._low: Counts = np.zeros((2, LOW_BINS), np.int64)
         self._make(BLOCK, SEGMENT)
 
     def _make(self, block: int, segment: int) -> None:
@@ -293,7 +294,8 @@ class Workspace:
         return (self._numel + 7) // 8 + 4 * number
 
     def _count_low(self, bins: Counts) -> Counts:
-        low = np.zeros((bins.size, LOW_BINS), np.int64)
+        low = self._low[: bins.size]
+        low[:] = 0
         for _, counts in self._segments():
             count_low(self._values, sum(counts), bins, low)
         return low

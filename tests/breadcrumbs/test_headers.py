@@ -1,10 +1,14 @@
 import io
 import json
+import re
 
 import pytest
 import safetensors
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from makers_breadcrumbs import build, frame
 
+from registry.breadcrumbs import header as headers
 from registry.breadcrumbs.header import CHECKPOINT_LIMITS, Limits, format_header, read_header
 from registry.errors import InvalidCheckpoint
 
@@ -145,3 +149,35 @@ def test_whitespace_and_escapes_are_json():
     text = json.dumps({"é\U0001f600/": json.loads(GOOD)}, indent=2).replace("/", "\\/") + "   "
     assert list(parse(frame(text.encode(), b"xx")).entries) == ["é\U0001f600/"]
     assert [name for name, _ in safetensors.deserialize(frame(text.encode(), b"xx"))] == ["é\U0001f600/"]
+
+
+ENTRY = '"{name}":{{"dtype":"{dtype}","shape":[{shape}],"data_offsets":[{offsets}]}}'
+WORDS = st.sampled_from(["a", "b", "__metadata__", "\\u0061", "é", "", "a\x7f", "a\t", '\\"', "a.b"])
+NUMBERS = st.lists(st.sampled_from(["0", "1", "2", "007", "-1", "1e3", " 2", "9007199254740993", "٣"]), max_size=10)
+
+
+@given(
+    st.lists(
+        st.tuples(WORDS, st.sampled_from(["F32", "BF16", "f32", "X"]), NUMBERS, NUMBERS, st.booleans()), max_size=4
+    ),
+    st.sampled_from([",", ", ", ",,"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_entries_read_at_once_are_those_read_word_by_word(parts, comma):
+    texts = []
+    for name, dtype, shape, offsets, spaced in parts:
+        text = ENTRY.format(name=name, dtype=dtype, shape=",".join(shape), offsets=",".join(offsets))
+        texts.append(text.replace(":", " : ", 2) if spaced else text)
+    text = "{" + comma.join(texts) + "}"
+    fields = ("dtype", "shape", "data_offsets")
+
+    def parsed():
+        try:
+            return headers.parse_entries(text, fields, CHECKPOINT_LIMITS)
+        except headers.Flaw as flaw:
+            return flaw.rule, flaw.entry
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(headers._USUAL, fields, re.compile("(?!)"))
+        expected = parsed()
+    assert parsed() == expected
