@@ -63,7 +63,7 @@ def work(job: Mapping[str, Any], out: Path) -> dict[str, float]:
     if job["job"] in ("compose", "diff-compose"):
         model = out / "model"
         model.mkdir()
-        return compose_files(base, patches, model, job["alpha"], job["device"], digests=job["digests"]).phases
+        return compose_files(base, patches, model, job["alpha"], job["device"], **job["options"]).phases
     return {}
 
 

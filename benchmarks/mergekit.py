@@ -20,9 +20,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from benchmarks.cases import Case, Files, PatchFile, add_case, case_of, output, weight_files, workplace
+from benchmarks.compose import HASHING
 from benchmarks.jobs import compose_files
 from benchmarks.machine import filesystem_of
 from benchmarks.measure import Sample, alternate, read_files, run_job, run_process
@@ -107,7 +109,7 @@ def measure(
         {
             "mergekit": merge,
             "diff of all, compose": lambda: run_job(both),
-            "compose": lambda: run_job(alone),
+            **{name: partial(run_job, alone | {"options": options}) for name, options in HASHING.items()},
             "imports": lambda: run_job({"job": "imports"}),
         },
         rounds,
@@ -147,7 +149,8 @@ def measure(
     notes = [
         "Work is what is done after imports and a first use; process is everything from start to end, that use "
         "included. mergekit is compared by its whole process. Peak memory counts the files that a process maps, as "
-        "mergekit maps its inputs; the last column does not, and is sampled every 20 ms."
+        "mergekit maps its inputs; the last column does not, and is sampled every 20 ms. mergekit hashes nothing, and "
+        "neither does `compose`; `diff of all, compose` hashes base, patches and output."
     ]
     parameters = {
         **case.document(),

@@ -63,7 +63,7 @@ def job_of(
         "patches": {patch.sha256: str(patch.path) for patch in patches},
         "mask": {"drop_bottom": mask.drop_bottom, "drop_top": mask.drop_top, "granularity": mask.granularity},
         "alpha": case.alpha,
-        "digests": True,
+        "options": {},
         "device": "cpu",
         "out": str(out),
         "tiny": {

@@ -397,6 +397,23 @@ def test_ties_across_many_blocks_are_told_apart_by_index(drop_bottom, drop_top):
         assert marks(tied, *numbers) == slow_mask(tied.tolist(), None, drop_bottom, drop_top)
 
 
+def test_marking_writes_nothing_beyond_what_it_returns(monkeypatch):
+    made, empty = [], torch.empty
+
+    def guarded(*shape, **options):
+        whole = empty(math.prod(shape) + 2 * GUARD, **options).fill_(77)
+        made.append(whole)
+        return whole[GUARD:-GUARD].reshape(shape)
+
+    delta = torch.randn(1003, generator=torch.Generator().manual_seed(4)).to(DEVICE)
+    monkeypatch.setattr(torch, "empty", guarded)
+    gpu.mark(delta, 300, 7, block=BLOCK)
+    monkeypatch.undo()
+    assert len(made) >= 4
+    for whole in made:
+        assert set(whole[:GUARD].tolist() + whole[-GUARD:].tolist()) == {77}
+
+
 def test_when_all_are_dropped_nothing_is_marked():
     delta = torch.tensor([3.0, -1.0, 1.0, 0.0] * 40)
     for n_bottom, n_top in ((160, 0), (0, 160), (80, 80)):
