@@ -26,7 +26,7 @@ makes, and what is compared is measured in turn in the same run: compare ratios,
     python -m benchmarks all              # everything, and this page
     python -m benchmarks report           # this page alone
 
-Try `--params 20M --results DIR` first, which leaves these results alone. Models and patches go to memory if they fit
+Try `--params 20M --results DIR` first, which leaves these results alone. Models and patches go to the temporary folder
 (`--work DIR` for elsewhere, `--keep` to use them again). Times are medians over rounds; MB are 10^6 bytes. Numbers of
 one table come from one run.
 """
