@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Self
 
 import torch
 
+from registry.breadcrumbs.copying import read_at
 from registry.breadcrumbs.header import CHECKPOINT_LIMITS, DTYPES, Header, Limits, read_header, show
 from registry.breadcrumbs.header import TensorSpec as TensorSpec
 from registry.errors import InvalidCheckpoint, InvalidInput, NotFound
@@ -199,12 +200,10 @@ def fill(view: memoryview, file: int, at: int, what: str, error: type[InvalidInp
     Raises:
         InvalidInput: As `error`, when the file ends before.
     """
-    done = 0
-    while done < len(view):
-        got = os.preadv(file, [view[done:]], at + done)
-        if got == 0:
-            raise error(f"{what} became shorter while it was read; fetch it again.")
-        done += got
+    try:
+        read_at(file, view, at)
+    except EOFError:
+        raise error(f"{what} became shorter while it was read; fetch it again.") from None
 
 
 def read_bytes(file: BinaryIO, at: int, length: int, what: str, error: type[InvalidInput]) -> torch.Tensor:

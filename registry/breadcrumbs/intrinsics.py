@@ -56,9 +56,7 @@ def _loader(kind: ir.Type, result: Any) -> Any:
     return load
 
 
-load16, load32, load64 = (
-    _loader(kind, result) for kind, result in ((I16, types.uint16), (I32, types.uint32), (I64, types.uint64))
-)
+load32, load64 = (_loader(kind, result) for kind, result in ((I32, types.uint32), (I64, types.uint64)))
 """Load a little-endian word at a byte offset: (array, offset) -> unsigned integer."""
 
 

@@ -65,6 +65,17 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @kernel
+def _read_whole(file, at, arena, to, left):
+    """Read `left` bytes of a file from byte `at` on; say whether all came."""
+    while left > 0:
+        got = pread(np.int32(file), address_of(arena, to), np.uintp(left), at)
+        if got <= 0:
+            return False
+        at, to, left = at + got, to + got, left - got
+    return True
+
+
+@kernel
 def read_parts(parts, arena):
     """Read parts of files, one after another, without a return to the interpreter in between.
 
@@ -76,12 +87,8 @@ def read_parts(parts, arena):
         The number of the first part that was not read whole, or -1.
     """
     for number in range(parts.shape[0]):
-        file, at, to, left = parts[number, 0], parts[number, 1], parts[number, 2], parts[number, 3]
-        while left > 0:
-            got = pread(np.int32(file), address_of(arena, to), np.uintp(left), at)
-            if got <= 0:
-                return number
-            at, to, left = at + got, to + got, left - got
+        if not _read_whole(parts[number, 0], parts[number, 1], arena, parts[number, 2], parts[number, 3]):
+            return number
     return -1
 
 
@@ -109,12 +116,8 @@ def read_masks(sources, first, length, at, step, arena, places, counts):
     for number in range(sources.shape[0]):
         if sources[number, INDEX_WIDTH] != 0:
             continue
-        start, to, left = sources[number, MASK] + first, at, length
-        while left > 0:
-            got = pread(np.int32(sources[number, FILE]), address_of(arena, to), np.uintp(left), start)
-            if got <= 0:
-                return number
-            start, to, left = start + got, to + got, left - got
+        if not _read_whole(sources[number, FILE], sources[number, MASK] + first, arena, at, length):
+            return number
         store64(arena, at + length, np.uint64(0))
         found = 0
         for place in range(at, at + length, 8):

@@ -158,13 +158,16 @@ def test_a_composition_that_overflows_fails_and_names_the_tensor(world: World, t
     assert not list(world.store.staging.glob("job-*"))
 
 
-def test_a_damaged_input_is_noticed_before_it_is_composed(world: World, files: list[Path]) -> None:
-    patch = world.client(None).get("/api/v1/models/alice/tiny/patches/1").json()
-    blob = world.store.path(patch["sha256"])
+def damage(blob: Path, at: int) -> None:
     raw = bytearray(blob.read_bytes())
-    raw[-1] ^= 1
+    raw[at] ^= 1
     blob.chmod(0o644)
     blob.write_bytes(raw)
+
+
+def test_a_damaged_input_is_noticed_before_it_is_composed(world: World, files: list[Path]) -> None:
+    patch = world.client(None).get("/api/v1/models/alice/tiny/patches/1").json()
+    damage(world.store.path(patch["sha256"]), -1)
     job = ask(world, (1, "1")).json()["job"]
     world.work()
     ended = world.client(None).get(f"/api/v1/jobs/{job['id']}").json()
@@ -177,11 +180,7 @@ def test_a_damaged_base_is_noticed_wherever_the_damage_is(world: World, files: l
     found = world.client(None).get("/api/v1/models/alice/tiny/revisions/base").json()["files"]
     for file in found:
         if file["path"].endswith(".safetensors"):
-            blob = world.store.path(file["sha256"])
-            raw = bytearray(blob.read_bytes())
-            raw[at] ^= 1
-            blob.chmod(0o644)
-            blob.write_bytes(raw)
+            damage(world.store.path(file["sha256"]), at)
     job = ask(world, (1, "1")).json()["job"]
     world.work()
     ended = world.client(None).get(f"/api/v1/jobs/{job['id']}").json()
