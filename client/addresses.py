@@ -1,4 +1,4 @@
-"""How things are written on a command line: NS/NAME, NS/NAME@REF, NS/NAME#N, N[:WEIGHT], FILE[:WEIGHT]."""
+"""How things are written on a command line: NS/NAME, NS/NAME@REF, NS/NAME#N[.R], N[.R][:WEIGHT], FILE[:WEIGHT]."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from registry.errors import InvalidRequest
 
 _NAME = r"[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?"  # schemas.NAME, which would load pydantic
+_VERSION = r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(?:-[0-9A-Za-z.-]{1,40})?"
 _DECIMAL = r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?"  # schemas.Decimal
 
 
@@ -20,31 +21,53 @@ def check_model(text: str) -> str:
 
 
 def parse_revision(text: str) -> tuple[str, str]:
-    """Split NS/NAME[@REF]; REF is `base` when left out."""
+    """Split NS/NAME[@REF]; REF is `main`, what the registry gives when nothing is said, when left out."""
     model, at, ref = text.partition("@")
     check_model(model)
     if not at:
-        return model, "base"
-    ref = ref.removeprefix("sha256:").lower()
-    if ref != "base" and not re.fullmatch(r"[0-9a-f]{8,64}", ref):
+        return model, "main"
+    ref = ref.removeprefix("sha256:")
+    if is_digest(ref.lower()):
+        return model, ref.lower()
+    if not re.fullmatch(rf"{_VERSION}|[a-z](?:[a-z0-9-]{{0,30}}[a-z0-9])?", ref) or re.fullmatch(r"[0-9a-f]{7}", ref):
         raise InvalidRequest(
-            f"{ref!r} names no revision: write base, a recipe digest, or 8 or more of its first digits.", field="ref"
+            f"{ref!r} names no revision: write a version like 1.2.0, a channel like stable, base, or 8 or more digits "
+            "of a recipe digest.",
+            field="ref",
         )
     return model, ref
 
 
-def parse_patch(text: str) -> tuple[str, int] | None:
-    """Split NS/NAME#N; None when the text is not of that form (it may be a file)."""
-    found = re.fullmatch(rf"({_NAME}/{_NAME})#([0-9]{{1,10}})", text)
-    return (found[1], int(found[2])) if found else None
+def is_digest(ref: str) -> bool:
+    """Say whether a reference is a recipe digest, or 8 or more of its first digits."""
+    return re.fullmatch(r"[0-9a-f]{8,64}", ref) is not None
 
 
-def parse_item(text: str) -> tuple[int, str]:
-    """Split N[:WEIGHT] or #N[:WEIGHT] into number and weight."""
-    found = re.fullmatch(rf"#?([0-9]{{1,10}})(?::({_DECIMAL}))?", text)
-    if not found or not 1 <= int(found[1]) < 2**31:
+def is_version(ref: str) -> bool:
+    """Say whether a reference is the version of a release."""
+    return re.fullmatch(_VERSION, ref) is not None
+
+
+def parse_patch(text: str) -> tuple[str, int, int | None] | None:
+    """Split NS/NAME#N[.R]; None when the text is not of that form (it may be a file)."""
+    found = re.fullmatch(rf"({_NAME}/{_NAME})#([0-9]{{1,9}})(?:\.([0-9]{{1,9}}))?", text)
+    return (found[1], int(found[2]), int(found[3]) if found[3] else None) if found else None
+
+
+def parse_item(text: str) -> tuple[int, str, int | None]:
+    """Split N[.R][:WEIGHT], or the same after #, into number, weight and revision."""
+    found = re.fullmatch(rf"#?([0-9]{{1,9}})(?:\.([0-9]{{1,9}}))?(?::({_DECIMAL}))?", text)
+    if not found or int(found[1]) < 1 or (found[2] and int(found[2]) < 1):
         raise InvalidRequest(f"{text!r} is not a patch: write its number, or N:WEIGHT like 3:0.5.", field="patches")
-    return int(found[1]), found[2] or "1"
+    return int(found[1]), found[3] or "1", int(found[2]) if found[2] else None
+
+
+def parse_number(text: str) -> int:
+    """Read the number of a patch, N or #N."""
+    found = re.fullmatch(r"#?([0-9]{1,9})", text)
+    if not found or int(found[1]) < 1:
+        raise InvalidRequest(f"{text!r} is not the number of a patch: write it like 12.", field="patch")
+    return int(found[1])
 
 
 def parse_file(text: str) -> tuple[Path, str]:

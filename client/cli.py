@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from client.commands import account, local, models, patches, revisions
+from client.commands import (
+    account,
+    channels,
+    keys,
+    local,
+    models,
+    operations,
+    patches,
+    people,
+    releases,
+    reviews,
+    revisions,
+    trials,
+)
 from client.commands.options import Json, Quiet
 from client.console import plain
 
@@ -75,10 +88,31 @@ _REGISTRY: tuple[Callable[..., None], ...] = (
     revisions.pull,
     revisions.verify,
 )
+_REVIEWS: tuple[Callable[..., None], ...] = (
+    reviews.propose,
+    reviews.withdraw,
+    reviews.review,
+    reviews.comment,
+    reviews.accept,
+    reviews.reject,
+    reviews.yank,
+    reviews.unyank,
+    reviews.quarantine,
+    reviews.inbox,
+)
+_TRIALS: tuple[Callable[..., None], ...] = (trials.bisect, trials.loo, trials.blame)
 for _command in (*_LOCAL, *_ACCOUNT):
     app.command()(_command)
 app.add_typer(models.group)
-for _command in (*_REGISTRY, demo):
+for _command in (*_REGISTRY, *_REVIEWS):
+    app.command()(_command)
+for _group in (releases.group, channels.group, trials.evals):
+    app.add_typer(_group)
+for _command in _TRIALS:
+    app.command()(_command)
+for _group in (people.organisations, people.members, people.tokens, keys.group, operations.webhooks):
+    app.add_typer(_group)
+for _command in (operations.audit, operations.changes, demo):
     app.command()(_command)
 
 

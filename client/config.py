@@ -84,6 +84,12 @@ def forget() -> str | None:
     return url
 
 
+def trusted_key(model: str) -> Path | None:
+    """Return the public key that the releases of a model must be signed by, if one was trusted."""
+    path = home() / "keys" / f"{model}.pem"
+    return path if path.is_file() else None
+
+
 def _read() -> dict[str, Any]:
     path = home() / "logins.json"
     try:

@@ -3,14 +3,15 @@
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.addresses import is_digest, is_version
 from client.api import Client
 from client.config import cache
-from client.console import Console
+from client.console import Console, plain
 from client.folders import (
     INDEX,
     Source,
@@ -26,11 +27,21 @@ from client.folders import (
 from client.locks import locked
 from client.transfers import OWN, hash_file
 from registry.breadcrumbs.durable import storage_error
-from registry.errors import BreadcrumbError, Conflict, DigestMismatch, InvalidCheckpoint, InvalidRequest, StorageFull
-from registry.schemas import File, Revision
+from registry.errors import (
+    BreadcrumbError,
+    Conflict,
+    DigestMismatch,
+    InvalidCheckpoint,
+    InvalidRequest,
+    NotFound,
+    StorageFull,
+)
+from registry.schemas import File, RecipeItem, Revision
 
 if TYPE_CHECKING:
+    from registry.breadcrumbs.checkpoint import Checkpoint
     from registry.breadcrumbs.compose import Composed
+    from registry.breadcrumbs.patchfile import Patch
 
 QUIET = Console(quiet=True)
 CARD = "README.md"  # the one file that a composition here writes in other words than the registry
@@ -46,6 +57,7 @@ class Proof:
         recomposed: That of the recipe composed here, when it was asked for.
         different: Files of the revision that are missing or have other bytes, weights that are the same apart.
         strays: Files beside them that may change what from_pretrained loads.
+        signed: Whether the release's signature is by the key that was given; None without a key.
     """
 
     expected: str
@@ -53,12 +65,13 @@ class Proof:
     recomposed: str | None
     different: list[str]
     strays: list[str]
+    signed: bool | None = None
 
     @property
     def ok(self) -> bool:
         """Whether all agree."""
         same = self.found == self.expected and self.recomposed in (None, self.expected)
-        return same and not self.different and not self.strays
+        return same and not self.different and not self.strays and self.signed is not False
 
 
 def pull(client: Client, model: str, ref: str, folder: Path, *, console: Console = QUIET) -> Revision:
@@ -68,7 +81,7 @@ def pull(client: Client, model: str, ref: str, folder: Path, *, console: Console
         Conflict: Something that no pull brought is where a file must go.
         DigestMismatch: The weights are not those that the registry names.
     """
-    revision = find_revision(client, model, ref)
+    revision = find_revision(client, model, ref, console)
     with _pulling(revision, folder, console) as wanted, console.progress(f"pulling {model}") as progress:
         _check_room(folder, revision.files)
         client.download_revision(revision, folder, paths=wanted, progress=progress)
@@ -101,7 +114,7 @@ def pull_as_patches(
     Raises:
         DigestMismatch: Other weights come out; none of them are kept.
     """
-    revision = find_revision(client, model, ref)
+    revision = find_revision(client, model, ref, console)
     if revision.recipe is None:
         raise InvalidRequest(f"{model}@{ref} is the base and has no patches; leave out --as-patches.", field="ref")
     sent = {file.path: file.sha256 for file in revision.files}
@@ -154,28 +167,21 @@ def compose_here(
     With `same_files` a base in other weight files than the registry's is refused before anything is computed, and
     what is written is hashed by files, too.
     """
-    from registry.breadcrumbs.check import check_patches
     from registry.breadcrumbs.checkpoint import open_checkpoint
     from registry.breadcrumbs.compose import compose
-    from registry.breadcrumbs.patchfile import open_patch
     from registry.breadcrumbs.recipe import make_recipe
 
     recipe = revision.recipe
     assert recipe is not None
     made = make_recipe(recipe.base, recipe.alpha, [(item.sha256, item.weight) for item in recipe.patches])
-    local = base or _fetch_base(client, revision.model, recipe.base, console)
-    with contextlib.ExitStack() as stack:
-        checkpoint = stack.enter_context(open_checkpoint(local))
+    with open_checkpoint(base or fetch_base(client, revision.model, recipe.base, console=console)) as checkpoint:
         if same_files and not checkpoint.files.keys() <= {file.path for file in revision.files}:
             raise Conflict(_other_layout(revision.model, base))  # before the patches travel
-        patches = _fetch_patches(client, revision, console)
-        with console.progress("checking patches") as progress:
-            check_patches(list(patches.values()), recipe.base, checkpoint.tensors, progress)
-        opened = {sha256: stack.enter_context(open_patch(path)) for sha256, path in patches.items()}
-        with console.progress("composing") as progress:
+        entry = open_patches(client, revision.model, recipe.patches, recipe.base, checkpoint, console=console)
+        with entry as patches, console.progress("composing") as progress:
             return compose(  # checks the base as it reads it
                 checkpoint,
-                opened,
+                patches,
                 made,
                 out,
                 device,
@@ -183,6 +189,45 @@ def compose_here(
                 file_digests=same_files,
                 device_memory=device_memory,
             )
+
+
+@contextlib.contextmanager
+def open_patches(
+    client: Client,
+    model: str,
+    items: Iterable[RecipeItem],
+    digest: str,
+    base: "Checkpoint",
+    *,
+    console: Console = QUIET,
+) -> Iterator[dict[str, "Patch"]]:
+    """Fetch patches into the cache, check them against the base of this weights digest, and open them by sha256."""
+    from registry.breadcrumbs.check import check_patches
+    from registry.breadcrumbs.patchfile import open_patch
+
+    files = _fetch_patches(client, model, items, console)
+    with console.progress("checking patches") as progress:
+        check_patches(list(files.values()), digest, base.tensors, progress)
+    with contextlib.ExitStack() as stack:
+        yield {sha256: stack.enter_context(open_patch(path)) for sha256, path in files.items()}
+
+
+@contextlib.contextmanager
+def open_cached(
+    client: Client, model: str, digest: str, items: Iterable[RecipeItem], *, console: Console = QUIET
+) -> Iterator[tuple[dict[str, Path], "Checkpoint", dict[str, "Patch"]]]:
+    """Fetch a base and patches into the cache and open them: the base's files, its weights, the patches by sha256.
+
+    Files are verified, but not that the base's weights have this digest.
+    """
+    from registry.breadcrumbs.checkpoint import open_checkpoint
+
+    files = fetch_base(client, model, digest, console=console)
+    with (
+        open_checkpoint(files) as base,
+        open_patches(client, model, items, digest, base, console=console) as patches,
+    ):
+        yield files, base, patches
 
 
 def verify(
@@ -193,13 +238,15 @@ def verify(
     *,
     recompose: bool = False,
     base: Path | None = None,
+    key: Path | None = None,
     console: Console = QUIET,
 ) -> Proof:
     """Compare a folder with a revision: weights, every other file but the card, and what else may be loaded.
 
-    With `recompose` the recipe is composed anew here, too.
+    With `recompose` the recipe is composed anew here, too, and a maintainer's registry is told what came out. With
+    `key`, the signature over the release's manifest is checked, and the files are held to that manifest.
     """
-    revision = find_revision(client, model, ref)
+    revision = find_revision(client, model, ref, console)
     if recompose and revision.recipe is None:
         raise InvalidRequest(f"{model}@{ref} is the base and has no recipe; leave out --recompose.", field="ref")
     paths = [file.path for file in revision.files]
@@ -220,11 +267,69 @@ def verify(
         with tempfile.TemporaryDirectory(prefix="crumb-") as scratch:
             composed = compose_here(client, revision, Path(scratch), base=base, console=console)
             recomposed = composed.weights_digest
-    return Proof(revision.weights_digest, found, recomposed, different, strays(folder, {*paths, *settled}))
+        assert revision.recipe is not None and recomposed is not None
+        if client.model(model).role in ("maintainer", "owner", "admin"):
+            client.report_build(model, revision.recipe.digest, recomposed, composed.device)
+            console.note(f"{model} has been told what came out.")
+    signed = None if key is None else signed_by(client, revision, key)
+    return Proof(revision.weights_digest, found, recomposed, different, strays(folder, {*paths, *settled}), signed)
 
 
-def find_revision(client: Client, model: str, ref: str) -> Revision:
+def recompose(client: Client, model: str, ref: str, *, console: Console = QUIET) -> str:
+    """Compose a revision in a temporary folder, tell the registry what came out, and return its weights digest.
+
+    Raises:
+        DigestMismatch: Something else came out than the registry says; it has been told.
+    """
+    revision = find_revision(client, model, ref, console)
+    if revision.recipe is None:
+        raise InvalidRequest(f"{model}@{ref} is the base and has no recipe.", field="ref")
+    with tempfile.TemporaryDirectory(prefix="crumb-") as scratch:
+        composed = compose_here(client, revision, Path(scratch), console=console)
+    assert composed.weights_digest is not None
+    client.report_build(model, revision.recipe.digest, composed.weights_digest, composed.device)
+    if composed.weights_digest != revision.weights_digest:
+        raise DigestMismatch(
+            f"Composed here, {model}@{ref} has weights {composed.weights_digest}, but the registry says "
+            f"{revision.weights_digest}; it has been told, and nothing is published on this recipe."
+        )
+    return composed.weights_digest
+
+
+def signed_by(client: Client, revision: Revision, key: Path) -> bool:
+    """Say whether a release's manifest is signed by a key and is about the files that the registry names.
+
+    Raises:
+        InvalidRequest: It is no release, or the key cannot be read.
+        NotFound: The release is not signed.
+    """
+    from client.signatures import verify_manifest
+    from registry.releases.manifest import read_manifest
+
+    if revision.release is None:
+        raise InvalidRequest(f"{revision.model}@{revision.ref} is no release; only releases are signed.", field="ref")
+    raw, bundle = (
+        client.manifest(revision.model, revision.release),
+        client.signature(revision.model, revision.release),
+    )
+    try:
+        verify_manifest(raw, bundle, key)
+    except DigestMismatch:
+        return False
+    manifest = read_manifest(raw)
+    files = {(file.path, file.sha256) for file in manifest.files}
+    return (manifest.model, manifest.version, manifest.weights_digest, files) == (
+        revision.model,
+        revision.release,
+        revision.weights_digest,
+        {(file.path, file.sha256) for file in revision.files},
+    )
+
+
+def find_revision(client: Client, model: str, ref: str, console: Console = QUIET) -> Revision:
     """Return a revision, having seen that it is the one asked for and that its recipe has the digest it goes by.
+
+    What the registry warns of is told.
 
     Raises:
         DigestMismatch: The registry answers with something else.
@@ -232,10 +337,14 @@ def find_revision(client: Client, model: str, ref: str) -> Revision:
     from registry.breadcrumbs.recipe import make_recipe
 
     revision, recipe = client.revision(model, ref), None
+    for warning in revision.warnings:
+        console.note(f"Warning: {plain(warning)}")
     if revision.recipe is not None:
         items = [(item.sha256, item.weight) for item in revision.recipe.patches]
         recipe = make_recipe(revision.recipe.base, revision.recipe.alpha, items).digest
-    if revision.model != model or not (recipe or "base").startswith(ref) or revision.ref != (recipe or "base"):
+    due = revision.release or recipe or "base"  # what the answer must call itself
+    asked = due.startswith(ref) if is_digest(ref) else due == ref or not (ref == "base" or is_version(ref))
+    if revision.model != model or revision.ref != due or not asked:
         raise DigestMismatch(
             f"Asked for {model}@{ref}, the registry at {client.url} answers with {revision.model}@{revision.ref}, "
             f"whose recipe is {recipe or 'none'}; do not trust this revision, and tell the operator."
@@ -304,7 +413,8 @@ def _other_layout(model: str, base: Path | None) -> str:
     )
 
 
-def _fetch_base(client: Client, model: str, digest: str, console: Console) -> dict[str, Path]:
+def fetch_base(client: Client, model: str, digest: str, *, console: Console = QUIET) -> dict[str, Path]:
+    """Fetch all files of a model's base into the cache and return them: path in the folder -> file."""
     folder = cache() / "bases" / digest.removeprefix("sha256:")
     revision = client.revision(model, "base")
     with locked(folder, console), console.progress(f"fetching the base of {model}") as progress:
@@ -315,15 +425,14 @@ def _fetch_base(client: Client, model: str, digest: str, console: Console) -> di
     return dict(zip(paths, inside(folder, paths), strict=True))
 
 
-def _fetch_patches(client: Client, revision: Revision, console: Console) -> dict[str, Path]:
-    assert revision.recipe is not None
+def _fetch_patches(client: Client, model: str, items: Iterable[RecipeItem], console: Console) -> dict[str, Path]:
     found = {}
-    for item in revision.recipe.patches:
-        patch = client.patch(revision.model, item.number)
+    for item in items:
+        if item.number == 0:
+            raise NotFound(f"Patch {item.sha256} is no longer listed in {model}, and cannot be fetched.")
+        patch = client.patch(model, item.number, item.revision)
         if patch.sha256 != item.sha256:
-            raise DigestMismatch(
-                f"{revision.model}#{item.number} is {patch.sha256} now, but the recipe needs {item.sha256}."
-            )
+            raise DigestMismatch(f"{model}#{item.number} is {patch.sha256} now, but the recipe needs {item.sha256}.")
         found[item.sha256] = cache() / "patches" / f"{item.sha256}.safetensors"
         entry = locked(found[item.sha256].parent, console, f"{item.sha256}.lock")
         with entry, console.progress(f"fetching patch #{item.number}") as progress:

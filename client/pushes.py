@@ -47,10 +47,26 @@ def push(
     *,
     message: str = "",
     task: str | None = None,
+    license: str | None = None,
+    propose: bool = False,
+    update: int | None = None,
     wait: bool = True,
     console: Console = QUIET,
 ) -> Patch:
     """Contribute a patch file to a model; run again it goes on, or answers with the same patch.
+
+    Args:
+        client: The registry.
+        path: The patch file.
+        model: NS/NAME.
+        title: One line.
+        message: A longer text.
+        task: What it is for.
+        license: Of the patch, as the Hub calls it.
+        propose: Whether to ask for review at once.
+        update: Number of a patch of yours, to which this is the next revision.
+        wait: Whether to wait for the registry's check.
+        console: Where notes and progress go.
 
     Returns:
         The patch; checked unless `wait` is false.
@@ -74,8 +90,12 @@ def push(
             f"{model}#{refused.number} was this very file, and refused: {refused.refusal or 'no reason given.'}"
         )
     sha256, _ = _send(client, path, console, path.name)
-    patch = client.create_patch(model, sha256, title, message=message, task=task)
-    if (patch.title, patch.message.strip(), patch.task) != (title.strip(), message.strip(), task):
+    if update is not None:
+        patch = client.revise_patch(model, update, sha256, title, message=message, license=license)
+    else:
+        patch = client.create_patch(model, sha256, title, message=message, task=task, license=license, propose=propose)
+    same_task = patch.task == task or update is not None
+    if (patch.title, patch.message.strip()) != (title.strip(), message.strip()) or not same_task:
         console.note(
             f"This file is already {model}#{patch.number}, titled {plain(patch.title)!r}; that stays as it is."
         )
@@ -85,11 +105,11 @@ def push(
 def _refused_before(client: Client, path: Path, model: str, user: str) -> Patch | None:
     """Return the newest patch of this user that is this very file, when it was refused."""
     same_size = [patch for patch in client.patches(model, author=user, limit=100) if patch.size == path.stat().st_size]
-    if not any(patch.state == "refused" for patch in same_size):
+    if not any(patch.check == "refused" for patch in same_size):
         return None  # and the file is not read for it
     sha256 = hash_file(path)[0]
     newest = next((patch for patch in same_size if patch.sha256 == sha256), None)
-    return newest if newest and newest.state == "refused" else None
+    return newest if newest and newest.check == "refused" else None
 
 
 def settle(client: Client, patch: Patch, *, console: Console = QUIET) -> Patch:
@@ -99,14 +119,14 @@ def settle(client: Client, patch: Patch, *, console: Console = QUIET) -> Patch:
         InvalidPatch: It refused the patch; the message says why.
     """
     failure: JobFailed | None = None
-    if patch.state == "checking" and patch.job is not None:
+    if patch.check == "checking" and patch.job is not None:
         with console.waiting(f"checking #{patch.number}") as progress:
             try:
                 client.wait(patch.job, progress=progress, idle=console.idle)
             except JobFailed as error:
                 failure = error
         patch = client.patch(patch.model, patch.number)
-    if patch.state == "refused":
+    if patch.check == "refused":
         raise InvalidPatch(f"{patch.model}#{patch.number} was refused: {patch.refusal or 'no reason given.'}")
     if failure is not None:
         raise failure
@@ -119,6 +139,8 @@ def create(
     base: Path,
     *,
     card: Path | None = None,
+    private: bool = False,
+    license: str | None = None,
     wait: bool = True,
     console: Console = QUIET,
 ) -> Model:
@@ -129,6 +151,8 @@ def create(
         name: NS/NAME.
         base: The folder; hidden files and pickles stay where they are.
         card: Sent as README.md, in place of the folder's own.
+        private: Whether only members may see the model.
+        license: Of the base, as the Hub calls it; the card's when None.
         wait: Whether to wait until the registry has checked the files.
         console: Where notes and progress go.
     """
@@ -149,12 +173,12 @@ def create(
     for path, file in files.items():
         if path.endswith(".safetensors"):
             check_weights(file)
-    me = client.whoami()
+    client.whoami()  # a missing token is told before anything is read
     with contextlib.suppress(NotFound):
-        if (taken := client.model(name)).owner != me.user:
-            raise Conflict(f"{name} is there already and belongs to {taken.owner}; choose another name.")
+        if (taken := client.model(name)).role not in ("maintainer", "owner", "admin"):
+            raise Conflict(f"{name} is there already and is {taken.creator}'s; choose another name.")
     digests = {path: _send(client, file, console, path)[0] for path, file in files.items()}
-    model = client.create_model(name, digests)
+    model = client.create_model(name, digests, visibility="private" if private else "public", license=license)
     if wait and model.state == "importing" and model.job is not None:
         with console.waiting(f"importing {name}") as progress:
             client.wait(model.job, progress=progress, idle=console.idle)

@@ -5,7 +5,15 @@ import re
 from pathlib import Path
 
 from client.folders import PICKLES
-from registry.errors import BreadcrumbError, Forbidden, InvalidCheckpoint, InvalidRequest, NotFound, Unavailable
+from registry.errors import (
+    BreadcrumbError,
+    Forbidden,
+    InvalidCheckpoint,
+    InvalidRequest,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
 
 # What a model folder is made of; weights in any pickle format stay where they are.
 PATTERNS = [
@@ -92,3 +100,24 @@ def _from_hub(repo: str, revision: str | None, quiet: bool) -> Path:
         first = (str(why).strip().splitlines() or [type(why).__name__])[0][:200]
         raise Unavailable(f"{name} could not be downloaded from the Hub: {first}") from why
     return Path(folder)
+
+
+def read_text(path: Path, most: int) -> str:
+    """Return the text of a file of at most so many bytes.
+
+    Raises:
+        NotFound, InvalidRequest, TooLarge: It is not there, cannot be read, is not UTF-8, or is longer.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(most + 1)
+    except FileNotFoundError as why:
+        raise NotFound(f"There is no file {path}.") from why
+    except OSError as why:
+        raise InvalidRequest(f"{path} cannot be read: {why.strerror}.") from why
+    if len(raw) > most:
+        raise TooLarge(f"{path} is longer than the {most} bytes that it may have.")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as why:
+        raise InvalidRequest(f"{path} is not UTF-8 text.") from why

@@ -1,8 +1,11 @@
-"""crumb-server: serve | worker | migrate | token | check."""
+"""crumb-server: serve | worker | migrate | token | user | namespace | check | gc."""
 
 import json
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +16,7 @@ from registry.errors import BreadcrumbError
 from registry.settings import Settings
 
 if TYPE_CHECKING:
+    from registry.db.session import Database
     from registry.worker import Worker
 
 app = typer.Typer(
@@ -26,6 +30,10 @@ app = typer.Typer(
 )
 tokens = typer.Typer(no_args_is_help=True, help="Tokens of users.")
 app.add_typer(tokens, name="token")
+users = typer.Typer(no_args_is_help=True, help="Users: who may do anything at all.")
+app.add_typer(users, name="user")
+spaces = typer.Typer(no_args_is_help=True, help="Namespaces: how much they may hold.")
+app.add_typer(spaces, name="namespace")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the registry.  [default: registry-data]")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -46,6 +54,18 @@ def prepare(settings: Settings) -> None:
     migrate(settings.database)
 
 
+@contextmanager
+def opened(settings: Settings) -> Iterator["Database"]:
+    """Lend the database, and let go of its connections."""
+    from registry.db.session import open_database
+
+    database = open_database(settings.database)
+    try:
+        yield database
+    finally:
+        database.engine.dispose()
+
+
 def make_worker(settings: Settings) -> "Worker":
     """Return a worker on the settings' database and store."""
     from registry.db.session import open_database
@@ -53,6 +73,21 @@ def make_worker(settings: Settings) -> "Worker":
     from registry.worker import Worker
 
     return Worker(settings, open_database(settings.database), Store(settings.data))
+
+
+@contextmanager
+def courier_beside(settings: Settings, worker: "Worker") -> Iterator[None]:
+    """Run a courier in a thread, on the worker's database, while the worker runs."""
+    from registry.courier import Courier
+
+    courier = Courier(settings, worker.database)
+    thread = threading.Thread(target=courier.run, name="courier")
+    thread.start()
+    try:
+        yield
+    finally:
+        courier.stopping.set()
+        thread.join()
 
 
 @app.command()
@@ -75,7 +110,8 @@ def serve(
     )
     if worker:
         beside = make_worker(settings)
-        run_beside(beside.run, beside.stopping.set, server)
+        with courier_beside(settings, beside):
+            run_beside(beside.run, beside.stopping.set, server)
     else:
         server.run()
     if not server.started:
@@ -93,7 +129,8 @@ def worker(data: Data = None) -> None:
     runner = make_worker(settings)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: runner.stopping.set())
-    runner.run()
+    with courier_beside(settings, runner):
+        runner.run()
 
 
 @app.command()
@@ -108,18 +145,26 @@ def migrate(data: Data = None) -> None:
 def token_create(
     user: Annotated[str, typer.Argument(help="Name of the user; created when new.")],
     data: Data = None,
-    admin: Annotated[bool, typer.Option("--admin", help="Let the token do everything.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Make the user an admin of the registry.")] = False,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", metavar="S", help="read, push, review, release or admin; all of them if not said."),
+    ] = None,
+    label: Annotated[str, typer.Option("--label", metavar="TEXT", help="What it is called in lists.")] = "",
     expires: Annotated[float, typer.Option(metavar="DAYS", help="Days until it expires.")] = 365,
     as_json: Json = False,
 ) -> None:
     """Create a token and print it, once: only its hash is kept."""
     from registry.db.session import open_database
-    from registry.services.actors import create_token
+    from registry.services.rules import SCOPES
+    from registry.services.tokens import create_token
 
     settings = settings_for(data)
     prepare(settings)
     with open_database(settings.database).write() as session:
-        secret, token = create_token(session, user, admin=admin, expires_days=expires)
+        secret, token = create_token(
+            session, user, admin=admin, expires_days=expires, scopes=scope or SCOPES, label=label
+        )
         ends = token.expires_at.isoformat() if token.expires_at else None
     print(json.dumps({"user": user, "token": secret, "expires_at": ends}) if as_json else secret)
 
@@ -131,7 +176,7 @@ def token_revoke(
 ) -> None:
     """Revoke a token at once."""
     from registry.db.session import open_database
-    from registry.services.actors import revoke_token
+    from registry.services.tokens import revoke_token
 
     settings = settings_for(data)
     prepare(settings)
@@ -140,9 +185,123 @@ def token_revoke(
     print(f"The token of {user} is revoked.")
 
 
+@users.command("disable")
+def user_disable(user: Annotated[str, typer.Argument(help="Name of the user.")], data: Data = None) -> None:
+    """Keep a user out from the next request on; what they made stays."""
+    set_active(user, data, active=False)
+
+
+@users.command("enable")
+def user_enable(user: Annotated[str, typer.Argument(help="Name of the user.")], data: Data = None) -> None:
+    """Let a disabled user in again."""
+    set_active(user, data, active=True)
+
+
+def set_active(user: str, data: Path | None, *, active: bool) -> None:
+    """Enable or disable a user, and say so."""
+    from registry.services import accounts
+
+    settings = settings_for(data)
+    prepare(settings)
+    with opened(settings) as database, database.write() as session:
+        changed = accounts.set_active(session, user, active)
+    print(f"{user} is {'now' if changed else 'already'} {'enabled' if active else 'disabled'}.")
+
+
+@spaces.command("quota")
+def namespace_quota(
+    name: Annotated[str, typer.Argument(help="A user or an organisation.")],
+    data: Data = None,
+    most: Annotated[
+        str | None, typer.Option("--bytes", metavar="SIZE", help="Most bytes, like 500GiB; 'default' for the server's.")
+    ] = None,
+    uploads: Annotated[
+        str | None, typer.Option("--uploads", metavar="N", help="Most open uploads; 'default' for the server's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a namespace may hold and what it holds; set that with --bytes and --uploads."""
+    from dataclasses import asdict
+
+    from registry.services import namespaces, quotas
+
+    settings = settings_for(data)
+    given: dict[str, int | None] = {}
+    if most is not None:
+        given["quota_bytes"] = None if most == "default" else parse_size(most, "bytes")
+    if uploads is not None:
+        given["quota_uploads"] = None if uploads == "default" else parse_size(uploads, "uploads")
+    prepare(settings)
+    with opened(settings) as database, database.write() as session:
+        if given:
+            quotas.set_quota(session, name, given)
+        space = namespaces.find(session, name)
+        found = quotas.usage(session, space, settings.quota_bytes, settings.quota_uploads)
+    if as_json:
+        print(json.dumps({"namespace": name, **asdict(found)}))
+    else:
+        print(f"{name} uses {found.used_bytes} and reserves {found.reserved_bytes} of {found.quota_bytes} bytes.")
+        print(f"{found.open_uploads} of {found.quota_uploads} uploads are open.")
+
+
+def parse_size(text: str, field: str) -> int:
+    """Return a number that may have a unit, like 500GiB.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from registry.errors import InvalidRequest
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise InvalidRequest(f"'{text}' is no size; write one like 500GiB.", field=field) from None
+
+
+@app.command()
+def gc(
+    data: Data = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would go.")] = False,
+    grace: Annotated[
+        float | None,
+        typer.Option(metavar="HOURS", min=0, help="How old what goes must be.  [default: REGISTRY_UPLOAD_HOURS]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Clear away expired uploads and bytes that nothing refers to; at any time, workers do so every ten minutes."""
+    from dataclasses import asdict
+    from datetime import timedelta
+
+    from registry.db.session import require_head
+    from registry.services import garbage
+    from registry.store import Store
+
+    settings = settings_for(data)
+    hours = settings.upload_hours if grace is None else grace
+    with opened(settings) as database:
+        require_head(database, settings.database)
+        found = garbage.run(database, Store(settings.data), timedelta(hours=hours), dry=dry_run)
+    if as_json:
+        print(json.dumps({"dry_run": dry_run, **asdict(found)}))
+        return
+    for amount, what in (
+        (found.uploads, "uploads expired"),
+        (found.staged, "staged files removed"),
+        (found.orphans, "files without a row given one"),
+        (found.doomed, "blobs doomed"),
+        (found.deleted, "blobs deleted"),
+    ):
+        print(f"{amount.count} {what} ({amount.bytes} bytes)")
+    if dry_run:
+        print("Nothing was changed: this is what would happen.")
+
+
 @app.command()
 def check(data: Data = None, as_json: Json = False) -> None:
-    """Check that every row's blob is there and hashes right, and that every blob has a row."""
+    """Check that every blob is there and hashes right, that each has a row, and that the audit log is unbroken."""
+    from registry.db.audit import check_chain
     from registry.db.session import open_database, require_head
     from registry.services.blobs import check as check_blobs
     from registry.store import Store
@@ -150,11 +309,13 @@ def check(data: Data = None, as_json: Json = False) -> None:
     settings = settings_for(data)
     database = open_database(settings.database)
     require_head(database, settings.database)
-    problems = list(check_blobs(database, Store(settings.data)))
+    with database.read() as session:
+        problems = list(check_chain(session))
+    problems += check_blobs(database, Store(settings.data))
     if as_json:
         print(json.dumps({"ok": not problems, "problems": problems}))
     else:
-        print("\n".join(problems) or "Every blob is there, hashes right, and has a row.")
+        print("\n".join(problems) or "Every blob is there, hashes right, and has a row; the audit log is unbroken.")
     raise SystemExit(1 if problems else 0)
 
 

@@ -115,7 +115,11 @@ class Forbidden(BreadcrumbError, PermissionError):
 
 
 class TooMany(BreadcrumbError):
-    """Too many at once; come back later."""
+    """Too many at once; come back later, after `retry_after` seconds where the server can say."""
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after: int = 60) -> None:
+        super().__init__(message, field=field)
+        self.retry_after = retry_after
 
 
 class TimedOut(BreadcrumbError, TimeoutError):

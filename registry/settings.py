@@ -26,11 +26,25 @@ class Settings(BaseSettings):
     )
     json_bytes: int = Field(MiB, description="largest JSON request body")
     upload_bytes: int = Field(1024 * GiB, description="largest single upload")
-    open_uploads: int = Field(2000, description="most open upload sessions of one user")
-    open_upload_bytes: int = Field(4096 * GiB, description="most bytes announced in open sessions of one user")
+    quota_bytes: int = Field(4096 * GiB, description="most bytes of a namespace, announced uploads among them")
+    quota_uploads: int = Field(2000, description="most open uploads of a namespace")
     part_bytes: int = Field(32 * MiB, ge=1, description="size of an upload part, before very large files raise it")
     upload_hours: float = Field(24, description="hours after which an untouched upload session expires")
     body_seconds: float = Field(30, description="longest wait for the next bytes of a request body")
+    body_rate: int = Field(
+        1024,
+        ge=0,
+        description="fewest bytes per second of a request body, in each minute of waiting for it; 0 for none",
+    )
+    rate_address: str = Field(
+        "12000/minute",
+        description="most requests of an address (an IPv6 /64), with a token or not; empty or 0 for no limit",
+    )
+    rate_token: str = Field(
+        "6000/minute",
+        description="most requests with a token; eight connections that send parts of 32 MiB at 10 Gbit/s need 2,300 a "
+        "minute, pulling a model of 1,000 files 1,100, pushing it 3,100; empty or 0 for no limit",
+    )
     header_seconds: float = Field(15, description="longest wait for a whole request header")
     lease_seconds: float = Field(30, description="a job whose worker is silent this long is taken up again")
     poll_seconds: float = Field(0.5, description="how often an idle worker looks for a job")
@@ -40,6 +54,8 @@ class Settings(BaseSettings):
     device_memory: ByteSize | None = Field(
         None, description="most memory a job uses on a GPU, like 8GiB; 4 GiB or a quarter of what is free when unset"
     )
+    public_url: str = Field("", description="where people reach the registry, like https://crumbs.example.org")
+    webhook_private: bool = Field(False, description="let webhooks call http:// and addresses that are not public")
     log_format: Literal["json", "text"] = "json"
 
     @property

@@ -6,12 +6,15 @@ Inputs are paths of blobs. What is composed is hashed again while it is read: a 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from registry.breadcrumbs import checkpoint as checkpoints
 from registry.breadcrumbs import compose as engine
 from registry.breadcrumbs.check import check_patch as check_file
+from registry.breadcrumbs.claims import CheckResult, check_density
+from registry.breadcrumbs.finite import check_finite
 from registry.breadcrumbs.patchfile import open_patch
 from registry.breadcrumbs.recipe import make_recipe
 from registry.errors import InvalidInput, StorageFailed
@@ -48,26 +51,49 @@ def import_base(files: Mapping[str, str], progress: Progress) -> dict[str, Any]:
 
 
 def check_patch(
-    path: str, sha256: str, base: str, tensors: Sequence[tuple[str, str, list[int]]], progress: Progress
+    path: str,
+    sha256: str,
+    base: str,
+    tensors: Sequence[tuple[str, str, list[int]]],
+    files: Mapping[str, str],
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Check a stranger's patch file against a base and return its statistics.
+    """Check a stranger's patch file against a base and return its statistics, and what the checks found.
+
+    A file that is no sound patch for the base is an error; one that is, and not good for much, fails a check.
 
     Args:
         path: The file.
         sha256: What it must hash to.
         base: Weights digest of the base.
         tensors: (name, dtype, shape) of every tensor of the base.
+        files: Path of each file of the base (weights, index, config) by its name in the folder.
         progress: Told a number from 0 to 1 now and then.
 
     Raises:
         InvalidPatch, BaseMismatch: names the entry and the rule.
-        StorageFailed: the file is gone, or damaged.
+        StorageFailed: the file, or one of the base's, is gone or damaged.
     """
-    require_files([path])
+    require_files([path, *files.values()])
     specs = {name: checkpoints.TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
-    report = check_file(Path(path), base, specs, fraction(progress))
+    report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)))
     require_digest(sha256, report.sha256)
+    try:
+        with (
+            checkpoints.open_checkpoint({name: Path(file) for name, file in files.items()}) as checkpoint,
+            open_patch(Path(path)) as patch,
+        ):
+            finite = check_finite(checkpoint, patch, fraction(lambda done: progress((1 + done) / 2)))
+    except InvalidInput as problem:  # both were sound when they were taken in
+        raise StorageFailed(f"A blob of the base {base} is damaged: {problem}") from None
+    checks = [
+        CheckResult("format", "pass", "The file is a sound patch."),
+        CheckResult("base", "pass", f"It is for this model's base, {base}."),
+        finite,
+        check_density(report.params, report.tensors),
+    ]
     return {
+        "checks": [asdict(check) for check in checks],
         "nnz": report.nnz,
         "density": report.density,
         "drop_bottom": report.params.drop_bottom,

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -19,11 +20,11 @@ from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.card import CardItem, render_card
 from registry.breadcrumbs.recipe import make_recipe
-from registry.db.models import Model, now
+from registry.db.models import Model, Recipe
 from registry.db.session import Database
 from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
 from registry.sandbox import Sandbox, warm_up
-from registry.services import blobs, compositions, jobs, models, patches, uploads
+from registry.services import blobs, builds, compositions, garbage, jobs, models, patches, releases
 from registry.settings import Settings
 from registry.store import Store, hash_file
 
@@ -78,18 +79,7 @@ class Worker:
 
     def sweep(self) -> None:
         """Clear away expired uploads, abandoned staging files and bytes that nothing refers to."""
-        grace = timedelta(hours=self.settings.upload_hours)
-        with self.database.write() as session:
-            uploads.sweep(session, self.store)
-        for pattern in ("put-*", "job-*"):
-            for path in self.store.staging.glob(pattern):
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > grace.total_seconds():
-                        self.store.discard(path)
-        collected = blobs.MOST_COLLECTED
-        while collected == blobs.MOST_COLLECTED:
-            with self.database.write() as session:
-                collected = blobs.collect(session, self.store, now() - grace)
+        garbage.run(self.database, self.store, timedelta(hours=self.settings.upload_hours), orphans=False)
 
     def step(self) -> bool:
         """Run the next job, if there is one; return whether there was."""
@@ -102,7 +92,13 @@ class Worker:
         try:
             if claim.deaths >= self.settings.job_attempts:
                 raise JobFailed(f"{claim.deaths} workers died on this job; it is not tried again.")
-            {"import": self.import_base, "check": self.check_patch, "compose": self.compose}[claim.kind](claim)
+            work = {
+                "import": self.import_base,
+                "check": self.check_patch,
+                "compose": self.compose,
+                "rebuild": self.rebuild,
+            }
+            work[claim.kind](claim)
             bound.info("job.done")
         except jobs.LeaseLost:
             bound.warning("job.lost")
@@ -117,7 +113,7 @@ class Worker:
             self.give_up(claim, "failed", error)
             bound.warning("job.failed", error=str(error))
         except Exception as error:  # database, disk: no fault of what the job is about
-            if isinstance(error, BreadcrumbError) and claim.kind == "compose":  # who asked can ask again
+            if isinstance(error, BreadcrumbError) and claim.kind in ("compose", "rebuild"):  # who asked can ask again
                 self.give_up(claim, "failed", error)
             else:
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
@@ -134,7 +130,9 @@ class Worker:
             if claim.kind == "check":
                 revision = patches.by_id(session, uuid.UUID(claim.payload["revision_id"]))
                 refusal = str(error) if isinstance(error, InvalidInput) else f"The check itself failed: {error}"
-                patches.refuse(session, revision, claim.model + claim.subject, refusal)
+                patches.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
+            if claim.kind == "compose":
+                releases.failed(session, self.model(session, claim), claim.payload["recipe"])
 
     def model(self, session: Session, claim: jobs.Claim) -> Model:
         """Return the model a job is about."""
@@ -200,6 +198,7 @@ class Worker:
             model = self.model(session, claim)
             revision = patches.by_id(session, revision_id)
             tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in models.base_tensors(session, model)]
+            files = {file.path: file.sha256 for file in models.base_files(session, model)}
         report = self.in_sandbox(
             claim,
             "registry.tasks:check_patch",
@@ -207,9 +206,11 @@ class Worker:
             sha256=revision.sha256,
             base=model.base_digest,
             tensors=tensors,
+            files=self.readable(files),
         )
         with self.database.write() as session:
-            patches.finish_check(session, patches.by_id(session, revision_id), claim.model + claim.subject, report)
+            found, subject = patches.by_id(session, revision_id), claim.model + claim.subject
+            patches.finish_check(session, self.model(session, claim), found, subject, report)
             jobs.end(session, claim, "done")
 
     def compose(self, claim: jobs.Claim) -> None:
@@ -218,30 +219,18 @@ class Worker:
             model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
             compositions.require_ingredients(session, model, recipe)
             base = {file.path: file.sha256 for file in models.base_files(session, model)}
-            named = compositions.view_items(session, model, recipe)
+            named = compositions.described(session, model, recipe)
             made = compositions.reusable(session, model, recipe.digest)
         items = [(item.sha256, item.weight) for item in recipe.items]
         with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
-            made = made or self.in_sandbox(
-                claim,
-                "registry.tasks:compose",
-                keep=self.settings.device != "cpu",
-                base={path: (file, base[path]) for path, file in self.readable(base).items()},
-                patches={sha256: str(self.store.path(sha256)) for sha256, _ in items},
-                recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
-                out=str(folder),
-                device=self.settings.device,
-                device_memory=self.settings.device_memory,
-            )
-            if self.kept and made["device"] != "cuda":
-                self.kept.kill()
-                self.kept = None
+            if made is None:
+                made = self.compose_into(folder, claim, base, recipe) | {"builder": self.name}
             card = render_card(
                 model.full_name,
                 model.full_name,
                 make_recipe(recipe.base_digest, recipe.alpha, items),
                 made["weights_digest"],
-                [CardItem(item.sha256, number, title) for item, number, title in named],
+                [CardItem(item.sha256, found.patch.number, found.title) for item, found in named if found],
                 models.read_card(self.store, base),
             )
             (folder / "README.md").write_text(card)
@@ -250,16 +239,54 @@ class Worker:
                 jobs.hold(session, claim)
                 for path in sorted(folder.iterdir(), key=lambda path: files[path.name]):  # one order, no deadlock
                     blobs.register(session, self.store, path, files[path.name], path.stat().st_size)
+                model = self.model(session, claim)
                 compositions.finish(
                     session,
-                    self.model(session, claim),
+                    model,
                     recipe.digest,
                     made["weights_digest"],
                     made["device"],
                     made["seconds"],
                     files,
+                    made["builder"],
                 )
+                releases.composed(session, model, recipe.digest)
                 jobs.end(session, claim, "done")
+
+    def compose_into(
+        self, folder: Path, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, keep: bool = True
+    ) -> dict[str, Any]:
+        """Compose the weight files of a recipe into a folder, by the process that the last composition left, if any."""
+        items = [(item.sha256, item.weight) for item in recipe.items]
+        made: dict[str, Any] = self.in_sandbox(
+            claim,
+            "registry.tasks:compose",
+            keep=keep and self.settings.device != "cpu",
+            base={path: (file, base[path]) for path, file in self.readable(base).items()},
+            patches={sha256: str(self.store.path(sha256)) for sha256, _ in items},
+            recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
+            out=str(folder),
+            device=self.settings.device,
+            device_memory=self.settings.device_memory,
+        )
+        if self.kept and made["device"] != "cuda":
+            self.kept.kill()
+            self.kept = None
+        return made
+
+    def rebuild(self, claim: jobs.Claim) -> None:
+        """Compose a recipe that another worker has composed, and write down whether the same came out."""
+        with self.database.read() as session:
+            model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
+            compositions.require_ingredients(session, model, recipe)
+            base = {file.path: file.sha256 for file in models.base_files(session, model)}
+        with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
+            made = self.compose_into(folder, claim, base, recipe, keep=False)
+        with self.database.write() as session:
+            jobs.hold(session, claim)
+            model = self.model(session, claim)
+            builds.rebuilt(session, model, recipe.digest, self.name, made["weights_digest"], made["device"])
+            jobs.end(session, claim, "done")
 
     def readable(self, files: dict[str, str]) -> dict[str, str]:
         """Return the paths of the files that say what the weights are: safetensors, index and config."""

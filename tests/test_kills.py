@@ -73,7 +73,7 @@ def test_nothing_acknowledged_is_lost_however_often_the_server_is_killed(tmp_pat
             thread.join()
 
         with Client(registry.url, alice.token) as client:
-            until(lambda: all(patch.state == "checked" for patch in client.patches("alice/tiny")))
+            until(lambda: all(patch.check == "checked" for patch in client.patches("alice/tiny")))
             there = {patch.number: patch.sha256 for patch in client.patches("alice/tiny")}
             assert pushed.items() <= there.items()
             assert sorted(there) == list(range(1, len(there) + 1)), "a number was lost or given twice"

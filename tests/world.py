@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
+from registry.db.models import Job, Model, Namespace, User
 from registry.db.session import Database, migrate
 from registry.logs import configure_logs
 from registry.server.app import close_app, create_app
-from registry.services.actors import create_token
+from registry.services import jobs
+from registry.services.tokens import create_token
 from registry.settings import Settings
 from registry.store import Store
 from registry.worker import Worker
@@ -47,7 +50,8 @@ class World:
 
 @contextmanager
 def open_world(folder: Path, database_url: str, **settings: Any) -> Iterator[World]:
-    made = Settings(data=folder, database_url=database_url, **{"part_bytes": 1000, "lease_seconds": 5, **settings})
+    defaults = {"part_bytes": 1000, "lease_seconds": 5, "rate_address": "", "rate_token": ""}
+    made = Settings(data=folder, database_url=database_url, **{**defaults, **settings})
     made.data.mkdir(parents=True, exist_ok=True)
     configure_logs("text")
     migrate(made.database)
@@ -111,3 +115,21 @@ def push_patch(world: World, name: str, file: Path, user: str = "bob", **words: 
     assert answer.status_code in (200, 202), answer.text
     world.work()
     return client.get(f"/api/v1/models/{name}/patches/{answer.json()['number']}").json()
+
+
+def enqueue(world: World, count: int = 1, kind: str = "compose") -> list[Job]:
+    """Add jobs of alice's, about a model without files."""
+    world.token("alice")
+    with world.database.write() as session:
+        alice = session.scalars(select(User).where(User.name == "alice")).one()
+        space = session.scalars(select(Namespace).where(Namespace.name == "alice")).one()
+        model = session.scalar(select(Model).where(Model.name == "m"))
+        if model is None:
+            model = Model(namespace_id=space.id, name="m", creator_id=alice.id, size=0)
+            session.add(model)
+            session.flush()
+            session.refresh(model, ["namespace"])
+        return [
+            jobs.enqueue(session, alice.id, kind, f"key {n}", model, f"#{n}", {"recipe": "0" * 64})
+            for n in range(count)
+        ]

@@ -101,21 +101,34 @@ def diff(
 
 
 def show(
-    patch: Annotated[str, typer.Argument(metavar="FILE|NS/NAME#N", help="A patch.", show_default=False)],
+    patch: Annotated[
+        str,
+        typer.Argument(metavar="FILE|NS/NAME#N[.R]|NS/NAME@REF", help="A patch or a release.", show_default=False),
+    ],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show a patch: its header, and what it does to each tensor."""
-    from client.addresses import parse_patch
+    """Show a patch: its header, and what it does to each tensor. Or show where a release comes from.
+
+    Of a release: base, patches, authors, approvals, weights, digests, who built it. With --json, the same as an in-toto
+    statement.
+    """
+    from client.addresses import parse_patch, parse_revision
 
     console = Console(as_json, quiet)
     named = None if Path(patch).exists() else parse_patch(patch)
+    if named is None and "@" in patch and not Path(patch).exists():
+        from client.commands.releases import show_provenance
+
+        with connect() as client:
+            show_provenance(client, *parse_revision(patch), console)
+        return
     if named is None:
         _show_file(console, Path(patch))
         return
     with connect() as client:
         found = client.patch(*named)
-        tensors = client.patch_tensors(*named) if found.state == "checked" else []
+        tensors = client.patch_tensors(*named) if found.check == "checked" else []
         whole = client.model(named[0])
     document = {**found.model_dump(mode="json"), "model_size": whole.size, "tensors": tensors}
     console.result(document, _remote_text(found, tensors, whole.size, whole.parameters), found.sha256)
@@ -170,7 +183,7 @@ def _show_file(console: Console, path: Path) -> None:
 
 def _remote_text(patch: "Patch", tensors: "list[TensorStats]", whole: int, parameters: int | None) -> str:
     pairs = [
-        ("patch", f"{patch.model}#{patch.number}, revision {patch.revision}, {patch.state}"),
+        ("patch", f"{patch.model}#{patch.number}, revision {patch.revision}, {patch.check}, {patch.state}"),
         ("title", plain(patch.title)),
         ("author", plain(patch.author)),
         ("task", plain(patch.task or "-")),
@@ -178,7 +191,15 @@ def _remote_text(patch: "Patch", tensors: "list[TensorStats]", whole: int, param
         ("sha256", patch.sha256),
         ("base", patch.base),
     ]
-    if patch.state == "refused":
+    if patch.license:
+        pairs.append(("licence", plain(patch.license)))
+    if patch.reason:
+        pairs.append((patch.state, plain(patch.reason)))
+    if patch.superseded_by:
+        pairs.append(("superseded", f"by #{patch.superseded_by}"))
+    if patch.quarantined:
+        pairs.append(("quarantined", plain(patch.quarantined)))
+    if patch.check == "refused":
         pairs.append(("refused", plain(patch.refusal or "")))
     if patch.drop_bottom is not None:
         pairs.append(("mask", _mask(patch.drop_bottom, patch.drop_top, patch.granularity, patch.value_dtype)))

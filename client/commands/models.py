@@ -21,6 +21,10 @@ def create(
     card: Annotated[
         Path | None, typer.Option("--card", metavar="README.md", help="The model card, in place of the base's.")
     ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only members may see it.")] = False,
+    license: Annotated[
+        str | None, typer.Option("--license", metavar="ID", help="Of the base; that of its card if not said.")
+    ] = None,
     no_wait: NoWait = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -34,7 +38,16 @@ def create(
 
     console = Console(as_json, quiet)
     with connect() as client:
-        made = run(client, name, resolve(base, quiet=quiet), card=card, wait=not no_wait, console=console)
+        made = run(
+            client,
+            name,
+            resolve(base, quiet=quiet),
+            card=card,
+            private=private,
+            license=license,
+            wait=not no_wait,
+            console=console,
+        )
     text = f"Created {made.name}.\n{_fields(made)}" if made.base else f"{made.name} is being imported."
     console.result(made, text, made.base or made.name)
 
@@ -77,11 +90,43 @@ def show(name: Model, as_json: Json = False, quiet: Quiet = False) -> None:
     Console(as_json, quiet).result(found, text, found.base or "")
 
 
+@group.command(name="set")
+def set_model(
+    name: Model,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Whether only members may see it.")] = None,
+    license: Annotated[str | None, typer.Option("--license", metavar="ID", help="Of the base.")] = None,
+    approvals: Annotated[
+        int | None, typer.Option("--approvals", metavar="N", min=0, max=10, help="Approvals that accepting needs.")
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="DATASET:METRIC", help="What patches and releases must have measured."),
+    ] = None,
+    require_none: Annotated[bool, typer.Option("--require-none", help="Nothing need be measured.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Change who sees a model, its licence, and what accepting a patch needs."""
+    with connect() as client:
+        done = client.update_model(
+            name,
+            visibility=None if private is None else "private" if private else "public",
+            license=license,
+            min_approvals=approvals,
+            required_evaluations=[] if require_none else require or None,
+        )
+    Console(as_json, quiet).result(done, _fields(done), done.name)
+
+
 def _fields(model: "schemas.Model") -> str:
     return fields(
         [
             ("model", model.name),
-            ("owner", plain(model.owner)),
+            ("creator", plain(model.creator)),
+            ("visible", "to members" if model.visibility == "private" else "to all"),
+            ("you are", model.role or "-"),
+            ("licence", plain(model.license or "not stated")),
+            ("accepting", _policy(model)),
             ("state", model.state),
             ("base", model.base or "-"),
             ("parameters", f"{model.parameters:,}" if model.parameters is not None else "-"),
@@ -90,3 +135,11 @@ def _fields(model: "schemas.Model") -> str:
             ("created", f"{model.created_at.astimezone():%a %b %d %H:%M:%S %Y %z}"),
         ]
     )
+
+
+def _policy(model: "schemas.Model") -> str:
+    needs = [
+        "1 approval" if model.min_approvals == 1 else f"{model.min_approvals} approvals",
+        *map(plain, model.required_evaluations),
+    ]
+    return "needs " + ", ".join(needs)

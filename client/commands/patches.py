@@ -23,29 +23,56 @@ def push(
     message_file: Annotated[
         Path | None, typer.Option("--message-file", metavar="F", help="A longer text from this file.")
     ] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", metavar="ID", help="Of the patch, like apache-2.0.")
+    ] = None,
+    propose: Annotated[bool, typer.Option("--propose", help="Ask for review at once.")] = False,
+    update: Annotated[
+        str | None, typer.Option("--update", metavar="N", help="The next revision of your patch N.")
+    ] = None,
     no_wait: NoWait = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Contribute a patch to a model.
 
-    Prints the patch's number. Run again after a kill it goes on where it was; run again after success it
-    answers with the same number.
+    It is a draft until `crumb propose` (or --propose) asks for review. Prints the patch's number. Run again after a
+    kill it goes on where it was; run again after success it answers with the same number.
     """
+    from client.addresses import parse_number
     from client.pushes import push as run
+    from client.sources import read_text
 
     console = Console(as_json, quiet)
-    message = "" if message_file is None else _read_message(message_file)
+    message = "" if message_file is None else read_text(message_file, MESSAGE_BYTES)
     with connect() as client:
-        done = run(client, patch, model, title, message=message, task=task, wait=not no_wait, console=console)
-    name = f"{done.model}#{done.number}"
-    console.result(done, f"{name}  {done.state}\n{_summary(done)}", name)
+        done = run(
+            client,
+            patch,
+            model,
+            title,
+            message=message,
+            task=task,
+            license=license,
+            propose=propose,
+            update=None if update is None else parse_number(update),
+            wait=not no_wait,
+            console=console,
+        )
+    name = f"{done.model}#{done.number}" + (f".{done.revision}" if done.revision > 1 else "")
+    text = f"{name}  {done.check}, {done.state}\n{_summary(done)}"
+    if done.state == "draft":
+        text += f"\nnext: crumb propose {done.model} {done.number}"
+    console.result(done, text, name)
 
 
 def log(
     model: Model,
     task: Annotated[str | None, typer.Option("--task", metavar="T", help="Only for this task.")] = None,
     author: Author = None,
+    state: Annotated[
+        str | None, typer.Option("--state", metavar="S", help="Only in this state, like proposed or accepted.")
+    ] = None,
     limit: Limit = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -53,7 +80,7 @@ def log(
     """List a model's patches, newest first."""
     console = Console(as_json, quiet)
     with connect() as client:
-        found = client.patches(model, task=task, author=author, limit=limit)
+        found = client.patches(model, task=task, author=author, state=state, limit=limit)
         if as_json:
             console.result(list(found), "")
             return
@@ -72,9 +99,10 @@ def compose(
     model: Model,
     patches: Annotated[
         list[str],
-        typer.Argument(metavar="N[:WEIGHT]", help="Patch numbers, weight 1 if not said.", show_default=False),
+        typer.Argument(metavar="N[.R][:WEIGHT]", help="Patch numbers, weight 1 if not said.", show_default=False),
     ],
     alpha: Alpha = "0.3",
+    allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Even of patches that were yanked.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -90,7 +118,7 @@ def compose(
     console = Console(as_json, quiet)
     items = [parse_item(text) for text in patches]
     with connect() as client:
-        made = client.compose(model, items, alpha=alpha)
+        made = client.compose(model, items, alpha=alpha, allow_yanked=allow_yanked)
         if made.weights_digest is None and made.job is not None:
             try:
                 with console.waiting(f"composing {made.recipe.digest[:12]}") as progress:
@@ -98,7 +126,7 @@ def compose(
             except KeyboardInterrupt:
                 console.note("\nThe registry goes on composing; run the same command to wait for it again.")
                 raise
-            made = client.compose(model, items, alpha=alpha)
+            made = client.compose(model, items, alpha=alpha, allow_yanked=allow_yanked)
     used = ", ".join(
         f"#{item.number}" + (f":{item.weight}" if item.weight != "1" else "") for item in made.recipe.patches
     )
@@ -115,7 +143,7 @@ def compose(
 
 def _entry(patch: "Patch") -> str:
     lines = [
-        f"patch #{patch.number} ({patch.state})",
+        f"patch #{patch.number} ({_state(patch)})",
         f"Author: {plain(patch.author)}",
         f"Date:   {patch.created_at.astimezone():%a %b %d %H:%M:%S %Y %z}",
     ]
@@ -128,25 +156,13 @@ def _entry(patch: "Patch") -> str:
     return "\n".join(lines)
 
 
+def _state(patch: "Patch") -> str:
+    """Return what matters now: the check until it has passed, then what was decided."""
+    words = patch.state if patch.check == "checked" else patch.check
+    return f"{words}, quarantined" if patch.quarantined else words
+
+
 def _summary(patch: "Patch") -> str:
     density = f"density {patch.density:.2%}, " if patch.density is not None else ""
     lines = f"{density}{size(patch.size)}, sha256 {patch.sha256}"
     return f"{lines}\nrefused: {plain(patch.refusal)}" if patch.refusal else lines
-
-
-def _read_message(path: Path) -> str:
-    from registry.errors import InvalidRequest, NotFound, TooLarge
-
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MESSAGE_BYTES + 1)
-    except FileNotFoundError as why:
-        raise NotFound(f"There is no file {path}.") from why
-    except OSError as why:
-        raise InvalidRequest(f"{path} cannot be read: {why.strerror}.") from why
-    if len(raw) > MESSAGE_BYTES:
-        raise TooLarge(f"{path} is longer than the {MESSAGE_BYTES} bytes that a message may have.")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as why:
-        raise InvalidRequest(f"{path} is not UTF-8 text.") from why

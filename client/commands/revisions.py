@@ -28,10 +28,11 @@ def pull(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a model: the base, or a composed one.
+    """Download a model: a release, the base, or a composed one.
 
-    REF is base (if not said), a recipe digest, or 8 or more of its first digits. Every byte is verified. A killed
-    pull goes on where it was. DIR may hold an earlier pull of the same model, which is brought up to date.
+    REF is a version like 1.2.0, a channel like stable, base, a recipe digest, or 8 or more of its first digits. If not
+    said: stable, else the newest release, else base. Every byte is verified. A killed pull goes on where it was. DIR
+    may hold an earlier pull of the same model, which is brought up to date.
     """
     from client import pulls
     from client.addresses import parse_revision
@@ -82,6 +83,12 @@ def verify(
     ] = None,
     recompose: Annotated[bool, typer.Option("--recompose", help="Also compose base and patches here.")] = False,
     base: Base = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key", metavar="PUBLIC.pem", help="Check the release's signature; the model's trusted key if not said."
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -89,12 +96,14 @@ def verify(
 
     Compares the weights digest of DIR and every file but README.md with the registry's, and names files that are not
     of the revision but may be loaded with it. With --recompose it also downloads base and patches, composes them in a
-    temporary folder, and compares that. Exit code 3 when anything differs.
+    temporary folder, compares that, and tells the registry what came out if you are a maintainer. With a key (here, or
+    once by `crumb key trust`) a release has to be signed by it. Exit code 3 when anything differs.
 
     The revision is the one that DIR was pulled from, if not said.
     """
     from client import pulls
     from client.addresses import parse_revision
+    from client.config import trusted_key
     from client.folders import read_source
     from client.sources import resolve
     from registry.errors import NotFound
@@ -108,16 +117,19 @@ def verify(
             raise NotFound(f"{folder} does not say what it was pulled from; name the revision: NS/NAME@REF.")
         revision = f"{source.model}@{source.ref}"
     if "@" not in revision:
-        raise typer.BadParameter("say which revision: NS/NAME@base or NS/NAME@<recipe digest>.")
+        raise typer.BadParameter("say which revision: NS/NAME@VERSION, @base or @<recipe digest>.")
     if base is not None and not recompose:
         raise typer.BadParameter("--base is for --recompose.")
     model, ref = parse_revision(revision)
+    key = key or trusted_key(model)
     with connect() as client:
         local = None if base is None else resolve(base, quiet=quiet)
-        proof = pulls.verify(client, folder, model, ref, recompose=recompose, base=local, console=console)
+        proof = pulls.verify(client, folder, model, ref, recompose=recompose, base=local, key=key, console=console)
     pairs = [("registry", proof.expected), ("folder", proof.found or "unreadable")]
     if proof.recomposed is not None:
         pairs.append(("recomposed", proof.recomposed))
+    if proof.signed is not None:
+        pairs.append(("signature", f"by {key}" if proof.signed else f"NOT by {key}, or not of these files"))
     pairs += [("different", plain(path)) for path in proof.different]
     pairs += [("stray", f"{plain(path)}, not of this revision, may be loaded") for path in proof.strays]
     verdict = _verdict(proof)
@@ -131,5 +143,7 @@ def verify(
 def _verdict(proof: "Proof") -> str:
     if proof.ok:
         return "The weights are the same, and so is every other file but README.md, which is not compared."
+    if proof.signed is False:
+        return "The SIGNATURE does not hold; do not use this model as that release."
     what = "files" if proof.found == proof.expected else "weights"
     return f"The {what} DIFFER; do not use this model as that revision."

@@ -6,7 +6,7 @@ For every tensor one line, sorted by the UTF-8 bytes of the name:
 
     weights digest = "sha256:" + hex(sha256(all lines))
 
-Bytes are read with preadv into fresh memory, block by block: a mapped file that shrinks would kill the process.
+Bytes are read with preadv into buffers, block by block: a mapped file that shrinks would kill the process.
 """
 
 import hashlib

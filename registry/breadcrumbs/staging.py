@@ -140,11 +140,11 @@ def read_all(parts: Numbers, arena: Arena, tensor: str) -> None:
         InvalidInput: A file has become shorter since it was opened.
         OSError: The disk fails.
     """
-    failed = int(read_parts(parts, arena.bytes))
-    if failed >= 0:
+    while (failed := int(read_parts(parts, arena.bytes))) >= 0:
         file, at, to, length = (int(number) for number in parts[failed])
         view = arena.view[to : to + length]
-        fill(view, file, at, f"The file that holds {show(tensor)}", InvalidInput)  # says what is wrong
+        fill(view, file, at, f"The file that holds {show(tensor)}", InvalidInput)  # says what is wrong, if it still is
+        parts = parts[failed + 1 :]
 
 
 class Stager:
@@ -222,12 +222,12 @@ class Stager:
         """Read the bitmasks; note where they are and how many bits of each are set."""
         length, at = (stop - first + 7) // 8, arena.used
         arena.use(at + len(self._bits) * room(length))
-        failed = int(read_masks(self._sources, first // 8, length, at, room(length), arena.bytes, places, counts))
-        if failed >= 0:
+        ask = self._sources, first // 8, length, at, room(length), arena.bytes, places, counts
+        while (failed := int(read_masks(*ask))) >= 0:
             start = int(self._sources[failed, MASK]) + first // 8
             view = arena.view[at : at + length]
             what = f"The file that holds {show(self.tensor)}"
-            fill(view, int(self._sources[failed, FILE]), start, what, InvalidInput)  # says what is wrong
+            fill(view, int(self._sources[failed, FILE]), start, what, InvalidInput)  # says what is wrong, if it still is
         if stop == self.spec.numel and stop % 8:
             for number in self._bits:
                 if arena.bytes[places[number] + length - 1] >> stop % 8:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from registry.db.audit import append_pending
 from registry.errors import Conflict, Unavailable
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000")
@@ -52,9 +53,10 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Run one writing transaction: commit at the end, roll back on any error."""
+        """Run one writing transaction: append its audit events and commit at the end, roll back on any error."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+            append_pending(session)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

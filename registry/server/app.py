@@ -9,8 +9,21 @@ from fastapi.security import HTTPBearer
 
 import registry
 from registry.db.session import open_database, require_head
-from registry.server import errors, models, patches, system, uploads
+from registry.server import (
+    channels,
+    errors,
+    feed,
+    models,
+    patches,
+    people,
+    releases,
+    reviews,
+    system,
+    uploads,
+    webhooks,
+)
 from registry.server.deps import Context
+from registry.server.limits import Rate
 from registry.server.middleware import Edge, Metrics
 from registry.services.uploads import Limits
 from registry.settings import Settings
@@ -28,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises:
         Conflict: the database is at another migration.
+        InvalidRequest: a rate of the settings is none.
     """
     database, store = open_database(settings.database), Store(settings.data)
     require_head(database, settings.database)
@@ -40,16 +54,23 @@ def create_app(settings: Settings) -> FastAPI:
     )
     limits = Limits(
         upload_bytes=settings.upload_bytes,
-        open_uploads=settings.open_uploads,
-        open_upload_bytes=settings.open_upload_bytes,
+        quota_bytes=settings.quota_bytes,
+        quota_uploads=settings.quota_uploads,
         part_bytes=settings.part_bytes,
         lifetime=timedelta(hours=settings.upload_hours),
     )
-    app.state.context = Context(settings, database, store, limits, CapacityLimiter(HASHING))
+    token_rate = Rate("token", settings.rate_token)
+    app.state.context = Context(settings, database, store, limits, CapacityLimiter(HASHING), token_rate)
     app.state.metrics = Metrics()
-    app.add_middleware(Edge, metrics=app.state.metrics, body_seconds=settings.body_seconds)
+    app.add_middleware(
+        Edge,
+        metrics=app.state.metrics,
+        address_rate=Rate("address", settings.rate_address),
+        body_seconds=settings.body_seconds,
+        body_rate=settings.body_rate,
+    )
     errors.install(app)
-    for module in (models, patches, uploads, system):
+    for module in (people, models, patches, reviews, releases, channels, uploads, webhooks, feed, system):
         app.include_router(module.router, dependencies=[Depends(HTTPBearer(auto_error=False))])
     return app
 

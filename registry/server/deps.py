@@ -20,10 +20,12 @@ from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
 from registry.db.session import Database
-from registry.errors import InvalidRequest, TooLarge, Unauthenticated
+from registry.errors import InvalidRequest, TooLarge, TooMany, Unauthenticated
 from registry.schemas import NAME
-from registry.services import actors
+from registry.server.limits import Rate
+from registry.services import access, actors
 from registry.services.actors import Actor
+from registry.services.rules import RULES
 from registry.services.uploads import Limits
 from registry.settings import Settings
 from registry.store import Store
@@ -40,13 +42,15 @@ class Context:
     store: Store
     upload_limits: Limits
     hashing: CapacityLimiter
+    token_rate: Rate
 
 
-def allow(scope: str | None) -> Callable[[Endpoint], Endpoint]:
-    """Say who may call a route: anybody (None), or holders of a token with a scope."""
+def allow(action: str) -> Callable[[Endpoint], Endpoint]:
+    """Say what a route does: an action of services/rules.py, which says who may."""
+    assert action in RULES, action
 
     def mark(endpoint: Endpoint) -> Endpoint:
-        endpoint.__dict__["policy"] = (scope,)
+        endpoint.__dict__["action"] = action
         return endpoint
 
     return mark
@@ -58,10 +62,10 @@ class Route(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the handler."""
         handle = super().get_route_handler()
-        (scope,) = self.endpoint.__dict__["policy"]  # a route without @allow fails here, at start
+        action = self.endpoint.__dict__["action"]  # a route without @allow fails here, at start
 
         async def admitted(request: Request) -> Response:
-            request.state.actor = await run_in_threadpool(admit, request, scope)
+            request.state.actor = await run_in_threadpool(admit, request, action)
             if self.body_field is not None:
                 await read_json(request, context(request).settings.json_bytes)
             return await handle(request)
@@ -75,29 +79,53 @@ def context(request: Request) -> Context:
     return made
 
 
-def admit(request: Request, scope: str | None) -> Actor | None:
-    """Return who is asking; None for somebody without a token on a public route.
+def admit(request: Request, action: str) -> Actor | None:
+    """Return who is asking, once the rules let them do the action on what the path names; None without a token.
 
     Raises:
-        Unauthenticated: no token, or one that is not valid.
-        Forbidden: the token lacks the scope.
+        Unauthenticated: no token where one is needed, or one that is not valid.
+        TooMany: the token has been used too often lately.
+        Forbidden, NotFound: as `access.admit` says.
+    """
+    database = context(request).database
+    with database.read() as session:
+        secret = bearer(request)
+        actor = actors.authenticate(session, secret, request.state.request_id) if secret else None
+        if actor is not None:
+            count(request, actor)
+        access.admit(session, actor, action, request.path_params)
+    if actor is not None and actors.use_is_stale(actor):
+        with suppress(DBAPIError), database.write() as session:  # reading must not depend on writing
+            actors.record_use(session, actor)
+    return actor
+
+
+def count(request: Request, actor: Actor) -> None:
+    """Count a request against the rate of its token.
+
+    Raises:
+        TooMany: it is one too many.
+    """
+    headers = context(request).token_rate.refuse(str(actor.token.id))
+    if headers is not None:
+        request.state.rate_headers = headers
+        wait = int(headers["Retry-After"])
+        raise TooMany(f"This token asks too often; come back in {wait} seconds.", retry_after=wait)
+
+
+def bearer(request: Request) -> str | None:
+    """Return the token that came with a request, if any.
+
+    Raises:
+        Unauthenticated: the header is no bearer token.
     """
     given = request.headers.get("authorization")
     if given is None:
-        if scope is not None:
-            raise Unauthenticated("This needs a token; log in with `crumb login`.")
         return None
     kind, _, secret = given.partition(" ")
-    if kind.lower() != "bearer" or not secret:
+    if kind.lower() != "bearer" or not secret.strip():
         raise Unauthenticated("The Authorization header is 'Bearer <token>'.")
-    database = context(request).database
-    with database.read() as session:
-        actor = actors.authenticate(session, secret.strip())
-    if actors.use_is_stale(actor):
-        with suppress(DBAPIError), database.write() as session:  # reading must not depend on writing
-            actors.record_use(session, actor)
-    actor.require(scope or "read")
-    return actor
+    return secret.strip()
 
 
 async def read_json(request: Request, limit: int) -> None:
@@ -151,6 +179,12 @@ def get_actor(request: Request) -> Actor:
     return actor
 
 
+def get_visitor(request: Request) -> Actor | None:
+    """Return who is asking, on a route that needs no token."""
+    actor: Actor | None = request.state.actor
+    return actor
+
+
 def get_model_name(
     namespace: Annotated[str, Path(pattern=rf"^{NAME}$")], name: Annotated[str, Path(pattern=rf"^{NAME}$")]
 ) -> str:
@@ -158,7 +192,16 @@ def get_model_name(
     return f"{namespace}/{name}"
 
 
+def get_patch(number: Annotated[str, Path(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]) -> tuple[int, int | None]:
+    """Return number and revision of a patch from the path, `12` or `12.2`."""
+    first, _, second = number.partition(".")
+    return int(first), int(second) if second else None
+
+
 ContextDep = Annotated[Context, Depends(context)]
 ActorDep = Annotated[Actor, Depends(get_actor)]
+VisitorDep = Annotated[Actor | None, Depends(get_visitor)]
 ModelName = Annotated[str, Depends(get_model_name)]
+PatchRef = Annotated[tuple[int, int | None], Depends(get_patch)]
+UserName = Annotated[str, Path(pattern=rf"^{NAME}$", alias="user")]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]

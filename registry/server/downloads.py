@@ -18,8 +18,12 @@ class BlobResponse(FileResponse):
     chunk_size = 2**20
 
 
-def serve(request: Request, store: Store, sha256: str, size: int, filename: str, *, immutable: bool) -> Response:
+def serve(
+    request: Request, store: Store, sha256: str, size: int, filename: str, *, immutable: bool, cached: str
+) -> Response:
     """Answer with a blob, or a range of it, or 304 when the client has it.
+
+    `cached` is `public`, or `private` for what a shared cache must not hand to others.
 
     Several ranges, and malformed ones, are answered with the whole (RFC 9110 section 14.2 leaves that free).
 
@@ -36,7 +40,7 @@ def serve(request: Request, store: Store, sha256: str, size: int, filename: str,
     headers = {
         "ETag": etag,
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
-        "Cache-Control": "public, max-age=31536000, immutable" if immutable else "public, no-cache",
+        "Cache-Control": f"{cached}, max-age=31536000, immutable" if immutable else f"{cached}, no-cache",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
     wanted = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}

@@ -39,7 +39,7 @@ STATUS: dict[type[errors.BreadcrumbError], int] = {
     errors.Unavailable: 503,
     errors.BreadcrumbError: 500,
 }
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "60"}, 503: {"Retry-After": "5"}}
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
 PROBLEM_JSON = "application/problem+json"
 RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "Refused", "content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
@@ -68,7 +68,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(errors.BreadcrumbError)
     async def ours(request: Request, error: errors.BreadcrumbError) -> JSONResponse:
-        extra = {"Content-Range": f"bytes */{error.size}"} if isinstance(error, errors.RangeNotSatisfiable) else None
+        extra: dict[str, str] = {}
+        if isinstance(error, errors.RangeNotSatisfiable):
+            extra = {"Content-Range": f"bytes */{error.size}"}
+        if isinstance(error, errors.TooMany):
+            extra = {"Retry-After": str(error.retry_after), **getattr(request.state, "rate_headers", {})}
         return problem(request.state.request_id, STATUS[type(error)], error.slug, error.message, error.field, extra)
 
     @app.exception_handler(RequestValidationError)
@@ -96,6 +100,9 @@ def install(app: FastAPI) -> None:
         return problem(request.state.request_id, 503, errors.Unavailable.slug, detail)
 
     @app.exception_handler(IntegrityError)
-    async def raced(request: Request, _error: IntegrityError) -> JSONResponse:
+    async def raced(request: Request, error: IntegrityError) -> JSONResponse:
+        if "foreign key" in str(error.orig).lower():
+            detail = "Something that this refers to went away at this very moment; send the request again."
+            return problem(request.state.request_id, 503, errors.Unavailable.slug, detail)
         detail = "Somebody else did the same at this very moment; look, and try again."
         return problem(request.state.request_id, 409, errors.Conflict.slug, detail)

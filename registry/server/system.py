@@ -10,30 +10,23 @@ from sqlalchemy.orm import Session
 import registry
 from registry import schemas
 from registry.server import views
-from registry.server.deps import ActorDep, ContextDep, Route, allow
+from registry.server.deps import ActorDep, ContextDep, Route, VisitorDep, allow
 from registry.server.errors import RESPONSES
 from registry.services import jobs
 
 router = APIRouter(route_class=Route, responses=RESPONSES)
 
 
-@router.get("/api/v1/whoami", tags=["users"])
-@allow("read")
-def whoami(actor: ActorDep) -> schemas.Whoami:
-    """Say who the token speaks for."""
-    return views.whoami(actor)
-
-
 @router.get("/api/v1/jobs/{job_id}", tags=["jobs"])
-@allow(None)
-def job(job_id: uuid.UUID, made: ContextDep) -> schemas.Job:
+@allow("server.read")
+def job(job_id: uuid.UUID, actor: VisitorDep, made: ContextDep) -> schemas.Job:
     """Show a job."""
     with made.database.read() as session:
-        return views.job(jobs.find(session, job_id))
+        return views.job(jobs.find(session, actor, job_id))
 
 
 @router.post("/api/v1/jobs/{job_id}/cancel", tags=["jobs"])
-@allow("push")
+@allow("job.cancel")
 def cancel(job_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Job:
     """Cancel a composition; a job that has ended stays as it is."""
     with made.database.write() as session:
@@ -41,7 +34,7 @@ def cancel(job_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Job:
 
 
 @router.get("/healthz", tags=["operation"])
-@allow(None)
+@allow("server.read")
 def healthz(made: ContextDep) -> dict[str, str]:
     """Say that database and disk answer."""
     with made.database.read() as session:
@@ -51,7 +44,7 @@ def healthz(made: ContextDep) -> dict[str, str]:
 
 
 @router.get("/metrics", tags=["operation"], response_class=Response)
-@allow(None)
+@allow("server.read")
 def metrics(request: Request, made: ContextDep) -> Response:
     """Count requests, bytes and jobs, for Prometheus."""
     with made.database.read() as session:

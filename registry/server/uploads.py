@@ -26,17 +26,19 @@ BUFFER = 4 * 2**20
 
 
 @router.post("", status_code=201, responses={200: {"model": schemas.Upload, "description": "Nothing to send"}})
-@allow("push")
+@allow("upload")
 def announce(body: schemas.UploadRequest, response: Response, actor: ActorDep, made: ContextDep) -> schemas.Upload:
     """Announce bytes by digest and size; the same announcement returns the same open session."""
     with made.database.write() as session:
-        upload = uploads.announce(session, made.store, actor, body.sha256, body.size, made.upload_limits)
+        upload = uploads.announce(
+            session, made.store, actor, body.sha256, body.size, made.upload_limits, body.namespace
+        )
         response.status_code = 200 if upload.state == "done" else 201
         return views.upload(upload)
 
 
 @router.get("/{upload_id}")
-@allow("push")
+@allow("upload")
 def show(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upload:
     """Show a session, with the parts still to send."""
     with made.database.read() as session:
@@ -61,7 +63,7 @@ def show(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upl
         ],
     },
 )
-@allow("push")
+@allow("upload")
 async def put_part(
     upload_id: uuid.UUID, number: int, request: Request, actor: ActorDep, made: ContextDep
 ) -> schemas.Part:
@@ -79,14 +81,14 @@ async def put_part(
 
 
 @router.post("/{upload_id}/complete")
-@allow("push")
+@allow("upload")
 async def complete(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upload:
     """Hash the whole and keep it; damaged parts become missing again. Only a few uploads are hashed at a time."""
     return await anyio.to_thread.run_sync(complete_now, made, actor, upload_id, limiter=made.hashing)
 
 
 @router.delete("/{upload_id}", status_code=204)
-@allow("push")
+@allow("upload")
 def cancel(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> None:
     """Forget a session and what was sent."""
     with made.database.write() as session:

@@ -1,22 +1,12 @@
-"""From rows to the shapes on the wire."""
+"""From rows to the shapes on the wire: uploads, jobs, models, and what can be pulled of them."""
 
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.models import Composition, Job, Model, PatchRevision, PatchTensor, Recipe, UploadSession
+from registry.db.models import Build, Composition, Job, Model, PatchRevision, Recipe, RecipeItem, UploadSession
 from registry.services import compositions, uploads
-from registry.services.actors import Actor
-
-
-def whoami(actor: Actor) -> schemas.Whoami:
-    """Show who a token speaks for."""
-    return schemas.Whoami(
-        user=actor.name,
-        admin=actor.admin,
-        scopes=sorted(actor.scopes),
-        token=actor.token.prefix,
-        expires_at=actor.token.expires_at,
-    )
+from registry.services.revisions import Revision
+from registry.services.rules import Role
 
 
 def upload(row: UploadSession) -> schemas.Upload:
@@ -42,43 +32,25 @@ def job(row: Job) -> schemas.Job:
     )
 
 
-def model(row: Model, job_row: Job | None = None, *, card: bool = True) -> schemas.Model:
-    """Show a model."""
+def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Role | None = None) -> schemas.Model:
+    """Show a model, and what the caller is to it."""
     return schemas.Model(
         name=row.full_name,
-        owner=row.owner.name,
+        creator=row.creator.name,
+        visibility="public" if row.visibility == "public" else "private",
+        license=row.license,
+        min_approvals=row.min_approvals,
+        required_evaluations=row.required_evaluations,
         state="ready" if row.state == "ready" else "importing",
         base=row.base_digest,
         parameters=row.parameters,
         size=row.size,
         patches=row.patch_count,
+        role=role.word if role is not None else None,
         card=row.card if card else None,
         job=job(job_row) if job_row else None,
         created_at=row.created_at,
     )
-
-
-def patch(full_name: str, row: PatchRevision, job_row: Job | None = None) -> schemas.Patch:
-    """Show a patch at its newest revision."""
-    same = ("state", "refusal", "title", "message", "sha256", "size", "nnz", "density")
-    mask = ("drop_bottom", "drop_top", "granularity", "value_dtype", "created_at")
-    return schemas.Patch.model_validate(
-        {
-            "model": full_name,
-            "number": row.patch.number,
-            "revision": row.number,
-            "author": row.patch.author.name,
-            "task": row.patch.task,
-            "base": row.base_digest,
-            "job": job(job_row) if job_row else None,
-            **{name: getattr(row, name) for name in (*same, *mask)},
-        }
-    )
-
-
-def tensor(row: PatchTensor) -> schemas.TensorStats:
-    """Show what a patch does to one tensor."""
-    return schemas.TensorStats.model_validate(row)
 
 
 def recipe(session: Session, row: Model, found: Recipe) -> schemas.Recipe:
@@ -87,10 +59,21 @@ def recipe(session: Session, row: Model, found: Recipe) -> schemas.Recipe:
         digest=found.digest,
         base=found.base_digest,
         alpha=found.alpha,
-        patches=[
-            schemas.RecipeItem(sha256=item.sha256, weight=item.weight, number=number, title=title)
-            for item, number, title in compositions.view_items(session, row, found)
-        ],
+        patches=[recipe_item(item, revision) for item, revision in compositions.described(session, row, found)],
+    )
+
+
+def recipe_item(item: RecipeItem, revision: PatchRevision | None) -> schemas.RecipeItem:
+    """Show one patch of a recipe, as far as it is still listed."""
+    return schemas.RecipeItem(
+        sha256=item.sha256,
+        weight=item.weight,
+        number=revision.patch.number if revision else 0,
+        revision=revision.number if revision else 0,
+        title=revision.title if revision else "no longer listed",
+        author=revision.patch.author.name if revision else None,
+        license=revision.license if revision else None,
+        state=revision.patch.state if revision else None,
     )
 
 
@@ -107,11 +90,20 @@ def composition(
     )
 
 
-def revision(session: Session, row: Model, found: compositions.Revision) -> schemas.Revision:
+def build(row: Build) -> schemas.Build:
+    """Show who composed a recipe, and what came out."""
+    return schemas.Build.model_validate(row)
+
+
+def revision(session: Session, row: Model, found: Revision) -> schemas.Revision:
     """Show a model that can be pulled."""
     return schemas.Revision(
         model=row.full_name,
         ref=found.ref,
+        release=found.release.version if found.release else None,
+        channel=found.channel,
+        fixed=found.fixed,
+        warnings=found.warnings,
         weights_digest=found.weights_digest,
         recipe=recipe(session, row, found.recipe) if found.recipe else None,
         files=[

@@ -1,42 +1,31 @@
-"""Who is asking: users, tokens, and what a token allows."""
+"""Who is asking, and the record of what they did."""
 
 import hashlib
-import re
-import secrets
-import string
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.models import AuditEvent, Token, User, now
-from registry.errors import Forbidden, InvalidRequest, Unauthenticated
+from registry.db.audit import append_later
+from registry.db.models import AuditEvent, Model, Token, now
+from registry.errors import Forbidden, Unauthenticated
 
-SCOPES = ("read", "push", "admin")
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?")
-RESERVED = frozenset(
-    re.split(
-        r"\s+",
-        """admin api about base blog datasets docs endpoints favicon.ico healthz help home join login logout main
-        metrics models new notifications openapi.json organizations patches pricing recipes registry releases root
-        search settings spaces static status system tokens users""",
-    )
-)
-ALPHABET = string.ascii_letters + string.digits
 USE_RECORDED_EVERY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
 class Actor:
-    """The user a valid token speaks for."""
+    """The user a valid token speaks for, and the request that it came with."""
 
     user_id: uuid.UUID
     name: str
     admin: bool
     scopes: frozenset[str]
     token: Token
+    request_id: str | None = None
 
     def require(self, scope: str) -> None:
         """Refuse when the token lacks a scope.
@@ -44,76 +33,8 @@ class Actor:
         Raises:
             Forbidden: it does.
         """
-        if scope not in self.scopes and not self.admin:
+        if scope not in self.scopes:
             raise Forbidden(f"This token lacks the scope '{scope}'; ask for a token that has it.")
-
-
-def check_name(name: str, field: str, *, reserved: bool = True) -> None:
-    """Refuse a user or model name that is malformed or, if asked, reserved.
-
-    Raises:
-        InvalidRequest: it is.
-    """
-    if not NAME.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
-        raise InvalidRequest(
-            f"'{name}' is no name: use 1 to 96 of a-z 0-9 . _ -, starting and ending with a letter or digit.",
-            field=field,
-        )
-    if reserved and name in RESERVED:
-        raise InvalidRequest(f"The name '{name}' is reserved; choose another.", field=field)
-
-
-def create_token(
-    session: Session, name: str, *, admin: bool = False, expires_days: float | None = None
-) -> tuple[str, Token]:
-    """Make a token for a user, creating the user when new; the secret is returned once and never stored.
-
-    Args:
-        session: A writing transaction.
-        name: The user's name.
-        admin: Whether the token carries the scope `admin`; also makes the user an admin.
-        expires_days: Days until the token expires; never when None.
-
-    Raises:
-        InvalidRequest: the name is malformed or reserved, or the days are not positive.
-    """
-    check_name(name, "user", reserved=not admin)
-    if expires_days is not None and not 0 < expires_days <= 36500:
-        raise InvalidRequest("A token expires after more than 0 and at most 36500 days.", field="expires")
-    user = session.scalar(select(User).where(User.name == name).with_for_update())
-    if user is None:
-        user = User(name=name)
-        session.add(user)
-    user.is_admin = user.is_admin or admin
-    session.flush()
-    secret = "hf_" + "".join(secrets.choice(ALPHABET) for _ in range(40))
-    token = Token(
-        user_id=user.id,
-        prefix=secret[:9],
-        token_hash=hash_token(secret),
-        scopes=[scope for scope in SCOPES if scope != "admin" or admin],
-        expires_at=None if expires_days is None else now() + timedelta(days=expires_days),
-    )
-    session.add(token)
-    session.flush()
-    record(session, None, "token.create", name, prefix=token.prefix, scopes=token.scopes)
-    return secret, token
-
-
-def revoke_token(session: Session, prefix: str) -> str:
-    """Revoke the one token that starts with a prefix of 9 or more letters; return its user's name.
-
-    Raises:
-        InvalidRequest: none does, or more than one.
-    """
-    found = session.scalars(select(Token).where(Token.prefix == prefix[:9]).options(joinedload(Token.user))).all()
-    if len(prefix) > 9:
-        found = [token for token in found if token.token_hash == hash_token(prefix)]
-    if len(found) != 1:
-        raise InvalidRequest(f"{len(found) or 'No'} tokens start like that; give the whole token.", field="prefix")
-    found[0].revoked_at = now()
-    record(session, None, "token.revoke", found[0].user.name, prefix=found[0].prefix)
-    return found[0].user.name
 
 
 def hash_token(secret: str) -> str:
@@ -121,19 +42,22 @@ def hash_token(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def authenticate(session: Session, secret: str) -> Actor:
+def authenticate(session: Session, secret: str, request_id: str | None = None) -> Actor:
     """Return who a token speaks for.
 
     Raises:
-        Unauthenticated: it is unknown, expired or revoked.
+        Unauthenticated: it is unknown, expired or revoked, or its user is disabled.
     """
     token = session.scalar(select(Token).where(Token.token_hash == hash_token(secret)).options(joinedload(Token.user)))
     if token is None or token.revoked_at is not None:
         raise Unauthenticated("The registry does not know this token; log in again with `crumb login`.")
     if token.expires_at is not None and token.expires_at <= now():
         raise Unauthenticated("This token has expired; ask for a new one and log in with `crumb login`.")
+    if not token.user.is_active:
+        raise Unauthenticated("This account is disabled; ask the operator of the registry.")
     scopes = frozenset(token.scopes)
-    return Actor(token.user_id, token.user.name, token.user.is_admin and "admin" in scopes, scopes, token)
+    admin = token.user.is_admin and "admin" in scopes and token.model_id is None
+    return Actor(token.user_id, token.user.name, admin, scopes, token, request_id)
 
 
 def use_is_stale(actor: Actor) -> bool:
@@ -148,14 +72,36 @@ def record_use(session: Session, actor: Actor) -> None:
         token.last_used_at = now()
 
 
-def record(session: Session, actor: Actor | None, action: str, subject: str, **detail: object) -> None:
-    """Append an audit event to the transaction that does the thing; `actor` is None for the operator."""
-    session.add(
-        AuditEvent(
-            user_id=actor.user_id if actor else None,
-            user_name=actor.name if actor else None,
-            action=action,
-            subject=subject,
-            detail=detail,
-        )
+def record(
+    session: Session,
+    actor: Actor | None,
+    action: str,
+    subject: str,
+    model: Model | None = None,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Add an audit event to the transaction that does the thing: one for each call that changes something.
+
+    Args:
+        session: A writing transaction.
+        actor: Who; None for the operator and for workers.
+        action: `noun.verb`.
+        subject: What it was done to, as people write it.
+        model: The model that it is about, if any.
+        before: What was there, as far as it changed.
+        after: What is there now, or what was said.
+    """
+    event = AuditEvent(
+        user_id=actor.user_id if actor else None,
+        user_name=actor.name if actor else None,
+        token_prefix=actor.token.prefix if actor else None,
+        action=action,
+        subject=subject[:300],
+        model_id=model.id if model else None,
+        before=before,
+        after=after,
+        request_id=actor.request_id if actor else None,
     )
+    append_later(session, event)

@@ -1,12 +1,10 @@
-"""Recipes and what comes of them: composed once, kept by digest, pulled by digest."""
+"""Recipes and what comes of them: composed once, kept by digest."""
 
-import re
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -15,7 +13,6 @@ from sqlalchemy.orm import Session, selectinload
 from registry.breadcrumbs import recipe as recipes
 from registry.db.models import (
     BaseFile,
-    Blob,
     Composition,
     CompositionFile,
     Job,
@@ -25,27 +22,29 @@ from registry.db.models import (
     Recipe,
     RecipeItem,
 )
-from registry.errors import InvalidRecipe, InvalidRequest, NotFound
-from registry.services import jobs, models, patches
+from registry.errors import InvalidRecipe
+from registry.services import builds, jobs, models, patches
 from registry.services.actors import Actor, record
 
-PREFIX = re.compile(r"(?:sha256:|recipe-)?([0-9a-f]{8,64})")
 
+class Ingredient(NamedTuple):
+    """A patch by its number, its newest revision unless one is named, and its weight as a decimal."""
 
-@dataclass(frozen=True)
-class Revision:
-    """A model that can be pulled: the base (no recipe) or a composition."""
-
-    ref: str
-    weights_digest: str
-    recipe: Recipe | None
-    files: Sequence[BaseFile | CompositionFile]
+    number: int
+    weight: str = "1"
+    revision: int | None = None
 
 
 def request(
-    session: Session, actor: Actor, full_name: str, alpha: str, items: Sequence[tuple[int, str]]
+    session: Session,
+    actor: Actor,
+    full_name: str,
+    alpha: str,
+    items: Sequence[Ingredient],
+    *,
+    allow_yanked: bool = False,
 ) -> tuple[Recipe, Composition | None, Job | None]:
-    """Ask for base + alpha * sum(weight * patch) over (patch number, weight) items.
+    """Ask for base + alpha * sum(weight * patch).
 
     Returns:
         The recipe, and its composition when there is one, else the job that makes it.
@@ -55,41 +54,75 @@ def request(
         InvalidRecipe: names the patch or the decimal at fault.
     """
     model = models.ready(session, full_name, lock=True)
-    wanted = [number for number, _ in items]
-    for number, count in Counter(wanted).items():
+    recipe = save(session, choose(session, model, alpha, items, allow_yanked=allow_yanked))
+    before = jobs.active(session, job_key(model, recipe.digest))
+    composition, job = ensure(session, actor.user_id, model, recipe)
+    if job is not None and (before is None or before.user_id != actor.user_id):
+        record(session, actor, "recipe.compose", full_name, model, after={"recipe": recipe.digest})
+    return recipe, composition, job
+
+
+def choose(
+    session: Session, model: Model, alpha: str, items: Sequence[Ingredient], *, allow_yanked: bool
+) -> recipes.Recipe:
+    """Turn patch numbers into a recipe.
+
+    Raises:
+        InvalidRecipe: a patch is not there, not checked, quarantined, or yanked and that was not allowed.
+    """
+    chosen = []
+    for number, count in Counter(item.number for item in items).items():
         if count > 1:
             raise InvalidRecipe(f"Patch #{number} is named twice; give it one weight.", field="patches")
-    found = {
-        revision.patch.number: revision
-        for revision in session.scalars(patches.current().where(Patch.model_id == model.id, Patch.number.in_(wanted)))
-    }
-    for number in wanted:
-        if number not in found:
-            raise InvalidRecipe(f"There is no patch {full_name}#{number}.", field="patches")
-        if found[number].state != "checked":
-            raise InvalidRecipe(
-                f"{full_name}#{number} is {found[number].state}; only checked patches can be composed.",
-                field="patches",
-            )
+    wanted = patches.revisions().where(Patch.model_id == model.id, Patch.number.in_([item.number for item in items]))
+    found = {(revision.patch.number, revision.number): revision for revision in session.scalars(wanted)}
+    newest = {revision.patch.number: revision.patch.revision for revision in found.values()}
+    for item in items:
+        revision = found.get((item.number, item.revision or newest.get(item.number, 0)))
+        if revision is None:
+            raise InvalidRecipe(f"There is no patch {model.full_name}#{item.number}{dot(item)}.", field="patches")
+        require_composable(revision, f"{model.full_name}#{item.number}{dot(item)}", allow_yanked)
+        chosen.append((revision.sha256, item.weight))
     assert model.base_digest is not None
-    made = recipes.make_recipe(model.base_digest, alpha, [(found[number].sha256, weight) for number, weight in items])
-    recipe = save(session, made)
-    composition = session.scalar(
-        select(Composition).where(Composition.model_id == model.id, Composition.recipe_digest == recipe.digest)
-    )
+    return recipes.make_recipe(model.base_digest, alpha, chosen)
+
+
+def dot(item: Ingredient) -> str:
+    """Return `.2` for revision 2, and nothing for the newest."""
+    return f".{item.revision}" if item.revision else ""
+
+
+def require_composable(revision: PatchRevision, subject: str, allow_yanked: bool) -> None:
+    """Refuse a patch that must not be composed.
+
+    Raises:
+        InvalidRecipe: says why, and what would help.
+    """
+    patch = revision.patch
+    if patch.quarantined_at is not None:
+        raise InvalidRecipe(f"{subject} is quarantined and cannot be composed.", field="patches")
+    if revision.state != "checked":
+        raise InvalidRecipe(f"{subject} is {revision.state}; only checked patches can be composed.", field="patches")
+    if patch.state == "yanked" and not allow_yanked:
+        why = f" ({patch.reason})" if patch.reason else ""
+        raise InvalidRecipe(
+            f"{subject} was yanked{why}; leave it out, or say --allow-yanked to compose it all the same.",
+            field="patches",
+        )
+
+
+def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:
+    """Return a model's composition of a recipe, or the job that makes it."""
+    composition = composition_of(session, model, recipe.digest)
     if composition is not None:
-        return recipe, composition, None
-    job = jobs.enqueue(
-        session,
-        actor,
-        "compose",
-        f"compose:{model.id}:{recipe.digest}",
-        full_name,
-        recipe.digest,
-        {"model_id": str(model.id), "recipe": recipe.digest},
-    )
-    record(session, actor, "recipe.compose", full_name, recipe=recipe.digest)
-    return recipe, None, job
+        return composition, None
+    key = job_key(model, recipe.digest)
+    return None, jobs.enqueue(session, user_id, "compose", key, model, recipe.digest, {"recipe": recipe.digest})
+
+
+def job_key(model: Model, digest: str) -> str:
+    """Return the key of the job that composes a recipe, of which there is one at a time."""
+    return f"compose:{model.id}:{digest}"
 
 
 def save(session: Session, made: recipes.Recipe) -> Recipe:
@@ -107,51 +140,6 @@ def load(session: Session, digest: str) -> Recipe:
     return session.get_one(Recipe, digest, options=[selectinload(Recipe.items)])
 
 
-def resolve(session: Session, full_name: str, ref: str) -> tuple[Model, Revision]:
-    """Return what a reference stands for: `base`, or a composed recipe's digest or unique prefix.
-
-    Raises:
-        NotFound: nothing by that name; the message says what to do.
-        InvalidRequest: the prefix is too short or not unique.
-    """
-    model = models.ready(session, full_name)
-    assert model.base_digest is not None
-    if ref in ("base", model.base_digest):
-        return model, Revision("base", model.base_digest, None, models.base_files(session, model))
-    prefix = PREFIX.fullmatch(ref)
-    if prefix is None:
-        raise InvalidRequest(
-            f"'{ref}' is no reference: give 'base' or 8 or more digits of a recipe digest.", field="ref"
-        )
-    found = session.scalars(
-        select(Composition)
-        .where(Composition.model_id == model.id, Composition.recipe_digest.startswith(prefix[1]))
-        .options(selectinload(Composition.files).joinedload(CompositionFile.blob))
-        .limit(2)
-    ).all()
-    if len(found) > 1:
-        raise InvalidRequest(
-            f"More than one recipe of {full_name} starts with {prefix[1]}; give more digits.", field="ref"
-        )
-    if not found:
-        raise NotFound(f"{full_name} has no composed recipe {prefix[1]}; compose it first with `crumb compose`.")
-    composition = found[0]
-    recipe = load(session, composition.recipe_digest)
-    return model, Revision(recipe.digest, composition.weights_digest, recipe, composition.files)
-
-
-def find_file(revision: Revision, path: str) -> Blob:
-    """Return the blob of one file of a revision.
-
-    Raises:
-        NotFound: it has no such file.
-    """
-    for file in revision.files:
-        if file.path == path:
-            return file.blob
-    raise NotFound(f"There is no file {path!r} in this revision.")
-
-
 def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | None:
     """Return what composing this recipe gave on another model whose base has the same weight files, if it was."""
     mine = {(file.path, file.sha256) for file in models.base_files(session, model) if models.is_weights(file.path)}
@@ -161,6 +149,7 @@ def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | No
         theirs = session.scalars(select(BaseFile).where(BaseFile.model_id == other.model_id))
         if mine == {(file.path, file.sha256) for file in theirs if models.is_weights(file.path)}:
             return {
+                "builder": builds.of(session, other.model_id, digest)[0].builder,
                 "weights_digest": other.weights_digest,
                 "device": other.device,
                 "seconds": other.seconds,
@@ -170,22 +159,17 @@ def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | No
 
 
 def require_ingredients(session: Session, model: Model, recipe: Recipe) -> None:
-    """Refuse a recipe when a patch of it is no longer there to be composed.
+    """Refuse a recipe when a patch of it is no longer there to be composed, or has been quarantined since.
 
     Raises:
         InvalidRecipe: names the patch.
     """
-    digests = [item.sha256 for item in recipe.items]
-    there = set(
-        session.scalars(
-            select(PatchRevision.blob_sha256)
-            .join(Patch, Patch.id == PatchRevision.patch_id)
-            .where(Patch.model_id == model.id, PatchRevision.state == "checked", PatchRevision.sha256.in_(digests))
-        )
-    )
-    for digest in digests:
-        if digest not in there:
-            raise InvalidRecipe(f"The patch {digest} is no longer there to be composed.")
+    found = patches.by_digest(session, model, [item.sha256 for item in recipe.items])
+    for item in recipe.items:
+        if item.sha256 not in found:
+            raise InvalidRecipe(f"The patch {item.sha256} is no longer there to be composed.")
+        number = found[item.sha256].patch.number
+        require_composable(found[item.sha256], f"{model.full_name}#{number}", allow_yanked=True)
 
 
 def finish(
@@ -196,8 +180,9 @@ def finish(
     device: str,
     seconds: float,
     files: Mapping[str, str],
+    builder: str,
 ) -> Composition:
-    """Write down a composition and its files (path -> blob)."""
+    """Write down a composition, its files (path -> blob) and the worker that built it."""
     composition = Composition(
         id=uuid.uuid4(),
         model_id=model.id,
@@ -209,14 +194,16 @@ def finish(
     )
     session.add(composition)
     session.flush()
-    record(session, None, "recipe.composed", model.full_name, recipe=digest, weights_digest=weights_digest)
+    after = {"recipe": digest, "weights_digest": weights_digest, "builder": builder}
+    record(session, None, "recipe.composed", model.full_name, model, after=after)
+    builds.add(session, model, digest, builder, None, weights_digest, device)
     return composition
 
 
-def view_items(session: Session, model: Model, recipe: Recipe) -> list[tuple[RecipeItem, int, str]]:
-    """Return a recipe's items with number and title in this model."""
-    known = patches.titles(session, model, [item.sha256 for item in recipe.items])
-    return [(item, *known.get(item.sha256, (0, "no longer listed"))) for item in recipe.items]
+def described(session: Session, model: Model, recipe: Recipe) -> list[tuple[RecipeItem, PatchRevision | None]]:
+    """Return a recipe's items with the revisions that they are in this model, as far as these are still listed."""
+    known = patches.by_digest(session, model, [item.sha256 for item in recipe.items])
+    return [(item, known.get(item.sha256)) for item in recipe.items]
 
 
 def composition_of(session: Session, model: Model, digest: str) -> Composition | None:

@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db.models import Job, now
+from registry.db.models import Job, Model, now
 from registry.errors import Forbidden, NotFound
+from registry.services import access
 from registry.services.actors import Actor, record
 
 ACTIVE = ("queued", "running")
@@ -37,22 +38,30 @@ class Claim:
 
 
 def enqueue(
-    session: Session, actor: Actor, kind: str, key: str, model: str, subject: str, payload: dict[str, Any]
+    session: Session,
+    user_id: uuid.UUID,
+    kind: str,
+    key: str,
+    model: Model,
+    subject: str,
+    payload: dict[str, Any],
+    not_worker: str | None = None,
 ) -> Job:
     """Return the active job with this key, or a new one. The caller holds the lock of what the job is about."""
     job = active(session, key, lock=True)
     if job is not None:
-        job.shared = job.shared or job.user_id != actor.user_id
+        job.shared = job.shared or job.user_id != user_id
         job.cancel_requested = False  # whoever asks now wants it
         session.flush()
     else:
         job = Job(
             kind=kind,
             key=key,
-            model=model,
+            model=model.full_name,
             subject=subject,
-            payload=payload,
-            user_id=actor.user_id,
+            payload={"model_id": str(model.id), **payload},
+            user_id=user_id,
+            not_worker=not_worker,
             attempt=0,
         )
         session.add(job)
@@ -66,13 +75,16 @@ def active(session: Session, key: str, *, lock: bool = False) -> Job | None:
     return session.scalar(query.with_for_update() if lock else query)
 
 
-def find(session: Session, job_id: uuid.UUID) -> Job:
-    """Return a job.
+def find(session: Session, actor: Actor | None, job_id: uuid.UUID) -> Job:
+    """Return a job: the caller's own, or one of a model that they may see.
 
     Raises:
         NotFound: there is none by that id.
     """
     job = session.get(Job, job_id)
+    if job is not None and (actor is None or (job.user_id != actor.user_id and not actor.admin)):
+        seen = access.visible(actor), Model.id == uuid.UUID(job.payload["model_id"])
+        job = job if session.scalar(select(Model.id).where(*seen)) else None
     if job is None:
         raise NotFound("There is no such job.")
     return job
@@ -85,7 +97,7 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
         NotFound: there is none by that id.
         Forbidden: it is somebody else's too, or it is a check or an import, which end by themselves.
     """
-    find(session, job_id)
+    find(session, actor, job_id)
     job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
     if job.user_id != actor.user_id and not actor.admin:
         raise Forbidden("Only who asked for a job, or an admin, may cancel it.")
@@ -93,11 +105,13 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
         raise Forbidden("Only compositions can be cancelled; checks and imports end by themselves.")
     if job.shared and not actor.admin:
         raise Forbidden("Somebody else has asked for this composition too; only an admin may cancel it now.")
+    if job.state == "queued" or (job.state == "running" and not job.cancel_requested):
+        model = session.get(Model, uuid.UUID(job.payload["model_id"]))
+        record(session, actor, "job.cancel", f"{job.model} {job.subject}", model, before={"state": job.state})
     if job.state == "queued":
         job.state, job.finished_at = "cancelled", now()
     elif job.state == "running":
         job.cancel_requested = True
-    record(session, actor, "job.cancel", str(job.id))
     session.flush()
     return job
 
@@ -106,7 +120,10 @@ def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
     """Take the oldest job that nobody holds, or None. Two workers never take the same one."""
     job = session.scalar(
         select(Job)
-        .where(or_(Job.state == "queued", (Job.state == "running") & (Job.lease_until < now())))
+        .where(
+            or_(Job.state == "queued", (Job.state == "running") & (Job.lease_until < now())),
+            or_(Job.not_worker.is_(None), Job.not_worker != worker),
+        )
         .order_by(Job.created_at)
         .limit(1)
         .with_for_update(skip_locked=True)

@@ -1,5 +1,6 @@
 """Models: a name pinned to one base, whose files are checked by a worker before anything can be built on them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from registry.db.models import BaseFile, BaseTensor, Job, Model, User
-from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from registry.services import blobs, jobs
-from registry.services.actors import Actor, check_name, record
+from registry.db.models import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User
+from registry.errors import Conflict, InvalidRequest, NotFound
+from registry.services import access, blobs, jobs, namespaces
+from registry.services.actors import Actor, record
+from registry.services.names import check_name
 from registry.store import Store
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
@@ -18,7 +20,13 @@ CARD_BYTES = 2**20
 
 
 def create(
-    session: Session, actor: Actor, full_name: str, files: Sequence[tuple[str, str]]
+    session: Session,
+    actor: Actor,
+    full_name: str,
+    files: Sequence[tuple[str, str]],
+    *,
+    visibility: str = "public",
+    license: str | None = None,
 ) -> tuple[Model, Job | None]:
     """Create a model from (path, sha256) pairs of bytes the user has uploaded or could download.
 
@@ -26,44 +34,44 @@ def create(
         The model and its import job; no job when the same model is there already.
 
     Raises:
-        Forbidden: the namespace is somebody else's.
+        NotFound: there is no such namespace.
+        Forbidden: the user is no maintainer of it.
         Conflict: the name is taken.
         InvalidRequest: a name, a path or a digest is not acceptable; names it.
     """
     namespace, _, name = full_name.partition("/")
-    check_name(namespace, "name")
     check_name(name, "name")
-    if namespace != actor.name and not actor.admin:
-        raise Forbidden(f"The namespace '{namespace}' is not yours; create the model as {actor.name}/{name}.")
+    space = access.admit_to_namespace(session, actor, "model.create", namespace)
     check_paths([path for path, _ in files])
-    session.get(User, actor.user_id, with_for_update=True)
+    session.get(Namespace, space.id, with_for_update=True)
     found = session.scalar(
         select(Model)
-        .where(Model.namespace == namespace, Model.name == name)
-        .options(selectinload(Model.files), joinedload(Model.owner))
+        .where(Model.namespace_id == space.id, Model.name == name)
+        .options(selectinload(Model.files), joinedload(Model.creator))
     )
     if found is not None:
-        same = {(file.path, file.sha256) for file in found.files} == set(files)
-        if found.owner_id != actor.user_id or not same:
+        if {(file.path, file.sha256) for file in found.files} != set(files):
             raise Conflict(f"There is a model {full_name} already; choose another name.", field="name")
         return found, import_job(session, found)
-    sizes = blobs.readable(session, actor.user_id, [sha256 for _, sha256 in files])
+    sizes = blobs.readable(session, actor, [sha256 for _, sha256 in files])
     for path, sha256 in files:
         if sha256 not in sizes:
             raise InvalidRequest(f"The bytes of {path} are not here; upload them first.", field=path)
     model = Model(
-        namespace=namespace,
+        namespace_id=space.id,
         name=name,
-        owner_id=actor.user_id,
+        creator_id=actor.user_id,
         state="importing",
-        patch_count=0,
+        visibility=visibility,
+        license=license,
         size=sum(sizes[sha256] for _, sha256 in files),
         files=[BaseFile(path=path, sha256=sha256) for path, sha256 in sorted(files)],
     )
     session.add(model)
     session.flush()
-    job = jobs.enqueue(session, actor, "import", f"import:{model.id}", full_name, "base", {"model_id": str(model.id)})
-    record(session, actor, "model.create", full_name)
+    session.refresh(model, ["namespace"])
+    job = jobs.enqueue(session, actor.user_id, "import", f"import:{model.id}", model, "base", {})
+    record(session, actor, "model.create", full_name, model, after={"visibility": visibility, "license": license})
     return find(session, full_name), job
 
 
@@ -106,7 +114,7 @@ def import_job(session: Session, model: Model) -> Job | None:
 
 
 def find(session: Session, full_name: str, *, lock: bool = False) -> Model:
-    """Return a model with its owner.
+    """Return a model with its creator; the caller has been admitted to it.
 
     Args:
         session: A transaction.
@@ -117,7 +125,7 @@ def find(session: Session, full_name: str, *, lock: bool = False) -> Model:
         NotFound: there is none.
     """
     namespace, _, name = full_name.partition("/")
-    query = select(Model).where(Model.namespace == namespace, Model.name == name).options(joinedload(Model.owner))
+    query = select(Model).where(Model.namespace == namespace, Model.name == name).options(joinedload(Model.creator))
     model = session.scalar(query.with_for_update(of=Model) if lock else query)
     if model is None:
         raise NotFound(f"There is no model {full_name}.")
@@ -138,10 +146,11 @@ def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
 
 
 def listing(
-    session: Session, search: str | None, author: str | None, after: str | None, limit: int
+    session: Session, actor: Actor | None, search: str | None, author: str | None, after: str | None, limit: int
 ) -> tuple[list[Model], str | None]:
-    """Return a page of models by name and the cursor of the next page."""
-    query = select(Model).options(joinedload(Model.owner)).order_by(Model.namespace, Model.name)
+    """Return a page of the models that somebody may see, by name, and the cursor of the next page."""
+    query = select(Model).where(access.visible(actor)).options(joinedload(Model.creator))
+    query = query.order_by(Model.namespace, Model.name)
     if search:
         query = query.where(func.lower(Model.namespace + "/" + Model.name).contains(search.lower(), autoescape=True))
     if author:
@@ -181,6 +190,66 @@ def read_card(store: Store, files: Mapping[str, str]) -> str | None:
     return None if len(raw) > CARD_BYTES else raw.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
+def update(session: Session, actor: Actor, full_name: str, given: dict[str, Any]) -> Model:
+    """Change a model's visibility, licence, or what accepting a patch needs."""
+    model = find(session, full_name, lock=True)
+    changed = {name: value for name, value in given.items() if getattr(model, name) != value}
+    if changed:
+        before = {name: getattr(model, name) for name in changed}
+        for name, value in changed.items():
+            setattr(model, name, value)
+        session.flush()
+        record(session, actor, "model.update", full_name, model, before=before, after=changed)
+    return model
+
+
+def members(session: Session, model: Model) -> list[tuple[ModelMember | NamespaceMember, str]]:
+    """Return who is what to a model, and through what: its namespace, or itself."""
+    space = session.get_one(Namespace, model.namespace_id)
+    own = session.scalars(
+        select(ModelMember)
+        .join(User, User.id == ModelMember.user_id)
+        .where(ModelMember.model_id == model.id)
+        .options(joinedload(ModelMember.user))
+        .order_by(User.name)
+    )
+    there = [(row, space.name) for row in namespaces.members(session, space)]
+    return [*there, *((row, model.full_name) for row in own)]
+
+
+def set_member(session: Session, actor: Actor, full_name: str, user_name: str, role: str | None) -> None:
+    """Give somebody a role on a model, or take it away (None); what is so already changes nothing.
+
+    Raises:
+        NotFound: there is no such user or member.
+    """
+    model = find(session, full_name, lock=True)
+    user = namespaces.find_user(session, user_name)
+    row = session.get(ModelMember, (model.id, user.id))
+    before = row.role if row else None
+    if row is None and role is None:
+        raise NotFound(f"{user_name} is no member of {full_name} itself; see `crumb member list {full_name}`.")
+    if before == role:
+        return
+    if row is not None and role is None:
+        session.delete(row)
+    elif row is not None and role is not None:
+        row.role = role
+    elif role is not None:
+        session.add(ModelMember(model_id=model.id, user_id=user.id, role=role))
+    session.flush()
+    was, is_now = {"user": user_name, "role": before}, {"user": user_name, "role": role}
+    record(session, actor, "model.member", full_name, model, before=was, after=is_now)
+
+
+def card_license(card: str) -> str | None:
+    """Return the licence that a card's front matter names, if it names one."""
+    front = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---", card, re.DOTALL)
+    line = r"^license:[ \t]*[\"']?([a-z0-9][a-z0-9.+-]{0,63})[\"']?[ \t]*$"
+    found = re.search(line, front[1], re.MULTILINE) if front else None
+    return found[1] if found else None
+
+
 def finish_import(session: Session, model: Model, report: dict[str, Any], card: str | None) -> None:
     """Write down what a worker found in the files, and open the model for patches."""
     for position, (name, dtype, shape, sha256) in enumerate(report["tensors"]):
@@ -189,12 +258,13 @@ def finish_import(session: Session, model: Model, report: dict[str, Any], card: 
         )
     model.base_digest, model.parameters = report["weights_digest"], report["parameters"]
     model.card, model.state = card, "ready"
+    model.license = model.license or card_license(card or "")
     session.flush()
-    record(session, None, "model.ready", model.full_name, base=model.base_digest)
+    record(session, None, "model.ready", model.full_name, model, after={"base": model.base_digest})
 
 
 def refuse_import(session: Session, model: Model, error: str) -> None:
     """Forget a model whose files are no sound base; the job keeps the reason."""
-    record(session, None, "model.refuse", model.full_name, error=error)
+    record(session, None, "model.refuse", model.full_name, model, after={"error": error})
     session.delete(model)
     session.flush()

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.models import Job, Model, Patch, PatchRevision, PatchTensor, User
-from registry.errors import Conflict, InvalidRequest, NotFound
-from registry.services import blobs, jobs, models
+from registry.db.models import Check, Job, Model, Patch, PatchRevision, PatchTensor, User
+from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from registry.services import blobs, jobs, models, norms
 from registry.services.actors import Actor, record
+
+REVISABLE = ("draft", "proposed", "changes_requested")
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,14 @@ class Contribution:
     sha256: str
     title: str
     message: str
-    task: str | None
+    task: str | None = None
+    license: str | None = None
 
 
-def push(session: Session, actor: Actor, full_name: str, given: Contribution) -> tuple[PatchRevision, Job | None]:
-    """Add an uploaded patch file to a model under the next number.
+def push(
+    session: Session, actor: Actor, full_name: str, given: Contribution, propose: bool = False
+) -> tuple[PatchRevision, Job | None]:
+    """Add an uploaded patch file to a model under the next number, as a draft or, if asked, proposed.
 
     Returns:
         The revision and its check job; no job when the author had pushed the same file before and it is checked.
@@ -35,70 +40,138 @@ def push(session: Session, actor: Actor, full_name: str, given: Contribution) ->
         InvalidRequest: the bytes are not here.
     """
     model = models.ready(session, full_name, lock=True)
-    twin = session.scalar(
-        current().where(
-            Patch.model_id == model.id, PatchRevision.sha256 == given.sha256, PatchRevision.state != "refused"
-        )
-    )
-    if twin is not None:
+    if (twin := find_twin(session, model, given.sha256)) is not None:
         if twin.patch.author_id != actor.user_id:
             raise Conflict(
-                f"{full_name}#{twin.patch.number} by {twin.patch.author.name} is the same file.",
-                field="sha256",
+                f"{full_name}#{twin.patch.number} by {twin.patch.author.name} is the same file.", field="sha256"
             )
         return twin, jobs.active(session, f"check:{twin.id}")
-    known = blobs.readable(session, actor.user_id, [given.sha256])
-    if not known:
-        raise InvalidRequest("The bytes of this patch are not here; upload them first.", field="sha256")
+    size = require_bytes(session, actor, given.sha256)
     model.patch_count += 1
-    patch = Patch(model_id=model.id, number=model.patch_count, author_id=actor.user_id, task=given.task, revision=1)
+    patch = Patch(
+        model_id=model.id,
+        number=model.patch_count,
+        author_id=actor.user_id,
+        task=given.task,
+        state="proposed" if propose else "draft",
+    )
     session.add(patch)
     session.flush()
-    revision = PatchRevision(
-        patch_id=patch.id,
-        number=1,
-        state="checking",
-        title=given.title,
-        message=given.message,
-        base_digest=model.base_digest,
-        sha256=given.sha256,
-        blob_sha256=given.sha256,
-        size=known[given.sha256],
-    )
-    session.add(revision)
-    session.flush()
-    job = jobs.enqueue(
-        session,
-        actor,
-        "check",
-        f"check:{revision.id}",
-        full_name,
-        f"#{patch.number}",
-        {"revision_id": str(revision.id), "model_id": str(model.id)},
-    )
-    record(session, actor, "patch.push", f"{full_name}#{patch.number}", sha256=given.sha256)
+    job = add_revision(session, actor, model, patch, given, size)
+    subject = f"{full_name}#{patch.number}"
+    record(session, actor, "patch.push", subject, model, after={"sha256": given.sha256, "state": patch.state})
     return find(session, full_name, patch.number), job
 
 
-def current() -> Any:
-    """Return a query for the newest revision of patches, each with its patch and author."""
+def revise(
+    session: Session, actor: Actor, full_name: str, number: int, given: Contribution
+) -> tuple[PatchRevision, Job | None]:
+    """Add the next revision to one's patch: what was approved and checked was another file, and has to be again.
+
+    Raises:
+        Conflict: the patch has been decided on, or the same file is there already.
+        InvalidRequest: the bytes are not here.
+    """
+    model = models.ready(session, full_name, lock=True)
+    before = find(session, full_name, number, lock=True)  # or it could be accepted meanwhile
+    patch = before.patch
+    if before.sha256 == given.sha256 and before.state != "refused":
+        return before, jobs.active(session, f"check:{before.id}")
+    if (twin := find_twin(session, model, given.sha256)) is not None:
+        raise Conflict(f"{full_name}#{twin.patch.number}.{twin.number} is the same file.", field="sha256")
+    if patch.state not in REVISABLE:
+        raise Conflict(f"{full_name}#{number} is {patch.state} and takes no more revisions; push a new patch.")
+    size = require_bytes(session, actor, given.sha256)
+    patch.revision += 1
+    job = add_revision(session, actor, model, patch, given, size)
+    was = {"revision": before.number, "sha256": before.sha256}
+    now_is = {"revision": patch.revision, "sha256": given.sha256}
+    record(session, actor, "patch.revise", f"{full_name}#{number}", model, before=was, after=now_is)
+    return find(session, full_name, number), job
+
+
+def find_twin(session: Session, model: Model, sha256: str) -> PatchRevision | None:
+    """Return the revision of any patch of a model that is this very file, unless it was refused."""
+    twin: PatchRevision | None = session.scalar(
+        revisions()
+        .where(Patch.model_id == model.id, PatchRevision.sha256 == sha256, PatchRevision.state != "refused")
+        .limit(1)
+    )
+    return twin
+
+
+def require_bytes(session: Session, actor: Actor, sha256: str) -> int:
+    """Return the size of uploaded bytes.
+
+    Raises:
+        InvalidRequest: they are not here.
+    """
+    known = blobs.readable(session, actor, [sha256])
+    if not known:
+        raise InvalidRequest("The bytes of this patch are not here; upload them first.", field="sha256")
+    return known[sha256]
+
+
+def add_revision(session: Session, actor: Actor, model: Model, patch: Patch, given: Contribution, size: int) -> Job:
+    """Add a patch's newest revision and ask for its check."""
+    revision = PatchRevision(
+        patch_id=patch.id,
+        number=patch.revision or 1,
+        state="checking",
+        title=given.title,
+        message=given.message,
+        license=given.license,
+        base_digest=model.base_digest,
+        sha256=given.sha256,
+        blob_sha256=given.sha256,
+        size=size,
+    )
+    session.add(revision)
+    session.flush()
+    payload = {"revision_id": str(revision.id)}
+    subject = f"#{patch.number}" if revision.number == 1 else f"#{patch.number}.{revision.number}"
+    return jobs.enqueue(session, actor.user_id, "check", f"check:{revision.id}", model, subject, payload)
+
+
+def revisions() -> Any:
+    """Return a query for revisions of patches, each with its patch and author."""
     return (
         select(PatchRevision)
-        .join(Patch, and_(Patch.id == PatchRevision.patch_id, Patch.revision == PatchRevision.number))
+        .join(Patch, Patch.id == PatchRevision.patch_id)
         .options(joinedload(PatchRevision.patch).joinedload(Patch.author))
     )
 
 
-def find(session: Session, full_name: str, number: int) -> PatchRevision:
-    """Return the newest revision of a patch, with its patch and author.
+def current() -> Any:
+    """Return a query for the newest revision of patches, each with its patch and author."""
+    return revisions().where(Patch.revision == PatchRevision.number)
+
+
+def find(
+    session: Session, full_name: str, number: int, revision: int | None = None, *, lock: bool = False
+) -> PatchRevision:
+    """Return a revision of a patch, the newest unless one is named, with its patch and author.
+
+    Args:
+        session: A transaction.
+        full_name: `namespace/name`; the caller has been admitted to it.
+        number: Of the patch.
+        revision: Of the revision.
+        lock: Whether others who ask for the lock of the patch wait until the transaction ends.
 
     Raises:
-        NotFound: there is no such model or patch.
+        NotFound: there is no such patch or revision.
     """
     model = models.find(session, full_name)
-    found: PatchRevision | None = session.scalar(current().where(Patch.model_id == model.id, Patch.number == number))
+    if lock:
+        session.scalar(select(Patch.id).where(Patch.model_id == model.id, Patch.number == number).with_for_update())
+    query = current() if revision is None else revisions().where(PatchRevision.number == revision)
+    found: PatchRevision | None = session.scalar(
+        query.where(Patch.model_id == model.id, Patch.number == number).execution_options(populate_existing=lock)
+    )
     if found is None:
-        raise NotFound(f"There is no patch {full_name}#{number}.")
+        dot = "" if revision is None else f".{revision}"
+        raise NotFound(f"There is no patch {full_name}#{number}{dot}.")
     return found
 
 
@@ -108,7 +181,14 @@ def check_job(session: Session, revision: PatchRevision) -> Job | None:
 
 
 def listing(
-    session: Session, full_name: str, task: str | None, author: str | None, before: int | None, limit: int
+    session: Session,
+    full_name: str,
+    *,
+    task: str | None = None,
+    author: str | None = None,
+    state: str | None = None,
+    before: int | None = None,
+    limit: int = 100,
 ) -> tuple[list[PatchRevision], int | None]:
     """Return a page of a model's patches, newest first, and the cursor of the next page."""
     model = models.find(session, full_name)
@@ -117,10 +197,20 @@ def listing(
         query = query.where(Patch.task == task)
     if author:
         query = query.join(User, User.id == Patch.author_id).where(User.name == author)
+    if state:
+        query = query.where(Patch.state == state)
     if before:
         query = query.where(Patch.number < before)
     found = list(session.scalars(query.limit(limit + 1)))
     return found[:limit], found[limit - 1].patch.number if len(found) > limit else None
+
+
+def history(session: Session, patch: Patch) -> Sequence[PatchRevision]:
+    """Return all revisions of a patch, oldest first."""
+    found: Sequence[PatchRevision] = session.scalars(
+        revisions().where(Patch.id == patch.id).order_by(PatchRevision.number)
+    ).all()
+    return found
 
 
 def tensors(session: Session, revision: PatchRevision) -> Sequence[PatchTensor]:
@@ -130,25 +220,37 @@ def tensors(session: Session, revision: PatchRevision) -> Sequence[PatchTensor]:
     ).all()
 
 
-def file(session: Session, full_name: str, number: int) -> PatchRevision:
+def checks(session: Session, revision: PatchRevision) -> Sequence[Check]:
+    """Return what the checks found in a revision, in the order they ran."""
+    return session.scalars(select(Check).where(Check.revision_id == revision.id).order_by(Check.position)).all()
+
+
+def file(
+    session: Session, actor: Actor | None, full_name: str, number: int, revision: int | None = None
+) -> PatchRevision:
     """Return a revision whose bytes may be served.
 
     Raises:
         NotFound: there is no such patch.
         Conflict: it is not checked.
+        Forbidden: it is quarantined.
     """
-    revision = find(session, full_name, number)
-    if revision.state != "checked":
-        raise Conflict(f"{full_name}#{number} is {revision.state}; only checked patches can be downloaded.")
-    return revision
+    found = find(session, full_name, number, revision)
+    if found.patch.quarantined_at is not None and not (actor and actor.admin):
+        raise Forbidden(f"{full_name}#{number} is quarantined; only an admin may download it.")
+    if found.state != "checked":
+        raise Conflict(f"{full_name}#{number} is {found.state}; only checked patches can be downloaded.")
+    return found
 
 
-def titles(session: Session, model: Model, digests: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """Return number and title of a model's patches by file digest."""
+def by_digest(session: Session, model: Model, digests: Sequence[str]) -> dict[str, PatchRevision]:
+    """Return a model's checked revisions by the digest of their file."""
     found = session.scalars(
-        current().where(Patch.model_id == model.id, PatchRevision.sha256.in_(digests), PatchRevision.state == "checked")
+        revisions().where(
+            Patch.model_id == model.id, PatchRevision.sha256.in_(digests), PatchRevision.state == "checked"
+        )
     )
-    return {revision.sha256: (revision.patch.number, revision.title) for revision in found}
+    return {revision.sha256: revision for revision in found}
 
 
 def by_id(session: Session, revision_id: uuid.UUID) -> PatchRevision:
@@ -156,19 +258,23 @@ def by_id(session: Session, revision_id: uuid.UUID) -> PatchRevision:
     return session.get_one(PatchRevision, revision_id, options=[joinedload(PatchRevision.patch)])
 
 
-def finish_check(session: Session, revision: PatchRevision, subject: str, report: dict[str, Any]) -> None:
+def finish_check(session: Session, model: Model, revision: PatchRevision, subject: str, report: dict[str, Any]) -> None:
     """Write down what a worker found in a sound file, and open the patch for composing."""
     for position, tensor in enumerate(report["tensors"]):
         session.add(PatchTensor(revision_id=revision.id, position=position, **tensor))
     for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype"):
         setattr(revision, name, report[name])
+    found = [*report["checks"], norms.check(session, model, revision, report["tensors"])]
+    for position, check in enumerate(found):
+        session.add(Check(revision_id=revision.id, position=position, required=check["name"] != "norms", **check))
     revision.state = "checked"
     session.flush()
-    record(session, None, "patch.checked", subject, sha256=revision.sha256)
+    verdicts = {check["name"]: check["status"] for check in found}
+    record(session, None, "patch.checked", subject, model, after={"sha256": revision.sha256, "checks": verdicts})
 
 
-def refuse(session: Session, revision: PatchRevision, subject: str, error: str) -> None:
+def refuse(session: Session, model: Model, revision: PatchRevision, subject: str, error: str) -> None:
     """Refuse a revision and let go of its bytes; number, words and reason stay on record."""
     revision.state, revision.refusal, revision.blob_sha256 = "refused", error, None
     session.flush()
-    record(session, None, "patch.refused", subject, error=error)
+    record(session, None, "patch.refused", subject, model, after={"error": error})

@@ -17,23 +17,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, selectinload
 
-from registry.db.models import Blob, UploadPart, UploadSession, User, now
+from registry.db.models import Namespace, UploadPart, UploadSession, now
 from registry.errors import (
     Conflict,
     InvalidRequest,
     NotFound,
     RangeNotSatisfiable,
     TooLarge,
-    TooMany,
 )
-from registry.services import blobs
-from registry.services.actors import Actor
+from registry.services import access, blobs, quotas
+from registry.services.actors import Actor, record
 from registry.store import CHUNK, Store, fsync_folder, hash_file
 
 MOST_PARTS = 9000
+MOST_EXPIRED = 10_000  # sessions deleted at a time
 WAIT = 5.0  # seconds that completing waits for parts in flight
 ENDED = "This upload was completed or cancelled at this moment; ask for its state."
 NOTHING = hashlib.sha256().hexdigest()
@@ -41,11 +41,11 @@ NOTHING = hashlib.sha256().hexdigest()
 
 @dataclass(frozen=True)
 class Limits:
-    """What one user may announce; sizes in bytes."""
+    """What may be announced, at a time and for a namespace without a quota of its own; sizes in bytes."""
 
     upload_bytes: int
-    open_uploads: int
-    open_upload_bytes: int
+    quota_bytes: int
+    quota_uploads: int
     part_bytes: int
     lifetime: timedelta
 
@@ -65,51 +65,62 @@ def staging_path(store: Store, upload_id: uuid.UUID) -> Path:
     return store.staging / f"upload-{upload_id.hex}"
 
 
-def announce(session: Session, store: Store, actor: Actor, sha256: str, size: int, limits: Limits) -> UploadSession:
+def announce(
+    session: Session, store: Store, actor: Actor, sha256: str, size: int, limits: Limits, namespace: str | None = None
+) -> UploadSession:
     """Open an upload session, or find the user's own for the same bytes; return it with its parts.
+
+    The bytes count against the quota of `namespace`, the user's own when None, until the session ends or expires; a
+    session that had expired is announced as if it were new, but keeps its parts.
 
     Raises:
         InvalidRequest: no bytes at all, under a digest that is not theirs.
         Conflict: the same digest was announced with another size.
-        TooLarge, TooMany: a limit of the user's, or the room on the disk.
+        TooLarge, TooMany: a limit of the namespace's, or the room on the disk.
     """
     if size == 0 and sha256 != NOTHING:
         raise InvalidRequest(f"No bytes at all hash to {NOTHING}, not to {sha256}.", field="sha256")
-    session.get(User, actor.user_id, with_for_update=True)  # one announcement of a user at a time
+    space = access.admit_to_namespace(session, actor, "upload.for", namespace or actor.name)
+    # One announcement for a namespace at a time, with its quota as it is now.
+    session.get(Namespace, space.id, with_for_update={"key_share": True}, populate_existing=True)
     mine = select(UploadSession).where(UploadSession.user_id == actor.user_id, UploadSession.sha256 == sha256)
     upload = session.scalar(mine.options(selectinload(UploadSession.parts)).with_for_update())
     if upload is None:
-        upload = UploadSession(user_id=actor.user_id, sha256=sha256, size=size, state="open", parts=[])
-        known = blobs.readable(session, actor.user_id, [sha256])
-        if known:
+        upload = UploadSession(
+            user_id=actor.user_id, namespace_id=space.id, sha256=sha256, size=size, state="open", parts=[]
+        )
+        known = blobs.readable(session, actor, [sha256])
+        if known and store.exists(sha256):
             upload.state, upload.size = "done", known[sha256]
-        else:
-            check_limits(session, store, actor, size, limits)
-        upload.part_size = max(limits.part_bytes, -(-size // MOST_PARTS))
+        check_limits(session, store, space, upload, limits)
+        upload.part_size = max(limits.part_bytes, -(-upload.size // MOST_PARTS))
         session.add(upload)
-    elif upload.state == "done" and not (store.exists(sha256) and session.get(Blob, sha256) is not None):
-        upload.state = "open"  # the operator lost the bytes; whoever has them may bring them back
-    elif upload.size != size and upload.state == "open":
-        raise Conflict(f"These bytes were announced as {upload.size}, not {size}; cancel {upload.id} to start over.")
+        after = {"sha256": sha256, "size": upload.size, "state": upload.state}
+        record(session, actor, "upload.announce", space.name, after=after)
+    else:
+        if upload.state == "done" and not (blobs.lease(session, [sha256]) and store.exists(sha256)):
+            upload.state = "open"  # the operator lost the bytes; whoever has them may bring them back
+        elif upload.size != size and upload.state == "open":
+            raise Conflict(
+                f"These bytes were announced as {upload.size}, not {size}; cancel {upload.id} to start over."
+            )
+        if upload.expires_at <= now():
+            check_limits(session, store, space, upload, limits)
+            upload.namespace_id = space.id
     upload.expires_at = now() + limits.lifetime
     session.flush()
     return upload
 
 
-def check_limits(session: Session, store: Store, actor: Actor, size: int, limits: Limits) -> None:
+def check_limits(session: Session, store: Store, space: Namespace, upload: UploadSession, limits: Limits) -> None:
     """Refuse a new announcement that passes a limit; bytes count from their announcement on."""
+    is_open = upload.state == "open"
     most = min(limits.upload_bytes, shutil.disk_usage(store.staging).free)
-    if size > most:
-        raise TooLarge(f"The registry takes at most {most} bytes now, not {size}.", field="size")
-    count, total = session.execute(
-        select(func.count(), func.coalesce(func.sum(UploadSession.size), 0)).where(
-            UploadSession.user_id == actor.user_id, UploadSession.state == "open"
-        )
-    ).one()
-    if count >= limits.open_uploads:
-        raise TooMany(f"You have {count} open uploads; complete or cancel some first.")
-    if total + size > limits.open_upload_bytes:
-        raise TooMany(f"Your open uploads hold {total} bytes; complete or cancel some first.")
+    if is_open and upload.size > most:
+        raise TooLarge(f"The registry takes at most {most} bytes now, not {upload.size}.", field="size")
+    found = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
+    if is_open or not quotas.counts(session, space, upload.sha256):
+        quotas.require_room(space, found, upload.size, is_open=is_open)
 
 
 def find(
@@ -275,23 +286,43 @@ def finish(
         blobs.register(session, store, staging_path(store, upload.id), upload.sha256, upload.size)
         upload.state, upload.parts = "done", []
         upload.expires_at = now() + lifetime
+        record(session, actor, "upload.complete", actor.name, after={"sha256": upload.sha256, "size": upload.size})
     session.flush()
     return upload
 
 
 def cancel(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID) -> None:
     """End a session and forget its staged bytes."""
-    session.delete(find(session, actor, upload_id, lock=True))
+    upload = find(session, actor, upload_id, lock=True)
+    session.delete(upload)
     session.flush()
+    record(session, actor, "upload.cancel", actor.name, before={"sha256": upload.sha256, "size": upload.size})
     staging_path(store, upload_id).unlink(missing_ok=True)  # a session that outlives a failed commit starts over
 
 
 def sweep(session: Session, store: Store) -> int:
     """Delete expired sessions and staging files without one; return how many files went."""
-    session.execute(delete(UploadSession).where(UploadSession.expires_at <= now()))
+    expire(session)
+    found = stale(session, store)
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+def expire(session: Session) -> list[int]:
+    """Delete the sessions that have expired, save those that somebody is at; return their sizes."""
+    gone = session.scalars(
+        select(UploadSession)
+        .where(UploadSession.expires_at <= now())
+        .limit(MOST_EXPIRED)
+        .with_for_update(skip_locked=True)
+    ).all()
+    session.execute(delete(UploadSession).where(UploadSession.id.in_([upload.id for upload in gone])))
+    return [upload.size for upload in gone]
+
+
+def stale(session: Session, store: Store) -> list[Path]:
+    """Return the staging files without a session."""
     staged = list(store.staging.glob("upload-*"))  # before the rows: a file is younger than its session
     alive = {staging_path(store, upload_id).name for upload_id in session.scalars(select(UploadSession.id))}
-    stale = [path for path in staged if path.name not in alive]
-    for path in stale:
-        path.unlink(missing_ok=True)
-    return len(stale)
+    return [path for path in staged if path.name not in alive]

@@ -294,6 +294,17 @@ def test_a_full_disk_leaves_nothing(world, monkeypatch):
     assert list((world.folder / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("kernel", ["read_parts", "read_masks"])
+def test_a_read_that_fails_once_and_then_does_not_changes_no_byte(world, monkeypatch, kernel):
+    whole, read, calls = world.compose("whole").weights_digest, getattr(staging, kernel), itertools.count()
+
+    def flicker(*arguments):
+        return 0 if next(calls) % 2 == 0 else read(*arguments)  # says that the first failed, and has read nothing
+
+    monkeypatch.setattr(staging, kernel, flicker)
+    assert world.compose("again").weights_digest == whole
+
+
 def test_progress_ends_at_all_bytes_of_the_base(world):
     seen = []
     world.compose("out", progress=lambda done, total: seen.append((done, total)))

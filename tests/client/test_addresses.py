@@ -7,13 +7,17 @@ from registry.errors import InvalidRequest
 
 
 def test_addresses_are_split() -> None:
-    assert parse_revision("ana/llm") == ("ana/llm", "base")
+    assert parse_revision("ana/llm") == ("ana/llm", "main")
     assert parse_revision("ana/llm@base") == ("ana/llm", "base")
     assert parse_revision("ana/llm@0123ABCD") == ("ana/llm", "0123abcd")
-    assert parse_patch("ana/llm#12") == ("ana/llm", 12)
+    assert parse_revision("ana/llm@1.2.0-rc.1") == ("ana/llm", "1.2.0-rc.1")
+    assert parse_revision("ana/llm@stable") == ("ana/llm", "stable")
+    assert parse_patch("ana/llm#12") == ("ana/llm", 12, None)
+    assert parse_patch("ana/llm#12.3") == ("ana/llm", 12, 3)
     assert parse_patch("one.safetensors") is None
-    assert parse_item("3") == parse_item("#3") == parse_item("3:1") == (3, "1")
-    assert parse_item("#12:-0.5") == (12, "-0.5")
+    assert parse_item("3") == parse_item("#3") == parse_item("3:1") == (3, "1", None)
+    assert parse_item("#12:-0.5") == (12, "-0.5", None)
+    assert parse_item("12.2:0.5") == (12, "0.5", 2)
 
 
 @pytest.mark.parametrize("text", ["llm", "ana/llm/x", "Ana/llm", "ana/-llm", "ana/llm.", "ana\nx/llm"])
@@ -22,7 +26,9 @@ def test_what_names_no_model_is_refused(text: str) -> None:
         check_model(text)
 
 
-@pytest.mark.parametrize("text", ["ana/llm@", "ana/llm@main", "ana/llm@0123abc", "ana/llm@" + "0" * 65])
+@pytest.mark.parametrize(
+    "text", ["ana/llm@", "ana/llm@Main", "ana/llm@1.2", "ana/llm@../x", "ana/llm@0123abc", "ana/llm@" + "0" * 65]
+)
 def test_what_names_no_revision_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="revision"):
         parse_revision(text)

@@ -39,7 +39,7 @@ def model(registry: Registry, files: Files) -> str:
     with registry.client() as client:
         create(client, "ana/llm", files.base)
         for patch, title in zip(files.patches, ("one", "two"), strict=True):
-            assert push(client, patch, "ana/llm", title, task="math" if title == "one" else None).state == "checked"
+            assert push(client, patch, "ana/llm", title, task="math" if title == "one" else None).check == "checked"
     return "ana/llm"
 
 
@@ -138,7 +138,7 @@ def test_the_log_is_newest_first_and_filtered(here: Registry, model: str, crumb:
     assert crumb("log", model, "-q", "--author", "bob") == ""
     assert [patch["number"] for patch in json.loads(crumb("log", model, "--json"))] == [2, 1]
     text = crumb("log", model)
-    assert text.startswith("patch #2 (checked)\nAuthor: ana\nDate:   ")
+    assert text.startswith("patch #2 (draft)\nAuthor: ana\nDate:   ")
     assert "Task:   math" in text
     shown = json.loads(crumb("show", f"{model}#1", "--json"))
     assert shown["nnz"] == sum(tensor["nnz"] for tensor in shown["tensors"])
@@ -147,7 +147,7 @@ def test_the_log_is_newest_first_and_filtered(here: Registry, model: str, crumb:
 
 
 def test_pages_are_put_together(registry: Registry, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.api.PAGE", 1)
+    monkeypatch.setattr("client.endpoints.calls.PAGE", 1)
     with registry.client() as client:
         assert [patch.number for patch in client.patches(model)] == [2, 1]
         assert [patch.number for patch in client.patches(model, limit=1)] == [2]
@@ -182,6 +182,7 @@ def test_a_subset_is_composed_pulled_both_ways_and_verified(
         "recomposed": weights,
         "different": [],
         "strays": [],
+        "signed": None,
     }
     crumb("verify", "merged", f"{model}@base", code=3)
     crumb("pull", address, "-o", "x", "--as-patches", "--base", files.tuned[0], code=1)
@@ -423,7 +424,7 @@ def test_a_push_whose_process_is_killed_goes_on_where_it_was(here: Registry, mod
         from client.pushes import push
 
         done = push(client, patch, model, "killed")
-        assert done.state == "checked"
+        assert done.check == "checked"
         assert push(client, patch, model, "killed").number == done.number
         assert client.announce_upload(info.sha256, info.size).state == "done"
 

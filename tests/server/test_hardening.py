@@ -13,7 +13,18 @@ import pytest
 from makers import fine_tuned, make_checkpoint, make_patch
 from processes import Registry, open_registry, person
 from sqlalchemy.exc import OperationalError
-from world import World, announce, content_digest, create_model, digest, open_world, push_patch, put_part, upload
+from world import (
+    World,
+    announce,
+    content_digest,
+    create_model,
+    digest,
+    enqueue,
+    open_world,
+    push_patch,
+    put_part,
+    upload,
+)
 
 from registry.db.models import Blob, Job, UploadSession
 from registry.errors import JobFailed
@@ -165,7 +176,7 @@ class Faults:
         self.world = world
 
     def state(self) -> str:
-        return str(self.world.client().get(f"{PATCHES}/1").json()["state"])
+        return str(self.world.client().get(f"{PATCHES}/1").json()["check"])
 
     def let_time_pass(self) -> None:
         with self.world.database.write() as session:
@@ -221,11 +232,7 @@ def test_a_worker_stopped_together_with_its_process_refuses_no_patch(
 
 
 def test_stopping_a_worker_often_is_no_death(world: World) -> None:
-    from registry.services import actors
-
-    with world.database.write() as session:
-        actor = actors.authenticate(session, world.token("alice"))
-        jobs.enqueue(session, actor, "check", "key", "alice/m", "#1", {})
+    enqueue(world, kind="check")
     for attempt in range(1, 30):
         with world.database.write() as session:
             claim = jobs.claim(session, "w", world.worker.lease)

@@ -142,7 +142,7 @@ def test_no_token_reaches_a_log(
         configure_logs(form)
         client.get("/api/v1/whoami")
         client.get(f"/api/v1/models?search={world.token('alice')}")
-        monkeypatch.setattr("registry.server.views.whoami", lambda actor: 1 / 0)
+        monkeypatch.setattr("registry.server.people_views.whoami", lambda actor: 1 / 0)
         client.get("/api/v1/whoami")
         out, err = capsys.readouterr()
         assert "ZeroDivisionError" in err

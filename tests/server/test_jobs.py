@@ -2,20 +2,13 @@ import threading
 from datetime import timedelta
 
 import pytest
-from world import World
+from world import World, enqueue
 
 from registry.db.models import Job, User, now
 from registry.errors import Forbidden
 from registry.services import actors, jobs
 
 LEASE = timedelta(seconds=30)
-
-
-def enqueue(world: World, count: int = 1, kind: str = "compose") -> list[Job]:
-    with world.database.read() as session:
-        actor = actors.authenticate(session, world.token("alice"))
-    with world.database.write() as session:
-        return [jobs.enqueue(session, actor, kind, f"key {n}", "alice/m", f"#{n}", {}) for n in range(count)]
 
 
 def claim(world: World, worker: str = "w", lease: timedelta = LEASE) -> jobs.Claim | None:

@@ -1,3 +1,4 @@
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ from world import World, create_model, digest, push_patch, upload
 
 from registry.breadcrumbs.check import check_patch
 from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.db.models import PatchRevision, now
-from registry.services import blobs
+from registry.db.models import PatchRevision
+from registry.services import blobs, garbage
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_checked_patch_has_the_statistics_that_its_bytes_have(world: World, ba
     patch = push_patch(world, "alice/tiny", file, title="Add", message="Two digits.", task="arithmetic")
     with open_checkpoint(base) as checkpoint:
         report = check_patch(file, patch["base"], checkpoint.tensors)
-    assert (patch["number"], patch["revision"], patch["state"]) == (1, 1, "checked")
+    assert (patch["number"], patch["revision"], patch["check"]) == (1, 1, "checked")
     assert (patch["author"], patch["title"], patch["message"], patch["task"]) == (
         "bob",
         "Add",
@@ -82,7 +83,7 @@ def test_the_same_patch_twice_is_one_patch(world: World, base: Path, tmp_path: P
 def test_a_patch_for_another_base_is_refused_with_both_named(world: World, base: Path, tmp_path: Path) -> None:
     elsewhere = make_checkpoint(tmp_path / "elsewhere", seed=9)
     refused = push_patch(world, "alice/tiny", patch_file(tmp_path, elsewhere, 1))
-    assert refused["state"] == "refused"
+    assert refused["check"] == "refused"
     assert world.client(None).get("/api/v1/models/alice/tiny").json()["base"] in refused["refusal"]
 
 
@@ -93,7 +94,7 @@ def test_a_refused_file_is_let_go_and_never_served_or_composed(world: World, bas
     raw[-3:] = b"\x00\xff\x7f"
     file.write_bytes(raw + b"trailing")
     refused = push_patch(world, "alice/tiny", file)
-    assert (refused["state"], refused["nnz"]) == ("refused", None)
+    assert (refused["check"], refused["nnz"]) == ("refused", None)
     assert refused["refusal"]
     client = world.client("bob")
     assert client.get("/api/v1/models/alice/tiny/patches/1/file").status_code == 409
@@ -142,10 +143,10 @@ def test_a_crash_of_the_check_refuses_the_patch_and_harms_nothing_else(
     run = world.worker.in_sandbox
     monkeypatch.setattr(world.worker, "in_sandbox", lambda claim, _function, **_: run(claim, "sandboxed:crash"))
     refused = push_patch(world, "alice/tiny", patch_file(tmp_path, base, 1))
-    assert refused["state"] == "refused"
+    assert refused["check"] == "refused"
     assert "SIGSEGV" in refused["refusal"]
     monkeypatch.undo()
-    assert push_patch(world, "alice/tiny", patch_file(tmp_path, base, 2))["state"] == "checked"
+    assert push_patch(world, "alice/tiny", patch_file(tmp_path, base, 2))["check"] == "checked"
 
 
 def test_a_push_after_a_refusal_gets_a_new_number(
@@ -154,10 +155,10 @@ def test_a_push_after_a_refusal_gets_a_new_number(
     file = patch_file(tmp_path, base, 1)
     run = world.worker.in_sandbox
     monkeypatch.setattr(world.worker, "in_sandbox", lambda claim, _function, **_: run(claim, "sandboxed:be_killed"))
-    assert push_patch(world, "alice/tiny", file)["state"] == "refused"
+    assert push_patch(world, "alice/tiny", file)["check"] == "refused"
     monkeypatch.undo()
     again = push_patch(world, "alice/tiny", file)
-    assert (again["number"], again["state"]) == (2, "checked")
+    assert (again["number"], again["check"]) == (2, "checked")
 
 
 def test_bytes_in_use_outlive_the_sweep(world: World, base: Path, tmp_path: Path) -> None:
@@ -165,6 +166,5 @@ def test_bytes_in_use_outlive_the_sweep(world: World, base: Path, tmp_path: Path
     push_patch(world, "alice/tiny", file)
     with world.database.write() as session:
         session.connection().exec_driver_sql("DELETE FROM upload_sessions")
-    with world.database.write() as session:
-        assert blobs.collect(session, world.store, now()) == 0
+    assert garbage.run(world.database, world.store, timedelta(0)).deleted.count == 0
     assert world.client(None).get("/api/v1/models/alice/tiny/patches/1/file").content == file.read_bytes()

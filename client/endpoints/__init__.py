@@ -1,0 +1,1 @@
+"""The methods of `Client`, one for each endpoint, by what they are about."""

@@ -1,0 +1,90 @@
+"""All tables.
+
+    users ─< tokens                          who may do what
+    namespaces ─< namespace_members >─ users     where names live
+    users ─< upload_sessions ─< upload_parts   bytes on their way in
+    blobs                                    bytes that are here, by sha256
+    models ─< base_files >─ blobs            a name pinned to one base
+           ─< base_tensors
+           ─< model_members >─ users
+           ─< patches ─< patch_revisions >─ blobs
+                         patch_revisions ─< patch_tensors, checks, reviews
+              patches ─< comments
+           ─< evaluations                    of the base, a patch revision or a release
+    recipes ─< recipe_items                  what is composed, by content alone
+    models ─< compositions ─< composition_files >─ blobs
+           ─< builds                         who else composed it, and what came out
+           ─< releases ─< release_files >─ blobs
+           ─< channels ─< channel_moves, channel_votes
+           ─< webhooks ─< webhook_deliveries >─ audit_events
+    jobs                                     work for workers
+    audit_events, audit_heads                who did what when, chained by hashes
+
+    models            importing ──> ready           (a failed import deletes the row: the name is free again)
+    blobs             live <──> doomed ──> (deleted)
+    upload_sessions   open ──> done ──> (deleted when expired)
+    jobs              queued ──> running ──> done | failed | cancelled
+                        ^──────────┘ worker died or stopped
+    patches, patch_revisions, releases: drawn in patches.py and releases.py
+
+Keys are UUIDs, names are never keys; times are UTC; enums are text with a CHECK; every constraint has a name.
+A digest column holds 64 lowercase hex digits; `base_digest` and `weights_digest` are written `sha256:<hex>`.
+"""
+
+from registry.db.models.compositions import Build, Composition, CompositionFile, Recipe, RecipeItem
+from registry.db.models.contents import BaseFile, BaseTensor, Blob, Model, ModelMember, UploadPart, UploadSession
+from registry.db.models.operations import AuditEvent, AuditHead, Job, Webhook, WebhookDelivery
+from registry.db.models.patches import (
+    PATCH_STATES,
+    Check,
+    Comment,
+    Evaluation,
+    Patch,
+    PatchRevision,
+    PatchTensor,
+    Review,
+)
+from registry.db.models.people import ROLES, Namespace, NamespaceMember, Token, User
+from registry.db.models.releases import Channel, ChannelMove, ChannelVote, Release, ReleaseFile
+from registry.db.models.tables import Table, UTCDateTime, now
+
+__all__ = [
+    "PATCH_STATES",
+    "ROLES",
+    "AuditEvent",
+    "AuditHead",
+    "BaseFile",
+    "BaseTensor",
+    "Blob",
+    "Build",
+    "Channel",
+    "ChannelMove",
+    "ChannelVote",
+    "Check",
+    "Comment",
+    "Composition",
+    "CompositionFile",
+    "Evaluation",
+    "Job",
+    "Model",
+    "ModelMember",
+    "Namespace",
+    "NamespaceMember",
+    "Patch",
+    "PatchRevision",
+    "PatchTensor",
+    "Recipe",
+    "RecipeItem",
+    "Release",
+    "ReleaseFile",
+    "Review",
+    "Table",
+    "Token",
+    "UTCDateTime",
+    "UploadPart",
+    "UploadSession",
+    "User",
+    "Webhook",
+    "WebhookDelivery",
+    "now",
+]

@@ -1,0 +1,128 @@
+"""Work for workers, the record of who did what, and who is told."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from registry.db.models.tables import Table, key, now, one_of
+
+
+class Job(Table):
+    """Work for a worker.
+
+    `attempt` counts claims and fences off a worker that lost its lease; `deaths` counts the leases that ran out.
+    `shared` says that somebody else asked for the same since: it is no longer one person's to cancel.
+    `not_worker` is the one worker that may not take it: who composed a recipe is not who rebuilds it.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        one_of("kind", "import", "check", "compose", "rebuild"),
+        one_of("state", "queued", "running", "done", "failed", "cancelled"),
+        Index("ix_jobs_state_created_at", "state", "created_at"),
+        Index(
+            "uq_jobs_active_key",
+            "key",
+            unique=True,
+            sqlite_where=text("state IN ('queued', 'running')"),
+            postgresql_where=text("state IN ('queued', 'running')"),
+        ),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    kind: Mapped[str] = mapped_column(String(16))
+    key: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    model: Mapped[str] = mapped_column(String(193))
+    subject: Mapped[str] = mapped_column(String(80))
+    payload: Mapped[dict[str, Any]]
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    progress: Mapped[float] = mapped_column(default=0.0)
+    attempt: Mapped[int] = mapped_column(default=0)
+    deaths: Mapped[int] = mapped_column(default=0)
+    shared: Mapped[bool] = mapped_column(default=False)
+    worker: Mapped[str | None] = mapped_column(String(200))
+    not_worker: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
+
+
+class AuditEvent(Table):
+    """Who did what to what, written in the transaction that did it, in commit order, each hashed over the one before.
+
+    No foreign keys: the log outlives what it speaks of. db/audit.py says what the hash is over.
+    """
+
+    __tablename__ = "audit_events"
+
+    serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    user_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    user_name: Mapped[str | None] = mapped_column(String(96))
+    token_prefix: Mapped[str | None] = mapped_column(String(16))
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(300), index=True)
+    model_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    before: Mapped[dict[str, Any] | None]
+    after: Mapped[dict[str, Any] | None]
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    previous_hash: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class AuditHead(Table):
+    """The one row that whoever appends to the log locks, last before the commit."""
+
+    __tablename__ = "audit_heads"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    serial: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class Webhook(Table):
+    """Where to tell of a model's events. The secret signs, so it is kept as it is; `cursor` is the last event seen."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    creator_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    secret: Mapped[str] = mapped_column(String(64))
+    events: Mapped[list[str]]
+    active: Mapped[bool] = mapped_column(default=True)
+    cursor: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class WebhookDelivery(Table):
+    """One event on its way to one webhook; `replay` counts from 0, the first time."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "event_serial", "replay"),
+        one_of("state", "pending", "delivered", "failed"),
+        Index("ix_webhook_deliveries_state_due_at", "state", "due_at"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    webhook_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event_serial: Mapped[int] = mapped_column(ForeignKey("audit_events.serial", ondelete="RESTRICT"), index=True)
+    replay: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(String(16), default="pending")
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime] = mapped_column(default=now)
+    status: Mapped[int | None]
+    answer: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    delivered_at: Mapped[datetime | None]
+
+    webhook: Mapped[Webhook] = relationship(lazy="raise")
+    event: Mapped[AuditEvent] = relationship(lazy="raise")

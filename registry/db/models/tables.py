@@ -1,0 +1,86 @@
+"""What all tables have in common: UTC times, names for every constraint, enums as text with a CHECK."""
+
+import uuid
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, MetaData, TypeDecorator, Uuid, event, inspect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+def now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A timezone-aware UTC time on every database (SQLite keeps no zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store in UTC; refuse naive times."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Table(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UTCDateTime,
+        uuid.UUID: Uuid,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[int]: JSON,
+    }
+
+
+def key() -> Mapped[uuid.UUID]:
+    """Declare a UUID primary key."""
+    return mapped_column(primary_key=True, default=uuid.uuid4)
+
+
+def one_of(column: str, *values: str) -> CheckConstraint:
+    """Declare a text column to be one of a few words."""
+    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=column)
+
+
+def seal(table: type[Table], changing: Collection[str], closed: Callable[[Any], bool]) -> None:
+    """Let nothing but some columns of a table's rows change once they are closed, whoever tries.
+
+    Args:
+        table: The table.
+        changing: Names of the columns that may still change.
+        closed: Given the state of the row's attributes as they were read, says whether it was closed then.
+    """
+
+    @event.listens_for(table, "before_update")
+    def refuse(_mapper: object, _connection: object, row: Any) -> None:
+        attributes = inspect(row).mapper.column_attrs
+        histories = {attribute.key: inspect(row).attrs[attribute.key].history for attribute in attributes}
+        before = {name: found.deleted[0] for name, found in histories.items() if found.deleted}
+        changed = {name for name, found in histories.items() if found.has_changes()} - set(changing)
+        was = {name: before.get(name, getattr(row, name)) for name in histories}
+        if changed and closed(was):
+            raise ValueError(f"{table.__tablename__} {row.id} is closed; {', '.join(sorted(changed))} must not change")

@@ -1,0 +1,290 @@
+"""The one way out: a POST to a stranger's address that cannot be made to reach what only this machine can reach.
+
+    url ── parsed, cheap checks ──> name resolved here ── every address public? ──> connected to that very address
+           check_url                resolve               is_public                 Host, SNI and certificate by name
+
+There is no second resolution that could answer otherwise, no proxy of the environment, no redirect that is followed,
+and a deadline for the whole call, however slowly the other side drips.
+"""
+
+import contextlib
+import ipaddress
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from registry.errors import InvalidRequest, Unavailable
+
+SECONDS = 10.0
+READ_BYTES = 64 * 2**10
+TEXT = 1000  # characters of an answer that are kept
+MOST_ADDRESSES = 4
+LABELS = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+LOCAL_NAMES = ("localhost", "local", "internal", "localdomain", "home.arpa")
+UNICAST = ipaddress.IPv6Network("2000::/3")
+NEVER_PUBLIC = [
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # protocol assignments
+        "192.88.99.0/24",  # 6to4 relays
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4: an IPv4 address in disguise
+        "3fff::/20",  # documentation
+    )
+]
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An address that may be asked for, taken apart: the name that is meant, and what is asked of it."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def netloc(self) -> str:
+        """Host and port as the Host header has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == {"https": 443, "http": 80}[self.scheme] else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the other side answered: its status, and the beginning of what it said."""
+
+    status: int
+    text: str
+
+
+def check_url(url: str, *, private: bool) -> Target:
+    """Take an address apart and refuse what needs no look at the network to be refused.
+
+    Args:
+        url: As a person gave it.
+        private: Whether this registry may call its own network, and speak plain http.
+
+    Raises:
+        InvalidRequest: says what is wrong with it.
+    """
+    if not re.fullmatch(r"[!-~]{1,2000}", url) or set(url) & set('\\"<>^`{|}'):
+        raise InvalidRequest("An address is 1 to 2,000 plain characters; encode all others.", field="url")
+    try:
+        parsed = httpx2.URL(url)
+        host, port = parsed.raw_host.decode("ascii").lower().removesuffix("."), parsed.port
+    except (httpx2.InvalidURL, ValueError) as why:
+        raise InvalidRequest(f"This is no address: {why}.", field="url") from why
+    if parsed.scheme not in (("https", "http") if private else ("https",)):
+        raise InvalidRequest("An address starts with https://.", field="url")
+    if "@" in re.split(r"[/?#]", url.partition("://")[2])[0] or parsed.fragment:
+        raise InvalidRequest("An address has no user, password or fragment.", field="url")
+    port = {"https": 443, "http": 80}[parsed.scheme] if port is None else port
+    if not 1 <= port <= 65535:
+        raise InvalidRequest("The port of an address is 1 to 65535.", field="url")
+    check_host(host, private=private)
+    return Target(parsed.scheme, host, port, parsed.raw_path.decode("ascii"))
+
+
+def check_host(host: str, *, private: bool) -> None:
+    """Refuse a host that is no plain name or address, or whose name alone says that it is not public.
+
+    Raises:
+        InvalidRequest: says what is wrong with it.
+    """
+    literal = parse_address(host)
+    if literal is not None:
+        if not private and not is_public(literal):
+            raise InvalidRequest("This registry calls public addresses only.", field="url")
+        return
+    if not LABELS.fullmatch(host) or len(host) > 253:
+        raise InvalidRequest("The host of an address is a name like hooks.example.org.", field="url")
+    if NUMBER.fullmatch(host.rpartition(".")[2]):  # what some resolvers take for an IPv4 address
+        raise InvalidRequest("An IPv4 address is written as four decimal numbers.", field="url")
+    local = "." not in host or any(host == name or host.endswith(f".{name}") for name in LOCAL_NAMES)
+    if local and not private:
+        raise InvalidRequest("This registry calls public addresses only.", field="url")
+
+
+def parse_address(host: str) -> Address | None:
+    """Return the address that a host is written as, or None for a name."""
+    if "%" in host:  # a zone: only for what is on this machine's own links
+        return None
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host)
+    return None
+
+
+def is_public(address: Address) -> bool:
+    """Say whether an address belongs to a machine that anybody can reach, and not to one in disguise."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        if address not in UNICAST:  # among what is not: loopback, NAT64, link-local, unique local, multicast
+            return False
+    elif address.is_multicast or address.is_reserved:
+        return False
+    return address.is_global and not any(
+        address in network for network in NEVER_PUBLIC if network.version == address.version
+    )
+
+
+def look_up(host: str, port: int) -> Sequence[str]:
+    """Return the addresses of a name, as this system resolves it."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+class Egress:
+    """Sends requests out of the registry.
+
+    Args:
+        private: Whether it may reach addresses that are not public, and speak plain http.
+        look_up: Resolves a name.
+        tls: Whom to believe certificates from; the usual authorities when None.
+        seconds: Longest time from connecting to the end of an answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        private: bool = False,
+        look_up: Resolve = look_up,
+        tls: ssl.SSLContext | None = None,
+        seconds: float = SECONDS,
+    ) -> None:
+        self.private, self.look_up, self.seconds = private, look_up, seconds
+        self.tls = tls or httpx2.create_ssl_context(trust_env=False)
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """POST a body and return what was answered, whatever the status.
+
+        Raises:
+            InvalidRequest: the address may not be called.
+            Unavailable: nobody answers there, or not in time.
+        """
+        target = check_url(url, private=self.private)
+        addresses = self.resolve(target)
+        until = time.monotonic() + self.seconds
+        for address in addresses[:-1]:
+            with contextlib.suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+                return self.send(target, address, body, headers, until)
+        try:
+            return self.send(target, addresses[-1], body, headers, until)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as why:
+            raise Unavailable(f"No connection to {target.netloc}: {plain(str(why)) or 'not in time'}.") from why
+
+    def resolve(self, target: Target) -> list[Address]:
+        """Return the addresses of a target, each of which may be called.
+
+        Raises:
+            InvalidRequest: one of them is not public.
+            Unavailable: the name has none.
+        """
+        literal = parse_address(target.host)
+        try:
+            found = [str(literal)] if literal else self.look_up(target.host, target.port)
+        except (OSError, UnicodeError) as why:
+            raise Unavailable(f"The name {target.host} has no address now.") from why
+        addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in dict.fromkeys(found)]
+        if not addresses:
+            raise Unavailable(f"The name {target.host} has no address now.")
+        if not self.private and not all(is_public(address) for address in addresses):
+            raise InvalidRequest(f"{target.host} is not at a public address; nothing was sent there.", field="url")
+        return addresses[:MOST_ADDRESSES]
+
+    def send(self, target: Target, address: Address, body: bytes, headers: Mapping[str, str], until: float) -> Reply:
+        """Send a request to one address that was checked.
+
+        Raises:
+            httpx2.ConnectError, httpx2.ConnectTimeout: nobody takes the connection; another address may.
+            Unavailable: the call broke off, or took too long.
+        """
+        left = max(0.001, until - time.monotonic())
+        url = httpx2.URL(
+            scheme=target.scheme, host=str(address), port=target.port, raw_path=target.path.encode("ascii")
+        )
+        sent = {**headers, "Host": target.netloc, "Accept-Encoding": "identity", "Connection": "close"}
+        with cut_off(left) as trace, self.client(left) as client:
+            request = client.build_request(
+                "POST", url, content=body, headers=sent, extensions={"sni_hostname": target.host, "trace": trace}
+            )
+            try:
+                response = client.send(request, stream=True, follow_redirects=False)
+                try:
+                    return Reply(response.status_code, plain(read_some(response).decode("utf-8", "replace")))
+                finally:
+                    response.close()
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                raise
+            except (httpx2.HTTPError, httpx2.StreamError, OSError) as why:
+                if time.monotonic() >= until or isinstance(why, httpx2.TimeoutException):
+                    raise Unavailable(f"{target.netloc} did not answer within {self.seconds:g} seconds.") from why
+                reason = plain(str(why)) or type(why).__name__
+                raise Unavailable(f"The connection to {target.netloc} broke off: {reason}.") from why
+
+    def client(self, seconds: float) -> httpx2.Client:
+        """Return a client for one call: no proxies, no cookies, no kept connections."""
+        return httpx2.Client(trust_env=False, verify=self.tls, timeout=seconds, follow_redirects=False)
+
+
+@contextlib.contextmanager
+def cut_off(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
+    """Lend a trace extension that sees the socket of a call, and cut the socket off after a time.
+
+    A client's own timeouts begin again with every byte.
+    """
+    held: list[socket.socket] = []
+    over = threading.Event()
+
+    def cut() -> None:
+        over.set()
+        for kept in held:
+            with contextlib.suppress(OSError):
+                kept.shutdown(socket.SHUT_RDWR)
+
+    def trace(name: str, info: Mapping[str, Any]) -> None:
+        if name == "connection.connect_tcp.complete":
+            # A duplicate: TLS takes the original over, and shutting down is for the connection that both stand for.
+            held.append(info["return_value"].get_extra_info("socket").dup())
+            if over.is_set():
+                cut()
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield trace
+    finally:
+        timer.cancel()
+        timer.join()
+        for kept in held:
+            kept.close()
+
+
+def read_some(response: httpx2.Response) -> bytes:
+    """Return at most READ_BYTES of an answer; more is left unread, and one that breaks off has said its status."""
+    raw = bytearray()
+    with contextlib.suppress(httpx2.HTTPError):
+        for chunk in response.iter_raw():
+            raw += chunk
+            if len(raw) >= READ_BYTES:
+                break
+    return bytes(raw[:READ_BYTES])
+
+
+def plain(text: str) -> str:
+    """Return the beginning of a stranger's words without characters that steer a terminal or a page."""
+    return "".join(c for c in text if c.isprintable() or c == "\n")[:TEXT]

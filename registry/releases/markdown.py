@@ -1,0 +1,24 @@
+"""Strangers' words inside our Markdown: one line, shown as they are written, linking nowhere."""
+
+import re
+import unicodedata
+
+_BREAKING = {"Cc", "Cs", "Zl", "Zp"}  # controls, lone surrogates, line and paragraph separators
+_BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # reorder what follows
+
+
+def line(text: str) -> str:
+    """Put a stranger's words on one line, without controls; not safe as Markdown."""
+    kept = (" " if unicodedata.category(sign) in _BREAKING or sign in _BIDI else sign for sign in text)
+    return re.sub(r"\s+", " ", "".join(kept)).strip()
+
+
+def inline(text: str) -> str:
+    """Make a stranger's words safe inside a line, a list item or a table cell."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", line(text))
+    return re.sub(r"(?i)\bwww\.", r"www\\.", escaped.replace("://", ":\\//"))  # or they would become links
+
+
+def code(text: str) -> str:
+    """Make a stranger's words safe between backticks, in a line."""
+    return f"`{line(text).replace('`', '')}`"

@@ -1,0 +1,103 @@
+"""Shapes of uploads, files and models."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from registry.schemas.operations import Job
+from registry.schemas.wire import NAME, Answer, FilePath, Hex256, License, ModelName, WeightsDigest, Wire
+
+Visibility = Literal["public", "private"]
+RequiredEvaluation = Annotated[str, StringConstraints(pattern=r"^[^:\x00]{1,200}:[^:\x00]{1,100}$")]
+"""A measurement that patches and releases must have, `dataset:metric`."""
+
+
+class UploadRequest(Wire):
+    """Announce bytes; asking again with the same digest returns the same open session."""
+
+    sha256: Hex256
+    size: int = Field(ge=0, le=2**53)
+    namespace: Annotated[str, StringConstraints(pattern=rf"^{NAME}$")] | None = Field(
+        None, description="whose quota the bytes count against; your own when null"
+    )
+
+
+class Upload(Answer):
+    """An upload session: `open` until completed, then `done`."""
+
+    id: str
+    state: Literal["open", "done"]
+    sha256: Hex256
+    size: int
+    part_size: int
+    missing: list[int] = Field(description="numbers of the parts still to send, from 0")
+    expires_at: datetime | None
+
+
+class Part(Answer):
+    """One part that the server has durably stored."""
+
+    number: int
+    size: int
+    sha256: Hex256
+
+
+class FileRequest(Wire):
+    """A file of a base model: its place in the folder, and the digest of uploaded bytes."""
+
+    path: FilePath
+    sha256: Hex256
+
+
+class File(Answer):
+    """A file that can be downloaded."""
+
+    path: str
+    size: int
+    sha256: Hex256
+
+
+class ModelRequest(Wire):
+    """Create a model pinned to the base that these files are."""
+
+    name: ModelName
+    files: list[FileRequest] = Field(min_length=1, max_length=2000)
+    visibility: Visibility = "public"
+    license: License | None = None
+
+
+class ModelUpdate(Wire):
+    """Change a model; what is null stays as it is."""
+
+    visibility: Visibility | None = None
+    license: License | None = None
+    min_approvals: int | None = Field(None, ge=0, le=10, description="approvals that accepting a patch needs")
+    required_evaluations: list[RequiredEvaluation] | None = Field(None, max_length=50)
+
+
+class Model(Answer):
+    """A model: a name pinned to one base. `base` is null until its files are checked."""
+
+    name: str
+    creator: str
+    visibility: Visibility
+    license: str | None
+    min_approvals: int
+    required_evaluations: list[str]
+    state: Literal["importing", "ready"]
+    base: WeightsDigest | None
+    parameters: int | None
+    size: int = Field(description="bytes of all files of the base")
+    patches: int
+    role: str | None = Field(None, description="what you are to it")
+    card: str | None = None
+    job: Job | None = Field(None, description="the import, while it is under way")
+    created_at: datetime
+
+
+class ModelPage(Answer):
+    """Models by name; `next` is the cursor of the page after this one."""
+
+    items: list[Model]
+    next: str | None

@@ -1,0 +1,227 @@
+"""Shapes of patches, and of what people and checks say of them."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from registry.schemas.operations import Job
+from registry.schemas.wire import Answer, Hex256, License, Message, Text, WeightsDigest, Wire
+
+CheckState = Literal["checking", "checked", "refused"]
+PatchState = Literal[
+    "draft", "proposed", "changes_requested", "accepted", "rejected", "withdrawn", "superseded", "yanked"
+]
+
+Verdict = Literal["approve", "request_changes"]
+
+
+class PatchRequest(Wire):
+    """Contribute an uploaded patch file to a model."""
+
+    sha256: Hex256
+    title: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+    message: Message = ""
+    task: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,63}$")] | None = None
+    license: License | None = None
+    propose: bool = Field(False, description="ask for review at once, in place of starting as a draft")
+
+
+class RevisionRequest(Wire):
+    """Add a revision to a patch: other bytes, and the words that go with them."""
+
+    sha256: Hex256
+    title: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+    message: Message = ""
+    license: License | None = None
+
+
+class Affected(Answer):
+    """The releases that hold a patch, and the channels that point at them."""
+
+    releases: list[str]
+    channels: list[str]
+
+
+class Patch(Answer):
+    """A patch at one revision, its newest unless another was asked for, like a commit."""
+
+    model: str
+    number: int
+    revision: int
+    newest: int = Field(description="the newest revision")
+    state: PatchState
+    reason: str | None = Field(description="why it was rejected, withdrawn or yanked")
+    superseded_by: int | None
+    quarantined: str | None = Field(description="why, when it is")
+    check: CheckState
+    refusal: str | None = Field(description="one sentence, when refused")
+    author: str
+    title: str
+    message: str
+    task: str | None
+    license: str | None
+    base: WeightsDigest
+    sha256: Hex256
+    size: int
+    nnz: int | None = Field(description="weights the patch changes; null until checked")
+    density: float | None = Field(description="nnz over all weights of the base")
+    drop_bottom: str | None
+    drop_top: str | None
+    granularity: str | None
+    value_dtype: str | None
+    job: Job | None = None
+    affected: Affected | None = Field(None, description="what a yank touches")
+    created_at: datetime
+
+
+class TensorStats(Answer):
+    """What a patch does to one tensor, recomputed by the server."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    nnz: int
+    density: float
+    l1: float
+    l2: float
+    linf: float
+
+
+class PatchPage(Answer):
+    """Patches, newest first; `next` is the cursor of the page after this one."""
+
+    items: list[Patch]
+    next: int | None
+
+
+class Reason(Wire):
+    """Why."""
+
+    message: Message = ""
+
+
+class ReasonNeeded(Wire):
+    """Why; it has to be said."""
+
+    message: Annotated[Message, StringConstraints(min_length=1)]
+
+
+class ReviewRequest(Wire):
+    """A verdict on the revision that you have looked at, which must still be the newest."""
+
+    verdict: Verdict
+    revision: int = Field(ge=1, le=2**31 - 1)
+    message: Message = ""
+
+
+class AcceptRequest(Wire):
+    """Accept a patch; it may take the place of older ones."""
+
+    message: Message = ""
+    revision: int | None = Field(None, ge=1, le=2**31 - 1, description="the revision you have looked at")
+    supersedes: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field([], max_length=100)
+
+
+class CommentRequest(Wire):
+    """Say something about a patch, or about one revision of it."""
+
+    message: Annotated[Message, StringConstraints(min_length=1)]
+    revision: int | None = Field(None, ge=1, le=2**31 - 1)
+
+
+class QuarantineRequest(Wire):
+    """Quarantine a patch, or (null) end that."""
+
+    reason: Annotated[Message, StringConstraints(min_length=1)] | None
+
+
+class Check(Answer):
+    """What a check found in a revision."""
+
+    name: str
+    required: bool
+    status: Literal["pass", "warn", "fail"]
+    summary: str
+
+
+class Review(Answer):
+    """A verdict on one revision; it counts while that revision is the newest and it is the reviewer's newest."""
+
+    reviewer: str
+    verdict: Verdict
+    revision: int
+    sha256: Hex256
+    counts: bool
+    message: str
+    created_at: datetime
+
+
+class Comment(Answer):
+    """Words on a patch."""
+
+    author: str
+    revision: int | None
+    message: str
+    created_at: datetime
+
+
+class EvaluationRequest(Wire):
+    """Record one measured number, in the terms of the Hub's evaluation results."""
+
+    ref: Annotated[
+        str, StringConstraints(pattern=r"^(#[0-9]{1,9}(\.[0-9]{1,9})?|[A-Za-z0-9][A-Za-z0-9._+:-]{0,99})$")
+    ] = Field(description="base, #12, #12.2, a version or a channel")
+    task: Annotated[Text, StringConstraints(min_length=1, max_length=100)]
+    dataset: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+    metric: Annotated[Text, StringConstraints(min_length=1, max_length=100)]
+    value: float = Field(allow_inf_nan=False)
+    higher_is_better: bool = True
+    source: Annotated[Text, StringConstraints(max_length=500)] | None = None
+    command: Message | None = None
+
+
+class Evaluation(Answer):
+    """One measured number and who measured it."""
+
+    id: str
+    subject: str = Field(description="base, #12.2 or 1.2.0")
+    task: str
+    dataset: str
+    metric: str
+    value: float
+    higher_is_better: bool
+    source: str | None
+    command: str | None
+    user: str
+    created_at: datetime
+
+
+class EvaluationPage(Answer):
+    """Evaluations, newest first; `next` is the cursor of the page after this one."""
+
+    items: list[Evaluation]
+    next: str | None
+
+
+class Discussion(Answer):
+    """All that was said and found of a patch."""
+
+    patch: Patch
+    revisions: list[Patch]
+    checks: list[Check] = Field(description="of the newest revision")
+    reviews: list[Review]
+    comments: list[Comment]
+    evaluations: list[Evaluation] = Field(description="of the newest revision")
+    affected: Affected
+    missing: list[str] = Field(description="what keeps it from being accepted, a sentence each")
+
+
+class Inbox(Answer):
+    """What waits for you in a model."""
+
+    review: list[Patch] = Field(description="proposed by others, and you have not said a word on the newest revision")
+    accept: list[Patch] = Field(description="approved, and yours to accept or reject")
+    mine: list[Patch] = Field(description="your own, and not decided")
+    candidates: list[str] = Field(description="releases to publish")
+    alarms: list[str] = Field(description="recipes that were composed to different results")

@@ -1,0 +1,39 @@
+"""What all shapes on the wire have in common."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+WeightsDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Decimal = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,20}(\.[0-9]{1,20})?$")]
+NAME = r"[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?"
+ModelName = Annotated[str, StringConstraints(pattern=rf"^{NAME}/{NAME}$", max_length=193)]
+PATH = r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_. +=@-]*(/[A-Za-z0-9_][A-Za-z0-9_. +=@-]*)*"
+FilePath = Annotated[str, Field(max_length=255)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
+Message = Annotated[Text, StringConstraints(max_length=65536)]
+License = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}$")]
+
+
+class Wire(BaseModel):
+    """One JSON object; unknown fields in a request are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, from_attributes=True)
+
+
+class Answer(Wire):
+    """One JSON object that a server sends; a client ignores fields it does not know."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, from_attributes=True)
+
+
+class Problem(Answer):
+    """RFC 9457 problem details; `type` is `urn:breadcrumb:problem:<slug of the error class>`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="the request id, as in the server's log")
+    field: str | None = Field(None, description="the field, tensor or entry at fault")

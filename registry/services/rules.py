@@ -1,0 +1,92 @@
+"""Who may do what: the one table that every check is made from.
+
+A role is held on a model, through the model or its namespace; each includes those before it. On a public model
+everybody is `anyone`, and whoever is signed in is `contributor`; a private model does not exist for those without a
+role. `admin` is the server's. A token also needs the scope, and an author may do some things to their own patch
+whatever their role.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+SCOPES = ("read", "push", "review", "release", "admin")
+
+
+class Role(IntEnum):
+    """What somebody is to a model, or to a namespace."""
+
+    NONE = -1
+    ANYONE = 0
+    CONTRIBUTOR = 1
+    REVIEWER = 2
+    MAINTAINER = 3
+    OWNER = 4
+    ADMIN = 5
+    NOBODY = 6
+
+    @property
+    def word(self) -> str:
+        """The role as it is written in tables and shown to people."""
+        return self.name.lower()
+
+
+On = Literal["server", "own", "namespace", "model", "patch"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The least role for an action, the scope that a token needs, and what the role is held on.
+
+    `server` asks for no role on anything but ADMIN or being signed in, `own` is about what is the caller's alone, and
+    a `patch` may say `author`: then its author may, too.
+    """
+
+    role: Role
+    scope: str
+    on: On
+    author: bool = False
+
+
+RULES: dict[str, Rule] = {
+    # the server, and what is one's own
+    "server.read": Rule(Role.ANYONE, "read", "server"),
+    "audit.read": Rule(Role.ADMIN, "admin", "server"),
+    "gc.run": Rule(Role.ADMIN, "admin", "server"),
+    "user.read": Rule(Role.CONTRIBUTOR, "read", "own"),
+    "token.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
+    "upload": Rule(Role.CONTRIBUTOR, "push", "own"),
+    "job.cancel": Rule(Role.CONTRIBUTOR, "push", "own"),
+    # namespaces
+    "namespace.create": Rule(Role.CONTRIBUTOR, "admin", "server"),
+    "namespace.read": Rule(Role.CONTRIBUTOR, "read", "namespace"),
+    "namespace.manage": Rule(Role.OWNER, "admin", "namespace"),
+    "upload.for": Rule(Role.MAINTAINER, "push", "namespace"),
+    "model.create": Rule(Role.MAINTAINER, "push", "namespace"),
+    # models
+    "model.read": Rule(Role.ANYONE, "read", "model"),
+    "model.audit": Rule(Role.MAINTAINER, "read", "model"),
+    "model.manage": Rule(Role.OWNER, "admin", "model"),
+    "inbox.read": Rule(Role.CONTRIBUTOR, "read", "model"),
+    "webhook.manage": Rule(Role.OWNER, "admin", "model"),
+    "recipe.compose": Rule(Role.CONTRIBUTOR, "push", "model"),
+    "evaluation.add": Rule(Role.CONTRIBUTOR, "push", "model"),
+    # patches
+    "patch.push": Rule(Role.CONTRIBUTOR, "push", "model"),
+    "patch.revise": Rule(Role.NOBODY, "push", "patch", author=True),
+    "patch.propose": Rule(Role.NOBODY, "push", "patch", author=True),
+    "patch.withdraw": Rule(Role.NOBODY, "push", "patch", author=True),
+    "patch.comment": Rule(Role.CONTRIBUTOR, "push", "patch"),
+    "patch.review": Rule(Role.REVIEWER, "review", "patch"),
+    "patch.accept": Rule(Role.MAINTAINER, "review", "patch"),
+    "patch.reject": Rule(Role.MAINTAINER, "review", "patch"),
+    "patch.yank": Rule(Role.MAINTAINER, "review", "patch", author=True),
+    "patch.quarantine": Rule(Role.ADMIN, "admin", "patch"),
+    # releases and channels
+    "release.cut": Rule(Role.MAINTAINER, "release", "model"),
+    "release.publish": Rule(Role.MAINTAINER, "release", "model"),
+    "release.yank": Rule(Role.MAINTAINER, "release", "model"),
+    "build.report": Rule(Role.MAINTAINER, "release", "model"),
+    "channel.move": Rule(Role.MAINTAINER, "release", "model"),
+    "channel.protect": Rule(Role.OWNER, "release", "model"),
+}
