@@ -47,12 +47,11 @@ def show_namespace(
     """Show a namespace: its members, and how much of its quota is used."""
     with connect() as client:
         found = client.namespace(name)
-    pairs = [
-        ("namespace", f"{found.name}, {'an organisation' if found.kind == 'organisation' else 'a user'}"),
-        ("used", f"{size(found.used_bytes)} of {size(found.quota_bytes)}"),
-        ("announced", f"{size(found.reserved_bytes)}, {found.open_uploads} open uploads"),
-        *((row.role, plain(row.user)) for row in found.members),
-    ]
+    pairs = [("namespace", f"{found.name}, {'an organisation' if found.kind == 'organisation' else 'a user'}")]
+    if found.used_bytes is not None and found.quota_bytes is not None:
+        pairs.append(("used", f"{size(found.used_bytes)} of {size(found.quota_bytes)}"))
+        pairs.append(("announced", f"{size(found.reserved_bytes or 0)}, {found.open_uploads} open uploads"))
+    pairs += [(row.role, plain(row.user)) for row in found.members]
     Console(as_json, quiet).result(found, fields(pairs), found.name)
 
 
@@ -98,7 +97,9 @@ def create_token(
         typer.Option("--scope", metavar="S", help="read, push, review, release or admin; read if not said."),
     ] = None,
     label: Annotated[str, typer.Option("--label", metavar="TEXT", help="What it is called in lists.")] = "",
-    expires: Annotated[float, typer.Option("--expires", metavar="DAYS", help="Days until it expires.")] = 90,
+    expires: Annotated[
+        float, typer.Option("--expires", metavar="DAYS", help="Days until it expires; with yours at the latest.")
+    ] = 90,
     model: Annotated[str | None, typer.Option("--model", metavar="NS/NAME", help="Good for this model alone.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -227,7 +227,9 @@ class Stager:
             start = int(self._sources[failed, MASK]) + first // 8
             view = arena.view[at : at + length]
             what = f"The file that holds {show(self.tensor)}"
-            fill(view, int(self._sources[failed, FILE]), start, what, InvalidInput)  # says what is wrong, if it still is
+            fill(
+                view, int(self._sources[failed, FILE]), start, what, InvalidInput
+            )  # says what is wrong, if it still is
         if stop == self.spec.numel and stop % 8:
             for number in self._bits:
                 if arena.bytes[places[number] + length - 1] >> stop % 8:

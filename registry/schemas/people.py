@@ -69,12 +69,12 @@ class Member(Answer):
 
 
 class Namespace(Answer):
-    """A user's or an organisation's names, and how much of its quota is used, in bytes."""
+    """A user's or an organisation's names, and for its maintainers how much of its quota is used, in bytes."""
 
     name: str
     kind: Literal["user", "organisation"]
-    quota_bytes: int
-    used_bytes: int
-    reserved_bytes: int = Field(description="announced in uploads that nothing refers to yet")
-    open_uploads: int
+    quota_bytes: int | None
+    used_bytes: int | None
+    reserved_bytes: int | None = Field(description="announced in uploads that nothing refers to yet")
+    open_uploads: int | None
     members: list[Member]

@@ -68,6 +68,7 @@ class Route(APIRoute):
             request.state.actor = await run_in_threadpool(admit, request, action)
             if self.body_field is not None:
                 await read_json(request, context(request).settings.json_bytes)
+                await run_in_threadpool(identify, request, action)  # a body may have taken its time
             return await handle(request)
 
         return admitted
@@ -88,15 +89,21 @@ def admit(request: Request, action: str) -> Actor | None:
         Forbidden, NotFound: as `access.admit` says.
     """
     database = context(request).database
-    with database.read() as session:
-        secret = bearer(request)
-        actor = actors.authenticate(session, secret, request.state.request_id) if secret else None
-        if actor is not None:
-            count(request, actor)
-        access.admit(session, actor, action, request.path_params)
+    actor = identify(request, action, counted=True)
     if actor is not None and actors.use_is_stale(actor):
         with suppress(DBAPIError), database.write() as session:  # reading must not depend on writing
             actors.record_use(session, actor)
+    return actor
+
+
+def identify(request: Request, action: str, *, counted: bool = False) -> Actor | None:
+    """Return who is asking, once the rules let them, as `admit` does; it is counted when asked."""
+    with context(request).database.read() as session:
+        secret = bearer(request)
+        actor = actors.authenticate(session, secret, request.state.request_id) if secret else None
+        if actor is not None and counted:
+            count(request, actor)
+        access.admit(session, actor, action, request.path_params)
     return actor
 
 

@@ -12,6 +12,8 @@ from registry.server import people_views
 from registry.server.deps import ActorDep, Context, ContextDep, Route, UserName, allow
 from registry.server.errors import RESPONSES
 from registry.services import access, namespaces, quotas, tokens
+from registry.services.actors import Actor
+from registry.services.rules import Role
 
 router = APIRouter(prefix="/api/v1", tags=["people"], route_class=Route, responses=RESPONSES)
 NamespaceName = Annotated[str, Path(pattern=rf"^{NAME}$", alias="namespace")]
@@ -59,14 +61,14 @@ def create_namespace(body: schemas.NamespaceRequest, actor: ActorDep, made: Cont
     """Make an organisation, which is yours."""
     with made.database.write() as session:
         namespaces.create_organisation(session, actor, body.name)
-    return show_namespace(body.name, made)
+    return show_namespace(body.name, actor, made)
 
 
 @router.get("/namespaces/{namespace}")
 @allow("namespace.read")
-def namespace(namespace: NamespaceName, made: ContextDep) -> schemas.Namespace:
-    """Show a namespace, its members, and how much of its quota is used."""
-    return show_namespace(namespace, made)
+def namespace(namespace: NamespaceName, actor: ActorDep, made: ContextDep) -> schemas.Namespace:
+    """Show a namespace and its members; to its maintainers, how much of its quota is used."""
+    return show_namespace(namespace, actor, made)
 
 
 @router.put("/namespaces/{namespace}/members/{user}", status_code=204)
@@ -87,10 +89,11 @@ def remove_member(namespace: NamespaceName, user: UserName, actor: ActorDep, mad
         namespaces.set_member(session, actor, namespace, user, None)
 
 
-def show_namespace(name: str, made: Context) -> schemas.Namespace:
+def show_namespace(name: str, actor: Actor, made: Context) -> schemas.Namespace:
     """Show a namespace in a reading transaction of its own."""
     limits = made.upload_limits
     with made.database.read() as session:
         space = namespaces.find(session, name)
-        used = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
+        watched = access.role_in(session, actor, space) >= Role.MAINTAINER
+        used = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads) if watched else None
         return people_views.namespace(space, used, namespaces.members(session, space))

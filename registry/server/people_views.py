@@ -30,14 +30,14 @@ def member(row: NamespaceMember | ModelMember, via: str) -> schemas.Member:
     return schemas.Member(user=row.user.name, role=row.role, via=via)
 
 
-def namespace(row: Namespace, usage: Usage, members: Sequence[NamespaceMember]) -> schemas.Namespace:
-    """Show a namespace, and how much of its quota is used."""
+def namespace(row: Namespace, usage: Usage | None, members: Sequence[NamespaceMember]) -> schemas.Namespace:
+    """Show a namespace, and how much of its quota is used, where that may be known."""
     return schemas.Namespace(
         name=row.name,
         kind="user" if row.kind == "user" else "organisation",
-        quota_bytes=usage.quota_bytes,
-        used_bytes=usage.used_bytes,
-        reserved_bytes=usage.reserved_bytes,
-        open_uploads=usage.open_uploads,
+        quota_bytes=usage.quota_bytes if usage else None,
+        used_bytes=usage.used_bytes if usage else None,
+        reserved_bytes=usage.reserved_bytes if usage else None,
+        open_uploads=usage.open_uploads if usage else None,
         members=[member(found, row.name) for found in members],
     )

@@ -206,7 +206,7 @@ def protect(
     if channel is None:
         channel = Channel(model_id=model.id, name=name, role="maintainer", approvals=1, allow_yanked=False)
         session.add(channel)
-    before = rule(channel)
+    before = rule(channel) if channel.id else None
     channel.role = channel.role if role is None else role
     channel.approvals = channel.approvals if approvals is None else approvals
     channel.allow_yanked = channel.allow_yanked if allow_yanked is None else allow_yanked

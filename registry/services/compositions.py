@@ -55,9 +55,10 @@ def request(
     """
     model = models.ready(session, full_name, lock=True)
     recipe = save(session, choose(session, model, alpha, items, allow_yanked=allow_yanked))
-    before = jobs.active(session, job_key(model, recipe.digest))
+    active = jobs.active(session, job_key(model, recipe.digest))
+    before = (active.shared, active.cancel_requested) if active else None
     composition, job = ensure(session, actor.user_id, model, recipe)
-    if job is not None and (before is None or before.user_id != actor.user_id):
+    if job is not None and (job.shared, job.cancel_requested) != before:
         record(session, actor, "recipe.compose", full_name, model, after={"recipe": recipe.digest})
     return recipe, composition, job
 

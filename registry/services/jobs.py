@@ -76,15 +76,19 @@ def active(session: Session, key: str, *, lock: bool = False) -> Job | None:
 
 
 def find(session: Session, actor: Actor | None, job_id: uuid.UUID) -> Job:
-    """Return a job: the caller's own, or one of a model that they may see.
+    """Return a job of a model that somebody may see, or of one that is gone since and they asked for.
 
     Raises:
         NotFound: there is none by that id.
     """
     job = session.get(Job, job_id)
-    if job is not None and (actor is None or (job.user_id != actor.user_id and not actor.admin)):
-        seen = access.visible(actor), Model.id == uuid.UUID(job.payload["model_id"])
-        job = job if session.scalar(select(Model.id).where(*seen)) else None
+    if job is not None and not (actor and actor.admin):
+        model_id = uuid.UUID(job.payload["model_id"])
+        if session.get(Model, model_id) is None:
+            shown = actor is not None and job.user_id == actor.user_id
+        else:
+            shown = session.scalar(select(Model.id).where(access.visible(actor), Model.id == model_id)) is not None
+        job = job if shown else None
     if job is None:
         raise NotFound("There is no such job.")
     return job

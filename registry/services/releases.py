@@ -67,14 +67,10 @@ def cut(session: Session, actor: Actor, full_name: str, given: Cut) -> tuple[Rel
     )
     if release is not None and release.state in PUBLISHED:
         raise Conflict(f"{full_name}@{given.version} is {release.state} and closed for ever; take the next version.")
-    same = recipe.digest, before.version if before else None, given.allow_yanked, "candidate"
-    if release is not None and same == (
-        release.recipe_digest,
-        release.previous_version,
-        release.allow_yanked,
-        release.state,
-    ):
-        return release, None
+    asked = recipe.digest, before.version if before else None, given.allow_yanked
+    same = release is not None and asked == (release.recipe_digest, release.previous_version, release.allow_yanked)
+    if release is not None and same and release.state != "draft":
+        return release, jobs.active(session, compositions.job_key(model, recipe.digest))
     changes = changelog.changes_between(entries(session, model, old), entries(session, model, recipe))
     if release is None:
         release = Release(model_id=model.id, version=given.version, creator_id=actor.user_id)

@@ -52,7 +52,7 @@ def create_token(
 def create_own(
     session: Session, actor: Actor, scopes: Collection[str], label: str, expires_days: float, model: Model | None
 ) -> tuple[str, Token]:
-    """Make another token for the caller, never one that can do more than the one they hold.
+    """Make another token for the caller, which neither can do more than the one they hold nor outlasts it.
 
     Raises:
         Forbidden: it would.
@@ -76,6 +76,10 @@ def issue(
     model: Model | None,
 ) -> tuple[str, Token]:
     """Write down a new token."""
+    ends = [
+        None if expires_days is None else now() + timedelta(days=expires_days),
+        actor.token.expires_at if actor else None,
+    ]
     secret = "hf_" + "".join(secrets.choice(ALPHABET) for _ in range(40))
     token = Token(
         user_id=user.id,
@@ -84,7 +88,7 @@ def issue(
         token_hash=hash_token(secret),
         scopes=[scope for scope in SCOPES if scope in scopes],
         model_id=model.id if model else None,
-        expires_at=None if expires_days is None else now() + timedelta(days=expires_days),
+        expires_at=min((end for end in ends if end is not None), default=None),
     )
     session.add(token)
     session.flush()

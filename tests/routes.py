@@ -1,0 +1,59 @@
+"""Every route of an app, one method at a time, with what it says it does."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from fastapi import FastAPI
+
+from registry.server.deps import Route
+from registry.services.rules import RULES, Rule
+
+SAFE = ("GET", "HEAD")
+
+
+class Way(NamedTuple):
+    """One method of one route."""
+
+    method: str
+    path: str
+    action: str
+    parameters: tuple[str, ...]
+
+    @property
+    def rule(self) -> Rule:
+        return RULES[self.action]
+
+    @property
+    def about_a_model(self) -> bool:
+        return self.rule.on in ("model", "patch")
+
+    def url(self, **values: str) -> str:
+        """Fill in the path; a parameter that is not among the values is a KeyError that names it."""
+        path = self.path.replace(":path}", "}")
+        return path.format_map({name: quote(values[name], safe="") for name in self.parameters})
+
+
+def flat(routes: Iterable[Any]) -> Iterator[Any]:
+    """Yield routes, those of included routers among them."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is None:
+            yield route
+        else:
+            yield from flat(inner.routes)
+
+
+def every_way(app: FastAPI) -> list[Way]:
+    """Return all ways into an app that need a policy."""
+    return sorted(
+        Way(method, route.path, route.endpoint.__dict__["action"], tuple(sorted(route.param_convertors)))
+        for route in flat(app.routes)
+        if isinstance(route, Route)
+        for method in route.methods
+    )
+
+
+def open_paths(app: FastAPI) -> set[str]:
+    """Return the paths of all routes that ask nobody for a policy."""
+    return {route.path for route in flat(app.routes) if not isinstance(route, Route)}
