@@ -155,13 +155,12 @@ def token_create(
     as_json: Json = False,
 ) -> None:
     """Create a token and print it, once: only its hash is kept."""
-    from registry.db.session import open_database
     from registry.services.rules import SCOPES
     from registry.services.tokens import create_token
 
     settings = settings_for(data)
     prepare(settings)
-    with open_database(settings.database).write() as session:
+    with opened(settings) as database, database.write() as session:
         secret, token = create_token(
             session, user, admin=admin, expires_days=expires, scopes=scope or SCOPES, label=label
         )
@@ -175,12 +174,11 @@ def token_revoke(
     data: Data = None,
 ) -> None:
     """Revoke a token at once."""
-    from registry.db.session import open_database
     from registry.services.tokens import revoke_token
 
     settings = settings_for(data)
     prepare(settings)
-    with open_database(settings.database).write() as session:
+    with opened(settings) as database, database.write() as session:
         user = revoke_token(session, prefix)
     print(f"The token of {user} is revoked.")
 
@@ -302,16 +300,16 @@ def gc(
 def check(data: Data = None, as_json: Json = False) -> None:
     """Check that every blob is there and hashes right, that each has a row, and that the audit log is unbroken."""
     from registry.db.audit import check_chain
-    from registry.db.session import open_database, require_head
+    from registry.db.session import require_head
     from registry.services.blobs import check as check_blobs
     from registry.store import Store
 
     settings = settings_for(data)
-    database = open_database(settings.database)
-    require_head(database, settings.database)
-    with database.read() as session:
-        problems = list(check_chain(session))
-    problems += check_blobs(database, Store(settings.data))
+    with opened(settings) as database:
+        require_head(database, settings.database)
+        with database.read() as session:
+            problems = list(check_chain(session))
+        problems += check_blobs(database, Store(settings.data))
     if as_json:
         print(json.dumps({"ok": not problems, "problems": problems}))
     else:
