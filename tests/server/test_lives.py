@@ -262,14 +262,24 @@ class PatchLives(Lives):
         for user in PEOPLE:
             self.review(number, user, 0, "approve")
 
-    @rule(number=smallest, verb=strategies.sampled_from(("", "", "yank", "revise")))
-    def decide(self, number: int, verb: str) -> None:
-        """Have somebody accept it who may; perhaps its author goes on with it."""
+    @rule(
+        number=smallest,
+        change=strategies.sampled_from((None, None, None, "demote", "revise")),
+        then=strategies.sampled_from((None, "yank", "yank", "revise")),
+    )
+    def decide(self, number: int, change: str | None, then: str | None) -> None:
+        """Go the whole way to a decision, though something may change before it and after."""
+        self.ask(number)
+        if change == "demote":
+            self.grant("ben", None)
+            self.grant("cat", "contributor")
+        elif change == "revise":
+            self.revise(number, "author")
         self.accept(number, "maintainer", 0, [])
-        if verb == "yank":
+        if then == "yank":
             self.step(number, "author", "yank")
             self.step(number, "author", "unyank")
-        elif verb == "revise":
+        elif then == "revise":
             self.revise(number, "author")
 
     @rule(number=smallest, user=whoever)
@@ -357,7 +367,7 @@ class PatchLives(Lives):
                 self.patches[one] |= {"state": "superseded", "superseded": number}
         self.check()
 
-    @rule(needed=strategies.integers(0, 3))
+    @rule(needed=strategies.integers(0, 2))
     def need(self, needed: int) -> None:
         with self.world.database.write() as session:
             models.update(session, self.actors["owner"], self.name, {"min_approvals": needed})
