@@ -12,6 +12,9 @@
     ├── TooLarge (ValueError)          more bytes than a stated limit
     ├── RangeNotSatisfiable (ValueError)
     ├── NotFound (LookupError)         nothing by that name that you may see
+    │   ├── RevisionNotFound           a model, and nothing of it by that reference
+    │   │   └── NotComposed            a recipe that has to be composed first
+    │   └── EntryNotFound              a revision, and no file of that name in it
     ├── Conflict                       the thing is in a state that forbids this
     ├── Unauthenticated (PermissionError)
     ├── Forbidden (PermissionError)
@@ -100,6 +103,18 @@ class RangeNotSatisfiable(BreadcrumbError, ValueError):
 
 class NotFound(BreadcrumbError, LookupError):
     """Nothing by that name that the caller may see."""
+
+
+class RevisionNotFound(NotFound):
+    """The model is there, and nothing of it by that reference."""
+
+
+class NotComposed(RevisionNotFound):
+    """The recipe is known, and has to be composed first."""
+
+
+class EntryNotFound(NotFound):
+    """The revision is there, and no file of that name in it."""
 
 
 class Conflict(BreadcrumbError):

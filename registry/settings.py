@@ -45,6 +45,7 @@ class Settings(BaseSettings):
         description="most requests with a token; eight connections that send parts of 32 MiB at 10 Gbit/s need 2,300 a "
         "minute, pulling a model of 1,000 files 1,100, pushing it 3,100; empty or 0 for no limit",
     )
+    downloads_at_once: int = Field(512, ge=1, description="files sent at a time; who asks for more comes back later")
     header_seconds: float = Field(15, description="longest wait for a whole request header")
     lease_seconds: float = Field(30, description="a job whose worker is silent this long is taken up again")
     poll_seconds: float = Field(0.5, description="how often an idle worker looks for a job")

@@ -46,6 +46,7 @@ def import_base(files: Mapping[str, str], progress: Progress) -> dict[str, Any]:
         return {
             "weights_digest": checkpoints.weights_digest(tensors),
             "parameters": sum(spec.numel for spec in base.tensors.values()),
+            "model_type": base.config.get("model_type"),
             "tensors": tensors,
         }
 

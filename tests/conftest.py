@@ -24,6 +24,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 KINDS = ("sqlite", "postgresql")
 
 
+@pytest.hookimpl(tryfirst=True)  # before what is slow is left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what is heavy on both databases to one of them, where not all is to run."""
+    for item in items:
+        if item.get_closest_marker("heavy") and "postgresql" in item.name:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """The SQLAlchemy URL of a real PostgreSQL's maintenance database, where databases may be created.

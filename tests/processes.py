@@ -1,6 +1,7 @@
 """Real processes: `crumb-server serve`, `crumb-server worker` and `crumb`, started, watched and killed."""
 
 import contextlib
+import http.server
 import io
 import json
 import math
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import httpx2
 
 from client.cli import run
 
@@ -166,6 +169,68 @@ class Valve:
         self.listener.close()
         for thread in self.threads:
             thread.join(10)
+
+
+class Cutter:
+    """A proxy on loopback that cuts off one answer, once it is so many bytes long; then it lets everything through.
+
+    Args:
+        url: Where the bytes go on to.
+        after: Bytes of an answer after which its connection is closed.
+
+    Attributes:
+        cut: Set once that has happened.
+        ranges: The first byte that each GET of something asked for, None for the whole.
+    """
+
+    def __init__(self, url: str, after: int) -> None:
+        self.cut, self.ranges = threading.Event(), list[int | None]()
+        cutter, there = self, url
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                self.pass_on("HEAD")
+
+            def do_GET(self) -> None:
+                self.pass_on("GET")
+
+            def pass_on(self, method: str) -> None:
+                asked = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+                if method == "GET":
+                    found = re.fullmatch(r"bytes=([0-9]+)-", asked.get("Range", asked.get("range", "")))
+                    cutter.ranges.append(int(found[1]) if found else None)
+                with httpx2.stream(method, there + self.path, headers=asked) as answer:
+                    self.send_response(answer.status_code)
+                    for name, value in answer.headers.items():
+                        if name.lower() not in ("connection", "date", "server", "transfer-encoding"):
+                            self.send_header(name, value)
+                    self.end_headers()
+                    sent = 0
+                    for chunk in answer.iter_raw(2**16):
+                        self.wfile.write(chunk)
+                        sent += len(chunk)
+                        if sent >= after and not cutter.cut.is_set():
+                            cutter.cut.set()
+                            self.close_connection = True
+                            return
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+
+    def __enter__(self) -> "Cutter":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
 
 
 @dataclass

@@ -13,16 +13,22 @@ SAFE = ("GET", "HEAD")
 
 
 class Way(NamedTuple):
-    """One method of one route."""
+    """One method of one route; a lenient one is for the Hub's clients, and speaks as the Hub does."""
 
     method: str
     path: str
     action: str
     parameters: tuple[str, ...]
+    lenient: bool
 
     @property
     def rule(self) -> Rule:
         return RULES[self.action]
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing: by its method, or as the one question that is too long for an address."""
+        return self.method in SAFE or self.path.endswith("/paths-info/{rev}")
 
     @property
     def about_a_model(self) -> bool:
@@ -47,7 +53,7 @@ def flat(routes: Iterable[Any]) -> Iterator[Any]:
 def every_way(app: FastAPI) -> list[Way]:
     """Return all ways into an app that need a policy."""
     return sorted(
-        Way(method, route.path, route.endpoint.__dict__["action"], tuple(sorted(route.param_convertors)))
+        Way(method, route.path, route.endpoint.__dict__["action"], tuple(sorted(route.param_convertors)), route.lenient)
         for route in flat(app.routes)
         if isinstance(route, Route)
         for method in route.methods

@@ -30,6 +30,7 @@ def contribute(registry: Registry, bob: Person, base: Path, count: int) -> None:
         bob.crumb("push", str(patch), MODEL, "-m", f"Task {seed}", "--license", "apache-2.0", "--propose")
 
 
+@pytest.mark.heavy
 def test_from_a_proposal_to_a_release_that_users_can_rely_on(registry: Registry, tmp_path: Path) -> None:
     anna, bob, rita, max_, carl = (person(registry, name) for name in ("anna", "bob", "rita", "max", "carl"))
     base = make_checkpoint(tmp_path / "base")

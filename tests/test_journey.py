@@ -49,6 +49,7 @@ def received(registry: Registry) -> float:
     return float(found[1])
 
 
+@pytest.mark.heavy
 def test_from_a_fine_tuning_to_a_merged_model_that_anyone_can_verify(registry: Registry, tmp_path: Path) -> None:
     registry.serve()
     alice, bob = person(registry, "alice"), person(registry, "bob")
@@ -91,6 +92,7 @@ def test_from_a_fine_tuning_to_a_merged_model_that_anyone_can_verify(registry: R
     assert alice.token not in registry.logs()
 
 
+@pytest.mark.slow
 def test_a_client_killed_in_the_middle_of_an_upload_goes_on_where_it_was(registry: Registry, tmp_path: Path) -> None:
     registry.serve()
     alice, bob = person(registry, "alice"), person(registry, "bob")
@@ -108,6 +110,7 @@ def test_a_client_killed_in_the_middle_of_an_upload_goes_on_where_it_was(registr
     registry.check()
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_of_an_upload_has_what_it_acknowledged(
     registry: Registry, tmp_path: Path
 ) -> None:
@@ -128,6 +131,7 @@ def test_a_server_killed_in_the_middle_of_an_upload_has_what_it_acknowledged(
     registry.check()
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_composition_is_succeeded_with_the_same_bytes(
     registry: Registry, tmp_path: Path
 ) -> None:
@@ -192,7 +196,7 @@ def make_llama(folder: Path, seed: int, *, tied: bool) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_transformers_model_comes_back_with_the_same_logits(
     sqlite_registry: Registry, tmp_path: Path, tied: bool
 ) -> None:

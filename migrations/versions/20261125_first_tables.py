@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "c41b7e90d2f3"
+revision: str = "5d2f8a6c19b4"
 down_revision: str | None = None
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
@@ -51,11 +51,15 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("leased_until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("doomed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("bucketed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.CheckConstraint("state IN ('live', 'doomed')", name=op.f("ck_blobs_state")),
+        sa.CheckConstraint("state IN ('live', 'doomed', 'remote')", name=op.f("ck_blobs_state")),
         sa.CheckConstraint("size >= 0", name=op.f("ck_blobs_size")),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_blobs")),
     )
+    with op.batch_alter_table("blobs", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_blobs_bucketed_at"), ["bucketed_at"], unique=False)
+
     op.create_table(
         "namespaces",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -137,11 +141,16 @@ def upgrade() -> None:
         sa.Column("required_evaluations", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("base_digest", sa.String(length=71), nullable=True),
+        sa.Column("base_commit", sa.String(length=40), nullable=True),
+        sa.Column("source", sa.String(length=400), nullable=True),
+        sa.Column("by_reference", sa.Boolean(), nullable=False),
         sa.Column("parameters", sa.BigInteger(), nullable=True),
+        sa.Column("dtypes", sa.JSON(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("card", sa.Text(), nullable=True),
         sa.Column("patch_count", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("modified_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("state IN ('importing', 'ready')", name=op.f("ck_models_state")),
         sa.CheckConstraint("visibility IN ('public', 'private')", name=op.f("ck_models_visibility")),
         sa.CheckConstraint("min_approvals BETWEEN 0 AND 10", name=op.f("ck_models_min_approvals")),
@@ -156,7 +165,9 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_models_base_digest"), ["base_digest"], unique=False)
+        batch_op.create_index(batch_op.f("ix_models_created_at"), ["created_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_models_creator_id"), ["creator_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_models_modified_at"), ["modified_at"], unique=False)
 
     op.create_table(
         "namespace_members",
@@ -286,6 +297,7 @@ def upgrade() -> None:
         sa.Column("model_id", sa.Uuid(), nullable=False),
         sa.Column("recipe_digest", sa.String(length=64), nullable=False),
         sa.Column("weights_digest", sa.String(length=71), nullable=False),
+        sa.Column("commit", sa.String(length=40), nullable=False),
         sa.Column("device", sa.String(length=64), nullable=False),
         sa.Column("seconds", sa.Double(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -302,6 +314,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("model_id", "recipe_digest", name=op.f("uq_compositions_model_id_recipe_digest")),
     )
     with op.batch_alter_table("compositions", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_compositions_commit"), ["commit"], unique=False)
         batch_op.create_index(batch_op.f("ix_compositions_recipe_digest"), ["recipe_digest"], unique=False)
 
     op.create_table(
@@ -323,6 +336,28 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("model_members", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_model_members_user_id"), ["user_id"], unique=False)
+
+    op.create_table(
+        "model_downloads",
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name=op.f("fk_model_downloads_model_id_models"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("model_id", "day", name=op.f("pk_model_downloads")),
+    )
+    op.create_table(
+        "model_tags",
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("tag", sa.String(length=100), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name=op.f("fk_model_tags_model_id_models"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("model_id", "tag", name=op.f("pk_model_tags")),
+    )
+    with op.batch_alter_table("model_tags", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_model_tags_tag"), ["tag"], unique=False)
 
     op.create_table(
         "patches",
@@ -370,6 +405,7 @@ def upgrade() -> None:
         sa.Column("changelog", sa.Text(), nullable=False),
         sa.Column("card", sa.Text(), nullable=True),
         sa.Column("manifest", sa.Text(), nullable=True),
+        sa.Column("commit", sa.String(length=40), nullable=True),
         sa.Column("signature", sa.Text(), nullable=True),
         sa.Column("creator_id", sa.Uuid(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -396,6 +432,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("model_id", "version", name=op.f("uq_releases_model_id_version")),
     )
     with op.batch_alter_table("releases", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_releases_commit"), ["commit"], unique=False)
         batch_op.create_index(batch_op.f("ix_releases_creator_id"), ["creator_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_releases_publisher_id"), ["publisher_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_releases_recipe_digest"), ["recipe_digest"], unique=False)
@@ -828,6 +865,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_releases_recipe_digest"))
         batch_op.drop_index(batch_op.f("ix_releases_publisher_id"))
         batch_op.drop_index(batch_op.f("ix_releases_creator_id"))
+        batch_op.drop_index(batch_op.f("ix_releases_commit"))
 
     op.drop_table("releases")
     with op.batch_alter_table("patches", schema=None) as batch_op:
@@ -836,12 +874,18 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_patches_author_id"))
 
     op.drop_table("patches")
+    with op.batch_alter_table("model_tags", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_model_tags_tag"))
+
+    op.drop_table("model_tags")
+    op.drop_table("model_downloads")
     with op.batch_alter_table("model_members", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_model_members_user_id"))
 
     op.drop_table("model_members")
     with op.batch_alter_table("compositions", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_compositions_recipe_digest"))
+        batch_op.drop_index(batch_op.f("ix_compositions_commit"))
 
     op.drop_table("compositions")
     with op.batch_alter_table("builds", schema=None) as batch_op:
@@ -866,7 +910,9 @@ def downgrade() -> None:
 
     op.drop_table("namespace_members")
     with op.batch_alter_table("models", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_models_modified_at"))
         batch_op.drop_index(batch_op.f("ix_models_creator_id"))
+        batch_op.drop_index(batch_op.f("ix_models_created_at"))
         batch_op.drop_index(batch_op.f("ix_models_base_digest"))
 
     op.drop_table("models")
@@ -883,6 +929,9 @@ def downgrade() -> None:
     op.drop_table("users")
     op.drop_table("recipes")
     op.drop_table("namespaces")
+    with op.batch_alter_table("blobs", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_blobs_bucketed_at"))
+
     op.drop_table("blobs")
     op.drop_table("audit_heads")
     with op.batch_alter_table("audit_events", schema=None) as batch_op:

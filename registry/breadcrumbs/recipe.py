@@ -21,6 +21,8 @@ _DECIMAL = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]{1,20}))?")
 _HEX256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = re.compile(r"sha256:[0-9a-f]{64}")
 
+ALPHA = "0.3"
+"""What is meant where nobody says how much of the patches a model is to have."""
 
 LARGEST_FLOAT32 = 2.0**128 - 2.0**104
 

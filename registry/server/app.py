@@ -17,12 +17,16 @@ from registry.server import (
     patches,
     people,
     releases,
+    repositories,
+    resolving,
     reviews,
     system,
     uploads,
     webhooks,
 )
 from registry.server.deps import Context
+from registry.server.downloads import Gate
+from registry.server.hub_route import RawPath
 from registry.server.limits import Rate
 from registry.server.middleware import Edge, Metrics
 from registry.services.uploads import Limits
@@ -60,8 +64,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifetime=timedelta(hours=settings.upload_hours),
     )
     token_rate = Rate("token", settings.rate_token)
-    app.state.context = Context(settings, database, store, limits, CapacityLimiter(HASHING), token_rate)
+    app.state.context = Context(
+        settings, database, store, limits, CapacityLimiter(HASHING), token_rate, Gate(settings.downloads_at_once)
+    )
     app.state.metrics = Metrics()
+    app.add_middleware(RawPath)
     app.add_middleware(
         Edge,
         metrics=app.state.metrics,
@@ -72,6 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     for module in (people, models, patches, reviews, releases, channels, uploads, webhooks, feed, system):
         app.include_router(module.router, dependencies=[Depends(HTTPBearer(auto_error=False))])
+    for module in (repositories, resolving):
+        app.include_router(module.router)
     return app
 
 

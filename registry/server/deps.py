@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Path, Request, Response
@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from registry.db.session import Database
 from registry.errors import InvalidRequest, TooLarge, TooMany, Unauthenticated
 from registry.schemas import NAME
+from registry.server.downloads import Gate
 from registry.server.limits import Rate
 from registry.services import access, actors
 from registry.services.actors import Actor
@@ -43,6 +44,7 @@ class Context:
     upload_limits: Limits
     hashing: CapacityLimiter
     token_rate: Rate
+    gate: Gate
 
 
 def allow(action: str) -> Callable[[Endpoint], Endpoint]:
@@ -57,7 +59,12 @@ def allow(action: str) -> Callable[[Endpoint], Endpoint]:
 
 
 class Route(APIRoute):
-    """A route that admits its caller before it reads the body."""
+    """A route that admits its caller before it reads the body.
+
+    A `lenient` one takes a token that the registry does not know for none: the Hub's clients send the one they have.
+    """
+
+    lenient: ClassVar[bool] = False
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the handler."""
@@ -65,7 +72,8 @@ class Route(APIRoute):
         action = self.endpoint.__dict__["action"]  # a route without @allow fails here, at start
 
         async def admitted(request: Request) -> Response:
-            request.state.actor = await run_in_threadpool(admit, request, action)
+            request.state.actor = None
+            await run_in_threadpool(admit, request, action, self.lenient)
             if self.body_field is not None:
                 await read_json(request, context(request).settings.json_bytes)
                 await run_in_threadpool(identify, request, action)  # a body may have taken its time
@@ -80,8 +88,8 @@ def context(request: Request) -> Context:
     return made
 
 
-def admit(request: Request, action: str) -> Actor | None:
-    """Return who is asking, once the rules let them do the action on what the path names; None without a token.
+def admit(request: Request, action: str, lenient: bool = False) -> None:
+    """Let the caller in, once the rules let them do the action on what the path names; none without a token.
 
     Raises:
         Unauthenticated: no token where one is needed, or one that is not valid.
@@ -89,18 +97,23 @@ def admit(request: Request, action: str) -> Actor | None:
         Forbidden, NotFound: as `access.admit` says.
     """
     database = context(request).database
-    actor = identify(request, action, counted=True)
+    actor = identify(request, action, lenient=lenient, counted=True)
     if actor is not None and actors.use_is_stale(actor):
         with suppress(DBAPIError), database.write() as session:  # reading must not depend on writing
             actors.record_use(session, actor)
-    return actor
 
 
-def identify(request: Request, action: str, *, counted: bool = False) -> Actor | None:
-    """Return who is asking, once the rules let them, as `admit` does; it is counted when asked."""
+def identify(request: Request, action: str, *, lenient: bool = False, counted: bool = False) -> Actor | None:
+    """Find out who is asking, and whether the rules let them, as `admit` does; it is counted when asked."""
     with context(request).database.read() as session:
-        secret = bearer(request)
-        actor = actors.authenticate(session, secret, request.state.request_id) if secret else None
+        try:
+            secret = bearer(request)
+            actor = actors.authenticate(session, secret, request.state.request_id) if secret else None
+        except Unauthenticated:
+            if not lenient:
+                raise
+            actor = None
+        request.state.actor = actor
         if actor is not None and counted:
             count(request, actor)
         access.admit(session, actor, action, request.path_params)
@@ -139,8 +152,19 @@ async def read_json(request: Request, limit: int) -> None:
     """Read a JSON body of at most `limit` bytes strictly, and leave it where FastAPI looks for it.
 
     Raises:
-        TooLarge: there are more bytes, whatever Content-Length says.
+        TooLarge: there are more bytes.
         InvalidRequest: it is not strict JSON (RFC 8259 without duplicate names, NaN or lone surrogates).
+    """
+    request._body = await read_bytes(request, limit)
+    if request._body:
+        check_json(request._body)
+
+
+async def read_bytes(request: Request, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes.
+
+    Raises:
+        TooLarge: there are more bytes, whatever Content-Length says.
     """
     announced = request.headers.get("content-length", "0")
     raw = bytearray()
@@ -151,9 +175,7 @@ async def read_json(request: Request, limit: int) -> None:
                 break
     if len(raw) > limit or (announced.isdecimal() and int(announced) > limit):
         raise TooLarge(f"A request body has at most {limit} bytes.", field="body")
-    request._body = bytes(raw)
-    if raw:
-        check_json(bytes(raw))
+    return bytes(raw)
 
 
 def check_json(raw: bytes) -> None:

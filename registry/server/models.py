@@ -7,8 +7,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from registry import schemas
 from registry.server import people_views, views
 from registry.server.deps import ActorDep, ContextDep, ModelName, Route, UserName, VisitorDep, allow
-from registry.server.downloads import serve
 from registry.server.errors import RESPONSES
+from registry.server.files import send
 from registry.services import access, models, revisions
 
 router = APIRouter(prefix="/api/v1/models", tags=["models"], route_class=Route, responses=RESPONSES)
@@ -100,7 +100,4 @@ def file(name: ModelName, ref: Ref, path: FilePath, request: Request, actor: Vis
     """Download a file of a revision."""
     with made.database.read() as session:
         model, found = revisions.resolve(session, actor, name, ref)
-        blob = revisions.find_file(found, path)
-    cached = "public" if model.visibility == "public" else "private"
-    immutable = found.fixed and ref == found.ref
-    return serve(request, made.store, blob.sha256, blob.size, path, immutable=immutable, cached=cached)
+    return send(request, made, model, found, path, immutable=found.fixed and ref == found.ref)

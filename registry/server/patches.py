@@ -94,7 +94,9 @@ def file(name: ModelName, patch: PatchRef, request: Request, actor: VisitorDep, 
         public = models.find(session, name).visibility == "public" and revision.patch.quarantined_at is None
     filename = f"{name.replace('/', '-')}-{revision.patch.number}.{revision.number}.safetensors"
     cached = "public" if public else "private"
-    return serve(request, made.store, revision.sha256, revision.size, filename, immutable=False, cached=cached)
+    return serve(
+        request, made.store, made.gate, revision.sha256, revision.size, filename, immutable=False, cached=cached
+    )
 
 
 @router.post("/compositions", status_code=202, responses={200: {"model": schemas.Composition, "description": "Ready"}})

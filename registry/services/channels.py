@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.models import Channel, ChannelMove, ChannelVote, Model, Release, User
+from registry.db.models import Channel, ChannelMove, ChannelVote, Model, Release, User, now
 from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from registry.services import access, models, releases, revisions
 from registry.services.actors import Actor, record
@@ -129,7 +129,7 @@ def go(
             reason=reason,
         )
     )
-    channel.release_id = release.id
+    channel.release_id, model.modified_at = release.id, now()
     session.execute(delete(ChannelVote).where(ChannelVote.channel_id == channel.id))
     session.flush()
     session.refresh(channel, ["release"])

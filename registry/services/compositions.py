@@ -23,6 +23,7 @@ from registry.db.models import (
     RecipeItem,
 )
 from registry.errors import InvalidRecipe
+from registry.releases.commits import commit_id
 from registry.services import builds, jobs, models, patches
 from registry.services.actors import Actor, record
 
@@ -55,12 +56,17 @@ def request(
     """
     model = models.ready(session, full_name, lock=True)
     recipe = save(session, choose(session, model, alpha, items, allow_yanked=allow_yanked))
+    return recipe, *ask(session, actor, model, recipe)
+
+
+def ask(session: Session, actor: Actor, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:
+    """Return a locked model's composition of a recipe, or the job that makes it; said once more, it changes nothing."""
     active = jobs.active(session, job_key(model, recipe.digest))
     before = (active.shared, active.cancel_requested) if active else None
     composition, job = ensure(session, actor.user_id, model, recipe)
     if job is not None and (job.shared, job.cancel_requested) != before:
-        record(session, actor, "recipe.compose", full_name, model, after={"recipe": recipe.digest})
-    return recipe, composition, job
+        record(session, actor, "recipe.compose", model.full_name, model, after={"recipe": recipe.digest})
+    return composition, job
 
 
 def choose(
@@ -189,6 +195,7 @@ def finish(
         model_id=model.id,
         recipe_digest=digest,
         weights_digest=weights_digest,
+        commit=commit_id(files),
         device=device,
         seconds=seconds,
         files=[CompositionFile(path=path, sha256=sha256) for path, sha256 in sorted(files.items())],

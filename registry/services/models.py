@@ -1,5 +1,6 @@
 """Models: a name pinned to one base, whose files are checked by a worker before anything can be built on them."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -8,9 +9,10 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from registry.db.models import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User
+from registry.db.models import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User, now
 from registry.errors import Conflict, InvalidRequest, NotFound
-from registry.services import access, blobs, jobs, namespaces
+from registry.releases.commits import commit_id
+from registry.services import access, blobs, jobs, namespaces, tags
 from registry.services.actors import Actor, record
 from registry.services.names import check_name
 from registry.store import Store
@@ -198,6 +200,8 @@ def update(session: Session, actor: Actor, full_name: str, given: dict[str, Any]
         before = {name: getattr(model, name) for name in changed}
         for name, value in changed.items():
             setattr(model, name, value)
+        if "license" in changed:
+            tags.relicense(session, model)
         session.flush()
         record(session, actor, "model.update", full_name, model, before=before, after=changed)
     return model
@@ -259,8 +263,19 @@ def finish_import(session: Session, model: Model, report: dict[str, Any], card: 
     model.base_digest, model.parameters = report["weights_digest"], report["parameters"]
     model.card, model.state = card, "ready"
     model.license = model.license or card_license(card or "")
+    model.dtypes, model.modified_at = count_dtypes(report["tensors"]), now()
+    model.base_commit = commit_id({file.path: file.sha256 for file in base_files(session, model)})
+    tags.write(session, model, report["model_type"])
     session.flush()
     record(session, None, "model.ready", model.full_name, model, after={"base": model.base_digest})
+
+
+def count_dtypes(tensors: Sequence[tuple[str, str, Sequence[int], str]]) -> dict[str, int]:
+    """Return how many weights have which dtype, among (name, dtype, shape, sha256) of tensors."""
+    counts: dict[str, int] = {}
+    for _, dtype, shape, _ in tensors:
+        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
+    return counts
 
 
 def refuse_import(session: Session, model: Model, error: str) -> None:

@@ -91,6 +91,17 @@ def find_user(session: Session, name: str) -> User:
     return user
 
 
+def of_user(session: Session, actor: Actor) -> list[tuple[str, str]]:
+    """Return the organisations that somebody belongs to, each with their role in it."""
+    query = (
+        select(Namespace.name, NamespaceMember.role)
+        .join(NamespaceMember, NamespaceMember.namespace_id == Namespace.id)
+        .where(NamespaceMember.user_id == actor.user_id, Namespace.kind == "organisation")
+        .order_by(Namespace.name)
+    )
+    return [(name, role) for name, role in session.execute(query)]
+
+
 def members(session: Session, space: Namespace) -> list[NamespaceMember]:
     """Return the members of a namespace, by name."""
     return list(

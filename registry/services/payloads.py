@@ -6,7 +6,8 @@
     updatedRefs  where a channel, a version or a patch points now
     crumb        the event in our own words; the Hub's reader passes over it
 
-A `sha` is the weights digest that a reference stands for, or the sha256 of a patch file, without `sha256:`.
+A `sha` is a commit id of the read side (services/repositories.py); of a patch, which has none until it is composed, the
+sha256 of its file.
 """
 
 import re
@@ -16,7 +17,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.db.models import AuditEvent, Comment, Composition, Model, PatchRevision, Release
+from registry.db.models import AuditEvent, Comment, Model, PatchRevision, Release
 from registry.errors import BreadcrumbError
 from registry.services import patches, revisions
 
@@ -82,7 +83,7 @@ def repo(session: Session, model: Model, root: str) -> dict[str, Any]:
     head = None
     if model.state == "ready":
         try:
-            head = revisions.find(session, None, model, revisions.DEFAULT).weights_digest.removeprefix("sha256:")
+            head = revisions.find(session, None, model, revisions.DEFAULT).commit
         except BreadcrumbError:  # quarantined, say: nothing that can be pulled
             head = None
     return {
@@ -167,10 +168,5 @@ def updated_refs(session: Session, model: Model, event: AuditEvent) -> list[dict
 
 
 def sha(session: Session, model: Model, version: str | None) -> str | None:
-    """Return the weights digest of a release."""
-    digest = session.scalar(
-        select(Composition.weights_digest)
-        .join(Release, Release.recipe_digest == Composition.recipe_digest)
-        .where(Release.model_id == model.id, Composition.model_id == model.id, Release.version == version)
-    )
-    return digest.removeprefix("sha256:") if digest else None
+    """Return the commit id of a published release."""
+    return session.scalar(select(Release.commit).where(Release.model_id == model.id, Release.version == version))

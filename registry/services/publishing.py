@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.models import AuditHead, Blob, Composition, Model, Release, ReleaseFile, now
 from registry.errors import Conflict, InvalidRequest, NotFound
-from registry.releases import cards, manifest, provenance
+from registry.releases import cards, commits, manifest, provenance
 from registry.services import blobs, builds, compositions, evaluations, models, releases, reviews, revisions
 from registry.services.actors import Actor, record
 from registry.store import Store
@@ -42,10 +42,10 @@ def publish(session: Session, store: Store, actor: Actor, full_name: str, versio
     session.add_all(
         ReleaseFile(release_id=release.id, path=path, sha256=found) for path, found in sorted(files.items())
     )
-    release.publisher_id, release.published_at = actor.user_id, now()
+    release.publisher_id, release.published_at, release.commit = actor.user_id, now(), commits.commit_id(files)
     session.flush()
     release.manifest = describe(session, model, release, composition).decode("utf-8")
-    release.state = "published"
+    release.state, model.modified_at = "published", now()
     session.flush()
     session.refresh(release, ["publisher"])
     digest = manifest.manifest_digest(release.manifest.encode("utf-8"))

@@ -96,7 +96,7 @@ def choose(session: Session, actor: Actor, model: Model, given: Cut) -> recipes.
     Raises:
         InvalidRequest: patches are named beside a revision to start from, or one to leave out is not in it.
     """
-    items, alpha = {item.number: item for item in given.patches}, given.alpha or "0.3"
+    items, alpha = {item.number: item for item in given.patches}, given.alpha or recipes.ALPHA
     if len(items) < len(given.patches):
         raise InvalidRequest("A patch is named twice; give it one weight.", field="patches")
     if given.from_ref is not None:

@@ -10,6 +10,7 @@ stable, beta, …    the release that a channel points at
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload, selectinload
@@ -26,7 +27,7 @@ from registry.db.models import (
     Release,
     ReleaseFile,
 )
-from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from registry.errors import Conflict, EntryNotFound, Forbidden, InvalidRequest, RevisionNotFound
 from registry.services import compositions, models
 from registry.services.actors import Actor
 
@@ -40,9 +41,12 @@ class Revision:
     """A model that can be pulled: the base (no recipe), a composition, or a release of one.
 
     `ref` is what stays the same however often it is asked for, if `fixed`: `base`, a recipe digest or a version.
+    `commit` is the Hub's name for the files, `made_at` when they were.
     """
 
     ref: str
+    commit: str
+    made_at: datetime
     weights_digest: str
     recipe: Recipe | None
     files: Sequence[BaseFile | CompositionFile | ReleaseFile]
@@ -56,7 +60,7 @@ def resolve(session: Session, actor: Actor | None, full_name: str, ref: str) -> 
     """Return what a reference stands for.
 
     Raises:
-        NotFound: nothing by that name; the message says what to do.
+        RevisionNotFound: nothing by that name; the message says what to do.
         InvalidRequest: the prefix of a digest is too short or not unique.
         Forbidden: it holds a quarantined patch, and the caller is no admin.
     """
@@ -76,7 +80,7 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Revis
     if channel is not None:
         return of_channel(session, actor, model, channel)
     if (prefix := PREFIX.fullmatch(ref)) is None:
-        raise NotFound(
+        raise RevisionNotFound(
             f"{model.full_name} has no '{ref}'; give a version, a channel, base, or 8 or more digits of a recipe."
         )
     return of_recipe(session, actor, model, find_composition(session, model, prefix[1]))
@@ -100,18 +104,19 @@ def default(session: Session, actor: Actor | None, model: Model) -> Revision:
 
 def base(session: Session, model: Model) -> Revision:
     """Return the base of a model."""
-    assert model.base_digest is not None
-    return Revision("base", model.base_digest, None, models.base_files(session, model))
+    assert model.base_digest is not None and model.base_commit is not None
+    files = models.base_files(session, model)
+    return Revision("base", model.base_commit, model.created_at, model.base_digest, None, files)
 
 
 def of_channel(session: Session, actor: Actor | None, model: Model, channel: Channel) -> Revision:
     """Return the release that a channel points at.
 
     Raises:
-        NotFound: it points at none yet.
+        RevisionNotFound: it points at none yet.
     """
     if channel.release_id is None:
-        raise NotFound(f"The channel {model.full_name}@{channel.name} points at no release yet.")
+        raise RevisionNotFound(f"The channel {model.full_name}@{channel.name} points at no release yet.")
     release = session.get_one(Release, channel.release_id)
     return of_release(session, actor, model, release, channel.name)
 
@@ -120,11 +125,13 @@ def find_release(session: Session, model: Model, version: str) -> Release:
     """Return a release by its version.
 
     Raises:
-        NotFound: there is none.
+        RevisionNotFound: there is none.
     """
     release = session.scalar(select(Release).where(Release.model_id == model.id, Release.version == version))
     if release is None:
-        raise NotFound(f"There is no release {model.full_name}@{version}; see `crumb release list {model.full_name}`.")
+        raise RevisionNotFound(
+            f"There is no release {model.full_name}@{version}; see `crumb release list {model.full_name}`."
+        )
     return release
 
 
@@ -144,8 +151,11 @@ def of_release(
     revisions = compositions.described(session, model, recipe)
     warnings = patch_warnings(actor, subject, [revision for _, revision in revisions if revision])
     files: Sequence[CompositionFile | ReleaseFile] = composition.files
+    commit, made_at = composition.commit, composition.created_at
     fixed = release.state in ("published", "yanked")
     if fixed:
+        assert release.commit is not None and release.published_at is not None
+        commit, made_at = release.commit, release.published_at
         files = session.scalars(
             select(ReleaseFile)
             .where(ReleaseFile.release_id == release.id)
@@ -156,14 +166,15 @@ def of_release(
         warnings.insert(0, f"{subject} is a {release.state} and not published; it may still change.")
     if release.state == "yanked":
         warnings.insert(0, f"{subject} was yanked: {release.yank_reason}")
-    return Revision(release.version, composition.weights_digest, recipe, files, release, channel, fixed, warnings)
+    digest = composition.weights_digest
+    return Revision(release.version, commit, made_at, digest, recipe, files, release, channel, fixed, warnings)
 
 
 def find_composition(session: Session, model: Model, prefix: str) -> Composition:
     """Return a composition by its recipe's digest, or a prefix of that.
 
     Raises:
-        NotFound: there is none.
+        RevisionNotFound: there is none.
         InvalidRequest: there are more than one.
     """
     found = session.scalars(
@@ -177,7 +188,9 @@ def find_composition(session: Session, model: Model, prefix: str) -> Composition
             f"More than one recipe of {model.full_name} starts with {prefix}; give more digits.", field="ref"
         )
     if not found:
-        raise NotFound(f"{model.full_name} has no composed recipe {prefix}; compose it first with `crumb compose`.")
+        raise RevisionNotFound(
+            f"{model.full_name} has no composed recipe {prefix}; compose it first with `crumb compose`."
+        )
     return found[0]
 
 
@@ -187,7 +200,8 @@ def of_recipe(session: Session, actor: Actor | None, model: Model, composition: 
     revisions = compositions.described(session, model, recipe)
     subject = f"{model.full_name}@{recipe.digest[:12]}"
     warnings = patch_warnings(actor, subject, [revision for _, revision in revisions if revision])
-    return Revision(recipe.digest, composition.weights_digest, recipe, composition.files, warnings=warnings)
+    made = composition.commit, composition.created_at, composition.weights_digest
+    return Revision(recipe.digest, *made, recipe, composition.files, warnings=warnings)
 
 
 def patch_warnings(actor: Actor | None, subject: str, revisions: Sequence[PatchRevision]) -> list[str]:
@@ -212,9 +226,9 @@ def find_file(revision: Revision, path: str) -> Blob:
     """Return the blob of one file of a revision.
 
     Raises:
-        NotFound: it has no such file.
+        EntryNotFound: it has no such file.
     """
     for file in revision.files:
         if file.path == path:
             return file.blob
-    raise NotFound(f"There is no file {path!r} in this revision.")
+    raise EntryNotFound(f"There is no file {path!r} in this revision.")

@@ -266,7 +266,14 @@ def test_a_prefix_must_be_unique_and_an_uncomposed_recipe_says_what_to_do(world:
         weights = "sha256:" + "0" * 64
         model_id = composition.model_id
         session.add(
-            Composition(model_id=model_id, recipe_digest=twin, weights_digest=weights, device="cpu", seconds=0.0)
+            Composition(
+                model_id=model_id,
+                recipe_digest=twin,
+                weights_digest=weights,
+                commit="0" * 40,
+                device="cpu",
+                seconds=0.0,
+            )
         )
     ambiguous = client.get(f"/api/v1/models/alice/tiny/revisions/{digest[:8]}")
     assert (ambiguous.status_code, ambiguous.json()["field"]) == (422, "ref")

@@ -83,13 +83,15 @@ def test_who_may_not_send_hears_so_before_the_body(world: World) -> None:
     """With `Expect: 100-continue` nothing is sent at all; the server must not ask for it."""
     with served(world, header_seconds=10) as address:
         for token, length, status in ((None, 1000, b"401"), ("hf_" + "x" * 40, 1000, b"401")):
-            answer = talk(address, put_head(world, length, token, "Expect: 100-continue"))
+            answer = talk(address, put_head(world, length, token, "Expect: 100-continue\r\nConnection: close"))
             assert answer.startswith(b"HTTP/1.1 " + status)
-        answer = talk(address, put_head(world, 10**12, world.token("alice"), "Expect: 100-continue"))
+        answer = talk(
+            address, put_head(world, 10**12, world.token("alice"), "Expect: 100-continue\r\nConnection: close")
+        )
         assert answer.startswith(b"HTTP/1.1 413")
         json_head = (
             b"POST /api/v1/uploads HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 99999999\r\nExpect: 100-continue\r\nAuthorization: Bearer "
+            b"Content-Length: 99999999\r\nExpect: 100-continue\r\nConnection: close\r\nAuthorization: Bearer "
         )
         answer = talk(address, json_head + world.token("alice").encode() + b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 413")

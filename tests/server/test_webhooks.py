@@ -621,18 +621,18 @@ def test_the_hubs_own_library_reads_what_is_sent(world: World, receiver: Receive
     assert comment is not None
     assert comment.content == "<b>Look</b> \u202e at this"
     uuid.UUID(comment.id)
-    digests = [
-        did(alice.get(f"{here}/releases/{version}"))["weights_digest"].removeprefix("sha256:")
+    commits = [
+        did(alice.get(f"/api/models/{here.removeprefix('/api/v1/models/')}/revision/{version}"))["sha"]
         for version in ("1.0.0", "1.0.1")
     ]
     moves = [body["updatedRefs"] for body in sent if body["crumb"]["event"] == "channel.move"]
     assert moves == [
-        [{"ref": "refs/heads/stable", "oldSha": None, "newSha": digests[0]}],
-        [{"ref": "refs/heads/stable", "oldSha": digests[0], "newSha": digests[1]}],
+        [{"ref": "refs/heads/stable", "oldSha": None, "newSha": commits[0]}],
+        [{"ref": "refs/heads/stable", "oldSha": commits[0], "newSha": commits[1]}],
     ]
     tags = [body["updatedRefs"][0] for body in sent if body["crumb"]["event"] == "release.publish"]
     assert [(tag["ref"], tag["newSha"]) for tag in tags] == [
-        ("refs/tags/1.0.0", digests[0]),
-        ("refs/tags/1.0.1", digests[1]),
+        ("refs/tags/1.0.0", commits[0]),
+        ("refs/tags/1.0.1", commits[1]),
     ]
-    assert sent[-1]["repo"]["headSha"] == sent[-1]["repo"]["head_sha"] == digests[1]
+    assert sent[-1]["repo"]["headSha"] == sent[-1]["repo"]["head_sha"] == commits[1]

@@ -7,6 +7,7 @@
     models ─< base_files >─ blobs            a name pinned to one base
            ─< base_tensors
            ─< model_members >─ users
+           ─< model_tags, model_downloads    how it is found, how often it was fetched
            ─< patches ─< patch_revisions >─ blobs
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
@@ -22,6 +23,7 @@
 
     models            importing ──> ready           (a failed import deletes the row: the name is free again)
     blobs             live <──> doomed ──> (deleted)
+                      remote ── fetched, and kept ──> live
     upload_sessions   open ──> done ──> (deleted when expired)
     jobs              queued ──> running ──> done | failed | cancelled
                         ^──────────┘ worker died or stopped
@@ -32,7 +34,17 @@ A digest column holds 64 lowercase hex digits; `base_digest` and `weights_digest
 """
 
 from registry.db.models.compositions import Build, Composition, CompositionFile, Recipe, RecipeItem
-from registry.db.models.contents import BaseFile, BaseTensor, Blob, Model, ModelMember, UploadPart, UploadSession
+from registry.db.models.contents import (
+    BaseFile,
+    BaseTensor,
+    Blob,
+    Model,
+    ModelDownloads,
+    ModelMember,
+    ModelTag,
+    UploadPart,
+    UploadSession,
+)
 from registry.db.models.operations import AuditEvent, AuditHead, Job, Webhook, WebhookDelivery
 from registry.db.models.patches import (
     PATCH_STATES,
@@ -67,7 +79,9 @@ __all__ = [
     "Evaluation",
     "Job",
     "Model",
+    "ModelDownloads",
     "ModelMember",
+    "ModelTag",
     "Namespace",
     "NamespaceMember",
     "Patch",

@@ -37,7 +37,10 @@ class RecipeItem(Table):
 
 
 class Composition(Table):
-    """The result of a recipe on one model. Its files hold the composed weights and the carried-over rest."""
+    """The result of a recipe on one model. Its files hold the composed weights and the carried-over rest.
+
+    `commit` is the Hub's name for these files.
+    """
 
     __tablename__ = "compositions"
     __table_args__ = (UniqueConstraint("model_id", "recipe_digest"),)
@@ -46,6 +49,7 @@ class Composition(Table):
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
     recipe_digest: Mapped[str] = mapped_column(ForeignKey("recipes.digest", ondelete="RESTRICT"), index=True)
     weights_digest: Mapped[str] = mapped_column(String(71))
+    commit: Mapped[str] = mapped_column(String(40), index=True)
     device: Mapped[str] = mapped_column(String(64))
     seconds: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -1,7 +1,8 @@
 """Bytes, on their way in and here, and models: names pinned to a base."""
 
 import uuid
-from datetime import datetime
+from datetime import date, datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Integer, String, Text, UniqueConstraint, select
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
@@ -11,16 +12,21 @@ from registry.db.models.tables import Table, key, now, one_of
 
 
 class Blob(Table):
-    """Bytes on disk. Owners hold foreign keys; a blob that nobody refers to or leases is doomed, and later deleted."""
+    """Bytes on disk. Owners hold foreign keys; a blob that nobody refers to or leases is doomed, and later deleted.
+
+    The bytes of a `remote` blob are at the Hub, where a base that is held by reference has them; they are fetched when
+    they are needed. `bucketed_at` is since when a bucket has them, too.
+    """
 
     __tablename__ = "blobs"
-    __table_args__ = (CheckConstraint("size >= 0", name="size"), one_of("state", "live", "doomed"))
+    __table_args__ = (CheckConstraint("size >= 0", name="size"), one_of("state", "live", "doomed", "remote"))
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(String(16), default="live")
     leased_until: Mapped[datetime] = mapped_column(default=now)
     doomed_at: Mapped[datetime | None]
+    bucketed_at: Mapped[datetime | None] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -69,7 +75,12 @@ class UploadPart(Table):
 
 
 class Model(Table):
-    """`namespace/name`, pinned to one base, with the rules by which its patches are accepted."""
+    """`namespace/name`, pinned to one base, with the rules by which its patches are accepted.
+
+    `source` is where the base came from, `hf://org/name@<commit>`, or as it was asked for until it is imported; a base
+    `by_reference` has its weights there. `base_commit` is the Hub's name for the files of the base, `dtypes` how many
+    weights have which dtype.
+    """
 
     __tablename__ = "models"
     __table_args__ = (
@@ -89,11 +100,16 @@ class Model(Table):
     required_evaluations: Mapped[list[str]] = mapped_column(default=list)
     state: Mapped[str] = mapped_column(String(16), default="importing")
     base_digest: Mapped[str | None] = mapped_column(String(71), index=True)
+    base_commit: Mapped[str | None] = mapped_column(String(40))
+    source: Mapped[str | None] = mapped_column(String(400))
+    by_reference: Mapped[bool] = mapped_column(default=False)
     parameters: Mapped[int | None] = mapped_column(BigInteger)
+    dtypes: Mapped[dict[str, Any]] = mapped_column(default=dict)
     size: Mapped[int] = mapped_column(BigInteger)
     card: Mapped[str | None] = mapped_column(Text)
     patch_count: Mapped[int] = mapped_column(default=0)
-    created_at: Mapped[datetime] = mapped_column(default=now)
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
+    modified_at: Mapped[datetime] = mapped_column(default=now, index=True)
 
     namespace: Mapped[str] = column_property(
         select(Namespace.name).where(Namespace.id == namespace_id).scalar_subquery()
@@ -110,6 +126,25 @@ class Model(Table):
     def full_name(self) -> str:
         """`namespace/name`."""
         return f"{self.namespace}/{self.name}"
+
+
+class ModelTag(Table):
+    """A word by which a model is found, as on the Hub: `license:mit`, `transformers`, `text-generation`."""
+
+    __tablename__ = "model_tags"
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(100), primary_key=True, index=True)
+
+
+class ModelDownloads(Table):
+    """How often a model was downloaded on a day, in UTC."""
+
+    __tablename__ = "model_downloads"
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    count: Mapped[int]
 
 
 class ModelMember(Table):

@@ -22,7 +22,8 @@ from registry.db.models.tables import Table, key, now, one_of, seal
 class Release(Table):
     """A version of a model: a recipe, its composition, and what is said of it.
 
-    `sort` orders versions as text; `manifest` is canonical JSON, written at publishing and signed by the maintainer.
+    `sort` orders versions as text; `manifest` is canonical JSON, written at publishing and signed by the maintainer,
+    `commit` the Hub's name for the files that were settled then.
     """
 
     __tablename__ = "releases"
@@ -42,6 +43,7 @@ class Release(Table):
     changelog: Mapped[str] = mapped_column(Text)
     card: Mapped[str | None] = mapped_column(Text)
     manifest: Mapped[str | None] = mapped_column(Text)
+    commit: Mapped[str | None] = mapped_column(String(40), index=True)
     signature: Mapped[str | None] = mapped_column(Text)
     creator_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -1,0 +1,195 @@
+"""From rows to the JSON of the Hub: models, files, references, commits, people.
+
+Dates end in `Z`, which the Hub's clients insist on; every file is one in Git LFS, so its ETag is its sha256.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from registry.db.models import Model
+from registry.releases.commits import blob_id, pointer, tree_id
+from registry.releases.front_matter import read_front_matter, words
+from registry.services import models
+from registry.services.actors import Actor
+from registry.services.repositories import Commit, Ref
+from registry.services.revisions import Revision
+from registry.services.tags import TAG, of_card
+from registry.store import Store
+
+CONFIG_BYTES = 2**20
+KINDS = {"branch": "branches", "tag": "tags", "pull": "pullRequests"}
+Entry = dict[str, Any]
+
+
+def moment(at: datetime) -> str:
+    """Return a time as the Hub writes it."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def model(row: Model, tags: Sequence[str], downloads: tuple[int, int], *, card: bool = False) -> dict[str, Any]:
+    """Show a model in a list; with the front matter of its base's card when asked."""
+    front = read_front_matter(row.card or "")
+    found = {
+        "_id": row.id.hex[:24],
+        "id": row.full_name,
+        "modelId": row.full_name,
+        "author": row.namespace,
+        "private": row.visibility == "private",
+        "gated": False,
+        "disabled": False,
+        "likes": 0,
+        "downloads": downloads[0],
+        "downloadsAllTime": downloads[1],
+        "tags": list(tags),
+        "createdAt": moment(row.created_at),
+        "lastModified": moment(row.modified_at),
+        "library_name": library(front, tags),
+        "pipeline_tag": one_word(front.get("pipeline_tag")),
+        "cardData": front if card else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def revision(
+    row: Model, found: Revision, store: Store, downloads: tuple[int, int], known: Sequence[str], *, blobs: bool
+) -> dict[str, Any]:
+    """Show a model at a revision, with its files; with their sizes and digests when asked."""
+    files = {file.path: file for file in found.files}
+    card = models.read_card(store, {"README.md": files["README.md"].sha256}) if "README.md" in files else None
+    front = read_front_matter(card or "")
+    config = read_config(store.path(files["config.json"].sha256)) if "config.json" in files else {}
+    tags = dict.fromkeys([*of_card(front, row.license, one_word(config.get("model_type"))), *known])
+    return {
+        **model(row, list(tags), downloads),
+        "library_name": library(front, list(tags)),
+        **({"pipeline_tag": front["pipeline_tag"]} if one_word(front.get("pipeline_tag")) else {}),
+        "sha": found.commit,
+        "cardData": front,
+        "config": {name: config[name] for name in ("architectures", "model_type") if name in config},
+        "safetensors": {"parameters": row.dtypes, "total": row.parameters},
+        "usedStorage": sum(file.blob.size for file in found.files),
+        "siblings": [
+            {"rfilename": file.path, **(sibling(file.blob.sha256, file.blob.size) if blobs else {})}
+            for file in sorted(found.files, key=lambda file: file.path)
+        ],
+        "spaces": [],
+    }
+
+
+def sibling(sha256: str, size: int) -> Entry:
+    """Show what a file of a repository is, as model info does."""
+    raw = pointer(sha256, size)
+    return {
+        "size": size,
+        "blobId": blob_id(raw),
+        "lfs": {"sha256": sha256, "size": size, "pointerSize": len(raw)},
+    }
+
+
+def library(card: dict[str, Any], tags: Iterable[str]) -> str | None:
+    """Return which library a model is for."""
+    return one_word(card.get("library_name")) or ("transformers" if "transformers" in tags else None)
+
+
+def one_word(value: Any) -> str | None:
+    """Return the one word that a field is, or None."""
+    found = words(value)
+    return found[0] if len(found) == 1 and isinstance(value, str) else None
+
+
+@lru_cache(maxsize=1024)
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a config.json, or nothing when it is no JSON object of at most 1 MiB; the file never changes."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(CONFIG_BYTES + 1)
+        found = json.loads(raw) if len(raw) <= CONFIG_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    architectures = found.get("architectures") if isinstance(found, dict) else None
+    kept: dict[str, Any] = {"architectures": [name for name in words(architectures)[:100] if TAG.fullmatch(name)]}
+    kind = one_word(found.get("model_type")) if isinstance(found, dict) else None
+    kept |= {"model_type": kind if kind and TAG.fullmatch(kind) else None}
+    return {name: value for name, value in kept.items() if value}
+
+
+def tree(found: Revision) -> dict[str, Entry]:
+    """Return every file and folder of a revision by its path, each folder before what lies in it."""
+    entries: dict[str, Entry] = {}
+    inside: dict[str, list[tuple[str, str, bool]]] = {"": []}
+    for file in found.files:
+        raw = pointer(file.sha256, file.blob.size)
+        folder, _, name = file.path.rpartition("/")
+        inside.setdefault(folder, []).append((name, blob_id(raw), False))
+        entries[file.path] = {
+            "type": "file",
+            "oid": blob_id(raw),
+            "size": file.blob.size,
+            "path": file.path,
+            "lfs": {"oid": file.sha256, "size": file.blob.size, "pointerSize": len(raw)},
+        }
+        while folder:  # every folder on the way
+            folder = folder.rpartition("/")[0]
+            inside.setdefault(folder, [])
+    for folder in sorted(filter(None, inside), key=lambda path: path.count("/"), reverse=True):
+        above, _, name = folder.rpartition("/")
+        object_id = tree_id(inside[folder])
+        inside[above].append((name, object_id, True))
+        entries[folder] = {"type": "directory", "oid": object_id, "size": 0, "path": folder}
+    return {path: entries[path] for path in sorted(entries)}
+
+
+def expanded(entry: Entry, commit: Commit) -> Entry:
+    """Show an entry of a tree with the commit that it is from."""
+    return {**entry, "lastCommit": {"id": commit.id, "title": commit.title, "date": moment(commit.at)}}
+
+
+def refs(found: Iterable[Ref], *, pulls: bool) -> dict[str, Any]:
+    """Show branches, tags and pull requests."""
+    shown: dict[str, list[Entry]] = {"branches": [], "converts": [], "tags": []}
+    if pulls:
+        shown["pullRequests"] = []
+    prefixes = {"branch": "refs/heads/", "tag": "refs/tags/", "pull": ""}
+    for one in found:
+        ref = f"{prefixes[one.kind]}{one.name}"
+        shown[KINDS[one.kind]].append({"name": one.name, "ref": ref, "targetCommit": one.commit})
+    return shown
+
+
+def commit(found: Commit) -> Entry:
+    """Show a commit."""
+    return {
+        "id": found.id,
+        "title": found.title,
+        "message": found.message,
+        "date": moment(found.at),
+        "authors": [{"user": name} for name in found.authors],
+    }
+
+
+def whoami(actor: Actor, organisations: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Show who a token speaks for."""
+    token = actor.token
+    return {
+        "type": "user",
+        "id": actor.user_id.hex[:24],
+        "name": actor.name,
+        "fullname": actor.name,
+        "email": None,
+        "emailVerified": False,
+        "isPro": False,
+        "canPay": False,
+        "orgs": [{"type": "org", "name": name, "fullname": name, "roleInOrg": role} for name, role in organisations],
+        "auth": {
+            "type": "access_token",
+            "accessToken": {
+                "displayName": token.label or token.prefix,
+                "role": "write" if "push" in actor.scopes else "read",
+                "createdAt": moment(token.created_at),
+            },
+        },
+    }
