@@ -95,11 +95,29 @@ class Client(People, Reviews, Releases, Operations):
     # Models ---------------------------------------------------------------------------------------------------
 
     def create_model(
-        self, name: str, files: Mapping[str, str], *, visibility: str = "public", license: str | None = None
+        self,
+        name: str,
+        files: Mapping[str, str] | None = None,
+        *,
+        source: str | None = None,
+        copy: bool = False,
+        visibility: str = "public",
+        license: str | None = None,
     ) -> schemas.Model:
-        """Create a model pinned to the base that these uploaded files are: path in the folder -> sha256."""
-        named = [{"path": path, "sha256": sha256} for path, sha256 in files.items()]
-        request = valid(schemas.ModelRequest, name=name, files=named, visibility=visibility, license=license)
+        """Create a model pinned to the base that these uploaded files are: path in the folder -> sha256.
+
+        With a source in place of files, `hf://org/name@revision`, the registry fetches the base; unless it is told to
+        copy them, the weights stay there.
+        """
+        request = valid(
+            schemas.ModelRequest,
+            name=name,
+            files=[{"path": path, "sha256": sha256} for path, sha256 in (files or {}).items()],
+            source=source,
+            by_reference=not copy,
+            visibility=visibility,
+            license=license,
+        )
         return self._call(schemas.Model, "POST", "/models", body=request)
 
     def models(

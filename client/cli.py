@@ -12,12 +12,15 @@ import typer
 from client.commands import (
     account,
     channels,
+    integrations,
     keys,
     local,
     models,
     operations,
     patches,
     people,
+    publishing,
+    recipes,
     releases,
     reviews,
     revisions,
@@ -87,6 +90,7 @@ _REGISTRY: tuple[Callable[..., None], ...] = (
     patches.compose,
     revisions.pull,
     revisions.verify,
+    publishing.publish,
 )
 _REVIEWS: tuple[Callable[..., None], ...] = (
     reviews.propose,
@@ -106,11 +110,18 @@ for _command in (*_LOCAL, *_ACCOUNT):
 app.add_typer(models.group)
 for _command in (*_REGISTRY, *_REVIEWS):
     app.command()(_command)
-for _group in (releases.group, channels.group, trials.evals):
+for _group in (releases.group, channels.group, recipes.group, trials.evals):
     app.add_typer(_group)
 for _command in _TRIALS:
     app.command()(_command)
-for _group in (people.organisations, people.members, people.tokens, keys.group, operations.webhooks):
+for _group in (
+    people.organisations,
+    people.members,
+    people.tokens,
+    keys.group,
+    operations.webhooks,
+    integrations.group,
+):
     app.add_typer(_group)
 for _command in (operations.audit, operations.changes, demo):
     app.command()(_command)

@@ -34,6 +34,7 @@ from registry.errors import (
 ANSWER_BYTES = 64 * 2**20  # largest JSON answer believed; file bytes are bounded by their announced size instead
 ERROR_BYTES = 64 * 2**10
 TEXT = 2000  # characters of a server's sentence that are repeated to a person
+MOST_HOPS = 5  # redirects of one call
 LONGEST_WAIT = 60.0  # seconds; a Retry-After beyond this is not waited for
 RETRIED = frozenset({429, 502, 503, 504})
 BY_STATUS: dict[int, type[BreadcrumbError]] = {
@@ -75,11 +76,26 @@ class Connection:
             headers=headers,
             timeout=httpx2.Timeout(timeout, connect=min(timeout, 10.0)),
             limits=httpx2.Limits(max_connections=16),
+            max_redirects=MOST_HOPS,
+            event_hooks={"request": [self._before]},
         )
 
     def close(self) -> None:
         """Close every connection."""
         self._client.close()
+
+    def _before(self, request: httpx2.Request) -> None:
+        """Keep what is for the registry from where it redirects to: the token, and what a file is called there.
+
+        Another host has its own ETag for the same bytes, and would send all of them for ours; they are verified here.
+        """
+        if not self._is_ours(request.url):
+            for name in ("Authorization", "If-Range"):
+                request.headers.pop(name, None)
+
+    def _is_ours(self, url: httpx2.URL) -> bool:
+        own = self._client.base_url
+        return (url.scheme, url.host, url.port) == (own.scheme, own.host, own.port)
 
     def json(
         self,
@@ -155,7 +171,7 @@ class Connection:
             method, path, headers=headers, params=params or None, content=content, timeout=patience
         )
         try:
-            # Only reads are redirected. httpx2 drops the token as soon as the origin changes.
+            # Only reads are redirected: a file may be at a Hub, or in a bucket.
             response = self._client.send(request, stream=True, follow_redirects=method in ("GET", "HEAD"))
             try:
                 self.answered = True
@@ -240,7 +256,11 @@ def problem(response: httpx2.Response, url: str) -> BreadcrumbError:
     detail = document.get("detail")
     if not isinstance(detail, str) or not detail.strip():
         reason = f"{status} {response.reason_phrase}".strip()
-        detail = f"The registry at {url} answered {response.request.method} {response.request.url.path} with {reason}."
+        where = f"The registry at {url}"
+        if response.history:  # an address elsewhere may hold a secret
+            where = f"{response.url.host}, where the registry at {url} has it,"
+        path = response.history[0].url.path if response.history else response.url.path
+        detail = f"{where} answered {response.request.method} {path} with {reason}."
     request_id = document.get("instance")
     if status >= 500 and isinstance(request_id, str) and request_id:
         detail = f"{detail} (request {request_id})"

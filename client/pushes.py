@@ -173,16 +173,93 @@ def create(
     for path, file in files.items():
         if path.endswith(".safetensors"):
             check_weights(file)
-    client.whoami()  # a missing token is told before anything is read
+    check_free(client, name)
+    digests = {path: _send(client, file, console, path)[0] for path, file in files.items()}
+    model = client.create_model(name, digests, visibility="private" if private else "public", license=license)
+    return imported(client, model, console) if wait else model
+
+
+def create_any(
+    client: Client,
+    name: str,
+    base: str,
+    *,
+    card: Path | None = None,
+    copy: bool = False,
+    private: bool = False,
+    license: str | None = None,
+    wait: bool = True,
+    console: Console = QUIET,
+) -> Model:
+    """Create a model pinned to a base by its name: what `create` takes, a Hub id, or `hf://org/name@revision`.
+
+    Raises:
+        InvalidRequest: A card or a copy was asked for where there can be none.
+    """
+    from client.sources import resolve
+
+    if base.startswith("hf://"):
+        if card is not None:
+            raise InvalidRequest("A base from a Hub keeps its own card; leave --card out.", field="card")
+        return create_from(client, name, base, copy=copy, private=private, license=license, wait=wait, console=console)
+    if copy:
+        raise InvalidRequest(
+            f"--copy is for bases like hf://org/name@revision; the files of {base} are sent anyway.", field="copy"
+        )
+    path = resolve(base, quiet=console.quiet)
+    return create(client, name, path, card=card, private=private, license=license, wait=wait, console=console)
+
+
+def create_from(
+    client: Client,
+    name: str,
+    source: str,
+    *,
+    copy: bool = False,
+    private: bool = False,
+    license: str | None = None,
+    wait: bool = True,
+    console: Console = QUIET,
+) -> Model:
+    """Create a model pinned to a base that the registry fetches from a Hub; nothing goes through this machine.
+
+    Args:
+        client: The registry.
+        name: NS/NAME.
+        source: `hf://org/name@revision`.
+        copy: Whether the registry keeps the weights; by reference they stay at the Hub.
+        private: Whether only members may see the model.
+        license: Of the base, as the Hub calls it; the card's when None.
+        wait: Whether to wait until the registry has fetched and checked the files.
+        console: Where notes and progress go.
+    """
+    from client.addresses import check_model
+
+    check_model(name)
+    check_free(client, name)
+    visibility = "private" if private else "public"
+    model = client.create_model(name, source=source, copy=copy, visibility=visibility, license=license)
+    return imported(client, model, console) if wait else model
+
+
+def check_free(client: Client, name: str) -> None:
+    """See that somebody is signed in, and that no model of others has a name, before anything is read.
+
+    Raises:
+        Conflict: One has.
+    """
+    client.whoami()
     with contextlib.suppress(NotFound):
         if (taken := client.model(name)).role not in ("maintainer", "owner", "admin"):
             raise Conflict(f"{name} is there already and is {taken.creator}'s; choose another name.")
-    digests = {path: _send(client, file, console, path)[0] for path, file in files.items()}
-    model = client.create_model(name, digests, visibility="private" if private else "public", license=license)
-    if wait and model.state == "importing" and model.job is not None:
-        with console.waiting(f"importing {name}") as progress:
+
+
+def imported(client: Client, model: Model, console: Console) -> Model:
+    """Wait until the registry has checked the base of a model."""
+    if model.state == "importing" and model.job is not None:
+        with console.waiting(f"importing {model.name}") as progress:
             client.wait(model.job, progress=progress, idle=console.idle)
-        model = client.model(name)
+        model = client.model(model.name)
     return model
 
 

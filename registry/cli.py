@@ -272,44 +272,60 @@ def gc(
     from dataclasses import asdict
     from datetime import timedelta
 
+    from registry.bucket import open_bucket
     from registry.db.session import require_head
     from registry.services import garbage
     from registry.store import Store
 
     settings = settings_for(data)
     hours = settings.upload_hours if grace is None else grace
+    bucket = open_bucket(settings.bucket, **settings.bucket_access)
     with opened(settings) as database:
         require_head(database, settings.database)
-        found = garbage.run(database, Store(settings.data), timedelta(hours=hours), dry=dry_run)
-    if as_json:
-        print(json.dumps({"dry_run": dry_run, **asdict(found)}))
-        return
-    for amount, what in (
+        found = garbage.run(database, Store(settings.data), timedelta(hours=hours), dry=dry_run, bucket=bucket)
+    lines = [
         (found.uploads, "uploads expired"),
         (found.staged, "staged files removed"),
         (found.orphans, "files without a row given one"),
         (found.doomed, "blobs doomed"),
         (found.deleted, "blobs deleted"),
-    ):
-        print(f"{amount.count} {what} ({amount.bytes} bytes)")
-    if dry_run:
-        print("Nothing was changed: this is what would happen.")
+        (found.strays, "objects without a row deleted from the bucket"),
+    ]
+    if as_json:
+        print(json.dumps({"dry_run": dry_run, **asdict(found)}))
+    else:
+        for amount, what in lines if bucket else lines[:-1]:
+            print(f"{amount.count} {what} ({amount.bytes} bytes)")
+        if bucket:
+            print(f"{found.lost} blobs that the bucket has lost to be copied again")
+        if dry_run:
+            print("Nothing was changed: this is what would happen.")
+    if found.problem:
+        print(f"crumb-server: {found.problem}", file=sys.stderr)
+        raise SystemExit(1)
 
 
 @app.command()
 def check(data: Data = None, as_json: Json = False) -> None:
-    """Check that every blob is there and hashes right, that each has a row, and that the audit log is unbroken."""
+    """Check that every blob is there and hashes right, that each has a row, and that the audit log is unbroken.
+
+    With a bucket, what it should have is asked for, too.
+    """
+    from registry.bucket import open_bucket
     from registry.db.audit import check_chain
     from registry.db.session import require_head
     from registry.services.blobs import check as check_blobs
+    from registry.services.offloads import check as check_bucket
     from registry.store import Store
 
     settings = settings_for(data)
+    bucket = open_bucket(settings.bucket, **settings.bucket_access)
     with opened(settings) as database:
         require_head(database, settings.database)
         with database.read() as session:
             problems = list(check_chain(session))
         problems += check_blobs(database, Store(settings.data))
+        problems += check_bucket(database, bucket) if bucket else ()
     if as_json:
         print(json.dumps({"ok": not problems, "problems": problems}))
     else:

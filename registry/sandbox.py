@@ -54,15 +54,23 @@ class Sandbox:
         kwargs: Its arguments.
         memory: Limit of its address space in bytes, or None.
         keep: Whether the process stays after a result, for `again`; after anything else it never does.
+        network: Whether it may reach other machines, which is for what fetches bytes and does not look into them.
     """
 
-    def __init__(self, function: str, kwargs: dict[str, Any], memory: int | None = None, keep: bool = False) -> None:
+    def __init__(
+        self,
+        function: str,
+        kwargs: dict[str, Any],
+        memory: int | None = None,
+        keep: bool = False,
+        network: bool = False,
+    ) -> None:
         self.progress = 0.0
         self.keep = keep
         made = context()
         self._pipe, theirs = made.Pipe()
         self._process: ForkServerProcess = made.Process(
-            target=_main, args=(theirs, function, kwargs, memory, keep), daemon=True
+            target=_main, args=(theirs, function, kwargs, memory, keep, network), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -131,7 +139,9 @@ def _revive(problem: dict[str, Any]) -> BreadcrumbError:
     return by_slug().get(problem["slug"], JobFailed)(problem["message"], field=problem["field"])
 
 
-def _main(pipe: Connection, function: str, kwargs: dict[str, Any], memory: int | None, keep: bool) -> None:
+def _main(
+    pipe: Connection, function: str, kwargs: dict[str, Any], memory: int | None, keep: bool, network: bool
+) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which ends this process itself
         signal.signal(number, signal.SIG_IGN)
     for name in [name for name in os.environ if name not in KEPT]:
@@ -141,7 +151,8 @@ def _main(pipe: Connection, function: str, kwargs: dict[str, Any], memory: int |
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    ctypes.CDLL(None).unshare(CLONE_NEWNET)  # no network where the kernel lets us give it up
+    if not network:
+        ctypes.CDLL(None).unshare(CLONE_NEWNET)  # none where the kernel lets us give it up
     calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, calls), daemon=True).start()
     told = 0.0

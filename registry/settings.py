@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, ByteSize, Field
+from pydantic import AliasChoices, ByteSize, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MiB = 2**20
@@ -58,6 +58,50 @@ class Settings(BaseSettings):
     public_url: str = Field("", description="where people reach the registry, like https://crumbs.example.org")
     webhook_private: bool = Field(False, description="let webhooks call http:// and addresses that are not public")
     log_format: Literal["json", "text"] = "json"
+    bucket: str = Field(
+        "", description="where downloads come from, like s3://name/prefix; empty for this server; needs a key"
+    )
+    bucket_endpoint: str = Field("", description="another S3 server than Amazon's, like https://s3.example.org")
+    bucket_region: str = Field("us-east-1", description="the region that requests to the bucket are signed for")
+    bucket_key_id: str = ""
+    bucket_secret: SecretStr = SecretStr("")
+    bucket_seconds: int = Field(
+        3600, ge=1, le=7 * 86400, description="how long an address of the bucket is good for, for whoever has it"
+    )
+    bucket_least: int = Field(MiB, ge=1, description="smallest blob that goes there; others are sent by this server")
+
+    hub_endpoint: str = Field(
+        "https://huggingface.co",
+        pattern=r"^https?://[^/@?#\s]+$",
+        description="the Hub that bases by reference are at; no other is asked",
+    )
+    hub_hosts: str = Field(
+        "*.hf.co,*.huggingface.co",
+        pattern=r"^[a-z0-9.*:,-]*$",
+        description="where the Hub may redirect downloads to: name, name:port or *.name, with commas between",
+    )
+    hub_token: SecretStr | None = Field(
+        None, description="for what is not public there; whoever may create a model can read with it what it can read"
+    )
+    cache_bytes: int = Field(
+        200 * GiB, ge=0, description="most bytes kept of bases by reference, and most weights that one of them may have"
+    )
+
+    @property
+    def hub(self) -> dict[str, str | None]:
+        """What reaches the Hub; the secret is in it."""
+        token = self.hub_token.get_secret_value() if self.hub_token else None
+        return {"endpoint": self.hub_endpoint, "hosts": self.hub_hosts, "token": token}
+
+    @property
+    def bucket_access(self) -> dict[str, str]:
+        """What reaches the bucket, besides its address; the secret is in it."""
+        return {
+            "endpoint": self.bucket_endpoint,
+            "region": self.bucket_region,
+            "key_id": self.bucket_key_id,
+            "secret": self.bucket_secret.get_secret_value(),
+        }
 
     @property
     def database(self) -> str:

@@ -1,8 +1,11 @@
 """What runs in a disposable process: the science on strangers' bytes, with JSON in and JSON out.
 
-Inputs are paths of blobs. What is composed is hashed again while it is read: a disk may have lost some of its bits.
+Inputs are paths of blobs, or of the cache. What is composed is hashed again while it is read: a disk may have lost some
+of its bits. What fetches from a Hub is here, too, and looks into nothing that it fetches.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,8 +20,10 @@ from registry.breadcrumbs.claims import CheckResult, check_density
 from registry.breadcrumbs.finite import check_finite
 from registry.breadcrumbs.patchfile import open_patch
 from registry.breadcrumbs.recipe import make_recipe
-from registry.errors import InvalidInput, StorageFailed
-from registry.store import hash_file
+from registry.cache import Cache
+from registry.errors import InvalidInput, StorageFailed, StorageFull
+from registry.hub import Download, Hub, listing
+from registry.store import Store, hash_file
 
 Progress = Callable[[float], None]
 
@@ -26,6 +31,62 @@ Progress = Callable[[float], None]
 def fraction(progress: Progress) -> Callable[[int, int], None]:
     """Turn (done, all) into a number from 0 to 1."""
     return lambda done, whole: progress(done / whole if whole else 1.0)
+
+
+def list_source(hub: Mapping[str, Any], source: str, progress: Progress) -> dict[str, Any]:
+    """Ask a Hub what a base is made of: its commit, and (path, bytes, object) of each file.
+
+    Args:
+        hub: Fields of a Hub.
+        source: `hf://org/name@revision`.
+        progress: Not told anything.
+
+    Raises:
+        InvalidRequest, JobFailed, Unavailable: as `registry.hub.listing` says.
+    """
+    commit, files = listing(Hub(**hub), source)
+    return {"commit": commit, "files": files}
+
+
+def fetch(
+    hub: Mapping[str, Any], source: str, files: Sequence[tuple[str, int, str]], data: str, progress: Progress
+) -> dict[str, str]:
+    """Bring files of a base into the cache, and go on with those that were begun.
+
+    Args:
+        hub: Fields of a Hub.
+        source: `hf://org/name@<commit>`.
+        files: (path, bytes, object) of each; the object is a sha256, or git's id.
+        data: The folder that the cache is in.
+        progress: Told a number from 0 to 1 now and then.
+
+    Returns:
+        The sha256 of each file, by its object.
+
+    Raises:
+        JobFailed, Unavailable: as `registry.hub.Download` says.
+        StorageFull, StorageFailed: the disk has no room for them, or failed.
+    """
+    cache, made, found = Cache(Store(Path(data))), Hub(**hub), dict[str, str]()
+    whole, done = sum(size for _, size, _ in files), 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done / whole if whole else 1.0)
+
+    with made.client() as client:
+        for path, size, name in files:
+            with cache.partial(name) as file:
+                if cache.path(name).is_file():  # another process has brought it meanwhile
+                    cache.discard(name)
+                    found[name] = name
+                else:
+                    if size - os.fstat(file.fileno()).st_size > (free := shutil.disk_usage(data).free):
+                        raise StorageFull(f"There is no room for the {size} bytes of {path}; {free} are free.")
+                    found[name] = Download(made, source, path, size, name, file, tell).run(client)
+                    cache.keep(file, name, found[name])
+    return found
 
 
 def import_base(files: Mapping[str, str], progress: Progress) -> dict[str, Any]:

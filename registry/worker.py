@@ -11,6 +11,8 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,31 @@ from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.card import CardItem, render_card
 from registry.breadcrumbs.recipe import make_recipe
+from registry.bucket import open_bucket
+from registry.cache import Cache
 from registry.db.models import Model, Recipe
 from registry.db.session import Database
-from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
+from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite, Unavailable
 from registry.sandbox import Sandbox, warm_up
-from registry.services import blobs, builds, compositions, garbage, jobs, models, patches, releases
+from registry.services import (
+    blobs,
+    builds,
+    compositions,
+    garbage,
+    jobs,
+    models,
+    offloads,
+    patches,
+    references,
+    releases,
+)
 from registry.settings import Settings
 from registry.store import Store, hash_file
 
 log = structlog.get_logger()
 HEARTBEAT = 1.0
 SWEEP_EVERY = 600.0
+FETCHES = 3  # of a base, when others throw away what was fetched before it is used
 
 
 class Stopped(Exception):
@@ -45,18 +61,25 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.stopping = threading.Event()
+        self.cache = Cache(store)
+        self.bucket = open_bucket(settings.bucket, **settings.bucket_access)
+        self.fresh = threading.Event()  # there may be something to copy into the bucket
         self.kept: Sandbox | None = None  # has composed on the GPU, and holds a base there
 
     def run(self) -> None:
         """Work until `stopping` is set; a job in hand is given back."""
         log.info("worker.start", worker=self.name)
+        copier = threading.Thread(target=self.copy_beside, name="bucket")
+        if self.bucket:
+            copier.start()
         due = 0.0
         while not self.stopping.is_set():
             try:
                 if time.monotonic() >= due:
                     self.recover() if due == 0.0 else self.sweep()
                     due = time.monotonic() + SWEEP_EVERY
-                worked = self.step()
+                if worked := self.step():
+                    self.fresh.set()
             except Stopped:
                 break
             except Exception:  # the database is away, say: the next round tries again
@@ -66,6 +89,8 @@ class Worker:
                 self.stopping.wait(self.settings.poll_seconds)
         if self.kept:
             self.kept.kill()
+        if self.bucket:
+            copier.join()
         log.info("worker.stop", worker=self.name)
 
     def recover(self) -> None:
@@ -79,7 +104,35 @@ class Worker:
 
     def sweep(self) -> None:
         """Clear away expired uploads, abandoned staging files and bytes that nothing refers to."""
-        garbage.run(self.database, self.store, timedelta(hours=self.settings.upload_hours), orphans=False)
+        grace = timedelta(hours=self.settings.upload_hours)
+        found = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
+        if found.problem:
+            log.warning("bucket.failed", error=found.problem)
+        self.fresh.set()
+
+    def copy_beside(self) -> None:
+        """Copy into the bucket what jobs and sweeps leave, beside them: a large file takes longer than a job may wait.
+
+        What failed is tried again after the next job, or the next sweep.
+        """
+        while not self.stopping.is_set():
+            if self.fresh.wait(self.settings.poll_seconds):
+                self.fresh.clear()
+                try:
+                    self.offload()
+                except Exception:  # the database is away, say
+                    log.exception("worker.error")
+
+    def offload(self) -> None:
+        """Copy blobs into the bucket, one at a time, until all are there, the bucket fails, or the worker stops."""
+        if self.bucket is None:
+            return
+        least, stopping = self.settings.bucket_least, self.stopping.is_set
+        for found in offloads.run(self.database, self.store, self.bucket, least, stopping):
+            if found.error:
+                log.warning("bucket.failed", sha256=found.sha256, size=found.size, error=str(found.error))
+            else:
+                log.info("bucket.copied", sha256=found.sha256, size=found.size)
 
     def step(self) -> bool:
         """Run the next job, if there is one; return whether there was."""
@@ -138,15 +191,19 @@ class Worker:
         """Return the model a job is about."""
         return session.get_one(Model, uuid.UUID(claim.payload["model_id"]))
 
-    def in_sandbox(self, claim: jobs.Claim, function: str, *, keep: bool = False, **kwargs: Any) -> Any:
+    def in_sandbox(
+        self, claim: jobs.Claim, function: str, *, keep: bool = False, network: bool = False, **kwargs: Any
+    ) -> Any:
         """Run a task in a process of its own, with heartbeats; with `keep`, in the one that the last such task left.
+
+        Without `network` it reaches no other machine, where the kernel can see to that.
 
         Raises:
             JobCancelled, LeaseLost, Stopped: the process has been killed.
             BreadcrumbError: what the task raised, or JobFailed when it crashed.
         """
         sandbox = self.take_kept(kwargs) if keep else None
-        sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep)
+        sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
         beat, done = time.monotonic(), False
         try:
             while (result := sandbox.wait(0.25)) is None:
@@ -184,12 +241,87 @@ class Worker:
     def import_base(self, claim: jobs.Claim) -> None:
         """Check a new model's files and write down its tensors."""
         with self.database.read() as session:
-            files = {file.path: file.sha256 for file in models.base_files(session, self.model(session, claim))}
+            model = self.model(session, claim)
+            files = {file.path: file.sha256 for file in models.base_files(session, model)}
+        if model.source is not None and not files:
+            self.import_source(claim, model, model.source)
+            return
         report = self.in_sandbox(claim, "registry.tasks:import_base", files=self.readable(files))
         card = models.read_card(self.store, files)
         with self.database.write() as session:
             models.finish_import(session, self.model(session, claim), report, card)
             jobs.end(session, claim, "done")
+
+    def import_source(self, claim: jobs.Claim, model: Model, asked: str) -> None:
+        """Fetch a new model's files from the Hub, check them, and pin the model to what they are."""
+        limits = references.Limits(
+            self.settings.upload_bytes,
+            self.settings.cache_bytes,
+            self.settings.quota_bytes,
+            self.settings.quota_uploads,
+        )
+        found = self.in_sandbox(claim, "registry.tasks:list_source", network=True, hub=self.settings.hub, source=asked)
+        chosen = references.choose(model, [(path, size, name) for path, size, name in found["files"]], limits)
+        with self.database.write() as session:
+            references.require_room(session, self.model(session, claim), references.kept(model, chosen), limits)
+        source = f"{asked.partition('@')[0]}@{found['commit']}"
+        with (
+            self.fetched(claim, source, chosen) as files,
+            self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder,
+        ):
+            named = {file.path: file.name for file in files}
+            report = self.in_sandbox(claim, "registry.tasks:import_base", files=self.readable(named))
+            for sha256 in references.kept(model, files):
+                self.cache.lend(sha256, folder)
+            with self.database.write() as session:
+                jobs.hold(session, claim)
+                model = self.model(session, claim)
+                references.register(session, self.store, model, source, files, folder, limits)
+                models.finish_import(session, model, report, models.read_card(self.store, named))
+                jobs.end(session, claim, "done")
+
+    @contextlib.contextmanager
+    def fetched(
+        self, claim: jobs.Claim, source: str, files: Sequence[references.HubFile]
+    ) -> Iterator[list[references.HubFile]]:
+        """Have files of a base here for a while, from the Hub if need be; yield them by their sha256.
+
+        Raises:
+            JobFailed: the Hub does not have these bytes any more.
+            Unavailable: the Hub does not send them now, or there is no room for them beside those of others.
+        """
+        found = list(files)
+        for _ in range(FETCHES):
+            with contextlib.ExitStack() as stack:
+                known = {file.name for file in found if len(file.name) == 64}
+                absent = self.cache.hold(stack, [sha256 for sha256 in known if not self.store.exists(sha256)])
+                wanted = {file.name: file for file in found if file.name in absent or file.name not in known}
+                if not wanted:
+                    yield found
+                    break
+                brought = self.in_sandbox(
+                    claim,
+                    "registry.tasks:fetch",
+                    network=True,
+                    hub=self.settings.hub,
+                    source=source,
+                    files=[(file.path, file.size, file.name) for file in wanted.values()],
+                    data=str(self.store.root),
+                )
+                found = [replace(file, name=brought.get(file.name, file.name)) for file in found]
+        else:
+            raise Unavailable(f"The cache has no room for {source} beside what others need; try again later.")
+        if found:
+            self.cache.trim(self.settings.cache_bytes)
+
+    @contextlib.contextmanager
+    def base_here(self, claim: jobs.Claim) -> Iterator[None]:
+        """Have all files of a model's base here for a while."""
+        with self.database.read() as session:
+            model = self.model(session, claim)
+            remote = references.remote(session, model)
+        with self.fetched(claim, model.source or "", remote):
+            yield
 
     def check_patch(self, claim: jobs.Claim) -> None:
         """Check a pushed file against its model's base and write down its statistics."""
@@ -199,15 +331,16 @@ class Worker:
             revision = patches.by_id(session, revision_id)
             tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in models.base_tensors(session, model)]
             files = {file.path: file.sha256 for file in models.base_files(session, model)}
-        report = self.in_sandbox(
-            claim,
-            "registry.tasks:check_patch",
-            path=str(self.store.path(revision.sha256)),
-            sha256=revision.sha256,
-            base=model.base_digest,
-            tensors=tensors,
-            files=self.readable(files),
-        )
+        with self.base_here(claim):
+            report = self.in_sandbox(
+                claim,
+                "registry.tasks:check_patch",
+                path=str(self.store.path(revision.sha256)),
+                sha256=revision.sha256,
+                base=model.base_digest,
+                tensors=tensors,
+                files=self.readable(files),
+            )
         with self.database.write() as session:
             found, subject = patches.by_id(session, revision_id), claim.model + claim.subject
             patches.finish_check(session, self.model(session, claim), found, subject, report)
@@ -258,17 +391,18 @@ class Worker:
     ) -> dict[str, Any]:
         """Compose the weight files of a recipe into a folder, by the process that the last composition left, if any."""
         items = [(item.sha256, item.weight) for item in recipe.items]
-        made: dict[str, Any] = self.in_sandbox(
-            claim,
-            "registry.tasks:compose",
-            keep=keep and self.settings.device != "cpu",
-            base={path: (file, base[path]) for path, file in self.readable(base).items()},
-            patches={sha256: str(self.store.path(sha256)) for sha256, _ in items},
-            recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
-            out=str(folder),
-            device=self.settings.device,
-            device_memory=self.settings.device_memory,
-        )
+        with self.base_here(claim):
+            made: dict[str, Any] = self.in_sandbox(
+                claim,
+                "registry.tasks:compose",
+                keep=keep and self.settings.device != "cpu",
+                base={path: (file, base[path]) for path, file in self.readable(base).items()},
+                patches={sha256: str(self.store.path(sha256)) for sha256, _ in items},
+                recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
+                out=str(folder),
+                device=self.settings.device,
+                device_memory=self.settings.device_memory,
+            )
         if self.kept and made["device"] != "cuda":
             self.kept.kill()
             self.kept = None
@@ -291,7 +425,11 @@ class Worker:
     def readable(self, files: dict[str, str]) -> dict[str, str]:
         """Return the paths of the files that say what the weights are: safetensors, index and config."""
         return {
-            path: str(self.store.path(sha256))
+            path: str(self.cache.path(sha256) if self.is_cached(sha256) else self.store.path(sha256))
             for path, sha256 in files.items()
             if models.is_weights(path) or path in ("model.safetensors.index.json", "config.json")
         }
+
+    def is_cached(self, sha256: str) -> bool:
+        """Say whether bytes are in the cache, and not among the blobs."""
+        return not self.store.exists(sha256) and self.cache.path(sha256).is_file()

@@ -22,7 +22,8 @@ BANNED_CALLS |= {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_lo
 BANNED_PARTS = {"torch.sparse"}
 BANNED_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal", "yaml", "safetensors"}
 
-READS_YAML = [ROOT / "registry/releases/front_matter.py"]  # by safe_load, and the other loaders are banned there, too
+# by safe_load, or nodes alone; the other loaders are banned there, too
+READS_YAML = [ROOT / "registry/releases/front_matter.py", ROOT / "client/mergekit_yaml.py"]
 
 
 def loaded_by(code: str) -> set[str]:

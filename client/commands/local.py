@@ -41,7 +41,8 @@ def diff(
 ) -> None:
     """Make a breadcrumb patch of what fine-tuning changed.
 
-    BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision].
+    BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision]. TUNED may also be a
+    LoRA adapter for BASE, as PEFT saves it.
     """
     from client.sources import resolve
     from registry.errors import Conflict, InvalidRequest
@@ -54,13 +55,14 @@ def diff(
         if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
             raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
 
+    from registry.breadcrumbs.adapters import Adapted, open_tuned
     from registry.breadcrumbs.checkpoint import open_checkpoint
     from registry.breadcrumbs.diff import diff as make
     from registry.breadcrumbs.layout import MaskParams
 
     dtype = "auto" if value_dtype.lower() == "auto" else value_dtype.upper()
     params = MaskParams(drop_bottom, drop_top, granularity.lower(), dtype)
-    with open_checkpoint(models[0]) as before, open_checkpoint(models[1]) as after:
+    with open_checkpoint(models[0]) as before, open_tuned(models[1], before) as after:
         if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
             raise Conflict(f"{out} holds weights that are compared here; choose another file for the patch.")
         with console.progress("comparing") as progress:
@@ -77,6 +79,7 @@ def diff(
             )
         parameters = sum(spec.numel for spec in before.tensors.values())
         whole = before.size
+        adapter = after.config if isinstance(after, Adapted) else None
     nnz = sum(info.nnz.values())
     document = {
         "file": str(out),
@@ -87,17 +90,18 @@ def diff(
         "nnz": nnz,
         "density": nnz / parameters,
         "model_size": whole,
+        "adapter": {"base_model": adapter.base_model} if adapter else None,
     }
-    text = fields(
-        [
-            ("patch", str(out)),
-            ("sha256", str(info.sha256)),
-            ("base", info.base),
-            ("changes", f"{nnz:,} of {parameters:,} weights ({nnz / parameters:.2%}) in {len(info.tensors)} tensors"),
-            ("size", f"{size(info.size)}, {info.size / whole:.1%} of the model's {size(whole)}"),
-        ]
-    )
-    console.result(document, text, str(info.sha256))
+    pairs = [
+        ("patch", str(out)),
+        ("sha256", str(info.sha256)),
+        ("base", info.base),
+        ("changes", f"{nnz:,} of {parameters:,} weights ({nnz / parameters:.2%}) in {len(info.tensors)} tensors"),
+        ("size", f"{size(info.size)}, {info.size / whole:.1%} of the model's {size(whole)}"),
+    ]
+    if adapter:
+        pairs.insert(3, ("adapter", f"LoRA, trained on {plain(adapter.base_model or 'a base that it does not name')}"))
+    console.result(document, fields(pairs), str(info.sha256))
 
 
 def show(

@@ -17,7 +17,9 @@ group = typer.Typer(name="model", help="Create, list and show models.", no_args_
 @group.command()
 def create(
     name: Model,
-    base: Annotated[str, typer.Option("--base", metavar="DIR", help="The base: folder, file or Hub id.")],
+    base: Annotated[
+        str, typer.Option("--base", metavar="DIR", help="Folder, file, Hub id, or hf://ORG/NAME@REV to stay there.")
+    ],
     card: Annotated[
         Path | None, typer.Option("--card", metavar="README.md", help="The model card, in place of the base's.")
     ] = None,
@@ -25,6 +27,9 @@ def create(
     license: Annotated[
         str | None, typer.Option("--license", metavar="ID", help="Of the base; that of its card if not said.")
     ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Of hf://ORG/NAME@REV: the registry keeps the weights, too.")
+    ] = False,
     no_wait: NoWait = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -32,17 +37,18 @@ def create(
     """Create a model pinned to a base.
 
     Sends every file of the folder but hidden ones and pickles. Run again after a kill, it goes on where it was.
+    A base like hf://org/name@revision is fetched by the registry, and its weights stay at the Hub unless copied.
     """
-    from client.pushes import create as run
-    from client.sources import resolve
+    from client.pushes import create_any
 
     console = Console(as_json, quiet)
     with connect() as client:
-        made = run(
+        made = create_any(
             client,
             name,
-            resolve(base, quiet=quiet),
+            base,
             card=card,
+            copy=copy,
             private=private,
             license=license,
             wait=not no_wait,
@@ -129,12 +135,17 @@ def _fields(model: "schemas.Model") -> str:
             ("accepting", _policy(model)),
             ("state", model.state),
             ("base", model.base or "-"),
+            *([("source", plain(_source(model)))] if model.source else []),
             ("parameters", f"{model.parameters:,}" if model.parameters is not None else "-"),
             ("size", size(model.size)),
             ("patches", str(model.patches)),
             ("created", f"{model.created_at.astimezone():%a %b %d %H:%M:%S %Y %z}"),
         ]
     )
+
+
+def _source(model: "schemas.Model") -> str:
+    return f"{model.source} ({'its weights stay there' if model.by_reference else 'copied'})"
 
 
 def _policy(model: "schemas.Model") -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import torch
 
@@ -75,6 +75,30 @@ class Meter:
                 self.progress(self.done, self.total)
 
 
+class Weights(Protocol):
+    """What a comparison reads of a fine-tuned model: a checkpoint, or an adapter on its base."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorSpec]:
+        """Return dtype and shape of every tensor, in name order."""
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """Return which tensors are the base's own, and need not be compared."""
+
+    def bytes_of(self, name: str) -> int:
+        """Bytes of a tensor."""
+
+    def fill(self, view: memoryview, name: str, start: int) -> None:
+        """Fill bytes with those of a tensor, from byte `start` of it on."""
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Read elements of a tensor: [stop - start], of its dtype."""
+
+    def read_raw(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Read elements as their little-endian bytes: uint8 [(stop - start) * bytes per element]."""
+
+
 class Checkpoint:
     """A model's tensors, open for reading; make one with `open_checkpoint`, close it or use `with`.
 
@@ -83,7 +107,10 @@ class Checkpoint:
         headers: Their headers, by the same names.
         tensors: dtype and shape of every tensor, in the order of the UTF-8 bytes of the names.
         config: The model's config.json; empty when there is none.
+        shared: Empty: whatever a checkpoint holds is its own.
     """
+
+    shared: frozenset[str] = frozenset()
 
     def __init__(self, files: Mapping[str, Path], config: dict[str, Any], limits: Limits) -> None:
         self.files = {name: files[name] for name in sorted(files)}
@@ -249,7 +276,7 @@ def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOI
         if not source.is_dir():
             raise NotFound(f"There is no checkpoint at {source}.")
         source = {path.name: path for path in source.iterdir() if path.is_file()}
-    config = _read_json(source["config.json"], "config.json", CONFIG_BYTES) if "config.json" in source else {}
+    config = read_json(source["config.json"], "config.json", CONFIG_BYTES) if "config.json" in source else {}
     if INDEX not in source:
         found = {name: path for name, path in source.items() if name.endswith(".safetensors") and "/" not in name}
         if not found:
@@ -289,7 +316,12 @@ def _convert(names: Iterable[str]) -> str:
     return "There are no .safetensors files; a checkpoint is a .safetensors file or a folder of them."
 
 
-def _read_json(path: Path, name: str, longest: int) -> dict[str, Any]:
+def read_json(path: Path, name: str, longest: int) -> dict[str, Any]:
+    """Read a JSON object of at most `longest` bytes, in which no key occurs twice.
+
+    Raises:
+        InvalidCheckpoint: It is longer, or no such object; `name` is how the message calls it.
+    """
     with path.open("rb") as file:
         raw = file.read(longest + 1)
     if len(raw) > longest:
@@ -311,7 +343,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_index(path: Path, limits: Limits) -> dict[str, str]:
-    weight_map = _read_json(path, INDEX, limits.header_bytes).get("weight_map")
+    weight_map = read_json(path, INDEX, limits.header_bytes).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InvalidCheckpoint(f"{INDEX} has no weight_map; save the model again.", field=INDEX)
     for tensor, shard in weight_map.items():

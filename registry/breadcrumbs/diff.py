@@ -23,7 +23,17 @@ from typing import Any, BinaryIO
 import torch
 
 from registry.breadcrumbs.changes import Changes, Gpu, Workspace
-from registry.breadcrumbs.checkpoint import HASHED, Checkpoint, Meter, Progress, blocks, digest_of, octets, processors
+from registry.breadcrumbs.checkpoint import (
+    HASHED,
+    Checkpoint,
+    Meter,
+    Progress,
+    Weights,
+    blocks,
+    digest_of,
+    octets,
+    processors,
+)
 from registry.breadcrumbs.copying import copy_range, read_at, write_at
 from registry.breadcrumbs.devices import find_gpu, pick_device
 from registry.breadcrumbs.durable import new_files
@@ -36,7 +46,7 @@ from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch
 
 def diff(
     base: Checkpoint,
-    tuned: Checkpoint,
+    tuned: Weights,
     out: Path,
     params: MaskParams | None = None,
     include: Sequence[str] = (),
@@ -51,7 +61,7 @@ def diff(
 
     Args:
         base: The base.
-        tuned: The fine-tuned checkpoint.
+        tuned: The fine-tuned checkpoint, or the base with an adapter.
         out: Where the patch is to be; it appears whole or not at all, and replaces a file already there.
         params: How to mask; the defaults when None.
         include: Globs on tensor names; when there are any, other tensors are left out.
@@ -129,7 +139,7 @@ def _each(call: Callable[[str], Any], names: Sequence[str], threads: int) -> dic
 # Integer tensors, and tensors that are one in the base
 
 
-def _compare_integers(base: Checkpoint, tuned: Checkpoint, pairing: Pairing, meter: Meter) -> dict[str, str]:
+def _compare_integers(base: Checkpoint, tuned: Weights, pairing: Pairing, meter: Meter) -> dict[str, str]:
     """See that what has no task direction is equal; return the sha256 of every tensor that is not to be compared."""
     for extra, other in pairing.same:
         _check_same(tuned, extra, other, meter)
@@ -151,7 +161,7 @@ def _compare_integers(base: Checkpoint, tuned: Checkpoint, pairing: Pairing, met
     return digests
 
 
-def _compare(base: Checkpoint, name: str, tuned: Checkpoint, other: str | None, meter: Meter) -> tuple[str, bool]:
+def _compare(base: Weights, name: str, tuned: Weights, other: str | None, meter: Meter) -> tuple[str, bool]:
     """Hash a base tensor and compare its bytes with its partner's, where it has one."""
     digest, equal = hashlib.sha256(), True
     for start, stop in blocks(base.tensors[name].numel):
@@ -165,7 +175,7 @@ def _compare(base: Checkpoint, name: str, tuned: Checkpoint, other: str | None, 
     return digest.hexdigest(), equal
 
 
-def _check_same(tuned: Checkpoint, extra: str, other: str, meter: Meter) -> None:
+def _check_same(tuned: Weights, extra: str, other: str, meter: Meter) -> None:
     if tuned.tensors[extra].dtype == tuned.tensors[other].dtype and _compare(tuned, extra, tuned, other, meter)[1]:
         return
     raise CheckpointMismatch(
@@ -194,7 +204,7 @@ class _Pair:
 
     base: Checkpoint
     name: str
-    tuned: Checkpoint
+    tuned: Weights
     other: str
 
     @property
@@ -216,7 +226,7 @@ class _Comparison:
     def __init__(
         self,
         base: Checkpoint,
-        tuned: Checkpoint,
+        tuned: Weights,
         partner: Mapping[str, str],
         params: MaskParams,
         plan: Mapping[str, int],
@@ -263,7 +273,10 @@ class _Comparison:
         return sum(lengths)
 
     def _refuse_endless(self, pair_: _Pair) -> None:
-        sides = (("base", self.base, pair_.name), ("tuned", self.tuned, pair_.other))
+        sides: tuple[tuple[str, Weights, str], ...] = (
+            ("base", self.base, pair_.name),
+            ("tuned", self.tuned, pair_.other),
+        )
         for what, checkpoint, name in sides:
             bad = 0
             for start, stop in blocks(pair_.numel):

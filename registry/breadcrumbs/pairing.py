@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from registry.breadcrumbs.checkpoint import Checkpoint, TensorSpec
+from registry.breadcrumbs.checkpoint import Checkpoint, TensorSpec, Weights
 from registry.breadcrumbs.header import FLOATS, show
 from registry.errors import CheckpointMismatch, InvalidRequest
 
@@ -29,12 +29,12 @@ class Pairing:
     same: list[tuple[str, str]]
 
 
-def pair(base: Checkpoint, tuned: Checkpoint, include: Sequence[str], exclude: Sequence[str]) -> Pairing:
+def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequence[str]) -> Pairing:
     """Find the tuned partner of every base tensor that is chosen.
 
     Args:
         base: The base.
-        tuned: The fine-tuned checkpoint.
+        tuned: The fine-tuned model; what it shares with the base has no partner.
         include: Globs on names; when there are any, other tensors are left out.
         exclude: Globs on names of tensors to leave out.
 
@@ -67,7 +67,7 @@ def pair(base: Checkpoint, tuned: Checkpoint, include: Sequence[str], exclude: S
             wrong.append((name, f"has shape {list(found.shape)}, in the base {list(spec.shape)}"))
         elif found.dtype != spec.dtype and not {found.dtype, spec.dtype} <= FLOATS:
             wrong.append((name, f"has dtype {found.dtype}, in the base {spec.dtype}"))
-        else:
+        elif other not in tuned.shared:
             partner[name] = other
     used = set(partner.values())
     for name, spec in tuned.tensors.items():

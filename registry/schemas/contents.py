@@ -1,9 +1,10 @@
 """Shapes of uploads, files and models."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from registry.schemas.operations import Job
 from registry.schemas.wire import NAME, Answer, FilePath, Hex256, License, ModelName, WeightsDigest, Wire
@@ -11,6 +12,16 @@ from registry.schemas.wire import NAME, Answer, FilePath, Hex256, License, Model
 Visibility = Literal["public", "private"]
 RequiredEvaluation = Annotated[str, StringConstraints(pattern=r"^[^:\x00]{1,200}:[^:\x00]{1,100}$")]
 """A measurement that patches and releases must have, `dataset:metric`."""
+
+REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+HubSource = Annotated[
+    str,
+    StringConstraints(
+        pattern=rf"^hf://{REPOSITORY}/{REPOSITORY}(@[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*)?$",
+        max_length=300,
+    ),
+]
+"""A base at a Hub, `hf://org/name@revision`."""
 
 
 class UploadRequest(Wire):
@@ -59,12 +70,23 @@ class File(Answer):
 
 
 class ModelRequest(Wire):
-    """Create a model pinned to the base that these files are."""
+    """Create a model pinned to the base that these files are, or that a Hub has."""
 
     name: ModelName
-    files: list[FileRequest] = Field(min_length=1, max_length=2000)
+    files: list[FileRequest] = Field([], max_length=2000)
+    source: HubSource | None = Field(None, description="in place of files, `hf://org/name@revision`; main if not said")
+    by_reference: bool = Field(
+        True, description="whether the weights of a source stay at the Hub; else they are copied"
+    )
     visibility: Visibility = "public"
     license: License | None = None
+
+    @model_validator(mode="after")
+    def one_base(self) -> Self:
+        """Refuse a request for two bases, or for none."""
+        if bool(self.files) == (self.source is not None):
+            raise PydanticCustomError("base", "Give the files of the base or its source at a Hub, and not both.")
+        return self
 
 
 class ModelUpdate(Wire):
@@ -87,6 +109,8 @@ class Model(Answer):
     required_evaluations: list[str]
     state: Literal["importing", "ready"]
     base: WeightsDigest | None
+    source: str | None = Field(None, description="where the base came from: `hf://org/name@<commit>` once imported")
+    by_reference: bool = Field(False, description="whether its weights are there still, and fetched when needed")
     parameters: int | None
     size: int = Field(description="bytes of all files of the base")
     patches: int

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 
 import registry
+from registry.bucket import open_bucket
 from registry.db.session import open_database, require_head
 from registry.server import (
     channels,
@@ -45,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises:
         Conflict: the database is at another migration.
-        InvalidRequest: a rate of the settings is none.
+        InvalidRequest: a rate of the settings is none, or they do not say how to reach the bucket.
     """
     database, store = open_database(settings.database), Store(settings.data)
     require_head(database, settings.database)
@@ -65,7 +66,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     token_rate = Rate("token", settings.rate_token)
     app.state.context = Context(
-        settings, database, store, limits, CapacityLimiter(HASHING), token_rate, Gate(settings.downloads_at_once)
+        settings,
+        database,
+        store,
+        limits,
+        CapacityLimiter(HASHING),
+        token_rate,
+        Gate(settings.downloads_at_once),
+        open_bucket(settings.bucket, **settings.bucket_access),
     )
     app.state.metrics = Metrics()
     app.add_middleware(RawPath)

@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
+from registry.bucket import Bucket
 from registry.db.session import Database
 from registry.errors import InvalidRequest, TooLarge, TooMany, Unauthenticated
 from registry.schemas import NAME
@@ -45,6 +46,7 @@ class Context:
     hashing: CapacityLimiter
     token_rate: Rate
     gate: Gate
+    bucket: Bucket | None
 
 
 def allow(action: str) -> Callable[[Endpoint], Endpoint]:
@@ -155,17 +157,19 @@ async def read_json(request: Request, limit: int) -> None:
         TooLarge: there are more bytes.
         InvalidRequest: it is not strict JSON (RFC 8259 without duplicate names, NaN or lone surrogates).
     """
-    request._body = await read_bytes(request, limit)
-    if request._body:
-        check_json(request._body)
+    raw = await read_bytes(request, limit)
+    if raw:
+        check_json(raw)
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes.
+    """Read a body of at most `limit` bytes; whoever asks for it again gets the same.
 
     Raises:
         TooLarge: there are more bytes, whatever Content-Length says.
     """
+    if hasattr(request, "_body"):
+        return request._body
     announced = request.headers.get("content-length", "0")
     raw = bytearray()
     if not announced.isdecimal() or int(announced) <= limit:
@@ -175,7 +179,8 @@ async def read_bytes(request: Request, limit: int) -> bytes:
                 break
     if len(raw) > limit or (announced.isdecimal() and int(announced) > limit):
         raise TooLarge(f"A request body has at most {limit} bytes.", field="body")
-    return bytes(raw)
+    request._body = bytes(raw)
+    return request._body
 
 
 def check_json(raw: bytes) -> None:

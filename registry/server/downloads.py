@@ -16,10 +16,7 @@ BUSY_SECONDS = 5
 
 
 class Gate:
-    """Counts the files that are being sent, and lets in no more than so many.
-
-    It is asked in one thread, the event loop's.
-    """
+    """Counts the files that are being sent, and lets in no more than so many, give or take those that begin at once."""
 
     def __init__(self, most: int) -> None:
         self.most, self.inside = most, 0

@@ -7,6 +7,7 @@ from fastapi import Request, Response
 from sqlalchemy.exc import DBAPIError
 
 from registry.db.models import Blob, Model
+from registry.hub import file_url
 from registry.server.deps import Context
 from registry.server.downloads import serve
 from registry.services import downloads, revisions
@@ -59,5 +60,10 @@ def send(
 
 
 def locate(made: Context, model: Model, blob: Blob, path: str) -> str | None:
-    """Return the address that has a file's bytes in our place, or None when we send them."""
+    """Return the address that has a file's bytes in our place: the Hub's, or a bucket's for a while; else None."""
+    settings = made.settings
+    if blob.state == "remote" and model.source is not None:
+        return file_url(settings.hub_endpoint, model.source, path)
+    if made.bucket is not None and blob.bucketed_at is not None:
+        return made.bucket.url(blob.sha256, path, settings.bucket_seconds)
     return None

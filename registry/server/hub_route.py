@@ -74,7 +74,10 @@ def decode(text: str) -> str:
     Raises:
         ValueError: it is not UTF-8.
     """
-    return unquote(text, errors="strict")
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
 
 
 Decoded = Annotated[str, AfterValidator(decode)]
@@ -99,7 +102,8 @@ class HubRoute(Route):
             except BreadcrumbError as why:
                 return refusal(request, why)
             except RequestValidationError as why:
-                return answer(400, str(why.errors()[0]["msg"]), {})
+                first = why.errors()[0]
+                return answer(400, f"{first['loc'][-1]}: {first['msg']}.", {})
             except OperationalError:  # a file's GET is tried again after a 429, and after no 503
                 return refusal(request, TooMany("The database does not answer; try again in a moment.", retry_after=5))
 

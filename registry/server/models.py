@@ -20,10 +20,19 @@ Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
 @router.post("", status_code=202)
 @allow("model.create")
 def create(body: schemas.ModelRequest, actor: ActorDep, made: ContextDep) -> schemas.Model:
-    """Create a model from uploaded files; a worker checks them before patches are taken."""
+    """Create a model from uploaded files, or from a base at a Hub; a worker checks them before patches are taken."""
     files = [(file.path, file.sha256) for file in body.files]
     with made.database.write() as session:
-        model, job = models.create(session, actor, body.name, files, visibility=body.visibility, license=body.license)
+        model, job = models.create(
+            session,
+            actor,
+            body.name,
+            files,
+            source=body.source,
+            by_reference=body.source is not None and body.by_reference,
+            visibility=body.visibility,
+            license=body.license,
+        )
         return views.model(model, job)
 
 

@@ -151,10 +151,8 @@ def tree(
 @allow("model.read")
 async def paths_info(name: Repository, rev: Decoded, actor: VisitorDep, made: ContextDep, request: Request) -> Response:
     """Show those files and folders of a revision that are named, and are there; a form or JSON."""
-    request._body = await read_bytes(
-        request, PATHS_BYTES
-    )  # kept: it is asked again when the revision is composed first
-    paths, expand = read_paths(request._body, request.headers.get("content-type", ""))
+    raw = await read_bytes(request, PATHS_BYTES)
+    paths, expand = read_paths(raw, request.headers.get("content-type", ""))
 
     def answer() -> Response:
         with made.database.read() as session:

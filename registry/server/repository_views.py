@@ -108,7 +108,7 @@ def read_config(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             raw = file.read(CONFIG_BYTES + 1)
         found = json.loads(raw) if len(raw) <= CONFIG_BYTES else {}
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return {}
     architectures = found.get("architectures") if isinstance(found, dict) else None
     kept: dict[str, Any] = {"architectures": [name for name in words(architectures)[:100] if TAG.fullmatch(name)]}

@@ -43,6 +43,8 @@ def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Ro
         required_evaluations=row.required_evaluations,
         state="ready" if row.state == "ready" else "importing",
         base=row.base_digest,
+        source=row.source,
+        by_reference=row.by_reference,
         parameters=row.parameters,
         size=row.size,
         patches=row.patch_count,

@@ -3,8 +3,9 @@
 A blob's row and its file come and go under the row's lock: the file is in place before the commit that makes the row
 visible, and services/garbage.py takes it away only in a transaction that has seen no reference. Whoever is about to
 refer to a blob takes a lease under the same lock first, so either the collector sees the reference, or whoever wants
-the blob sees that it is gone. Knowing a digest grants nothing: `readable` asks whether the user could download the
-bytes or has sent them.
+the blob sees that it is gone. The row of a `remote` blob stands for bytes at the Hub, until they come here all the same
+by another way. Knowing a digest grants nothing: `readable` asks whether the user could download the bytes or has sent
+them.
 
 The lock is FOR NO KEY UPDATE. It excludes the collector's FOR UPDATE and others who want the lock, but not the share
 lock of a foreign key; rows are locked in the order of their digests. So nobody waits in a circle.
@@ -58,25 +59,33 @@ def register(session: Session, store: Store, staged: Path, sha256: str, size: in
         StorageFull, StorageFailed: the disk failed; roll back.
     """
     lock(session, sha256, size)
-    if staged.stat().st_size == size:
+    if staged.is_file() and staged.stat().st_size == size:
         store.adopt(staged, sha256)
     elif not store.exists(sha256):
         raise StorageFailed(f"The bytes of {sha256} are gone; send them again.")
 
 
 def lock(session: Session, sha256: str, size: int) -> None:
-    """Lock a blob's row and lease it, adding it when new."""
+    """Lock a blob's row and lease it, adding it when new; the caller sees to it that its bytes are here."""
     blob, _ = find_or_add(session, sha256, size)
+    blob.state, blob.doomed_at = "live", None
     keep(blob)
     session.flush()
 
 
-def find_or_add(session: Session, sha256: str, size: int) -> tuple[Blob, bool]:
+def refer(session: Session, sha256: str, size: int) -> None:
+    """Lock and lease the row of a blob whose bytes are at the Hub, adding it when new; here already, it stays so."""
+    blob, _ = find_or_add(session, sha256, size, "remote")
+    keep(blob)
+    session.flush()
+
+
+def find_or_add(session: Session, sha256: str, size: int, state: str = "live") -> tuple[Blob, bool]:
     """Return a blob's row, locked, and whether it was added; a twin that another transaction adds is waited for."""
     added = False
     while (blob := get_locked(session, sha256)) is None:
         with suppress(IntegrityError), session.begin_nested():
-            session.add(Blob(sha256=sha256, size=size))
+            session.add(Blob(sha256=sha256, size=size, state=state))
             session.flush()
             added = True
     return blob, added
@@ -104,7 +113,8 @@ def lease(session: Session, digests: Collection[str]) -> dict[str, int]:
 
 def keep(blob: Blob) -> None:
     """Let the collector leave a blob alone for a while; the caller holds its lock."""
-    blob.state, blob.doomed_at = "live", None
+    if blob.state == "doomed":
+        blob.state, blob.doomed_at = "live", None
     if blob.leased_until < now() + LEASE / 2:  # not a write for each of a thousand files each time
         blob.leased_until = now() + LEASE
 
@@ -113,7 +123,8 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
     """Return size by digest of those blobs that somebody may use without sending bytes.
 
     These are what they have sent before, and files of bases, patches and compositions that they could download. They
-    are locked and leased, so a reference to them may be added in this transaction.
+    are locked and leased, so a reference to them may be added in this transaction. What is at the Hub is not among
+    them: it would be here for nobody.
     """
     seen = access.visible(actor)
     sent = exists().where(
@@ -143,13 +154,15 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
         ~quarantined,
     )
     found = session.scalars(
-        select(Blob.sha256).where(Blob.sha256.in_(set(digests)), or_(sent, base, patch, composed))
+        select(Blob.sha256).where(
+            Blob.sha256.in_(set(digests)), Blob.state != "remote", or_(sent, base, patch, composed)
+        )
     ).all()
     return lease(session, found)
 
 
 def adopt_orphans(session: Session, store: Store) -> int:
-    """Give a row to every blob file without one (its writer died before the commit); return how many.
+    """Give a row of its own to every blob file without one (its writer died before the commit); return how many.
 
     An orphan with a row is ordinary garbage.
     """
@@ -157,8 +170,8 @@ def adopt_orphans(session: Session, store: Store) -> int:
 
 
 def find_orphans(session: Session, store: Store) -> list[str]:
-    """Return the digests of blob files without a row; the row of some may be on its way."""
-    known = set(session.scalars(select(Blob.sha256)))
+    """Return the digests of blob files without a row that says so; the row of some may be on its way."""
+    known = set(session.scalars(select(Blob.sha256).where(Blob.state != "remote")))
     return [sha256 for sha256 in store.digests() if sha256 not in known]
 
 
@@ -169,8 +182,8 @@ def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str,
         with suppress(FileNotFoundError):  # another process was quicker, and has cleared it away as well
             size = store.path(sha256).stat().st_size
             blob, added = find_or_add(session, sha256, size)
-            if added and store.exists(sha256):
-                adopted[sha256] = size
+            if (added or blob.state == "remote") and store.exists(sha256):
+                adopted[sha256], blob.state = size, "live"
             elif added:
                 session.delete(blob)
     session.flush()
@@ -179,6 +192,8 @@ def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str,
 
 def check(database: Database, store: Store) -> Iterator[str]:
     """Yield one sentence for every blob that is missing, damaged, of another size, or without a row.
+
+    Those at the Hub are not missing here.
 
     No transaction is held while hashing, so a registry may be checked while it works: what looks wrong is looked at
     again before it is reported, once nobody holds the lock of its row.
@@ -190,7 +205,10 @@ def check(database: Database, store: Store) -> Iterator[str]:
 
     with database.read() as session:
         sizes = {blob.sha256: blob.size for blob in session.execute(select(Blob.sha256, Blob.size))}
+        remote = set(session.scalars(select(Blob.sha256).where(Blob.state == "remote")))
     for sha256, size in sorted(sizes.items()):
+        if sha256 in remote and not store.exists(sha256):
+            continue
         if flaw(store, sha256, size) and settled(sha256) and (wrong := flaw(store, sha256, size)):
             yield f"The blob {sha256} {wrong}."
     for sha256 in store.digests():

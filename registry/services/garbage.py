@@ -6,28 +6,32 @@
     live ── no reference, no lease, older than the grace ──> doomed
       ^─────── somebody wants it, or a reference is found ─────┘
 
+The row of a blob at the Hub has no file to wait for: it is deleted as soon as it would be doomed.
+
 Every step is decided by the database, under the lock of the blob's row, and asked twice: a first query finds and locks
 rows, a second one, begun when the locks are held, sees every reference that was committed before. Rows that somebody
 holds are skipped; who waits for a lock of ours finds no row, and has to send the bytes.
 
 A file goes in three steps: aside, commit, away. When a process dies before the commit its row is still there, and the
-next run moves the file back; when it dies after, the next run ends it.
+next run moves the file back; when it dies after, the next run ends it. What is in a bucket leaves that first.
 """
 
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import ColumnElement, exists, select, true
 from sqlalchemy.orm import Session
 
+from registry.bucket import Bucket
 from registry.db.models import Blob, Job, now
 from registry.db.session import Database
-from registry.services import blobs, uploads
+from registry.errors import StorageFailed
+from registry.services import blobs, offloads, uploads
 from registry.store import HEX256, Store
 
 BATCH = 100
@@ -50,28 +54,41 @@ class Amount:
 
 @dataclass(frozen=True)
 class Report:
-    """What went, or would go; orphans are files that got a row."""
+    """What went, or would go; orphans are files that got a row, strays are objects of the bucket without one."""
 
     uploads: Amount  # as announced
     staged: Amount
     orphans: Amount
     doomed: Amount
     deleted: Amount
+    strays: Amount = Amount()
+    lost: int = 0  # blobs that the bucket should have and has not
+    problem: str = ""  # why the bucket did not do its part; what is in there stays until it does
 
 
 class Undone(Exception):
     """A dry run is over: roll back."""
 
 
-def run(database: Database, store: Store, grace: timedelta, *, orphans: bool = True, dry: bool = False) -> Report:
+def run(
+    database: Database,
+    store: Store,
+    grace: timedelta,
+    *,
+    orphans: bool = True,
+    dry: bool = False,
+    bucket: Bucket | None = None,
+) -> Report:
     """Clear away what nobody has needed for a time.
 
     Args:
         database: Where the decisions are made.
         store: Where the bytes are.
         grace: How old a blob must be to be doomed; it stays doomed for a quarter of that before it goes.
-        orphans: Whether to look for files without a row, too, which reads the names of all files.
+        orphans: Whether to look for files and objects without a row, too, which reads the names of all; it waits for
+            whoever is copying into the bucket.
         dry: Whether to change nothing, and only say what would go.
+        bucket: Where copies of blobs are, if anywhere.
 
     Raises:
         StorageFailed: a blob that was set aside could not be moved back.
@@ -82,15 +99,39 @@ def run(database: Database, store: Store, grace: timedelta, *, orphans: bool = T
             strays = blobs.find_orphans(session, store)
     if not dry:
         restore(database, store)
-        return clear(database.write, store, grace, strays, dry)
-    with suppress(Undone), database.write() as session:
-        report = clear(lambda: nullcontext(session), store, grace, strays, dry)
-        raise Undone
-    return report
+
+        def withdraw() -> None:
+            if bucket is not None:
+                offloads.withdraw(database, store, bucket, now() - grace / SECOND, wait=orphans)
+
+        report = clear(database.write, store, grace, strays, dry, withdraw, bucketed=bucket is not None)
+    else:
+        with suppress(Undone), database.write() as session:
+            report = clear(lambda: nullcontext(session), store, grace, strays, dry)
+            raise Undone
+    if bucket is None or not orphans or report.problem:
+        return report
+    try:
+        objects, lost = offloads.reconcile(database, store, bucket, now() - grace, dry=dry)
+    except StorageFailed as error:
+        return replace(report, problem=str(error))
+    return replace(report, strays=Amount(len(objects), sum(found.size for found in objects)), lost=len(lost))
 
 
-def clear(transactions: Transactions, store: Store, grace: timedelta, strays: Sequence[str], dry: bool) -> Report:
-    """Take every step, in transactions of their own; those of a dry run are one, which sees what it would do."""
+def clear(
+    transactions: Transactions,
+    store: Store,
+    grace: timedelta,
+    strays: Sequence[str],
+    dry: bool,
+    withdraw: Callable[[], None] = lambda: None,
+    *,
+    bucketed: bool = False,
+) -> Report:
+    """Take every step, in transactions of their own; those of a dry run are one, which sees what it would do.
+
+    Before blobs are deleted, `withdraw` takes them out of the bucket; with `bucketed`, what is still in there stays.
+    """
     with transactions() as session:
         sizes = uploads.expire(session)
         staged = [*uploads.stale(session, store), *abandoned(session, store, grace)]
@@ -104,16 +145,27 @@ def clear(transactions: Transactions, store: Store, grace: timedelta, strays: Se
         with transactions() as session:
             seen, found = doom(session, grace)
         doomed += found
+    problem = ""
+    try:
+        withdraw()
+    except StorageFailed as error:
+        problem = str(error)
     deleted, seen = Amount(), BATCH
     while seen == BATCH:
         with transactions() as session:
-            seen, gone = delete(session, grace / SECOND)
+            seen, gone = delete(session, grace / SECOND, bucketed)
             for sha256 in () if dry else gone:
                 set_aside(store, sha256)
         for sha256 in () if dry else gone:
             aside(store, sha256).unlink(missing_ok=True)
         deleted += Amount(len(gone), sum(gone.values()))
-    return Report(Amount(len(sizes), sum(sizes)), left, Amount(len(adopted), sum(adopted.values())), doomed, deleted)
+    seen = BATCH
+    while seen == BATCH:
+        with transactions() as session:
+            seen, forgotten = forget(session, grace)
+        deleted += Amount(forgotten)
+    added = Amount(len(adopted), sum(adopted.values()))
+    return Report(Amount(len(sizes), sum(sizes)), left, added, doomed, deleted, problem=problem)
 
 
 def unwanted() -> list[ColumnElement[bool]]:
@@ -144,8 +196,10 @@ def doom(session: Session, grace: timedelta) -> tuple[int, Amount]:
     return len(found), Amount(len(doomed), sum(blob.size for blob in doomed))
 
 
-def delete(session: Session, grace: timedelta) -> tuple[int, dict[str, int]]:
+def delete(session: Session, grace: timedelta, bucketed: bool = False) -> tuple[int, dict[str, int]]:
     """Delete the rows of up to BATCH blobs that have been doomed for a time, and pardon those that are wanted again.
+
+    With `bucketed`, those that a bucket has are passed over: they have to leave it first.
 
     Returns:
         How many were looked at, and size by digest of those whose files have to go before the commit.
@@ -153,6 +207,7 @@ def delete(session: Session, grace: timedelta) -> tuple[int, dict[str, int]]:
     found = session.scalars(
         select(Blob)
         .where(Blob.state == "doomed", Blob.doomed_at <= now() - grace)
+        .where(Blob.bucketed_at.is_(None) if bucketed else true())
         .order_by(Blob.sha256)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
@@ -165,6 +220,23 @@ def delete(session: Session, grace: timedelta) -> tuple[int, dict[str, int]]:
             blob.state, blob.doomed_at = "live", None
     session.flush()
     return len(found), {blob.sha256: blob.size for blob in found if blob.sha256 in sure}
+
+
+def forget(session: Session, grace: timedelta) -> tuple[int, int]:
+    """Delete the rows of up to BATCH unwanted blobs at the Hub; return how many were looked at, and how many went."""
+    found = session.scalars(
+        select(Blob)
+        .where(Blob.state == "remote", Blob.created_at <= now() - grace, *unwanted())
+        .order_by(Blob.sha256)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    ).all()
+    sure = still_unwanted(session, found)
+    for blob in found:
+        if blob.sha256 in sure:
+            session.delete(blob)
+    session.flush()
+    return len(found), len(sure)
 
 
 def aside(store: Store, sha256: str) -> Path:

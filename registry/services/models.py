@@ -27,10 +27,14 @@ def create(
     full_name: str,
     files: Sequence[tuple[str, str]],
     *,
+    source: str | None = None,
+    by_reference: bool = False,
     visibility: str = "public",
     license: str | None = None,
 ) -> tuple[Model, Job | None]:
-    """Create a model from (path, sha256) pairs of bytes the user has uploaded or could download.
+    """Create a model from (path, sha256) pairs of bytes the user has uploaded or could download, or from a source.
+
+    A source is `hf://org/name@revision`, and there are no pairs then; the job finds out what the files are.
 
     Returns:
         The model and its import job; no job when the same model is there already.
@@ -44,7 +48,10 @@ def create(
     namespace, _, name = full_name.partition("/")
     check_name(name, "name")
     space = access.admit_to_namespace(session, actor, "model.create", namespace)
-    check_paths([path for path, _ in files])
+    if source is not None:
+        source = source if "@" in source else f"{source}@main"
+    else:
+        check_paths([path for path, _ in files])
     session.get(Namespace, space.id, with_for_update=True)
     found = session.scalar(
         select(Model)
@@ -52,7 +59,11 @@ def create(
         .options(selectinload(Model.files), joinedload(Model.creator))
     )
     if found is not None:
-        if {(file.path, file.sha256) for file in found.files} != set(files):
+        if source is not None:
+            same = asked_before(session, found, source, by_reference=by_reference)
+        else:
+            same = {(file.path, file.sha256) for file in found.files} == set(files)
+        if not same:
             raise Conflict(f"There is a model {full_name} already; choose another name.", field="name")
         return found, import_job(session, found)
     sizes = blobs.readable(session, actor, [sha256 for _, sha256 in files])
@@ -66,15 +77,26 @@ def create(
         state="importing",
         visibility=visibility,
         license=license,
+        source=source,
+        by_reference=by_reference,
         size=sum(sizes[sha256] for _, sha256 in files),
         files=[BaseFile(path=path, sha256=sha256) for path, sha256 in sorted(files)],
     )
     session.add(model)
     session.flush()
     session.refresh(model, ["namespace"])
-    job = jobs.enqueue(session, actor.user_id, "import", f"import:{model.id}", model, "base", {})
-    record(session, actor, "model.create", full_name, model, after={"visibility": visibility, "license": license})
+    job = jobs.enqueue(session, actor.user_id, "import", f"import:{model.id}", model, "base", {"source": source})
+    after = {"visibility": visibility, "license": license} | ({"source": source} if source else {})
+    record(session, actor, "model.create", full_name, model, after=after)
     return find(session, full_name), job
+
+
+def asked_before(session: Session, model: Model, source: str, *, by_reference: bool) -> bool:
+    """Say whether a model came from a source, by the words in which it was asked for or as it was pinned."""
+    if model.by_reference != by_reference or model.source is None:
+        return False
+    asked = session.scalars(select(Job).where(Job.key == f"import:{model.id}")).all()
+    return source == model.source or any(job.payload.get("source") == source for job in asked)
 
 
 def check_paths(paths: Sequence[str]) -> None:
@@ -85,16 +107,7 @@ def check_paths(paths: Sequence[str]) -> None:
     """
     seen: set[str] = set()
     for path in paths:
-        parts = path.split("/")
-        if not path.isascii() or not path.isprintable() or set(path) & set('\\:*?"<>|%#'):
-            raise InvalidRequest(f"The path {path!r} has a character that not every system can store.", field=path)
-        if any(part != part.strip(" ") or part.startswith(".") or part.endswith(".") or not part for part in parts):
-            raise InvalidRequest(f"The path {path!r} is not a plain relative path to a visible file.", field=path)
-        if PurePosixPath(path).suffix.lower() in PICKLES:
-            raise InvalidRequest(
-                f"{path} may hold a pickle, which runs code when opened; convert the weights to safetensors.",
-                field=path,
-            )
+        check_path(path)
         if path.casefold() in seen:
             raise InvalidRequest(f"Two files are called {path} (upper and lower case count as the same).", field=path)
         seen.add(path.casefold())
@@ -103,6 +116,24 @@ def check_paths(paths: Sequence[str]) -> None:
             raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
     if not any(is_weights(path) for path in paths):
         raise InvalidRequest("A base needs at least one .safetensors file at its top level.", field="files")
+
+
+def check_path(path: str) -> None:
+    """Refuse a path that could leave a folder, hides, or names a pickle.
+
+    Raises:
+        InvalidRequest: names the path and the rule.
+    """
+    parts = path.split("/")
+    if not path.isascii() or not path.isprintable() or set(path) & set('\\:*?"<>|%#'):
+        raise InvalidRequest(f"The path {path!r} has a character that not every system can store.", field=path)
+    if any(part != part.strip(" ") or part.startswith(".") or part.endswith(".") or not part for part in parts):
+        raise InvalidRequest(f"The path {path!r} is not a plain relative path to a visible file.", field=path)
+    if PurePosixPath(path).suffix.lower() in PICKLES:
+        raise InvalidRequest(
+            f"{path} may hold a pickle, which runs code when opened; convert the weights to safetensors.",
+            field=path,
+        )
 
 
 def is_weights(path: str) -> bool:

@@ -1,6 +1,7 @@
 """How much of a namespace's quota is used: computed from what is there, so that nothing has to be given back.
 
-used       files of bases of its models, and patches that its user has contributed, each blob once
+used       files of bases of its models, and patches that its user has contributed, each blob once; weights that a base
+           has at the Hub count for nobody
 reserved   what is announced for it, until it expires: sessions that are open, or done and not among what is used
 
 Bytes that somebody need not send because they are here count all the same: who refers to them keeps them.
@@ -10,7 +11,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, union
+from sqlalchemy import ColumnElement, and_, func, or_, select, union
 from sqlalchemy.orm import Session
 
 from registry.db.models import BaseFile, Blob, Model, Namespace, Patch, PatchRevision, UploadSession, User, now
@@ -33,7 +34,12 @@ class Usage:
 
 def own(namespace_id: uuid.UUID, name: str) -> Any:
     """Return a query for the digests of what a namespace uses."""
-    bases = select(BaseFile.sha256).join(Model, Model.id == BaseFile.model_id).where(Model.namespace_id == namespace_id)
+    at_the_hub = and_(Model.by_reference, BaseFile.path.endswith(".safetensors"))
+    bases = (
+        select(BaseFile.sha256)
+        .join(Model, Model.id == BaseFile.model_id)
+        .where(Model.namespace_id == namespace_id, ~at_the_hub)
+    )
     patches = (
         select(PatchRevision.blob_sha256)
         .join(Patch, Patch.id == PatchRevision.patch_id)

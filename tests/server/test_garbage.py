@@ -554,14 +554,13 @@ class Stress:
             given = patches.Contribution(digest(data), "title", "")
             revision, _ = patches.push(session, user, "alice/base", given)
             revision.state = "checked"
-        self.present("a patch", digest(data))
         self.done["pushed"] += 1
         time.sleep(0.002)
-        with self.world.database.write() as session:
-            mine = session.get_one(PatchRevision, revision.id)
-            model = models.find(session, "alice/base")
-            self.present("a patch", digest(data))
-            patches.refuse(session, model, mine, "alice/base#1", "enough")
+        with self.world.database.write() as session:  # the same bytes again are the same patch, which others refuse
+            mine = session.get_one(PatchRevision, revision.id, with_for_update=True)
+            if mine.blob_sha256 is not None:
+                self.present("a patch", digest(data))
+                patches.refuse(session, models.find(session, "alice/base"), mine, "alice/base#1", "enough")
 
     def work(self, thread: int, turns: int) -> None:
         chance = random.Random(thread)

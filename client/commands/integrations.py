@@ -1,0 +1,39 @@
+"""integrate hf: `crumb` inside the commands that people already have."""
+
+from typing import Annotated
+
+import typer
+
+from client.commands.options import Json, Quiet
+from client.console import Console
+
+group = typer.Typer(
+    name="integrate", help="Make crumb part of other commands.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@group.callback()
+def groups() -> None:
+    """Make crumb part of other commands."""
+
+
+@group.command()
+def hf(
+    remove: Annotated[bool, typer.Option("--remove", help="Take it away again.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let `hf crumb` run this crumb, as an extension of the Hugging Face command.
+
+    It is that of this Python environment; when the environment has moved, run it again.
+    """
+    from client.integrations import add_to_hf, find_crumb, remove_from_hf
+
+    console = Console(as_json, quiet)
+    if remove:
+        gone = remove_from_hf()
+        console.result({"removed": gone}, "`hf crumb` is gone." if gone else "There was no `hf crumb`.", "")
+        return
+    manifest, crumb = add_to_hf(), find_crumb()
+    document = {"manifest": str(manifest), "executable": str(crumb)}
+    console.result(document, f"`hf crumb` runs {crumb}.\nWritten to {manifest}.", str(manifest))
