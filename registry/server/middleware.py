@@ -97,7 +97,8 @@ class Edge:
         try:
             if (headers := self.refuse(scope)) is not None:
                 detail = f"This address asks too often; come back in {headers['Retry-After']} seconds."
-                answer = problem(request_id, 429, TooMany.slug, detail, extra=headers)
+                told = {**headers, "X-Error-Message": detail}  # what the Hub's clients show
+                answer = problem(request_id, 429, TooMany.slug, detail, extra=told)
                 await answer(scope, receive, send_marked)
             else:
                 await self.app(scope, receive_in_time, send_marked)

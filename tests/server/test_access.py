@@ -22,6 +22,8 @@ from registry.db.models import AuditEvent, Model, ModelMember, Namespace, Namesp
 from registry.services.rules import RULES, SCOPES, Role
 from registry.services.tokens import create_token
 
+pytestmark = pytest.mark.heavy
+
 OPEN, SHUT, FOREIGN = "crew/open", "band/shut", "vault/secret"
 ABSENT = "vault/absent"  # in a namespace that there is
 NOWHERE = "nowhere/at-all"

@@ -11,6 +11,8 @@ from sqlalchemy import select
 
 from registry.db.models import Channel, ChannelMove, ChannelVote
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from makers import fine_tuned, make_checkpoint, make_patch
-from processes import Registry, open_registry, person
+from processes import Registry, open_registry, person, until
 from sqlalchemy.exc import OperationalError
 from world import (
     World,
@@ -60,6 +60,16 @@ def test_many_more_writers_than_threads_all_get_their_answer(registry: Registry)
     assert httpx2.get(f"{registry.url}/healthz", timeout=10).status_code == 200
 
 
+def in_use(staged: Path) -> bool:
+    """Say whether somebody is writing a part into a staged file."""
+    with staged.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def test_a_slow_part_cannot_write_into_the_blob(registry: Registry) -> None:
     """A PUT that began before the upload was completed holds a descriptor on what becomes the blob."""
     alice = person(registry, "alice")
@@ -74,6 +84,7 @@ def test_a_slow_part_cannot_write_into_the_blob(registry: Registry) -> None:
                 f"Content-Digest: {content_digest(evil)['Content-Digest']}",
             ]
             slow.sendall("\r\n".join([*lines, "", ""]).encode() + evil[:500])
+            until(lambda: any(in_use(path) for path in (registry.data / "staging").glob("upload-*")))
             for number in range(3):
                 part = DATA[number * 1000 : (number + 1) * 1000]
                 url = f"/api/v1/uploads/{session['id']}/parts/{number}"

@@ -20,6 +20,8 @@ from registry.breadcrumbs.recipe import make_recipe
 from registry.db.models import AuditEvent, Build, Job, Release, ReleaseFile
 from registry.releases.manifest import make_manifest, manifest_digest, read_manifest
 
+pytestmark = pytest.mark.heavy
+
 OTHER = "sha256:" + "0" * 64
 BUNDLE = json.dumps({"verificationMaterial": {}, "dsseEnvelope": {}})
 ALONE = "has been composed by {worker} alone, and 2 must agree"

@@ -17,6 +17,8 @@ from registry.db.models import Check, Comment, Patch, Review, User
 from registry.errors import Conflict
 from registry.services import norms, patches, reviews
 
+pytestmark = pytest.mark.heavy
+
 # verb -> where it starts, where it ends, who may take it, what they send
 STEPS: dict[str, tuple[set[str], str, str, dict[str, Any]]] = {
     "propose": ({"draft", "changes_requested"}, "proposed", "bob", {}),

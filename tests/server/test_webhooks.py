@@ -27,6 +27,8 @@ from registry.services import webhooks
 from registry.services.actors import record
 from registry.worker import Worker
 
+pytestmark = pytest.mark.heavy
+
 MODEL = "alice/m"
 HERE = f"/api/v1/models/{MODEL}/webhooks"
 PUBLIC = "https://crumbs.example.org"
