@@ -71,6 +71,7 @@ class Revision(Answer):
     release: str | None
     channel: str | None
     fixed: bool = Field(description="whether the files of this ref never change")
+    commit: str = Field(description="the Hub's name for these files, 40 hex digits, for ever")
     warnings: list[str] = Field(description="for whoever pulls it")
     weights_digest: WeightsDigest
     recipe: Recipe | None

@@ -105,6 +105,7 @@ def revision(session: Session, row: Model, found: Revision) -> schemas.Revision:
         release=found.release.version if found.release else None,
         channel=found.channel,
         fixed=found.fixed,
+        commit=found.commit,
         warnings=found.warnings,
         weights_digest=found.weights_digest,
         recipe=recipe(session, row, found.recipe) if found.recipe else None,

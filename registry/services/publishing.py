@@ -69,7 +69,7 @@ def card(session: Session, model: Model, release: Release) -> str:
     return cards.render_release_card(
         model.full_name,
         release.version,
-        model.full_name,
+        model.source.removeprefix("hf://").partition("@")[0] if model.source else model.full_name,
         releases.science(recipe),
         composition.weights_digest,
         [

@@ -26,7 +26,6 @@ from registry.breadcrumbs import recipe as recipes
 from registry.db.models import (
     Channel,
     Composition,
-    CompositionFile,
     Job,
     Model,
     Patch,
@@ -44,7 +43,6 @@ from registry.services.revisions import Revision
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
 PULL = re.compile(r"refs/pr/([1-9][0-9]{0,8})")
 RECIPE = re.compile(r"recipe-([0-9a-f]{8,64})")
-PUBLISHED = ("published", "yanked")
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Revis
         raise RevisionNotFound(f"{model.full_name} has no revision {ref!r}.")
     if (pull := PULL.fullmatch(name)) is not None:
         return of_recipe(session, actor, model, of_patch(session, model, int(pull[1])), pull[1])
-    if COMMIT.fullmatch(name) and (found := of_commit(session, actor, model, name)) is not None:
+    if COMMIT.fullmatch(name) and (found := revisions.of_commit(session, actor, model, name)) is not None:
         return found
     if (recipe := RECIPE.fullmatch(name)) is not None:
         return of_recipe(session, actor, model, known_recipe(session, model, recipe[1]), None)
@@ -93,28 +91,6 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Revis
 def short(ref: str) -> str:
     """Return a reference without what git writes before branches and tags."""
     return re.sub(r"^refs/(heads|tags)/", "", "main" if ref == "HEAD" else ref)
-
-
-def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) -> Revision | None:
-    """Return the files that a commit id, or 7 and more digits of one, has named for ever."""
-    if model.base_commit is not None and model.base_commit.startswith(commit):
-        return revisions.base(session, model)
-    release = session.scalar(
-        select(Release)
-        .where(Release.model_id == model.id, Release.state.in_(PUBLISHED), Release.commit.startswith(commit))
-        .order_by(Release.sort)
-        .limit(1)
-    )
-    if release is not None:
-        return revisions.of_release(session, actor, model, release)
-    composition = session.scalar(
-        select(Composition)
-        .where(Composition.model_id == model.id, Composition.commit.startswith(commit))
-        .options(selectinload(Composition.files).joinedload(CompositionFile.blob))
-        .order_by(Composition.commit)
-        .limit(1)
-    )
-    return None if composition is None else revisions.of_recipe(session, actor, model, composition)
 
 
 def of_patch(session: Session, model: Model, number: int) -> recipes.Recipe:
@@ -214,7 +190,7 @@ def refs(session: Session, actor: Actor | None, model: Model, *, pulls: bool) ->
         if release.commit and release.recipe_digest not in hidden
     ]
     found.append(Ref("branch", "base", model.base_commit))
-    published = select(Release).where(Release.model_id == model.id, Release.state.in_(PUBLISHED))
+    published = select(Release).where(Release.model_id == model.id, Release.state.in_(revisions.PUBLISHED))
     found += [
         Ref("tag", release.version, release.commit)
         for release in session.scalars(published.order_by(Release.sort))
@@ -278,7 +254,7 @@ def line(session: Session, model: Model, release: Release) -> Sequence[Release]:
         select(Release)
         .where(
             Release.model_id == model.id,
-            or_(Release.id == release.id, Release.state.in_(PUBLISHED)),
+            or_(Release.id == release.id, Release.state.in_(revisions.PUBLISHED)),
             Release.sort <= release.sort,
         )
         .options(joinedload(Release.creator), joinedload(Release.publisher))

@@ -4,7 +4,7 @@ main               the channel `stable`, else the newest published release, else
 base               the base, as is the weights digest of the base
 1.2.0              a release
 stable, beta, …    the release that a channel points at
-3f9c0a1b           a composed recipe, by its digest or 8 and more digits of it
+3f9c0a1b           a composed recipe, by its digest or 8 and more digits of it; else a commit, by as many of its 40
 """
 
 import re
@@ -33,6 +33,7 @@ from registry.services.actors import Actor
 
 DEFAULT = "main"
 PREFIX = re.compile(r"(?:sha256:|recipe-)?([0-9a-f]{8,64})")
+PUBLISHED = ("published", "yanked")
 VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+.*")
 
 
@@ -83,7 +84,12 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Revis
         raise RevisionNotFound(
             f"{model.full_name} has no '{ref}'; give a version, a channel, base, or 8 or more digits of a recipe."
         )
-    return of_recipe(session, actor, model, find_composition(session, model, prefix[1]))
+    try:
+        return of_recipe(session, actor, model, find_composition(session, model, prefix[1]))
+    except RevisionNotFound:
+        if (found := of_commit(session, actor, model, ref)) is None:
+            raise
+        return found
 
 
 def default(session: Session, actor: Actor | None, model: Model) -> Revision:
@@ -152,7 +158,7 @@ def of_release(
     warnings = patch_warnings(actor, subject, [revision for _, revision in revisions if revision])
     files: Sequence[CompositionFile | ReleaseFile] = composition.files
     commit, made_at = composition.commit, composition.created_at
-    fixed = release.state in ("published", "yanked")
+    fixed = release.state in PUBLISHED
     if fixed:
         assert release.commit is not None and release.published_at is not None
         commit, made_at = release.commit, release.published_at
@@ -168,6 +174,28 @@ def of_release(
         warnings.insert(0, f"{subject} was yanked: {release.yank_reason}")
     digest = composition.weights_digest
     return Revision(release.version, commit, made_at, digest, recipe, files, release, channel, fixed, warnings)
+
+
+def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) -> Revision | None:
+    """Return the files that a commit id has named for ever, by the first digits of it; None when there are none."""
+    if model.base_commit is not None and model.base_commit.startswith(commit):
+        return base(session, model)
+    release = session.scalar(
+        select(Release)
+        .where(Release.model_id == model.id, Release.state.in_(PUBLISHED), Release.commit.startswith(commit))
+        .order_by(Release.sort)
+        .limit(1)
+    )
+    if release is not None:
+        return of_release(session, actor, model, release)
+    composition = session.scalar(
+        select(Composition)
+        .where(Composition.model_id == model.id, Composition.commit.startswith(commit))
+        .options(selectinload(Composition.files).joinedload(CompositionFile.blob))
+        .order_by(Composition.commit)
+        .limit(1)
+    )
+    return None if composition is None else of_recipe(session, actor, model, composition)
 
 
 def find_composition(session: Session, model: Model, prefix: str) -> Composition:

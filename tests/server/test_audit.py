@@ -21,6 +21,8 @@ from registry.db.models import AuditEvent, AuditHead, Model, Token, User, now
 from registry.services.actors import record
 from registry.services.namespaces import ensure_user
 
+pytestmark = pytest.mark.heavy
+
 MODEL = "/api/v1/models/{namespace}/{name}"
 PART = "PUT /api/v1/uploads/{upload_id}/parts/{number}"  # what is sent is in the log once it is complete
 BUNDLE = json.dumps({"verificationMaterial": {}, "dsseEnvelope": {}})

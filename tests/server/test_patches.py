@@ -11,6 +11,8 @@ from registry.breadcrumbs.checkpoint import open_checkpoint
 from registry.db.models import PatchRevision
 from registry.services import blobs, garbage
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def base(world: World, tmp_path: Path) -> Path:

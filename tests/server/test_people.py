@@ -16,6 +16,8 @@ from registry.db.models import Token, User, now
 from registry.logs import configure_logs
 from registry.services.names import RESERVED, check_name, skeleton
 
+pytestmark = pytest.mark.heavy
+
 TOKENS, SPACES = "/api/v1/tokens", "/api/v1/namespaces"
 
 

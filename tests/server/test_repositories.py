@@ -372,3 +372,13 @@ def test_what_is_no_list_of_paths_is_refused(still: Community) -> None:
     refused(client.post(url, json={"paths": ["x"] * 5001}), 400)
     refused(client.post(url, data={"paths": "x" * 2**20}), 413)
     refused(client.post(url.replace("main", "nightly"), data={"paths": "x"}), 404, "RevisionNotFound")
+
+
+def test_our_own_api_knows_commits_too(still: Community) -> None:
+    """What a person copies from a Hub's client works with `crumb pull NS/NAME@...`, too."""
+    for ref in ("base", "1.0.0", "stable"):
+        found = still.get(f"/revisions/{ref}")
+        again = still.get(f"/revisions/{found['commit']}")
+        assert (again["files"], again["commit"]) == (found["files"], found["commit"])
+        assert still.get(f"/revisions/{found['commit'][:12]}")["commit"] == found["commit"]
+    still.get(f"/revisions/{'0' * 40}", status=404)
