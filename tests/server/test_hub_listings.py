@@ -245,3 +245,16 @@ def test_a_link_leads_to_where_the_caller_came_without_a_public_address(tmp_path
             assert answer.headers["link"].startswith(f"<http://{host}/api/models?limit=1&cursor=")
         for host in ("a b", "[", "x/y", "\xe9"):
             assert client.get("/api/models?limit=1", headers={"host": host.encode("latin-1")}).status_code == 200
+
+
+def test_a_model_is_found_by_the_licence_that_it_has_now(world: World, tmp_path: Path) -> None:
+    create_model(world, "alice/tiny", make_checkpoint(tmp_path / "base"))
+    alice = world.client("alice")
+
+    def found(licence: str) -> list[str]:
+        return [model["id"] for model in alice.get(f"/api/models?filter=license:{licence}").json()]
+
+    assert (found("apache-2.0"), found("mit")) == (["alice/tiny"], [])
+    assert alice.patch("/api/v1/models/alice/tiny", json={"license": "mit"}).status_code == 200
+    assert (found("apache-2.0"), found("mit")) == ([], ["alice/tiny"])
+    assert "license:mit" in alice.get("/api/models/alice/tiny").json()["tags"]
