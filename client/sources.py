@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 from client.folders import PICKLES
+from client.hub_errors import from_hub
+from registry.breadcrumbs.folder import PATTERNS
 from registry.errors import (
     BreadcrumbError,
-    Forbidden,
     InvalidCheckpoint,
     InvalidRequest,
     NotFound,
@@ -15,19 +16,6 @@ from registry.errors import (
     Unavailable,
 )
 
-# What a model folder is made of; weights in any pickle format stay where they are.
-PATTERNS = [
-    "*.safetensors",
-    "*.json",
-    "*.txt",
-    "*.md",
-    "*.model",
-    "*.jinja",
-    "*.tiktoken",
-    "*.py",
-    "LICENSE*",
-    "NOTICE*",
-]
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w./-]+))?", re.ASCII)
 
 
@@ -78,11 +66,11 @@ def _from_hub(repo: str, revision: str | None, quiet: bool) -> Path:
         "ON",
     )
     try:
-        folder = snapshot_download(repo, revision=revision, allow_patterns=PATTERNS, local_files_only=offline)
+        folder = snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline)
     except BreadcrumbError:
         raise
     except GatedRepoError as why:
-        raise Forbidden(f"{name} on the Hub is gated: accept its terms there, then run `hf auth login`.") from why
+        raise from_hub(why, name) from why
     except RepositoryNotFoundError as why:
         raise NotFound(
             f"There is no file or folder {name!r} here, and no model of that name on the Hub that you may see."

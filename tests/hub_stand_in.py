@@ -13,14 +13,15 @@ is checked; commits, trees and blobs have the ids that git would give them. What
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from servers import serving
 
 LARGE = (".safetensors", ".bin")
 TOKEN = "hf_" + "h" * 34  # the one that it takes
@@ -295,19 +296,5 @@ def open_hub(folder: Path) -> Iterator[HubStandIn]:
     hub = HubStandIn(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass  # whoever asked has gone
-
-    server = Server(("127.0.0.1", 0), type("HandlerOfIt", (Handler,), {"hub": hub}))
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(type("HandlerOfIt", (Handler,), {"hub": hub})) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

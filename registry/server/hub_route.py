@@ -62,9 +62,8 @@ class RawPath:
         """Handle one connection event of ASGI."""
         raw = scope.get("raw_path") or b""
         if scope["type"] == "http" and raw.isascii() and (PATHS.match(raw) or PATHS.match(scope["path"].encode())):
-            scope["path"] = raw.decode(
-                "ascii"
-            )  # also where only the decoded path is one of ours: nothing is decoded twice
+            # Also where only the decoded path is one of ours: nothing is decoded twice.
+            scope["path"] = raw.decode("ascii")
         await self.app(scope, receive, send)
 
 

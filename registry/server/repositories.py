@@ -69,12 +69,8 @@ def listing(
         found, after = listings.page(session, actor, asked, read_cursor(cursor), min(limit, listings.MOST))
         named, totals = tags.of_models(session, found), downloads.totals(session, found)
         shown = [views.model(row, named[row.id], totals[row.id], card=full or cardData) for row in found]
-    headers = {}
-    if after is not None:
-        pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-        link = f"{here}/api/models?{urlencode([*pairs, ('cursor', write_cursor(after))])}"
-        headers["Link"] = f'<{link}>; rel="next"'
-    return JSONResponse(shown, headers=headers)
+    end = write_cursor(after) if after is not None else None
+    return JSONResponse(shown, headers=next_page(request, here, "cursor", end))
 
 
 @router.get(MODEL)
@@ -139,12 +135,8 @@ def tree(
     inside = [entry for entry in inside if after is None or entry["path"] > str(after[0])]
     page = inside[: min(limit, PAGE)]
     shown = [views.expanded(entry, commit) for entry in page] if commit else page
-    response = JSONResponse(shown, headers=marks(found))
-    if len(page) < len(inside):
-        pairs = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
-        query = urlencode([*pairs, ("cursor", write_cursor([page[-1]["path"]]))])
-        response.headers["Link"] = f'<{here}{request.scope["path"]}?{query}>; rel="next"'
-    return response
+    end = write_cursor([page[-1]["path"]]) if len(page) < len(inside) else None
+    return JSONResponse(shown, headers=marks(found) | next_page(request, here, "cursor", end))
 
 
 @router.post(MODEL + "/paths-info/{rev}")
@@ -194,12 +186,9 @@ def commits(
         model = repositories.ready(session, name)
         found = repositories.find(session, actor, model, rev)
         steps = list(islice(repositories.history(session, model, found, p * size), size + 1))
-    response = JSONResponse([views.commit(step) for step in steps[:size]])
-    if len(steps) > size:
-        pairs = [(key, value) for key, value in request.query_params.multi_items() if key != "p"]
-        link = f"{here}{request.scope['path']}?{urlencode([*pairs, ('p', str(p + 1))])}"
-        response.headers["Link"] = f'<{link}>; rel="next"'
-    return response
+    more = str(p + 1) if len(steps) > size else None
+    shown = [views.commit(step) for step in steps[:size]]
+    return JSONResponse(shown, headers=next_page(request, here, "p", more))
 
 
 @router.get(MODEL + "/auth-check")
@@ -236,6 +225,14 @@ def read_paths(raw: bytes, kind: str) -> tuple[list[str], bool]:
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths) or len(paths) > MOST_PATHS:
         raise InvalidRequest(f"`paths` are at most {MOST_PATHS} texts.", field="paths")
     return [path.strip("/") for path in paths], expand
+
+
+def next_page(request: Request, here: str, name: str, value: str | None) -> dict[str, str]:
+    """Return the Link to the page after this one (RFC 8288), the same address but for a parameter; none without one."""
+    if value is None:
+        return {}
+    pairs = [(key, text) for key, text in request.query_params.multi_items() if key != name]
+    return {"Link": f'<{here}{request.scope["path"]}?{urlencode([*pairs, (name, value)])}>; rel="next"'}
 
 
 def write_cursor(values: list[Any]) -> str:

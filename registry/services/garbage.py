@@ -179,16 +179,17 @@ def still_unwanted(session: Session, locked: Sequence[Blob]) -> set[str]:
     return set(session.scalars(select(Blob.sha256).where(named, *unwanted())))
 
 
+def lock_batch(session: Session, *conditions: ColumnElement[bool]) -> tuple[Sequence[Blob], set[str]]:
+    """Lock up to BATCH blobs that nobody else holds; return them, and the digests of those that are surely unwanted."""
+    found = session.scalars(
+        select(Blob).where(*conditions).order_by(Blob.sha256).limit(BATCH).with_for_update(skip_locked=True)
+    ).all()
+    return found, still_unwanted(session, found)
+
+
 def doom(session: Session, grace: timedelta) -> tuple[int, Amount]:
     """Doom up to BATCH unwanted blobs; return how many were looked at, and what was doomed."""
-    found = session.scalars(
-        select(Blob)
-        .where(Blob.state == "live", Blob.created_at <= now() - grace, *unwanted())
-        .order_by(Blob.sha256)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    ).all()
-    sure = still_unwanted(session, found)
+    found, sure = lock_batch(session, Blob.state == "live", Blob.created_at <= now() - grace, *unwanted())
     doomed = [blob for blob in found if blob.sha256 in sure]
     for blob in doomed:
         blob.state, blob.doomed_at = "doomed", now()
@@ -204,15 +205,8 @@ def delete(session: Session, grace: timedelta, bucketed: bool = False) -> tuple[
     Returns:
         How many were looked at, and size by digest of those whose files have to go before the commit.
     """
-    found = session.scalars(
-        select(Blob)
-        .where(Blob.state == "doomed", Blob.doomed_at <= now() - grace)
-        .where(Blob.bucketed_at.is_(None) if bucketed else true())
-        .order_by(Blob.sha256)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    ).all()
-    sure = still_unwanted(session, found)
+    there = Blob.bucketed_at.is_(None) if bucketed else true()
+    found, sure = lock_batch(session, Blob.state == "doomed", Blob.doomed_at <= now() - grace, there)
     for blob in found:
         if blob.sha256 in sure:
             session.delete(blob)
@@ -224,14 +218,7 @@ def delete(session: Session, grace: timedelta, bucketed: bool = False) -> tuple[
 
 def forget(session: Session, grace: timedelta) -> tuple[int, int]:
     """Delete the rows of up to BATCH unwanted blobs at the Hub; return how many were looked at, and how many went."""
-    found = session.scalars(
-        select(Blob)
-        .where(Blob.state == "remote", Blob.created_at <= now() - grace, *unwanted())
-        .order_by(Blob.sha256)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    ).all()
-    sure = still_unwanted(session, found)
+    found, sure = lock_batch(session, Blob.state == "remote", Blob.created_at <= now() - grace, *unwanted())
     for blob in found:
         if blob.sha256 in sure:
             session.delete(blob)

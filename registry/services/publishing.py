@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.models import AuditHead, Blob, Composition, Model, Release, ReleaseFile, now
 from registry.errors import Conflict, InvalidRequest, NotFound
+from registry.hub import split
 from registry.releases import cards, commits, manifest, provenance
 from registry.services import blobs, builds, compositions, evaluations, models, releases, reviews, revisions
 from registry.services.actors import Actor, record
@@ -69,7 +70,7 @@ def card(session: Session, model: Model, release: Release) -> str:
     return cards.render_release_card(
         model.full_name,
         release.version,
-        model.source.removeprefix("hf://").partition("@")[0] if model.source else model.full_name,
+        split(model.source)[0] if model.source else model.full_name,
         releases.science(recipe),
         composition.weights_digest,
         [

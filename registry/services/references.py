@@ -15,24 +15,12 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.breadcrumbs.folder import PATTERNS
 from registry.db.models import BaseFile, Blob, Model, Namespace
 from registry.errors import InvalidRequest, TooMany
 from registry.services import blobs, models, quotas
 from registry.store import Store
 
-# What a base is made of, as `crumb` takes it from a Hub; weights in any pickle format stay where they are.
-PATTERNS = (
-    "*.safetensors",
-    "*.json",
-    "*.txt",
-    "*.md",
-    "*.model",
-    "*.jinja",
-    "*.tiktoken",
-    "*.py",
-    "LICENSE*",
-    "NOTICE*",
-)
 MOST_FILES = 2000
 PATH_LENGTH = 255
 
