@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import compose, diff, gpu, mergekit, report, scaling, size
+from benchmarks import compose, conflicts, diff, gpu, mergekit, pages, report, scaling, size
 from benchmarks.machine import Others
 from benchmarks.results import HERE, RESULTS, save, show
 from registry.errors import BreadcrumbError
 
-COMMANDS = {"compose": compose, "diff": diff, "mergekit": mergekit, "scaling": scaling, "gpu": gpu, "size": size}
+COMMANDS = {
+    "compose": compose,
+    "diff": diff,
+    "conflicts": conflicts,
+    "mergekit": mergekit,
+    "scaling": scaling,
+    "gpu": gpu,
+    "size": size,
+    "pages": pages,
+}
 
 BUSY = 0.05
 """Part of the processors that others may take before we say so."""

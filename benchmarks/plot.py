@@ -93,6 +93,27 @@ def _diff(result: Result) -> Figure:
     return figure
 
 
+def _conflicts(result: Result) -> Figure:
+    series = result.series
+    colours = {"cat": GREY, "plainly": ORANGE}
+    rows = [
+        (name, _of(samples), next((colour for word, colour in colours.items() if word in name), BLUE))
+        for name, samples in series.items()
+    ]
+    figure, axes = plt.subplots(figsize=(7, 2.4))
+    _bars(axes, rows, "seconds (median)", "s")
+    axes.set_title(f"Comparing patches: {_what(result)}", loc="left")
+    return figure
+
+
+def _pages(result: Result) -> Figure:
+    rows = [(path, median(found["milliseconds"]), BLUE) for path, found in result.series.items()]
+    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.24 * len(rows)))
+    _bars(axes, rows, "milliseconds in the server (median)", "ms")
+    axes.set_title(f"A model with {result.parameters['patches']} patches", loc="left")
+    return figure
+
+
 def _mergekit(result: Result) -> Figure:
     series = result.series
     names = [("mergekit", ORANGE), ("diff of all, compose", BLUE), ("compose", BLUE)]
@@ -183,4 +204,13 @@ def _size(result: Result) -> Figure:
     return figure
 
 
-PLOTS = {"compose": _compose, "diff": _diff, "mergekit": _mergekit, "scaling": _scaling, "gpu": _gpu, "size": _size}
+PLOTS = {
+    "compose": _compose,
+    "diff": _diff,
+    "conflicts": _conflicts,
+    "mergekit": _mergekit,
+    "scaling": _scaling,
+    "gpu": _gpu,
+    "size": _size,
+    "pages": _pages,
+}

@@ -9,10 +9,12 @@ from benchmarks.results import HERE, RESULTS, Bar, Result, bars_table, load
 NAMES = {
     "compose": "Composing against the floor",
     "diff": "Diff against reading",
+    "conflicts": "Comparing patches",
     "mergekit": "Against mergekit",
     "scaling": "Scaling",
     "gpu": "On a GPU",
     "size": "Size of patches",
+    "pages": "Web pages",
 }
 HEAD = """\
 <!-- Written by `python -m benchmarks report` from results/*.json; change those by measuring again. -->
@@ -22,7 +24,7 @@ One command for each comparison. Everything is measured on synthetic models of t
 makes, and what is compared is measured in turn in the same run: compare ratios, and distrust seconds.
 
     pip install -c constraints.txt -e '.[bench]'
-    python -m benchmarks compose          # diff, mergekit, scaling, gpu, size; --help says the options
+    python -m benchmarks compose          # diff, conflicts, mergekit, scaling, gpu, size, pages; see --help
     python -m benchmarks all              # everything, and this page
     python -m benchmarks report           # this page alone
 

@@ -54,12 +54,28 @@ def parse_patch(text: str) -> tuple[str, int, int | None] | None:
     return (found[1], int(found[2]), int(found[3]) if found[3] else None) if found else None
 
 
+def parse_subject(text: str) -> tuple[str, int | None]:
+    """Split NS/NAME[#N] into a model and the number of a patch, if one is named."""
+    if "#" not in text:
+        return check_model(text), None
+    model, _, number = text.rpartition("#")
+    return check_model(model), parse_number(number)
+
+
 def parse_item(text: str) -> tuple[int, str, int | None]:
     """Split N[.R][:WEIGHT], or the same after #, into number, weight and revision."""
     found = re.fullmatch(rf"#?([0-9]{{1,9}})(?:\.([0-9]{{1,9}}))?(?::({_DECIMAL}))?", text)
     if not found or int(found[1]) < 1 or (found[2] and int(found[2]) < 1):
         raise InvalidRequest(f"{text!r} is not a patch: write its number, or N:WEIGHT like 3:0.5.", field="patches")
     return int(found[1]), found[3] or "1", int(found[2]) if found[2] else None
+
+
+def parse_choice(text: str) -> tuple[int, int | None]:
+    """Split N[.R] into the number of a patch and of its revision."""
+    if ":" in text:
+        raise InvalidRequest(f"{text!r} is not a patch: write its number, or N.R like 3.2.", field="patches")
+    number, _, revision = parse_item(text)
+    return number, revision
 
 
 def parse_number(text: str) -> int:

@@ -16,7 +16,9 @@ from typing import Self
 from urllib.parse import quote
 
 from client import transfers
+from client.endpoints.admin import Admin
 from client.endpoints.calls import name_of, paged, part, valid
+from client.endpoints.conflicts import Conflicts
 from client.endpoints.operations import Operations
 from client.endpoints.people import People
 from client.endpoints.releases import Item, Releases, recipe_items
@@ -31,7 +33,7 @@ COMPLETING = 3600.0  # seconds that a registry may take to hash a whole upload
 IDLE = 10.0  # seconds in the queue before somebody is told
 
 
-class Client(People, Reviews, Releases, Operations):
+class Client(Admin, People, Reviews, Releases, Conflicts, Operations):
     """A registry, spoken to by its HTTP API; may be shared by threads.
 
     Args:
@@ -175,12 +177,23 @@ class Client(People, Reviews, Releases, Operations):
         task: str | None = None,
         author: str | None = None,
         state: str | None = None,
+        density_min: float | None = None,
+        density_max: float | None = None,
+        tensor: str | None = None,
         limit: int | None = None,
     ) -> Iterator[schemas.Patch]:
-        """Yield the patches of a model, newest first, at most `limit`."""
+        """Yield the patches of a model, newest first, at most `limit`; densities are parts of all weights, 0 to 1."""
+        wanted = {
+            "task": task,
+            "author": author,
+            "state": state,
+            "density_min": density_min,
+            "density_max": density_max,
+            "tensor": tensor,
+        }
 
         def page(before: int | None, count: int) -> tuple[list[schemas.Patch], int | None]:
-            params = {"task": task, "author": author, "state": state, "limit": count, "before": before}
+            params = wanted | {"limit": count, "before": before}
             found = self._call(schemas.PatchPage, "GET", f"/models/{name_of(model)}/patches", params=params)
             return found.items, found.next
 

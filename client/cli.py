@@ -11,7 +11,9 @@ import typer
 
 from client.commands import (
     account,
+    admin,
     channels,
+    conflicts,
     integrations,
     keys,
     local,
@@ -88,6 +90,7 @@ _REGISTRY: tuple[Callable[..., None], ...] = (
     patches.push,
     patches.log,
     patches.compose,
+    conflicts.conflicts,
     revisions.pull,
     revisions.verify,
     publishing.publish,
@@ -103,6 +106,7 @@ _REVIEWS: tuple[Callable[..., None], ...] = (
     reviews.unyank,
     reviews.quarantine,
     reviews.inbox,
+    admin.report,
 )
 _TRIALS: tuple[Callable[..., None], ...] = (trials.bisect, trials.loo, trials.blame)
 for _command in (*_LOCAL, *_ACCOUNT):
@@ -121,6 +125,7 @@ for _group in (
     keys.group,
     operations.webhooks,
     integrations.group,
+    admin.group,
 ):
     app.add_typer(_group)
 for _command in (operations.audit, operations.changes, demo):

@@ -17,6 +17,7 @@ from registry.breadcrumbs import checkpoint as checkpoints
 from registry.breadcrumbs import compose as engine
 from registry.breadcrumbs.check import check_patch as check_file
 from registry.breadcrumbs.claims import CheckResult, check_density
+from registry.breadcrumbs.conflicts import analyse
 from registry.breadcrumbs.finite import check_finite
 from registry.breadcrumbs.patchfile import open_patch
 from registry.breadcrumbs.recipe import make_recipe
@@ -235,6 +236,53 @@ def compose(
         "device": result.device,
         "seconds": result.seconds,
         "files": {name: file.sha256 for name, file in result.files.items()},
+    }
+
+
+def conflicts(
+    patches: Mapping[str, str],
+    pairs: Sequence[tuple[str, str]],
+    device: str,
+    device_memory: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compare patches of one base: where they touch the same weights, and whether they pull the same way there.
+
+    Args:
+        patches: Path of each patch file by its sha256.
+        pairs: sha256 of the first and the second patch of each pair to compare.
+        device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU, or None for the default.
+        progress: Told a number from 0 to 1 now and then.
+
+    Returns:
+        The fields of `Sums` for each tensor of each pair; and for each tensor that a patch touches how many weights
+        are touched by 0, 1, ... patches.
+
+    Raises:
+        InvalidRequest: a pair names a patch that is not given.
+        StorageFailed: a file is gone, or damaged.
+    """
+    require_files(patches.values())
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(checkpoints.processors()))
+        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while they are compared
+        try:
+            opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
+            asked = [(first, second) for first, second in pairs]
+            found = analyse(opened, asked, device, fraction(progress), device_memory)
+        except InvalidInput:  # all of it was sound when it was taken in
+            for sha256, path in patches.items():
+                require_digest(sha256, hash_file(Path(path)))
+            raise
+        for sha256, digest in zip(patches, hashed, strict=True):
+            require_digest(sha256, digest)
+    return {
+        "pairs": [
+            {"first": first, "second": second, "tensors": {name: asdict(sums) for name, sums in tensors.items()}}
+            for (first, second), tensors in found.pairs.items()
+        ],
+        "census": {name: list(counts) for name, counts in found.census.items()},
     }
 
 

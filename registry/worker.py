@@ -1,37 +1,33 @@
 """The worker: claim the next job, run its science in a sandbox, publish the result in one transaction.
 
-claim ── sandbox ── heartbeat every second ── publish (result and `done` in one commit, fenced by the attempt)
-             │            └─ cancelled, or the lease is lost: kill the sandbox
+claim ── runner.py ── publish (result and `done` in one commit, fenced by the attempt)
+             ├─ cancelled, or the lease is lost: nothing is published
              └─ crashed or refused: the job fails with a sentence
 """
 
 import contextlib
-import os
-import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.card import CardItem, render_card
 from registry.breadcrumbs.recipe import make_recipe
 from registry.bucket import open_bucket
-from registry.cache import Cache
 from registry.db.models import Model, Recipe
 from registry.db.session import Database
-from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite, Unavailable
-from registry.sandbox import Sandbox, warm_up
+from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
+from registry.runner import Runner, Stopped
+from registry.sandbox import warm_up
 from registry.services import (
     blobs,
     builds,
     compositions,
+    conflicts,
     garbage,
     jobs,
     models,
@@ -39,32 +35,22 @@ from registry.services import (
     patches,
     references,
     releases,
+    workers,
 )
 from registry.settings import Settings
 from registry.store import Store, hash_file
 
 log = structlog.get_logger()
-HEARTBEAT = 1.0
 SWEEP_EVERY = 600.0
-FETCHES = 3  # of a base, when others throw away what was fetched before it is used
 
 
-class Stopped(Exception):
-    """The worker is asked to stop."""
-
-
-class Worker:
+class Worker(Runner):
     """Runs jobs one at a time until it is stopped."""
 
     def __init__(self, settings: Settings, database: Database, store: Store) -> None:
-        self.settings, self.database, self.store = settings, database, store
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.lease = timedelta(seconds=settings.lease_seconds)
-        self.stopping = threading.Event()
-        self.cache = Cache(store)
+        super().__init__(settings, database, store)
         self.bucket = open_bucket(settings.bucket, **settings.bucket_access)
         self.fresh = threading.Event()  # there may be something to copy into the bucket
-        self.kept: Sandbox | None = None  # has composed on the GPU, and holds a base there
 
     def run(self) -> None:
         """Work until `stopping` is set; a job in hand is given back."""
@@ -97,17 +83,20 @@ class Worker:
         """Put right what a killed process left behind, and warm up; safe at any time."""
         warm_up()
         with self.database.write() as session:
+            self.be_seen(session)
             orphans = blobs.adopt_orphans(session, self.store)
         if orphans:
             log.info("worker.orphans", blobs=orphans)
         self.sweep()
 
     def sweep(self) -> None:
-        """Clear away expired uploads, abandoned staging files and bytes that nothing refers to."""
+        """Clear away expired uploads, abandoned staging files, bytes nothing refers to, and workers of long ago."""
         grace = timedelta(hours=self.settings.upload_hours)
         found = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
         if found.problem:
             log.warning("bucket.failed", error=found.problem)
+        with self.database.write() as session:
+            workers.forget(session)
         self.fresh.set()
 
     def copy_beside(self) -> None:
@@ -137,6 +126,7 @@ class Worker:
     def step(self) -> bool:
         """Run the next job, if there is one; return whether there was."""
         with self.database.write() as session:
+            self.be_seen(session)
             claim = jobs.claim(session, self.name, self.lease)
         if claim is None:
             return False
@@ -150,6 +140,7 @@ class Worker:
                 "check": self.check_patch,
                 "compose": self.compose,
                 "rebuild": self.rebuild,
+                "conflicts": self.compare,
             }
             work[claim.kind](claim)
             bound.info("job.done")
@@ -166,7 +157,7 @@ class Worker:
             self.give_up(claim, "failed", error)
             bound.warning("job.failed", error=str(error))
         except Exception as error:  # database, disk: no fault of what the job is about
-            if isinstance(error, BreadcrumbError) and claim.kind in ("compose", "rebuild"):  # who asked can ask again
+            if isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE:  # who asked can ask again
                 self.give_up(claim, "failed", error)
             else:
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
@@ -186,57 +177,6 @@ class Worker:
                 patches.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
             if claim.kind == "compose":
                 releases.failed(session, self.model(session, claim), claim.payload["recipe"])
-
-    def model(self, session: Session, claim: jobs.Claim) -> Model:
-        """Return the model a job is about."""
-        return session.get_one(Model, uuid.UUID(claim.payload["model_id"]))
-
-    def in_sandbox(
-        self, claim: jobs.Claim, function: str, *, keep: bool = False, network: bool = False, **kwargs: Any
-    ) -> Any:
-        """Run a task in a process of its own, with heartbeats; with `keep`, in the one that the last such task left.
-
-        Without `network` it reaches no other machine, where the kernel can see to that.
-
-        Raises:
-            JobCancelled, LeaseLost, Stopped: the process has been killed.
-            BreadcrumbError: what the task raised, or JobFailed when it crashed.
-        """
-        sandbox = self.take_kept(kwargs) if keep else None
-        sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
-        beat, done = time.monotonic(), False
-        try:
-            while (result := sandbox.wait(0.25)) is None:
-                if self.stopping.is_set():
-                    raise Stopped
-                if time.monotonic() - beat >= min(HEARTBEAT, self.settings.lease_seconds / 4):
-                    beat = time.monotonic()
-                    with self.database.write() as session:
-                        if jobs.heartbeat(session, claim, sandbox.progress, self.lease):
-                            raise JobCancelled("The job was cancelled.")
-            done = True
-            return result
-        except JobFailed:
-            if self.stopping.wait(0.5):  # whoever stops us may have stopped the process too
-                raise Stopped from None
-            raise
-        finally:
-            if keep and done:
-                self.kept = sandbox
-            else:
-                sandbox.kill()
-
-    def take_kept(self, kwargs: dict[str, Any]) -> Sandbox | None:
-        """Call the task of the process that was kept once more; None when there is none, or it has died since."""
-        kept, self.kept = self.kept, None
-        if kept is None:
-            return None
-        try:
-            kept.again(kwargs)
-        except OSError:
-            kept.kill()
-            return None
-        return kept
 
     def import_base(self, claim: jobs.Claim) -> None:
         """Check a new model's files and write down its tensors."""
@@ -279,49 +219,6 @@ class Worker:
                 references.register(session, self.store, model, source, files, folder, limits)
                 models.finish_import(session, model, report, models.read_card(self.store, named))
                 jobs.end(session, claim, "done")
-
-    @contextlib.contextmanager
-    def fetched(
-        self, claim: jobs.Claim, source: str, files: Sequence[references.HubFile]
-    ) -> Iterator[list[references.HubFile]]:
-        """Have files of a base here for a while, from the Hub if need be; yield them by their sha256.
-
-        Raises:
-            JobFailed: the Hub does not have these bytes any more.
-            Unavailable: the Hub does not send them now, or there is no room for them beside those of others.
-        """
-        found = list(files)
-        for _ in range(FETCHES):
-            with contextlib.ExitStack() as stack:
-                known = {file.name for file in found if len(file.name) == 64}
-                absent = self.cache.hold(stack, [sha256 for sha256 in known if not self.store.exists(sha256)])
-                wanted = {file.name: file for file in found if file.name in absent or file.name not in known}
-                if not wanted:
-                    yield found
-                    break
-                brought = self.in_sandbox(
-                    claim,
-                    "registry.tasks:fetch",
-                    network=True,
-                    hub=self.settings.hub,
-                    source=source,
-                    files=[(file.path, file.size, file.name) for file in wanted.values()],
-                    data=str(self.store.root),
-                )
-                found = [replace(file, name=brought.get(file.name, file.name)) for file in found]
-        else:
-            raise Unavailable(f"The cache has no room for {source} beside what others need; try again later.")
-        if found:
-            self.cache.trim(self.settings.cache_bytes)
-
-    @contextlib.contextmanager
-    def base_here(self, claim: jobs.Claim) -> Iterator[None]:
-        """Have all files of a model's base here for a while."""
-        with self.database.read() as session:
-            model = self.model(session, claim)
-            remote = references.remote(session, model)
-        with self.fetched(claim, model.source or "", remote):
-            yield
 
     def check_patch(self, claim: jobs.Claim) -> None:
         """Check a pushed file against its model's base and write down its statistics."""
@@ -403,6 +300,7 @@ class Worker:
                 device=self.settings.device,
                 device_memory=self.settings.device_memory,
             )
+        self.device = made["device"]
         if self.kept and made["device"] != "cuda":
             self.kept.kill()
             self.kept = None
@@ -422,14 +320,23 @@ class Worker:
             builds.rebuilt(session, model, recipe.digest, self.name, made["weights_digest"], made["device"])
             jobs.end(session, claim, "done")
 
-    def readable(self, files: dict[str, str]) -> dict[str, str]:
-        """Return the paths of the files that say what the weights are: safetensors, index and config."""
-        return {
-            path: str(self.cache.path(sha256) if self.is_cached(sha256) else self.store.path(sha256))
-            for path, sha256 in files.items()
-            if models.is_weights(path) or path in ("model.safetensors.index.json", "config.json")
-        }
-
-    def is_cached(self, sha256: str) -> bool:
-        """Say whether bytes are in the cache, and not among the blobs."""
-        return not self.store.exists(sha256) and self.cache.path(sha256).is_file()
+    def compare(self, claim: jobs.Claim) -> None:
+        """Compare patches pair by pair, so many at a time that their numbers fit into memory, and write them down."""
+        with self.database.read() as session:
+            model = self.model(session, claim)
+            rounds = conflicts.rounds(session, model, claim.payload["patches"], claim.payload["pairs"])
+        for number, (digests, pairs) in enumerate(rounds):
+            report = self.in_sandbox(
+                claim,
+                "registry.tasks:conflicts",
+                done=(number / len(rounds), 1 / len(rounds)),
+                patches={sha256: str(self.store.path(sha256)) for sha256 in digests},
+                pairs=pairs,
+                device=self.settings.device,
+                device_memory=self.settings.device_memory,
+            )
+            with self.database.write() as session:
+                jobs.hold(session, claim)
+                conflicts.finish(session, digests, report)
+        with self.database.write() as session:
+            jobs.end(session, claim, "done")

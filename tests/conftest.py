@@ -26,8 +26,10 @@ KINDS = ("sqlite", "postgresql")
 
 @pytest.hookimpl(tryfirst=True)  # before what is slow is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what is heavy on both databases to one of them, where not all is to run."""
+    """Keep what is heavy on both databases to one of them, and browsers closed, where not all is to run."""
     for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("heavy") and "postgresql" in item.name:
             item.add_marker(pytest.mark.slow)
 

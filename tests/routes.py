@@ -1,12 +1,13 @@
 """Every route of an app, one method at a time, with what it says it does."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fastapi import FastAPI
 
 from registry.server.deps import Route
+from registry.server.pages.route import PageRoute
 from registry.services.rules import RULES, Rule
 
 SAFE = ("GET", "HEAD")
@@ -27,8 +28,8 @@ class Way(NamedTuple):
 
     @property
     def reads(self) -> bool:
-        """Whether it changes nothing: by its method, or as the one question that is too long for an address."""
-        return self.method in SAFE or self.path.endswith("/paths-info/{rev}")
+        """Whether it changes nothing: by its method, or as a question that is too long for an address."""
+        return self.method in SAFE or self.path.endswith(("/paths-info/{rev}", "/preview"))
 
     @property
     def about_a_model(self) -> bool:
@@ -36,7 +37,7 @@ class Way(NamedTuple):
 
     def url(self, **values: str) -> str:
         """Fill in the path; a parameter that is not among the values is a KeyError that names it."""
-        path = self.path.replace(":path}", "}")
+        path = self.path.replace(":path}", "}").replace(":space}", "}")
         return path.format_map({name: quote(values[name], safe="") for name in self.parameters})
 
 
@@ -51,11 +52,21 @@ def flat(routes: Iterable[Any]) -> Iterator[Any]:
 
 
 def every_way(app: FastAPI) -> list[Way]:
-    """Return all ways into an app that need a policy."""
+    """Return all ways into an app that need a policy, but for its pages."""
+    return ways(app, lambda route: not isinstance(route, PageRoute))
+
+
+def every_page(app: FastAPI) -> list[Way]:
+    """Return all ways into the pages of an app, and the forms on them."""
+    return ways(app, lambda route: isinstance(route, PageRoute))
+
+
+def ways(app: FastAPI, chosen: Callable[[Route], bool]) -> list[Way]:
+    """Return the ways into an app by some of its routes."""
     return sorted(
         Way(method, route.path, route.endpoint.__dict__["action"], tuple(sorted(route.param_convertors)), route.lenient)
         for route in flat(app.routes)
-        if isinstance(route, Route)
+        if isinstance(route, Route) and chosen(route)
         for method in route.methods
     )
 

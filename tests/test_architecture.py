@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(file for folder in ("registry", "client", "migrations") for file in (ROOT / folder).rglob("*.py"))
 README = (ROOT / "README.md").read_text("utf-8")
+PROSE = "\n".join([README, *(file.read_text("utf-8") for file in sorted((ROOT / "docs").glob("*.md")))])
 
 # Readers that run or believe what a file says. Strangers' bytes meet the parser in registry/breadcrumbs only.
 BANNED_CALLS = {"torch.load", "torch.hub.load", "eval", "exec", "os.system"}
@@ -136,9 +137,9 @@ def block_after(marker: str) -> str:
 
 
 def named_commands() -> list[tuple[str, ...]]:
-    """Return every `crumb ...` and `crumb-server ...` that README names: in code blocks, and between backticks."""
-    fenced = re.findall(r"^```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", README, flags=re.DOTALL | re.MULTILINE))
+    """Return every `crumb ...` and `crumb-server ...` that README and docs name: in code blocks, between backticks."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", PROSE, re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", PROSE, flags=re.DOTALL | re.MULTILINE))
     lines = [line for block in fenced for line in re.sub(r"\\\n", " ", block).splitlines()] + inline
     found: dict[tuple[str, ...], None] = {}
     for line in lines:

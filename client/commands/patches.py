@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.commands.conflicts import describe
 from client.commands.options import Alpha, Author, Json, Limit, Model, NoWait, Quiet, connect
 from client.console import Console, fields, plain, size
 
@@ -73,6 +74,15 @@ def log(
     state: Annotated[
         str | None, typer.Option("--state", metavar="S", help="Only in this state, like proposed or accepted.")
     ] = None,
+    density_min: Annotated[
+        float | None, typer.Option("--density-min", metavar="D", help="Only if it changes this part of all weights.")
+    ] = None,
+    density_max: Annotated[
+        float | None, typer.Option("--density-max", metavar="D", help="Only if it changes no more, like 0.15.")
+    ] = None,
+    tensor: Annotated[
+        str | None, typer.Option("--tensor", metavar="T", help="Only if it changes a tensor called like this.")
+    ] = None,
     limit: Limit = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -80,7 +90,16 @@ def log(
     """List a model's patches, newest first."""
     console = Console(as_json, quiet)
     with connect() as client:
-        found = client.patches(model, task=task, author=author, state=state, limit=limit)
+        found = client.patches(
+            model,
+            task=task,
+            author=author,
+            state=state,
+            density_min=density_min,
+            density_max=density_max,
+            tensor=tensor,
+            limit=limit,
+        )
         if as_json:
             console.result(list(found), "")
             return
@@ -103,6 +122,7 @@ def compose(
     ],
     alpha: Alpha = "0.3",
     allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Even of patches that were yanked.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would be.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -111,6 +131,8 @@ def compose(
     The model is base + alpha * sum(weight * patch). Prints the recipe digest, by which the model is pulled, and its
     weights digest.
 
+    With --dry-run nothing is composed: it says what there is to know of the patches, and where they meet.
+
     Ctrl-C stops the waiting only: the registry goes on, and the same command waits again.
     """
     from client.addresses import parse_item
@@ -118,6 +140,10 @@ def compose(
     console = Console(as_json, quiet)
     items = [parse_item(text) for text in patches]
     with connect() as client:
+        if dry_run:
+            found = client.preview(model, items, alpha=alpha, allow_yanked=allow_yanked)
+            console.result(found, fields(describe(found)), found.recipe)
+            return
         made = client.compose(model, items, alpha=alpha, allow_yanked=allow_yanked)
         if made.weights_digest is None and made.job is not None:
             try:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "5d2f8a6c19b4"
+revision: str = "8e41c07d2b6a"
 down_revision: str | None = None
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
@@ -113,13 +113,14 @@ def upgrade() -> None:
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("kind IN ('import', 'check', 'compose', 'rebuild')", name=op.f("ck_jobs_kind")),
+        sa.CheckConstraint("kind IN ('import', 'check', 'compose', 'rebuild', 'conflicts')", name=op.f("ck_jobs_kind")),
         sa.CheckConstraint("state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name=op.f("ck_jobs_state")),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_jobs_user_id_users"), ondelete="RESTRICT"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("ix_jobs_state_created_at", ["state", "created_at"], unique=False)
+        batch_op.create_index("ix_jobs_created_at", ["created_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_jobs_user_id"), ["user_id"], unique=False)
         batch_op.create_index(
             "uq_jobs_active_key",
@@ -793,11 +794,102 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_reviews_reviewer_id"), ["reviewer_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_reviews_revision_id"), ["revision_id"], unique=False)
 
+    op.create_table(
+        "patch_pairs",
+        sa.Column("first_sha256", sa.String(length=64), nullable=False),
+        sa.Column("second_sha256", sa.String(length=64), nullable=False),
+        sa.Column("sums", sa.JSON(), nullable=False),
+        sa.Column("tensors", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("first_sha256 < second_sha256", name=op.f("ck_patch_pairs_order")),
+        sa.PrimaryKeyConstraint("first_sha256", "second_sha256", name=op.f("pk_patch_pairs")),
+    )
+    with op.batch_alter_table("patch_pairs", schema=None) as batch_op:
+        batch_op.create_index("ix_patch_pairs_second_sha256", ["second_sha256"], unique=False)
+    op.create_table(
+        "patch_sets",
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("census", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_patch_sets")),
+    )
+    op.create_table(
+        "workers",
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("device", sa.String(length=64), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_workers")),
+    )
+    with op.batch_alter_table("workers", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_workers_seen_at"), ["seen_at"], unique=False)
+    op.create_table(
+        "reports",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=True),
+        sa.Column("reporter_id", sa.Uuid(), nullable=False),
+        sa.Column("reason", sa.String(length=16), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("answer", sa.Text(), nullable=True),
+        sa.Column("closed_by_id", sa.Uuid(), nullable=True),
+        sa.Column("closed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint(
+            "reason IN ('malware', 'licence', 'personal_data', 'misleading', 'other')", name=op.f("ck_reports_reason")
+        ),
+        sa.ForeignKeyConstraint(
+            ["closed_by_id"], ["users.id"], name=op.f("fk_reports_closed_by_id_users"), ondelete="RESTRICT"
+        ),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name=op.f("fk_reports_model_id_models"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["reporter_id"], ["users.id"], name=op.f("fk_reports_reporter_id_users"), ondelete="RESTRICT"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_reports")),
+    )
+    with op.batch_alter_table("reports", schema=None) as batch_op:
+        batch_op.create_index("ix_reports_closed_at_created_at", ["closed_at", "created_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_reports_closed_by_id"), ["closed_by_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_reports_model_id"), ["model_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_reports_reporter_id"), ["reporter_id"], unique=False)
+    op.create_table(
+        "sign_ins",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("token_id", sa.Uuid(), nullable=False),
+        sa.Column("secret_hash", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["token_id"], ["tokens.id"], name=op.f("fk_sign_ins_token_id_tokens"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_sign_ins")),
+        sa.UniqueConstraint("secret_hash", name=op.f("uq_sign_ins_secret_hash")),
+    )
+    with op.batch_alter_table("sign_ins", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_sign_ins_token_id"), ["token_id"], unique=False)
     # ### end Alembic commands ###
 
 
 def downgrade() -> None:
     # ### commands auto generated by Alembic - please adjust! ###
+    with op.batch_alter_table("sign_ins", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_sign_ins_token_id"))
+    op.drop_table("sign_ins")
+    with op.batch_alter_table("reports", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_reports_reporter_id"))
+        batch_op.drop_index(batch_op.f("ix_reports_model_id"))
+        batch_op.drop_index(batch_op.f("ix_reports_closed_by_id"))
+        batch_op.drop_index("ix_reports_closed_at_created_at")
+    op.drop_table("reports")
+    with op.batch_alter_table("workers", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_workers_seen_at"))
+    op.drop_table("workers")
+    op.drop_table("patch_sets")
+    with op.batch_alter_table("patch_pairs", schema=None) as batch_op:
+        batch_op.drop_index("ix_patch_pairs_second_sha256")
+    op.drop_table("patch_pairs")
     with op.batch_alter_table("reviews", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_reviews_revision_id"))
         batch_op.drop_index(batch_op.f("ix_reviews_reviewer_id"))
@@ -923,6 +1015,7 @@ def downgrade() -> None:
             postgresql_where=sa.text("state IN ('queued', 'running')"),
         )
         batch_op.drop_index(batch_op.f("ix_jobs_user_id"))
+        batch_op.drop_index("ix_jobs_created_at")
         batch_op.drop_index("ix_jobs_state_created_at")
 
     op.drop_table("jobs")

@@ -52,12 +52,16 @@ AHEAD = 2
 """How many patches ahead of the one that is added the next bytes are asked for."""
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function on first use; keep the machine code where that is possible."""
+def kernel(function: Callable[..., Any], any_order: bool = False) -> Callable[..., Any]:
+    """Compile a function on first use; keep the machine code where that is possible.
+
+    With `any_order` floats may be added up in whatever order suits the processor, which is always the same one there.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc"} if any_order else False}
     try:
-        made: Callable[..., Any] = njit(function, nogil=True, cache=True)
+        made: Callable[..., Any] = njit(function, cache=True, **options)
     except RuntimeError:  # there is no folder that numba may write to
-        made = njit(function, nogil=True)
+        made = njit(function, **options)
     return made
 
 
@@ -216,11 +220,13 @@ def _places_of_bits_plain(arena, at, size, places):
     return found
 
 
-_places_of_bits = _places_of_bits_wide if WIDE else _places_of_bits_plain
+places_of_bits = _places_of_bits_wide if WIDE else _places_of_bits_plain
+"""List the places of a mask's bits, in order, uint16: (arena, offset, size, places) -> how many; there is room for
+32 more."""
 
 
 @kernel
-def _places_of_indices(arena, at, width, count, first, stop, places):
+def places_of_indices(arena, at, width, count, first, stop, places):
     """List the indices below `stop`, less `first`; they increase."""
     found = 0
     while found < count:
@@ -326,10 +332,10 @@ def compose_chunk(arena, base_at, code, size, first, table, scales, out):
             if patch + AHEAD < table.shape[0]:
                 _ask_for(arena, table[patch + AHEAD], start, used[patch + AHEAD])
             if index_width == 0:
-                found = _places_of_bits(arena, mask_at + start // 8, span, places)
+                found = places_of_bits(arena, mask_at + start // 8, span, places)
             else:
                 at, left = mask_at + index_width * spent, count - spent
-                found = _places_of_indices(arena, at, index_width, left, first + start, first + start + span, places)
+                found = places_of_indices(arena, at, index_width, left, first + start, first + start + span, places)
             values_at += spent * (4 if value_code == F32 else 2)
             _scaled(arena, values_at, value_code, found, scales[patch], products)
             for number in range(found):

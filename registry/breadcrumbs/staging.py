@@ -7,14 +7,15 @@ A mask says how many values precede the next chunk, so masks are staged in order
 chunk may be read at any time, by any thread. What a kernel trusts is settled here, on the bytes in the buffer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from registry.breadcrumbs.checkpoint import Checkpoint, TensorSpec, fill
+from registry.breadcrumbs.checkpoint import TensorSpec, fill
 from registry.breadcrumbs.header import DTYPES, show
 from registry.breadcrumbs.kernels import (
     CODES,
@@ -41,6 +42,17 @@ STAGED = 8 * 2**20
 
 SMALLEST, LARGEST = 2**15, 2**20
 """Fewest and most elements of a chunk."""
+
+
+class Placed(Protocol):
+    """Where tensors are, such as a checkpoint's."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorSpec]:
+        """Return dtype and shape of every tensor."""
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Return the descriptor of the file that holds a tensor, and the byte at which it starts."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,7 @@ class Stager:
 
     def __init__(
         self,
-        base: Checkpoint,
+        base: Placed,
         tensor: str,
         touching: Sequence[tuple[Patch, float]],
         step: Step = Step(STAGED, LARGEST),

@@ -8,7 +8,7 @@ from pydantic import Field
 from registry.schemas.wire import Answer
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-JobKind = Literal["import", "check", "compose", "rebuild"]
+JobKind = Literal["import", "check", "compose", "rebuild", "conflicts"]
 
 
 class Job(Answer):
@@ -21,6 +21,7 @@ class Job(Answer):
     attempt: int
     error: str | None = Field(description="one sentence, when failed")
     model: str
-    subject: str = Field(description="what the job is about: a patch '#3', a recipe digest, or 'base'")
+    subject: str = Field(description="what the job is about: patches '#3', a recipe digest, or 'base'")
     created_at: datetime
     finished_at: datetime | None
+    ahead: int | None = Field(None, description="how many are queued before it, where it was asked for alone")

@@ -11,13 +11,17 @@ import registry
 from registry.bucket import open_bucket
 from registry.db.session import open_database, require_head
 from registry.server import (
+    admin,
     channels,
+    conflicts,
     errors,
     feed,
     models,
+    pages,
     patches,
     people,
     releases,
+    reports,
     repositories,
     resolving,
     reviews,
@@ -85,10 +89,25 @@ def create_app(settings: Settings) -> FastAPI:
         body_rate=settings.body_rate,
     )
     errors.install(app)
-    for module in (people, models, patches, reviews, releases, channels, uploads, webhooks, feed, system):
+    for module in (
+        people,
+        models,
+        patches,
+        conflicts,
+        reports,
+        reviews,
+        releases,
+        channels,
+        uploads,
+        webhooks,
+        feed,
+        system,
+        admin,
+    ):
         app.include_router(module.router, dependencies=[Depends(HTTPBearer(auto_error=False))])
     for module in (repositories, resolving):
         app.include_router(module.router)
+    pages.install(app)
     return app
 
 

@@ -17,6 +17,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Path, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from registry.bucket import Bucket
@@ -75,51 +76,62 @@ class Route(APIRoute):
 
         async def admitted(request: Request) -> Response:
             request.state.actor = None
-            await run_in_threadpool(admit, request, action, self.lenient)
-            if self.body_field is not None:
-                await read_json(request, context(request).settings.json_bytes)
-                await run_in_threadpool(identify, request, action)  # a body may have taken its time
+            await run_in_threadpool(self.admit, request, action)
+            if await self.read(request):
+                await run_in_threadpool(self.identify, request, action)  # a body may have taken its time
             return await handle(request)
 
         return admitted
+
+    def admit(self, request: Request, action: str) -> None:
+        """Let the caller in, once the rules let them do the action on what the path names; none without a token.
+
+        Raises:
+            Unauthenticated: no token where one is needed, or one that is not valid.
+            TooMany: the token has been used too often lately.
+            Forbidden, NotFound: as `access.admit` says.
+        """
+        actor = self.identify(request, action, counted=True)
+        if actor is not None and actors.use_is_stale(actor):
+            # Reading must not depend on writing.
+            with suppress(DBAPIError), context(request).database.write() as session:
+                actors.record_use(session, actor)
+
+    def identify(self, request: Request, action: str, *, counted: bool = False) -> Actor | None:
+        """Find out who is asking, and whether the rules let them, as `admit` does; it is counted when asked."""
+        with context(request).database.read() as session:
+            try:
+                actor = self.authenticate(session, request)
+            except Unauthenticated:
+                if not self.lenient:
+                    raise
+                actor = None
+            request.state.actor = actor
+            if actor is not None and counted:
+                count(request, actor)
+            access.admit(session, actor, action, request.path_params)
+        return actor
+
+    def authenticate(self, session: Session, request: Request) -> Actor | None:
+        """Return who a request says it is from, if anybody.
+
+        Raises:
+            Unauthenticated: what it says is not valid.
+        """
+        secret = bearer(request)
+        return actors.authenticate(session, secret, request.state.request_id) if secret else None
+
+    async def read(self, request: Request) -> bool:
+        """Read the body, if the route takes one; say whether it does."""
+        if self.body_field is not None:
+            await read_json(request, context(request).settings.json_bytes)
+        return self.body_field is not None
 
 
 def context(request: Request) -> Context:
     """Return what the app is made of."""
     made: Context = request.app.state.context
     return made
-
-
-def admit(request: Request, action: str, lenient: bool = False) -> None:
-    """Let the caller in, once the rules let them do the action on what the path names; none without a token.
-
-    Raises:
-        Unauthenticated: no token where one is needed, or one that is not valid.
-        TooMany: the token has been used too often lately.
-        Forbidden, NotFound: as `access.admit` says.
-    """
-    database = context(request).database
-    actor = identify(request, action, lenient=lenient, counted=True)
-    if actor is not None and actors.use_is_stale(actor):
-        with suppress(DBAPIError), database.write() as session:  # reading must not depend on writing
-            actors.record_use(session, actor)
-
-
-def identify(request: Request, action: str, *, lenient: bool = False, counted: bool = False) -> Actor | None:
-    """Find out who is asking, and whether the rules let them, as `admit` does; it is counted when asked."""
-    with context(request).database.read() as session:
-        try:
-            secret = bearer(request)
-            actor = actors.authenticate(session, secret, request.state.request_id) if secret else None
-        except Unauthenticated:
-            if not lenient:
-                raise
-            actor = None
-        request.state.actor = actor
-        if actor is not None and counted:
-            count(request, actor)
-        access.admit(session, actor, action, request.path_params)
-    return actor
 
 
 def count(request: Request, actor: Actor) -> None:

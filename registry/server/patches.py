@@ -14,6 +14,7 @@ from registry.services.compositions import Ingredient
 
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["patches"], route_class=Route, responses=RESPONSES)
 Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
+Part = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
 THERE: dict[int | str, dict[str, object]] = {200: {"model": schemas.Patch, "description": "There already"}}
 
 
@@ -56,13 +57,25 @@ def listing(
     task: Words = None,
     author: Words = None,
     state: Annotated[schemas.PatchState | None, Query()] = None,
+    density_min: Part = None,
+    density_max: Part = None,
+    tensor: Words = None,
     before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.PatchPage:
     """List patches, newest first."""
     with made.database.read() as session:
         found, cursor = patches.listing(
-            session, name, task=task, author=author, state=state, before=before, limit=limit
+            session,
+            name,
+            task=task,
+            author=author,
+            state=state,
+            density_min=density_min,
+            density_max=density_max,
+            tensor=tensor,
+            before=before,
+            limit=limit,
         )
         return schemas.PatchPage(items=[patch_views.patch(name, revision) for revision in found], next=cursor)
 

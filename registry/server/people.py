@@ -6,7 +6,6 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from registry import schemas
-from registry.db.models import Model
 from registry.schemas import NAME
 from registry.server import people_views
 from registry.server.deps import ActorDep, Context, ContextDep, Route, UserName, allow
@@ -32,7 +31,7 @@ def list_tokens(actor: ActorDep, made: ContextDep) -> list[schemas.Token]:
     """List your tokens, without their secrets."""
     with made.database.read() as session:
         found = tokens.listing(session, actor)
-        names = {row.model_id: session.get_one(Model, row.model_id).full_name for row in found if row.model_id}
+        names = tokens.model_names(session, found)
         return [people_views.token(row, names[row.model_id] if row.model_id else None) for row in found]
 
 

@@ -1,25 +1,39 @@
 """From rows to the shapes on the wire: releases and channels."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.models import Channel, ChannelMove, Job, Model, Release
 from registry.releases.manifest import manifest_digest
 from registry.server import patch_views, views
-from registry.services import builds, channels, compositions, evaluations, publishing, releases
+from registry.services import channels, dossiers, evaluations, publishing
+from registry.services import releases as release_service
+from registry.services.dossiers import Dossier
 
 
 def release(session: Session, model: Model, row: Release, job: Job | None = None) -> schemas.Release:
     """Show a release."""
-    composition = compositions.composition_of(session, model, row.recipe_digest)
+    return of_dossier(model, dossiers.of(session, model, [row])[0], job)
+
+
+def releases(session: Session, model: Model, rows: Sequence[Release]) -> list[schemas.Release]:
+    """Show releases of one model, in their order."""
+    return [of_dossier(model, found) for found in dossiers.of(session, model, rows)]
+
+
+def of_dossier(model: Model, found: Dossier, job: Job | None = None) -> schemas.Release:
+    """Show what is known of a release."""
+    row = found.release
     return schemas.Release.model_validate(
         {
             "model": model.full_name,
             "version": row.version,
             "state": row.state,
             "previous": row.previous_version,
-            "recipe": views.recipe(session, model, compositions.load(session, row.recipe_digest)),
-            "weights_digest": composition.weights_digest if composition else None,
+            "recipe": views.recipe_of(found.recipe, found.items),
+            "weights_digest": found.weights_digest,
             "changelog": row.changelog,
             "card": row.card,
             "creator": row.creator.name,
@@ -30,10 +44,10 @@ def release(session: Session, model: Model, row: Release, job: Job | None = None
             "yanked_at": row.yanked_at,
             "manifest_digest": manifest_digest(row.manifest.encode("utf-8")) if row.manifest else None,
             "signed": row.signature is not None,
-            "builds": [views.build(found) for found in builds.of(session, model.id, row.recipe_digest)],
-            "channels": releases.channels(session, row),
-            "missing": releases.missing(session, model, row),
-            "warnings": releases.warnings(session, model, row),
+            "builds": [views.build(build) for build in found.builds],
+            "channels": found.channels,
+            "missing": found.missing,
+            "warnings": found.warnings,
             "job": views.job(job) if job else None,
         }
     )
@@ -50,7 +64,7 @@ def provenance(session: Session, model: Model, row: Release) -> schemas.Provenan
     )
 
 
-def comparison(before: str, after: str, found: releases.Comparison) -> schemas.ReleaseDiff:
+def comparison(before: str, after: str, found: release_service.Comparison) -> schemas.ReleaseDiff:
     """Show what changed between two revisions."""
     return schemas.ReleaseDiff(
         before=before,
@@ -80,7 +94,7 @@ def channel(session: Session, model: Model, row: Channel) -> schemas.Channel:
         approvals=row.approvals,
         allow_yanked=row.allow_yanked,
         asked=channels.asked(session, row),
-        warnings=releases.yanked_in(session, model, target) if target else [],
+        warnings=release_service.yanked_in(session, model, target) if target else [],
     )
 
 

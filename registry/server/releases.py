@@ -54,7 +54,7 @@ def listing(
     with made.database.read() as session:
         model = models.find(session, name)
         found, cursor = releases.listing(session, name, before, limit)
-        return schemas.ReleasePage(items=[release_views.release(session, model, row) for row in found], next=cursor)
+        return schemas.ReleasePage(items=release_views.releases(session, model, found), next=cursor)
 
 
 @router.get("/compare")

@@ -9,7 +9,7 @@ from registry import schemas
 from registry.server import patch_views
 from registry.server.deps import ActorDep, Context, ContextDep, ModelName, Number, PatchRef, Route, VisitorDep, allow
 from registry.server.errors import RESPONSES
-from registry.services import evaluations, models, patches, releases, reviews
+from registry.services import evaluations, inboxes, models, patches, releases, reviews
 from registry.services.actors import Actor
 
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["reviews"], route_class=Route, responses=RESPONSES)
@@ -115,7 +115,7 @@ def inbox(name: ModelName, actor: ActorDep, made: ContextDep) -> schemas.Inbox:
         model = models.find(session, name)
         waiting = {
             kind: [patch_views.patch(name, row) for row in rows]
-            for kind, rows in reviews.inbox(session, actor, model).items()
+            for kind, rows in inboxes.of(session, actor, model).items()
         }
         return schemas.Inbox(**waiting, **releases.inbox(session, actor, model))
 

@@ -43,11 +43,11 @@ def deadline_protocol(seconds: float) -> type[H11Protocol]:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that says where it listens, once it does."""
+    """A uvicorn server that says where it listens, once it does, and when it is about to end."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[str], None]) -> None:
+    def __init__(self, config: uvicorn.Config, listening: Callable[[str], None], ending: Callable[[], None]) -> None:
         super().__init__(config)
-        self.listening = listening
+        self.listening, self.ending = listening, ending
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Bind, then report the address."""
@@ -56,6 +56,11 @@ class Server(uvicorn.Server):
             host, port = bound.getsockname()[:2]
             self.listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             break
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """End what would go on for minutes, then wait for what is being answered."""
+        self.ending()
+        await super().shutdown(sockets)  # type: ignore[arg-type]
 
 
 def make_server(app: FastAPI, host: str, port: int, header_seconds: float, listening: Callable[[str], None]) -> Server:
@@ -73,7 +78,7 @@ def make_server(app: FastAPI, host: str, port: int, header_seconds: float, liste
         h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=10,
     )
-    return Server(config, listening)
+    return Server(config, listening, app.state.streams.end)
 
 
 def run_beside(worker: Callable[[], None], stop: Callable[[], object], server: Server) -> None:

@@ -22,7 +22,8 @@ router = APIRouter(route_class=Route, responses=RESPONSES)
 def job(job_id: uuid.UUID, actor: VisitorDep, made: ContextDep) -> schemas.Job:
     """Show a job."""
     with made.database.read() as session:
-        return views.job(jobs.find(session, actor, job_id))
+        found = jobs.find(session, actor, job_id)
+        return views.job(found, jobs.ahead(session, found))
 
 
 @router.post("/api/v1/jobs/{job_id}/cancel", tags=["jobs"])

@@ -1,5 +1,7 @@
 """From rows to the shapes on the wire: uploads, jobs, models, and what can be pulled of them."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from registry import schemas
@@ -22,12 +24,13 @@ def upload(row: UploadSession) -> schemas.Upload:
     )
 
 
-def job(row: Job) -> schemas.Job:
-    """Show a job."""
+def job(row: Job, ahead: int | None = None) -> schemas.Job:
+    """Show a job, and how many are queued before it."""
     return schemas.Job.model_validate(
         {
             "id": str(row.id),
-            **{name: getattr(row, name) for name in schemas.Job.model_fields if name != "id"},
+            "ahead": ahead,
+            **{name: getattr(row, name) for name in schemas.Job.model_fields if name not in ("id", "ahead")},
         }
     )
 
@@ -57,11 +60,16 @@ def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Ro
 
 def recipe(session: Session, row: Model, found: Recipe) -> schemas.Recipe:
     """Show a recipe with the numbers its patches have in this model."""
+    return recipe_of(found, compositions.described(session, row, found))
+
+
+def recipe_of(found: Recipe, items: Sequence[tuple[RecipeItem, PatchRevision | None]]) -> schemas.Recipe:
+    """Show a recipe whose patches are known."""
     return schemas.Recipe(
         digest=found.digest,
         base=found.base_digest,
         alpha=found.alpha,
-        patches=[recipe_item(item, revision) for item, revision in compositions.described(session, row, found)],
+        patches=[recipe_item(item, revision) for item, revision in items],
     )
 
 

@@ -49,6 +49,15 @@ def authenticate(session: Session, secret: str, request_id: str | None = None) -
         Unauthenticated: it is unknown, expired or revoked, or its user is disabled.
     """
     token = session.scalar(select(Token).where(Token.token_hash == hash_token(secret)).options(joinedload(Token.user)))
+    return speaker(token, request_id)
+
+
+def speaker(token: Token | None, request_id: str | None) -> Actor:
+    """Return who a token speaks for, given its row with its user.
+
+    Raises:
+        Unauthenticated: there is none, it is expired or revoked, or its user is disabled.
+    """
     if token is None or token.revoked_at is not None:
         raise Unauthenticated("The registry does not know this token; log in again with `crumb login`.")
     if token.expires_at is not None and token.expires_at <= now():

@@ -6,7 +6,7 @@ nothing is published on that recipe until an operator has looked.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
@@ -94,28 +94,41 @@ def counting(model: Model) -> ColumnElement[bool]:
     return or_(Build.model_id == model.id, Build.user_id.is_(None))
 
 
+def results(session: Session, model: Model, digests: Collection[str]) -> dict[str, list[str]]:
+    """Return the different results of recipes, by recipe."""
+    found: dict[str, list[str]] = {digest: [] for digest in digests}
+    query = select(Build.recipe_digest, Build.weights_digest).where(Build.recipe_digest.in_(digests), counting(model))
+    for digest, result in session.execute(query.distinct().order_by(Build.weights_digest)) if digests else ():
+        found[digest].append(result)
+    return found
+
+
 def disagree(session: Session, model: Model, digest: str) -> list[str]:
     """Return the different results of a recipe, when there is more than one."""
-    query = select(Build.weights_digest).where(Build.recipe_digest == digest, counting(model))
-    results = session.scalars(query.distinct()).all()
-    return sorted(results) if len(results) > 1 else []
+    found = results(session, model, [digest])[digest]
+    return found if len(found) > 1 else []
 
 
-def require_agreement(session: Session, model: Model, digest: str, subject: str) -> None:
-    """Refuse to publish what only one has built, or what two have built differently.
+def dispute(results: Sequence[str], found: Sequence[Build], subject: str) -> str | None:
+    """Say why nothing can be published on a recipe that only one has built, or two differently; None if it can.
 
-    Raises:
-        Conflict: says who built what, and how to get a second build.
+    Args:
+        results: The different results that count.
+        found: The model's builds.
+        subject: What is to be published.
+
+    Returns:
+        Who built what, and how to get a second build.
     """
-    if results := disagree(session, model, digest):
-        raise Conflict(
+    if len(results) > 1:
+        return (
             f"ALARM: {subject} was composed to {len(results)} different results ({', '.join(results)}); nothing is "
             "published on this recipe. An operator must find the machine that is wrong."
         )
-    found = of(session, model.id, digest)
     if len(found) < ENOUGH:
         who = ", ".join(build.builder for build in found) or "nobody"
-        raise Conflict(
+        return (
             f"It has been composed by {who} alone, and {ENOUGH} must agree; publish it with --recompose, run "
             f"`crumb verify DIR {subject} --recompose` as a maintainer, or start a second worker."
         )
+    return None

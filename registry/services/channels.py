@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from uuid import UUID
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session, joinedload
@@ -89,13 +90,14 @@ def rollback(session: Session, actor: Actor, full_name: str, name: str, reason: 
 
 def target_of_rollback(session: Session, channel: Channel) -> Release | None:
     """Return where a channel pointed before: a second rollback goes further back, and not forth again."""
-    trail: list[ChannelMove] = []
-    for row in history(session, channel):
-        if row.kind == "move":
-            trail.append(row)
+    moves = select(ChannelMove.kind, ChannelMove.release_id).where(ChannelMove.channel_id == channel.id)
+    trail: list[UUID] = []
+    for kind, release_id in session.execute(moves.order_by(ChannelMove.number)):
+        if kind == "move":
+            trail.append(release_id)
         elif trail:
             trail.pop()
-    return trail[-2].release if len(trail) > 1 else None
+    return session.get(Release, trail[-2]) if len(trail) > 1 else None
 
 
 def go(
@@ -188,6 +190,23 @@ def history(session: Session, channel: Channel) -> Sequence[ChannelMove]:
         .options(joinedload(ChannelMove.release), joinedload(ChannelMove.user))
         .order_by(ChannelMove.number)
     ).all()
+
+
+def moves(session: Session, channel: Channel, before: int | None, limit: int) -> tuple[list[ChannelMove], int | None]:
+    """Return a page of the moves of a channel, newest first, and the cursor of the next page."""
+    query = select(ChannelMove).where(ChannelMove.channel_id == channel.id)
+    if before is not None:
+        query = query.where(ChannelMove.number < before)
+    query = query.options(joinedload(ChannelMove.release).load_only(Release.version), joinedload(ChannelMove.user))
+    found = list(session.scalars(query.order_by(ChannelMove.number.desc()).limit(limit + 1)))
+    return found[:limit], found[limit - 1].number if len(found) > limit else None
+
+
+def pointing(session: Session, model: Model, limit: int) -> list[tuple[str, str | None]]:
+    """Return the first channels of a model by name, each with the version that it points at."""
+    query = select(Channel.name, Release.version).outerjoin(Release, Release.id == Channel.release_id)
+    query = query.where(Channel.model_id == model.id).order_by(Channel.name).limit(limit)
+    return [(name, version) for name, version in session.execute(query)]
 
 
 def protect(

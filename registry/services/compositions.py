@@ -22,7 +22,7 @@ from registry.db.models import (
     Recipe,
     RecipeItem,
 )
-from registry.errors import InvalidRecipe
+from registry.errors import InvalidRecipe, RevisionNotFound
 from registry.releases.commits import commit_id
 from registry.services import builds, jobs, models, patches
 from registry.services.actors import Actor, record
@@ -59,6 +59,23 @@ def request(
     return recipe, *ask(session, actor, model, recipe)
 
 
+def asked(session: Session, model: Model, digest: str) -> tuple[Recipe, Composition | None, Job | None]:
+    """Return a recipe that was asked for on a model, and its composition or else the newest job for it.
+
+    Raises:
+        RevisionNotFound: nobody has asked for it.
+    """
+    recipe = session.get(Recipe, digest, options=[selectinload(Recipe.items)])
+    if recipe is not None:
+        composition, key = composition_of(session, model, digest), job_key(model, digest)
+        job = None if composition else jobs.active(session, key) or jobs.last_given_up(session, key, recipe.created_at)
+        if composition is not None or job is not None:
+            return recipe, composition, job
+    raise RevisionNotFound(
+        f"Nobody has composed the recipe {digest[:12]} on {model.full_name}; make one of its patches."
+    )
+
+
 def ask(session: Session, actor: Actor, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:
     """Return a locked model's composition of a recipe, or the job that makes it; said once more, it changes nothing."""
     active = jobs.active(session, job_key(model, recipe.digest))
@@ -77,6 +94,29 @@ def choose(
     Raises:
         InvalidRecipe: a patch is not there, not checked, quarantined, or yanked and that was not allowed.
     """
+    found = named(session, model, items)
+    for item, revision in zip(items, found, strict=True):
+        require_composable(revision, f"{model.full_name}#{item.number}{dot(item)}", allow_yanked)
+    return weighed(model, alpha, items, found)
+
+
+def weighed(model: Model, alpha: str, items: Sequence[Ingredient], found: Sequence[PatchRevision]) -> recipes.Recipe:
+    """Return the recipe of the revisions that items name, whether or not it may be composed.
+
+    Raises:
+        InvalidRecipe: a scale is beyond float32.
+    """
+    assert model.base_digest is not None
+    weights = [(revision.sha256, item.weight) for item, revision in zip(items, found, strict=True)]
+    return recipes.make_recipe(model.base_digest, alpha, weights)
+
+
+def named(session: Session, model: Model, items: Sequence[Ingredient]) -> list[PatchRevision]:
+    """Return the revisions that items name.
+
+    Raises:
+        InvalidRecipe: a patch is not there, or named twice.
+    """
     chosen = []
     for number, count in Counter(item.number for item in items).items():
         if count > 1:
@@ -88,10 +128,8 @@ def choose(
         revision = found.get((item.number, item.revision or newest.get(item.number, 0)))
         if revision is None:
             raise InvalidRecipe(f"There is no patch {model.full_name}#{item.number}{dot(item)}.", field="patches")
-        require_composable(revision, f"{model.full_name}#{item.number}{dot(item)}", allow_yanked)
-        chosen.append((revision.sha256, item.weight))
-    assert model.base_digest is not None
-    return recipes.make_recipe(model.base_digest, alpha, chosen)
+        chosen.append(revision)
+    return chosen
 
 
 def dot(item: Ingredient) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -128,5 +128,9 @@ def missing(
     """Return a sentence for each measurement (`dataset:metric`) that the model asks for and is not there."""
     if not model.required_evaluations:
         return []
-    there = {f"{row.dataset}:{row.metric}" for row in of(session, model, Subject(revision, release))}
+    return absent(model, {f"{row.dataset}:{row.metric}" for row in of(session, model, Subject(revision, release))})
+
+
+def absent(model: Model, there: Collection[str]) -> list[str]:
+    """Return a sentence for each measurement (`dataset:metric`) that a model asks for and is not among those there."""
     return [f"The evaluation {name} is not there." for name in model.required_evaluations if name not in there]

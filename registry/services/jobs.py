@@ -6,18 +6,21 @@ cut off) is thereby fenced off: its result is not taken, and another has taken t
 
 import uuid
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db.models import Job, Model, now
+from registry.db.models import Job, Model, User, now
 from registry.errors import Forbidden, NotFound
-from registry.services import access
+from registry.services import access, cursors
 from registry.services.actors import Actor, record
 
 ACTIVE = ("queued", "running")
+STATES = (*ACTIVE, "done", "failed", "cancelled")
+CANCELLABLE = {"compose": "composition", "conflicts": "comparison"}
+REPEATABLE = (*CANCELLABLE, "rebuild")  # who asked for it can ask again when it failed
 
 
 class LeaseLost(Exception):
@@ -103,12 +106,7 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
     """
     find(session, actor, job_id)
     job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
-    if job.user_id != actor.user_id and not actor.admin:
-        raise Forbidden("Only who asked for a job, or an admin, may cancel it.")
-    if job.kind != "compose":
-        raise Forbidden("Only compositions can be cancelled; checks and imports end by themselves.")
-    if job.shared and not actor.admin:
-        raise Forbidden("Somebody else has asked for this composition too; only an admin may cancel it now.")
+    require_cancellable(actor, job)
     if job.state == "queued" or (job.state == "running" and not job.cancel_requested):
         model = session.get(Model, uuid.UUID(job.payload["model_id"]))
         record(session, actor, "job.cancel", f"{job.model} {job.subject}", model, before={"state": job.state})
@@ -118,6 +116,49 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
         job.cancel_requested = True
     session.flush()
     return job
+
+
+def require_cancellable(actor: Actor, job: Job) -> None:
+    """Refuse to cancel what is not one's own alone, or ends by itself.
+
+    Raises:
+        Forbidden: says which.
+    """
+    if job.user_id != actor.user_id and not actor.admin:
+        raise Forbidden("Only who asked for a job, or an admin, may cancel it.")
+    if job.kind not in CANCELLABLE:
+        raise Forbidden("Only compositions and comparisons can be cancelled; checks and imports end by themselves.")
+    if job.shared and not actor.admin:
+        what = CANCELLABLE[job.kind]
+        raise Forbidden(f"Somebody else has asked for this {what} too; only an admin may cancel it now.")
+
+
+def cancellable(actor: Actor | None, job: Job) -> bool:
+    """Say whether somebody may cancel a job that has not ended."""
+    if actor is None or job.state not in ACTIVE or job.cancel_requested:
+        return False
+    try:
+        require_cancellable(actor, job)
+    except Forbidden:
+        return False
+    return True
+
+
+def ahead(session: Session, job: Job) -> int | None:
+    """Return how many jobs are queued before a queued one."""
+    if job.state != "queued":
+        return None
+    return session.scalar(select(func.count()).where(Job.state == "queued", Job.created_at < job.created_at))
+
+
+def last_given_up(session: Session, key: str, since: datetime) -> Job | None:
+    """Return the newest job with a key that failed or was cancelled, of those asked for since a time."""
+    return session.scalar(
+        select(Job)
+        .where(Job.state.in_(("failed", "cancelled")), Job.created_at >= since, Job.key == key)
+        .order_by(Job.created_at.desc())
+        .limit(1)
+    )
 
 
 def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
@@ -188,6 +229,32 @@ def release(session: Session, claim: Claim) -> None:
 def postpone(session: Session, claim: Claim, delay: timedelta) -> None:
     """Let a job be taken up again after a delay, as if its worker had died then."""
     hold(session, claim).lease_until = now() + delay
+
+
+def listing(
+    session: Session, *, state: str | None, kind: str | None, before: str | None, limit: int
+) -> tuple[list[tuple[Job, str]], str | None]:
+    """Return a page of the jobs of all models, newest first, each with the name of who asked for it.
+
+    Args:
+        session: A transaction.
+        state: Only those in it.
+        kind: Only those of it.
+        before: The cursor of the page before.
+        limit: Most jobs.
+
+    Returns:
+        The jobs, and the cursor of the next page.
+    """
+    query = select(Job, User.name).join(User, User.id == Job.user_id)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if kind is not None:
+        query = query.where(Job.kind == kind)
+    query = cursors.newest(query, Job.created_at, Job.id, before, limit)
+    found = [(job, name) for job, name in session.execute(query)]
+    last = found[limit - 1][0] if len(found) > limit else None
+    return found[:limit], cursors.write(last.created_at, last.id) if last else None
 
 
 def counts(session: Session) -> list[tuple[str, str, int]]:

@@ -79,6 +79,17 @@ def find(session: Session, name: str) -> Namespace:
     return space
 
 
+def listing(session: Session, search: str | None, after: str | None, limit: int) -> tuple[list[Namespace], str | None]:
+    """Return a page of all namespaces by name, only those that hold some words if asked, and the next cursor."""
+    query = select(Namespace).order_by(Namespace.name)
+    if search:
+        query = query.where(Namespace.name.contains(search.lower(), autoescape=True))
+    if after:
+        query = query.where(Namespace.name > after)
+    found = list(session.scalars(query.limit(limit + 1)))
+    return found[:limit], found[limit - 1].name if len(found) > limit else None
+
+
 def find_user(session: Session, name: str) -> User:
     """Return a user.
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.models import Check, Job, Model, Patch, PatchRevision, PatchTensor, User
+from registry.db.models import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, User
 from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from registry.services import blobs, jobs, models, norms
 from registry.services.actors import Actor, record
@@ -187,10 +187,29 @@ def listing(
     task: str | None = None,
     author: str | None = None,
     state: str | None = None,
+    density_min: float | None = None,
+    density_max: float | None = None,
+    tensor: str | None = None,
     before: int | None = None,
     limit: int = 100,
 ) -> tuple[list[PatchRevision], int | None]:
-    """Return a page of a model's patches, newest first, and the cursor of the next page."""
+    """Return a page of a model's patches, newest first, and the cursor of the next page.
+
+    Args:
+        session: A transaction.
+        full_name: `namespace/name`; the caller has been admitted to it.
+        task: Only those for it.
+        author: Only those by this user.
+        state: Only those in it.
+        density_min: Only checked ones that change at least this part of all weights, between 0 and 1.
+        density_max: Only checked ones that change at most this part.
+        tensor: Only checked ones that change a tensor whose name contains this, whatever the case.
+        before: The cursor of the page before.
+        limit: Most patches.
+
+    Raises:
+        NotFound: there is no such model.
+    """
     model = models.find(session, full_name)
     query = current().where(Patch.model_id == model.id).order_by(Patch.number.desc())
     if task:
@@ -199,10 +218,25 @@ def listing(
         query = query.join(User, User.id == Patch.author_id).where(User.name == author)
     if state:
         query = query.where(Patch.state == state)
+    if density_min is not None:
+        query = query.where(PatchRevision.density >= density_min)
+    if density_max is not None:
+        query = query.where(PatchRevision.density <= density_max)
+    if tensor:
+        query = query.where(touches(model, tensor))
     if before:
         query = query.where(Patch.number < before)
     found = list(session.scalars(query.limit(limit + 1)))
     return found[:limit], found[limit - 1].patch.number if len(found) > limit else None
+
+
+def touches(model: Model, words: str) -> Any:
+    """Return the condition for revisions that change a tensor of a model whose name contains some words."""
+    # By the names of the base, each of which is found by the key of `patch_tensors`: those rows are many.
+    named = select(BaseTensor.name).where(
+        BaseTensor.model_id == model.id, func.lower(BaseTensor.name).contains(words.lower(), autoescape=True)
+    )
+    return exists().where(PatchTensor.revision_id == PatchRevision.id, PatchTensor.nnz > 0, PatchTensor.name.in_(named))
 
 
 def history(session: Session, patch: Patch) -> Sequence[PatchRevision]:

@@ -217,8 +217,14 @@ def statement(session: Session, full_name: str, version: str) -> dict[str, Any]:
 def approvals(session: Session, model: Model, release: Release) -> dict[str, list[str]]:
     """Return who approved each patch of a release, by `number.revision`."""
     recipe = compositions.load(session, release.recipe_digest)
-    return {
-        f"{revision.patch.number}.{revision.number}": reviews.approvers(session, model, revision)
-        for _, revision in compositions.described(session, model, recipe)
-        if revision is not None
-    }
+    found = [revision for _, revision in compositions.described(session, model, recipe) if revision]
+    names = reviews.approvals(session, model, found)
+    return {f"{revision.patch.number}.{revision.number}": names[revision.id] for revision in found}
+
+
+def approved(session: Session, model: Model, release: Release) -> dict[str, list[str]]:
+    """Return who approved each patch, by `number.revision`: as its manifest says once published, else as it counts."""
+    if release.manifest is None:
+        return approvals(session, model, release)
+    told = json.loads(release.manifest)["patches"]
+    return {f"{one['number']}.{one['revision']}": sorted(by["who"] for by in one["approvals"]) for one in told}

@@ -8,15 +8,16 @@ Bytes that somebody need not send because they are here count all the same: who 
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, union
+from sqlalchemy import and_, case, func, or_, select, union
 from sqlalchemy.orm import Session
 
 from registry.db.models import BaseFile, Blob, Model, Namespace, Patch, PatchRevision, UploadSession, User, now
 from registry.errors import InvalidRequest, NotFound, TooMany
-from registry.services.actors import record
+from registry.services.actors import Actor, record
 
 WAIT = 3600  # seconds; room comes by somebody's doing, not by asking again
 
@@ -32,49 +33,76 @@ class Usage:
     open_uploads: int
 
 
-def own(namespace_id: uuid.UUID, name: str) -> Any:
-    """Return a query for the digests of what a namespace uses."""
+def own(spaces: Sequence[uuid.UUID]) -> Any:
+    """Return a query for what namespaces use: each with the digests of its blobs, once."""
     at_the_hub = and_(Model.by_reference, BaseFile.path.endswith(".safetensors"))
     bases = (
-        select(BaseFile.sha256)
+        select(Model.namespace_id.label("namespace_id"), BaseFile.sha256.label("sha256"))
         .join(Model, Model.id == BaseFile.model_id)
-        .where(Model.namespace_id == namespace_id, ~at_the_hub)
+        .where(Model.namespace_id.in_(spaces), ~at_the_hub)
     )
     patches = (
-        select(PatchRevision.blob_sha256)
+        select(Namespace.id, PatchRevision.blob_sha256)
         .join(Patch, Patch.id == PatchRevision.patch_id)
         .join(User, User.id == Patch.author_id)
-        .where(User.name == name, PatchRevision.blob_sha256.is_not(None))
+        .join(Namespace, Namespace.name == User.name)
+        .where(Namespace.id.in_(spaces), PatchRevision.blob_sha256.is_not(None))
     )
-    return select(union(bases, patches).subquery().c[0])
+    return union(bases, patches)
 
 
 def usage(session: Session, space: Namespace, quota_bytes: int, quota_uploads: int) -> Usage:
-    """Return what a namespace uses; the quotas given are those of the server, where the namespace has none.
+    """Return what a namespace uses; the quotas given are those of the server, where the namespace has none."""
+    return usages(session, [space], quota_bytes, quota_uploads)[0]
+
+
+def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quota_uploads: int) -> list[Usage]:
+    """Return what each of some namespaces uses, in their order, as `usage` does.
 
     It is one statement: between two, a push would move bytes from what is reserved to what is used, and to neither.
     """
-    mine = own(space.id, space.name)
-    alive: list[ColumnElement[bool]] = [UploadSession.namespace_id == space.id, UploadSession.expires_at > now()]
-    used = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.sha256.in_(mine))
-    reserved = select(func.coalesce(func.sum(UploadSession.size), 0)).where(
-        *alive, or_(UploadSession.state == "open", UploadSession.sha256.not_in(mine))
+    ids = [space.id for space in spaces]
+    mine = own(ids).cte("mine")
+    used = (
+        select(mine.c.namespace_id, func.sum(Blob.size).label("bytes"))
+        .join(Blob, Blob.sha256 == mine.c.sha256)
+        .group_by(mine.c.namespace_id)
+        .subquery()
     )
-    count = select(func.count()).select_from(UploadSession).where(*alive, UploadSession.state == "open")
-    found = session.execute(select(used.scalar_subquery(), reserved.scalar_subquery(), count.scalar_subquery())).one()
-    return Usage(
-        quota_bytes if space.quota_bytes is None else space.quota_bytes,
-        quota_uploads if space.quota_uploads is None else space.quota_uploads,
-        int(found[0]),
-        int(found[1]),
-        int(found[2]),
+    is_open = UploadSession.state == "open"
+    ours = and_(mine.c.namespace_id == UploadSession.namespace_id, mine.c.sha256 == UploadSession.sha256)
+    announced = (
+        select(
+            UploadSession.namespace_id,
+            func.sum(case((or_(is_open, mine.c.sha256.is_(None)), UploadSession.size), else_=0)).label("bytes"),
+            func.sum(case((is_open, 1), else_=0)).label("open"),
+        )
+        .outerjoin(mine, ours)
+        .where(UploadSession.namespace_id.in_(ids), UploadSession.expires_at > now())
+        .group_by(UploadSession.namespace_id)
+        .subquery()
     )
+    query = (
+        select(Namespace.id, used.c.bytes, announced.c.bytes, announced.c.open)
+        .outerjoin(used, used.c.namespace_id == Namespace.id)
+        .outerjoin(announced, announced.c.namespace_id == Namespace.id)
+        .where(Namespace.id.in_(ids))
+    )
+    found = {row[0]: [int(amount or 0) for amount in row[1:]] for row in session.execute(query)}
+    return [
+        Usage(
+            quota_bytes if space.quota_bytes is None else space.quota_bytes,
+            quota_uploads if space.quota_uploads is None else space.quota_uploads,
+            *found[space.id],
+        )
+        for space in spaces
+    ]
 
 
 def counts(session: Session, space: Namespace, sha256: str) -> bool:
     """Say whether bytes are among what a namespace uses."""
-    found = own(space.id, space.name).subquery()
-    return session.scalar(select(found).where(found.c[0] == sha256).limit(1)) is not None
+    found = own([space.id]).subquery()
+    return session.scalar(select(found.c.sha256).where(found.c.sha256 == sha256).limit(1)) is not None
 
 
 def require_room(space: Namespace, found: Usage, size: int, *, is_open: bool) -> None:
@@ -97,13 +125,14 @@ def require_room(space: Namespace, found: Usage, size: int, *, is_open: bool) ->
         )
 
 
-def set_quota(session: Session, name: str, given: dict[str, int | None]) -> Namespace:
+def set_quota(session: Session, name: str, given: dict[str, int | None], actor: Actor | None = None) -> Namespace:
     """Give a namespace quotas of its own, or the server's (None); what is so already changes nothing.
 
     Args:
         session: A writing transaction.
         name: Of the namespace.
         given: `quota_bytes` and `quota_uploads`, as far as they change.
+        actor: Who; None for the operator.
 
     Raises:
         NotFound: there is no such namespace.
@@ -121,5 +150,5 @@ def set_quota(session: Session, name: str, given: dict[str, int | None]) -> Name
         for field, value in given.items():
             setattr(space, field, value)
         session.flush()
-        record(session, None, "namespace.quota", name, before=before, after=given)
+        record(session, actor, "namespace.quota", name, before=before, after=given)
     return space

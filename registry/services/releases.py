@@ -12,10 +12,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.breadcrumbs import recipe as recipes
-from registry.db.models import Build, Channel, Job, Model, PatchRevision, Recipe, RecipeItem, Release, now
+from registry.db.models import Build, Job, Model, PatchRevision, Recipe, RecipeItem, Release, now
 from registry.errors import Conflict, InvalidRequest
 from registry.releases import changelog, licences, versions
-from registry.services import access, builds, compositions, evaluations, jobs, models, patches, revisions
+from registry.services import access, builds, compositions, dossiers, jobs, models, patches, revisions
 from registry.services.actors import Actor, record
 from registry.services.compositions import Ingredient
 from registry.services.rules import Role
@@ -152,19 +152,13 @@ def entries(session: Session, model: Model, recipe: Recipe | None) -> list[chang
     ]
 
 
-def pieces(model: Model, found: Sequence[PatchRevision]) -> list[tuple[str, str | None]]:
-    """Return the base and the patches of a release with the licence of each."""
-    named: list[tuple[str, str | None]] = [("the base", model.license)]
-    return named + [(f"patch #{revision.patch.number}", revision.license) for revision in found]
-
-
 def require_licences(model: Model, found: Sequence[PatchRevision]) -> None:
     """Refuse to join what its licences keep apart.
 
     Raises:
         InvalidRequest: names the pair.
     """
-    for conflict in licences.judge(pieces(model, found)).conflicts:
+    for conflict in licences.judge(dossiers.pieces(model, found)).conflicts:
         raise InvalidRequest(
             f"{conflict.first} ({conflict.first_licence}) and {conflict.second} ({conflict.second_licence}) cannot be "
             f"in one release: {conflict.why}",
@@ -184,10 +178,22 @@ def composed(session: Session, model: Model, digest: str) -> None:
         session.flush()
         found = builds.of(session, model.id, digest)
         if len(found) < builds.ENOUGH:
-            key = f"rebuild:{model.id}:{digest}"
-            worker = found[0].builder if found else None
+            key, worker = rebuild_key(model, digest), found[0].builder if found else None
             payload = {"recipe": digest}
             jobs.enqueue(session, release.creator_id, "rebuild", key, model, digest, payload, not_worker=worker)
+
+
+def rebuild_key(model: Model, digest: str) -> str:
+    """Return the key of the job that composes a recipe once more, to compare."""
+    return f"rebuild:{model.id}:{digest}"
+
+
+def underway(session: Session, model: Model, release: Release) -> Job | None:
+    """Return the job that composes a release, or composes it once more, while there is one."""
+    if release.state in PUBLISHED:
+        return None
+    first = jobs.active(session, compositions.job_key(model, release.recipe_digest))
+    return first or jobs.active(session, rebuild_key(model, release.recipe_digest))
 
 
 def failed(session: Session, model: Model, digest: str) -> None:
@@ -227,6 +233,12 @@ def listing(session: Session, full_name: str, before: str | None, limit: int) ->
         query = query.where(Release.sort < versions.parse_version(before).sort_key)
     found = list(session.scalars(query.limit(limit + 1)))
     return found[:limit], found[limit - 1].version if len(found) > limit else None
+
+
+def newest(session: Session, model: Model, states: Sequence[str], limit: int) -> list[str]:
+    """Return the newest versions in some states, the newest first."""
+    query = select(Release.version).where(Release.model_id == model.id, Release.state.in_(states))
+    return list(session.scalars(query.order_by(Release.sort.desc()).limit(limit)))
 
 
 def edit(session: Session, actor: Actor, full_name: str, version: str, words: str | None, card: str | None) -> Release:
@@ -271,51 +283,13 @@ def inbox(session: Session, actor: Actor, model: Model) -> dict[str, list[str]]:
 
 def missing(session: Session, model: Model, release: Release) -> list[str]:
     """Return what keeps a release from being published, a sentence each."""
-    if release.state in PUBLISHED:
-        return []
-    lacking = [] if release.state == "candidate" else [f"It is {release.state}, and not composed yet."]
-    before = previous(session, model, release.version)
-    if before is not None and before.version != release.previous_version:
-        lacking.append(f"{before.version} was published since it was cut; cut it again, as what follows that.")
-    recipe = compositions.load(session, release.recipe_digest)
-    for item, revision in compositions.described(session, model, recipe):
-        if revision is None:
-            lacking.append(f"The patch {item.sha256} is no longer listed.")
-        elif revision.patch.quarantined_at is not None:
-            lacking.append(f"Patch #{revision.patch.number} is quarantined.")
-        elif revision.patch.state != "accepted" and not (release.allow_yanked and revision.patch.state == "yanked"):
-            lacking.append(f"Patch #{revision.patch.number} is {revision.patch.state}, and not accepted.")
-        elif revision.number != revision.patch.revision:
-            lacking.append(f"Patch #{revision.patch.number} was accepted at revision {revision.patch.revision}.")
-    lacking += evaluations.missing(session, model, release=release)
-    if release.state == "candidate":
-        try:
-            builds.require_agreement(session, model, release.recipe_digest, f"{model.full_name}@{release.version}")
-        except Conflict as why:
-            lacking.append(why.message)
-    return lacking
-
-
-def warnings(session: Session, model: Model, release: Release) -> list[str]:
-    """Return what whoever relies on a release should know: yanked patches, unknown licences."""
-    recipe = compositions.load(session, release.recipe_digest)
-    found = [revision for _, revision in compositions.described(session, model, recipe) if revision]
-    return [*yanked(found), *licences.judge(pieces(model, found)).warnings]
+    return dossiers.of(session, model, [release])[0].missing
 
 
 def yanked_in(session: Session, model: Model, release: Release) -> list[str]:
     """Return a sentence for each patch of a release that was yanked."""
     recipe = compositions.load(session, release.recipe_digest)
-    return yanked([found for _, found in compositions.described(session, model, recipe) if found])
-
-
-def yanked(found: Sequence[PatchRevision]) -> list[str]:
-    """Return a sentence for each patch that was yanked."""
-    return [
-        f"Patch #{revision.patch.number} was yanked: {revision.patch.reason}"
-        for revision in found
-        if revision.patch.state == "yanked"
-    ]
+    return dossiers.yanked([found for _, found in compositions.described(session, model, recipe) if found])
 
 
 def compare(session: Session, actor: Actor | None, full_name: str, before: str, after: str) -> Comparison:
@@ -341,11 +315,6 @@ def compare(session: Session, actor: Actor | None, full_name: str, before: str, 
             if sha256 in old and old[sha256] != new[sha256]
         ],
     )
-
-
-def channels(session: Session, release: Release) -> list[str]:
-    """Return the names of the channels that point at a release."""
-    return list(session.scalars(select(Channel.name).where(Channel.release_id == release.id).order_by(Channel.name)))
 
 
 def yank(session: Session, actor: Actor, full_name: str, version: str, reason: str) -> Release:

@@ -7,14 +7,13 @@ counts only while whoever gave it is still a reviewer, of the patch's newest rev
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.models import Channel, Comment, Model, Patch, PatchRevision, RecipeItem, Release, Review, now
+from registry.db.models import Channel, Check, Comment, Model, Patch, PatchRevision, RecipeItem, Release, Review, now
 from registry.errors import Conflict, Forbidden, InvalidRequest
-from registry.services import access, evaluations, models, patches
+from registry.services import access, cursors, evaluations, models, patches
 from registry.services.actors import Actor, record
 from registry.services.rules import Role
 
@@ -141,19 +140,26 @@ def accept(
 
 def missing(session: Session, model: Model, revision: PatchRevision) -> list[str]:
     """Return what keeps a revision from being accepted, a sentence each: checks, approvals, evaluations."""
+    approvals = len(approvers(session, model, revision))
+    absent = evaluations.missing(session, model, revision=revision)
+    return lacks(model, revision, patches.checks(session, revision), approvals, absent)
+
+
+def lacks(
+    model: Model, revision: PatchRevision, checks: Sequence[Check], approvals: int, absent: Sequence[str]
+) -> list[str]:
+    """Return what `missing` does, of a revision with its checks, approvals, and sentences on absent evaluations."""
     if revision.state != "checked":
         return [f"Its revision {revision.number} is {revision.state}."]
     lacking = [] if revision.patch.quarantined_at is None else ["It is quarantined."]
     lacking += [
         f"The check '{check.name}' failed: {check.summary}"
-        for check in patches.checks(session, revision)
+        for check in checks
         if check.required and check.status == "fail"
     ]
-    count = len(approvers(session, model, revision))
-    if count < model.min_approvals:
-        lacking.append(f"It has {count} of {model.min_approvals} approvals of revision {revision.number}.")
-    lacking += evaluations.missing(session, model, revision=revision)
-    return lacking
+    if approvals < model.min_approvals:
+        lacking.append(f"It has {approvals} of {model.min_approvals} approvals of revision {revision.number}.")
+    return [*lacking, *absent]
 
 
 def reviews(session: Session, patch: Patch) -> Sequence[Review]:
@@ -192,6 +198,22 @@ def approvers(session: Session, model: Model, revision: PatchRevision) -> list[s
     return sorted(review.reviewer.name for review in counting if review.verdict == "approve")
 
 
+def approvals(session: Session, model: Model, found: Sequence[PatchRevision]) -> dict[uuid.UUID, list[str]]:
+    """Return the names of those whose approval counts, as `approvers` does, of many revisions by their keys."""
+    current = {revision.id: revision for revision in found if revision.number == revision.patch.revision}
+    query = select(Review).where(Review.revision_id.in_(current)).options(joinedload(Review.reviewer))
+    newest = {
+        (row.revision_id, row.reviewer_id): row for row in session.scalars(query.order_by(Review.created_at, Review.id))
+    }
+    people = {row.reviewer_id: row.reviewer for row in newest.values() if row.reviewer.is_active}
+    able = {key for key, user in people.items() if access.held(session, key, model, user.is_admin) >= Role.REVIEWER}
+    names: dict[uuid.UUID, list[str]] = {revision.id: [] for revision in found}
+    for (revision_id, reviewer_id), row in newest.items():
+        if row.verdict == "approve" and reviewer_id in able - {current[revision_id].patch.author_id}:
+            names[revision_id].append(row.reviewer.name)
+    return {key: sorted(given) for key, given in names.items()}
+
+
 def comment(session: Session, actor: Actor, full_name: str, number: int, revision: int | None, message: str) -> Comment:
     """Say something about a patch, or about one revision of it."""
     found = patches.find(session, full_name, number, revision)
@@ -228,6 +250,23 @@ def quarantine(session: Session, actor: Actor, full_name: str, number: int, reas
     return revision
 
 
+def quarantined(session: Session, before: str | None, limit: int) -> tuple[list[PatchRevision], str | None]:
+    """Return a page of the patches in quarantine, of all models, the last that came there first, and the next cursor.
+
+    Each is at its newest revision, with its model.
+    """
+    query = (
+        patches.current()
+        .where(Patch.quarantined_at.is_not(None))
+        .options(joinedload(PatchRevision.patch).joinedload(Patch.model))
+    )
+    found = list(session.scalars(cursors.newest(query, Patch.quarantined_at, Patch.id, before, limit)))
+    last = found[limit - 1].patch if len(found) > limit else None
+    if last is None or last.quarantined_at is None:
+        return found[:limit], None
+    return found[:limit], cursors.write(last.quarantined_at, last.id)
+
+
 def affected(session: Session, patch: Patch) -> Affected:
     """Return the published releases that hold any revision of a patch, and the channels that point at them."""
     holding = (
@@ -241,21 +280,3 @@ def affected(session: Session, patch: Patch) -> Affected:
     ).all()
     channels = session.scalars(select(Channel.name).where(Channel.release_id.in_(holding)).order_by(Channel.name)).all()
     return Affected(list(releases), list(channels))
-
-
-def inbox(session: Session, actor: Actor, model: Model) -> dict[str, list[Any]]:
-    """Return what waits for somebody in a model: to review, to accept, and their own."""
-    role = access.role_on(session, actor, model)
-    waiting = session.scalars(
-        patches.current()
-        .where(Patch.model_id == model.id, Patch.state.in_(("draft", "proposed", "changes_requested")))
-        .order_by(Patch.number)
-    ).all()
-    others = [found for found in waiting if found.patch.author_id != actor.user_id and found.patch.state == "proposed"]
-    return {
-        "review": [
-            found for found in others if role >= Role.REVIEWER and actor.user_id not in verdicts(session, model, found)
-        ],
-        "accept": [found for found in others if role >= Role.MAINTAINER and not missing(session, model, found)],
-        "mine": [found for found in waiting if found.patch.author_id == actor.user_id],
-    }

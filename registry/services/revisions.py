@@ -94,18 +94,26 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Revis
 
 def default(session: Session, actor: Actor | None, model: Model) -> Revision:
     """Return what is pulled when nothing is said."""
-    channel = session.scalar(
-        select(Channel).where(Channel.model_id == model.id, Channel.name == "stable", Channel.release_id.is_not(None))
+    release, channel = default_release(session, model)
+    return base(session, model) if release is None else of_release(session, actor, model, release, channel)
+
+
+def default_release(session: Session, model: Model) -> tuple[Release | None, str | None]:
+    """Return the release that is meant when nothing is said, if any, and the channel that points at it, if one does."""
+    stable = session.scalar(
+        select(Release)
+        .join(Channel, Channel.release_id == Release.id)
+        .where(Channel.model_id == model.id, Channel.name == "stable")
     )
-    if channel is not None:
-        return of_channel(session, actor, model, channel)
+    if stable is not None:
+        return stable, "stable"
     newest = session.scalar(
         select(Release)
         .where(Release.model_id == model.id, Release.state == "published")
         .order_by(Release.sort.desc())
         .limit(1)
     )
-    return of_release(session, actor, model, newest) if newest is not None else base(session, model)
+    return newest, None
 
 
 def base(session: Session, model: Model) -> Revision:

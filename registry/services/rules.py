@@ -53,6 +53,8 @@ RULES: dict[str, Rule] = {
     "server.read": Rule(Role.ANYONE, "read", "server"),
     "audit.read": Rule(Role.ADMIN, "admin", "server"),
     "gc.run": Rule(Role.ADMIN, "admin", "server"),
+    "admin.read": Rule(Role.ADMIN, "admin", "server"),
+    "admin.manage": Rule(Role.ADMIN, "admin", "server"),
     "user.read": Rule(Role.CONTRIBUTOR, "read", "own"),
     "token.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "upload": Rule(Role.CONTRIBUTOR, "push", "own"),
@@ -68,7 +70,9 @@ RULES: dict[str, Rule] = {
     "model.audit": Rule(Role.MAINTAINER, "read", "model"),
     "model.manage": Rule(Role.OWNER, "admin", "model"),
     "inbox.read": Rule(Role.CONTRIBUTOR, "read", "model"),
+    "report.create": Rule(Role.CONTRIBUTOR, "read", "model"),
     "webhook.manage": Rule(Role.OWNER, "admin", "model"),
+    "conflict.ask": Rule(Role.CONTRIBUTOR, "read", "model"),  # what has been found is read by model.read
     "recipe.compose": Rule(Role.CONTRIBUTOR, "push", "model"),
     "evaluation.add": Rule(Role.CONTRIBUTOR, "push", "model"),
     # patches

@@ -3,7 +3,7 @@
 import secrets
 import string
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from sqlalchemy import select
@@ -115,6 +115,13 @@ def listing(session: Session, actor: Actor) -> list[Token]:
     if actor.token.model_id is not None:
         query = query.where(Token.model_id == actor.token.model_id)
     return list(session.scalars(query.order_by(Token.created_at.desc(), Token.id)))
+
+
+def model_names(session: Session, found: Sequence[Token]) -> dict[uuid.UUID, str]:
+    """Return the names of the models that tokens are good for."""
+    keys = {token.model_id for token in found if token.model_id is not None}
+    query = select(Model.id, Model.namespace, Model.name).where(Model.id.in_(keys))
+    return {key: f"{namespace}/{name}" for key, namespace, name in session.execute(query)}
 
 
 def revoke_own(session: Session, actor: Actor, token_id: uuid.UUID) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from client.addresses import check_model, parse_file, parse_item, parse_patch, parse_revision
+from client.addresses import check_model, parse_file, parse_item, parse_patch, parse_revision, parse_subject
 from registry.errors import InvalidRequest
 
 
@@ -15,6 +15,8 @@ def test_addresses_are_split() -> None:
     assert parse_patch("ana/llm#12") == ("ana/llm", 12, None)
     assert parse_patch("ana/llm#12.3") == ("ana/llm", 12, 3)
     assert parse_patch("one.safetensors") is None
+    assert parse_subject("ana/llm") == ("ana/llm", None)
+    assert parse_subject("ana/llm#12") == ("ana/llm", 12)
     assert parse_item("3") == parse_item("#3") == parse_item("3:1") == (3, "1", None)
     assert parse_item("#12:-0.5") == (12, "-0.5", None)
     assert parse_item("12.2:0.5") == (12, "0.5", 2)
@@ -32,6 +34,12 @@ def test_what_names_no_model_is_refused(text: str) -> None:
 def test_what_names_no_revision_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="revision"):
         parse_revision(text)
+
+
+@pytest.mark.parametrize("text", ["ana/llm#", "ana/llm#0", "ana/llm#1.2", "ana/llm##1", "ana#1", "ana/llm#1 "])
+def test_what_names_neither_a_model_nor_a_patch_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"model|patch"):
+        parse_subject(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "x", "1:", "1:x", "1:1e3", "1:.5", "-1", "99999999999", "1:2:3"])

@@ -136,6 +136,8 @@ def test_the_log_is_newest_first_and_filtered(here: Registry, model: str, crumb:
     assert crumb("log", model, "-q", "--task", "math") == "#1 one\n"
     assert crumb("log", model, "-q", "-n", "1") == "#2 two\n"
     assert crumb("log", model, "-q", "--author", "bob") == ""
+    assert crumb("log", model, "-q", "--tensor", "embed", "--density-min", "0.01") == "#2 two\n#1 one\n"
+    assert crumb("log", model, "-q", "--density-max", "0.01") == crumb("log", model, "-q", "--tensor", "x_proj") == ""
     assert [patch["number"] for patch in json.loads(crumb("log", model, "--json"))] == [2, 1]
     text = crumb("log", model)
     assert text.startswith("patch #2 (draft)\nAuthor: ana\nDate:   ")

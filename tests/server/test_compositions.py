@@ -88,6 +88,7 @@ def test_the_same_recipe_is_never_composed_twice(world: World, files: list[Path]
     world.work()
     assert ask(world, (1, "1"), (2, "1")).json()["job"] is None
     assert count_jobs(world) == 1
+    assert world.worker.device in ("cpu", "cuda"), "a worker says where it has composed"
 
 
 def test_many_who_ask_at_once_get_one_job(world: World, files: list[Path]) -> None:

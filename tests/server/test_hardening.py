@@ -230,7 +230,7 @@ def test_a_worker_stopped_together_with_its_process_refuses_no_patch(
 
         def kill(self) -> None: ...
 
-    monkeypatch.setattr("registry.worker.Sandbox", Stopped)
+    monkeypatch.setattr("registry.runner.Sandbox", Stopped)
     world.worker.run()
     assert faults.state() == "checking"
     with world.database.read() as session:

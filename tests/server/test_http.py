@@ -117,7 +117,8 @@ def test_a_token_is_a_hub_token(world: World) -> None:
 
 
 def test_unknown_paths_and_methods_are_problems_too(world: World) -> None:
-    for method, path, status in (("GET", "/nope", 404), ("DELETE", "/healthz", 405), ("GET", "/api/v1/jobs/1", 422)):
+    ways = (("GET", "/api/v1/nope", 404), ("DELETE", "/healthz", 405), ("GET", "/api/v1/jobs/1", 422))
+    for method, path, status in ways:
         answer = world.client().request(method, path)
         assert answer.status_code == status
         assert answer.headers["content-type"] == "application/problem+json"

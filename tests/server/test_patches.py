@@ -2,7 +2,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from makers import fine_tuned, make_checkpoint, make_patch
+from makers import changed, fine_tuned, make_checkpoint, make_patch
 from sqlalchemy import func, select
 from world import World, create_model, digest, push_patch, upload
 
@@ -66,6 +66,31 @@ def test_numbers_count_per_model_and_the_log_is_newest_first(world: World, base:
     assert client.get("/api/v1/models/alice/tiny/patches?limit=3").json()["next"] == 2
     assert numbers(limit=3, before=2) == [1]
     assert client.get("/api/v1/models/alice/tiny").json()["patches"] == 4
+
+
+def test_patches_are_found_by_their_density_and_by_what_they_change(world: World, base: Path, tmp_path: Path) -> None:
+    dense, sparse, narrow = (tmp_path / name for name in ("dense", "sparse", "narrow"))
+    tuned = fine_tuned(base, tmp_path / "tuned")
+    make_patch(base, tuned, dense, drop_bottom="0.5")
+    make_patch(base, tuned, sparse, drop_bottom="0.95")
+    one = changed(base, tmp_path / "one", lambda name, tensor: tensor + 1 if "norm" in name else tensor)
+    make_patch(base, one, narrow)
+    found = [push_patch(world, "alice/tiny", file)["density"] for file in (dense, sparse, narrow)]
+    client = world.client(None)
+
+    def numbers(**params: object) -> list[int]:
+        answer = client.get("/api/v1/models/alice/tiny/patches", params=params)
+        assert answer.status_code == 200, answer.text
+        return [patch["number"] for patch in answer.json()["items"]]
+
+    assert numbers(density_min=found[0]) == [1]
+    assert numbers(density_max=found[1]) == [3, 2]
+    assert numbers(density_min=found[1], density_max=found[1]) == [2]
+    assert numbers(tensor="Norm.W") == [3, 2, 1]
+    assert numbers(tensor="embed", density_max=found[1]) == [2]
+    assert numbers(tensor="%") == numbers(tensor="positions") == []  # no pattern; and what nobody changes
+    for wrong in ("density_min=1.5", "density_max=nan", "density_min=x", "tensor=%00"):
+        assert client.get(f"/api/v1/models/alice/tiny/patches?{wrong}").status_code == 422, wrong
 
 
 def test_the_same_patch_twice_is_one_patch(world: World, base: Path, tmp_path: Path) -> None:

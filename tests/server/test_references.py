@@ -20,8 +20,9 @@ from registry.cache import Cache
 from registry.db.models import BaseFile, Blob, Job, Model, now
 from registry.errors import InvalidRequest
 from registry.hub import Hub, file_url, split
+from registry.runner import Stopped
 from registry.services import blobs, garbage
-from registry.worker import Stopped, Worker
+from registry.worker import Worker
 
 NAME, REPOSITORY = "alice/tiny", "acme/tiny"
 DAY = timedelta(hours=24)

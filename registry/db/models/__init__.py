@@ -1,6 +1,6 @@
 """All tables.
 
-    users ─< tokens                          who may do what
+    users ─< tokens ─< sign_ins              who may do what, from a command or a browser
     namespaces ─< namespace_members >─ users     where names live
     users ─< upload_sessions ─< upload_parts   bytes on their way in
     blobs                                    bytes that are here, by sha256
@@ -18,7 +18,9 @@
            ─< releases ─< release_files >─ blobs
            ─< channels ─< channel_moves, channel_votes
            ─< webhooks ─< webhook_deliveries >─ audit_events
-    jobs                                     work for workers
+    patch_pairs, patch_sets                  what patches have in common, by content alone
+    jobs, workers                            work, and who does it
+    models ─< reports >─ users               what should not be here
     audit_events, audit_heads                who did what when, chained by hashes
 
     models            importing ──> ready           (a failed import deletes the row: the name is free again)
@@ -34,6 +36,7 @@ A digest column holds 64 lowercase hex digits; `base_digest` and `weights_digest
 """
 
 from registry.db.models.compositions import Build, Composition, CompositionFile, Recipe, RecipeItem
+from registry.db.models.conflicts import PatchPair, PatchSet
 from registry.db.models.contents import (
     BaseFile,
     BaseTensor,
@@ -45,7 +48,7 @@ from registry.db.models.contents import (
     UploadPart,
     UploadSession,
 )
-from registry.db.models.operations import AuditEvent, AuditHead, Job, Webhook, WebhookDelivery
+from registry.db.models.operations import AuditEvent, AuditHead, Job, Report, Webhook, WebhookDelivery, Worker
 from registry.db.models.patches import (
     PATCH_STATES,
     Check,
@@ -56,7 +59,7 @@ from registry.db.models.patches import (
     PatchTensor,
     Review,
 )
-from registry.db.models.people import ROLES, Namespace, NamespaceMember, Token, User
+from registry.db.models.people import ROLES, Namespace, NamespaceMember, SignIn, Token, User
 from registry.db.models.releases import Channel, ChannelMove, ChannelVote, Release, ReleaseFile
 from registry.db.models.tables import Table, UTCDateTime, now
 
@@ -85,13 +88,17 @@ __all__ = [
     "Namespace",
     "NamespaceMember",
     "Patch",
+    "PatchPair",
     "PatchRevision",
+    "PatchSet",
     "PatchTensor",
     "Recipe",
     "RecipeItem",
     "Release",
     "ReleaseFile",
+    "Report",
     "Review",
+    "SignIn",
     "Table",
     "Token",
     "UTCDateTime",
@@ -100,5 +107,6 @@ __all__ = [
     "User",
     "Webhook",
     "WebhookDelivery",
+    "Worker",
     "now",
 ]

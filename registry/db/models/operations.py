@@ -2,12 +2,16 @@
 
 import uuid
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from registry.db.models.people import User
 from registry.db.models.tables import Table, key, now, one_of
+
+if TYPE_CHECKING:
+    from registry.db.models.contents import Model
 
 
 class Job(Table):
@@ -20,9 +24,10 @@ class Job(Table):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        one_of("kind", "import", "check", "compose", "rebuild"),
+        one_of("kind", "import", "check", "compose", "rebuild", "conflicts"),
         one_of("state", "queued", "running", "done", "failed", "cancelled"),
         Index("ix_jobs_state_created_at", "state", "created_at"),
+        Index("ix_jobs_created_at", "created_at"),
         Index(
             "uq_jobs_active_key",
             "key",
@@ -51,6 +56,42 @@ class Job(Table):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
+
+
+class Worker(Table):
+    """A worker, by the name that its jobs and builds have, and when it was last heard of."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    device: Mapped[str] = mapped_column(String(64))
+    started_at: Mapped[datetime] = mapped_column(default=now)
+    seen_at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+
+class Report(Table):
+    """Somebody says that a model, or a patch of it (`number`), should not be here; an admin closes it."""
+
+    __tablename__ = "reports"
+    __table_args__ = (
+        one_of("reason", "malware", "licence", "personal_data", "misleading", "other"),
+        Index("ix_reports_closed_at_created_at", "closed_at", "created_at"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    number: Mapped[int | None]
+    reporter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    reason: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    answer: Mapped[str | None] = mapped_column(Text)
+    closed_by_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    closed_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    reporter: Mapped[User] = relationship(lazy="raise", foreign_keys=[reporter_id])
+    closed_by: Mapped[User | None] = relationship(lazy="raise", foreign_keys=[closed_by_id])
+    model: Mapped["Model"] = relationship(lazy="raise")
 
 
 class AuditEvent(Table):

@@ -74,3 +74,15 @@ class Token(Table):
     revoked_at: Mapped[datetime | None]
 
     user: Mapped[User] = relationship(lazy="raise")
+
+
+class SignIn(Table):
+    """A browser that a token was pasted into; only the sha256 of its cookie is stored, and it ends with the token."""
+
+    __tablename__ = "sign_ins"
+
+    id: Mapped[uuid.UUID] = key()
+    token_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"), index=True)
+    secret_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime]

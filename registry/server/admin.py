@@ -1,0 +1,87 @@
+"""Routes for those who watch over the server: workers, jobs, what is in quarantine, quotas."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from registry import schemas
+from registry.schemas import NAME
+from registry.server import admin_views, patch_views
+from registry.server.deps import ActorDep, ContextDep, Route, allow
+from registry.server.errors import RESPONSES
+from registry.server.people import NamespaceName
+from registry.services import cursors, jobs, namespaces, quotas, reviews, summaries, workers
+
+router = APIRouter(prefix="/api/v1/admin", tags=["admin"], route_class=Route, responses=RESPONSES)
+Before = Annotated[str | None, Query(pattern=cursors.CURSOR)]
+Limit = Annotated[int, Query(ge=1, le=100)]
+Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
+After = Annotated[str | None, Query(pattern=rf"^{NAME}$")]
+
+
+@router.get("/summary")
+@allow("admin.read")
+def summary(made: ContextDep) -> schemas.Summary:
+    """Say how many there are of everything."""
+    with made.database.read() as session:
+        return schemas.Summary.model_validate(summaries.summary(session))
+
+
+@router.get("/workers")
+@allow("admin.read")
+def list_workers(made: ContextDep) -> list[schemas.Worker]:
+    """List the workers of the last day, and what they are at."""
+    with made.database.read() as session:
+        return [admin_views.worker(found) for found in workers.listing(session)]
+
+
+@router.get("/jobs")
+@allow("admin.read")
+def list_jobs(
+    made: ContextDep,
+    state: schemas.JobState | None = None,
+    kind: schemas.JobKind | None = None,
+    before: Before = None,
+    limit: Limit = 50,
+) -> schemas.AdminJobPage:
+    """List the jobs of all models, newest first."""
+    with made.database.read() as session:
+        found, cursor = jobs.listing(session, state=state, kind=kind, before=before, limit=limit)
+        return schemas.AdminJobPage(items=[admin_views.job(*row) for row in found], next=cursor)
+
+
+@router.get("/quarantine")
+@allow("admin.read")
+def quarantine(made: ContextDep, before: Before = None, limit: Limit = 50) -> schemas.QuarantinePage:
+    """List the patches in quarantine, of all models, the last that came there first."""
+    with made.database.read() as session:
+        found, cursor = reviews.quarantined(session, before, limit)
+        items = [patch_views.patch(row.patch.model.full_name, row) for row in found]
+        return schemas.QuarantinePage(items=items, next=cursor)
+
+
+@router.get("/namespaces")
+@allow("admin.read")
+def list_namespaces(
+    made: ContextDep, search: Words = None, after: After = None, limit: Limit = 50
+) -> schemas.NamespaceUsagePage:
+    """List what namespaces may hold and what they hold, by name."""
+    limits = made.upload_limits
+    with made.database.read() as session:
+        spaces, cursor = namespaces.listing(session, search, after, limit)
+        found = quotas.usages(session, spaces, limits.quota_bytes, limits.quota_uploads)
+        items = [admin_views.namespace(*row) for row in zip(spaces, found, strict=True)]
+        return schemas.NamespaceUsagePage(items=items, next=cursor)
+
+
+@router.put("/namespaces/{namespace}/quota")
+@allow("admin.manage")
+def set_quota(
+    namespace: NamespaceName, body: schemas.QuotaRequest, actor: ActorDep, made: ContextDep
+) -> schemas.NamespaceUsage:
+    """Give a namespace quotas of its own, or the server's; show what it may hold and what it holds."""
+    given = {f"quota_{field}": value for field, value in body.model_dump(exclude_unset=True).items()}
+    limits = made.upload_limits
+    with made.database.write() as session:
+        space = quotas.set_quota(session, namespace, given, actor)
+        return admin_views.namespace(space, quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads))

@@ -1,0 +1,14 @@
+"""Charts: from numbers to inline SVG that a strict Content-Security-Policy lets through.
+
+Nothing here has a style attribute, a script or an event handler: colours are classes of static/charts.css, values are
+shown on hover by `<title>`, and below each chart is the same as a table. Words come from strangers, and are escaped,
+put on one line and cut. Every chart is as wide as its container allows; one that would become too small scrolls.
+"""
+
+from registry.server.pages.charts.cells import matrix
+from registry.server.pages.charts.dots import grouped
+from registry.server.pages.charts.lengths import bars
+from registry.server.pages.charts.lineages import Node, graph
+from registry.server.pages.charts.shares import stacked
+
+__all__ = ["Node", "bars", "graph", "grouped", "matrix", "stacked"]

@@ -1,0 +1,121 @@
+"""A recipe that is not asked for yet: what the builder's form says, and the same as the query of an address.
+
+    patch=3 & patch=7.2 & w3=0.5 & w7=1 & alpha=0.3 & allow_yanked=on
+
+Weights are decimals, kept as they were typed: nothing here makes a float of them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pydantic import ValidationError
+
+from registry import schemas
+from registry.errors import InvalidRequest
+
+ALPHA: str = schemas.RecipeRequest.model_fields["alpha"].default
+MOST = 200  # patches that the builder takes: their weights have to fit into an address
+PATCH = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?")
+Fields = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Ticked patches by number, each with its revision (None for the newest), and weights by number, ticked or not."""
+
+    alpha: str = ALPHA
+    ticked: Mapping[int, int | None] = field(default_factory=dict)
+    weights: Mapping[int, str] = field(default_factory=dict)
+    allow_yanked: bool = False
+
+    def weight(self, number: int) -> str:
+        """Return the weight of a patch, as it was typed."""
+        return self.weights.get(number, "1")
+
+    def query(self) -> dict[str, str | list[str]]:
+        """Return the fields of an address that says the same."""
+        weighted = {f"w{number}": self.weights[number] for number in self.ticked if self.weight(number) != "1"}
+        return {
+            "patch": [reference(number, revision) for number, revision in self.ticked.items()],
+            **weighted,
+            "alpha": self.alpha,
+            "allow_yanked": "on" if self.allow_yanked else "",
+        }
+
+    def request(self) -> schemas.RecipeRequest:
+        """Return the body that the API takes for it.
+
+        Raises:
+            InvalidRequest: names the patch whose weight is no decimal, or says that alpha is none.
+        """
+        items = [
+            {"number": number, "revision": revision, "weight": self.weight(number)}
+            for number, revision in self.ticked.items()
+        ]
+        try:
+            return schemas.RecipeRequest.model_validate(
+                {"alpha": self.alpha, "patches": items, "allow_yanked": self.allow_yanked}
+            )
+        except ValidationError as why:
+            first = why.errors(include_url=False, include_context=False)[0]
+            at = first["loc"]
+            what = f"The weight of patch #{items[int(at[1])]['number']}" if len(at) > 1 else "Alpha"
+            given = str(first["input"])[:80]
+            raise InvalidRequest(f"{what} is a decimal like 0.5 or -1.25, not {given!r}.", field="patches") from None
+
+
+def reference(number: int, revision: int | None) -> str:
+    """Return `3`, or `3.2` for a revision that was named."""
+    return str(number) if revision is None else f"{number}.{revision}"
+
+
+def read(fields: Fields) -> Draft:
+    """Return what a form says; an empty field is as if it were not there.
+
+    Raises:
+        InvalidRequest: a patch is none, or there are too many.
+    """
+    said = {name: [value.strip() for value in values if value.strip()] for name, values in fields.items()}
+    ticked: dict[int, int | None] = {}
+    for value in said.get("patch", []):
+        found = PATCH.fullmatch(value)
+        if found is None or not 0 < int(found[1]) < 2**31 or not 0 < int(found[2] or 1) < 2**31:
+            raise InvalidRequest(f"A patch is a number like 12 or 12.2, not {value[:40]!r}.", field="patch")
+        ticked[int(found[1])] = int(found[2]) if found[2] else None
+    require_few(len(ticked))
+    weights = {
+        int(name[1:]): values[-1] for name, values in said.items() if re.fullmatch(r"w[0-9]{1,9}", name) and values
+    }
+    return Draft(said.get("alpha", [ALPHA])[-1], dict(sorted(ticked.items())), weights, bool(said.get("allow_yanked")))
+
+
+def of(recipe: schemas.Recipe, draft: Draft | None = None) -> Draft:
+    """Return the draft that a recipe is, or with a draft, both: what the draft says of a patch goes before.
+
+    Raises:
+        InvalidRequest: it has more patches than the builder takes.
+    """
+    listed = [item for item in recipe.patches if item.number]
+    require_few(len(listed))
+    start = Draft(
+        recipe.alpha,
+        {item.number: item.revision for item in sorted(listed, key=lambda item: item.number)},
+        {item.number: item.weight for item in listed},
+        any(item.state == "yanked" for item in listed),
+    )
+    if draft is None:
+        return start
+    return replace(
+        start, ticked=dict(sorted({**start.ticked, **draft.ticked}.items())), weights={**start.weights, **draft.weights}
+    )
+
+
+def require_few(count: int) -> None:
+    """Refuse more patches than the builder takes.
+
+    Raises:
+        InvalidRequest: there are more.
+    """
+    if count > MOST:
+        raise InvalidRequest(f"Here a recipe has at most {MOST} patches; `crumb compose` takes more.", field="patch")

@@ -1,0 +1,103 @@
+"""The page of a user or an organisation: its models, who is what in it, how much of its quota is used."""
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from registry import schemas
+from registry.errors import NotFound
+from registry.schemas import NAME
+from registry.server import models, people
+from registry.server.deps import ActorDep, Context, ContextDep, VisitorDep, allow
+from registry.server.pages import forms, render
+from registry.server.pages.route import PageRoute, go
+from registry.server.people import NamespaceName
+from registry.services import namespaces
+from registry.services.actors import Actor
+from registry.services.rules import Role
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+After = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
+PAGE = 30
+
+
+@router.get("/{namespace:space}")
+@allow("server.read")
+def namespace(
+    request: Request, namespace: NamespaceName, actor: VisitorDep, made: ContextDep, after: After = ""
+) -> Response:
+    """Show the models of a namespace; to whoever has signed in, also who belongs to it."""
+    shown, kind, organisations = looked_up(namespace, actor, made)
+    page = models.listing(actor, made, author=namespace, after=after or None, limit=PAGE)
+    return render.page(
+        request,
+        "namespace.html",
+        name=namespace,
+        kind=kind,
+        space=shown,
+        role=role_of(shown, actor),
+        organisations=organisations,
+        page=page,
+        after=after,
+        next=f"/{namespace}{render.query(after=page.next)}" if page.next else None,
+    )
+
+
+@router.post("/settings/organisations")
+@allow("namespace.create")
+def create(request: Request, actor: ActorDep, made: ContextDep) -> Response:
+    """Make an organisation."""
+    body = forms.read(schemas.NamespaceRequest, request)
+    return go(request, f"/{people.create_namespace(body, actor, made).name}")
+
+
+@router.post("/settings/namespaces/{namespace}/members")
+@allow("namespace.manage")
+def set_member(request: Request, namespace: NamespaceName, actor: ActorDep, made: ContextDep) -> Response:
+    """Give somebody a role on every model of a namespace."""
+    people.set_member(namespace, whom(request), forms.read(schemas.MemberRequest, request), actor, made)
+    return go(request, f"/{namespace}")
+
+
+@router.post("/settings/namespaces/{namespace}/members/remove")
+@allow("namespace.manage")
+def remove_member(request: Request, namespace: NamespaceName, actor: ActorDep, made: ContextDep) -> Response:
+    """Take somebody's role in a namespace away."""
+    people.remove_member(namespace, whom(request), actor, made)
+    return go(request, f"/{namespace}")
+
+
+def whom(request: Request) -> str:
+    """Return the name of the user that a form is about.
+
+    Raises:
+        NotFound: nobody can be called like that.
+    """
+    name = forms.field(request, "user")
+    if not re.fullmatch(NAME, name):
+        raise NotFound(f"There is no user {name[:100]!r}; names are of a-z, 0-9, '.', '_' and '-'.")
+    return name
+
+
+def looked_up(
+    name: str, actor: Actor | None, made: Context
+) -> tuple[schemas.Namespace | None, str, list[tuple[str, str]]]:
+    """Return a namespace as far as somebody may see it, what it is, and their own organisations if it is theirs.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    with made.database.read() as session:
+        kind = namespaces.find(session, name).kind
+        own = namespaces.of_user(session, actor) if actor is not None and actor.name == name else []
+    return people.show_namespace(name, actor, made) if actor is not None else None, kind, own
+
+
+def role_of(space: schemas.Namespace | None, actor: Actor | None) -> Role:
+    """Return what whoever looks at a namespace is to it."""
+    if space is None or actor is None:
+        return Role.ANYONE
+    if actor.admin:
+        return Role.ADMIN
+    return max((Role[row.role.upper()] for row in space.members if row.user == actor.name), default=Role.CONTRIBUTOR)

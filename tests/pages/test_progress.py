@@ -1,0 +1,173 @@
+"""Jobs as they go on: streams of events, and what browsers make of them."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from browsers import Site
+from community import NAME, Community, open_community
+from holding import beat, held
+from playwright.sync_api import expect
+from sqlalchemy import delete
+
+from registry.db.models import Job, SignIn, now
+from registry.server.pages.cookies import COOKIE
+from registry.server.pages.streams import Streams
+from registry.server.serving import make_server
+from registry.services import compositions, jobs, sign_ins
+from registry.services.compositions import Ingredient
+
+
+class Counted(Streams):
+    """Streams that say when there is one, and when there are none any more."""
+
+    def __init__(self, most: int) -> None:
+        self.some, self.none, self.count = threading.Event(), threading.Event(), 0
+        super().__init__(most)
+
+    @property
+    def open(self) -> int:
+        return self.count
+
+    @open.setter
+    def open(self, count: int) -> None:
+        self.count = count
+        (self.some if count else self.none).set()
+
+
+@contextmanager
+def served(community: Community) -> Iterator[str]:
+    """Serve a community on loopback, without any worker; at the end the server has to stop soon."""
+    ready, where = threading.Event(), list[str]()
+
+    def listening(url: str) -> None:
+        where.append(url)
+        ready.set()
+
+    server = make_server(community.world.app, "127.0.0.1", 0, 15.0, listening)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield where[0]
+    finally:
+        server.should_exit = True
+        thread.join(8)  # less than what uvicorn waits for connections that do not end
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def community(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
+    with open_community("sqlite", tmp_path, request) as made:
+        yield made
+
+
+def test_a_worker_is_killed_and_the_page_goes_on_with_the_next(site: Site) -> None:
+    community, watched = site.community, Counted(200)
+    community.world.app.state.streams = watched
+    claim = held(community, 1)
+    page = site.open("bob", f"/{NAME}/recipes/{claim.subject}")
+    other = site.open(None, f"/jobs/{claim.job_id}")
+    for window in (page, other):
+        expect(window.get_by_role("progressbar", name="Composing")).to_have_attribute("value", "0.0")
+    beat(community, claim, 0.42)
+    for window in (page, other):
+        expect(window.get_by_text("42 %")).to_be_visible()
+        expect(window.get_by_role("progressbar", name="Composing")).to_have_attribute("value", "42.0")
+    with community.world.database.write() as session:
+        session.get_one(Job, claim.job_id).lease_until = now()  # as when the worker is dead
+    expect(page.get_by_role("heading", name="Use it")).to_be_visible()
+    expect(other.get_by_text("Composing is done.")).to_be_visible()
+    other.get_by_role("link", name="Look at the result").click()
+    other.wait_for_url(f"**/{NAME}/recipes/{claim.subject}")
+    assert watched.none.wait(30) and watched.open == 0
+    with community.world.database.read() as session:
+        assert session.get_one(Job, claim.job_id).attempt == 2
+
+
+def test_a_window_that_is_closed_gives_its_stream_back(site: Site) -> None:
+    watched = site.community.world.app.state.streams = Counted(1)
+    claim = held(site.community, 1)
+    page = site.open("bob", f"/jobs/{claim.job_id}")
+    assert watched.some.wait(30)
+    site.expected.append("503")
+    other = site.open("bob", f"/jobs/{claim.job_id}")
+    expect(other.get_by_text("this page does not go on by itself")).to_be_visible()
+    watched.none.clear()
+    page.close()
+    assert watched.none.wait(30)
+    other.get_by_role("link", name="Look again").click()
+    beat(site.community, claim, 0.5)
+    expect(other.get_by_text("50 %")).to_be_visible()
+
+
+def test_who_signs_out_or_loses_their_role_is_told_no_more(site: Site) -> None:
+    site.community.ask("alice", "PATCH", "", visibility="private")
+    claim = held(site.community, 1)
+    mary, max_ = (site.open(user, f"/jobs/{claim.job_id}") for user in ("mary", "max"))
+    beat(site.community, claim, 0.25)
+    for page in (mary, max_):
+        expect(page.get_by_text("25 %")).to_be_visible()
+    site.expected.append("404")
+    site.community.role("mary", None)
+    expect(mary.get_by_text("There is no such job.")).to_be_visible()
+    expect(max_.get_by_text("25 %")).to_be_visible()
+    with site.community.world.database.write() as session:
+        session.execute(delete(SignIn))
+    expect(max_.get_by_text("There is no such job.")).to_be_visible()
+    for user in (None, "carol"):
+        page = site.open(user, f"/jobs/{claim.job_id}")
+        expect(page.get_by_role("alert")).to_have_text("There is no such job.")
+        page.goto(f"/jobs/{claim.job_id}/events")
+        expect(page.get_by_role("alert")).to_have_text("There is no such job.")
+
+
+def test_a_stream_tells_what_changes_and_then_that_it_is_over(community: Community) -> None:
+    claim = held(community, 1)
+    with served(community) as url, httpx2.Client(base_url=url, timeout=30) as client:
+        with client.stream("GET", f"/jobs/{claim.job_id}/events", headers={"Accept": ""}) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert answer.headers["cache-control"] == "private, no-store"
+            lines = answer.iter_lines()
+            assert next(line for line in lines if "progress" in line).startswith("data: <p")
+            beat(community, claim, 0.5)
+            assert "50 %" in next(line for line in lines if "progress" in line)
+            with community.world.database.write() as session:
+                jobs.end(session, claim, "failed", "Line one.\n\nevent: planted\ndata: <b>planted</b>")
+            rest = list(lines)
+        assert rest[-3:] == ["event: job-ended", "data: ", ""] or rest[-2:] == ["event: job-ended", "data: "]
+        assert "event: planted" not in rest and "<b>" not in "".join(rest)
+        for method in ("GET", "HEAD"):
+            for tail in ("", "/events"):
+                answer = client.request(method, f"/jobs/{claim.job_id}{tail}", headers={"Accept": ""})
+                assert answer.status_code == (200 if method == "GET" else 405)
+
+
+def test_a_server_that_stops_does_not_wait_for_those_who_watch(community: Community) -> None:
+    claim = held(community, 1)
+    with httpx2.Client(timeout=30) as client, served(community) as url:
+        request = client.build_request("GET", f"{url}/jobs/{claim.job_id}/events")
+        answer = client.send(request, stream=True)
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data:")
+    answer.close()
+
+
+def test_a_queued_job_says_how_many_are_before_it(community: Community) -> None:
+    with community.world.database.write() as session:
+        actor = community.actor(session, "bob")
+        made = [compositions.request(session, actor, NAME, "0.3", [Ingredient(number)])[2] for number in (1, 2, 3)]
+        secret = sign_ins.start(session, community.world.token("bob"))
+    client = community.world.client(None)
+    for place, words in enumerate(("next in line", "1 job before it", "2 jobs before it")):
+        job = made[place]
+        assert job is not None
+        assert words in client.get(f"/jobs/{job.id}").text
+        assert client.get(f"/api/v1/jobs/{job.id}").json()["ahead"] == place
+    assert "Cancel</button>" not in client.get(f"/jobs/{made[0].id}").text
+    client.cookies.set(COOKIE, secret)
+    assert "Cancel</button>" in client.get(f"/jobs/{made[0].id}").text
+    assert client.get("/jobs/nonsense", headers={"Accept": "text/html"}).status_code == 422
