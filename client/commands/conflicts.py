@@ -21,7 +21,8 @@ CENSUS = 6  # parts of a census
 def conflicts(
     model: Model,
     patches: Annotated[
-        list[str] | None, typer.Argument(metavar="[N[.R]]…", help="Patch numbers, two or more.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="N", help="Patch numbers, like 3 or 3.2, two or more.", show_default=False),
     ] = None,
     measure: Annotated[
         str | None,
@@ -89,7 +90,13 @@ def describe(found: "Preview") -> list[tuple[str, str]]:
         pairs.append(("touched", f"{found.touched:,} weights"))
     known, missing = len(found.conflicts.pairs), found.conflicts.missing
     if known or missing:
-        pairs.append(("conflicts", f"{known} pairs are known" + (f", {missing} not compared yet" if missing else "")))
+        pairs.append(
+            (
+                "conflicts",
+                f"{known} pair{' is' if known == 1 else 's are'} known"
+                + (f", {missing} not compared yet" if missing else ""),
+            )
+        )
     worst = max(found.conflicts.pairs, key=lambda pair: pair.whole.opposed_mass, default=None)
     if worst is not None and worst.whole.opposed:
         words = f"signs differ on {_share(worst.whole.sign_conflict)} of what both change"

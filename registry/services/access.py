@@ -72,7 +72,7 @@ def refusal(action: str, rule: Rule, subject: str) -> str:
     """Return the sentence for somebody whose role is not enough."""
     if rule.role is Role.NOBODY:
         return f"Only the author of a patch may do this ({action} on {subject})."
-    who = f"its author or a {rule.role.word}" if rule.author else f"a {rule.role.word}"
+    who = f"its author or {rule.role.one}" if rule.author else rule.role.one
     return f"This needs {who} of {subject} ({action}); ask an owner for the role."
 
 

@@ -107,7 +107,7 @@ def go(
     subject = f"{model.full_name}@{channel.name}"
     least = Role[channel.role.upper()]
     if access.role_on(session, actor, model) < least:
-        raise Forbidden(f"The channel {subject} is protected; moving it needs a {least.word}.")
+        raise Forbidden(f"The channel {subject} is protected; moving it needs {least.one}.")
     if release.state != "published":
         raise Conflict(f"{model.full_name}@{release.version} is {release.state}; channels point at what is published.")
     yanked = releases.yanked_in(session, model, release)

@@ -30,6 +30,11 @@ class Role(IntEnum):
         """The role as it is written in tables and shown to people."""
         return self.name.lower()
 
+    @property
+    def one(self) -> str:
+        """The role with its article, in a sentence."""
+        return f"{'an' if self.word[0] in 'ao' else 'a'} {self.word}"
+
 
 On = Literal["server", "own", "namespace", "model", "patch"]
 

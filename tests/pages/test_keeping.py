@@ -94,7 +94,7 @@ def test_an_owner_changes_what_a_model_asks_for_and_who_is_what_to_it(site: Site
     expect(carol).to_have_count(0)
 
     seen = site.open("mary", f"/{NAME}/settings")
-    expect(seen.get_by_role("alert")).to_contain_text("This needs a owner of alice/tiny")
+    expect(seen.get_by_role("alert")).to_contain_text("This needs an owner of alice/tiny")
     expect(seen.get_by_role("link", name="Settings")).to_have_count(0)
     page.goto(f"/{NAME}/audit?action=model.update")
     unharmed(page)
@@ -165,7 +165,7 @@ def test_a_webhook_is_made_tested_turned_off_and_deleted(site: Site) -> None:
     page.wait_for_url(f"**{HOOKS}")
     expect(page.get_by_text("Nobody is told of what happens here.")).to_be_visible()
     seen = site.open("mary", HOOKS)
-    expect(seen.get_by_role("alert")).to_contain_text("This needs a owner")
+    expect(seen.get_by_role("alert")).to_contain_text("This needs an owner")
 
 
 def test_pages_of_keeping_a_model_can_be_used_by_everybody(site: Site) -> None:

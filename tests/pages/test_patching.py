@@ -43,6 +43,10 @@ def test_a_patch_is_proposed_reviewed_accepted_and_yanked_by_those_who_may(site:
     mary.get_by_role("button", name="Undo the yank").click()
     expect(mary.get_by_text("This patch was yanked")).to_have_count(0)
     assert site.community.patch(1)["state"] == "accepted"
+    own = site.community.push(site.community.spares[0], "rita", propose=True)["number"]
+    rita.goto(f"{HOME}/{own}")
+    expect(form(rita, "Withdraw")).to_be_visible()
+    expect(rita.get_by_role("button", name="Approve")).to_have_count(0)  # nobody reviews their own
 
 
 def test_other_ways_end_with_a_reason_that_everybody_sees(site: Site) -> None:

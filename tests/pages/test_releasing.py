@@ -138,7 +138,7 @@ def test_a_channel_is_moved_asked_for_protected_and_rolled_back(released: Site) 
     page.get_by_role("button", name="Protect").click()
     expect(page.get_by_role("definition").first).to_have_text("owner")
     press(mary, "Move the channel", "Ask for it")
-    expect(mary.get_by_role("alert")).to_have_text(f"The channel {NAME}@beta is protected; moving it needs a owner.")
+    expect(mary.get_by_role("alert")).to_have_text(f"The channel {NAME}@beta is protected; moving it needs an owner.")
 
 
 def test_two_releases_are_compared_and_who_may_not_is_shown_no_form(released: Site) -> None:

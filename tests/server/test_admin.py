@@ -16,6 +16,8 @@ from registry.db.models import AuditEvent, Blob, Job, Model, Namespace, Patch, P
 from registry.runner import SEEN_EVERY, Stopped
 from registry.services import jobs, quotas, workers
 
+pytestmark = pytest.mark.heavy
+
 ADMIN = "/api/v1/admin"
 
 

@@ -119,7 +119,7 @@ def test_a_channel_for_owners_is_moved_by_owners_whatever_the_way(crew: Communit
         protect(crew, 403, user, role="owner")
     ruled = protect(crew, role="owner")
     assert (ruled["role"], ruled["approvals"], ruled["allow_yanked"]) == ("owner", 1, False)
-    sentence = f"The channel {NAME}@stable is protected; moving it needs a owner."
+    sentence = f"The channel {NAME}@stable is protected; moving it needs an owner."
     assert move(crew, "1.2.0", "mary", 403)["detail"] == sentence
     assert back(crew, "mary", 403)["detail"] == sentence
     assert where(crew) == "1.1.0"

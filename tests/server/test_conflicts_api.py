@@ -143,6 +143,7 @@ def test_a_pair_is_computed_once_whatever_set_it_is_asked_for_in(
 def test_asking_again_is_the_same_job_and_an_ended_one_can_be_asked_for_again(crew: Community) -> None:
     first, second = ask(crew, 1, 2), ask(crew, 2, 1, user="rita")
     assert first["job"]["id"] == second["job"]["id"] == look(crew, 1, 2)["job"]["id"]
+    assert ask(crew, 1, 2)["job"]["id"] == first["job"]["id"]
     assert first["job"]["subject"] == "#1, #2"
     assert jobs(crew) == len(crew.events("conflict.ask")) - 1 == 1
     url = f"/api/v1/jobs/{first['job']['id']}/cancel"
@@ -201,6 +202,10 @@ def test_a_large_job_is_done_in_rounds(crew: Community, monkeypatch: pytest.Monk
     assert [pairs for pairs, _ in seen] == [2, 2, 2]
     assert [round(before, 2) for _, (before, _) in seen] == [0.0, 0.33, 0.67]
     assert (found["missing"], sum(found["census"])) == (0, WHOLE)
+    with crew.world.database.read() as session:
+        digests = sorted(crew.patch(number)["sha256"] for number in EVERY)
+        again = conflicts.rounds(session, crew.model(session), digests, list(combinations(digests, 2)))
+        assert again == [(digests, [])], "a job that is taken up again begins where the one before ended"
 
 
 # ------------------------------------------------------------------------------------------------- who and what

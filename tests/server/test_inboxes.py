@@ -10,6 +10,8 @@ from sqlalchemy import event
 
 from registry.db.models import Check, PatchRevision
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:

@@ -4,12 +4,15 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from sqlalchemy import select, update
 from world import World
 
 from registry.db.models import AuditEvent, Model, Namespace, Patch, PatchRevision, Report, User, WebhookDelivery
 from registry.services import actors, reports, webhooks
 from registry.services.tokens import create_token
+
+pytestmark = pytest.mark.heavy
 
 ADMIN = "/api/v1/admin/reports"
 

@@ -46,7 +46,8 @@ class EventStream(StreamingResponse):
     """
 
     def __init__(self, streams: Streams, look: Look) -> None:
-        super().__init__(follow(streams, look), media_type="text/event-stream")
+        headers = {"X-Accel-Buffering": "no"}  # or a proxy like nginx keeps what should be told at once
+        super().__init__(follow(streams, look), headers=headers, media_type="text/event-stream")
         self.streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -218,6 +218,14 @@ def test_a_graph_links_its_nodes_and_keeps_the_newest_of_many() -> None:
     assert "javascript" not in charts.graph("n", "t", NODES, [])
 
 
+def test_cells_lead_where_they_are_told_to_and_a_drawing_with_links_is_no_image() -> None:
+    names, values = ["#1", "#2"], [[None, 0.5], [0.5, None]]
+    made = charts.matrix("n", "t", names, names, values, cell_links=[[None, "/a/b"], ["javascript:x()"]])
+    assert re.findall(r'<a href="([^"]*)" tabindex="-1">', made) == ["/a/b"]
+    assert 'role="group"' in made and 'role="img"' not in made
+    assert 'role="img"' in charts.matrix("n", "t", names, names, values)
+
+
 @pytest.mark.parametrize(
     "href", ["javascript:x()", "//evil.example", "/\\evil.example", "https://e.example", "\n/x", "/a\nb"]
 )
