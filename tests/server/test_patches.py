@@ -8,7 +8,7 @@ from world import World, create_model, digest, push_patch, upload
 
 from registry.breadcrumbs.check import check_patch
 from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.db.models import PatchRevision
+from registry.db.models import PatchRevision, PatchTensor
 from registry.services import blobs, garbage
 
 pytestmark = pytest.mark.heavy
@@ -89,6 +89,10 @@ def test_patches_are_found_by_their_density_and_by_what_they_change(world: World
     assert numbers(tensor="Norm.W") == [3, 2, 1]
     assert numbers(tensor="embed", density_max=found[1]) == [2]
     assert numbers(tensor="%") == numbers(tensor="positions") == []  # no pattern; and what nobody changes
+    with world.database.write() as session:
+        for row in session.scalars(select(PatchTensor).where(PatchTensor.name == "embed.weight")):
+            row.nnz = 0  # a file may list a tensor and change none of it
+    assert numbers(tensor="embed") == []
     for wrong in ("density_min=1.5", "density_max=nan", "density_min=x", "tensor=%00"):
         assert client.get(f"/api/v1/models/alice/tiny/patches?{wrong}").status_code == 422, wrong
 
