@@ -40,6 +40,7 @@ TENSORS = [f"model.layers.{layer}.{part}.weight" for layer in range(LAYERS) for 
 BASE = f"sha256:{'b' * 64}"
 SHAPE = [2048, 2048]
 LIMIT = 200.0  # milliseconds
+LONGEST = 48  # letters of an address in a table
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +64,15 @@ def run(args: argparse.Namespace) -> Result:
         finally:
             close_app(app)
     rows = [
-        [f"`{path}`", f"{statistics.median(taken):.0f} ms", f"{max(taken):.0f} ms", f"{size / 1000:,.0f} kB"]
+        [f"`{short(path)}`", f"{statistics.median(taken):.0f} ms", f"{max(taken):.0f} ms", f"{size / 1000:,.0f} kB"]
         for path, taken, size in found
     ]
     slowest = max(statistics.median(taken) for _, taken, _ in found)
     table = Table("Time in the server", ["page", "median", "longest", "HTML"], rows)
     bar = Bar("slowest page, ms", slowest, LIMIT, judged=args.patches == 1000)
-    series = {path: {"milliseconds": [round(one, 3) for one in taken], "bytes": size} for path, taken, size in found}
+    series = {
+        short(path): {"milliseconds": [round(one, 3) for one in taken], "bytes": size} for path, taken, size in found
+    }
     parameters = {"patches": args.patches, "tensors": len(TENSORS), "releases": RELEASES, "rounds": args.rounds}
     return Result("pages", parameters, [table], [bar], series)
 
@@ -83,6 +86,11 @@ def measure(http: TestClient, path: str, rounds: int) -> tuple[list[float], int]
         taken.append(1000 * (time.perf_counter() - started))
         assert answer.status_code == 200, (path, answer.status_code, answer.text[:500])
     return taken[1:], len(answer.content)
+
+
+def short(path: str) -> str:
+    """Return an address as tables and plots have room for it."""
+    return path if len(path) <= LONGEST else f"{path[: LONGEST - 1]}…"
 
 
 def paths(patches: int) -> list[str]:
