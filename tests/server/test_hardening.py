@@ -70,6 +70,7 @@ def in_use(staged: Path) -> bool:
     return False
 
 
+@pytest.mark.heavy
 def test_a_slow_part_cannot_write_into_the_blob(registry: Registry) -> None:
     """A PUT that began before the upload was completed holds a descriptor on what becomes the blob."""
     alice = person(registry, "alice")

@@ -14,6 +14,8 @@ from world import create_model
 from registry.db.models import ModelDownloads, Token, now
 from registry.services.tokens import create_token
 
+pytestmark = pytest.mark.heavy
+
 API = f"/api/models/{NAME}"
 WEIGHTS = f"/{NAME}/resolve/main/model.safetensors"
 CONFIG = f"/{NAME}/resolve/main/config.json"

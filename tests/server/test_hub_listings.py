@@ -16,6 +16,8 @@ from world import World, create_model, open_world
 from registry.db.models import Model, ModelDownloads, now
 from registry.releases.commits import blob_id, pointer
 
+pytestmark = pytest.mark.heavy
+
 CARDS = {
     "alice/llama": "license: mit\nlanguage: [en, de]\npipeline_tag: text-generation\ntags: [chat, 'a,b']\n",
     "alice/bert": "license: apache-2.0\npipeline_tag: fill-mask\nlibrary_name: sentence-transformers\n"

@@ -12,6 +12,8 @@ from world import create_model, open_world
 
 from registry.releases.commits import blob_id, pointer, tree_id
 
+pytestmark = pytest.mark.heavy
+
 API = f"/api/models/{NAME}"
 FOLDERS = "alice/folders"
 HEX = re.compile(r"[0-9a-f]{40}")

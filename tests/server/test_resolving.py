@@ -12,6 +12,8 @@ from community import NAME, Community, open_community
 from makers import make_checkpoint
 from world import create_model
 
+pytestmark = pytest.mark.heavy
+
 API = f"/api/models/{NAME}"
 WEIGHTS = f"/{NAME}/resolve/main/model.safetensors"
 CONFIG = f"/{NAME}/resolve/main/config.json"

@@ -28,7 +28,7 @@ def world(tmp_path: Path, migrated_url: str) -> Iterator[World]:
         yield made
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_no_made_up_request_breaks_the_server(world: World) -> None:
     headers = {"Authorization": f"Bearer {world.token('alice')}"}
     schema = schemathesis.openapi.from_asgi("/openapi.json", world.app)

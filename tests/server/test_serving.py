@@ -72,6 +72,7 @@ def test_a_second_header_on_a_kept_connection_has_the_same_deadline(world: World
         assert talk(address, request + b"GET /heal").count(b"HTTP/1.1 200") == 1
 
 
+@pytest.mark.heavy
 def test_a_body_that_stops_coming_is_answered_and_closed(world: World) -> None:
     with served(world, header_seconds=10) as address:
         answer = talk(address, put_head(world, 1000, world.token("alice")) + b"only this")
