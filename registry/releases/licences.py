@@ -81,6 +81,14 @@ class Conflict:
     second_licence: str | None
     why: str
 
+    @property
+    def sentence(self) -> str:
+        """What is to be said of it."""
+        return (
+            f"{self.first} ({self.first_licence}) and {self.second} ({self.second_licence}) cannot be in one release: "
+            f"{self.why}"
+        )
+
 
 @dataclass(frozen=True)
 class Judgement:

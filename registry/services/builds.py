@@ -79,11 +79,16 @@ def report(session: Session, actor: Actor, model: Model, digest: str, weights_di
 
 def of(session: Session, model_id: uuid.UUID, digest: str) -> Sequence[Build]:
     """Return a model's builds of a recipe, oldest first."""
-    return session.scalars(
-        select(Build)
-        .where(Build.model_id == model_id, Build.recipe_digest == digest)
-        .order_by(Build.created_at, Build.builder)
-    ).all()
+    return of_many(session, model_id, [digest])[digest]
+
+
+def of_many(session: Session, model_id: uuid.UUID, digests: Collection[str]) -> dict[str, list[Build]]:
+    """Return a model's builds of recipes, oldest first, by recipe."""
+    found: dict[str, list[Build]] = {digest: [] for digest in digests}
+    query = select(Build).where(Build.model_id == model_id, Build.recipe_digest.in_(digests))
+    for build in session.scalars(query.order_by(Build.created_at, Build.builder)):
+        found[build.recipe_digest].append(build)
+    return found
 
 
 def counting(model: Model) -> ColumnElement[bool]:

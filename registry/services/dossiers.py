@@ -63,7 +63,7 @@ def of(session: Session, model: Model, rows: Sequence[Release]) -> list[Dossier]
     results_of = results_of.where(Composition.model_id == model.id, Composition.recipe_digest.in_(digests))
     composed = dict(session.execute(results_of).all())
     pointing = channels(session, rows)
-    built = builds_of(session, model, digests)
+    built = builds.of_many(session, model.id, digests)
     open_ones = [row for row in rows if row.state not in PUBLISHED]
     before, measured = previous(session, model, open_ones), measurements(session, model, open_ones)
     results = builds.results(session, model, {row.recipe_digest for row in open_ones})
@@ -74,7 +74,7 @@ def of(session: Session, model: Model, rows: Sequence[Release]) -> list[Dossier]
         lacking = []
         if row.state not in PUBLISHED:
             lacking = lacks(model, row, items, before.get(row.id))
-            lacking += evaluations.absent(model, measured[row.id])
+            lacking += evaluations.absent(model, measured.get(row.id, ()))
             subject = f"{model.full_name}@{row.version}"
             dispute = builds.dispute(results[recipe.digest], built[recipe.digest], subject)
             lacking += [dispute] if dispute and row.state == "candidate" else []
@@ -104,15 +104,6 @@ def channels(session: Session, rows: Sequence[Release]) -> dict[UUID, list[str]]
     return found
 
 
-def builds_of(session: Session, model: Model, digests: Iterable[str]) -> dict[str, list[Build]]:
-    """Return a model's builds of recipes, oldest first, by recipe."""
-    found: dict[str, list[Build]] = defaultdict(list)
-    query = select(Build).where(Build.model_id == model.id, Build.recipe_digest.in_(list(digests)))
-    for build in session.scalars(query.order_by(Build.created_at, Build.builder)):
-        found[build.recipe_digest].append(build)
-    return found
-
-
 def previous(session: Session, model: Model, rows: Sequence[Release]) -> dict[UUID, str | None]:
     """Return the greatest published version below each release."""
     earlier = aliased(Release)
@@ -129,13 +120,10 @@ def previous(session: Session, model: Model, rows: Sequence[Release]) -> dict[UU
 
 def measurements(session: Session, model: Model, rows: Sequence[Release]) -> dict[UUID, set[str]]:
     """Return what was measured of releases, `dataset:metric`, as far as the model asks for any."""
-    found: dict[UUID, set[str]] = defaultdict(set)
-    if model.required_evaluations and rows:
-        query = select(Evaluation.release_id, Evaluation.dataset, Evaluation.metric)
-        for key, dataset, metric in session.execute(query.where(Evaluation.release_id.in_([row.id for row in rows]))):
-            if key is not None:
-                found[key].add(f"{dataset}:{metric}")
-    return found
+    if not (model.required_evaluations and rows):
+        return {}
+    query = select(Evaluation.release_id, Evaluation.dataset, Evaluation.metric)
+    return evaluations.there(session, query.where(Evaluation.release_id.in_([row.id for row in rows])))
 
 
 def lacks(

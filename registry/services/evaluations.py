@@ -2,10 +2,12 @@
 
 import re
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.models import Evaluation, Model, PatchRevision, Release
@@ -129,6 +131,14 @@ def missing(
     if not model.required_evaluations:
         return []
     return absent(model, {f"{row.dataset}:{row.metric}" for row in of(session, model, Subject(revision, release))})
+
+
+def there(session: Session, query: Select[*tuple[Any, ...]]) -> dict[uuid.UUID, set[str]]:
+    """Return what was measured (`dataset:metric`), by subject, given a query for the subject's key and these two."""
+    found: dict[uuid.UUID, set[str]] = defaultdict(set)
+    for key, dataset, metric in session.execute(query):
+        found[key].add(f"{dataset}:{metric}")
+    return found
 
 
 def absent(model: Model, there: Collection[str]) -> list[str]:

@@ -27,7 +27,7 @@ def of(session: Session, actor: Actor, model: Model) -> dict[str, list[PatchRevi
     found = {"review": [], "accept": [], "mine": list(session.scalars(own))}
     if role >= Role.REVIEWER:
         others = list(session.scalars(waiting.where(Patch.author_id != actor.user_id, Patch.state == "proposed")))
-        given = verdicts(session, model)
+        given = verdicts(session, model, others)
         found["review"] = [row for row in others if actor.user_id not in given.get(row.id, {})]
         if role >= Role.MAINTAINER:
             found["accept"] = acceptable(session, model, others, given)
@@ -40,32 +40,22 @@ def of_proposed(query: Any, model: Model) -> Any:
     return query.join(Patch, Patch.id == PatchRevision.patch_id).where(*newest)
 
 
-def verdicts(session: Session, model: Model) -> Verdicts:
-    """Return the verdicts on proposed patches that count, as `reviews.verdicts` does for one."""
-    query = select(Review).join(PatchRevision, PatchRevision.id == Review.revision_id)
-    query = of_proposed(query, model).where(Review.reviewer_id != Patch.author_id)
+def verdicts(session: Session, model: Model, others: Sequence[PatchRevision]) -> Verdicts:
+    """Return the verdicts on proposed patches that count."""
+    query = of_proposed(select(Review).join(PatchRevision, PatchRevision.id == Review.revision_id), model)
     given = session.scalars(query.options(joinedload(Review.reviewer)).order_by(Review.created_at, Review.id)).all()
-    people = {row.reviewer_id: row.reviewer for row in given if row.reviewer.is_active}
-    counting = {key for key, user in people.items() if access.held(session, key, model, user.is_admin) >= Role.REVIEWER}
-    found: dict[uuid.UUID, dict[uuid.UUID, Review]] = defaultdict(dict)
-    for row in given:  # of several by one reviewer, the newest stays
-        if row.reviewer_id in counting:
-            found[row.revision_id][row.reviewer_id] = row
-    return found
+    return reviews.counting(session, model, given, reviews.authors(others))
 
 
 def acceptable(session: Session, model: Model, others: Sequence[PatchRevision], given: Verdicts) -> list[PatchRevision]:
     """Return the patches that nothing is missing of, among proposed ones and with the verdicts on them."""
     failed: dict[uuid.UUID, list[Check]] = defaultdict(list)
-    query = select(Check).join(PatchRevision, PatchRevision.id == Check.revision_id)
-    for check in session.scalars(of_proposed(query, model).where(Check.required, Check.status == "fail")):
+    checks = of_proposed(select(Check).join(PatchRevision, PatchRevision.id == Check.revision_id), model)
+    for check in session.scalars(checks.where(Check.required, Check.status == "fail")):
         failed[check.revision_id].append(check)
-    measured: dict[uuid.UUID, set[str]] = defaultdict(set)
-    if model.required_evaluations:
-        columns = select(Evaluation.revision_id, Evaluation.dataset, Evaluation.metric)
-        measures = columns.join(PatchRevision, PatchRevision.id == Evaluation.revision_id)
-        for revision_id, dataset, metric in session.execute(of_proposed(measures, model)):
-            measured[revision_id].add(f"{dataset}:{metric}")
+    columns = select(Evaluation.revision_id, Evaluation.dataset, Evaluation.metric)
+    query = of_proposed(columns.join(PatchRevision, PatchRevision.id == Evaluation.revision_id), model)
+    measured = evaluations.there(session, query) if model.required_evaluations else {}
     return [
         row
         for row in others
@@ -73,7 +63,7 @@ def acceptable(session: Session, model: Model, others: Sequence[PatchRevision], 
             model,
             row,
             failed[row.id],
-            sum(verdict.verdict == "approve" for verdict in given.get(row.id, {}).values()),
-            evaluations.absent(model, measured[row.id]),
+            len(reviews.approving(given.get(row.id, {}))),
+            evaluations.absent(model, measured.get(row.id, ())),
         )
     ]

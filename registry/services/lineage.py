@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.models import Channel, Model, Patch, PatchRevision, RecipeItem, Release, User
-from registry.services.releases import PUBLISHED
+from registry.services.revisions import PUBLISHED
 
 RELEASES, PATCHES, PEOPLE = 6, 24, 50  # most that are told of; the newest
 

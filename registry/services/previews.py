@@ -10,7 +10,7 @@ from registry.breadcrumbs import recipe as recipes
 from registry.db.models import Composition, Model, PatchRevision
 from registry.errors import InvalidRecipe
 from registry.releases import licences
-from registry.services import compositions, conflicts, models
+from registry.services import compositions, conflicts, dossiers, models
 from registry.services.actors import Actor
 from registry.services.compositions import Ingredient
 from registry.services.conflicts import Found
@@ -116,11 +116,5 @@ def warnings_of(model: Model, revision: PatchRevision, *, allow_yanked: bool) ->
 
 def licence_warnings(model: Model, found: Sequence[PatchRevision]) -> list[str]:
     """Return a sentence for each two licences that do not go together, and for each that somebody should read."""
-    pieces = [("the base", model.license)]
-    pieces += [(f"patch #{revision.patch.number}", revision.license) for revision in found]
-    judged = licences.judge(pieces)
-    apart = [
-        f"{one.first} ({one.first_licence}) and {one.second} ({one.second_licence}) cannot be in one release: {one.why}"
-        for one in judged.conflicts
-    ]
-    return apart + judged.warnings
+    judged = licences.judge(dossiers.pieces(model, found))
+    return [conflict.sentence for conflict in judged.conflicts] + judged.warnings

@@ -18,9 +18,8 @@ from registry.releases import changelog, licences, versions
 from registry.services import access, builds, compositions, dossiers, jobs, models, patches, revisions
 from registry.services.actors import Actor, record
 from registry.services.compositions import Ingredient
+from registry.services.revisions import PUBLISHED
 from registry.services.rules import Role
-
-PUBLISHED = ("published", "yanked")
 
 
 @dataclass(frozen=True)
@@ -159,11 +158,7 @@ def require_licences(model: Model, found: Sequence[PatchRevision]) -> None:
         InvalidRequest: names the pair.
     """
     for conflict in licences.judge(dossiers.pieces(model, found)).conflicts:
-        raise InvalidRequest(
-            f"{conflict.first} ({conflict.first_licence}) and {conflict.second} ({conflict.second_licence}) cannot be "
-            f"in one release: {conflict.why}",
-            field="patches",
-        )
+        raise InvalidRequest(conflict.sentence, field="patches")
 
 
 def composed(session: Session, model: Model, digest: str) -> None:

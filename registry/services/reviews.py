@@ -5,7 +5,7 @@ counts only while whoever gave it is still a reviewer, of the patch's newest rev
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -173,45 +173,53 @@ def reviews(session: Session, patch: Patch) -> Sequence[Review]:
     ).all()
 
 
-def verdicts(session: Session, model: Model, revision: PatchRevision) -> dict[uuid.UUID, Review]:
-    """Return the verdicts on a revision that count, by reviewer: the newest of each who may review now.
+def counting(
+    session: Session, model: Model, given: Sequence[Review], newest: Mapping[uuid.UUID, uuid.UUID]
+) -> dict[uuid.UUID, dict[uuid.UUID, Review]]:
+    """Return the verdicts that count, by revision and by reviewer: the newest of each who may review now.
 
-    None counts when there is a newer revision.
+    Args:
+        session: A transaction.
+        model: Whose patches they are about.
+        given: Verdicts with their reviewers, oldest first.
+        newest: Who wrote each revision that is the newest of its patch: verdicts on others count for nothing.
     """
-    if revision.number != revision.patch.revision:
-        return {}
-    newest = {
-        review.reviewer_id: review for review in reviews(session, revision.patch) if review.revision_id == revision.id
-    }
-    return {
-        user_id: review
-        for user_id, review in newest.items()
-        if user_id != revision.patch.author_id
-        and review.reviewer.is_active
-        and access.held(session, user_id, model, review.reviewer.is_admin) >= Role.REVIEWER
-    }
+    people = {row.reviewer_id: row.reviewer for row in given if row.reviewer.is_active}
+    able = {key for key, user in people.items() if access.held(session, key, model, user.is_admin) >= Role.REVIEWER}
+    found: dict[uuid.UUID, dict[uuid.UUID, Review]] = {key: {} for key in newest}
+    for row in given:
+        if row.revision_id in found and row.reviewer_id in able - {newest[row.revision_id]}:
+            found[row.revision_id][row.reviewer_id] = row
+    return found
+
+
+def verdicts(session: Session, model: Model, revision: PatchRevision) -> dict[uuid.UUID, Review]:
+    """Return the verdicts on a revision that count, by reviewer."""
+    return counting(session, model, reviews(session, revision.patch), authors([revision])).get(revision.id, {})
+
+
+def authors(found: Sequence[PatchRevision]) -> dict[uuid.UUID, uuid.UUID]:
+    """Return who wrote each of some revisions that is the newest of its patch."""
+    return {row.id: row.patch.author_id for row in found if row.number == row.patch.revision}
 
 
 def approvers(session: Session, model: Model, revision: PatchRevision) -> list[str]:
     """Return the names of those whose approval of a revision counts."""
-    counting = verdicts(session, model, revision).values()
-    return sorted(review.reviewer.name for review in counting if review.verdict == "approve")
+    return approving(verdicts(session, model, revision))
+
+
+def approving(counted: Mapping[uuid.UUID, Review]) -> list[str]:
+    """Return the names of those who approve, among verdicts that count."""
+    return sorted(review.reviewer.name for review in counted.values() if review.verdict == "approve")
 
 
 def approvals(session: Session, model: Model, found: Sequence[PatchRevision]) -> dict[uuid.UUID, list[str]]:
     """Return the names of those whose approval counts, as `approvers` does, of many revisions by their keys."""
-    current = {revision.id: revision for revision in found if revision.number == revision.patch.revision}
-    query = select(Review).where(Review.revision_id.in_(current)).options(joinedload(Review.reviewer))
-    newest = {
-        (row.revision_id, row.reviewer_id): row for row in session.scalars(query.order_by(Review.created_at, Review.id))
-    }
-    people = {row.reviewer_id: row.reviewer for row in newest.values() if row.reviewer.is_active}
-    able = {key for key, user in people.items() if access.held(session, key, model, user.is_admin) >= Role.REVIEWER}
-    names: dict[uuid.UUID, list[str]] = {revision.id: [] for revision in found}
-    for (revision_id, reviewer_id), row in newest.items():
-        if row.verdict == "approve" and reviewer_id in able - {current[revision_id].patch.author_id}:
-            names[revision_id].append(row.reviewer.name)
-    return {key: sorted(given) for key, given in names.items()}
+    newest = authors(found)
+    query = select(Review).where(Review.revision_id.in_(newest)).options(joinedload(Review.reviewer))
+    given = session.scalars(query.order_by(Review.created_at, Review.id)).all()
+    counted = counting(session, model, given, newest)
+    return {row.id: approving(counted.get(row.id, {})) for row in found}
 
 
 def comment(session: Session, actor: Actor, full_name: str, number: int, revision: int | None, message: str) -> Comment:

@@ -11,6 +11,7 @@ from registry.server import conflicts, models, patches, system
 from registry.server.conflicts import PATCH, get_first, get_second
 from registry.server.deps import ActorDep, Context, ContextDep, ModelName, PatchRef, VisitorDep, allow
 from registry.server.pages import forms, overlaps, permits, render
+from registry.server.pages.drafts import reference
 from registry.server.pages.route import PageRoute, go
 from registry.services import conflicts as conflict_service
 from registry.services import models as model_service
@@ -37,7 +38,7 @@ def compare(
 ) -> Response:
     """Show where two patches meet, or let it be computed."""
     model = models.show(name, actor, made)
-    found = conflicts.show(name, actor, made, [written(first), written(second)])
+    found = conflicts.show(name, actor, made, [reference(*first), reference(*second)])
     return render.page(
         request,
         "comparison.html",
@@ -104,7 +105,7 @@ def ask(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) ->
 def ask_release(request: Request, name: ModelName, patch: PatchRef, actor: ActorDep, made: ContextDep) -> Response:
     """Have a patch compared with those of the newest release, or with the newest accepted ones."""
     others = [found for found in conflicts.show(name, actor, made).patches if found.number != patch[0]]
-    chosen = [named(written(patch)), *(named(overlaps.ref(found)) for found in others)]
+    chosen = [named(reference(*patch)), *(named(overlaps.ref(found)) for found in others)]
     return compared(request, name, chosen, actor, made)
 
 
@@ -151,8 +152,3 @@ def named(text: str) -> dict[str, int | None]:
     """Return a patch that a form names, as the API takes it."""
     first, _, second = text.partition(".")
     return {"number": first, "revision": second or None}  # type: ignore[dict-item]  # pydantic reads and bounds them
-
-
-def written(patch: Ref) -> str:
-    """Write number and revision of a patch as they stand in an address."""
-    return f"{patch[0]}" if patch[1] is None else f"{patch[0]}.{patch[1]}"

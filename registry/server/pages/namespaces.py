@@ -13,7 +13,7 @@ from registry.server.deps import ActorDep, Context, ContextDep, VisitorDep, allo
 from registry.server.pages import forms, render
 from registry.server.pages.route import PageRoute, go
 from registry.server.people import NamespaceName
-from registry.services import namespaces
+from registry.services import access, namespaces
 from registry.services.actors import Actor
 from registry.services.rules import Role
 
@@ -28,7 +28,7 @@ def namespace(
     request: Request, namespace: NamespaceName, actor: VisitorDep, made: ContextDep, after: After = ""
 ) -> Response:
     """Show the models of a namespace; to whoever has signed in, also who belongs to it."""
-    shown, kind, organisations = looked_up(namespace, actor, made)
+    shown, kind, role, organisations = looked_up(namespace, actor, made)
     page = models.listing(actor, made, author=namespace, after=after or None, limit=PAGE)
     return render.page(
         request,
@@ -36,7 +36,7 @@ def namespace(
         name=namespace,
         kind=kind,
         space=shown,
-        role=role_of(shown, actor),
+        role=role,
         organisations=organisations,
         page=page,
         after=after,
@@ -82,22 +82,16 @@ def whom(request: Request) -> str:
 
 def looked_up(
     name: str, actor: Actor | None, made: Context
-) -> tuple[schemas.Namespace | None, str, list[tuple[str, str]]]:
-    """Return a namespace as far as somebody may see it, what it is, and their own organisations if it is theirs.
+) -> tuple[schemas.Namespace | None, str, Role, list[tuple[str, str]]]:
+    """Return a namespace as far as somebody may see it, what it is, what they are to it, and their own organisations.
+
+    The last only if it is their own namespace.
 
     Raises:
         NotFound: there is none of that name.
     """
     with made.database.read() as session:
-        kind = namespaces.find(session, name).kind
+        row = namespaces.find(session, name)
+        role = access.role_in(session, actor, row)
         own = namespaces.of_user(session, actor) if actor is not None and actor.name == name else []
-    return people.show_namespace(name, actor, made) if actor is not None else None, kind, own
-
-
-def role_of(space: schemas.Namespace | None, actor: Actor | None) -> Role:
-    """Return what whoever looks at a namespace is to it."""
-    if space is None or actor is None:
-        return Role.ANYONE
-    if actor.admin:
-        return Role.ADMIN
-    return max((Role[row.role.upper()] for row in space.members if row.user == actor.name), default=Role.CONTRIBUTOR)
+    return people.show_namespace(name, actor, made) if actor is not None else None, row.kind, role, own

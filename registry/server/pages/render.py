@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 import registry
-from registry.server.deps import context
+from registry.server.hub_route import get_public_url
 from registry.server.pages import charts, markdown
 from registry.server.pages.cookies import csrf
 
@@ -140,7 +140,6 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         status: Of the answer.
         values: What the template shows.
     """
-    public = context(request).settings.public_url or str(request.base_url)
     html = (
         environment()
         .get_template(template)
@@ -148,7 +147,7 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
             actor=request.state.actor,
             csrf=lambda: Markup('<input type="hidden" name="csrf" value="{}">').format(csrf(request)),
             path=request.url.path,
-            registry_url=public.rstrip("/"),
+            registry_url=get_public_url(request),
             request=request,
             **values,
         )
