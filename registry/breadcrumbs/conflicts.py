@@ -80,7 +80,7 @@ def analyse(
     Args:
         patches: The patches by the sha256 of their files, which the caller verifies.
         pairs: Which of them to compare; one that is named twice is compared once.
-        device: `auto`, `cpu` or `cuda`.
+        device: `cpu` or `cuda`; `auto` is the CPU, which is the faster one (docs/decisions.md).
         progress: Called with (weights begun, all), each weight counted for every patch that touches its tensor.
         device_memory: Most bytes of a GPU's memory; the smaller of 4 GiB and a quarter of what is free when None.
         threads: How many tensors to work on at a time on the CPU; as many as there are processors when None.
@@ -91,7 +91,8 @@ def analyse(
         InvalidPatch: A patch contradicts itself, or has values that are not finite.
         InvalidInput: A file has changed since it was opened.
     """
-    engine, wanted = open_engine(pick_device(device), device_memory), list(dict.fromkeys(pairs))
+    engine = open_engine("cpu" if device == "auto" else pick_device(device), device_memory)
+    wanted = list(dict.fromkeys(pairs))
     for sha256 in sorted({sha256 for pair in wanted for sha256 in pair} - set(patches)):
         raise InvalidRequest(f"Patch {sha256} of a pair is not given; fetch it first.", field="pairs")
     touching = _touching(patches)

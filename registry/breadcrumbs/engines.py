@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -210,7 +211,7 @@ class _Work:
         if not self._stream:
             return
         self._stream.synchronize()
-        for phase, before, after in zip(("H2D", "kernel", "D2H"), self._marks, self._marks[1:], strict=True):
+        for phase, (before, after) in zip(("H2D", "kernel", "D2H"), pairwise(self._marks), strict=True):
             phases.add(phase, before.elapsed_time(after) / 1000)
 
 

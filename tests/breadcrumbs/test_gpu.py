@@ -20,6 +20,7 @@ from registry.breadcrumbs import diff as diff_module
 from registry.breadcrumbs.checkpoint import open_checkpoint
 from registry.breadcrumbs.diff import diff
 from registry.breadcrumbs.engines import GpuEngine
+from registry.breadcrumbs.lanes import Phases
 from registry.breadcrumbs.layout import MaskParams
 from registry.breadcrumbs.mask import dropped
 from registry.breadcrumbs.residents import Residents
@@ -306,6 +307,25 @@ def overwrite(file, tensor, content):
         entry = checkpoint.headers[file.name].entries[tensor]
     whole = file.read_bytes()
     file.write_bytes(whole[: entry.start] + content + whole[entry.start + len(content) :])
+
+
+def test_the_time_between_two_marks_is_that_of_one_phase():
+    class Stream:
+        def synchronize(self):
+            self.waited = True
+
+    class Mark:
+        def __init__(self, milliseconds):
+            self.at = milliseconds
+
+        def elapsed_time(self, later):
+            return later.at - self.at
+
+    work, phases = engines._Work(torch.device("cpu"), 64, 64), Phases()
+    work._stream, work._marks = Stream(), [Mark(at) for at in (0, 1000, 3000, 6000)]
+    work.finish(phases)
+    assert work._stream.waited
+    assert phases.seconds == {"H2D": 1.0, "kernel": 2.0, "D2H": 3.0}
 
 
 def test_a_base_that_stays_on_the_gpu_is_not_read_again(tmp_path, keeping):
