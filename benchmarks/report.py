@@ -31,6 +31,8 @@ makes, and what is compared is measured in turn in the same run: compare ratios,
 Try `--params 20M --results DIR` first, which leaves these results alone. Models and patches go to the temporary folder
 (`--work DIR` for elsewhere, `--keep` to use them again). Times are medians over rounds; MB are 10^6 bytes. Numbers of
 one table come from one run.
+
+How well composed models do is another question, with a command and a report of its own: [quality](quality/README.md).
 """
 
 

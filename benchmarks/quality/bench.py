@@ -1,0 +1,168 @@
+"""A world's base, fine-tuned models and patches, ready to be merged and scored; everything is in one folder.
+
+base/  tuned/<task>/                       Hugging Face folders
+patches/<how>/<task>.safetensors           by the same function as `crumb diff`
+patches/<default>/...                      as they came back from the registry
+<experiment>.json                          what an experiment found; one that is there is not run again
+"""
+
+import copy
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import nn
+
+from benchmarks.quality.kinds import Batch, Kind
+from benchmarks.quality.merging import Setting, Values, Vector, add_patches, elect, exact, read_patch, read_weights
+from registry.breadcrumbs.checkpoint import open_checkpoint
+from registry.breadcrumbs.diff import diff
+from registry.breadcrumbs.layout import MaskParams
+
+DEFAULT = Setting("breadcrumbs", "0.85", "0.007", "0.3")
+"""What `crumb diff` and `crumb compose` do when they are told nothing."""
+
+
+class Bench:
+    """See the module.
+
+    Attributes:
+        kind: The kind of data.
+        seed: The world's.
+        folder: Where everything is.
+        parts: Each task's examples.
+        tuned: Score of each task's own fine-tuned model on the test part, which is 1 when normalised.
+        untuned: The base's.
+    """
+
+    def __init__(self, kind: Kind, seed: int, folder: Path) -> None:
+        self.kind, self.seed, self.folder = kind, seed, folder
+        self.parts = kind.world(seed).parts
+        self.model = kind.load(folder / "base").eval()
+        with safe_open(folder / "base" / "model.safetensors", "np") as file:
+            self.shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
+        self.starts = dict(zip(self.shapes, np.cumsum([0, *sizes]).tolist(), strict=False))
+        self.size = sum(sizes)
+        self.base = read_weights(folder / "base", list(self.shapes))
+        self._names = names_of(self.model)
+        self._elected: tuple[object, NDArray[np.float64]] = (None, np.empty(0))
+        self.patches = lru_cache(maxsize=8)(self._read_patches)
+        tasks = [*kind.tasks, *kind.held_out]
+        self.tuned = {task: self.score(self.weights(task), task, "test") for task in tasks}
+        self.tuned_validation = {task: self.score(self.weights(task), task, "validation") for task in tasks}
+        self.untuned = {task: self.score(self.base, task, "test") for task in tasks}
+
+    def weights(self, task: str) -> Vector:
+        """Return the weights of a task's fine-tuned model."""
+        return read_weights(self.folder / "tuned" / task, list(self.shapes))
+
+    def order(self, number: int) -> list[str]:
+        """Return the tasks in one of the orders in which they are added."""
+        places = np.random.default_rng([self.seed, number]).permutation(len(self.kind.tasks))
+        return [self.kind.tasks[place] for place in places]
+
+    def score(self, weights: Vector, task: str, part: str) -> float:
+        """Return the score of a model on a part of a task; no use is 0, however bad it is."""
+        self.put(weights)
+        batch: Batch = getattr(self.parts[task], part)
+        with torch.inference_mode():
+            found = self.kind.score(self.model, batch)
+        return max(0.0, found) if np.isfinite(found) else 0.0
+
+    def normalised(self, weights: Vector, tasks: Sequence[str], part: str) -> float:
+        """Return the mean over tasks of score / score of the task's own fine-tuned model."""
+        known = self.tuned if part == "test" else self.tuned_validation
+        return float(np.mean([self.score(weights, task, part) / known[task] for task in tasks]))
+
+    def put(self, weights: Vector) -> None:
+        """Give the model these weights."""
+        flat, tensors = torch.from_numpy(weights), self.model.state_dict()
+        for name, shape in self.shapes.items():
+            start = self.starts[name]
+            tensors[self._names[name]].copy_(flat[start : start + int(np.prod(shape))].view(shape))
+
+    def flatten(self, model: nn.Module) -> Vector:
+        """Return the weights of a model, one tensor after the other."""
+        tensors = model.state_dict()
+        return np.concatenate([tensors[self._names[name]].numpy().ravel() for name in self.shapes])
+
+    def merge(self, setting: Setting, tasks: Sequence[str]) -> Vector:
+        """Return the weights of a composed model."""
+        patches = self.of_tasks(setting, tasks)
+        if setting.method == "averaging":
+            return add_patches(self.base, patches, 1 / len(patches))
+        if setting.method == "TIES":
+            wanted = (setting.at(""), tuple(tasks))
+            if self._elected[0] != wanted:
+                self._elected = (wanted, elect(patches, self.size))
+            return (self.base + exact(setting.alpha) * self._elected[1]).astype(np.float32)
+        return add_patches(self.base, patches, exact(setting.alpha))
+
+    def evaluate(self, setting: Setting, tasks: Sequence[str], part: str) -> float:
+        """Return the mean normalised score of a composed model over its own tasks."""
+        return self.normalised(self.merge(setting, tasks), tasks, part)
+
+    def of_tasks(self, setting: Setting, tasks: Sequence[str]) -> list[Values]:
+        """Return the patches of tasks."""
+        patches = self.patches(setting.params)
+        found = [patches[task] for task in tasks]
+        if not setting.random:
+            return found
+        dense = self.patches(Setting("task arithmetic").params)
+        return [self._elsewhere(dense[task], patch, setting.random) for task, patch in zip(tasks, found, strict=True)]
+
+    def path(self, setting: Setting, task: str) -> Path:
+        """Return the patch file of a task, which is made if it is not there."""
+        params = setting.params
+        how = f"{params.drop_bottom}-{params.drop_top}-{params.granularity}-{params.value_dtype}"
+        path = self.folder / "patches" / how / f"{task}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open_checkpoint(self.folder / "base") as base, open_checkpoint(self.folder / "tuned" / task) as tuned:
+                diff(base, tuned, path, params, threads=1)
+        return path
+
+    def _read_patches(self, params: MaskParams) -> dict[str, Values]:
+        setting = Setting(
+            "breadcrumbs", params.drop_bottom, params.drop_top, "", params.granularity, params.value_dtype
+        )
+        found = {}
+        for task in self.kind.tasks:
+            path = self.path(setting, task)
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[task] = read_patch(path, sha256, self.starts, self.size)
+        return found
+
+    def _elsewhere(self, whole: Values, patch: Values, seed: int) -> Values:
+        """Return as many changes of each tensor as a patch has there, chosen at random."""
+        changes, random = whole.dense(self.size), np.random.default_rng([self.seed, seed, int(patch.sha256[:8], 16)])
+        kept = patch.dense(self.size) != 0
+        places = []
+        for name, start in self.starts.items():
+            stop = start + int(np.prod(self.shapes[name]))
+            changed = start + np.flatnonzero(changes[start:stop])
+            places.append(random.choice(changed, min(len(changed), int(kept[start:stop].sum())), replace=False))
+        chosen = np.sort(np.concatenate(places)).astype(np.int32)
+        return Values(patch.sha256, chosen, changes[chosen])
+
+
+def names_of(model: nn.Module) -> dict[str, str]:
+    """Return the name that each tensor of a model's file has in the model itself; transformers renames some.
+
+    Found by saving a copy whose tensors hold nothing but their own numbers.
+    """
+    numbered = copy.deepcopy(model)
+    names = list(numbered.state_dict())
+    for number, tensor in enumerate(numbered.state_dict().values()):
+        tensor.fill_(number)
+    with tempfile.TemporaryDirectory() as folder:
+        numbered.save_pretrained(folder)  # type: ignore[operator]
+        with safe_open(Path(folder) / "model.safetensors", "np") as file:
+            return {name: names[int(file.get_tensor(name).flat[0])] for name in file.keys()}  # noqa: SIM118

@@ -1,0 +1,118 @@
+"""What goes through a registry: the base, a patch of each task, compositions and conflicts, as any contributor's.
+
+Patches are pushed, checked by the registry and downloaded again; the experiments read what came back. What a method
+composes at the registry is pulled and loaded with `from_pretrained`, and compared bit by bit with what they composed.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.bench import DEFAULT, Bench
+from benchmarks.quality.merging import Setting
+from client.api import Client
+from client.conflicts import compare
+from client.pulls import pull
+from client.pushes import create, push
+from registry.errors import NotFound
+from registry.schemas import Patch
+
+OWNER = "quality"
+MEASURES = (
+    "iou",
+    "lift",
+    "sign_conflict",
+    "sign_conflict_mass",
+    "cosine",
+    "overlap_cosine",
+    "cancellation",
+)
+
+
+@dataclass(frozen=True)
+class Login:
+    """A registry, and the tokens of who contributes; the first one is the owner's."""
+
+    url: str
+    tokens: Sequence[str]
+
+
+class Model:
+    """A world's model at a registry, created there when it is not."""
+
+    def __init__(self, bench: Bench, login: Login) -> None:
+        self.bench = bench
+        self.name = f"{OWNER}/{bench.kind.name}-{bench.seed}"
+        self.clients = [Client(login.url, token) for token in login.tokens]
+        self.owner = self.clients[0]
+        try:
+            self.owner.model(self.name)
+        except NotFound:
+            create(self.owner, self.name, bench.folder / "base", license="apache-2.0")
+        self.patches: dict[tuple[str, str], Patch] = {}
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self.clients:
+            client.close()
+
+    def push(self, setting: Setting) -> dict[str, Patch]:
+        """Push a patch of each task, each by one of the contributors; another way to make it is another revision."""
+        found = {}
+        for number, task in enumerate(self.bench.kind.tasks):
+            key = (str(setting.params), task)
+            if key not in self.patches:
+                file = self.bench.path(setting, task)
+                client = self.clients[1 + number % (len(self.clients) - 1)]
+                before = self.patches.get((str(DEFAULT.params), task))
+                update = before.number if before else None
+                self.patches[key] = push(client, file, self.name, task, task=task, update=update)
+            found[task] = self.patches[key]
+        return found
+
+    def fetch(self) -> dict[str, dict[str, Any]]:
+        """Push the default patches and put what the registry has of them in their place; say what is known of them."""
+        pushed = self.push(DEFAULT)
+        for task, patch in pushed.items():
+            file = self.bench.path(DEFAULT, task)
+            file.unlink()
+            self.owner.download_patch(patch, file)
+        return {
+            task: {"number": patch.number, "sha256": patch.sha256, "size": patch.size, "density": patch.density}
+            for task, patch in pushed.items()
+        }
+
+    def conflicts(self) -> dict[tuple[str, str], dict[str, float]]:
+        """Return what the registry says of each two patches; of the two tasks, the first in name order comes first."""
+        pushed = self.push(DEFAULT)
+        meeting = compare(self.owner, self.name, [(patch.number, patch.revision) for patch in pushed.values()], 0)
+        tasks = {patch.number: task for task, patch in pushed.items()}
+        found = {}
+        for pair in meeting.conflicts.pairs:
+            first, second = sorted((tasks[pair.first.number], tasks[pair.second.number]))
+            found[first, second] = {name: value_of(pair.whole, name) for name in MEASURES}
+        return found
+
+    def compose(self, setting: Setting, tasks: Sequence[str]) -> dict[str, Any]:
+        """Compose at the registry, pull, load, and compare with the composition of the experiments."""
+        pushed = self.push(setting)
+        items = [(pushed[task].number, "1", pushed[task].revision) for task in tasks]
+        made = self.owner.compose(self.name, items, alpha=setting.alpha)
+        if made.weights_digest is None and made.job is not None:
+            self.owner.wait(made.job)
+        folder = self.bench.folder / "pulled"
+        shutil.rmtree(folder, ignore_errors=True)
+        pull(self.owner, self.name, made.recipe.digest, folder)
+        loaded, expected = self.bench.flatten(self.bench.kind.load(folder)), self.bench.merge(setting, tasks)
+        same = np.array_equal(loaded.view(np.uint32), expected.view(np.uint32))
+        shutil.rmtree(folder)
+        return {"setting": setting.key, "count": len(tasks), "recipe": made.recipe.digest, "same": bool(same)}
+
+
+def value_of(overlap: Any, name: str) -> float:
+    """Return a measure; where patches do not overlap, there is no conflict in what they share."""
+    value = getattr(overlap, name)
+    return 0.0 if value is None else float(value)

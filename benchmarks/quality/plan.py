@@ -1,0 +1,79 @@
+"""How much is done: everything, or just enough to see in three minutes that all of it works."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from benchmarks.quality.kinds import Kind
+from benchmarks.quality.language import Language
+from benchmarks.quality.merging import Setting
+from benchmarks.quality.restoration import Restoration
+from benchmarks.quality.vision import Vision
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is tried.
+
+    Attributes:
+        kinds: The kinds of data.
+        alphas: Values of alpha, a grid with nearly equal ratios.
+        bottoms, tops: Cuts among which breadcrumbs are tuned.
+        trims: Values of drop_bottom among which TIES is tuned.
+        few: Numbers of tasks on which settings are chosen once.
+        fine_bottoms, fine_tops: Cuts of the ablation's grid.
+        grid_count: Number of tasks in that grid and in the experiment on size.
+        ablation_counts: At most how many of the kind's counts the ablation looks at; the largest ones.
+        few_samples: Numbers of examples that a held-out task is learned from.
+        few_seeds: How often that is done.
+    """
+
+    kinds: Sequence[Kind]
+    alphas: Sequence[str] = ("0.06", "0.1", "0.18", "0.3", "0.5", "0.9", "1.5")
+    bottoms: Sequence[str] = ("0.7", "0.85", "0.95")
+    tops: Sequence[str] = ("0", "0.007")
+    trims: Sequence[str] = ("0.5", "0.8")
+    few: Sequence[int] = (2, 4)
+    fine_bottoms: Sequence[str] = ("0", "0.5", "0.7", "0.85", "0.95", "0.98")
+    fine_tops: Sequence[str] = ("0", "0.007", "0.02", "0.05")
+    grid_count: int = 6
+    ablation_counts: int = 2
+    few_samples: Sequence[int] = (16, 64)
+    few_seeds: int = 2
+
+    def tuned_settings(self) -> dict[str, list[Setting]]:
+        """Return what each method is tuned over."""
+        cuts = [(bottom, top) for bottom in self.bottoms for top in self.tops]
+        return {
+            "breadcrumbs": [Setting("breadcrumbs", *cut, alpha) for cut in cuts for alpha in self.alphas],
+            "task arithmetic": [Setting("task arithmetic", alpha=alpha) for alpha in self.alphas],
+            "TIES": [Setting("TIES", trim, "0", alpha) for trim in self.trims for alpha in self.alphas],
+        }
+
+
+FULL = Plan((Language(), Vision(), Restoration()))
+
+
+def quick() -> Plan:
+    """Return the plan of `--quick`."""
+    small = {"worlds": 1, "orders": 1, "base_steps": 40, "tune_steps": 10, "counts": (1, 2, 3)}
+    kinds = [replace(kind, tasks=kind.tasks[:3], held_out=kind.held_out[:1], **small) for kind in FULL.kinds]
+    return Plan(
+        kinds,
+        alphas=("0.1", "0.3", "1"),
+        bottoms=("0.85",),
+        tops=("0", "0.007"),
+        trims=("0.8",),
+        few=(2,),
+        fine_bottoms=("0", "0.85"),
+        fine_tops=("0", "0.007"),
+        grid_count=2,
+        ablation_counts=1,
+        few_samples=(16,),
+        few_seeds=1,
+    )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Return everything that a plan says."""
+    return asdict(plan) | {"kinds": [asdict(kind) for kind in plan.kinds]}

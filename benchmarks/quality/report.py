@@ -1,0 +1,345 @@
+"""README.md and figures/ from results.json; what was concluded stands in findings.md, written by people."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality import figures
+from benchmarks.quality.contributions import MEASURES
+from benchmarks.quality.merging import Setting
+from benchmarks.quality.results import METHODS, Results, load
+from benchmarks.quality.statistics import correlation, mean
+from benchmarks.results import Table
+
+SHOWN = ("breadcrumbs", "defaults", "task arithmetic", "TIES", "averaging")
+TOLD = ("processor", "cores", "memory", "system", "python", "revision")
+PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "scipy", "numba")
+
+
+def write(folder: Path) -> None:
+    """Write the report of the results in a folder."""
+    results = load(folder / "results.json")
+    figures.draw(results, folder / "figures")
+    findings = folder / "findings.md"
+    said = findings.read_text("utf-8").strip() if findings.exists() else "Nothing is concluded from this run."
+    parts = [HEAD, said, what(results), *(section(results) for section in SECTIONS), how(results)]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", "utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the results."""
+    return {package: version(package).partition("+")[0] for package in PACKAGES}
+
+
+HEAD = """# Does it hold?
+
+<!-- Written by `python -m benchmarks.quality`; edit findings.md and report.py instead. -->"""
+
+
+def interval(values: list[float], digits: int = 3) -> str:
+    """Write a mean with half of its 95 % interval."""
+    centre, half = mean(values)
+    return f"{centre:.{digits}f} ± {half:.{digits}f}" if len(values) > 1 else f"{centre:.{digits}f}"
+
+
+def below(parts: list[str]) -> str:
+    """Write one part below the other."""
+    return "\n\n".join(parts)
+
+
+def what(results: Results) -> str:
+    """Say what was trained."""
+    rows = []
+    for kind in results.kinds:
+        worlds, told = results.worlds(kind), results.kind(kind)
+        tuned = [np.mean([world["scores"]["tuned"][task] for task in told["tasks"]]) for world in worlds]
+        untuned = [np.mean([world["scores"]["untuned"][task] for task in told["tasks"]]) for world in worlds]
+        weights = worlds[0]["scores"]["weights"]
+        rows.append(
+            [
+                f"{kind} ({told['measure']})",
+                f"{weights / 1e6:.2f} M",
+                str(len(told["tasks"])),
+                str(len(told["held_out"])),
+                f"{np.mean(untuned):.3f}",
+                f"{np.mean(tuned):.3f}",
+            ]
+        )
+    columns = ["kind (score)", "weights", "tasks", "held out", "base", "fine-tuned"]
+    text = Table("Mean score over tasks, on the test part", columns, rows).markdown()
+    tasks = "\n".join(
+        f"* {kind}: {', '.join(results.kind(kind)['tasks'])}; held out {', '.join(results.kind(kind)['held_out'])}."
+        for kind in results.kinds
+    )
+    same = [found["same"] for world in results.document["worlds"] for found in world["compositions"]]
+    return f"""## What was trained
+
+One small transformer for each kind of data, trained on a broad mixture, and fine-tuned on every task with AdamW. All
+models are Hugging Face folders; every patch was pushed to a registry, checked by it and downloaded again. Of
+{len(same)} recipes that were also composed by the registry, pulled and loaded with `from_pretrained`, {sum(same)} had
+the very weights that are evaluated here.
+
+{text}
+
+{tasks}
+
+A normalised score is score / score of the task's own fine-tuned model, so fine-tuned is 1. Settings are chosen on the
+validation part, numbers are of the test part. ± is half of a 95 % interval over
+{len(results.orders(results.kinds[0]))} orders of adding tasks ({results.kind(results.kinds[0])["worlds"]} bases, each
+with its own cut of the data, initial weights and fine-tunings)."""
+
+
+def counts(results: Results) -> str:
+    """Experiment 1."""
+    tables = []
+    for kind in results.kinds:
+        orders, rows = results.orders(kind), []
+        for count in results.kind(kind)["counts"]:
+            chosen = [interval([order.chosen_once(count, method) for order in orders]) for method in SHOWN]
+            base = f"{mean([order.base(count) for order in orders])[0]:.3f}"
+            rows.append([str(count), base, *chosen])
+        tables.append(Table(f"{kind}, chosen once on few tasks", ["tasks", "base", *SHOWN], rows).markdown())
+        rows = []
+        for count in results.kind(kind)["counts"]:
+            best = [interval([o.oracle(count, method, results.plan["alphas"]) for o in orders]) for method in METHODS]
+            rows.append([str(count), *best])
+        tables.append(Table(f"{kind}, oracle alpha for each set", ["tasks", *METHODS], rows).markdown())
+    few = " and ".join(map(str, results.plan["few"]))
+    return f"""## 1. Number of tasks
+
+Lines: settings chosen once, on the first {few} tasks of each order (`defaults`: 0.85 / 0.007 / 0.3, not chosen;
+averaging has nothing to choose). Dashed: the best alpha for each set, found on the test part itself.
+
+![number of tasks](figures/counts.svg)
+
+{below(tables)}"""
+
+
+def retuning(results: Results) -> str:
+    """Experiment 2."""
+    tables, plan = [], results.plan
+    for kind in results.kinds:
+        orders, rows = results.orders(kind), []
+        for count in results.kind(kind)["counts"]:
+            best = [order.again(count, "breadcrumbs") for order in orders]
+            row = [str(count), interval(best)]
+            for method in ("breadcrumbs", "task arithmetic", "TIES"):
+                row.append(interval([o.again(count, method) - o.chosen_once(count, method) for o in orders]))
+            row.append(
+                interval([b - order.chosen_once(count, "defaults") for b, order in zip(best, orders, strict=True)])
+            )
+            for power in (0.5, 1):
+                shrunk = [o.shrunk(count, "breadcrumbs", plan["alphas"], power, plan["few"]) for o in orders]
+                row.append(interval([b - found for b, found in zip(best, shrunk, strict=True)]))
+            rows.append(row)
+        columns = ["tasks", "breadcrumbs retuned", *METHODS, "defaults", "alpha ~ 1/√n", "alpha ~ 1/n"]
+        tables.append(Table(f"{kind}, regret", columns, rows).markdown())
+    for kind in results.kinds:
+        numbers, rows = results.kind(kind)["counts"], []
+        for name, setting in tuned(results).items():
+            best = [[order.best_alpha(n, setting, plan["alphas"]) for order in results.orders(kind)] for n in numbers]
+            rows.append([name, *(f"{np.exp(np.mean(np.log(values))):.2f}" for values in best)])
+        tables.append(Table(f"{kind}, best alpha", ["tasks", *map(str, numbers)], rows).markdown())
+    return f"""## 2. No retuning
+
+Regret: the score when alpha and cuts are chosen again for each number of tasks (on the validation part), less the score
+when they stay as they were chosen on few tasks; 0 is none. The last three columns are breadcrumbs, against breadcrumbs
+retuned: the defaults, and alpha = c / √n and c / n with c and the cuts chosen once (the nearest alpha of the grid).
+Below, which alpha is best on the validation part: geometric means over the orders.
+
+{below(tables)}"""
+
+
+def tuned(results: Results) -> dict[str, Setting]:
+    """Return the settings whose best alpha is shown."""
+    plan = results.plan
+    found = [Setting("task arithmetic"), *(Setting("TIES", trim) for trim in plan["trims"])]
+    found += [Setting("breadcrumbs", bottom, plan["tops"][-1]) for bottom in plan["bottoms"]]
+    return {setting.key: setting for setting in found}
+
+
+def ablation(results: Results) -> str:
+    """Experiment 3."""
+    tables = []
+    for kind in results.kinds:
+        found = [line for world in results.worlds(kind) for line in world["ablation"]["compared"]]
+        masks = list(dict.fromkeys(line["mask"] for line in found))
+        rows = []
+        for count in sorted({line["count"] for line in found}):
+            rows.append(
+                [
+                    str(count),
+                    *(
+                        interval([x["test"] for x in found if (x["count"], x["mask"]) == (count, mask)])
+                        for mask in masks
+                    ),
+                ]
+            )
+            alphas = [[float(x["alpha"]) for x in found if (x["count"], x["mask"]) == (count, m)] for m in masks]
+            rows.append([f"{count}: mean alpha", *(f"{np.mean(values):.2f}" for values in alphas)])
+        tables.append(Table(f"{kind}, alpha chosen for each mask and count", ["tasks", *masks], rows).markdown())
+    return f"""## 3. Ablation
+
+Cuts are drop_bottom 0.85 and drop_top 0.007; `random` keeps as many changes of each tensor as both cuts do, anywhere.
+
+{below(tables)}
+
+The grid: {results.plan["grid_count"]} tasks, mean of the worlds, validation part.
+
+![grid](figures/grid.svg)"""
+
+
+def held_out(results: Results) -> str:
+    """Experiment 4."""
+    tables = []
+    for kind in results.kinds:
+        found = [dict(line, world=world["seed"]) for world in results.worlds(kind) for line in world["held-out"]]
+        starts = list(dict.fromkeys(line["start"] for line in found))
+        rows = []
+        for start in starts:
+            row = [start]
+            for examples in (0, *results.plan["few_samples"]):
+                values = [x["normalised"] for x in found if (x["start"], x["examples"]) == (start, examples)]
+                row.append(f"{np.mean(values):.3f}" if values else "")
+            gains = [by_task(found, start, examples) for examples in (0, *results.plan["few_samples"])]
+            row += [f"{sum(gain > 0 for gain in gain_)} of {len(gain_)}" if gain_ else "" for gain_ in gains]
+            rows.append(row)
+        few = [f"{examples} examples" for examples in results.plan["few_samples"]]
+        columns = ["start", "untrained", *few, "better than base", *(f"with {text}" for text in few)]
+        tables.append(Table(f"{kind}, mean normalised score on held-out tasks", columns, rows).markdown())
+    return f"""## 4. Held-out tasks
+
+All tasks composed, at what was chosen once; then a task that is none of them, untrained and fine-tuned on few examples
+(a sequence of 128 bytes is an example of language), at the learning rate that validates best, or not at all. The last
+columns count held-out tasks of all worlds in which the start did better than the base.
+
+{below(tables)}"""
+
+
+def by_task(found: list[dict[str, Any]], start: str, examples: int) -> list[float]:
+    """Return by how much a start is better than the base, for each task of each world."""
+
+    def means(name: str) -> dict[str, list[float]]:
+        values: dict[str, list[float]] = {}
+        for line in found:
+            if (line["start"], line["examples"]) == (name, examples):
+                values.setdefault(f"{line['world']} {line['task']}", []).append(line["score"])
+        return values
+
+    ours, base = means(start), means("base")
+    return [float(np.mean(ours[task]) - np.mean(base[task])) for task in ours if start != "base"]
+
+
+def sizes(results: Results) -> str:
+    """Experiment 5."""
+    tables = []
+    for kind in results.kinds:
+        worlds = [world["sizes"] for world in results.worlds(kind)]
+        rows = []
+        for same in zip(*worlds, strict=True):
+            first = same[0]
+            part = np.mean([point["bytes"] / point["checkpoint"] for point in same])
+            alphas = "/".join(dict.fromkeys(point["alpha"] for point in same))
+            rows.append(
+                [
+                    f"{first['drop_bottom']} / {first['drop_top']}",
+                    first["value_dtype"],
+                    alphas,
+                    f"{np.mean([point['bytes'] for point in same]) / 1e3:,.0f}",
+                    f"{100 * part:.1f} %",
+                    f"{np.mean([point['test'] for point in same]):.4f}",
+                ]
+            )
+        columns = ["drop_bottom / drop_top", "values", "alpha", "kB", "of the checkpoint", "score"]
+        tables.append(Table(f"{kind}, {results.plan['grid_count']} tasks", columns, rows).markdown())
+    return f"""## 5. Size
+
+Mean bytes of a patch file, and the score of the composition; the checkpoint is float32, alpha is chosen for each size.
+
+![size](figures/sizes.svg)
+
+{below(tables)}"""
+
+
+def interference(results: Results) -> str:
+    """Experiment 6."""
+    rows = []
+    alphas = list(dict.fromkeys(pair["alpha"] for pair in results.document["worlds"][0]["pairs"]))
+    for kind in results.kinds:
+        for alpha in alphas:
+            worlds = [[pair for pair in world["pairs"] if pair["alpha"] == alpha] for world in results.worlds(kind)]
+            lost = [pair["loss"] for pairs in worlds for pair in pairs]
+            row = [f"{kind}, alpha {alpha}", f"{np.mean(lost):+.3f}"]
+            for measure in MEASURES:
+                rank, low, high = correlation(worlds, measure, "loss")
+                row.append(f"{rank:+.2f} ({low:+.2f}..{high:+.2f})")
+            rows.append(row)
+    text = Table("Spearman's rank correlation with the loss", ["pairs", "mean loss", *MEASURES], rows).markdown()
+    return f"""## 6. Interference
+
+Of every two tasks: what both lose, normalised, when the other patch (at the default cuts) is added. Intervals are of a
+bootstrap over tasks; the measures are those of the registry's conflict map.
+
+![pairs](figures/pairs.svg)
+
+{text}"""
+
+
+def peers(results: Results) -> str:
+    """Compare with mergekit."""
+    rows = []
+    for world in results.document["worlds"]:
+        for found in world.get("peers", []):
+            rows.append(
+                [
+                    f"{world['kind']}, {found['method']}",
+                    found["setting"],
+                    f"{found['distance']:.1e}",
+                    f"{found['places']:,} of {found['weights']:,}",
+                    f"{found['ours']:.5f}",
+                    f"{found['theirs']:.5f}",
+                ]
+            )
+    if not rows:
+        return "## Against mergekit\n\nNot compared in this run."
+    columns = ["method", "ours", "distance", "weights apart", "our score", "its score"]
+    text = Table("mergekit's merges of the same checkpoints", columns, rows).markdown()
+    return f"""## Against mergekit
+
+Distance is that of the two models over that of ours from the base; weights are apart when they differ by more than
+10⁻⁶. Averaging and task arithmetic differ by roundings only. mergekit keeps floor(density N) changes of a tensor, we
+drop floor(drop_bottom N) and floor(drop_top N) and so keep up to two more: that is all that TIES and breadcrumbs differ
+by, no more than a few weights of each tensor.
+
+{text}"""
+
+
+SECTIONS = (counts, retuning, ablation, held_out, sizes, interference, peers)
+
+
+def how(results: Results) -> str:
+    """Say how to do it again, and what it took."""
+    document, machine = results.document, results.document["machine"]
+    known = [f"{name} {machine[name]}" for name in (*TOLD, *PACKAGES) if name in machine]
+    steps: dict[str, float] = {}
+    for world in document["worlds"]:
+        for name, seconds in world["seconds"].items():
+            steps[name] = steps.get(name, 0.0) + seconds
+    spent = ", ".join(
+        f"{name} {seconds / 60:.0f}" for name, seconds in sorted(steps.items(), key=lambda step: -step[1])
+    )
+    return f"""## Again
+
+    pip install -c constraints.txt -e '.[demo,bench]'
+    python -m benchmarks.quality            # all of it; --quick for a little of everything
+
+{", ".join(known)}.
+
+{document["hours"]:.2f} hours from start to report, with runs that were interrupted. Minutes of one processor, by step,
+of all worlds: {spent}; together {sum(steps.values()) / 60:.0f}.
+
+World w cuts the data, sets the base's first weights and draws its batches with seed w, fine-tunes task t with seed
+1000 w + t, and adds tasks in the orders of NumPy's default_rng([w, order]). Other processors round otherwise while they
+train, so that their last digits are others; and texts are those of the Python and the packages that are installed."""

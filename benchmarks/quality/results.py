@@ -1,0 +1,103 @@
+"""What the experiments found, read from results.json, as the report's tables and figures need it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.bench import DEFAULT
+from benchmarks.quality.counts import AVERAGING
+from benchmarks.quality.merging import Setting
+
+METHODS = ("breadcrumbs", "task arithmetic", "TIES")
+"""Those with numbers to choose."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One run."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """What was tried."""
+        found: Mapping[str, Any] = self.document["plan"]
+        return found
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of data."""
+        return [kind["name"] for kind in self.plan["kinds"]]
+
+    def kind(self, name: str) -> Mapping[str, Any]:
+        """Return what the plan says of a kind."""
+        return next(kind for kind in self.plan["kinds"] if kind["name"] == name)
+
+    def worlds(self, kind: str) -> list[Mapping[str, Any]]:
+        """Return the worlds of a kind."""
+        return [world for world in self.document["worlds"] if world["kind"] == kind]
+
+    def orders(self, kind: str) -> list["Order"]:
+        """Return all orders of a kind, of all of its worlds."""
+        return [Order(found) for world in self.worlds(kind) for found in world["counts"]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was found in one order of tasks."""
+
+    found: Mapping[str, Any]
+
+    def test(self, count: int, setting: Setting) -> float:
+        """Return the score on the test part."""
+        score: float = self.found["test"][str(count)][setting.key]
+        return score
+
+    def base(self, count: int) -> float:
+        """Return the base's score."""
+        score: float = self.found["test"][str(count)]["base"]
+        return score
+
+    def once(self, method: str) -> Setting:
+        """Return the setting that was chosen once."""
+        return AVERAGING if method == "averaging" else Setting(**self.found["once"][method])
+
+    def chosen_once(self, count: int, method: str) -> float:
+        """Return the score of the setting that was chosen once."""
+        return self.test(count, DEFAULT if method == "defaults" else self.once(method))
+
+    def again(self, count: int, method: str) -> float:
+        """Return the score of what is chosen again, on the validation part, at this number of tasks."""
+        score: float = self.found["test"][str(count)][self.found["again"][method][str(count)]]
+        return score
+
+    def oracle(self, count: int, method: str, alphas: Sequence[str]) -> float:
+        """Return the best score over alpha, on the test part itself, at the cuts that were chosen once."""
+        return max(self.test(count, self.once(method).at(alpha)) for alpha in alphas)
+
+    def best_alpha(self, count: int, setting: Setting, alphas: Sequence[str]) -> float:
+        """Return the alpha that is best on the validation part."""
+        scores = self.found["validation"][str(count)]
+        return float(max(alphas, key=lambda alpha: scores[setting.at(alpha).key]))
+
+    def shrunk(self, count: int, method: str, alphas: Sequence[str], power: float, few: Sequence[int]) -> float:
+        """Return the score of alpha = c / count ** power, c chosen once; alpha is the nearest of the grid's."""
+        cuts = self.once(method)
+
+        def near(c: float, count: int) -> Setting:
+            return cuts.at(min(alphas, key=lambda alpha: abs(float(alpha) - c / count**power)))
+
+        def validated(c: float) -> float:
+            return sum(float(self.found["validation"][str(count)][near(c, count).key]) for count in few)
+
+        known = [count for count in few if str(count) in self.found["validation"]]
+        few = known or few
+        best = max((float(alpha) * few[0] ** power for alpha in alphas), key=validated)
+        return self.test(count, near(best, count))
+
+
+def load(path: Path) -> Results:
+    """Read results.json."""
+    return Results(json.loads(path.read_text("utf-8")))

@@ -1,0 +1,31 @@
+"""A world's base and fine-tuned models: trained, and kept as Hugging Face folders."""
+
+import copy
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from benchmarks.quality.kinds import Kind
+from benchmarks.quality.training import fine_tune, train_base
+
+
+def train(kind: Kind, seed: int, folder: Path) -> None:
+    """Train the base and all tasks, but for what is there already."""
+    world = kind.world(seed)
+    if not (folder / "base").exists():
+        keep(train_base(kind, world.mixture, seed, kind.base_steps), folder / "base")
+    base = kind.load(folder / "base")
+    for number, task in enumerate([*kind.tasks, *kind.held_out]):
+        if not (folder / "tuned" / task).exists():
+            examples, start = world.parts[task].tune, copy.deepcopy(base)
+            tuned = fine_tune(kind, start, examples, 1000 * seed + number, kind.tune_steps)
+            keep(tuned, folder / "tuned" / task)
+
+
+def keep(model: nn.Module, folder: Path) -> None:
+    """Save a model; its folder appears whole or not at all."""
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)  # type: ignore[operator]
+    partial.rename(folder)

@@ -1,0 +1,190 @@
+"""The parts of the experiments on quality: methods, choices, statistics, data; and all of it once, in small (slow)."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from makers import SHAPES, fine_tuned, make_checkpoint, make_patch, write_weights
+from makers import read_weights as read_tensors
+
+from benchmarks.quality.bench import Bench
+from benchmarks.quality.counts import choose
+from benchmarks.quality.language import Language
+from benchmarks.quality.merging import Setting, Values, add_patches, elect, exact, read_patch, read_weights
+from benchmarks.quality.plan import quick
+from benchmarks.quality.restoration import DAMAGES, Restoration
+from benchmarks.quality.running import Steps
+from benchmarks.quality.statistics import correlation, mean
+from benchmarks.quality.vision import VIEWS, Vision
+from client.applies import apply
+
+ROOT = Path(__file__).parents[2]
+
+
+def without_integers(folder: Path) -> Path:
+    tensors = {name: tensor for name, tensor in read_tensors(folder).items() if tensor.is_floating_point()}
+    write_weights(folder, tensors)
+    return folder
+
+
+@pytest.mark.parametrize(("drop_bottom", "drop_top"), [("0.85", "0.007"), ("0.98", "0"), ("0", "0")])
+def test_the_experiments_compose_what_crumb_composes(tmp_path, drop_bottom, drop_top):
+    base = without_integers(make_checkpoint(tmp_path / "base"))
+    names = sorted(read_tensors(base))
+    starts = dict(
+        zip(names, np.cumsum([0, *(read_tensors(base)[name].numel() for name in names)]).tolist(), strict=False)
+    )
+    start = read_weights(base, names)
+    files, patches = [], []
+    for seed in (1, 2, 3):
+        tuned, file = fine_tuned(base, tmp_path / f"tuned{seed}", seed), tmp_path / f"{seed}.safetensors"
+        info = make_patch(base, tuned, file, drop_bottom=drop_bottom, drop_top=drop_top)
+        files.append((file, "1"))
+        patches.append(read_patch(file, info.sha256, starts, len(start)))
+    apply(base, files, tmp_path / "composed", alpha="0.3", device="cpu")
+    expected = read_weights(tmp_path / "composed", names)
+    assert np.array_equal(add_patches(start, patches, exact("0.3")).view(np.uint32), expected.view(np.uint32))
+    assert set(SHAPES) <= set(names)
+
+
+values = arrays(np.float64, (3, 12), elements=st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]))
+
+
+@given(values)
+def test_ties_takes_the_mean_of_what_has_the_heavier_sign(table):
+    patches = [Values(str(number), None, row) for number, row in enumerate(table)]
+    expected = []
+    for column in table.T:
+        sign = 1 if sum(column) >= 0 else -1
+        same = [value for value in column if value * sign > 0]
+        expected.append(sum(same) / len(same) if same else 0.0)
+    assert elect(patches, 12).tolist() == expected
+
+
+def test_what_is_chosen_is_best_on_the_counts_that_are_known():
+    first, second = Setting("TIES", alpha="0.3"), Setting("TIES", alpha="1")
+    scores = {2: {first: 0.5, second: 0.9}, 4: {first: 0.8, second: 0.3}, 8: {first: 0.0, second: 1.0}}
+    assert choose([first, second], scores, [2, 4]) == first
+    assert choose([first, second], scores, [2, 3]) == second
+
+
+def test_an_interval_is_students():
+    centre, half = mean([1.0, 2.0, 3.0])
+    assert centre == 2.0
+    assert half == pytest.approx(4.302652729911275 / math.sqrt(3))
+    assert mean([5.0]) == (5.0, 0.0)
+
+
+def test_a_rank_correlation_sees_order_and_not_size():
+    tasks = [f"{number}" for number in range(8)]
+    pairs = [
+        {"first": one, "second": two, "cosine": int(one) + int(two), "loss": math.exp(int(one) + int(two)), "iou": 1.0}
+        for one in tasks
+        for two in tasks
+        if one < two
+    ]
+    rank, low, high = correlation([pairs, pairs], "cosine", "loss")
+    assert rank == pytest.approx(1)
+    assert low == pytest.approx(1)
+    assert high == pytest.approx(1)
+    noise = np.random.default_rng(0).normal(size=len(pairs))
+    rank, low, high = correlation(
+        [[pair | {"loss": x} for pair, x in zip(pairs, noise, strict=True)]], "cosine", "loss"
+    )
+    assert low < rank < high
+    assert low < 0 < high
+
+
+def test_a_step_that_is_done_is_not_done_again(tmp_path):
+    steps, done = Steps(tmp_path, "x"), []
+    assert steps.run("one", lambda: done.append(1) or {"a": 1}) == {"a": 1}
+    assert Steps(tmp_path, "x").run("one", lambda: done.append(2)) == {"a": 1}
+    assert done == [1]
+    with pytest.raises(ZeroDivisionError):
+        steps.run("two", lambda: 1 / 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json"]
+
+
+def rows(batch):
+    return {row.numpy().tobytes() for row in batch.x}
+
+
+@pytest.mark.parametrize("kind", [Vision(), Language(), Restoration()], ids=lambda kind: kind.name)
+def test_no_example_is_in_two_parts_and_a_seed_cuts_anew(kind):
+    world, again, other = kind.world(0), kind.world(0), kind.world(1)
+    for task in (*kind.tasks, *kind.held_out):
+        parts = world.parts[task]
+        for part in ("tune", "validation", "test"):
+            batch = getattr(parts, part)
+            assert len(batch) == len(batch.y) > 0
+            assert batch.x.isfinite().all()
+            assert torch.equal(batch.x, getattr(again.parts[task], part).x)
+        assert not torch.equal(parts.test.x, other.parts[task].test.x)
+    first = world.parts[kind.tasks[0]]
+    repeated = len(rows(first.tune) & rows(first.test))  # licences, say, repeat themselves
+    assert repeated <= 0.1 * len(first.test)
+    assert not set(kind.tasks) & set(kind.held_out)
+    draw = [world.mixture(torch.Generator().manual_seed(3)).x for _ in range(2)]
+    assert torch.equal(*draw)
+
+
+def test_views_and_damages_keep_shapes_and_differ():
+    images = torch.rand(5, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = {name: view(images) for name, view in VIEWS.items()}
+    assert all(found.shape == images.shape and 0 <= found.min() <= found.max() <= 1 for found in seen.values())
+    pieces = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    damaged = {name: damage(pieces) for name, damage in DAMAGES.items()}
+    assert all(found.shape == pieces.shape for found in damaged.values())
+    for results, given_ in ((seen, images), (damaged, pieces)):
+        assert len({found.contiguous().numpy().tobytes() for found in (*results.values(), given_)}) == len(results) + 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_little_of_everything_from_data_to_report(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.quality", "--quick", "--work", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=1000)
+    first = json.loads((tmp_path / "results.json").read_text())
+    plan = quick()
+    assert [world["kind"] for world in first["worlds"]] == [kind.name for kind in plan.kinds]
+    for world in first["worlds"]:
+        assert all(found["same"] for found in world["compositions"])
+        assert len(world["pairs"]) == 2 * 3
+    report = (tmp_path / "README.md").read_text()
+    for figure in ("counts", "grid", "sizes", "pairs"):
+        assert f"figures/{figure}.svg" in report
+        assert (tmp_path / "figures" / f"{figure}.svg").stat().st_size > 1000
+
+    kind = plan.kinds[1]
+    bench = Bench(kind, 0, tmp_path / f"{kind.name}-0")
+    both = Setting("breadcrumbs", "0.85", "0.007", "0.3")
+    random = Setting("breadcrumbs", "0.85", "0.007", "0.3", random=1)
+    for kept, drawn in zip(bench.of_tasks(both, kind.tasks), bench.of_tasks(random, kind.tasks), strict=True):
+        assert len(kept.values) == len(drawn.values)
+        assert not np.array_equal(kept.places, drawn.places)
+    assert bench.evaluate(Setting("task arithmetic", alpha="1"), kind.tasks[:1], "test") == pytest.approx(1, abs=0.02)
+
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
+    (tmp_path / f"{kind.name}-0" / "pairs.json").unlink()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=1000)
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")} == trained
+    assert [world["pairs"] for world in again["worlds"]] == [world["pairs"] for world in first["worlds"]]
+    assert again["hours"] > first["hours"]
+
+
+def test_models_of_another_plan_are_not_mixed_in(tmp_path):
+    (tmp_path / "plan.json").write_text("{}")
+    command = [sys.executable, "-m", "benchmarks.quality", "--quick", "--work", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "holds models of another plan" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
