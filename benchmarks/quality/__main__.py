@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import mergekit
 from benchmarks.machine import describe_machine
@@ -78,7 +79,7 @@ def measure(plan: plans.Plan, quick: bool, work: Path, output: Path) -> None:
         "worlds": [read_world(kind.name, seed, work) for kind in plan.kinds for seed in range(kind.worlds)],
     }
     output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=None, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(rounded(result), separators=(",", ":"), ensure_ascii=False)
     (output / "results.json").write_text(text.replace('{"kind"', '\n{"kind"') + "\n", "utf-8")
 
 
@@ -98,6 +99,15 @@ def compare_all(plan: plans.Plan, work: Path) -> None:
         Steps(folder, f"{kind.name} 0").run(
             "peers", lambda kind=kind, folder=folder: peers.run(Bench(kind, 0, folder), command)
         )
+
+
+def rounded(found: Any) -> Any:
+    """Return what was found with six digits of every number, which is more than is meant."""
+    if isinstance(found, dict):
+        return {name: rounded(value) for name, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [rounded(value) for value in found]
+    return float(f"{found:.6g}") if isinstance(found, float) else found
 
 
 def spent(path: Path, seconds: float) -> float:

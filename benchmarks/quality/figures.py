@@ -11,6 +11,7 @@ mpl.use("svg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from benchmarks.plot import BLUE, GREEN, GREY, ORANGE, RED, STYLE
 from benchmarks.quality.results import METHODS, Results
@@ -113,6 +114,7 @@ def sizes(results: Results) -> Figure:
             y = [float(np.mean([p["test"] for p in same])) for same in zip(*points, strict=True)]
             panel.plot(x, y, mark, color=colour, label=dtype, markersize=4)
         panel.set_xscale("log")
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.set_xlabel("bytes of a patch, % of the checkpoint (log)")
     panels[0].set_ylabel("mean normalised score (test)")
     panels[-1].legend(frameon=False)

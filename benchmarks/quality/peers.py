@@ -1,6 +1,7 @@
 """Are the methods what others mean by them? mergekit merges the same checkpoints, and models are compared.
 
-mergekit is run as its users run it, in an environment of its own (benchmarks/mergekit.py says what its parameters are).
+mergekit is run as its users run it, in an environment of its own (benchmarks/mergekit.py says what its parameters are):
+`mergekit-yaml` on Llamas; on vision transformers `mergekit-pytorch`, since the other leaves their layers out.
 
     linear            weight 1 each, normalised                              averaging
     task_arithmetic   weight alpha                                           task arithmetic
@@ -68,13 +69,24 @@ def recipe_of(bench: Bench, method: str, setting: Setting, tasks: list[str]) -> 
         parameters["density"] = 1 - float(setting.drop_bottom) - float(setting.drop_top)
     if method == "breadcrumbs":
         parameters["gamma"] = float(setting.drop_top)
-    models = [{"model": str(bench.folder / "tuned" / task), "parameters": parameters} for task in tasks]
+    folders = [bench.folder / "tuned" / task for task in tasks]
+    models = [{"model": str(folder / file_of(bench)), "parameters": parameters} for folder in folders]
     recipe: dict[str, Any] = {"merge_method": method, "models": models, "dtype": "float32"}
     if method != "linear":
-        recipe["base_model"] = str(bench.folder / "base")
+        recipe["base_model"] = str(bench.folder / "base" / file_of(bench))
     if method == "ties":
         recipe["parameters"] = {"lambda": float(setting.alpha)}
     return recipe
+
+
+def is_llama(bench: Bench) -> bool:
+    """Say whether mergekit knows the architecture."""
+    return bench.kind.name == "language"
+
+
+def file_of(bench: Bench) -> str:
+    """Return what is named in a model's folder: nothing, or its weights."""
+    return "" if is_llama(bench) else "model.safetensors"
 
 
 def merged(bench: Bench, command: Path, recipe: dict[str, Any]) -> Vector:
@@ -84,5 +96,8 @@ def merged(bench: Bench, command: Path, recipe: dict[str, Any]) -> Vector:
         file, out = Path(room) / "recipe.yaml", Path(room) / "merged"
         file.write_text(json.dumps(recipe), "utf-8")  # JSON is YAML too
         env["HF_HOME"] = str(Path(room) / "hub")
-        subprocess.run([command, file, out, "--no-copy-tokenizer"], env=env, check=True, capture_output=True)
+        told = [command, file, out, "--no-copy-tokenizer"]
+        if not is_llama(bench):
+            told = [command.with_name("mergekit-pytorch"), file, out]
+        subprocess.run(told, env=env, check=True, capture_output=True)
         return read_weights(out, list(bench.shapes))

@@ -39,7 +39,7 @@ class Plan:
     grid_count: int = 6
     ablation_counts: int = 2
     few_samples: Sequence[int] = (16, 64)
-    few_seeds: int = 2
+    few_seeds: int = 1
 
     def tuned_settings(self) -> dict[str, list[Setting]]:
         """Return what each method is tuned over."""

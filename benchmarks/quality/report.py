@@ -1,20 +1,26 @@
 """README.md and figures/ from results.json; what was concluded stands in findings.md, written by people."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.mergekit import WANTED
 from benchmarks.quality import figures
+from benchmarks.quality.bench import DEFAULT
 from benchmarks.quality.contributions import MEASURES
 from benchmarks.quality.merging import Setting
-from benchmarks.quality.results import METHODS, Results, load
+from benchmarks.quality.results import METHODS, Order, Results, load, nearest
 from benchmarks.quality.statistics import correlation, mean
 from benchmarks.results import Table
 
 SHOWN = ("breadcrumbs", "defaults", "task arithmetic", "TIES", "averaging")
 TOLD = ("processor", "cores", "memory", "system", "python", "revision")
+SHARED = 2.5
+"""What the tasks share in the rule alpha = SHARED / tasks, chosen so that all kinds come near their best."""
+
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "scipy", "numba")
 
 
@@ -74,6 +80,7 @@ def what(results: Results) -> str:
         for kind in results.kinds
     )
     same = [found["same"] for world in results.document["worlds"] for found in world["compositions"]]
+    orders, bases = len(results.orders(results.kinds[0])), results.kind(results.kinds[0])["worlds"]
     return f"""## What was trained
 
 One small transformer for each kind of data, trained on a broad mixture, and fine-tuned on every task with AdamW. All
@@ -86,9 +93,9 @@ the very weights that are evaluated here.
 {tasks}
 
 A normalised score is score / score of the task's own fine-tuned model, so fine-tuned is 1. Settings are chosen on the
-validation part, numbers are of the test part. ± is half of a 95 % interval over
-{len(results.orders(results.kinds[0]))} orders of adding tasks ({results.kind(results.kinds[0])["worlds"]} bases, each
-with its own cut of the data, initial weights and fine-tunings)."""
+validation part, numbers are of the test part. ± is half of a 95 % interval over {orders} orders of adding tasks, of
+{bases} bases, each with a cut of the data, first weights and fine-tunings of its own. With all tasks, the orders of one
+base hold the same set, so that intervals are too narrow there."""
 
 
 def counts(results: Results) -> str:
@@ -106,6 +113,19 @@ def counts(results: Results) -> str:
             best = [interval([o.oracle(count, method, results.plan["alphas"]) for o in orders]) for method in METHODS]
             rows.append([str(count), *best])
         tables.append(Table(f"{kind}, oracle alpha for each set", ["tasks", *METHODS], rows).markdown())
+        alphas, rows = results.plan["alphas"], []
+        for count in results.kind(kind)["counts"]:
+            once = [
+                interval([o.chosen_once(count, "breadcrumbs") - o.chosen_once(count, other) for o in orders])
+                for other in ("task arithmetic", "TIES", "averaging")
+            ]
+            best = [
+                interval([o.oracle(count, "breadcrumbs", alphas) - o.oracle(count, other, alphas) for o in orders])
+                for other in ("task arithmetic", "TIES")
+            ]
+            rows.append([str(count), *once, *best])
+        columns = ["tasks", "task arithmetic", "TIES", "averaging", "oracle: task arithmetic", "oracle: TIES"]
+        tables.append(Table(f"{kind}, breadcrumbs less others, order by order", columns, rows).markdown())
     few = " and ".join(map(str, results.plan["few"]))
     return f"""## 1. Number of tasks
 
@@ -142,14 +162,32 @@ def retuning(results: Results) -> str:
             best = [[order.best_alpha(n, setting, plan["alphas"]) for order in results.orders(kind)] for n in numbers]
             rows.append([name, *(f"{np.exp(np.mean(np.log(values))):.2f}" for values in best)])
         tables.append(Table(f"{kind}, best alpha", ["tasks", *map(str, numbers)], rows).markdown())
+        rows = []
+        for name, choose in rules(results).items():
+            found = [
+                [order.validated(n, DEFAULT.at(choose(order, n))) for order in results.orders(kind)] for n in numbers
+            ]
+            rows.append([name, *map(interval, found)])
+        tables.append(Table(f"{kind}, default cuts, validation part", ["alpha", *map(str, numbers)], rows).markdown())
     return f"""## 2. No retuning
 
 Regret: the score when alpha and cuts are chosen again for each number of tasks (on the validation part), less the score
 when they stay as they were chosen on few tasks; 0 is none. The last three columns are breadcrumbs, against breadcrumbs
 retuned: the defaults, and alpha = c / √n and c / n with c and the cuts chosen once (the nearest alpha of the grid).
-Below, which alpha is best on the validation part: geometric means over the orders.
+Below, which alpha is best on the validation part: geometric means over the orders. And at the default cuts: what comes
+of the default alpha, and of one that tasks share (a description and no test, since it was read off these tables).
 
 {below(tables)}"""
+
+
+def rules(results: Results) -> dict[str, Callable[[Order, int], str]]:
+    """Return ways to say alpha for a number of tasks."""
+    alphas = results.plan["alphas"]
+    return {
+        DEFAULT.alpha: lambda order, count: DEFAULT.alpha,
+        f"{SHARED} / tasks, at most {alphas[-1]}": lambda order, count: nearest(alphas, SHARED / count),
+        "best for each": lambda order, count: nearest(alphas, order.best_alpha(count, DEFAULT, alphas)),
+    }
 
 
 def tuned(results: Results) -> dict[str, Setting]:
@@ -308,10 +346,10 @@ def peers(results: Results) -> str:
     text = Table("mergekit's merges of the same checkpoints", columns, rows).markdown()
     return f"""## Against mergekit
 
-Distance is that of the two models over that of ours from the base; weights are apart when they differ by more than
-10⁻⁶. Averaging and task arithmetic differ by roundings only. mergekit keeps floor(density N) changes of a tensor, we
-drop floor(drop_bottom N) and floor(drop_top N) and so keep up to two more: that is all that TIES and breadcrumbs differ
-by, no more than a few weights of each tensor.
+{WANTED[-1].replace("==", " ")}. Distance is that of the two models over that of ours from the base; weights are
+apart when they differ by more than 10⁻⁶. Averaging and task arithmetic differ by roundings only. mergekit keeps
+floor(density N) changes of a tensor, we drop floor(drop_bottom N) and floor(drop_top N) and so keep up to two more:
+that is all that TIES and breadcrumbs differ by, no more than a few weights of each tensor.
 
 {text}"""
 

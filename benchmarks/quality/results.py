@@ -77,25 +77,34 @@ class Order:
         """Return the best score over alpha, on the test part itself, at the cuts that were chosen once."""
         return max(self.test(count, self.once(method).at(alpha)) for alpha in alphas)
 
+    def validated(self, count: int, setting: Setting) -> float:
+        """Return the score on the validation part."""
+        score: float = self.found["validation"][str(count)][setting.key]
+        return score
+
     def best_alpha(self, count: int, setting: Setting, alphas: Sequence[str]) -> float:
         """Return the alpha that is best on the validation part."""
-        scores = self.found["validation"][str(count)]
-        return float(max(alphas, key=lambda alpha: scores[setting.at(alpha).key]))
+        return float(max(alphas, key=lambda alpha: self.validated(count, setting.at(alpha))))
 
     def shrunk(self, count: int, method: str, alphas: Sequence[str], power: float, few: Sequence[int]) -> float:
         """Return the score of alpha = c / count ** power, c chosen once; alpha is the nearest of the grid's."""
         cuts = self.once(method)
 
         def near(c: float, count: int) -> Setting:
-            return cuts.at(min(alphas, key=lambda alpha: abs(float(alpha) - c / count**power)))
+            return cuts.at(nearest(alphas, c / count**power))
 
         def validated(c: float) -> float:
-            return sum(float(self.found["validation"][str(count)][near(c, count).key]) for count in few)
+            return sum(self.validated(count, near(c, count)) for count in few)
 
         known = [count for count in few if str(count) in self.found["validation"]]
         few = known or few
         best = max((float(alpha) * few[0] ** power for alpha in alphas), key=validated)
         return self.test(count, near(best, count))
+
+
+def nearest(alphas: Sequence[str], wanted: float) -> str:
+    """Return the alpha of the grid that is nearest."""
+    return min(alphas, key=lambda alpha: abs(float(alpha) - wanted))
 
 
 def load(path: Path) -> Results:
