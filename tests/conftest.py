@@ -9,9 +9,15 @@ from pathlib import Path
 import postgres
 import pytest
 import sqlalchemy
+import torch
 from hypothesis import HealthCheck, settings
 
 from registry.db.session import migrate
+
+# Without a GPU, Triton interprets its kernels on the CPU; it reads the variable when it is first imported, and that can
+# be by whatever test module comes first: transformers imports it too.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Tests run side by side, and what they compute is small: more threads than one only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

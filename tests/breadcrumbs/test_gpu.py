@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import math
-import os
 from fractions import Fraction
 
 import numpy as np
@@ -28,13 +27,6 @@ from registry.breadcrumbs.staging import Step
 from registry.errors import BaseMismatch
 
 CUDA = torch.cuda.is_available()
-
-# Triton reads this when it is first imported, and again at every call, so it cannot be taken back after the import.
-# pytest imports every test module before it runs any test: that is fine, since without CUDA there is nothing that
-# Triton could do but interpret, and nothing in the product imports Triton then. conftest.py says it too, for an order
-# of files in which another one imports Triton first.
-if not CUDA:
-    os.environ["TRITON_INTERPRET"] = "1"
 
 gpu = pytest.importorskip("registry.breadcrumbs.gpu", reason="Triton is not installed", exc_type=ModuleNotFoundError)
 

@@ -498,6 +498,9 @@ EXPECTED = (Conflict, DigestMismatch, InvalidRequest, NotFound)
 PAYLOADS = [bytes([number]) * 700 for number in range(5)]
 
 
+ENOUGH = 5  # of everything that is done
+
+
 class Stress:
     """Users who send, find, refer to and let go of the same few bytes, while collectors run without a grace."""
 
@@ -564,7 +567,9 @@ class Stress:
 
     def work(self, thread: int, turns: int) -> None:
         chance = random.Random(thread)
-        for turn in range(turns):
+        for turn in range(40 * turns):
+            if turn >= turns and min(self.done.values()) >= ENOUGH:
+                return  # on a busy machine the collectors get their turn late
             user, data = self.users[thread % 3], chance.choice(PAYLOADS)
             step = chance.choice([self.send, self.send, self.push, self.refer])
             try:
@@ -609,7 +614,7 @@ def test_no_collector_takes_what_is_wanted(stress: Stress) -> None:
     stress.run()
     assert stress.failed == []
     assert stress.lost == []
-    assert min(stress.done.values()) >= 5, f"too little happened: {stress.done}"
+    assert min(stress.done.values()) >= ENOUGH, f"too little happened: {stress.done}"
     time.sleep(0.15)
     collect(stress.world)
     assert list(stress.world.store.digests()) == []
