@@ -117,7 +117,9 @@ def rows(batch):
     return {row.numpy().tobytes() for row in batch.x}
 
 
-@pytest.mark.parametrize("kind", [Vision(), Language(), Restoration()], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [Vision(), pytest.param(Language(), marks=pytest.mark.slow), Restoration()], ids=lambda kind: kind.name
+)
 def test_no_example_is_in_two_parts_and_a_seed_cuts_anew(kind):
     world, again, other = kind.world(0), kind.world(0), kind.world(1)
     for task in (*kind.tasks, *kind.held_out):
@@ -181,6 +183,7 @@ def test_a_little_of_everything_from_data_to_report(tmp_path):
     assert again["hours"] > first["hours"]
 
 
+@pytest.mark.slow
 def test_models_of_another_plan_are_not_mixed_in(tmp_path):
     (tmp_path / "plan.json").write_text("{}")
     command = [sys.executable, "-m", "benchmarks.quality", "--quick", "--work", str(tmp_path)]
