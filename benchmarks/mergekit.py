@@ -64,6 +64,12 @@ def install(venv: Path) -> Path:
     return command
 
 
+def environment(hub: Path) -> dict[str, str]:
+    """Return what mergekit runs in: nothing of our Python, no network, and a Hugging Face folder of its own."""
+    ours = {key: text for key, text in os.environ.items() if not key.startswith("PYTHON")}
+    return {**ours, **OFFLINE, "HF_HOME": str(hub)}
+
+
 def versions(command: Path) -> dict[str, str]:
     """Return the versions of what mergekit ran with."""
     names = ["mergekit", "torch", "transformers", "safetensors", "numpy"]
@@ -94,8 +100,7 @@ def measure(
         raise SystemExit("mergekit masks whole tensors; choose --granularity tensor.")
     base, recipe, merged = files.base(case), out / "recipe.yaml", out / "merged"
     recipe.write_text(recipe_of(case, base, tuned))
-    env = {**{key: text for key, text in os.environ.items() if not key.startswith("PYTHON")}, **OFFLINE}
-    env["HF_HOME"] = str(out / "hub")
+    env = environment(out / "hub")
 
     def merge() -> Sample:
         shutil.rmtree(merged, ignore_errors=True)

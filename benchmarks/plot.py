@@ -3,7 +3,7 @@
 Colours are those of Okabe and Ito, which people who see fewer colours tell apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,8 +35,13 @@ STYLE: dict[Any, Any] = {
 
 def draw(result: Result, path: Path) -> None:
     """Write the plot of a result."""
+    write(lambda: PLOTS[result.name](result), path)
+
+
+def write(make: Callable[[], Figure], path: Path) -> None:
+    """Make a figure in our style and write it."""
     with mpl.rc_context(STYLE):
-        figure: Figure = PLOTS[result.name](result)
+        figure = make()
         figure.savefig(path, metadata={"Date": None, "Creator": None}, bbox_inches="tight")
         plt.close(figure)
 

@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import mergekit
 from benchmarks.machine import describe_machine
 from benchmarks.quality import plan as plans
 from benchmarks.quality import report
-from benchmarks.quality.running import Steps, read_world, run_all
+from benchmarks.quality.contributions import Login
+from benchmarks.quality.running import compare_all, read_world, run_all
 from benchmarks.results import HERE
 from client.demo_server import start
 
@@ -64,8 +64,7 @@ def measure(plan: plans.Plan, quick: bool, work: Path, output: Path) -> None:
     try:
         with start(room / "data") as registry:
             tokens = registry.users(CONTRIBUTORS).result()
-            login = (registry.url, tuple(tokens[name] for name in CONTRIBUTORS))
-            run_all(plan, quick, work, login)
+            run_all(plan, work, Login(registry.url, [tokens[name] for name in CONTRIBUTORS]))
         if not quick:
             compare_all(plan, work)
     finally:
@@ -76,29 +75,11 @@ def measure(plan: plans.Plan, quick: bool, work: Path, output: Path) -> None:
         "machine": describe_machine() | report.versions(),
         "hours": hours,
         "plan": plans.describe(plan),
-        "worlds": [read_world(kind.name, seed, work) for kind in plan.kinds for seed in range(kind.worlds)],
+        "worlds": [read_world(kind, seed, work) for kind in plan.kinds for seed in range(kind.worlds)],
     }
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(rounded(result), separators=(",", ":"), ensure_ascii=False)
     (output / "results.json").write_text(text.replace('{"kind"', '\n{"kind"') + "\n", "utf-8")
-
-
-def compare_all(plan: plans.Plan, work: Path) -> None:
-    """Compare the first world of every kind with mergekit's merges."""
-    import torch
-    from transformers.utils import logging
-
-    from benchmarks.quality import peers
-    from benchmarks.quality.bench import Bench
-
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
-    command = mergekit.install(mergekit.VENV)
-    for kind in plan.kinds:
-        folder = work / f"{kind.name}-0"
-        Steps(folder, f"{kind.name} 0").run(
-            "peers", lambda kind=kind, folder=folder: peers.run(Bench(kind, 0, folder), command)
-        )
 
 
 def rounded(found: Any) -> Any:

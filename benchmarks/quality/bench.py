@@ -7,7 +7,6 @@ patches/<default>/...                      as they came back from the registry
 """
 
 import copy
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
@@ -24,6 +23,7 @@ from benchmarks.quality.merging import Setting, Values, Vector, add_patches, ele
 from registry.breadcrumbs.checkpoint import open_checkpoint
 from registry.breadcrumbs.diff import diff
 from registry.breadcrumbs.layout import MaskParams
+from registry.store import hash_file
 
 DEFAULT = Setting("breadcrumbs", "0.85", "0.007", "0.3")
 """What `crumb diff` and `crumb compose` do when they are told nothing."""
@@ -71,15 +71,19 @@ class Bench:
     def score(self, weights: Vector, task: str, part: str) -> float:
         """Return the score of a model on a part of a task; no use is 0, however bad it is."""
         self.put(weights)
-        batch: Batch = getattr(self.parts[task], part)
-        with torch.inference_mode():
-            found = self.kind.score(self.model, batch)
-        return max(0.0, found) if np.isfinite(found) else 0.0
+        return self._score(task, part)
 
     def normalised(self, weights: Vector, tasks: Sequence[str], part: str) -> float:
         """Return the mean over tasks of score / score of the task's own fine-tuned model."""
         known = self.tuned if part == "test" else self.tuned_validation
-        return float(np.mean([self.score(weights, task, part) / known[task] for task in tasks]))
+        self.put(weights)
+        return float(np.mean([self._score(task, part) / known[task] for task in tasks]))
+
+    def _score(self, task: str, part: str) -> float:
+        batch: Batch = getattr(self.parts[task], part)
+        with torch.inference_mode():
+            found = self.kind.score(self.model, batch)
+        return max(0.0, found) if np.isfinite(found) else 0.0
 
     def put(self, weights: Vector) -> None:
         """Give the model these weights."""
@@ -118,9 +122,8 @@ class Bench:
         dense = self.patches(Setting("task arithmetic").params)
         return [self._elsewhere(dense[task], patch, setting.random) for task, patch in zip(tasks, found, strict=True)]
 
-    def path(self, setting: Setting, task: str) -> Path:
+    def path(self, params: MaskParams, task: str) -> Path:
         """Return the patch file of a task, which is made if it is not there."""
-        params = setting.params
         how = f"{params.drop_bottom}-{params.drop_top}-{params.granularity}-{params.value_dtype}"
         path = self.folder / "patches" / how / f"{task}.safetensors"
         if not path.exists():
@@ -130,15 +133,8 @@ class Bench:
         return path
 
     def _read_patches(self, params: MaskParams) -> dict[str, Values]:
-        setting = Setting(
-            "breadcrumbs", params.drop_bottom, params.drop_top, "", params.granularity, params.value_dtype
-        )
-        found = {}
-        for task in self.kind.tasks:
-            path = self.path(setting, task)
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            found[task] = read_patch(path, sha256, self.starts, self.size)
-        return found
+        paths = {task: self.path(params, task) for task in self.kind.tasks}
+        return {task: read_patch(path, hash_file(path), self.starts, self.size) for task, path in paths.items()}
 
     def _elsewhere(self, whole: Values, patch: Values, seed: int) -> Values:
         """Return as many changes of each tensor as a patch has there, chosen at random."""

@@ -65,7 +65,7 @@ class Model:
         for number, task in enumerate(self.bench.kind.tasks):
             key = (str(setting.params), task)
             if key not in self.patches:
-                file = self.bench.path(setting, task)
+                file = self.bench.path(setting.params, task)
                 client = self.clients[1 + number % (len(self.clients) - 1)]
                 before = self.patches.get((str(DEFAULT.params), task))
                 update = before.number if before else None
@@ -77,7 +77,7 @@ class Model:
         """Push the default patches and put what the registry has of them in their place; say what is known of them."""
         pushed = self.push(DEFAULT)
         for task, patch in pushed.items():
-            file = self.bench.path(DEFAULT, task)
+            file = self.bench.path(DEFAULT.params, task)
             file.unlink()
             self.owner.download_patch(patch, file)
         return {

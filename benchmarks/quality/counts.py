@@ -15,6 +15,8 @@ from benchmarks.quality.merging import Setting
 from benchmarks.quality.plan import Plan
 
 AVERAGING = Setting("averaging")
+UNTUNED = {"averaging": AVERAGING, "defaults": DEFAULT}
+"""What nothing is chosen for."""
 
 
 def run(bench: Bench, plan: Plan) -> list[dict[str, Any]]:
@@ -37,16 +39,12 @@ def run_order(bench: Bench, plan: Plan, order: list[str]) -> dict[str, Any]:
     }
     test = {}
     for count in counts:
-        wanted = {AVERAGING, DEFAULT}
+        wanted = set(UNTUNED.values())
         wanted |= {setting.at(alpha) for setting in once.values() for alpha in plan.alphas}
         wanted |= {found[count] for found in again.values()}
         tasks = order[:count]
         test[count] = {setting.key: bench.evaluate(setting, tasks, "test") for setting in sorted(wanted)}
         test[count]["base"] = bench.normalised(bench.base, tasks, "test")
-    each = {}
-    for name, setting in {**once, "averaging": AVERAGING, "defaults": DEFAULT}.items():
-        weights = bench.merge(setting, order)
-        each[name] = {task: bench.normalised(weights, [task], "test") for task in order}
     return {
         "order": order,
         "once": {method: vars(setting) for method, setting in once.items()},
@@ -55,7 +53,6 @@ def run_order(bench: Bench, plan: Plan, order: list[str]) -> dict[str, Any]:
             count: {setting.key: score for setting, score in found.items()} for count, found in validation.items()
         },
         "test": test,
-        "each": each,
     }
 
 

@@ -1,19 +1,16 @@
 """The figures of the report, as SVG; the same results give the same files."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
-
-mpl.use("svg")
-
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from benchmarks.plot import BLUE, GREEN, GREY, ORANGE, RED, STYLE
+from benchmarks.plot import BLUE, GREEN, GREY, ORANGE, RED, write
 from benchmarks.quality.results import METHODS, Results
 from benchmarks.quality.statistics import mean
 
@@ -25,10 +22,7 @@ def draw(results: Results, folder: Path) -> None:
     """Write all figures."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in FIGURES.items():
-        with mpl.rc_context(STYLE):
-            drawn = figure(results)
-            drawn.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
-            plt.close(drawn)
+        write(partial(figure, results), folder / f"{name}.svg")
 
 
 def _panels(results: Results, height: float = 3.6) -> tuple[Figure, list[Any]]:

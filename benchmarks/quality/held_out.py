@@ -5,13 +5,12 @@ learned from few examples, the same ones for every start, at the rate that valid
 fine-tuning the base on all examples.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from benchmarks.quality.bench import DEFAULT, Bench
-from benchmarks.quality.counts import AVERAGING
+from benchmarks.quality.bench import Bench
+from benchmarks.quality.counts import UNTUNED
 from benchmarks.quality.merging import Setting, Vector
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.training import fine_tune
@@ -29,11 +28,8 @@ STEPS_EACH = {16: 20, 64: 40}
 def run(bench: Bench, plan: Plan, once: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a score for each start, task, number of examples and seed."""
     tasks = list(bench.kind.tasks)
-    settings = [Setting(**found) for found in once.values()] + [AVERAGING, DEFAULT]
-    names = [*once, "averaging", "defaults"]
-    starts = {"base": bench.base} | {
-        name: bench.merge(setting, tasks) for name, setting in zip(names, settings, strict=True)
-    }
+    settings = {name: Setting(**found) for name, found in once.items()} | UNTUNED
+    starts = {"base": bench.base} | {name: bench.merge(setting, tasks) for name, setting in settings.items()}
     found = []
     for name, weights in starts.items():
         for task in bench.kind.held_out:
@@ -55,8 +51,8 @@ def learn(bench: Bench, weights: Vector, task: str, count: int, seed: int) -> fl
     found = [(bench.score(weights, task, "validation"), bench.score(weights, task, "test"))]
     for part in RATES:
         bench.put(weights)
-        kind = replace(bench.kind, rate=part * bench.kind.rate)
-        fine_tune(kind, bench.model, examples.take(places), seed, STEPS_EACH[count])
+        rate = part * bench.kind.rate
+        fine_tune(bench.kind, bench.model, examples.take(places), seed, STEPS_EACH[count], rate)
         tuned = bench.flatten(bench.model)
         found.append((bench.score(tuned, task, "validation"), bench.score(tuned, task, "test")))
     return max(found, key=lambda scores: scores[0])[1]

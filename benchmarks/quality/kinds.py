@@ -7,12 +7,22 @@ says comes from the fourth. A world is one base with everything that is fine-tun
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+VISION_TRANSFORMER = {
+    "image_size": 8,
+    "patch_size": 4,
+    "hidden_size": 128,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+}
+"""The shape that the models of images share."""
 
 MakeBatch = Callable[[torch.Generator], "Batch"]
 
@@ -46,6 +56,11 @@ class Parts:
     tune: Batch
     validation: Batch
     test: Batch
+
+
+def cut(tasks: Iterable[str], part: Callable[[str, str], Batch]) -> dict[str, Parts]:
+    """Return the parts of tasks; `part` makes one of a task's, `tune`, `validation` or `test`."""
+    return {task: Parts(part(task, "tune"), part(task, "validation"), part(task, "test")) for task in tasks}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ mergekit is run as its users run it, in an environment of its own (benchmarks/me
 """
 
 import json
-import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.mergekit import OFFLINE
+from benchmarks.mergekit import environment
 from benchmarks.quality.bench import DEFAULT, Bench
 from benchmarks.quality.counts import AVERAGING
 from benchmarks.quality.merging import Setting, Vector, read_weights
@@ -91,13 +90,11 @@ def file_of(bench: Bench) -> str:
 
 def merged(bench: Bench, command: Path, recipe: dict[str, Any]) -> Vector:
     """Return the weights of the model that mergekit makes."""
-    env = {key: text for key, text in os.environ.items() if not key.startswith("PYTHON")} | OFFLINE
     with tempfile.TemporaryDirectory() as room:
         file, out = Path(room) / "recipe.yaml", Path(room) / "merged"
         file.write_text(json.dumps(recipe), "utf-8")  # JSON is YAML too
-        env["HF_HOME"] = str(Path(room) / "hub")
         told = [command, file, out, "--no-copy-tokenizer"]
         if not is_llama(bench):
             told = [command.with_name("mergekit-pytorch"), file, out]
-        subprocess.run(told, env=env, check=True, capture_output=True)
+        subprocess.run(told, env=environment(Path(room) / "hub"), check=True, capture_output=True)
         return read_weights(out, list(bench.shapes))

@@ -98,34 +98,42 @@ validation part, numbers are of the test part. ± is half of a 95 % interval ove
 base hold the same set, so that intervals are too narrow there."""
 
 
+At = Callable[[Order, int], float]
+
+
+def by_count(results: Results, kind: str, title: str, columns: dict[str, At], base: bool = False) -> str:
+    """Write a table with a line for each number of tasks: means over the orders, with intervals; base's without."""
+    orders, rows = results.orders(kind), []
+    for count in results.kind(kind)["counts"]:
+        bases = [f"{mean([order.base(count) for order in orders])[0]:.3f}"] if base else []
+        rows.append(
+            [str(count), *bases, *(interval([at(order, count) for order in orders]) for at in columns.values())]
+        )
+    return Table(f"{kind}, {title}", ["tasks", *["base"] * base, *columns], rows).markdown()
+
+
+def once(method: str) -> At:
+    """Return what scores a method's setting that was chosen once."""
+    return lambda order, count: order.chosen_once(count, method)
+
+
 def counts(results: Results) -> str:
     """Experiment 1."""
-    tables = []
+    alphas, ours, tables = results.plan["alphas"], METHODS[0], []
+
+    def oracle(method: str) -> At:
+        return lambda order, count: order.oracle(count, method, alphas)
+
+    def less(one: At, other: At) -> At:
+        return lambda order, count: one(order, count) - other(order, count)
+
+    chosen, best = {method: once(method) for method in SHOWN}, {method: oracle(method) for method in METHODS}
+    differences = {method: less(once(ours), once(method)) for method in (*METHODS[1:], "averaging")}
+    differences |= {f"oracle: {method}": less(oracle(ours), oracle(method)) for method in METHODS[1:]}
     for kind in results.kinds:
-        orders, rows = results.orders(kind), []
-        for count in results.kind(kind)["counts"]:
-            chosen = [interval([order.chosen_once(count, method) for order in orders]) for method in SHOWN]
-            base = f"{mean([order.base(count) for order in orders])[0]:.3f}"
-            rows.append([str(count), base, *chosen])
-        tables.append(Table(f"{kind}, chosen once on few tasks", ["tasks", "base", *SHOWN], rows).markdown())
-        rows = []
-        for count in results.kind(kind)["counts"]:
-            best = [interval([o.oracle(count, method, results.plan["alphas"]) for o in orders]) for method in METHODS]
-            rows.append([str(count), *best])
-        tables.append(Table(f"{kind}, oracle alpha for each set", ["tasks", *METHODS], rows).markdown())
-        alphas, rows = results.plan["alphas"], []
-        for count in results.kind(kind)["counts"]:
-            once = [
-                interval([o.chosen_once(count, "breadcrumbs") - o.chosen_once(count, other) for o in orders])
-                for other in ("task arithmetic", "TIES", "averaging")
-            ]
-            best = [
-                interval([o.oracle(count, "breadcrumbs", alphas) - o.oracle(count, other, alphas) for o in orders])
-                for other in ("task arithmetic", "TIES")
-            ]
-            rows.append([str(count), *once, *best])
-        columns = ["tasks", "task arithmetic", "TIES", "averaging", "oracle: task arithmetic", "oracle: TIES"]
-        tables.append(Table(f"{kind}, breadcrumbs less others, order by order", columns, rows).markdown())
+        tables.append(by_count(results, kind, "chosen once on few tasks", chosen, base=True))
+        tables.append(by_count(results, kind, "oracle alpha for each set", best))
+        tables.append(by_count(results, kind, f"{ours} less others, order by order", differences))
     few = " and ".join(map(str, results.plan["few"]))
     return f"""## 1. Number of tasks
 
@@ -139,23 +147,20 @@ averaging has nothing to choose). Dashed: the best alpha for each set, found on 
 
 def retuning(results: Results) -> str:
     """Experiment 2."""
-    tables, plan = [], results.plan
+    tables, plan, ours = [], results.plan, METHODS[0]
+
+    def regret(method: str, held: At) -> At:
+        return lambda order, count: order.again(count, method) - held(order, count)
+
+    def shrunk(power: float) -> At:
+        return lambda order, count: order.shrunk(count, ours, plan["alphas"], power, plan["few"])
+
+    columns: dict[str, At] = {f"{ours} retuned": lambda order, count: order.again(count, ours)}
+    columns |= {method: regret(method, once(method)) for method in METHODS}
+    columns |= {"defaults": regret(ours, once("defaults"))}
+    columns |= {"alpha ~ 1/√n": regret(ours, shrunk(0.5)), "alpha ~ 1/n": regret(ours, shrunk(1))}
     for kind in results.kinds:
-        orders, rows = results.orders(kind), []
-        for count in results.kind(kind)["counts"]:
-            best = [order.again(count, "breadcrumbs") for order in orders]
-            row = [str(count), interval(best)]
-            for method in ("breadcrumbs", "task arithmetic", "TIES"):
-                row.append(interval([o.again(count, method) - o.chosen_once(count, method) for o in orders]))
-            row.append(
-                interval([b - order.chosen_once(count, "defaults") for b, order in zip(best, orders, strict=True)])
-            )
-            for power in (0.5, 1):
-                shrunk = [o.shrunk(count, "breadcrumbs", plan["alphas"], power, plan["few"]) for o in orders]
-                row.append(interval([b - found for b, found in zip(best, shrunk, strict=True)]))
-            rows.append(row)
-        columns = ["tasks", "breadcrumbs retuned", *METHODS, "defaults", "alpha ~ 1/√n", "alpha ~ 1/n"]
-        tables.append(Table(f"{kind}, regret", columns, rows).markdown())
+        tables.append(by_count(results, kind, "regret", columns))
     for kind in results.kinds:
         numbers, rows = results.kind(kind)["counts"], []
         for name, setting in tuned(results).items():

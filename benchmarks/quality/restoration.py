@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForMaskedImageModeling
 
-from benchmarks.quality.kinds import Batch, Kind, Parts, World
+from benchmarks.quality.kinds import VISION_TRANSFORMER, Batch, Kind, World, cut
 
 SIDE, TILE = 8, 32
 PARTS = {"base": (0.35, 16_000), "tune": (0.35, 8_000), "validation": (0.12, 130), "test": (0.18, 270)}
@@ -101,7 +101,7 @@ class Restoration(Kind):
         tiles = _tiles()
         order = torch.from_numpy(random.permutation(len(tiles)))
         bounds = (len(tiles) * np.cumsum([share for share, _ in PARTS.values()])).round().astype(int)
-        cut = {
+        split = {
             name: _pieces(tiles[places], count, random)
             for (name, (_, count)), places in zip(
                 PARTS.items(), torch.tensor_split(order, bounds[:-1].tolist()), strict=True
@@ -109,27 +109,17 @@ class Restoration(Kind):
         }
 
         def mixture(generator: torch.Generator) -> Batch:
-            clean = cut["base"][torch.randint(len(cut["base"]), (self.batch * 2,), generator=generator)]
+            clean = split["base"][torch.randint(len(split["base"]), (self.batch * 2,), generator=generator)]
             return Batch(_vary(clean, generator), clean, "base")
 
         def part(damage: str, name: str) -> Batch:
-            return Batch(DAMAGES[damage](cut[name]).contiguous(), cut[name], damage)
+            return Batch(DAMAGES[damage](split[name]).contiguous(), split[name], damage)
 
-        parts = {damage: Parts(*(part(damage, name) for name in ("tune", "validation", "test"))) for damage in DAMAGES}
-        return World(mixture, parts)
+        return World(mixture, cut(DAMAGES, part))
 
     def new(self) -> nn.Module:
         """Return a model with random weights."""
-        config = ViTConfig(
-            image_size=SIDE,
-            patch_size=4,
-            encoder_stride=4,
-            num_channels=3,
-            hidden_size=128,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            intermediate_size=512,
-        )
+        config = ViTConfig(**VISION_TRANSFORMER, num_channels=3, encoder_stride=4)
         return ViTForMaskedImageModeling(config)
 
     def load(self, folder: Path) -> nn.Module:
@@ -152,8 +142,8 @@ def _tiles() -> Tensor:
     found = []
     for image in load_sample_images().images:
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255 - 0.5
-        cut = pixels.unfold(1, TILE, TILE).unfold(2, TILE, TILE)  # [3, rows, columns, TILE, TILE]
-        found.append(cut.permute(1, 2, 0, 3, 4).flatten(0, 1))
+        tiles = pixels.unfold(1, TILE, TILE).unfold(2, TILE, TILE)  # [3, rows, columns, TILE, TILE]
+        found.append(tiles.permute(1, 2, 0, 3, 4).flatten(0, 1))
     return torch.cat(found)
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.bench import DEFAULT
-from benchmarks.quality.counts import AVERAGING
+from benchmarks.quality.counts import UNTUNED
 from benchmarks.quality.merging import Setting
 
 METHODS = ("breadcrumbs", "task arithmetic", "TIES")
@@ -61,12 +60,12 @@ class Order:
         return score
 
     def once(self, method: str) -> Setting:
-        """Return the setting that was chosen once."""
-        return AVERAGING if method == "averaging" else Setting(**self.found["once"][method])
+        """Return the setting that was chosen once, or that nothing is chosen for."""
+        return UNTUNED[method] if method in UNTUNED else Setting(**self.found["once"][method])
 
     def chosen_once(self, count: int, method: str) -> float:
         """Return the score of the setting that was chosen once."""
-        return self.test(count, DEFAULT if method == "defaults" else self.once(method))
+        return self.test(count, self.once(method))
 
     def again(self, count: int, method: str) -> float:
         """Return the score of what is chosen again, on the validation part, at this number of tasks."""

@@ -1,7 +1,6 @@
 """Worlds, run side by side: every step of one, in order, each kept as soon as it is done."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,16 +9,26 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import plan as plans
+import torch
+from transformers.utils import logging
+
+from benchmarks import mergekit
+from benchmarks.quality import ablation, counts, held_out, pairs, peers, sizes
+from benchmarks.quality.bench import DEFAULT, Bench
+from benchmarks.quality.contributions import Login, Model
+from benchmarks.quality.kinds import Kind
+from benchmarks.quality.merging import Setting
+from benchmarks.quality.plan import Plan
+from benchmarks.quality.worlds import train
 from registry.breadcrumbs.checkpoint import processors
 
 
-def run_all(plan: plans.Plan, quick: bool, work: Path, login: tuple[str, tuple[str, ...]]) -> None:
+def run_all(plan: Plan, work: Path, login: Login) -> None:
     """Run worlds side by side."""
-    jobs = [(place, seed) for place, kind in enumerate(plan.kinds) for seed in range(kind.worlds)]
     # A process of its own for each world: what one allocates does not stay, and torch starts with one thread.
     with ProcessPoolExecutor(processors(), get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = [pool.submit(run_world, quick, place, seed, work, login) for place, seed in jobs]
+        jobs = [(kind, seed) for kind in plan.kinds for seed in range(kind.worlds)]
+        futures = [pool.submit(run_world, plan, kind, seed, work, login) for kind, seed in jobs]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -28,33 +37,17 @@ def run_all(plan: plans.Plan, quick: bool, work: Path, login: tuple[str, tuple[s
             raise
 
 
-def run_world(quick: bool, place: int, seed: int, work: Path, login: tuple[str, tuple[str, ...]]) -> None:
+def run_world(plan: Plan, kind: Kind, seed: int, work: Path, login: Login) -> None:
     """Run one world: every step whose result is not there."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    import torch
-    from transformers.utils import logging
-
-    from benchmarks.quality import ablation, counts, held_out, pairs, sizes
-    from benchmarks.quality.bench import DEFAULT, Bench
-    from benchmarks.quality.contributions import Login, Model
-    from benchmarks.quality.merging import Setting
-    from benchmarks.quality.worlds import train
-
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
-    plan = plans.quick() if quick else plans.FULL
-    kind = plan.kinds[place]
-    folder = work / f"{kind.name}-{seed}"
-    folder.mkdir(exist_ok=True)
-    steps = Steps(folder, f"{kind.name} {seed}")
-    steps.run("training", lambda: train(kind, seed, folder))
-    bench = Bench(kind, seed, folder)
-    model = Model(bench, Login(*login))
+    quieten()
+    steps = Steps(work, kind, seed)
+    steps.run("training", lambda: train(kind, seed, steps.folder))
+    bench = Bench(kind, seed, steps.folder)
+    model = Model(bench, login)
     try:
         steps.run("scores", lambda: {"tuned": bench.tuned, "untuned": bench.untuned, "weights": bench.size})
         steps.run("patches", model.fetch)
-        found = steps.run("counts", lambda: counts.run(bench, plan))
-        once = found[0]["once"]
+        once = steps.run("counts", lambda: counts.run(bench, plan))[0]["once"]
         steps.run(
             "compositions",
             lambda: [
@@ -71,11 +64,27 @@ def run_world(quick: bool, place: int, seed: int, work: Path, login: tuple[str, 
         model.close()
 
 
-class Steps:
-    """Runs steps and keeps what they return; one whose result is there is not run again."""
+def compare_all(plan: Plan, work: Path) -> None:
+    """Compare the first world of every kind with mergekit's merges."""
+    quieten()
+    command = mergekit.install(mergekit.VENV)
+    for kind in plan.kinds:
+        steps = Steps(work, kind, 0)
+        steps.run("peers", lambda steps=steps, kind=kind: peers.run(Bench(kind, 0, steps.folder), command))
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
+
+def quieten() -> None:
+    """Keep to one thread, and show no bars."""
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+
+
+class Steps:
+    """Runs a world's steps and keeps what they return; one whose result is there is not run again."""
+
+    def __init__(self, work: Path, kind: Kind, seed: int) -> None:
+        self.name, self.folder = f"{kind.name} {seed}", work / f"{kind.name}-{seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, step: str, work: Callable[[], Any]) -> Any:
         """Return what a step found, now or earlier."""
@@ -90,10 +99,10 @@ class Steps:
         return json.loads(path.read_text("utf-8"))["found"]
 
 
-def read_world(kind: str, seed: int, work: Path) -> dict[str, Any]:
+def read_world(kind: Kind, seed: int, work: Path) -> dict[str, Any]:
     """Return all that one world found."""
-    steps = {
-        path.stem: json.loads(path.read_text("utf-8")) for path in sorted((work / f"{kind}-{seed}").glob("*.json"))
-    }
+    files = sorted(Steps(work, kind, seed).folder.glob("*.json"))
+    steps = {file.stem: json.loads(file.read_text("utf-8")) for file in files}
     found = {name: document["found"] for name, document in steps.items()}
-    return {"kind": kind, "seed": seed, **found, "seconds": {name: found["seconds"] for name, found in steps.items()}}
+    seconds = {name: document["seconds"] for name, document in steps.items()}
+    return {"kind": kind.name, "seed": seed, **found, "seconds": seconds}

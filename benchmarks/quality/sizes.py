@@ -19,7 +19,7 @@ def run(bench: Bench, plan: Plan) -> list[dict[str, Any]]:
         alpha, score = best_alpha(bench, plan, setting, tasks)
         for dtype in DTYPES:
             written = replace(setting, value_dtype=dtype, alpha=alpha)
-            sizes = [bench.path(written, task).stat().st_size for task in tasks]
+            sizes = [bench.path(written.params, task).stat().st_size for task in tasks]
             found.append(
                 {
                     "drop_bottom": bottom,

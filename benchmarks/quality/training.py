@@ -13,15 +13,15 @@ WARM_UP = 0.1  # part of the steps
 DECAY = 0.01
 
 
-def train_base(kind: Kind, mixture: MakeBatch, seed: int, steps: int) -> nn.Module:
+def train_base(kind: Kind, mixture: MakeBatch, seed: int) -> nn.Module:
     """Train a base from nothing on batches of the mixture."""
     torch.manual_seed(seed)
     model = kind.new()
     generator = torch.Generator().manual_seed(seed)
-    return _train(kind, model, lambda: mixture(generator), steps, BASE_RATE)
+    return _train(kind, model, lambda: mixture(generator), kind.base_steps, BASE_RATE)
 
 
-def fine_tune(kind: Kind, model: nn.Module, examples: Batch, seed: int, steps: int) -> nn.Module:
+def fine_tune(kind: Kind, model: nn.Module, examples: Batch, seed: int, steps: int, rate: float) -> nn.Module:
     """Train a model on one task's examples, in shuffled passes over them; the model itself changes."""
     generator = torch.Generator().manual_seed(seed)
     waiting = torch.empty(0, dtype=torch.int64)
@@ -33,7 +33,7 @@ def fine_tune(kind: Kind, model: nn.Module, examples: Batch, seed: int, steps: i
         places, waiting = waiting[: kind.batch], waiting[kind.batch :]
         return examples.take(places)
 
-    return _train(kind, model, draw, steps, kind.rate)
+    return _train(kind, model, draw, steps, rate)
 
 
 def _train(kind: Kind, model: nn.Module, draw: Callable[[], Batch], steps: int, rate: float) -> nn.Module:

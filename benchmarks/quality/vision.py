@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
-from benchmarks.quality.kinds import Batch, Kind, Parts, World
+from benchmarks.quality.kinds import VISION_TRANSFORMER, Batch, Kind, World, cut
 
 QUESTIONS: dict[str, tuple[int, ...]] = {
     "digit": tuple(range(10)),
@@ -136,33 +136,23 @@ class Vision(Kind):
         found = load_digits()
         images, digits = torch.from_numpy(found.images).float() / 16, torch.from_numpy(found.target)
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)))
-        cut = dict(zip(PARTS, torch.split(order, list(PARTS.values())), strict=True))
+        split = dict(zip(PARTS, torch.split(order, list(PARTS.values())), strict=True))
 
         def mixture(generator: torch.Generator) -> Batch:
-            places = cut["base"][torch.randint(len(cut["base"]), (self.batch * 2,), generator=generator)]
+            places = split["base"][torch.randint(len(split["base"]), (self.batch * 2,), generator=generator)]
             question = _draw(list(QUESTIONS), [0.6, 0.1, 0.1, 0.1, 0.1], generator)
             answers = torch.tensor(QUESTIONS[question])[digits[places]]
             return Batch(_show(_vary(images[places], generator), generator)[:, None], answers, question)
 
         def part(view: str, name: str) -> Batch:
-            answers = torch.tensor(QUESTIONS[ASKED.get(view, "digit")])[digits[cut[name]]]
-            return Batch(VIEWS[view](images[cut[name]])[:, None].contiguous(), answers, view)
+            answers = torch.tensor(QUESTIONS[ASKED.get(view, "digit")])[digits[split[name]]]
+            return Batch(VIEWS[view](images[split[name]])[:, None].contiguous(), answers, view)
 
-        parts = {view: Parts(*(part(view, name) for name in ("tune", "validation", "test"))) for view in VIEWS}
-        return World(mixture, parts)
+        return World(mixture, cut(VIEWS, part))
 
     def new(self) -> nn.Module:
         """Return a model with random weights."""
-        config = ViTConfig(
-            image_size=8,
-            patch_size=4,
-            num_channels=1,
-            hidden_size=128,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            intermediate_size=512,
-            num_labels=sum(WIDTHS.values()),
-        )
+        config = ViTConfig(**VISION_TRANSFORMER, num_channels=1, num_labels=sum(WIDTHS.values()))
         return ViTForImageClassification(config)
 
     def load(self, folder: Path) -> nn.Module:

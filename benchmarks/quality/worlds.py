@@ -14,12 +14,12 @@ def train(kind: Kind, seed: int, folder: Path) -> None:
     """Train the base and all tasks, but for what is there already."""
     world = kind.world(seed)
     if not (folder / "base").exists():
-        keep(train_base(kind, world.mixture, seed, kind.base_steps), folder / "base")
+        keep(train_base(kind, world.mixture, seed), folder / "base")
     base = kind.load(folder / "base")
     for number, task in enumerate([*kind.tasks, *kind.held_out]):
         if not (folder / "tuned" / task).exists():
             examples, start = world.parts[task].tune, copy.deepcopy(base)
-            tuned = fine_tune(kind, start, examples, 1000 * seed + number, kind.tune_steps)
+            tuned = fine_tune(kind, start, examples, 1000 * seed + number, kind.tune_steps, kind.rate)
             keep(tuned, folder / "tuned" / task)
 
 

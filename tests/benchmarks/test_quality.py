@@ -104,13 +104,13 @@ def test_a_rank_correlation_sees_order_and_not_size():
 
 
 def test_a_step_that_is_done_is_not_done_again(tmp_path):
-    steps, done = Steps(tmp_path, "x"), []
+    steps, done = Steps(tmp_path, Vision(), 0), []
     assert steps.run("one", lambda: done.append(1) or {"a": 1}) == {"a": 1}
-    assert Steps(tmp_path, "x").run("one", lambda: done.append(2)) == {"a": 1}
+    assert Steps(tmp_path, Vision(), 0).run("one", lambda: done.append(2)) == {"a": 1}
     assert done == [1]
     with pytest.raises(ZeroDivisionError):
         steps.run("two", lambda: 1 / 0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json"]
+    assert sorted(path.name for path in steps.folder.iterdir()) == ["one.json"]
 
 
 def rows(batch):
