@@ -111,7 +111,8 @@ def test_the_log_of_a_model_is_for_its_maintainers_and_comes_page_by_page(site: 
     expect(page.locator("tbody tr")).to_have_count(50)
     page.get_by_label("By").fill("carol")
     page.get_by_label("What was done").fill("patch.*")
-    page.get_by_role("button", name="Find").click()
+    with page.expect_navigation():
+        page.get_by_role("button", name="Find").click()
     page.get_by_role("link", name="Next page").click()
     expect(page.locator("tbody tr")).to_have_count(10)
     expect(page.get_by_text(f"{HOSTILE} 0", exact=False)).to_be_visible()

@@ -58,7 +58,8 @@ def test_a_release_is_cut_edited_published_put_on_a_channel_and_yanked_by_clicki
     expect(page.locator(".sunk em").first).to_have_text("my")
     page.get_by_text("Edit the card").click()
     assert page.get_by_label("Card, in Markdown").input_value().startswith("---\n")
-    press(page, "Edit the card", "Save", **{"Card, in Markdown with YAML at its head": "# Mine\n\nOne\nTwo"})
+    with page.expect_navigation():
+        press(page, "Edit the card", "Save", **{"Card, in Markdown with YAML at its head": "# Mine\n\nOne\nTwo"})
     page.get_by_text("The card that comes with the files").click()
     expect(page.get_by_role("heading", name="Mine")).to_be_visible()
     assert released.community.get("/releases/1.3.0")["card"] == "# Mine\n\nOne\nTwo"
