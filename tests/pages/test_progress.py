@@ -88,6 +88,29 @@ def test_a_worker_is_killed_and_the_page_goes_on_with_the_next(site: Site) -> No
         assert session.get_one(Job, claim.job_id).attempt == 2
 
 
+def test_what_somebody_writes_or_was_answered_is_not_replaced_when_a_job_ends(released: Site) -> None:
+    community, claim = released.community, held(released.community, 4)
+    community.post("mary", "/releases", 202, version="2.0.0", patches=[{"number": 4}])
+    writing, sending, looking = (released.open("mary", f"/{NAME}/releases/2.0.0") for _ in range(3))
+    writing.get_by_text("Edit the changelog").click()
+    field = writing.get_by_label("Changelog, in Markdown")
+    field.fill("Half a sen")
+    released.expected.append("401")
+    sending.context.clear_cookies()  # as when she signed out on another tab
+    sending.get_by_text("Edit the changelog").click()
+    sending.get_by_role("button", name="Save the changelog").click()
+    expect(sending.get_by_role("alert")).to_be_visible()
+    with community.world.database.write() as session:
+        session.get_one(Job, claim.job_id).lease_until = now()  # as when the worker is dead
+    expect(looking.get_by_role("button", name="Publish")).to_be_visible()
+    for page in (writing, sending):
+        expect(page.get_by_text("This page is older than that.")).to_be_visible()
+    expect(field).to_have_value("Half a sen")
+    expect(sending.get_by_role("alert")).to_be_visible()
+    writing.get_by_role("link", name="look again").click()
+    expect(writing.get_by_role("button", name="Publish")).to_be_visible()
+
+
 def test_a_window_that_is_closed_gives_its_stream_back(site: Site) -> None:
     watched = site.community.world.app.state.streams = Counted(1)
     claim = held(site.community, 1)

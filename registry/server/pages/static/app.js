@@ -1,4 +1,4 @@
-// What pages do beyond what the server sends: copy, switch the theme, show a slider's number.
+// What pages do beyond what the server sends: copy, switch the theme, show a slider's number, keep what one is writing.
 (function () {
   const root = document.documentElement;
 
@@ -41,6 +41,22 @@
       root.dataset.theme = dark() ? "light" : "dark";
       try { localStorage.setItem("theme", root.dataset.theme); } catch {}
     }
+  });
+
+  function touched(event) {
+    const form = event.target.closest("form");
+    if (form) form.dataset.touched = "yes";
+  }
+
+  // What a job has made takes the place of what is there, but not of words that somebody has written or was answered.
+  document.addEventListener("input", touched);
+  document.addEventListener("submit", touched);
+  document.addEventListener("htmx:before:request", (event) => {
+    const job = event.target;
+    if (!job.matches?.(".job[hx-trigger]")) return;
+    if (!document.querySelector(job.getAttribute("hx-target")).querySelector("form[data-touched]")) return;
+    event.preventDefault();
+    job.querySelector("[data-older]").hidden = false;
   });
 
   document.addEventListener("htmx:after:swap", () => reveal(document));
