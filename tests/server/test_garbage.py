@@ -509,12 +509,18 @@ class Stress:
         self.users = [actor(world, name) for name in ("alice", "bob", "carol")]
         self.lost: list[str] = []
         self.failed: list[BaseException] = []
+        self.counting = threading.Lock()
         self.done = {"sent": 0, "found": 0, "referred": 0, "pushed": 0, "deleted": 0}
         with world.database.write() as session:
             space = session.scalars(select(Namespace).where(Namespace.name == "alice")).one()
             there = Model(namespace_id=space.id, name="base", creator_id=self.users[0].user_id, size=1)
             there.state, there.base_digest = "ready", "sha256:" + "0" * 64
             session.add(there)
+
+    def count(self, what: str, more: int = 1) -> None:
+        """Count what was done; threads that add to a number at a time would lose some."""
+        with self.counting:
+            self.done[what] += more
 
     def present(self, what: str, sha256: str) -> None:
         """Note a loss: something refers to bytes that are not there."""
@@ -525,7 +531,7 @@ class Stress:
         with self.world.database.write() as session:
             found = uploads.announce(session, self.world.store, user, digest(data), len(data), self.made.upload_limits)
         if found.state == "done":
-            self.done["found"] += 1
+            self.count("found")
         else:
             path = uploads.staging_path(self.world.store, found.id)
             uploads.create_staging(self.world.store, path)
@@ -535,7 +541,7 @@ class Stress:
             with self.world.database.write() as session:
                 uploads.record_part(session, user, found.id, 0, len(data), digest(data), lifetime)
             complete_now(self.made, user, found.id)
-            self.done["sent"] += 1
+            self.count("sent")
         time.sleep(0.02)
         with self.world.database.write() as session:  # as long as this row is locked nobody sweeps it
             row = session.get(UploadSession, found.id, with_for_update=True)
@@ -546,7 +552,7 @@ class Stress:
         with self.world.database.write() as session:
             model, _ = models.create(session, user, f"{user.name}/m{number}", [("m.safetensors", digest(data))])
         self.present("a base", digest(data))
-        self.done["referred"] += 1
+        self.count("referred")
         time.sleep(0.002)
         self.present("a base", digest(data))
         with self.world.database.write() as session:
@@ -557,7 +563,7 @@ class Stress:
             given = patches.Contribution(digest(data), "title", "")
             revision, _ = patches.push(session, user, "alice/base", given)
             revision.state = "checked"
-        self.done["pushed"] += 1
+        self.count("pushed")
         time.sleep(0.002)
         with self.world.database.write() as session:  # the same bytes again are the same patch, which others refuse
             mine = session.get_one(PatchRevision, revision.id, with_for_update=True)
@@ -585,7 +591,7 @@ class Stress:
     def collect(self, over: threading.Event) -> None:
         while not over.is_set():
             try:
-                self.done["deleted"] += collect(self.world).deleted.count
+                self.count("deleted", collect(self.world).deleted.count)
             except BaseException as error:
                 self.failed.append(error)
 
