@@ -254,9 +254,9 @@ def held_out(results: Results) -> str:
         tables.append(Table(f"{kind}, mean normalised score on held-out tasks", columns, rows).markdown())
     return f"""## 4. Held-out tasks
 
-All tasks composed, at what was chosen once; then a task that is none of them, untrained and fine-tuned on few examples
-(a sequence of 128 bytes is an example of language), at the learning rate that validates best, or not at all. The last
-columns count held-out tasks of all worlds in which the start did better than the base.
+All tasks composed, at what validates best on all of them; then a task that is none of them, untrained and fine-tuned on
+few examples (a sequence of 128 bytes is an example of language), at the learning rate that validates best, or not at
+all. The last columns count held-out tasks of all worlds in which the start did better than the base.
 
 {below(tables)}"""
 

@@ -47,19 +47,19 @@ def run_world(plan: Plan, kind: Kind, seed: int, work: Path, login: Login) -> No
     try:
         steps.run("scores", lambda: {"tuned": bench.tuned, "untuned": bench.untuned, "weights": bench.size})
         steps.run("patches", model.fetch)
-        once = steps.run("counts", lambda: counts.run(bench, plan))[0]["once"]
+        first = steps.run("counts", lambda: counts.run(bench, plan))[0]
         steps.run(
             "compositions",
             lambda: [
                 model.compose(setting, bench.order(0)[:count])
-                for setting in (DEFAULT, Setting(**once["breadcrumbs"]))
+                for setting in (DEFAULT, Setting(**first["once"]["breadcrumbs"]))
                 for count in kind.counts
             ],
         )
         steps.run("ablation", lambda: ablation.run(bench, plan))
         steps.run("sizes", lambda: sizes.run(bench, plan))
         steps.run("pairs", lambda: pairs.run(bench, [DEFAULT.alpha, "1"], model.conflicts()))
-        steps.run("held-out", lambda: held_out.run(bench, plan, once))
+        steps.run("held-out", lambda: held_out.run(bench, plan, first["again"]))
     finally:
         model.close()
 
