@@ -9,7 +9,7 @@ patches/<default>/...                      as they came back from the registry
 import copy
 import tempfile
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +52,9 @@ class Bench:
         self.size = sum(sizes)
         self.base = read_weights(folder / "base", list(self.shapes))
         self._names = names_of(self.model)
-        self._elected: tuple[object, NDArray[np.float64]] = (None, np.empty(0))
         self.patches = lru_cache(maxsize=8)(self._read_patches)
+        self._elected = lru_cache(maxsize=8)(self._elect)
+        self._evaluated = cache(self._evaluate)
         tasks = [*kind.tasks, *kind.held_out]
         self.tuned = {task: self.score(self.weights(task), task, "test") for task in tasks}
         self.tuned_validation = {task: self.score(self.weights(task), task, "validation") for task in tasks}
@@ -99,18 +100,20 @@ class Bench:
 
     def merge(self, setting: Setting, tasks: Sequence[str]) -> Vector:
         """Return the weights of a composed model."""
-        patches = self.of_tasks(setting, tasks)
-        if setting.method == "averaging":
-            return add_patches(self.base, patches, 1 / len(patches))
         if setting.method == "TIES":
-            wanted = (setting.at(""), tuple(tasks))
-            if self._elected[0] != wanted:
-                self._elected = (wanted, elect(patches, self.size))
-            return (self.base + exact(setting.alpha) * self._elected[1]).astype(np.float32)
-        return add_patches(self.base, patches, exact(setting.alpha))
+            elected = self._elected(setting.at(""), tuple(tasks))
+            return (self.base + exact(setting.alpha) * elected).astype(np.float32)
+        alpha = 1 / len(tasks) if setting.method == "averaging" else exact(setting.alpha)
+        return add_patches(self.base, self.of_tasks(setting, tasks), alpha)
 
     def evaluate(self, setting: Setting, tasks: Sequence[str], part: str) -> float:
-        """Return the mean normalised score of a composed model over its own tasks."""
+        """Return the mean normalised score of a composed model over its own tasks, whose order does not matter."""
+        return self._evaluated(setting, tuple(task for task in self.kind.tasks if task in tasks), part)
+
+    def _elect(self, setting: Setting, tasks: tuple[str, ...]) -> NDArray[np.float64]:
+        return elect(self.of_tasks(setting, tasks), self.size)
+
+    def _evaluate(self, setting: Setting, tasks: tuple[str, ...], part: str) -> float:
         return self.normalised(self.merge(setting, tasks), tasks, part)
 
     def of_tasks(self, setting: Setting, tasks: Sequence[str]) -> list[Values]:

@@ -380,7 +380,7 @@ def how(results: Results) -> str:
 
 {", ".join(known)}.
 
-{document["hours"]:.2f} hours from start to report, with runs that were interrupted. Minutes of one processor, by step,
+{document["hours"]:.2f} hours from start to report, interrupted runs included. Minutes of one processor, by step,
 of all worlds: {spent}; together {sum(steps.values()) / 60:.0f}.
 
 World w cuts the data, sets the base's first weights and draws its batches with seed w, fine-tunes task t with seed

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,18 @@ def test_a_little_of_everything_from_data_to_report(tmp_path):
         assert len(kept.values) == len(drawn.values)
         assert not np.array_equal(kept.places, drawn.places)
     assert bench.evaluate(Setting("task arithmetic", alpha="1"), kind.tasks[:1], "test") == pytest.approx(1, abs=0.02)
+    settings = [
+        both,
+        both.at("1"),
+        random,
+        Setting("averaging"),
+        *(Setting("TIES", "0.8", "0", a) for a in ("0.3", "1")),
+    ]
+    for _ in range(2):  # what was scored is kept
+        for setting, tasks, part in product(settings, (kind.tasks, kind.tasks[1::-1]), ("validation", "test")):
+            anew = bench.normalised(bench.merge(setting, tasks), tasks, part)
+            assert bench.evaluate(setting, tasks, part) == pytest.approx(anew, rel=1e-12)
+            assert bench.evaluate(setting, tasks[::-1], part) == bench.evaluate(setting, tasks, part)
 
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
     (tmp_path / f"{kind.name}-0" / "pairs.json").unlink()
