@@ -107,6 +107,7 @@ def test_from_a_proposal_to_a_release_that_users_can_rely_on(registry: Registry,
     registry.check()
 
 
+@pytest.mark.heavy
 def test_a_private_model_is_there_for_its_members_alone(registry: Registry, tmp_path: Path) -> None:
     anna, bob, carl = (person(registry, name) for name in ("anna", "bob", "carl"))
     base = make_checkpoint(tmp_path / "base")
@@ -124,6 +125,7 @@ def test_a_private_model_is_there_for_its_members_alone(registry: Registry, tmp_
     bob.crumb("pull", "anna/secret", "-o", str(tmp_path / "y"), code=1)
 
 
+@pytest.mark.heavy
 def test_a_token_for_one_model_does_nothing_else(registry: Registry, tmp_path: Path) -> None:
     anna = person(registry, "anna")
     base = make_checkpoint(tmp_path / "base")

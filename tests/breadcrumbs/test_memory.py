@@ -70,6 +70,7 @@ def measure(folders, steps, *params):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["row", "tensor"])
 def test_diff_check_and_compose_stay_within_their_memory(folders, granularity):
     """The bound to meet is three of the tensor in float64; it is kept by far."""

@@ -302,6 +302,7 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_pulls_into_one_folder_and_through_one_cache_wait_for_each_other(
     here: Registry, model: str, crumb: Crumb
 ) -> None:

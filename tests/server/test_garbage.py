@@ -627,6 +627,7 @@ def test_no_collector_takes_what_is_wanted(stress: Stress) -> None:
     assert list(blobs.check(stress.world.database, stress.world.store)) == []
 
 
+@pytest.mark.slow
 def test_that_test_sees_a_collector_that_does_not_ask(stress: Stress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blobs, "OWNERS", tuple(owner for owner in blobs.OWNERS if owner is not UploadSession.sha256))
     stress.run()

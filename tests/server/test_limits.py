@@ -297,6 +297,7 @@ def test_a_burst_buys_no_time_to_trickle(tmp_path: Path, monkeypatch: pytest.Mon
             assert time.monotonic() - started < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [100, 0])
 def test_a_body_that_is_only_slow_gets_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int) -> None:
     monkeypatch.setattr(middleware, "BODY_WINDOW", 0.3)

@@ -756,7 +756,7 @@ def quick(world: World) -> World:
 LENGTH = settings(max_examples=25, stateful_step_count=25)
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_patch_lives_as_the_rules_say_whatever_people_try(quick: World) -> None:
     run_state_machine_as_test(lambda: PatchLives(quick), settings=LENGTH)
 

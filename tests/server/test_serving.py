@@ -66,6 +66,7 @@ def test_a_header_that_takes_too_long_ends_the_connection(world: World) -> None:
         assert whole.startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.heavy
 def test_a_second_header_on_a_kept_connection_has_the_same_deadline(world: World) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
     with served(world, header_seconds=0.3) as address:
