@@ -16,7 +16,7 @@ def run(bench: Bench, plan: Plan) -> list[dict[str, Any]]:
     whole = (bench.folder / "base" / "model.safetensors").stat().st_size
     for bottom in plan.fine_bottoms:
         setting = replace(DEFAULT, drop_bottom=bottom, drop_top="0" if bottom == "0" else DEFAULT.drop_top)
-        alpha, score = best_alpha(bench, plan, setting, tasks)
+        alpha, _ = best_alpha(bench, plan, setting, tasks)
         for dtype in DTYPES:
             written = replace(setting, value_dtype=dtype, alpha=alpha)
             sizes = [bench.path(written.params, task).stat().st_size for task in tasks]
@@ -28,7 +28,7 @@ def run(bench: Bench, plan: Plan) -> list[dict[str, Any]]:
                     "alpha": alpha,
                     "bytes": sum(sizes) / len(sizes),
                     "checkpoint": whole,
-                    "test": score if dtype == "F32" else bench.evaluate(written, tasks, "test"),
+                    "test": bench.evaluate(written, tasks, "test"),
                 }
             )
     return found
