@@ -19,12 +19,12 @@ from fractions import Fraction
 from pathlib import Path
 
 from benchmarks.makers import CODES, VERSION, Llama, llama, make_base, make_tuned
-from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.header import DTYPES
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import normalise_decimal
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.header import DTYPES
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import normalise_decimal
 
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - in memory
 FOLDER = "breadcrumb-benchmarks"

@@ -17,8 +17,8 @@ from benchmarks.cases import Case, Files, PatchFile, add_case, case_of, workplac
 from benchmarks.machine import filesystem_of
 from benchmarks.measure import alternate, read_files, timed
 from benchmarks.results import Bar, Result, Table, documents, is_asked, megabytes, seconds, times
-from registry.breadcrumbs.conflicts import analyse, total
-from registry.breadcrumbs.patchfile import Patch, open_patch
+from registry.breadcrumbs.comparing.conflicts import analyse, total
+from registry.breadcrumbs.formats.patchfile import Patch, open_patch
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

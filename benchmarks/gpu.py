@@ -22,7 +22,7 @@ from benchmarks.jobs import compose_files
 from benchmarks.machine import filesystem_of
 from benchmarks.measure import Sample, Series, alternate, copy_files, read_files
 from benchmarks.results import Bar, Result, Table, documents, megabytes, seconds, times
-from registry.breadcrumbs.residents import RESIDENTS
+from registry.breadcrumbs.composing.residents import RESIDENTS
 
 LARGE, SMALL = 2**26, 2**23
 """Weights of a large chunk, and of one as composing cuts them."""

@@ -18,12 +18,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.breadcrumbs.compose import Composed, compose
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.composing.compose import Composed, compose
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
 
 
 def compose_files(

@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.makers import CODES, DELTA
 from benchmarks.measure import Sample
-from registry.breadcrumbs import gpu
-from registry.breadcrumbs.checkpoint import TORCH
+from registry.breadcrumbs.formats.checkpoint import TORCH
+from registry.breadcrumbs.kernels import gpu
 
 WARM, REPEATED = 3, 15
 ALIGN = 64

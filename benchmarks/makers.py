@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from registry.breadcrumbs.checkpoint import TORCH, octets, open_checkpoint, processors
-from registry.breadcrumbs.header import DTYPES, format_header
+from registry.breadcrumbs.formats.checkpoint import TORCH, octets, open_checkpoint, processors
+from registry.breadcrumbs.formats.header import DTYPES, format_header
 
 VERSION = 2
 """Counts the ways in which weights were ever made, so that older files are not used again."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from registry.breadcrumbs.checkpoint import processors
+from registry.breadcrumbs.formats.checkpoint import processors
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = Path(__file__).resolve().parent / "launch.py"

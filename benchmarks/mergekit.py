@@ -30,7 +30,7 @@ from benchmarks.machine import filesystem_of
 from benchmarks.measure import Sample, alternate, read_files, run_job, run_process
 from benchmarks.results import Bar, Result, Table, documents, is_asked, megabytes, seconds, times
 from benchmarks.scaling import job_of
-from registry.breadcrumbs.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 
 WANTED = ("torch==2.13.0", "mergekit==0.1.5")
 VENV = Path(__file__).resolve().parent.parent / "build" / "mergekit"

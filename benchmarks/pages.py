@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 from benchmarks.results import Bar, Result, Table
 from registry.db import models as tables
 from registry.db.session import migrate, open_database
-from registry.releases.versions import parse_version
+from registry.documents.versions import parse_version
 from registry.server.app import close_app, create_app
 from registry.server.pages.cookies import COOKIE
 from registry.services import actors, sign_ins
@@ -287,7 +287,7 @@ def add_discussion(
 
 def add_pairs(session: Session) -> None:
     """Add what is known of the pairs among the first sixteen patches."""
-    from registry.breadcrumbs.conflicts import Sums
+    from registry.breadcrumbs.comparing.conflicts import Sums
 
     whole = {
         name: (0.5 if kind in (float, "float") else 1000)

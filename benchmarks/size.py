@@ -15,7 +15,7 @@ from fractions import Fraction
 from benchmarks.cases import Case, Files, add_case, case_of, decimal, workplace
 from benchmarks.makers import CODES
 from benchmarks.results import Result, Table, times
-from registry.breadcrumbs.header import DTYPES
+from registry.breadcrumbs.formats.header import DTYPES
 
 DENSITIES = ("0.001", "0.002", "0.005", "0.01", "0.02", "0.03", "0.04", "0.05", "0.1", "0.143", "0.2", "0.3", "0.5")
 

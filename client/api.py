@@ -25,7 +25,7 @@ from client.endpoints.releases import Item, Releases, recipe_items
 from client.endpoints.reviews import Reviews, patch_path
 from client.http import Body, Connection
 from registry import schemas
-from registry.breadcrumbs.recipe import normalise_decimal
+from registry.breadcrumbs.formats.recipe import normalise_decimal
 from registry.errors import JobCancelled, JobFailed, Unavailable
 
 Progress = transfers.Progress

@@ -53,15 +53,15 @@ def apply(
         InvalidPatch, BaseMismatch: A patch is not sound, or for another base.
         NotFinite: The composition overflows.
     """
-    from registry.breadcrumbs.recipe import make_recipe
+    from registry.breadcrumbs.formats.recipe import make_recipe
 
     digest = patch_base(patches[0][0])  # compose() holds the base to it, and check_patches() the other patches
 
-    from registry.breadcrumbs.card import CardItem, render_card
-    from registry.breadcrumbs.check import check_patches
-    from registry.breadcrumbs.checkpoint import open_checkpoint
-    from registry.breadcrumbs.compose import compose
-    from registry.breadcrumbs.patchfile import open_patch
+    from registry.breadcrumbs.checking.check import check_patches
+    from registry.breadcrumbs.composing.compose import compose
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+    from registry.breadcrumbs.formats.patchfile import open_patch
+    from registry.documents.composed_card import CardItem, render_card
 
     with new_folder(folder) as out, contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(base))

@@ -12,7 +12,7 @@ from registry.errors import InvalidRequest
 from registry.schemas import RecipeItem
 
 if TYPE_CHECKING:
-    from registry.breadcrumbs.blame import Share
+    from registry.breadcrumbs.comparing.blame import Share
 
 QUIET = Console(quiet=True)
 _WEIGHT = re.compile(r"(.+)\[((?:[0-9]{1,18}(?:, *[0-9]{1,18})*)?)\]", re.DOTALL)
@@ -77,8 +77,8 @@ def blame(client: Client, model: str, ref: str, place: str | None = None, *, con
     Raises:
         InvalidRequest: There are no patches, or no such weight.
     """
-    from registry.breadcrumbs.blame import blame_model, blame_tensor, blame_weight
-    from registry.breadcrumbs.recipe import make_recipe
+    from registry.breadcrumbs.comparing.blame import blame_model, blame_tensor, blame_weight
+    from registry.breadcrumbs.formats.recipe import make_recipe
 
     revision = find_revision(client, model, ref, console)
     recipe = revision.recipe

@@ -123,8 +123,8 @@ def contribute(client: Client, author: str, task: str, digits: "Digits", folder:
     """Fine-tune the base on a task, make the patch, push it, and wait for the registry's check."""
     from client import demo_tasks
     from client.pushes import push
-    from registry.breadcrumbs.checkpoint import open_checkpoint
-    from registry.breadcrumbs.diff import diff
+    from registry.breadcrumbs.diffing.diff import diff
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 
     base, tuned, file = folder / "base", folder / "tuned" / task, folder / "patches" / f"{task}.safetensors"
     tuned.mkdir(parents=True)

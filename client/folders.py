@@ -170,7 +170,7 @@ def digest_weights(files: Mapping[str, Path], progress: Progress | None = None) 
     Raises:
         InvalidCheckpoint: They are no sound safetensors checkpoint.
     """
-    from registry.breadcrumbs.header import CHECKPOINT_LIMITS, Entry, read_header
+    from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Entry, read_header
 
     weights = weight_files(files)
     lines: dict[str, bytes] = {}
@@ -198,7 +198,7 @@ def digest_weights(files: Mapping[str, Path], progress: Progress | None = None) 
 
 def weight_files(files: Mapping[str, Path]) -> dict[str, Path]:
     """Return the files that hold a model's weights: those that its index names, else every one beside config.json."""
-    from registry.breadcrumbs.header import CHECKPOINT_LIMITS
+    from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS
 
     if INDEX not in files:
         found = {path: files[path] for path in sorted(files) if path.endswith(".safetensors") and "/" not in path}

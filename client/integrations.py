@@ -15,8 +15,8 @@ import sysconfig
 from datetime import UTC, datetime
 from pathlib import Path
 
-from registry.breadcrumbs.durable import new_files
 from registry.errors import Conflict, NotFound, StorageFailed
+from registry.files.durable import new_files
 
 OWNER = "crumb.local"
 NAME = "crumb"

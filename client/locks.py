@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client.console import Console
 from client.transfers import OWN, take_lock
-from registry.breadcrumbs.durable import storage_error
+from registry.files.durable import storage_error
 
 PATIENCE = 1.0  # seconds before a person is told why nothing happens
 PAUSE = 0.05

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from client.mergekit_yaml import read_yaml
-from registry.breadcrumbs.recipe import normalise_decimal
+from registry.breadcrumbs.formats.recipe import normalise_decimal
 from registry.errors import InvalidRequest
 
 MOST_MODELS = 1000

@@ -84,10 +84,10 @@ def import_recipe(file: Path, folder: Path, *, base: str | None = None, console:
 
 
 def _write(config: Config, base_model: str, models: dict[str, Path], out: Path, console: Console) -> Imported:
-    from registry.breadcrumbs.checkpoint import open_checkpoint
-    from registry.breadcrumbs.diff import diff
-    from registry.breadcrumbs.layout import MaskParams
-    from registry.breadcrumbs.recipe import make_recipe
+    from registry.breadcrumbs.diffing.diff import diff
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+    from registry.breadcrumbs.formats.layout import MaskParams
+    from registry.breadcrumbs.formats.recipe import make_recipe
 
     patches: list[ImportedPatch] = []
     digest = ""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo, RepoFile
 
-    from registry.releases.manifest import Manifest
+    from registry.documents.manifest import Manifest
 
 RECORD = "breadcrumbs.json"
 CARD_BYTES = 2**20
@@ -187,7 +187,7 @@ def _commit(
 
 def _check_release(client: Client, revision: Revision, ref: str) -> "tuple[Release, Manifest]":
     """Return the release that a revision is, and its manifest, having seen that they are of the same files."""
-    from registry.releases.manifest import read_manifest
+    from registry.documents.manifest import read_manifest
 
     model = revision.model
     if revision.release is None:

@@ -26,7 +26,6 @@ from client.folders import (
 )
 from client.locks import locked
 from client.transfers import OWN, hash_file
-from registry.breadcrumbs.durable import storage_error
 from registry.errors import (
     BreadcrumbError,
     Conflict,
@@ -36,12 +35,13 @@ from registry.errors import (
     NotFound,
     StorageFull,
 )
+from registry.files.durable import storage_error
 from registry.schemas import File, RecipeItem, Revision
 
 if TYPE_CHECKING:
-    from registry.breadcrumbs.checkpoint import Checkpoint
-    from registry.breadcrumbs.compose import Composed
-    from registry.breadcrumbs.patchfile import Patch
+    from registry.breadcrumbs.composing.compose import Composed
+    from registry.breadcrumbs.formats.checkpoint import Checkpoint
+    from registry.breadcrumbs.formats.patchfile import Patch
 
 QUIET = Console(quiet=True)
 CARD = "README.md"  # the one file that a composition here writes in other words than the registry
@@ -167,9 +167,9 @@ def compose_here(
     With `same_files` a base in other weight files than the registry's is refused before anything is computed, and
     what is written is hashed by files, too.
     """
-    from registry.breadcrumbs.checkpoint import open_checkpoint
-    from registry.breadcrumbs.compose import compose
-    from registry.breadcrumbs.recipe import make_recipe
+    from registry.breadcrumbs.composing.compose import compose
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+    from registry.breadcrumbs.formats.recipe import make_recipe
 
     recipe = revision.recipe
     assert recipe is not None
@@ -202,8 +202,8 @@ def open_patches(
     console: Console = QUIET,
 ) -> Iterator[dict[str, "Patch"]]:
     """Fetch patches into the cache, check them against the base of this weights digest, and open them by sha256."""
-    from registry.breadcrumbs.check import check_patches
-    from registry.breadcrumbs.patchfile import open_patch
+    from registry.breadcrumbs.checking.check import check_patches
+    from registry.breadcrumbs.formats.patchfile import open_patch
 
     files = _fetch_patches(client, model, items, console)
     with console.progress("checking patches") as progress:
@@ -220,7 +220,7 @@ def open_cached(
 
     Files are verified, but not that the base's weights have this digest.
     """
-    from registry.breadcrumbs.checkpoint import open_checkpoint
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 
     files = fetch_base(client, model, digest, console=console)
     with (
@@ -304,7 +304,7 @@ def signed_by(client: Client, revision: Revision, key: Path) -> bool:
         NotFound: The release is not signed.
     """
     from client.signatures import verify_manifest
-    from registry.releases.manifest import read_manifest
+    from registry.documents.manifest import read_manifest
 
     if revision.release is None:
         raise InvalidRequest(f"{revision.model}@{revision.ref} is no release; only releases are signed.", field="ref")
@@ -334,7 +334,7 @@ def find_revision(client: Client, model: str, ref: str, console: Console = QUIET
     Raises:
         DigestMismatch: The registry answers with something else.
     """
-    from registry.breadcrumbs.recipe import make_recipe
+    from registry.breadcrumbs.formats.recipe import make_recipe
 
     revision, recipe = client.revision(model, ref), None
     for warning in revision.warnings:

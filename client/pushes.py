@@ -30,7 +30,7 @@ QUIET = Console(quiet=True)
 
 def patch_base(path: Path) -> str:
     """Return the weights digest of the base that a patch file says it is for, reading nothing but its header."""
-    from registry.breadcrumbs.header import PATCH_LIMITS, read_header
+    from registry.breadcrumbs.formats.header import PATCH_LIMITS, read_header
 
     with _open(path) as file:
         metadata = read_header(file, path.stat().st_size, f"Patch {path.name}", PATCH_LIMITS, InvalidPatch).metadata
@@ -265,7 +265,7 @@ def imported(client: Client, model: Model, console: Console) -> Model:
 
 def check_weights(path: Path) -> None:
     """See that a weight file's header is sound before its gigabytes travel."""
-    from registry.breadcrumbs.header import CHECKPOINT_LIMITS, read_header
+    from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, read_header
 
     with _open(path) as file:
         read_header(file, path.stat().st_size, f"Weight file {path.name}", CHECKPOINT_LIMITS, InvalidCheckpoint)

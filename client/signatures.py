@@ -18,9 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from registry.documents.manifest import LONGEST as LONGEST_MANIFEST
+from registry.documents.strict import parse
 from registry.errors import DigestMismatch, InvalidRequest, TooLarge
-from registry.releases.manifest import LONGEST as LONGEST_MANIFEST
-from registry.releases.strict import parse
 
 LONGEST_BUNDLE = 2**20
 LONGEST_KEY = 2**16

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from client.folders import PICKLES
 from client.hub_errors import from_hub
-from registry.breadcrumbs.folder import PATTERNS
 from registry.errors import (
     BreadcrumbError,
     InvalidCheckpoint,
@@ -15,6 +14,7 @@ from registry.errors import (
     TooLarge,
     Unavailable,
 )
+from registry.files.folder import PATTERNS
 
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w./-]+))?", re.ASCII)
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from client.http import Again, Connection, Stopped, check_stop
-from registry.breadcrumbs.durable import storage_error, sync_folder
 from registry.errors import (
     BreadcrumbError,
     Conflict,
@@ -30,6 +29,7 @@ from registry.errors import (
     StorageFailed,
     Unavailable,
 )
+from registry.files.durable import storage_error, sync_folder
 
 if TYPE_CHECKING:
     from client.api import Client

@@ -22,14 +22,14 @@ from client.api import Client
 from client.console import Console
 from client.folders import check_vacant
 from client.pulls import CARD, open_cached
-from registry.breadcrumbs.durable import storage_error
 from registry.errors import BreadcrumbError, InvalidRequest, JobFailed
+from registry.files.durable import storage_error
 from registry.schemas import RecipeItem, Revision
 
 if TYPE_CHECKING:
-    from registry.breadcrumbs.checkpoint import Checkpoint
-    from registry.breadcrumbs.patchfile import Patch
-    from registry.breadcrumbs.recipe import Recipe
+    from registry.breadcrumbs.formats.checkpoint import Checkpoint
+    from registry.breadcrumbs.formats.patchfile import Patch
+    from registry.breadcrumbs.formats.recipe import Recipe
 
 QUIET = Console(quiet=True)
 OUTPUT = 16 * 2**20  # bytes of a command's output that are kept, its last ones
@@ -55,7 +55,7 @@ class Candidate:
 
     def recipe(self) -> "Recipe":
         """Return it in canonical form, with alpha 1."""
-        from registry.breadcrumbs.recipe import make_recipe
+        from registry.breadcrumbs.formats.recipe import make_recipe
 
         return make_recipe(self.base, "1", [(part.item.sha256, part.scale) for part in self.parts])
 
@@ -110,7 +110,7 @@ class Bench:
             yield place / name
 
     def _compose(self, candidate: Candidate, folder: Path) -> None:
-        from registry.breadcrumbs.compose import compose
+        from registry.breadcrumbs.composing.compose import compose
 
         folder.mkdir(parents=True, exist_ok=True)
         made = candidate.recipe()
@@ -165,7 +165,7 @@ def multiply(alpha: str, weight: str) -> str:
     Raises:
         InvalidRequest: It has more digits than a recipe takes.
     """
-    from registry.breadcrumbs.recipe import normalise_decimal
+    from registry.breadcrumbs.formats.recipe import normalise_decimal
 
     exact = Context(prec=100)  # of two numbers of 40 digits
     text = format(exact.normalize(exact.multiply(Decimal(alpha), Decimal(weight))), "f")

@@ -13,14 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from registry.breadcrumbs import checkpoint as checkpoints
-from registry.breadcrumbs import compose as engine
-from registry.breadcrumbs.check import check_patch as check_file
-from registry.breadcrumbs.claims import CheckResult, check_density
-from registry.breadcrumbs.conflicts import analyse
-from registry.breadcrumbs.finite import check_finite
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.checking.check import check_patch as check_file
+from registry.breadcrumbs.checking.claims import CheckResult, check_density
+from registry.breadcrumbs.checking.finite import check_finite
+from registry.breadcrumbs.comparing.conflicts import analyse
+from registry.breadcrumbs.composing import compose as engine
+from registry.breadcrumbs.formats import checkpoint as checkpoints
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.cache import Cache
 from registry.errors import InvalidInput, StorageFailed, StorageFull
 from registry.hub import Download, Hub, listing

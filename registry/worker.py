@@ -15,11 +15,11 @@ from typing import Any
 
 import structlog
 
-from registry.breadcrumbs.card import CardItem, render_card
-from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.bucket import open_bucket
 from registry.db.models import Model, Recipe
 from registry.db.session import Database
+from registry.documents.composed_card import CardItem, render_card
 from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
 from registry.runner import Runner, Stopped
 from registry.sandbox import warm_up

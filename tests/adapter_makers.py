@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from registry.breadcrumbs.adapters import Adapted, open_tuned
-from registry.breadcrumbs.checkpoint import Checkpoint
+from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
+from registry.breadcrumbs.formats.checkpoint import Checkpoint
 
 PREFIX = "base_model.model."
 CONFIG = {

@@ -24,7 +24,7 @@ BANNED_PARTS = {"torch.sparse"}
 BANNED_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal", "yaml", "safetensors"}
 
 # by safe_load, or nodes alone; the other loaders are banned there, too
-READS_YAML = [ROOT / "registry/releases/front_matter.py", ROOT / "client/mergekit_yaml.py"]
+READS_YAML = [ROOT / "registry/documents/front_matter.py", ROOT / "client/mergekit_yaml.py"]
 
 
 def loaded_by(code: str) -> set[str]:

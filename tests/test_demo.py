@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from client.demo_server import environment, start
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
 from registry.errors import Conflict, NotFound, Unavailable
 
 CRUMB = str(Path(sysconfig.get_path("scripts")) / "crumb")

@@ -66,7 +66,7 @@ from registry.db.models import (
     Token,
     User,
 )
-from registry.releases.versions import parse_version
+from registry.documents.versions import parse_version
 from registry.services.accounts import set_active
 
 TESTS = Path(__file__).parent

@@ -20,9 +20,9 @@ from torch import nn
 
 from benchmarks.quality.kinds import Batch, Kind
 from benchmarks.quality.merging import Setting, Values, Vector, add_patches, elect, exact, read_patch, read_weights
-from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
 from registry.store import hash_file
 
 DEFAULT = Setting("breadcrumbs", "0.85", "0.007", "0.3")

@@ -1,6 +1,6 @@
 """Methods that make one model of many, on patches of one base.
 
-breadcrumbs      base + alpha x sum of patches, exactly as registry/breadcrumbs/compose.py has it
+breadcrumbs      base + alpha x sum of patches, exactly as registry/breadcrumbs/composing/compose.py has it
 task arithmetic  the same with patches of which nothing is dropped
 averaging        task arithmetic with alpha = 1 / number of patches
 TIES             of patches without their smallest values, per weight: the sign with more mass; the mean of the
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.recipe import scale
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.recipe import scale
 
 Vector = NDArray[np.float32]
 DENSE = 0.3

@@ -12,7 +12,7 @@ from client.commands.options import Alpha, Device, DeviceMemory, Json, Quiet, co
 from client.console import Console, fields, plain, size, table
 
 if TYPE_CHECKING:
-    from registry.breadcrumbs.check import PatchReport
+    from registry.breadcrumbs.checking.check import PatchReport
     from registry.schemas import Patch, TensorStats
 
 
@@ -55,10 +55,10 @@ def diff(
         if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
             raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
 
-    from registry.breadcrumbs.adapters import Adapted, open_tuned
-    from registry.breadcrumbs.checkpoint import open_checkpoint
-    from registry.breadcrumbs.diff import diff as make
-    from registry.breadcrumbs.layout import MaskParams
+    from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
+    from registry.breadcrumbs.diffing.diff import diff as make
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+    from registry.breadcrumbs.formats.layout import MaskParams
 
     dtype = "auto" if value_dtype.lower() == "auto" else value_dtype.upper()
     params = MaskParams(drop_bottom, drop_top, granularity.lower(), dtype)
@@ -144,9 +144,9 @@ def _show_file(console: Console, path: Path) -> None:
     if not path.is_file():
         raise NotFound(f"There is no patch file {path}; a patch at the registry is written NS/NAME#N.")
 
-    from registry.breadcrumbs.check import check_patch
-    from registry.breadcrumbs.header import DTYPES
-    from registry.breadcrumbs.patchfile import open_patch
+    from registry.breadcrumbs.checking.check import check_patch
+    from registry.breadcrumbs.formats.header import DTYPES
+    from registry.breadcrumbs.formats.patchfile import open_patch
 
     with open_patch(path) as opened:
         info = opened.info
@@ -308,7 +308,7 @@ def digest(
     console = Console(as_json, quiet)
     found_at = resolve(model, quiet=quiet)
 
-    from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
+    from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
 
     with open_checkpoint(found_at) as checkpoint, console.progress("hashing") as progress:
         found = digest_checkpoint(checkpoint, progress)

@@ -37,7 +37,7 @@ def export(
     from client import mergekit
     from client.addresses import parse_revision
     from client.pulls import find_revision
-    from registry.breadcrumbs.durable import new_files
+    from registry.files.durable import new_files
 
     console = Console(as_json, quiet)
     if format != "mergekit":

@@ -6,7 +6,7 @@ from client.endpoints.calls import Calls, name_of, valid
 from client.endpoints.releases import Item, recipe_items
 from client.endpoints.reviews import patch_path
 from registry import schemas
-from registry.breadcrumbs.recipe import normalise_decimal
+from registry.breadcrumbs.formats.recipe import normalise_decimal
 
 Choice = tuple[int, int | None]
 """A patch's number, and its revision; its newest when None."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from client.endpoints.calls import Calls, name_of, paged, part, valid
 from registry import schemas
-from registry.breadcrumbs.recipe import normalise_decimal
+from registry.breadcrumbs.formats.recipe import normalise_decimal
 
 Item = tuple[int, str] | tuple[int, str, int | None]
 """A patch's number, its weight as a decimal, and perhaps its revision."""

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.models import Channel, ChannelMove, Job, Model, Release
-from registry.releases.manifest import manifest_digest
+from registry.documents.manifest import manifest_digest
 from registry.server import patch_views, views
 from registry.services import channels, dossiers, evaluations, publishing
 from registry.services import releases as release_service

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.db.models import Model
-from registry.releases.commits import blob_id, pointer, tree_id
-from registry.releases.front_matter import read_front_matter, words
+from registry.documents.commits import blob_id, pointer, tree_id
+from registry.documents.front_matter import read_front_matter, words
 from registry.services import models
 from registry.services.actors import Actor
 from registry.services.repositories import Commit, Ref

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
-from registry.breadcrumbs import recipe as recipes
+from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.models import (
     BaseFile,
     Composition,
@@ -22,8 +22,8 @@ from registry.db.models import (
     Recipe,
     RecipeItem,
 )
+from registry.documents.commits import commit_id
 from registry.errors import InvalidRecipe, RevisionNotFound
-from registry.releases.commits import commit_id
 from registry.services import builds, jobs, models, patches
 from registry.services.actors import Actor, record
 

@@ -14,7 +14,7 @@ from sqlalchemy import Dialect, func, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from registry.breadcrumbs.conflict_sums import Sums, total
+from registry.breadcrumbs.comparing.sums import Sums, total
 from registry.db.models import BaseTensor, Job, Model, Patch, PatchPair, PatchRevision, PatchSet, PatchTensor, Table
 from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from registry.services import compositions, jobs, patches, revisions

@@ -23,7 +23,7 @@ from registry.db.models import (
     RecipeItem,
     Release,
 )
-from registry.releases import licences, versions
+from registry.documents import licences, versions
 from registry.services import builds, evaluations, patches
 from registry.services.revisions import PUBLISHED
 

@@ -10,8 +10,8 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from registry.db.models import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User, now
+from registry.documents.commits import commit_id
 from registry.errors import Conflict, InvalidRequest, NotFound
-from registry.releases.commits import commit_id
 from registry.services import access, blobs, jobs, namespaces, tags
 from registry.services.actors import Actor, record
 from registry.services.names import check_name

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.breadcrumbs import recipe as recipes
+from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.models import Composition, Model, PatchRevision
+from registry.documents import licences
 from registry.errors import InvalidRecipe
-from registry.releases import licences
 from registry.services import compositions, conflicts, dossiers, models
 from registry.services.actors import Actor
 from registry.services.compositions import Ingredient

@@ -8,9 +8,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.db.models import AuditHead, Blob, Composition, Model, Release, ReleaseFile, now
+from registry.documents import cards, commits, manifest, provenance
 from registry.errors import Conflict, InvalidRequest, NotFound
 from registry.hub import split
-from registry.releases import cards, commits, manifest, provenance
 from registry.services import blobs, builds, compositions, evaluations, models, releases, reviews, revisions
 from registry.services.actors import Actor, record
 from registry.store import Store

@@ -15,9 +15,9 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.breadcrumbs.folder import PATTERNS
 from registry.db.models import BaseFile, Blob, Model, Namespace
 from registry.errors import InvalidRequest, TooMany
+from registry.files.folder import PATTERNS
 from registry.services import blobs, models, quotas
 from registry.store import Store
 

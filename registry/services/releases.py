@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
-from registry.breadcrumbs import recipe as recipes
+from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.models import Build, Job, Model, PatchRevision, Recipe, RecipeItem, Release, now
+from registry.documents import changelog, licences, versions
 from registry.errors import Conflict, InvalidRequest
-from registry.releases import changelog, licences, versions
 from registry.services import access, builds, compositions, dossiers, jobs, models, patches, revisions
 from registry.services.actors import Actor, record
 from registry.services.compositions import Ingredient

@@ -22,7 +22,7 @@ from typing import Literal
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from registry.breadcrumbs import recipe as recipes
+from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.models import (
     Channel,
     Composition,

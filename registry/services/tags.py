@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from registry.db.models import Model, ModelTag
-from registry.releases.front_matter import read_front_matter, words
+from registry.documents.front_matter import read_front_matter, words
 
 TAG = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 MOST = 200

@@ -12,12 +12,13 @@ import torch
 from makers_breadcrumbs import CODES, decode
 from test_finite import write_patch
 
-from registry.breadcrumbs import conflicts, staging
-from registry.breadcrumbs.conflict_engines import CpuEngine, TorchEngine
-from registry.breadcrumbs.conflicts import Analysis, Sums, analyse
-from registry.breadcrumbs.devices import SMALLEST
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.staging import Step
+from registry.breadcrumbs.comparing import conflicts
+from registry.breadcrumbs.comparing.conflicts import Analysis, Sums, analyse
+from registry.breadcrumbs.comparing.engines import CpuEngine, TorchEngine
+from registry.breadcrumbs.composing import staging
+from registry.breadcrumbs.composing.staging import Step
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.kernels.devices import SMALLEST
 
 BASE = "sha256:" + 64 * "0"
 ENGINES = {"cpu": CpuEngine, "torch": lambda: TorchEngine(torch.device("cpu"), SMALLEST)}

@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from registry.breadcrumbs import kernels
-from registry.breadcrumbs.staging import Arena
+from registry.breadcrumbs.composing.staging import Arena
+from registry.breadcrumbs.kernels import compose
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -114,12 +114,12 @@ def compose_block(base: torch.Tensor, touches: Sequence[Touch], indices: bool = 
         bits[touch.places.numpy()] = True
         mask = raw(touch.places.int()) if indices else np.packbits(bits, bitorder="little").tobytes()
         mask_at, values_at = put(arena, mask + bytes(8)), put(arena, raw(touch.values))
-        code = kernels.CODES[CODES[touch.values.dtype]]
+        code = compose.CODES[CODES[touch.values.dtype]]
         rows.append((mask_at, values_at, code, 4 if indices else 0, touch.places.numel()))
-    out = np.empty(base.nbytes + kernels.PAD, np.uint8)
+    out = np.empty(base.nbytes + compose.PAD, np.uint8)
     table, scales = np.array(rows, np.int64).reshape(-1, 5), np.array([touch.scale for touch in touches], np.float64)
-    code = kernels.CODES[CODES[base.dtype]]
-    lost = kernels.compose_chunk(arena.bytes, base_at, code, base.numel(), 0, table, scales, out)
+    code = compose.CODES[CODES[base.dtype]]
+    lost = compose.compose_chunk(arena.bytes, base_at, code, base.numel(), 0, table, scales, out)
     return torch.from_numpy(out[: base.nbytes].copy()).view(base.dtype), lost
 
 

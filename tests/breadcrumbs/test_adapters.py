@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from makers_breadcrumbs import raw, read_all, write_model
 
 from registry import errors
-from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 LOOSE = MaskParams("0.5", "0.01")

@@ -10,7 +10,7 @@ import torch
 from adapter_makers import open_adapted
 from makers_breadcrumbs import write_model
 
-from registry.breadcrumbs.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the two libraries, about each other

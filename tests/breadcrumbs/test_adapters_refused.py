@@ -10,10 +10,10 @@ from makers_breadcrumbs import Tensors, build, write_model
 from safetensors.torch import save_file
 
 from registry import errors
-from registry.breadcrumbs.adapters import is_adapter, open_tuned
-from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.diffing.adapters import is_adapter, open_tuned
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
 
 PAIR = factors("m", 3, 5)
 A, B = PAIR.values()

@@ -8,15 +8,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from makers_breadcrumbs import decode, read_all, write_model
 
-from registry.breadcrumbs import blame, checkpoint
-from registry.breadcrumbs.blame import blame_model, blame_tensor, blame_weight
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.header import TensorSpec, format_header
-from registry.breadcrumbs.layout import MaskParams, format_metadata, layout
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe, scale
+from registry.breadcrumbs.comparing import blame
+from registry.breadcrumbs.comparing.blame import blame_model, blame_tensor, blame_weight
+from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats import checkpoint
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.header import TensorSpec, format_header
+from registry.breadcrumbs.formats.layout import MaskParams, format_metadata, layout
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe, scale
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRecipe, InvalidRequest
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}

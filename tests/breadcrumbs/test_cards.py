@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from registry.breadcrumbs.card import CardItem, kept_fields, render_card
-from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.documents.composed_card import CardItem, kept_fields, render_card
 
 A, B = "a" * 64, "b" * 64
 RECIPE = make_recipe("sha256:" + "0" * 64, "0.3", [(B, "-0.5"), (A, "1")])

@@ -7,7 +7,7 @@ import torch
 from makers_breadcrumbs import raw, write_model
 from safetensors.torch import save_file
 
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint, tensor_digests, weights_digest
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint, tensor_digests, weights_digest
 from registry.errors import InvalidCheckpoint, NotFound
 
 TENSORS = {

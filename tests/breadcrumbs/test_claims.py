@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from makers_breadcrumbs import build, slow_mask, take_apart, write_model
 
-from registry.breadcrumbs.check import check_patch
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.claims import check_density
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
+from registry.breadcrumbs.checking.check import check_patch
+from registry.breadcrumbs.checking.claims import check_density
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
 
 
 def report_of(folder, base, tuned, params, claims=None):

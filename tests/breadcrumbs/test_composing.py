@@ -9,16 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers_breadcrumbs import Touch, compose_block, decode, raw, read_all, slow_round, write_model
 
-from registry.breadcrumbs import durable, engines, staging
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.devices import pick_device
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe, scale
-from registry.breadcrumbs.staging import Step
+from registry.breadcrumbs.composing import engines, staging
+from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.composing.staging import Step
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe, scale
+from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRecipe, InvalidRequest, NotFinite, StorageFull
+from registry.files import durable
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 

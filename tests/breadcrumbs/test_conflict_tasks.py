@@ -9,7 +9,7 @@ from conflict_makers import BASE, ENGINES, assert_close, compare, dense, every_p
 from makers_breadcrumbs import build, take_apart
 
 from registry import tasks
-from registry.breadcrumbs.conflicts import Sums, analyse
+from registry.breadcrumbs.comparing.conflicts import Sums, analyse
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest, StorageFailed
 from registry.store import hash_file
 

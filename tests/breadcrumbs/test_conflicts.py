@@ -23,11 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import SHAPES, fine_tuned, make_checkpoint, make_patch
 
-from registry.breadcrumbs import conflict_engines
-from registry.breadcrumbs.conflict_engines import CpuEngine, TorchEngine
-from registry.breadcrumbs.conflicts import Sums, analyse, total
-from registry.breadcrumbs.devices import SMALLEST
-from registry.breadcrumbs.staging import Arena
+from registry.breadcrumbs.comparing import engines
+from registry.breadcrumbs.comparing.conflicts import Sums, analyse, total
+from registry.breadcrumbs.comparing.engines import CpuEngine, TorchEngine
+from registry.breadcrumbs.composing.staging import Arena
+from registry.breadcrumbs.kernels.devices import SMALLEST
 
 RATIOS = (
     "iou", "lift", "sign_conflict", "sign_conflict_mass", "cosine", "overlap_cosine", "cancellation", "norm_ratio",
@@ -270,7 +270,7 @@ def test_what_does_not_fit_on_the_device_is_measured_on_the_cpu(tmp_path, monkey
     def refuse(*parts):
         raise AssertionError("the device was asked")
 
-    monkeypatch.setattr(conflict_engines, "_measure_pair", refuse)
+    monkeypatch.setattr(engines, "_measure_pair", refuse)
     with pytest.raises(AssertionError):
         compare(paths, engine="torch")
     assert compare(paths, engine=engine, step=64) == compare(paths, step=64)

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from makers_breadcrumbs import CODES, build, raw, write_model
 
 from registry import tasks
-from registry.breadcrumbs import engines, staging
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.claims import CheckResult
-from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.finite import check_finite, find_overflow
-from registry.breadcrumbs.header import TensorSpec
-from registry.breadcrumbs.layout import MaskParams, format_metadata, layout
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe
-from registry.breadcrumbs.staging import Step
+from registry.breadcrumbs.checking.claims import CheckResult
+from registry.breadcrumbs.checking.finite import check_finite, find_overflow
+from registry.breadcrumbs.composing import engines, staging
+from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.composing.staging import Step
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.header import TensorSpec
+from registry.breadcrumbs.formats.layout import MaskParams, format_metadata, layout
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import BaseMismatch, NotFinite, StorageFailed
 from registry.store import hash_file
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from makers_breadcrumbs import decode, raw, read_all, slow_mask, slow_round
 
-from registry.breadcrumbs.check import check_patch
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe, scale
+from registry.breadcrumbs.checking.check import check_patch
+from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe, scale
 
 GOLDEN = Path(__file__).parent / "golden"
 BASE = "sha256:a7d53d2a1e3c4e6f826afdbea78b2f2da69b17705c9a1273e3653078abe4a054"

@@ -13,22 +13,26 @@ from hypothesis import strategies as st
 from makers_breadcrumbs import Touch, compose_block, raw, slow_mask, write_model
 from test_composing import World
 
-from registry.breadcrumbs import changes, engines, kernels, staging
-from registry.breadcrumbs import compose as compose_module
-from registry.breadcrumbs import diff as diff_module
-from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.engines import GpuEngine
-from registry.breadcrumbs.lanes import Phases
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.mask import dropped
-from registry.breadcrumbs.residents import Residents
-from registry.breadcrumbs.staging import Step
+from registry.breadcrumbs.composing import compose as compose_module
+from registry.breadcrumbs.composing import engines, staging
+from registry.breadcrumbs.composing.engines import GpuEngine
+from registry.breadcrumbs.composing.lanes import Phases
+from registry.breadcrumbs.composing.residents import Residents
+from registry.breadcrumbs.composing.staging import Step
+from registry.breadcrumbs.diffing import changes
+from registry.breadcrumbs.diffing import diff as diff_module
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.diffing.mask import dropped
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.kernels import compose as kernels
 from registry.errors import BaseMismatch
 
 CUDA = torch.cuda.is_available()
 
-gpu = pytest.importorskip("registry.breadcrumbs.gpu", reason="Triton is not installed", exc_type=ModuleNotFoundError)
+gpu = pytest.importorskip(
+    "registry.breadcrumbs.kernels.gpu", reason="Triton is not installed", exc_type=ModuleNotFoundError
+)
 
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers_breadcrumbs import build, frame
 
-from registry.breadcrumbs import header as headers
-from registry.breadcrumbs.header import CHECKPOINT_LIMITS, Limits, format_header, read_header
+from registry.breadcrumbs.formats import header as headers
+from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Limits, format_header, read_header
 from registry.errors import InvalidCheckpoint
 
 SMALL = Limits(header_bytes=2000, entries=5, metadata_bytes=300)

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers_breadcrumbs import build, frame, take_apart, write_model
 
-from registry.breadcrumbs import checkpoint
-from registry.breadcrumbs.check import check_patch, limits_for
-from registry.breadcrumbs.checkpoint import TensorSpec, open_checkpoint
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.header import PATCH_LIMITS, read_header
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.staging import Arena, Stager
+from registry.breadcrumbs.checking.check import check_patch, limits_for
+from registry.breadcrumbs.composing.staging import Arena, Stager
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats import checkpoint
+from registry.breadcrumbs.formats.checkpoint import TensorSpec, open_checkpoint
+from registry.breadcrumbs.formats.header import PATCH_LIMITS, read_header
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.errors import BaseMismatch, InvalidInput, InvalidPatch, TooLarge
 
 BASE = {

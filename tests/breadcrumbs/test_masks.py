@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers_breadcrumbs import CODES, raw, slow_mask
 
-from registry.breadcrumbs import changes
-from registry.breadcrumbs.checkpoint import TensorSpec
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.mask import dropped, groups_of
+from registry.breadcrumbs.diffing import changes
+from registry.breadcrumbs.diffing.mask import dropped, groups_of
+from registry.breadcrumbs.formats.checkpoint import TensorSpec
+from registry.breadcrumbs.formats.layout import MaskParams
 
 FEW = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 2.0**-149, -(2.0**-130), 2.0**127, 0.125])
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -14,13 +14,13 @@ SCRIPT = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from registry.breadcrumbs.check import check_patch
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.checking.check import check_patch
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
 
 torch.set_num_threads(1)
 

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers_breadcrumbs import decode, raw, read_all, slow_bf16, slow_mask, take_apart, write_model
 
-from registry.breadcrumbs import durable
-from registry.breadcrumbs.check import check_patch
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe
-from registry.breadcrumbs.staging import Arena, Stager
+from registry.breadcrumbs.checking.check import check_patch
+from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.composing.staging import Arena, Stager
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch, InvalidRequest, StorageFull
+from registry.files import durable
 
 torch.manual_seed(0)
 BASE = {

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from makers_breadcrumbs import write_model
 from registry.breadcrumbs import intrinsics
-from registry.breadcrumbs.checkpoint import open_checkpoint
-from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.diff import diff
-from registry.breadcrumbs.layout import MaskParams
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
 
 folder, found = Path(sys.argv[1]), []
 torch.manual_seed(0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.breadcrumbs.recipe import Item, make_recipe, normalise_decimal, scale
+from registry.breadcrumbs.formats.recipe import Item, make_recipe, normalise_decimal, scale
 from registry.errors import InvalidRecipe, InvalidRequest
 
 BASE = "sha256:" + "0" * 64
@@ -119,8 +119,8 @@ def test_a_recipe_that_cannot_be_is_refused(base, items, rule):
 
 def test_recipes_headers_layouts_and_cards_load_no_tensor_library():
     code = (
-        "import sys, registry.breadcrumbs.recipe, registry.breadcrumbs.header, registry.breadcrumbs.card, "
-        "registry.breadcrumbs.layout; print({'torch', 'numpy', 'safetensors'} & set(sys.modules))"
+        "import sys, registry.documents.composed_card; "
+        "from registry.breadcrumbs.formats import header, layout, recipe; print({'torch', 'numpy', 'safetensors'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

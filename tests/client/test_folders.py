@@ -18,7 +18,7 @@ from client.folders import (
     write_source,
 )
 from registry import errors, schemas
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
 
 
 def sha(text: str) -> str:

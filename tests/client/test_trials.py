@@ -144,7 +144,7 @@ decimals = st.from_regex(r"-?[0-9]{1,10}(\.[0-9]{1,10})?", fullmatch=True)
 
 @given(decimals, decimals)
 def test_a_scale_is_the_exact_product_in_one_way_of_writing(alpha: str, weight: str) -> None:
-    from registry.breadcrumbs.recipe import normalise_decimal
+    from registry.breadcrumbs.formats.recipe import normalise_decimal
 
     found = multiply(alpha, weight)
     assert Fraction(found) == Fraction(alpha) * Fraction(weight)

@@ -533,7 +533,7 @@ def test_who_waits_for_no_worker_is_told(
 def test_told_to_end_a_command_leaves_nothing_behind(here: Registry, files: Files, crumb: Crumb) -> None:
     code = (
         "import os, signal, time\n"
-        "import registry.breadcrumbs.compose as compose\n"
+        "import registry.breadcrumbs.composing.compose as compose\n"
         "def told(*a, **k):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"

@@ -3,17 +3,8 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from registry.breadcrumbs.recipe import make_recipe
-from registry.releases.manifest import (
-    Approval,
-    Audit,
-    Builder,
-    Evaluation,
-    File,
-    Manifest,
-    Patch,
-    Previous,
-)
+from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.documents.manifest import Approval, Audit, Builder, Evaluation, File, Manifest, Patch, Previous
 
 BASE, WEIGHTS = "sha256:" + "0" * 64, "sha256:" + "1" * 64
 A, B = "a" * 64, "b" * 64

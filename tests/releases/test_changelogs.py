@@ -2,7 +2,7 @@ from datetime import date
 
 import pytest
 
-from registry.releases.changelog import Change, Entry, changes_between, render_changelog
+from registry.documents.changelog import Change, Entry, changes_between, render_changelog
 
 DAY = date(2026, 11, 25)
 

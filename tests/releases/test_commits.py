@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.releases.commits import blob_id, commit_id, pointer, tree_id
+from registry.documents.commits import blob_id, commit_id, pointer, tree_id
 
 A, B = "a" * 64, "b" * 64
 DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)

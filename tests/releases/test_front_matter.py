@@ -9,8 +9,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from registry.releases import front_matter
-from registry.releases.front_matter import MOST_CHARACTERS, MOST_EVENTS, MOST_NESTED, read_front_matter, words
+from registry.documents import front_matter
+from registry.documents.front_matter import MOST_CHARACTERS, MOST_EVENTS, MOST_NESTED, read_front_matter, words
 
 PIECES = (
     *"-:?[]{},&*!|>%@`#'\"\\\n\t 0aé\u2028\ufeff\ud800",

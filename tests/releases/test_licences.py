@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from registry.releases.licences import _FAMILY, Conflict, judge
+from registry.documents.licences import _FAMILY, Conflict, judge
 
 NONE = "no licence"
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from makers_releases import BASE, MANIFEST, WEIGHTS, A, B, changed
 
-from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.documents import manifest as manifests
+from registry.documents.manifest import Approval, Builder, Evaluation, File, Patch, make_manifest, read_manifest
 from registry.errors import BreadcrumbError, InvalidRequest, TooLarge
-from registry.releases import manifest as manifests
-from registry.releases.manifest import Approval, Builder, Evaluation, File, Patch, make_manifest, read_manifest
 
 RAW = make_manifest(MANIFEST)
 

@@ -6,8 +6,8 @@ from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 from makers_releases import BASE, MANIFEST, RECIPE, WEIGHTS, A, B, changed
 
-from registry.releases.manifest import Builder, make_manifest, read_manifest
-from registry.releases.provenance import statement
+from registry.documents.manifest import Builder, make_manifest, read_manifest
+from registry.documents.provenance import statement
 
 
 def test_provenance_is_a_statement_and_a_predicate_as_in_toto_and_slsa_define_them():

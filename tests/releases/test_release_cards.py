@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from makers_releases import RECIPE, WEIGHTS, A, B
 
+from registry.documents.cards import CardPatch, render_release_card
+from registry.documents.manifest import Evaluation
 from registry.errors import InvalidRequest
-from registry.releases.cards import CardPatch, render_release_card
-from registry.releases.manifest import Evaluation
 
 PATCHES = [CardPatch(A, 1, "Code", "alice", "mit"), CardPatch(B, 2, "Maths", "bob", None)]
 EVALUATIONS = [
@@ -126,7 +126,7 @@ def test_an_evaluation_that_is_no_number_is_refused(value):
 
 def test_importing_cards_loads_neither_the_hub_nor_torch():
     code = (
-        "import sys, registry.releases.cards, registry.releases.provenance\n"
+        "import sys, registry.documents.cards, registry.documents.provenance\n"
         "print({'huggingface_hub', 'torch', 'httpx2', 'yaml', 'pydantic'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.breadcrumbs.recipe import make_recipe, normalise_decimal
-from registry.errors import InvalidRequest
-from registry.releases.versions import (
+from registry.breadcrumbs.formats.recipe import make_recipe, normalise_decimal
+from registry.documents.versions import (
     LONGEST_KEY,
     Version,
     check_version,
@@ -15,6 +14,7 @@ from registry.releases.versions import (
     parse_version,
     required_bump,
 )
+from registry.errors import InvalidRequest
 
 BASE, OTHER = "sha256:" + "0" * 64, "sha256:" + "1" * 64
 A, B = "a" * 64, "b" * 64

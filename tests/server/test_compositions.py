@@ -12,10 +12,10 @@ import torch
 from makers import fine_tuned, make_checkpoint, make_patch
 from world import World, create_model, push_patch, upload
 
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
-from registry.breadcrumbs.compose import compose
-from registry.breadcrumbs.patchfile import open_patch
-from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.db.models import Composition, Job, Recipe
 
 URL = "/api/v1/models/alice/tiny/compositions"

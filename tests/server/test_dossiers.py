@@ -11,7 +11,7 @@ from community import Community, open_community
 from sqlalchemy import select
 
 from registry.db.models import Build, Evaluation, Release
-from registry.releases.versions import parse_version
+from registry.documents.versions import parse_version
 from registry.services import dossiers, publishing, releases, reviews
 
 pytestmark = pytest.mark.heavy

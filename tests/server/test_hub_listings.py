@@ -14,7 +14,7 @@ from sqlalchemy import select
 from world import World, create_model, open_world
 
 from registry.db.models import Model, ModelDownloads, now
-from registry.releases.commits import blob_id, pointer
+from registry.documents.commits import blob_id, pointer
 
 pytestmark = pytest.mark.heavy
 

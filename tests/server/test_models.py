@@ -5,7 +5,7 @@ import pytest
 from makers import make_checkpoint
 from world import World, create_model, digest, upload
 
-from registry.breadcrumbs.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
 
 
 def request(files: dict[str, str], name: str = "alice/tiny") -> dict[str, object]:

@@ -6,8 +6,8 @@ from makers import changed, fine_tuned, make_checkpoint, make_patch
 from sqlalchemy import func, select
 from world import World, create_model, digest, push_patch, upload
 
-from registry.breadcrumbs.check import check_patch
-from registry.breadcrumbs.checkpoint import open_checkpoint
+from registry.breadcrumbs.checking.check import check_patch
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.db.models import PatchRevision, PatchTensor
 from registry.services import blobs, garbage
 

@@ -16,9 +16,9 @@ from makers import make_checkpoint
 from sqlalchemy import select
 from world import create_model, push_patch
 
-from registry.breadcrumbs.recipe import make_recipe
+from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.db.models import AuditEvent, Build, Job, Release, ReleaseFile
-from registry.releases.manifest import make_manifest, manifest_digest, read_manifest
+from registry.documents.manifest import make_manifest, manifest_digest, read_manifest
 
 pytestmark = pytest.mark.heavy
 

@@ -10,7 +10,7 @@ from community import NAME, Community, open_community
 from makers import make_checkpoint
 from world import create_model, open_world
 
-from registry.releases.commits import blob_id, pointer, tree_id
+from registry.documents.commits import blob_id, pointer, tree_id
 
 pytestmark = pytest.mark.heavy
 

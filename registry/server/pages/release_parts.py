@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.models import Evaluation, Model, Release
+from registry.documents import provenance
+from registry.documents.manifest import read_manifest
+from registry.documents.versions import effective_scale
 from registry.errors import InvalidRequest
-from registry.releases import provenance
-from registry.releases.manifest import read_manifest
-from registry.releases.versions import effective_scale
 from registry.services import evaluations
 from registry.services.actors import Actor
 from registry.services.measures import Measure

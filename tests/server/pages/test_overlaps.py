@@ -3,7 +3,7 @@
 import pytest
 
 from registry import schemas
-from registry.breadcrumbs.conflict_sums import Sums, total
+from registry.breadcrumbs.comparing.sums import Sums, total
 from registry.server.conflict_views import overlap
 from registry.server.pages import overlaps
 

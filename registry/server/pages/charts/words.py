@@ -6,7 +6,7 @@ style.css names: a label may leave room, and never runs into its neighbour.
 
 import unicodedata
 
-from registry.releases.markdown import line
+from registry.documents.markdown import line
 
 LONGEST = 160  # signs of a label or a note that are told, on hover and in tables; tensor names may have 64 KiB
 UNIT = 24  # of a unit

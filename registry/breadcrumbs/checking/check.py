@@ -1,0 +1,191 @@
+"""Is a stranger's file a sound patch for this base? Every rule of the format, in bounded memory.
+
+The header is settled first (header.py, layout.py): after that every length is the base's, never the file's. Then the
+data, block by block: padding bits, number of set bits, order and range of indices, finite values. Statistics are
+recomputed from the values, never believed.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.breadcrumbs.formats.checkpoint import (
+    BLOCK,
+    HASHED,
+    Meter,
+    Progress,
+    TensorSpec,
+    blocks,
+    fill,
+    octets,
+    processors,
+)
+from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Limits, show
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.patchfile import Patch, called, open_patch
+from registry.breadcrumbs.kernels.check import measure_values
+from registry.breadcrumbs.kernels.compose import CODES, PAD
+from registry.errors import BaseMismatch, InvalidPatch
+
+Octets = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """What a patch does to one tensor; norms are of its values, unscaled, in float64."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nnz: int
+    density: float
+    l1: float
+    l2: float
+    linf: float
+
+
+@dataclass(frozen=True)
+class PatchReport:
+    """A sound patch: `nnz` of all the base's weights are touched, which is `density` of them."""
+
+    sha256: str
+    size: int
+    nnz: int
+    density: float
+    params: MaskParams
+    tensors: list[TensorReport]
+
+
+def check_patch(
+    path: Path, base: str, tensors: Mapping[str, TensorSpec], progress: Progress | None = None
+) -> PatchReport:
+    """Check a patch file against the base it must be for.
+
+    Args:
+        path: The file; it must not change meanwhile.
+        base: Weights digest of the base.
+        tensors: dtype and shape of every tensor of the base.
+        progress: Called with (bytes read, bytes to read); every byte is read twice.
+
+    Returns:
+        Its digest, size and statistics.
+
+    Raises:
+        InvalidPatch: It breaks a rule; the message names the entry and the rule.
+        BaseMismatch: It was made for another base.
+    """
+    return _check(path, base, tensors, Meter(2 * path.stat().st_size, progress))
+
+
+def check_patches(
+    paths: Sequence[Path], base: str, tensors: Mapping[str, TensorSpec], progress: Progress | None = None
+) -> list[PatchReport]:
+    """Check patch files as `check_patch` does, as many at a time as there are processors."""
+    meter = Meter(2 * sum(path.stat().st_size for path in paths), progress)
+    pool = ThreadPoolExecutor(processors(), "check")
+    try:
+        return list(pool.map(lambda path: _check(path, base, tensors, meter), paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check(path: Path, base: str, tensors: Mapping[str, TensorSpec], meter: Meter) -> PatchReport:
+    with open_patch(path, limits_for(tensors)) as patch:
+        info = patch.info
+        if info.base != base:
+            raise BaseMismatch(
+                f"{called(path)} was made for base {info.base}, and this model's base is {base}.", field="base"
+            )
+        for name, spec in info.tensors.items():
+            _check_spec(called(path), name, spec, tensors.get(name))
+        buffer = np.zeros(min(max(info.nnz.values()), BLOCK) * 4 + PAD, np.uint8)
+        reports = [_check_tensor(patch, name, meter, buffer) for name in info.tensors]
+        sha256 = _sha256(patch, meter)
+    nnz = sum(info.nnz.values())
+    weights = sum(spec.numel for spec in tensors.values())
+    return PatchReport(sha256, info.size, nnz, nnz / weights, info.params, reports)
+
+
+def limits_for(tensors: Mapping[str, TensorSpec]) -> Limits:
+    """Return what the header of a patch for this base can need at most, even with every character escaped."""
+    named = sum(6 * len(name.encode("utf-8")) + 400 for name in tensors)
+    return Limits(
+        header_bytes=min(PATCH_LIMITS.header_bytes, 4096 + 4 * named),
+        entries=min(PATCH_LIMITS.entries, 2 * len(tensors)),
+        metadata_bytes=min(PATCH_LIMITS.metadata_bytes, 4096 + 2 * named),
+    )
+
+
+def _check_spec(what: str, name: str, found: TensorSpec, due: TensorSpec | None) -> None:
+    if due is None:
+        raise InvalidPatch(f"{what} changes tensor {show(name)}, which the base does not have.", field=name)
+    if found.shape != due.shape:
+        raise InvalidPatch(
+            f"{what} has tensor {show(name)} with shape {list(found.shape)}, in the base it is {list(due.shape)}.",
+            field=name,
+        )
+    if found.dtype != due.dtype:
+        raise InvalidPatch(
+            f"{what} has tensor {show(name)} as {found.dtype}, in the base it is {due.dtype}.", field=name
+        )
+
+
+def _check_tensor(patch: Patch, name: str, meter: Meter, buffer: Octets) -> TensorReport:
+    spec, nnz = patch.info.tensors[name], patch.info.nnz[name]
+    mask = patch.mask_entry(name)
+    if mask.dtype == "U8":
+        _check_bitmask(patch, mask.name, spec.numel, nnz, meter)
+    else:
+        _check_indices(patch, mask.name, spec.numel, nnz, meter)
+    l1, squares, linf = 0.0, 0.0, 0.0
+    values = patch.value_entry(name)
+    width = DTYPES[values.dtype]
+    for start, stop in blocks(nnz):
+        length = (stop - start) * width
+        fill(memoryview(buffer.data)[:length], patch.fileno(), values.start + start * width, "The patch", InvalidPatch)
+        meter.add(length)
+        total, more, largest, bad = measure_values(buffer, CODES[values.dtype], width, stop - start)
+        if bad >= 0:
+            raise InvalidPatch(
+                f"Entry {show(values.name)}: value number {start + bad} is NaN or Inf.", field=values.name
+            )
+        l1, squares, linf = l1 + float(total), squares + float(more), max(linf, float(largest))
+    return TensorReport(name, spec.shape, spec.dtype, nnz, nnz / spec.numel, l1, math.sqrt(squares), linf)
+
+
+def _check_bitmask(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) -> None:
+    length, ones = (size + 7) // 8, 0
+    for start, stop in blocks(length):
+        packed = patch.read_entry(entry, start, stop).numpy()
+        meter.add(packed.size)
+        ones += int(np.bitwise_count(packed).sum())
+        if stop == length and size % 8 and int(packed[-1]) >> size % 8:
+            raise InvalidPatch(f"Entry {show(entry)}: a padding bit after its {size} bits is set.", field=entry)
+    if ones != nnz:
+        raise InvalidPatch(f"Entry {show(entry)}: it sets {ones} bits, and there are {nnz} values.", field=entry)
+
+
+def _check_indices(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) -> None:
+    last = -1
+    for start, stop in blocks(nnz):
+        indices = patch.read_entry(entry, start, stop).numpy()
+        meter.add(indices.nbytes)
+        if int(indices.min()) < 0 or int(indices.max()) >= size:
+            raise InvalidPatch(f"Entry {show(entry)}: an index is outside 0..{size - 1}.", field=entry)
+        if int(indices[0]) <= last or not (indices[1:] > indices[:-1]).all():
+            raise InvalidPatch(f"Entry {show(entry)}: its indices do not strictly increase.", field=entry)
+        last = int(indices[-1])
+
+
+def _sha256(patch: Patch, meter: Meter) -> str:
+    digest = hashlib.sha256()
+    for start, stop in blocks(patch.info.size, HASHED):
+        digest.update(octets(patch.read_file(start, stop)))
+        meter.add(stop - start)
+    return digest.hexdigest()

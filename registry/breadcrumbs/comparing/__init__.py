@@ -1,0 +1,1 @@
+"""Conflicts between patches, and blame for one weight."""

@@ -1,0 +1,276 @@
+"""Who changed a weight, a tensor, a model: what each patch of a recipe brings to a composition.
+
+    contribution_p = float64(scale_p) * float64(value_p)                  of one weight, exact
+    energy_p       = scale_p^2 * sum(value_p^2)                           of a tensor, or of all
+    share_p        = energy_p / sum(energy of every patch)
+
+For one weight only its own bytes are read, and for each patch what says where its value lies: the mask up to that
+bit, or a few indices by halving. For shares the values alone are read, block by block.
+"""
+
+import bisect
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from registry.breadcrumbs.checking.claims import require_fit
+from registry.breadcrumbs.formats.checkpoint import TORCH, Checkpoint, Meter, Progress, blocks
+from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
+from registry.breadcrumbs.formats.patchfile import Patch
+from registry.breadcrumbs.formats.recipe import Recipe, scale
+from registry.errors import BaseMismatch, InvalidPatch, InvalidRecipe, InvalidRequest
+
+BLOCK = 2**20
+"""Values, or bytes of a mask, that are read at a time; of values that is 4 MB, and 8 MB more as float64."""
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a patch adds to one weight: `amount` is `scale` (a float32) times the stored `value`, in float64."""
+
+    sha256: str
+    value: float
+    scale: float
+    amount: float
+
+
+@dataclass(frozen=True)
+class WeightBlame:
+    """Where a weight comes from.
+
+    Args:
+        tensor, index: Which weight.
+        dtype: Of the tensor.
+        base: The base's value.
+        composed: What the recipe makes of it; infinite where it overflows, which no composition lets pass.
+        contributions: Of the patches that touch it, the largest magnitude first, equal ones by sha256.
+    """
+
+    tensor: str
+    index: tuple[int, ...]
+    dtype: str
+    base: float
+    composed: float
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A patch's part in a tensor or model: how many weights it touches, the norm of what it adds, its share of energy.
+
+    Energies are of each patch by itself: what two patches add to the same weight may cancel, and is counted twice.
+    """
+
+    sha256: str
+    nnz: int
+    l2: float
+    share: float
+
+
+@dataclass(frozen=True)
+class ModelBlame:
+    """The shares in a whole model, and in every tensor that a patch touches, in name order."""
+
+    total: tuple[Share, ...]
+    tensors: dict[str, tuple[Share, ...]]
+
+
+Scaled = tuple[str, Patch, float]
+"""sha256 of a patch's file, the patch, and its scale."""
+
+
+def blame_weight(
+    base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe, tensor: str, index: tuple[int, ...]
+) -> WeightBlame:
+    """Say where one weight of a composition comes from.
+
+    Args:
+        base: The recipe's base; the caller vouches for its bytes.
+        patches: The recipe's patches by sha256, whose bytes `check_patch` accepts.
+        recipe: What is composed.
+        tensor: Name of a floating-point tensor.
+        index: Place of the weight, one number for each dimension, from 0.
+
+    Raises:
+        InvalidRequest: There is no such weight.
+        InvalidRecipe, BaseMismatch: Recipe, patches and base do not fit together.
+        InvalidPatch, InvalidCheckpoint: A file has changed since it was checked.
+    """
+    chosen = _chosen(base, patches, recipe)
+    spec = _require_tensor(base, tensor)
+    flat = _flat(tensor, spec, index)
+    before = float(base.read(tensor, flat, flat + 1).double())
+    found, total = [], before
+    for sha256, patch, factor in chosen:
+        value = _value_at(patch, tensor, flat) if tensor in patch.info.tensors else None
+        if value is not None:
+            found.append(Contribution(sha256, value, factor, factor * value))
+            total += factor * value
+    found.sort(key=lambda part: -abs(part.amount))  # those by sha256 stay so
+    return WeightBlame(tensor, tuple(index), spec.dtype, before, _rounded(total, spec.dtype), tuple(found))
+
+
+def blame_tensor(
+    base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe, tensor: str, progress: Progress | None = None
+) -> tuple[Share, ...]:
+    """Say how much each patch of a recipe adds to a tensor.
+
+    Args:
+        base, patches, recipe: As of `blame_weight`; of the base only names and shapes are used.
+        tensor: Name of a floating-point tensor.
+        progress: Called with (bytes read, bytes to read).
+
+    Returns:
+        The patches that touch it, the largest share first, equal ones by sha256; shares are 0 where nothing is added.
+
+    Raises:
+        InvalidRequest: There is no such tensor.
+        InvalidRecipe, BaseMismatch, InvalidPatch: As of `blame_weight`.
+    """
+    chosen = _chosen(base, patches, recipe)
+    _require_tensor(base, tensor)
+    touching = [part for part in chosen if tensor in part[1].info.tensors]
+    meter = Meter(sum(_value_bytes(patch, tensor) for _, patch, _ in touching), progress)
+    return _shares(_measure(part, tensor, meter) for part in touching)
+
+
+def blame_model(
+    base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe, progress: Progress | None = None
+) -> ModelBlame:
+    """Say how much each patch of a recipe adds to the whole model, and to each tensor.
+
+    Args:
+        base, patches, recipe, progress: As of `blame_tensor`.
+
+    Returns:
+        Shares of every patch of the recipe in all, and of those that touch a tensor in it.
+
+    Raises:
+        InvalidRecipe, BaseMismatch, InvalidPatch: As of `blame_weight`.
+    """
+    chosen = _chosen(base, patches, recipe)
+    meter = Meter(sum(_value_bytes(patch, name) for _, patch, _ in chosen for name in patch.info.tensors), progress)
+    tensors: dict[str, list[_Energy]] = {}
+    total = []
+    for part in chosen:
+        measured = {name: _measure(part, name, meter) for name in part[1].info.tensors}
+        for name, energy in measured.items():
+            tensors.setdefault(name, []).append(energy)
+        nnz, energies = sum(part[1].info.nnz.values()), [energy.energy for energy in measured.values()]
+        total.append(_Energy(part[0], nnz, math.fsum(energies)))
+    return ModelBlame(_shares(total), {name: _shares(tensors[name]) for name in sorted(tensors)})
+
+
+def _chosen(base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe) -> list[Scaled]:
+    """Return the patches of a recipe with their scales, ascending by sha256."""
+    chosen = []
+    for item in recipe.items:
+        if item.sha256 not in patches:
+            raise InvalidRecipe(f"Patch {item.sha256} of the recipe is not given; fetch it first.", field="patches")
+        patch = patches[item.sha256]
+        if patch.info.base != recipe.base:
+            raise BaseMismatch(
+                f"Patch {item.sha256} is for base {patch.info.base}, the recipe for {recipe.base}.", field="base"
+            )
+        require_fit(f"Patch {item.sha256}", patch, base)
+        chosen.append((item.sha256, patch, scale(recipe.alpha, item.weight)))
+    return chosen
+
+
+def _require_tensor(base: Checkpoint, tensor: str) -> TensorSpec:
+    """Return the dtype and shape of a tensor that patches may change."""
+    spec = base.tensors.get(tensor)
+    if spec is None:
+        known = next((name for name, other in base.tensors.items() if other.dtype in FLOATS), "")
+        raise InvalidRequest(
+            f"The base has no tensor {show(tensor)}; write the whole name of one that it has, such as {show(known)}.",
+            field="tensor",
+        )
+    if spec.dtype not in FLOATS:
+        raise InvalidRequest(
+            f"Tensor {show(tensor)} is {spec.dtype}, and patches change floating-point tensors only; write such a one.",
+            field="tensor",
+        )
+    return spec
+
+
+def _flat(tensor: str, spec: TensorSpec, index: tuple[int, ...]) -> int:
+    """Return the number of a weight in row-major order."""
+    what = f"Tensor {show(tensor)} of shape {list(spec.shape)}"
+    if not spec.numel:
+        raise InvalidRequest(f"{what} has no weights; write the name of another.", field="index")
+    if len(index) != len(spec.shape) or not all(map(operator.contains, map(range, spec.shape), index)):
+        last = [length - 1 for length in spec.shape]
+        due = f"write {len(last)} numbers, from {[0] * len(last)} to {last}" if last else "write no number at all"
+        raise InvalidRequest(f"{what} has no weight at {list(index)[:20]}; {due}.", field="index")
+    flat = 0
+    for at, length in zip(index, spec.shape, strict=True):
+        flat = flat * length + at
+    return flat
+
+
+def _value_at(patch: Patch, tensor: str, flat: int) -> float | None:
+    """Return what a patch has for a weight, or None where its mask is not set."""
+    mask, values = patch.mask_entry(tensor), patch.value_entry(tensor)
+    if mask.dtype == "U8":
+        octet = int(patch.read_entry(mask.name, flat // 8, flat // 8 + 1))
+        is_set = octet >> flat % 8 & 1
+        number = (octet & (1 << flat % 8) - 1).bit_count()
+        for start, stop in blocks(flat // 8 if is_set else 0, BLOCK):
+            number += int(np.bitwise_count(patch.read_entry(mask.name, start, stop).numpy()).sum())
+    else:
+        nnz = mask.shape[0]
+        number = bisect.bisect_left(range(nnz), flat, key=lambda at: _one(patch, mask.name, at))
+        is_set = number < nnz and _one(patch, mask.name, number) == flat
+    if not is_set:
+        return None
+    if number >= values.shape[0]:
+        raise InvalidPatch(f"The mask and values of {show(tensor)} differ in number.", field=tensor)
+    return float(patch.read_entry(values.name, number, number + 1).double())
+
+
+def _one(patch: Patch, entry: str, at: int) -> int:
+    return int(patch.read_entry(entry, at, at + 1))
+
+
+def _rounded(total: float, dtype: str) -> float:
+    """Round a sum to float32 and then to a dtype, to nearest even both times; float64 stays, and so do NaN and Inf."""
+    exact = torch.tensor(total, dtype=torch.float64)
+    return total if dtype == "F64" else float(exact.float().to(TORCH[dtype]).double())
+
+
+@dataclass(frozen=True)
+class _Energy:
+    """How many weights a patch touches, and the sum of the squares of what it adds."""
+
+    sha256: str
+    nnz: int
+    energy: float
+
+
+def _measure(part: Scaled, tensor: str, meter: Meter) -> _Energy:
+    """Add up the squares of what a patch adds to a tensor."""
+    sha256, patch, factor = part
+    values, sums = patch.value_entry(tensor), []
+    for start, stop in blocks(values.shape[0], BLOCK):
+        sums.append(float(patch.read_entry(values.name, start, stop).double().square().sum()))
+        meter.add((stop - start) * DTYPES[values.dtype])
+    return _Energy(sha256, values.shape[0], factor * factor * math.fsum(sums))
+
+
+def _value_bytes(patch: Patch, tensor: str) -> int:
+    entry = patch.value_entry(tensor)
+    return entry.stop - entry.start
+
+
+def _shares(energies: Iterable[_Energy]) -> tuple[Share, ...]:
+    found = list(energies)
+    total = math.fsum(part.energy for part in found)
+    ordered = sorted(found, key=lambda part: (-part.energy, part.sha256))
+    return tuple(
+        Share(part.sha256, part.nnz, math.sqrt(part.energy), part.energy / total if total else 0.0) for part in ordered
+    )

@@ -1,0 +1,1 @@
+"""From a base and patches to a model: staging, engines, writing."""

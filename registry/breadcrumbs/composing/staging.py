@@ -1,0 +1,268 @@
+"""One chunk of one tensor, read into one buffer: the base's bytes, and each patch's mask and values.
+
+    arena   | base | mask of patch 0 | values of patch 0 | mask of patch 1 | ...      each part on a 64-byte boundary
+    table   one row of offsets for each patch that touches the chunk; one of `scales`
+
+A mask says how many values precede the next chunk, so masks are staged in order, chunk after chunk; the rest of a
+chunk may be read at any time, by any thread. What a kernel trusts is settled here, on the bytes in the buffer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from registry.breadcrumbs.formats.checkpoint import TensorSpec, fill
+from registry.breadcrumbs.formats.header import DTYPES, show
+from registry.breadcrumbs.formats.patchfile import Patch
+from registry.breadcrumbs.kernels.compose import (
+    CODES,
+    FILE,
+    INDEX_WIDTH,
+    MASK,
+    NNZ,
+    PAD,
+    WIDTH,
+    count_indices,
+    lay_out,
+    read_masks,
+    read_parts,
+)
+from registry.errors import InvalidInput, InvalidPatch
+
+Octets = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.int64]
+
+ALIGN = 64
+STAGED = 8 * 2**20
+"""Bytes that a chunk is to take, about, with everything that is read for it."""
+
+SMALLEST, LARGEST = 2**15, 2**20
+"""Fewest and most elements of a chunk."""
+
+
+class Placed(Protocol):
+    """Where tensors are, such as a checkpoint's."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorSpec]:
+        """Return dtype and shape of every tensor."""
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Return the descriptor of the file that holds a tensor, and the byte at which it starts."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """How long chunks are: `staged` bytes, about, with all that is read for them, but at most `largest` elements."""
+
+    staged: int
+    largest: int
+
+
+class Arena:
+    """A buffer that grows and is used again and again; its memory is touched first where it is first needed.
+
+    Args:
+        size: Bytes to begin with.
+        pinned: Whether a GPU is to copy from it.
+    """
+
+    def __init__(self, size: int, pinned: bool = False) -> None:
+        self.pinned = pinned
+        self.used = 0
+        self._make(size)
+
+    def _make(self, size: int) -> None:
+        self.tensor = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned)
+        self.bytes: Octets = self.tensor.numpy()
+        self.view = memoryview(self.bytes.data)
+
+    def clear(self) -> None:
+        """Forget what is in it."""
+        self.used = 0
+
+    def place(self, length: int) -> int:
+        """Make room for `length` bytes and PAD more; return their offset."""
+        at = self.used
+        self.use(at + room(length))
+        return at
+
+    def use(self, end: int) -> None:
+        """Make room up to byte `end`."""
+        if end > self.bytes.size:
+            old = self.bytes
+            self._make(max(2 * old.size, end))
+            self.bytes[: self.used] = old[: self.used]
+        self.used = end
+
+
+def room(length: int) -> int:
+    """Return bytes for `length` and PAD more, up to the next boundary."""
+    return (length + PAD + ALIGN - 1) // ALIGN * ALIGN
+
+
+@dataclass
+class Chunk:
+    """What is staged of a tensor's elements first..stop - 1.
+
+    Args:
+        tensor, spec: The tensor, its dtype and shape.
+        first, stop: The elements.
+        base_at: Where the base's bytes are to be in the arena.
+        table, scales: int64 [P, 5] and float64 [P] of the patches that touch the chunk, as `compose_chunk` has them.
+        parts: What is still to be read: int64 [n, 4], as `read_parts` has it.
+    """
+
+    tensor: str
+    spec: TensorSpec
+    first: int
+    stop: int
+    base_at: int
+    table: Numbers
+    scales: npt.NDArray[np.float64]
+    parts: Numbers
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.stop - self.first
+
+    @property
+    def length(self) -> int:
+        """Bytes of the base."""
+        return self.size * DTYPES[self.spec.dtype]
+
+    def read_rest(self, arena: Arena) -> None:
+        """Read the base's bytes and every patch's values into their places.
+
+        Raises:
+            InvalidInput: A file has become shorter.
+        """
+        read_all(self.parts, arena, self.tensor)
+
+
+def read_all(parts: Numbers, arena: Arena, tensor: str) -> None:
+    """Read parts of files into an arena.
+
+    Raises:
+        InvalidInput: A file has become shorter since it was opened.
+        OSError: The disk fails.
+    """
+    while (failed := int(read_parts(parts, arena.bytes))) >= 0:
+        file, at, to, length = (int(number) for number in parts[failed])
+        view = arena.view[to : to + length]
+        fill(view, file, at, f"The file that holds {show(tensor)}", InvalidInput)  # says what is wrong, if it still is
+        parts = parts[failed + 1 :]
+
+
+class Stager:
+    """Stages the chunks of one tensor, in order.
+
+    Args:
+        base: The base.
+        tensor: The tensor's name.
+        touching: The patches that touch it, ascending by sha256, each with its scale.
+        step: How long its chunks are.
+    """
+
+    def __init__(
+        self,
+        base: Placed,
+        tensor: str,
+        touching: Sequence[tuple[Patch, float]],
+        step: Step = Step(STAGED, LARGEST),
+    ) -> None:
+        self.tensor, self.spec = tensor, base.tensors[tensor]
+        self._file, self._at = base.place(tensor)
+        rows = []
+        for patch, _ in touching:
+            mask, values = patch.mask_entry(tensor), patch.value_entry(tensor)
+            index_width = 0 if mask.dtype == "U8" else DTYPES[mask.dtype]
+            width, nnz = DTYPES[values.dtype], values.shape[0]
+            rows.append((patch.fileno(), mask.start, values.start, CODES[values.dtype], width, index_width, nnz))
+        self._entries = [patch.mask_entry(tensor).name for patch, _ in touching]
+        self._sources = np.array(rows, np.int64).reshape(-1, 7)
+        self._scales = np.array([scale for _, scale in touching], np.float64)
+        self._bits = np.flatnonzero(self._sources[:, INDEX_WIDTH] == 0).tolist()
+        self._indices = np.flatnonzero(self._sources[:, INDEX_WIDTH]).tolist()
+        self._nnz = self._sources[:, NNZ]
+        self._used = np.zeros(len(touching), np.int64)
+        self._last = [-1] * len(touching)
+        values_bytes = float((self._nnz * self._sources[:, WIDTH]).sum())
+        per_element = 2 * DTYPES[self.spec.dtype] + len(touching) / 8 + values_bytes / self.spec.numel
+        fitting = 1 << int(step.staged / per_element).bit_length() - 1
+        self.step = max(64, min(max(SMALLEST, fitting), 1 << step.largest.bit_length() - 1))
+
+    def stage(self, arena: Arena, first: int, stop: int, with_base: bool = True) -> Chunk:
+        """Stage the masks of elements first..stop - 1, which follow those staged before.
+
+        Without `with_base` there is room for the base's bytes, but they are not to be read.
+
+        Raises:
+            InvalidPatch: Indices do not increase, padding is set, or a mask and its values differ in number; so no
+                kernel ever leaves the chunk.
+        """
+        arena.clear()
+        width = DTYPES[self.spec.dtype]
+        length = (stop - first) * width
+        base_at = arena.place(length)
+        places, counts = np.zeros(len(self._sources), np.int64), np.zeros(len(self._sources), np.int64)
+        if self._bits:
+            self._stage_bits(arena, first, stop, places, counts)
+        for number in self._indices:
+            places[number], counts[number] = self._stage_indices(arena, number, first, stop)
+        used = self._used
+        self._used = used + counts
+        short = self._used != self._nnz if stop == self.spec.numel else self._used > self._nnz
+        if short.any():
+            raise InvalidPatch(f"The mask and values of {show(self.tensor)} differ in number.", field=self.tensor)
+        table, scales = np.empty((len(counts), 5), np.int64), np.empty(len(counts), np.float64)
+        parts = np.empty((len(counts) + 1, 4), np.int64)
+        parts[0] = self._file, self._at + first * width, base_at, length
+        rows, end = lay_out(
+            self._sources, self._scales, places, counts, used, arena.used, ALIGN, PAD, table, scales, parts[1:]
+        )
+        arena.use(end)
+        wanted = parts[0 if with_base else 1 : 1 + rows]
+        return Chunk(self.tensor, self.spec, first, stop, base_at, table[:rows], scales[:rows], wanted)
+
+    def _stage_bits(self, arena: Arena, first: int, stop: int, places: Numbers, counts: Numbers) -> None:
+        """Read the bitmasks; note where they are and how many bits of each are set."""
+        length, at = (stop - first + 7) // 8, arena.used
+        arena.use(at + len(self._bits) * room(length))
+        ask = self._sources, first // 8, length, at, room(length), arena.bytes, places, counts
+        while (failed := int(read_masks(*ask))) >= 0:
+            start = int(self._sources[failed, MASK]) + first // 8
+            view = arena.view[at : at + length]
+            what = f"The file that holds {show(self.tensor)}"
+            fill(
+                view, int(self._sources[failed, FILE]), start, what, InvalidInput
+            )  # says what is wrong, if it still is
+        if stop == self.spec.numel and stop % 8:
+            for number in self._bits:
+                if arena.bytes[places[number] + length - 1] >> stop % 8:
+                    entry = self._entries[number]
+                    raise InvalidPatch(f"Entry {show(entry)}: a padding bit after its {stop} bits is set.", field=entry)
+
+    def _stage_indices(self, arena: Arena, number: int, first: int, stop: int) -> tuple[int, int]:
+        """Read indices until one belongs to a later chunk; return where they are and how many belong to this one."""
+        file, start, width = (int(self._sources[number, column]) for column in (FILE, MASK, INDEX_WIDTH))
+        used = int(self._used[number])
+        most = min(int(self._nnz[number]) - used, stop - first)
+        at, count, read = arena.place(most * width), 0, 0
+        while count == read < most:
+            more = min(most - read, (stop - first) // 64 + 64)
+            to = at + read * width
+            read_all(np.array([[file, start + (used + read) * width, to, more * width]]), arena, self.tensor)
+            found = int(count_indices(arena.bytes, to, width, more, first, stop, self._last[number]))
+            if found < 0:
+                entry = self._entries[number]
+                raise InvalidPatch(f"Entry {show(entry)}: its indices do not strictly increase.", field=entry)
+            if found:
+                self._last[number] = int.from_bytes(arena.view[to + (found - 1) * width :][:width], "little")
+            count, read = count + found, read + more
+        return at, count

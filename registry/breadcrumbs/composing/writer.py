@@ -1,0 +1,180 @@
+"""Writes the weight files of a composition, chunk by chunk, and hashes what is read and written on the way.
+
+    main thread   read masks, count their bits
+    workers       read the rest, compose
+    lanes         write; hash the base's tensors or files; hash the tensors; hash the files
+
+Chunks follow each other in the order of the file, and every lane takes them in that order. Tensors that no patch
+touches are copied by the system, and read only where something is to be hashed.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, BinaryIO
+
+from registry.breadcrumbs.composing.engines import Buffers, Engine
+from registry.breadcrumbs.composing.lanes import Crew, Phases, Slot
+from registry.breadcrumbs.composing.staging import Chunk, Stager
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, Meter
+from registry.breadcrumbs.formats.header import Entry, show
+from registry.breadcrumbs.formats.patchfile import Patch
+from registry.errors import InvalidCheckpoint, NotFinite
+from registry.files.copying import copy_range, write_at
+
+READ = 2**21
+"""Bytes of an untouched tensor that are read at a time for hashing."""
+
+HASHES = ("base tensors", "base files", "tensors", "files")
+"""What may be hashed; each has a lane of that name."""
+
+LANES = ("write", *HASHES)
+
+
+class Writer:
+    """Writes weight files.
+
+    Args:
+        base: The base.
+        touching: The patches that touch each tensor, ascending by sha256, each with its scale.
+        engine: Composes a chunk.
+        crew: Has the LANES.
+        phases: Where time is counted.
+        hashed: Which of HASHES to compute; `tensors` are those that patches touch, and the others where the base's
+            are not hashed.
+        meter: Where progress is counted.
+    """
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        touching: Mapping[str, Sequence[tuple[Patch, float]]],
+        engine: Engine,
+        crew: Crew[Buffers],
+        phases: Phases,
+        hashed: Collection[str],
+        meter: Meter,
+    ) -> None:
+        self.base, self.touching, self.engine, self.crew = base, touching, engine, crew
+        self.phases, self.meter = phases, meter
+        self._hashes: dict[str, dict[str, Any]] = {what: {} for what in hashed}
+
+    def digests(self, what: str) -> dict[str, str]:
+        """Return the sha256 in hex of everything of a kind, by its name, once all is written."""
+        return {name: made.hexdigest() for name, made in self._hashes[what].items()}
+
+    def write(self, name: str, file: BinaryIO) -> int:
+        """Begin to write a weight file; return its size."""
+        header = self.base.read_header_bytes(name)
+        for what in ("base files", "files"):
+            if what in self._hashes:
+                self._hashes[what][name] = hashlib.sha256(header)
+        write_at(file.fileno(), memoryview(header), 0)
+        entries = list(self.base.headers[name].entries.values())
+        for start, stop in untouched(entries, self.touching):
+            self.crew.queue("write", partial(self._copy, name, file, start, stop))
+        for entry in entries:
+            if entry.name in self.touching:
+                self._compose(name, file, entry)
+            elif self._hashes:
+                self._hash(name, entry)
+            else:
+                self.meter.add(entry.stop - entry.start)
+        return max((entry.stop for entry in entries), default=len(header))
+
+    def _compose(self, name: str, file: BinaryIO, entry: Entry) -> None:
+        """Compose a tensor that patches touch."""
+        stager = Stager(self.base, entry.name, self.touching[entry.name], self.engine.step)
+        at, numel = entry.start, entry.numel
+        held = self.engine.resident is not None and self.engine.resident.holds(entry.name)
+        self._begin(entry, "tensors", *([] if held else ["base tensors"]))
+        for first in range(0, numel, stager.step):
+            slot = self.crew.next_slot()
+            arena = slot.buffers.arena
+            with self.phases.of("masks"):
+                chunk = stager.stage(arena, first, min(first + stager.step, numel), with_base=not held)
+            old = arena.view[chunk.base_at : chunk.base_at + chunk.length]
+            slot.buffers.out.clear()
+            slot.buffers.out.place(chunk.length)
+            new = slot.buffers.out.view[: chunk.length]
+            done = self.crew.work(slot, partial(self._run, chunk, slot.buffers))
+            self.crew.follow(slot, "write", done, partial(self._put, file, new, at))
+            if not held:
+                self._follow(slot, "base tensors", entry.name, done, old)
+            self._follow(slot, "base files", name, done, old)
+            self._follow(slot, "tensors", entry.name, done, new)
+            self._follow(slot, "files", name, done, new)
+            self.meter.add(chunk.length)
+            at += chunk.length
+
+    def _run(self, chunk: Chunk, buffers: Buffers) -> None:
+        with self.phases.of("read"):
+            chunk.read_rest(buffers.arena)
+        lost = self.engine.compose(chunk, buffers)
+        if lost:
+            raise NotFinite(
+                f"Tensor {show(chunk.tensor)} overflows {chunk.spec.dtype} in {lost} or more elements; "
+                "choose a smaller alpha.",
+                field=chunk.tensor,
+            )
+
+    def _put(self, file: BinaryIO, view: memoryview, at: int) -> None:
+        with self.phases.of("write"):
+            write_at(file.fileno(), view, at)
+
+    def _copy(self, name: str, file: BinaryIO, start: int, stop: int) -> None:
+        with self.phases.of("copy"):
+            try:
+                copy_range(self.base.file(name).fileno(), file.fileno(), start, stop, start)
+            except EOFError:
+                told = f"Weight file {name} became shorter while it was read; fetch it again."
+                raise InvalidCheckpoint(told) from None
+
+    def _hash(self, name: str, entry: Entry) -> None:
+        """Hash a tensor that no patch touches."""
+        tensors = "base tensors" if "base tensors" in self._hashes else "tensors"
+        self._begin(entry, tensors)
+        for start in range(0, entry.stop - entry.start, READ):
+            slot = self.crew.next_slot()
+            length = min(READ, entry.stop - entry.start - start)
+            slot.buffers.arena.clear()
+            at = slot.buffers.arena.place(length)
+            view = slot.buffers.arena.view[at : at + length]
+            done = self.crew.work(slot, partial(self._read, view, entry, start))
+            self._follow(slot, tensors, entry.name, done, view)
+            self._follow(slot, "base files", name, done, view)
+            self._follow(slot, "files", name, done, view)
+            self.meter.add(length)
+
+    def _read(self, view: memoryview, entry: Entry, start: int) -> None:
+        with self.phases.of("read"):
+            self.base.fill(view, entry.name, start)
+
+    def _begin(self, entry: Entry, *kinds: str) -> None:
+        for what in kinds:
+            if what in self._hashes:
+                self._hashes[what][entry.name] = hashlib.sha256()
+
+    def _follow(self, slot: Slot[Buffers], what: str, name: str, done: Any, view: memoryview) -> None:
+        """Let the lane of a kind of hash take up what a worker has brought."""
+        if what in self._hashes:
+            self.crew.follow(slot, what, done, partial(self._update, self._hashes[what][name], view))
+
+    def _update(self, digest: Any, view: memoryview) -> None:
+        with self.phases.of("hash"):
+            digest.update(view)
+
+
+def untouched(entries: Sequence[Entry], touching: Collection[str]) -> Iterator[tuple[int, int]]:
+    """Give the byte ranges of a file that no patch touches, as long as they go."""
+    start = stop = 0
+    for entry in entries:
+        if entry.name in touching:
+            continue
+        if entry.start != stop:
+            if stop > start:
+                yield start, stop
+            start = entry.start
+        stop = entry.stop
+    if stop > start:
+        yield start, stop

@@ -1,0 +1,1 @@
+"""From two checkpoints to a patch: pairing, mask, changes, adapters."""

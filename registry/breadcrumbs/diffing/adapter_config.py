@@ -1,0 +1,161 @@
+"""What adapter_config.json says: the scale of a LoRA adapter's products, and whether it is one that is read here.
+
+    s = lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora        for each module: rank_pattern, alpha_pattern
+
+A setting that is unknown here and set may change what the weights mean, so it refuses the adapter.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry.breadcrumbs.formats.checkpoint import read_json
+from registry.breadcrumbs.formats.header import show
+from registry.errors import InvalidCheckpoint
+
+ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+CONFIG_BYTES = 4_000_000
+LARGEST_RANK = 2**14
+MERGE = "merge it into the base with PEFT's merge_and_unload, save that with save_pretrained, and diff the merged model"
+
+VARIANTS = {
+    "use_dora": "DoRA",
+    "lora_bias": "a bias beside lora_B (lora_bias)",
+    "layer_replication": "replicated layers (layer_replication)",
+    "target_parameters": "LoRA on bare parameters (target_parameters)",
+    "trainable_token_indices": "trained tokens (trainable_token_indices)",
+    "alora_invocation_tokens": "Activated LoRA, which acts on some tokens only",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "kasa_config": "KaSA",
+    "arrow_config": "Arrow routing",
+}
+"""Settings that make something else of an adapter than W + s B A, and what people call that."""
+
+READ = {
+    "alpha_pattern", "base_model_name_or_path", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "peft_type", "r",
+    "rank_pattern", "use_rslora",
+}  # fmt: skip
+TRAINING = {
+    "auto_mapping", "bias", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "inference_mode",
+    "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout", "lora_ga_config", "megatron_core",
+    "modules_to_save", "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
+}  # fmt: skip
+"""Settings that say how the adapter was trained; what came of them is in its weights."""
+
+SOUND_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Ways to start training that leave the base's weights as they are."""
+
+_REPEATED = re.compile(r"\)[*+{]")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A number for each module: of the first expression that matches its name, else the default."""
+
+    default: float
+    found: Mapping[str, tuple[re.Pattern[str], float]]
+
+    def of(self, module: str) -> float:
+        """Return the number of a module, found as PEFT finds it."""
+        for expression, value in self.found.values():
+            if expression.match(module):
+                return value
+        return self.found[module][1] if module in self.found else self.default
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """A LoRA adapter's settings.
+
+    Args:
+        base_model: What it was trained on, as its author's machine called that.
+        transposed: Whether square weights are [in, out], as those of GPT-2.
+        stabilised: Whether it is rsLoRA.
+        rank, alpha: Of each module.
+    """
+
+    base_model: str | None
+    transposed: bool
+    stabilised: bool
+    rank: Pattern
+    alpha: Pattern
+
+    def scale(self, module: str, rank: int) -> float:
+        """Return the factor s of a module's product, in float64."""
+        return self.alpha.of(module) / (math.sqrt(rank) if self.stabilised else rank)
+
+
+def read_config(folder: Path) -> AdapterConfig:
+    """Read the settings of an adapter.
+
+    Raises:
+        InvalidCheckpoint: It is no adapter of a kind that is read here, or its settings are not sound.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise InvalidCheckpoint(f"There is no {CONFIG} beside the adapter's weights; save it again with PEFT.")
+    found = read_json(path, CONFIG, CONFIG_BYTES)
+    kind = found.get("peft_type")
+    if kind != "LORA":
+        raise _refused(f"is of the type {show(str(kind))}")
+    for name, value in found.items():
+        if value and name not in READ and name not in TRAINING:
+            raise _refused(f"uses {VARIANTS.get(name) or f'the setting {show(name)}'}", name)
+    start = found.get("init_lora_weights")
+    if not any(start is sound or (isinstance(start, str) and start == sound) for sound in SOUND_STARTS):
+        raise _refused(f"may rest on changed base weights (init_lora_weights {show(str(start))})", "init_lora_weights")
+    named = found.get("base_model_name_or_path")
+    return AdapterConfig(
+        named if isinstance(named, str) and named else None,
+        _flag(found, "fan_in_fan_out"),
+        _flag(found, "use_rslora"),
+        _pattern(found, "r", "rank_pattern"),
+        _pattern(found, "lora_alpha", "alpha_pattern"),
+    )
+
+
+def _refused(what: str, field: str = "peft_type") -> InvalidCheckpoint:
+    return InvalidCheckpoint(f"The adapter {what}; only LoRA and rsLoRA are read here: {MERGE}.", field=field)
+
+
+def _unsound(name: str, rule: str) -> InvalidCheckpoint:
+    return InvalidCheckpoint(f"{CONFIG}: {name} {rule}; save the adapter again with PEFT.", field=name)
+
+
+def _flag(found: Mapping[str, Any], name: str) -> bool:
+    value = found.get(name, False)
+    if not isinstance(value, bool):
+        raise _unsound(name, "is neither true nor false")
+    return value
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**31:
+        raise _unsound(name, "is not a number, or too large a one")
+    return float(value)
+
+
+def _pattern(found: Mapping[str, Any], name: str, patterns: str) -> Pattern:
+    given = found.get(patterns) or {}
+    if not isinstance(given, dict):
+        raise _unsound(patterns, "is not an object")
+    compiled = {key: (_compile(key, patterns), _number(value, patterns)) for key, value in given.items()}
+    return Pattern(_number(found.get(name, 8), name), compiled)
+
+
+def _compile(key: str, patterns: str) -> re.Pattern[str]:
+    """Compile a stranger's expression, if it cannot take for ever to match."""
+    if len(key) > 500 or _REPEATED.search(key) or sum(map(key.count, "*+?{")) > 3:
+        raise InvalidCheckpoint(
+            f"{CONFIG}: the expression {show(key)} of {patterns} is more intricate than the names of modules need; "
+            "write it with fewer repetitions.",
+            field=patterns,
+        )
+    try:
+        return re.compile(rf"(.*\.)?({key})$")
+    except (re.error, RecursionError, OverflowError) as problem:
+        raise _unsound(patterns, f"holds {show(key)}, which is no regular expression: {str(problem)[:100]}") from None

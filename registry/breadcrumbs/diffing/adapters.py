@@ -1,0 +1,175 @@
+"""A LoRA adapter, as PEFT saves one, read as the fine-tuned checkpoint that it makes of its base.
+
+    tuned[o, i] = round(W[o, i] + s (B[o, 0] A[0, i] + B[o, 1] A[1, i] + ... + B[o, r - 1] A[r - 1, i]))
+
+    A [r, in], B [out, r]     lora_A, lora_B; of a convolution A [r, in, *kernel] and B [out, r, 1, ...], i being all of
+                              (in, *kernel); lora_embedding_A [r, words], lora_embedding_B [width, r]
+    W [out, in]               the base's tensor, or the adapter's own where it brings one (embeddings); transposed
+                              for embeddings, and for what GPT-2 calls Conv1D
+    s                         see adapter_config.py; which tensor is which, adapter_parts.py
+
+All of it is float64: the products of float32, float16 or bfloat16 factors are exact, their sum is in the order written,
+then come s and W. It is rounded once, to float32, or to float64 where W is; not to the base's dtype, since bfloat16
+would swallow most small changes before a patch, which holds changes, could have them. No step depends on the machine.
+
+Tensors that an adapter brings whole (modules_to_save, biases) are taken as they are, and all others are the base's own.
+Elements are computed when they are read, block by block, so that no tensor is ever whole in memory, the factors aside.
+Where the base ties head and embedding and an adapter changes the embedding alone, the head goes with it, as it does
+in PEFT's merge_and_unload; a head that is changed alone is untied, which a patch cannot do.
+"""
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, AdapterConfig, read_config
+from registry.breadcrumbs.diffing.adapter_parts import Part, Product, find_parts
+from registry.breadcrumbs.formats.checkpoint import INDEX, TORCH, WHOLE, Checkpoint, octets, open_checkpoint
+from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, show
+from registry.breadcrumbs.kernels.adapters import add_product
+from registry.breadcrumbs.kernels.compose import CODES, PAD
+from registry.errors import InvalidCheckpoint
+
+Factor = npt.NDArray[np.floating[Any]]
+
+
+class Adapted:
+    """A base with a LoRA adapter, open for reading; make one with `open_tuned`, close it or use `with`.
+
+    Attributes:
+        files: The adapter's file, by its name.
+        config: The adapter's settings.
+        tensors: dtype and shape of every tensor, as those of the base, in name order.
+        shared: The tensors that the adapter leaves as they are.
+    """
+
+    def __init__(self, base: Checkpoint, weights: Path, config: AdapterConfig) -> None:
+        self.files, self.config = {ADAPTER: weights}, config
+        self._base, self._file, self._local = base, Checkpoint({ADAPTER: weights}, {}, CHECKPOINT_LIMITS), _Local()
+        try:
+            self._parts = find_parts(base, self._file, config)
+        except BaseException:
+            self.close()
+            raise
+        made = {name: part.spec for name, part in self._parts.items()}
+        self.tensors = dict(sorted((dict(base.tensors) | made).items()))
+        self.shared = frozenset(base.tensors.keys() - made.keys())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the adapter's file; the base stays open."""
+        self._file.close()
+
+    def bytes_of(self, name: str) -> int:
+        """Bytes of a tensor."""
+        return self.tensors[name].numel * DTYPES[self.tensors[name].dtype]
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Read elements of a tensor: [stop - start], of its dtype; errors as of `fill`."""
+        spec = self.tensors[name]
+        stop = spec.numel if stop is None else min(stop, spec.numel)
+        return self.read_raw(name, min(start, stop), stop).view(TORCH[spec.dtype])
+
+    def read_raw(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Read elements as their little-endian bytes: uint8 [(stop - start) * bytes per element]."""
+        width = DTYPES[self.tensors[name].dtype]
+        raw = torch.empty((stop - start) * width, dtype=torch.uint8)
+        self.fill(octets(raw), name, start * width)
+        return raw
+
+    def fill(self, view: memoryview, name: str, start: int) -> None:
+        """Fill bytes with those of a tensor, whole elements from byte `start` of it on.
+
+        Raises:
+            InvalidCheckpoint: A factor holds NaN or Inf, or a file has shrunk since it was opened.
+        """
+        part = self._parts.get(name) or Part(self._base, name, self.tensors[name])
+        if part.product is None:
+            part.source.fill(view, part.name, start)
+        elif view:
+            self._compute(view, part, part.product, start)
+
+    def _compute(self, view: memoryview, part: Part, product: Product, start: int) -> None:
+        made, given = part.spec.dtype, part.source.tensors[part.name].dtype
+        first, size = start // DTYPES[made], len(view) // DTYPES[made]
+        raw = np.empty(size * DTYPES[given] + PAD, np.uint8)
+        part.source.fill(memoryview(raw.data)[:-PAD], part.name, first * DTYPES[given])
+        left, right = self._factors(product)
+        out = np.frombuffer(view, np.float64 if made == "F64" else np.float32)
+        add_product(raw, CODES[given], first, size, left, right, product.scale, out)
+
+    def _factors(self, product: Product) -> tuple[Factor, Factor]:
+        """Return the factors of a weight, [rows, r] and [r, columns]; each thread keeps those it had last."""
+        if self._local.product is not product:
+            self._local.product, self._local.factors = None, None  # never those of two weights in memory
+            a, b = self._factor(product.a), self._factor(product.b)
+            pair = (a.T, b.T) if product.turned else (b, a)
+            self._local.factors = np.ascontiguousarray(pair[0]), np.ascontiguousarray(pair[1])
+            self._local.product = product
+        assert self._local.factors is not None
+        return self._local.factors
+
+    def _factor(self, key: str) -> Factor:
+        spec = self._file.tensors[key]
+        read = self._file.read(key)
+        values: Factor = (read if spec.dtype == "F64" else read.float()).numpy()
+        bad = values.size - int(np.isfinite(values).sum())
+        if bad:
+            told = f"Tensor {show(key)} of the adapter holds {bad} NaN or Inf"
+            raise InvalidCheckpoint(f"{told}; a patch needs finite weights.", field=key)
+        return values.reshape(spec.shape[0], -1)
+
+
+class _Local(threading.local):
+    """The factors that a thread works with."""
+
+    product: Product | None = None
+    factors: tuple[Factor, Factor] | None = None
+
+
+def is_adapter(path: Path) -> bool:
+    """Say whether a file or folder is an adapter, as PEFT saves one."""
+    return path.name == ADAPTER if path.is_file() else (path / CONFIG).is_file()
+
+
+def open_tuned(path: Path, base: Checkpoint) -> Checkpoint | Adapted:
+    """Open a fine-tuned checkpoint, or an adapter on its base, without reading tensors.
+
+    Args:
+        path: A safetensors file, a folder in the Hugging Face layout, or an adapter's folder or file.
+        base: The base; it must stay open while an adapter is read.
+
+    Returns:
+        What `diff` reads; close it.
+
+    Raises:
+        InvalidCheckpoint: It is neither, or an adapter of a kind that is not read here.
+        CheckpointMismatch: Names of the adapter fit the base in several ways.
+        NotFound: Nothing is there.
+    """
+    if not is_adapter(path):
+        return open_checkpoint(path)
+    folder = path.parent if path.is_file() else path
+    if path.is_dir() and ((folder / WHOLE).is_file() or (folder / INDEX).is_file()):
+        raise InvalidCheckpoint(
+            f"{folder.name} holds both an adapter and a whole model; give its {ADAPTER}, or move the adapter out of it."
+        )
+    config = read_config(folder)
+    if not (folder / ADAPTER).is_file():
+        raise InvalidCheckpoint(
+            f"The adapter has no {ADAPTER}, and pickle files like adapter_model.bin are never opened; load it with "
+            "PEFT, save it again with save_pretrained, and use that folder."
+        )
+    return Adapted(base, folder / ADAPTER, config)

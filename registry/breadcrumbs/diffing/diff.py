@@ -1,0 +1,349 @@
+"""Write the patch from a base to a fine-tuned checkpoint.
+
+    base, tuned --blocks--> changes (one thread a tensor) --> mask and values, in their place --> the patch file,
+         └── sha256 of each tensor of the base ---------------> weights digest in its header      atomically
+
+Both checkpoints are read once. Tensors are compared side by side, the largest first, and lie in the patch in name
+order, each its mask and then its values. A tensor keeps as many elements as its shares say, unless too few of them
+changed at all; so places are planned as if that never happened, and what turns out smaller is moved up when the file
+is hashed. Same inputs give the same bytes; the patch's identity is their sha256.
+"""
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from registry.breadcrumbs.diffing.changes import Changes, Gpu, Workspace
+from registry.breadcrumbs.diffing.mask import groups_of
+from registry.breadcrumbs.diffing.pairing import Pairing, pair
+from registry.breadcrumbs.formats.checkpoint import (
+    HASHED,
+    Checkpoint,
+    Meter,
+    Progress,
+    Weights,
+    blocks,
+    digest_of,
+    octets,
+    processors,
+)
+from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, format_header, show
+from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo, format_metadata, layout
+from registry.breadcrumbs.kernels.devices import find_gpu, pick_device
+from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch
+from registry.files.copying import copy_range, read_at, write_at
+from registry.files.durable import new_files
+
+
+def diff(
+    base: Checkpoint,
+    tuned: Weights,
+    out: Path,
+    params: MaskParams | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    progress: Progress | None = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    device_memory: int | None = None,
+) -> PatchInfo:
+    """Write the patch from base to tuned. Same inputs, same bytes.
+
+    Args:
+        base: The base.
+        tuned: The fine-tuned checkpoint, or the base with an adapter.
+        out: Where the patch is to be; it appears whole or not at all, and replaces a file already there.
+        params: How to mask; the defaults when None.
+        include: Globs on tensor names; when there are any, other tensors are left out.
+        exclude: Globs on tensor names to leave out, neither read from tuned nor compared.
+        progress: Called with (bytes read, bytes to read), from one thread at a time.
+        device: `auto`, `cpu` or `cuda`: where masks of whole tensors are found; it changes no byte.
+        threads: How many tensors are compared at a time; as many as there are processors when None.
+        device_memory: Most bytes to use on a GPU; the smaller of 4 GiB and a quarter of what is free when None.
+
+    Returns:
+        What was written, with the file's sha256.
+
+    Raises:
+        CheckpointMismatch: The two do not fit together, or integer tensors differ.
+        InvalidCheckpoint: NaN or Inf in either.
+        InvalidPatch: Nothing changed, or a value does not fit its dtype.
+    """
+    params = params or MaskParams()
+    gpu = None if pick_device(device) == "cpu" else Gpu(*find_gpu(device_memory))
+    pairing = pair(base, tuned, include, exclude)
+    compared = [*pairing.partner.values(), *(name for pair_ in pairing.same for name in pair_)]
+    meter = Meter(base.size + sum(map(tuned.bytes_of, compared)), progress)
+    digests = _compare_integers(base, tuned, pairing, meter)
+    floats = [name for name in pairing.partner if base.tensors[name].dtype in FLOATS]
+    with new_files([out]) as (file,), ExitStack() as stack:
+        plan = _plan(base, floats, params)
+        workspaces = _Workspaces(lambda: stack.enter_context(Workspace(out.parent, gpu)))
+        comparison = _Comparison(base, tuned, pairing.partner, params, plan, file, meter, workspaces)
+        found = _each(comparison.compare, sorted(floats, key=base.bytes_of, reverse=True), threads or processors())
+        digests |= {name: tensor.digest for name, tensor in found.items()}
+        kept = {name: found[name] for name in floats if found[name].nnz}
+        if not kept:
+            changes = sum(tensor.total for tensor in found.values())
+            raise InvalidPatch(
+                f"The mask keeps none of {changes} changes: they are outliers (drop_top {params.drop_top}) or small "
+                f"(drop_bottom {params.drop_bottom}); lower one of the two. No patch was written."
+                if changes
+                else "Nothing changed: base and tuned are equal; no patch was written."
+            )
+        digest = digest_of(base.tensors, digests)
+        header = _header(base, {name: tensor.nnz for name, tensor in kept.items()}, digest, params)
+        parts = [(plan[name], tensor.length) for name, tensor in kept.items()]
+        sha256, total = _settle(file, header, parts, out.parent)
+    specs = {name: base.tensors[name] for name in kept}
+    return PatchInfo(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256)
+
+
+def _header(base: Checkpoint, nnz: Mapping[str, int], digest: str, params: MaskParams) -> bytes:
+    """Return the header of a patch that keeps so many elements of each tensor."""
+    specs = {name: base.tensors[name] for name in nnz}
+    entries = [entry for name, spec in specs.items() for entry in layout(name, spec, nnz[name], params)]
+    return format_header(entries, format_metadata(digest, params, specs))
+
+
+def _plan(base: Checkpoint, names: Sequence[str], params: MaskParams) -> dict[str, int]:
+    """Return where each tensor's mask begins in the file if every one keeps all that it may."""
+    most = {name: groups_of(base.tensors[name], params).most for name in names if base.tensors[name].numel}
+    at = len(_header(base, {name: count for name, count in most.items() if count}, f"sha256:{'0' * 64}", params))
+    plan = {}
+    for name, count in most.items():
+        plan[name] = at
+        at += sum(shape[0] * DTYPES[dtype] for _, dtype, shape in layout(name, base.tensors[name], count, params))
+    return plan
+
+
+def _each(call: Callable[[str], Any], names: Sequence[str], threads: int) -> dict[str, Any]:
+    """Make a call for every name, so many at a time; stop at the first that fails."""
+    pool = ThreadPoolExecutor(threads, "diff")
+    try:
+        return dict(zip(names, pool.map(call, names), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# Integer tensors, and tensors that are one in the base
+
+
+def _compare_integers(base: Checkpoint, tuned: Weights, pairing: Pairing, meter: Meter) -> dict[str, str]:
+    """See that what has no task direction is equal; return the sha256 of every tensor that is not to be compared."""
+    for extra, other in pairing.same:
+        _check_same(tuned, extra, other, meter)
+    digests: dict[str, str] = {}
+    unequal = []
+    for name, spec in base.tensors.items():
+        partner = pairing.partner.get(name)
+        if spec.dtype not in FLOATS or partner is None:
+            digests[name], equal = _compare(base, name, tuned, partner, meter)
+            if not equal:
+                unequal.append(name)
+    if unequal:
+        told = ", ".join(show(name) for name in unequal[:20])
+        more = f" and {len(unequal) - 20} more" if len(unequal) > 20 else ""
+        raise CheckpointMismatch(
+            f"Integer or bool tensors differ: {told}{more}; they have no task direction. Leave them out with exclude.",
+            field=unequal[0],
+        )
+    return digests
+
+
+def _compare(base: Weights, name: str, tuned: Weights, other: str | None, meter: Meter) -> tuple[str, bool]:
+    """Hash a base tensor and compare its bytes with its partner's, where it has one."""
+    digest, equal = hashlib.sha256(), True
+    for start, stop in blocks(base.tensors[name].numel):
+        raw = base.read_raw(name, start, stop)
+        digest.update(octets(raw))
+        meter.add(raw.numel())
+        if other is not None:
+            theirs = tuned.read_raw(other, start, stop)
+            equal = equal and torch.equal(raw, theirs)
+            meter.add(theirs.numel())
+    return digest.hexdigest(), equal
+
+
+def _check_same(tuned: Weights, extra: str, other: str, meter: Meter) -> None:
+    if tuned.tensors[extra].dtype == tuned.tensors[other].dtype and _compare(tuned, extra, tuned, other, meter)[1]:
+        return
+    raise CheckpointMismatch(
+        f"The fine-tuning untied {show(extra)} from {show(other)}: the base ties them and holds one, the tuned "
+        "checkpoint holds two that differ. Untie them in the base first, or leave one out with exclude.",
+        field=extra,
+    )
+
+
+# Floating-point tensors
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A tensor of the base: its sha256, how much changed and stays, and bytes of mask and values."""
+
+    digest: str
+    total: int = 0
+    nnz: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A tensor of the base and its partner, on disk."""
+
+    base: Checkpoint
+    name: str
+    tuned: Weights
+    other: str
+
+    @property
+    def numel(self) -> int:
+        return self.base.tensors[self.name].numel
+
+    @property
+    def dtypes(self) -> tuple[str, str]:
+        return self.base.tensors[self.name].dtype, self.tuned.tensors[self.other].dtype
+
+    def read(self, start: int, base: memoryview, tuned: memoryview) -> None:
+        self.base.fill(base, self.name, start * DTYPES[self.dtypes[0]])
+        self.tuned.fill(tuned, self.other, start * DTYPES[self.dtypes[1]])
+
+
+class _Comparison:
+    """Compares tensors, each thread with a workspace of its own, and writes what stays of them where it is planned."""
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        tuned: Weights,
+        partner: Mapping[str, str],
+        params: MaskParams,
+        plan: Mapping[str, int],
+        file: BinaryIO,
+        meter: Meter,
+        workspaces: "_Workspaces",
+    ) -> None:
+        self.base, self.tuned, self.partner, self.params, self.plan = base, tuned, partner, params, plan
+        self.file, self.meter, self.workspaces = file.fileno(), meter, workspaces
+
+    def compare(self, name: str) -> _Compared:
+        """Find what changed in a tensor, and write what stays."""
+        spec, digest = self.base.tensors[name], hashlib.sha256()
+        if spec.numel == 0:
+            return _Compared(digest.hexdigest())
+        pair_ = _Pair(self.base, name, self.tuned, self.partner[name])
+        widths = [DTYPES[dtype] for dtype in pair_.dtypes]
+
+        def visit(view: memoryview) -> None:
+            digest.update(view)
+            self.meter.add(len(view) // widths[0] * sum(widths))
+
+        workspace = self.workspaces.get()
+        changes = workspace.find(pair_, groups_of(spec, self.params), visit)
+        if changes.endless:
+            self._refuse_endless(pair_)
+        if not changes.nnz:
+            return _Compared(digest.hexdigest(), changes.total)
+        length = self._write(workspace, changes, name, spec)
+        return _Compared(digest.hexdigest(), changes.total, changes.nnz, length)
+
+    def _write(self, workspace: Workspace, changes: Changes, name: str, spec: TensorSpec) -> int:
+        """Write mask and values; return their bytes."""
+        mask, values = layout(name, spec, changes.nnz, self.params)
+        index_width = 0 if mask[1] == "U8" else DTYPES[mask[1]]
+        lengths = [shape[0] * DTYPES[dtype] for _, dtype, shape in (mask, values)]
+        at = self.plan[name]
+        writers = _Appender(self.file, at), _Appender(self.file, at + lengths[0])
+        if workspace.write(changes, index_width, values[1], *writers):
+            raise InvalidPatch(
+                f"A change in {show(name)} is too large for {values[1]}; choose value_dtype F32, or BF16.",
+                field=values[0],
+            )
+        return sum(lengths)
+
+    def _refuse_endless(self, pair_: _Pair) -> None:
+        sides: tuple[tuple[str, Weights, str], ...] = (
+            ("base", self.base, pair_.name),
+            ("tuned", self.tuned, pair_.other),
+        )
+        for what, checkpoint, name in sides:
+            bad = 0
+            for start, stop in blocks(pair_.numel):
+                bad += (stop - start) - int(torch.isfinite(checkpoint.read(name, start, stop)).sum())
+            if bad:
+                told = f"Tensor {show(name)} of the {what} checkpoint holds {bad} NaN or Inf"
+                raise InvalidCheckpoint(f"{told}; a patch needs finite weights.", field=name)
+        raise InvalidPatch(
+            f"A change in {show(pair_.name)} is too large for float32; leave the tensor out with exclude.",
+            field=pair_.name,
+        )
+
+
+class _Workspaces:
+    """A workspace for each thread, made when it asks for the first time."""
+
+    def __init__(self, make: Callable[[], Workspace]) -> None:
+        self._make, self._threads, self._lock = make, threading.local(), threading.Lock()
+
+    def get(self) -> Workspace:
+        """Return the workspace of this thread."""
+        if not hasattr(self._threads, "workspace"):
+            with self._lock:
+                self._threads.workspace = self._make()
+        workspace: Workspace = self._threads.workspace
+        return workspace
+
+
+class _Appender:
+    """Appends bytes to a file from an offset on."""
+
+    def __init__(self, file: int, at: int) -> None:
+        self.file, self.at = file, at
+
+    def __call__(self, view: memoryview) -> None:
+        write_at(self.file, view, self.at)
+        self.at += len(view)
+
+
+def _settle(file: BinaryIO, header: bytes, parts: Sequence[tuple[int, int]], folder: Path) -> tuple[str, int]:
+    """Hash the file, and move together what is not yet where it belongs.
+
+    Args:
+        file: Holds the parts; nothing else of it is kept.
+        header: Is to come first.
+        parts: (place, bytes) of the parts, ascending; each belongs after the one before.
+        folder: Where a copy may be made.
+
+    Returns:
+        sha256 and size of the file.
+    """
+    with ExitStack() as stack:
+        source = file.fileno()
+        if len(header) > parts[0][0]:  # longer than planned, as happens when masks turn into indices
+            source = stack.enter_context(tempfile.TemporaryFile(dir=folder)).fileno()
+            for at, length in parts:
+                copy_range(file.fileno(), source, at, at + length, at)
+        digest, to = hashlib.sha256(header), len(header)
+        write_at(file.fileno(), memoryview(header), 0)
+        buffer = memoryview(bytearray(HASHED))
+        for at, length in parts:
+            for start in range(at, at + length, HASHED):
+                view = buffer[: min(HASHED, at + length - start)]
+                read_at(source, view, start)
+                digest.update(view)
+                if source != file.fileno() or start != to:  # to < start: nothing is overwritten that is still to come
+                    write_at(file.fileno(), view, to)
+                to += len(view)
+        os.ftruncate(file.fileno(), to)
+    return digest.hexdigest(), to

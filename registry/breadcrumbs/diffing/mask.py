@@ -1,0 +1,47 @@
+"""The task direction and its breadcrumb mask, defined once.
+
+    delta = float32(t) - float32(b)              (either side F64: subtract in float64, then round)
+    order = elements by |delta| descending, ties by flat index ascending
+    mask  = order without its first floor(drop_top * N) and last floor(drop_bottom * N), without zeros
+
+A group of N elements is the whole tensor, or one row of its last dimension (as the authors' code has it).
+Model Breadcrumbs, Davari & Belilovsky, arXiv 2312.06795. changes.py finds the mask.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from registry.breadcrumbs.formats.header import TensorSpec
+from registry.breadcrumbs.formats.layout import MaskParams
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """How a tensor is masked: `count` groups of `size` elements, of each `n_top` dropped and then `n_bottom`."""
+
+    count: int
+    size: int
+    n_top: int
+    n_bottom: int
+
+    @property
+    def most(self) -> int:
+        """How many elements the mask keeps, if enough of them changed."""
+        return self.count * max(0, self.n_first - self.n_top)
+
+    @property
+    def n_first(self) -> int:
+        """How many elements of a group are not dropped for being small."""
+        return self.size - self.n_bottom
+
+
+def groups_of(spec: TensorSpec, params: MaskParams) -> Groups:
+    """Return the groups of a tensor that has elements."""
+    size = spec.numel if params.granularity == "tensor" else (spec.shape or (1,))[-1]
+    return Groups(spec.numel // size, size, dropped(params.drop_top, size), dropped(params.drop_bottom, size))
+
+
+def dropped(fraction: str, size: int) -> int:
+    """Return floor(fraction * size), exactly: 0.29 of 100 is 29, where binary floats say 28."""
+    return math.floor(Fraction(fraction) * size)

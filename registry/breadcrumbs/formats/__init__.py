@@ -1,0 +1,1 @@
+"""The file formats: safetensors headers, checkpoints, patch files, recipes."""

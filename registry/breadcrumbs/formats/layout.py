@@ -1,0 +1,208 @@
+"""How a patch file is laid out, and what its header must say; no tensor library in here.
+
+    <name>.bitmask   U8 [ceil(N/8)]      when 32 * nnz >= N; bit i is byte i // 8, bit i % 8, padding bits 0
+    <name>.indices   I32 [nnz]           otherwise (I64 when N > 2^31 - 1), strictly increasing
+    <name>.values    BF16|F16|F32 [nnz]  the task direction where the mask is set, in flat-index order
+
+Metadata, all strings: format, version, base, drop_bottom, drop_top, granularity, value_dtype, tensors.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from registry.breadcrumbs.formats.header import FLOATS, Entry, Flaw, Header, Limits, TensorSpec, parse_entries, show
+from registry.breadcrumbs.formats.recipe import normalise_decimal
+from registry.errors import InvalidInput, InvalidRequest
+
+KEYS = ("base", "drop_bottom", "drop_top", "format", "granularity", "tensors", "value_dtype", "version")
+GRANULARITIES = ("tensor", "row")
+VALUE_DTYPES = ("auto", "BF16", "F16", "F32")
+_WEIGHTS = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class MaskParams:
+    """How a mask is chosen and its values are stored; decimals are normalised.
+
+    Args:
+        drop_bottom: Fraction of each group dropped for being small (the paper's beta, as a fraction).
+        drop_top: Fraction dropped for being large (1 - gamma in the paper's text).
+        granularity: `tensor` or `row`: what a group is.
+        value_dtype: `auto` for the base tensor's (F64 becomes F32), or BF16, F16, F32.
+
+    Raises:
+        InvalidRequest: One of them is out of bounds.
+    """
+
+    drop_bottom: str = "0.85"
+    drop_top: str = "0.007"
+    granularity: str = "tensor"
+    value_dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        for field in ("drop_bottom", "drop_top"):
+            object.__setattr__(self, field, normalise_decimal(getattr(self, field), field))
+            if Fraction(getattr(self, field)) < 0:
+                raise InvalidRequest(f"{field} is {getattr(self, field)}; it must not be negative.", field=field)
+        if Fraction(self.drop_bottom) + Fraction(self.drop_top) >= 1:
+            raise InvalidRequest(
+                f"drop_bottom {self.drop_bottom} and drop_top {self.drop_top} drop everything; "
+                "their sum must be below 1.",
+                field="drop_bottom",
+            )
+        for field, allowed in (("granularity", GRANULARITIES), ("value_dtype", VALUE_DTYPES)):
+            if getattr(self, field) not in allowed:
+                shown = repr(getattr(self, field))[:60]
+                raise InvalidRequest(f"{field} is {shown}; choose one of {', '.join(allowed)}.", field=field)
+
+
+@dataclass(frozen=True)
+class PatchInfo:
+    """What a patch file says of itself.
+
+    Args:
+        base: Weights digest of the base it is for.
+        params: How it was made.
+        tensors: The base tensors that it touches, in name order.
+        nnz: How many elements it changes of each.
+        size: Bytes of the file.
+        sha256: Of the file, where it is known.
+    """
+
+    base: str
+    params: MaskParams
+    tensors: dict[str, TensorSpec]
+    nnz: dict[str, int]
+    size: int
+    sha256: str | None = None
+
+
+def layout(name: str, spec: TensorSpec, nnz: int, params: MaskParams) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Return the two entries, as (name, dtype, shape), that hold a tensor's mask and values."""
+    size = spec.numel
+    if 32 * nnz >= size:
+        mask = (f"{name}.bitmask", "U8", ((size + 7) // 8,))
+    else:
+        mask = (f"{name}.indices", "I32" if size <= 2**31 - 1 else "I64", (nnz,))
+    dtype = params.value_dtype
+    if dtype == "auto":
+        dtype = "F32" if spec.dtype == "F64" else spec.dtype
+    return [mask, (f"{name}.values", dtype, (nnz,))]
+
+
+def format_metadata(base: str, params: MaskParams, tensors: Mapping[str, TensorSpec]) -> dict[str, str]:
+    """Return a patch's metadata."""
+    return {
+        "format": "breadcrumb-patch",
+        "version": "1",
+        "base": base,
+        "drop_bottom": params.drop_bottom,
+        "drop_top": params.drop_top,
+        "granularity": params.granularity,
+        "value_dtype": params.value_dtype,
+        "tensors": format_tensors(tensors),
+    }
+
+
+def format_tensors(tensors: Mapping[str, TensorSpec]) -> str:
+    """Return the `tensors` metadata: compact JSON, keys sorted, UTF-8 unescaped."""
+    table = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in tensors.items()}
+    return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
+    """Check everything that a patch's header says, short of comparing it with a base.
+
+    Args:
+        header: The header.
+        size: Bytes of the file.
+        limits: What the metadata may hold.
+
+    Raises:
+        Flaw: The entry and the rule.
+    """
+    metadata = header.metadata
+    if "format" not in metadata and "base" not in metadata:
+        raise Flaw("it is safetensors, but no breadcrumb patch; make one with `crumb diff`")
+    for key in KEYS:
+        if key not in metadata:
+            raise Flaw(f"the metadata lacks {key}", "__metadata__")
+    for key in metadata:
+        if key not in KEYS:
+            raise Flaw(f"metadata key {show(key)} is unknown", "__metadata__")
+    if metadata["format"] != "breadcrumb-patch":
+        raise Flaw(f"format is {show(metadata['format'])} and not breadcrumb-patch", "__metadata__")
+    if metadata["version"] != "1":
+        raise Flaw(f"version is {show(metadata['version'])}, and this program reads 1", "__metadata__")
+    if not _WEIGHTS.fullmatch(metadata["base"]):
+        raise Flaw("base is not a weights digest, sha256: and 64 lowercase hex digits", "__metadata__")
+    fields = {key: metadata[key] for key in ("drop_bottom", "drop_top", "granularity", "value_dtype")}
+    try:
+        params = MaskParams(**fields)
+    except InvalidInput as problem:
+        raise Flaw(problem.message.rstrip("."), "__metadata__") from None
+    for key, text in fields.items():
+        if text != getattr(params, key):
+            raise Flaw(f"{key} is {show(text)}, which is written {getattr(params, key)}", "__metadata__")
+    tensors = _read_tensors(metadata["tensors"], limits)
+    nnz = {name: _matched(name, spec, header.entries, params) for name, spec in tensors.items()}
+    if len(header.entries) != 2 * len(tensors):
+        known = {f"{name}.{part}" for name in tensors for part in ("bitmask", "indices", "values")}
+        extra = [entry for entry in header.entries if entry not in known]
+        raise Flaw("it belongs to none of the tensors that the metadata names", extra[0] if extra else None)
+    return PatchInfo(metadata["base"], params, tensors, nnz, size)
+
+
+def _read_tensors(text: str, limits: Limits) -> dict[str, TensorSpec]:
+    try:
+        found, _, end = parse_entries(text, ("dtype", "shape"), limits)
+    except Flaw as flaw:
+        where = f"metadata tensors, {show(flaw.entry)}" if flaw.entry is not None else "metadata tensors"
+        raise Flaw(f"{where}: {flaw.rule}", "__metadata__") from None
+    tensors = {}
+    for name, fields in found.items():
+        shape = fields["shape"]
+        assert isinstance(shape, tuple)
+        tensors[name] = TensorSpec(str(fields["dtype"]), shape)
+    if end != len(text) or format_tensors(tensors) != text:
+        raise Flaw("metadata tensors is not compact JSON with sorted keys, unescaped", "__metadata__")
+    if not tensors:
+        raise Flaw("it changes no tensor", "__metadata__")
+    return tensors
+
+
+def _matched(name: str, spec: TensorSpec, entries: Mapping[str, Entry], params: MaskParams) -> int:
+    """Check a tensor's two entries against the one layout that its number of values allows; return that number."""
+    if spec.dtype not in FLOATS:
+        raise Flaw(f"metadata tensors: {show(name)} is {spec.dtype}, and only floating-point tensors are patched", name)
+    values = entries.get(f"{name}.values")
+    if values is None:
+        raise Flaw("it is missing, and the metadata names its tensor", f"{name}.values")
+    if len(values.shape) != 1:
+        raise Flaw(f"its shape is {list(values.shape)}, and values have one dimension", values.name)
+    nnz = values.shape[0]
+    if not 1 <= nnz <= spec.numel:
+        raise Flaw(
+            f"it has {nnz} values, and its tensor has {spec.numel} elements; 1 at least, all at most", values.name
+        )
+    kinds = [kind for kind in ("bitmask", "indices") if f"{name}.{kind}" in entries]
+    for expected, dtype, shape in layout(name, spec, nnz, params):
+        found = entries.get(expected)
+        if found is None:
+            if not kinds:
+                raise Flaw("it is missing; every mask has its values and every values their mask", expected)
+            raise Flaw(
+                f"{nnz} of {spec.numel} elements are stored as {expected.rsplit('.', 1)[1]} "
+                "(a bitmask when 32 * nnz >= N, indices otherwise)",
+                f"{name}.{kinds[0]}",
+            )
+        if found.dtype != dtype:
+            raise Flaw(f"its dtype is {found.dtype} where {dtype} is due", expected)
+        if found.shape != shape:
+            raise Flaw(f"its shape is {list(found.shape)} where {list(shape)} is due", expected)
+    if len(kinds) > 1:
+        raise Flaw("it has both a bitmask and indices", f"{name}.{kinds[1]}")
+    return nnz

@@ -1,0 +1,54 @@
+"""The CPU kernel that adds the product of two factors to a weight."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.breadcrumbs.kernels.compose import F16, F32, SPAN, kernel, load_doubles
+
+
+@kernel
+def add_product(
+    weights: npt.NDArray[np.uint8],
+    code: int,
+    first: int,
+    size: int,
+    left: npt.NDArray[Any],
+    right: npt.NDArray[Any],
+    scale: float,
+    out: npt.NDArray[Any],
+) -> None:
+    """Fill elements first..first + size - 1 of weight + scale * (left @ right), seen as one row after another.
+
+    All in float64: the sum in the order of the rank, times scale, plus the weight; then rounded once to what `out` is.
+
+    Args:
+        weights: uint8 and PAD, the weight's bytes, from element `first` on.
+        code: Its dtype.
+        first, size: The elements.
+        left: float32 or float64 [rows, rank].
+        right: float32 or float64 [rank, columns].
+        scale: Of the product.
+        out: float32 or float64 [size].
+    """
+    rank, columns = right.shape
+    width = 2 if code <= F16 else 4 if code == F32 else 8
+    doubles, sums = np.empty(SPAN + 16, np.float64), np.empty(SPAN, np.float64)
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        load_doubles(weights, width * start, code, span, doubles)
+        done = 0
+        while done < span:
+            row = (first + start + done) // columns
+            column = (first + start + done) % columns
+            run = min(span - done, columns - column)
+            sums[:run] = 0
+            for number in range(rank):
+                factor, factors = np.float64(left[row, number]), right[number, column : column + run]
+                for place in range(run):
+                    sums[place] += factor * np.float64(factors[place])
+            before, after = doubles[done : done + run], out[start + done : start + done + run]
+            for place in range(run):
+                after[place] = before[place] + scale * sums[place]
+            done += run

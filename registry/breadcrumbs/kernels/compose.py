@@ -1,0 +1,345 @@
+"""The CPU kernels that compose a chunk of one tensor.
+
+    base bytes --> float64 sums --+--> rounded bytes          2,048 elements at a time, which stay in the L1 cache
+    each patch: mask --> places, values x scale ^             while every patch is added in order
+
+Kernels release the interpreter's lock, check no bounds, and trust what their callers have checked; arrays have PAD
+bytes of room after their last element. numba compiles them on first use and keeps the result beside this file, or in
+the user's cache.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from registry.breadcrumbs.kernels.intrinsics import (
+    WIDE,
+    address_of,
+    compress_places,
+    double_bf16,
+    double_f16,
+    double_f32,
+    double_f64,
+    finish_bf16,
+    finish_f16,
+    finish_f32,
+    finish_f64,
+    load32,
+    load64,
+    lowest,
+    ones,
+    pread,
+    prefetch,
+    scale_bf16,
+    scale_f16,
+    scale_f32,
+    store64,
+)
+
+SPAN = 2048
+"""Elements that a kernel keeps in the L1 cache at a time; a multiple of 64."""
+
+PAD = 256
+"""Bytes after the last element that a kernel may read or write."""
+
+BF16, F16, F32, F64 = range(4)
+CODES = {"BF16": BF16, "F16": F16, "F32": F32, "F64": F64}
+"""How kernels call the dtypes."""
+
+AHEAD = 2
+"""How many patches ahead of the one that is added the next bytes are asked for."""
+
+
+def kernel(function: Callable[..., Any], any_order: bool = False) -> Callable[..., Any]:
+    """Compile a function on first use; keep the machine code where that is possible.
+
+    With `any_order` floats may be added up in whatever order suits the processor, which is always the same one there.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc"} if any_order else False}
+    try:
+        made: Callable[..., Any] = njit(function, cache=True, **options)
+    except RuntimeError:  # there is no folder that numba may write to
+        made = njit(function, **options)
+    return made
+
+
+# Staging
+
+
+@kernel
+def _read_whole(file, at, arena, to, left):
+    """Read `left` bytes of a file from byte `at` on; say whether all came."""
+    while left > 0:
+        got = pread(np.int32(file), address_of(arena, to), np.uintp(left), at)
+        if got <= 0:
+            return False
+        at, to, left = at + got, to + got, left - got
+    return True
+
+
+@kernel
+def read_parts(parts, arena):
+    """Read parts of files, one after another, without a return to the interpreter in between.
+
+    Args:
+        parts: int64 [n, 4] of each part: file descriptor, offset in the file, offset in the arena, bytes.
+        arena: uint8, filled.
+
+    Returns:
+        The number of the first part that was not read whole, or -1.
+    """
+    for number in range(parts.shape[0]):
+        if not _read_whole(parts[number, 0], parts[number, 1], arena, parts[number, 2], parts[number, 3]):
+            return number
+    return -1
+
+
+FILE, MASK, VALUES, CODE, WIDTH, INDEX_WIDTH, NNZ = range(7)
+"""Columns of what is known of a patch's tensor: descriptor of the file; where mask and values start in it; dtype and
+bytes of a value; bytes of an index, or 0 for a bitmask; number of values."""
+
+
+@kernel
+def read_masks(sources, first, length, at, step, arena, places, counts):
+    """Read the bitmasks of a chunk, one after another, and count their bits.
+
+    Args:
+        sources: int64 [S, 7] of every patch, as above; those with indices are passed over.
+        first: Byte of each mask that the chunk begins with.
+        length: Bytes of each mask.
+        at, step: Where the first goes in the arena, and how far on each following one. There is room for 8 bytes more
+            each, which become 0, as kernels read whole words.
+        arena: uint8, filled.
+        places, counts: int64 [S], filled: where each mask is, and how many bits are set.
+
+    Returns:
+        The number of the first patch whose mask was not read whole, or -1.
+    """
+    for number in range(sources.shape[0]):
+        if sources[number, INDEX_WIDTH] != 0:
+            continue
+        if not _read_whole(sources[number, FILE], sources[number, MASK] + first, arena, at, length):
+            return number
+        store64(arena, at + length, np.uint64(0))
+        found = 0
+        for place in range(at, at + length, 8):
+            found += ones(load64(arena, place))
+        places[number], counts[number] = at, found
+        at += step
+    return -1
+
+
+@kernel
+def lay_out(sources, scales, places, counts, used, at, align, pad, table, chosen, parts):
+    """Lay out the values of a chunk behind its masks, and list what is to be read.
+
+    Args:
+        sources, scales: int64 [S, 7] as above, and float64 [S].
+        places, counts: int64 [S], where each mask is, and how many values belong to it.
+        used: int64 [S], how many values the chunks before have taken.
+        at, align, pad: Where in the arena there is room, on which boundaries, and how much must be left between.
+        table: int64 [S, 5], filled with a row for each patch that has values, as `compose_chunk` has it.
+        chosen: float64 [S], filled with the scales of those.
+        parts: int64 [S, 4], filled with what is to be read for those, as `read_parts` has it.
+
+    Returns:
+        How many rows there are, and the end of what is laid out.
+    """
+    rows = 0
+    for number in range(sources.shape[0]):
+        count, width = counts[number], sources[number, WIDTH]
+        if count == 0:
+            continue
+        table[rows, 0], table[rows, 1], table[rows, 2] = places[number], at, sources[number, CODE]
+        table[rows, 3], table[rows, 4] = sources[number, INDEX_WIDTH], count
+        chosen[rows] = scales[number]
+        parts[rows, 0], parts[rows, 1] = sources[number, FILE], sources[number, VALUES] + width * used[number]
+        parts[rows, 2], parts[rows, 3] = at, width * count
+        at += (width * count + pad + align - 1) // align * align
+        rows += 1
+    return rows, at
+
+
+@kernel
+def count_indices(arena, at, width, count, first, stop, last):
+    """Count the indices that belong to a chunk, and see that they increase.
+
+    Args:
+        arena: uint8, indices of `width` bytes at offset `at`.
+        at, width, count: Where they are, 4 or 8 bytes each, how many.
+        first, stop: The chunk's elements.
+        last: The index before them; -1 at the start.
+
+    Returns:
+        How many are below `stop`, or -1: they do not strictly increase, or one is below `first`.
+    """
+    for number in range(count):
+        index = np.int64(load32(arena, at + 4 * number)) if width == 4 else np.int64(load64(arena, at + 8 * number))
+        if index <= last or index < first:
+            return -1
+        if index >= stop:
+            return number
+        last = index
+    return count
+
+
+@kernel
+def block_starts(arena, at, size, block, starts):
+    """Count the bits set before each block of a mask: int32 [ceil(size / block)] into `starts`."""
+    found = 0
+    for number in range(starts.size):
+        starts[number] = found
+        for place in range(at + number * block // 8, at + min(size, (number + 1) * block) // 8, 8):
+            found += ones(load64(arena, place))
+
+
+# Composing
+
+
+@kernel
+def _places_of_bits_wide(arena, at, size, places):
+    found = 0
+    for start in range(0, size, 32):
+        word = load32(arena, at + start // 8)
+        compress_places(word, start, places, found)
+        found += ones(np.uint64(word))
+    return found
+
+
+@kernel
+def _places_of_bits_plain(arena, at, size, places):
+    found = 0
+    for start in range(0, size, 64):
+        word = load64(arena, at + start // 8)
+        while word != np.uint64(0):
+            places[found] = start + lowest(word)
+            found += 1
+            word &= word - np.uint64(1)
+    return found
+
+
+places_of_bits = _places_of_bits_wide if WIDE else _places_of_bits_plain
+"""List the places of a mask's bits, in order, uint16: (arena, offset, size, places) -> how many; there is room for
+32 more."""
+
+
+@kernel
+def places_of_indices(arena, at, width, count, first, stop, places):
+    """List the indices below `stop`, less `first`; they increase."""
+    found = 0
+    while found < count:
+        index = np.int64(load32(arena, at + 4 * found)) if width == 4 else np.int64(load64(arena, at + 8 * found))
+        if index >= stop:
+            break
+        places[found] = index - first
+        found += 1
+    return found
+
+
+@kernel
+def _scaled(arena, at, code, count, scale, products):
+    """Multiply values of a dtype by a float32 scale: exact in float64."""
+    if code == BF16:
+        for place in range(0, count, 16):
+            scale_bf16(arena, at + 2 * place, scale, products, place)
+    elif code == F16:
+        for place in range(0, count, 16):
+            scale_f16(arena, at + 2 * place, scale, products, place)
+    else:
+        for place in range(0, count, 16):
+            scale_f32(arena, at + 4 * place, scale, products, place)
+
+
+@kernel
+def load_doubles(arena, at, code, size, sums):
+    """Load elements of a dtype from a byte offset on, as float64."""
+    if code == BF16:
+        for place in range(0, size, 16):
+            double_bf16(arena, at + 2 * place, sums, place)
+    elif code == F16:
+        for place in range(0, size, 16):
+            double_f16(arena, at + 2 * place, sums, place)
+    elif code == F32:
+        for place in range(0, size, 16):
+            double_f32(arena, at + 4 * place, sums, place)
+    else:
+        for place in range(0, size, 16):
+            double_f64(arena, at + 8 * place, sums, place)
+
+
+@kernel
+def _finish(sums, arena, at, code, size, out, to):
+    """Round sums to the base's dtype; return how many overflowed."""
+    lost = 0
+    for place in range(0, size, 16):
+        if code == BF16:
+            bad = finish_bf16(sums, place, arena, at + 2 * place, out, to + 2 * place)
+        elif code == F16:
+            bad = finish_f16(sums, place, arena, at + 2 * place, out, to + 2 * place)
+        elif code == F32:
+            bad = finish_f32(sums, place, arena, at + 4 * place, out, to + 4 * place)
+        else:
+            bad = finish_f64(sums, place, arena, at + 8 * place, out, to + 8 * place)
+        if size - place < 16:
+            bad &= np.uint64((1 << (size - place)) - 1)
+        lost += ones(bad)
+    return lost
+
+
+@kernel
+def _ask_for(arena, row, start, spent):
+    """Ask for the bytes of a patch that are next: with many patches, no processor sees them coming."""
+    mask = row[0] + (start // 8 if row[3] == 0 else row[3] * spent)
+    for line in range(0, SPAN // 8, 64):
+        prefetch(arena, mask + line)
+    values = row[1] + spent * (4 if row[2] == F32 else 2)
+    for line in range(0, SPAN // 4, 64):
+        prefetch(arena, values + line)
+
+
+@kernel
+def compose_chunk(arena, base_at, code, size, first, table, scales, out):
+    """Compose a chunk of one tensor. All of the arithmetic is here.
+
+    Args:
+        arena: uint8, what was read for the chunk, at the byte offsets that follow.
+        base_at, code: Where the base's bytes are, and their dtype.
+        size: Elements of the chunk.
+        first: Number of its first element in the tensor, from which indices count.
+        table: int64 [P, 5] of each patch, ascending by sha256: offset of the mask; offset of the values; dtype of the
+            values; bytes of an index, or 0 for a bitmask; number of values in the chunk.
+        scales: float64 [P], each a float32.
+        out: uint8, the composed bytes.
+
+    Returns:
+        How many results are not finite where the base was.
+    """
+    sums = np.empty(SPAN + 16, np.float64)
+    products = np.empty(SPAN + 16, np.float64)
+    places = np.empty(SPAN + 32, np.uint16)
+    used = np.zeros(table.shape[0], np.int64)
+    width = 2 if code <= F16 else 4 if code == F32 else 8
+    lost = 0
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        load_doubles(arena, base_at + width * start, code, span, sums)
+        for patch in range(table.shape[0]):
+            mask_at, values_at, value_code = table[patch, 0], table[patch, 1], table[patch, 2]
+            index_width, count = table[patch, 3], table[patch, 4]
+            spent = used[patch]
+            if patch + AHEAD < table.shape[0]:
+                _ask_for(arena, table[patch + AHEAD], start, used[patch + AHEAD])
+            if index_width == 0:
+                found = places_of_bits(arena, mask_at + start // 8, span, places)
+            else:
+                at, left = mask_at + index_width * spent, count - spent
+                found = places_of_indices(arena, at, index_width, left, first + start, first + start + span, places)
+            values_at += spent * (4 if value_code == F32 else 2)
+            _scaled(arena, values_at, value_code, found, scales[patch], products)
+            for number in range(found):
+                sums[np.int64(places[number])] += products[number]
+            used[patch] = spent + found
+        lost += _finish(sums, arena, base_at + width * start, code, span, out, width * start)
+    return lost

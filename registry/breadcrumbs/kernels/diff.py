@@ -1,0 +1,399 @@
+"""The CPU kernels that find what a fine-tuning changed, and write what is kept of it.
+
+    base, tuned bytes --> delta --> candidates: |delta| >= floor       one pass over the weights
+    candidates --> counts of key bits --> cuts --> mask and values     passes over the candidates only
+
+The key of a delta is its bits without the sign: as integers they order as the magnitudes do. As for all kernels,
+nothing is checked here, and arrays have room after their last element.
+"""
+
+import numpy as np
+
+from registry.breadcrumbs.kernels.compose import BF16, F16, F32, F64, SPAN, kernel, load_doubles
+from registry.breadcrumbs.kernels.intrinsics import (
+    WIDE,
+    bits_of,
+    compare_keys,
+    compress_large,
+    compress_values,
+    deposit,
+    in_bins,
+    load64,
+    lowest,
+    narrow_bf16,
+    narrow_f16,
+    narrow_f32,
+    ones,
+    pack_flags,
+    single_bf16,
+    single_f16,
+    single_f32,
+    store32,
+    store64,
+)
+
+LOW = 15
+"""Bits of a key in the second count; the first is of the 16 above them."""
+
+LOW_MASK = (1 << LOW) - 1
+
+
+# Finding what changed
+
+
+@kernel
+def _subtract(base, base_at, base_code, tuned, tuned_at, tuned_code, size, work, delta):
+    """Fill float32 delta [size]: tuned - base, in float64 when either is F64."""
+    if base_code == F64 or tuned_code == F64:
+        before, after = work[0], work[1]
+        load_doubles(base, base_at, base_code, size, before)
+        load_doubles(tuned, tuned_at, tuned_code, size, after)
+        for place in range(size):
+            delta[place] = np.float32(after[place] - before[place])
+        return
+    singles = work[0].view(np.float32)
+    half = SPAN + 16
+    _load_single(base, base_at, base_code, size, singles[:half])
+    _load_single(tuned, tuned_at, tuned_code, size, singles[half:])
+    for place in range(size):
+        delta[place] = singles[half + place] - singles[place]
+
+
+@kernel
+def _load_single(array, at, code, size, out):
+    if code == BF16:
+        for place in range(0, size, 16):
+            single_bf16(array, at + 2 * place, out, place)
+    elif code == F16:
+        for place in range(0, size, 16):
+            single_f16(array, at + 2 * place, out, place)
+    else:
+        for place in range(0, size, 16):
+            single_f32(array, at + 4 * place, out, place)
+
+
+@kernel
+def _take_large_wide(delta, size, floor, mask, mask_at, values, kept):
+    endless = 0
+    for place in range(0, size, 16):
+        found = compress_large(delta, place, floor, values, kept)
+        if size - place < 16:
+            rest = np.uint64((1 << (size - place)) - 1)
+            found &= rest | rest << np.uint64(16)
+        large = found & np.uint64(0xFFFF)
+        mask[mask_at + place // 8] = large & np.uint64(0xFF)
+        mask[mask_at + place // 8 + 1] = large >> np.uint64(8)
+        kept += ones(large)
+        endless += ones(found >> np.uint64(16))
+    return kept, endless
+
+
+@kernel
+def _take_large_plain(delta, size, floor, mask, mask_at, values, kept):
+    endless = 0
+    for start in range(0, size, 8):
+        byte = 0
+        for place in range(start, min(start + 8, size)):
+            key = bits_of(delta[place]) & np.uint32(0x7FFFFFFF)
+            large = key >= floor
+            values[kept] = delta[place]
+            kept += large
+            byte |= large << (place - start)
+            endless += key >= np.uint32(0x7F800000)
+        mask[mask_at + start // 8] = byte
+    return kept, endless
+
+
+_take_large = _take_large_wide if WIDE else _take_large_plain
+
+
+@kernel
+def take_candidates(base, base_code, tuned, tuned_code, size, floor, mask, values, high):
+    """Take the elements of a block whose key is `floor` or more.
+
+    Args:
+        base, tuned: uint8, their bytes from offset 0 on.
+        base_code, tuned_code: Their dtypes.
+        size: Elements of the block.
+        floor: uint32, at least 1, so that what did not change is no candidate.
+        mask: uint8 [ceil(size / 8)], which elements are taken.
+        values: float32, the task direction of those.
+        high: int64 [2^16], a count of the keys' high bits, added to.
+
+    Returns:
+        How many are taken, and how many deltas are NaN or Inf.
+    """
+    delta = np.empty(SPAN + 16, np.float32)
+    work = np.empty((2, SPAN + 16), np.float64)
+    base_width = 2 if base_code <= F16 else 4 if base_code == F32 else 8
+    tuned_width = 2 if tuned_code <= F16 else 4 if tuned_code == F32 else 8
+    kept = endless = 0
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        at, theirs = base_width * start, tuned_width * start
+        _subtract(base, at, base_code, tuned, theirs, tuned_code, span, work, delta)
+        before = kept
+        kept, more = _take_large(delta, span, floor, mask, start // 8, values, kept)
+        endless += more
+        for number in range(before, kept):
+            high[(bits_of(values[number]) & np.uint32(0x7FFFFFFF)) >> np.uint32(LOW)] += 1
+    return kept, endless
+
+
+@kernel
+def count_low(values, size, bins, low):
+    """Count the low bits of the keys in one or two bins of high bits.
+
+    Args:
+        values: float32, of which the first `size` are counted.
+        size: How many.
+        bins: int64 [B] high bits, B = 1 or 2.
+        low: int64 [B, 2^15], added to.
+    """
+    one, other = np.uint32(bins[0]), np.uint32(bins[-1])
+    for start in range(0, size, 16):
+        found = in_bins(values, start, np.uint32(LOW), one, other)
+        if size - start < 16:
+            found &= np.uint64((1 << (size - start)) - 1)
+        while found != np.uint64(0):
+            key = np.int64(bits_of(values[start + lowest(found)]) & np.uint32(0x7FFFFFFF))
+            low[0 if key >> LOW == bins[0] else 1, key & LOW_MASK] += 1
+            found &= found - np.uint64(1)
+
+
+@kernel
+def nth_bin(counts, wanted):
+    """Find the bin that holds the wanted-th, counting from the last bin down; and its place in there, from 1 on."""
+    at = counts.size - 1
+    while counts[at] < wanted:
+        wanted -= counts[at]
+        at -= 1
+    return at, wanted
+
+
+@kernel
+def sample_keys(base, base_code, tuned, tuned_code, size, keys):
+    """Fill uint32 keys [size] of a block, as `take_candidates` would see them."""
+    delta = np.empty(SPAN + 16, np.float32)
+    work = np.empty((2, SPAN + 16), np.float64)
+    base_width = 2 if base_code <= F16 else 4 if base_code == F32 else 8
+    tuned_width = 2 if tuned_code <= F16 else 4 if tuned_code == F32 else 8
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        at, theirs = base_width * start, tuned_width * start
+        _subtract(base, at, base_code, tuned, theirs, tuned_code, span, work, delta)
+        for place in range(span):
+            keys[start + place] = bits_of(delta[place]) & np.uint32(0x7FFFFFFF)
+
+
+@kernel
+def _nth_largest(keys, size, wanted, counts):
+    """Find the key of the wanted-th largest, and how many equal to it are among the first `wanted`.
+
+    Args:
+        keys: uint32 [size].
+        size: Elements.
+        wanted: 1..size.
+        counts: int64 [2048], overwritten.
+    """
+    found = 0
+    for shift, width in ((20, 11), (10, 10), (0, 10)):
+        counts[: 1 << width] = 0
+        for place in range(size):
+            key = np.int64(keys[place])
+            if key >> (shift + width) == found:
+                counts[(key >> shift) & ((1 << width) - 1)] += 1
+        part, wanted = nth_bin(counts[: 1 << width], wanted)
+        found = found << width | part
+    return found, wanted
+
+
+@kernel
+def take_rows(base, base_code, tuned, tuned_code, rows, size, n_top, n_first, mask, values):
+    """Take what stays of a block of rows, each of which is a group.
+
+    Args:
+        base, tuned: uint8, their bytes from offset 0 on.
+        base_code, tuned_code: Their dtypes.
+        rows, size: Number of rows, and elements of each.
+        n_top: How many are dropped for being large.
+        n_first: How many are not dropped for being small; at least 1.
+        mask: uint8 [ceil(rows * size / 8)], which elements stay.
+        values: float32, the task direction of those.
+
+    Returns:
+        How many stay, how many changed at all, and how many deltas are NaN or Inf.
+    """
+    span = min(size, SPAN)
+    delta = np.empty(size + SPAN + 16, np.float32)
+    keys = np.empty(size, np.uint32)
+    work = np.empty((2, SPAN + 16), np.float64)
+    counts = np.empty(2048, np.int64)
+    flags = np.zeros(rows * size + 64, np.uint8)
+    base_width = 2 if base_code <= F16 else 4 if base_code == F32 else 8
+    tuned_width = 2 if tuned_code <= F16 else 4 if tuned_code == F32 else 8
+    kept = changed = endless = 0
+    for row in range(rows):
+        for start in range(0, size, span):
+            at = row * size + start
+            length = min(span, size - start)
+            _subtract(
+                base, base_width * at, base_code, tuned, tuned_width * at, tuned_code, length, work, delta[start:]
+            )
+        for place in range(size):
+            keys[place] = bits_of(delta[place]) & np.uint32(0x7FFFFFFF)
+            changed += keys[place] != 0
+            endless += keys[place] >= np.uint32(0x7F800000)
+        bottom, bottom_ties = -1, 0
+        if n_first < size:
+            bottom, bottom_ties = _nth_largest(keys, size, n_first, counts)
+        top, top_ties = 1 << 31, 0
+        if n_top > 0:
+            top, top_ties = _nth_largest(keys, size, n_top, counts)
+        for place in range(size):
+            key = np.int64(keys[place])
+            above, beyond = key > bottom, key > top
+            if key == bottom:
+                above = bottom_ties > 0
+                bottom_ties -= 1
+            if key == top:
+                beyond = top_ties > 0
+                top_ties -= 1
+            stays = above and not beyond and key != 0
+            flags[row * size + place] = stays
+            values[kept] = delta[place]
+            kept += stays
+    for place in range(0, rows * size, 64):
+        store64(mask, place // 8, pack_flags(flags, place))
+    return kept, changed, endless
+
+
+# Writing what is kept
+
+
+@kernel
+def _keep_scalar(values, first, size, cuts, stays, kept_values, kept):
+    """Decide of candidates one by one: bits into `stays`, from bit `first` on, and values."""
+    for number in range(first, first + size):
+        value = values[number]
+        key = np.int64(bits_of(value) & np.uint32(0x7FFFFFFF))
+        above, beyond = key > cuts[0], key > cuts[2]
+        if key == cuts[0]:
+            above = cuts[1] > 0
+            cuts[1] -= 1
+        if key == cuts[2]:
+            beyond = cuts[3] > 0
+            cuts[3] -= 1
+        if above and not beyond:
+            stays[number >> 3] |= np.uint8(1 << (number & 7))
+            kept_values[kept] = value
+            kept += 1
+    return kept
+
+
+@kernel
+def _keep_wide(values, size, cuts, stays, kept_values, kept):
+    bottom, top = np.uint32(cuts[0]), np.uint32(cuts[2])
+    lane = np.uint64(0xFFFF)
+    for start in range(0, size, 16):
+        rest = min(16, size - start)
+        found = compare_keys(values, start, bottom, top)
+        live = np.uint64((1 << rest) - 1)
+        at_bottom, at_top = found >> np.uint64(16) & live, found >> np.uint64(48) & live
+        low, high = ones(at_bottom), ones(at_top)
+        if 0 < cuts[1] < low or 0 < cuts[3] < high:  # the ties end among these
+            stays[start >> 3] = stays[(start >> 3) + 1] = 0
+            kept = _keep_scalar(values, start, rest, cuts, stays, kept_values, kept)
+            continue
+        above = found & live | (at_bottom if cuts[1] > 0 else np.uint64(0))
+        beyond = found >> np.uint64(32) & lane | (at_top if cuts[3] > 0 else np.uint64(0))
+        cuts[1] -= low
+        cuts[3] -= high
+        keep = above & ~beyond
+        compress_values(values, start, keep, kept_values, kept)
+        stays[start >> 3] = keep & np.uint64(0xFF)
+        stays[(start >> 3) + 1] = keep >> np.uint64(8)
+        kept += ones(keep)
+    return kept
+
+
+@kernel
+def _keep_plain(values, size, cuts, stays, kept_values, kept):
+    stays[: (size + 7) // 8] = 0
+    return _keep_scalar(values, 0, size, cuts, stays, kept_values, kept)
+
+
+@kernel
+def _deposit_plain(bits, mask):
+    found = np.uint64(0)
+    while mask != np.uint64(0):
+        lowest_bit = mask & (~mask + np.uint64(1))
+        if bits & np.uint64(1) != np.uint64(0):
+            found |= lowest_bit
+        bits >>= np.uint64(1)
+        mask ^= lowest_bit
+    return found
+
+
+_keep, _deposit = (_keep_wide, deposit) if WIDE else (_keep_plain, _deposit_plain)
+
+
+@kernel
+def keep_between(mask, size, first, values, count, cuts, index_width, out, kept_values):
+    """Decide which candidates of a block stay, and write their mask.
+
+    Args:
+        mask: uint8 [ceil(size / 8)] and PAD, which elements are candidates.
+        size: Elements of the block.
+        first: Number of the block's first element, where indices are written.
+        values: float32, the candidates.
+        count: How many there are.
+        cuts: int64 [4]: key of the bottom cut, and how many of the next that are equal to it are above it; the same
+            of the top cut. The two numbers are counted down.
+        index_width: Bytes of an index to write, or 0 for a bitmask.
+        out: uint8, the mask or the indices.
+        kept_values: float32, the values that stay.
+
+    Returns:
+        How many candidates stay.
+    """
+    stays = np.empty(count // 8 + 16, np.uint8)  # a bit for each candidate
+    kept = _keep(values, count, cuts, stays, kept_values, 0)
+    used = written = 0
+    for place in range(0, size, 64):
+        word = load64(mask, place // 8)
+        shift = np.uint64(used & 7)
+        bits = load64(stays, used >> 3) >> shift
+        if shift != np.uint64(0):
+            bits |= np.uint64(stays[(used >> 3) + 8]) << (np.uint64(64) - shift)
+        used += ones(word)
+        word = _deposit(bits, word)
+        if index_width == 0:
+            store64(out, place // 8, word)
+            continue
+        while word != np.uint64(0):
+            index = first + place + lowest(word)
+            if index_width == 4:
+                store32(out, 4 * written, np.uint32(index))
+            else:
+                store64(out, 8 * written, np.uint64(index))
+            written += 1
+            word &= word - np.uint64(1)
+    return kept
+
+
+@kernel
+def round_values(values, size, code, out):
+    """Round float32 values to a dtype, nearest even, into uint8; return how many became infinite."""
+    lost = 0
+    for place in range(0, size, 16):
+        if code == BF16:
+            bad = narrow_bf16(values, place, out, 2 * place)
+        elif code == F16:
+            bad = narrow_f16(values, place, out, 2 * place)
+        else:
+            bad = narrow_f32(values, place, out, 4 * place)
+        if size - place < 16:
+            bad &= np.uint64((1 << (size - place)) - 1)
+        lost += ones(bad)
+    return lost

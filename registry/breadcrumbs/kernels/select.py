@@ -1,0 +1,55 @@
+"""Exact order statistics of |delta| by counting, without sorting.
+
+The bits of a non-negative float32, read as an integer, order as the floats do: `key = bits & 0x7fffffff`. Counting
+the high 16 bits of the keys, then the low 15 of those that share the right high part, finds the m-th largest exactly.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.breadcrumbs.kernels.diff import LOW, nth_bin
+
+Counts = npt.NDArray[np.int64]
+
+HIGH_BINS, LOW_BINS = 1 << (31 - LOW), 1 << LOW
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The first m elements in order: every key above `key`, and the first `ties` of those equal to it."""
+
+    key: int
+    ties: int
+
+
+ALL = Cut(0, 0)
+"""Everything that changed at all."""
+
+NONE = Cut(2**31 - 1, 0)
+"""Nothing: the key is above that of every float32."""
+
+
+def find_cuts(high: Counts, count_low: Callable[[Counts], Counts], first: int, second: int) -> tuple[Cut, Cut]:
+    """Find where the first m elements end in the order |delta| descending, index ascending, for two values of m.
+
+    Args:
+        high: int64 [2^16], how many keys have each high part; of what did not change there is none.
+        count_low: Given one or two high parts, int64 [B], counts the low parts of their keys, int64 [B, 2^15].
+        first, second: The values of m, each 0 or more.
+    """
+    total = int(high.sum())
+    places = {m: nth_bin(high, m) for m in (first, second) if 0 < m < total}
+    bins = sorted({int(at) for at, _ in places.values()})
+    lows = dict(zip(bins, count_low(np.array(bins, np.int64)), strict=True)) if bins else {}
+
+    def cut(m: int) -> Cut:
+        if m not in places:
+            return ALL if m else NONE
+        at, rest = places[m]
+        low, ties = nth_bin(lows[int(at)], rest)
+        return Cut(int(at) << LOW | int(low), int(ties))
+
+    return cut(first), cut(second)

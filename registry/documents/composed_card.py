@@ -1,0 +1,94 @@
+"""The README.md of a composed model: Hugging Face front matter, what it is made of, how to verify it."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from registry.breadcrumbs.formats.recipe import Recipe
+
+KEPT = ("license", "license_name", "license_link", "language", "library_name", "pipeline_tag", "datasets")
+"""Fields of the base's front matter that hold for the composed model too."""
+
+
+@dataclass(frozen=True)
+class CardItem:
+    """What the card says of one patch: the digest of its file, its number in a model (if any) and its title."""
+
+    sha256: str
+    number: int | None
+    title: str
+
+
+def render_card(
+    name: str, base: str, recipe: Recipe, weights_digest: str, items: Sequence[CardItem], base_card: str | None
+) -> str:
+    """Write the model card of a composition.
+
+    Args:
+        name: The model, `namespace/name`.
+        base: What the base is called in `base_model`, a repository id.
+        recipe: What was composed.
+        weights_digest: Of the result.
+        items: The recipe's patches, as the model knows them; one not listed appears by its digest alone.
+        base_card: The base's own README.md, for its licence and languages.
+
+    Returns:
+        Markdown with YAML front matter; the same inputs give the same text.
+    """
+    known = {item.sha256: item for item in items}
+    front = ["---", *kept_fields(base_card or "")]
+    front += ["base_model:", f"- {_quoted(base)}", "base_model_relation: merge", "tags:", "- merge", "- breadcrumbs"]
+    front += [f"recipe_digest: {recipe.digest}", f"weights_digest: {_quoted(weights_digest)}", "---"]
+    rows = []
+    for item in recipe.items:
+        found = known.get(item.sha256)
+        number = f"#{found.number}" if found and found.number else ""
+        title = _cell(found.title) if found else ""
+        rows.append(f"| {number} | {title} | {item.weight} | `{item.sha256}` |")
+    table = ["| patch | title | weight | sha256 |", "|---|---|---|---|", *rows] if rows else ["No patches: the base."]
+    count = "1 breadcrumb patch" if len(rows) == 1 else f"{len(rows)} breadcrumb patches"
+    body = [
+        f"# {_cell(name)}",
+        "",
+        f"`{_cell(base)}` + {recipe.alpha} × the weighted sum of {count}"
+        " ([Model Breadcrumbs](https://arxiv.org/abs/2312.06795)).",
+        "",
+        *table,
+        "",
+        f"* recipe: `{recipe.digest}`",
+        f"* base weights: `{recipe.base}`",
+        f"* composed weights: `{weights_digest}`",
+        "",
+        "The recipe digest is the sha256 of this text; anyone with the base and the patches can compose it again and",
+        "must arrive at the same weights digest:",
+        "",
+        "```json",
+        recipe.canonical().decode("utf-8"),
+        "```",
+    ]
+    return "\n".join([*front, "", *body, ""])
+
+
+def kept_fields(card: str) -> list[str]:
+    """Return the lines of a card's front matter that the composed model keeps, as they stand."""
+    match = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", card, re.DOTALL)
+    kept: list[str] = []
+    keeping = False
+    for line in match[1].splitlines() if match else []:
+        field = re.match(r"([A-Za-z_]+):", line)
+        if field or not line.startswith((" ", "-")):
+            keeping = field is not None and field[1] in KEPT
+        if keeping and line.strip():
+            kept.append(line)
+    return kept
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)  # a JSON string is a YAML string
+
+
+def _cell(text: str) -> str:
+    """Make a stranger's words safe inside a table: one line, no markup of their own."""
+    text = re.sub(r"[\x00-\x1f\x7f]+", " ", text)
+    return re.sub(r"([\\`*_{}\[\]<>|#!])", r"\\\1", text).strip()
