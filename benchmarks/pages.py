@@ -22,14 +22,14 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from benchmarks.results import Bar, Result, Table
-from registry.db import models as tables
+from registry.db import tables as tables
 from registry.db.session import migrate, open_database
 from registry.documents.versions import parse_version
 from registry.server.app import close_app, create_app
 from registry.server.pages.cookies import COOKIE
-from registry.services import actors, sign_ins
-from registry.services.namespaces import ensure_user
-from registry.services.tokens import create_token
+from registry.services.people import actors, sign_ins
+from registry.services.people.namespaces import ensure_user
+from registry.services.people.tokens import create_token
 from registry.settings import Settings
 
 NAME = "alice/llama"

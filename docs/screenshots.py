@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Page  # noqa: E402
 from world import World, create_model, open_world, push_patch  # noqa: E402
 
 from registry.db.session import migrate  # noqa: E402
-from registry.worker import Worker  # noqa: E402
+from registry.worker.worker import Worker  # noqa: E402
 
 NAME = "acme/tiny-llama"
 PATCHES = (  # who, what, for which task, which projections it moves most, and where its steps point

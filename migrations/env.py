@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import text
 
-from registry.db.models import Table, UTCDateTime
 from registry.db.session import make_engine
+from registry.db.tables import Table, UTCDateTime
 from registry.settings import Settings
 
 

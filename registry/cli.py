@@ -17,7 +17,7 @@ from registry.settings import Settings
 
 if TYPE_CHECKING:
     from registry.db.session import Database
-    from registry.worker import Worker
+    from registry.worker.worker import Worker
 
 app = typer.Typer(
     name="crumb-server",
@@ -47,7 +47,7 @@ def settings_for(data: Path | None) -> Settings:
 def prepare(settings: Settings) -> None:
     """Create the data folder and bring the database to the newest migration."""
     from registry.db.session import migrate
-    from registry.store import Store
+    from registry.storage.store import Store
 
     settings.data.mkdir(parents=True, exist_ok=True)
     Store(settings.data).prepare()
@@ -69,8 +69,8 @@ def opened(settings: Settings) -> Iterator["Database"]:
 def make_worker(settings: Settings) -> "Worker":
     """Return a worker on the settings' database and store."""
     from registry.db.session import open_database
-    from registry.store import Store
-    from registry.worker import Worker
+    from registry.storage.store import Store
+    from registry.worker.worker import Worker
 
     return Worker(settings, open_database(settings.database), Store(settings.data))
 
@@ -78,7 +78,7 @@ def make_worker(settings: Settings) -> "Worker":
 @contextmanager
 def courier_beside(settings: Settings, worker: "Worker") -> Iterator[None]:
     """Run a courier in a thread, on the worker's database, while the worker runs."""
-    from registry.courier import Courier
+    from registry.worker.courier import Courier
 
     courier = Courier(settings, worker.database)
     thread = threading.Thread(target=courier.run, name="courier")
@@ -155,8 +155,8 @@ def token_create(
     as_json: Json = False,
 ) -> None:
     """Create a token and print it, once: only its hash is kept."""
-    from registry.services.rules import SCOPES
-    from registry.services.tokens import create_token
+    from registry.services.people.rules import SCOPES
+    from registry.services.people.tokens import create_token
 
     settings = settings_for(data)
     prepare(settings)
@@ -174,7 +174,7 @@ def token_revoke(
     data: Data = None,
 ) -> None:
     """Revoke a token at once."""
-    from registry.services.tokens import revoke_token
+    from registry.services.people.tokens import revoke_token
 
     settings = settings_for(data)
     prepare(settings)
@@ -197,7 +197,7 @@ def user_enable(user: Annotated[str, typer.Argument(help="Name of the user.")], 
 
 def set_active(user: str, data: Path | None, *, active: bool) -> None:
     """Enable or disable a user, and say so."""
-    from registry.services import accounts
+    from registry.services.people import accounts
 
     settings = settings_for(data)
     prepare(settings)
@@ -221,7 +221,8 @@ def namespace_quota(
     """Show what a namespace may hold and what it holds; set that with --bytes and --uploads."""
     from dataclasses import asdict
 
-    from registry.services import namespaces, quotas
+    from registry.services.blobs import quotas
+    from registry.services.people import namespaces
 
     settings = settings_for(data)
     given: dict[str, int | None] = {}
@@ -272,10 +273,10 @@ def gc(
     from dataclasses import asdict
     from datetime import timedelta
 
-    from registry.bucket import open_bucket
     from registry.db.session import require_head
-    from registry.services import garbage
-    from registry.store import Store
+    from registry.services.blobs import garbage
+    from registry.storage.bucket import open_bucket
+    from registry.storage.store import Store
 
     settings = settings_for(data)
     hours = settings.upload_hours if grace is None else grace
@@ -311,12 +312,12 @@ def check(data: Data = None, as_json: Json = False) -> None:
 
     With a bucket, what it should have is asked for, too.
     """
-    from registry.bucket import open_bucket
     from registry.db.audit import check_chain
     from registry.db.session import require_head
-    from registry.services.blobs import check as check_blobs
-    from registry.services.offloads import check as check_bucket
-    from registry.store import Store
+    from registry.services.blobs.blobs import check as check_blobs
+    from registry.services.blobs.bucket_copies import check as check_bucket
+    from registry.storage.bucket import open_bucket
+    from registry.storage.store import Store
 
     settings = settings_for(data)
     bucket = open_bucket(settings.bucket, **settings.bucket_access)

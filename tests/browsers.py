@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from registry.server.pages.cookies import COOKIE
 from registry.server.serving import make_server
-from registry.services import sign_ins
-from registry.worker import Worker
+from registry.services.people import sign_ins
+from registry.worker.worker import Worker
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (

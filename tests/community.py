@@ -13,9 +13,9 @@ from makers import fine_tuned, make_checkpoint, make_patch
 from sqlalchemy import select
 from world import World, create_model, open_world, push_patch, upload
 
-from registry.db.models import AuditEvent, Model, ModelMember, Patch, PatchRevision, User
-from registry.services.actors import Actor, authenticate
-from registry.worker import Worker
+from registry.db.tables import AuditEvent, Model, ModelMember, Patch, PatchRevision, User
+from registry.services.people.actors import Actor, authenticate
+from registry.worker.worker import Worker
 
 NAME = "alice/tiny"
 URL = f"/api/v1/models/{NAME}"

@@ -4,9 +4,10 @@ from datetime import timedelta
 
 from community import NAME, Community
 
-from registry.db.models import now
-from registry.services import compositions, jobs
-from registry.services.compositions import Ingredient
+from registry.db.tables import now
+from registry.services.composing import compositions
+from registry.services.composing.compositions import Ingredient
+from registry.services.queue import jobs
 
 LONG = timedelta(hours=1)
 

@@ -9,7 +9,7 @@ import torch
 from makers import fine_tuned, make_patch, write_weights
 from world import World, create_model, push_patch
 
-from registry.worker import Worker
+from registry.worker.worker import Worker
 
 NAME = "acme/tiny-llama"
 WIDTH, HEADS, WORDS = 16, 2, 24

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from registry.server.deps import Route
 from registry.server.pages.route import PageRoute
-from registry.services.rules import RULES, Rule
+from registry.services.people.rules import RULES, Rule
 
 SAFE = ("GET", "HEAD")
 

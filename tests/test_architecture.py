@@ -49,7 +49,7 @@ def test_help_loads_no_torch() -> None:
 
 
 def test_server_and_worker_load_no_torch_for_only_disposable_processes_compute() -> None:
-    assert not loaded_by("import registry.cli, registry.server.app, registry.worker") & {"torch", "transformers"}
+    assert not loaded_by("import registry.cli, registry.server.app, registry.worker.worker") & {"torch", "transformers"}
 
 
 def dotted(node: ast.AST) -> str:

@@ -55,7 +55,7 @@ from community import NAME, URL, Community, open_community
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
-from registry.db.models import (
+from registry.db.tables import (
     Model,
     ModelMember,
     Namespace,
@@ -67,7 +67,7 @@ from registry.db.models import (
     User,
 )
 from registry.documents.versions import parse_version
-from registry.services.accounts import set_active
+from registry.services.people.accounts import set_active
 
 TESTS = Path(__file__).parent
 TABLE = re.findall(r"^ {4,}(\d+)?.*?(\S+\.py)::(\w+)$", __doc__, re.MULTILINE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import InvalidPatch, JobFailed
-from registry.sandbox import Sandbox
+from registry.worker.sandbox import Sandbox
 
 
 def until(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -88,7 +88,7 @@ def test_progress_arrives_and_killing_ends_the_process(tmp_path: Path) -> None:
 
 def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
-        "from registry.sandbox import Sandbox\n"
+        "from registry.worker.sandbox import Sandbox\n"
         f"Sandbox('sandboxed:work', {{'path': {str(tmp_path / 'pid')!r}}}).wait(60)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}

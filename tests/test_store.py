@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import DigestMismatch, NotFound, StorageFailed, StorageFull, TooMany
-from registry.store import Store
+from registry.storage.store import Store
 
 
 @pytest.fixture

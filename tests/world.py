@@ -12,15 +12,15 @@ from fastapi import FastAPI
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
-from registry.db.models import Job, Model, Namespace, User
 from registry.db.session import Database, migrate
+from registry.db.tables import Job, Model, Namespace, User
 from registry.logs import configure_logs
 from registry.server.app import close_app, create_app
-from registry.services import jobs
-from registry.services.tokens import create_token
+from registry.services.people.tokens import create_token
+from registry.services.queue import jobs
 from registry.settings import Settings
-from registry.store import Store
-from registry.worker import Worker
+from registry.storage.store import Store
+from registry.worker.worker import Worker
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.db.models import AuditEvent, AuditHead, now
+from registry.db.tables import AuditEvent, AuditHead, now
 
 PENDING = "audit"
 FIRST = "0" * 64

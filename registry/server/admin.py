@@ -10,10 +10,14 @@ from registry.server import admin_views, patch_views
 from registry.server.deps import ActorDep, ContextDep, Route, allow
 from registry.server.errors import RESPONSES
 from registry.server.people import NamespaceName
-from registry.services import cursors, jobs, namespaces, quotas, reviews, summaries, workers
+from registry.services.blobs import quotas
+from registry.services.curation import reviews
+from registry.services.operating import summaries
+from registry.services.people import namespaces, paging
+from registry.services.queue import jobs, workers
 
 router = APIRouter(prefix="/api/v1/admin", tags=["admin"], route_class=Route, responses=RESPONSES)
-Before = Annotated[str | None, Query(pattern=cursors.CURSOR)]
+Before = Annotated[str | None, Query(pattern=paging.CURSOR)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
 After = Annotated[str | None, Query(pattern=rf"^{NAME}$")]

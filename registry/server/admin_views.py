@@ -1,10 +1,10 @@
 """From rows to the shapes on the wire: what admins see."""
 
 from registry import schemas
-from registry.db.models import Job, Namespace, Report
+from registry.db.tables import Job, Namespace, Report
 from registry.server import views
-from registry.services.quotas import Usage
-from registry.services.workers import Seen
+from registry.services.blobs.quotas import Usage
+from registry.services.queue.workers import Seen
 
 
 def report(row: Report) -> schemas.Report:

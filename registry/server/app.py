@@ -8,7 +8,6 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 
 import registry
-from registry.bucket import open_bucket
 from registry.db.session import open_database, require_head
 from registry.server import (
     admin,
@@ -34,9 +33,10 @@ from registry.server.downloads import Gate
 from registry.server.hub_route import RawPath
 from registry.server.limits import Rate
 from registry.server.middleware import Edge, Metrics
-from registry.services.uploads import Limits
+from registry.services.blobs.uploads import Limits
 from registry.settings import Settings
-from registry.store import Store
+from registry.storage.bucket import open_bucket
+from registry.storage.store import Store
 
 HASHING = 2  # uploads hashed at a time, each on a thread of its own
 DESCRIPTION = """

@@ -8,7 +8,8 @@ from registry import schemas
 from registry.server import release_views
 from registry.server.deps import ActorDep, ContextDep, ModelName, Route, allow
 from registry.server.errors import RESPONSES
-from registry.services import channels, models
+from registry.services.catalog import models
+from registry.services.releasing import channels
 
 router = APIRouter(
     prefix="/api/v1/models/{namespace}/{name}/channels", tags=["channels"], route_class=Route, responses=RESPONSES

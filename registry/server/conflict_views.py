@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from registry import schemas
-from registry.db.models import PatchRevision
+from registry.db.tables import PatchRevision
 from registry.server import views
-from registry.services.conflicts import Found
-from registry.services.previews import Preview
+from registry.services.composing.conflicts import Found
+from registry.services.composing.previews import Preview
 
 
 def name(row: PatchRevision) -> schemas.PatchName:

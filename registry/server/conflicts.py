@@ -9,8 +9,9 @@ from registry import schemas
 from registry.server import conflict_views
 from registry.server.deps import ActorDep, ContextDep, ModelName, PatchRef, Route, VisitorDep, allow, get_patch
 from registry.server.errors import RESPONSES
-from registry.services import conflicts, models, patches, previews
-from registry.services.compositions import Ingredient
+from registry.services.catalog import models, patches
+from registry.services.composing import conflicts, previews
+from registry.services.composing.compositions import Ingredient
 
 router = APIRouter(
     prefix="/api/v1/models/{namespace}/{name}", tags=["conflicts"], route_class=Route, responses=RESPONSES

@@ -20,18 +20,18 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from registry.bucket import Bucket
 from registry.db.session import Database
 from registry.errors import InvalidRequest, TooLarge, TooMany, Unauthenticated
 from registry.schemas import NAME
 from registry.server.downloads import Gate
 from registry.server.limits import Rate
-from registry.services import access, actors
-from registry.services.actors import Actor
-from registry.services.rules import RULES
-from registry.services.uploads import Limits
+from registry.services.blobs.uploads import Limits
+from registry.services.people import access, actors
+from registry.services.people.actors import Actor
+from registry.services.people.rules import RULES
 from registry.settings import Settings
-from registry.store import Store
+from registry.storage.bucket import Bucket
+from registry.storage.store import Store
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 

@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from registry.errors import RangeNotSatisfiable, StorageFailed, TooMany
-from registry.store import Store
+from registry.storage.store import Store
 
 RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
 BUSY_SECONDS = 5

@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from registry import schemas
-from registry.db.models import AuditEvent, Model
+from registry.db.tables import AuditEvent, Model
 from registry.schemas import NAME
 from registry.server.deps import ContextDep, ModelName, Route, VisitorDep, allow
 from registry.server.errors import RESPONSES
-from registry.services import feed, models
+from registry.services.catalog import models
+from registry.services.events import feed
 
 router = APIRouter(prefix="/api/v1", tags=["feed"], route_class=Route, responses=RESPONSES)
 Serial = Annotated[int, Query(ge=0, le=2**63 - 1)]

@@ -6,12 +6,13 @@ from contextlib import suppress
 from fastapi import Request, Response
 from sqlalchemy.exc import DBAPIError
 
-from registry.db.models import Blob, Model
-from registry.hub import file_url
+from registry.db.tables import Blob, Model
+from registry.outside.hub import file_url
 from registry.server.deps import Context
 from registry.server.downloads import serve
-from registry.services import downloads, revisions
-from registry.services.revisions import Revision
+from registry.services.composing import snapshots
+from registry.services.composing.snapshots import Revision
+from registry.services.hub import downloads
 
 
 def send(
@@ -39,7 +40,7 @@ def send(
         EntryNotFound: there is no such file.
         RangeNotSatisfiable, StorageFailed, TooMany: as `serve` says.
     """
-    blob = revisions.find_file(found, path)
+    blob = snapshots.find_file(found, path)
     response = serve(
         request,
         made.store,

@@ -24,7 +24,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from registry.db.models import Job
+from registry.db.tables import Job
 from registry.errors import (
     BreadcrumbError,
     Conflict,
@@ -38,8 +38,9 @@ from registry.errors import (
 )
 from registry.server.deps import Context, Route, context
 from registry.server.errors import STATUS
-from registry.services import access, repositories
-from registry.services.revisions import Revision
+from registry.services.composing.snapshots import Revision
+from registry.services.hub import repositories
+from registry.services.people import access
 
 PATHS = re.compile(rb"/api/(?:models|whoami-v2)(?:/|$)|/[^/]+/[^/]+/(?:resolve|raw)/")
 CODES: tuple[tuple[type[BreadcrumbError], str], ...] = (

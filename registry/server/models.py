@@ -9,7 +9,9 @@ from registry.server import people_views, views
 from registry.server.deps import ActorDep, ContextDep, ModelName, Route, UserName, VisitorDep, allow
 from registry.server.errors import RESPONSES
 from registry.server.files import send
-from registry.services import access, models, revisions
+from registry.services.catalog import models
+from registry.services.composing import snapshots
+from registry.services.people import access
 
 router = APIRouter(prefix="/api/v1/models", tags=["models"], route_class=Route, responses=RESPONSES)
 Ref = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$", examples=["base"])]
@@ -99,7 +101,7 @@ def remove_member(name: ModelName, user: UserName, actor: ActorDep, made: Contex
 def revision(name: ModelName, ref: Ref, actor: VisitorDep, made: ContextDep) -> schemas.Revision:
     """Show what a reference stands for: `main`, `base`, a version, a channel, or a recipe by 8 digits or more."""
     with made.database.read() as session:
-        return views.revision(session, *revisions.resolve(session, actor, name, ref))
+        return views.revision(session, *snapshots.resolve(session, actor, name, ref))
 
 
 @router.head("/{namespace}/{name}/revisions/{ref}/files/{path:path}", include_in_schema=False)
@@ -108,5 +110,5 @@ def revision(name: ModelName, ref: Ref, actor: VisitorDep, made: ContextDep) -> 
 def file(name: ModelName, ref: Ref, path: FilePath, request: Request, actor: VisitorDep, made: ContextDep) -> Response:
     """Download a file of a revision."""
     with made.database.read() as session:
-        model, found = revisions.resolve(session, actor, name, ref)
+        model, found = snapshots.resolve(session, actor, name, ref)
     return send(request, made, model, found, path, immutable=found.fixed and ref == found.ref)

@@ -3,9 +3,10 @@
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.models import Check, Comment, Evaluation, Job, Model, PatchRevision, PatchTensor, Review
+from registry.db.tables import Check, Comment, Evaluation, Job, Model, PatchRevision, PatchTensor, Review
 from registry.server import views
-from registry.services import evaluations, patches, reviews
+from registry.services.catalog import patches
+from registry.services.curation import evaluations, reviews
 
 
 def patch(

@@ -9,8 +9,9 @@ from registry.server import patch_views, views
 from registry.server.deps import ActorDep, ContextDep, ModelName, Number, PatchRef, Route, VisitorDep, allow
 from registry.server.downloads import serve
 from registry.server.errors import RESPONSES
-from registry.services import builds, compositions, models, patches, revisions
-from registry.services.compositions import Ingredient
+from registry.services.catalog import models, patches
+from registry.services.composing import builds, compositions, snapshots
+from registry.services.composing.compositions import Ingredient
 
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["patches"], route_class=Route, responses=RESPONSES)
 Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
@@ -141,6 +142,6 @@ def report_build(name: ModelName, body: schemas.BuildRequest, actor: ActorDep, m
     """Report that you composed a recipe yourself: what agrees makes a release that can be published."""
     with made.database.write() as session:
         model = models.ready(session, name, lock=True)
-        composition = revisions.find_composition(session, model, body.recipe)
+        composition = snapshots.find_composition(session, model, body.recipe)
         row = builds.report(session, actor, model, composition.recipe_digest, body.weights_digest, body.device)
         return views.build(row)

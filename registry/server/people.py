@@ -10,9 +10,10 @@ from registry.schemas import NAME
 from registry.server import people_views
 from registry.server.deps import ActorDep, Context, ContextDep, Route, UserName, allow
 from registry.server.errors import RESPONSES
-from registry.services import access, namespaces, quotas, tokens
-from registry.services.actors import Actor
-from registry.services.rules import Role
+from registry.services.blobs import quotas
+from registry.services.people import access, namespaces, tokens
+from registry.services.people.actors import Actor
+from registry.services.people.rules import Role
 
 router = APIRouter(prefix="/api/v1", tags=["people"], route_class=Route, responses=RESPONSES)
 NamespaceName = Annotated[str, Path(pattern=rf"^{NAME}$", alias="namespace")]

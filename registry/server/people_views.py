@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from registry import schemas
-from registry.db.models import ModelMember, Namespace, NamespaceMember, Token
-from registry.services.actors import Actor
-from registry.services.quotas import Usage
+from registry.db.tables import ModelMember, Namespace, NamespaceMember, Token
+from registry.services.blobs.quotas import Usage
+from registry.services.people.actors import Actor
 
 
 def whoami(actor: Actor) -> schemas.Whoami:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.models import Channel, ChannelMove, Job, Model, Release
+from registry.db.tables import Channel, ChannelMove, Job, Model, Release
 from registry.documents.manifest import manifest_digest
 from registry.server import patch_views, views
-from registry.services import channels, dossiers, evaluations, publishing
-from registry.services import releases as release_service
-from registry.services.dossiers import Dossier
+from registry.services.curation import evaluations
+from registry.services.releasing import channels, dossiers, publishing
+from registry.services.releasing import releases as release_service
+from registry.services.releasing.dossiers import Dossier
 
 
 def release(session: Session, model: Model, row: Release, job: Job | None = None) -> schemas.Release:

@@ -8,8 +8,11 @@ from registry import schemas
 from registry.server import release_views
 from registry.server.deps import ActorDep, ContextDep, ModelName, Route, VisitorDep, allow
 from registry.server.errors import RESPONSES
-from registry.services import compositions, jobs, models, publishing, releases
-from registry.services.compositions import Ingredient
+from registry.services.catalog import models
+from registry.services.composing import compositions
+from registry.services.composing.compositions import Ingredient
+from registry.services.queue import jobs
+from registry.services.releasing import publishing, releases
 
 router = APIRouter(
     prefix="/api/v1/models/{namespace}/{name}", tags=["releases"], route_class=Route, responses=RESPONSES

@@ -9,7 +9,7 @@ from registry.server import admin_views
 from registry.server.admin import Before, Limit
 from registry.server.deps import ActorDep, ContextDep, ModelName, Route, allow
 from registry.server.errors import RESPONSES
-from registry.services import reports
+from registry.services.operating import reports
 
 router = APIRouter(prefix="/api/v1", tags=["reports"], route_class=Route, responses=RESPONSES)
 

@@ -19,7 +19,9 @@ from registry.errors import EntryNotFound, InvalidRequest
 from registry.server import repository_views as views
 from registry.server.deps import ActorDep, ContextDep, VisitorDep, allow, check_json, read_bytes
 from registry.server.hub_route import Decoded, HubRoute, PublicUrl, Repository, marks
-from registry.services import downloads, listings, namespaces, repositories, tags
+from registry.services.catalog import tags
+from registry.services.hub import downloads, listings, repositories
+from registry.services.people import namespaces
 
 router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
 MODEL = "/api/models/{namespace}/{name}"

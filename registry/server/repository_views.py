@@ -10,15 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from registry.db.models import Model
+from registry.db.tables import Model
 from registry.documents.commits import blob_id, pointer, tree_id
 from registry.documents.front_matter import read_front_matter, words
-from registry.services import models
-from registry.services.actors import Actor
-from registry.services.repositories import Commit, Ref
-from registry.services.revisions import Revision
-from registry.services.tags import TAG, of_card
-from registry.store import Store
+from registry.services.catalog import models
+from registry.services.catalog.tags import TAG, of_card
+from registry.services.composing.snapshots import Revision
+from registry.services.hub.repositories import Commit, Ref
+from registry.services.people.actors import Actor
+from registry.storage.store import Store
 
 CONFIG_BYTES = 2**20
 KINDS = {"branch": "branches", "tag": "tags", "pull": "pullRequests"}

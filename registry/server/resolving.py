@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from registry.server.deps import ContextDep, VisitorDep, allow
 from registry.server.files import send
 from registry.server.hub_route import Decoded, HubRoute, Repository, marks
-from registry.services import repositories
+from registry.services.hub import repositories
 
 router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
 

@@ -9,8 +9,11 @@ from registry import schemas
 from registry.server import patch_views
 from registry.server.deps import ActorDep, Context, ContextDep, ModelName, Number, PatchRef, Route, VisitorDep, allow
 from registry.server.errors import RESPONSES
-from registry.services import evaluations, inboxes, models, patches, releases, reviews
-from registry.services.actors import Actor
+from registry.services.catalog import models, patches
+from registry.services.curation import evaluations, reviews
+from registry.services.curation import inbox as inboxes
+from registry.services.people.actors import Actor
+from registry.services.releasing import releases
 
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["reviews"], route_class=Route, responses=RESPONSES)
 

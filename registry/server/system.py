@@ -12,7 +12,7 @@ from registry import schemas
 from registry.server import views
 from registry.server.deps import ActorDep, ContextDep, Route, VisitorDep, allow
 from registry.server.errors import RESPONSES
-from registry.services import jobs
+from registry.services.queue import jobs
 
 router = APIRouter(route_class=Route, responses=RESPONSES)
 

@@ -16,9 +16,9 @@ from registry.errors import Conflict, DigestMismatch, InvalidRequest
 from registry.server import views
 from registry.server.deps import ActorDep, Context, ContextDep, Route, allow
 from registry.server.errors import RESPONSES
-from registry.services import uploads
-from registry.services.actors import Actor
-from registry.store import Store
+from registry.services.blobs import uploads
+from registry.services.people.actors import Actor
+from registry.storage.store import Store
 
 router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"], route_class=Route, responses=RESPONSES)
 CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")

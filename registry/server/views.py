@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.models import Build, Composition, Job, Model, PatchRevision, Recipe, RecipeItem, UploadSession
-from registry.services import compositions, uploads
-from registry.services.revisions import Revision
-from registry.services.rules import Role
+from registry.db.tables import Build, Composition, Job, Model, PatchRevision, Recipe, RecipeItem, UploadSession
+from registry.services.blobs import uploads
+from registry.services.composing import compositions
+from registry.services.composing.snapshots import Revision
+from registry.services.people.rules import Role
 
 
 def upload(row: UploadSession) -> schemas.Upload:

@@ -1,7 +1,7 @@
 """From rows to the shapes on the wire: webhooks and deliveries."""
 
 from registry import schemas
-from registry.db.models import Webhook, WebhookDelivery
+from registry.db.tables import Webhook, WebhookDelivery
 
 
 def webhook(row: Webhook, creator: str) -> schemas.Webhook:

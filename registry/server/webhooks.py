@@ -9,7 +9,7 @@ from registry import schemas
 from registry.server import webhook_views
 from registry.server.deps import ActorDep, ContextDep, ModelName, Route, allow
 from registry.server.errors import RESPONSES
-from registry.services import webhooks
+from registry.services.events import webhooks
 
 router = APIRouter(
     prefix="/api/v1/models/{namespace}/{name}/webhooks", tags=["webhooks"], route_class=Route, responses=RESPONSES

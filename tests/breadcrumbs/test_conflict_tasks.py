@@ -8,10 +8,10 @@ import pytest
 from conflict_makers import BASE, ENGINES, assert_close, compare, dense, every_pair, opened, slow_sums, write_patches
 from makers_breadcrumbs import build, take_apart
 
-from registry import tasks
 from registry.breadcrumbs.comparing.conflicts import Sums, analyse
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest, StorageFailed
-from registry.store import hash_file
+from registry.storage.store import hash_file
+from registry.worker import tasks
 
 EVERY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 

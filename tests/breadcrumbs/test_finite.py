@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from makers_breadcrumbs import CODES, build, raw, write_model
 
-from registry import tasks
 from registry.breadcrumbs.checking.claims import CheckResult
 from registry.breadcrumbs.checking.finite import check_finite, find_overflow
 from registry.breadcrumbs.composing import engines, staging
@@ -20,7 +19,8 @@ from registry.breadcrumbs.formats.layout import MaskParams, format_metadata, lay
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import BaseMismatch, NotFinite, StorageFailed
-from registry.store import hash_file
+from registry.storage.store import hash_file
+from registry.worker import tasks
 
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 

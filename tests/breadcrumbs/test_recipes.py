@@ -120,7 +120,8 @@ def test_a_recipe_that_cannot_be_is_refused(base, items, rule):
 def test_recipes_headers_layouts_and_cards_load_no_tensor_library():
     code = (
         "import sys, registry.documents.composed_card; "
-        "from registry.breadcrumbs.formats import header, layout, recipe; print({'torch', 'numpy', 'safetensors'} & set(sys.modules))"
+        "from registry.breadcrumbs.formats import header, layout, recipe; "
+        "print({'torch', 'numpy', 'safetensors'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

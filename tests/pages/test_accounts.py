@@ -7,8 +7,8 @@ from playwright.sync_api import expect
 from sqlalchemy import select
 from visits import HOSTILE, unharmed, usable
 
-from registry.db.models import Namespace, Token, now
-from registry.services.tokens import create_token
+from registry.db.tables import Namespace, Token, now
+from registry.services.people.tokens import create_token
 
 
 def whoami(site: Site, secret: str) -> httpx2.Response:

@@ -10,9 +10,9 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import select, update
 from visits import HOSTILE, unharmed, usable
 
-from registry.db.models import Job, Patch, PatchRevision
-from registry.services import jobs
-from registry.services.tokens import create_token
+from registry.db.tables import Job, Patch, PatchRevision
+from registry.services.people.tokens import create_token
+from registry.services.queue import jobs
 
 NEW = f"/{NAME}/recipes/new"
 RECIPE = re.compile(r"/recipes/[0-9a-f]{64}$")

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from sqlalchemy import select
 from visits import HOSTILE, unharmed, usable
 
-from registry.db.models import Model, Patch, PatchRevision, WebhookDelivery
+from registry.db.tables import Model, Patch, PatchRevision, WebhookDelivery
 
 HOOKS = f"/{NAME}/settings/webhooks"
 

@@ -13,12 +13,14 @@ from holding import beat, held
 from playwright.sync_api import expect
 from sqlalchemy import delete
 
-from registry.db.models import Job, SignIn, now
+from registry.db.tables import Job, SignIn, now
 from registry.server.pages.cookies import COOKIE
 from registry.server.pages.streams import Streams
 from registry.server.serving import make_server
-from registry.services import compositions, jobs, sign_ins
-from registry.services.compositions import Ingredient
+from registry.services.composing import compositions
+from registry.services.composing.compositions import Ingredient
+from registry.services.people import sign_ins
+from registry.services.queue import jobs
 
 
 class Counted(Streams):

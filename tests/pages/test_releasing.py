@@ -5,7 +5,7 @@ from community import NAME
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
-from registry.db.models import Evaluation, PatchRevision, Release
+from registry.db.tables import Evaluation, PatchRevision, Release
 
 HOME = f"/{NAME}"
 PAYLOADS = (

@@ -5,7 +5,7 @@ from community import NAME
 from playwright.sync_api import expect
 from sqlalchemy import select
 
-from registry.db.models import SignIn, Token, now
+from registry.db.tables import SignIn, Token, now
 
 
 def test_a_token_signs_in_and_the_way_goes_on_to_where_one_wanted_to_go(site: Site) -> None:

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from sqlalchemy import select
 from visits import HOSTILE, unharmed, usable
 
-from registry.db.models import Job, Worker, now
+from registry.db.tables import Job, Worker, now
 
 PAGES = ("", "/reports", "/reports?closed=true", "/quarantine", "/namespaces", "/jobs", "/workers", "/audit")
 

@@ -18,9 +18,9 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 from world import World, create_model, digest, open_world, push_patch
 
-from registry.db.models import AuditEvent, Model, ModelMember, Namespace, NamespaceMember, Token, User, now
-from registry.services.rules import RULES, SCOPES, Role
-from registry.services.tokens import create_token
+from registry.db.tables import AuditEvent, Model, ModelMember, Namespace, NamespaceMember, Token, User, now
+from registry.services.people.rules import RULES, SCOPES, Role
+from registry.services.people.tokens import create_token
 
 pytestmark = pytest.mark.heavy
 

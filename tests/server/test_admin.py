@@ -12,9 +12,10 @@ import sqlalchemy
 from sqlalchemy import select, update
 from world import World, announce, create_model, enqueue, upload
 
-from registry.db.models import AuditEvent, Blob, Job, Model, Namespace, Patch, PatchRevision, User, Worker, now
-from registry.runner import SEEN_EVERY, Stopped
-from registry.services import jobs, quotas, workers
+from registry.db.tables import AuditEvent, Blob, Job, Model, Namespace, Patch, PatchRevision, User, Worker, now
+from registry.services.blobs import quotas
+from registry.services.queue import jobs, workers
+from registry.worker.runner import SEEN_EVERY, Stopped
 
 pytestmark = pytest.mark.heavy
 

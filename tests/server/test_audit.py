@@ -17,9 +17,9 @@ from world import World, announce, create_model, digest, push_patch, put_part, u
 
 from registry.cli import app
 from registry.db.audit import FIRST, check_chain, hash_event
-from registry.db.models import AuditEvent, AuditHead, Model, Token, User, now
-from registry.services.actors import record
-from registry.services.namespaces import ensure_user
+from registry.db.tables import AuditEvent, AuditHead, Model, Token, User, now
+from registry.services.people.actors import record
+from registry.services.people.namespaces import ensure_user
 
 pytestmark = pytest.mark.heavy
 

@@ -10,9 +10,9 @@ import pytest
 from s3_stand_in import S3, open_s3
 from world import digest
 
-from registry import bucket as buckets
-from registry.bucket import Bucket, open_bucket, presign
 from registry.errors import DigestMismatch, InvalidRequest, NotFound, StorageFailed
+from registry.storage import bucket as buckets
+from registry.storage.bucket import Bucket, open_bucket, presign
 
 DATA = random.Random(2).randbytes(2000)
 

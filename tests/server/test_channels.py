@@ -9,7 +9,7 @@ import pytest
 from community import NAME, RELEASES, URL, Community, open_community
 from sqlalchemy import select
 
-from registry.db.models import Channel, ChannelMove, ChannelVote
+from registry.db.tables import Channel, ChannelMove, ChannelVote
 
 pytestmark = pytest.mark.heavy
 

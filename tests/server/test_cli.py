@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from world import open_world
 
-from registry.store import Store
+from registry.storage.store import Store
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

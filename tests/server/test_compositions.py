@@ -16,7 +16,7 @@ from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
-from registry.db.models import Composition, Job, Recipe
+from registry.db.tables import Composition, Job, Recipe
 
 URL = "/api/v1/models/alice/tiny/compositions"
 

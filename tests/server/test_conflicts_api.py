@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from sqlalchemy import event, func, select
 from world import create_model, push_patch
 
-from registry.db.models import Job, PatchPair, PatchSet
-from registry.services import conflicts
+from registry.db.tables import Job, PatchPair, PatchSet
+from registry.services.composing import conflicts
 
 pytestmark = pytest.mark.heavy
 EVERY = range(1, PATCHES + 1)

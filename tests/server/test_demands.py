@@ -12,10 +12,10 @@ from makers import make_checkpoint
 from sqlalchemy import select
 from world import create_model
 
-from registry.db.models import Job
+from registry.db.tables import Job
 from registry.errors import InvalidRecipe
 from registry.server import hub_route
-from registry.services.tokens import create_token
+from registry.services.people.tokens import create_token
 
 API = f"/api/models/{NAME}"
 PULL = "refs%2Fpr%2F4"
@@ -229,7 +229,7 @@ def test_a_composition_that_fails_says_why(plain: Community, monkeypatch: pytest
     def fail(*_: object) -> None:
         raise InvalidRecipe("The sum is not finite.")
 
-    monkeypatch.setattr("registry.services.compositions.finish", fail)
+    monkeypatch.setattr("registry.services.composing.compositions.finish", fail)
     assert no_revision(ask(plain, "carol")) == "It could not be composed: The sum is not finite."
     assert [job.state for job in jobs(plain)] == ["failed"]
     monkeypatch.undo()

@@ -10,9 +10,10 @@ import sqlalchemy
 from community import Community, open_community
 from sqlalchemy import select
 
-from registry.db.models import Build, Evaluation, Release
+from registry.db.tables import Build, Evaluation, Release
 from registry.documents.versions import parse_version
-from registry.services import dossiers, publishing, releases, reviews
+from registry.services.curation import reviews
+from registry.services.releasing import dossiers, publishing, releases
 
 pytestmark = pytest.mark.heavy
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from receivers import Canary, Receiver, open_canary, open_receiver
 
-from registry import egress
-from registry.egress import Egress, check_url, is_public
 from registry.errors import InvalidRequest, Unavailable
+from registry.outside import egress
+from registry.outside.egress import Egress, check_url, is_public
 
 NAME = "hooks.example.org"
 LOCAL_HOSTS = [

@@ -11,9 +11,10 @@ from sqlalchemy import select
 from world import World, create_model, push_patch
 
 from registry.db.audit import hash_event
-from registry.db.models import AuditEvent, AuditHead, Model, Namespace, User
-from registry.services import feed, rules
-from registry.services.actors import record
+from registry.db.tables import AuditEvent, AuditHead, Model, Namespace, User
+from registry.services.events import feed
+from registry.services.people import rules
+from registry.services.people.actors import record
 
 CHANGES = "/api/v1/changes"
 

@@ -22,12 +22,14 @@ from typer.testing import CliRunner
 from world import World, announce, digest, open_world, put_part, upload
 
 from registry.cli import app
-from registry.db.models import BaseFile, Blob, Job, Model, Namespace, PatchRevision, UploadSession, User, now
-from registry.db.models.tables import Table
+from registry.db.tables import BaseFile, Blob, Job, Model, Namespace, PatchRevision, UploadSession, User, now
+from registry.db.tables.declare import Table
 from registry.errors import Conflict, DigestMismatch, InvalidRequest, NotFound
 from registry.server.uploads import complete_now
-from registry.services import actors, blobs, garbage, models, patches, quotas, uploads
-from registry.services.garbage import Amount
+from registry.services.blobs import blobs, garbage, quotas, uploads
+from registry.services.blobs.garbage import Amount
+from registry.services.catalog import models, patches
+from registry.services.people import actors
 
 DATA = random.Random(1).randbytes(2500)
 DAY, NONE = timedelta(hours=24), timedelta(0)
@@ -430,7 +432,7 @@ from datetime import timedelta
 from pathlib import Path
 from registry.db.session import open_database
 from registry.services import garbage
-from registry.store import Store
+from registry.storage.store import Store
 
 url, data, module, name, turn = sys.argv[1:]
 owner = {"garbage": garbage, "path": Path}[module]

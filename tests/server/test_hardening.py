@@ -26,9 +26,10 @@ from world import (
     upload,
 )
 
-from registry.db.models import Blob, Job, UploadSession
+from registry.db.tables import Blob, Job, UploadSession
 from registry.errors import JobFailed
-from registry.services import blobs, jobs, uploads
+from registry.services.blobs import blobs, uploads
+from registry.services.queue import jobs
 
 DATA = os.urandom(3000)
 PATCHES = "/api/v1/models/alice/tiny/patches"
@@ -204,7 +205,7 @@ def test_a_database_that_is_away_for_a_moment_refuses_no_patch(
     def away(*_: object) -> None:
         raise OperationalError("INSERT", {}, Exception("server closed the connection"))
 
-    monkeypatch.setattr("registry.services.patches.finish_check", away)
+    monkeypatch.setattr("registry.services.catalog.patches.finish_check", away)
     assert world.worker.step()
     monkeypatch.undo()
     assert faults.state() == "checking"
@@ -231,7 +232,7 @@ def test_a_worker_stopped_together_with_its_process_refuses_no_patch(
 
         def kill(self) -> None: ...
 
-    monkeypatch.setattr("registry.runner.Sandbox", Stopped)
+    monkeypatch.setattr("registry.worker.runner.Sandbox", Stopped)
     world.worker.run()
     assert faults.state() == "checking"
     with world.database.read() as session:
@@ -316,7 +317,7 @@ def test_reading_does_not_depend_on_writing(world: World, monkeypatch: pytest.Mo
         raise OperationalError("UPDATE", {}, Exception("database or disk is full"))
 
     client = world.client()
-    monkeypatch.setattr("registry.services.actors.record_use", full)
+    monkeypatch.setattr("registry.services.people.actors.record_use", full)
     assert client.get("/api/v1/whoami").status_code == 200
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from world import World, digest
 
 from registry import errors
-from registry.db.models import Token, now
+from registry.db.tables import Token, now
 from registry.logs import configure_logs
 from registry.server.deps import Route
 from registry.server.errors import STATUS
@@ -129,7 +129,7 @@ def test_an_unexpected_error_is_a_problem_without_insides(world: World, monkeypa
     def fail(*_: object) -> None:
         raise RuntimeError("the secret inside")
 
-    monkeypatch.setattr("registry.services.models.listing", fail)
+    monkeypatch.setattr("registry.services.catalog.models.listing", fail)
     answer = world.client().get("/api/v1/models")
     assert (answer.status_code, "secret" in answer.text) == (500, False)
     assert answer.headers["content-type"] == "application/problem+json"

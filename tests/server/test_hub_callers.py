@@ -11,8 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from world import create_model
 
-from registry.db.models import ModelDownloads, Token, now
-from registry.services.tokens import create_token
+from registry.db.tables import ModelDownloads, Token, now
+from registry.services.people.tokens import create_token
 
 pytestmark = pytest.mark.heavy
 
@@ -91,7 +91,7 @@ def test_a_download_does_not_wait_for_being_counted(plain: Community, monkeypatc
     def away(*_: object) -> None:
         raise OperationalError("UPDATE", {}, Exception("read-only database"))
 
-    monkeypatch.setattr("registry.services.downloads.count", away)
+    monkeypatch.setattr("registry.services.hub.downloads.count", away)
     assert plain.world.client(None).get(CONFIG).status_code == 200
 
 
@@ -119,7 +119,7 @@ def test_a_database_that_is_away_asks_to_come_back(plain: Community, monkeypatch
     def away(*_: object, **__: object) -> None:
         raise OperationalError("SELECT", {}, Exception("server closed the connection"))
 
-    for place in ("registry.services.access.admit", "registry.services.repositories.find"):
+    for place in ("registry.services.people.access.admit", "registry.services.hub.repositories.find"):
         monkeypatch.setattr(place, away)
         for path in (CONFIG, f"{API}/revision/main", f"{API}/tree/main"):
             answer = client.get(path)

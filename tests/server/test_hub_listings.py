@@ -13,7 +13,7 @@ from makers import make_checkpoint
 from sqlalchemy import select
 from world import World, create_model, open_world
 
-from registry.db.models import Model, ModelDownloads, now
+from registry.db.tables import Model, ModelDownloads, now
 from registry.documents.commits import blob_id, pointer
 
 pytestmark = pytest.mark.heavy

@@ -8,7 +8,7 @@ import pytest
 from community import Community, open_community
 from sqlalchemy import event
 
-from registry.db.models import Check, PatchRevision
+from registry.db.tables import Check, PatchRevision
 
 pytestmark = pytest.mark.heavy
 

@@ -4,9 +4,10 @@ from datetime import timedelta
 import pytest
 from world import World, enqueue
 
-from registry.db.models import Job, User, now
+from registry.db.tables import Job, User, now
 from registry.errors import Forbidden
-from registry.services import actors, jobs
+from registry.services.people import actors
+from registry.services.queue import jobs
 
 LEASE = timedelta(seconds=30)
 

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from world import World
 
 from registry.db.audit import check_chain
-from registry.db.models import (
+from registry.db.tables import (
     AuditHead,
     BaseFile,
     Blob,
@@ -33,19 +33,13 @@ from registry.db.models import (
     now,
 )
 from registry.errors import BreadcrumbError, Conflict, Forbidden, InvalidRecipe, InvalidRequest, NotFound
-from registry.services import (
-    access,
-    builds,
-    channels,
-    compositions,
-    models,
-    patches,
-    publishing,
-    releases,
-    reviews,
-)
-from registry.services.actors import Actor, authenticate
-from registry.services.compositions import Ingredient
+from registry.services.catalog import models, patches
+from registry.services.composing import builds, compositions
+from registry.services.composing.compositions import Ingredient
+from registry.services.curation import reviews
+from registry.services.people import access
+from registry.services.people.actors import Actor, authenticate
+from registry.services.releasing import channels, publishing, releases
 
 PEOPLE = ("ann", "ben", "cat", "dan")
 GRANTS = (None, "contributor", "reviewer", "maintainer", "owner")

@@ -7,8 +7,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
-from registry.db.models import Table
 from registry.db.session import make_engine, migrate, migrations_config, open_database, require_head
+from registry.db.tables import Table
 from registry.errors import Conflict
 
 

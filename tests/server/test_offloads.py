@@ -17,13 +17,13 @@ from test_garbage import NONE, orphan, refer
 from typer.testing import CliRunner
 from world import World, announce, open_world, put_part, upload
 
-from registry import bucket as buckets
-from registry import worker as workers
 from registry.cli import app
-from registry.db.models import BaseFile, Blob, UploadSession, now
+from registry.db.tables import BaseFile, Blob, UploadSession, now
 from registry.errors import BreadcrumbError, DigestMismatch, StorageFailed
-from registry.services import blobs, garbage, offloads
-from registry.services.garbage import Amount
+from registry.services.blobs import blobs, bucket_copies, garbage
+from registry.services.blobs.garbage import Amount
+from registry.storage import bucket as buckets
+from registry.worker import worker as workers
 
 LEAST, HOUR = 1000, timedelta(hours=1)
 DATA = random.Random(2).randbytes(2 * LEAST)
@@ -65,7 +65,7 @@ def claimed(world: World) -> set[str]:
 
 def offload(world: World, **how: Any) -> list[BreadcrumbError | None]:
     assert world.worker.bucket is not None
-    return [found.error for found in offloads.run(world.database, world.store, world.worker.bucket, LEAST, **how)]
+    return [found.error for found in bucket_copies.run(world.database, world.store, world.worker.bucket, LEAST, **how)]
 
 
 def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Report:
@@ -91,7 +91,7 @@ def test_what_may_be_downloaded_is_copied_once_and_nothing_else(world: World, s3
 
 
 def test_everything_but_an_upload_makes_bytes_somebodys_to_download() -> None:
-    assert set(blobs.OWNERS) - set(offloads.SERVED) == {UploadSession.sha256}
+    assert set(blobs.OWNERS) - set(bucket_copies.SERVED) == {UploadSession.sha256}
 
 
 def test_a_bucket_that_keeps_less_than_it_took_is_found_out(world: World, s3: S3) -> None:
@@ -104,10 +104,10 @@ def test_a_bucket_that_keeps_less_than_it_took_is_found_out(world: World, s3: S3
 
 @pytest.mark.parametrize("fault", [503, 403, 404, CUT])
 def test_a_bucket_that_fails_is_left_alone_and_tried_again(world: World, s3: S3, fault: int) -> None:
-    served_ = {served(world, DATA + bytes([number])) for number in range(offloads.FAILURES + 2)}
+    served_ = {served(world, DATA + bytes([number])) for number in range(bucket_copies.FAILURES + 2)}
     s3.fault = lambda asked: fault
     errors = offload(world)
-    assert len(errors) == offloads.FAILURES
+    assert len(errors) == bucket_copies.FAILURES
     assert all(isinstance(error, StorageFailed) and str(error).endswith(".") for error in errors)
     assert claimed(world) == set()
     s3.fault = lambda asked: None
@@ -116,13 +116,13 @@ def test_a_bucket_that_fails_is_left_alone_and_tried_again(world: World, s3: S3,
 
 
 def test_damaged_files_do_not_keep_others_from_being_copied(world: World) -> None:
-    for number in range(offloads.FAILURES + 1):
+    for number in range(bucket_copies.FAILURES + 1):
         path = world.store.path(served(world, DATA + bytes([number])))
         path.chmod(0o644)
         path.write_bytes(b"damaged")
     good = served(world)
     errors = offload(world)
-    assert sum(isinstance(error, DigestMismatch) for error in errors) == offloads.FAILURES + 1
+    assert sum(isinstance(error, DigestMismatch) for error in errors) == bucket_copies.FAILURES + 1
     assert claimed(world) == {good}
 
 
@@ -183,7 +183,7 @@ def test_while_another_copies_what_is_in_the_bucket_stays_whole(world: World, s3
     sha256 = served(world)
     offload(world)
     unwanted(world, sha256)
-    with offloads.holding(world.store) as held:
+    with bucket_copies.holding(world.store) as held:
         assert held
         found = collect(world, orphans=False)
     assert (found.doomed.count, found.deleted.count, found.problem) == (1, 0, "")
@@ -216,8 +216,8 @@ def test_a_blob_wanted_again_at_any_step_is_copied_again(world: World, s3: S3) -
     unwanted(world, sha256)
     with world.database.write() as session:
         garbage.doom(session, NONE)
-    assert offloads.disclaim_next(world.database, now()) == sha256
-    assert offloads.disclaim_next(world.database, now()) is None
+    assert bucket_copies.disclaim_next(world.database, now()) == sha256
+    assert bucket_copies.disclaim_next(world.database, now()) is None
     with world.database.write() as session:  # here the collector is killed, and somebody sends the bytes again
         assert blobs.lease(session, [sha256])
         refer(session, sha256)
@@ -234,7 +234,7 @@ def test_what_a_killed_collector_leaves_goes_after_the_grace(world: World, s3: S
     unwanted(world, sha256)
     with world.database.write() as session:
         garbage.doom(session, NONE)
-    offloads.disclaim_next(world.database, now())  # and killed
+    bucket_copies.disclaim_next(world.database, now())  # and killed
     s3.keep("blobs/README", b"not ours")
     s3.keep(f"elsewhere/{sha256}", b"not ours either")
     s3.modified["blobs/README"] -= 2 * HOUR
@@ -298,7 +298,7 @@ def test_whatever_fails_whose_row_says_so_is_in_the_bucket(world: World, s3: S3,
         elif step == 1:
             unwanted(world, dice.choice(digests))
         elif step == 2:
-            offloads.disclaim_next(world.database, now())
+            bucket_copies.disclaim_next(world.database, now())
         elif step == 3:
             collect(world, orphans=bool(dice.randrange(2)))
         else:

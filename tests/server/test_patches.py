@@ -8,8 +8,8 @@ from world import World, create_model, digest, push_patch, upload
 
 from registry.breadcrumbs.checking.check import check_patch
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-from registry.db.models import PatchRevision, PatchTensor
-from registry.services import blobs, garbage
+from registry.db.tables import PatchRevision, PatchTensor
+from registry.services.blobs import blobs, garbage
 
 pytestmark = pytest.mark.heavy
 

@@ -12,9 +12,9 @@ from sqlalchemy import select, text
 from starlette.testclient import TestClient
 from world import World, create_model, push_patch, upload
 
-from registry.db.models import Token, User, now
+from registry.db.tables import Token, User, now
 from registry.logs import configure_logs
-from registry.services.names import RESERVED, check_name, skeleton
+from registry.services.people.names import RESERVED, check_name, skeleton
 
 pytestmark = pytest.mark.heavy
 

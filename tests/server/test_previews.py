@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from community import Community, open_community
 
-from registry.db.models import Composition, Job, Recipe, now
+from registry.db.tables import Composition, Job, Recipe, now
 
 pytestmark = pytest.mark.heavy
 

@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from world import World, announce, create_model, digest, put_part, upload
 
 from registry.cli import app
-from registry.db.models import AuditEvent, Namespace, NamespaceMember, PatchRevision, UploadSession, User, now
+from registry.db.tables import AuditEvent, Namespace, NamespaceMember, PatchRevision, UploadSession, User, now
 from registry.errors import InvalidRequest, NotFound
-from registry.services import accounts, namespaces, patches, quotas
-from registry.services.quotas import Usage
+from registry.services.blobs import quotas
+from registry.services.blobs.quotas import Usage
+from registry.services.catalog import patches
+from registry.services.people import accounts, namespaces
 
 PATCH = b"p" * 300
 

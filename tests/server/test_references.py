@@ -16,13 +16,13 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 from world import World, create_model, digest, open_world, push_patch, upload
 
-from registry.cache import Cache
-from registry.db.models import BaseFile, Blob, Job, Model, now
+from registry.db.tables import BaseFile, Blob, Job, Model, now
 from registry.errors import InvalidRequest
-from registry.hub import Hub, file_url, split
-from registry.runner import Stopped
-from registry.services import blobs, garbage
-from registry.worker import Worker
+from registry.outside.hub import Hub, file_url, split
+from registry.services.blobs import blobs, garbage
+from registry.storage.cache import Cache
+from registry.worker.runner import Stopped
+from registry.worker.worker import Worker
 
 NAME, REPOSITORY = "alice/tiny", "acme/tiny"
 DAY = timedelta(hours=24)

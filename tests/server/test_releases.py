@@ -17,7 +17,7 @@ from sqlalchemy import select
 from world import create_model, push_patch
 
 from registry.breadcrumbs.formats.recipe import make_recipe
-from registry.db.models import AuditEvent, Build, Job, Release, ReleaseFile
+from registry.db.tables import AuditEvent, Build, Job, Release, ReleaseFile
 from registry.documents.manifest import make_manifest, manifest_digest, read_manifest
 
 pytestmark = pytest.mark.heavy

@@ -8,9 +8,11 @@ import pytest
 from sqlalchemy import select, update
 from world import World
 
-from registry.db.models import AuditEvent, Model, Namespace, Patch, PatchRevision, Report, User, WebhookDelivery
-from registry.services import actors, reports, webhooks
-from registry.services.tokens import create_token
+from registry.db.tables import AuditEvent, Model, Namespace, Patch, PatchRevision, Report, User, WebhookDelivery
+from registry.services.events import webhooks
+from registry.services.operating import reports
+from registry.services.people import actors
+from registry.services.people.tokens import create_token
 
 pytestmark = pytest.mark.heavy
 

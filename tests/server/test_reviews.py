@@ -13,9 +13,10 @@ from makers import changed, fine_tuned, make_patch
 from sqlalchemy import select, text
 from world import upload
 
-from registry.db.models import Check, Comment, Patch, Review, User
+from registry.db.tables import Check, Comment, Patch, Review, User
 from registry.errors import Conflict
-from registry.services import norms, patches, reviews
+from registry.services.catalog import norms, patches
+from registry.services.curation import reviews
 
 pytestmark = pytest.mark.heavy
 

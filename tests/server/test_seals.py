@@ -7,7 +7,7 @@ from makers import fine_tuned, make_checkpoint, make_patch
 from sqlalchemy import select
 from world import World, create_model, push_patch
 
-from registry.db.models import Model, PatchRevision, Recipe, Release, User
+from registry.db.tables import Model, PatchRevision, Recipe, Release, User
 
 
 def test_the_bytes_and_words_of_a_revision_never_change(world: World, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import pytest
 from sqlalchemy import select
 from world import World, announce, content_digest, digest, put_part, upload
 
-from registry.db.models import AuditEvent, UploadSession, now
-from registry.services import blobs, uploads
+from registry.db.tables import AuditEvent, UploadSession, now
+from registry.services.blobs import blobs, uploads
 
 DATA = random.Random(1).randbytes(4500)  # parts of 1000 bytes: 0 to 4, the last one short
 

@@ -19,13 +19,13 @@ from receivers import Received, Receiver, open_canary, open_receiver
 from sqlalchemy import select, text
 from world import World, create_model, open_world, push_patch
 
-from registry.courier import Courier
 from registry.db.audit import check_chain
-from registry.db.models import AuditEvent, Model, Namespace, User, Webhook, WebhookDelivery, now
-from registry.egress import Egress, Reply
-from registry.services import webhooks
-from registry.services.actors import record
-from registry.worker import Worker
+from registry.db.tables import AuditEvent, Model, Namespace, User, Webhook, WebhookDelivery, now
+from registry.outside.egress import Egress, Reply
+from registry.services.events import webhooks
+from registry.services.people.actors import record
+from registry.worker.courier import Courier
+from registry.worker.worker import Worker
 
 pytestmark = pytest.mark.heavy
 
@@ -493,7 +493,7 @@ def test_old_deliveries_are_forgotten_and_waiting_ones_are_not(world: World, rec
 
 
 def test_a_broken_delivery_stops_no_other(world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    from registry.services import payloads
+    from registry.services.events import payloads
 
     add_model(world)
     made = add_webhook(world, receiver.url)

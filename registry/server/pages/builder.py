@@ -13,9 +13,10 @@ from registry.server.pages import collisions, drafts, forms, render
 from registry.server.pages.cookies import csrf
 from registry.server.pages.drafts import Draft, Fields
 from registry.server.pages.route import PageRoute, go
-from registry.services import choices, compositions, revisions
-from registry.services import models as model_service
-from registry.services.actors import Actor
+from registry.services.catalog import choices
+from registry.services.catalog import models as model_service
+from registry.services.composing import compositions, snapshots
+from registry.services.people.actors import Actor
 
 router = APIRouter(prefix="/{namespace:space}/{name}/recipes", route_class=PageRoute, include_in_schema=False)
 Words = Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")]
@@ -123,7 +124,7 @@ def begun(name: str, start: str, draft: Draft, actor: Actor | None, made: Contex
     with made.database.read() as session:
         model = model_service.find(session, name)
         try:
-            recipe = revisions.find(session, actor, model, start).recipe
+            recipe = snapshots.find(session, actor, model, start).recipe
         except RevisionNotFound:
             if len(start) < WHOLE:
                 raise

@@ -5,15 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from registry import schemas
-from registry.db.models import Release
+from registry.db.tables import Release
 from registry.server import channels, models, release_views
 from registry.server.channels import ChannelName
 from registry.server.deps import ActorDep, ContextDep, ModelName, VisitorDep, allow
 from registry.server.pages import forms, permits, render
 from registry.server.pages.route import PageRoute, go
-from registry.services import channels as channel_service
-from registry.services import models as model_service
-from registry.services import releases as release_service
+from registry.services.catalog import models as model_service
+from registry.services.releasing import channels as channel_service
+from registry.services.releasing import releases as release_service
 
 router = APIRouter(prefix="/{namespace:space}/{name}/channels", route_class=PageRoute, include_in_schema=False)
 Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]

@@ -13,9 +13,9 @@ from registry.server.deps import ActorDep, Context, ContextDep, ModelName, Patch
 from registry.server.pages import forms, overlaps, permits, render
 from registry.server.pages.drafts import reference
 from registry.server.pages.route import PageRoute, go
-from registry.services import conflicts as conflict_service
-from registry.services import models as model_service
-from registry.services.actors import Actor
+from registry.services.catalog import models as model_service
+from registry.services.composing import conflicts as conflict_service
+from registry.services.people.actors import Actor
 
 router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, include_in_schema=False)
 CHOICES = 60  # patches that can be ticked, beside those that are

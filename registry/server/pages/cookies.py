@@ -11,7 +11,7 @@ from hashlib import sha256
 from fastapi import Request, Response
 
 from registry.server.deps import context
-from registry.services import sign_ins
+from registry.services.people import sign_ins
 
 COOKIE = "crumb_session"
 

@@ -7,8 +7,8 @@ from registry.server import channels, models, reviews
 from registry.server.deps import ActorDep, ContextDep, ModelName, allow
 from registry.server.pages import render
 from registry.server.pages.route import PageRoute
-from registry.services.actors import Actor
-from registry.services.rules import Role
+from registry.services.people.actors import Actor
+from registry.services.people.rules import Role
 
 router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, include_in_schema=False)
 MOST = 50  # of each kind on the page

@@ -14,7 +14,8 @@ from registry.server.pages import render
 from registry.server.pages.cookies import COOKIE
 from registry.server.pages.route import PageRoute, go
 from registry.server.pages.streams import EventStream, Look, Streams, event
-from registry.services import access, jobs, sign_ins
+from registry.services.people import access, sign_ins
+from registry.services.queue import jobs
 
 router = APIRouter(prefix="/jobs/{job_id}", route_class=PageRoute, include_in_schema=False)
 AT_ONCE = 200  # streams of a process

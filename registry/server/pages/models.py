@@ -7,9 +7,11 @@ from registry.server import channels, models, release_views
 from registry.server.deps import ContextDep, ModelName, VisitorDep, allow
 from registry.server.pages import charts, render
 from registry.server.pages.route import PageRoute
-from registry.services import downloads, lineage, tags
-from registry.services import models as model_service
-from registry.services.lineage import Lineage
+from registry.services.catalog import models as model_service
+from registry.services.catalog import tags
+from registry.services.hub import downloads
+from registry.services.releasing import lineage
+from registry.services.releasing.lineage import Lineage
 
 router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, include_in_schema=False)
 

@@ -13,9 +13,9 @@ from registry.server.deps import ActorDep, Context, ContextDep, VisitorDep, allo
 from registry.server.pages import forms, render
 from registry.server.pages.route import PageRoute, go
 from registry.server.people import NamespaceName
-from registry.services import access, namespaces
-from registry.services.actors import Actor
-from registry.services.rules import Role
+from registry.services.people import access, namespaces
+from registry.services.people.actors import Actor
+from registry.services.people.rules import Role
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 After = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]

@@ -1,9 +1,9 @@
 """Which forms somebody is shown: by the table of rules and what they are; the API has the last word."""
 
 from registry import schemas
-from registry.services import reviews
-from registry.services.actors import Actor
-from registry.services.rules import RULES, Role
+from registry.services.curation import reviews
+from registry.services.people.actors import Actor
+from registry.services.people.rules import RULES, Role
 
 VERBS = {
     "propose": "patch.propose",

@@ -13,9 +13,10 @@ from registry.server.pages import collisions, drafts, forms, render
 from registry.server.pages.cookies import csrf
 from registry.server.pages.drafts import Draft
 from registry.server.pages.route import PageRoute, go
-from registry.services import compositions, jobs
-from registry.services import models as model_service
-from registry.services.actors import Actor
+from registry.services.catalog import models as model_service
+from registry.services.composing import compositions
+from registry.services.people.actors import Actor
+from registry.services.queue import jobs
 
 router = APIRouter(prefix="/{namespace:space}/{name}/recipes", route_class=PageRoute, include_in_schema=False)
 Digits = Annotated[str, Path(pattern=r"^[0-9a-f]{8,64}$")]

@@ -8,14 +8,14 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.models import Evaluation, Model, Release
+from registry.db.tables import Evaluation, Model, Release
 from registry.documents import provenance
 from registry.documents.manifest import read_manifest
 from registry.documents.versions import effective_scale
 from registry.errors import InvalidRequest
-from registry.services import evaluations
-from registry.services.actors import Actor
-from registry.services.measures import Measure
+from registry.services.curation import evaluations
+from registry.services.curation.measures import Measure
+from registry.services.people.actors import Actor
 
 PRETTY = 2**16  # characters of a manifest that are shown
 

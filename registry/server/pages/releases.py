@@ -11,9 +11,12 @@ from registry.server import conflicts, models, release_views, releases, views
 from registry.server.deps import ActorDep, Context, ContextDep, ModelName, VisitorDep, allow
 from registry.server.pages import collisions, forms, permits, release_parts, render
 from registry.server.pages.route import PageRoute, go
-from registry.services import channels, dossiers, evaluations, jobs, measures, publishing, revisions
-from registry.services import models as model_service
-from registry.services import releases as release_service
+from registry.services.catalog import models as model_service
+from registry.services.composing import snapshots
+from registry.services.curation import evaluations, measures
+from registry.services.queue import jobs
+from registry.services.releasing import channels, dossiers, publishing
+from registry.services.releasing import releases as release_service
 
 router = APIRouter(prefix="/{namespace:space}/{name}/releases", route_class=PageRoute, include_in_schema=False)
 Version = Annotated[str, Path(pattern=r"^[0-9A-Za-z.-]{1,64}$")]
@@ -109,7 +112,7 @@ def show(
         model, row = model_service.find(session, name), release_service.find(session, name, version)
         job = release_service.underway(session, model, row)
         release = release_views.release(session, model, row)
-        previous = revisions.find_release(session, model, row.previous_version) if row.previous_version else None
+        previous = snapshots.find_release(session, model, row.previous_version) if row.previous_version else None
         older = [evaluations.Subject(release=previous)] if previous else []
         measured = measures.of(session, model, [evaluations.Subject(), *older, evaluations.Subject(release=row)])
         approved = publishing.approved(session, model, row)

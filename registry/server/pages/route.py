@@ -26,9 +26,9 @@ from registry.server.deps import Route, context, read_bytes
 from registry.server.errors import STATUS
 from registry.server.pages import render
 from registry.server.pages.cookies import COOKIE, csrf_of, set_cookie
-from registry.services import sign_ins
-from registry.services.actors import Actor
-from registry.services.names import RESERVED
+from registry.services.people import sign_ins
+from registry.services.people.actors import Actor
+from registry.services.people.names import RESERVED
 
 FORM = "application/x-www-form-urlencoded"
 FIELDS = 4000  # of a form: as many patches as a recipe may have, and some more

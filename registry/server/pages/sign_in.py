@@ -9,7 +9,7 @@ from registry.server.deps import ActorDep, ContextDep, allow
 from registry.server.pages import forms, render
 from registry.server.pages.cookies import COOKIE, set_cookie
 from registry.server.pages.route import PageRoute, go, local, refusal
-from registry.services import sign_ins
+from registry.services.people import sign_ins
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 

@@ -5,14 +5,14 @@ import uuid
 from fastapi import APIRouter, Request, Response
 
 from registry import schemas
-from registry.db.models import now
+from registry.db.tables import now
 from registry.server import people
 from registry.server.deps import ActorDep, ContextDep, allow
 from registry.server.pages import forms, render
 from registry.server.pages.once import shown_once
 from registry.server.pages.route import PageRoute, go
-from registry.services.actors import Actor
-from registry.services.rules import SCOPES
+from registry.services.people.actors import Actor
+from registry.services.people.rules import SCOPES
 
 router = APIRouter(prefix="/settings/tokens", route_class=PageRoute, include_in_schema=False)
 MOST = 200  # on the page

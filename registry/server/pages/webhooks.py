@@ -10,7 +10,7 @@ from registry.server.deps import ActorDep, ContextDep, ModelName, allow
 from registry.server.pages import forms, render
 from registry.server.pages.once import shown_once
 from registry.server.pages.route import PageRoute, go
-from registry.services.webhooks import NOUNS
+from registry.services.events.webhooks import NOUNS
 
 router = APIRouter(prefix="/{namespace:space}/{name}/settings/webhooks", route_class=PageRoute, include_in_schema=False)
 PAGE = 20

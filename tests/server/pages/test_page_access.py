@@ -11,10 +11,10 @@ from routes import Way, every_page
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
-from registry.db.models import Model, SignIn, now
+from registry.db.tables import Model, SignIn, now
 from registry.server.pages.cookies import COOKIE, csrf_of
-from registry.services import sign_ins
-from registry.services.rules import Role
+from registry.services.people import sign_ins
+from registry.services.people.rules import Role
 
 ROLES = {None: Role.ANYONE, "carol": Role.CONTRIBUTOR, "rita": Role.REVIEWER, "mary": Role.MAINTAINER}
 ROLES |= {"alice": Role.OWNER, "chief": Role.ADMIN}

@@ -1,0 +1,112 @@
+"""All tables.
+
+    users ─< tokens ─< sign_ins              who may do what, from a command or a browser
+    namespaces ─< namespace_members >─ users     where names live
+    users ─< upload_sessions ─< upload_parts   bytes on their way in
+    blobs                                    bytes that are here, by sha256
+    models ─< base_files >─ blobs            a name pinned to one base
+           ─< base_tensors
+           ─< model_members >─ users
+           ─< model_tags, model_downloads    how it is found, how often it was fetched
+           ─< patches ─< patch_revisions >─ blobs
+                         patch_revisions ─< patch_tensors, checks, reviews
+              patches ─< comments
+           ─< evaluations                    of the base, a patch revision or a release
+    recipes ─< recipe_items                  what is composed, by content alone
+    models ─< compositions ─< composition_files >─ blobs
+           ─< builds                         who else composed it, and what came out
+           ─< releases ─< release_files >─ blobs
+           ─< channels ─< channel_moves, channel_votes
+           ─< webhooks ─< webhook_deliveries >─ audit_events
+    patch_pairs, patch_sets                  what patches have in common, by content alone
+    jobs, workers                            work, and who does it
+    models ─< reports >─ users               what should not be here
+    audit_events, audit_heads                who did what when, chained by hashes
+
+    models            importing ──> ready           (a failed import deletes the row: the name is free again)
+    blobs             live <──> doomed ──> (deleted)
+                      remote ── fetched, and kept ──> live
+    upload_sessions   open ──> done ──> (deleted when expired)
+    jobs              queued ──> running ──> done | failed | cancelled
+                        ^──────────┘ worker died or stopped
+    patches, patch_revisions, releases: drawn in patches.py and releases.py
+
+Keys are UUIDs, names are never keys; times are UTC; enums are text with a CHECK; every constraint has a name.
+A digest column holds 64 lowercase hex digits; `base_digest` and `weights_digest` are written `sha256:<hex>`.
+"""
+
+from registry.db.tables.compositions import Build, Composition, CompositionFile, Recipe, RecipeItem
+from registry.db.tables.conflicts import PatchPair, PatchSet
+from registry.db.tables.contents import (
+    BaseFile,
+    BaseTensor,
+    Blob,
+    Model,
+    ModelDownloads,
+    ModelMember,
+    ModelTag,
+    UploadPart,
+    UploadSession,
+)
+from registry.db.tables.declare import Table, UTCDateTime, now
+from registry.db.tables.operations import AuditEvent, AuditHead, Job, Report, Webhook, WebhookDelivery, Worker
+from registry.db.tables.patches import (
+    PATCH_STATES,
+    Check,
+    Comment,
+    Evaluation,
+    Patch,
+    PatchRevision,
+    PatchTensor,
+    Review,
+)
+from registry.db.tables.people import ROLES, Namespace, NamespaceMember, SignIn, Token, User
+from registry.db.tables.releases import Channel, ChannelMove, ChannelVote, Release, ReleaseFile
+
+__all__ = [
+    "PATCH_STATES",
+    "ROLES",
+    "AuditEvent",
+    "AuditHead",
+    "BaseFile",
+    "BaseTensor",
+    "Blob",
+    "Build",
+    "Channel",
+    "ChannelMove",
+    "ChannelVote",
+    "Check",
+    "Comment",
+    "Composition",
+    "CompositionFile",
+    "Evaluation",
+    "Job",
+    "Model",
+    "ModelDownloads",
+    "ModelMember",
+    "ModelTag",
+    "Namespace",
+    "NamespaceMember",
+    "Patch",
+    "PatchPair",
+    "PatchRevision",
+    "PatchSet",
+    "PatchTensor",
+    "Recipe",
+    "RecipeItem",
+    "Release",
+    "ReleaseFile",
+    "Report",
+    "Review",
+    "SignIn",
+    "Table",
+    "Token",
+    "UTCDateTime",
+    "UploadPart",
+    "UploadSession",
+    "User",
+    "Webhook",
+    "WebhookDelivery",
+    "Worker",
+    "now",
+]

@@ -1,0 +1,97 @@
+"""What is composed, by content alone, and what came of it."""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from registry.db.tables.contents import Blob
+from registry.db.tables.declare import Table, key, now
+from registry.db.tables.people import User
+
+
+class Recipe(Table):
+    """What is composed, by content alone: the digest is over the canonical form."""
+
+    __tablename__ = "recipes"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    base_digest: Mapped[str] = mapped_column(String(71))
+    alpha: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    items: Mapped[list["RecipeItem"]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="RecipeItem.sha256"
+    )
+
+
+class RecipeItem(Table):
+    """One patch of a recipe and its weight, as normalised decimal text."""
+
+    __tablename__ = "recipe_items"
+
+    recipe_digest: Mapped[str] = mapped_column(ForeignKey("recipes.digest", ondelete="CASCADE"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    weight: Mapped[str] = mapped_column(String(64))
+
+
+class Composition(Table):
+    """The result of a recipe on one model. Its files hold the composed weights and the carried-over rest.
+
+    `commit` is the Hub's name for these files.
+    """
+
+    __tablename__ = "compositions"
+    __table_args__ = (UniqueConstraint("model_id", "recipe_digest"),)
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    recipe_digest: Mapped[str] = mapped_column(ForeignKey("recipes.digest", ondelete="RESTRICT"), index=True)
+    weights_digest: Mapped[str] = mapped_column(String(71))
+    commit: Mapped[str] = mapped_column(String(40), index=True)
+    device: Mapped[str] = mapped_column(String(64))
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    files: Mapped[list["CompositionFile"]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="CompositionFile.path"
+    )
+
+
+class CompositionFile(Table):
+    """One file of a composed model."""
+
+    __tablename__ = "composition_files"
+
+    composition_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("compositions.id", ondelete="CASCADE"), primary_key=True
+    )
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+
+    blob: Mapped[Blob] = relationship(lazy="raise")
+
+
+class Build(Table):
+    """That somebody composed a recipe and what came out: a worker, by its name, or a user, by theirs.
+
+    All builds of a recipe must agree; two that do not are an alarm, and nothing is published on them.
+    """
+
+    __tablename__ = "builds"
+    __table_args__ = (
+        UniqueConstraint("model_id", "recipe_digest", "builder"),
+        Index("ix_builds_recipe_digest", "recipe_digest"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    recipe_digest: Mapped[str] = mapped_column(ForeignKey("recipes.digest", ondelete="RESTRICT"))
+    builder: Mapped[str] = mapped_column(String(200))
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    weights_digest: Mapped[str] = mapped_column(String(71))
+    device: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    user: Mapped[User | None] = relationship(lazy="raise")

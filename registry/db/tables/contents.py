@@ -1,0 +1,187 @@
+"""Bytes, on their way in and here, and models: names pinned to a base."""
+
+import uuid
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Integer, String, Text, UniqueConstraint, select
+from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
+
+from registry.db.tables.declare import Table, key, now, one_of
+from registry.db.tables.people import ROLES, Namespace, User
+
+
+class Blob(Table):
+    """Bytes on disk. Owners hold foreign keys; a blob that nobody refers to or leases is doomed, and later deleted.
+
+    The bytes of a `remote` blob are at the Hub, where a base that is held by reference has them; they are fetched when
+    they are needed. `bucketed_at` is since when a bucket has them, too.
+    """
+
+    __tablename__ = "blobs"
+    __table_args__ = (CheckConstraint("size >= 0", name="size"), one_of("state", "live", "doomed", "remote"))
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(16), default="live")
+    leased_until: Mapped[datetime] = mapped_column(default=now)
+    doomed_at: Mapped[datetime | None]
+    bucketed_at: Mapped[datetime | None] = mapped_column(index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class UploadSession(Table):
+    """Announced bytes of one user; once `done`, the user's proof of possession until it expires.
+
+    The bytes count against the quota of the namespace they were announced for.
+    """
+
+    __tablename__ = "upload_sessions"
+    __table_args__ = (
+        one_of("state", "open", "done"),
+        CheckConstraint("size >= 0", name="size"),
+        UniqueConstraint("user_id", "sha256"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    namespace_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("namespaces.id", ondelete="CASCADE"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    part_size: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(16), default="open")
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    parts: Mapped[list["UploadPart"]] = relationship(lazy="raise", cascade="all, delete-orphan", passive_deletes=True)
+
+    @property
+    def part_count(self) -> int:
+        """How many parts the bytes have."""
+        return -(-self.size // self.part_size)
+
+
+class UploadPart(Table):
+    """A part whose bytes are durable in the session's staging file."""
+
+    __tablename__ = "upload_parts"
+
+    session_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("upload_sessions.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+
+
+class Model(Table):
+    """`namespace/name`, pinned to one base, with the rules by which its patches are accepted.
+
+    `source` is where the base came from, `hf://org/name@<commit>`, or as it was asked for until it is imported; a base
+    `by_reference` has its weights there. `base_commit` is the Hub's name for the files of the base, `dtypes` how many
+    weights have which dtype.
+    """
+
+    __tablename__ = "models"
+    __table_args__ = (
+        UniqueConstraint("namespace_id", "name"),
+        one_of("state", "importing", "ready"),
+        one_of("visibility", "public", "private"),
+        CheckConstraint("min_approvals BETWEEN 0 AND 10", name="min_approvals"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    namespace_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("namespaces.id", ondelete="RESTRICT"))
+    name: Mapped[str] = mapped_column(String(96))
+    creator_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    visibility: Mapped[str] = mapped_column(String(16), default="public")
+    license: Mapped[str | None] = mapped_column(String(64))
+    min_approvals: Mapped[int] = mapped_column(default=1)
+    required_evaluations: Mapped[list[str]] = mapped_column(default=list)
+    state: Mapped[str] = mapped_column(String(16), default="importing")
+    base_digest: Mapped[str | None] = mapped_column(String(71), index=True)
+    base_commit: Mapped[str | None] = mapped_column(String(40))
+    source: Mapped[str | None] = mapped_column(String(400))
+    by_reference: Mapped[bool] = mapped_column(default=False)
+    parameters: Mapped[int | None] = mapped_column(BigInteger)
+    dtypes: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    size: Mapped[int] = mapped_column(BigInteger)
+    card: Mapped[str | None] = mapped_column(Text)
+    patch_count: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
+    modified_at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+    namespace: Mapped[str] = column_property(
+        select(Namespace.name).where(Namespace.id == namespace_id).scalar_subquery()
+    )
+    creator: Mapped[User] = relationship(lazy="raise")
+    files: Mapped[list["BaseFile"]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="BaseFile.path"
+    )
+    tensors: Mapped[list["BaseTensor"]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="BaseTensor.position"
+    )
+
+    @property
+    def full_name(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+class ModelTag(Table):
+    """A word by which a model is found, as on the Hub: `license:mit`, `transformers`, `text-generation`."""
+
+    __tablename__ = "model_tags"
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(100), primary_key=True, index=True)
+
+
+class ModelDownloads(Table):
+    """How often a model was downloaded on a day, in UTC."""
+
+    __tablename__ = "model_downloads"
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    count: Mapped[int]
+
+
+class ModelMember(Table):
+    """A user's role on one model, beside what the namespace gives."""
+
+    __tablename__ = "model_members"
+    __table_args__ = (one_of("role", *ROLES),)
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True)
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    user: Mapped[User] = relationship(lazy="raise")
+
+
+class BaseFile(Table):
+    """One file of a base, in the Hugging Face layout."""
+
+    __tablename__ = "base_files"
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+
+    blob: Mapped[Blob] = relationship(lazy="raise")
+
+
+class BaseTensor(Table):
+    """One tensor of a base, in name order; `sha256` is over its raw little-endian bytes."""
+
+    __tablename__ = "base_tensors"
+    __table_args__ = (UniqueConstraint("model_id", "position"),)
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    position: Mapped[int]
+    dtype: Mapped[str] = mapped_column(String(16))
+    shape: Mapped[list[int]]
+    sha256: Mapped[str] = mapped_column(String(64))

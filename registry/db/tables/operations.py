@@ -1,0 +1,169 @@
+"""Work for workers, the record of who did what, and who is told."""
+
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from registry.db.tables.declare import Table, key, now, one_of
+from registry.db.tables.people import User
+
+if TYPE_CHECKING:
+    from registry.db.tables.contents import Model
+
+
+class Job(Table):
+    """Work for a worker.
+
+    `attempt` counts claims and fences off a worker that lost its lease; `deaths` counts the leases that ran out.
+    `shared` says that somebody else asked for the same since: it is no longer one person's to cancel.
+    `not_worker` is the one worker that may not take it: who composed a recipe is not who rebuilds it.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        one_of("kind", "import", "check", "compose", "rebuild", "conflicts"),
+        one_of("state", "queued", "running", "done", "failed", "cancelled"),
+        Index("ix_jobs_state_created_at", "state", "created_at"),
+        Index("ix_jobs_created_at", "created_at"),
+        Index(
+            "uq_jobs_active_key",
+            "key",
+            unique=True,
+            sqlite_where=text("state IN ('queued', 'running')"),
+            postgresql_where=text("state IN ('queued', 'running')"),
+        ),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    kind: Mapped[str] = mapped_column(String(16))
+    key: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    model: Mapped[str] = mapped_column(String(193))
+    subject: Mapped[str] = mapped_column(String(80))
+    payload: Mapped[dict[str, Any]]
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    progress: Mapped[float] = mapped_column(default=0.0)
+    attempt: Mapped[int] = mapped_column(default=0)
+    deaths: Mapped[int] = mapped_column(default=0)
+    shared: Mapped[bool] = mapped_column(default=False)
+    worker: Mapped[str | None] = mapped_column(String(200))
+    not_worker: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
+
+
+class Worker(Table):
+    """A worker, by the name that its jobs and builds have, and when it was last heard of."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    device: Mapped[str] = mapped_column(String(64))
+    started_at: Mapped[datetime] = mapped_column(default=now)
+    seen_at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+
+class Report(Table):
+    """Somebody says that a model, or a patch of it (`number`), should not be here; an admin closes it."""
+
+    __tablename__ = "reports"
+    __table_args__ = (
+        one_of("reason", "malware", "licence", "personal_data", "misleading", "other"),
+        Index("ix_reports_closed_at_created_at", "closed_at", "created_at"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    number: Mapped[int | None]
+    reporter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    reason: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    answer: Mapped[str | None] = mapped_column(Text)
+    closed_by_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    closed_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    reporter: Mapped[User] = relationship(lazy="raise", foreign_keys=[reporter_id])
+    closed_by: Mapped[User | None] = relationship(lazy="raise", foreign_keys=[closed_by_id])
+    model: Mapped["Model"] = relationship(lazy="raise")
+
+
+class AuditEvent(Table):
+    """Who did what to what, written in the transaction that did it, in commit order, each hashed over the one before.
+
+    No foreign keys: the log outlives what it speaks of. db/audit.py says what the hash is over.
+    """
+
+    __tablename__ = "audit_events"
+
+    serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    user_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    user_name: Mapped[str | None] = mapped_column(String(96))
+    token_prefix: Mapped[str | None] = mapped_column(String(16))
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(300), index=True)
+    model_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    before: Mapped[dict[str, Any] | None]
+    after: Mapped[dict[str, Any] | None]
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    previous_hash: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class AuditHead(Table):
+    """The one row that whoever appends to the log locks, last before the commit."""
+
+    __tablename__ = "audit_heads"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    serial: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class Webhook(Table):
+    """Where to tell of a model's events. The secret signs, so it is kept as it is; `cursor` is the last event seen."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    creator_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    secret: Mapped[str] = mapped_column(String(64))
+    events: Mapped[list[str]]
+    active: Mapped[bool] = mapped_column(default=True)
+    cursor: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class WebhookDelivery(Table):
+    """One event on its way to one webhook; `replay` counts from 0, the first time."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "event_serial", "replay"),
+        one_of("state", "pending", "delivered", "failed"),
+        Index("ix_webhook_deliveries_state_due_at", "state", "due_at"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    webhook_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event_serial: Mapped[int] = mapped_column(ForeignKey("audit_events.serial", ondelete="RESTRICT"), index=True)
+    replay: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(String(16), default="pending")
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime] = mapped_column(default=now)
+    status: Mapped[int | None]
+    answer: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    delivered_at: Mapped[datetime | None]
+
+    webhook: Mapped[Webhook] = relationship(lazy="raise")
+    event: Mapped[AuditEvent] = relationship(lazy="raise")

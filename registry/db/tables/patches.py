@@ -1,0 +1,199 @@
+"""What is contributed, and what people and checks say of it.
+
+patches            draft ── propose ──> proposed ── accept ──> accepted ── accept of a newer one ──> superseded
+                     │                   │    ^ │                  ^└ yank ─> yanked
+                     │   request changes v    │ └ reject            └ unyank ───┘
+                     │       changes_requested ── reject ──> rejected
+                     └───── withdraw (also from proposed, changes_requested) ──> withdrawn
+quarantine         an axis of its own: an admin's `quarantined_at` hides the bytes and refuses compositions
+patch_revisions    checking ──> checked | refused     immutable but for this
+"""
+
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from registry.db.tables.declare import Table, key, now, one_of, seal
+from registry.db.tables.people import User
+
+if TYPE_CHECKING:
+    from registry.db.tables.contents import Model
+
+PATCH_STATES = (
+    "draft",
+    "proposed",
+    "changes_requested",
+    "accepted",
+    "rejected",
+    "withdrawn",
+    "superseded",
+    "yanked",
+)
+
+
+class Patch(Table):
+    """A contribution, numbered within its model; what it holds is in its revisions.
+
+    `reason` says why it was rejected, withdrawn or yanked; `superseded_by` is the number of the newer patch.
+    """
+
+    __tablename__ = "patches"
+    __table_args__ = (
+        UniqueConstraint("model_id", "number"),
+        one_of("state", *PATCH_STATES),
+        Index("ix_patches_model_id_state", "model_id", "state"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    state: Mapped[str] = mapped_column(String(32), default="draft")
+    reason: Mapped[str | None] = mapped_column(Text)
+    superseded_by: Mapped[int | None]
+    quarantined_at: Mapped[datetime | None]
+    quarantine_reason: Mapped[str | None] = mapped_column(Text)
+    author_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    task: Mapped[str | None] = mapped_column(String(64), index=True)
+    revision: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    author: Mapped[User] = relationship(lazy="raise")
+    model: Mapped["Model"] = relationship(lazy="raise")
+    revisions: Mapped[list["PatchRevision"]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="PatchRevision.number"
+    )
+
+
+class PatchRevision(Table):
+    """Immutable bytes and words of a patch, like a commit; only `state` moves, once."""
+
+    __tablename__ = "patch_revisions"
+    __table_args__ = (
+        UniqueConstraint("patch_id", "number"),
+        one_of("state", "checking", "checked", "refused"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    patch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("patches.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="checking")
+    refusal: Mapped[str | None] = mapped_column(Text)
+    title: Mapped[str] = mapped_column(String(200))
+    message: Mapped[str] = mapped_column(Text)
+    license: Mapped[str | None] = mapped_column(String(64))
+    base_digest: Mapped[str] = mapped_column(String(71))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    blob_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    nnz: Mapped[int | None] = mapped_column(BigInteger)
+    density: Mapped[float | None]
+    drop_bottom: Mapped[str | None] = mapped_column(String(64))
+    drop_top: Mapped[str | None] = mapped_column(String(64))
+    granularity: Mapped[str | None] = mapped_column(String(16))
+    value_dtype: Mapped[str | None] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    patch: Mapped[Patch] = relationship(lazy="raise", back_populates="revisions")
+    tensors: Mapped[list["PatchTensor"]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="PatchTensor.position"
+    )
+
+
+FOUND = ("state", "refusal", "blob_sha256", "nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype")
+seal(PatchRevision, FOUND, lambda was: True)
+
+
+class PatchTensor(Table):
+    """What a revision does to one tensor, recomputed here; norms are of the stored values."""
+
+    __tablename__ = "patch_tensors"
+
+    revision_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("patch_revisions.id", ondelete="CASCADE"), primary_key=True
+    )
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    position: Mapped[int]
+    dtype: Mapped[str] = mapped_column(String(16))
+    shape: Mapped[list[int]]
+    nnz: Mapped[int] = mapped_column(BigInteger)
+    density: Mapped[float]
+    l1: Mapped[float]
+    l2: Mapped[float]
+    linf: Mapped[float]
+
+
+class Check(Table):
+    """What a check found in a revision; one that is `required` and failed keeps the patch from being accepted."""
+
+    __tablename__ = "checks"
+    __table_args__ = (one_of("status", "pass", "warn", "fail"),)
+
+    revision_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("patch_revisions.id", ondelete="CASCADE"), primary_key=True
+    )
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    position: Mapped[int]
+    required: Mapped[bool]
+    status: Mapped[str] = mapped_column(String(8))
+    summary: Mapped[str] = mapped_column(Text)
+
+
+class Review(Table):
+    """A verdict on one revision, and so on its sha256; of several by one reviewer the newest counts."""
+
+    __tablename__ = "reviews"
+    __table_args__ = (one_of("verdict", "approve", "request_changes"),)
+
+    id: Mapped[uuid.UUID] = key()
+    revision_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("patch_revisions.id", ondelete="CASCADE"), index=True)
+    reviewer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    verdict: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    reviewer: Mapped[User] = relationship(lazy="raise")
+    revision: Mapped[PatchRevision] = relationship(lazy="raise")
+
+
+class Comment(Table):
+    """Words on a patch, or on one revision of it."""
+
+    __tablename__ = "comments"
+
+    id: Mapped[uuid.UUID] = key()
+    patch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("patches.id", ondelete="CASCADE"), index=True)
+    revision: Mapped[int | None]
+    author_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    message: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    author: Mapped[User] = relationship(lazy="raise")
+
+
+class Evaluation(Table):
+    """One measured number, of a base (neither revision nor release), a patch revision or a release."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (CheckConstraint("revision_id IS NULL OR release_id IS NULL", name="subject"),)
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    revision_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("patch_revisions.id", ondelete="CASCADE"), index=True
+    )
+    release_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("releases.id", ondelete="CASCADE"), index=True)
+    task: Mapped[str] = mapped_column(String(100))
+    dataset: Mapped[str] = mapped_column(String(200))
+    metric: Mapped[str] = mapped_column(String(100))
+    value: Mapped[float]
+    higher_is_better: Mapped[bool]
+    source: Mapped[str | None] = mapped_column(String(500))
+    command: Mapped[str | None] = mapped_column(Text)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    user: Mapped[User] = relationship(lazy="raise")
+    revision: Mapped[PatchRevision | None] = relationship(lazy="raise")

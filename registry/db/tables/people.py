@@ -1,0 +1,88 @@
+"""Who there is, where their names live, and what their tokens allow."""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from registry.db.tables.declare import Table, key, now, one_of
+
+ROLES = ("contributor", "reviewer", "maintainer", "owner")
+
+
+class User(Table):
+    """A person or a robot. Each has a namespace of the same name; a user who is not active can do nothing."""
+
+    __tablename__ = "users"
+
+    id: Mapped[uuid.UUID] = key()
+    name: Mapped[str] = mapped_column(String(96), unique=True)
+    is_admin: Mapped[bool] = mapped_column(default=False)
+    is_active: Mapped[bool] = mapped_column(default=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Namespace(Table):
+    """Where models live: a user's own, or an organisation's.
+
+    `skeleton` is the name as a hasty reader sees it, so that no two names look alike. Quotas are the server's
+    setting where they are NULL.
+    """
+
+    __tablename__ = "namespaces"
+    __table_args__ = (one_of("kind", "user", "organisation"),)
+
+    id: Mapped[uuid.UUID] = key()
+    name: Mapped[str] = mapped_column(String(96), unique=True)
+    skeleton: Mapped[str] = mapped_column(String(96), unique=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    quota_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    quota_uploads: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class NamespaceMember(Table):
+    """A user's role on every model of a namespace."""
+
+    __tablename__ = "namespace_members"
+    __table_args__ = (one_of("role", *ROLES),)
+
+    namespace_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("namespaces.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True)
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    user: Mapped[User] = relationship(lazy="raise")
+
+
+class Token(Table):
+    """A bearer token; only its sha256 is stored. With a model it is good for nothing else."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[uuid.UUID] = key()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    label: Mapped[str] = mapped_column(String(100), default="")
+    prefix: Mapped[str] = mapped_column(String(16))
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]]
+    model_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    user: Mapped[User] = relationship(lazy="raise")
+
+
+class SignIn(Table):
+    """A browser that a token was pasted into; only the sha256 of its cookie is stored, and it ends with the token."""
+
+    __tablename__ = "sign_ins"
+
+    id: Mapped[uuid.UUID] = key()
+    token_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"), index=True)
+    secret_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime]

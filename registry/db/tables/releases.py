@@ -1,0 +1,134 @@
+"""Versions that users rely on, and the channels that point at them.
+
+    releases    draft ── build ──> building ── composed ──> candidate ── publish ──> published ── yank ──> yanked
+                  ^────── the composition failed ──┘
+
+A published release is closed for ever: of its row only `state`, the yank and a first signature may change, of its
+files nothing.
+"""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from registry.db.tables.compositions import Recipe
+from registry.db.tables.contents import Blob
+from registry.db.tables.declare import Table, key, now, one_of, seal
+from registry.db.tables.people import User
+
+
+class Release(Table):
+    """A version of a model: a recipe, its composition, and what is said of it.
+
+    `sort` orders versions as text; `manifest` is canonical JSON, written at publishing and signed by the maintainer,
+    `commit` the Hub's name for the files that were settled then.
+    """
+
+    __tablename__ = "releases"
+    __table_args__ = (
+        UniqueConstraint("model_id", "version"),
+        one_of("state", "draft", "building", "candidate", "published", "yanked"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    version: Mapped[str] = mapped_column(String(64))
+    sort: Mapped[str] = mapped_column(String(300), index=True)
+    state: Mapped[str] = mapped_column(String(16), default="draft")
+    recipe_digest: Mapped[str] = mapped_column(ForeignKey("recipes.digest", ondelete="RESTRICT"), index=True)
+    previous_version: Mapped[str | None] = mapped_column(String(64))
+    allow_yanked: Mapped[bool] = mapped_column(default=False)
+    changelog: Mapped[str] = mapped_column(Text)
+    card: Mapped[str | None] = mapped_column(Text)
+    manifest: Mapped[str | None] = mapped_column(Text)
+    commit: Mapped[str | None] = mapped_column(String(40), index=True)
+    signature: Mapped[str | None] = mapped_column(Text)
+    creator_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    publisher_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    published_at: Mapped[datetime | None]
+    yank_reason: Mapped[str | None] = mapped_column(Text)
+    yanked_at: Mapped[datetime | None]
+
+    creator: Mapped[User] = relationship(lazy="raise", foreign_keys=[creator_id])
+    publisher: Mapped[User | None] = relationship(lazy="raise", foreign_keys=[publisher_id])
+    recipe: Mapped[Recipe] = relationship(lazy="raise")
+    files: Mapped[list["ReleaseFile"]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="ReleaseFile.path"
+    )
+
+
+seal(
+    Release,
+    ("state", "signature", "yank_reason", "yanked_at"),
+    lambda was: was["state"] in ("published", "yanked"),
+)
+
+
+class ReleaseFile(Table):
+    """One file of a published release."""
+
+    __tablename__ = "release_files"
+
+    release_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("releases.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+
+    blob: Mapped[Blob] = relationship(lazy="raise")
+
+
+class Channel(Table):
+    """A name that points at a release, and who may move it.
+
+    `approvals` is how many people must ask for the same move, the mover among them.
+    """
+
+    __tablename__ = "channels"
+    __table_args__ = (
+        UniqueConstraint("model_id", "name"),
+        one_of("role", "maintainer", "owner"),
+        CheckConstraint("approvals BETWEEN 1 AND 10", name="approvals"),
+    )
+
+    id: Mapped[uuid.UUID] = key()
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(32))
+    release_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("releases.id", ondelete="RESTRICT"), index=True)
+    role: Mapped[str] = mapped_column(String(16), default="maintainer")
+    approvals: Mapped[int] = mapped_column(default=1)
+    allow_yanked: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    release: Mapped[Release | None] = relationship(lazy="raise")
+
+
+class ChannelMove(Table):
+    """One step of a channel's history; nothing here is ever changed."""
+
+    __tablename__ = "channel_moves"
+    __table_args__ = (UniqueConstraint("channel_id", "number"), one_of("kind", "move", "rollback"))
+
+    id: Mapped[uuid.UUID] = key()
+    channel_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("channels.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(16))
+    release_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("releases.id", ondelete="RESTRICT"), index=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    release: Mapped[Release] = relationship(lazy="raise")
+    user: Mapped[User] = relationship(lazy="raise")
+
+
+class ChannelVote(Table):
+    """That somebody asked to move a channel to a release, while it needs more than one to ask."""
+
+    __tablename__ = "channel_votes"
+
+    channel_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("channels.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True)
+    release_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("releases.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)

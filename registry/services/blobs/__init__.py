@@ -1,0 +1,1 @@
+"""Blobs in the database: uploads, quotas, garbage collection, copies in a bucket."""

@@ -1,0 +1,329 @@
+"""Uploads: announced by digest and size, sent as idempotent parts that are verified one by one, then completed.
+
+Part n is the bytes from n * part_size; parts come in any order, in parallel, again, and from anywhere. A part has a
+row only when its bytes are durable in the session's staging file, so a crash at any moment leaves bytes that are
+simply sent again. `complete` hashes the whole file; a part that turns out damaged is forgotten and is missing again.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session, selectinload
+
+from registry.db.tables import Namespace, UploadPart, UploadSession, now
+from registry.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    RangeNotSatisfiable,
+    TooLarge,
+)
+from registry.services.blobs import blobs, quotas
+from registry.services.people import access
+from registry.services.people.actors import Actor, record
+from registry.storage.store import CHUNK, Store, fsync_folder, hash_file
+
+MOST_PARTS = 9000
+MOST_EXPIRED = 10_000  # sessions deleted at a time
+WAIT = 5.0  # seconds that completing waits for parts in flight
+ENDED = "This upload was completed or cancelled at this moment; ask for its state."
+NOTHING = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be announced, at a time and for a namespace without a quota of its own; sizes in bytes."""
+
+    upload_bytes: int
+    quota_bytes: int
+    quota_uploads: int
+    part_bytes: int
+    lifetime: timedelta
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a part goes: `size` bytes at `offset` of `path`. `stored` is the digest of what is there already."""
+
+    path: Path
+    offset: int
+    size: int
+    stored: str | None
+
+
+def staging_path(store: Store, upload_id: uuid.UUID) -> Path:
+    """Return the file that holds a session's parts."""
+    return store.staging / f"upload-{upload_id.hex}"
+
+
+def announce(
+    session: Session, store: Store, actor: Actor, sha256: str, size: int, limits: Limits, namespace: str | None = None
+) -> UploadSession:
+    """Open an upload session, or find the user's own for the same bytes; return it with its parts.
+
+    The bytes count against the quota of `namespace`, the user's own when None, until the session ends or expires; a
+    session that had expired is announced as if it were new, but keeps its parts.
+
+    Raises:
+        InvalidRequest: no bytes at all, under a digest that is not theirs.
+        Conflict: the same digest was announced with another size.
+        TooLarge, TooMany: a limit of the namespace's, or the room on the disk.
+    """
+    if size == 0 and sha256 != NOTHING:
+        raise InvalidRequest(f"No bytes at all hash to {NOTHING}, not to {sha256}.", field="sha256")
+    space = access.admit_to_namespace(session, actor, "upload.for", namespace or actor.name)
+    # One announcement for a namespace at a time, with its quota as it is now.
+    session.get(Namespace, space.id, with_for_update={"key_share": True}, populate_existing=True)
+    mine = select(UploadSession).where(UploadSession.user_id == actor.user_id, UploadSession.sha256 == sha256)
+    upload = session.scalar(mine.options(selectinload(UploadSession.parts)).with_for_update())
+    if upload is None:
+        upload = UploadSession(
+            user_id=actor.user_id, namespace_id=space.id, sha256=sha256, size=size, state="open", parts=[]
+        )
+        known = blobs.readable(session, actor, [sha256])
+        if known and store.exists(sha256):
+            upload.state, upload.size = "done", known[sha256]
+        check_limits(session, store, space, upload, limits)
+        upload.part_size = max(limits.part_bytes, -(-upload.size // MOST_PARTS))
+        session.add(upload)
+        after = {"sha256": sha256, "size": upload.size, "state": upload.state}
+        record(session, actor, "upload.announce", space.name, after=after)
+    else:
+        if upload.state == "done" and not (blobs.lease(session, [sha256]) and store.exists(sha256)):
+            upload.state = "open"  # the operator lost the bytes; whoever has them may bring them back
+        elif upload.size != size and upload.state == "open":
+            raise Conflict(
+                f"These bytes were announced as {upload.size}, not {size}; cancel {upload.id} to start over."
+            )
+        if upload.expires_at <= now():
+            check_limits(session, store, space, upload, limits)
+            upload.namespace_id = space.id
+    upload.expires_at = now() + limits.lifetime
+    session.flush()
+    return upload
+
+
+def check_limits(session: Session, store: Store, space: Namespace, upload: UploadSession, limits: Limits) -> None:
+    """Refuse a new announcement that passes a limit; bytes count from their announcement on."""
+    is_open = upload.state == "open"
+    most = min(limits.upload_bytes, shutil.disk_usage(store.staging).free)
+    if is_open and upload.size > most:
+        raise TooLarge(f"The registry takes at most {most} bytes now, not {upload.size}.", field="size")
+    found = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
+    if is_open or not quotas.counts(session, space, upload.sha256):
+        quotas.require_room(space, found, upload.size, is_open=is_open)
+
+
+def find(
+    session: Session, actor: Actor, upload_id: uuid.UUID, *, parts: bool = True, lock: bool = False
+) -> UploadSession:
+    """Return one of the user's own sessions, with its parts unless told otherwise.
+
+    Raises:
+        NotFound: there is none by that id, or it is somebody else's, or it has expired.
+    """
+    query = select(UploadSession).where(
+        UploadSession.id == upload_id, UploadSession.user_id == actor.user_id, UploadSession.expires_at > now()
+    )
+    query = query.options(selectinload(UploadSession.parts)) if parts else query
+    upload = session.scalar(query.with_for_update() if lock else query)
+    if upload is None:
+        raise NotFound("There is no such upload; announce the bytes again.")
+    return upload
+
+
+def missing(upload: UploadSession) -> list[int]:
+    """Return the numbers of the parts that are still to come."""
+    if upload.state == "done":
+        return []
+    there = {part.number for part in upload.parts}
+    return [number for number in range(upload.part_count) if number not in there]
+
+
+def slot(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> Slot:
+    """Say where a part goes, before a byte of it is read.
+
+    Raises:
+        NotFound: there is no such session of the user's.
+        Conflict: the upload is complete.
+        RangeNotSatisfiable: there is no such part.
+        TooLarge, InvalidRequest: the length is not the part's.
+    """
+    upload = find(session, actor, upload_id, parts=False)
+    if upload.state == "done":
+        raise Conflict("This upload is complete; it takes no more parts.")
+    if not 0 <= number < upload.part_count:
+        raise RangeNotSatisfiable(f"Parts are numbered 0 to {upload.part_count - 1}; there is no part {number}.")
+    offset = number * upload.part_size
+    size = min(upload.part_size, upload.size - offset)
+    if length > size:
+        raise TooLarge(f"Part {number} has {size} bytes, not {length}.", field="Content-Length")
+    if length < size:
+        raise InvalidRequest(f"Part {number} has {size} bytes, not {length}.", field="Content-Length")
+    stored = session.get(UploadPart, (upload_id, number))
+    return Slot(staging_path(store, upload.id), offset, size, stored.sha256 if stored else None)
+
+
+def create_staging(store: Store, path: Path) -> None:
+    """Make a session's staging file, its name durable, unless it is there."""
+    with store.writing("an upload"):
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            fsync_folder(path.parent)
+
+
+@contextmanager
+def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
+    """Lend the file descriptor of a session's staging file, shared with other parts, or alone to complete it.
+
+    While somebody writes, nobody completes, and the other way round: a descriptor that was open for writing when the
+    file became a blob could change the blob.
+
+    Raises:
+        Conflict: the other kind is under way (completing waits a little for parts), or the upload has ended.
+    """
+    with store.writing("an upload"):
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            raise Conflict(ENDED) from None
+    try:
+        deadline = time.monotonic() + (WAIT if alone else 0)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_NB | (fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    doing = "still being sent" if alone else "being completed"
+                    raise Conflict(f"This upload is {doing} by another request; try again in a moment.") from None
+                time.sleep(0.02)
+        try:
+            same = path.stat().st_ino == os.fstat(handle).st_ino
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise Conflict(ENDED)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def record_part(
+    session: Session,
+    actor: Actor,
+    upload_id: uuid.UUID,
+    number: int,
+    size: int,
+    sha256: str,
+    lifetime: timedelta,
+) -> UploadPart:
+    """Acknowledge a part whose bytes are durable."""
+    upload = find(session, actor, upload_id, parts=False, lock=True)
+    if upload.state == "done":
+        raise Conflict("This upload is complete; it takes no more parts.")
+    part = session.get(UploadPart, (upload_id, number))
+    if part is not None and part.sha256 != sha256:
+        raise Conflict(f"Part {number} is there already with other bytes; cancel the upload to start over.")
+    if part is None:
+        part = UploadPart(session_id=upload_id, number=number, size=size, sha256=sha256)
+        session.add(part)
+    upload.expires_at = now() + lifetime
+    session.flush()
+    return part
+
+
+def verify(upload: UploadSession, store: Store) -> list[int]:
+    """Hash the staged bytes; return the numbers of damaged parts, empty when the whole is right.
+
+    When every part is right but the whole is not, what was announced is wrong: all parts count as damaged.
+
+    Raises:
+        Conflict: parts are missing.
+    """
+    if absent := missing(upload):
+        some = ", ".join(map(str, absent[:10]))
+        raise Conflict(f"{len(absent)} parts are missing ({some}{' …' if len(absent) > 10 else ''}); send them first.")
+    path = staging_path(store, upload.id)
+    if path.stat().st_size != upload.size and store.exists(upload.sha256):
+        # A process was killed between renaming the bytes into place and writing that down.
+        return [] if hash_file(store.path(upload.sha256)) == upload.sha256 else list(range(upload.part_count))
+    whole, damaged = hashlib.sha256(), []
+    digests = {part.number: part.sha256 for part in upload.parts}
+    with path.open("rb") as file:
+        for number in range(upload.part_count):
+            part, left = hashlib.sha256(), min(upload.part_size, upload.size - number * upload.part_size)
+            while left and (chunk := file.read(min(CHUNK, left))):
+                part.update(chunk)
+                whole.update(chunk)
+                left -= len(chunk)
+            if part.hexdigest() != digests[number]:
+                damaged.append(number)
+    if not damaged and whole.hexdigest() != upload.sha256:
+        return list(range(upload.part_count))
+    return damaged
+
+
+def finish(
+    session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, damaged: Sequence[int], lifetime: timedelta
+) -> UploadSession:
+    """Turn verified staged bytes into a blob, or make damaged parts missing again; a second call changes nothing."""
+    upload = find(session, actor, upload_id, lock=True)
+    if upload.state == "done":
+        return upload
+    if damaged:
+        upload.parts = [part for part in upload.parts if part.number not in set(damaged)]
+    else:
+        blobs.register(session, store, staging_path(store, upload.id), upload.sha256, upload.size)
+        upload.state, upload.parts = "done", []
+        upload.expires_at = now() + lifetime
+        record(session, actor, "upload.complete", actor.name, after={"sha256": upload.sha256, "size": upload.size})
+    session.flush()
+    return upload
+
+
+def cancel(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID) -> None:
+    """End a session and forget its staged bytes."""
+    upload = find(session, actor, upload_id, lock=True)
+    session.delete(upload)
+    session.flush()
+    record(session, actor, "upload.cancel", actor.name, before={"sha256": upload.sha256, "size": upload.size})
+    staging_path(store, upload_id).unlink(missing_ok=True)  # a session that outlives a failed commit starts over
+
+
+def sweep(session: Session, store: Store) -> int:
+    """Delete expired sessions and staging files without one; return how many files went."""
+    expire(session)
+    found = stale(session, store)
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+def expire(session: Session) -> list[int]:
+    """Delete the sessions that have expired, save those that somebody is at; return their sizes."""
+    gone = session.scalars(
+        select(UploadSession)
+        .where(UploadSession.expires_at <= now())
+        .limit(MOST_EXPIRED)
+        .with_for_update(skip_locked=True)
+    ).all()
+    session.execute(delete(UploadSession).where(UploadSession.id.in_([upload.id for upload in gone])))
+    return [upload.size for upload in gone]
+
+
+def stale(session: Session, store: Store) -> list[Path]:
+    """Return the staging files without a session."""
+    staged = list(store.staging.glob("upload-*"))  # before the rows: a file is younger than its session
+    alive = {staging_path(store, upload_id).name for upload_id in session.scalars(select(UploadSession.id))}
+    return [path for path in staged if path.name not in alive]

@@ -1,0 +1,1 @@
+"""Models, their bases, and patches."""

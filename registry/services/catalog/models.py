@@ -1,0 +1,319 @@
+"""Models: a name pinned to one base, whose files are checked by a worker before anything can be built on them."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from registry.db.tables import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User, now
+from registry.documents.commits import commit_id
+from registry.errors import Conflict, InvalidRequest, NotFound
+from registry.services.blobs import blobs
+from registry.services.catalog import tags
+from registry.services.people import access, namespaces
+from registry.services.people.actors import Actor, record
+from registry.services.people.names import check_name
+from registry.services.queue import jobs
+from registry.storage.store import Store
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
+CARD_BYTES = 2**20
+
+
+def create(
+    session: Session,
+    actor: Actor,
+    full_name: str,
+    files: Sequence[tuple[str, str]],
+    *,
+    source: str | None = None,
+    by_reference: bool = False,
+    visibility: str = "public",
+    license: str | None = None,
+) -> tuple[Model, Job | None]:
+    """Create a model from (path, sha256) pairs of bytes the user has uploaded or could download, or from a source.
+
+    A source is `hf://org/name@revision`, and there are no pairs then; the job finds out what the files are.
+
+    Returns:
+        The model and its import job; no job when the same model is there already.
+
+    Raises:
+        NotFound: there is no such namespace.
+        Forbidden: the user is no maintainer of it.
+        Conflict: the name is taken.
+        InvalidRequest: a name, a path or a digest is not acceptable; names it.
+    """
+    namespace, _, name = full_name.partition("/")
+    check_name(name, "name")
+    space = access.admit_to_namespace(session, actor, "model.create", namespace)
+    if source is not None:
+        source = source if "@" in source else f"{source}@main"
+    else:
+        check_paths([path for path, _ in files])
+    session.get(Namespace, space.id, with_for_update=True)
+    found = session.scalar(
+        select(Model)
+        .where(Model.namespace_id == space.id, Model.name == name)
+        .options(selectinload(Model.files), joinedload(Model.creator))
+    )
+    if found is not None:
+        if source is not None:
+            same = asked_before(session, found, source, by_reference=by_reference)
+        else:
+            same = {(file.path, file.sha256) for file in found.files} == set(files)
+        if not same:
+            raise Conflict(f"There is a model {full_name} already; choose another name.", field="name")
+        return found, import_job(session, found)
+    sizes = blobs.readable(session, actor, [sha256 for _, sha256 in files])
+    for path, sha256 in files:
+        if sha256 not in sizes:
+            raise InvalidRequest(f"The bytes of {path} are not here; upload them first.", field=path)
+    model = Model(
+        namespace_id=space.id,
+        name=name,
+        creator_id=actor.user_id,
+        state="importing",
+        visibility=visibility,
+        license=license,
+        source=source,
+        by_reference=by_reference,
+        size=sum(sizes[sha256] for _, sha256 in files),
+        files=[BaseFile(path=path, sha256=sha256) for path, sha256 in sorted(files)],
+    )
+    session.add(model)
+    session.flush()
+    session.refresh(model, ["namespace"])
+    job = jobs.enqueue(session, actor.user_id, "import", f"import:{model.id}", model, "base", {"source": source})
+    after = {"visibility": visibility, "license": license} | ({"source": source} if source else {})
+    record(session, actor, "model.create", full_name, model, after=after)
+    return find(session, full_name), job
+
+
+def asked_before(session: Session, model: Model, source: str, *, by_reference: bool) -> bool:
+    """Say whether a model came from a source, by the words in which it was asked for or as it was pinned."""
+    if model.by_reference != by_reference or model.source is None:
+        return False
+    asked = session.scalars(select(Job).where(Job.key == f"import:{model.id}")).all()
+    return source == model.source or any(job.payload.get("source") == source for job in asked)
+
+
+def check_paths(paths: Sequence[str]) -> None:
+    """Refuse paths that could leave a folder, hide, collide, or name a pickle.
+
+    Raises:
+        InvalidRequest: names the path and the rule.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        check_path(path)
+        if path.casefold() in seen:
+            raise InvalidRequest(f"Two files are called {path} (upper and lower case count as the same).", field=path)
+        seen.add(path.casefold())
+    for path in paths:
+        if any(str(parent).casefold() in seen for parent in PurePosixPath(path).parents):
+            raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
+    if not any(is_weights(path) for path in paths):
+        raise InvalidRequest("A base needs at least one .safetensors file at its top level.", field="files")
+
+
+def check_path(path: str) -> None:
+    """Refuse a path that could leave a folder, hides, or names a pickle.
+
+    Raises:
+        InvalidRequest: names the path and the rule.
+    """
+    parts = path.split("/")
+    if not path.isascii() or not path.isprintable() or set(path) & set('\\:*?"<>|%#'):
+        raise InvalidRequest(f"The path {path!r} has a character that not every system can store.", field=path)
+    if any(part != part.strip(" ") or part.startswith(".") or part.endswith(".") or not part for part in parts):
+        raise InvalidRequest(f"The path {path!r} is not a plain relative path to a visible file.", field=path)
+    if PurePosixPath(path).suffix.lower() in PICKLES:
+        raise InvalidRequest(
+            f"{path} may hold a pickle, which runs code when opened; convert the weights to safetensors.",
+            field=path,
+        )
+
+
+def is_weights(path: str) -> bool:
+    """Say whether a path of a base holds weights: a safetensors file at the top level."""
+    return "/" not in path and path.endswith(".safetensors")
+
+
+def import_job(session: Session, model: Model) -> Job | None:
+    """Return the job that imports a model, while there is one."""
+    return jobs.active(session, f"import:{model.id}") if model.state == "importing" else None
+
+
+def find(session: Session, full_name: str, *, lock: bool = False) -> Model:
+    """Return a model with its creator; the caller has been admitted to it.
+
+    Args:
+        session: A transaction.
+        full_name: `namespace/name`.
+        lock: Whether others who ask for the lock wait until the transaction ends.
+
+    Raises:
+        NotFound: there is none.
+    """
+    namespace, _, name = full_name.partition("/")
+    query = select(Model).where(Model.namespace == namespace, Model.name == name).options(joinedload(Model.creator))
+    model = session.scalar(query.with_for_update(of=Model) if lock else query)
+    if model is None:
+        raise NotFound(f"There is no model {full_name}.")
+    return model
+
+
+def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
+    """Return a model whose base has been checked.
+
+    Raises:
+        NotFound: there is no such model.
+        Conflict: its base is still being checked.
+    """
+    model = find(session, full_name, lock=lock)
+    if model.state != "ready":
+        raise Conflict(f"The base of {full_name} is still being checked; try again in a moment.")
+    return model
+
+
+def listing(
+    session: Session, actor: Actor | None, search: str | None, author: str | None, after: str | None, limit: int
+) -> tuple[list[Model], str | None]:
+    """Return a page of the models that somebody may see, by name, and the cursor of the next page."""
+    query = select(Model).where(access.visible(actor)).options(joinedload(Model.creator))
+    query = query.order_by(Model.namespace, Model.name)
+    if search:
+        query = query.where(func.lower(Model.namespace + "/" + Model.name).contains(search.lower(), autoescape=True))
+    if author:
+        query = query.where(Model.namespace == author)
+    if after:
+        namespace, _, name = after.partition("/")
+        query = query.where(or_(Model.namespace > namespace, and_(Model.namespace == namespace, Model.name > name)))
+    found = list(session.scalars(query.limit(limit + 1)))
+    return found[:limit], found[limit - 1].full_name if len(found) > limit else None
+
+
+def base_files(session: Session, model: Model) -> list[BaseFile]:
+    """Return the files of a base with their blobs, by path."""
+    return list(
+        session.scalars(
+            select(BaseFile)
+            .where(BaseFile.model_id == model.id)
+            .options(joinedload(BaseFile.blob))
+            .order_by(BaseFile.path)
+        )
+    )
+
+
+def base_tensors(session: Session, model: Model) -> list[BaseTensor]:
+    """Return the tensors of a base, in name order."""
+    return list(
+        session.scalars(select(BaseTensor).where(BaseTensor.model_id == model.id).order_by(BaseTensor.position))
+    )
+
+
+def read_card(store: Store, files: Mapping[str, str]) -> str | None:
+    """Return the text of README.md among (path -> sha256) files, if there is one of at most 1 MiB of UTF-8."""
+    if "README.md" not in files:
+        return None
+    with store.open(files["README.md"]) as file:
+        raw = file.read(CARD_BYTES + 1)
+    return None if len(raw) > CARD_BYTES else raw.decode("utf-8", "replace").replace("\0", "\ufffd")
+
+
+def update(session: Session, actor: Actor, full_name: str, given: dict[str, Any]) -> Model:
+    """Change a model's visibility, licence, or what accepting a patch needs."""
+    model = find(session, full_name, lock=True)
+    changed = {name: value for name, value in given.items() if getattr(model, name) != value}
+    if changed:
+        before = {name: getattr(model, name) for name in changed}
+        for name, value in changed.items():
+            setattr(model, name, value)
+        if "license" in changed:
+            tags.relicense(session, model)
+        session.flush()
+        record(session, actor, "model.update", full_name, model, before=before, after=changed)
+    return model
+
+
+def members(session: Session, model: Model) -> list[tuple[ModelMember | NamespaceMember, str]]:
+    """Return who is what to a model, and through what: its namespace, or itself."""
+    space = session.get_one(Namespace, model.namespace_id)
+    own = session.scalars(
+        select(ModelMember)
+        .join(User, User.id == ModelMember.user_id)
+        .where(ModelMember.model_id == model.id)
+        .options(joinedload(ModelMember.user))
+        .order_by(User.name)
+    )
+    there = [(row, space.name) for row in namespaces.members(session, space)]
+    return [*there, *((row, model.full_name) for row in own)]
+
+
+def set_member(session: Session, actor: Actor, full_name: str, user_name: str, role: str | None) -> None:
+    """Give somebody a role on a model, or take it away (None); what is so already changes nothing.
+
+    Raises:
+        NotFound: there is no such user or member.
+    """
+    model = find(session, full_name, lock=True)
+    user = namespaces.find_user(session, user_name)
+    row = session.get(ModelMember, (model.id, user.id))
+    before = row.role if row else None
+    if row is None and role is None:
+        raise NotFound(f"{user_name} is no member of {full_name} itself; see `crumb member list {full_name}`.")
+    if before == role:
+        return
+    if row is not None and role is None:
+        session.delete(row)
+    elif row is not None and role is not None:
+        row.role = role
+    elif role is not None:
+        session.add(ModelMember(model_id=model.id, user_id=user.id, role=role))
+    session.flush()
+    was, is_now = {"user": user_name, "role": before}, {"user": user_name, "role": role}
+    record(session, actor, "model.member", full_name, model, before=was, after=is_now)
+
+
+def card_license(card: str) -> str | None:
+    """Return the licence that a card's front matter names, if it names one."""
+    front = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---", card, re.DOTALL)
+    line = r"^license:[ \t]*[\"']?([a-z0-9][a-z0-9.+-]{0,63})[\"']?[ \t]*$"
+    found = re.search(line, front[1], re.MULTILINE) if front else None
+    return found[1] if found else None
+
+
+def finish_import(session: Session, model: Model, report: dict[str, Any], card: str | None) -> None:
+    """Write down what a worker found in the files, and open the model for patches."""
+    for position, (name, dtype, shape, sha256) in enumerate(report["tensors"]):
+        session.add(
+            BaseTensor(model_id=model.id, name=name, position=position, dtype=dtype, shape=shape, sha256=sha256)
+        )
+    model.base_digest, model.parameters = report["weights_digest"], report["parameters"]
+    model.card, model.state = card, "ready"
+    model.license = model.license or card_license(card or "")
+    model.dtypes, model.modified_at = count_dtypes(report["tensors"]), now()
+    model.base_commit = commit_id({file.path: file.sha256 for file in base_files(session, model)})
+    tags.write(session, model, report["model_type"])
+    session.flush()
+    record(session, None, "model.ready", model.full_name, model, after={"base": model.base_digest})
+
+
+def count_dtypes(tensors: Sequence[tuple[str, str, Sequence[int], str]]) -> dict[str, int]:
+    """Return how many weights have which dtype, among (name, dtype, shape, sha256) of tensors."""
+    counts: dict[str, int] = {}
+    for _, dtype, shape, _ in tensors:
+        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
+    return counts
+
+
+def refuse_import(session: Session, model: Model, error: str) -> None:
+    """Forget a model whose files are no sound base; the job keeps the reason."""
+    record(session, None, "model.refuse", model.full_name, model, after={"error": error})
+    session.delete(model)
+    session.flush()

@@ -1,0 +1,68 @@
+"""Is a patch out of the ordinary for its model? A warning with the numbers, never a verdict.
+
+The size of a patch is compared with those of the model's accepted patches, on a logarithmic scale, by the median and
+the median absolute deviation (MAD), which a few odd ones among them do not move.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.db.tables import Model, Patch, PatchRevision, PatchTensor
+
+ENOUGH = 3  # accepted patches, below which nothing is ordinary
+FAR = 4.0  # deviations from the median that are worth a word
+LEAST = 0.1  # a deviation is at least this (natural logarithm), so that near-equal patches do not flag each other
+MOST_NAMED = 5
+
+
+def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Compare the norms of a patch with those of the model's accepted patches, in all and tensor by tensor.
+
+    Returns:
+        `name`, `status` (pass or warn) and `summary`, as the other checks.
+    """
+    accepted = (
+        select(PatchTensor.name, PatchTensor.revision_id, PatchTensor.l2)
+        .join(PatchRevision, PatchRevision.id == PatchTensor.revision_id)
+        .join(Patch, (Patch.id == PatchRevision.patch_id) & (Patch.revision == PatchRevision.number))
+        .where(Patch.model_id == model.id, Patch.state == "accepted", PatchRevision.id != revision.id)
+    )
+    whole: dict[Any, float] = {}
+    by_tensor: dict[str, list[float]] = {}
+    for name, revision_id, l2 in session.execute(accepted):
+        whole[revision_id] = whole.get(revision_id, 0.0) + l2 * l2
+        by_tensor.setdefault(name, []).append(l2)
+    if len(whole) < ENOUGH:
+        summary = f"Not compared: {model.full_name} has {len(whole)} accepted patches, and {ENOUGH} are needed."
+        return {"name": "norms", "status": "pass", "summary": summary}
+    size = math.sqrt(sum(tensor["l2"] ** 2 for tensor in tensors))
+    odd = [far("the whole patch", size, [math.sqrt(square) for square in whole.values()])]
+    odd += [
+        far(tensor["name"], tensor["l2"], by_tensor[tensor["name"]])
+        for tensor in tensors
+        if len(by_tensor.get(tensor["name"], ())) >= ENOUGH
+    ]
+    named = [text for text in odd if text]
+    if not named:
+        summary = f"L2 norm {size:.4g}, ordinary among {len(whole)} accepted patches."
+        return {"name": "norms", "status": "pass", "summary": summary}
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return {"name": "norms", "status": "warn", "summary": "; ".join(named[:MOST_NAMED]) + more + "."}
+
+
+def far(what: str, size: float, others: Sequence[float]) -> str | None:
+    """Say how far a norm is from the median of others, when it is far."""
+    logs = [math.log(other) for other in others if other > 0]
+    if size <= 0 or len(logs) < ENOUGH:
+        return None
+    middle = statistics.median(logs)
+    spread = max(LEAST, 1.4826 * statistics.median(abs(log - middle) for log in logs))
+    deviations = (math.log(size) - middle) / spread
+    if abs(deviations) < FAR:
+        return None
+    return f"{what} has L2 norm {size:.4g}, {abs(deviations):.1f} deviations from the median {math.exp(middle):.4g}"

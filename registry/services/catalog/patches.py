@@ -1,0 +1,316 @@
+"""Patches: numbered per model, immutable per revision, checked by a worker before they can be composed."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session, joinedload
+
+from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, User
+from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from registry.services.blobs import blobs
+from registry.services.catalog import models, norms
+from registry.services.people.actors import Actor, record
+from registry.services.queue import jobs
+
+REVISABLE = ("draft", "proposed", "changes_requested")
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a contributor says of a patch."""
+
+    sha256: str
+    title: str
+    message: str
+    task: str | None = None
+    license: str | None = None
+
+
+def push(
+    session: Session, actor: Actor, full_name: str, given: Contribution, propose: bool = False
+) -> tuple[PatchRevision, Job | None]:
+    """Add an uploaded patch file to a model under the next number, as a draft or, if asked, proposed.
+
+    Returns:
+        The revision and its check job; no job when the author had pushed the same file before and it is checked.
+
+    Raises:
+        NotFound, Conflict: the model is not there, or not ready; or somebody else pushed the same file.
+        InvalidRequest: the bytes are not here.
+    """
+    model = models.ready(session, full_name, lock=True)
+    if (twin := find_twin(session, model, given.sha256)) is not None:
+        if twin.patch.author_id != actor.user_id:
+            raise Conflict(
+                f"{full_name}#{twin.patch.number} by {twin.patch.author.name} is the same file.", field="sha256"
+            )
+        return twin, jobs.active(session, f"check:{twin.id}")
+    size = require_bytes(session, actor, given.sha256)
+    model.patch_count += 1
+    patch = Patch(
+        model_id=model.id,
+        number=model.patch_count,
+        author_id=actor.user_id,
+        task=given.task,
+        state="proposed" if propose else "draft",
+    )
+    session.add(patch)
+    session.flush()
+    job = add_revision(session, actor, model, patch, given, size)
+    subject = f"{full_name}#{patch.number}"
+    record(session, actor, "patch.push", subject, model, after={"sha256": given.sha256, "state": patch.state})
+    return find(session, full_name, patch.number), job
+
+
+def revise(
+    session: Session, actor: Actor, full_name: str, number: int, given: Contribution
+) -> tuple[PatchRevision, Job | None]:
+    """Add the next revision to one's patch: what was approved and checked was another file, and has to be again.
+
+    Raises:
+        Conflict: the patch has been decided on, or the same file is there already.
+        InvalidRequest: the bytes are not here.
+    """
+    model = models.ready(session, full_name, lock=True)
+    before = find(session, full_name, number, lock=True)  # or it could be accepted meanwhile
+    patch = before.patch
+    if before.sha256 == given.sha256 and before.state != "refused":
+        return before, jobs.active(session, f"check:{before.id}")
+    if (twin := find_twin(session, model, given.sha256)) is not None:
+        raise Conflict(f"{full_name}#{twin.patch.number}.{twin.number} is the same file.", field="sha256")
+    if patch.state not in REVISABLE:
+        raise Conflict(f"{full_name}#{number} is {patch.state} and takes no more revisions; push a new patch.")
+    size = require_bytes(session, actor, given.sha256)
+    patch.revision += 1
+    job = add_revision(session, actor, model, patch, given, size)
+    was = {"revision": before.number, "sha256": before.sha256}
+    now_is = {"revision": patch.revision, "sha256": given.sha256}
+    record(session, actor, "patch.revise", f"{full_name}#{number}", model, before=was, after=now_is)
+    return find(session, full_name, number), job
+
+
+def find_twin(session: Session, model: Model, sha256: str) -> PatchRevision | None:
+    """Return the revision of any patch of a model that is this very file, unless it was refused."""
+    twin: PatchRevision | None = session.scalar(
+        revisions()
+        .where(Patch.model_id == model.id, PatchRevision.sha256 == sha256, PatchRevision.state != "refused")
+        .limit(1)
+    )
+    return twin
+
+
+def require_bytes(session: Session, actor: Actor, sha256: str) -> int:
+    """Return the size of uploaded bytes.
+
+    Raises:
+        InvalidRequest: they are not here.
+    """
+    known = blobs.readable(session, actor, [sha256])
+    if not known:
+        raise InvalidRequest("The bytes of this patch are not here; upload them first.", field="sha256")
+    return known[sha256]
+
+
+def add_revision(session: Session, actor: Actor, model: Model, patch: Patch, given: Contribution, size: int) -> Job:
+    """Add a patch's newest revision and ask for its check."""
+    revision = PatchRevision(
+        patch_id=patch.id,
+        number=patch.revision or 1,
+        state="checking",
+        title=given.title,
+        message=given.message,
+        license=given.license,
+        base_digest=model.base_digest,
+        sha256=given.sha256,
+        blob_sha256=given.sha256,
+        size=size,
+    )
+    session.add(revision)
+    session.flush()
+    payload = {"revision_id": str(revision.id)}
+    subject = f"#{patch.number}" if revision.number == 1 else f"#{patch.number}.{revision.number}"
+    return jobs.enqueue(session, actor.user_id, "check", f"check:{revision.id}", model, subject, payload)
+
+
+def revisions() -> Any:
+    """Return a query for revisions of patches, each with its patch and author."""
+    return (
+        select(PatchRevision)
+        .join(Patch, Patch.id == PatchRevision.patch_id)
+        .options(joinedload(PatchRevision.patch).joinedload(Patch.author))
+    )
+
+
+def current() -> Any:
+    """Return a query for the newest revision of patches, each with its patch and author."""
+    return revisions().where(Patch.revision == PatchRevision.number)
+
+
+def find(
+    session: Session, full_name: str, number: int, revision: int | None = None, *, lock: bool = False
+) -> PatchRevision:
+    """Return a revision of a patch, the newest unless one is named, with its patch and author.
+
+    Args:
+        session: A transaction.
+        full_name: `namespace/name`; the caller has been admitted to it.
+        number: Of the patch.
+        revision: Of the revision.
+        lock: Whether others who ask for the lock of the patch wait until the transaction ends.
+
+    Raises:
+        NotFound: there is no such patch or revision.
+    """
+    model = models.find(session, full_name)
+    if lock:
+        session.scalar(select(Patch.id).where(Patch.model_id == model.id, Patch.number == number).with_for_update())
+    query = current() if revision is None else revisions().where(PatchRevision.number == revision)
+    found: PatchRevision | None = session.scalar(
+        query.where(Patch.model_id == model.id, Patch.number == number).execution_options(populate_existing=lock)
+    )
+    if found is None:
+        dot = "" if revision is None else f".{revision}"
+        raise NotFound(f"There is no patch {full_name}#{number}{dot}.")
+    return found
+
+
+def check_job(session: Session, revision: PatchRevision) -> Job | None:
+    """Return the job that checks a revision, while there is one."""
+    return jobs.active(session, f"check:{revision.id}") if revision.state == "checking" else None
+
+
+def listing(
+    session: Session,
+    full_name: str,
+    *,
+    task: str | None = None,
+    author: str | None = None,
+    state: str | None = None,
+    density_min: float | None = None,
+    density_max: float | None = None,
+    tensor: str | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> tuple[list[PatchRevision], int | None]:
+    """Return a page of a model's patches, newest first, and the cursor of the next page.
+
+    Args:
+        session: A transaction.
+        full_name: `namespace/name`; the caller has been admitted to it.
+        task: Only those for it.
+        author: Only those by this user.
+        state: Only those in it.
+        density_min: Only checked ones that change at least this part of all weights, between 0 and 1.
+        density_max: Only checked ones that change at most this part.
+        tensor: Only checked ones that change a tensor whose name contains this, whatever the case.
+        before: The cursor of the page before.
+        limit: Most patches.
+
+    Raises:
+        NotFound: there is no such model.
+    """
+    model = models.find(session, full_name)
+    query = current().where(Patch.model_id == model.id).order_by(Patch.number.desc())
+    if task:
+        query = query.where(Patch.task == task)
+    if author:
+        query = query.join(User, User.id == Patch.author_id).where(User.name == author)
+    if state:
+        query = query.where(Patch.state == state)
+    if density_min is not None:
+        query = query.where(PatchRevision.density >= density_min)
+    if density_max is not None:
+        query = query.where(PatchRevision.density <= density_max)
+    if tensor:
+        query = query.where(touches(model, tensor))
+    if before:
+        query = query.where(Patch.number < before)
+    found = list(session.scalars(query.limit(limit + 1)))
+    return found[:limit], found[limit - 1].patch.number if len(found) > limit else None
+
+
+def touches(model: Model, words: str) -> Any:
+    """Return the condition for revisions that change a tensor of a model whose name contains some words."""
+    # By the names of the base, each of which is found by the key of `patch_tensors`: those rows are many.
+    named = select(BaseTensor.name).where(
+        BaseTensor.model_id == model.id, func.lower(BaseTensor.name).contains(words.lower(), autoescape=True)
+    )
+    return exists().where(PatchTensor.revision_id == PatchRevision.id, PatchTensor.nnz > 0, PatchTensor.name.in_(named))
+
+
+def history(session: Session, patch: Patch) -> Sequence[PatchRevision]:
+    """Return all revisions of a patch, oldest first."""
+    found: Sequence[PatchRevision] = session.scalars(
+        revisions().where(Patch.id == patch.id).order_by(PatchRevision.number)
+    ).all()
+    return found
+
+
+def tensors(session: Session, revision: PatchRevision) -> Sequence[PatchTensor]:
+    """Return what a checked revision does to each tensor, in name order."""
+    return session.scalars(
+        select(PatchTensor).where(PatchTensor.revision_id == revision.id).order_by(PatchTensor.position)
+    ).all()
+
+
+def checks(session: Session, revision: PatchRevision) -> Sequence[Check]:
+    """Return what the checks found in a revision, in the order they ran."""
+    return session.scalars(select(Check).where(Check.revision_id == revision.id).order_by(Check.position)).all()
+
+
+def file(
+    session: Session, actor: Actor | None, full_name: str, number: int, revision: int | None = None
+) -> PatchRevision:
+    """Return a revision whose bytes may be served.
+
+    Raises:
+        NotFound: there is no such patch.
+        Conflict: it is not checked.
+        Forbidden: it is quarantined.
+    """
+    found = find(session, full_name, number, revision)
+    if found.patch.quarantined_at is not None and not (actor and actor.admin):
+        raise Forbidden(f"{full_name}#{number} is quarantined; only an admin may download it.")
+    if found.state != "checked":
+        raise Conflict(f"{full_name}#{number} is {found.state}; only checked patches can be downloaded.")
+    return found
+
+
+def by_digest(session: Session, model: Model, digests: Sequence[str]) -> dict[str, PatchRevision]:
+    """Return a model's checked revisions by the digest of their file."""
+    found = session.scalars(
+        revisions().where(
+            Patch.model_id == model.id, PatchRevision.sha256.in_(digests), PatchRevision.state == "checked"
+        )
+    )
+    return {revision.sha256: revision for revision in found}
+
+
+def by_id(session: Session, revision_id: uuid.UUID) -> PatchRevision:
+    """Return a revision by its key, for the worker."""
+    return session.get_one(PatchRevision, revision_id, options=[joinedload(PatchRevision.patch)])
+
+
+def finish_check(session: Session, model: Model, revision: PatchRevision, subject: str, report: dict[str, Any]) -> None:
+    """Write down what a worker found in a sound file, and open the patch for composing."""
+    for position, tensor in enumerate(report["tensors"]):
+        session.add(PatchTensor(revision_id=revision.id, position=position, **tensor))
+    for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype"):
+        setattr(revision, name, report[name])
+    found = [*report["checks"], norms.check(session, model, revision, report["tensors"])]
+    for position, check in enumerate(found):
+        session.add(Check(revision_id=revision.id, position=position, required=check["name"] != "norms", **check))
+    revision.state = "checked"
+    session.flush()
+    verdicts = {check["name"]: check["status"] for check in found}
+    record(session, None, "patch.checked", subject, model, after={"sha256": revision.sha256, "checks": verdicts})
+
+
+def refuse(session: Session, model: Model, revision: PatchRevision, subject: str, error: str) -> None:
+    """Refuse a revision and let go of its bytes; number, words and reason stay on record."""
+    revision.state, revision.refusal, revision.blob_sha256 = "refused", error, None
+    session.flush()
+    record(session, None, "patch.refused", subject, model, after={"error": error})

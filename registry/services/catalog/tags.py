@@ -1,0 +1,62 @@
+"""Words by which models are found, as on the Hub: from a model's card, its config and its licence."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from registry.db.tables import Model, ModelTag
+from registry.documents.front_matter import read_front_matter, words
+
+TAG = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
+MOST = 200
+
+
+def of_card(card: dict[str, Any], license: str | None, model_type: str | None = None) -> list[str]:
+    """Return the tags that a card's front matter and a licence stand for, in the order in which the Hub has them.
+
+    Args:
+        card: Front matter.
+        license: Of the model; what the card says of it does not count.
+        model_type: What config.json says, for a model of transformers.
+    """
+    library = words(card.get("library_name")) or (["transformers"] if model_type else [])
+    found = [
+        *library,
+        "safetensors",
+        *([model_type] if model_type else []),
+        *words(card.get("pipeline_tag")),
+        *words(card.get("language")),
+        *words(card.get("tags")),
+        *(f"dataset:{name}" for name in words(card.get("datasets"))),
+        *(f"base_model:{name}" for name in words(card.get("base_model"))),
+        *([f"license:{license}"] if license else []),
+    ]
+    return [tag for tag in dict.fromkeys(found) if TAG.fullmatch(tag)][:MOST]
+
+
+def write(session: Session, model: Model, model_type: object) -> None:
+    """Write down the tags of a model whose base has been read."""
+    known = model_type if isinstance(model_type, str) else None
+    session.add_all(
+        ModelTag(model_id=model.id, tag=tag)
+        for tag in of_card(read_front_matter(model.card or ""), model.license, known)
+    )
+
+
+def relicense(session: Session, model: Model) -> None:
+    """Let a model be found by the licence that it has now."""
+    session.execute(delete(ModelTag).where(ModelTag.model_id == model.id, ModelTag.tag.startswith("license:")))
+    if model.license and model.state == "ready":
+        session.add(ModelTag(model_id=model.id, tag=f"license:{model.license}"))
+
+
+def of_models(session: Session, models: Iterable[Model]) -> dict[Any, list[str]]:
+    """Return the tags of models by the models' ids."""
+    found: dict[Any, list[str]] = {model.id: [] for model in models}
+    query = select(ModelTag).where(ModelTag.model_id.in_(found)).order_by(ModelTag.tag)
+    for row in session.scalars(query):
+        found[row.model_id].append(row.tag)
+    return found

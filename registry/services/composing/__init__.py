@@ -1,0 +1,1 @@
+"""Recipes, compositions, snapshots, previews, and conflicts between patches."""

@@ -1,0 +1,263 @@
+"""Recipes and what comes of them: composed once, kept by digest."""
+
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, selectinload
+
+from registry.breadcrumbs.formats import recipe as recipes
+from registry.db.tables import (
+    BaseFile,
+    Composition,
+    CompositionFile,
+    Job,
+    Model,
+    Patch,
+    PatchRevision,
+    Recipe,
+    RecipeItem,
+)
+from registry.documents.commits import commit_id
+from registry.errors import InvalidRecipe, RevisionNotFound
+from registry.services.catalog import models, patches
+from registry.services.composing import builds
+from registry.services.people.actors import Actor, record
+from registry.services.queue import jobs
+
+
+class Ingredient(NamedTuple):
+    """A patch by its number, its newest revision unless one is named, and its weight as a decimal."""
+
+    number: int
+    weight: str = "1"
+    revision: int | None = None
+
+
+def request(
+    session: Session,
+    actor: Actor,
+    full_name: str,
+    alpha: str,
+    items: Sequence[Ingredient],
+    *,
+    allow_yanked: bool = False,
+) -> tuple[Recipe, Composition | None, Job | None]:
+    """Ask for base + alpha * sum(weight * patch).
+
+    Returns:
+        The recipe, and its composition when there is one, else the job that makes it.
+
+    Raises:
+        NotFound, Conflict: the model is not there, or not ready.
+        InvalidRecipe: names the patch or the decimal at fault.
+    """
+    model = models.ready(session, full_name, lock=True)
+    recipe = save(session, choose(session, model, alpha, items, allow_yanked=allow_yanked))
+    return recipe, *ask(session, actor, model, recipe)
+
+
+def asked(session: Session, model: Model, digest: str) -> tuple[Recipe, Composition | None, Job | None]:
+    """Return a recipe that was asked for on a model, and its composition or else the newest job for it.
+
+    Raises:
+        RevisionNotFound: nobody has asked for it.
+    """
+    recipe = session.get(Recipe, digest, options=[selectinload(Recipe.items)])
+    if recipe is not None:
+        composition, key = composition_of(session, model, digest), job_key(model, digest)
+        job = None if composition else jobs.active(session, key) or jobs.last_given_up(session, key, recipe.created_at)
+        if composition is not None or job is not None:
+            return recipe, composition, job
+    raise RevisionNotFound(
+        f"Nobody has composed the recipe {digest[:12]} on {model.full_name}; make one of its patches."
+    )
+
+
+def ask(session: Session, actor: Actor, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:
+    """Return a locked model's composition of a recipe, or the job that makes it; said once more, it changes nothing."""
+    active = jobs.active(session, job_key(model, recipe.digest))
+    before = (active.shared, active.cancel_requested) if active else None
+    composition, job = ensure(session, actor.user_id, model, recipe)
+    if job is not None and (job.shared, job.cancel_requested) != before:
+        record(session, actor, "recipe.compose", model.full_name, model, after={"recipe": recipe.digest})
+    return composition, job
+
+
+def choose(
+    session: Session, model: Model, alpha: str, items: Sequence[Ingredient], *, allow_yanked: bool
+) -> recipes.Recipe:
+    """Turn patch numbers into a recipe.
+
+    Raises:
+        InvalidRecipe: a patch is not there, not checked, quarantined, or yanked and that was not allowed.
+    """
+    found = named(session, model, items)
+    for item, revision in zip(items, found, strict=True):
+        require_composable(revision, f"{model.full_name}#{item.number}{dot(item)}", allow_yanked)
+    return weighed(model, alpha, items, found)
+
+
+def weighed(model: Model, alpha: str, items: Sequence[Ingredient], found: Sequence[PatchRevision]) -> recipes.Recipe:
+    """Return the recipe of the revisions that items name, whether or not it may be composed.
+
+    Raises:
+        InvalidRecipe: a scale is beyond float32.
+    """
+    assert model.base_digest is not None
+    weights = [(revision.sha256, item.weight) for item, revision in zip(items, found, strict=True)]
+    return recipes.make_recipe(model.base_digest, alpha, weights)
+
+
+def named(session: Session, model: Model, items: Sequence[Ingredient]) -> list[PatchRevision]:
+    """Return the revisions that items name.
+
+    Raises:
+        InvalidRecipe: a patch is not there, or named twice.
+    """
+    chosen = []
+    for number, count in Counter(item.number for item in items).items():
+        if count > 1:
+            raise InvalidRecipe(f"Patch #{number} is named twice; give it one weight.", field="patches")
+    wanted = patches.revisions().where(Patch.model_id == model.id, Patch.number.in_([item.number for item in items]))
+    found = {(revision.patch.number, revision.number): revision for revision in session.scalars(wanted)}
+    newest = {revision.patch.number: revision.patch.revision for revision in found.values()}
+    for item in items:
+        revision = found.get((item.number, item.revision or newest.get(item.number, 0)))
+        if revision is None:
+            raise InvalidRecipe(f"There is no patch {model.full_name}#{item.number}{dot(item)}.", field="patches")
+        chosen.append(revision)
+    return chosen
+
+
+def dot(item: Ingredient) -> str:
+    """Return `.2` for revision 2, and nothing for the newest."""
+    return f".{item.revision}" if item.revision else ""
+
+
+def require_composable(revision: PatchRevision, subject: str, allow_yanked: bool) -> None:
+    """Refuse a patch that must not be composed.
+
+    Raises:
+        InvalidRecipe: says why, and what would help.
+    """
+    patch = revision.patch
+    if patch.quarantined_at is not None:
+        raise InvalidRecipe(f"{subject} is quarantined and cannot be composed.", field="patches")
+    if revision.state != "checked":
+        raise InvalidRecipe(f"{subject} is {revision.state}; only checked patches can be composed.", field="patches")
+    if patch.state == "yanked" and not allow_yanked:
+        why = f" ({patch.reason})" if patch.reason else ""
+        raise InvalidRecipe(
+            f"{subject} was yanked{why}; leave it out, or say --allow-yanked to compose it all the same.",
+            field="patches",
+        )
+
+
+def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:
+    """Return a model's composition of a recipe, or the job that makes it."""
+    composition = composition_of(session, model, recipe.digest)
+    if composition is not None:
+        return composition, None
+    key = job_key(model, recipe.digest)
+    return None, jobs.enqueue(session, user_id, "compose", key, model, recipe.digest, {"recipe": recipe.digest})
+
+
+def job_key(model: Model, digest: str) -> str:
+    """Return the key of the job that composes a recipe, of which there is one at a time."""
+    return f"compose:{model.id}:{digest}"
+
+
+def save(session: Session, made: recipes.Recipe) -> Recipe:
+    """Return the row of a recipe, adding it when new; another model's request may be adding it at the same time."""
+    query = select(Recipe).where(Recipe.digest == made.digest).options(selectinload(Recipe.items))
+    while (recipe := session.scalar(query)) is None:
+        with suppress(IntegrityError), session.begin_nested():
+            items = [RecipeItem(sha256=item.sha256, weight=item.weight) for item in made.items]
+            session.add(Recipe(digest=made.digest, base_digest=made.base, alpha=made.alpha, items=items))
+    return recipe
+
+
+def load(session: Session, digest: str) -> Recipe:
+    """Return a recipe with its items, by its whole digest."""
+    return session.get_one(Recipe, digest, options=[selectinload(Recipe.items)])
+
+
+def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | None:
+    """Return what composing this recipe gave on another model whose base has the same weight files, if it was."""
+    mine = {(file.path, file.sha256) for file in models.base_files(session, model) if models.is_weights(file.path)}
+    for other in session.scalars(
+        select(Composition).where(Composition.recipe_digest == digest).options(selectinload(Composition.files))
+    ):
+        theirs = session.scalars(select(BaseFile).where(BaseFile.model_id == other.model_id))
+        if mine == {(file.path, file.sha256) for file in theirs if models.is_weights(file.path)}:
+            return {
+                "builder": builds.of(session, other.model_id, digest)[0].builder,
+                "weights_digest": other.weights_digest,
+                "device": other.device,
+                "seconds": other.seconds,
+                "files": {file.path: file.sha256 for file in other.files if models.is_weights(file.path)},
+            }
+    return None
+
+
+def require_ingredients(session: Session, model: Model, recipe: Recipe) -> None:
+    """Refuse a recipe when a patch of it is no longer there to be composed, or has been quarantined since.
+
+    Raises:
+        InvalidRecipe: names the patch.
+    """
+    found = patches.by_digest(session, model, [item.sha256 for item in recipe.items])
+    for item in recipe.items:
+        if item.sha256 not in found:
+            raise InvalidRecipe(f"The patch {item.sha256} is no longer there to be composed.")
+        number = found[item.sha256].patch.number
+        require_composable(found[item.sha256], f"{model.full_name}#{number}", allow_yanked=True)
+
+
+def finish(
+    session: Session,
+    model: Model,
+    digest: str,
+    weights_digest: str,
+    device: str,
+    seconds: float,
+    files: Mapping[str, str],
+    builder: str,
+) -> Composition:
+    """Write down a composition, its files (path -> blob) and the worker that built it."""
+    composition = Composition(
+        id=uuid.uuid4(),
+        model_id=model.id,
+        recipe_digest=digest,
+        weights_digest=weights_digest,
+        commit=commit_id(files),
+        device=device,
+        seconds=seconds,
+        files=[CompositionFile(path=path, sha256=sha256) for path, sha256 in sorted(files.items())],
+    )
+    session.add(composition)
+    session.flush()
+    after = {"recipe": digest, "weights_digest": weights_digest, "builder": builder}
+    record(session, None, "recipe.composed", model.full_name, model, after=after)
+    builds.add(session, model, digest, builder, None, weights_digest, device)
+    return composition
+
+
+def described(session: Session, model: Model, recipe: Recipe) -> list[tuple[RecipeItem, PatchRevision | None]]:
+    """Return a recipe's items with the revisions that they are in this model, as far as these are still listed."""
+    known = patches.by_digest(session, model, [item.sha256 for item in recipe.items])
+    return [(item, known.get(item.sha256)) for item in recipe.items]
+
+
+def composition_of(session: Session, model: Model, digest: str) -> Composition | None:
+    """Return a model's composition of a recipe, with its files."""
+    return session.scalar(
+        select(Composition)
+        .where(Composition.model_id == model.id, Composition.recipe_digest == digest)
+        .options(selectinload(Composition.files).joinedload(CompositionFile.blob))
+    )

@@ -1,0 +1,1 @@
+"""Reviews, evaluations, and the inbox."""

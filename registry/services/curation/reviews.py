@@ -1,0 +1,292 @@
+"""What people decide about a patch: one table of steps, one place that says what is missing.
+
+An approval is of a revision, and so of its sha256: a new revision has none. Nobody approves their own, and an approval
+counts only while whoever gave it is still a reviewer, of the patch's newest revision, and has not changed their mind.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+
+from registry.db.tables import Channel, Check, Comment, Model, Patch, PatchRevision, RecipeItem, Release, Review, now
+from registry.errors import Conflict, Forbidden, InvalidRequest
+from registry.services.catalog import models, patches
+from registry.services.curation import evaluations
+from registry.services.people import access, paging
+from registry.services.people.actors import Actor, record
+from registry.services.people.rules import Role
+
+STEPS: dict[str, tuple[frozenset[str], str]] = {  # verb -> (from, to)
+    "propose": (frozenset({"draft", "changes_requested"}), "proposed"),
+    "withdraw": (frozenset({"draft", "proposed", "changes_requested"}), "withdrawn"),
+    "request_changes": (frozenset({"proposed"}), "changes_requested"),
+    "accept": (frozenset({"proposed"}), "accepted"),
+    "reject": (frozenset({"proposed", "changes_requested"}), "rejected"),
+    "supersede": (frozenset({"accepted"}), "superseded"),
+    "yank": (frozenset({"accepted"}), "yanked"),
+    "unyank": (frozenset({"yanked"}), "accepted"),
+}
+
+
+@dataclass(frozen=True)
+class Affected:
+    """The releases that hold a patch, and the channels that point at them, by name."""
+
+    releases: list[str]
+    channels: list[str]
+
+
+def step(patch: Patch, verb: str, subject: str) -> str:
+    """Move a patch along the table of steps; return the state it was in.
+
+    Raises:
+        Conflict: there is no such step from where it is.
+    """
+    start, end = STEPS[verb]
+    if patch.state not in start:
+        where = " or ".join(sorted(start))
+        raise Conflict(f"{subject} is {patch.state}; {verb.replace('_', ' ')} needs it to be {where}.")
+    before, patch.state = patch.state, end
+    return before
+
+
+def move(session: Session, actor: Actor, full_name: str, number: int, verb: str, message: str = "") -> PatchRevision:
+    """Propose, withdraw, reject, yank or unyank a patch.
+
+    Raises:
+        Conflict: it is in a state that forbids this.
+    """
+    revision = patches.find(session, full_name, number, lock=True)
+    patch, subject = revision.patch, f"{full_name}#{number}"
+    before = step(patch, verb, subject)
+    patch.reason = message or None if verb in ("withdraw", "reject", "yank") else None
+    session.flush()
+    model = models.find(session, full_name)
+    after = {"state": patch.state, "reason": message} if message else {"state": patch.state}
+    record(session, actor, f"patch.{verb}", subject, model, before={"state": before}, after=after)
+    return revision
+
+
+def review(
+    session: Session, actor: Actor, full_name: str, number: int, seen: int, verdict: str, message: str
+) -> PatchRevision:
+    """Approve the newest revision of a patch, or request changes.
+
+    Args:
+        session: A writing transaction.
+        actor: The reviewer.
+        full_name: `namespace/name`.
+        number: Of the patch.
+        seen: The revision that was looked at.
+        verdict: `approve` or `request_changes`.
+        message: Why.
+
+    Raises:
+        Forbidden: it is the reviewer's own patch.
+        Conflict: the patch is not proposed, or has a newer revision than what was looked at.
+    """
+    revision = patches.find(session, full_name, number, lock=True)
+    patch, subject = revision.patch, f"{full_name}#{number}"
+    if patch.author_id == actor.user_id:
+        raise Forbidden(f"{subject} is your own; somebody else has to review it.")
+    if seen != revision.number:
+        raise Conflict(f"{subject} is at revision {revision.number} now, not {seen}; look at it again.")
+    before = patch.state
+    if verdict == "request_changes":
+        step(patch, verdict, subject)
+    elif patch.state != "proposed":
+        raise Conflict(f"{subject} is {patch.state}; only what is proposed can be approved.")
+    session.add(Review(revision_id=revision.id, reviewer_id=actor.user_id, verdict=verdict, message=message))
+    session.flush()
+    after = {"verdict": verdict, "revision": revision.number, "sha256": revision.sha256, "state": patch.state}
+    model = models.find(session, full_name)
+    record(session, actor, "patch.review", subject, model, before={"state": before}, after=after)
+    return revision
+
+
+def accept(
+    session: Session,
+    actor: Actor,
+    full_name: str,
+    number: int,
+    message: str,
+    seen: int | None,
+    supersedes: Sequence[int],
+) -> PatchRevision:
+    """Accept a patch, once nothing is missing; older accepted ones that it takes the place of are superseded.
+
+    Raises:
+        Conflict: something is missing, or the patch or one that it supersedes is in another state.
+    """
+    revision = patches.find(session, full_name, number, lock=True)
+    model, patch, subject = models.find(session, full_name), revision.patch, f"{full_name}#{number}"
+    if seen is not None and seen != revision.number:
+        raise Conflict(f"{subject} is at revision {revision.number} now, not {seen}; look at it again.")
+    before = step(patch, "accept", subject)
+    if lacking := missing(session, model, revision):
+        raise Conflict(f"{subject} cannot be accepted yet: {' '.join(lacking)}")
+    for older in sorted(set(supersedes)):
+        if older == number:
+            raise InvalidRequest("A patch cannot supersede itself.", field="supersedes")
+        other = patches.find(session, full_name, older, lock=True).patch
+        step(other, "supersede", f"{full_name}#{older}")
+        other.superseded_by = number
+    session.flush()
+    after = {"state": "accepted", "sha256": revision.sha256, "message": message, "supersedes": sorted(set(supersedes))}
+    record(session, actor, "patch.accept", subject, model, before={"state": before}, after=after)
+    return revision
+
+
+def missing(session: Session, model: Model, revision: PatchRevision) -> list[str]:
+    """Return what keeps a revision from being accepted, a sentence each: checks, approvals, evaluations."""
+    approvals = len(approvers(session, model, revision))
+    absent = evaluations.missing(session, model, revision=revision)
+    return lacks(model, revision, patches.checks(session, revision), approvals, absent)
+
+
+def lacks(
+    model: Model, revision: PatchRevision, checks: Sequence[Check], approvals: int, absent: Sequence[str]
+) -> list[str]:
+    """Return what `missing` does, of a revision with its checks, approvals, and sentences on absent evaluations."""
+    if revision.state != "checked":
+        return [f"Its revision {revision.number} is {revision.state}."]
+    lacking = [] if revision.patch.quarantined_at is None else ["It is quarantined."]
+    lacking += [
+        f"The check '{check.name}' failed: {check.summary}"
+        for check in checks
+        if check.required and check.status == "fail"
+    ]
+    if approvals < model.min_approvals:
+        lacking.append(f"It has {approvals} of {model.min_approvals} approvals of revision {revision.number}.")
+    return [*lacking, *absent]
+
+
+def reviews(session: Session, patch: Patch) -> Sequence[Review]:
+    """Return all verdicts on a patch, oldest first."""
+    return session.scalars(
+        select(Review)
+        .join(PatchRevision, PatchRevision.id == Review.revision_id)
+        .where(PatchRevision.patch_id == patch.id)
+        .options(joinedload(Review.reviewer), joinedload(Review.revision))
+        .order_by(Review.created_at, Review.id)
+    ).all()
+
+
+def counting(
+    session: Session, model: Model, given: Sequence[Review], newest: Mapping[uuid.UUID, uuid.UUID]
+) -> dict[uuid.UUID, dict[uuid.UUID, Review]]:
+    """Return the verdicts that count, by revision and by reviewer: the newest of each who may review now.
+
+    Args:
+        session: A transaction.
+        model: Whose patches they are about.
+        given: Verdicts with their reviewers, oldest first.
+        newest: Who wrote each revision that is the newest of its patch: verdicts on others count for nothing.
+    """
+    people = {row.reviewer_id: row.reviewer for row in given if row.reviewer.is_active}
+    able = {key for key, user in people.items() if access.held(session, key, model, user.is_admin) >= Role.REVIEWER}
+    found: dict[uuid.UUID, dict[uuid.UUID, Review]] = {key: {} for key in newest}
+    for row in given:
+        if row.revision_id in found and row.reviewer_id in able - {newest[row.revision_id]}:
+            found[row.revision_id][row.reviewer_id] = row
+    return found
+
+
+def verdicts(session: Session, model: Model, revision: PatchRevision) -> dict[uuid.UUID, Review]:
+    """Return the verdicts on a revision that count, by reviewer."""
+    return counting(session, model, reviews(session, revision.patch), authors([revision])).get(revision.id, {})
+
+
+def authors(found: Sequence[PatchRevision]) -> dict[uuid.UUID, uuid.UUID]:
+    """Return who wrote each of some revisions that is the newest of its patch."""
+    return {row.id: row.patch.author_id for row in found if row.number == row.patch.revision}
+
+
+def approvers(session: Session, model: Model, revision: PatchRevision) -> list[str]:
+    """Return the names of those whose approval of a revision counts."""
+    return approving(verdicts(session, model, revision))
+
+
+def approving(counted: Mapping[uuid.UUID, Review]) -> list[str]:
+    """Return the names of those who approve, among verdicts that count."""
+    return sorted(review.reviewer.name for review in counted.values() if review.verdict == "approve")
+
+
+def approvals(session: Session, model: Model, found: Sequence[PatchRevision]) -> dict[uuid.UUID, list[str]]:
+    """Return the names of those whose approval counts, as `approvers` does, of many revisions by their keys."""
+    newest = authors(found)
+    query = select(Review).where(Review.revision_id.in_(newest)).options(joinedload(Review.reviewer))
+    given = session.scalars(query.order_by(Review.created_at, Review.id)).all()
+    counted = counting(session, model, given, newest)
+    return {row.id: approving(counted.get(row.id, {})) for row in found}
+
+
+def comment(session: Session, actor: Actor, full_name: str, number: int, revision: int | None, message: str) -> Comment:
+    """Say something about a patch, or about one revision of it."""
+    found = patches.find(session, full_name, number, revision)
+    row = Comment(patch_id=found.patch.id, revision=revision, author_id=actor.user_id, message=message)
+    session.add(row)
+    session.flush()
+    model = models.find(session, full_name)
+    record(session, actor, "patch.comment", f"{full_name}#{number}", model, after={"message": message})
+    return row
+
+
+def comments(session: Session, patch: Patch) -> Sequence[Comment]:
+    """Return what was said about a patch, oldest first."""
+    return session.scalars(
+        select(Comment)
+        .where(Comment.patch_id == patch.id)
+        .options(joinedload(Comment.author))
+        .order_by(Comment.created_at, Comment.id)
+    ).all()
+
+
+def quarantine(session: Session, actor: Actor, full_name: str, number: int, reason: str | None) -> PatchRevision:
+    """Quarantine a patch, or (None) end that; what is so already changes nothing."""
+    revision = patches.find(session, full_name, number, lock=True)
+    patch = revision.patch
+    if (patch.quarantine_reason, patch.quarantined_at is not None) == (reason, reason is not None):
+        return revision
+    before = {"quarantined": patch.quarantine_reason}
+    patch.quarantine_reason, patch.quarantined_at = reason, None if reason is None else now()
+    session.flush()
+    verb = "patch.release_from_quarantine" if reason is None else "patch.quarantine"
+    model = models.find(session, full_name)
+    record(session, actor, verb, f"{full_name}#{number}", model, before=before, after={"quarantined": reason})
+    return revision
+
+
+def quarantined(session: Session, before: str | None, limit: int) -> tuple[list[PatchRevision], str | None]:
+    """Return a page of the patches in quarantine, of all models, the last that came there first, and the next cursor.
+
+    Each is at its newest revision, with its model.
+    """
+    query = (
+        patches.current()
+        .where(Patch.quarantined_at.is_not(None))
+        .options(joinedload(PatchRevision.patch).joinedload(Patch.model))
+    )
+    found = list(session.scalars(paging.newest(query, Patch.quarantined_at, Patch.id, before, limit)))
+    last = found[limit - 1].patch if len(found) > limit else None
+    if last is None or last.quarantined_at is None:
+        return found[:limit], None
+    return found[:limit], paging.write(last.quarantined_at, last.id)
+
+
+def affected(session: Session, patch: Patch) -> Affected:
+    """Return the published releases that hold any revision of a patch, and the channels that point at them."""
+    holding = (
+        select(Release.id)
+        .join(RecipeItem, RecipeItem.recipe_digest == Release.recipe_digest)
+        .join(PatchRevision, PatchRevision.sha256 == RecipeItem.sha256)
+        .where(Release.model_id == patch.model_id, PatchRevision.patch_id == patch.id, Release.state == "published")
+    )
+    releases = session.scalars(
+        select(Release.version).where(Release.id.in_(holding)).order_by(Release.sort.desc())
+    ).all()
+    channels = session.scalars(select(Channel.name).where(Channel.release_id.in_(holding)).order_by(Channel.name)).all()
+    return Affected(list(releases), list(channels))

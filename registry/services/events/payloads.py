@@ -1,0 +1,173 @@
+"""What a webhook is sent: an event as huggingface_hub's WebhookPayload (version 3) has it, and as it is in our log.
+
+    event        action and scope, in the Hub's words: what listens to the Hub understands it
+    repo         the model
+    discussion   the patch, when the event is about one; comment: what was said of it
+    updatedRefs  where a channel, a version or a patch points now
+    crumb        the event in our own words; the Hub's reader passes over it
+
+A `sha` is a commit id of the read side (services/repositories.py); of a patch, which has none until it is composed, the
+sha256 of its file.
+"""
+
+import re
+import uuid
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.db.tables import AuditEvent, Comment, Model, PatchRevision, Release
+from registry.errors import BreadcrumbError
+from registry.services.catalog import patches
+from registry.services.composing import snapshots
+
+VERSION = 3
+WORDS: dict[str, tuple[str, str]] = {  # our action -> the Hub's action and scope; the others are `update`s
+    "model.create": ("create", "repo"),
+    "model.refuse": ("delete", "repo"),
+    "model.ready": ("update", "repo.content"),
+    "patch.push": ("create", "discussion"),
+    "patch.revise": ("update", "repo.content"),
+    "patch.comment": ("create", "discussion.comment"),
+    "release.publish": ("update", "repo.content"),
+    "channel.move": ("update", "repo.content"),
+    "channel.rollback": ("update", "repo.content"),
+    "recipe.composed": ("update", "repo.content"),
+}
+STATUS = {
+    "draft": "draft",
+    "proposed": "open",
+    "changes_requested": "open",
+    "accepted": "merged",
+}
+
+
+def describe(session: Session, event: AuditEvent, webhook_id: uuid.UUID, public_url: str) -> dict[str, Any]:
+    """Return what a webhook is sent of an event: JSON, without anything that would let somebody in.
+
+    Args:
+        session: A transaction.
+        event: An event about a model that is there.
+        webhook_id: Whom it is for.
+        public_url: Where people reach the registry.
+    """
+    model = session.get_one(Model, event.model_id)
+    noun, _, _ = event.action.partition(".")
+    action, scope = WORDS.get(event.action, ("update", "discussion" if noun == "patch" else f"repo.config.{noun}"))
+    root = public_url.rstrip("/")
+    found: dict[str, Any] = {
+        "event": {"action": action, "scope": scope},
+        "repo": repo(session, model, root),
+        "webhook": {"id": str(webhook_id), "version": VERSION},
+        "crumb": {
+            "event": event.action,
+            "serial": event.serial,
+            "at": event.at.isoformat(),
+            "user": event.user_name,
+            "subject": event.subject,
+            "before": event.before,
+            "after": event.after,
+        },
+    }
+    if refs := updated_refs(session, model, event):
+        found["updatedRefs"] = refs
+    if noun == "patch" and (revision := patch_of(session, model, event)) is not None:
+        found["discussion"] = discussion(model, event, revision, root)
+        if event.action == "patch.comment":
+            found["comment"] = comment(session, event, revision, found["discussion"]["url"])
+    return found
+
+
+def repo(session: Session, model: Model, root: str) -> dict[str, Any]:
+    """Describe the model."""
+    head = None
+    if model.state == "ready":
+        try:
+            head = snapshots.find(session, None, model, snapshots.DEFAULT).commit
+        except BreadcrumbError:  # quarantined, say: nothing that can be pulled
+            head = None
+    return {
+        "type": "model",
+        "name": model.full_name,
+        "id": str(model.id),
+        "private": model.visibility != "public",
+        "owner": {"id": str(model.namespace_id)},
+        "url": {"web": f"{root}/{model.full_name}", "api": f"{root}/api/v1/models/{model.full_name}"},
+        "headSha": head,
+        "head_sha": head,  # the Hub sends the one, its own library reads the other
+    }
+
+
+def patch_of(session: Session, model: Model, event: AuditEvent) -> PatchRevision | None:
+    """Return the newest revision of the patch that an event is about."""
+    number = re.search(r"#([0-9]{1,9})(?:\.[0-9]{1,9})?$", event.subject)
+    if number is None:
+        return None
+    try:
+        return patches.find(session, model.full_name, int(number[1]))
+    except BreadcrumbError:
+        return None
+
+
+def discussion(model: Model, event: AuditEvent, revision: PatchRevision, root: str) -> dict[str, Any]:
+    """Describe a patch, in the state that the event left it in."""
+    patch = revision.patch
+    number, state = patch.number, (event.after or {}).get("state", patch.state)
+    return {
+        "id": str(patch.id),
+        "num": number,
+        "author": {"id": str(patch.author_id)},
+        "url": {
+            "web": f"{root}/{model.full_name}/patches/{number}",
+            "api": f"{root}/api/v1/models/{model.full_name}/patches/{number}",
+        },
+        "title": revision.title,
+        "isPullRequest": True,
+        "status": STATUS.get(state, "closed"),
+        "changes": {"base": "refs/heads/main"},
+        "pinned": False,
+    }
+
+
+def comment(session: Session, event: AuditEvent, revision: PatchRevision, url: dict[str, str]) -> dict[str, Any]:
+    """Describe what was said of a patch."""
+    said = (event.after or {}).get("message", "")
+    row = session.scalar(
+        select(Comment)
+        .where(
+            Comment.patch_id == revision.patch_id,
+            Comment.author_id == event.user_id,
+            Comment.message == said,
+            Comment.created_at <= event.at,
+        )
+        .order_by(Comment.created_at.desc())
+        .limit(1)
+    )
+    return {
+        "id": str(row.id) if row else str(event.serial),
+        "author": {"id": str(event.user_id)},
+        "hidden": False,
+        "content": said,
+        "url": url,
+    }
+
+
+def updated_refs(session: Session, model: Model, event: AuditEvent) -> list[dict[str, str | None]]:
+    """Return the references that an event moved, from where and to where."""
+    before, after = event.before or {}, event.after or {}
+    name = event.subject.rpartition("@")[2]
+    if event.action in ("channel.move", "channel.rollback"):
+        old, new = (sha(session, model, there.get("release")) for there in (before, after))
+        return [{"ref": f"refs/heads/{name}", "oldSha": old, "newSha": new}]
+    if event.action == "release.publish":
+        return [{"ref": f"refs/tags/{name}", "oldSha": None, "newSha": sha(session, model, name)}]
+    if event.action in ("patch.push", "patch.revise"):
+        number = event.subject.rpartition("#")[2]
+        return [{"ref": f"refs/pr/{number}", "oldSha": before.get("sha256"), "newSha": after.get("sha256")}]
+    return []
+
+
+def sha(session: Session, model: Model, version: str | None) -> str | None:
+    """Return the commit id of a published release."""
+    return session.scalar(select(Release.commit).where(Release.model_id == model.id, Release.version == version))

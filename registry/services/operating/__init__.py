@@ -1,0 +1,1 @@
+"""Abuse reports and server statistics, for admins."""

@@ -1,0 +1,120 @@
+"""What people say should not be here; only admins see it.
+
+The log's rows of a report name no model: whoever may read what happened to a model, its maintainers and its webhooks
+among them, is not told that somebody has reported it, or who.
+"""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, joinedload
+
+from registry.db.tables import Report, User, now
+from registry.errors import Conflict, NotFound
+from registry.services.catalog import models, patches
+from registry.services.people import paging
+from registry.services.people.actors import Actor, record
+
+MOST = 20  # open ones of one person
+
+
+def create(session: Session, actor: Actor, full_name: str, number: int | None, reason: str, message: str) -> Report:
+    """Report a model, or one of its patches; who has an open report of the same changes what it says.
+
+    Args:
+        session: A writing transaction.
+        actor: Who.
+        full_name: `namespace/name`; the caller may see it.
+        number: Of the patch; None for the model.
+        reason: One of those that the table takes.
+        message: What is wrong.
+
+    Raises:
+        NotFound: there is no such patch.
+        Conflict: the caller has enough open reports.
+    """
+    model, about = models.find(session, full_name), full_name
+    if number is not None:
+        patches.find(session, full_name, number)
+        about = f"{full_name}#{number}"
+    session.scalar(select(User.id).where(User.id == actor.user_id).with_for_update(key_share=True))  # one at a time
+    mine = Report.reporter_id == actor.user_id, Report.closed_at.is_(None)
+    row = session.scalar(
+        select(Report)
+        .where(*mine, Report.model_id == model.id, Report.number.is_not_distinct_from(number))
+        .with_for_update()
+    )
+    if row is None:
+        if session.scalars(select(func.count()).select_from(Report).where(*mine)).one() >= MOST:
+            raise Conflict(
+                f"{MOST} of your reports are open, and no more are possible; wait until an admin closes one."
+            )
+        row = Report(model_id=model.id, number=number, reporter_id=actor.user_id, reason=reason, message=message)
+        session.add(row)
+        session.flush()
+        record(session, actor, "report.create", about, after={"report": str(row.id), "reason": reason})
+    elif (row.reason, row.message) != (reason, message):
+        before = {"report": str(row.id), "reason": row.reason}
+        row.reason, row.message = reason, message
+        session.flush()
+        record(session, actor, "report.update", about, before=before, after=before | {"reason": reason})
+    return find(session, row.id)
+
+
+def close(session: Session, actor: Actor, report_id: uuid.UUID, answer: str) -> Report:
+    """Close a report with what came of it; the same answer again changes nothing.
+
+    Raises:
+        NotFound: there is no such report.
+        Conflict: it was closed with another answer.
+    """
+    session.scalar(select(Report.id).where(Report.id == report_id).with_for_update())
+    row = find(session, report_id)
+    if row.closed_at is not None:
+        if row.answer != answer:
+            who = row.closed_by.name if row.closed_by else "somebody"
+            raise Conflict(f"This report was closed by {who} at {row.closed_at:%Y-%m-%d %H:%M} UTC, and stays so.")
+        return row
+    row.answer, row.closed_by_id, row.closed_at = answer, actor.user_id, now()
+    session.flush()
+    record(session, actor, "report.close", subject(row), after={"report": str(row.id), "answer": answer})
+    return find(session, report_id)
+
+
+def subject(row: Report) -> str:
+    """Return what a report is about, `namespace/name` or `namespace/name#3`."""
+    return row.model.full_name + ("" if row.number is None else f"#{row.number}")
+
+
+def listing(session: Session, *, is_open: bool, before: str | None, limit: int) -> tuple[list[Report], str | None]:
+    """Return a page of the open reports, or of the closed ones, newest first, and the cursor of the next page."""
+    closed = Report.closed_at.is_(None) if is_open else Report.closed_at.is_not(None)
+    query = paging.newest(loaded().where(closed), Report.created_at, Report.id, before, limit)
+    found = list(session.scalars(query))
+    last = found[limit - 1] if len(found) > limit else None
+    return found[:limit], paging.write(last.created_at, last.id) if last else None
+
+
+def count_open(session: Session) -> int:
+    """Return how many reports nobody has closed."""
+    return session.scalars(select(func.count()).select_from(Report).where(Report.closed_at.is_(None))).one()
+
+
+def find(session: Session, report_id: uuid.UUID) -> Report:
+    """Return a report with its model and people.
+
+    Raises:
+        NotFound: there is none by that id.
+    """
+    row: Report | None = session.scalar(
+        loaded().where(Report.id == report_id).execution_options(populate_existing=True)
+    )
+    if row is None:
+        raise NotFound("There is no such report; see `crumb admin reports`.")
+    return row
+
+
+def loaded() -> Any:
+    """Return a query for reports, each with its model and people."""
+    return select(Report).options(joinedload(Report.model), joinedload(Report.reporter), joinedload(Report.closed_by))

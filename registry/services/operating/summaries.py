@@ -1,0 +1,43 @@
+"""What there is at the registry, in numbers."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.db.tables import PATCH_STATES, Blob, Model, Patch, User
+from registry.services.operating import reports
+from registry.services.queue import jobs
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How many of each; patches and jobs by state, blobs and their bytes without those that are at a Hub."""
+
+    users: int
+    models: int
+    patches: dict[str, int]
+    blobs: int
+    blob_bytes: int
+    jobs: dict[str, int]
+    open_reports: int
+
+
+def summary(session: Session) -> Summary:
+    """Return how many there are of everything."""
+    here = select(func.count(), func.coalesce(func.sum(Blob.size), 0)).where(Blob.state != "remote")
+    blobs, size = session.execute(here).one()
+    patches, work = dict.fromkeys(PATCH_STATES, 0), dict.fromkeys(jobs.STATES, 0)
+    for state, number in session.execute(select(Patch.state, func.count()).group_by(Patch.state)):
+        patches[state] += number
+    for _, state, number in jobs.counts(session):
+        work[state] += number
+    return Summary(
+        users=session.scalars(select(func.count()).select_from(User)).one(),
+        models=session.scalars(select(func.count()).select_from(Model)).one(),
+        patches=patches,
+        blobs=blobs,
+        blob_bytes=int(size),
+        jobs=work,
+        open_reports=reports.count_open(session),
+    )

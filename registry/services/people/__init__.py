@@ -1,0 +1,1 @@
+"""Users, namespaces, tokens, roles, and the rules for who may do what."""

@@ -1,0 +1,167 @@
+"""What somebody is to a model or a namespace, and whether the rules let them: asked before anything of a body is read.
+
+A role is computed from the members of the model and of its namespace each time; nothing is copied, so it ends with the
+membership. A private model that one has no role on is not there: the same 404 as for a name that nobody has.
+"""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, exists, or_, select, true
+from sqlalchemy.orm import Session
+
+from registry.db.tables import Model, ModelMember, Namespace, NamespaceMember, Patch
+from registry.errors import Forbidden, NotFound, Unauthenticated
+from registry.services.people.actors import Actor
+from registry.services.people.names import NAME
+from registry.services.people.rules import RULES, Role, Rule
+
+
+def admit(session: Session, actor: Actor | None, action: str, path: Mapping[str, Any]) -> None:
+    """Let somebody do an action on what the path of the request names, or refuse.
+
+    Args:
+        session: A transaction.
+        actor: Who; None for somebody without a token.
+        action: A name in RULES.
+        path: `namespace` and `name` of the model, `number` of the patch, as far as the action is about one.
+
+    Raises:
+        Unauthenticated: it needs a token, and there is none.
+        Forbidden: the token lacks the scope or is for another model, or the role is not enough.
+        NotFound: there is no such model, namespace or patch that the caller may see.
+    """
+    rule = RULES[action]
+    if actor is None and rule.role > Role.ANYONE:
+        raise Unauthenticated("This needs a token; log in with `crumb login`.")
+    if actor is not None:
+        actor.require(rule.scope)
+    if rule.on in ("model", "patch"):
+        full_name = f"{path['namespace']}/{path['name']}"
+        model = find_visible(session, actor, full_name)
+        check_token(actor, model, rule)
+        if role_on(session, actor, model) < rule.role and not is_author(session, actor, model, rule, path):
+            raise Forbidden(refusal(action, rule, full_name))
+    elif rule.on == "namespace" and "namespace" in path:
+        check_token(actor, None, rule)
+        admit_to_namespace(session, actor, action, path["namespace"])
+    else:
+        check_token(actor, None, rule)
+        if rule.role is Role.ADMIN and not (actor and actor.admin):
+            raise Forbidden("Only an admin of the registry may do this.")
+
+
+def admit_to_namespace(session: Session, actor: Actor | None, action: str, name: str) -> Namespace:
+    """Let somebody do an action on a namespace, or refuse; return it.
+
+    Raises:
+        NotFound: there is none of that name.
+        Forbidden: the role is not enough.
+    """
+    rule = RULES[action]
+    space = session.scalar(select(Namespace).where(Namespace.name == name)) if NAME.fullmatch(name) else None
+    if space is None:
+        raise NotFound(f"There is no user or organisation {name}.")
+    if role_in(session, actor, space) < rule.role:
+        raise Forbidden(refusal(action, rule, name))
+    return space
+
+
+def refusal(action: str, rule: Rule, subject: str) -> str:
+    """Return the sentence for somebody whose role is not enough."""
+    if rule.role is Role.NOBODY:
+        return f"Only the author of a patch may do this ({action} on {subject})."
+    who = f"its author or {rule.role.one}" if rule.author else rule.role.one
+    return f"This needs {who} of {subject} ({action}); ask an owner for the role."
+
+
+def check_token(actor: Actor | None, model: Model | None, rule: Rule) -> None:
+    """Refuse a token that is for one model where it is not that model that is meant.
+
+    Reading what everybody signed in may read is allowed, and so are uploads, without which it could push nothing.
+
+    Raises:
+        Forbidden: it is for another model.
+    """
+    only = actor.token.model_id if actor else None
+    if only is None or (model is not None and model.id == only):
+        return
+    if rule.on == "own" and rule.scope == "admin":
+        raise Forbidden("This token is for one model; it can neither make nor revoke tokens.")
+    if rule.on == "own" or (rule.scope == "read" and rule.role <= Role.CONTRIBUTOR):
+        return
+    raise Forbidden("This token is for another model; use one that is not, or that is for this one.")
+
+
+def find_visible(session: Session, actor: Actor | None, full_name: str) -> Model:
+    """Return a model that somebody may see.
+
+    Raises:
+        NotFound: there is none.
+    """
+    namespace, _, name = full_name.partition("/")
+    model = None
+    if NAME.fullmatch(namespace) and NAME.fullmatch(name):  # anything may stand in a path, and a database refuses NUL
+        model = session.scalar(select(Model).where(Model.namespace == namespace, Model.name == name, visible(actor)))
+    if model is None:
+        raise NotFound(f"There is no model {full_name}.")
+    return model
+
+
+def visible(actor: Actor | None) -> ColumnElement[bool]:
+    """Return the condition for the models that somebody may see."""
+    public = Model.visibility == "public"
+    if actor is None:
+        return public
+    if actor.admin:
+        return true()
+    here = exists().where(ModelMember.model_id == Model.id, ModelMember.user_id == actor.user_id)
+    there = exists().where(NamespaceMember.namespace_id == Model.namespace_id, NamespaceMember.user_id == actor.user_id)
+    member = or_(here, there)
+    if actor.token.model_id is not None:
+        member = and_(member, Model.id == actor.token.model_id)
+    return or_(public, member)
+
+
+def role_on(session: Session, actor: Actor | None, model: Model) -> Role:
+    """Return what somebody is to a model: the greater of what model and namespace give."""
+    least = Role.ANYONE if model.visibility == "public" else Role.NONE
+    return least if actor is None else held(session, actor.user_id, model, actor.admin)
+
+
+def held(session: Session, user_id: uuid.UUID, model: Model, admin: bool) -> Role:
+    """Return what a user is to a model."""
+    if admin:
+        return Role.ADMIN
+    here = session.get(ModelMember, (model.id, user_id))
+    there = session.get(NamespaceMember, (model.namespace_id, user_id))
+    roles = [Role[row.role.upper()] for row in (here, there) if row is not None]
+    return max(roles, default=Role.CONTRIBUTOR if model.visibility == "public" else Role.NONE)
+
+
+def role_in(session: Session, actor: Actor | None, space: Namespace) -> Role:
+    """Return what somebody is to a namespace; every signed-in user is a contributor to all."""
+    if actor is None:
+        return Role.ANYONE
+    if actor.admin:
+        return Role.ADMIN
+    row = session.get(NamespaceMember, (space.id, actor.user_id))
+    return Role[row.role.upper()] if row is not None else Role.CONTRIBUTOR
+
+
+def is_author(session: Session, actor: Actor | None, model: Model, rule: Rule, path: Mapping[str, Any]) -> bool:
+    """Say whether the rule lets the author of the patch, and this is them.
+
+    Raises:
+        NotFound: there is no such patch.
+    """
+    if not rule.author or actor is None:
+        return False
+    number = str(path["number"])
+    author = None
+    if number.isdecimal() and len(number) < 10:
+        author = session.scalar(select(Patch.author_id).where(Patch.model_id == model.id, Patch.number == int(number)))
+    if author is None:
+        raise NotFound(f"There is no patch {model.full_name}#{number}.")
+    return author == actor.user_id

@@ -1,0 +1,116 @@
+"""Who is asking, and the record of what they did."""
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+
+from registry.db.audit import append_later
+from registry.db.tables import AuditEvent, Model, Token, now
+from registry.errors import Forbidden, Unauthenticated
+
+USE_RECORDED_EVERY = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Actor:
+    """The user a valid token speaks for, and the request that it came with."""
+
+    user_id: uuid.UUID
+    name: str
+    admin: bool
+    scopes: frozenset[str]
+    token: Token
+    request_id: str | None = None
+
+    def require(self, scope: str) -> None:
+        """Refuse when the token lacks a scope.
+
+        Raises:
+            Forbidden: it does.
+        """
+        if scope not in self.scopes:
+            raise Forbidden(f"This token lacks the scope '{scope}'; ask for a token that has it.")
+
+
+def hash_token(secret: str) -> str:
+    """Return what is stored of a token: random secrets need no slow hash."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def authenticate(session: Session, secret: str, request_id: str | None = None) -> Actor:
+    """Return who a token speaks for.
+
+    Raises:
+        Unauthenticated: it is unknown, expired or revoked, or its user is disabled.
+    """
+    token = session.scalar(select(Token).where(Token.token_hash == hash_token(secret)).options(joinedload(Token.user)))
+    return speaker(token, request_id)
+
+
+def speaker(token: Token | None, request_id: str | None) -> Actor:
+    """Return who a token speaks for, given its row with its user.
+
+    Raises:
+        Unauthenticated: there is none, it is expired or revoked, or its user is disabled.
+    """
+    if token is None or token.revoked_at is not None:
+        raise Unauthenticated("The registry does not know this token; log in again with `crumb login`.")
+    if token.expires_at is not None and token.expires_at <= now():
+        raise Unauthenticated("This token has expired; ask for a new one and log in with `crumb login`.")
+    if not token.user.is_active:
+        raise Unauthenticated("This account is disabled; ask the operator of the registry.")
+    scopes = frozenset(token.scopes)
+    admin = token.user.is_admin and "admin" in scopes and token.model_id is None
+    return Actor(token.user_id, token.user.name, admin, scopes, token, request_id)
+
+
+def use_is_stale(actor: Actor) -> bool:
+    """Say whether the token's last use should be written again."""
+    return actor.token.last_used_at is None or now() - actor.token.last_used_at > USE_RECORDED_EVERY
+
+
+def record_use(session: Session, actor: Actor) -> None:
+    """Write down that the token is in use."""
+    token = session.get(Token, actor.token.id)
+    if token is not None:
+        token.last_used_at = now()
+
+
+def record(
+    session: Session,
+    actor: Actor | None,
+    action: str,
+    subject: str,
+    model: Model | None = None,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Add an audit event to the transaction that does the thing: one for each call that changes something.
+
+    Args:
+        session: A writing transaction.
+        actor: Who; None for the operator and for workers.
+        action: `noun.verb`.
+        subject: What it was done to, as people write it.
+        model: The model that it is about, if any.
+        before: What was there, as far as it changed.
+        after: What is there now, or what was said.
+    """
+    event = AuditEvent(
+        user_id=actor.user_id if actor else None,
+        user_name=actor.name if actor else None,
+        token_prefix=actor.token.prefix if actor else None,
+        action=action,
+        subject=subject[:300],
+        model_id=model.id if model else None,
+        before=before,
+        after=after,
+        request_id=actor.request_id if actor else None,
+    )
+    append_later(session, event)

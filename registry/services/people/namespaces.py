@@ -1,0 +1,197 @@
+"""Users, organisations, and who is what in them."""
+
+import uuid
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, joinedload
+
+from registry.db.tables import ROLES, Namespace, NamespaceMember, User
+from registry.errors import Conflict, InvalidRequest, NotFound
+from registry.services.people.actors import Actor, record
+from registry.services.people.names import check_name, skeleton
+
+
+def ensure_user(session: Session, name: str, *, admin: bool = False) -> User:
+    """Return a user, made with a namespace of the same name when new.
+
+    Raises:
+        InvalidRequest: the name is malformed or reserved.
+        Conflict: it is an organisation's, or looks like another.
+    """
+    user = session.scalar(select(User).where(User.name == name).with_for_update())
+    if user is None:
+        check_name(name, "user", reserved=not admin)
+        user = User(name=name, is_admin=False)
+        session.add(user)
+        session.flush()
+        add_namespace(session, name, "user", user)
+    user.is_admin = user.is_admin or admin
+    session.flush()
+    return user
+
+
+def add_namespace(session: Session, name: str, kind: str, owner: User) -> Namespace:
+    """Add a namespace with its first owner.
+
+    Raises:
+        Conflict: the name is taken, or looks like one that is.
+    """
+    alike = select(Namespace.name).where(Namespace.skeleton == skeleton(name))
+    space = Namespace(name=name, skeleton=skeleton(name), kind=kind)
+    taken = session.scalar(alike)
+    if taken is None:
+        try:
+            with session.begin_nested():
+                session.add(space)
+        except IntegrityError:  # somebody was quicker
+            taken = session.scalar(alike)
+    if taken is not None:
+        how = "is taken" if taken == name else f"looks like '{taken}'"
+        raise Conflict(f"The name '{name}' {how}; choose another.", field="name")
+    session.add(NamespaceMember(namespace_id=space.id, user_id=owner.id, role="owner"))
+    session.flush()
+    return space
+
+
+def create_organisation(session: Session, actor: Actor, name: str) -> Namespace:
+    """Make an organisation, owned by the caller.
+
+    Raises:
+        InvalidRequest: the name is malformed or reserved.
+        Conflict: it is taken, or looks like one that is.
+    """
+    check_name(name, "name")
+    space = add_namespace(session, name, "organisation", session.get_one(User, actor.user_id))
+    record(session, actor, "namespace.create", name)
+    return space
+
+
+def find(session: Session, name: str) -> Namespace:
+    """Return a namespace.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    space = session.scalar(select(Namespace).where(Namespace.name == name))
+    if space is None:
+        raise NotFound(f"There is no user or organisation {name}.")
+    return space
+
+
+def listing(session: Session, search: str | None, after: str | None, limit: int) -> tuple[list[Namespace], str | None]:
+    """Return a page of all namespaces by name, only those that hold some words if asked, and the next cursor."""
+    query = select(Namespace).order_by(Namespace.name)
+    if search:
+        query = query.where(Namespace.name.contains(search.lower(), autoescape=True))
+    if after:
+        query = query.where(Namespace.name > after)
+    found = list(session.scalars(query.limit(limit + 1)))
+    return found[:limit], found[limit - 1].name if len(found) > limit else None
+
+
+def find_user(session: Session, name: str) -> User:
+    """Return a user.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    user = session.scalar(select(User).where(User.name == name))
+    if user is None:
+        raise NotFound(f"There is no user {name}.")
+    return user
+
+
+def of_user(session: Session, actor: Actor) -> list[tuple[str, str]]:
+    """Return the organisations that somebody belongs to, each with their role in it."""
+    query = (
+        select(Namespace.name, NamespaceMember.role)
+        .join(NamespaceMember, NamespaceMember.namespace_id == Namespace.id)
+        .where(NamespaceMember.user_id == actor.user_id, Namespace.kind == "organisation")
+        .order_by(Namespace.name)
+    )
+    return [(name, role) for name, role in session.execute(query)]
+
+
+def members(session: Session, space: Namespace) -> list[NamespaceMember]:
+    """Return the members of a namespace, by name."""
+    return list(
+        session.scalars(
+            select(NamespaceMember)
+            .join(User, User.id == NamespaceMember.user_id)
+            .where(NamespaceMember.namespace_id == space.id)
+            .options(joinedload(NamespaceMember.user))
+            .order_by(User.name)
+        )
+    )
+
+
+def set_member(session: Session, actor: Actor, name: str, user_name: str, role: str | None) -> None:
+    """Give somebody a role in a namespace, or take it away (None); what is so already changes nothing.
+
+    Raises:
+        NotFound: there is no such namespace, user or member.
+        InvalidRequest: it is no role.
+        Conflict: the last owner, or the owner of a user's own namespace, would go.
+    """
+    space = session.scalar(select(Namespace).where(Namespace.name == name).with_for_update())
+    if space is None:
+        raise NotFound(f"There is no user or organisation {name}.")
+    user = find_user(session, user_name)
+    row = session.get(NamespaceMember, (space.id, user.id))
+    before = row.role if row else None
+    if row is None and role is None:
+        raise NotFound(f"{user_name} is no member of {name}.")
+    if role is not None:
+        check_role(role)
+    if before == role:
+        return
+    if before == "owner":
+        require_another_owner(session, space, user.id)
+    if role is None:
+        session.delete(row)
+    elif row is None:
+        session.add(NamespaceMember(namespace_id=space.id, user_id=user.id, role=role))
+    else:
+        row.role = role
+    session.flush()
+    record(
+        session,
+        actor,
+        "namespace.member",
+        name,
+        before={"user": user_name, "role": before},
+        after={"user": user_name, "role": role},
+    )
+
+
+def check_role(role: str) -> None:
+    """Refuse what is no role.
+
+    Raises:
+        InvalidRequest: says which there are.
+    """
+    if role not in ROLES:
+        raise InvalidRequest(f"'{role}' is no role; there are {', '.join(ROLES)}.", field="role")
+
+
+def require_another_owner(session: Session, space: Namespace, user_id: uuid.UUID) -> None:
+    """Refuse to leave a namespace without an owner, or a user without their own.
+
+    Raises:
+        Conflict: says so.
+    """
+    others = session.scalar(
+        select(func.count())
+        .select_from(NamespaceMember)
+        .join(User, User.id == NamespaceMember.user_id)
+        .where(
+            NamespaceMember.namespace_id == space.id,
+            NamespaceMember.role == "owner",
+            NamespaceMember.user_id != user_id,
+            User.is_active,
+        )
+    )
+    own = space.kind == "user" and session.get_one(User, user_id).name == space.name
+    if own or not others:
+        raise Conflict(f"{space.name} needs an owner; make somebody else owner first.", field="role")

@@ -1,0 +1,154 @@
+"""Tokens: issued once, stored as hashes, with scopes, an end, and perhaps one model they are good for."""
+
+import secrets
+import string
+import uuid
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+
+from registry.db.tables import Model, Token, User, now
+from registry.errors import Forbidden, InvalidRequest, NotFound
+from registry.services.people.actors import Actor, hash_token, record
+from registry.services.people.namespaces import ensure_user
+from registry.services.people.rules import SCOPES
+
+ALPHABET = string.ascii_letters + string.digits
+LONGEST = 365.0  # days that a token made by another token may last
+
+
+def create_token(
+    session: Session,
+    name: str,
+    *,
+    admin: bool = False,
+    expires_days: float | None = None,
+    scopes: Collection[str] = SCOPES,
+    label: str = "",
+) -> tuple[str, Token]:
+    """Make a token for a user, creating the user when new; the secret is returned once and never stored.
+
+    Args:
+        session: A writing transaction.
+        name: The user's name.
+        admin: Whether to make the user an admin of the server.
+        expires_days: Days until the token expires; never when None.
+        scopes: What it may be used for.
+        label: What it is called in lists.
+
+    Raises:
+        InvalidRequest: the name is malformed, reserved or looks like another, a scope is unknown, or the days are not
+            positive.
+    """
+    check_scopes(scopes)
+    if expires_days is not None and not 0 < expires_days <= 36500:
+        raise InvalidRequest("A token expires after more than 0 and at most 36500 days.", field="expires")
+    user = ensure_user(session, name, admin=admin)
+    return issue(session, None, user, scopes, label, expires_days, None)
+
+
+def create_own(
+    session: Session, actor: Actor, scopes: Collection[str], label: str, expires_days: float, model: Model | None
+) -> tuple[str, Token]:
+    """Make another token for the caller, which neither can do more than the one they hold nor outlasts it.
+
+    Raises:
+        Forbidden: it would.
+        InvalidRequest: a scope is unknown, or the days are too many.
+    """
+    check_scopes(scopes)
+    if not 0 < expires_days <= LONGEST:
+        raise InvalidRequest(f"A token lasts more than 0 and at most {LONGEST:g} days.", field="expires_days")
+    if more := sorted(set(scopes) - actor.scopes):
+        raise Forbidden(f"Your token lacks the scope '{more[0]}', so it can make none that has it.")
+    return issue(session, actor, session.get_one(User, actor.user_id), scopes, label, expires_days, model)
+
+
+def issue(
+    session: Session,
+    actor: Actor | None,
+    user: User,
+    scopes: Collection[str],
+    label: str,
+    expires_days: float | None,
+    model: Model | None,
+) -> tuple[str, Token]:
+    """Write down a new token."""
+    ends = [
+        None if expires_days is None else now() + timedelta(days=expires_days),
+        actor.token.expires_at if actor else None,
+    ]
+    secret = "hf_" + "".join(secrets.choice(ALPHABET) for _ in range(40))
+    token = Token(
+        user_id=user.id,
+        label=label,
+        prefix=secret[:9],
+        token_hash=hash_token(secret),
+        scopes=[scope for scope in SCOPES if scope in scopes],
+        model_id=model.id if model else None,
+        expires_at=min((end for end in ends if end is not None), default=None),
+    )
+    session.add(token)
+    session.flush()
+    record(session, actor, "token.create", user.name, model, after={"prefix": token.prefix, "scopes": token.scopes})
+    return secret, token
+
+
+def check_scopes(scopes: Collection[str]) -> None:
+    """Refuse scopes that there are not.
+
+    Raises:
+        InvalidRequest: names the first, or says that there is none at all.
+    """
+    if not scopes:
+        raise InvalidRequest(f"A token needs a scope: {', '.join(SCOPES)}.", field="scopes")
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise InvalidRequest(f"'{scope}' is no scope; there are {', '.join(SCOPES)}.", field="scopes")
+
+
+def listing(session: Session, actor: Actor) -> list[Token]:
+    """Return the caller's tokens that are not revoked, newest first; one for a model sees those for that model."""
+    query = select(Token).where(Token.user_id == actor.user_id, Token.revoked_at.is_(None))
+    if actor.token.model_id is not None:
+        query = query.where(Token.model_id == actor.token.model_id)
+    return list(session.scalars(query.order_by(Token.created_at.desc(), Token.id)))
+
+
+def model_names(session: Session, found: Sequence[Token]) -> dict[uuid.UUID, str]:
+    """Return the names of the models that tokens are good for."""
+    keys = {token.model_id for token in found if token.model_id is not None}
+    query = select(Model.id, Model.namespace, Model.name).where(Model.id.in_(keys))
+    return {key: f"{namespace}/{name}" for key, namespace, name in session.execute(query)}
+
+
+def revoke_own(session: Session, actor: Actor, token_id: uuid.UUID) -> None:
+    """Revoke one of the caller's tokens at once; a second time changes nothing.
+
+    Raises:
+        NotFound: it is not theirs.
+    """
+    token = session.scalar(select(Token).where(Token.id == token_id, Token.user_id == actor.user_id).with_for_update())
+    if token is None:
+        raise NotFound("You have no such token; `crumb token list` shows yours.")
+    if token.revoked_at is None:
+        token.revoked_at = now()
+        record(session, actor, "token.revoke", actor.name, after={"prefix": token.prefix})
+
+
+def revoke_token(session: Session, prefix: str) -> str:
+    """Revoke the one token that starts with a prefix of 9 or more letters; return its user's name.
+
+    Raises:
+        InvalidRequest: none does, or more than one.
+    """
+    found = session.scalars(select(Token).where(Token.prefix == prefix[:9]).options(joinedload(Token.user))).all()
+    if len(prefix) > 9:
+        found = [token for token in found if token.token_hash == hash_token(prefix)]
+    if len(found) != 1:
+        raise InvalidRequest(f"{len(found) or 'No'} tokens start like that; give the whole token.", field="prefix")
+    found[0].revoked_at = now()
+    record(session, None, "token.revoke", found[0].user.name, after={"prefix": found[0].prefix})
+    return found[0].user.name

@@ -1,0 +1,1 @@
+"""Releases, channels, and lineage."""

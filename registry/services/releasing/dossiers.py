@@ -1,0 +1,205 @@
+"""All that is known of releases, for many at once: what they hold, who built them, what they lack, what to warn of.
+
+However many releases are asked about, the database is asked a handful of questions.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, aliased, joinedload, load_only, selectinload
+
+from registry.db.tables import (
+    Build,
+    Channel,
+    Composition,
+    Evaluation,
+    Model,
+    Patch,
+    PatchRevision,
+    Recipe,
+    RecipeItem,
+    Release,
+)
+from registry.documents import licences, versions
+from registry.services.catalog import patches
+from registry.services.composing import builds
+from registry.services.composing.snapshots import PUBLISHED
+from registry.services.curation import evaluations
+
+
+@dataclass(frozen=True)
+class Dossier:
+    """A release, and what is known of it; `missing` is what keeps it from being published, a sentence each."""
+
+    release: Release
+    recipe: Recipe
+    items: list[tuple[RecipeItem, PatchRevision | None]]
+    weights_digest: str | None
+    builds: Sequence[Build]
+    channels: Sequence[str]
+    missing: list[str]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A release as a list of many shows it: how many patches it holds, how many of them were yanked since."""
+
+    release: Release
+    signed: bool
+    patches: int
+    yanked: int
+    channels: Sequence[str]
+
+
+def of(session: Session, model: Model, rows: Sequence[Release]) -> list[Dossier]:
+    """Return the dossiers of releases of one model, in their order."""
+    digests = {row.recipe_digest for row in rows}
+    query = select(Recipe).where(Recipe.digest.in_(digests)).options(selectinload(Recipe.items))
+    recipes = {recipe.digest: recipe for recipe in session.scalars(query)}
+    known = held(session, model, digests)
+    results_of = select(Composition.recipe_digest, Composition.weights_digest)
+    results_of = results_of.where(Composition.model_id == model.id, Composition.recipe_digest.in_(digests))
+    composed = dict(session.execute(results_of).all())
+    pointing = channels(session, rows)
+    built = builds.of_many(session, model.id, digests)
+    open_ones = [row for row in rows if row.state not in PUBLISHED]
+    before, measured = previous(session, model, open_ones), measurements(session, model, open_ones)
+    results = builds.results(session, model, {row.recipe_digest for row in open_ones})
+    made = []
+    for row in rows:
+        recipe = recipes[row.recipe_digest]
+        items = [(item, known.get(item.sha256)) for item in recipe.items]
+        lacking = []
+        if row.state not in PUBLISHED:
+            lacking = lacks(model, row, items, before.get(row.id))
+            lacking += evaluations.absent(model, measured.get(row.id, ()))
+            subject = f"{model.full_name}@{row.version}"
+            dispute = builds.dispute(results[recipe.digest], built[recipe.digest], subject)
+            lacking += [dispute] if dispute and row.state == "candidate" else []
+        found = [revision for _, revision in items if revision]
+        warnings = [*yanked(found), *licences.judge(pieces(model, found)).warnings]
+        weights = composed.get(recipe.digest)
+        made.append(Dossier(row, recipe, items, weights, built[recipe.digest], pointing[row.id], lacking, warnings))
+    return made
+
+
+def held(session: Session, model: Model, digests: Iterable[str]) -> dict[str, PatchRevision]:
+    """Return the checked revisions that recipes hold, by the digest of their file, as far as they are listed still."""
+    inside = select(RecipeItem.sha256).where(RecipeItem.recipe_digest.in_(list(digests)))
+    query = patches.revisions().where(
+        Patch.model_id == model.id, PatchRevision.sha256.in_(inside), PatchRevision.state == "checked"
+    )
+    return {revision.sha256: revision for revision in session.scalars(query)}
+
+
+def channels(session: Session, rows: Sequence[Release]) -> dict[UUID, list[str]]:
+    """Return the names of the channels that point at releases, by release."""
+    found: dict[UUID, list[str]] = defaultdict(list)
+    query = select(Channel.release_id, Channel.name).where(Channel.release_id.in_([row.id for row in rows]))
+    for release_id, name in session.execute(query.order_by(Channel.name)):
+        if release_id is not None:
+            found[release_id].append(name)
+    return found
+
+
+def previous(session: Session, model: Model, rows: Sequence[Release]) -> dict[UUID, str | None]:
+    """Return the greatest published version below each release."""
+    earlier = aliased(Release)
+    before = (
+        select(earlier.version)
+        .where(earlier.model_id == model.id, earlier.state.in_(PUBLISHED), earlier.sort < Release.sort)
+        .order_by(earlier.sort.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    query = select(Release.id, before).where(Release.id.in_([row.id for row in rows]))
+    return dict(session.execute(query).all()) if rows else {}
+
+
+def measurements(session: Session, model: Model, rows: Sequence[Release]) -> dict[UUID, set[str]]:
+    """Return what was measured of releases, `dataset:metric`, as far as the model asks for any."""
+    if not (model.required_evaluations and rows):
+        return {}
+    query = select(Evaluation.release_id, Evaluation.dataset, Evaluation.metric)
+    return evaluations.there(session, query.where(Evaluation.release_id.in_([row.id for row in rows])))
+
+
+def lacks(
+    model: Model, release: Release, items: Sequence[tuple[RecipeItem, PatchRevision | None]], before: str | None
+) -> list[str]:
+    """Return a sentence for whatever of a release's state and patches keeps it from being published.
+
+    Args:
+        model: Whose.
+        release: Which.
+        items: Its patches, with the revisions that they are.
+        before: The published version that it would follow now.
+    """
+    lacking = [] if release.state == "candidate" else [f"It is {release.state}, and not composed yet."]
+    if before is not None and before != release.previous_version:
+        lacking.append(f"{before} was published since it was cut; cut it again, as what follows that.")
+    for item, revision in items:
+        if revision is None:
+            lacking.append(f"The patch {item.sha256} is no longer listed.")
+        elif revision.patch.quarantined_at is not None:
+            lacking.append(f"Patch #{revision.patch.number} is quarantined.")
+        elif revision.patch.state != "accepted" and not (release.allow_yanked and revision.patch.state == "yanked"):
+            lacking.append(f"Patch #{revision.patch.number} is {revision.patch.state}, and not accepted.")
+        elif revision.number != revision.patch.revision:
+            lacking.append(f"Patch #{revision.patch.number} was accepted at revision {revision.patch.revision}.")
+    return lacking
+
+
+def pieces(model: Model, found: Sequence[PatchRevision]) -> list[tuple[str, str | None]]:
+    """Return the base and the patches of a release with the licence of each."""
+    named: list[tuple[str, str | None]] = [("the base", model.license)]
+    return named + [(f"patch #{revision.patch.number}", revision.license) for revision in found]
+
+
+def yanked(found: Sequence[PatchRevision]) -> list[str]:
+    """Return a sentence for each patch that was yanked."""
+    return [
+        f"Patch #{revision.patch.number} was yanked: {revision.patch.reason}"
+        for revision in found
+        if revision.patch.state == "yanked"
+    ]
+
+
+def outlines(session: Session, model: Model, before: str | None, limit: int) -> tuple[list[Outline], str | None]:
+    """Return a page of a model's releases, newest version first, and the cursor of the next page.
+
+    Neither their texts nor their patches are read, however large they are.
+    """
+    columns = ("version", "sort", "state", "recipe_digest", "created_at", "published_at", "yank_reason", "yanked_at")
+    query = (
+        select(Release, Release.signature.is_not(None))
+        .where(Release.model_id == model.id)
+        .options(load_only(*(getattr(Release, name) for name in columns)))
+        .options(joinedload(Release.creator), joinedload(Release.publisher))
+        .order_by(Release.sort.desc())
+    )
+    if before:
+        query = query.where(Release.sort < versions.parse_version(before).sort_key)
+    found = session.execute(query.limit(limit + 1)).all()
+    rows = [row for row, _ in found[:limit]]
+    digests, pointing = [row.recipe_digest for row in rows], channels(session, rows)
+    counted = select(RecipeItem.recipe_digest, func.count()).where(RecipeItem.recipe_digest.in_(digests))
+    counts = dict(session.execute(counted.group_by(RecipeItem.recipe_digest)).all())
+    gone = (
+        select(RecipeItem.recipe_digest, func.count())
+        .join(PatchRevision, PatchRevision.sha256 == RecipeItem.sha256)
+        .join(Patch, Patch.id == PatchRevision.patch_id)
+        .where(Patch.model_id == model.id, Patch.state == "yanked", PatchRevision.state == "checked")
+        .where(RecipeItem.recipe_digest.in_(digests))
+        .group_by(RecipeItem.recipe_digest)
+    )
+    yanks = dict(session.execute(gone).all())
+    made = [
+        Outline(row, signed, counts[row.recipe_digest], yanks.get(row.recipe_digest, 0), pointing[row.id])
+        for row, signed in found[:limit]
+    ]
+    return made, rows[-1].version if len(found) > limit else None

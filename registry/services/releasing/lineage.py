@@ -1,0 +1,81 @@
+"""Where a model comes from: who contributed to it, and which patches went into which releases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, joinedload
+
+from registry.db.tables import Channel, Model, Patch, PatchRevision, RecipeItem, Release, User
+from registry.services.composing.snapshots import PUBLISHED
+
+RELEASES, PATCHES, PEOPLE = 6, 24, 50  # most that are told of; the newest
+
+
+@dataclass(frozen=True)
+class Contributor:
+    """Somebody who pushed patches to a model, and how many of them are accepted."""
+
+    name: str
+    accepted: int
+    patches: int
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The newest releases of a model, what each holds, and the channels that point at them.
+
+    `holds` is pairs of a patch's number and a version, `channels` pairs of a name and a version.
+    """
+
+    releases: Sequence[Release]
+    patches: dict[int, str]
+    holds: list[tuple[int, str]]
+    channels: list[tuple[str, str]]
+    left_out: int
+
+
+def contributors(session: Session, model: Model) -> list[Contributor]:
+    """Return who contributed to a model, those with the most accepted patches first."""
+    accepted = func.count().filter(Patch.state == "accepted")
+    rows = session.execute(
+        select(User.name, accepted, func.count())
+        .join(Patch, Patch.author_id == User.id)
+        .where(Patch.model_id == model.id)
+        .group_by(User.name)
+        .order_by(accepted.desc(), func.count().desc(), User.name)
+        .limit(PEOPLE)
+    )
+    return [Contributor(*row) for row in rows]
+
+
+def of(session: Session, model: Model) -> Lineage:
+    """Return how patches became releases; `left_out` is how many patches of these releases are not told of."""
+    releases = session.scalars(
+        select(Release)
+        .where(Release.model_id == model.id, Release.state.in_(PUBLISHED))
+        .order_by(Release.sort.desc())
+        .limit(RELEASES)
+        .options(joinedload(Release.creator), joinedload(Release.publisher))
+    ).all()
+    named = {release.id: release.version for release in releases}
+    held = session.execute(
+        select(Patch.number, PatchRevision.title, Release.version)
+        .join(PatchRevision, PatchRevision.patch_id == Patch.id)
+        .join(RecipeItem, RecipeItem.sha256 == PatchRevision.sha256)
+        .join(Release, Release.recipe_digest == RecipeItem.recipe_digest)
+        .where(Patch.model_id == model.id, Release.id.in_(named), PatchRevision.state == "checked")
+        .order_by(Patch.number.desc())
+    ).all()
+    titles = {number: title for number, title, _ in held}
+    patches = dict(sorted(list(titles.items())[:PATCHES]))
+    channels = session.execute(
+        select(Channel.name, Channel.release_id).where(Channel.release_id.in_(named)).order_by(Channel.name)
+    ).all()
+    return Lineage(
+        releases,
+        patches,
+        [(number, version) for number, _, version in held if number in patches],
+        [(name, named[release_id]) for name, release_id in channels if release_id],
+        len(titles) - len(patches),
+    )

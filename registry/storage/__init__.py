@@ -1,0 +1,1 @@
+"""Blobs on disk, in a bucket, and in a bounded cache."""

@@ -1,0 +1,1 @@
+"""Worker and courier: claiming jobs, running them in sandboxes, delivering webhooks."""

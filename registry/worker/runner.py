@@ -1,0 +1,177 @@
+"""What every job of a worker is done with: a task in a sandbox, heartbeats meanwhile, and the base at hand.
+
+claim ── sandbox ── heartbeat every second ── result
+             │            └─ cancelled, or the lease is lost: kill the sandbox
+             └─ crashed or refused: a sentence
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.db.session import Database
+from registry.db.tables import Model
+from registry.errors import JobCancelled, JobFailed, Unavailable
+from registry.services.catalog import hub_bases, models
+from registry.services.queue import jobs, workers
+from registry.settings import Settings
+from registry.storage.cache import Cache
+from registry.storage.store import Store
+from registry.worker.sandbox import Sandbox
+
+HEARTBEAT = 1.0
+SEEN_EVERY = 15.0  # seconds; a worker that says nothing for four times as long is taken for dead
+FETCHES = 3  # of a base, when others throw away what was fetched before it is used
+
+
+class Stopped(Exception):
+    """The worker is asked to stop."""
+
+
+class Runner:
+    """Runs tasks for a worker, which knows what comes of them."""
+
+    def __init__(self, settings: Settings, database: Database, store: Store) -> None:
+        self.settings, self.database, self.store = settings, database, store
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.lease = timedelta(seconds=settings.lease_seconds)
+        self.stopping = threading.Event()
+        self.cache = Cache(store)
+        self.device, self.seen = settings.device, float("-inf")  # where it composes; when it last said that it is there
+        self.kept: Sandbox | None = None  # has composed on the GPU, and holds a base there
+
+    def be_seen(self, session: Session) -> None:
+        """Write down that this worker is there, every few seconds."""
+        if time.monotonic() - self.seen >= SEEN_EVERY:
+            workers.seen(session, self.name, self.device)
+            self.seen = time.monotonic()
+
+    def model(self, session: Session, claim: jobs.Claim) -> Model:
+        """Return the model a job is about."""
+        return session.get_one(Model, uuid.UUID(claim.payload["model_id"]))
+
+    def in_sandbox(
+        self,
+        claim: jobs.Claim,
+        function: str,
+        *,
+        keep: bool = False,
+        network: bool = False,
+        done: tuple[float, float] = (0.0, 1.0),
+        **kwargs: Any,
+    ) -> Any:
+        """Run a task in a process of its own, with heartbeats.
+
+        Args:
+            claim: The job.
+            function: `module:name`.
+            keep: Whether to use the process that the last such task left, and to leave it for the next.
+            network: Whether it may reach other machines; where not, the kernel sees to that if it can.
+            done: How much of the job is done before the task, and how much is by it.
+            kwargs: Of the function.
+
+        Raises:
+            JobCancelled, LeaseLost, Stopped: the process has been killed.
+            BreadcrumbError: what the task raised, or JobFailed when it crashed.
+        """
+        sandbox = self.take_kept(kwargs) if keep else None
+        sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
+        beat, ended = time.monotonic(), False
+        try:
+            while (result := sandbox.wait(0.25)) is None:
+                if self.stopping.is_set():
+                    raise Stopped
+                if time.monotonic() - beat >= min(HEARTBEAT, self.settings.lease_seconds / 4):
+                    beat = time.monotonic()
+                    with self.database.write() as session:
+                        self.be_seen(session)
+                        progress = done[0] + done[1] * sandbox.progress
+                        if jobs.heartbeat(session, claim, progress, self.lease):
+                            raise JobCancelled("The job was cancelled.")
+            ended = True
+            return result
+        except JobFailed:
+            if self.stopping.wait(0.5):  # whoever stops us may have stopped the process too
+                raise Stopped from None
+            raise
+        finally:
+            if keep and ended:
+                self.kept = sandbox
+            else:
+                sandbox.kill()
+
+    def take_kept(self, kwargs: dict[str, Any]) -> Sandbox | None:
+        """Call the task of the process that was kept once more; None when there is none, or it has died since."""
+        kept, self.kept = self.kept, None
+        if kept is None:
+            return None
+        try:
+            kept.again(kwargs)
+        except OSError:
+            kept.kill()
+            return None
+        return kept
+
+    @contextlib.contextmanager
+    def fetched(
+        self, claim: jobs.Claim, source: str, files: Sequence[hub_bases.HubFile]
+    ) -> Iterator[list[hub_bases.HubFile]]:
+        """Have files of a base here for a while, from the Hub if need be; yield them by their sha256.
+
+        Raises:
+            JobFailed: the Hub does not have these bytes any more.
+            Unavailable: the Hub does not send them now, or there is no room for them beside those of others.
+        """
+        found = list(files)
+        for _ in range(FETCHES):
+            with contextlib.ExitStack() as stack:
+                known = {file.name for file in found if len(file.name) == 64}
+                absent = self.cache.hold(stack, [sha256 for sha256 in known if not self.store.exists(sha256)])
+                wanted = {file.name: file for file in found if file.name in absent or file.name not in known}
+                if not wanted:
+                    yield found
+                    break
+                brought = self.in_sandbox(
+                    claim,
+                    "registry.worker.tasks:fetch",
+                    network=True,
+                    hub=self.settings.hub,
+                    source=source,
+                    files=[(file.path, file.size, file.name) for file in wanted.values()],
+                    data=str(self.store.root),
+                )
+                found = [replace(file, name=brought.get(file.name, file.name)) for file in found]
+        else:
+            raise Unavailable(f"The cache has no room for {source} beside what others need; try again later.")
+        if found:
+            self.cache.trim(self.settings.cache_bytes)
+
+    @contextlib.contextmanager
+    def base_here(self, claim: jobs.Claim) -> Iterator[None]:
+        """Have all files of a model's base here for a while."""
+        with self.database.read() as session:
+            model = self.model(session, claim)
+            remote = hub_bases.remote(session, model)
+        with self.fetched(claim, model.source or "", remote):
+            yield
+
+    def readable(self, files: dict[str, str]) -> dict[str, str]:
+        """Return the paths of the files that say what the weights are: safetensors, index and config."""
+        return {
+            path: str(self.cache.path(sha256) if self.is_cached(sha256) else self.store.path(sha256))
+            for path, sha256 in files.items()
+            if models.is_weights(path) or path in ("model.safetensors.index.json", "config.json")
+        }
+
+    def is_cached(self, sha256: str) -> bool:
+        """Say whether bytes are in the cache, and not among the blobs."""
+        return not self.store.exists(sha256) and self.cache.path(sha256).is_file()

@@ -1,0 +1,299 @@
+"""What runs in a disposable process: the science on strangers' bytes, with JSON in and JSON out.
+
+Inputs are paths of blobs, or of the cache. What is composed is hashed again while it is read: a disk may have lost some
+of its bits. What fetches from a Hub is here, too, and looks into nothing that it fetches.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from registry.breadcrumbs.checking.check import check_patch as check_file
+from registry.breadcrumbs.checking.claims import CheckResult, check_density
+from registry.breadcrumbs.checking.finite import check_finite
+from registry.breadcrumbs.comparing.conflicts import analyse
+from registry.breadcrumbs.composing import compose as engine
+from registry.breadcrumbs.formats import checkpoint as checkpoints
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.errors import InvalidInput, StorageFailed, StorageFull
+from registry.outside.hub import Download, Hub, listing
+from registry.storage.cache import Cache
+from registry.storage.store import Store, hash_file
+
+Progress = Callable[[float], None]
+
+
+def fraction(progress: Progress) -> Callable[[int, int], None]:
+    """Turn (done, all) into a number from 0 to 1."""
+    return lambda done, whole: progress(done / whole if whole else 1.0)
+
+
+def list_source(hub: Mapping[str, Any], source: str, progress: Progress) -> dict[str, Any]:
+    """Ask a Hub what a base is made of: its commit, and (path, bytes, object) of each file.
+
+    Args:
+        hub: Fields of a Hub.
+        source: `hf://org/name@revision`.
+        progress: Not told anything.
+
+    Raises:
+        InvalidRequest, JobFailed, Unavailable: as `registry.outside.hub.listing` says.
+    """
+    commit, files = listing(Hub(**hub), source)
+    return {"commit": commit, "files": files}
+
+
+def fetch(
+    hub: Mapping[str, Any], source: str, files: Sequence[tuple[str, int, str]], data: str, progress: Progress
+) -> dict[str, str]:
+    """Bring files of a base into the cache, and go on with those that were begun.
+
+    Args:
+        hub: Fields of a Hub.
+        source: `hf://org/name@<commit>`.
+        files: (path, bytes, object) of each; the object is a sha256, or git's id.
+        data: The folder that the cache is in.
+        progress: Told a number from 0 to 1 now and then.
+
+    Returns:
+        The sha256 of each file, by its object.
+
+    Raises:
+        JobFailed, Unavailable: as `registry.outside.hub.Download` says.
+        StorageFull, StorageFailed: the disk has no room for them, or failed.
+    """
+    cache, made, found = Cache(Store(Path(data))), Hub(**hub), dict[str, str]()
+    whole, done = sum(size for _, size, _ in files), 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done / whole if whole else 1.0)
+
+    with made.client() as client:
+        for path, size, name in files:
+            with cache.partial(name) as file:
+                if cache.path(name).is_file():  # another process has brought it meanwhile
+                    cache.discard(name)
+                    found[name] = name
+                else:
+                    if size - os.fstat(file.fileno()).st_size > (free := shutil.disk_usage(data).free):
+                        raise StorageFull(f"There is no room for the {size} bytes of {path}; {free} are free.")
+                    found[name] = Download(made, source, path, size, name, file, tell).run(client)
+                    cache.keep(file, name, found[name])
+    return found
+
+
+def import_base(files: Mapping[str, str], progress: Progress) -> dict[str, Any]:
+    """Read a base's weight files and return its weights digest and tensors.
+
+    Args:
+        files: Path of each file of the base (weights, index, config) by its name in the folder.
+        progress: Told a number from 0 to 1 now and then.
+
+    Raises:
+        InvalidCheckpoint: the files are no sound checkpoint.
+        StorageFailed: a file is gone.
+    """
+    require_files(files.values())
+    with checkpoints.open_checkpoint({name: Path(path) for name, path in files.items()}) as base:
+        digests = checkpoints.tensor_digests(base, fraction(progress))
+        tensors = [(name, spec.dtype, list(spec.shape), digests[name]) for name, spec in base.tensors.items()]
+        return {
+            "weights_digest": checkpoints.weights_digest(tensors),
+            "parameters": sum(spec.numel for spec in base.tensors.values()),
+            "model_type": base.config.get("model_type"),
+            "tensors": tensors,
+        }
+
+
+def check_patch(
+    path: str,
+    sha256: str,
+    base: str,
+    tensors: Sequence[tuple[str, str, list[int]]],
+    files: Mapping[str, str],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Check a stranger's patch file against a base and return its statistics, and what the checks found.
+
+    A file that is no sound patch for the base is an error; one that is, and not good for much, fails a check.
+
+    Args:
+        path: The file.
+        sha256: What it must hash to.
+        base: Weights digest of the base.
+        tensors: (name, dtype, shape) of every tensor of the base.
+        files: Path of each file of the base (weights, index, config) by its name in the folder.
+        progress: Told a number from 0 to 1 now and then.
+
+    Raises:
+        InvalidPatch, BaseMismatch: names the entry and the rule.
+        StorageFailed: the file, or one of the base's, is gone or damaged.
+    """
+    require_files([path, *files.values()])
+    specs = {name: checkpoints.TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
+    report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)))
+    require_digest(sha256, report.sha256)
+    try:
+        with (
+            checkpoints.open_checkpoint({name: Path(file) for name, file in files.items()}) as checkpoint,
+            open_patch(Path(path)) as patch,
+        ):
+            finite = check_finite(checkpoint, patch, fraction(lambda done: progress((1 + done) / 2)))
+    except InvalidInput as problem:  # both were sound when they were taken in
+        raise StorageFailed(f"A blob of the base {base} is damaged: {problem}") from None
+    checks = [
+        CheckResult("format", "pass", "The file is a sound patch."),
+        CheckResult("base", "pass", f"It is for this model's base, {base}."),
+        finite,
+        check_density(report.params, report.tensors),
+    ]
+    return {
+        "checks": [asdict(check) for check in checks],
+        "nnz": report.nnz,
+        "density": report.density,
+        "drop_bottom": report.params.drop_bottom,
+        "drop_top": report.params.drop_top,
+        "granularity": report.params.granularity,
+        "value_dtype": report.params.value_dtype,
+        "tensors": [
+            {
+                "name": tensor.name,
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                "nnz": tensor.nnz,
+                "density": tensor.density,
+                "l1": tensor.l1,
+                "l2": tensor.l2,
+                "linf": tensor.linf,
+            }
+            for tensor in report.tensors
+        ],
+    }
+
+
+def compose(
+    base: Mapping[str, tuple[str, str]],
+    patches: Mapping[str, str],
+    recipe: Mapping[str, Any],
+    out: str,
+    device: str,
+    device_memory: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compose a recipe into the weight files of a model.
+
+    Args:
+        base: (path, sha256) of each file of the base by its name in the folder.
+        patches: Path of each patch file by its sha256.
+        recipe: `base`, `alpha` and `items` (pairs of sha256 and weight).
+        out: The folder to write to.
+        device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU, or None for the default.
+        progress: Told a number from 0 to 1 now and then.
+
+    Raises:
+        NotFinite: the result overflows; names the tensor.
+        StorageFailed: an input is gone, or damaged.
+    """
+    inputs = {sha256: path for path, sha256 in base.values()} | dict(patches)
+    require_files(inputs.values())
+    made = make_recipe(recipe["base"], recipe["alpha"], recipe["items"])
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while it is composed
+        try:
+            checkpoint = stack.enter_context(
+                checkpoints.open_checkpoint({name: Path(path) for name, (path, _) in base.items()})
+            )
+            opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
+            result = engine.compose(
+                checkpoint,
+                opened,
+                made,
+                Path(out),
+                device,
+                fraction(progress),
+                file_digests=True,
+                base_files={name: base[name][1] for name in checkpoint.files},
+                device_memory=device_memory,
+            )
+        except InvalidInput:  # all of it was sound when it was taken in
+            for sha256, path in inputs.items():
+                require_digest(sha256, hash_file(Path(path)))
+            raise
+        for sha256, found in zip(patches, hashed, strict=True):
+            require_digest(sha256, found)
+    return {
+        "weights_digest": result.weights_digest,
+        "device": result.device,
+        "seconds": result.seconds,
+        "files": {name: file.sha256 for name, file in result.files.items()},
+    }
+
+
+def conflicts(
+    patches: Mapping[str, str],
+    pairs: Sequence[tuple[str, str]],
+    device: str,
+    device_memory: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compare patches of one base: where they touch the same weights, and whether they pull the same way there.
+
+    Args:
+        patches: Path of each patch file by its sha256.
+        pairs: sha256 of the first and the second patch of each pair to compare.
+        device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU, or None for the default.
+        progress: Told a number from 0 to 1 now and then.
+
+    Returns:
+        The fields of `Sums` for each tensor of each pair; and for each tensor that a patch touches how many weights
+        are touched by 0, 1, ... patches.
+
+    Raises:
+        InvalidRequest: a pair names a patch that is not given.
+        StorageFailed: a file is gone, or damaged.
+    """
+    require_files(patches.values())
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(checkpoints.processors()))
+        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while they are compared
+        try:
+            opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
+            asked = [(first, second) for first, second in pairs]
+            found = analyse(opened, asked, device, fraction(progress), device_memory)
+        except InvalidInput:  # all of it was sound when it was taken in
+            for sha256, path in patches.items():
+                require_digest(sha256, hash_file(Path(path)))
+            raise
+        for sha256, digest in zip(patches, hashed, strict=True):
+            require_digest(sha256, digest)
+    return {
+        "pairs": [
+            {"first": first, "second": second, "tensors": {name: asdict(sums) for name, sums in tensors.items()}}
+            for (first, second), tensors in found.pairs.items()
+        ],
+        "census": {name: list(counts) for name, counts in found.census.items()},
+    }
+
+
+def require_files(paths: Iterable[str]) -> None:
+    """Refuse to start when an input is gone: that is the operator's fault, not the input's."""
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise StorageFailed(f"The blob {path.name} is missing; the operator should run `crumb-server check`.")
+
+
+def require_digest(expected: str, found: str) -> None:
+    """Refuse an input whose bytes have changed on disk."""
+    if found != expected:
+        raise StorageFailed(f"The blob {expected} is damaged: its bytes hash to {found}.")

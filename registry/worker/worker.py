@@ -1,0 +1,335 @@
+"""The worker: claim the next job, run its science in a sandbox, publish the result in one transaction.
+
+claim ── runner.py ── publish (result and `done` in one commit, fenced by the attempt)
+             ├─ cancelled, or the lease is lost: nothing is published
+             └─ crashed or refused: the job fails with a sentence
+"""
+
+import contextlib
+import threading
+import time
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.db.session import Database
+from registry.db.tables import Model, Recipe
+from registry.documents.composed_card import CardItem, render_card
+from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
+from registry.services.blobs import blobs, bucket_copies, garbage
+from registry.services.catalog import hub_bases, models, patches
+from registry.services.composing import builds, compositions, conflicts
+from registry.services.queue import jobs, workers
+from registry.services.releasing import releases
+from registry.settings import Settings
+from registry.storage.bucket import open_bucket
+from registry.storage.store import Store, hash_file
+from registry.worker.runner import Runner, Stopped
+from registry.worker.sandbox import warm_up
+
+log = structlog.get_logger()
+SWEEP_EVERY = 600.0
+
+
+class Worker(Runner):
+    """Runs jobs one at a time until it is stopped."""
+
+    def __init__(self, settings: Settings, database: Database, store: Store) -> None:
+        super().__init__(settings, database, store)
+        self.bucket = open_bucket(settings.bucket, **settings.bucket_access)
+        self.fresh = threading.Event()  # there may be something to copy into the bucket
+
+    def run(self) -> None:
+        """Work until `stopping` is set; a job in hand is given back."""
+        log.info("worker.start", worker=self.name)
+        copier = threading.Thread(target=self.copy_beside, name="bucket")
+        if self.bucket:
+            copier.start()
+        due = 0.0
+        while not self.stopping.is_set():
+            try:
+                if time.monotonic() >= due:
+                    self.recover() if due == 0.0 else self.sweep()
+                    due = time.monotonic() + SWEEP_EVERY
+                if worked := self.step():
+                    self.fresh.set()
+            except Stopped:
+                break
+            except Exception:  # the database is away, say: the next round tries again
+                log.exception("worker.error")
+                worked = False
+            if not worked:
+                self.stopping.wait(self.settings.poll_seconds)
+        if self.kept:
+            self.kept.kill()
+        if self.bucket:
+            copier.join()
+        log.info("worker.stop", worker=self.name)
+
+    def recover(self) -> None:
+        """Put right what a killed process left behind, and warm up; safe at any time."""
+        warm_up()
+        with self.database.write() as session:
+            self.be_seen(session)
+            orphans = blobs.adopt_orphans(session, self.store)
+        if orphans:
+            log.info("worker.orphans", blobs=orphans)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Clear away expired uploads, abandoned staging files, bytes nothing refers to, and workers of long ago."""
+        grace = timedelta(hours=self.settings.upload_hours)
+        found = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
+        if found.problem:
+            log.warning("bucket.failed", error=found.problem)
+        with self.database.write() as session:
+            workers.forget(session)
+        self.fresh.set()
+
+    def copy_beside(self) -> None:
+        """Copy into the bucket what jobs and sweeps leave, beside them: a large file takes longer than a job may wait.
+
+        What failed is tried again after the next job, or the next sweep.
+        """
+        while not self.stopping.is_set():
+            if self.fresh.wait(self.settings.poll_seconds):
+                self.fresh.clear()
+                try:
+                    self.offload()
+                except Exception:  # the database is away, say
+                    log.exception("worker.error")
+
+    def offload(self) -> None:
+        """Copy blobs into the bucket, one at a time, until all are there, the bucket fails, or the worker stops."""
+        if self.bucket is None:
+            return
+        least, stopping = self.settings.bucket_least, self.stopping.is_set
+        for found in bucket_copies.run(self.database, self.store, self.bucket, least, stopping):
+            if found.error:
+                log.warning("bucket.failed", sha256=found.sha256, size=found.size, error=str(found.error))
+            else:
+                log.info("bucket.copied", sha256=found.sha256, size=found.size)
+
+    def step(self) -> bool:
+        """Run the next job, if there is one; return whether there was."""
+        with self.database.write() as session:
+            self.be_seen(session)
+            claim = jobs.claim(session, self.name, self.lease)
+        if claim is None:
+            return False
+        bound = log.bind(job=str(claim.job_id), kind=claim.kind, model=claim.model, subject=claim.subject)
+        bound.info("job.start", attempt=claim.attempt)
+        try:
+            if claim.deaths >= self.settings.job_attempts:
+                raise JobFailed(f"{claim.deaths} workers died on this job; it is not tried again.")
+            work = {
+                "import": self.import_base,
+                "check": self.check_patch,
+                "compose": self.compose,
+                "rebuild": self.rebuild,
+                "conflicts": self.compare,
+            }
+            work[claim.kind](claim)
+            bound.info("job.done")
+        except jobs.LeaseLost:
+            bound.warning("job.lost")
+        except Stopped:
+            with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+                jobs.release(session, claim)
+            raise
+        except JobCancelled:
+            self.give_up(claim, "cancelled", None)
+            bound.info("job.cancelled")
+        except (InvalidInput, JobFailed, NotFinite) as error:
+            self.give_up(claim, "failed", error)
+            bound.warning("job.failed", error=str(error))
+        except Exception as error:  # database, disk: no fault of what the job is about
+            if isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE:  # who asked can ask again
+                self.give_up(claim, "failed", error)
+            else:
+                with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+                    jobs.postpone(session, claim, timedelta(seconds=min(60, 2**claim.deaths)))
+            bound.exception("job.error")
+        return True
+
+    def give_up(self, claim: jobs.Claim, state: str, error: BreadcrumbError | None) -> None:
+        """End a job without a result, and let go of what it was about."""
+        with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+            jobs.end(session, claim, state, str(error) if error else None)
+            if claim.kind == "import":
+                models.refuse_import(session, self.model(session, claim), str(error))
+            if claim.kind == "check":
+                revision = patches.by_id(session, uuid.UUID(claim.payload["revision_id"]))
+                refusal = str(error) if isinstance(error, InvalidInput) else f"The check itself failed: {error}"
+                patches.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
+            if claim.kind == "compose":
+                releases.failed(session, self.model(session, claim), claim.payload["recipe"])
+
+    def import_base(self, claim: jobs.Claim) -> None:
+        """Check a new model's files and write down its tensors."""
+        with self.database.read() as session:
+            model = self.model(session, claim)
+            files = {file.path: file.sha256 for file in models.base_files(session, model)}
+        if model.source is not None and not files:
+            self.import_source(claim, model, model.source)
+            return
+        report = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(files))
+        card = models.read_card(self.store, files)
+        with self.database.write() as session:
+            models.finish_import(session, self.model(session, claim), report, card)
+            jobs.end(session, claim, "done")
+
+    def import_source(self, claim: jobs.Claim, model: Model, asked: str) -> None:
+        """Fetch a new model's files from the Hub, check them, and pin the model to what they are."""
+        limits = hub_bases.Limits(
+            self.settings.upload_bytes,
+            self.settings.cache_bytes,
+            self.settings.quota_bytes,
+            self.settings.quota_uploads,
+        )
+        found = self.in_sandbox(
+            claim, "registry.worker.tasks:list_source", network=True, hub=self.settings.hub, source=asked
+        )
+        chosen = hub_bases.choose(model, [(path, size, name) for path, size, name in found["files"]], limits)
+        with self.database.write() as session:
+            hub_bases.require_room(session, self.model(session, claim), hub_bases.kept(model, chosen), limits)
+        source = f"{asked.partition('@')[0]}@{found['commit']}"
+        with (
+            self.fetched(claim, source, chosen) as files,
+            self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder,
+        ):
+            named = {file.path: file.name for file in files}
+            report = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(named))
+            for sha256 in hub_bases.kept(model, files):
+                self.cache.lend(sha256, folder)
+            with self.database.write() as session:
+                jobs.hold(session, claim)
+                model = self.model(session, claim)
+                hub_bases.register(session, self.store, model, source, files, folder, limits)
+                models.finish_import(session, model, report, models.read_card(self.store, named))
+                jobs.end(session, claim, "done")
+
+    def check_patch(self, claim: jobs.Claim) -> None:
+        """Check a pushed file against its model's base and write down its statistics."""
+        revision_id = uuid.UUID(claim.payload["revision_id"])
+        with self.database.read() as session:
+            model = self.model(session, claim)
+            revision = patches.by_id(session, revision_id)
+            tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in models.base_tensors(session, model)]
+            files = {file.path: file.sha256 for file in models.base_files(session, model)}
+        with self.base_here(claim):
+            report = self.in_sandbox(
+                claim,
+                "registry.worker.tasks:check_patch",
+                path=str(self.store.path(revision.sha256)),
+                sha256=revision.sha256,
+                base=model.base_digest,
+                tensors=tensors,
+                files=self.readable(files),
+            )
+        with self.database.write() as session:
+            found, subject = patches.by_id(session, revision_id), claim.model + claim.subject
+            patches.finish_check(session, self.model(session, claim), found, subject, report)
+            jobs.end(session, claim, "done")
+
+    def compose(self, claim: jobs.Claim) -> None:
+        """Compose a recipe, store its files and write them down."""
+        with self.database.read() as session:
+            model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
+            compositions.require_ingredients(session, model, recipe)
+            base = {file.path: file.sha256 for file in models.base_files(session, model)}
+            named = compositions.described(session, model, recipe)
+            made = compositions.reusable(session, model, recipe.digest)
+        items = [(item.sha256, item.weight) for item in recipe.items]
+        with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
+            if made is None:
+                made = self.compose_into(folder, claim, base, recipe) | {"builder": self.name}
+            card = render_card(
+                model.full_name,
+                model.full_name,
+                make_recipe(recipe.base_digest, recipe.alpha, items),
+                made["weights_digest"],
+                [CardItem(item.sha256, found.patch.number, found.title) for item, found in named if found],
+                models.read_card(self.store, base),
+            )
+            (folder / "README.md").write_text(card)
+            files = {**base, **made["files"], "README.md": hash_file(folder / "README.md")}
+            with self.database.write() as session:
+                jobs.hold(session, claim)
+                for path in sorted(folder.iterdir(), key=lambda path: files[path.name]):  # one order, no deadlock
+                    blobs.register(session, self.store, path, files[path.name], path.stat().st_size)
+                model = self.model(session, claim)
+                compositions.finish(
+                    session,
+                    model,
+                    recipe.digest,
+                    made["weights_digest"],
+                    made["device"],
+                    made["seconds"],
+                    files,
+                    made["builder"],
+                )
+                releases.composed(session, model, recipe.digest)
+                jobs.end(session, claim, "done")
+
+    def compose_into(
+        self, folder: Path, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, keep: bool = True
+    ) -> dict[str, Any]:
+        """Compose the weight files of a recipe into a folder, by the process that the last composition left, if any."""
+        items = [(item.sha256, item.weight) for item in recipe.items]
+        with self.base_here(claim):
+            made: dict[str, Any] = self.in_sandbox(
+                claim,
+                "registry.worker.tasks:compose",
+                keep=keep and self.settings.device != "cpu",
+                base={path: (file, base[path]) for path, file in self.readable(base).items()},
+                patches={sha256: str(self.store.path(sha256)) for sha256, _ in items},
+                recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
+                out=str(folder),
+                device=self.settings.device,
+                device_memory=self.settings.device_memory,
+            )
+        self.device = made["device"]
+        if self.kept and made["device"] != "cuda":
+            self.kept.kill()
+            self.kept = None
+        return made
+
+    def rebuild(self, claim: jobs.Claim) -> None:
+        """Compose a recipe that another worker has composed, and write down whether the same came out."""
+        with self.database.read() as session:
+            model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
+            compositions.require_ingredients(session, model, recipe)
+            base = {file.path: file.sha256 for file in models.base_files(session, model)}
+        with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
+            made = self.compose_into(folder, claim, base, recipe, keep=False)
+        with self.database.write() as session:
+            jobs.hold(session, claim)
+            model = self.model(session, claim)
+            builds.rebuilt(session, model, recipe.digest, self.name, made["weights_digest"], made["device"])
+            jobs.end(session, claim, "done")
+
+    def compare(self, claim: jobs.Claim) -> None:
+        """Compare patches pair by pair, so many at a time that their numbers fit into memory, and write them down."""
+        with self.database.read() as session:
+            model = self.model(session, claim)
+            rounds = conflicts.rounds(session, model, claim.payload["patches"], claim.payload["pairs"])
+        for number, (digests, pairs) in enumerate(rounds):
+            report = self.in_sandbox(
+                claim,
+                "registry.worker.tasks:conflicts",
+                done=(number / len(rounds), 1 / len(rounds)),
+                patches={sha256: str(self.store.path(sha256)) for sha256 in digests},
+                pairs=pairs,
+                device=self.settings.device,
+                device_memory=self.settings.device_memory,
+            )
+            with self.database.write() as session:
+                jobs.hold(session, claim)
+                conflicts.finish(session, digests, report)
+        with self.database.write() as session:
+            jobs.end(session, claim, "done")
