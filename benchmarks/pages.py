@@ -26,7 +26,7 @@ from registry.db import tables as tables
 from registry.db.session import migrate, open_database
 from registry.documents.versions import parse_version
 from registry.server.app import close_app, create_app
-from registry.server.pages.cookies import COOKIE
+from registry.server.pages.frame.cookies import COOKIE
 from registry.services.people import actors, sign_ins
 from registry.services.people.namespaces import ensure_user
 from registry.services.people.tokens import create_token

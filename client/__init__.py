@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from client.api import Client
+    from client.api.client import Client
 
 __all__ = ["Client", "__version__"]
 
@@ -11,7 +11,7 @@ __all__ = ["Client", "__version__"]
 def __getattr__(name: str) -> object:
     """Load `Client` and `__version__` when they are first asked for, so that `import client` costs nothing."""
     if name == "Client":
-        from client.api import Client
+        from client.api.client import Client
 
         return Client
     if name == "__version__":

@@ -9,27 +9,14 @@ from typing import Annotated
 
 import typer
 
-from client.commands import (
-    account,
-    admin,
-    channels,
-    conflicts,
-    integrations,
-    keys,
-    local,
-    models,
-    operations,
-    patches,
-    people,
-    publishing,
-    recipes,
-    releases,
-    reviews,
-    revisions,
-    trials,
-)
+from client.commands import integrations, models
+from client.commands.composing import conflicts, local, recipes, revisions, trials
+from client.commands.curation import patches, reviews
+from client.commands.operating import admin, operations
 from client.commands.options import Json, Quiet
-from client.console import plain
+from client.commands.people import account, keys, people
+from client.commands.releasing import channels, publishing, releases
+from client.terminal.console import plain
 
 ENDED = 143  # exit code after SIGTERM
 EPILOG = """\
@@ -79,7 +66,7 @@ def demo(
     Starts a registry, trains a small model and fine-tunes it on several tasks, pushes the patches, composes subsets,
     pulls and verifies the models, and shows how accurate each is on every task.
     """
-    from client.demo import run_demo
+    from client.demo.run import run_demo
 
     run_demo(keep, as_json, quiet)
 

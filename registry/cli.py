@@ -100,7 +100,7 @@ def serve(
     """Serve the HTTP API; migrations are applied at start."""
     from registry.logs import configure_logs
     from registry.server.app import create_app
-    from registry.server.serving import make_server, run_beside
+    from registry.server.edge.serving import make_server, run_beside
 
     settings = settings_for(data)
     configure_logs(settings.log_format)

@@ -27,7 +27,7 @@
     ├── StorageFailed (OSError)        the disk did not take the bytes, or lost some
     └── Unavailable (ConnectionError)  no registry answers there
 
-No HTTP in here: server/errors.py maps each class to a status, client/http.py raises the class again.
+No HTTP in here: server/errors.py maps each class to a status, client/api/http.py raises the class again.
 A message is a whole sentence that names the thing and, where there is one, the next step.
 """
 

@@ -13,8 +13,8 @@ import pytest
 from community import Community
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from registry.server.pages.cookies import COOKIE
-from registry.server.serving import make_server
+from registry.server.edge.serving import make_server
+from registry.server.pages.frame.cookies import COOKIE
 from registry.services.people import sign_ins
 from registry.worker.worker import Worker
 

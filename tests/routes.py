@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 from fastapi import FastAPI
 
-from registry.server.deps import Route
-from registry.server.pages.route import PageRoute
+from registry.server.edge.deps import Route
+from registry.server.pages.frame.route import PageRoute
 from registry.services.people.rules import RULES, Rule
 
 SAFE = ("GET", "HEAD")

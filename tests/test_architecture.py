@@ -1,6 +1,8 @@
 """What holds for the source as a whole, and what README promises about it."""
 
 import ast
+import functools
+import graphlib
 import os
 import re
 import subprocess
@@ -8,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -24,7 +27,7 @@ BANNED_PARTS = {"torch.sparse"}
 BANNED_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal", "yaml", "safetensors"}
 
 # by safe_load, or nodes alone; the other loaders are banned there, too
-READS_YAML = [ROOT / "registry/documents/front_matter.py", ROOT / "client/mergekit_yaml.py"]
+READS_YAML = [ROOT / "registry/documents/front_matter.py", ROOT / "client/mergekit/yaml.py"]
 
 
 def loaded_by(code: str) -> set[str]:
@@ -103,6 +106,97 @@ def test_nothing_here_executes_or_trusts_what_it_reads(file: Path) -> None:
 )
 def test_the_check_above_sees_what_it_should(source: str) -> None:
     assert dangers(source)
+
+
+# Imports ---------------------------------------------------------------------------------------------------------
+
+SERVER_SIDE = {"registry.cli", "registry.server", "registry.services", "registry.worker"}
+IMPORTERS = {  # who may import a room or a library; pyproject.toml has the layers
+    "registry.breadcrumbs": {"registry.documents", "registry.services", "registry.worker", "client"},
+    "registry.db": SERVER_SIDE,
+    "registry.storage": SERVER_SIDE,
+    "registry.outside.hub": {"registry.server", "registry.services", "registry.worker"},
+    "registry.outside.egress": {"registry.services.events.webhooks", "registry.worker.courier"},
+    "registry.documents": {"registry.server", "registry.services", "registry.worker", "client"},
+    "registry.services": {"registry.cli", "registry.server", "registry.worker"},
+    "registry.server": {"registry.cli"},
+    "registry.server.pages": {"registry.server.app"},
+    "registry.worker": {"registry.cli"},
+    "registry.worker.sandbox": {"registry.worker"},
+    "registry.settings": {"registry.cli", "registry.server", "registry.worker"},
+    "registry.schemas": {"registry.server", "client"},
+    "torch": {"registry.breadcrumbs", "client.demo.tasks"},
+    "llvmlite": {"registry.breadcrumbs.kernels"},
+    "numba": {"registry.breadcrumbs.kernels"},
+    "triton": {"registry.breadcrumbs.kernels"},
+    "sqlalchemy": {"registry.db", "registry.server", "registry.services", "registry.worker"},
+    "alembic": {"registry.db"},
+    "fastapi": {"registry.server"},
+    "starlette": {"registry.server"},
+    "jinja2": {"registry.server.pages"},
+    "markdown_it": {"registry.server.pages"},
+    "markupsafe": {"registry.server.pages"},
+    "nh3": {"registry.server.pages"},
+    "limits": {"registry.server.edge.limits"},
+    "typer": {"registry.cli", "client"},
+    "httpx2": {"client", "registry.outside"},  # the only two ways out of the server
+    "huggingface_hub": {"client", "registry.outside.hub", "registry.documents.cards"},  # which writes cards
+    "obstore": {"registry.storage.bucket"},
+    "cryptography": {"client.machine.signatures"},
+    "model_signing": {"client.machine.signatures"},
+}
+
+
+@functools.cache
+def imports() -> dict[str, frozenset[str]]:
+    """Return what each module imports: lazily, too, and for type checkers alone."""
+    graph = grimp.build_graph("registry", "client", include_external_packages=True)
+    return {name: frozenset(graph.find_modules_directly_imported_by(name)) for name in graph.modules}
+
+
+def within(module: str, room: str) -> bool:
+    """Say whether a module is a room, or in it."""
+    return module == room or module.startswith(f"{room}.")
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str] | None:
+    """Return names that import each other in a circle, if any do."""
+    try:
+        graphlib.TopologicalSorter(arrows).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return None
+
+
+@pytest.mark.parametrize("imported", IMPORTERS)
+def test_a_room_or_library_is_imported_where_it_may_be_and_nowhere_else(imported: str) -> None:
+    users = {name for name, others in imports().items() if any(within(other, imported) for other in others)}
+    outside = {name for name in users if not within(name, imported)}
+    assert outside, f"nobody imports {imported}"
+    assert {name for name in outside if not any(within(name, room) for room in IMPORTERS[imported])} == set()
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    assert circle({name: set(others) for name, others in imports().items()}) is None
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in SOURCES}), ids=lambda f: str(f.relative_to(ROOT)))
+def test_rooms_do_not_import_each_other_in_circles(folder: Path) -> None:
+    package = ".".join(folder.relative_to(ROOT).parts)
+    depth = package.count(".") + 2
+    arrows: dict[str, set[str]] = {}
+    for name, others in imports().items():
+        for other in others:
+            if within(name, package) and within(other, package) and package not in (name, other):
+                start, end = (".".join(module.split(".")[:depth]) for module in (name, other))
+                arrows.setdefault(start, set()).update({end} - {start})
+    assert circle(arrows) is None
+
+
+def test_no_room_holds_more_than_twelve_modules() -> None:
+    rooms = {file.parent for file in SOURCES if file.parent.name != "versions"}
+    crowded = {room: len([file for file in room.glob("*.py") if file.stem != "__init__"]) for room in rooms}
+    assert {str(room): count for room, count in crowded.items() if count > 12} == {}
 
 
 def test_every_package_is_installed() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from client.demo_server import environment, start
+from client.demo.server import environment, start
 from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
 from registry.errors import Conflict, NotFound, Unavailable
 
@@ -40,7 +40,7 @@ def test_the_registry_of_the_demo_ends_with_it_even_on_an_error(tmp_path: Path) 
 
 def test_the_registry_of_the_demo_ends_when_the_demo_is_terminated(tmp_path: Path) -> None:
     program = (
-        "import sys, time, pathlib; from client.demo_server import start\n"
+        "import sys, time, pathlib; from client.demo.server import start\n"
         "with start(pathlib.Path(sys.argv[1])) as registry: print(registry.url, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "registry")]
@@ -57,7 +57,7 @@ def test_a_registry_that_does_not_start_says_why(tmp_path: Path, monkeypatch: py
     program = tmp_path / "crumb-server"
     program.write_text("#!/bin/sh\necho 'crumb-server: the disk is full.' >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr("client.demo_server.server_program", lambda: str(program))
+    monkeypatch.setattr("client.demo.server.server_program", lambda: str(program))
     with pytest.raises(Unavailable, match="the disk is full"), start(tmp_path / "registry"):
         pass
 
@@ -69,7 +69,7 @@ def test_the_demo_never_sees_another_registry(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_demo_keeps_away_from_a_folder_in_use(tmp_path: Path) -> None:
-    from client.demo import run_demo
+    from client.demo.run import run_demo
 
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(Conflict, match="not empty"):
@@ -77,9 +77,9 @@ def test_the_demo_keeps_away_from_a_folder_in_use(tmp_path: Path) -> None:
 
 
 def test_without_its_extra_the_demo_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from client.demo import run_demo
+    from client.demo.run import run_demo
 
-    monkeypatch.setattr("client.demo.NEEDED", {"no_such_module": "no-such-package"})
+    monkeypatch.setattr("client.demo.run.NEEDED", {"no_such_module": "no-such-package"})
     with pytest.raises(NotFound, match=r"needs no-such-package.*\[demo\]"):
         run_demo(None, True, False)
 

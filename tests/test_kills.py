@@ -10,6 +10,7 @@ from makers import fine_tuned, make_checkpoint, make_patch
 from processes import open_registry, person, until
 
 from client import Client
+from client.actions import transfers
 from registry.errors import BreadcrumbError
 
 KILLS = 15
@@ -40,7 +41,7 @@ def test_nothing_acknowledged_is_lost_however_often_the_server_is_killed(tmp_pat
                 source.write_bytes(random.randbytes(random.randrange(1, 90_000)))
                 try:
                     with Client(registry.url, alice.token, attempts=2) as client:
-                        uploaded.add(client.upload_file(source)[0])
+                        uploaded.add(transfers.upload(client, source)[0])
                 except BreadcrumbError:
                     stop.wait(0.05)
 
@@ -49,7 +50,7 @@ def test_nothing_acknowledged_is_lost_however_often_the_server_is_killed(tmp_pat
             while waiting and not stop.is_set():
                 try:
                     with Client(registry.url, alice.token, attempts=2) as client:
-                        sha256, _ = client.upload_file(waiting[0])
+                        sha256, _ = transfers.upload(client, waiting[0])
                         patch = client.create_patch("alice/tiny", sha256, waiting[0].stem)
                         pushed[patch.number] = sha256
                         waiting.pop(0)

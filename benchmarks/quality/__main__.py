@@ -24,7 +24,7 @@ from benchmarks.quality import report
 from benchmarks.quality.contributions import Login
 from benchmarks.quality.running import compare_all, read_world, run_all
 from benchmarks.results import HERE
-from client.demo_server import start
+from client.demo.server import start
 
 FOLDER = HERE / "quality"
 WORK = HERE.parent / "build" / "quality"

@@ -23,7 +23,7 @@ from benchmarks.quality.merging import Setting, Values, Vector, add_patches, ele
 from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
-from registry.storage.store import hash_file
+from registry.files.hashing import hash_file
 
 DEFAULT = Setting("breadcrumbs", "0.85", "0.007", "0.3")
 """What `crumb diff` and `crumb compose` do when they are told nothing."""

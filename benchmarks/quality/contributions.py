@@ -13,10 +13,11 @@ import numpy as np
 
 from benchmarks.quality.bench import DEFAULT, Bench
 from benchmarks.quality.merging import Setting
-from client.api import Client
-from client.conflicts import compare
-from client.pulls import pull
-from client.pushes import create, push
+from client.actions.conflicts import compare
+from client.actions.pull import pull
+from client.actions.push import create, push
+from client.actions.transfers import download_patch
+from client.api.client import Client
 from registry.errors import NotFound
 from registry.schemas import Patch
 
@@ -79,7 +80,7 @@ class Model:
         for task, patch in pushed.items():
             file = self.bench.path(DEFAULT.params, task)
             file.unlink()
-            self.owner.download_patch(patch, file)
+            download_patch(self.owner, patch, file)
         return {
             task: {"number": patch.number, "sha256": patch.sha256, "size": patch.size, "density": patch.density}
             for task, patch in pushed.items()

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from client.commands.options import Json, Quiet
-from client.console import Console
+from client.terminal.console import Console
 
 group = typer.Typer(
     name="integrate", help="Make crumb part of other commands.", no_args_is_help=True, rich_markup_mode=None
@@ -27,7 +27,7 @@ def hf(
 
     It is that of this Python environment; when the environment has moved, run it again.
     """
-    from client.integrations import add_to_hf, find_crumb, remove_from_hf
+    from client.hub.hf_command import add_to_hf, find_crumb, remove_from_hf
 
     console = Console(as_json, quiet)
     if remove:

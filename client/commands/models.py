@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import Author, Json, Limit, Model, NoWait, Quiet, connect
-from client.console import Console, fields, plain, size, table
+from client.terminal.console import Console, fields, plain, size, table
 
 if TYPE_CHECKING:
     from registry import schemas
@@ -39,7 +39,7 @@ def create(
     Sends every file of the folder but hidden ones and pickles. Run again after a kill, it goes on where it was.
     A base like hf://org/name@revision is fetched by the registry, and its weights stay at the Hub unless copied.
     """
-    from client.pushes import create_any
+    from client.actions.push import create_any
 
     console = Console(as_json, quiet)
     with connect() as client:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from client.api import Client
+    from client.api.client import Client
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes; print as little as a script needs.")]
@@ -46,8 +46,8 @@ def parse_size(text: str | None) -> int | None:
 
 def connect() -> "Client":
     """Return a client of the registry in use."""
-    from client.api import Client
-    from client.config import current
+    from client.api.client import Client
+    from client.machine.config import current
 
     login = current()
     return Client(login.url, login.token)

@@ -23,16 +23,16 @@ from registry.breadcrumbs.formats.recipe import Item, Recipe, make_recipe
 from registry.documents.strict import build, parse
 from registry.documents.versions import parse_version
 from registry.errors import BreadcrumbError, InvalidRequest, TooLarge
+from registry.files.folders import is_path
+from registry.files.names import HEX256, MODEL, WEIGHTS_DIGEST
 
 SCHEMA = 1
 LONGEST = 16 * 2**20
 """Bytes of a manifest."""
 
-_HEX256 = re.compile(r"[0-9a-f]{64}")
-_WEIGHTS = re.compile(r"sha256:[0-9a-f]{64}")
-_NAME = r"[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?"
-_MODEL = re.compile(f"{_NAME}/{_NAME}")
-_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_. +=@-]*(?:/[A-Za-z0-9_][A-Za-z0-9_. +=@-]*)*")
+_HEX256 = re.compile(HEX256)
+_WEIGHTS = re.compile(WEIGHTS_DIGEST)
+_MODEL = re.compile(MODEL)
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MOMENT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -206,7 +206,7 @@ def _check(manifest: Manifest) -> None:
         ("model", [manifest.model], _MODEL.fullmatch),
         ("version", [manifest.version, *([manifest.previous.version] if manifest.previous else [])], parse_version),
         ("base or weights digest", [manifest.base, manifest.weights_digest], _WEIGHTS.fullmatch),
-        ("path", [file.path for file in manifest.files], lambda path: len(path) <= 255 and _PATH.fullmatch(path)),
+        ("path", [file.path for file in manifest.files], is_path),
         ("size", [file.size for file in manifest.files], lambda size: 0 <= size < 2**63),
         ("sha256 or hash", _digests(manifest), _HEX256.fullmatch),
         ("number", [n for patch in manifest.patches for n in (patch.number, patch.revision)], lambda n: 0 < n < 2**31),

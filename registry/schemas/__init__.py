@@ -106,11 +106,9 @@ from registry.schemas.webhooks import (
     WebhookRequest,
     WebhookUpdate,
 )
-from registry.schemas.wire import NAME, PATH, Answer, Hex256, Problem, Wire
+from registry.schemas.wire import Answer, Hex256, Problem, Wire
 
 __all__ = [
-    "NAME",
-    "PATH",
     "AcceptRequest",
     "AdminJob",
     "AdminJobPage",

@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from registry.files.names import NAME
 from registry.schemas.operations import Job
-from registry.schemas.wire import NAME, Answer, FilePath, Hex256, License, ModelName, WeightsDigest, Wire
+from registry.schemas.wire import Answer, FilePath, Hex256, License, ModelName, WeightsDigest, Wire
 
 Visibility = Literal["public", "private"]
 RequiredEvaluation = Annotated[str, StringConstraints(pattern=r"^[^:\x00]{1,200}:[^:\x00]{1,100}$")]

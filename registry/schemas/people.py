@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from registry.schemas.wire import NAME, Answer, ModelName, Text, Wire
+from registry.files.names import NAME
+from registry.schemas.wire import Answer, ModelName, Text, Wire
 
 Scope = Literal["read", "push", "review", "release", "admin"]
 

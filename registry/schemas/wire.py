@@ -4,13 +4,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-WeightsDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+from registry.files.folders import PATH_LENGTH
+from registry.files.names import HEX256, MODEL, WEIGHTS_DIGEST
+
+Hex256 = Annotated[str, StringConstraints(pattern=rf"^{HEX256}$")]
+WeightsDigest = Annotated[str, StringConstraints(pattern=rf"^{WEIGHTS_DIGEST}$")]
 Decimal = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,20}(\.[0-9]{1,20})?$")]
-NAME = r"[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?"
-ModelName = Annotated[str, StringConstraints(pattern=rf"^{NAME}/{NAME}$", max_length=193)]
-PATH = r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_. +=@-]*(/[A-Za-z0-9_][A-Za-z0-9_. +=@-]*)*"
-FilePath = Annotated[str, Field(max_length=255)]
+ModelName = Annotated[str, StringConstraints(pattern=rf"^{MODEL}$", max_length=193)]
+FilePath = Annotated[str, Field(max_length=PATH_LENGTH)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
 Message = Annotated[Text, StringConstraints(max_length=65536)]
 License = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}$")]

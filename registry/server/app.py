@@ -9,30 +9,28 @@ from fastapi.security import HTTPBearer
 
 import registry
 from registry.db.session import open_database, require_head
-from registry.server import (
+from registry.server import errors, pages
+from registry.server.api import (
     admin,
     channels,
     conflicts,
-    errors,
     feed,
+    jobs,
     models,
-    pages,
     patches,
     people,
     releases,
-    reports,
-    repositories,
-    resolving,
     reviews,
-    system,
     uploads,
     webhooks,
 )
-from registry.server.deps import Context
-from registry.server.downloads import Gate
-from registry.server.hub_route import RawPath
-from registry.server.limits import Rate
-from registry.server.middleware import Edge, Metrics
+from registry.server.edge import monitoring
+from registry.server.edge.deps import Context
+from registry.server.edge.downloads import Gate
+from registry.server.edge.limits import Rate
+from registry.server.edge.middleware import Edge, Metrics
+from registry.server.hub import repositories, resolving
+from registry.server.hub.route import RawPath
 from registry.services.blobs.uploads import Limits
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
@@ -94,14 +92,14 @@ def create_app(settings: Settings) -> FastAPI:
         models,
         patches,
         conflicts,
-        reports,
         reviews,
         releases,
         channels,
         uploads,
         webhooks,
         feed,
-        system,
+        jobs,
+        monitoring,
         admin,
     ):
         app.include_router(module.router, dependencies=[Depends(HTTPBearer(auto_error=False))])

@@ -9,13 +9,16 @@ lock is on the file, not on its name: whoever has got one looks whether the name
 
 import fcntl
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from registry.storage.store import HEX256, Store, fsync_folder
+from registry.files.durable import sync_folder
+from registry.files.names import HEX256
+from registry.storage.store import Store
 
 PART = ".part"
 
@@ -70,13 +73,13 @@ class Cache:
 
     def keep(self, file: BinaryIO, name: str, sha256: str) -> None:
         """Give a partial file that is whole, and hashes to `sha256`, its place; the caller has it from `partial`."""
-        if not HEX256.fullmatch(sha256):
+        if not re.fullmatch(HEX256, sha256):
             raise ValueError("no digest")
         file.flush()
         os.fchmod(file.fileno(), 0o444)
         os.fsync(file.fileno())
         (self.folder / f"{name}{PART}").replace(self.path(sha256))
-        fsync_folder(self.folder)
+        sync_folder(self.folder)
 
     def discard(self, name: str) -> None:
         """Forget a partial file; the caller has it from `partial`."""

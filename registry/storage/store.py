@@ -20,24 +20,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from registry.errors import BreadcrumbError, DigestMismatch, NotFound, StorageFailed, StorageFull, TooMany
+from registry.files.durable import sync_folder
+from registry.files.names import HEX256
 
-HEX256 = re.compile(r"[0-9a-f]{64}")
+_HEX256 = re.compile(HEX256)
 CHUNK = 2**20
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def hash_file(path: Path) -> str:
-    """Return the sha256 hex of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass
@@ -89,7 +76,7 @@ class Store:
             (self.root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
             self.staging.mkdir(exist_ok=True)
             for folder in (self.root / "blobs", self.root, self.root.absolute().parent):
-                fsync_folder(folder)
+                sync_folder(folder)
 
     def path(self, sha256: str) -> Path:
         """Return where a blob lies, whether or not it is there.
@@ -97,7 +84,7 @@ class Store:
         Raises:
             NotFound: `sha256` is not 64 lowercase hex digits.
         """
-        if not HEX256.fullmatch(sha256):
+        if not _HEX256.fullmatch(sha256):
             raise NotFound("A blob is named by 64 lowercase hex digits.")
         return self.root / "blobs" / "sha256" / sha256[:2] / sha256[2:4] / sha256
 
@@ -162,14 +149,14 @@ class Store:
                 final.parent.mkdir(parents=True, exist_ok=True)
                 staged.replace(final)  # the same bytes when there is a twin; the right ones when it is damaged
                 for folder in (final.parent, *final.parent.parents[:2]):  # a twin's writer may have died
-                    fsync_folder(folder)
+                    sync_folder(folder)
         finally:
             staged.unlink(missing_ok=True)
 
     def digests(self) -> Iterator[str]:
         """Yield the digest of every blob on disk, in order."""
         for path in sorted((self.root / "blobs" / "sha256").glob("??/??/*")):
-            if HEX256.fullmatch(path.name):
+            if _HEX256.fullmatch(path.name):
                 yield path.name
 
     @contextmanager

@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 from registry.db.session import Database
 from registry.db.tables import Model
 from registry.errors import JobCancelled, JobFailed, Unavailable
-from registry.services.catalog import hub_bases, models
+from registry.files.folders import CONFIG, INDEX, is_weights
+from registry.services.catalog import hub_bases
 from registry.services.queue import jobs, workers
 from registry.settings import Settings
 from registry.storage.cache import Cache
@@ -169,7 +170,7 @@ class Runner:
         return {
             path: str(self.cache.path(sha256) if self.is_cached(sha256) else self.store.path(sha256))
             for path, sha256 in files.items()
-            if models.is_weights(path) or path in ("model.safetensors.index.json", "config.json")
+            if is_weights(path) or path in (INDEX, CONFIG)
         }
 
     def is_cached(self, sha256: str) -> bool:

@@ -22,9 +22,10 @@ from registry.breadcrumbs.formats import checkpoint as checkpoints
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import InvalidInput, StorageFailed, StorageFull
+from registry.files.hashing import hash_file
 from registry.outside.hub import Download, Hub, listing
 from registry.storage.cache import Cache
-from registry.storage.store import Store, hash_file
+from registry.storage.store import Store
 
 Progress = Callable[[float], None]
 

@@ -20,6 +20,7 @@ from registry.db.session import Database
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
 from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
+from registry.files.hashing import hash_file
 from registry.services.blobs import blobs, bucket_copies, garbage
 from registry.services.catalog import hub_bases, models, patches
 from registry.services.composing import builds, compositions, conflicts
@@ -27,7 +28,7 @@ from registry.services.queue import jobs, workers
 from registry.services.releasing import releases
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
-from registry.storage.store import Store, hash_file
+from registry.storage.store import Store
 from registry.worker.runner import Runner, Stopped
 from registry.worker.sandbox import warm_up
 

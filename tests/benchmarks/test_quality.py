@@ -25,7 +25,7 @@ from benchmarks.quality.restoration import DAMAGES, Restoration
 from benchmarks.quality.running import Steps
 from benchmarks.quality.statistics import correlation, mean
 from benchmarks.quality.vision import VIEWS, Vision
-from client.applies import apply
+from client.actions.apply import apply
 
 ROOT = Path(__file__).parents[2]
 

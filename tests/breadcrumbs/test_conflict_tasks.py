@@ -10,7 +10,7 @@ from makers_breadcrumbs import build, take_apart
 
 from registry.breadcrumbs.comparing.conflicts import Sums, analyse
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest, StorageFailed
-from registry.storage.store import hash_file
+from registry.files.hashing import hash_file
 from registry.worker import tasks
 
 EVERY_ENGINE = pytest.mark.parametrize("engine", ENGINES)

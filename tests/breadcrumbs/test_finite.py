@@ -19,7 +19,7 @@ from registry.breadcrumbs.formats.layout import MaskParams, format_metadata, lay
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import BaseMismatch, NotFinite, StorageFailed
-from registry.storage.store import hash_file
+from registry.files.hashing import hash_file
 from registry.worker import tasks
 
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}

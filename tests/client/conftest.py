@@ -9,7 +9,7 @@ import makers
 import pytest
 from visitors import SERVER, Crumb, Files, Registry, environment, serving
 
-import client.http
+import client.api.http
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Waits between attempts are written down and not waited for."""
     waited: list[float] = []
-    monkeypatch.setattr(client.http.time, "sleep", waited.append)
+    monkeypatch.setattr(client.api.http.time, "sleep", waited.append)
     return waited
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from client.addresses import check_model, parse_file, parse_item, parse_patch, parse_revision, parse_subject
+from client.terminal.addresses import check_model, parse_file, parse_item, parse_patch, parse_revision, parse_subject
 from registry.errors import InvalidRequest
 
 

@@ -13,7 +13,7 @@ MODEL = "ada/odd"
 @pytest.fixture(scope="module")
 def admin(registry: Registry, files: Files) -> str:
     """The token of an admin, once there is a model with a patch."""
-    from client.pushes import create, push
+    from client.actions.push import create, push
 
     command = [*SERVER, "token", "create", "chief", "--admin", "--data", str(registry.data), "--json"]
     made = subprocess.run(command, env=environment(), capture_output=True, check=True, text=True)

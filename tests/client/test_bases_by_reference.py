@@ -8,8 +8,8 @@ from makers import make_checkpoint
 from processes import Person, open_registry, person
 from scripted import serving
 
-from client.http import Connection
-from client.transfers import Wanted, download
+from client.actions.transfers import Wanted, download
+from client.api.http import Connection
 from registry import errors
 
 REPOSITORY = "acme/tiny"

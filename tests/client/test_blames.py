@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from visitors import Crumb, Registry
 
-from client.blames import split_place
+from client.trials.blame import split_place
 
 ALPHA, WEIGHT = 0.5, 0.25  # of all, and of the second patch
 
@@ -29,7 +29,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(registry: Registry, base: Path) -> str:
     """A model of two patches: #1 adds 1 to embed.weight[3, 5] and to the scalar, #2 adds 8 and 2 to two of embed."""
-    from client.pushes import create, push
+    from client.actions.push import create, push
 
     with registry.client() as client:
         create(client, "ana/blamed", base)

@@ -6,8 +6,8 @@ import makers
 import pytest
 from visitors import Crumb, Registry
 
-from client import conflicts
-from client.addresses import parse_choice
+from client.actions import conflicts
+from client.terminal.addresses import parse_choice
 from registry.errors import InvalidRequest
 
 MODEL = "ana/meeting"
@@ -26,7 +26,7 @@ def here(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
 @pytest.fixture(scope="module")
 def model(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model of three patches, where #3 undoes #1, and #2 has nothing to do with either."""
-    from client.pushes import create, push
+    from client.actions.push import create, push
 
     base = makers.make_checkpoint(tmp_path_factory.mktemp("conflicts") / "base", shapes={"embed.weight": (40, 16)})
     with registry.client() as client:
@@ -91,7 +91,7 @@ def test_the_worst_tensors_are_the_worst_of_all_pairs_however_few_are_fetched(he
 
 
 def test_many_patches_fit_into_80_columns(here: Registry, model: str) -> None:
-    from client.commands.conflicts import _text
+    from client.commands.composing.conflicts import _text
 
     with here.client() as client:
         found = client.conflicts(model, [(1, None), (2, None), (3, None)])

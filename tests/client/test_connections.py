@@ -5,7 +5,7 @@ import pytest
 from scripted import Request, serving
 
 from client import Client
-from client.http import Connection
+from client.api.http import Connection
 from registry import errors
 
 ME = {"user": "ana", "admin": False, "scopes": ["push"], "token": "hf_abc", "expires_at": None}
@@ -124,7 +124,7 @@ def test_what_is_sent_is_never_redirected() -> None:
 
 
 def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.http.ANSWER_BYTES", 1000)
+    monkeypatch.setattr("client.api.http.ANSWER_BYTES", 1000)
     with (
         serving(lambda request: request.answer(200, b" " * 1001)) as there,
         Client(there.url) as client,

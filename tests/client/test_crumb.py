@@ -200,10 +200,10 @@ def test_the_command_itself_exits_with_the_code(home: Path) -> None:
 
 def test_the_unexpected_is_one_sentence_too_and_a_traceback_on_request(home: Path) -> None:
     code = (
-        "import client.config\n"
+        "import client.machine.config\n"
         "def burst():\n"
         "    raise ZeroDivisionError('oops')\n"
-        "client.config.current = burst\n"
+        "client.machine.config.current = burst\n"
         "from client.cli import main\n"
         "main()"
     )

@@ -2,7 +2,7 @@ import httpx2
 import pytest
 from huggingface_hub import errors as hub
 
-from client.hub_errors import from_hub, hub_errors
+from client.machine.hub_errors import from_hub, hub_errors
 from registry import errors
 
 URL = "https://s3/x?X-Amz-Signature=secret"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from visitors import Crumb
 
-from client import integrations
+from client.hub import hf_command
 
 HF = Path(sys.executable).with_name("hf")
 
@@ -36,7 +36,7 @@ def test_hf_runs_crumb_with_its_arguments_and_exit_code(crumb: Crumb, folder: Pa
     assert "No registry is known" in hf("crumb", "whoami", code=1)
     assert "Missing option" in hf("crumb", "push", "x", "n/m", code=2)
     assert hf("crumb", "--help").startswith("Usage: crumb ")
-    assert integrations.ABOUT in hf("--help")
+    assert hf_command.ABOUT in hf("--help")
     listed = hf("extensions", "list")
     assert "hf crumb" in listed
     assert "crumb.local/hf-crumb" in listed
@@ -79,11 +79,11 @@ def test_another_extension_of_that_name_stays_as_it_is(manifest: str | None, cru
 def test_without_a_crumb_to_run_nothing_is_written(
     crumb: Crumb, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(integrations.sysconfig, "get_path", lambda *_: str(tmp_path / "none"))
+    monkeypatch.setattr(hf_command.sysconfig, "get_path", lambda *_: str(tmp_path / "none"))
     crumb("integrate", "hf", code=1)
     assert "has no command crumb" in crumb.errors
     assert not folder.exists()
 
 
 def test_its_owner_is_a_name_that_github_gives_to_nobody() -> None:
-    assert "." in integrations.OWNER  # where `hf extensions update` would run what it finds
+    assert "." in hf_command.OWNER  # where `hf extensions update` would run what it finds

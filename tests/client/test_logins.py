@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from client.config import Login, cache, current, forget, save
+from client.machine.config import Login, cache, current, forget, save
 from registry import errors
 
 

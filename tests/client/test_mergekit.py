@@ -14,10 +14,10 @@ import torch
 import yaml
 from visitors import Crumb, Files, Registry
 
-from client.mergekit import write_yaml
-from client.mergekit_config import Source, read_config
-from client.pulls import find_revision
-from client.pushes import create, push
+from client.actions.pull import find_revision
+from client.actions.push import create, push
+from client.mergekit.config import Source, read_config
+from client.mergekit.export import write_yaml
 from registry.errors import InvalidRequest
 
 Weights = Mapping[str, np.ndarray[Any, Any]]

@@ -17,9 +17,10 @@ import pytest
 from hub_stand_in import TOKEN, Blob, HubStandIn, Repo, open_hub
 from visitors import Crumb, Registry
 
-from client import Client, hub_repos
-from client.pulls import pull, recompose
-from client.pushes import create, push
+from client import Client
+from client.actions.pull import pull, recompose
+from client.actions.push import create, push
+from client.hub import repos as hub_repos
 from registry.schemas import Revision
 
 MODEL = "ana/published"
@@ -163,7 +164,7 @@ def test_a_killed_run_goes_on_where_it_was(stand_in: HubStandIn, crumb: Crumb, f
         return killed.wait(60)
 
     stand_in.stall = hold
-    code = f"import client.hub_repos as it; it.ALONE = {ALONE}; from client.cli import main; main()"
+    code = f"import client.hub.repos as it; it.ALONE = {ALONE}; from client.cli import main; main()"
     command = [sys.executable, "-c", code, "publish", ONE, TO]
     with subprocess.Popen(command, env={**os.environ, "HF_HUB_DISABLE_XET": "1"}) as process:
         assert reached.wait(60)

@@ -6,7 +6,7 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import errors as hub
 
-from client.sources import resolve
+from client.machine.sources import resolve
 from registry import errors
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from scripted import Request, serving
 
-from client import Client, transfers
-from client.http import Connection
-from client.transfers import Wanted, download_all, partial_path
+from client import Client
+from client.actions import transfers
+from client.actions.transfers import Wanted, download_all, partial_path
+from client.api.http import Connection
 from registry import errors
 
 DATA = random.Random(0).randbytes(1_000_003)
@@ -297,7 +298,7 @@ def source(tmp_path: Path) -> Path:
 
 def put_up(uploads: Uploads, path: Path, **how: Any) -> list[Request]:
     with serving(uploads.answer) as there, Client(there.url, "hf_x") as client:
-        assert client.upload_file(path, **how) == (SHA, len(DATA))
+        assert transfers.upload(client, path, **how) == (SHA, len(DATA))
     assert uploads.done
     return [request for request in there.seen if request.method == "PUT"]
 
@@ -341,7 +342,7 @@ def test_a_registry_that_never_takes_the_upload_is_given_up(source: Path) -> Non
     uploads = Uploads()
     uploads.faults["gone"] = 1000
     with serving(uploads.answer) as there, Client(there.url) as client, pytest.raises(errors.NotFound):
-        client.upload_file(source)
+        transfers.upload(client, source)
 
 
 def test_a_file_that_changes_while_it_is_sent_is_told(source: Path) -> None:
@@ -353,7 +354,7 @@ def test_a_file_that_changes_while_it_is_sent_is_told(source: Path) -> None:
         uploads.answer(request)
 
     with serving(answer) as there, Client(there.url) as client, pytest.raises(errors.Conflict, match="changed"):
-        client.upload_file(source)
+        transfers.upload(client, source)
 
 
 @pytest.mark.parametrize(("part_size", "missing"), [(0, [0]), (-5, [0]), (1, [0]), (100_000, [11]), (100_000, [-1])])
@@ -363,7 +364,7 @@ def test_a_registry_that_asks_for_nonsense_is_refused(source: Path, part_size: i
         request.answer(201, {**session, "part_size": part_size, "missing": missing})
 
     with serving(answer) as there, Client(there.url) as client, pytest.raises(errors.Unavailable, match="parts"):
-        client.upload_file(source)
+        transfers.upload(client, source)
     assert len(there.seen) == 1
 
 
@@ -373,7 +374,7 @@ def test_a_missing_file_is_not_announced(tmp_path: Path) -> None:
         Client(there.url) as client,
         pytest.raises(errors.NotFound),
     ):
-        client.upload_file(tmp_path / "none")
+        transfers.upload(client, tmp_path / "none")
     assert there.seen == []
 
 

@@ -20,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from visitors import Crumb, Registry, eventually
 
-from client import Client, trials
-from client.bisects import Change, Verdict, apply, difference, judge, search
-from client.scores import Measurement, read_measurements, read_score
-from client.trials import Candidate, Part, multiply, run_command
+from client import Client
+from client.trials import bench
+from client.trials.bench import Candidate, Part, multiply, run_command
+from client.trials.bisect import Change, Verdict, apply, difference, judge, search
+from client.trials.scores import Measurement, read_measurements, read_score
 from registry import errors, schemas
 
 COUNT = 6  # patches of the model
@@ -191,7 +192,7 @@ def test_a_commands_stdout_is_read_and_its_stderr_is_the_terminals(
 
 
 def test_of_endless_output_the_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "OUTPUT", 1000)
+    monkeypatch.setattr(bench, "OUTPUT", 1000)
     output = run_command(python("print('x' * 10**6); print('y' * 10**6); print(0.5)"), tmp_path).output
     assert len(output) == 1000
     assert read_score(output) == 0.5
@@ -202,14 +203,14 @@ def test_a_command_that_is_not_there_is_told_in_one_sentence(name: str, tmp_path
     with pytest.raises(errors.InvalidRequest, match=r"cannot be run"):
         run_command([name], tmp_path)
     with pytest.raises(errors.InvalidRequest, match=r"no command"):
-        trials.check_command([name])
+        bench.check_command([name])
 
 
 def test_interrupted_no_command_stays_behind(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
     script = (
-        f"from pathlib import Path\nfrom client.trials import run_command\nrun_command({python(code)!r}, Path('x'))"
+        f"import pathlib\nfrom client.trials.bench import run_command\nrun_command({python(code)!r}, pathlib.Path())"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     eventually(lambda: pid.exists() and pid.read_text() != "")
@@ -310,7 +311,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(registry: Registry, base: Path) -> str:
     """A model with six patches: #n adds n to the weight [n, 0], and #4 also adds 20 to [0, 0]."""
-    from client.pushes import create, push
+    from client.actions.push import create, push
 
     with registry.client() as client:
         create(client, "ana/tried", base)
@@ -425,7 +426,7 @@ def test_what_cannot_be_told_leaves_suspects(
 
 
 def test_a_candidate_that_overflows_cannot_be_told(here: Registry, base: Path, crumb: Crumb, scratch: Path) -> None:
-    from client.pushes import create, push
+    from client.actions.push import create, push
 
     with here.client() as client:
         create(client, "ana/huge", base)

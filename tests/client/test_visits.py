@@ -17,7 +17,8 @@ import pytest
 from visitors import PART, SERVER, Crumb, Files, Registry, environment, eventually, serving
 
 from client import Client
-from client.transfers import partial_path
+from client.actions import transfers
+from client.actions.transfers import partial_path
 from registry import errors, schemas
 
 WEIGHTS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -34,7 +35,7 @@ def here(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
 @pytest.fixture(scope="module")
 def model(registry: Registry, files: Files) -> str:
     """A model with two checked patches."""
-    from client.pushes import create, push
+    from client.actions.push import create, push
 
     with registry.client() as client:
         create(client, "ana/llm", files.base)
@@ -149,7 +150,7 @@ def test_the_log_is_newest_first_and_filtered(here: Registry, model: str, crumb:
 
 
 def test_pages_are_put_together(registry: Registry, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.endpoints.calls.PAGE", 1)
+    monkeypatch.setattr("client.api.calls.PAGE", 1)
     with registry.client() as client:
         assert [patch.number for patch in client.patches(model)] == [2, 1]
         assert [patch.number for patch in client.patches(model, limit=1)] == [2]
@@ -319,8 +320,8 @@ def test_pulls_into_one_folder_and_through_one_cache_wait_for_each_other(
 def test_a_pull_that_waits_for_another_says_so(
     here: Registry, model: str, crumb: Crumb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from client import locks
-    from client.console import Console
+    from client.machine import locks
+    from client.terminal.console import Console
 
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
     first = locks.locked(crumb.cwd / "it", Console())
@@ -338,7 +339,7 @@ def test_a_pull_killed_while_it_switches_revisions_can_go_on_or_back_or_elsewher
     recipes = [crumb("compose", model, number, "-q").split()[0] for number in ("1", "2")]
     crumb("pull", f"{model}@{recipes[0]}", "-o", "it")
     code = (
-        "import os, signal, client.transfers as transfers\n"
+        "import os, signal, client.actions.transfers as transfers\n"
         "sync, count = transfers.sync_folder, []\n"
         "def counted(folder):\n"
         "    count.append(1)\n"
@@ -382,8 +383,8 @@ def test_a_base_in_other_shards_is_no_fraud(here: Registry, model: str, files: F
 
 
 def test_a_pull_that_was_killed_goes_on(registry: Registry, model: str, tmp_path: Path) -> None:
-    from client.pulls import pull
-    from client.transfers import Wanted
+    from client.actions.pull import pull
+    from client.actions.transfers import Wanted
 
     with registry.client() as client:
         revision = client.revision(model)
@@ -401,20 +402,22 @@ def test_a_pull_that_was_killed_goes_on(registry: Registry, model: str, tmp_path
 def test_a_push_whose_process_is_killed_goes_on_where_it_was(here: Registry, model: str, tmp_path: Path) -> None:
     base = tmp_path / "base"
     with here.client() as client:
-        client.download_revision(client.revision(model), base, paths=["model.safetensors.index.json", *WEIGHTS])
+        transfers.download_revision(
+            client, client.revision(model), base, paths=["model.safetensors.index.json", *WEIGHTS]
+        )
     tuned = makers.fine_tuned(base, tmp_path / "tuned", 7)
     patch = tmp_path / "patch"
     info = makers.make_patch(base, tuned, patch, drop_bottom="0", drop_top="0")
     code = (
-        "import os, signal, client.api as api\n"
+        "import os, signal, client.api.client as api\n"
         "send, count = api.Client.send_part, []\n"
         "def counted(*a, **k):\n"
         "    count.append(1)\n"
         "    if len(count) == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return send(*a, **k)\n"
         "api.Client.send_part = counted\n"
-        "import client.transfers\n"
-        "client.transfers.AT_ONCE = 1\n"
+        "import client.actions.transfers\n"
+        "client.actions.transfers.AT_ONCE = 1\n"
         "from client.cli import main\n"
         "main()\n"
     )
@@ -424,7 +427,7 @@ def test_a_push_whose_process_is_killed_goes_on_where_it_was(here: Registry, mod
     with here.client() as client:
         session = client.announce_upload(info.sha256, info.size)
         assert session.missing == list(range(3, -(-info.size // session.part_size)))
-        from client.pushes import push
+        from client.actions.push import push
 
         done = push(client, patch, model, "killed")
         assert done.check == "checked"
@@ -437,7 +440,7 @@ def test_an_upload_goes_on_when_the_registry_is_killed_and_comes_back(
 ) -> None:
     data, source = tmp_path / "data", tmp_path / "source"
     source.write_bytes(random.Random(1).randbytes(20 * PART))
-    monkeypatch.setattr("client.transfers.AT_ONCE", 1)
+    monkeypatch.setattr("client.actions.transfers.AT_ONCE", 1)
     made = subprocess.run(
         [*SERVER, "token", "create", "ana", "--data", str(data), "--json"],
         env=environment(), capture_output=True, check=True,
@@ -456,14 +459,14 @@ def test_an_upload_goes_on_when_the_registry_is_killed_and_comes_back(
             return send(upload, number, *rest, **more)
 
         monkeypatch.setattr(client, "send_part", part)
-        sha256, size = client.upload_file(source)
+        sha256, size = transfers.upload(client, source)
         assert sent == list(range(20))
         assert client.announce_upload(sha256, size).state == "done"
 
 
 def test_an_interrupted_wait_says_that_the_registry_goes_on(here: Registry, model: str, crumb: Crumb) -> None:
     code = (
-        "import client.api as api\n"
+        "import client.api.client as api\n"
         "def interrupt(*a, **k): raise KeyboardInterrupt\n"
         "api.Client.wait = interrupt\n"
         "from client.cli import main\n"
@@ -520,7 +523,7 @@ def test_who_waits_for_no_worker_is_told(
         [*SERVER, "token", "create", "ana", "--data", str(data), "--json"],
         env=environment(), capture_output=True, check=True,
     )  # fmt: skip
-    monkeypatch.setattr("client.api.IDLE", 0.1)
+    monkeypatch.setattr("client.api.client.IDLE", 0.1)
     with serving(data, more=["--no-worker"]) as url:
         token = json.loads(made.stdout)["token"]
         wait = Client.wait

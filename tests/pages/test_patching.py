@@ -163,7 +163,7 @@ def test_strangers_words_stay_words_and_every_filter_survives_the_next_page(site
 
 
 def test_the_next_page_keeps_the_filters(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.server.pages.patches.PAGE", 2)
+    monkeypatch.setattr("registry.server.pages.curation.patches.PAGE", 2)
     page = site.open(None, f"{HOME}?state=draft&tensor=norm&density_from=&density_to=90.5&task=&author=bob")
     expect(page.locator("tbody th")).to_have_text([re.compile("#4"), re.compile("#3")])
     page.get_by_role("link", name="Next page").click()

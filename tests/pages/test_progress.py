@@ -14,9 +14,9 @@ from playwright.sync_api import expect
 from sqlalchemy import delete
 
 from registry.db.tables import Job, SignIn, now
-from registry.server.pages.cookies import COOKIE
-from registry.server.pages.streams import Streams
-from registry.server.serving import make_server
+from registry.server.edge.serving import make_server
+from registry.server.pages.frame.cookies import COOKIE
+from registry.server.pages.queue.streams import Streams
 from registry.services.composing import compositions
 from registry.services.composing.compositions import Ingredient
 from registry.services.people import sign_ins

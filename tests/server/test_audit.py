@@ -465,7 +465,7 @@ def test_what_is_rolled_back_is_in_no_log(world: World, monkeypatch: pytest.Monk
         raise RuntimeError("after the service was done")
 
     with monkeypatch.context() as patched:
-        patched.setattr("registry.server.people_views.token", fail)
+        patched.setattr("registry.server.views.people.token", fail)
         assert alice.post("/api/v1/tokens", json={"scopes": ["read"]}).status_code == 500
     with monkeypatch.context() as patched:
         patched.setattr("registry.db.session.append_pending", fail)  # what cannot be logged does not happen

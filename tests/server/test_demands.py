@@ -14,7 +14,7 @@ from world import create_model
 
 from registry.db.tables import Job
 from registry.errors import InvalidRecipe
-from registry.server import hub_route
+from registry.server.hub import route
 from registry.services.people.tokens import create_token
 
 API = f"/api/models/{NAME}"
@@ -40,14 +40,14 @@ def plain(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]
 def driven(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Let the worker do what there is to do whenever a waiting request looks after its job."""
     made: Community = request.getfixturevalue("crew" if "crew" in request.fixturenames else "plain")
-    look = hub_route.look
+    look = route.look
 
     def step(*about: Any) -> Any:
         made.world.work()
         return look(*about)
 
-    monkeypatch.setattr(hub_route, "look", step)
-    monkeypatch.setattr(hub_route, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(route, "look", step)
+    monkeypatch.setattr(route, "LOOK_SECONDS", 0.01)
 
 
 def ask(crew: Community, user: str | None, path: str = f"{API}/revision/{PULL}", method: str = "GET") -> Any:
@@ -129,7 +129,7 @@ def test_a_recipe_that_somebody_has_asked_for_is_composed(crew: Community) -> No
 
 
 def test_a_worker_elsewhere_composes_while_the_request_waits(plain: Community, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_route, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(route, "LOOK_SECONDS", 0.02)
     worker = plain.world.worker
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -236,7 +236,7 @@ def test_a_composition_that_fails_says_why(plain: Community, monkeypatch: pytest
 
 
 def test_a_job_that_ends_otherwise_is_an_answer(plain: Community, monkeypatch: pytest.MonkeyPatch) -> None:
-    look, end = hub_route.look, {"how": ""}
+    look, end = route.look, {"how": ""}
 
     def ended(made: Any, job_id: Any) -> Any:
         with made.database.write() as session:
@@ -247,7 +247,7 @@ def test_a_job_that_ends_otherwise_is_an_answer(plain: Community, monkeypatch: p
                 job.state = end["how"]
         return look(made, job_id)
 
-    monkeypatch.setattr(hub_route, "look", ended)
+    monkeypatch.setattr(route, "look", ended)
     for end["how"] in ("cancelled", "gone"):
         assert no_revision(ask(plain, "carol")).startswith("It could not be composed: ")
 
@@ -260,8 +260,8 @@ def test_who_has_waited_long_enough_is_asked_to_come_back(
     plain: Community, monkeypatch: pytest.MonkeyPatch, method: str, seconds: str
 ) -> None:
     for name in ("HEAD_SECONDS", "CALL_SECONDS"):
-        monkeypatch.setattr(hub_route, name, 0.0 if name == seconds else 1000.0)
-    monkeypatch.setattr(hub_route, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(route, name, 0.0 if name == seconds else 1000.0)
+    monkeypatch.setattr(route, "LOOK_SECONDS", 0.01)
     for _ in range(3):
         answer = ask(plain, "carol", FILE, method)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
@@ -275,7 +275,7 @@ def test_a_recipe_that_is_asked_for_again_and_again_is_in_the_log_once_for_each_
     plain: Community, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = recipe_of(plain, [1, 2])
-    monkeypatch.setattr(hub_route, "CALL_SECONDS", 0.0)
+    monkeypatch.setattr(route, "CALL_SECONDS", 0.0)
     before = len(plain.events("recipe.compose"))
     for _ in range(3):
         assert ask(plain, "carol", f"{API}/revision/recipe-{digest}").status_code == 429
@@ -284,7 +284,7 @@ def test_a_recipe_that_is_asked_for_again_and_again_is_in_the_log_once_for_each_
 
 def test_two_who_ask_at_once_share_one_composition(crew: Community, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = recipe_of(crew, [1, 2])
-    monkeypatch.setattr(hub_route, "CALL_SECONDS", 0.0)
+    monkeypatch.setattr(route, "CALL_SECONDS", 0.0)
     start, answers = threading.Barrier(4), []
 
     def go(user: str) -> None:

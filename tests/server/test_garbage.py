@@ -25,7 +25,7 @@ from registry.cli import app
 from registry.db.tables import BaseFile, Blob, Job, Model, Namespace, PatchRevision, UploadSession, User, now
 from registry.db.tables.declare import Table
 from registry.errors import Conflict, DigestMismatch, InvalidRequest, NotFound
-from registry.server.uploads import complete_now
+from registry.server.api.uploads import complete_now
 from registry.services.blobs import blobs, garbage, quotas, uploads
 from registry.services.blobs.garbage import Amount
 from registry.services.catalog import models, patches

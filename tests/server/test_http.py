@@ -11,7 +11,7 @@ from world import World, digest
 from registry import errors
 from registry.db.tables import Token, now
 from registry.logs import configure_logs
-from registry.server.deps import Route
+from registry.server.edge.deps import Route
 from registry.server.errors import STATUS
 
 UPLOAD = b'{"sha256": "%s", "size": 5}' % digest(b"bytes").encode()
@@ -143,7 +143,7 @@ def test_no_token_reaches_a_log(
         configure_logs(form)
         client.get("/api/v1/whoami")
         client.get(f"/api/v1/models?search={world.token('alice')}")
-        monkeypatch.setattr("registry.server.people_views.whoami", lambda actor: 1 / 0)
+        monkeypatch.setattr("registry.server.views.people.whoami", lambda actor: 1 / 0)
         client.get("/api/v1/whoami")
         out, err = capsys.readouterr()
         assert "ZeroDivisionError" in err

@@ -15,9 +15,9 @@ from processes import open_registry
 from world import World, announce, content_digest, digest, open_world
 
 from registry.errors import InvalidRequest
-from registry.server import middleware
-from registry.server.limits import Rate, address_key
-from registry.server.serving import make_server
+from registry.server.edge import middleware
+from registry.server.edge.limits import Rate, address_key
+from registry.server.edge.serving import make_server
 from registry.settings import Settings
 
 DATA = b"d" * 3000
@@ -50,7 +50,7 @@ def served(world: World) -> Iterator[tuple[str, int]]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time as the limiter sees it, at the start of a minute."""
     at = [1_800_000_000.0]
-    monkeypatch.setattr("registry.server.limits.time.time", lambda: at[0])
+    monkeypatch.setattr("registry.server.edge.limits.time.time", lambda: at[0])
     return at
 
 

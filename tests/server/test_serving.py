@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from world import World, announce, content_digest, open_world
 
-from registry.server.serving import make_server
+from registry.server.edge.serving import make_server
 
 DATA = b"x" * 1000
 

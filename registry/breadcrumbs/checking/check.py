@@ -15,23 +15,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from registry.breadcrumbs.formats.checkpoint import (
-    BLOCK,
-    HASHED,
-    Meter,
-    Progress,
-    TensorSpec,
-    blocks,
-    fill,
-    octets,
-    processors,
-)
+from registry.breadcrumbs.formats.checkpoint import BLOCK, HASHED, TensorSpec, blocks, fill, octets, processors
 from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Limits, show
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import Patch, called, open_patch
 from registry.breadcrumbs.kernels.check import measure_values
 from registry.breadcrumbs.kernels.compose import CODES, PAD
 from registry.errors import BaseMismatch, InvalidPatch
+from registry.files.progress import Meter, Progress
 
 Octets = npt.NDArray[np.uint8]
 

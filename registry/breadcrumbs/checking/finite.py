@@ -12,9 +12,10 @@ from registry.breadcrumbs.checking.claims import CheckResult, require_fit
 from registry.breadcrumbs.composing.engines import Buffers, CpuEngine
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.staging import Stager
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, Meter, Progress, processors
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, processors
 from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.patchfile import Patch
+from registry.files.progress import Meter, Progress
 
 
 def check_finite(base: Checkpoint, patch: Patch, progress: Progress | None = None) -> CheckResult:

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from registry.breadcrumbs.checking.claims import require_fit
-from registry.breadcrumbs.formats.checkpoint import TORCH, Checkpoint, Meter, Progress, blocks
+from registry.breadcrumbs.formats.checkpoint import TORCH, Checkpoint, blocks
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.formats.recipe import Recipe, scale
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRecipe, InvalidRequest
+from registry.files.progress import Meter, Progress
 
 BLOCK = 2**20
 """Values, or bytes of a mask, that are read at a time; of values that is 4 MB, and 8 MB more as float64."""

@@ -36,12 +36,13 @@ import numpy as np
 from registry.breadcrumbs.comparing.engines import Engine, Measured, Numbers, nothing, open_engine
 from registry.breadcrumbs.comparing.sums import Sums, total
 from registry.breadcrumbs.composing.staging import Arena, Stager
-from registry.breadcrumbs.formats.checkpoint import Meter, Progress, processors
+from registry.breadcrumbs.formats.checkpoint import processors
 from registry.breadcrumbs.formats.header import TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.kernels import conflicts as columns
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest
+from registry.files.progress import Meter, Progress
 
 __all__ = ["Analysis", "Pair", "Sums", "analyse", "total"]
 

@@ -20,13 +20,14 @@ from pathlib import Path
 from registry.breadcrumbs.composing.engines import Engine, open_engine
 from registry.breadcrumbs.composing.lanes import Crew, Phases
 from registry.breadcrumbs.composing.writer import LANES, Writer
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, Meter, Progress, digest_of, processors
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, digest_of, processors
 from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.formats.recipe import Recipe, scale
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import BaseMismatch, InvalidRecipe
 from registry.files.durable import new_files
+from registry.files.progress import Meter, Progress
 
 SPARE = 3
 """Chunks that are staged, written or hashed while others are composed."""

@@ -16,11 +16,12 @@ from typing import Any, BinaryIO
 from registry.breadcrumbs.composing.engines import Buffers, Engine
 from registry.breadcrumbs.composing.lanes import Crew, Phases, Slot
 from registry.breadcrumbs.composing.staging import Chunk, Stager
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, Meter
+from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import Entry, show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.errors import InvalidCheckpoint, NotFinite
 from registry.files.copying import copy_range, write_at
+from registry.files.progress import Meter
 
 READ = 2**21
 """Bytes of an untouched tensor that are read at a time for hashing."""

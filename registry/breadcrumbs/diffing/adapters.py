@@ -29,11 +29,12 @@ import torch
 
 from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, AdapterConfig, read_config
 from registry.breadcrumbs.diffing.adapter_parts import Part, Product, find_parts
-from registry.breadcrumbs.formats.checkpoint import INDEX, TORCH, WHOLE, Checkpoint, octets, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import TORCH, Checkpoint, octets, open_checkpoint
 from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, show
 from registry.breadcrumbs.kernels.adapters import add_product
 from registry.breadcrumbs.kernels.compose import CODES, PAD
 from registry.errors import InvalidCheckpoint
+from registry.files.folders import INDEX, WHOLE
 
 Factor = npt.NDArray[np.floating[Any]]
 

@@ -25,23 +25,14 @@ import torch
 from registry.breadcrumbs.diffing.changes import Changes, Gpu, Workspace
 from registry.breadcrumbs.diffing.mask import groups_of
 from registry.breadcrumbs.diffing.pairing import Pairing, pair
-from registry.breadcrumbs.formats.checkpoint import (
-    HASHED,
-    Checkpoint,
-    Meter,
-    Progress,
-    Weights,
-    blocks,
-    digest_of,
-    octets,
-    processors,
-)
+from registry.breadcrumbs.formats.checkpoint import HASHED, Checkpoint, Weights, blocks, digest_of, octets, processors
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, format_header, show
 from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo, format_metadata, layout
 from registry.breadcrumbs.kernels.devices import find_gpu, pick_device
 from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch
 from registry.files.copying import copy_range, read_at, write_at
 from registry.files.durable import new_files
+from registry.files.progress import Meter, Progress
 
 
 def diff(

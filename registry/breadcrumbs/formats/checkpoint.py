@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,8 @@ from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, Heade
 from registry.breadcrumbs.formats.header import TensorSpec as TensorSpec
 from registry.errors import InvalidCheckpoint, InvalidInput, NotFound
 from registry.files.copying import read_at
+from registry.files.folders import CONFIG, INDEX, WHOLE, is_pickle
+from registry.files.progress import Meter, Progress
 
 BLOCK = 2**20
 """Elements processed at a time; a multiple of 8, so that blocks of a bitmask are whole bytes."""
@@ -32,9 +34,6 @@ BLOCK = 2**20
 HASHED = 2**20
 """Bytes hashed at a time: they stay in the processor's cache from reading to hashing."""
 
-INDEX = "model.safetensors.index.json"
-WHOLE = "model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 CONFIG_BYTES = 4_000_000
 
 TORCH: dict[str, torch.dtype] = {
@@ -55,24 +54,6 @@ TORCH: dict[str, torch.dtype] = {
     "I64": torch.int64,
     "U64": torch.uint64,
 }
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
-
-
-class Meter:
-    """Count bytes for the progress callback; threads may share one."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self.progress = 0, total, progress
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        """Count bytes that are done."""
-        with self._lock:
-            self.done += count
-            if self.progress:
-                self.progress(self.done, self.total)
 
 
 class Weights(Protocol):
@@ -276,7 +257,7 @@ def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOI
         if not source.is_dir():
             raise NotFound(f"There is no checkpoint at {source}.")
         source = {path.name: path for path in source.iterdir() if path.is_file()}
-    config = read_json(source["config.json"], "config.json", CONFIG_BYTES) if "config.json" in source else {}
+    config = read_json(source[CONFIG], CONFIG, CONFIG_BYTES) if CONFIG in source else {}
     if INDEX not in source:
         found = {name: path for name, path in source.items() if name.endswith(".safetensors") and "/" not in name}
         if not found:
@@ -307,7 +288,7 @@ def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOI
 
 
 def _convert(names: Iterable[str]) -> str:
-    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    pickles = sorted(name for name in names if is_pickle(name))
     if pickles:
         return (
             f"The weights in {show(pickles[0])} are not safetensors, and pickle files are never opened; "

@@ -16,11 +16,12 @@ from fractions import Fraction
 from registry.breadcrumbs.formats.header import FLOATS, Entry, Flaw, Header, Limits, TensorSpec, parse_entries, show
 from registry.breadcrumbs.formats.recipe import normalise_decimal
 from registry.errors import InvalidInput, InvalidRequest
+from registry.files.names import WEIGHTS_DIGEST
 
 KEYS = ("base", "drop_bottom", "drop_top", "format", "granularity", "tensors", "value_dtype", "version")
 GRANULARITIES = ("tensor", "row")
 VALUE_DTYPES = ("auto", "BF16", "F16", "F32")
-_WEIGHTS = re.compile(r"sha256:[0-9a-f]{64}")
+_WEIGHTS = re.compile(WEIGHTS_DIGEST)
 
 
 @dataclass(frozen=True)

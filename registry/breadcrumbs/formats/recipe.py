@@ -16,10 +16,11 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from registry.errors import InvalidRecipe, InvalidRequest
+from registry.files.names import HEX256, WEIGHTS_DIGEST
 
 _DECIMAL = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]{1,20}))?")
-_HEX256 = re.compile(r"[0-9a-f]{64}")
-_WEIGHTS = re.compile(r"sha256:[0-9a-f]{64}")
+_HEX256 = re.compile(HEX256)
+_WEIGHTS = re.compile(WEIGHTS_DIGEST)
 
 ALPHA = "0.3"
 """What is meant where nobody says how much of the patches a model is to have."""

@@ -7,29 +7,17 @@ back. A form builds the body that the same route takes, so that both are held to
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from registry.server.pages import (
-    admin,
-    builder,
-    channels,
-    comparisons,
-    home,
-    inbox,
-    jobs,
-    models,
-    moderation,
-    namespaces,
-    patch_forms,
-    patches,
-    recipes,
-    releases,
-    settings,
-    sign_in,
-    tokens,
-    webhooks,
-)
-from registry.server.pages.render import FOLDER, Static
-from registry.server.pages.route import guarded, refusal
-from registry.server.pages.streams import Streams
+from registry.server.pages.catalog import home, models, settings, webhooks
+from registry.server.pages.comparing import comparisons
+from registry.server.pages.composing import recipe_editor, recipes
+from registry.server.pages.curation import inbox, patch_forms, patches
+from registry.server.pages.frame.render import FOLDER, Static
+from registry.server.pages.frame.route import guarded, refusal
+from registry.server.pages.operating import admin, moderation
+from registry.server.pages.people import namespaces, sign_in, tokens
+from registry.server.pages.queue import jobs
+from registry.server.pages.queue.streams import Streams
+from registry.server.pages.releasing import channels, releases
 
 
 def install(app: FastAPI) -> None:
@@ -44,7 +32,7 @@ def install(app: FastAPI) -> None:
         patches,
         patch_forms,
         comparisons,
-        builder,
+        recipe_editor,
         recipes,
         releases,
         channels,

@@ -35,9 +35,10 @@ from registry.db.tables import (
     now,
 )
 from registry.errors import StorageFailed
+from registry.files.hashing import hash_file
 from registry.services.people import access
 from registry.services.people.actors import Actor
-from registry.storage.store import Store, hash_file
+from registry.storage.store import Store
 
 LEASE = timedelta(hours=24)  # how long a blob is kept for whoever has wanted it, referred to or not
 OWNERS = (

@@ -16,6 +16,7 @@ A file goes in three steps: aside, commit, away. When a process dies before the 
 next run moves the file back; when it dies after, the next run ends it. What is in a bucket leaves that first.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -30,9 +31,10 @@ from sqlalchemy.orm import Session
 from registry.db.session import Database
 from registry.db.tables import Blob, Job, now
 from registry.errors import StorageFailed
+from registry.files.names import HEX256
 from registry.services.blobs import blobs, bucket_copies, uploads
 from registry.storage.bucket import Bucket
-from registry.storage.store import HEX256, Store
+from registry.storage.store import Store
 
 BATCH = 100
 SECOND = 4  # the grace of what is doomed is this part of the first
@@ -241,7 +243,7 @@ def restore(database: Database, store: Store) -> None:
     """End what a killed run has begun: a file that was set aside goes back if its row is there, and away if not."""
     for path in sorted(store.staging.glob("trash-*")):
         sha256 = path.name.removeprefix("trash-")
-        if not HEX256.fullmatch(sha256):
+        if not re.fullmatch(HEX256, sha256):
             continue
         with database.write() as session:  # a run that is at it holds the lock
             row = session.get(Blob, sha256, with_for_update=True)

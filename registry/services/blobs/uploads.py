@@ -28,10 +28,12 @@ from registry.errors import (
     RangeNotSatisfiable,
     TooLarge,
 )
+from registry.files.durable import sync_folder
+from registry.files.hashing import hash_file
 from registry.services.blobs import blobs, quotas
 from registry.services.people import access
 from registry.services.people.actors import Actor, record
-from registry.storage.store import CHUNK, Store, fsync_folder, hash_file
+from registry.storage.store import CHUNK, Store
 
 MOST_PARTS = 9000
 MOST_EXPIRED = 10_000  # sessions deleted at a time
@@ -179,7 +181,7 @@ def create_staging(store: Store, path: Path) -> None:
     with store.writing("an upload"):
         if not path.exists():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            fsync_folder(path.parent)
+            sync_folder(path.parent)
 
 
 @contextmanager

@@ -17,9 +17,8 @@ from sqlalchemy.orm import Session
 
 from registry.db.tables import BaseFile, Blob, Model, Namespace
 from registry.errors import InvalidRequest, TooMany
-from registry.files.folder import PATTERNS
+from registry.files.folders import HUB_PATTERNS, check_path, check_paths, is_pickle, is_weights
 from registry.services.blobs import blobs, quotas
-from registry.services.catalog import models
 from registry.storage.store import Store
 
 MOST_FILES = 2000
@@ -64,10 +63,10 @@ def choose(model: Model, listed: Sequence[tuple[str, int, str]], limits: Limits)
     chosen: dict[str, HubFile] = {}
     for path, size, name in sorted(listed):
         file = path.rpartition("/")[2]
-        if not any(fnmatchcase(file, pattern) for pattern in PATTERNS) or path.startswith(".") or "/." in path:
+        if not any(fnmatchcase(file, pattern) for pattern in HUB_PATTERNS) or path.startswith(".") or "/." in path:
             continue
         try:
-            models.check_path(path)
+            check_path(path)
             fits = len(path) <= PATH_LENGTH and path.casefold() not in chosen
         except InvalidRequest:
             fits = False
@@ -76,11 +75,11 @@ def choose(model: Model, listed: Sequence[tuple[str, int, str]], limits: Limits)
         elif path.endswith(".safetensors"):
             raise InvalidRequest(f"{model.source} has weights by a path that no registry takes: {path!r}.")
     found = list(chosen.values())
-    if not any(models.is_weights(file.path) for file in found):
-        pickled = [path for path, _, _ in listed if path.lower().endswith(models.PICKLES)]
+    if not any(is_weights(file.path) for file in found):
+        pickled = [path for path, _, _ in listed if is_pickle(path)]
         why = f", only what may be pickles, which are never opened, like {min(pickled)}" if pickled else ""
         raise InvalidRequest(f"{model.source} has no .safetensors file at its top level{why}.", field="source")
-    models.check_paths([file.path for file in found])
+    check_paths([file.path for file in found])
     size = sum(file.size for file in found)
     if len(found) > MOST_FILES or size > limits.upload_bytes:
         raise InvalidRequest(

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select
@@ -12,6 +11,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from registry.db.tables import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User, now
 from registry.documents.commits import commit_id
 from registry.errors import Conflict, InvalidRequest, NotFound
+from registry.files.folders import check_paths
 from registry.services.blobs import blobs
 from registry.services.catalog import tags
 from registry.services.people import access, namespaces
@@ -20,7 +20,6 @@ from registry.services.people.names import check_name
 from registry.services.queue import jobs
 from registry.storage.store import Store
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
 CARD_BYTES = 2**20
 
 
@@ -100,48 +99,6 @@ def asked_before(session: Session, model: Model, source: str, *, by_reference: b
         return False
     asked = session.scalars(select(Job).where(Job.key == f"import:{model.id}")).all()
     return source == model.source or any(job.payload.get("source") == source for job in asked)
-
-
-def check_paths(paths: Sequence[str]) -> None:
-    """Refuse paths that could leave a folder, hide, collide, or name a pickle.
-
-    Raises:
-        InvalidRequest: names the path and the rule.
-    """
-    seen: set[str] = set()
-    for path in paths:
-        check_path(path)
-        if path.casefold() in seen:
-            raise InvalidRequest(f"Two files are called {path} (upper and lower case count as the same).", field=path)
-        seen.add(path.casefold())
-    for path in paths:
-        if any(str(parent).casefold() in seen for parent in PurePosixPath(path).parents):
-            raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
-    if not any(is_weights(path) for path in paths):
-        raise InvalidRequest("A base needs at least one .safetensors file at its top level.", field="files")
-
-
-def check_path(path: str) -> None:
-    """Refuse a path that could leave a folder, hides, or names a pickle.
-
-    Raises:
-        InvalidRequest: names the path and the rule.
-    """
-    parts = path.split("/")
-    if not path.isascii() or not path.isprintable() or set(path) & set('\\:*?"<>|%#'):
-        raise InvalidRequest(f"The path {path!r} has a character that not every system can store.", field=path)
-    if any(part != part.strip(" ") or part.startswith(".") or part.endswith(".") or not part for part in parts):
-        raise InvalidRequest(f"The path {path!r} is not a plain relative path to a visible file.", field=path)
-    if PurePosixPath(path).suffix.lower() in PICKLES:
-        raise InvalidRequest(
-            f"{path} may hold a pickle, which runs code when opened; convert the weights to safetensors.",
-            field=path,
-        )
-
-
-def is_weights(path: str) -> bool:
-    """Say whether a path of a base holds weights: a safetensors file at the top level."""
-    return "/" not in path and path.endswith(".safetensors")
 
 
 def import_job(session: Session, model: Model) -> Job | None:

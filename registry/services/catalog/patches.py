@@ -314,3 +314,9 @@ def refuse(session: Session, model: Model, revision: PatchRevision, subject: str
     revision.state, revision.refusal, revision.blob_sha256 = "refused", error, None
     session.flush()
     record(session, None, "patch.refused", subject, model, after={"error": error})
+
+
+def licensed_parts(model: Model, found: Sequence[PatchRevision]) -> list[tuple[str, str | None]]:
+    """Return the base and some patches of a model, by what people call them, with the licence of each."""
+    named: list[tuple[str, str | None]] = [("the base", model.license)]
+    return named + [(f"patch #{revision.patch.number}", revision.license) for revision in found]

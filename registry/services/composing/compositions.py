@@ -24,6 +24,7 @@ from registry.db.tables import (
 )
 from registry.documents.commits import commit_id
 from registry.errors import InvalidRecipe, RevisionNotFound
+from registry.files.folders import is_weights
 from registry.services.catalog import models, patches
 from registry.services.composing import builds
 from registry.services.people.actors import Actor, record
@@ -189,18 +190,18 @@ def load(session: Session, digest: str) -> Recipe:
 
 def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | None:
     """Return what composing this recipe gave on another model whose base has the same weight files, if it was."""
-    mine = {(file.path, file.sha256) for file in models.base_files(session, model) if models.is_weights(file.path)}
+    mine = {(file.path, file.sha256) for file in models.base_files(session, model) if is_weights(file.path)}
     for other in session.scalars(
         select(Composition).where(Composition.recipe_digest == digest).options(selectinload(Composition.files))
     ):
         theirs = session.scalars(select(BaseFile).where(BaseFile.model_id == other.model_id))
-        if mine == {(file.path, file.sha256) for file in theirs if models.is_weights(file.path)}:
+        if mine == {(file.path, file.sha256) for file in theirs if is_weights(file.path)}:
             return {
                 "builder": builds.of(session, other.model_id, digest)[0].builder,
                 "weights_digest": other.weights_digest,
                 "device": other.device,
                 "seconds": other.seconds,
-                "files": {file.path: file.sha256 for file in other.files if models.is_weights(file.path)},
+                "files": {file.path: file.sha256 for file in other.files if is_weights(file.path)},
             }
     return None
 

@@ -10,12 +10,11 @@ from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Composition, Model, PatchRevision
 from registry.documents import licences
 from registry.errors import InvalidRecipe
-from registry.services.catalog import models
+from registry.services.catalog import models, patches
 from registry.services.composing import compositions, conflicts
 from registry.services.composing.compositions import Ingredient
 from registry.services.composing.conflicts import Found
 from registry.services.people.actors import Actor
-from registry.services.releasing import dossiers
 
 
 @dataclass(frozen=True)
@@ -118,5 +117,5 @@ def warnings_of(model: Model, revision: PatchRevision, *, allow_yanked: bool) ->
 
 def licence_warnings(model: Model, found: Sequence[PatchRevision]) -> list[str]:
     """Return a sentence for each two licences that do not go together, and for each that somebody should read."""
-    judged = licences.judge(dossiers.pieces(model, found))
+    judged = licences.judge(patches.licensed_parts(model, found))
     return [conflict.sentence for conflict in judged.conflicts] + judged.warnings

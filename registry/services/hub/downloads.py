@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Model, ModelDownloads, now
-from registry.services.catalog.models import is_weights
+from registry.files.folders import is_weights
 from registry.services.composing.snapshots import Revision
 
 RECENT = timedelta(days=30)

@@ -4,6 +4,7 @@ A role is computed from the members of the model and of its namespace each time;
 membership. A private model that one has no role on is not there: the same 404 as for a name that nobody has.
 """
 
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from registry.db.tables import Model, ModelMember, Namespace, NamespaceMember, Patch
 from registry.errors import Forbidden, NotFound, Unauthenticated
+from registry.files.names import NAME
 from registry.services.people.actors import Actor
-from registry.services.people.names import NAME
 from registry.services.people.rules import RULES, Role, Rule
 
 
@@ -60,7 +61,7 @@ def admit_to_namespace(session: Session, actor: Actor | None, action: str, name:
         Forbidden: the role is not enough.
     """
     rule = RULES[action]
-    space = session.scalar(select(Namespace).where(Namespace.name == name)) if NAME.fullmatch(name) else None
+    space = session.scalar(select(Namespace).where(Namespace.name == name)) if re.fullmatch(NAME, name) else None
     if space is None:
         raise NotFound(f"There is no user or organisation {name}.")
     if role_in(session, actor, space) < rule.role:
@@ -102,7 +103,9 @@ def find_visible(session: Session, actor: Actor | None, full_name: str) -> Model
     """
     namespace, _, name = full_name.partition("/")
     model = None
-    if NAME.fullmatch(namespace) and NAME.fullmatch(name):  # anything may stand in a path, and a database refuses NUL
+    if re.fullmatch(NAME, namespace) and re.fullmatch(
+        NAME, name
+    ):  # anything may stand in a path, and a database refuses NUL
         model = session.scalar(select(Model).where(Model.namespace == namespace, Model.name == name, visible(actor)))
     if model is None:
         raise NotFound(f"There is no model {full_name}.")

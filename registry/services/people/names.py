@@ -3,8 +3,8 @@
 import re
 
 from registry.errors import InvalidRequest
+from registry.files.names import NAME
 
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?")
 RESERVED = frozenset(
     re.split(
         r"\s+",
@@ -25,7 +25,7 @@ def check_name(name: str, field: str, *, reserved: bool = True) -> None:
     Raises:
         InvalidRequest: it is.
     """
-    if not NAME.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
+    if not re.fullmatch(NAME, name) or "--" in name or ".." in name or name.endswith(".git"):
         raise InvalidRequest(
             f"'{name}' is no name: use 1 to 96 of a-z 0-9 . _ -, starting and ending with a letter or digit.",
             field=field,

@@ -81,7 +81,7 @@ def of(session: Session, model: Model, rows: Sequence[Release]) -> list[Dossier]
             dispute = builds.dispute(results[recipe.digest], built[recipe.digest], subject)
             lacking += [dispute] if dispute and row.state == "candidate" else []
         found = [revision for _, revision in items if revision]
-        warnings = [*yanked(found), *licences.judge(pieces(model, found)).warnings]
+        warnings = [*yanked(found), *licences.judge(patches.licensed_parts(model, found)).warnings]
         weights = composed.get(recipe.digest)
         made.append(Dossier(row, recipe, items, weights, built[recipe.digest], pointing[row.id], lacking, warnings))
     return made
@@ -152,12 +152,6 @@ def lacks(
         elif revision.number != revision.patch.revision:
             lacking.append(f"Patch #{revision.patch.number} was accepted at revision {revision.patch.revision}.")
     return lacking
-
-
-def pieces(model: Model, found: Sequence[PatchRevision]) -> list[tuple[str, str | None]]:
-    """Return the base and the patches of a release with the licence of each."""
-    named: list[tuple[str, str | None]] = [("the base", model.license)]
-    return named + [(f"patch #{revision.patch.number}", revision.license) for revision in found]
 
 
 def yanked(found: Sequence[PatchRevision]) -> list[str]:

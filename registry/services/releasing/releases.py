@@ -161,7 +161,7 @@ def require_licences(model: Model, found: Sequence[PatchRevision]) -> None:
     Raises:
         InvalidRequest: names the pair.
     """
-    for conflict in licences.judge(dossiers.pieces(model, found)).conflicts:
+    for conflict in licences.judge(patches.licensed_parts(model, found)).conflicts:
         raise InvalidRequest(conflict.sentence, field="patches")
 
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from registry.server.pages.layers import OUTSIDE, grid, place
+from registry.server.pages.comparing.layers import OUTSIDE, grid, place
 
 
 @pytest.mark.parametrize(

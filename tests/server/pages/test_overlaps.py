@@ -4,8 +4,8 @@ import pytest
 
 from registry import schemas
 from registry.breadcrumbs.comparing.sums import Sums, total
-from registry.server.conflict_views import overlap
-from registry.server.pages import overlaps
+from registry.server.pages.comparing import overlaps
+from registry.server.views.conflicts import overlap
 
 NOTHING = dict.fromkeys(schemas.Overlap.model_fields, 0)
 

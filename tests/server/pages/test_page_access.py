@@ -12,7 +12,7 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from registry.db.tables import Model, SignIn, now
-from registry.server.pages.cookies import COOKIE, csrf_of
+from registry.server.pages.frame.cookies import COOKIE, csrf_of
 from registry.services.people import sign_ins
 from registry.services.people.rules import Role
 

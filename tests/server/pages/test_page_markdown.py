@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given, strategies
 
-from registry.server.pages.markdown import ATTRIBUTES, LONGEST, TAGS, draw
+from registry.server.pages.frame.markdown import ATTRIBUTES, LONGEST, TAGS, draw
 
 ATTACKS = [
     "<script>alert(1)</script>",

@@ -1,0 +1,1 @@
+"""Push, pull, verify and apply: several calls, and files on this machine."""

@@ -1,0 +1,1 @@
+"""The HTTP client: one method for each endpoint."""

@@ -1,0 +1,123 @@
+"""What every endpoint's method is made of: one call, one answer of a known shape, pages that follow each other."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from client.api.http import Connection
+from registry.errors import InvalidRequest, Unavailable
+
+T = TypeVar("T", bound=BaseModel)
+PAGE = 100
+RULES = {  # patterns of registry.schemas, in words
+    "task": "write it like math or code/python, in up to 64 lowercase letters, digits, dots, dashes and slashes",
+    "name": "write NS/NAME in lowercase letters, digits, dots and dashes",
+    "title": "it holds a NUL character",
+    "message": "it holds a NUL character",
+    "license": "write it as the Hub does, like apache-2.0 or cc-by-4.0",
+    "version": "write three numbers like 1.2.0, or 1.2.0-rc.1",
+    "required_evaluations": "write each as dataset:metric",
+}
+
+
+class Calls:
+    """One connection, and what comes back over it."""
+
+    connection: Connection
+
+    @property
+    def url(self) -> str:
+        """The registry's address."""
+        return self.connection.url
+
+    def _call(
+        self,
+        shape: type[T],
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: BaseModel | None = None,
+        timeout: float | None = None,
+    ) -> T:
+        path = f"/api/v1{path}"
+        document = None if body is None else body.model_dump(mode="json")
+        answer = self.connection.json(method, path, params=params, body=document, timeout=timeout)
+        return self._read(shape, answer, f"{method} {path}")
+
+    def _list(self, shape: type[T], path: str, *, params: Mapping[str, Any] | None = None) -> list[T]:
+        path = f"/api/v1{path}"
+        answer = self.connection.json("GET", path, params=params)
+        try:
+            return TypeAdapter(list[shape]).validate_json(answer)  # type: ignore[valid-type]
+        except ValidationError as why:
+            raise self._strange(f"GET {path}") from why
+
+    def _send(self, method: str, path: str, body: BaseModel | None = None) -> None:
+        document = None if body is None else body.model_dump(mode="json")
+        self.connection.json(method, f"/api/v1{path}", body=document)
+
+    def _raw(self, path: str) -> bytes:
+        return self.connection.json("GET", f"/api/v1{path}")
+
+    def _read(self, shape: type[T], answer: bytes, call: str) -> T:
+        try:
+            return shape.model_validate_json(answer)
+        except ValidationError as why:
+            raise self._strange(call) from why
+
+    def _strange(self, call: str) -> Unavailable:
+        return Unavailable(
+            f"What answers at {self.url} is no registry that this crumb understands ({call}); "
+            "check the address, or upgrade crumb."
+        )
+
+
+def paged(page: Callable[[Any, int], tuple[list[T], Any]], limit: int | None) -> Iterator[T]:
+    """Yield the items of pages that follow each other, at most `limit`.
+
+    Args:
+        page: Given a cursor (None for the first page) and how many items to ask for, returns items and the next cursor.
+        limit: Most items; None for all.
+    """
+    left, cursor = limit, None
+    seen: set[Any] = set()
+    while left is None or left > 0:
+        items, following = page(cursor, PAGE if left is None else min(left, PAGE))
+        yield from items if left is None else items[:left]
+        left = None if left is None else left - len(items)
+        if following is None or following in seen or not items:
+            return
+        seen.add(following)
+        cursor = following
+
+
+def valid(shape: type[T], **values: Any) -> T:
+    """Return a request's body, or say which value is wrong.
+
+    Raises:
+        InvalidRequest: Names the field and the rule.
+    """
+    try:
+        return shape(**values)
+    except ValidationError as why:
+        first = why.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        words = RULES.get(field, first["msg"]) if first["type"] == "string_pattern_mismatch" else first["msg"]
+        raise InvalidRequest(f"{field}: {words} (given: {str(first['input'])[:80]!r}).", field=field) from why
+
+
+def part(text: str) -> str:
+    """Return one part of a path, quoted."""
+    if text in ("", ".", ".."):
+        raise InvalidRequest(f"{text!r} names nothing.")
+    return quote(text, safe="")
+
+
+def name_of(model: str) -> str:
+    """Return the name of a model, NS/NAME, or say what is wrong with it."""
+    from client.terminal.addresses import check_model
+
+    return check_model(model)

@@ -1,0 +1,61 @@
+"""Users, organisations, members and tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from client.api.calls import Calls, name_of, part, valid
+from registry import schemas
+
+
+class People(Calls):
+    """Who may do what."""
+
+    def whoami(self) -> schemas.Whoami:
+        """Return who the token speaks for."""
+        return self._call(schemas.Whoami, "GET", "/whoami")
+
+    def tokens(self) -> list[schemas.Token]:
+        """Return your tokens, without their secrets."""
+        return self._list(schemas.Token, "/tokens")
+
+    def create_token(
+        self, scopes: Sequence[str], *, label: str = "", expires_days: float = 90, model: str | None = None
+    ) -> schemas.NewToken:
+        """Make a token that can do no more than the one in use; its secret is in this answer alone."""
+        request = valid(schemas.TokenRequest, scopes=list(scopes), label=label, expires_days=expires_days, model=model)
+        return self._call(schemas.NewToken, "POST", "/tokens", body=request)
+
+    def revoke_token(self, token: str) -> None:
+        """Revoke one of your tokens, by its id."""
+        self._send("DELETE", f"/tokens/{part(token)}")
+
+    def create_organisation(self, name: str) -> schemas.Namespace:
+        """Make an organisation, which is yours."""
+        return self._call(schemas.Namespace, "POST", "/namespaces", body=valid(schemas.NamespaceRequest, name=name))
+
+    def namespace(self, name: str) -> schemas.Namespace:
+        """Return a user's or an organisation's namespace, with members and quota."""
+        return self._call(schemas.Namespace, "GET", f"/namespaces/{part(name)}")
+
+    def members(self, subject: str) -> list[schemas.Member]:
+        """Return who is what to a model (NS/NAME) or a namespace (NS)."""
+        if "/" in subject:
+            return self._list(schemas.Member, f"/models/{name_of(subject)}/members")
+        return self.namespace(subject).members
+
+    def add_member(self, subject: str, user: str, role: str) -> None:
+        """Give somebody a role on a model (NS/NAME) or on all of a namespace (NS)."""
+        self._send("PUT", f"{_holder(subject)}/members/{part(user)}", valid(schemas.MemberRequest, role=role))
+
+    def remove_member(self, subject: str, user: str) -> None:
+        """Take somebody's role on a model (NS/NAME) or in a namespace (NS) away."""
+        self._send("DELETE", f"{_holder(subject)}/members/{part(user)}")
+
+    def update_model(self, name: str, **changes: Any) -> schemas.Model:
+        """Change a model's `visibility`, `license`, `min_approvals` or `required_evaluations`."""
+        request = valid(schemas.ModelUpdate, **changes)
+        return self._call(schemas.Model, "PATCH", f"/models/{name_of(name)}", body=request)
+
+
+def _holder(subject: str) -> str:
+    return f"/models/{name_of(subject)}" if "/" in subject else f"/namespaces/{part(subject)}"

@@ -1,0 +1,1 @@
+"""Commands for recipes, pulls, conflicts, and local work."""

@@ -1,0 +1,1 @@
+"""Commands for admins, webhooks, and the audit log."""

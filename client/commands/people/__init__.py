@@ -1,0 +1,1 @@
+"""Commands for accounts, tokens, keys, organisations and members."""

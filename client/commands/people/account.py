@@ -1,0 +1,82 @@
+"""login, logout, whoami."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from client.commands.options import Json, Quiet, connect
+from client.terminal.console import Console, fields, plain
+
+
+def login(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Address of the registry.", show_default=False)],
+    token: Annotated[
+        str | None,
+        typer.Option("--token", metavar="T", help="Your token; asked for, or read from stdin, if not given."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remember a registry and your token for it."""
+    import os
+
+    from client.api.client import Client
+    from client.machine.config import Login, clean_url, current_url, home, save
+    from registry.errors import Unauthenticated
+
+    console = Console(as_json, quiet)
+    url = clean_url(url)
+    if not token and (ambient := os.environ.get("CRUMB_TOKEN", "").strip()):
+        if current_url() in (None, url):
+            token = ambient
+        else:
+            console.note(f"CRUMB_TOKEN is taken to be for {current_url()}, and is not sent to {url}.")
+    if not token and sys.stdin.isatty():
+        token = typer.prompt("Token", hide_input=True, err=True)
+    elif not token:
+        token = sys.stdin.readline(4096)
+    token = (token or "").strip()
+    if not token:
+        raise Unauthenticated("No token was given; an operator makes one with `crumb-server token create USER`.")
+    with Client(url, token) as client:
+        if client.url.startswith("http://") and not _on_this_machine(client.url):
+            console.note(f"{client.url} is not encrypted: everybody on the way can read your token. Use https.")
+        me = client.whoami()
+        save(Login(client.url, token, me.user))
+        address = client.url
+    console.note(f"Written to {home() / 'logins.json'}.")
+    console.result({"url": address, "user": me.user}, f"Logged in at {address} as {plain(me.user)}.", plain(me.user))
+
+
+def logout(as_json: Json = False, quiet: Quiet = False) -> None:
+    """Forget the registry in use and your token for it."""
+    from client.machine.config import forget
+
+    url = forget()
+    text = f"Logged out of {url}. The token itself stays valid until it expires." if url else "You were not logged in."
+    Console(as_json, quiet).result({"url": url}, text, url or "")
+
+
+def whoami(as_json: Json = False, quiet: Quiet = False) -> None:
+    """Show who you are to the registry in use."""
+    with connect() as client:
+        me, url = client.whoami(), client.url
+    expires = f"{me.expires_at.astimezone():%Y-%m-%d %H:%M %z}" if me.expires_at else "never"
+    text = fields(
+        [
+            ("user", plain(me.user) + (" (admin)" if me.admin else "")),
+            ("registry", url),
+            ("token", plain(me.token)),
+            ("scopes", plain(", ".join(me.scopes)) or "-"),
+            ("expires", expires),
+        ]
+    )
+    Console(as_json, quiet).result({"url": url, **me.model_dump(mode="json")}, text, plain(me.user))
+
+
+def _on_this_machine(url: str) -> bool:
+    from urllib.parse import urlsplit
+
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,1 @@
+"""Commands for releases, channels, and publishing on the Hub."""

@@ -1,0 +1,1 @@
+"""`crumb demo`: train, push, compose and pull, in about a minute."""

@@ -1,1 +1,0 @@
-"""The methods of `Client`, one for each endpoint, by what they are about."""

@@ -1,0 +1,1 @@
+"""This machine's files: model folders, locks, configuration, sources, signatures."""

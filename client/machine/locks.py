@@ -1,0 +1,47 @@
+"""One crumb at a time: in a folder, or at an entry of the cache. The lock dies with its process."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client.machine.folders import OWN
+from client.terminal.console import Console
+from registry.files.durable import storage_error
+
+PATIENCE = 1.0  # seconds before a person is told why nothing happens
+PAUSE = 0.05
+
+
+@contextmanager
+def locked(folder: Path, console: Console, name: str = "lock") -> Iterator[None]:
+    """Hold `<folder>/.crumb/<name>` for this process alone, waiting for whoever holds it."""
+    try:
+        (folder / OWN).mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / OWN / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as why:
+        raise storage_error(why, folder) from why
+    try:
+        start, told = time.monotonic(), False
+        while not take_lock(handle):
+            if not told and time.monotonic() - start > PATIENCE:
+                console.note(f"Another crumb is working in {folder}; waiting for it.")
+                told = True
+            time.sleep(PAUSE)
+        yield
+    finally:
+        os.close(handle)
+
+
+def take_lock(handle: int) -> bool:
+    """Lock an open file for this process alone, without waiting; say whether that succeeded."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: without a lock two pulls into one folder waste work, no more
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Recipes to and from mergekit."""

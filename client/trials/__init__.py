@@ -1,0 +1,1 @@
+"""Bisect, leave-one-out and blame: models composed here to be scored."""

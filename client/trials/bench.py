@@ -1,0 +1,239 @@
+"""What a patch does, found out here: models that need not exist at the registry, and a person's command on each.
+
+A candidate is base + sum(scale x patch). Its models are composed on this machine, from the base and the patches in
+the cache, so that reading rights are enough and nothing is left at the registry. A command is run without a shell;
+`{model}` in an argument becomes the folder of the model, which is the last argument when none has it, and
+$CRUMB_MODEL in any case.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Context, Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.actions.pull import CARD, open_cached
+from client.api.client import Client
+from client.machine.folders import check_vacant
+from client.terminal.console import Console
+from registry.errors import BreadcrumbError, InvalidRequest, JobFailed
+from registry.files.durable import storage_error
+from registry.schemas import RecipeItem, Revision
+
+if TYPE_CHECKING:
+    from registry.breadcrumbs.formats.checkpoint import Checkpoint
+    from registry.breadcrumbs.formats.patchfile import Patch
+    from registry.breadcrumbs.formats.recipe import Recipe
+
+QUIET = Console(quiet=True)
+OUTPUT = 16 * 2**20  # bytes of a command's output that are kept, its last ones
+PATIENCE = 1.0  # seconds that a command has to end when crumb must
+HOLDER = "{model}"
+DIGITS = 20  # on either side of the point, as many as a recipe takes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A patch at the scale it has in all: alpha times weight, as an exact decimal."""
+
+    item: RecipeItem
+    scale: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """base + sum(scale x patch), whether or not the registry knows it; `base` is a weights digest."""
+
+    base: str
+    parts: tuple[Part, ...]
+
+    def recipe(self) -> "Recipe":
+        """Return it in canonical form, with alpha 1."""
+        from registry.breadcrumbs.formats.recipe import make_recipe
+
+        return make_recipe(self.base, "1", [(part.item.sha256, part.scale) for part in self.parts])
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a command did: its exit code (minus the signal that ended it), the end of its stdout, seconds."""
+
+    code: int
+    output: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class Bench:
+    """A base and patches, opened once for all candidates that are tried; made by `bench`.
+
+    Args:
+        base: Weights digest of the base.
+        checkpoint: The base.
+        files: All of its files: path in the folder -> file.
+        patches: By their sha256.
+        device: auto, cpu or cuda.
+        keep: Where models stay; each vanishes after its trial when None.
+        console: Where notes and progress go.
+        checked: Whether the base was seen to be what its digest says.
+    """
+
+    base: str
+    checkpoint: "Checkpoint"
+    files: Mapping[str, Path]
+    patches: Mapping[str, "Patch"]
+    device: str
+    keep: Path | None
+    console: Console
+    checked: bool = False
+
+    @contextlib.contextmanager
+    def model(self, candidate: Candidate, name: str) -> Iterator[Path]:
+        """Compose a candidate and yield its folder, with the base's config and tokenizer but not its card."""
+        with contextlib.ExitStack() as stack:
+            place = self.keep
+            try:
+                if place is None:
+                    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crumb-")))
+                check_vacant(place / name)
+                self._compose(candidate, place / name)
+            except BreadcrumbError:
+                raise
+            except OSError as why:
+                raise storage_error(why, place or Path(tempfile.gettempdir())) from why
+            yield place / name
+
+    def _compose(self, candidate: Candidate, folder: Path) -> None:
+        from registry.breadcrumbs.composing.compose import compose
+
+        folder.mkdir(parents=True, exist_ok=True)
+        made = candidate.recipe()
+        with self.console.progress(f"composing {folder.name}") as progress:
+            compose(self.checkpoint, self.patches, made, folder, self.device, progress, digests=not self.checked)
+        self.checked = True
+        for path, file in self.files.items():
+            if path != CARD and path not in self.checkpoint.files:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / path)
+
+
+@contextlib.contextmanager
+def bench(
+    client: Client,
+    model: str,
+    candidates: Iterable[Candidate],
+    *,
+    device: str = "cpu",
+    keep: Path | None = None,
+    console: Console = QUIET,
+) -> Iterator[Bench]:
+    """Fetch into the cache what these candidates are made of, and open it.
+
+    Args:
+        client: The registry.
+        model: NS/NAME.
+        candidates: They have one base.
+        device: auto, cpu or cuda; on a GPU, the base stays there beside what the commands need.
+        keep: The folder that models are kept in; they vanish when None.
+        console: Where notes and progress go.
+    """
+    candidates = list(candidates)
+    (base,) = {candidate.base for candidate in candidates}
+    items = {part.item.sha256: part.item for candidate in candidates for part in candidate.parts}
+    with open_cached(client, model, base, items.values(), console=console) as (files, checkpoint, patches):
+        yield Bench(base, checkpoint, files, patches, device, keep, console)
+
+
+def candidate_of(revision: Revision) -> Candidate:
+    """Return what a revision is made of."""
+    if revision.recipe is None:
+        return Candidate(revision.weights_digest, ())
+    alpha = revision.recipe.alpha
+    parts = [Part(item, multiply(alpha, item.weight)) for item in revision.recipe.patches]
+    return Candidate(revision.recipe.base, tuple(parts))
+
+
+def multiply(alpha: str, weight: str) -> str:
+    """Return the exact product of two decimals as a decimal.
+
+    Raises:
+        InvalidRequest: It has more digits than a recipe takes.
+    """
+    from registry.breadcrumbs.formats.recipe import normalise_decimal
+
+    exact = Context(prec=100)  # of two numbers of 40 digits
+    text = format(exact.normalize(exact.multiply(Decimal(alpha), Decimal(weight))), "f")
+    if any(len(side) > DIGITS for side in text.lstrip("-").split(".")):
+        raise InvalidRequest(
+            f"alpha {alpha} times weight {weight} has more than {DIGITS} digits on a side of the point; "
+            "only scales with fewer can be tried.",
+            field="alpha",
+        )
+    return normalise_decimal(text, "scale")
+
+
+def check_command(command: Sequence[str]) -> None:
+    """See that a command can be found, before anything is downloaded for it.
+
+    Raises:
+        InvalidRequest: It cannot.
+    """
+    if not command:
+        raise InvalidRequest("No command is given; write it after two dashes: -- COMMAND ARGUMENT…", field="command")
+    if HOLDER not in command[0] and shutil.which(command[0]) is None:
+        raise InvalidRequest(f"There is no command {command[0]!r} that can be run here.", field="command")
+
+
+def run_command(command: Sequence[str], folder: Path) -> Trial:
+    """Run a command on a model's folder and wait for it; stderr and stdin stay the terminal's.
+
+    Raises:
+        InvalidRequest: It cannot be run.
+    """
+    words = [word.replace(HOLDER, str(folder)) for word in command]
+    if not any(HOLDER in word for word in command):
+        words.append(str(folder))
+    began, kept = time.monotonic(), bytearray()
+    try:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, "CRUMB_MODEL": str(folder)})
+    except (OSError, ValueError) as why:
+        reason = why.strerror if isinstance(why, OSError) and why.strerror else str(why)
+        raise InvalidRequest(f"The command {words[0]!r} cannot be run: {reason}.", field="command") from why
+    with process:
+        assert process.stdout is not None
+        try:
+            while block := os.read(process.stdout.fileno(), 2**16):
+                kept += block
+                if len(kept) > 2 * OUTPUT:
+                    del kept[:-OUTPUT]
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+            process.kill()
+            raise
+    return Trial(code, kept[-OUTPUT:].decode("utf-8", "replace"), time.monotonic() - began)
+
+
+def run_soundly(command: Sequence[str], folder: Path, what: str) -> Trial:
+    """Run a command on a model and return what it did.
+
+    Raises:
+        JobFailed: It ended with another exit code than 0; the message says on `what`.
+    """
+    trial = run_command(command, folder)
+    if trial.code:
+        raise JobFailed(f"The command failed on {what}: {ending(trial.code)}.")
+    return trial
+
+
+def ending(code: int) -> str:
+    """Say how a command ended."""
+    return f"signal {-code} ended it" if code < 0 else f"exit code {code}"

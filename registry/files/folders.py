@@ -1,0 +1,96 @@
+"""Model folders: which files hold weights, which are never read, and which paths may travel.
+
+One set of rules for the client, the server and the science, so that what one of them sends the others take.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from registry.errors import InvalidRequest
+
+INDEX = "model.safetensors.index.json"
+"""Which shard holds which tensor."""
+
+WHOLE = "model.safetensors"
+"""The weights in one file; what from_pretrained takes first, index or not."""
+
+CONFIG = "config.json"
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
+"""Suffixes of formats that may run code when they are opened."""
+
+HUB_PATTERNS = (
+    "*.safetensors",
+    "*.json",
+    "*.txt",
+    "*.md",
+    "*.model",
+    "*.jinja",
+    "*.tiktoken",
+    "*.py",
+    "LICENSE*",
+    "NOTICE*",
+)
+"""Globs on the names of the files that are taken of a model on a Hub."""
+
+PATH_LENGTH = 255
+
+_SEGMENT = r"(?![. ])[ !$&'()+,;=@\[\]^_`{}~0-9A-Za-z.-]+(?<![. ])"
+_PATH = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+
+
+def is_pickle(path: str) -> bool:
+    """Say whether a file's name is that of a format which may run code when it is opened."""
+    return PurePosixPath(path).suffix.lower() in PICKLES
+
+
+def is_weights(path: str) -> bool:
+    """Say whether a path in a model folder holds weights: a safetensors file at the top level."""
+    return "/" not in path and path.endswith(".safetensors")
+
+
+def is_path(path: str) -> bool:
+    r"""Say whether a path in a model folder may travel: relative, visible, and storable on every system.
+
+    That is printable ASCII without `\ : * ? " < > | % #`, and no part begins with a dot or a space or ends with one.
+    """
+    return len(path) <= PATH_LENGTH and _PATH.fullmatch(path) is not None
+
+
+def check_path(path: str) -> None:
+    """Refuse a path that may not travel, or that names a pickle.
+
+    Raises:
+        InvalidRequest: The path breaks a rule; the message names both.
+    """
+    if len(path) > PATH_LENGTH:
+        raise InvalidRequest(f"The path {path[:40]!r}... is longer than {PATH_LENGTH} characters.", field=path)
+    if not path.isascii() or not path.isprintable() or set(path) & set('\\:*?"<>|%#'):
+        raise InvalidRequest(f"The path {path!r} has a character that not every system can store.", field=path)
+    if not is_path(path):
+        raise InvalidRequest(f"The path {path!r} is not a plain relative path to a visible file.", field=path)
+    if is_pickle(path):
+        raise InvalidRequest(
+            f"{path} may hold a pickle, which runs code when opened; convert the weights to safetensors.",
+            field=path,
+        )
+
+
+def check_paths(paths: Sequence[str]) -> None:
+    """Refuse paths that cannot be the files of one base.
+
+    Raises:
+        InvalidRequest: A path breaks a rule of `check_path`, two collide, or there are no weights.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        check_path(path)
+        if path.casefold() in seen:
+            raise InvalidRequest(f"Two files are called {path} (upper and lower case count as the same).", field=path)
+        seen.add(path.casefold())
+    for path in paths:
+        if any(str(parent).casefold() in seen for parent in PurePosixPath(path).parents):
+            raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
+    if not any(is_weights(path) for path in paths):
+        raise InvalidRequest("A base needs at least one .safetensors file at its top level.", field="files")

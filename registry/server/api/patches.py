@@ -1,0 +1,148 @@
+"""Routes of patches, and of what is composed from them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from registry import schemas
+from registry.server.edge.deps import ActorDep, ContextDep, ModelName, Number, PatchRef, Route, VisitorDep, allow
+from registry.server.edge.downloads import serve
+from registry.server.errors import RESPONSES
+from registry.server.views import models as model_views
+from registry.server.views import patches as patch_views
+from registry.services.catalog import models, patches
+from registry.services.composing import builds, compositions, snapshots
+from registry.services.composing.compositions import Ingredient
+
+router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["patches"], route_class=Route, responses=RESPONSES)
+Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
+Part = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
+THERE: dict[int | str, dict[str, object]] = {200: {"model": schemas.Patch, "description": "There already"}}
+
+
+@router.post("/patches", status_code=202, responses=THERE)
+@allow("patch.push")
+def push(
+    name: ModelName, body: schemas.PatchRequest, response: Response, actor: ActorDep, made: ContextDep
+) -> schemas.Patch:
+    """Contribute an uploaded patch file; a worker checks it before it can be composed."""
+    given = patches.Contribution(body.sha256, body.title, body.message, body.task, body.license)
+    with made.database.write() as session:
+        revision, job = patches.push(session, actor, name, given, body.propose)
+        response.status_code = 202 if job else 200
+        return patch_views.patch(name, revision, job)
+
+
+@router.post("/patches/{number}/revisions", status_code=202, responses=THERE)
+@allow("patch.revise")
+def revise(
+    name: ModelName,
+    number: Number,
+    body: schemas.RevisionRequest,
+    response: Response,
+    actor: ActorDep,
+    made: ContextDep,
+) -> schemas.Patch:
+    """Add a revision to your patch: approvals and checks were of the one before."""
+    given = patches.Contribution(body.sha256, body.title, body.message, license=body.license)
+    with made.database.write() as session:
+        revision, job = patches.revise(session, actor, name, number, given)
+        response.status_code = 202 if job else 200
+        return patch_views.patch(name, revision, job)
+
+
+@router.get("/patches")
+@allow("model.read")
+def listing(
+    name: ModelName,
+    made: ContextDep,
+    task: Words = None,
+    author: Words = None,
+    state: Annotated[schemas.PatchState | None, Query()] = None,
+    density_min: Part = None,
+    density_max: Part = None,
+    tensor: Words = None,
+    before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> schemas.PatchPage:
+    """List patches, newest first."""
+    with made.database.read() as session:
+        found, cursor = patches.listing(
+            session,
+            name,
+            task=task,
+            author=author,
+            state=state,
+            density_min=density_min,
+            density_max=density_max,
+            tensor=tensor,
+            before=before,
+            limit=limit,
+        )
+        return schemas.PatchPage(items=[patch_views.patch(name, revision) for revision in found], next=cursor)
+
+
+@router.get("/patches/{number}")
+@allow("model.read")
+def show(name: ModelName, patch: PatchRef, made: ContextDep) -> schemas.Patch:
+    """Show a patch at its newest revision (`12`), or at one (`12.2`)."""
+    with made.database.read() as session:
+        revision = patches.find(session, name, *patch)
+        return patch_views.patch(name, revision, patches.check_job(session, revision))
+
+
+@router.get("/patches/{number}/tensors")
+@allow("model.read")
+def tensors(name: ModelName, patch: PatchRef, made: ContextDep) -> list[schemas.TensorStats]:
+    """Show what a checked patch does to each tensor."""
+    with made.database.read() as session:
+        return [patch_views.tensor(row) for row in patches.tensors(session, patches.find(session, name, *patch))]
+
+
+@router.head("/patches/{number}/file", include_in_schema=False)
+@router.get("/patches/{number}/file", response_class=Response)
+@allow("model.read")
+def file(name: ModelName, patch: PatchRef, request: Request, actor: VisitorDep, made: ContextDep) -> Response:
+    """Download a checked patch file."""
+    with made.database.read() as session:
+        revision = patches.file(session, actor, name, *patch)
+        public = models.find(session, name).visibility == "public" and revision.patch.quarantined_at is None
+    filename = f"{name.replace('/', '-')}-{revision.patch.number}.{revision.number}.safetensors"
+    cached = "public" if public else "private"
+    return serve(
+        request, made.store, made.gate, revision.sha256, revision.size, filename, immutable=False, cached=cached
+    )
+
+
+@router.post("/compositions", status_code=202, responses={200: {"model": schemas.Composition, "description": "Ready"}})
+@allow("recipe.compose")
+def compose(
+    name: ModelName, body: schemas.RecipeRequest, response: Response, actor: ActorDep, made: ContextDep
+) -> schemas.Composition:
+    """Compose base + alpha * sum(weight * patch); a recipe that has been composed is not composed again."""
+    items = [Ingredient(item.number, item.weight, item.revision) for item in body.patches]
+    with made.database.write() as session:
+        recipe, composition, job = compositions.request(
+            session, actor, name, body.alpha, items, allow_yanked=body.allow_yanked
+        )
+        response.status_code = 200 if composition else 202
+        return model_views.composition(session, models.find(session, name), recipe, composition, job)
+
+
+@router.get("/recipes/{recipe}/builds")
+@allow("model.read")
+def list_builds(name: ModelName, recipe: schemas.Hex256, made: ContextDep) -> list[schemas.Build]:
+    """List who composed a recipe, and what came out."""
+    with made.database.read() as session:
+        return [model_views.build(row) for row in builds.of(session, models.find(session, name).id, recipe)]
+
+
+@router.post("/builds", status_code=201)
+@allow("build.report")
+def report_build(name: ModelName, body: schemas.BuildRequest, actor: ActorDep, made: ContextDep) -> schemas.Build:
+    """Report that you composed a recipe yourself: what agrees makes a release that can be published."""
+    with made.database.write() as session:
+        model = models.ready(session, name, lock=True)
+        composition = snapshots.find_composition(session, model, body.recipe)
+        row = builds.report(session, actor, model, composition.recipe_digest, body.weights_digest, body.device)
+        return model_views.build(row)

@@ -1,0 +1,1 @@
+"""What every request passes: serving, middleware, limits, admission, downloads."""

@@ -1,0 +1,134 @@
+"""What happens to every request: an id, a rate for its address, deadlines for its body, one log line, metrics.
+
+Whatever fails on the way is answered as a problem, never by a bare 500.
+"""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from registry.errors import TimedOut, TooMany
+from registry.server.edge.limits import Rate, address_key
+from registry.server.errors import problem
+
+log = structlog.get_logger()
+METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}  # a stranger's inventions are one label
+SECURITY = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+BODY_WINDOW = 60.0  # seconds of waiting for a body after which its rate is looked at, again and again
+UNLIMITED = {"/healthz"}  # whether the registry lives is asked by those who restart it
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+
+
+class Metrics:
+    """The counters of one app."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self.requests = Counter("registry_requests", "Requests answered", labels, registry=self.registry)
+        self.seconds = Histogram("registry_request_seconds", "Time to answer", ("route",), registry=self.registry)
+        self.received = Counter("registry_received_bytes", "Bytes of request bodies", registry=self.registry)
+        self.sent = Counter("registry_sent_bytes", "Bytes of answers", registry=self.registry)
+
+
+class Edge:
+    """The outermost layer.
+
+    Args:
+        app: What is inside.
+        metrics: Where requests are counted.
+        address_rate: How often an address may ask.
+        body_seconds: The longest wait for the next bytes of a body.
+        body_rate: The fewest bytes of a body for each second that is waited for them; 0 for none.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, address_rate: Rate, body_seconds: float, body_rate: int) -> None:
+        self.app, self.metrics, self.address_rate = app, metrics, address_rate
+        self.body_seconds, self.body_rate = body_seconds, body_rate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event of ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status, body_over = time.perf_counter(), 0, False
+        waited, came = 0.0, 0  # seconds for the body, and its bytes, since its rate was looked at
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        state: MutableMapping[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+
+        async def receive_in_time() -> Message:
+            nonlocal body_over, waited, came
+            if body_over:
+                return await receive()
+            asked = time.perf_counter()
+            try:
+                message = await asyncio.wait_for(receive(), self.body_seconds)
+            except TimeoutError:
+                raise TimedOut(f"No bytes of the body came for {self.body_seconds:g} seconds; send it again.") from None
+            body_over = not message.get("more_body", False)
+            size = len(message.get("body", b""))
+            self.metrics.received.inc(size)
+            waited, came = waited + time.perf_counter() - asked, came + size
+            if waited >= BODY_WINDOW and not body_over:
+                if came < waited * self.body_rate:
+                    raise TimedOut(f"The body came by less than {self.body_rate} bytes per second; send it again.")
+                waited, came = 0.0, 0
+            return message
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *SECURITY]
+            self.metrics.sent.inc(len(message.get("body", b"")))
+            await send(message)
+
+        bound = log.bind(request_id=request_id)
+        try:
+            if (headers := self.refuse(scope)) is not None:
+                detail = f"This address asks too often; come back in {headers['Retry-After']} seconds."
+                told = {**headers, "X-Error-Message": detail}  # what the Hub's clients show
+                answer = problem(request_id, 429, TooMany.slug, detail, extra=told)
+                await answer(scope, receive, send_marked)
+            else:
+                await self.app(scope, receive_in_time, send_marked)
+        except ClientDisconnect:
+            status = 499
+        except Exception:
+            bound.exception("request.error")
+            if status:
+                raise
+            answer = problem(request_id, 500, "error", "The registry failed on this request; its operator has the log.")
+            await answer(scope, receive, send_marked)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            seconds = time.perf_counter() - started
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.metrics.requests.labels(method, route, status).inc()
+            self.metrics.seconds.labels(route).observe(seconds)
+            actor = state.get("actor")
+            bound.info(
+                "request",
+                method=method,
+                path=scope["path"],
+                status=status,
+                seconds=round(seconds, 4),
+                user=actor.name if actor else None,
+            )
+
+    def refuse(self, scope: Scope) -> dict[str, str] | None:
+        """Return the headers of a refusal when the address of a request has asked too often, else None."""
+        if scope["path"] in UNLIMITED:
+            return None
+        host, _ = scope.get("client") or (None, 0)
+        return self.address_rate.refuse(address_key(host))

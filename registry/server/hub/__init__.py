@@ -1,0 +1,1 @@
+"""Routes for the Hub's clients."""

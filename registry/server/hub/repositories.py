@@ -1,0 +1,259 @@
+"""The read side that clients of the Hugging Face Hub know: models as repositories, their revisions and files.
+
+What these answers have to look like is what huggingface_hub, transformers, hf and others make of them; the tests run
+them. Nothing here is described at /docs: our own API is.
+"""
+
+import base64
+import json
+from itertools import islice
+from typing import Annotated, Any
+from urllib.parse import parse_qs, urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import StringConstraints
+from starlette.concurrency import run_in_threadpool
+
+from registry.errors import EntryNotFound, InvalidRequest
+from registry.server.edge.deps import ActorDep, ContextDep, PublicUrl, VisitorDep, allow, check_json, read_bytes
+from registry.server.hub import views
+from registry.server.hub.route import Decoded, HubRoute, Repository, marks
+from registry.services.catalog import tags
+from registry.services.hub import downloads, listings, repositories
+from registry.services.people import namespaces
+
+router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
+MODEL = "/api/models/{namespace}/{name}"
+PAGE = 1000  # llama.cpp reads no second page of a tree
+COMMITS = 50
+PATHS_BYTES = 2**20
+MOST_PATHS = 5000
+Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
+
+
+@router.get("/api/whoami-v2")
+@allow("user.read")
+def whoami(actor: ActorDep, made: ContextDep) -> dict[str, Any]:
+    """Say who the token speaks for."""
+    with made.database.read() as session:
+        return views.whoami(actor, namespaces.of_user(session, actor))
+
+
+@router.get("/api/models")
+@allow("server.read")
+def listing(
+    actor: VisitorDep,
+    made: ContextDep,
+    here: PublicUrl,
+    request: Request,
+    search: Word | None = None,
+    author: Word | None = None,
+    filter: Annotated[list[Word] | None, Query(max_length=20)] = None,
+    pipeline_tag: Word | None = None,
+    sort: Annotated[str | None, Query(max_length=30)] = None,
+    direction: Annotated[int, Query(ge=-1, le=1)] = -1,
+    limit: Annotated[int, Query(ge=1)] = 100,
+    cursor: Annotated[str | None, Query(max_length=500)] = None,
+    full: bool = False,
+    cardData: bool = False,
+) -> Response:
+    """List models."""
+    wanted = [word for text in filter or () for word in text.split(",") if word]
+    asked = listings.Listing(
+        search=search,
+        author=author,
+        tags=(*wanted, *([pipeline_tag] if pipeline_tag else [])),
+        sort=listings.order(sort),
+        descending=direction < 0,
+    )
+    with made.database.read() as session:
+        found, after = listings.page(session, actor, asked, read_cursor(cursor), min(limit, listings.MOST))
+        named, totals = tags.of_models(session, found), downloads.totals(session, found)
+        shown = [views.model(row, named[row.id], totals[row.id], card=full or cardData) for row in found]
+    end = write_cursor(after) if after is not None else None
+    return JSONResponse(shown, headers=next_page(request, here, "cursor", end))
+
+
+@router.get(MODEL)
+@allow("model.read")
+def info(name: Repository, actor: VisitorDep, made: ContextDep, response: Response, blobs: bool = False) -> Any:
+    """Show a model at its main revision."""
+    return show(name, "main", actor, made, response, blobs)
+
+
+@router.get(MODEL + "/revision/{rev}")
+@allow("model.read")
+def info_at(
+    name: Repository, rev: Decoded, actor: VisitorDep, made: ContextDep, response: Response, blobs: bool = False
+) -> Any:
+    """Show a model at a revision."""
+    return show(name, rev, actor, made, response, blobs)
+
+
+def show(name: str, rev: str, actor: VisitorDep, made: ContextDep, response: Response, blobs: bool) -> dict[str, Any]:
+    """Return a model at a revision."""
+    with made.database.read() as session:
+        model = repositories.ready(session, name)
+        found = repositories.find(session, actor, model, rev)
+        response.headers.update(marks(found))
+        known = tags.of_models(session, [model])[model.id]
+        totals = downloads.totals(session, [model])[model.id]
+        return views.revision(model, found, made.store, totals, known, blobs=blobs)
+
+
+@router.get(MODEL + "/tree/{rev}")
+@router.get(MODEL + "/tree/{rev}/{path:path}")
+@allow("model.read")
+def tree(
+    name: Repository,
+    rev: Decoded,
+    actor: VisitorDep,
+    made: ContextDep,
+    here: PublicUrl,
+    request: Request,
+    path: Decoded = "",
+    recursive: bool = False,
+    expand: bool = False,
+    limit: Annotated[int, Query(ge=1)] = PAGE,
+    cursor: Annotated[str | None, Query(max_length=500)] = None,
+) -> Response:
+    """List the files and folders of a revision, or of a folder in it."""
+    path = path.strip("/")
+    with made.database.read() as session:
+        model = repositories.ready(session, name)
+        found = repositories.find(session, actor, model, rev)
+        commit = next(repositories.history(session, model, found)) if expand else None
+    request.state.commit = found.commit
+    entries = views.tree(found)
+    if path and entries.get(path, {}).get("type") != "directory":
+        raise EntryNotFound(f"There is no folder {path!r} in {name} at {rev}.")
+    inside = [
+        entry
+        for at, entry in entries.items()
+        if (not path or at.startswith(f"{path}/")) and (recursive or "/" not in at[len(path) + bool(path) :])
+    ]
+    after = read_cursor(cursor)
+    inside = [entry for entry in inside if after is None or entry["path"] > str(after[0])]
+    page = inside[: min(limit, PAGE)]
+    shown = [views.expanded(entry, commit) for entry in page] if commit else page
+    end = write_cursor([page[-1]["path"]]) if len(page) < len(inside) else None
+    return JSONResponse(shown, headers=marks(found) | next_page(request, here, "cursor", end))
+
+
+@router.post(MODEL + "/paths-info/{rev}")
+@allow("model.read")
+async def paths_info(name: Repository, rev: Decoded, actor: VisitorDep, made: ContextDep, request: Request) -> Response:
+    """Show those files and folders of a revision that are named, and are there; a form or JSON."""
+    raw = await read_bytes(request, PATHS_BYTES)
+    paths, expand = read_paths(raw, request.headers.get("content-type", ""))
+
+    def answer() -> Response:
+        with made.database.read() as session:
+            model = repositories.ready(session, name)
+            found = repositories.find(session, actor, model, rev)
+            commit = next(repositories.history(session, model, found)) if expand else None
+        entries = views.tree(found)
+        named = [entries[path] for path in dict.fromkeys(paths) if path in entries]
+        shown = [views.expanded(entry, commit) for entry in named] if commit else named
+        return JSONResponse(shown, headers=marks(found))
+
+    return await run_in_threadpool(answer)
+
+
+@router.get(MODEL + "/refs")
+@allow("model.read")
+def refs(name: Repository, actor: VisitorDep, made: ContextDep, include_prs: bool = False) -> dict[str, Any]:
+    """List branches and tags, and pull requests when asked."""
+    with made.database.read() as session:
+        model = repositories.ready(session, name)
+        return views.refs(repositories.refs(session, actor, model, pulls=include_prs), pulls=include_prs)
+
+
+@router.get(MODEL + "/commits/{rev}")
+@allow("model.read")
+def commits(
+    name: Repository,
+    rev: Decoded,
+    actor: VisitorDep,
+    made: ContextDep,
+    here: PublicUrl,
+    request: Request,
+    p: Annotated[int, Query(ge=0, le=10**6)] = 0,
+    limit: Annotated[int, Query(ge=1)] = COMMITS,
+) -> Response:
+    """List where a revision has come from, newest first."""
+    size = min(limit, COMMITS)
+    with made.database.read() as session:
+        model = repositories.ready(session, name)
+        found = repositories.find(session, actor, model, rev)
+        steps = list(islice(repositories.history(session, model, found, p * size), size + 1))
+    more = str(p + 1) if len(steps) > size else None
+    shown = [views.commit(step) for step in steps[:size]]
+    return JSONResponse(shown, headers=next_page(request, here, "p", more))
+
+
+@router.get(MODEL + "/auth-check")
+@allow("model.read")
+def may_read(name: Repository) -> dict[str, Any]:
+    """Say that the caller may read the model, as no other caller comes here."""
+    return {}
+
+
+@router.get(MODEL + "/auth-check/write")
+@allow("patch.push")
+def may_write(name: Repository) -> dict[str, Any]:
+    """Say that the caller may push to the model."""
+    return {}
+
+
+def read_paths(raw: bytes, kind: str) -> tuple[list[str], bool]:
+    """Return the paths of a body that is a form (Python) or JSON (JavaScript), and whether to expand them.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    try:
+        if kind.startswith("application/json"):
+            check_json(raw)
+            given = json.loads(raw)
+            paths, expand = given["paths"], bool(given.get("expand"))
+            paths = [paths] if isinstance(paths, str) else paths
+        else:
+            form = parse_qs(raw.decode("utf-8"), max_num_fields=MOST_PATHS + 1, errors="strict")
+            paths, expand = form.get("paths", []), form.get("expand", [""])[-1].lower() == "true"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InvalidRequest("Send `paths` as a form or as JSON.", field="paths") from None
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths) or len(paths) > MOST_PATHS:
+        raise InvalidRequest(f"`paths` are at most {MOST_PATHS} texts.", field="paths")
+    return [path.strip("/") for path in paths], expand
+
+
+def next_page(request: Request, here: str, name: str, value: str | None) -> dict[str, str]:
+    """Return the Link to the page after this one (RFC 8288), the same address but for a parameter; none without one."""
+    if value is None:
+        return {}
+    pairs = [(key, text) for key, text in request.query_params.multi_items() if key != name]
+    return {"Link": f'<{here}{request.scope["path"]}?{urlencode([*pairs, (name, value)])}>; rel="next"'}
+
+
+def write_cursor(values: list[Any]) -> str:
+    """Return the end of a page as a word."""
+    return base64.urlsafe_b64encode(json.dumps(values).encode("utf-8")).decode("ascii")
+
+
+def read_cursor(text: str | None) -> list[Any] | None:
+    """Return the end of the page before.
+
+    Raises:
+        InvalidRequest: it is no cursor.
+    """
+    if text is None:
+        return None
+    try:
+        found = json.loads(base64.urlsafe_b64decode(text.encode("ascii")))
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not 0 < len(found) <= 2:
+        raise InvalidRequest("This is no cursor of a page before.", field="cursor")
+    return found

@@ -1,0 +1,28 @@
+"""Files of a revision, at the addresses where clients of the Hugging Face Hub look for them.
+
+/{namespace}/{name}/resolve/{revision}/{path}       what is in Git LFS on the Hub: here, all
+/{namespace}/{name}/raw/{revision}/{path}           the same; other clients read small files there
+"""
+
+from fastapi import APIRouter, Request, Response
+
+from registry.server.edge.deps import ContextDep, VisitorDep, allow
+from registry.server.edge.files import send
+from registry.server.hub.route import Decoded, HubRoute, Repository, marks
+from registry.services.hub import repositories
+
+router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
+
+
+@router.api_route("/{namespace}/{name}/resolve/{rev}/{path:path}", methods=["GET", "HEAD"], response_class=Response)
+@router.api_route("/{namespace}/{name}/raw/{rev}/{path:path}", methods=["GET", "HEAD"], response_class=Response)
+@allow("model.read")
+def resolve(
+    name: Repository, rev: Decoded, path: Decoded, actor: VisitorDep, made: ContextDep, request: Request
+) -> Response:
+    """Send a file of a revision, or say where it is."""
+    with made.database.read() as session:
+        model = repositories.ready(session, name)
+        found = repositories.find(session, actor, model, rev)
+    request.state.commit = found.commit
+    return send(request, made, model, found, path, immutable=rev == found.commit, headers=marks(found))

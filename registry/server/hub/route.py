@@ -1,0 +1,203 @@
+"""The way into the routes that clients of the Hugging Face Hub use: paths as they were sent, and errors in its terms.
+
+    raw path ── RawPath ──> routed with %2F in it ── HubRoute ──> admitted; an unknown token is nobody's
+                                                        ├── not composed yet: composed, for whoever may ask
+                                                        └── errors: X-Error-Code, X-Error-Message
+
+A revision or a file may have a slash in its name, written `%2F`; servers decode a path before it is routed, and could
+not tell it from others. So paths of these routes are routed as they came, and each parameter is decoded by itself.
+"""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, ClassVar
+from urllib.parse import unquote
+
+from fastapi import Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import AfterValidator
+from sqlalchemy.exc import OperationalError
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from registry.db.tables import Job
+from registry.errors import (
+    BreadcrumbError,
+    Conflict,
+    EntryNotFound,
+    Forbidden,
+    NotComposed,
+    NotFound,
+    RangeNotSatisfiable,
+    RevisionNotFound,
+    TooMany,
+)
+from registry.server.edge.deps import Context, Route, context
+from registry.server.errors import STATUS
+from registry.services.composing.snapshots import Revision
+from registry.services.hub import repositories
+from registry.services.people import access
+
+PATHS = re.compile(rb"/api/(?:models|whoami-v2)(?:/|$)|/[^/]+/[^/]+/(?:resolve|raw)/")
+CODES: tuple[tuple[type[BreadcrumbError], str], ...] = (
+    (EntryNotFound, "EntryNotFound"),
+    (RevisionNotFound, "RevisionNotFound"),
+    (NotFound, "RepoNotFound"),
+)
+HEAD_SECONDS = 8.0  # the Hub's clients wait ten for a HEAD
+CALL_SECONDS = 55.0  # and for ever for a call; proxies wait a minute
+LOOK_SECONDS = 0.2
+
+
+class RawPath:
+    """Route the Hub's paths as they were sent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event of ASGI."""
+        raw = scope.get("raw_path") or b""
+        if scope["type"] == "http" and raw.isascii() and (PATHS.match(raw) or PATHS.match(scope["path"].encode())):
+            # Also where only the decoded path is one of ours: nothing is decoded twice.
+            scope["path"] = raw.decode("ascii")
+        await self.app(scope, receive, send)
+
+
+def decode(text: str) -> str:
+    """Return a parameter of a raw path as it was meant.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+
+
+Decoded = Annotated[str, AfterValidator(decode)]
+
+
+class HubRoute(Route):
+    """A route for the Hub's clients."""
+
+    lenient: ClassVar[bool] = True
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the handler."""
+        handle = super().get_route_handler()
+
+        async def translated(request: Request) -> Response:
+            try:
+                try:
+                    return await handle(request)
+                except NotComposed as why:
+                    await compose(request, why)
+                    return await handle(request)
+            except BreadcrumbError as why:
+                return refusal(request, why)
+            except RequestValidationError as why:
+                first = why.errors()[0]
+                return answer(400, f"{first['loc'][-1]}: {first['msg']}.", {})
+            except OperationalError:  # a file's GET is tried again after a 429, and after no 503
+                return refusal(request, TooMany("The database does not answer; try again in a moment.", retry_after=5))
+
+        return translated
+
+
+def refusal(request: Request, error: BreadcrumbError) -> JSONResponse:
+    """Return an error as the Hub's clients understand it.
+
+    Who has no token hears 401 for a repository that is not there, since it may be there for others.
+    """
+    status, headers = STATUS[type(error)], dict[str, str]()
+    if status == 422:
+        status = 400
+    if isinstance(error, Conflict):  # not composed, or not imported yet
+        error = RevisionNotFound(error.message)
+        status = 404
+    code = next((code for kind, code in CODES if isinstance(error, kind)), None)
+    if code is not None:
+        headers["X-Error-Code"] = code
+    if code == "RepoNotFound" and request.state.actor is None:
+        status = 401
+    if code == "EntryNotFound":
+        headers["X-Repo-Commit"] = request.state.commit
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{error.size}"
+    if isinstance(error, TooMany):
+        headers["Retry-After"] = str(error.retry_after)
+        headers |= getattr(request.state, "rate_headers", {})
+    return answer(status, error.message, headers)
+
+
+def answer(status: int, message: str, headers: dict[str, str]) -> JSONResponse:
+    """Return a refusal with a sentence."""
+    return JSONResponse({"error": message}, status, headers={**headers, "X-Error-Message": ascii_line(message)})
+
+
+def ascii_line(text: str) -> str:
+    """Return text as a header can have it."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text)[:1000]
+
+
+def marks(found: Revision) -> dict[str, str]:
+    """Return the headers that say which commit an answer is of, and warn of what was yanked."""
+    told = {"X-Repo-Commit": found.commit}
+    return told | ({"X-HF-Warning": f"{found.ref}; {ascii_line(' '.join(found.warnings))}"} if found.warnings else {})
+
+
+async def compose(request: Request, why: NotComposed) -> None:
+    """Have the revision of a request composed, and wait for it.
+
+    Raises:
+        NotComposed: the caller may not ask for that.
+        RevisionNotFound: it cannot be composed.
+        TooMany: it takes longer than the caller waits; they should ask again.
+    """
+    until = time.monotonic() + (HEAD_SECONDS if request.method == "HEAD" else CALL_SECONDS)
+    job = await run_in_threadpool(ask, request, why)
+    while job is not None:
+        state, error = await run_in_threadpool(look, context(request), job)
+        if state == "done":
+            return
+        if state not in ("queued", "running"):
+            raise RevisionNotFound(f"It could not be composed: {error or state}")
+        if time.monotonic() > until:
+            raise TooMany("It is being composed; ask again in a moment.", retry_after=5)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def ask(request: Request, why: NotComposed) -> uuid.UUID | None:
+    """Ask for the composition that a request needs; return its job, or None when it is there by now."""
+    actor, path = request.state.actor, request.path_params
+    if actor is None:
+        raise why
+    with context(request).database.write() as session:
+        try:
+            access.admit(session, actor, "recipe.compose", path)
+        except Forbidden:
+            raise why from None
+        model = repositories.ready(session, f"{path['namespace']}/{path['name']}", lock=True)
+        job = repositories.compose(session, actor, model, decode(path["rev"]))
+        return job.id if job else None
+
+
+def look(made: Context, job_id: uuid.UUID) -> tuple[str, str | None]:
+    """Return the state of a job, and why it failed."""
+    with made.database.read() as session:
+        job = session.get(Job, job_id)
+        return (job.state, job.error) if job else ("gone", None)
+
+
+def get_repository(namespace: str, name: str) -> str:
+    """Return `namespace/name` of the path; a caller who was admitted has named a model that there is."""
+    return f"{namespace}/{name}"
+
+
+Repository = Annotated[str, Depends(get_repository)]

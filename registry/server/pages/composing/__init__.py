@@ -1,0 +1,1 @@
+"""Pages of recipes: the editor, previews, compositions."""

@@ -1,0 +1,1 @@
+"""Pages of patches under review, and the inbox."""

@@ -1,0 +1,102 @@
+"""What is done with a patch from its page: comments, verdicts, steps, reports; each is one call of the API."""
+
+from fastapi import APIRouter, Request, Response
+
+from registry import schemas
+from registry.server.api import admin, reviews
+from registry.server.edge.deps import ActorDep, ContextDep, ModelName, Number, allow
+from registry.server.pages.frame import forms
+from registry.server.pages.frame.route import PageRoute, go
+
+router = APIRouter(prefix="/{namespace:space}/{name}/patches/{number}", route_class=PageRoute, include_in_schema=False)
+
+
+def back(request: Request, name: str, number: int, tail: str = "") -> Response:
+    """Lead to the page of a patch at its newest revision."""
+    return go(request, f"/{name}/patches/{number}{tail}")
+
+
+@router.post("/comments")
+@allow("patch.comment")
+def comment(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Say something about a patch."""
+    body = forms.read(schemas.CommentRequest, request)
+    reviews.comment(name, number, body, actor, made)
+    return back(request, name, number)
+
+
+@router.post("/reviews")
+@allow("patch.review")
+def review(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Approve the revision that was shown, or request changes."""
+    reviews.review(name, number, forms.read(schemas.ReviewRequest, request), actor, made)
+    return back(request, name, number)
+
+
+@router.post("/propose")
+@allow("patch.propose")
+def propose(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Ask for review."""
+    reviews.propose(name, number, actor, made)
+    return back(request, name, number)
+
+
+@router.post("/withdraw")
+@allow("patch.withdraw")
+def withdraw(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Take one's patch back."""
+    reviews.withdraw(name, number, forms.read(schemas.Reason, request), actor, made)
+    return back(request, name, number)
+
+
+@router.post("/accept")
+@allow("patch.accept")
+def accept(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Accept the revision that was shown, perhaps in the place of older patches."""
+    older = forms.field(request, "supersedes").replace(",", " ").replace("#", " ").split()
+    body = forms.read(schemas.AcceptRequest, request, supersedes=older)
+    reviews.accept(name, number, body, actor, made)
+    return back(request, name, number)
+
+
+@router.post("/reject")
+@allow("patch.reject")
+def reject(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Reject a patch."""
+    reviews.reject(name, number, forms.read(schemas.ReasonNeeded, request), actor, made)
+    return back(request, name, number)
+
+
+@router.post("/yank")
+@allow("patch.yank")
+def yank(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Yank an accepted patch; its page names the releases and channels that hold it."""
+    reviews.yank(name, number, forms.read(schemas.ReasonNeeded, request), actor, made)
+    return back(request, name, number)
+
+
+@router.post("/unyank")
+@allow("patch.yank")
+def unyank(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Undo a yank."""
+    reviews.unyank(name, number, forms.read(schemas.Reason, request), actor, made)
+    return back(request, name, number)
+
+
+@router.post("/quarantine")
+@allow("patch.quarantine")
+def quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Quarantine a patch, or (without a field for the reason) end that."""
+    given = {} if "reason" in forms.fields(request) else {"reason": None}
+    body = forms.read(schemas.QuarantineRequest, request, **given)
+    reviews.quarantine(name, number, body, actor, made)
+    return back(request, name, number)
+
+
+@router.post("/reports")
+@allow("report.create")
+def report(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+    """Tell the admins that a patch should not be here."""
+    body = forms.read(schemas.ReportRequest, request, number=number)
+    admin.create_report(name, body, actor, made)
+    return back(request, name, number, "?reported=true")

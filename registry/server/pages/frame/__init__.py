@@ -1,0 +1,1 @@
+"""What every page shares: its route, sign-in cookie, templates, forms, Markdown."""

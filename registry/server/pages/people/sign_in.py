@@ -1,0 +1,46 @@
+"""Signing in by pasting a token, and out."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from registry.errors import Unauthenticated
+from registry.server.edge.deps import ActorDep, ContextDep, allow
+from registry.server.pages.frame import forms, render
+from registry.server.pages.frame.cookies import COOKIE, set_cookie
+from registry.server.pages.frame.route import PageRoute, go, local, refusal
+from registry.services.people import sign_ins
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@router.get("/login")
+@allow("server.read")
+def login(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") -> Response:
+    """Show the form that takes a token."""
+    return render.page(request, "login.html", next=local(next))
+
+
+@router.post("/login")
+@allow("server.read")
+def sign_in(request: Request, made: ContextDep) -> Response:
+    """Take a token, and remember the browser."""
+    try:
+        with made.database.write() as session:
+            secret = sign_ins.start(session, forms.field(request, "token"), request.state.request_id)
+    except Unauthenticated as why:
+        return refusal(request, 401, f"{why.message.partition(';')[0].removesuffix('.')}.")
+    response = go(request, local(forms.field(request, "next") or "/"))
+    set_cookie(request, response, secret)
+    return response
+
+
+@router.post("/logout")
+@allow("user.read")
+def sign_out(request: Request, actor: ActorDep, made: ContextDep) -> Response:
+    """Forget the browser."""
+    with made.database.write() as session:
+        sign_ins.end(session, actor, request.cookies[COOKIE])
+    response = go(request, "/")
+    set_cookie(request, response, None)
+    return response

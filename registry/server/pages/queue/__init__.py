@@ -1,0 +1,1 @@
+"""Job pages and their live progress."""

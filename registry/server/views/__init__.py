@@ -1,0 +1,1 @@
+"""Views: rows to the shapes of the API."""
