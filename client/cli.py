@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from client.commands import integrations, models
-from client.commands.composing import conflicts, local, recipes, revisions, trials
+from client.commands.composing import conflicts, local, pulls, recipes, trials
 from client.commands.curation import patches, reviews
 from client.commands.operating import admin, operations
 from client.commands.options import Json, Quiet
@@ -78,8 +78,8 @@ _REGISTRY: tuple[Callable[..., None], ...] = (
     patches.log,
     patches.compose,
     conflicts.conflicts,
-    revisions.pull,
-    revisions.verify,
+    pulls.pull,
+    pulls.verify,
     publishing.publish,
 )
 _REVIEWS: tuple[Callable[..., None], ...] = (
@@ -160,7 +160,7 @@ def run(arguments: list[str]) -> int:
     except BreadcrumbError as error:
         if _debug():
             raise
-        return _fail(str(error), revisions.MISMATCH if isinstance(error, DigestMismatch) else 1)
+        return _fail(str(error), pulls.MISMATCH if isinstance(error, DigestMismatch) else 1)
     except Exception as error:
         # Typer carries its own copy of click, and with it the only exceptions that know how to show themselves.
         if hasattr(error, "format_message"):

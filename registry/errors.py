@@ -15,7 +15,7 @@
     │   ├── RevisionNotFound           a model, and nothing of it by that reference
     │   │   └── NotComposed            a recipe that has to be composed first
     │   └── EntryNotFound              a revision, and no file of that name in it
-    ├── Conflict                       the thing is in a state that forbids this
+    ├── WrongState                     the thing is in a state that forbids this
     ├── Unauthenticated (PermissionError)
     ├── Forbidden (PermissionError)
     ├── TooMany                        come back later
@@ -46,7 +46,8 @@ class BreadcrumbError(Exception):
     slug: ClassVar[str] = "error"
 
     def __init_subclass__(cls) -> None:
-        cls.slug = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+        if "slug" not in cls.__dict__:
+            cls.slug = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
@@ -117,8 +118,10 @@ class EntryNotFound(NotFound):
     """The revision is there, and no file of that name in it."""
 
 
-class Conflict(BreadcrumbError):
+class WrongState(BreadcrumbError):
     """The thing is in a state that forbids this."""
+
+    slug = "conflict"
 
 
 class Unauthenticated(BreadcrumbError, PermissionError):

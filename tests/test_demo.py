@@ -15,7 +15,7 @@ import pytest
 
 from client.demo.server import environment, start
 from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
-from registry.errors import Conflict, NotFound, Unavailable
+from registry.errors import NotFound, Unavailable, WrongState
 
 CRUMB = str(Path(sysconfig.get_path("scripts")) / "crumb")
 
@@ -72,7 +72,7 @@ def test_the_demo_keeps_away_from_a_folder_in_use(tmp_path: Path) -> None:
     from client.demo.run import run_demo
 
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(Conflict, match="not empty"):
+    with pytest.raises(WrongState, match="not empty"):
         run_demo(tmp_path, True, False)
 
 

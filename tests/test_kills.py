@@ -79,7 +79,7 @@ def test_nothing_acknowledged_is_lost_however_often_the_server_is_killed(tmp_pat
             assert pushed.items() <= there.items()
             assert sorted(there) == list(range(1, len(there) + 1)), "a number was lost or given twice"
             for digest, weights in composed.items():
-                assert client.revision("alice/tiny", digest).weights_digest == weights
+                assert client.snapshot("alice/tiny", digest).weights_digest == weights
             source = tmp_path / "bytes"
             for sha256 in uploaded:
                 assert client.announce_upload(sha256, source.stat().st_size).state == "done"

@@ -49,7 +49,7 @@ def apply(
         console: Where notes and progress go.
 
     Raises:
-        Conflict: The folder is there and not empty.
+        WrongState: The folder is there and not empty.
         InvalidPatch, BaseMismatch: A patch is not sound, or for another base.
         NotFinite: The composition overflows.
     """

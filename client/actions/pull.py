@@ -1,4 +1,4 @@
-"""What a user fetches: a revision's files, verified; or base and patches, composed here; and the proof of either."""
+"""What a user fetches: a snapshot's files, verified; or base and patches, composed here; and the proof of either."""
 
 import contextlib
 import shutil
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.actions.transfers import download_patch, download_revision
+from client.actions.transfers import download_patch, download_snapshot
 from client.api.client import Client
 from client.machine.config import cache
 from client.machine.folders import (
@@ -28,17 +28,17 @@ from client.terminal.addresses import is_digest, is_version
 from client.terminal.console import Console, plain
 from registry.errors import (
     BreadcrumbError,
-    Conflict,
     DigestMismatch,
     InvalidCheckpoint,
     InvalidRequest,
     NotFound,
     StorageFull,
+    WrongState,
 )
 from registry.files.durable import storage_error
 from registry.files.folders import INDEX
 from registry.files.hashing import hash_file
-from registry.schemas import File, RecipeItem, Revision
+from registry.schemas import File, RecipeItem, Snapshot
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.composing.compose import Composed
@@ -54,10 +54,10 @@ class Proof:
     """What was found in a folder, against what the registry says.
 
     Args:
-        expected: The revision's weights digest.
+        expected: The snapshot's weights digest.
         found: That of the folder; None when its weights cannot be read.
         recomposed: That of the recipe composed here, when it was asked for.
-        different: Files of the revision that are missing or have other bytes, weights that are the same apart.
+        different: Files of the snapshot that are missing or have other bytes, weights that are the same apart.
         strays: Files beside them that may change what from_pretrained loads.
         signed: Whether the release's signature is by the key that was given; None without a key.
     """
@@ -76,18 +76,18 @@ class Proof:
         return same and not self.different and not self.strays and self.signed is not False
 
 
-def pull(client: Client, model: str, ref: str, folder: Path, *, console: Console = QUIET) -> Revision:
-    """Download a revision into a folder, every byte verified; a pull that was killed goes on.
+def pull(client: Client, model: str, ref: str, folder: Path, *, console: Console = QUIET) -> Snapshot:
+    """Download a snapshot into a folder, every byte verified; a pull that was killed goes on.
 
     Raises:
-        Conflict: Something that no pull brought is where a file must go.
+        WrongState: Something that no pull brought is where a file must go.
         DigestMismatch: The weights are not those that the registry names.
     """
-    revision = find_revision(client, model, ref, console)
-    with _pulling(revision, folder, console) as wanted, console.progress(f"pulling {model}") as progress:
-        _check_room(folder, revision.files)
-        download_revision(client, revision, folder, paths=wanted, progress=progress)
-    return revision  # _pulling has seen that its weights are those it names
+    snapshot = find_snapshot(client, model, ref, console)
+    with _pulling(snapshot, folder, console) as wanted, console.progress(f"pulling {model}") as progress:
+        _check_room(folder, snapshot.files)
+        download_snapshot(client, snapshot, folder, paths=wanted, progress=progress)
+    return snapshot  # _pulling has seen that its weights are those it names
 
 
 def pull_as_patches(
@@ -100,7 +100,7 @@ def pull_as_patches(
     device: str = "auto",
     device_memory: int | None = None,
     console: Console = QUIET,
-) -> Revision:
+) -> Snapshot:
     """Fetch base and patches, compose them here, and see that the same weights come out as at the registry.
 
     Args:
@@ -116,18 +116,18 @@ def pull_as_patches(
     Raises:
         DigestMismatch: Other weights come out; none of them are kept.
     """
-    revision = find_revision(client, model, ref, console)
-    if revision.recipe is None:
+    snapshot = find_snapshot(client, model, ref, console)
+    if snapshot.recipe is None:
         raise InvalidRequest(f"{model}@{ref} is the base and has no patches; leave out --as-patches.", field="ref")
-    sent = {file.path: file.sha256 for file in revision.files}
-    with _pulling(revision, folder, console) as wanted:
+    sent = {file.path: file.sha256 for file in snapshot.files}
+    with _pulling(snapshot, folder, console) as wanted:
         work = folder / OWN / "composing"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
             composed = compose_here(
                 client,
-                revision,
+                snapshot,
                 work,
                 base=base,
                 device=device,
@@ -135,27 +135,27 @@ def pull_as_patches(
                 same_files=True,
                 console=console,
             )
-            if composed.weights_digest != revision.weights_digest:
+            if composed.weights_digest != snapshot.weights_digest:
                 raise DigestMismatch(
-                    f"Composed here, {model}@{revision.ref[:12]} has weights {composed.weights_digest}, but the "
-                    f"registry says {revision.weights_digest}; nothing was kept. One of the two is wrong: tell the "
+                    f"Composed here, {model}@{snapshot.ref[:12]} has weights {composed.weights_digest}, but the "
+                    f"registry says {snapshot.weights_digest}; nothing was kept. One of the two is wrong: tell the "
                     "operator."
                 )
             if any(sent.get(path) != file.sha256 for path, file in composed.files.items()):
-                raise Conflict(_other_layout(model, base))
+                raise WrongState(_other_layout(model, base))
             for path, target in zip(composed.files, inside(folder, list(composed.files)), strict=True):
                 (work / path).replace(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         rest = [path for path in wanted if path not in composed.files]
         with console.progress(f"pulling the rest of {model}") as progress:
-            download_revision(client, revision, folder, paths=rest, progress=progress)
-    return revision
+            download_snapshot(client, snapshot, folder, paths=rest, progress=progress)
+    return snapshot
 
 
 def compose_here(
     client: Client,
-    revision: Revision,
+    snapshot: Snapshot,
     out: Path,
     *,
     base: Path | None = None,
@@ -164,7 +164,7 @@ def compose_here(
     same_files: bool = False,
     console: Console = QUIET,
 ) -> "Composed":
-    """Compose a revision's weight files into the empty folder `out` from base and patches, all of them verified.
+    """Compose a snapshot's weight files into the empty folder `out` from base and patches, all of them verified.
 
     With `same_files` a base in other weight files than the registry's is refused before anything is computed, and
     what is written is hashed by files, too.
@@ -173,13 +173,13 @@ def compose_here(
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
     from registry.breadcrumbs.formats.recipe import make_recipe
 
-    recipe = revision.recipe
+    recipe = snapshot.recipe
     assert recipe is not None
     made = make_recipe(recipe.base, recipe.alpha, [(item.sha256, item.weight) for item in recipe.patches])
-    with open_checkpoint(base or fetch_base(client, revision.model, recipe.base, console=console)) as checkpoint:
-        if same_files and not checkpoint.files.keys() <= {file.path for file in revision.files}:
-            raise Conflict(_other_layout(revision.model, base))  # before the patches travel
-        entry = open_patches(client, revision.model, recipe.patches, recipe.base, checkpoint, console=console)
+    with open_checkpoint(base or fetch_base(client, snapshot.model, recipe.base, console=console)) as checkpoint:
+        if same_files and not checkpoint.files.keys() <= {file.path for file in snapshot.files}:
+            raise WrongState(_other_layout(snapshot.model, base))  # before the patches travel
+        entry = open_patches(client, snapshot.model, recipe.patches, recipe.base, checkpoint, console=console)
         with entry as patches, console.progress("composing") as progress:
             return compose(  # checks the base as it reads it
                 checkpoint,
@@ -243,62 +243,62 @@ def verify(
     key: Path | None = None,
     console: Console = QUIET,
 ) -> Proof:
-    """Compare a folder with a revision: weights, every other file but the card, and what else may be loaded.
+    """Compare a folder with a snapshot: weights, every other file but the card, and what else may be loaded.
 
     With `recompose` the recipe is composed anew here, too, and a maintainer's registry is told what came out. With
     `key`, the signature over the release's manifest is checked, and the files are held to that manifest.
     """
-    revision = find_revision(client, model, ref, console)
-    if recompose and revision.recipe is None:
+    snapshot = find_snapshot(client, model, ref, console)
+    if recompose and snapshot.recipe is None:
         raise InvalidRequest(f"{model}@{ref} is the base and has no recipe; leave out --recompose.", field="ref")
-    paths = [file.path for file in revision.files]
+    paths = [file.path for file in snapshot.files]
     files = {path: file for path, file in zip(paths, inside(folder, paths), strict=True) if file.is_file()}
     top = {file.name: file for file in folder.iterdir() if file.is_file()}
     found = recomposed = None
     with contextlib.suppress(InvalidCheckpoint), console.progress(f"verifying {folder}") as progress:
         found = digest_weights(top, progress)
     settled = {CARD}
-    if found == revision.weights_digest:  # weights that are the same may be cut into other files
+    if found == snapshot.weights_digest:  # weights that are the same may be cut into other files
         settled |= {INDEX, *weight_files(top), *(path for path in paths if path.endswith(".safetensors"))}
     different = [
         file.path
-        for file in revision.files
+        for file in snapshot.files
         if file.path not in settled and (file.path not in files or hash_file(files[file.path]) != file.sha256)
     ]
     if recompose:
         with tempfile.TemporaryDirectory(prefix="crumb-") as scratch:
-            composed = compose_here(client, revision, Path(scratch), base=base, console=console)
+            composed = compose_here(client, snapshot, Path(scratch), base=base, console=console)
             recomposed = composed.weights_digest
-        assert revision.recipe is not None and recomposed is not None
+        assert snapshot.recipe is not None and recomposed is not None
         if client.model(model).role in ("maintainer", "owner", "admin"):
-            client.report_build(model, revision.recipe.digest, recomposed, composed.device)
+            client.report_build(model, snapshot.recipe.digest, recomposed, composed.device)
             console.note(f"{model} has been told what came out.")
-    signed = None if key is None else signed_by(client, revision, key)
-    return Proof(revision.weights_digest, found, recomposed, different, strays(folder, {*paths, *settled}), signed)
+    signed = None if key is None else signed_by(client, snapshot, key)
+    return Proof(snapshot.weights_digest, found, recomposed, different, strays(folder, {*paths, *settled}), signed)
 
 
 def recompose(client: Client, model: str, ref: str, *, console: Console = QUIET) -> str:
-    """Compose a revision in a temporary folder, tell the registry what came out, and return its weights digest.
+    """Compose a snapshot in a temporary folder, tell the registry what came out, and return its weights digest.
 
     Raises:
         DigestMismatch: Something else came out than the registry says; it has been told.
     """
-    revision = find_revision(client, model, ref, console)
-    if revision.recipe is None:
+    snapshot = find_snapshot(client, model, ref, console)
+    if snapshot.recipe is None:
         raise InvalidRequest(f"{model}@{ref} is the base and has no recipe.", field="ref")
     with tempfile.TemporaryDirectory(prefix="crumb-") as scratch:
-        composed = compose_here(client, revision, Path(scratch), console=console)
+        composed = compose_here(client, snapshot, Path(scratch), console=console)
     assert composed.weights_digest is not None
-    client.report_build(model, revision.recipe.digest, composed.weights_digest, composed.device)
-    if composed.weights_digest != revision.weights_digest:
+    client.report_build(model, snapshot.recipe.digest, composed.weights_digest, composed.device)
+    if composed.weights_digest != snapshot.weights_digest:
         raise DigestMismatch(
             f"Composed here, {model}@{ref} has weights {composed.weights_digest}, but the registry says "
-            f"{revision.weights_digest}; it has been told, and nothing is published on this recipe."
+            f"{snapshot.weights_digest}; it has been told, and nothing is published on this recipe."
         )
     return composed.weights_digest
 
 
-def signed_by(client: Client, revision: Revision, key: Path) -> bool:
+def signed_by(client: Client, snapshot: Snapshot, key: Path) -> bool:
     """Say whether a release's manifest is signed by a key and is about the files that the registry names.
 
     Raises:
@@ -308,11 +308,11 @@ def signed_by(client: Client, revision: Revision, key: Path) -> bool:
     from client.machine.signatures import verify_manifest
     from registry.documents.manifest import read_manifest
 
-    if revision.release is None:
-        raise InvalidRequest(f"{revision.model}@{revision.ref} is no release; only releases are signed.", field="ref")
+    if snapshot.release is None:
+        raise InvalidRequest(f"{snapshot.model}@{snapshot.ref} is no release; only releases are signed.", field="ref")
     raw, bundle = (
-        client.manifest(revision.model, revision.release),
-        client.signature(revision.model, revision.release),
+        client.manifest(snapshot.model, snapshot.release),
+        client.signature(snapshot.model, snapshot.release),
     )
     try:
         verify_manifest(raw, bundle, key)
@@ -321,15 +321,15 @@ def signed_by(client: Client, revision: Revision, key: Path) -> bool:
     manifest = read_manifest(raw)
     files = {(file.path, file.sha256) for file in manifest.files}
     return (manifest.model, manifest.version, manifest.weights_digest, files) == (
-        revision.model,
-        revision.release,
-        revision.weights_digest,
-        {(file.path, file.sha256) for file in revision.files},
+        snapshot.model,
+        snapshot.release,
+        snapshot.weights_digest,
+        {(file.path, file.sha256) for file in snapshot.files},
     )
 
 
-def find_revision(client: Client, model: str, ref: str, console: Console = QUIET) -> Revision:
-    """Return a revision, having seen that it is the one asked for and that its recipe has the digest it goes by.
+def find_snapshot(client: Client, model: str, ref: str, console: Console = QUIET) -> Snapshot:
+    """Return a snapshot, having seen that it is the one asked for and that its recipe has the digest it goes by.
 
     What the registry warns of is told.
 
@@ -338,30 +338,30 @@ def find_revision(client: Client, model: str, ref: str, console: Console = QUIET
     """
     from registry.breadcrumbs.formats.recipe import make_recipe
 
-    revision, recipe = client.revision(model, ref), None
-    for warning in revision.warnings:
+    snapshot, recipe = client.snapshot(model, ref), None
+    for warning in snapshot.warnings:
         console.note(f"Warning: {plain(warning)}")
-    if revision.recipe is not None:
-        items = [(item.sha256, item.weight) for item in revision.recipe.patches]
-        recipe = make_recipe(revision.recipe.base, revision.recipe.alpha, items).digest
-    due = revision.release or recipe or "base"  # what the answer must call itself
+    if snapshot.recipe is not None:
+        items = [(item.sha256, item.weight) for item in snapshot.recipe.patches]
+        recipe = make_recipe(snapshot.recipe.base, snapshot.recipe.alpha, items).digest
+    due = snapshot.release or recipe or "base"  # what the answer must call itself
     asked = due.startswith(ref) if is_digest(ref) else due == ref or not (ref == "base" or is_version(ref))
-    if revision.model != model or revision.ref != due or not asked:
+    if snapshot.model != model or snapshot.ref != due or not asked:
         raise DigestMismatch(
-            f"Asked for {model}@{ref}, the registry at {client.url} answers with {revision.model}@{revision.ref}, "
-            f"whose recipe is {recipe or 'none'}; do not trust this revision, and tell the operator."
+            f"Asked for {model}@{ref}, the registry at {client.url} answers with {snapshot.model}@{snapshot.ref}, "
+            f"whose recipe is {recipe or 'none'}; do not trust this snapshot, and tell the operator."
         )
-    return revision
+    return snapshot
 
 
 @contextlib.contextmanager
-def _pulling(revision: Revision, folder: Path, console: Console) -> Iterator[list[str]]:
+def _pulling(snapshot: Snapshot, folder: Path, console: Console) -> Iterator[list[str]]:
     """Note in the folder what is pulled into it, and yield the paths that it lacks; one pull at a time.
 
-    When all went well and the weights are those that the revision names, what an earlier pull had beyond this one is
+    When all went well and the weights are those that the snapshot names, what an earlier pull had beyond this one is
     removed.
     """
-    files = {file.path: file.sha256 for file in revision.files}
+    files = {file.path: file.sha256 for file in snapshot.files}
     targets = dict(zip(files, inside(folder, list(files)), strict=True))
     check_folder(folder)
     with locked(folder, console):
@@ -372,29 +372,29 @@ def _pulling(revision: Revision, folder: Path, console: Console) -> Iterator[lis
         for path, sha256 in files.items():
             both[path] = sorted({*both.get(path, ()), sha256})
         try:
-            write_source(folder, Source(revision.model, revision.ref, revision.weights_digest, False, both))
+            write_source(folder, Source(snapshot.model, snapshot.ref, snapshot.weights_digest, False, both))
             yield wanted
-            _check_weights(revision, folder, targets, console)
+            _check_weights(snapshot, folder, targets, console)
             for path in stale:
                 (folder / path).unlink(missing_ok=True)
             _sweep(folder, list(both))
             kept = {path: [sha256] for path, sha256 in files.items()}
-            write_source(folder, Source(revision.model, revision.ref, revision.weights_digest, True, kept))
+            write_source(folder, Source(snapshot.model, snapshot.ref, snapshot.weights_digest, True, kept))
         except BreadcrumbError:
             raise
         except OSError as why:
             raise storage_error(why, folder) from why
     if others := strays(folder, files):
-        console.note(f"Not of {revision.model}, but from_pretrained may load it: {', '.join(others[:5])} in {folder}.")
+        console.note(f"Not of {snapshot.model}, but from_pretrained may load it: {', '.join(others[:5])} in {folder}.")
 
 
-def _check_weights(revision: Revision, folder: Path, files: Mapping[str, Path], console: Console) -> None:
+def _check_weights(snapshot: Snapshot, folder: Path, files: Mapping[str, Path], console: Console) -> None:
     with console.progress("verifying the weights") as progress:
         found = digest_weights(files, progress)
-    if found != revision.weights_digest:
+    if found != snapshot.weights_digest:
         raise DigestMismatch(
-            f"The files of {revision.model}@{revision.ref[:12]} came as announced, but their weights are {found}, and "
-            f"the registry says {revision.weights_digest}; do not use {folder}, and tell the operator."
+            f"The files of {snapshot.model}@{snapshot.ref[:12]} came as announced, but their weights are {found}, and "
+            f"the registry says {snapshot.weights_digest}; do not use {folder}, and tell the operator."
         )
 
 
@@ -418,12 +418,12 @@ def _other_layout(model: str, base: Path | None) -> str:
 def fetch_base(client: Client, model: str, digest: str, *, console: Console = QUIET) -> dict[str, Path]:
     """Fetch all files of a model's base into the cache and return them: path in the folder -> file."""
     folder = cache() / "bases" / digest.removeprefix("sha256:")
-    revision = client.revision(model, "base")
+    snapshot = client.snapshot(model, "base")
     with locked(folder, console), console.progress(f"fetching the base of {model}") as progress:
-        _check_room(folder, revision.files)
-        download_revision(client, revision, folder, progress=progress)
+        _check_room(folder, snapshot.files)
+        download_snapshot(client, snapshot, folder, progress=progress)
     # Another registry may have brought the same weights in other files: those of this one alone are opened.
-    paths = [file.path for file in revision.files]
+    paths = [file.path for file in snapshot.files]
     return dict(zip(paths, inside(folder, paths), strict=True))
 
 

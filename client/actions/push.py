@@ -16,12 +16,12 @@ from client.machine.folders import model_files
 from client.terminal.console import Console, plain
 from registry.errors import (
     BaseMismatch,
-    Conflict,
     InvalidCheckpoint,
     InvalidPatch,
     InvalidRequest,
     JobFailed,
     NotFound,
+    WrongState,
 )
 from registry.schemas import Model, Patch
 
@@ -79,7 +79,7 @@ def push(
     me = client.whoami()  # a missing token is told before anything is read
     known = client.model(model)
     if known.base is None:
-        raise Conflict(f"{model} is still being imported; push again once `crumb model show {model}` says ready.")
+        raise WrongState(f"{model} is still being imported; push again once `crumb model show {model}` says ready.")
     if base != known.base:
         raise BaseMismatch(
             f"{path.name} was made for the base {base}, but {model} is pinned to {known.base}; "
@@ -246,12 +246,12 @@ def check_free(client: Client, name: str) -> None:
     """See that somebody is signed in, and that no model of others has a name, before anything is read.
 
     Raises:
-        Conflict: One has.
+        WrongState: One has.
     """
     client.whoami()
     with contextlib.suppress(NotFound):
         if (taken := client.model(name)).role not in ("maintainer", "owner", "admin"):
-            raise Conflict(f"{name} is there already and is {taken.creator}'s; choose another name.")
+            raise WrongState(f"{name} is there already and is {taken.creator}'s; choose another name.")
 
 
 def imported(client: Client, model: Model, console: Console) -> Model:

@@ -25,13 +25,13 @@ from client.machine.folders import OWN, inside
 from client.machine.locks import take_lock
 from registry.errors import (
     BreadcrumbError,
-    Conflict,
     DigestMismatch,
     InvalidRequest,
     NotFound,
     RangeNotSatisfiable,
     StorageFailed,
     Unavailable,
+    WrongState,
 )
 from registry.files.durable import storage_error, sync_folder
 from registry.files.hashing import BLOCK, hash_file
@@ -39,7 +39,7 @@ from registry.files.progress import Meter, Progress
 
 if TYPE_CHECKING:
     from client.api.client import Client
-    from registry.schemas import Patch, Revision, Upload
+    from registry.schemas import Patch, Snapshot, Upload
 
 
 AT_ONCE = 4  # parts, or files, on the wire together
@@ -84,7 +84,7 @@ def upload(
         sha256 (hex) and size of the file.
 
     Raises:
-        Conflict: The file changed while it was being sent.
+        WrongState: The file changed while it was being sent.
         BreadcrumbError: What the registry answered.
     """
     before = _stamp(path)
@@ -100,12 +100,12 @@ def upload(
             _send_missing(client, session, path, size, progress)
             if client.complete_upload(session.id).state == "done":
                 return sha256, size
-        except (NotFound, Conflict, DigestMismatch) as error:
+        except (NotFound, WrongState, DigestMismatch) as error:
             # The session expired, another process finished or broke it, or a part was stored wrong: the next
             # announcement says what is true now.
             last = error
         if _stamp(path) != before:
-            raise Conflict(f"{path} changed while it was being sent; run the command again.") from last
+            raise WrongState(f"{path} changed while it was being sent; run the command again.") from last
     raise last or Unavailable(f"The registry at {client.url} does not complete the upload of {path}.")
 
 
@@ -152,7 +152,7 @@ def _blocks(path: Path, start: int, length: int, stop: threading.Event | None = 
             check_stop(stop)
             block = file.read(min(BLOCK, length))
             if not block:
-                raise Conflict(f"{path} became shorter while it was being sent; run the command again.")
+                raise WrongState(f"{path} became shorter while it was being sent; run the command again.")
             length -= len(block)
             yield block
 
@@ -164,18 +164,18 @@ def download_patch(client: "Client", patch: "Patch", target: Path, *, progress: 
     download_all(client.connection, [wanted], progress=progress)
 
 
-def download_revision(
+def download_snapshot(
     client: "Client",
-    revision: "Revision",
+    snapshot: "Snapshot",
     folder: Path,
     *,
     paths: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Download a revision's files (or only these paths) into a folder, in parallel, each verified."""
-    files = [file for file in revision.files if paths is None or file.path in paths]
+    files = [file for file in snapshot.files if paths is None or file.path in paths]
     targets = inside(folder, [file.path for file in files])
-    source = f"/api/v1/models/{name_of(revision.model)}/revisions/{part(revision.ref)}/files/"
+    source = f"/api/v1/models/{name_of(snapshot.model)}/revisions/{part(snapshot.ref)}/files/"
     wanted = [
         Wanted(source + quote(file.path), target, file.sha256, file.size)
         for file, target in zip(files, targets, strict=True)
@@ -308,7 +308,7 @@ def _starts_at(headers: Mapping[str, str], start: int) -> bool:
 def _is_there(wanted: Wanted) -> bool:
     try:
         if wanted.target.is_dir():
-            raise Conflict(f"{wanted.target} is a folder where a file must go; choose another folder.")
+            raise WrongState(f"{wanted.target} is a folder where a file must go; choose another folder.")
         if not wanted.target.is_file() or wanted.target.stat().st_size != wanted.size:
             return False
         return hash_file(wanted.target) == wanted.sha256
@@ -327,7 +327,7 @@ def _locked(partial: Path) -> Iterator[BinaryIO]:
             continue
         with os.fdopen(handle, "r+b") as file:
             if not take_lock(handle):
-                raise Conflict(
+                raise WrongState(
                     f"Another crumb is downloading into {partial.parent.parent}; wait for it, or choose another folder."
                 )
             # The name may have been renamed away between open and lock: then this is somebody's finished file.

@@ -211,9 +211,9 @@ class Client(Admin, People, Reviews, Releases, Conflicts, Operations):
         )
         return self._call(schemas.Composition, "POST", f"/models/{name_of(model)}/compositions", body=request)
 
-    def revision(self, model: str, ref: str = "main") -> schemas.Revision:
+    def snapshot(self, model: str, ref: str = "main") -> schemas.Snapshot:
         """Return what can be pulled as `ref`: `main`, `base`, a version, a channel, or 8 digits of a recipe or more."""
-        return self._call(schemas.Revision, "GET", f"/models/{name_of(model)}/revisions/{part(ref)}")
+        return self._call(schemas.Snapshot, "GET", f"/models/{name_of(model)}/revisions/{part(ref)}")
 
     # Jobs -----------------------------------------------------------------------------------------------------
 

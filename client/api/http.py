@@ -20,7 +20,6 @@ import httpx2
 from client.machine.config import clean_url
 from registry.errors import (
     BreadcrumbError,
-    Conflict,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -30,6 +29,7 @@ from registry.errors import (
     TooMany,
     Unauthenticated,
     Unavailable,
+    WrongState,
     by_slug,
 )
 
@@ -43,7 +43,7 @@ BY_STATUS: dict[int, type[BreadcrumbError]] = {
     401: Unauthenticated,
     403: Forbidden,
     404: NotFound,
-    409: Conflict,
+    409: WrongState,
     410: NotFound,
     413: TooLarge,
     416: RangeNotSatisfiable,

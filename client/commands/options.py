@@ -23,7 +23,7 @@ DeviceMemory = Annotated[
 Author = Annotated[str | None, typer.Option("--author", metavar="USER", help="Only by this user.")]
 Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many.")]
 Model = Annotated[str, typer.Argument(metavar="NS/NAME", help="The model.", show_default=False)]
-Revision = Annotated[str, typer.Argument(metavar="NS/NAME[@REF]", help="What to pull.", show_default=False)]
+Snapshot = Annotated[str, typer.Argument(metavar="NS/NAME[@REF]", help="What to pull.", show_default=False)]
 
 
 def parse_size(text: str | None) -> int | None:

@@ -22,7 +22,7 @@ from client.api.client import Client
 from client.demo.report import Contribution, Merge, Outcome, show
 from client.demo.server import start
 from client.terminal.console import Console
-from registry.errors import Conflict, DigestMismatch, JobFailed, NotFound
+from registry.errors import DigestMismatch, JobFailed, NotFound, WrongState
 from registry.schemas import Composition, Patch
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run_demo(keep: Path | None, json_output: bool, quiet: bool) -> None:
 
     Raises:
         NotFound: The packages that train are not installed.
-        Conflict: `keep` holds something.
+        WrongState: `keep` holds something.
     """
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
@@ -212,6 +212,6 @@ def _room(keep: Path | None) -> Iterator[Path]:
             yield Path(folder)
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise Conflict(f"{keep} is there and not empty; name a new folder.")
+        raise WrongState(f"{keep} is there and not empty; name a new folder.")
     keep.mkdir(parents=True, exist_ok=True)
     yield keep

@@ -15,7 +15,7 @@ import sysconfig
 from datetime import UTC, datetime
 from pathlib import Path
 
-from registry.errors import Conflict, NotFound, StorageFailed
+from registry.errors import NotFound, StorageFailed, WrongState
 from registry.files.durable import new_files
 
 OWNER = "crumb.local"
@@ -32,7 +32,7 @@ def add_to_hf() -> Path:
 
     Raises:
         NotFound: This environment has no `crumb`, or its `hf` has no extensions.
-        Conflict: An extension of that name is there that is not ours.
+        WrongState: An extension of that name is there that is not ours.
     """
     crumb, folder = find_crumb(), _folder()
     known = _ours(folder)
@@ -63,7 +63,7 @@ def remove_from_hf() -> bool:
     """Take `hf crumb` away again, and say whether it was there.
 
     Raises:
-        Conflict: An extension of that name is there that is not ours.
+        WrongState: An extension of that name is there that is not ours.
     """
     folder = _folder()
     if _ours(folder) is None:
@@ -105,7 +105,7 @@ def _ours(folder: Path) -> dict[str, object] | None:
     """Return our manifest in the folder, None when nothing is there.
 
     Raises:
-        Conflict: There is something else.
+        WrongState: There is something else.
     """
     if not folder.is_symlink() and (not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))):
         return None
@@ -116,4 +116,4 @@ def _ours(folder: Path) -> dict[str, object] | None:
         found = None
     if isinstance(found, dict) and found.get("owner") == OWNER and not folder.is_symlink():
         return found
-    raise Conflict(f"{folder} is another extension; `hf extensions remove {NAME}` removes it.")
+    raise WrongState(f"{folder} is another extension; `hf extensions remove {NAME}` removes it.")

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.actions.pull import CARD, QUIET, find_revision, pull
-from client.actions.transfers import download_revision
+from client.actions.pull import CARD, QUIET, find_snapshot, pull
+from client.actions.transfers import download_snapshot
 from client.api.client import Client
 from client.hub.repos import (
     Content,
@@ -38,8 +38,8 @@ from client.machine.folders import inside
 from client.machine.hub_errors import hub_errors
 from client.machine.locks import locked
 from client.terminal.console import Console, plain
-from registry.errors import Conflict, DigestMismatch, Forbidden, InvalidRequest, TooLarge
-from registry.schemas import Model, Release, Revision
+from registry.errors import DigestMismatch, Forbidden, InvalidRequest, TooLarge, WrongState
+from registry.schemas import Model, Release, Snapshot
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -105,7 +105,7 @@ def publish(
         console: Where notes and progress go.
 
     Raises:
-        Conflict: The release is not published, the tag is there and is something else, or files that no release has put
+        WrongState: The release is not published, the tag is there and is something else, or files that no release has put
             there would go.
         Forbidden: A private model would become public.
         Unauthenticated: There is no token for the Hub.
@@ -114,8 +114,8 @@ def publish(
     if private and public:
         raise InvalidRequest("A repository is private or public; say one of the two.", field="private")
     api = connect_hub(client)
-    revision = find_revision(client, model, ref)
-    release, manifest = _check_release(client, revision, ref)
+    snapshot = find_snapshot(client, model, ref)
+    release, manifest = _check_release(client, snapshot, ref)
     about = client.model(model)
     name = _check_tag(tag or f"v{release.version}") if tagged else None
     source = getattr(about, "source", None)
@@ -137,7 +137,7 @@ def publish(
                 _check_visibility(about, repo, there, private=private, public=public)
             known = has_tag(api, repo, name)
             held = list_files(api, repo, name if known else there.sha)
-        files = _gather(client, revision, folder, held, whole=keep is not None, console=console)
+        files = _gather(client, snapshot, folder, held, whole=keep is not None, console=console)
         if CARD in files:
             files[CARD] = _card(files[CARD], model, base)
         files[RECORD] = _content(_record(client.url, manifest, release, source))
@@ -145,13 +145,13 @@ def publish(
         if known:
             changed = [path for path in changed if path != RECORD]  # it may name the registry by another address
             if changed or removed:
-                raise Conflict(
+                raise WrongState(
                     f"The tag {name} of {repo} on the Hub is not this release: {', '.join([*changed, *removed][:3])} "
                     "differ. Give another --tag, or delete that one there."
                 )
         if removed and not replace and RECORD not in held:
             named = ", ".join(removed[:3])
-            raise Conflict(f"{repo} on the Hub holds what no release has put there ({named}); --replace removes it.")
+            raise WrongState(f"{repo} on the Hub holds what no release has put there ({named}); --replace removes it.")
         with hub_errors(repo):
             commit = there.sha
             if known:
@@ -186,25 +186,27 @@ def _commit(
     return made
 
 
-def _check_release(client: Client, revision: Revision, ref: str) -> "tuple[Release, Manifest]":
-    """Return the release that a revision is, and its manifest, having seen that they are of the same files."""
+def _check_release(client: Client, snapshot: Snapshot, ref: str) -> "tuple[Release, Manifest]":
+    """Return the release that a snapshot is, and its manifest, having seen that they are of the same files."""
     from registry.documents.manifest import read_manifest
 
-    model = revision.model
-    if revision.release is None:
+    model = snapshot.model
+    if snapshot.release is None:
         raise InvalidRequest(f"{model}@{ref} is no release; `crumb release list {model}` shows them.", field="ref")
-    release = client.release(model, revision.release)
+    release = client.release(model, snapshot.release)
     subject = f"{model}@{release.version}"
     if release.state == "yanked":
-        raise Conflict(f"{subject} was yanked ({plain(release.yank_reason or 'no reason')}) and is not published.")
+        raise WrongState(f"{subject} was yanked ({plain(release.yank_reason or 'no reason')}) and is not published.")
     if release.state != "published":
-        raise Conflict(f"{subject} is a {release.state}; run `crumb release publish {model} {release.version}` first.")
+        raise WrongState(
+            f"{subject} is a {release.state}; run `crumb release publish {model} {release.version}` first."
+        )
     raw = client.manifest(model, release.version)
     manifest = read_manifest(raw)
     said = {(file.path, file.sha256, file.size) for file in manifest.files}
     found = (manifest.model, manifest.version, manifest.weights_digest, hashlib.sha256(raw).hexdigest())
-    if found != (model, revision.release, revision.weights_digest, release.manifest_digest) or said != {
-        (file.path, file.sha256, file.size) for file in revision.files
+    if found != (model, snapshot.release, snapshot.weights_digest, release.manifest_digest) or said != {
+        (file.path, file.sha256, file.size) for file in snapshot.files
     }:
         raise DigestMismatch(
             f"The manifest of {subject} is not of the files that the registry names; tell the operator."
@@ -241,7 +243,7 @@ def _check_visibility(about: Model, repo: str, there: "ModelInfo | None", *, pri
 
 def _gather(
     client: Client,
-    revision: Revision,
+    snapshot: Snapshot,
     folder: Path,
     held: "Mapping[str, RepoFile]",
     *,
@@ -249,18 +251,18 @@ def _gather(
     console: Console,
 ) -> dict[str, Content]:
     """Fetch the files of a release that the Hub does not hold, and return all of them by path."""
-    paths = [file.path for file in revision.files]
-    lacking = [file.path for file in revision.files if not holds(held.get(file.path), file.sha256)]
+    paths = [file.path for file in snapshot.files]
+    lacking = [file.path for file in snapshot.files if not holds(held.get(file.path), file.sha256)]
     if whole or any(path.endswith(".safetensors") for path in lacking):
-        pull(client, revision.model, revision.ref, folder, console=console)
+        pull(client, snapshot.model, snapshot.ref, folder, console=console)
     else:
-        for warning in revision.warnings:
+        for warning in snapshot.warnings:
             console.note(f"Warning: {plain(warning)}")
-        with console.progress(f"pulling {revision.model}") as progress:
-            download_revision(client, revision, folder, paths=lacking, progress=progress)
+        with console.progress(f"pulling {snapshot.model}") as progress:
+            download_snapshot(client, snapshot, folder, paths=lacking, progress=progress)
     targets = inside(folder, paths)
     return {
-        file.path: Content(file.sha256, file.size, target) for file, target in zip(revision.files, targets, strict=True)
+        file.path: Content(file.sha256, file.size, target) for file, target in zip(snapshot.files, targets, strict=True)
     }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from client.api.client import Client
 from client.machine import config
-from registry.errors import Conflict, InvalidRequest, TooLarge, Unauthenticated
+from registry.errors import InvalidRequest, TooLarge, Unauthenticated, WrongState
 from registry.files.progress import Progress
 
 if TYPE_CHECKING:
@@ -108,11 +108,11 @@ def has_tag(api: "HfApi", repo: str, tag: str | None) -> bool:
     """Say whether a repository has a tag.
 
     Raises:
-        Conflict: It has a branch of that name, which would be taken for the tag.
+        WrongState: It has a branch of that name, which would be taken for the tag.
     """
     refs = api.list_repo_refs(repo)
     if tag in {branch.name for branch in refs.branches}:
-        raise Conflict(f"{repo} on the Hub has a branch {tag}; give another --tag.")
+        raise WrongState(f"{repo} on the Hub has a branch {tag}; give another --tag.")
     return tag in {found.name for found in refs.tags}
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from registry.errors import Conflict, InvalidCheckpoint, InvalidRequest, NotFound, StorageFailed, Unavailable
+from registry.errors import InvalidCheckpoint, InvalidRequest, NotFound, StorageFailed, Unavailable, WrongState
 from registry.files.folders import INDEX, PATH_LENGTH, PICKLES, WHOLE, is_path, is_pickle
 from registry.files.hashing import BLOCK, hash_file
 from registry.files.progress import Meter, Progress
@@ -42,7 +42,7 @@ def inside(folder: Path, paths: Sequence[str]) -> list[Path]:
 
     Raises:
         Unavailable: A path is not one that a sound registry sends.
-        Conflict: A link in the folder leads out of it.
+        WrongState: A link in the folder leads out of it.
     """
     seen: set[str] = set()
     targets = []
@@ -57,7 +57,7 @@ def inside(folder: Path, paths: Sequence[str]) -> list[Path]:
         seen.add(path.casefold())
         target = root / path
         if not target.parent.resolve().is_relative_to(root):
-            raise Conflict(f"A link in {folder} leads {path} out of the folder; remove it, or choose another folder.")
+            raise WrongState(f"A link in {folder} leads {path} out of the folder; remove it, or choose another folder.")
         targets.append(target)
     return targets
 
@@ -107,9 +107,9 @@ def write_source(folder: Path, source: Source) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise Conflict when something is there that is no folder."""
+    """Raise WrongState when something is there that is no folder."""
     if (folder.is_symlink() or folder.exists()) and not folder.is_dir():
-        raise Conflict(f"{folder} is not a folder; choose another place.")
+        raise WrongState(f"{folder} is not a folder; choose another place.")
 
 
 def check_target(
@@ -124,7 +124,7 @@ def check_target(
         removed once it is complete.
 
     Raises:
-        Conflict: Something else is where a file of the pull must go, or a pulled file was changed.
+        WrongState: Something else is where a file of the pull must go, or a pulled file was changed.
     """
     check_folder(folder)
     before, root = read_source(folder), folder.resolve()
@@ -137,7 +137,7 @@ def check_target(
         found = hash_file(file) if file.is_file() else None
         if found is None or found not in (files.get(path), *known.get(path, ())):
             why = "was changed since it was pulled" if path in known else "is there, and no pull brought it"
-            raise Conflict(f"{path} in {folder} {why}; move it away, or choose another folder.")
+            raise WrongState(f"{path} in {folder} {why}; move it away, or choose another folder.")
         meter.add(file.stat().st_size)
         if path not in files:
             stale.append(path)
@@ -216,7 +216,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its name when all went well, and vanishes otherwise.
 
     Raises:
-        Conflict: There is something of that name already, other than an empty folder.
+        WrongState: There is something of that name already, other than an empty folder.
     """
     target = folder.absolute()
     check_vacant(folder)
@@ -239,9 +239,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_vacant(folder: Path) -> None:
-    """Raise Conflict unless nothing is there, or an empty folder."""
+    """Raise WrongState unless nothing is there, or an empty folder."""
     if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise Conflict(f"{folder} is there already and not empty; choose another folder, or remove it.")
+        raise WrongState(f"{folder} is there already and not empty; choose another folder, or remove it.")
 
 
 def copy_others(base: Path, target: Path, weights: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from client.terminal.console import plain
 from registry.errors import (
     BreadcrumbError,
-    Conflict,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -17,6 +16,7 @@ from registry.errors import (
     TooMany,
     Unauthenticated,
     Unavailable,
+    WrongState,
 )
 
 WORDS = 300  # characters of what the Hub says that are repeated
@@ -82,7 +82,7 @@ def _refusal(status: int, words: str, repo: str) -> BreadcrumbError:
         case 404:
             return NotFound(f"The Hub knows nothing like that about {repo}: {words}.")
         case 409 | 412:
-            return Conflict(f"{repo} on the Hub has changed meanwhile ({words}); run the command again.")
+            return WrongState(f"{repo} on the Hub has changed meanwhile ({words}); run the command again.")
         case 413:
             return TooLarge(f"That is more than the Hub takes for {repo}: {words}.")
         case 429:

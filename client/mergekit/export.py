@@ -15,7 +15,7 @@ from pathlib import Path
 from client.api.client import Client
 from client.terminal.console import Console, plain
 from registry.errors import InvalidRequest
-from registry.schemas import Patch, RecipeItem, Revision
+from registry.schemas import Patch, RecipeItem, Snapshot
 
 QUIET = Console(quiet=True)
 MODELS = "models"
@@ -58,41 +58,41 @@ HEAD = """\
 """
 
 
-def export_recipe(client: Client, revision: Revision) -> str:
-    """Return a revision's recipe as YAML for mergekit.
+def export_recipe(client: Client, snapshot: Snapshot) -> str:
+    """Return a snapshot's recipe as YAML for mergekit.
 
     Args:
         client: The registry, which is asked for the patches' masks and dtypes.
-        revision: A release or another composition.
+        snapshot: A release or another composition.
 
     Raises:
         InvalidRequest: It is made of no patches.
     """
-    recipe = revision.recipe
+    recipe = snapshot.recipe
     listed = [item for item in recipe.patches if item.number] if recipe else []
-    patches = {item.sha256: client.patch(revision.model, item.number, item.revision) for item in listed}
+    patches = {item.sha256: client.patch(snapshot.model, item.number, item.revision) for item in listed}
     dtypes = {
         tensor.dtype
         for item in listed
-        for tensor in client.patch_tensors(revision.model, item.number, item.revision)
+        for tensor in client.patch_tensors(snapshot.model, item.number, item.revision)
         if tensor.nnz
     }
-    return write_yaml(revision, patches, dtypes)
+    return write_yaml(snapshot, patches, dtypes)
 
 
-def write_yaml(revision: Revision, patches: Mapping[str, Patch], dtypes: set[str]) -> str:
-    """Return a revision's recipe as YAML for mergekit.
+def write_yaml(snapshot: Snapshot, patches: Mapping[str, Patch], dtypes: set[str]) -> str:
+    """Return a snapshot's recipe as YAML for mergekit.
 
     Args:
-        revision: A release or another composition.
+        snapshot: A release or another composition.
         patches: What is known of its patches, by sha256.
         dtypes: Those of the tensors that they change, as safetensors calls them.
 
     Raises:
         InvalidRequest: It is made of no patches.
     """
-    recipe = revision.recipe
-    name = f"{revision.model}@{revision.release or revision.ref[:12]}"
+    recipe = snapshot.recipe
+    name = f"{snapshot.model}@{snapshot.release or snapshot.ref[:12]}"
     if recipe is None or not recipe.patches:
         raise InvalidRequest(f"{name} is made of no patches, so there is nothing to merge.", field="ref")
     compute = "float64" if "F64" in dtypes else "float32"
@@ -102,7 +102,7 @@ def write_yaml(revision: Revision, patches: Mapping[str, Patch], dtypes: set[str
         alpha=recipe.alpha,
         recipe=recipe.digest,
         base=recipe.base,
-        weights=revision.weights_digest,
+        weights=snapshot.weights_digest,
         folder=MODELS,
         written=f"`out_dtype`, {one}" if one else f"`dtype`, {compute}",
     )
@@ -124,29 +124,29 @@ def folder_of(item: RecipeItem) -> str:
     return f"{item.number}.{item.revision}" if item.number else item.sha256[:16]
 
 
-def make_models(client: Client, revision: Revision, folder: Path, *, console: Console = QUIET) -> None:
+def make_models(client: Client, snapshot: Snapshot, folder: Path, *, console: Console = QUIET) -> None:
     """Make the models that the YAML names: the base, and for each patch the base with that patch alone.
 
     Args:
         client: The registry.
-        revision: What was exported.
+        snapshot: What was exported.
         folder: Appears with all of them in it, or not at all.
         console: Where notes and progress go.
 
     Raises:
-        Conflict: The folder is there and not empty.
+        WrongState: The folder is there and not empty.
     """
     from client.machine.folders import check_vacant, new_folder
     from client.trials.bench import Candidate, Part, bench
 
     check_vacant(folder)
-    assert revision.recipe is not None
-    base, items = revision.recipe.base, revision.recipe.patches
+    assert snapshot.recipe is not None
+    base, items = snapshot.recipe.base, snapshot.recipe.patches
     candidates = {"base": Candidate(base, ())}
     candidates |= {folder_of(item): Candidate(base, (Part(item, "1"),)) for item in items}
     with (
         new_folder(folder) as out,
-        bench(client, revision.model, candidates.values(), keep=out, console=console) as table,
+        bench(client, snapshot.model, candidates.values(), keep=out, console=console) as table,
     ):
         for name, candidate in candidates.items():
             with table.model(candidate, name):

@@ -64,7 +64,7 @@ def import_recipe(file: Path, folder: Path, *, base: str | None = None, console:
 
     Raises:
         InvalidRequest: The configuration asks for what a recipe cannot say.
-        Conflict: The folder is there and not empty.
+        WrongState: The folder is there and not empty.
         CheckpointMismatch, InvalidCheckpoint, InvalidPatch: A model does not fit the base, or did not change it.
     """
     config = read_config(read_text(file, MOST_BYTES), file.name)

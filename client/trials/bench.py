@@ -24,7 +24,7 @@ from client.machine.folders import check_vacant
 from client.terminal.console import Console
 from registry.errors import BreadcrumbError, InvalidRequest, JobFailed
 from registry.files.durable import storage_error
-from registry.schemas import RecipeItem, Revision
+from registry.schemas import RecipeItem, Snapshot
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.formats.checkpoint import Checkpoint
@@ -150,13 +150,13 @@ def bench(
         yield Bench(base, checkpoint, files, patches, device, keep, console)
 
 
-def candidate_of(revision: Revision) -> Candidate:
-    """Return what a revision is made of."""
-    if revision.recipe is None:
-        return Candidate(revision.weights_digest, ())
-    alpha = revision.recipe.alpha
-    parts = [Part(item, multiply(alpha, item.weight)) for item in revision.recipe.patches]
-    return Candidate(revision.recipe.base, tuple(parts))
+def candidate_of(snapshot: Snapshot) -> Candidate:
+    """Return what a snapshot is made of."""
+    if snapshot.recipe is None:
+        return Candidate(snapshot.weights_digest, ())
+    alpha = snapshot.recipe.alpha
+    parts = [Part(item, multiply(alpha, item.weight)) for item in snapshot.recipe.patches]
+    return Candidate(snapshot.recipe.base, tuple(parts))
 
 
 def multiply(alpha: str, weight: str) -> str:

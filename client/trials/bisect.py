@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from client.actions.pull import find_revision
+from client.actions.pull import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console, plain
 from client.trials.bench import QUIET, Bench, Candidate, Part, bench, candidate_of, check_command, ending, run_command
@@ -120,7 +120,7 @@ def bisect(
         JobFailed: The command ends with a code that is no verdict.
     """
     check_command(command)
-    start, end = (candidate_of(find_revision(client, model, ref, console)) for ref in (good, bad))
+    start, end = (candidate_of(find_snapshot(client, model, ref, console)) for ref in (good, bad))
     changes = difference(start, end)
     if not changes:
         raise InvalidRequest(f"{model}@{good} and {model}@{bad} have the same recipe; there is nothing to search.")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from client.actions.pull import find_revision, open_cached
+from client.actions.pull import find_snapshot, open_cached
 from client.api.client import Client
 from client.terminal.console import Console
 from registry.errors import InvalidRequest
@@ -80,7 +80,7 @@ def blame(client: Client, model: str, ref: str, place: str | None = None, *, con
     from registry.breadcrumbs.comparing.blame import blame_model, blame_tensor, blame_weight
     from registry.breadcrumbs.formats.recipe import make_recipe
 
-    revision = find_revision(client, model, ref, console)
+    revision = find_snapshot(client, model, ref, console)
     recipe = revision.recipe
     if recipe is None:
         raise InvalidRequest(f"{model}@{ref} is the base, which no patch changed.", field="ref")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from client.actions import pull as pulls
-from client.actions.pull import find_revision
+from client.actions.pull import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console, plain
 from client.trials.bench import QUIET, Candidate, bench, candidate_of, check_command, run_soundly
@@ -85,7 +85,7 @@ def leave_one_out(
         JobFailed: The command fails; the message names the variant.
     """
     check_command(command)
-    whole = candidate_of(find_revision(client, model, ref, console))
+    whole = candidate_of(find_snapshot(client, model, ref, console))
     if not whole.parts:
         raise InvalidRequest(f"{model}@{ref} has no patches that could be left out.", field="ref")
     with bench(client, model, [whole], device=device, keep=keep, console=console) as opened:
@@ -133,7 +133,7 @@ def measure(
     """
     check_command(command)
     client.whoami()  # a missing token is told before anything is pulled
-    revision = find_revision(client, model, ref, console)
+    revision = find_snapshot(client, model, ref, console)
     if revision.recipe is not None and revision.release is None:
         raise InvalidRequest(
             f"{model}@{ref} is a recipe and no release; measurements are of the base, a patch, a version or a channel.",

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from registry.db.audit import append_pending
-from registry.errors import Conflict, Unavailable
+from registry.errors import Unavailable, WrongState
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000")
 
@@ -104,12 +104,12 @@ def require_head(database: Database, url: str) -> None:
     """Refuse a database that is not at the newest migration.
 
     Raises:
-        Conflict: it is at another revision; the message says what to run.
+        WrongState: it is at another revision; the message says what to run.
     """
     head = ScriptDirectory.from_config(migrations_config(url)).get_current_head()
     with reaching_database(), database.engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     if current != head:
-        raise Conflict(
+        raise WrongState(
             f"The database is at migration {current or 'none'}, this program needs {head}: run `crumb-server migrate`."
         )

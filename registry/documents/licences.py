@@ -72,7 +72,7 @@ _SELFISH = {"llama2", "llama3"}
 
 
 @dataclass(frozen=True)
-class Conflict:
+class Incompatibility:
     """Two pieces that cannot be in one model; a licence is None where none was stated."""
 
     first: str
@@ -94,7 +94,7 @@ class Conflict:
 class Judgement:
     """What stands in the way of a combination, and what somebody should read."""
 
-    conflicts: list[Conflict]
+    incompatible: list[Incompatibility]
     warnings: list[str]
 
 
@@ -109,7 +109,7 @@ def judge(pieces: Sequence[tuple[str, str | None]]) -> Judgement:
         that its own does not go with. Whoever takes all these second pieces away is left without a conflict. And
         one warning for each piece whose licence is missing or not known here.
     """
-    conflicts: list[Conflict] = []
+    incompatible: list[Incompatibility] = []
     warnings: list[str] = []
     earlier: dict[str | None, str] = {}
     for name, given in pieces:
@@ -120,9 +120,9 @@ def judge(pieces: Sequence[tuple[str, str | None]]) -> Judgement:
             warnings.append(f"{name} is under {licence!r}, whose terms are not known here; read them.")
         for other, first in earlier.items():
             if why := _why_apart(other, licence) or _why_apart(licence, other):
-                conflicts.append(Conflict(first, other, name, licence, why))
+                incompatible.append(Incompatibility(first, other, name, licence, why))
         earlier.setdefault(licence, name)
-    return Judgement(conflicts, warnings)
+    return Judgement(incompatible, warnings)
 
 
 def _why_apart(this: str | None, other: str | None) -> str | None:

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from registry.schemas.compositions import RecipeItem
 from registry.schemas.operations import Job
-from registry.schemas.revisions import RecipeItem
 from registry.schemas.wire import Answer, Hex256, WeightsDigest, Wire
 
 

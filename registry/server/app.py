@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the app for a data folder and a database that is at the newest migration.
 
     Raises:
-        Conflict: the database is at another migration.
+        WrongState: the database is at another migration.
         InvalidRequest: a rate of the settings is none, or they do not say how to reach the bucket.
     """
     database, store = open_database(settings.database), Store(settings.data)

@@ -29,7 +29,7 @@ STATUS: dict[type[errors.BreadcrumbError], int] = {
     errors.RevisionNotFound: 404,
     errors.NotComposed: 404,
     errors.EntryNotFound: 404,
-    errors.Conflict: 409,
+    errors.WrongState: 409,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.TooMany: 429,
@@ -108,4 +108,4 @@ def install(app: FastAPI) -> None:
             detail = "Something that this refers to went away at this very moment; send the request again."
             return problem(request.state.request_id, 503, errors.Unavailable.slug, detail)
         detail = "Somebody else did the same at this very moment; look, and try again."
-        return problem(request.state.request_id, 409, errors.Conflict.slug, detail)
+        return problem(request.state.request_id, 409, errors.WrongState.slug, detail)

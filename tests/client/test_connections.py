@@ -29,7 +29,7 @@ def test_every_error_is_raised_again_by_its_own_class(slug: str) -> None:
         (401, errors.Unauthenticated),
         (403, errors.Forbidden),
         (404, errors.NotFound),
-        (409, errors.Conflict),
+        (409, errors.WrongState),
         (413, errors.TooLarge),
         (416, errors.RangeNotSatisfiable),
         (418, errors.InvalidRequest),

@@ -47,7 +47,7 @@ def test_a_plain_path_goes_into_the_folder(tmp_path: Path, path: str) -> None:
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/out").symlink_to(tmp_path)
-    with pytest.raises(errors.Conflict, match="link"):
+    with pytest.raises(errors.WrongState, match="link"):
         inside(tmp_path / "in", ["out/x"])
 
 
@@ -87,9 +87,9 @@ def test_a_folder_without_weights_or_with_a_strange_name_is_refused(tmp_path: Pa
 def test_a_file_of_a_person_is_left_alone_but_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     assert check_target(tmp_path, {"a": sha("a")}) == (["a"], [])
-    with pytest.raises(errors.Conflict, match=r"thesis\.tex .* no pull brought"):
+    with pytest.raises(errors.WrongState, match=r"thesis\.tex .* no pull brought"):
         check_target(tmp_path, {"thesis.tex": sha("a")})
-    with pytest.raises(errors.Conflict, match="not a folder"):
+    with pytest.raises(errors.WrongState, match="not a folder"):
         check_target(tmp_path / "thesis.tex", {"a": sha("a")})
 
 
@@ -97,10 +97,10 @@ def test_what_the_pull_would_bring_may_be_there_and_what_changed_may_not(tmp_pat
     (tmp_path / "a").write_text("a")
     assert check_target(tmp_path, {"a": sha("a"), "b": sha("b")}) == (["b"], [])
     (tmp_path / "a").write_text("mine")
-    with pytest.raises(errors.Conflict, match="no pull brought"):
+    with pytest.raises(errors.WrongState, match="no pull brought"):
         check_target(tmp_path, {"a": sha("a")})
     write_source(tmp_path, Source("n/m", "base", "sha256:0", True, {"a": [sha("a")]}))
-    with pytest.raises(errors.Conflict, match="changed"):
+    with pytest.raises(errors.WrongState, match="changed"):
         check_target(tmp_path, {"a": sha("a")})
 
 
@@ -167,7 +167,7 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (out / "a").write_text("a")
         assert not (tmp_path / "x").exists()
     assert (tmp_path / "x/a").read_text() == "a"
-    with pytest.raises(errors.Conflict), new_folder(tmp_path / "x"):
+    with pytest.raises(errors.WrongState), new_folder(tmp_path / "x"):
         pass
 
 

@@ -17,8 +17,8 @@ ANSWER = httpx2.Response(404, request=httpx2.Request("PUT", URL))
         (402, errors.Forbidden),
         (403, errors.Forbidden),
         (404, errors.NotFound),
-        (409, errors.Conflict),
-        (412, errors.Conflict),
+        (409, errors.WrongState),
+        (412, errors.WrongState),
         (413, errors.TooLarge),
         (429, errors.TooMany),
         (500, errors.Unavailable),
@@ -62,7 +62,7 @@ def test_whatever_the_hubs_library_raises_is_one_sentence(
 
 
 def test_our_own_errors_pass_as_they_are() -> None:
-    own = errors.Conflict("It is there.")
-    with pytest.raises(errors.Conflict) as found, hub_errors("org/name"):
+    own = errors.WrongState("It is there.")
+    with pytest.raises(errors.WrongState) as found, hub_errors("org/name"):
         raise own
     assert found.value is own

@@ -14,7 +14,7 @@ import torch
 import yaml
 from visitors import Crumb, Files, Registry
 
-from client.actions.pull import find_revision
+from client.actions.pull import find_snapshot
 from client.actions.push import create, push
 from client.mergekit.config import Source, read_config
 from client.mergekit.export import write_yaml
@@ -304,7 +304,7 @@ def test_an_export_is_task_arithmetic_over_models_that_are_there(
 
 def test_words_of_strangers_stay_in_their_comments(exported: str, registry: Registry) -> None:
     with registry.client() as client:
-        found = find_revision(client, *exported.split("@"))
+        found = find_snapshot(client, *exported.split("@"))
     assert found.recipe is not None
     evil = {"title": "x\n  - model: /etc\u2028- model: b\r\x1b[2J", "author": "\x85- model: c", "number": 0}
     items = [item.model_copy(update=evil) for item in found.recipe.patches]

@@ -21,7 +21,7 @@ from client import Client
 from client.actions.pull import pull, recompose
 from client.actions.push import create, push
 from client.hub import repos as hub_repos
-from registry.schemas import Revision
+from registry.schemas import Snapshot
 
 MODEL = "ana/published"
 REPO = "hubert/published"
@@ -78,11 +78,11 @@ def stand_in(
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which files were asked for at the registry."""
     paths: list[str] = []
-    whole = Client.download_revision
+    whole = Client.download_snapshot
 
-    def download(self: Client, revision: Revision, folder: Path, *, paths: Sequence[str], **how: Any) -> None:
+    def download(self: Client, snapshot: Snapshot, folder: Path, *, paths: Sequence[str], **how: Any) -> None:
         seen.extend(paths)
-        whole(self, revision, folder, paths=paths, **how)
+        whole(self, snapshot, folder, paths=paths, **how)
 
     seen = paths
     monkeypatch.setattr(Client, "download_revision", download)

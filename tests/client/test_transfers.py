@@ -195,7 +195,7 @@ def test_two_downloads_of_one_target_do_not_write_over_each_other(tmp_path: Path
     with (
         transfers._locked(partial_path(file)),
         serving(send) as there,
-        pytest.raises(errors.Conflict, match="Another crumb"),
+        pytest.raises(errors.WrongState, match="Another crumb"),
     ):
         fetch(there.url, file)
 
@@ -219,7 +219,7 @@ def test_a_registry_that_goes_away_for_good_leaves_a_word_on_how_to_go_on(
 
 def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    with serving(send) as there, pytest.raises(errors.Conflict, match="folder"):
+    with serving(send) as there, pytest.raises(errors.WrongState, match="folder"):
         fetch(there.url, wanted(tmp_path / "x"))
 
 
@@ -353,7 +353,7 @@ def test_a_file_that_changes_while_it_is_sent_is_told(source: Path) -> None:
             source.write_bytes(DATA[::-1])
         uploads.answer(request)
 
-    with serving(answer) as there, Client(there.url) as client, pytest.raises(errors.Conflict, match="changed"):
+    with serving(answer) as there, Client(there.url) as client, pytest.raises(errors.WrongState, match="changed"):
         transfers.upload(client, source)
 
 

@@ -231,7 +231,7 @@ def test_a_pull_whose_weights_are_not_those_announced_is_never_complete(
 ) -> None:
     ask = Client.revision
 
-    def lie(client: Client, model: str, ref: str = "base") -> schemas.Revision:
+    def lie(client: Client, model: str, ref: str = "base") -> schemas.Snapshot:
         return ask(client, model, ref).model_copy(update={"weights_digest": "sha256:" + "0" * 64})
 
     monkeypatch.setattr(Client, "revision", lie)
@@ -387,7 +387,7 @@ def test_a_pull_that_was_killed_goes_on(registry: Registry, model: str, tmp_path
     from client.actions.transfers import Wanted
 
     with registry.client() as client:
-        revision = client.revision(model)
+        revision = client.snapshot(model)
         largest = max(revision.files, key=lambda file: file.size)
         partial = partial_path(Wanted("", tmp_path / "x" / largest.path, largest.sha256, largest.size))
         partial.parent.mkdir(parents=True)
@@ -402,8 +402,8 @@ def test_a_pull_that_was_killed_goes_on(registry: Registry, model: str, tmp_path
 def test_a_push_whose_process_is_killed_goes_on_where_it_was(here: Registry, model: str, tmp_path: Path) -> None:
     base = tmp_path / "base"
     with here.client() as client:
-        transfers.download_revision(
-            client, client.revision(model), base, paths=["model.safetensors.index.json", *WEIGHTS]
+        transfers.download_snapshot(
+            client, client.snapshot(model), base, paths=["model.safetensors.index.json", *WEIGHTS]
         )
     tuned = makers.fine_tuned(base, tmp_path / "tuned", 7)
     patch = tmp_path / "patch"

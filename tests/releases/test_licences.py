@@ -2,14 +2,14 @@ import itertools
 
 import pytest
 
-from registry.documents.licences import _FAMILY, Conflict, judge
+from registry.documents.licences import _FAMILY, WrongState, judge
 
 NONE = "no licence"
 
 
 def conflict(first, second):
     """Return why two licences cannot be combined, or None."""
-    found = judge([("the base", first), ("patch #1", second)]).conflicts
+    found = judge([("the base", first), ("patch #1", second)]).incompatible
     return found[0].why if found else None
 
 
@@ -73,7 +73,7 @@ def test_these_cannot_be_combined_whichever_comes_first(first, second, word):
 
 
 def test_a_base_alone_is_changed_by_nobody():
-    assert judge([("the base", "cc-by-nd-4.0")]).conflicts == []
+    assert judge([("the base", "cc-by-nd-4.0")]).incompatible == []
 
 
 def test_order_never_decides_whether_there_is_a_conflict():
@@ -83,30 +83,30 @@ def test_order_never_decides_whether_there_is_a_conflict():
 
 def test_every_piece_at_fault_is_named_and_once_for_each_licence():
     pieces = [("the base", "cc-by-nc-4.0"), ("#1", "gpl-3.0"), ("#2", "mit"), ("#3", "gpl-3.0"), ("#4", "cc-by-sa-4.0")]
-    found = judge(pieces).conflicts
+    found = judge(pieces).incompatible
     assert [(one.first, one.second) for one in found] == [("the base", "#1"), ("the base", "#3"), ("the base", "#4")]
-    assert found[0] == Conflict("the base", "cc-by-nc-4.0", "#1", "gpl-3.0", found[0].why)
+    assert found[0] == WrongState("the base", "cc-by-nc-4.0", "#1", "gpl-3.0", found[0].why)
     kept = [piece for piece in pieces if piece[0] not in {one.second for one in found}]
-    assert judge(kept).conflicts == []
+    assert judge(kept).incompatible == []
 
 
 def test_a_piece_is_told_against_the_first_under_a_licence():
-    found = judge([("#1", "cc-by-nc-4.0"), ("#2", "cc-by-nc-4.0"), ("#3", "gpl-3.0")]).conflicts
+    found = judge([("#1", "cc-by-nc-4.0"), ("#2", "cc-by-nc-4.0"), ("#3", "gpl-3.0")]).incompatible
     assert [(one.first, one.second) for one in found] == [("#1", "#3")]
 
 
 def test_many_pieces_do_not_make_a_conflict_for_every_pair():
     pieces = [(f"#{n}", "cc-by-nc-4.0" if n % 2 else "gpl-3.0") for n in range(400)]
-    assert len(judge(pieces).conflicts) == 399
+    assert len(judge(pieces).incompatible) == 399
 
 
 @pytest.mark.parametrize("licence", [None, "", " ", "other", "unknown", "somebodys-own"])
 def test_what_nobody_knows_is_a_warning_that_names_the_piece(licence):
     found = judge([("the base", "mit"), ("patch #7", licence)])
-    assert found.conflicts == [] and len(found.warnings) == 1
+    assert found.incompatible == [] and len(found.warnings) == 1
     assert found.warnings[0].startswith("patch #7 ") and found.warnings[0].endswith(".")
 
 
 def test_known_licences_warn_of_nothing_and_case_does_not_matter():
     found = judge([("the base", "Apache-2.0"), ("#1", "GPL-2.0")])
-    assert found.warnings == [] and len(found.conflicts) == 1
+    assert found.warnings == [] and len(found.incompatible) == 1

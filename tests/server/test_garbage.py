@@ -24,7 +24,7 @@ from world import World, announce, digest, open_world, put_part, upload
 from registry.cli import app
 from registry.db.tables import BaseFile, Blob, Job, Model, Namespace, PatchRevision, UploadSession, User, now
 from registry.db.tables.declare import Table
-from registry.errors import Conflict, DigestMismatch, InvalidRequest, NotFound
+from registry.errors import DigestMismatch, InvalidRequest, NotFound, WrongState
 from registry.server.api.uploads import complete_now
 from registry.services.blobs import blobs, garbage, quotas, uploads
 from registry.services.blobs.garbage import Amount
@@ -496,7 +496,7 @@ def test_what_is_wanted_again_after_a_kill_is_put_back(world: World) -> None:
 
 # Under load ------------------------------------------------------------------------------------------------------
 
-EXPECTED = (Conflict, DigestMismatch, InvalidRequest, NotFound)
+EXPECTED = (WrongState, DigestMismatch, InvalidRequest, NotFound)
 PAYLOADS = [bytes([number]) * 700 for number in range(5)]
 
 

@@ -32,7 +32,7 @@ from registry.db.tables import (
     User,
     now,
 )
-from registry.errors import BreadcrumbError, Conflict, Forbidden, InvalidRecipe, InvalidRequest, NotFound
+from registry.errors import BreadcrumbError, Forbidden, InvalidRecipe, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models, patches
 from registry.services.composing import builds, compositions
 from registry.services.composing.compositions import Ingredient
@@ -238,7 +238,7 @@ class PatchLives(Lives):
             "yank": author or self.may(user, "maintainer"),
             "unyank": author or self.may(user, "maintainer"),
         }[verb]
-        expected = None if told["state"] in STARTS[verb] else Conflict
+        expected = None if told["state"] in STARTS[verb] else WrongState
         self.attempt(
             expected if allowed else Forbidden,
             user,
@@ -291,7 +291,7 @@ class PatchLives(Lives):
 
         expected: type[BreadcrumbError] | None = None
         if told["state"] not in ("draft", "proposed", "changes_requested"):
-            expected = Conflict
+            expected = WrongState
         if told["author"] != user:
             expected = Forbidden
         self.attempt(expected, user, "patch.revise", do, number)
@@ -313,7 +313,7 @@ class PatchLives(Lives):
         if not self.may(user, "reviewer") or told["author"] == user:
             expected = Forbidden
         elif late or told["state"] != "proposed":
-            expected = Conflict
+            expected = WrongState
         self.attempt(
             expected,
             user,
@@ -344,11 +344,11 @@ class PatchLives(Lives):
         if not self.may(user, "maintainer"):
             expected = Forbidden
         elif late or told["state"] != "proposed" or lacking:
-            expected = Conflict
+            expected = WrongState
         elif number in older:
             expected = InvalidRequest
         elif any(self.patches[one]["state"] != "accepted" for one in older):
-            expected = Conflict
+            expected = WrongState
         self.attempt(
             expected,
             user,
@@ -485,7 +485,7 @@ class ReleaseLives(Lives):
         elif before is not None and self.too_small(version, before, numbers):
             expected = InvalidRequest
         elif told is not None and told["state"] in ("published", "yanked"):
-            expected = Conflict
+            expected = WrongState
         made: list[str] = []
 
         def do(session: Any, actor: Actor) -> None:
@@ -552,7 +552,7 @@ class ReleaseLives(Lives):
         if who in PEOPLE and not self.may(who, "maintainer"):
             expected = Forbidden
         elif made.get(builder, weights) != weights:
-            expected = Conflict
+            expected = WrongState
 
         def do(session: Any, actor: Actor) -> None:
             model = session.get_one(Model, self.model_id)
@@ -579,7 +579,7 @@ class ReleaseLives(Lives):
             sound = told["state"] == "candidate" and len(made) >= 2 and len(set(made.values())) == 1
             sound = sound and (told["allow"] or not told["numbers"] & self.yanked)
             sound = sound and told["before"] == self.before(version)
-            expected = None if sound else Conflict
+            expected = None if sound else WrongState
         self.attempt(
             expected,
             user,
@@ -604,7 +604,7 @@ class ReleaseLives(Lives):
         elif told is None:
             expected = NotFound
         elif told["state"] != "published":
-            expected = Conflict
+            expected = WrongState
         self.attempt(
             expected,
             user,
@@ -638,7 +638,7 @@ class ReleaseLives(Lives):
         if not self.may(user, ruling["role"]):
             return Forbidden
         if told["state"] != "published" or (told["numbers"] & self.yanked and not ruling["allow"]):
-            return Conflict
+            return WrongState
         return None
 
     def went(self, user: str, channel: str, version: str, kind: str) -> None:
@@ -682,7 +682,7 @@ class ReleaseLives(Lives):
         elif channel not in self.moves:
             expected = NotFound
         elif len(trail) < 2:
-            expected = Conflict
+            expected = WrongState
         else:
             expected = self.refusal(user, channel, trail[-2])
         self.attempt(

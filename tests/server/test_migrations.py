@@ -9,7 +9,7 @@ from sqlalchemy import inspect
 
 from registry.db.session import make_engine, migrate, migrations_config, open_database, require_head
 from registry.db.tables import Table
-from registry.errors import Conflict
+from registry.errors import WrongState
 
 
 def tables(url: str) -> set[str]:
@@ -65,7 +65,7 @@ def test_migrating_twice_changes_nothing(database_url: str) -> None:
 
 def test_a_database_at_another_migration_is_refused_with_the_command(database_url: str) -> None:
     database = open_database(database_url)
-    with pytest.raises(Conflict, match="crumb-server migrate"):
+    with pytest.raises(WrongState, match="crumb-server migrate"):
         require_head(database, database_url)
     migrate(database_url)
     require_head(database, database_url)

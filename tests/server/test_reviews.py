@@ -14,7 +14,7 @@ from sqlalchemy import select, text
 from world import upload
 
 from registry.db.tables import Check, Comment, Patch, Review, User
-from registry.errors import Conflict
+from registry.errors import WrongState
 from registry.services.catalog import norms, patches
 from registry.services.curation import reviews
 
@@ -518,7 +518,7 @@ def test_a_patch_accepted_while_its_next_revision_arrives_is_what_was_approved(
                 bob = crew.actor(session, "bob")
                 patches.revise(session, bob, NAME, 1, patches.Contribution(sha256, "again", ""))
             found.append(None)
-        except Conflict as error:
+        except WrongState as error:
             found.append(error)
 
     thread = threading.Thread(target=revise)
@@ -535,7 +535,7 @@ def test_a_patch_accepted_while_its_next_revision_arrives_is_what_was_approved(
                 while thread.is_alive() and not other.scalar(text(query)):
                     other.rollback()
     thread.join(30)
-    assert isinstance(found[0], Conflict)
+    assert isinstance(found[0], WrongState)
     with crew.world.database.read() as session:
         row = session.scalars(select(Patch).where(Patch.number == 1)).one()
         assert (row.state, row.revision) == ("accepted", 1)

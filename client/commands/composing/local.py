@@ -45,7 +45,7 @@ def diff(
     LoRA adapter for BASE, as PEFT saves it.
     """
     from client.machine.sources import resolve
-    from registry.errors import Conflict, InvalidRequest
+    from registry.errors import InvalidRequest, WrongState
 
     console = Console(as_json, quiet)
     if out.is_dir():
@@ -64,7 +64,7 @@ def diff(
     params = MaskParams(drop_bottom, drop_top, granularity.lower(), dtype)
     with open_checkpoint(models[0]) as before, open_tuned(models[1], before) as after:
         if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
-            raise Conflict(f"{out} holds weights that are compared here; choose another file for the patch.")
+            raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
         with console.progress("comparing") as progress:
             info = make(
                 before,

@@ -34,7 +34,7 @@ def export(
     mergekit merges whole models: the base, and for each patch the base with that patch alone. --models makes them, of
     which each is as large as the base. Comments in the YAML say where the result differs from that of `crumb pull`.
     """
-    from client.actions.pull import find_revision
+    from client.actions.pull import find_snapshot
     from client.mergekit import export as mergekit
     from client.terminal.addresses import parse_revision
     from registry.files.durable import new_files
@@ -49,7 +49,7 @@ def export(
     folder = out.parent / mergekit.MODELS if out is not None and models else None
     model, ref = parse_revision(revision)
     with connect() as client:
-        found = find_revision(client, model, ref, console)
+        found = find_snapshot(client, model, ref, console)
         text = mergekit.export_recipe(client, found)
         if folder is not None:
             mergekit.make_models(client, found, folder, console=console)

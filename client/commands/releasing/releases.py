@@ -202,10 +202,10 @@ def diff(
 
 def show_provenance(client: "Client", model: str, ref: str, console: Console) -> None:
     """Print where a release comes from, by its version or a channel; with --json, the in-toto statement."""
-    from client.actions.pull import find_revision
+    from client.actions.pull import find_snapshot
     from registry.errors import InvalidRequest
 
-    version = find_revision(client, model, ref, console).release
+    version = find_snapshot(client, model, ref, console).release
     if version is None:
         raise InvalidRequest(f"{model}@{ref} is no release; `crumb release list {model}` shows them.", field="ref")
     found = client.provenance(model, version)

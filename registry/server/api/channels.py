@@ -19,9 +19,9 @@ ChannelName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,32}$", alias="channel")
 
 @router.get("")
 @allow("model.read")
-def listing(name: ModelName, made: ContextDep) -> list[schemas.Channel]:
+def listing(name: ModelName, ctx: ContextDep) -> list[schemas.Channel]:
     """List the channels of a model."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = models.find(session, name)
         return [release_views.channel(session, model, row) for row in channels.listing(session, name)]
 
@@ -29,10 +29,10 @@ def listing(name: ModelName, made: ContextDep) -> list[schemas.Channel]:
 @router.put("/{channel}")
 @allow("channel.move")
 def move(
-    name: ModelName, channel: ChannelName, body: schemas.ChannelRequest, actor: ActorDep, made: ContextDep
+    name: ModelName, channel: ChannelName, body: schemas.ChannelRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Channel:
     """Point a channel at a published release, or ask for it where more than one must ask."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         row = channels.move(session, actor, name, channel, body.version, body.reason)
         return release_views.channel(session, models.find(session, name), row)
 
@@ -40,19 +40,19 @@ def move(
 @router.post("/{channel}/rollback")
 @allow("channel.move")
 def rollback(
-    name: ModelName, channel: ChannelName, body: schemas.Reason, actor: ActorDep, made: ContextDep
+    name: ModelName, channel: ChannelName, body: schemas.Reason, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Channel:
     """Point a channel at the release before."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         row = channels.rollback(session, actor, name, channel, body.message)
         return release_views.channel(session, models.find(session, name), row)
 
 
 @router.get("/{channel}/history")
 @allow("model.read")
-def history(name: ModelName, channel: ChannelName, made: ContextDep) -> list[schemas.ChannelMove]:
+def history(name: ModelName, channel: ChannelName, ctx: ContextDep) -> list[schemas.ChannelMove]:
     """List the moves of a channel, oldest first: who, when and why."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         row = channels.find(session, models.find(session, name), channel)
         return [release_views.channel_move(found) for found in channels.history(session, row)]
 
@@ -60,9 +60,9 @@ def history(name: ModelName, channel: ChannelName, made: ContextDep) -> list[sch
 @router.put("/{channel}/protection")
 @allow("channel.protect")
 def protect(
-    name: ModelName, channel: ChannelName, body: schemas.ChannelRule, actor: ActorDep, made: ContextDep
+    name: ModelName, channel: ChannelName, body: schemas.ChannelRule, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Channel:
     """Say who may move a channel, how many must ask, and whether to releases with yanked patches."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         row = channels.protect(session, actor, name, channel, body.role, body.approvals, body.allow_yanked)
         return release_views.channel(session, models.find(session, name), row)

@@ -33,10 +33,10 @@ def get_second(second: Annotated[str, Path(pattern=PATCH)]) -> tuple[int, int | 
 @router.post("/conflicts", status_code=202, responses=KNOWN)
 @allow("conflict.ask")
 def ask(
-    name: ModelName, body: schemas.ConflictRequest, response: Response, actor: ActorDep, made: ContextDep
+    name: ModelName, body: schemas.ConflictRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Conflicts:
     """Have patches compared, each with each; what is known is not computed again."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         model = models.ready(session, name, lock=True)
         found, source = conflicts.choose(
             session, actor, model, [(patch.number, patch.revision) for patch in body.patches]
@@ -51,11 +51,11 @@ def ask(
 def show(
     name: ModelName,
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     patch: Annotated[list[Annotated[str, StringConstraints(pattern=PATCH)]], Query(max_length=64)] = [],  # noqa: B006
 ) -> schemas.Conflicts:
     """Show what is known of where patches meet: of these (`3`, or `7.2`), or of the newest release's."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = models.ready(session, name)
         found, source = conflicts.choose(session, actor, model, [get_patch(text) for text in patch])
         return conflict_views.conflicts(conflicts.known(session, model, found, source))
@@ -68,10 +68,10 @@ def show_pair(
     first: Annotated[tuple[int, int | None], Depends(get_first)],
     second: Annotated[tuple[int, int | None], Depends(get_second)],
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
 ) -> schemas.ConflictPair:
     """Show where two patches meet, tensor by tensor, once that has been computed."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         return conflict_views.pair(*conflicts.pair(session, actor, models.ready(session, name), first, second))
 
 
@@ -81,11 +81,11 @@ def of_patch(
     name: ModelName,
     patch: PatchRef,
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> list[schemas.ConflictPair]:
     """List what is known of where a patch meets others of its model, the newest first."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = models.ready(session, name)
         mine = patches.find(session, name, *patch)
         found = conflicts.of_patch(session, actor, model, mine, limit)
@@ -94,10 +94,10 @@ def of_patch(
 
 @router.post("/preview")
 @allow("model.read")
-def preview(name: ModelName, body: schemas.RecipeRequest, actor: VisitorDep, made: ContextDep) -> schemas.Preview:
+def preview(name: ModelName, body: schemas.RecipeRequest, actor: VisitorDep, ctx: ContextDep) -> schemas.Preview:
     """Say what a recipe would be: its digest, what to know of its patches, and where they meet. Nothing is written."""
     items = [Ingredient(item.number, item.weight, item.revision) for item in body.patches]
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         return conflict_views.preview(
             previews.preview(session, actor, name, body.alpha, items, allow_yanked=body.allow_yanked)
         )

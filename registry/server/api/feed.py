@@ -22,9 +22,9 @@ User = Annotated[str | None, Query(pattern=rf"^{NAME}$")]
 
 @router.get("/changes")
 @allow("server.read")
-def changes(actor: VisitorDep, made: ContextDep, since: Serial = 0, limit: Limit = 100) -> schemas.ChangePage:
+def changes(actor: VisitorDep, ctx: ContextDep, since: Serial = 0, limit: Limit = 100) -> schemas.ChangePage:
     """List what happened after a serial to the models you may see, in order: what a mirror follows."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         found, cursor = feed.changes(session, actor, since, limit)
         return schemas.ChangePage(items=[show_change(*row) for row in found], next=cursor)
 
@@ -33,7 +33,7 @@ def changes(actor: VisitorDep, made: ContextDep, since: Serial = 0, limit: Limit
 @allow("model.audit")
 def model_audit(
     name: ModelName,
-    made: ContextDep,
+    ctx: ContextDep,
     action: Action = None,
     user: User = None,
     since: Serial = 0,
@@ -41,7 +41,7 @@ def model_audit(
     limit: Limit = 100,
 ) -> schemas.AuditPage:
     """Show who did what to a model, newest first."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = models.find(session, name)
         found = feed.audit(session, model=model, action=action, user=user, since=since, before=before, limit=limit)
         return show_page(*found)
@@ -50,7 +50,7 @@ def model_audit(
 @router.get("/audit")
 @allow("audit.read")
 def audit(
-    made: ContextDep,
+    ctx: ContextDep,
     action: Action = None,
     user: User = None,
     since: Serial = 0,
@@ -58,7 +58,7 @@ def audit(
     limit: Limit = 100,
 ) -> schemas.AuditPage:
     """Show who did what on this server, newest first."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         found = feed.audit(session, action=action, user=user, since=since, before=before, limit=limit)
         return show_page(*found)
 

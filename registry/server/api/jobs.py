@@ -15,16 +15,16 @@ router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=Route, resp
 
 @router.get("/{job_id}")
 @allow("server.read")
-def job(job_id: uuid.UUID, actor: VisitorDep, made: ContextDep) -> schemas.Job:
+def job(job_id: uuid.UUID, actor: VisitorDep, ctx: ContextDep) -> schemas.Job:
     """Show a job."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         found = jobs.find(session, actor, job_id)
         return model_views.job(found, jobs.ahead(session, found))
 
 
 @router.post("/{job_id}/cancel")
 @allow("job.cancel")
-def cancel(job_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Job:
+def cancel(job_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> schemas.Job:
     """Cancel a composition; a job that has ended stays as it is."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         return model_views.job(jobs.cancel(session, actor, job_id))

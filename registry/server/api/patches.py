@@ -23,11 +23,11 @@ THERE: dict[int | str, dict[str, object]] = {200: {"model": schemas.Patch, "desc
 @router.post("/patches", status_code=202, responses=THERE)
 @allow("patch.push")
 def push(
-    name: ModelName, body: schemas.PatchRequest, response: Response, actor: ActorDep, made: ContextDep
+    name: ModelName, body: schemas.PatchRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
     """Contribute an uploaded patch file; a worker checks it before it can be composed."""
     given = patches.Contribution(body.sha256, body.title, body.message, body.task, body.license)
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         revision, job = patches.push(session, actor, name, given, body.propose)
         response.status_code = 202 if job else 200
         return patch_views.patch(name, revision, job)
@@ -41,11 +41,11 @@ def revise(
     body: schemas.RevisionRequest,
     response: Response,
     actor: ActorDep,
-    made: ContextDep,
+    ctx: ContextDep,
 ) -> schemas.Patch:
     """Add a revision to your patch: approvals and checks were of the one before."""
     given = patches.Contribution(body.sha256, body.title, body.message, license=body.license)
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         revision, job = patches.revise(session, actor, name, number, given)
         response.status_code = 202 if job else 200
         return patch_views.patch(name, revision, job)
@@ -55,7 +55,7 @@ def revise(
 @allow("model.read")
 def listing(
     name: ModelName,
-    made: ContextDep,
+    ctx: ContextDep,
     task: Words = None,
     author: Words = None,
     state: Annotated[schemas.PatchState | None, Query()] = None,
@@ -66,7 +66,7 @@ def listing(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.PatchPage:
     """List patches, newest first."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         found, cursor = patches.listing(
             session,
             name,
@@ -84,44 +84,42 @@ def listing(
 
 @router.get("/patches/{number}")
 @allow("model.read")
-def show(name: ModelName, patch: PatchRef, made: ContextDep) -> schemas.Patch:
+def show(name: ModelName, patch: PatchRef, ctx: ContextDep) -> schemas.Patch:
     """Show a patch at its newest revision (`12`), or at one (`12.2`)."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         revision = patches.find(session, name, *patch)
         return patch_views.patch(name, revision, patches.check_job(session, revision))
 
 
 @router.get("/patches/{number}/tensors")
 @allow("model.read")
-def tensors(name: ModelName, patch: PatchRef, made: ContextDep) -> list[schemas.TensorStats]:
+def tensors(name: ModelName, patch: PatchRef, ctx: ContextDep) -> list[schemas.TensorStats]:
     """Show what a checked patch does to each tensor."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         return [patch_views.tensor(row) for row in patches.tensors(session, patches.find(session, name, *patch))]
 
 
 @router.head("/patches/{number}/file", include_in_schema=False)
 @router.get("/patches/{number}/file", response_class=Response)
 @allow("model.read")
-def file(name: ModelName, patch: PatchRef, request: Request, actor: VisitorDep, made: ContextDep) -> Response:
+def file(name: ModelName, patch: PatchRef, request: Request, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Download a checked patch file."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         revision = patches.file(session, actor, name, *patch)
         public = models.find(session, name).visibility == "public" and revision.patch.quarantined_at is None
     filename = f"{name.replace('/', '-')}-{revision.patch.number}.{revision.number}.safetensors"
     cached = "public" if public else "private"
-    return serve(
-        request, made.store, made.gate, revision.sha256, revision.size, filename, immutable=False, cached=cached
-    )
+    return serve(request, ctx.store, ctx.gate, revision.sha256, revision.size, filename, immutable=False, cached=cached)
 
 
 @router.post("/compositions", status_code=202, responses={200: {"model": schemas.Composition, "description": "Ready"}})
 @allow("recipe.compose")
 def compose(
-    name: ModelName, body: schemas.RecipeRequest, response: Response, actor: ActorDep, made: ContextDep
+    name: ModelName, body: schemas.RecipeRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Composition:
     """Compose base + alpha * sum(weight * patch); a recipe that has been composed is not composed again."""
     items = [Ingredient(item.number, item.weight, item.revision) for item in body.patches]
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         recipe, composition, job = compositions.request(
             session, actor, name, body.alpha, items, allow_yanked=body.allow_yanked
         )
@@ -131,17 +129,17 @@ def compose(
 
 @router.get("/recipes/{recipe}/builds")
 @allow("model.read")
-def list_builds(name: ModelName, recipe: schemas.Hex256, made: ContextDep) -> list[schemas.Build]:
+def list_builds(name: ModelName, recipe: schemas.Hex256, ctx: ContextDep) -> list[schemas.Build]:
     """List who composed a recipe, and what came out."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         return [model_views.build(row) for row in builds.of(session, models.find(session, name).id, recipe)]
 
 
 @router.post("/builds", status_code=201)
 @allow("build.report")
-def report_build(name: ModelName, body: schemas.BuildRequest, actor: ActorDep, made: ContextDep) -> schemas.Build:
+def report_build(name: ModelName, body: schemas.BuildRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Build:
     """Report that you composed a recipe yourself: what agrees makes a release that can be published."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         model = models.ready(session, name, lock=True)
         composition = snapshots.find_composition(session, model, body.recipe)
         row = builds.report(session, actor, model, composition.recipe_digest, body.weights_digest, body.device)

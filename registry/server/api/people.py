@@ -28,9 +28,9 @@ def whoami(actor: ActorDep) -> schemas.Whoami:
 
 @router.get("/tokens")
 @allow("user.read")
-def list_tokens(actor: ActorDep, made: ContextDep) -> list[schemas.Token]:
+def list_tokens(actor: ActorDep, ctx: ContextDep) -> list[schemas.Token]:
     """List your tokens, without their secrets."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         found = tokens.listing(session, actor)
         names = tokens.model_names(session, found)
         return [people_views.token(row, names[row.model_id] if row.model_id else None) for row in found]
@@ -38,9 +38,9 @@ def list_tokens(actor: ActorDep, made: ContextDep) -> list[schemas.Token]:
 
 @router.post("/tokens", status_code=201)
 @allow("token.manage")
-def create_token(body: schemas.TokenRequest, actor: ActorDep, made: ContextDep) -> schemas.NewToken:
+def create_token(body: schemas.TokenRequest, actor: ActorDep, ctx: ContextDep) -> schemas.NewToken:
     """Make a token that can do no more than the one you ask with; its secret is in this answer alone."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         model = access.find_visible(session, actor, body.model) if body.model else None
         secret, row = tokens.create_own(session, actor, body.scopes, body.label, body.expires_days, model)
         shown = people_views.token(row, body.model)
@@ -49,50 +49,50 @@ def create_token(body: schemas.TokenRequest, actor: ActorDep, made: ContextDep) 
 
 @router.delete("/tokens/{token_id}", status_code=204)
 @allow("token.manage")
-def revoke_token(token_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> None:
+def revoke_token(token_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> None:
     """Revoke one of your tokens at once."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         tokens.revoke_own(session, actor, token_id)
 
 
 @router.post("/namespaces", status_code=201)
 @allow("namespace.create")
-def create_namespace(body: schemas.NamespaceRequest, actor: ActorDep, made: ContextDep) -> schemas.Namespace:
+def create_namespace(body: schemas.NamespaceRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Namespace:
     """Make an organisation, which is yours."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         namespaces.create_organisation(session, actor, body.name)
-    return show_namespace(body.name, actor, made)
+    return show_namespace(body.name, actor, ctx)
 
 
 @router.get("/namespaces/{namespace}")
 @allow("namespace.read")
-def namespace(namespace: NamespaceName, actor: ActorDep, made: ContextDep) -> schemas.Namespace:
+def namespace(namespace: NamespaceName, actor: ActorDep, ctx: ContextDep) -> schemas.Namespace:
     """Show a namespace and its members; to its maintainers, how much of its quota is used."""
-    return show_namespace(namespace, actor, made)
+    return show_namespace(namespace, actor, ctx)
 
 
 @router.put("/namespaces/{namespace}/members/{user}", status_code=204)
 @allow("namespace.manage")
 def set_member(
-    namespace: NamespaceName, user: UserName, body: schemas.MemberRequest, actor: ActorDep, made: ContextDep
+    namespace: NamespaceName, user: UserName, body: schemas.MemberRequest, actor: ActorDep, ctx: ContextDep
 ) -> None:
     """Give somebody a role on every model of a namespace."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         namespaces.set_member(session, actor, namespace, user, body.role)
 
 
 @router.delete("/namespaces/{namespace}/members/{user}", status_code=204)
 @allow("namespace.manage")
-def remove_member(namespace: NamespaceName, user: UserName, actor: ActorDep, made: ContextDep) -> None:
+def remove_member(namespace: NamespaceName, user: UserName, actor: ActorDep, ctx: ContextDep) -> None:
     """Take somebody's role in a namespace away."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         namespaces.set_member(session, actor, namespace, user, None)
 
 
-def show_namespace(name: str, actor: Actor, made: Context) -> schemas.Namespace:
+def show_namespace(name: str, actor: Actor, ctx: Context) -> schemas.Namespace:
     """Show a namespace in a reading transaction of its own."""
-    limits = made.upload_limits
-    with made.database.read() as session:
+    limits = ctx.upload_limits
+    with ctx.database.read() as session:
         space = namespaces.find(session, name)
         watched = access.role_in(session, actor, space) >= Role.MAINTAINER
         used = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads) if watched else None

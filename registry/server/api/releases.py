@@ -26,7 +26,7 @@ Ref = Annotated[str, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
 )
 @allow("release.cut")
 def cut(
-    name: ModelName, body: schemas.ReleaseRequest, response: Response, actor: ActorDep, made: ContextDep
+    name: ModelName, body: schemas.ReleaseRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
     """Cut a release; it is composed, and may then be published. Cutting it again, before that, replaces it."""
     given = releases.Cut(
@@ -38,7 +38,7 @@ def cut(
         alpha=body.alpha,
         allow_yanked=body.allow_yanked,
     )
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         row, job = releases.cut(session, actor, name, given)
         response.status_code = 202 if job else 201
         row = releases.find(session, name, row.version)
@@ -49,12 +49,12 @@ def cut(
 @allow("model.read")
 def listing(
     name: ModelName,
-    made: ContextDep,
+    ctx: ContextDep,
     before: Annotated[str | None, Query(max_length=64, pattern=r"^[0-9A-Za-z.-]+$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> schemas.ReleasePage:
     """List releases, newest version first."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = models.find(session, name)
         found, cursor = releases.listing(session, name, before, limit)
         return schemas.ReleasePage(items=release_views.releases(session, model, found), next=cursor)
@@ -62,17 +62,17 @@ def listing(
 
 @router.get("/compare")
 @allow("model.read")
-def compare(name: ModelName, before: Ref, after: Ref, actor: VisitorDep, made: ContextDep) -> schemas.ReleaseDiff:
+def compare(name: ModelName, before: Ref, after: Ref, actor: VisitorDep, ctx: ContextDep) -> schemas.ReleaseDiff:
     """Show what changed between the recipes of two revisions."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         return release_views.comparison(before, after, releases.compare(session, actor, name, before, after))
 
 
 @router.get("/releases/{version}")
 @allow("model.read")
-def show(name: ModelName, version: Version, made: ContextDep) -> schemas.Release:
+def show(name: ModelName, version: Version, ctx: ContextDep) -> schemas.Release:
     """Show a release."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model, row = models.find(session, name), releases.find(session, name, version)
         job = jobs.active(session, compositions.job_key(model, row.recipe_digest))
         return release_views.release(session, model, row, job)
@@ -81,65 +81,65 @@ def show(name: ModelName, version: Version, made: ContextDep) -> schemas.Release
 @router.patch("/releases/{version}")
 @allow("release.cut")
 def edit(
-    name: ModelName, version: Version, body: schemas.ReleaseUpdate, actor: ActorDep, made: ContextDep
+    name: ModelName, version: Version, body: schemas.ReleaseUpdate, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
     """Edit changelog or card before publishing."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         row = releases.edit(session, actor, name, version, body.changelog, body.card)
         return release_views.release(session, models.find(session, name), row)
 
 
 @router.get("/releases/{version}/card", response_class=Response)
 @allow("model.read")
-def card(name: ModelName, version: Version, made: ContextDep) -> Response:
+def card(name: ModelName, version: Version, ctx: ContextDep) -> Response:
     """Show the card: as published or edited, else as it would be generated now."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         text = publishing.card(session, models.find(session, name), releases.find(session, name, version))
     return Response(text, media_type="text/markdown; charset=utf-8")
 
 
 @router.post("/releases/{version}/publish")
 @allow("release.publish")
-def publish(name: ModelName, version: Version, actor: ActorDep, made: ContextDep) -> schemas.Release:
+def publish(name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep) -> schemas.Release:
     """Publish a candidate, once nothing is missing; it is closed for ever then."""
-    with made.database.write() as session:
-        row = publishing.publish(session, made.store, actor, name, version)
+    with ctx.database.write() as session:
+        row = publishing.publish(session, ctx.store, actor, name, version)
         return release_views.release(session, models.find(session, name), row)
 
 
 @router.post("/releases/{version}/yank")
 @allow("release.yank")
 def yank(
-    name: ModelName, version: Version, body: schemas.ReasonNeeded, actor: ActorDep, made: ContextDep
+    name: ModelName, version: Version, body: schemas.ReasonNeeded, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
     """Yank a published release: it stays pullable by its version, with a warning."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         row = releases.yank(session, actor, name, version, body.message)
         return release_views.release(session, models.find(session, name), row)
 
 
 @router.get("/releases/{version}/manifest", response_class=Response)
 @allow("model.read")
-def manifest(name: ModelName, version: Version, made: ContextDep) -> Response:
+def manifest(name: ModelName, version: Version, ctx: ContextDep) -> Response:
     """Show the manifest of a published release: the bytes that are signed."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         raw = publishing.read_manifest(session, name, version)
     return Response(raw, media_type="application/json")
 
 
 @router.get("/releases/{version}/provenance")
 @allow("model.read")
-def provenance(name: ModelName, version: Version, made: ContextDep) -> schemas.Provenance:
+def provenance(name: ModelName, version: Version, ctx: ContextDep) -> schemas.Provenance:
     """Show where a published release comes from, with an in-toto statement."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         return release_views.provenance(session, models.find(session, name), releases.find(session, name, version))
 
 
 @router.get("/releases/{version}/signature", response_class=Response)
 @allow("model.read")
-def signature(name: ModelName, version: Version, made: ContextDep) -> Response:
+def signature(name: ModelName, version: Version, ctx: ContextDep) -> Response:
     """Show the signature over the manifest, a Sigstore bundle."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         text = publishing.signature(session, name, version)
     return Response(text, media_type="application/json")
 
@@ -147,9 +147,9 @@ def signature(name: ModelName, version: Version, made: ContextDep) -> Response:
 @router.put("/releases/{version}/signature")
 @allow("release.publish")
 def sign(
-    name: ModelName, version: Version, body: schemas.SignatureRequest, actor: ActorDep, made: ContextDep
+    name: ModelName, version: Version, body: schemas.SignatureRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
     """Keep a signature over the manifest; it can be given once."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         row = publishing.sign(session, actor, name, version, body.signature)
         return release_views.release(session, models.find(session, name), row)

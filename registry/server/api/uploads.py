@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from registry import schemas
-from registry.errors import Conflict, DigestMismatch, InvalidRequest
+from registry.errors import DigestMismatch, InvalidRequest, WrongState
 from registry.server.edge.deps import ActorDep, Context, ContextDep, Route, allow
 from registry.server.errors import RESPONSES
 from registry.server.views import models as model_views
@@ -27,21 +27,19 @@ BUFFER = 4 * 2**20
 
 @router.post("", status_code=201, responses={200: {"model": schemas.Upload, "description": "Nothing to send"}})
 @allow("upload")
-def announce(body: schemas.UploadRequest, response: Response, actor: ActorDep, made: ContextDep) -> schemas.Upload:
+def announce(body: schemas.UploadRequest, response: Response, actor: ActorDep, ctx: ContextDep) -> schemas.Upload:
     """Announce bytes by digest and size; the same announcement returns the same open session."""
-    with made.database.write() as session:
-        upload = uploads.announce(
-            session, made.store, actor, body.sha256, body.size, made.upload_limits, body.namespace
-        )
+    with ctx.database.write() as session:
+        upload = uploads.announce(session, ctx.store, actor, body.sha256, body.size, ctx.upload_limits, body.namespace)
         response.status_code = 200 if upload.state == "done" else 201
         return model_views.upload(upload)
 
 
 @router.get("/{upload_id}")
 @allow("upload")
-def show(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upload:
+def show(upload_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> schemas.Upload:
     """Show a session, with the parts still to send."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         return model_views.upload(uploads.find(session, actor, upload_id))
 
 
@@ -65,47 +63,47 @@ def show(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upl
 )
 @allow("upload")
 async def put_part(
-    upload_id: uuid.UUID, number: int, request: Request, actor: ActorDep, made: ContextDep
+    upload_id: uuid.UUID, number: int, request: Request, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Part:
     """Send part `number`: the bytes from number * part_size. Again is harmless; the answer means durable."""
     digest, length = announced(request)
-    place = await run_in_threadpool(find_slot, made, actor, upload_id, number, length)
+    place = await run_in_threadpool(find_slot, ctx, actor, upload_id, number, length)
     if place.stored not in (None, digest):
-        raise Conflict(f"Part {number} is there already with other bytes; cancel the upload to start over.")
-    found = await receive(request, made.store, place)
+        raise WrongState(f"Part {number} is there already with other bytes; cancel the upload to start over.")
+    found = await receive(request, ctx.store, place)
     if found != digest:
         raise DigestMismatch(
             f"Part {number} hashes to {found}, not to {digest}; send it again.", field="Content-Digest"
         )
-    return await run_in_threadpool(acknowledge, made, actor, upload_id, number, length, digest)
+    return await run_in_threadpool(acknowledge, ctx, actor, upload_id, number, length, digest)
 
 
 @router.post("/{upload_id}/complete")
 @allow("upload")
-async def complete(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> schemas.Upload:
+async def complete(upload_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> schemas.Upload:
     """Hash the whole and keep it; damaged parts become missing again. Only a few uploads are hashed at a time."""
-    return await anyio.to_thread.run_sync(complete_now, made, actor, upload_id, limiter=made.hashing)
+    return await anyio.to_thread.run_sync(complete_now, ctx, actor, upload_id, limiter=ctx.hashing)
 
 
 @router.delete("/{upload_id}", status_code=204)
 @allow("upload")
-def cancel(upload_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> None:
+def cancel(upload_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> None:
     """Forget a session and what was sent."""
-    with made.database.write() as session:
-        uploads.cancel(session, made.store, actor, upload_id)
+    with ctx.database.write() as session:
+        uploads.cancel(session, ctx.store, actor, upload_id)
 
 
-def complete_now(made: Context, actor: Actor, upload_id: uuid.UUID) -> schemas.Upload:
+def complete_now(ctx: Context, actor: Actor, upload_id: uuid.UUID) -> schemas.Upload:
     """Verify and finish, alone with the staged bytes."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         upload = uploads.find(session, actor, upload_id)
     if upload.state == "open":
-        path = uploads.staging_path(made.store, upload_id)
-        uploads.create_staging(made.store, path)
-        with uploads.staging(made.store, path, alone=True):
-            damaged = uploads.verify(upload, made.store)
-            with made.database.write() as session:
-                upload = uploads.finish(session, made.store, actor, upload_id, damaged, made.upload_limits.lifetime)
+        path = uploads.staging_path(ctx.store, upload_id)
+        uploads.create_staging(ctx.store, path)
+        with uploads.staging(ctx.store, path, alone=True):
+            damaged = uploads.verify(upload, ctx.store)
+            with ctx.database.write() as session:
+                upload = uploads.finish(session, ctx.store, actor, upload_id, damaged, ctx.upload_limits.lifetime)
     if upload.state == "open":
         raise DigestMismatch(f"The bytes do not hash to {upload.sha256}; send the missing parts again.", field="sha256")
     return model_views.upload(upload)
@@ -127,11 +125,11 @@ def announced(request: Request) -> tuple[str, int]:
         raise InvalidRequest("The header 'Content-Digest' is not base64.", field="Content-Digest") from None
 
 
-def find_slot(made: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> uploads.Slot:
+def find_slot(ctx: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> uploads.Slot:
     """Say where a part goes, in a reading transaction of its own, and make its file."""
-    with made.database.read() as session:
-        place = uploads.slot(session, made.store, actor, upload_id, number, length)
-    uploads.create_staging(made.store, place.path)
+    with ctx.database.read() as session:
+        place = uploads.slot(session, ctx.store, actor, upload_id, number, length)
+    uploads.create_staging(ctx.store, place.path)
     return place
 
 
@@ -168,9 +166,9 @@ async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
 
 
 def acknowledge(
-    made: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int, digest: str
+    ctx: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int, digest: str
 ) -> schemas.Part:
     """Write down a durable part, in a transaction of its own."""
-    with made.database.write() as session:
-        part = uploads.record_part(session, actor, upload_id, number, length, digest, made.upload_limits.lifetime)
+    with ctx.database.write() as session:
+        part = uploads.record_part(session, actor, upload_id, number, length, digest, ctx.upload_limits.lifetime)
     return schemas.Part(number=part.number, size=part.size, sha256=part.sha256)

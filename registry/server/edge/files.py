@@ -11,15 +11,15 @@ from registry.outside.hub import file_url
 from registry.server.edge.deps import Context
 from registry.server.edge.downloads import serve
 from registry.services.composing import snapshots
-from registry.services.composing.snapshots import Revision
+from registry.services.composing.snapshots import Snapshot
 from registry.services.hub import downloads
 
 
 def send(
     request: Request,
-    made: Context,
+    ctx: Context,
     model: Model,
-    found: Revision,
+    snapshot: Snapshot,
     path: str,
     *,
     immutable: bool,
@@ -40,31 +40,31 @@ def send(
         EntryNotFound: there is no such file.
         RangeNotSatisfiable, StorageFailed, TooMany: as `serve` says.
     """
-    blob = snapshots.find_file(found, path)
+    blob = snapshots.find_file(snapshot, path)
     response = serve(
         request,
-        made.store,
-        made.gate,
+        ctx.store,
+        ctx.gate,
         blob.sha256,
         blob.size,
         path,
         immutable=immutable,
         cached="public" if model.visibility == "public" else "private",
-        location=locate(made, model, blob, path),
+        location=locate(ctx, model, blob, path),
         headers=headers,
     )
     whole = request.method == "GET" and "range" not in request.headers and response.status_code in (200, 302)
-    if whole and downloads.is_counted(found, path):
-        with suppress(DBAPIError), made.database.write() as session:  # reading must not depend on writing
+    if whole and downloads.is_counted(snapshot, path):
+        with suppress(DBAPIError), ctx.database.write() as session:  # reading must not depend on writing
             downloads.count(session, model.id)
     return response
 
 
-def locate(made: Context, model: Model, blob: Blob, path: str) -> str | None:
+def locate(ctx: Context, model: Model, blob: Blob, path: str) -> str | None:
     """Return the address that has a file's bytes in our place: the Hub's, or a bucket's for a while; else None."""
-    settings = made.settings
+    settings = ctx.settings
     if blob.state == "remote" and model.source is not None:
         return file_url(settings.hub_endpoint, model.source, path)
-    if made.bucket is not None and blob.bucketed_at is not None:
-        return made.bucket.url(blob.sha256, path, settings.bucket_seconds)
+    if ctx.bucket is not None and blob.bucketed_at is not None:
+        return ctx.bucket.url(blob.sha256, path, settings.bucket_seconds)
     return None

@@ -15,19 +15,19 @@ router = APIRouter(route_class=Route, responses=RESPONSES)
 
 @router.get("/healthz", tags=["operation"])
 @allow("server.read")
-def healthz(made: ContextDep) -> dict[str, str]:
+def healthz(ctx: ContextDep) -> dict[str, str]:
     """Say that database and disk answer."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         session.execute(text("SELECT 1"))
-    made.store.staging.stat()
+    ctx.store.staging.stat()
     return {"status": "ok", "version": registry.version()}
 
 
 @router.get("/metrics", tags=["operation"], response_class=Response)
 @allow("server.read")
-def metrics(request: Request, made: ContextDep) -> Response:
+def metrics(request: Request, ctx: ContextDep) -> Response:
     """Count requests, bytes and jobs, for Prometheus."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         lines = job_lines(session)
     return Response(generate_latest(request.app.state.metrics.registry) + lines, media_type=CONTENT_TYPE_LATEST)
 

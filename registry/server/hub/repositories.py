@@ -34,9 +34,9 @@ Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 
 @router.get("/api/whoami-v2")
 @allow("user.read")
-def whoami(actor: ActorDep, made: ContextDep) -> dict[str, Any]:
+def whoami(actor: ActorDep, ctx: ContextDep) -> dict[str, Any]:
     """Say who the token speaks for."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         return views.whoami(actor, namespaces.of_user(session, actor))
 
 
@@ -44,7 +44,7 @@ def whoami(actor: ActorDep, made: ContextDep) -> dict[str, Any]:
 @allow("server.read")
 def listing(
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     here: PublicUrl,
     request: Request,
     search: Word | None = None,
@@ -67,7 +67,7 @@ def listing(
         sort=listings.order(sort),
         descending=direction < 0,
     )
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         found, after = listings.page(session, actor, asked, read_cursor(cursor), min(limit, listings.MOST))
         named, totals = tags.of_models(session, found), downloads.totals(session, found)
         shown = [views.model(row, named[row.id], totals[row.id], card=full or cardData) for row in found]
@@ -77,29 +77,29 @@ def listing(
 
 @router.get(MODEL)
 @allow("model.read")
-def info(name: Repository, actor: VisitorDep, made: ContextDep, response: Response, blobs: bool = False) -> Any:
+def info(name: Repository, actor: VisitorDep, ctx: ContextDep, response: Response, blobs: bool = False) -> Any:
     """Show a model at its main revision."""
-    return show(name, "main", actor, made, response, blobs)
+    return show(name, "main", actor, ctx, response, blobs)
 
 
 @router.get(MODEL + "/revision/{rev}")
 @allow("model.read")
 def info_at(
-    name: Repository, rev: Decoded, actor: VisitorDep, made: ContextDep, response: Response, blobs: bool = False
+    name: Repository, rev: Decoded, actor: VisitorDep, ctx: ContextDep, response: Response, blobs: bool = False
 ) -> Any:
     """Show a model at a revision."""
-    return show(name, rev, actor, made, response, blobs)
+    return show(name, rev, actor, ctx, response, blobs)
 
 
-def show(name: str, rev: str, actor: VisitorDep, made: ContextDep, response: Response, blobs: bool) -> dict[str, Any]:
+def show(name: str, rev: str, actor: VisitorDep, ctx: ContextDep, response: Response, blobs: bool) -> dict[str, Any]:
     """Return a model at a revision."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = repositories.ready(session, name)
         found = repositories.find(session, actor, model, rev)
         response.headers.update(marks(found))
         known = tags.of_models(session, [model])[model.id]
         totals = downloads.totals(session, [model])[model.id]
-        return views.revision(model, found, made.store, totals, known, blobs=blobs)
+        return views.revision(model, found, ctx.store, totals, known, blobs=blobs)
 
 
 @router.get(MODEL + "/tree/{rev}")
@@ -109,7 +109,7 @@ def tree(
     name: Repository,
     rev: Decoded,
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     here: PublicUrl,
     request: Request,
     path: Decoded = "",
@@ -120,7 +120,7 @@ def tree(
 ) -> Response:
     """List the files and folders of a revision, or of a folder in it."""
     path = path.strip("/")
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = repositories.ready(session, name)
         found = repositories.find(session, actor, model, rev)
         commit = next(repositories.history(session, model, found)) if expand else None
@@ -143,13 +143,13 @@ def tree(
 
 @router.post(MODEL + "/paths-info/{rev}")
 @allow("model.read")
-async def paths_info(name: Repository, rev: Decoded, actor: VisitorDep, made: ContextDep, request: Request) -> Response:
+async def paths_info(name: Repository, rev: Decoded, actor: VisitorDep, ctx: ContextDep, request: Request) -> Response:
     """Show those files and folders of a revision that are named, and are there; a form or JSON."""
     raw = await read_bytes(request, PATHS_BYTES)
     paths, expand = read_paths(raw, request.headers.get("content-type", ""))
 
     def answer() -> Response:
-        with made.database.read() as session:
+        with ctx.database.read() as session:
             model = repositories.ready(session, name)
             found = repositories.find(session, actor, model, rev)
             commit = next(repositories.history(session, model, found)) if expand else None
@@ -163,9 +163,9 @@ async def paths_info(name: Repository, rev: Decoded, actor: VisitorDep, made: Co
 
 @router.get(MODEL + "/refs")
 @allow("model.read")
-def refs(name: Repository, actor: VisitorDep, made: ContextDep, include_prs: bool = False) -> dict[str, Any]:
+def refs(name: Repository, actor: VisitorDep, ctx: ContextDep, include_prs: bool = False) -> dict[str, Any]:
     """List branches and tags, and pull requests when asked."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = repositories.ready(session, name)
         return views.refs(repositories.refs(session, actor, model, pulls=include_prs), pulls=include_prs)
 
@@ -176,7 +176,7 @@ def commits(
     name: Repository,
     rev: Decoded,
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     here: PublicUrl,
     request: Request,
     p: Annotated[int, Query(ge=0, le=10**6)] = 0,
@@ -184,7 +184,7 @@ def commits(
 ) -> Response:
     """List where a revision has come from, newest first."""
     size = min(limit, COMMITS)
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = repositories.ready(session, name)
         found = repositories.find(session, actor, model, rev)
         steps = list(islice(repositories.history(session, model, found, p * size), size + 1))

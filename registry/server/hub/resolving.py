@@ -18,11 +18,11 @@ router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
 @router.api_route("/{namespace}/{name}/raw/{rev}/{path:path}", methods=["GET", "HEAD"], response_class=Response)
 @allow("model.read")
 def resolve(
-    name: Repository, rev: Decoded, path: Decoded, actor: VisitorDep, made: ContextDep, request: Request
+    name: Repository, rev: Decoded, path: Decoded, actor: VisitorDep, ctx: ContextDep, request: Request
 ) -> Response:
     """Send a file of a revision, or say where it is."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = repositories.ready(session, name)
         found = repositories.find(session, actor, model, rev)
     request.state.commit = found.commit
-    return send(request, made, model, found, path, immutable=rev == found.commit, headers=marks(found))
+    return send(request, ctx, model, found, path, immutable=rev == found.commit, headers=marks(found))

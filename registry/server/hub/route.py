@@ -27,7 +27,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from registry.db.tables import Job
 from registry.errors import (
     BreadcrumbError,
-    Conflict,
     EntryNotFound,
     Forbidden,
     NotComposed,
@@ -35,10 +34,11 @@ from registry.errors import (
     RangeNotSatisfiable,
     RevisionNotFound,
     TooMany,
+    WrongState,
 )
 from registry.server.edge.deps import Context, Route, context
 from registry.server.errors import STATUS
-from registry.services.composing.snapshots import Revision
+from registry.services.composing.snapshots import Snapshot
 from registry.services.hub import repositories
 from registry.services.people import access
 
@@ -118,7 +118,7 @@ def refusal(request: Request, error: BreadcrumbError) -> JSONResponse:
     status, headers = STATUS[type(error)], dict[str, str]()
     if status == 422:
         status = 400
-    if isinstance(error, Conflict):  # not composed, or not imported yet
+    if isinstance(error, WrongState):  # not composed, or not imported yet
         error = RevisionNotFound(error.message)
         status = 404
     code = next((code for kind, code in CODES if isinstance(error, kind)), None)
@@ -146,10 +146,12 @@ def ascii_line(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:1000]
 
 
-def marks(found: Revision) -> dict[str, str]:
+def marks(snapshot: Snapshot) -> dict[str, str]:
     """Return the headers that say which commit an answer is of, and warn of what was yanked."""
-    told = {"X-Repo-Commit": found.commit}
-    return told | ({"X-HF-Warning": f"{found.ref}; {ascii_line(' '.join(found.warnings))}"} if found.warnings else {})
+    told = {"X-Repo-Commit": snapshot.commit}
+    return told | (
+        {"X-HF-Warning": f"{snapshot.ref}; {ascii_line(' '.join(snapshot.warnings))}"} if snapshot.warnings else {}
+    )
 
 
 async def compose(request: Request, why: NotComposed) -> None:
@@ -188,9 +190,9 @@ def ask(request: Request, why: NotComposed) -> uuid.UUID | None:
         return job.id if job else None
 
 
-def look(made: Context, job_id: uuid.UUID) -> tuple[str, str | None]:
+def look(ctx: Context, job_id: uuid.UUID) -> tuple[str, str | None]:
     """Return the state of a job, and why it failed."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         job = session.get(Job, job_id)
         return (job.state, job.error) if job else ("gone", None)
 

@@ -15,7 +15,7 @@ from registry.documents.commits import blob_id, pointer, tree_id
 from registry.documents.front_matter import read_front_matter, words
 from registry.services.catalog import models
 from registry.services.catalog.tags import TAG, of_card
-from registry.services.composing.snapshots import Revision
+from registry.services.composing.snapshots import Snapshot
 from registry.services.hub.repositories import Commit, Ref
 from registry.services.people.actors import Actor
 from registry.storage.store import Store
@@ -55,10 +55,10 @@ def model(row: Model, tags: Sequence[str], downloads: tuple[int, int], *, card: 
 
 
 def revision(
-    row: Model, found: Revision, store: Store, downloads: tuple[int, int], known: Sequence[str], *, blobs: bool
+    row: Model, snapshot: Snapshot, store: Store, downloads: tuple[int, int], known: Sequence[str], *, blobs: bool
 ) -> dict[str, Any]:
     """Show a model at a revision, with its files; with their sizes and digests when asked."""
-    files = {file.path: file for file in found.files}
+    files = {file.path: file for file in snapshot.files}
     card = models.read_card(store, {"README.md": files["README.md"].sha256}) if "README.md" in files else None
     front = read_front_matter(card or "")
     config = read_config(store.path(files["config.json"].sha256)) if "config.json" in files else {}
@@ -67,14 +67,14 @@ def revision(
         **model(row, list(tags), downloads),
         "library_name": library(front, list(tags)),
         **({"pipeline_tag": front["pipeline_tag"]} if one_word(front.get("pipeline_tag")) else {}),
-        "sha": found.commit,
+        "sha": snapshot.commit,
         "cardData": front,
         "config": {name: config[name] for name in ("architectures", "model_type") if name in config},
         "safetensors": {"parameters": row.dtypes, "total": row.parameters},
-        "usedStorage": sum(file.blob.size for file in found.files),
+        "usedStorage": sum(file.blob.size for file in snapshot.files),
         "siblings": [
             {"rfilename": file.path, **(sibling(file.blob.sha256, file.blob.size) if blobs else {})}
-            for file in sorted(found.files, key=lambda file: file.path)
+            for file in sorted(snapshot.files, key=lambda file: file.path)
         ],
         "spaces": [],
     }
@@ -117,11 +117,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if value}
 
 
-def tree(found: Revision) -> dict[str, Entry]:
+def tree(snapshot: Snapshot) -> dict[str, Entry]:
     """Return every file and folder of a revision by its path, each folder before what lies in it."""
     entries: dict[str, Entry] = {}
     inside: dict[str, list[tuple[str, str, bool]]] = {"": []}
-    for file in found.files:
+    for file in snapshot.files:
         raw = pointer(file.sha256, file.blob.size)
         folder, _, name = file.path.rpartition("/")
         inside.setdefault(folder, []).append((name, blob_id(raw), False))

@@ -8,7 +8,7 @@ from registry import schemas
 from registry.db.tables import Build, Composition, Job, Model, PatchRevision, Recipe, RecipeItem, UploadSession
 from registry.services.blobs import uploads
 from registry.services.composing import compositions
-from registry.services.composing.snapshots import Revision
+from registry.services.composing.snapshots import Snapshot
 from registry.services.people.rules import Role
 
 
@@ -106,20 +106,20 @@ def build(row: Build) -> schemas.Build:
     return schemas.Build.model_validate(row)
 
 
-def revision(session: Session, row: Model, found: Revision) -> schemas.Revision:
+def snapshot(session: Session, row: Model, snapshot: Snapshot) -> schemas.Snapshot:
     """Show a model that can be pulled."""
-    return schemas.Revision(
+    return schemas.Snapshot(
         model=row.full_name,
-        ref=found.ref,
-        release=found.release.version if found.release else None,
-        channel=found.channel,
-        fixed=found.fixed,
-        commit=found.commit,
-        warnings=found.warnings,
-        weights_digest=found.weights_digest,
-        recipe=recipe(session, row, found.recipe) if found.recipe else None,
+        ref=snapshot.ref,
+        release=snapshot.release.version if snapshot.release else None,
+        channel=snapshot.channel,
+        fixed=snapshot.fixed,
+        commit=snapshot.commit,
+        warnings=snapshot.warnings,
+        weights_digest=snapshot.weights_digest,
+        recipe=recipe(session, row, snapshot.recipe) if snapshot.recipe else None,
         files=[
             schemas.File(path=file.path, size=file.blob.size, sha256=file.sha256)
-            for file in sorted(found.files, key=lambda file: file.path)
+            for file in sorted(snapshot.files, key=lambda file: file.path)
         ],
     )

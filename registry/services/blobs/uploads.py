@@ -22,11 +22,11 @@ from sqlalchemy.orm import Session, selectinload
 
 from registry.db.tables import Namespace, UploadPart, UploadSession, now
 from registry.errors import (
-    Conflict,
     InvalidRequest,
     NotFound,
     RangeNotSatisfiable,
     TooLarge,
+    WrongState,
 )
 from registry.files.durable import sync_folder
 from registry.files.hashing import hash_file
@@ -78,7 +78,7 @@ def announce(
 
     Raises:
         InvalidRequest: no bytes at all, under a digest that is not theirs.
-        Conflict: the same digest was announced with another size.
+        WrongState: the same digest was announced with another size.
         TooLarge, TooMany: a limit of the namespace's, or the room on the disk.
     """
     if size == 0 and sha256 != NOTHING:
@@ -104,7 +104,7 @@ def announce(
         if upload.state == "done" and not (blobs.lease(session, [sha256]) and store.exists(sha256)):
             upload.state = "open"  # the operator lost the bytes; whoever has them may bring them back
         elif upload.size != size and upload.state == "open":
-            raise Conflict(
+            raise WrongState(
                 f"These bytes were announced as {upload.size}, not {size}; cancel {upload.id} to start over."
             )
         if upload.expires_at <= now():
@@ -157,13 +157,13 @@ def slot(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, num
 
     Raises:
         NotFound: there is no such session of the user's.
-        Conflict: the upload is complete.
+        WrongState: the upload is complete.
         RangeNotSatisfiable: there is no such part.
         TooLarge, InvalidRequest: the length is not the part's.
     """
     upload = find(session, actor, upload_id, parts=False)
     if upload.state == "done":
-        raise Conflict("This upload is complete; it takes no more parts.")
+        raise WrongState("This upload is complete; it takes no more parts.")
     if not 0 <= number < upload.part_count:
         raise RangeNotSatisfiable(f"Parts are numbered 0 to {upload.part_count - 1}; there is no part {number}.")
     offset = number * upload.part_size
@@ -192,13 +192,13 @@ def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
     file became a blob could change the blob.
 
     Raises:
-        Conflict: the other kind is under way (completing waits a little for parts), or the upload has ended.
+        WrongState: the other kind is under way (completing waits a little for parts), or the upload has ended.
     """
     with store.writing("an upload"):
         try:
             handle = os.open(path, os.O_RDWR)
         except FileNotFoundError:
-            raise Conflict(ENDED) from None
+            raise WrongState(ENDED) from None
     try:
         deadline = time.monotonic() + (WAIT if alone else 0)
         while True:
@@ -208,14 +208,14 @@ def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     doing = "still being sent" if alone else "being completed"
-                    raise Conflict(f"This upload is {doing} by another request; try again in a moment.") from None
+                    raise WrongState(f"This upload is {doing} by another request; try again in a moment.") from None
                 time.sleep(0.02)
         try:
             same = path.stat().st_ino == os.fstat(handle).st_ino
         except FileNotFoundError:
             same = False
         if not same:
-            raise Conflict(ENDED)
+            raise WrongState(ENDED)
         yield handle
     finally:
         os.close(handle)
@@ -233,10 +233,10 @@ def record_part(
     """Acknowledge a part whose bytes are durable."""
     upload = find(session, actor, upload_id, parts=False, lock=True)
     if upload.state == "done":
-        raise Conflict("This upload is complete; it takes no more parts.")
+        raise WrongState("This upload is complete; it takes no more parts.")
     part = session.get(UploadPart, (upload_id, number))
     if part is not None and part.sha256 != sha256:
-        raise Conflict(f"Part {number} is there already with other bytes; cancel the upload to start over.")
+        raise WrongState(f"Part {number} is there already with other bytes; cancel the upload to start over.")
     if part is None:
         part = UploadPart(session_id=upload_id, number=number, size=size, sha256=sha256)
         session.add(part)
@@ -251,11 +251,13 @@ def verify(upload: UploadSession, store: Store) -> list[int]:
     When every part is right but the whole is not, what was announced is wrong: all parts count as damaged.
 
     Raises:
-        Conflict: parts are missing.
+        WrongState: parts are missing.
     """
     if absent := missing(upload):
         some = ", ".join(map(str, absent[:10]))
-        raise Conflict(f"{len(absent)} parts are missing ({some}{' …' if len(absent) > 10 else ''}); send them first.")
+        raise WrongState(
+            f"{len(absent)} parts are missing ({some}{' …' if len(absent) > 10 else ''}); send them first."
+        )
     path = staging_path(store, upload.id)
     if path.stat().st_size != upload.size and store.exists(upload.sha256):
         # A process was killed between renaming the bytes into place and writing that down.

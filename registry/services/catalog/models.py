@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from registry.db.tables import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User, now
 from registry.documents.commits import commit_id
-from registry.errors import Conflict, InvalidRequest, NotFound
+from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files.folders import check_paths
 from registry.services.blobs import blobs
 from registry.services.catalog import tags
@@ -44,7 +44,7 @@ def create(
     Raises:
         NotFound: there is no such namespace.
         Forbidden: the user is no maintainer of it.
-        Conflict: the name is taken.
+        WrongState: the name is taken.
         InvalidRequest: a name, a path or a digest is not acceptable; names it.
     """
     namespace, _, name = full_name.partition("/")
@@ -66,7 +66,7 @@ def create(
         else:
             same = {(file.path, file.sha256) for file in found.files} == set(files)
         if not same:
-            raise Conflict(f"There is a model {full_name} already; choose another name.", field="name")
+            raise WrongState(f"There is a model {full_name} already; choose another name.", field="name")
         return found, import_job(session, found)
     sizes = blobs.readable(session, actor, [sha256 for _, sha256 in files])
     for path, sha256 in files:
@@ -130,11 +130,11 @@ def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
 
     Raises:
         NotFound: there is no such model.
-        Conflict: its base is still being checked.
+        WrongState: its base is still being checked.
     """
     model = find(session, full_name, lock=lock)
     if model.state != "ready":
-        raise Conflict(f"The base of {full_name} is still being checked; try again in a moment.")
+        raise WrongState(f"The base of {full_name} is still being checked; try again in a moment.")
     return model
 
 

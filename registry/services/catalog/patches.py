@@ -9,7 +9,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, User
-from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.blobs import blobs
 from registry.services.catalog import models, norms
 from registry.services.people.actors import Actor, record
@@ -38,13 +38,13 @@ def push(
         The revision and its check job; no job when the author had pushed the same file before and it is checked.
 
     Raises:
-        NotFound, Conflict: the model is not there, or not ready; or somebody else pushed the same file.
+        NotFound, WrongState: the model is not there, or not ready; or somebody else pushed the same file.
         InvalidRequest: the bytes are not here.
     """
     model = models.ready(session, full_name, lock=True)
     if (twin := find_twin(session, model, given.sha256)) is not None:
         if twin.patch.author_id != actor.user_id:
-            raise Conflict(
+            raise WrongState(
                 f"{full_name}#{twin.patch.number} by {twin.patch.author.name} is the same file.", field="sha256"
             )
         return twin, jobs.active(session, f"check:{twin.id}")
@@ -71,7 +71,7 @@ def revise(
     """Add the next revision to one's patch: what was approved and checked was another file, and has to be again.
 
     Raises:
-        Conflict: the patch has been decided on, or the same file is there already.
+        WrongState: the patch has been decided on, or the same file is there already.
         InvalidRequest: the bytes are not here.
     """
     model = models.ready(session, full_name, lock=True)
@@ -80,9 +80,9 @@ def revise(
     if before.sha256 == given.sha256 and before.state != "refused":
         return before, jobs.active(session, f"check:{before.id}")
     if (twin := find_twin(session, model, given.sha256)) is not None:
-        raise Conflict(f"{full_name}#{twin.patch.number}.{twin.number} is the same file.", field="sha256")
+        raise WrongState(f"{full_name}#{twin.patch.number}.{twin.number} is the same file.", field="sha256")
     if patch.state not in REVISABLE:
-        raise Conflict(f"{full_name}#{number} is {patch.state} and takes no more revisions; push a new patch.")
+        raise WrongState(f"{full_name}#{number} is {patch.state} and takes no more revisions; push a new patch.")
     size = require_bytes(session, actor, given.sha256)
     patch.revision += 1
     job = add_revision(session, actor, model, patch, given, size)
@@ -268,14 +268,14 @@ def file(
 
     Raises:
         NotFound: there is no such patch.
-        Conflict: it is not checked.
+        WrongState: it is not checked.
         Forbidden: it is quarantined.
     """
     found = find(session, full_name, number, revision)
     if found.patch.quarantined_at is not None and not (actor and actor.admin):
         raise Forbidden(f"{full_name}#{number} is quarantined; only an admin may download it.")
     if found.state != "checked":
-        raise Conflict(f"{full_name}#{number} is {found.state}; only checked patches can be downloaded.")
+        raise WrongState(f"{full_name}#{number} is {found.state}; only checked patches can be downloaded.")
     return found
 
 

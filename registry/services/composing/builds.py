@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Build, Model
-from registry.errors import Conflict
+from registry.errors import WrongState
 from registry.services.people.actors import Actor, record
 
 ENOUGH = 2
@@ -30,14 +30,14 @@ def add(
     """Write down a build; the same builder's second one with the same result changes nothing.
 
     Raises:
-        Conflict: the same builder has reported another result.
+        WrongState: the same builder has reported another result.
     """
     found = session.scalar(
         select(Build).where(Build.model_id == model.id, Build.recipe_digest == digest, Build.builder == builder)
     )
     if found is not None:
         if found.weights_digest != weights_digest:
-            raise Conflict(
+            raise WrongState(
                 f"{builder} has reported {found.weights_digest} for this recipe before; one of them is wrong."
             )
         return found
@@ -66,7 +66,7 @@ def report(session: Session, actor: Actor, model: Model, digest: str, weights_di
     """Take a user's build, composed on their machine; the caller has seen that the model has this composition.
 
     Raises:
-        Conflict: they have reported another result before.
+        WrongState: they have reported another result before.
     """
     known = {build.builder for build in of(session, model.id, digest)}
     build = add(session, model, digest, f"user:{actor.name}", actor, weights_digest, device)

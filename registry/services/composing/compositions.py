@@ -54,7 +54,7 @@ def request(
         The recipe, and its composition when there is one, else the job that makes it.
 
     Raises:
-        NotFound, Conflict: the model is not there, or not ready.
+        NotFound, WrongState: the model is not there, or not ready.
         InvalidRecipe: names the patch or the decimal at fault.
     """
     model = models.ready(session, full_name, lock=True)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.comparing.sums import Sums, total
 from registry.db.tables import BaseTensor, Job, Model, Patch, PatchPair, PatchRevision, PatchSet, PatchTensor, Table
-from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import patches
 from registry.services.composing import compositions, snapshots
 from registry.services.people.actors import Actor, record
@@ -73,7 +73,7 @@ def choose(
     Raises:
         NotFound: there is no such patch.
         InvalidRequest: one is named twice, or there are more than 64.
-        Conflict, Forbidden: one is not checked, or quarantined.
+        WrongState, Forbidden: one is not checked, or quarantined.
     """
     if named:
         return find(session, actor, model, named), None
@@ -98,7 +98,7 @@ def find(
     Raises:
         NotFound: there is no such patch.
         InvalidRequest: one is named twice, or there are more than 64.
-        Conflict, Forbidden: one is not checked, or quarantined.
+        WrongState, Forbidden: one is not checked, or quarantined.
     """
     if len(named) > MOST:
         raise InvalidRequest(f"At most {MOST} patches are compared at once; name fewer.", field="patches")
@@ -114,7 +114,7 @@ def find(
         if found.patch.quarantined_at is not None and not (actor and actor.admin):
             raise Forbidden(f"{subject} is quarantined; only an admin may compare it.")
         if found.state != "checked":
-            raise Conflict(f"{subject} is {found.state}; only checked patches can be compared.")
+            raise WrongState(f"{subject} is {found.state}; only checked patches can be compared.")
         if found.sha256 in chosen:
             raise InvalidRequest(f"{subject} is named twice; a patch is compared with others.", field="patches")
         chosen[found.sha256] = found
@@ -187,7 +187,7 @@ def pair(
 
     Raises:
         NotFound: there is no such patch, or it has not been computed; the message says how.
-        InvalidRequest, Conflict, Forbidden: as `find` says.
+        InvalidRequest, WrongState, Forbidden: as `find` says.
     """
     one, two = find(session, actor, model, [first, second])
     low, high = key_of(one.sha256, two.sha256)

@@ -54,7 +54,7 @@ def preview(
     What keeps a patch from being composed is a warning here, as is what one should know of it.
 
     Raises:
-        NotFound, Conflict: the model is not there, or not ready.
+        NotFound, WrongState: the model is not there, or not ready.
         InvalidRecipe: there is no such patch, one is named twice, or a scale is beyond float32.
     """
     model = models.ready(session, full_name)
@@ -118,4 +118,4 @@ def warnings_of(model: Model, revision: PatchRevision, *, allow_yanked: bool) ->
 def licence_warnings(model: Model, found: Sequence[PatchRevision]) -> list[str]:
     """Return a sentence for each two licences that do not go together, and for each that somebody should read."""
     judged = licences.judge(patches.licensed_parts(model, found))
-    return [conflict.sentence for conflict in judged.conflicts] + judged.warnings
+    return [pair.sentence for pair in judged.incompatible] + judged.warnings

@@ -27,7 +27,7 @@ from registry.db.tables import (
     Release,
     ReleaseFile,
 )
-from registry.errors import Conflict, EntryNotFound, Forbidden, InvalidRequest, RevisionNotFound
+from registry.errors import EntryNotFound, Forbidden, InvalidRequest, RevisionNotFound, WrongState
 from registry.services.catalog import models
 from registry.services.composing import compositions
 from registry.services.people.actors import Actor
@@ -39,7 +39,7 @@ VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+.*")
 
 
 @dataclass(frozen=True)
-class Revision:
+class Snapshot:
     """A model that can be pulled: the base (no recipe), a composition, or a release of one.
 
     `ref` is what stays the same however often it is asked for, if `fixed`: `base`, a recipe digest or a version.
@@ -58,7 +58,7 @@ class Revision:
     warnings: list[str] = field(default_factory=list)
 
 
-def resolve(session: Session, actor: Actor | None, full_name: str, ref: str) -> tuple[Model, Revision]:
+def resolve(session: Session, actor: Actor | None, full_name: str, ref: str) -> tuple[Model, Snapshot]:
     """Return what a reference stands for.
 
     Raises:
@@ -70,7 +70,7 @@ def resolve(session: Session, actor: Actor | None, full_name: str, ref: str) -> 
     return model, find(session, actor, model, ref)
 
 
-def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Revision:
+def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snapshot:
     """Return what a reference stands for, on a model."""
     if ref == DEFAULT:
         return default(session, actor, model)
@@ -93,7 +93,7 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Revis
         return found
 
 
-def default(session: Session, actor: Actor | None, model: Model) -> Revision:
+def default(session: Session, actor: Actor | None, model: Model) -> Snapshot:
     """Return what is pulled when nothing is said."""
     release, channel = default_release(session, model)
     return base(session, model) if release is None else of_release(session, actor, model, release, channel)
@@ -117,14 +117,14 @@ def default_release(session: Session, model: Model) -> tuple[Release | None, str
     return newest, None
 
 
-def base(session: Session, model: Model) -> Revision:
+def base(session: Session, model: Model) -> Snapshot:
     """Return the base of a model."""
     assert model.base_digest is not None and model.base_commit is not None
     files = models.base_files(session, model)
-    return Revision("base", model.base_commit, model.created_at, model.base_digest, None, files)
+    return Snapshot("base", model.base_commit, model.created_at, model.base_digest, None, files)
 
 
-def of_channel(session: Session, actor: Actor | None, model: Model, channel: Channel) -> Revision:
+def of_channel(session: Session, actor: Actor | None, model: Model, channel: Channel) -> Snapshot:
     """Return the release that a channel points at.
 
     Raises:
@@ -152,16 +152,16 @@ def find_release(session: Session, model: Model, version: str) -> Release:
 
 def of_release(
     session: Session, actor: Actor | None, model: Model, release: Release, channel: str | None = None
-) -> Revision:
+) -> Snapshot:
     """Return a release's files: its own once published, those of its composition before.
 
     Raises:
-        Conflict: it is not composed yet.
+        WrongState: it is not composed yet.
     """
     subject = f"{model.full_name}@{release.version}"
     composition = compositions.composition_of(session, model, release.recipe_digest)
     if composition is None:
-        raise Conflict(f"{subject} is {release.state} and not composed yet; try again in a moment.")
+        raise WrongState(f"{subject} is {release.state} and not composed yet; try again in a moment.")
     recipe = compositions.load(session, release.recipe_digest)
     revisions = compositions.described(session, model, recipe)
     warnings = patch_warnings(actor, subject, [revision for _, revision in revisions if revision])
@@ -182,10 +182,10 @@ def of_release(
     if release.state == "yanked":
         warnings.insert(0, f"{subject} was yanked: {release.yank_reason}")
     digest = composition.weights_digest
-    return Revision(release.version, commit, made_at, digest, recipe, files, release, channel, fixed, warnings)
+    return Snapshot(release.version, commit, made_at, digest, recipe, files, release, channel, fixed, warnings)
 
 
-def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) -> Revision | None:
+def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) -> Snapshot | None:
     """Return the files that a commit id has named for ever, by the first digits of it; None when there are none."""
     if model.base_commit is not None and model.base_commit.startswith(commit):
         return base(session, model)
@@ -231,14 +231,14 @@ def find_composition(session: Session, model: Model, prefix: str) -> Composition
     return found[0]
 
 
-def of_recipe(session: Session, actor: Actor | None, model: Model, composition: Composition) -> Revision:
+def of_recipe(session: Session, actor: Actor | None, model: Model, composition: Composition) -> Snapshot:
     """Return a composition as it can be pulled."""
     recipe = compositions.load(session, composition.recipe_digest)
     revisions = compositions.described(session, model, recipe)
     subject = f"{model.full_name}@{recipe.digest[:12]}"
     warnings = patch_warnings(actor, subject, [revision for _, revision in revisions if revision])
     made = composition.commit, composition.created_at, composition.weights_digest
-    return Revision(recipe.digest, *made, recipe, composition.files, warnings=warnings)
+    return Snapshot(recipe.digest, *made, recipe, composition.files, warnings=warnings)
 
 
 def patch_warnings(actor: Actor | None, subject: str, revisions: Sequence[PatchRevision]) -> list[str]:
@@ -259,13 +259,13 @@ def patch_warnings(actor: Actor | None, subject: str, revisions: Sequence[PatchR
     return warnings
 
 
-def find_file(revision: Revision, path: str) -> Blob:
+def find_file(snapshot: Snapshot, path: str) -> Blob:
     """Return the blob of one file of a revision.
 
     Raises:
         EntryNotFound: it has no such file.
     """
-    for file in revision.files:
+    for file in snapshot.files:
         if file.path == path:
             return file.blob
     raise EntryNotFound(f"There is no file {path!r} in this revision.")

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Channel, Check, Comment, Model, Patch, PatchRevision, RecipeItem, Release, Review, now
-from registry.errors import Conflict, Forbidden, InvalidRequest
+from registry.errors import Forbidden, InvalidRequest, WrongState
 from registry.services.catalog import models, patches
 from registry.services.curation import evaluations
 from registry.services.people import access, paging
@@ -43,12 +43,12 @@ def step(patch: Patch, verb: str, subject: str) -> str:
     """Move a patch along the table of steps; return the state it was in.
 
     Raises:
-        Conflict: there is no such step from where it is.
+        WrongState: there is no such step from where it is.
     """
     start, end = STEPS[verb]
     if patch.state not in start:
         where = " or ".join(sorted(start))
-        raise Conflict(f"{subject} is {patch.state}; {verb.replace('_', ' ')} needs it to be {where}.")
+        raise WrongState(f"{subject} is {patch.state}; {verb.replace('_', ' ')} needs it to be {where}.")
     before, patch.state = patch.state, end
     return before
 
@@ -57,7 +57,7 @@ def move(session: Session, actor: Actor, full_name: str, number: int, verb: str,
     """Propose, withdraw, reject, yank or unyank a patch.
 
     Raises:
-        Conflict: it is in a state that forbids this.
+        WrongState: it is in a state that forbids this.
     """
     revision = patches.find(session, full_name, number, lock=True)
     patch, subject = revision.patch, f"{full_name}#{number}"
@@ -86,19 +86,19 @@ def review(
 
     Raises:
         Forbidden: it is the reviewer's own patch.
-        Conflict: the patch is not proposed, or has a newer revision than what was looked at.
+        WrongState: the patch is not proposed, or has a newer revision than what was looked at.
     """
     revision = patches.find(session, full_name, number, lock=True)
     patch, subject = revision.patch, f"{full_name}#{number}"
     if patch.author_id == actor.user_id:
         raise Forbidden(f"{subject} is your own; somebody else has to review it.")
     if seen != revision.number:
-        raise Conflict(f"{subject} is at revision {revision.number} now, not {seen}; look at it again.")
+        raise WrongState(f"{subject} is at revision {revision.number} now, not {seen}; look at it again.")
     before = patch.state
     if verdict == "request_changes":
         step(patch, verdict, subject)
     elif patch.state != "proposed":
-        raise Conflict(f"{subject} is {patch.state}; only what is proposed can be approved.")
+        raise WrongState(f"{subject} is {patch.state}; only what is proposed can be approved.")
     session.add(Review(revision_id=revision.id, reviewer_id=actor.user_id, verdict=verdict, message=message))
     session.flush()
     after = {"verdict": verdict, "revision": revision.number, "sha256": revision.sha256, "state": patch.state}
@@ -119,15 +119,15 @@ def accept(
     """Accept a patch, once nothing is missing; older accepted ones that it takes the place of are superseded.
 
     Raises:
-        Conflict: something is missing, or the patch or one that it supersedes is in another state.
+        WrongState: something is missing, or the patch or one that it supersedes is in another state.
     """
     revision = patches.find(session, full_name, number, lock=True)
     model, patch, subject = models.find(session, full_name), revision.patch, f"{full_name}#{number}"
     if seen is not None and seen != revision.number:
-        raise Conflict(f"{subject} is at revision {revision.number} now, not {seen}; look at it again.")
+        raise WrongState(f"{subject} is at revision {revision.number} now, not {seen}; look at it again.")
     before = step(patch, "accept", subject)
     if lacking := missing(session, model, revision):
-        raise Conflict(f"{subject} cannot be accepted yet: {' '.join(lacking)}")
+        raise WrongState(f"{subject} cannot be accepted yet: {' '.join(lacking)}")
     for older in sorted(set(supersedes)):
         if older == number:
             raise InvalidRequest("A patch cannot supersede itself.", field="supersedes")

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from registry.db.audit import append_pending
 from registry.db.tables import AuditEvent, AuditHead, Model, User, Webhook, WebhookDelivery, now
-from registry.errors import Conflict, InvalidRequest, NotFound, TooMany
+from registry.errors import InvalidRequest, NotFound, TooMany, WrongState
 from registry.outside.egress import Reply, check_url
 from registry.services.catalog import models
 from registry.services.people.actors import Actor, record
@@ -65,13 +65,13 @@ def create(
 
     Raises:
         InvalidRequest: the address may not be called, or an event is none.
-        Conflict: the model has enough webhooks.
+        WrongState: the model has enough webhooks.
     """
     target = check_url(url, private=private)
     check_events(events)
     model = models.find(session, full_name, lock=True)
     if session.scalar(select(func.count()).select_from(Webhook).where(Webhook.model_id == model.id)) == MOST:
-        raise Conflict(f"{full_name} has {MOST} webhooks, and no more are possible; delete one.")
+        raise WrongState(f"{full_name} has {MOST} webhooks, and no more are possible; delete one.")
     webhook = Webhook(
         model_id=model.id,
         creator_id=actor.user_id,
@@ -205,7 +205,7 @@ def replay(
 
     Raises:
         NotFound: there is no such delivery.
-        Conflict: the webhook is off.
+        WrongState: the webhook is off.
         TooMany: too much is on its way to it already.
     """
     webhook, model, _ = find(session, full_name, webhook_id, lock=True)
@@ -224,7 +224,7 @@ def ping(session: Session, actor: Actor, full_name: str, webhook_id: uuid.UUID) 
     """Tell a webhook that it works: the event is this very call.
 
     Raises:
-        Conflict: the webhook is off.
+        WrongState: the webhook is off.
         TooMany: too much is on its way to it already.
     """
     webhook, model, _ = find(session, full_name, webhook_id, lock=True)
@@ -241,11 +241,11 @@ def require_room(session: Session, full_name: str, webhook: Webhook) -> None:
     """Refuse to send more to a webhook that is off or far behind.
 
     Raises:
-        Conflict: it is off.
+        WrongState: it is off.
         TooMany: it is far behind.
     """
     if not webhook.active:
-        raise Conflict(f"This webhook of {full_name} is off; turn it on first.")
+        raise WrongState(f"This webhook of {full_name} is off; turn it on first.")
     waiting = WebhookDelivery.webhook_id == webhook.id, WebhookDelivery.state == "pending"
     if session.scalars(select(func.count()).select_from(WebhookDelivery).where(*waiting)).one() >= MOST_WAITING:
         raise TooMany(f"{MOST_WAITING} deliveries to this webhook are waiting; ask again once they are done.")

@@ -13,14 +13,14 @@ from sqlalchemy.orm import Session
 
 from registry.db.tables import Model, ModelDownloads, now
 from registry.files.folders import is_weights
-from registry.services.composing.snapshots import Revision
+from registry.services.composing.snapshots import Snapshot
 
 RECENT = timedelta(days=30)
 
 
-def is_counted(revision: Revision, path: str) -> bool:
+def is_counted(snapshot: Snapshot, path: str) -> bool:
     """Say whether this is the file of a revision whose downloads are counted."""
-    paths = [file.path for file in revision.files]
+    paths = [file.path for file in snapshot.files]
     counted = "config.json" if "config.json" in paths else next(filter(is_weights, paths), None)
     return path == counted
 

@@ -28,7 +28,7 @@ from registry.errors import Forbidden, InvalidInput, NotComposed, RevisionNotFou
 from registry.services.catalog import models, patches
 from registry.services.composing import compositions, snapshots
 from registry.services.composing.compositions import Ingredient
-from registry.services.composing.snapshots import Revision
+from registry.services.composing.snapshots import Snapshot
 from registry.services.people.actors import Actor
 
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -56,7 +56,7 @@ class Commit:
     authors: list[str]
 
 
-def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Revision:
+def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snapshot:
     """Return what a revision of the Hub stands for.
 
     Raises:
@@ -121,7 +121,7 @@ def known_recipe(session: Session, model: Model, prefix: str) -> recipes.Recipe:
 
 def of_recipe(
     session: Session, actor: Actor | None, model: Model, recipe: recipes.Recipe, number: str | None
-) -> Revision:
+) -> Snapshot:
     """Return the composition of a recipe.
 
     Raises:
@@ -220,7 +220,7 @@ def composed_pulls(session: Session, actor: Actor | None, model: Model) -> list[
     return [Ref("pull", f"refs/pr/{number}", commit) for number, commit in sorted(found)]
 
 
-def history(session: Session, model: Model, revision: Revision, start: int = 0) -> Iterator[Commit]:
+def history(session: Session, model: Model, snapshot: Snapshot, start: int = 0) -> Iterator[Commit]:
     """Yield what a revision has come from, newest first: releases, or a recipe, and at last the base.
 
     Args:
@@ -230,10 +230,10 @@ def history(session: Session, model: Model, revision: Revision, start: int = 0) 
         start: Steps to leave out.
     """
     steps: list[Callable[[], Commit]] = []
-    if revision.release is not None:
-        steps += [partial(release_commit, session, model, row) for row in line(session, model, revision.release)]
-    elif revision.recipe is not None:
-        steps.append(partial(recipe_commit, session, model, revision, revision.recipe))
+    if snapshot.release is not None:
+        steps += [partial(release_commit, session, model, row) for row in line(session, model, snapshot.release)]
+    elif snapshot.recipe is not None:
+        steps.append(partial(recipe_commit, session, model, snapshot, snapshot.recipe))
     steps.append(partial(base_commit, session, model))
     for step in steps[start:]:
         yield step()
@@ -265,11 +265,11 @@ def base_commit(session: Session, model: Model) -> Commit:
     return Commit(base.commit, "Base model", f"weights {base.weights_digest}", base.made_at, [model.creator.name])
 
 
-def recipe_commit(session: Session, model: Model, revision: Revision, recipe: Recipe) -> Commit:
+def recipe_commit(session: Session, model: Model, snapshot: Snapshot, recipe: Recipe) -> Commit:
     """Return a composition as a commit by who contributed."""
     named = compositions.described(session, model, recipe)
     title = f"Compose {recipe.digest[:12]}"
-    return Commit(revision.commit, title, contents(named), revision.made_at, contributors(named))
+    return Commit(snapshot.commit, title, contents(named), snapshot.made_at, contributors(named))
 
 
 def release_commit(session: Session, model: Model, release: Release) -> Commit:

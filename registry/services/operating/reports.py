@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Report, User, now
-from registry.errors import Conflict, NotFound
+from registry.errors import NotFound, WrongState
 from registry.services.catalog import models, patches
 from registry.services.people import paging
 from registry.services.people.actors import Actor, record
@@ -32,7 +32,7 @@ def create(session: Session, actor: Actor, full_name: str, number: int | None, r
 
     Raises:
         NotFound: there is no such patch.
-        Conflict: the caller has enough open reports.
+        WrongState: the caller has enough open reports.
     """
     model, about = models.find(session, full_name), full_name
     if number is not None:
@@ -47,7 +47,7 @@ def create(session: Session, actor: Actor, full_name: str, number: int | None, r
     )
     if row is None:
         if session.scalars(select(func.count()).select_from(Report).where(*mine)).one() >= MOST:
-            raise Conflict(
+            raise WrongState(
                 f"{MOST} of your reports are open, and no more are possible; wait until an admin closes one."
             )
         row = Report(model_id=model.id, number=number, reporter_id=actor.user_id, reason=reason, message=message)
@@ -67,14 +67,14 @@ def close(session: Session, actor: Actor, report_id: uuid.UUID, answer: str) -> 
 
     Raises:
         NotFound: there is no such report.
-        Conflict: it was closed with another answer.
+        WrongState: it was closed with another answer.
     """
     session.scalar(select(Report.id).where(Report.id == report_id).with_for_update())
     row = find(session, report_id)
     if row.closed_at is not None:
         if row.answer != answer:
             who = row.closed_by.name if row.closed_by else "somebody"
-            raise Conflict(f"This report was closed by {who} at {row.closed_at:%Y-%m-%d %H:%M} UTC, and stays so.")
+            raise WrongState(f"This report was closed by {who} at {row.closed_at:%Y-%m-%d %H:%M} UTC, and stays so.")
         return row
     row.answer, row.closed_by_id, row.closed_at = answer, actor.user_id, now()
     session.flush()

@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import ROLES, Namespace, NamespaceMember, User
-from registry.errors import Conflict, InvalidRequest, NotFound
+from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.services.people.actors import Actor, record
 from registry.services.people.names import check_name, skeleton
 
@@ -17,7 +17,7 @@ def ensure_user(session: Session, name: str, *, admin: bool = False) -> User:
 
     Raises:
         InvalidRequest: the name is malformed or reserved.
-        Conflict: it is an organisation's, or looks like another.
+        WrongState: it is an organisation's, or looks like another.
     """
     user = session.scalar(select(User).where(User.name == name).with_for_update())
     if user is None:
@@ -35,7 +35,7 @@ def add_namespace(session: Session, name: str, kind: str, owner: User) -> Namesp
     """Add a namespace with its first owner.
 
     Raises:
-        Conflict: the name is taken, or looks like one that is.
+        WrongState: the name is taken, or looks like one that is.
     """
     alike = select(Namespace.name).where(Namespace.skeleton == skeleton(name))
     space = Namespace(name=name, skeleton=skeleton(name), kind=kind)
@@ -48,7 +48,7 @@ def add_namespace(session: Session, name: str, kind: str, owner: User) -> Namesp
             taken = session.scalar(alike)
     if taken is not None:
         how = "is taken" if taken == name else f"looks like '{taken}'"
-        raise Conflict(f"The name '{name}' {how}; choose another.", field="name")
+        raise WrongState(f"The name '{name}' {how}; choose another.", field="name")
     session.add(NamespaceMember(namespace_id=space.id, user_id=owner.id, role="owner"))
     session.flush()
     return space
@@ -59,7 +59,7 @@ def create_organisation(session: Session, actor: Actor, name: str) -> Namespace:
 
     Raises:
         InvalidRequest: the name is malformed or reserved.
-        Conflict: it is taken, or looks like one that is.
+        WrongState: it is taken, or looks like one that is.
     """
     check_name(name, "name")
     space = add_namespace(session, name, "organisation", session.get_one(User, actor.user_id))
@@ -132,7 +132,7 @@ def set_member(session: Session, actor: Actor, name: str, user_name: str, role: 
     Raises:
         NotFound: there is no such namespace, user or member.
         InvalidRequest: it is no role.
-        Conflict: the last owner, or the owner of a user's own namespace, would go.
+        WrongState: the last owner, or the owner of a user's own namespace, would go.
     """
     space = session.scalar(select(Namespace).where(Namespace.name == name).with_for_update())
     if space is None:
@@ -179,7 +179,7 @@ def require_another_owner(session: Session, space: Namespace, user_id: uuid.UUID
     """Refuse to leave a namespace without an owner, or a user without their own.
 
     Raises:
-        Conflict: says so.
+        WrongState: says so.
     """
     others = session.scalar(
         select(func.count())
@@ -194,4 +194,4 @@ def require_another_owner(session: Session, space: Namespace, user_id: uuid.UUID
     )
     own = space.kind == "user" and session.get_one(User, user_id).name == space.name
     if own or not others:
-        raise Conflict(f"{space.name} needs an owner; make somebody else owner first.", field="role")
+        raise WrongState(f"{space.name} needs an owner; make somebody else owner first.", field="role")

@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Channel, ChannelMove, ChannelVote, Model, Release, User, now
-from registry.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models
 from registry.services.composing import snapshots
 from registry.services.people import access
@@ -61,7 +61,7 @@ def move(session: Session, actor: Actor, full_name: str, name: str, version: str
     Raises:
         NotFound: there is no such release.
         Forbidden: the channel's rule asks for a higher role.
-        Conflict: the release is not published, or is or holds what was yanked.
+        WrongState: the release is not published, or is or holds what was yanked.
     """
     check_name(name)
     model = models.ready(session, full_name, lock=True)
@@ -81,13 +81,13 @@ def rollback(session: Session, actor: Actor, full_name: str, name: str, reason: 
 
     Raises:
         NotFound: there is no such channel.
-        Conflict: there is nothing to go back to, or it may not be gone back to.
+        WrongState: there is nothing to go back to, or it may not be gone back to.
     """
     model = models.ready(session, full_name, lock=True)
     channel = find(session, model, name)
     before = target_of_rollback(session, channel)
     if before is None:
-        raise Conflict(f"The channel {full_name}@{name} has pointed at nothing before; move it instead.")
+        raise WrongState(f"The channel {full_name}@{name} has pointed at nothing before; move it instead.")
     return go(session, actor, model, channel, before, "rollback", reason)
 
 
@@ -112,10 +112,12 @@ def go(
     if access.role_on(session, actor, model) < least:
         raise Forbidden(f"The channel {subject} is protected; moving it needs {least.one}.")
     if release.state != "published":
-        raise Conflict(f"{model.full_name}@{release.version} is {release.state}; channels point at what is published.")
+        raise WrongState(
+            f"{model.full_name}@{release.version} is {release.state}; channels point at what is published."
+        )
     yanked = releases.yanked_in(session, model, release)
     if yanked and not channel.allow_yanked:
-        raise Conflict(f"{subject} takes no release with yanked patches: {' '.join(yanked)}")
+        raise WrongState(f"{subject} takes no release with yanked patches: {' '.join(yanked)}")
     before = session.get(Release, channel.release_id) if channel.release_id else None
     already = asked(session, channel).get(release.version, [])
     if not enough_ask(session, actor, model, channel, release):

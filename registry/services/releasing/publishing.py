@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.tables import AuditHead, Blob, Composition, Model, Release, ReleaseFile, now
 from registry.documents import cards, commits, manifest, provenance
-from registry.errors import Conflict, InvalidRequest, NotFound
+from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.outside.hub import split
 from registry.services.blobs import blobs
 from registry.services.catalog import models
@@ -26,16 +26,16 @@ def publish(session: Session, store: Store, actor: Actor, full_name: str, versio
     """Publish a candidate; publishing again changes nothing.
 
     Raises:
-        Conflict: something is missing; names it all.
+        WrongState: something is missing; names it all.
     """
     model = models.find(session, full_name, lock=True)  # one at a time: each follows the one before
     release, subject = releases.find(session, full_name, version, lock=True), f"{full_name}@{version}"
     if release.state == "published":
         return release
     if release.state == "yanked":
-        raise Conflict(f"{subject} was yanked and stays so; take the next version.")
+        raise WrongState(f"{subject} was yanked and stays so; take the next version.")
     if lacking := releases.missing(session, model, release):
-        raise Conflict(f"{subject} cannot be published yet: {' '.join(lacking)}")
+        raise WrongState(f"{subject} cannot be published yet: {' '.join(lacking)}")
     composition = compositions.composition_of(session, model, release.recipe_digest)
     assert composition is not None
     release.card = card(session, model, release)
@@ -63,13 +63,13 @@ def card(session: Session, model: Model, release: Release) -> str:
     """Return the card of a release: as a maintainer edited it, or generated from what is there.
 
     Raises:
-        Conflict: it is not composed yet.
+        WrongState: it is not composed yet.
     """
     if release.card is not None:
         return release.card
     composition = compositions.composition_of(session, model, release.recipe_digest)
     if composition is None:
-        raise Conflict(f"{model.full_name}@{release.version} is not composed yet, and its card names the result.")
+        raise WrongState(f"{model.full_name}@{release.version} is not composed yet, and its card names the result.")
     recipe = compositions.load(session, release.recipe_digest)
     return cards.render_release_card(
         model.full_name,
@@ -174,7 +174,7 @@ def sign(session: Session, actor: Actor, full_name: str, version: str, signature
 
     Raises:
         NotFound: the release is not published.
-        Conflict: it has another signature.
+        WrongState: it has another signature.
         InvalidRequest: it is no Sigstore bundle; whether it is by the right key is for those to say who have the key.
     """
     release = releases.find(session, full_name, version, lock=True)
@@ -188,7 +188,7 @@ def sign(session: Session, actor: Actor, full_name: str, version: str, signature
     if release.signature == signature:
         return release
     if release.signature is not None:
-        raise Conflict(f"{full_name}@{version} is signed already, and closed for ever.")
+        raise WrongState(f"{full_name}@{version} is signed already, and closed for ever.")
     release.signature = signature
     session.flush()
     model = models.find(session, full_name)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, joinedload
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Build, Job, Model, PatchRevision, Recipe, RecipeItem, Release, now
 from registry.documents import changelog, licences, versions
-from registry.errors import Conflict, InvalidRequest
+from registry.errors import InvalidRequest, WrongState
 from registry.services.catalog import models, patches
 from registry.services.composing import builds, compositions, snapshots
 from registry.services.composing.compositions import Ingredient
@@ -55,7 +55,7 @@ def cut(session: Session, actor: Actor, full_name: str, given: Cut) -> tuple[Rel
     Raises:
         InvalidRequest: the version does not say what changed, or licences do not go together; names the pair.
         InvalidRecipe: a patch cannot be composed.
-        Conflict: the version is published already.
+        WrongState: the version is published already.
     """
     model = models.ready(session, full_name, lock=True)
     made = choose(session, actor, model, given)
@@ -69,7 +69,7 @@ def cut(session: Session, actor: Actor, full_name: str, given: Cut) -> tuple[Rel
         select(Release).where(Release.model_id == model.id, Release.version == given.version).with_for_update()
     )
     if release is not None and release.state in PUBLISHED:
-        raise Conflict(f"{full_name}@{given.version} is {release.state} and closed for ever; take the next version.")
+        raise WrongState(f"{full_name}@{given.version} is {release.state} and closed for ever; take the next version.")
     asked = recipe.digest, before.version if before else None, given.allow_yanked
     same = release is not None and asked == (release.recipe_digest, release.previous_version, release.allow_yanked)
     if release is not None and same and release.state != "draft":
@@ -161,8 +161,8 @@ def require_licences(model: Model, found: Sequence[PatchRevision]) -> None:
     Raises:
         InvalidRequest: names the pair.
     """
-    for conflict in licences.judge(patches.licensed_parts(model, found)).conflicts:
-        raise InvalidRequest(conflict.sentence, field="patches")
+    for pair in licences.judge(patches.licensed_parts(model, found)).incompatible:
+        raise InvalidRequest(pair.sentence, field="patches")
 
 
 def composed(session: Session, model: Model, digest: str) -> None:
@@ -244,11 +244,11 @@ def edit(session: Session, actor: Actor, full_name: str, version: str, words: st
     """Change the changelog or the card of a release that is not published.
 
     Raises:
-        Conflict: it is.
+        WrongState: it is.
     """
     release = find(session, full_name, version, lock=True)
     if release.state in PUBLISHED:
-        raise Conflict(f"{full_name}@{version} is {release.state} and closed for ever.")
+        raise WrongState(f"{full_name}@{version} is {release.state} and closed for ever.")
     changed = {}
     if words is not None and words != release.changelog:
         release.changelog, changed["changelog"] = words, words
@@ -320,11 +320,11 @@ def yank(session: Session, actor: Actor, full_name: str, version: str, reason: s
     """Yank a published release: it stays pullable by its version, with a warning.
 
     Raises:
-        Conflict: it is not published.
+        WrongState: it is not published.
     """
     release = find(session, full_name, version, lock=True)
     if release.state != "published":
-        raise Conflict(f"{full_name}@{version} is {release.state}; only what is published can be yanked.")
+        raise WrongState(f"{full_name}@{version} is {release.state}; only what is published can be yanked.")
     release.state, release.yank_reason, release.yanked_at = "yanked", reason, now()
     session.flush()
     model = models.find(session, full_name)

@@ -16,8 +16,8 @@ PAGE = 30
 
 @router.get("/")
 @allow("server.read")
-def home(request: Request, actor: VisitorDep, made: ContextDep, q: Words = "", after: Words = "") -> Response:
+def home(request: Request, actor: VisitorDep, ctx: ContextDep, q: Words = "", after: Words = "") -> Response:
     """Show models, by name."""
-    page = models.listing(actor, made, search=q[:100] or None, after=after or None, limit=PAGE)
+    page = models.listing(actor, ctx, search=q[:100] or None, after=after or None, limit=PAGE)
     following = f"/{render.query(q=q, after=page.next)}" if page.next else None
     return render.page(request, "home.html", page=page, q=q, after=after, next=following)

@@ -20,10 +20,10 @@ router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, in
 
 @router.get("")
 @allow("model.read")
-def model(request: Request, name: ModelName, actor: VisitorDep, made: ContextDep) -> Response:
+def model(request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Show a model: what it is, how to pull it, what it is made of, and by whom."""
-    shown = models.show(name, actor, made)
-    with made.database.read() as session:
+    shown = models.show(name, actor, ctx)
+    with ctx.database.read() as session:
         row = model_service.find(session, name)
         ancestry = lineage.of(session, row)
         latest = next((found for found in ancestry.releases if found.state == "published"), None)
@@ -34,7 +34,7 @@ def model(request: Request, name: ModelName, actor: VisitorDep, made: ContextDep
         request,
         "model.html",
         model=shown,
-        channels=channels.listing(name, made),
+        channels=channels.listing(name, ctx),
         lineage=ancestry,
         graph=graph(shown, ancestry),
         contributors=people,

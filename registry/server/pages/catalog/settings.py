@@ -21,35 +21,35 @@ PAGE = 50
 
 @router.get("/settings")
 @allow("model.manage")
-def settings(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def settings(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Show the settings of a model, and its members."""
-    shown, members = models.show(name, actor, made), models.members(name, made)
+    shown, members = models.show(name, actor, ctx), models.members(name, ctx)
     return render.page(request, "settings.html", model=shown, members=members)
 
 
 @router.post("/settings")
 @allow("model.manage")
-def update(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def update(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Change who sees a model, its licence, or what accepting a patch needs."""
     lines = forms.field(request, "required_evaluations").splitlines()
     needed = [line.strip() for line in lines if line.strip()]  # none at all is an answer, too
-    models.update(name, forms.read(schemas.ModelUpdate, request, required_evaluations=needed), actor, made)
+    models.update(name, forms.read(schemas.ModelUpdate, request, required_evaluations=needed), actor, ctx)
     return go(request, f"/{name}/settings")
 
 
 @router.post("/settings/members")
 @allow("model.manage")
-def set_member(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def set_member(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Give somebody a role on a model."""
-    models.set_member(name, whom(request), forms.read(schemas.MemberRequest, request), actor, made)
+    models.set_member(name, whom(request), forms.read(schemas.MemberRequest, request), actor, ctx)
     return go(request, f"/{name}/settings")
 
 
 @router.post("/settings/members/remove")
 @allow("model.manage")
-def remove_member(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def remove_member(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Take somebody's role on a model away."""
-    models.remove_member(name, whom(request), actor, made)
+    models.remove_member(name, whom(request), actor, ctx)
     return go(request, f"/{name}/settings")
 
 
@@ -59,18 +59,18 @@ def audit(
     request: Request,
     name: ModelName,
     actor: ActorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     action: Action = "",
     user: User = "",
     before: Before = None,
 ) -> Response:
     """Show who did what to a model, newest first."""
-    page = feed.model_audit(name, made, action=action or None, user=user or None, before=before, limit=PAGE)
+    page = feed.model_audit(name, ctx, action=action or None, user=user or None, before=before, limit=PAGE)
     following = render.query(action=action, user=user, before=page.next)
     return render.page(
         request,
         "audit.html",
-        model=models.show(name, actor, made),
+        model=models.show(name, actor, ctx),
         page=page,
         action=action,
         user=user,

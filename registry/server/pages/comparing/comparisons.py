@@ -33,20 +33,20 @@ def compare(
     first: Annotated[Ref, Depends(get_first)],
     second: Annotated[Ref, Depends(get_second)],
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     measure: MeasureName = "sign",
     job: uuid.UUID | None = None,
 ) -> Response:
     """Show where two patches meet, or let it be computed."""
-    model = models.show(name, actor, made)
-    found = conflicts.show(name, actor, made, [reference(*first), reference(*second)])
+    model = models.show(name, actor, ctx)
+    found = conflicts.show(name, actor, ctx, [reference(*first), reference(*second)])
     return render.page(
         request,
         "comparison.html",
         model=model,
         found=found,
-        pair=conflicts.show_pair(name, first, second, actor, made) if found.pairs else None,
-        job=found.job or asked(job, actor, made),
+        pair=conflicts.show_pair(name, first, second, actor, ctx) if found.pairs else None,
+        job=found.job or asked(job, actor, ctx),
         measure=measure,
         overlaps=overlaps,
         may=permits.permitted(actor, model),
@@ -59,15 +59,15 @@ def several(
     request: Request,
     name: ModelName,
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     patch: Chosen = [],  # noqa: B006
     measure: MeasureName = "sign",
     job: uuid.UUID | None = None,
 ) -> Response:
     """Show where several patches meet, each with each: those of the newest release, unless some are chosen."""
-    model = models.show(name, actor, made)
-    found = conflicts.show(name, actor, made, patch)
-    with made.database.read() as session:
+    model = models.show(name, actor, ctx)
+    found = conflicts.show(name, actor, ctx, patch)
+    with ctx.database.read() as session:
         row = model_service.find(session, name)
         rows = conflict_service.find(session, actor, row, [(each.number, each.revision) for each in found.patches])
         squares = conflict_service.squares(session, rows)
@@ -85,8 +85,8 @@ def several(
             [None if ref == other else f"/{name}/patches/{ref}/compare/{other}" for other in refs] for ref in refs
         ],
         squares=squares,
-        choices=choices(name, found, made),
-        job=found.job or asked(job, actor, made),
+        choices=choices(name, found, ctx),
+        job=found.job or asked(job, actor, ctx),
         measure=measure,
         overlaps=overlaps,
         may=permits.permitted(actor, model),
@@ -95,25 +95,25 @@ def several(
 
 @router.post("/conflicts")
 @allow("conflict.ask")
-def ask(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def ask(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Have patches compared."""
     chosen = [named(text) for text in forms.fields(request).get("patch", [])]
-    return compared(request, name, chosen, actor, made)
+    return compared(request, name, chosen, actor, ctx)
 
 
 @router.post("/patches/{number}/conflicts")
 @allow("conflict.ask")
-def ask_release(request: Request, name: ModelName, patch: PatchRef, actor: ActorDep, made: ContextDep) -> Response:
+def ask_release(request: Request, name: ModelName, patch: PatchRef, actor: ActorDep, ctx: ContextDep) -> Response:
     """Have a patch compared with those of the newest release, or with the newest accepted ones."""
-    others = [found for found in conflicts.show(name, actor, made).patches if found.number != patch[0]]
+    others = [found for found in conflicts.show(name, actor, ctx).patches if found.number != patch[0]]
     chosen = [named(reference(*patch)), *(named(overlaps.ref(found)) for found in others)]
-    return compared(request, name, chosen, actor, made)
+    return compared(request, name, chosen, actor, ctx)
 
 
-def compared(request: Request, name: str, chosen: list[dict[str, int | None]], actor: Actor, made: Context) -> Response:
+def compared(request: Request, name: str, chosen: list[dict[str, int | None]], actor: Actor, ctx: Context) -> Response:
     """Ask for a comparison, and lead to where it will be."""
     body = forms.read(schemas.ConflictRequest, request, patches=chosen)
-    found = conflicts.ask(name, body, Response(), actor, made)
+    found = conflicts.ask(name, body, Response(), actor, ctx)
     refs = [overlaps.ref(patch) for patch in found.patches]
     job = found.job.id if found.job else None
     if len(refs) == 2:
@@ -121,14 +121,14 @@ def compared(request: Request, name: str, chosen: list[dict[str, int | None]], a
     return go(request, f"/{name}/conflicts{render.query(patch=refs, job=job)}")
 
 
-def choices(name: str, found: schemas.Conflicts, made: Context) -> list[tuple[str, str, str, str, bool]]:
+def choices(name: str, found: schemas.Conflicts, ctx: Context) -> list[tuple[str, str, str, str, bool]]:
     """Return the patches that can be ticked: those that are, then accepted ones, then others, the newest first.
 
     Each is what a form sends, what people call it, its title, its state, and whether it is ticked.
     """
     listed = [
-        *patches.listing(name, made, state="accepted", limit=CHOICES).items,
-        *patches.listing(name, made, limit=CHOICES).items,
+        *patches.listing(name, ctx, state="accepted", limit=CHOICES).items,
+        *patches.listing(name, ctx, limit=CHOICES).items,
     ]
     others = [
         schemas.PatchName.model_validate(patch)
@@ -144,9 +144,9 @@ def choices(name: str, found: schemas.Conflicts, made: Context) -> list[tuple[st
     ]
 
 
-def asked(job: uuid.UUID | None, actor: Actor | None, made: Context) -> schemas.Job | None:
+def asked(job: uuid.UUID | None, actor: Actor | None, ctx: Context) -> schemas.Job | None:
     """Return the job that somebody has been waiting for, so that a page can say how it has ended."""
-    return jobs.job(job, actor, made) if job else None
+    return jobs.job(job, actor, ctx) if job else None
 
 
 def named(text: str) -> dict[str, int | None]:

@@ -45,15 +45,15 @@ def new(
     request: Request,
     name: ModelName,
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     q: Words = "",
     before: Cursor = "",
     start: Start = "",
 ) -> Response:
     """Show the builder, with what the address ticks."""
-    model = models.show(name, actor, made)
-    shown = look(name, query_fields(request), actor, made, start)
-    with made.database.read() as session:
+    model = models.show(name, actor, ctx)
+    shown = look(name, query_fields(request), actor, ctx, start)
+    with ctx.database.read() as session:
         row, ticked = model_service.find(session, name), [patch.number for patch in shown.ticked]
         words = q.strip()
         found, after = choices.page(session, row, words=words, without=ticked, before=before or None, limit=PAGE)
@@ -64,32 +64,32 @@ def new(
 
 @router.get("/preview")
 @allow("model.read")
-def preview(request: Request, name: ModelName, actor: VisitorDep, made: ContextDep) -> Response:
+def preview(request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Show what the builder's form would come to, as a part of its page."""
-    shown = look(name, query_fields(request), actor, made)
-    return render.page(request, "recipe_preview.html", **preview_values(request, models.show(name, actor, made), shown))
+    shown = look(name, query_fields(request), actor, ctx)
+    return render.page(request, "recipe_preview.html", **preview_values(request, models.show(name, actor, ctx), shown))
 
 
 @router.post("")
 @allow("recipe.compose")
-def compose(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def compose(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Have the builder's recipe composed."""
     body = drafts.read(forms.fields(request)).request()
-    found = patches.compose(name, body, Response(), actor, made)
+    found = patches.compose(name, body, Response(), actor, ctx)
     return go(request, f"/{name}/recipes/{found.recipe.digest}")
 
 
 @router.post("/conflicts")
 @allow("conflict.ask")
-def ask(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def ask(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Have the pairs of the builder's patches compared, and show the preview again, with the job."""
     draft = drafts.read(forms.fields(request))
     named = [{"number": number, "revision": revision} for number, revision in draft.ticked.items()]
-    conflicts.ask(name, schemas.ConflictRequest.model_validate({"patches": named}), Response(), actor, made)
+    conflicts.ask(name, schemas.ConflictRequest.model_validate({"patches": named}), Response(), actor, ctx)
     if "hx-request" not in request.headers:
         return go(request, f"/{name}/recipes/new{render.query(**draft.query())}")
-    shown = look(name, forms.fields(request), actor, made)
-    return render.page(request, "recipe_preview.html", **preview_values(request, models.show(name, actor, made), shown))
+    shown = look(name, forms.fields(request), actor, ctx)
+    return render.page(request, "recipe_preview.html", **preview_values(request, models.show(name, actor, ctx), shown))
 
 
 def query_fields(request: Request) -> Fields:
@@ -97,14 +97,14 @@ def query_fields(request: Request) -> Fields:
     return {name: request.query_params.getlist(name) for name in request.query_params}
 
 
-def look(name: str, fields: Fields, actor: Actor | None, made: Context, start: str = "") -> Shown:
+def look(name: str, fields: Fields, actor: Actor | None, ctx: Context, start: str = "") -> Shown:
     """Return what a form says, and what it would come to; nothing that it says is an error of the page."""
     draft, ticked = Draft(), list[schemas.Patch]()
     try:
         draft = drafts.read(fields)
-        with made.database.read() as session:
+        with ctx.database.read() as session:
             if start:
-                draft = begun(name, start, draft, actor, made)
+                draft = begun(name, start, draft, actor, ctx)
             row = model_service.find(session, name)
             ticked = [patch_views.patch(name, found) for found in choices.named(session, row, draft.ticked)]
         if len(ticked) < len(draft.ticked):
@@ -113,18 +113,18 @@ def look(name: str, fields: Fields, actor: Actor | None, made: Context, start: s
             raise RevisionNotFound(f"There is no patch {name}#{drafts.reference(gone, draft.ticked[gone])}.")
         if not ticked:
             return Shown(draft, ticked)
-        return Shown(draft, ticked, conflicts.preview(name, draft.request(), actor, made))
+        return Shown(draft, ticked, conflicts.preview(name, draft.request(), actor, ctx))
     except BreadcrumbError as why:
         return Shown(draft, ticked, refusal=why.message)
 
 
-def begun(name: str, start: str, draft: Draft, actor: Actor | None, made: Context) -> Draft:
+def begun(name: str, start: str, draft: Draft, actor: Actor | None, ctx: Context) -> Draft:
     """Return the draft that begins with the recipe of a revision, composed or not; the draft itself goes before.
 
     Raises:
         RevisionNotFound, Forbidden, InvalidRequest: there is none, it is quarantined, or it has too many patches.
     """
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         model = model_service.find(session, name)
         try:
             recipe = snapshots.find(session, actor, model, start).recipe

@@ -27,19 +27,19 @@ WHOLE = 64
 
 @router.get("/{recipe}")
 @allow("model.read")
-def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep, made: ContextDep) -> Response:
+def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Show a recipe: its result or, until there is one, the job that makes it."""
     if len(recipe) < WHOLE:
-        return go(request, f"/{name}/recipes/{models.revision(name, recipe, actor, made).ref}")
-    model = models.show(name, actor, made)
-    with made.database.read() as session:
+        return go(request, f"/{name}/recipes/{models.snapshot(name, recipe, actor, ctx).ref}")
+    model = models.show(name, actor, ctx)
+    with ctx.database.read() as session:
         row = model_service.find(session, name)
         found, composition, job = compositions.asked(session, row, recipe)
         shown = model_views.composition(session, row, found, composition, None)
         progress = model_views.job(job, jobs.ahead(session, job)) if job else None
         cancellable = job is not None and jobs.cancellable(actor, job)
     draft = draft_of(shown.recipe)
-    preview = preview_of(name, draft, actor, made)
+    preview = preview_of(name, draft, actor, ctx)
     here = f"/{name}/recipes/{recipe}"
     return render.page(
         request,
@@ -48,7 +48,7 @@ def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep,
         composition=shown,
         job=progress,
         cancellable=cancellable,
-        revision=models.revision(name, recipe, actor, made) if composition else None,
+        revision=models.snapshot(name, recipe, actor, ctx) if composition else None,
         draft=draft,
         preview=preview,
         collisions=collisions.of(preview.conflicts) if preview else None,
@@ -60,10 +60,10 @@ def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep,
 
 @router.post("/{recipe}/release")
 @allow("release.cut")
-def cut(request: Request, name: ModelName, recipe: schemas.Hex256, actor: ActorDep, made: ContextDep) -> Response:
+def cut(request: Request, name: ModelName, recipe: schemas.Hex256, actor: ActorDep, ctx: ContextDep) -> Response:
     """Cut a release from a composed recipe."""
     body = forms.read(schemas.ReleaseRequest, request, from_ref=recipe)
-    release = releases.cut(name, body, Response(), actor, made)
+    release = releases.cut(name, body, Response(), actor, ctx)
     return go(request, f"/{name}/releases/{release.version}")
 
 
@@ -76,10 +76,10 @@ def draft_of(recipe: schemas.Recipe) -> Draft | None:
     return None
 
 
-def preview_of(name: str, draft: Draft | None, actor: Actor | None, made: Context) -> schemas.Preview | None:
+def preview_of(name: str, draft: Draft | None, actor: Actor | None, ctx: Context) -> schemas.Preview | None:
     """Return what is known of the patches of a recipe, if they may still be composed."""
     if draft is None or not draft.ticked:
         return None
     with suppress(BreadcrumbError):
-        return conflicts.preview(name, draft.request(), actor, made)
+        return conflicts.preview(name, draft.request(), actor, ctx)
     return None

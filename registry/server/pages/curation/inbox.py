@@ -16,12 +16,12 @@ MOST = 50  # of each kind on the page
 
 @router.get("/inbox")
 @allow("inbox.read")
-def inbox(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def inbox(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Show what waits for whoever has signed in, each with what to do next."""
-    shown = models.show(name, actor, made)
+    shown = models.show(name, actor, ctx)
     role = Role[(shown.role or "anyone").upper()]
-    found = reviews.inbox(name, actor, made)
-    waiting = asked(channels.listing(name, made), role, actor)
+    found = reviews.inbox(name, actor, ctx)
+    waiting = asked(channels.listing(name, ctx), role, actor)
     return render.page(
         request,
         "inbox.html",

@@ -18,85 +18,85 @@ def back(request: Request, name: str, number: int, tail: str = "") -> Response:
 
 @router.post("/comments")
 @allow("patch.comment")
-def comment(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def comment(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Say something about a patch."""
     body = forms.read(schemas.CommentRequest, request)
-    reviews.comment(name, number, body, actor, made)
+    reviews.comment(name, number, body, actor, ctx)
     return back(request, name, number)
 
 
 @router.post("/reviews")
 @allow("patch.review")
-def review(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def review(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Approve the revision that was shown, or request changes."""
-    reviews.review(name, number, forms.read(schemas.ReviewRequest, request), actor, made)
+    reviews.review(name, number, forms.read(schemas.ReviewRequest, request), actor, ctx)
     return back(request, name, number)
 
 
 @router.post("/propose")
 @allow("patch.propose")
-def propose(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def propose(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Ask for review."""
-    reviews.propose(name, number, actor, made)
+    reviews.propose(name, number, actor, ctx)
     return back(request, name, number)
 
 
 @router.post("/withdraw")
 @allow("patch.withdraw")
-def withdraw(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def withdraw(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Take one's patch back."""
-    reviews.withdraw(name, number, forms.read(schemas.Reason, request), actor, made)
+    reviews.withdraw(name, number, forms.read(schemas.Reason, request), actor, ctx)
     return back(request, name, number)
 
 
 @router.post("/accept")
 @allow("patch.accept")
-def accept(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def accept(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Accept the revision that was shown, perhaps in the place of older patches."""
     older = forms.field(request, "supersedes").replace(",", " ").replace("#", " ").split()
     body = forms.read(schemas.AcceptRequest, request, supersedes=older)
-    reviews.accept(name, number, body, actor, made)
+    reviews.accept(name, number, body, actor, ctx)
     return back(request, name, number)
 
 
 @router.post("/reject")
 @allow("patch.reject")
-def reject(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def reject(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Reject a patch."""
-    reviews.reject(name, number, forms.read(schemas.ReasonNeeded, request), actor, made)
+    reviews.reject(name, number, forms.read(schemas.ReasonNeeded, request), actor, ctx)
     return back(request, name, number)
 
 
 @router.post("/yank")
 @allow("patch.yank")
-def yank(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def yank(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Yank an accepted patch; its page names the releases and channels that hold it."""
-    reviews.yank(name, number, forms.read(schemas.ReasonNeeded, request), actor, made)
+    reviews.yank(name, number, forms.read(schemas.ReasonNeeded, request), actor, ctx)
     return back(request, name, number)
 
 
 @router.post("/unyank")
 @allow("patch.yank")
-def unyank(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def unyank(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Undo a yank."""
-    reviews.unyank(name, number, forms.read(schemas.Reason, request), actor, made)
+    reviews.unyank(name, number, forms.read(schemas.Reason, request), actor, ctx)
     return back(request, name, number)
 
 
 @router.post("/quarantine")
 @allow("patch.quarantine")
-def quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Quarantine a patch, or (without a field for the reason) end that."""
     given = {} if "reason" in forms.fields(request) else {"reason": None}
     body = forms.read(schemas.QuarantineRequest, request, **given)
-    reviews.quarantine(name, number, body, actor, made)
+    reviews.quarantine(name, number, body, actor, ctx)
     return back(request, name, number)
 
 
 @router.post("/reports")
 @allow("report.create")
-def report(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def report(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Tell the admins that a patch should not be here."""
     body = forms.read(schemas.ReportRequest, request, number=number)
-    admin.create_report(name, body, actor, made)
+    admin.create_report(name, body, actor, ctx)
     return back(request, name, number, "?reported=true")

@@ -31,7 +31,7 @@ def listing(
     request: Request,
     name: ModelName,
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     state: State = None,
     task: Words = "",
     author: Words = "",
@@ -43,7 +43,7 @@ def listing(
     """Show a model's patches, newest first, and find them."""
     page = patches.listing(
         name,
-        made,
+        ctx,
         task=task.strip() or None,
         author=author.strip() or None,
         state=state,
@@ -56,7 +56,7 @@ def listing(
     given = {"task": task, "author": author, "tensor": tensor}
     asked = {"state": state, **given, "density_from": density_from, "density_to": density_to}
     following = render.query(**asked, before=page.next) if page.next else ""
-    shown = models.show(name, actor, made)
+    shown = models.show(name, actor, ctx)
     return render.page(
         request, "patches.html", model=shown, page=page, asked=asked, before=before, next=following, states=STATES
     )
@@ -65,10 +65,10 @@ def listing(
 @router.get("/patches/{number}")
 @allow("model.read")
 def patch(
-    request: Request, name: ModelName, patch: PatchRef, actor: VisitorDep, made: ContextDep, reported: bool = False
+    request: Request, name: ModelName, patch: PatchRef, actor: VisitorDep, ctx: ContextDep, reported: bool = False
 ) -> Response:
     """Show a patch at a revision: what it does, what was said and found of it, and what can be done with it."""
-    model, told = models.show(name, actor, made), reviews.discussion(name, patch, made)
+    model, told = models.show(name, actor, ctx), reviews.discussion(name, patch, ctx)
     checked = told.patch.check == "checked"
     may = permits.permitted(actor, model, told.patch.author)
     return render.page(
@@ -78,8 +78,8 @@ def patch(
         patch=told.patch,
         told=told,
         thread=thread(told),
-        tensors=patches.tensors(name, patch, made) if checked else [],
-        met=conflicts.of_patch(name, patch, actor, made, MET) if checked else [],
+        tensors=patches.tensors(name, patch, ctx) if checked else [],
+        met=conflicts.of_patch(name, patch, actor, ctx, MET) if checked else [],
         overlaps=overlaps,
         energy=energy,
         densities=densities,
@@ -92,9 +92,9 @@ def patch(
 
 @router.get("/patches/{number}/file")
 @allow("model.read")
-def file(request: Request, name: ModelName, patch: PatchRef, actor: VisitorDep, made: ContextDep) -> Response:
+def file(request: Request, name: ModelName, patch: PatchRef, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Download a checked patch file, for whoever has signed in in a browser."""
-    return patches.file(name, patch, request, actor, made)
+    return patches.file(name, patch, request, actor, ctx)
 
 
 def thread(told: schemas.Discussion) -> list[Said]:

@@ -19,31 +19,31 @@ Kind = Annotated[schemas.JobKind | Literal[""], Query()]
 
 @router.get("")
 @allow("admin.read")
-def dashboard(request: Request, made: ContextDep) -> Response:
+def dashboard(request: Request, ctx: ContextDep) -> Response:
     """Show how many there are of everything, and whether somebody works."""
-    found = admin.summary(made)
+    found = admin.summary(ctx)
     return render.page(
         request,
         "admin.html",
         summary=found,
         patches=[(state.replace("_", " "), number) for state, number in found.patches.items()],
         jobs=list(found.jobs.items()),
-        workers=admin.list_workers(made),
+        workers=admin.list_workers(ctx),
     )
 
 
 @router.get("/workers")
 @allow("admin.read")
-def workers(request: Request, made: ContextDep) -> Response:
+def workers(request: Request, ctx: ContextDep) -> Response:
     """Show the workers of the last day, and what they are at."""
-    return render.page(request, "admin_workers.html", workers=admin.list_workers(made))
+    return render.page(request, "admin_workers.html", workers=admin.list_workers(ctx))
 
 
 @router.get("/jobs")
 @allow("admin.read")
-def jobs(request: Request, made: ContextDep, state: State = "", kind: Kind = "", before: Before = None) -> Response:
+def jobs(request: Request, ctx: ContextDep, state: State = "", kind: Kind = "", before: Before = None) -> Response:
     """Show the jobs of all models, newest first."""
-    page = admin.list_jobs(made, state=state or None, kind=kind or None, before=before)
+    page = admin.list_jobs(ctx, state=state or None, kind=kind or None, before=before)
     following = render.query(state=state, kind=kind, before=page.next)
     return render.page(
         request,
@@ -61,10 +61,10 @@ def jobs(request: Request, made: ContextDep, state: State = "", kind: Kind = "",
 @router.get("/audit")
 @allow("audit.read")
 def audit(
-    request: Request, made: ContextDep, action: Action = "", user: User = "", before: feed.Before = None
+    request: Request, ctx: ContextDep, action: Action = "", user: User = "", before: feed.Before = None
 ) -> Response:
     """Show who did what on this server, newest first."""
-    page = feed.audit(made, action=action or None, user=user or None, before=before, limit=PAGE)
+    page = feed.audit(ctx, action=action or None, user=user or None, before=before, limit=PAGE)
     following = render.query(action=action, user=user, before=page.next)
     return render.page(
         request,

@@ -24,9 +24,9 @@ PAGE = 20
 
 @router.get("/reports")
 @allow("admin.read")
-def listing(request: Request, made: ContextDep, closed: bool = False, before: Before = None) -> Response:
+def listing(request: Request, ctx: ContextDep, closed: bool = False, before: Before = None) -> Response:
     """Show the open reports, or the closed ones, newest first."""
-    page = admin.list_reports(made, open=not closed, before=before, limit=PAGE)
+    page = admin.list_reports(ctx, open=not closed, before=before, limit=PAGE)
     following = render.query(closed="true" if closed else None, before=page.next)
     return render.page(
         request,
@@ -40,42 +40,42 @@ def listing(request: Request, made: ContextDep, closed: bool = False, before: Be
 
 @router.post("/reports/{report_id}/close")
 @allow("admin.manage")
-def close(request: Request, report_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> Response:
+def close(request: Request, report_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Close a report with what came of it."""
-    admin.close_report(report_id, forms.read(schemas.ReportAnswer, request), actor, made)
+    admin.close_report(report_id, forms.read(schemas.ReportAnswer, request), actor, ctx)
     return go(request, "/admin/reports")
 
 
 @router.get("/quarantine")
 @allow("admin.read")
-def quarantine(request: Request, made: ContextDep, before: Before = None) -> Response:
+def quarantine(request: Request, ctx: ContextDep, before: Before = None) -> Response:
     """Show the patches in quarantine, the last that came there first."""
-    page = admin.quarantine(made, before=before, limit=PAGE)
+    page = admin.quarantine(ctx, before=before, limit=PAGE)
     following = f"/admin/quarantine{render.query(before=page.next)}" if page.next else None
     return render.page(request, "admin_quarantine.html", page=page, before=before, next=following)
 
 
 @router.post("/quarantine/{namespace}/{name}/{number}")
 @allow("patch.quarantine")
-def set_quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def set_quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Put a patch into quarantine."""
-    reviews.quarantine(name, number, forms.read(schemas.QuarantineRequest, request), actor, made)
+    reviews.quarantine(name, number, forms.read(schemas.QuarantineRequest, request), actor, ctx)
     return go(request, "/admin/quarantine")
 
 
 @router.post("/quarantine/{namespace}/{name}/{number}/end")
 @allow("patch.quarantine")
-def end_quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, made: ContextDep) -> Response:
+def end_quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Let a patch out of quarantine."""
-    reviews.quarantine(name, number, schemas.QuarantineRequest(reason=None), actor, made)
+    reviews.quarantine(name, number, schemas.QuarantineRequest(reason=None), actor, ctx)
     return go(request, "/admin/quarantine")
 
 
 @router.get("/namespaces")
 @allow("admin.read")
-def list_namespaces(request: Request, made: ContextDep, search: Words = "", after: After = "") -> Response:
+def list_namespaces(request: Request, ctx: ContextDep, search: Words = "", after: After = "") -> Response:
     """Show what namespaces may hold and what they hold, by name."""
-    page = admin.list_namespaces(made, search=search or None, after=after or None)
+    page = admin.list_namespaces(ctx, search=search or None, after=after or None)
     following = render.query(search=search, after=page.next)
     return render.page(
         request,
@@ -89,11 +89,11 @@ def list_namespaces(request: Request, made: ContextDep, search: Words = "", afte
 
 @router.post("/namespaces/{namespace}/quota")
 @allow("admin.manage")
-def set_quota(request: Request, namespace: NamespaceName, actor: ActorDep, made: ContextDep) -> Response:
+def set_quota(request: Request, namespace: NamespaceName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Give a namespace quotas of its own; what is left empty is the server's."""
     uploads = forms.field(request, "uploads") or None
     body = forms.read(schemas.QuotaRequest, request, bytes=gibibytes(request, "gib"), uploads=uploads)
-    admin.set_quota(namespace, body, actor, made)
+    admin.set_quota(namespace, body, actor, ctx)
     return go(request, f"/admin/namespaces{render.query(search=namespace)}")
 
 

@@ -25,11 +25,11 @@ PAGE = 30
 @router.get("/{namespace:space}")
 @allow("server.read")
 def namespace(
-    request: Request, namespace: NamespaceName, actor: VisitorDep, made: ContextDep, after: After = ""
+    request: Request, namespace: NamespaceName, actor: VisitorDep, ctx: ContextDep, after: After = ""
 ) -> Response:
     """Show the models of a namespace; to whoever has signed in, also who belongs to it."""
-    shown, kind, role, organisations = looked_up(namespace, actor, made)
-    page = models.listing(actor, made, author=namespace, after=after or None, limit=PAGE)
+    shown, kind, role, organisations = looked_up(namespace, actor, ctx)
+    page = models.listing(actor, ctx, author=namespace, after=after or None, limit=PAGE)
     return render.page(
         request,
         "namespace.html",
@@ -46,25 +46,25 @@ def namespace(
 
 @router.post("/settings/organisations")
 @allow("namespace.create")
-def create(request: Request, actor: ActorDep, made: ContextDep) -> Response:
+def create(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Make an organisation."""
     body = forms.read(schemas.NamespaceRequest, request)
-    return go(request, f"/{people.create_namespace(body, actor, made).name}")
+    return go(request, f"/{people.create_namespace(body, actor, ctx).name}")
 
 
 @router.post("/settings/namespaces/{namespace}/members")
 @allow("namespace.manage")
-def set_member(request: Request, namespace: NamespaceName, actor: ActorDep, made: ContextDep) -> Response:
+def set_member(request: Request, namespace: NamespaceName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Give somebody a role on every model of a namespace."""
-    people.set_member(namespace, whom(request), forms.read(schemas.MemberRequest, request), actor, made)
+    people.set_member(namespace, whom(request), forms.read(schemas.MemberRequest, request), actor, ctx)
     return go(request, f"/{namespace}")
 
 
 @router.post("/settings/namespaces/{namespace}/members/remove")
 @allow("namespace.manage")
-def remove_member(request: Request, namespace: NamespaceName, actor: ActorDep, made: ContextDep) -> Response:
+def remove_member(request: Request, namespace: NamespaceName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Take somebody's role in a namespace away."""
-    people.remove_member(namespace, whom(request), actor, made)
+    people.remove_member(namespace, whom(request), actor, ctx)
     return go(request, f"/{namespace}")
 
 
@@ -81,7 +81,7 @@ def whom(request: Request) -> str:
 
 
 def looked_up(
-    name: str, actor: Actor | None, made: Context
+    name: str, actor: Actor | None, ctx: Context
 ) -> tuple[schemas.Namespace | None, str, Role, list[tuple[str, str]]]:
     """Return a namespace as far as somebody may see it, what it is, what they are to it, and their own organisations.
 
@@ -90,8 +90,8 @@ def looked_up(
     Raises:
         NotFound: there is none of that name.
     """
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         row = namespaces.find(session, name)
         role = access.role_in(session, actor, row)
         own = namespaces.of_user(session, actor) if actor is not None and actor.name == name else []
-    return people.show_namespace(name, actor, made) if actor is not None else None, row.kind, role, own
+    return people.show_namespace(name, actor, ctx) if actor is not None else None, row.kind, role, own

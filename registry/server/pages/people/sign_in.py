@@ -23,10 +23,10 @@ def login(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") 
 
 @router.post("/login")
 @allow("server.read")
-def sign_in(request: Request, made: ContextDep) -> Response:
+def sign_in(request: Request, ctx: ContextDep) -> Response:
     """Take a token, and remember the browser."""
     try:
-        with made.database.write() as session:
+        with ctx.database.write() as session:
             secret = sign_ins.start(session, forms.field(request, "token"), request.state.request_id)
     except Unauthenticated as why:
         return refusal(request, 401, f"{why.message.partition(';')[0].removesuffix('.')}.")
@@ -37,9 +37,9 @@ def sign_in(request: Request, made: ContextDep) -> Response:
 
 @router.post("/logout")
 @allow("user.read")
-def sign_out(request: Request, actor: ActorDep, made: ContextDep) -> Response:
+def sign_out(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Forget the browser."""
-    with made.database.write() as session:
+    with ctx.database.write() as session:
         sign_ins.end(session, actor, request.cookies[COOKIE])
     response = go(request, "/")
     set_cookie(request, response, None)

@@ -20,9 +20,9 @@ MOST = 200  # on the page
 
 @router.get("")
 @allow("user.read")
-def tokens(request: Request, actor: ActorDep, made: ContextDep) -> Response:
+def tokens(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """List the tokens of whoever has signed in, newest first, with a form for another one."""
-    found = people.list_tokens(actor, made)
+    found = people.list_tokens(actor, ctx)
     return render.page(
         request,
         "tokens.html",
@@ -36,17 +36,17 @@ def tokens(request: Request, actor: ActorDep, made: ContextDep) -> Response:
 
 @router.post("")
 @allow("token.manage")
-def create(request: Request, actor: ActorDep, made: ContextDep) -> Response:
+def create(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Make a token, and show its secret this once."""
     body = forms.read(schemas.TokenRequest, request)
-    return shown_once(request, "token_made.html", token=people.create_token(body, actor, made))
+    return shown_once(request, "token_made.html", token=people.create_token(body, actor, ctx))
 
 
 @router.post("/{token_id}/revoke")
 @allow("token.manage")
-def revoke(request: Request, token_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> Response:
+def revoke(request: Request, token_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Revoke a token; with the one that has signed in, the browser is signed out."""
-    people.revoke_token(token_id, actor, made)
+    people.revoke_token(token_id, actor, ctx)
     return go(request, "/settings/tokens" if token_id != actor.token.id else "/login")
 
 

@@ -26,9 +26,9 @@ JobDep = Annotated[schemas.Job, Depends(job_routes.job)]
 
 @router.get("")
 @allow("server.read")
-def job(request: Request, job_id: uuid.UUID, actor: VisitorDep, made: ContextDep) -> Response:
+def job(request: Request, job_id: uuid.UUID, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Show a job."""
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         row = jobs.find(session, actor, job_id)
         shown, cancellable = model_views.job(row, jobs.ahead(session, row)), jobs.cancellable(actor, row)
     return render.page(request, "job.html", job=shown, cancellable=cancellable)
@@ -36,9 +36,9 @@ def job(request: Request, job_id: uuid.UUID, actor: VisitorDep, made: ContextDep
 
 @router.post("/cancel")
 @allow("job.cancel")
-def cancel(request: Request, job_id: uuid.UUID, actor: ActorDep, made: ContextDep) -> Response:
+def cancel(request: Request, job_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Cancel a job; what it would have composed has a page, which says what can be done now."""
-    found = job_routes.cancel(job_id, actor, made)
+    found = job_routes.cancel(job_id, actor, ctx)
     return go(request, f"/{found.model}/recipes/{found.subject}" if found.kind == "compose" else f"/jobs/{job_id}")
 
 
@@ -72,7 +72,7 @@ def watching(request: Request, job_id: uuid.UUID) -> Look:
     return look
 
 
-def seen(request: Request, made: Context, job_id: uuid.UUID) -> schemas.Job:
+def seen(request: Request, ctx: Context, job_id: uuid.UUID) -> schemas.Job:
     """Return a job, if whoever has signed in in this browser may still see it.
 
     Raises:
@@ -81,7 +81,7 @@ def seen(request: Request, made: Context, job_id: uuid.UUID) -> schemas.Job:
     """
     secret = request.cookies.get(COOKIE)
     known = request.state.actor is not None and secret is not None
-    with made.database.read() as session:
+    with ctx.database.read() as session:
         actor = sign_ins.find(session, secret) if known and secret else None
         access.admit(session, actor, "server.read", {})
         row = jobs.find(session, actor, job_id)

@@ -23,9 +23,9 @@ PAGE, CHOICES = 30, 100
 
 @router.post("")
 @allow("channel.move")
-def make(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def make(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Point a channel, which may be new, at a release."""
-    return moved(request, name, forms.field(request, "channel")[:80], actor, made)
+    return moved(request, name, forms.field(request, "channel")[:80], actor, ctx)
 
 
 @router.get("/{channel}")
@@ -35,12 +35,12 @@ def show(
     name: ModelName,
     channel: ChannelName,
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     before: Before = None,
 ) -> Response:
     """Show a channel: where it points, by which rule, and how it came there."""
-    shown = models.show(name, actor, made)
-    with made.database.read() as session:
+    shown = models.show(name, actor, ctx)
+    with ctx.database.read() as session:
         model = model_service.find(session, name)
         row = channel_service.find(session, model, channel)
         found = release_views.channel(session, model, row)
@@ -64,30 +64,30 @@ def show(
 
 @router.post("/{channel}")
 @allow("channel.move")
-def move(request: Request, name: ModelName, channel: ChannelName, actor: ActorDep, made: ContextDep) -> Response:
+def move(request: Request, name: ModelName, channel: ChannelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Point a channel at a release, or ask for it."""
-    return moved(request, name, channel, actor, made)
+    return moved(request, name, channel, actor, ctx)
 
 
 @router.post("/{channel}/rollback")
 @allow("channel.move")
-def rollback(request: Request, name: ModelName, channel: ChannelName, actor: ActorDep, made: ContextDep) -> Response:
+def rollback(request: Request, name: ModelName, channel: ChannelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Point a channel at the release before."""
-    channels.rollback(name, channel, forms.read(schemas.Reason, request), actor, made)
+    channels.rollback(name, channel, forms.read(schemas.Reason, request), actor, ctx)
     return go(request, f"/{name}/channels/{channel}")
 
 
 @router.post("/{channel}/protection")
 @allow("channel.protect")
-def protect(request: Request, name: ModelName, channel: ChannelName, actor: ActorDep, made: ContextDep) -> Response:
+def protect(request: Request, name: ModelName, channel: ChannelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Change the rule of a channel."""
     allow_yanked = forms.field(request, "allow_yanked") == "on"  # a box that is not ticked is not sent
     body = forms.read(schemas.ChannelRule, request, allow_yanked=allow_yanked)
-    channels.protect(name, channel, body, actor, made)
+    channels.protect(name, channel, body, actor, ctx)
     return go(request, f"/{name}/channels/{channel}")
 
 
-def moved(request: Request, name: str, channel: str, actor: ActorDep, made: ContextDep) -> Response:
+def moved(request: Request, name: str, channel: str, actor: ActorDep, ctx: ContextDep) -> Response:
     """Point a channel at the release that a form names, and lead to its page."""
-    channels.move(name, channel, forms.read(schemas.ChannelRequest, request), actor, made)
+    channels.move(name, channel, forms.read(schemas.ChannelRequest, request), actor, ctx)
     return go(request, f"/{name}/channels/{channel}")

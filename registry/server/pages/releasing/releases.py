@@ -35,11 +35,11 @@ COMPOSED = ("candidate", "published", "yanked")
 @router.get("")
 @allow("model.read")
 def listing(
-    request: Request, name: ModelName, actor: VisitorDep, made: ContextDep, before: Cursor = "", start: Ref = ""
+    request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep, before: Cursor = "", start: Ref = ""
 ) -> Response:
     """Show the releases of a model, newest version first, its channels, and the forms to add to both."""
-    shown = models.show(name, actor, made)
-    with made.database.read() as session:
+    shown = models.show(name, actor, ctx)
+    with ctx.database.read() as session:
         row = model_service.find(session, name)
         found, cursor = dossiers.outlines(session, row, before or None, PAGE)
         pointing = channels.pointing(session, row, CHOICES)
@@ -62,25 +62,25 @@ def listing(
 
 @router.post("")
 @allow("release.cut")
-def cut(request: Request, name: ModelName, actor: ActorDep, made: ContextDep) -> Response:
+def cut(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Cut a release."""
     named = {field: items(forms.field(request, field)) for field in ("patches", "add")}
     without = [item["number"] for item in items(forms.field(request, "without"))]
     body = forms.read(schemas.ReleaseRequest, request, **named, without=without)
-    found = releases.cut(name, body, Response(), actor, made)
+    found = releases.cut(name, body, Response(), actor, ctx)
     return go(request, f"/{name}/releases/{found.version}")
 
 
 @router.get("/compare")
 @allow("model.read")
 def compare(
-    request: Request, name: ModelName, actor: VisitorDep, made: ContextDep, before: Ref = "", after: Ref = ""
+    request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep, before: Ref = "", after: Ref = ""
 ) -> Response:
     """Show what changed between two revisions, once both are chosen."""
-    shown, difference, measured = models.show(name, actor, made), None, list[measures.Measure]()
+    shown, difference, measured = models.show(name, actor, ctx), None, list[measures.Measure]()
     if before and after:
-        difference = releases.compare(name, before, after, actor, made)
-    with made.database.read() as session:
+        difference = releases.compare(name, before, after, actor, ctx)
+    with ctx.database.read() as session:
         row = model_service.find(session, name)
         composed = release_service.newest(session, row, COMPOSED, CHOICES)
         pointing = [channel for channel, version in channels.pointing(session, row, CHOICES) if version]
@@ -107,12 +107,12 @@ def show(
     name: ModelName,
     version: Version,
     actor: VisitorDep,
-    made: ContextDep,
+    ctx: ContextDep,
     after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
 ) -> Response:
     """Show a release: what it holds, who built it, what is missing, and how to pull and verify it."""
-    shown = models.show(name, actor, made)
-    with made.database.read() as session:
+    shown = models.show(name, actor, ctx)
+    with ctx.database.read() as session:
         model, row = model_service.find(session, name), release_service.find(session, name, version)
         job = release_service.underway(session, model, row)
         release = release_views.release(session, model, row)
@@ -134,7 +134,7 @@ def show(
         job=progress,
         parts=page,
         after=after,
-        collisions=meeting(name, [part.item for part in parts if part.item.number], actor, made),
+        collisions=meeting(name, [part.item for part in parts if part.item.number], actor, ctx),
         together=[f"{part.item.number}.{part.item.revision}" for part in parts[:TOGETHER] if part.item.number],
         following=page[-1].item.number if page and page[-1] is not parts[-1] else None,
         rows=release_parts.differences(measured, 1 + len(older)),
@@ -145,39 +145,39 @@ def show(
 
 @router.post("/{version}/edit")
 @allow("release.cut")
-def edit(request: Request, name: ModelName, version: Version, actor: ActorDep, made: ContextDep) -> Response:
+def edit(request: Request, name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep) -> Response:
     """Edit changelog or card before publishing."""
     words = {
         field: text.replace("\r\n", "\n") for field in ("changelog", "card") if (text := forms.field(request, field))
     }
-    releases.edit(name, version, forms.read(schemas.ReleaseUpdate, request, **words), actor, made)
+    releases.edit(name, version, forms.read(schemas.ReleaseUpdate, request, **words), actor, ctx)
     return go(request, f"/{name}/releases/{version}")
 
 
 @router.post("/{version}/publish")
 @allow("release.publish")
-def publish(request: Request, name: ModelName, version: Version, actor: ActorDep, made: ContextDep) -> Response:
+def publish(request: Request, name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep) -> Response:
     """Publish a candidate."""
-    releases.publish(name, version, actor, made)
+    releases.publish(name, version, actor, ctx)
     return go(request, f"/{name}/releases/{version}")
 
 
 @router.post("/{version}/yank")
 @allow("release.yank")
-def yank(request: Request, name: ModelName, version: Version, actor: ActorDep, made: ContextDep) -> Response:
+def yank(request: Request, name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep) -> Response:
     """Yank a published release."""
-    releases.yank(name, version, forms.read(schemas.ReasonNeeded, request), actor, made)
+    releases.yank(name, version, forms.read(schemas.ReasonNeeded, request), actor, ctx)
     return go(request, f"/{name}/releases/{version}")
 
 
 def meeting(
-    name: str, found: list[schemas.RecipeItem], actor: VisitorDep, made: Context
+    name: str, found: list[schemas.RecipeItem], actor: VisitorDep, ctx: Context
 ) -> collisions.Collisions | None:
     """Return what is known of where the patches of a release meet; of many, their own page tells."""
     if not 2 <= len(found) <= TOGETHER:
         return None
     try:
-        return collisions.of(conflicts.show(name, actor, made, [f"{item.number}.{item.revision}" for item in found]))
+        return collisions.of(conflicts.show(name, actor, ctx, [f"{item.number}.{item.revision}" for item in found]))
     except BreadcrumbError:  # one is quarantined, say
         return None
 

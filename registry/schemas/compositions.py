@@ -63,7 +63,7 @@ class Composition(Answer):
     job: Job | None
 
 
-class Revision(Answer):
+class Snapshot(Answer):
     """A model that can be pulled: the base, a composed recipe, or a release."""
 
     model: str

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands.options import Device, DeviceMemory, Json, Quiet, Revision, connect, parse_size
+from client.commands.options import Device, DeviceMemory, Json, Quiet, Snapshot, connect, parse_size
 from client.terminal.console import Console, fields, plain, size
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ Base = Annotated[str | None, typer.Option("--base", metavar="MODEL", help="A loc
 
 
 def pull(
-    revision: Revision,
+    snapshot: Snapshot,
     out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to pull into.")],
     as_patches: Annotated[
         bool, typer.Option("--as-patches", help="Download base and patches, and compose here.")
@@ -39,7 +39,7 @@ def pull(
     from client.terminal.addresses import parse_revision
 
     console = Console(as_json, quiet)
-    model, ref = parse_revision(revision)
+    model, ref = parse_revision(snapshot)
     if base is not None and not as_patches:
         raise typer.BadParameter("--base is for --as-patches.")
     with connect() as client:
