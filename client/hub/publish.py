@@ -105,8 +105,8 @@ def publish(
         console: Where notes and progress go.
 
     Raises:
-        WrongState: The release is not published, the tag is there and is something else, or files that no release has put
-            there would go.
+        WrongState: The release is not published, the tag points elsewhere, or files that no release put there
+            would be removed.
         Forbidden: A private model would become public.
         Unauthenticated: There is no token for the Hub.
     """
