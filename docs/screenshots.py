@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+sys.path.insert(0, str(HERE.parent))
 
 import torch  # noqa: E402
-from browsers import Site, running_browser, serving_site  # noqa: E402
-from community import Community  # noqa: E402
-from hubs import make_llama  # noqa: E402
-from makers import changed, make_patch  # noqa: E402
 from playwright.sync_api import Browser, Page  # noqa: E402
-from world import World, create_model, open_world, push_patch  # noqa: E402
 
 from registry.db.session import migrate  # noqa: E402
 from registry.worker.worker import Worker  # noqa: E402
+from tests.support.browsers import Site, running_browser, serving_site  # noqa: E402
+from tests.support.community import Community  # noqa: E402
+from tests.support.hubs import make_llama  # noqa: E402
+from tests.support.makers import changed, make_patch  # noqa: E402
+from tests.support.world import World, create_model, open_world, push_patch  # noqa: E402
 
 NAME = "acme/tiny-llama"
 PATCHES = (  # who, what, for which task, which projections it moves most, and where its steps point

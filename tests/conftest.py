@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import postgres
 import pytest
 import sqlalchemy
 import torch
 from hypothesis import HealthCheck, settings
 
 from registry.db.session import migrate
+from tests.support import postgres
+from tests.support.world import World, open_world
 
 # Without a GPU, Triton interprets its kernels on the CPU; it reads the variable when it is first imported, and that can
 # be by whatever test module comes first: transformers imports it too.
@@ -122,3 +123,10 @@ def migrated_url(
         return f"sqlite:///{file}"
     copied: str = request.getfixturevalue("create_database")(template)
     return copied
+
+
+@pytest.fixture
+def world(tmp_path: Path, migrated_url: str) -> Iterator[World]:
+    """A registry on SQLite and again on PostgreSQL."""
+    with open_world(tmp_path / "data", migrated_url) as made:
+        yield made

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from makers import fine_tuned, make_checkpoint, make_patch
-from processes import Person, Registry, open_registry, person
+
+from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.processes import Person, Registry, open_registry, person
 
 MODEL = "acme/tiny"
 

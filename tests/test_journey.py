@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
-from makers import fine_tuned, make_checkpoint, make_patch
-from processes import Person, Registry, Valve, open_registry, person, until
+
+from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.processes import Person, Registry, Valve, open_registry, person, until
 
 WIDE = {f"layers.{n}.weight": (1024, 1024) for n in range(8)}
 

@@ -6,12 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from makers import fine_tuned, make_checkpoint, make_patch
-from processes import open_registry, person, until
 
 from client import Client
 from client.actions import transfers
 from registry.errors import BreadcrumbError
+from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.processes import open_registry, person, until
 
 KILLS = 15
 

@@ -51,7 +51,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from community import NAME, URL, Community, open_community
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
@@ -68,6 +67,7 @@ from registry.db.tables import (
 )
 from registry.documents.versions import parse_version
 from registry.services.people.accounts import set_active
+from tests.support.community import NAME, URL, Community, open_community
 
 TESTS = Path(__file__).parent
 TABLE = re.findall(r"^ {4,}(\d+)?.*?(\S+\.py)::(\w+)$", __doc__, re.MULTILINE)

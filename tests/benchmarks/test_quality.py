@@ -13,8 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from makers import SHAPES, fine_tuned, make_checkpoint, make_patch, write_weights
-from makers import read_weights as read_tensors
 
 from benchmarks.quality.bench import Bench
 from benchmarks.quality.counts import choose
@@ -26,6 +24,8 @@ from benchmarks.quality.running import Steps
 from benchmarks.quality.statistics import correlation, mean
 from benchmarks.quality.vision import VIEWS, Vision
 from client.actions.apply import apply
+from tests.support.makers import SHAPES, fine_tuned, make_checkpoint, make_patch, write_weights
+from tests.support.makers import read_weights as read_tensors
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from makers_breadcrumbs import decode, raw, read_all, slow_mask, slow_round
 
 from registry.breadcrumbs.checking.check import check_patch
 from registry.breadcrumbs.composing.compose import compose
@@ -15,6 +14,7 @@ from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_chec
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe, scale
+from tests.support.science_makers import decode, raw, read_all, slow_mask, slow_round
 
 GOLDEN = Path(__file__).parent / "golden"
 BASE = "sha256:a7d53d2a1e3c4e6f826afdbea78b2f2da69b17705c9a1273e3653078abe4a054"

@@ -5,11 +5,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import makers
 import pytest
-from visitors import SERVER, Crumb, Files, Registry, environment, serving
 
 import client.api.http
+from tests.support import makers
+from tests.support.visitors import SERVER, Crumb, Files, Registry, environment, serving
 
 
 @pytest.fixture(scope="session")

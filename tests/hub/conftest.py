@@ -3,9 +3,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy
-from hubs import NAME, Hub, fill
-from processes import open_registry
-from world import open_world
+
+from tests.support.hubs import NAME, Hub, fill
+from tests.support.processes import open_registry
+from tests.support.world import open_world
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hubs import NAME, WIDTH, Hub
+
+from tests.support.hubs import NAME, WIDTH, Hub
 
 HF = [sys.executable, "-c", "from huggingface_hub.cli.hf import main; main()"]
 LOAD = f"""

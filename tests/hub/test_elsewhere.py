@@ -5,11 +5,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from hub_files import HubFiles
 from huggingface_hub import HfApi
-from makers import make_checkpoint
-from processes import Person, Registry, open_registry, person, until
-from s3_stand_in import S3, open_s3
+
+from tests.support.hub_files import HubFiles
+from tests.support.makers import make_checkpoint
+from tests.support.processes import Person, Registry, open_registry, person, until
+from tests.support.s3_stand_in import S3, open_s3
 
 REPOSITORY, NAME = "acme/tiny", "alice/tiny"
 

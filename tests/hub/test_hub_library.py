@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hubs import BIG, NAME, Hub, sha256
 from huggingface_hub import HfApi, HfFileSystem, ModelCard
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -14,7 +13,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from processes import Cutter
+
+from tests.support.hubs import BIG, NAME, Hub, sha256
+from tests.support.processes import Cutter
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsers import Site, running_browser, serving_site
-from community import open_community
 from playwright.sync_api import Browser
+
+from tests.support.browsers import Site, running_browser, serving_site
+from tests.support.community import open_community
 
 
 @pytest.fixture(scope="session")

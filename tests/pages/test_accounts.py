@@ -1,14 +1,14 @@
 """Pages of tokens, users and organisations, in a real browser."""
 
 import httpx2
-from browsers import Site
-from community import NAME
 from playwright.sync_api import expect
 from sqlalchemy import select
-from visits import HOSTILE, unharmed, usable
 
 from registry.db.tables import Namespace, Token, now
 from registry.services.people.tokens import create_token
+from tests.support.browsers import Site
+from tests.support.community import NAME
+from tests.support.visits import HOSTILE, unharmed, usable
 
 
 def whoami(site: Site, secret: str) -> httpx2.Response:

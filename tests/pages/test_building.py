@@ -3,16 +3,16 @@
 import re
 from typing import Any
 
-from browsers import Site
-from community import NAME
-from holding import held
 from playwright.sync_api import Page, expect
 from sqlalchemy import select, update
-from visits import HOSTILE, unharmed, usable
 
 from registry.db.tables import Job, Patch, PatchRevision
 from registry.services.people.tokens import create_token
 from registry.services.queue import jobs
+from tests.support.browsers import Site
+from tests.support.community import NAME
+from tests.support.holding import held
+from tests.support.visits import HOSTILE, unharmed, usable
 
 NEW = f"/{NAME}/recipes/new"
 RECIPE = re.compile(r"/recipes/[0-9a-f]{64}$")

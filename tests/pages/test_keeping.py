@@ -2,13 +2,13 @@
 
 import re
 
-from browsers import Site
-from community import NAME
 from playwright.sync_api import expect
 from sqlalchemy import select
-from visits import HOSTILE, unharmed, usable
 
 from registry.db.tables import Model, Patch, PatchRevision, WebhookDelivery
+from tests.support.browsers import Site
+from tests.support.community import NAME
+from tests.support.visits import HOSTILE, unharmed, usable
 
 HOOKS = f"/{NAME}/settings/webhooks"
 

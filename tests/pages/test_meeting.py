@@ -2,10 +2,11 @@
 
 import re
 
-from browsers import Site
-from community import NAME
 from playwright.sync_api import expect
-from visits import HOSTILE, unharmed, usable
+
+from tests.support.browsers import Site
+from tests.support.community import NAME
+from tests.support.visits import HOSTILE, unharmed, usable
 
 HOME = f"/{NAME}"
 

@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from browsers import Site
-from community import NAME
 from playwright.sync_api import Page, expect
-from visits import HOSTILE, unharmed, usable
+
+from tests.support.browsers import Site
+from tests.support.community import NAME
+from tests.support.visits import HOSTILE, unharmed, usable
 
 HOME = f"/{NAME}/patches"
 MARKDOWN = f"**bold** [a link](javascript:window.pwned=1) {HOSTILE}"

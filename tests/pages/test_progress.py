@@ -7,9 +7,6 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from browsers import Site
-from community import NAME, Community, open_community
-from holding import beat, held
 from playwright.sync_api import expect
 from sqlalchemy import delete
 
@@ -21,6 +18,9 @@ from registry.services.composing import compositions
 from registry.services.composing.compositions import Ingredient
 from registry.services.people import sign_ins
 from registry.services.queue import jobs
+from tests.support.browsers import Site
+from tests.support.community import NAME, Community, open_community
+from tests.support.holding import beat, held
 
 
 class Counted(Streams):

@@ -1,11 +1,11 @@
 """Releases and channels in a real browser: cut, edited, published, compared and yanked; moved and rolled back."""
 
-from browsers import Site, faults
-from community import NAME
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
 from registry.db.tables import Evaluation, PatchRevision, Release
+from tests.support.browsers import Site, faults
+from tests.support.community import NAME
 
 HOME = f"/{NAME}"
 PAYLOADS = (

@@ -1,11 +1,11 @@
 """Signing in by pasting a token, in a real browser; and the pages that anybody sees first."""
 
-from browsers import Site, faults
-from community import NAME
 from playwright.sync_api import expect
 from sqlalchemy import select
 
 from registry.db.tables import SignIn, Token, now
+from tests.support.browsers import Site, faults
+from tests.support.community import NAME
 
 
 def test_a_token_signs_in_and_the_way_goes_on_to_where_one_wanted_to_go(site: Site) -> None:

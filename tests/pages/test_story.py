@@ -2,10 +2,11 @@
 
 import re
 
-from browsers import Site, faults
-from community import NAME
 from playwright.sync_api import expect
-from processes import until
+
+from tests.support.browsers import Site, faults
+from tests.support.community import NAME
+from tests.support.processes import until
 
 
 def test_from_a_proposal_to_the_pull_command_by_clicking(site: Site) -> None:

@@ -2,13 +2,13 @@
 
 from datetime import timedelta
 
-from browsers import Site
-from community import NAME, URL
 from playwright.sync_api import expect
 from sqlalchemy import select
-from visits import HOSTILE, unharmed, usable
 
 from registry.db.tables import Job, Worker, now
+from tests.support.browsers import Site
+from tests.support.community import NAME, URL
+from tests.support.visits import HOSTILE, unharmed, usable
 
 PAGES = ("", "/reports", "/reports?closed=true", "/quarantine", "/namespaces", "/jobs", "/workers", "/audit")
 

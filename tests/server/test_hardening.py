@@ -10,10 +10,15 @@ from typing import Any
 
 import httpx2
 import pytest
-from makers import fine_tuned, make_checkpoint, make_patch
-from processes import Registry, open_registry, person, until
 from sqlalchemy.exc import OperationalError
-from world import (
+
+from registry.db.tables import Blob, Job, UploadSession
+from registry.errors import JobFailed
+from registry.services.blobs import blobs, uploads
+from registry.services.queue import jobs
+from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.processes import Registry, open_registry, person, until
+from tests.support.world import (
     World,
     announce,
     content_digest,
@@ -25,11 +30,6 @@ from world import (
     put_part,
     upload,
 )
-
-from registry.db.tables import Blob, Job, UploadSession
-from registry.errors import JobFailed
-from registry.services.blobs import blobs, uploads
-from registry.services.queue import jobs
 
 DATA = os.urandom(3000)
 PATCHES = "/api/v1/models/alice/tiny/patches"

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from makers import fine_tuned, make_checkpoint, make_patch
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
-from world import World, create_model, open_world, push_patch
+
+from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.world import World, create_model, open_world, push_patch
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from community import NAME, Community, open_community
-from routes import Way, every_page
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
@@ -15,6 +13,8 @@ from registry.db.tables import Model, SignIn, now
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
 from registry.services.people import sign_ins
 from registry.services.people.rules import Role
+from tests.support.community import NAME, Community, open_community
+from tests.support.routes import Way, every_page
 
 ROLES = {None: Role.ANYONE, "carol": Role.CONTRIBUTOR, "rita": Role.REVIEWER, "mary": Role.MAINTAINER}
 ROLES |= {"alice": Role.OWNER, "chief": Role.ADMIN}

@@ -1,0 +1,176 @@
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint, tensor_digests, weights_digest
+from registry.errors import InvalidCheckpoint, NotFound
+from tests.support.science_makers import raw, write_model
+
+TENSORS = {
+    "z.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "a.weight": torch.tensor(1.5, dtype=torch.bfloat16),
+    "ü": torch.zeros(0, 4, dtype=torch.float16),
+    "steps": torch.tensor([1, 2], dtype=torch.int64),
+    "flag": torch.tensor([True, False, True]),
+}
+ONE_BYTE = hashlib.sha256(b"\x01").hexdigest()
+
+
+def test_a_weights_digest_is_the_sha256_of_sorted_lines():
+    lines = [("b", "BF16", (2, 3), "1" * 64), ("a", "F32", (), "0" * 64), ("é", "U8", [0], ONE_BYTE)]
+    text = f"a\tF32\t\t{'0' * 64}\nb\tBF16\t2,3\t{'1' * 64}\né\tU8\t0\t{ONE_BYTE}\n"
+    assert weights_digest(lines) == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    assert weights_digest(reversed(lines)) == "sha256:5cc592713a8af97b2e545b2d703f9a3711f71dc4a24070ca4c16350557c8f353"
+
+
+def test_names_sort_by_their_bytes():
+    lines = [(name, "U8", (1,), ONE_BYTE) for name in ("\U00010000", "\uffee", "Z", "a")]
+    text = "".join(f"{name}\tU8\t1\t{ONE_BYTE}\n" for name in ("Z", "a", "\uffee", "\U00010000"))
+    assert weights_digest(lines) == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb"])
+def test_a_name_that_could_forge_a_line_is_refused(name):
+    with pytest.raises(InvalidCheckpoint, match="TAB or LF"):
+        weights_digest([(name, "U8", (1,), ONE_BYTE)])
+
+
+@pytest.mark.parametrize("shards", [2, 3, 5])
+def test_a_digest_does_not_depend_on_the_shards(tmp_path, shards):
+    whole, parts = write_model(tmp_path / "one", TENSORS), write_model(tmp_path / "many", TENSORS, shards)
+    with open_checkpoint(whole) as one, open_checkpoint(parts) as many:
+        assert digest_checkpoint(one) == digest_checkpoint(many)
+        assert tensor_digests(one) == {n: hashlib.sha256(raw(TENSORS[n])).hexdigest() for n in sorted(TENSORS)}
+        assert list(one.tensors) == list(many.tensors) == sorted(TENSORS)
+        assert len(many.files) == shards
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_every_tensor_reads_back(tmp_path, name):
+    with open_checkpoint(write_model(tmp_path / "m", TENSORS, 2)) as model:
+        assert torch.equal(model.read(name), TENSORS[name].reshape(-1))
+        assert torch.equal(model.read(name, 1, 3), TENSORS[name].reshape(-1)[1:3])
+
+
+def test_one_file_a_folder_and_a_mapping_of_files_are_the_same_checkpoint(tmp_path):
+    folder = write_model(tmp_path / "m", TENSORS, config={"a": 1})
+    (folder / "model.safetensors").rename(tmp_path / "blob")
+    (folder / "config.json").rename(tmp_path / "other-blob")
+    files = {"model.safetensors": tmp_path / "blob", "config.json": tmp_path / "other-blob"}
+    with open_checkpoint(files) as model:
+        assert model.config == {"a": 1}
+        digest = digest_checkpoint(model)
+    (tmp_path / "blob").rename(tmp_path / "x.safetensors")
+    with open_checkpoint(tmp_path / "x.safetensors") as model:
+        assert digest_checkpoint(model) == digest
+        assert list(model.files) == ["x.safetensors"]
+
+
+def test_progress_ends_at_all_bytes(tmp_path):
+    seen = []
+    with open_checkpoint(write_model(tmp_path / "m", TENSORS)) as model:
+        digest_checkpoint(model, lambda done, total: seen.append((done, total)))
+        assert seen[-1] == (model.size, model.size)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl"])
+def test_pickle_weights_are_refused_with_what_to_do(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(InvalidCheckpoint, match="save_pretrained"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(InvalidCheckpoint, match="save_pretrained"):
+        open_checkpoint(tmp_path / name)
+
+
+def test_an_empty_folder_and_no_folder_are_different_faults(tmp_path):
+    with pytest.raises(InvalidCheckpoint, match=r"no \.safetensors files"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(NotFound):
+        open_checkpoint(tmp_path / "none")
+
+
+def index(folder, change):
+    path = folder / "model.safetensors.index.json"
+    table = json.loads(path.read_text())
+    change(table["weight_map"])
+    path.write_text(json.dumps(table))
+
+
+INDEX_FAULTS = {
+    "a tensor too many": (lambda m: m.update(ghost=m["steps"]), "ghost.*no file"),
+    "a tensor too few": (lambda m: m.pop("steps"), "steps.*in no file"),
+    "the wrong shard": (lambda m: m.update(steps=next(v for v in m.values() if v != m["steps"])), "steps"),
+    "a missing shard": (lambda m: m.update(steps="gone.safetensors"), "no such file"),
+    "a path out of the folder": (lambda m: m.update(steps="../x.safetensors"), "not a .safetensors file beside"),
+    "an absolute path": (lambda m: m.update(steps="/etc/x.safetensors"), "not a .safetensors file beside"),
+    "a drive": (lambda m: m.update(steps="C:x.safetensors"), "not a .safetensors file beside"),
+    "a pickle": (lambda m: m.update(steps="pytorch_model.bin"), "not a .safetensors file beside"),
+    "a hidden file": (lambda m: m.update(steps=".x.safetensors"), "not a .safetensors file beside"),
+    "a number": (lambda m: m.update(steps=1), "not a .safetensors file beside"),
+    "nothing": (lambda m: m.clear(), "no weight_map"),
+}
+
+
+@pytest.mark.parametrize("fault", INDEX_FAULTS)
+def test_an_index_that_does_not_agree_with_its_shards_is_refused(tmp_path, fault):
+    change, rule = INDEX_FAULTS[fault]
+    folder = write_model(tmp_path / "m", TENSORS, 2)
+    index(folder, change)
+    with pytest.raises(InvalidCheckpoint, match=rule):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"a":1,"a":2}', "[" * 100_000, '"\xff'])
+def test_a_broken_config_is_refused(tmp_path, text):
+    folder = write_model(tmp_path / "m", TENSORS)
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InvalidCheckpoint, match=r"config\.json"):
+        open_checkpoint(folder)
+
+
+def test_a_tensor_in_two_files_without_an_index_is_refused(tmp_path):
+    folder = write_model(tmp_path / "m", TENSORS)
+    save_file({"steps": TENSORS["steps"]}, folder / "extra.safetensors")
+    with pytest.raises(InvalidCheckpoint, match=r"'steps' is in both extra.safetensors and model.safetensors"):
+        open_checkpoint(folder)
+
+
+def test_files_beside_an_index_are_not_weights(tmp_path):
+    folder = write_model(tmp_path / "m", TENSORS, 2)
+    save_file({"steps": TENSORS["steps"]}, folder / "consolidated.safetensors")
+    with open_checkpoint(folder) as model:
+        assert "consolidated.safetensors" not in model.files
+
+
+def test_a_file_that_shrinks_while_open_is_an_error_and_no_crash(tmp_path):
+    folder = write_model(tmp_path / "m", TENSORS)
+    with open_checkpoint(folder) as model:
+        os.truncate(folder / "model.safetensors", 300)
+        with pytest.raises(InvalidCheckpoint, match="became shorter"):
+            digest_checkpoint(model)
+
+
+def test_two_answers_to_which_weights_are_the_model_are_refused(tmp_path):
+    folder = write_model(tmp_path / "model", {"a": torch.ones(4), "b": torch.ones(4)}, shards=2)
+    save_file({"a": torch.zeros(4), "b": torch.zeros(4)}, folder / "model.safetensors")
+    with pytest.raises(InvalidCheckpoint, match=r"model\.safetensors beside") as caught:
+        open_checkpoint(folder)
+    assert caught.value.field == "model.safetensors"
+
+
+def test_a_patch_left_in_the_folder_is_not_taken_for_weights(tmp_path):
+    folder = write_model(tmp_path / "model", {"a": torch.ones(4)})
+    save_file({"a.values": torch.zeros(4)}, folder / "patch.safetensors", {"format": "breadcrumb-patch"})
+    with pytest.raises(InvalidCheckpoint, match=r"patch\.safetensors is a breadcrumb patch"):
+        open_checkpoint(folder)
+
+
+def test_a_git_lfs_pointer_is_recognised(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(InvalidCheckpoint, match="git lfs pull"):
+        open_checkpoint(tmp_path)

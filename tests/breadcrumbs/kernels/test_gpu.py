@@ -1,0 +1,464 @@
+"""The Triton kernels: on a GPU where there is one, and in Triton's interpreter on the CPU elsewhere."""
+
+import contextlib
+import hashlib
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry.breadcrumbs.composing import compose as compose_module
+from registry.breadcrumbs.composing import engines, staging
+from registry.breadcrumbs.composing.engines import GpuEngine
+from registry.breadcrumbs.composing.lanes import Phases
+from registry.breadcrumbs.composing.residents import Residents
+from registry.breadcrumbs.composing.staging import Step
+from registry.breadcrumbs.diffing import changes
+from registry.breadcrumbs.diffing import diff as diff_module
+from registry.breadcrumbs.diffing.diff import diff
+from registry.breadcrumbs.diffing.mask import dropped
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.kernels import compose as kernels
+from registry.errors import BaseMismatch
+from tests.support.science_makers import PatchedBase, Touch, compose_block, raw, slow_mask, write_model
+
+CUDA = torch.cuda.is_available()
+
+gpu = pytest.importorskip(
+    "registry.breadcrumbs.kernels.gpu", reason="Triton is not installed", exc_type=ModuleNotFoundError
+)
+
+DEVICE = "cuda" if CUDA else "cpu"
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+FORMS = {torch.bfloat16: (8, -133, 128), torch.float16: (11, -24, 16), torch.float32: (24, -149, 128)}
+"""Of each dtype: digits; exponents of the smallest subnormal and of what is just too large."""
+LEAST = {dtype: 2.0**least for dtype, (_, least, _) in FORMS.items()} | {torch.float64: 2.0**-1074}
+ALL_DTYPES = pytest.mark.parametrize("dtype", list(DTYPES.values()), ids=list(DTYPES))
+BLOCK = 64
+GUARD = 64
+mark = gpu.mark
+
+pytestmark = [  # the interpreter's numpy: an overflow, a signalling NaN
+    pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered in (cast|add):RuntimeWarning"),
+]
+
+
+# Composing
+
+
+def nearest(value: float | Fraction, dtype: torch.dtype) -> float:
+    """Round a number that is no NaN to a dtype, nearest even, in fractions: no float arithmetic is trusted."""
+    if value in (math.inf, -math.inf):
+        return value
+    digits, least, most = FORMS[dtype]
+    unit = Fraction(2) ** max(math.frexp(value)[1] - digits, least)
+    rounded = abs(round(Fraction(value) / unit) * unit)
+    return math.copysign(math.inf if rounded >= Fraction(2) ** most else float(rounded), value)
+
+
+def compose_slowly(base: torch.Tensor, touches: list[Touch]) -> tuple[torch.Tensor, int]:
+    """Compose a block as the specification says, in Python; return it and how many are lost."""
+    sums, touched = base.double().tolist(), set()
+    for touch in touches:
+        for place, value in zip(touch.places.tolist(), touch.values.double().tolist(), strict=True):
+            sums[place] = sums[place] + touch.scale * value
+            touched.add(place)
+    places = [place for place in sorted(touched) if torch.isfinite(base[place])]
+    results = [sums[place] for place in places]
+    if base.dtype != torch.float64:
+        results = [nearest(nearest(value, torch.float32), base.dtype) for value in results]
+    found = base.clone()
+    found[torch.tensor(places, dtype=torch.int64)] = torch.tensor(results, dtype=torch.float64).to(base.dtype)
+    return found, sum(math.isinf(result) for result in results)
+
+
+def compose_on_gpu(
+    base: torch.Tensor, touches: list[Touch], indices: bool = False, block: int = BLOCK
+) -> tuple[torch.Tensor, int]:
+    """Compose a block as `compose_block` does, by the GPU's kernel."""
+    size, blocks = base.numel(), -(-base.numel() // block)
+    parts, rows, starts, at = [], [], np.zeros((len(touches), blocks), np.int32), 0
+    for number, touch in enumerate(touches):
+        bits = np.zeros(-(-size // 64) * 64, np.bool_)
+        bits[touch.places.numpy()] = True
+        mask = np.packbits(bits, bitorder="little").tobytes()
+        if indices:
+            words = torch.zeros(len(mask) // 4, dtype=torch.int32, device=DEVICE)
+            gpu.set_bits((touch.places + 1000).to(DEVICE), words, 1000, block=BLOCK)
+            assert words.cpu().numpy().tobytes() == mask
+        arena = np.frombuffer(mask + bytes(8), np.uint8).copy()
+        kernels.block_starts(arena, 0, size, block, starts[number])
+        values = raw(touch.values)
+        padding = [bytes(-len(part) % 64) for part in (mask, values)]
+        rows.append((at, at + len(mask) + len(padding[0]), kernels.CODES[NAMES[touch.values.dtype]]))
+        parts += [mask, padding[0], values, padding[1]]
+        at += sum(map(len, parts[-4:]))
+    there = torch.frombuffer(bytearray(b"".join(parts) + bytes(64)), dtype=torch.uint8).to(DEVICE)
+    guarded = torch.full((base.nbytes + 2 * GUARD,), 0xA5, dtype=torch.uint8, device=DEVICE)
+    out, lost = guarded[GUARD : GUARD + base.nbytes], torch.full((1,), 5, dtype=torch.int64, device=DEVICE)
+    table = torch.tensor(rows, dtype=torch.int64, device=DEVICE).reshape(-1, 3)
+    scales = torch.tensor([touch.scale for touch in touches], dtype=torch.float64, device=DEVICE)
+    before = torch.from_numpy(starts).to(DEVICE)
+    octets = base.view(torch.uint8).to(DEVICE)
+    gpu.compose_chunk(there, octets, out, NAMES[base.dtype], table, scales, before, lost, block=block)
+    assert set(guarded[:GUARD].tolist() + guarded[GUARD + base.nbytes :].tolist()) == {0xA5}
+    return out.cpu().view(base.dtype), int(lost) - 5
+
+
+def same(
+    base: torch.Tensor, touches: list[Touch], indices: bool = False, block: int = BLOCK
+) -> tuple[torch.Tensor, int]:
+    """Compose a block on the GPU, on the CPU and slowly; see that all agree, and return it and how many are lost."""
+    ours, lost = compose_on_gpu(base, touches, indices, block)
+    for theirs, expected in (compose_block(base, touches, indices), compose_slowly(base, touches)):
+        assert raw(ours) == raw(theirs)
+        assert lost == expected
+    return ours, lost
+
+
+def touch(size: int, dtype: torch.dtype, density: float, seed: int, scale: float) -> Touch:
+    """Touch a share of the elements, by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.nonzero(torch.rand(size, generator=generator) < density).reshape(-1)
+    return Touch(places, torch.randn(places.numel(), generator=generator).to(dtype), float(np.float32(scale)))
+
+
+def everywhere(values: list[float] | torch.Tensor, scale: float = 1.0) -> Touch:
+    """Touch every element."""
+    values = torch.as_tensor(values)
+    return Touch(torch.arange(values.numel()), values, scale)
+
+
+@pytest.mark.parametrize("value_dtype", [torch.bfloat16, torch.float16, torch.float32], ids=NAMES.get)
+@ALL_DTYPES
+def test_the_gpu_composes_to_the_cpus_bits(dtype, value_dtype):
+    for size in (1, 7, 63, 64, 65, 700):
+        base = torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64).to(dtype)
+        touches = [touch(size, value_dtype, density, n, 0.3 - n) for n, density in enumerate((0.14, 0, 1, 0.02, 0.5))]
+        same(base, touches)
+        same(base, touches, indices=True)
+        same(base, [])
+
+
+def test_a_chunk_without_elements_is_composed_to_nothing():
+    empty = torch.zeros(0)
+    found, lost = compose_on_gpu(empty, [Touch(torch.zeros(0, dtype=torch.int64), empty, 1.0)])
+    assert (found.numel(), lost) == (0, 0)
+
+
+@ALL_DTYPES
+def test_values_of_several_dtypes_add_up_in_order(dtype):
+    base = torch.randn(300, generator=torch.Generator().manual_seed(0)).to(dtype)
+    large = touch(300, torch.bfloat16, 0.6, 1, 2.0**90)
+    touches = [large, touch(300, torch.float16, 0.6, 2, 1.5), large._replace(scale=-large.scale)]
+    touches += [touch(300, torch.float32, 0.6, 3, 1e-9)]
+    forwards, _ = same(base.double(), touches)
+    backwards, _ = same(base.double(), touches[::-1])
+    assert not torch.equal(forwards, backwards)
+    same(base, touches)
+
+
+@ALL_DTYPES
+def test_what_is_not_finite_or_negative_zero_keeps_its_bits(dtype):
+    base = torch.tensor([math.nan, -math.nan, math.nan, math.inf, -math.inf, -0.0, -0.0, 0.0, -0.0, 1.0], dtype=dtype)
+    bits = base.view(BITS[dtype.itemsize])
+    bits[0] += 5  # a payload
+    bits[1] += 3
+    bits[2] = bits[3] + 1  # a signalling NaN
+    places = torch.tensor([0, 1, 2, 3, 4, 5, 8, 9])
+    values = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, -0.0, 0.0, 1.0])
+    found, lost = same(base, [Touch(places, values, 1.0)])
+    assert lost == 0
+    assert raw(found[:8]) == raw(base[:8])
+    assert raw(found[8:]) == raw(torch.tensor([0.0, 2.0], dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", list(FORMS), ids=NAMES.get)
+def test_what_overflows_becomes_infinite_and_is_counted(dtype):
+    digits, _, most = FORMS[dtype]
+    half = 2.0 ** (most - digits - 1)  # of the last digit of the largest number
+    values = torch.tensor([half, half * (1 - 2.0**-10), -half, -half * (1 - 2.0**-10), half * 1.5, 2.0**127, 0.0] * 20)
+    largest = torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0] * 20, dtype=torch.float64) * torch.finfo(dtype).max
+    found, lost = same(largest.to(dtype), [everywhere(values)])
+    assert found.isinf().tolist() == [True, False, True, False, True, True, False] * 20
+    assert lost == 80
+    assert same(largest.to(dtype), [Touch(torch.arange(139), values[:139], 2.0**127)])[1] == 120
+
+
+def test_what_is_too_large_for_float32_is_kept_in_float64():
+    found, lost = same(torch.ones(3, dtype=torch.float64), [everywhere([2.0**127, 2.0**100, -(2.0**127)], 2.0**127)])
+    assert (found.tolist(), lost) == ([2.0**254, 2.0**227, -(2.0**254)], 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=NAMES.get)
+def test_every_16_bit_number_is_read_and_rounded_alike(dtype):
+    every = torch.arange(2**16).to(torch.uint16).view(dtype)
+    same(every, [everywhere(torch.full((2**16,), 2.0**-20), float(np.float32(1 / 3)))], block=1024)
+    finite = every[every.isfinite()]
+    same(torch.full((finite.numel(),), 2.0**-3), [everywhere(finite, 0.75)], block=1024)
+
+
+@pytest.mark.parametrize("value_dtype", [torch.bfloat16, torch.float16, torch.float32], ids=NAMES.get)
+@ALL_DTYPES
+def test_subnormal_bases_values_scales_and_results_are_not_flushed(dtype, value_dtype):
+    least, equal = LEAST[dtype], LEAST[dtype] / LEAST[value_dtype]
+    normal = torch.finfo(dtype).tiny / least
+    base = torch.tensor([0, 1, 3, -1, 5, normal, 7], dtype=torch.float64) * least
+    values = torch.tensor([1, 3, -1, 1, 5, -1, 0], dtype=torch.float64) * LEAST[value_dtype]
+    for scale in (1.0, 2.0**-149, *(max(2.0**-149, part * equal) for part in (0.5, 1, 1.5))):
+        found, _ = same(base.to(dtype), [everywhere(values.to(value_dtype), scale)])
+        assert found[6] == 7 * least
+        if scale == equal:
+            assert (found.double() / least).tolist() == [1, 4, 2, 0, 10, normal - 1, 7]
+
+
+@pytest.mark.parametrize(("dtype", "half"), [(torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11)], ids=["BF16", "F16"])
+def test_16_bits_are_rounded_by_way_of_float32(dtype, half):
+    """Just above the tie in float64, float32 puts it on the tie, and ties go to even."""
+    base = torch.tensor([1.0, 1.0, 1 + 2 * half, 1 + 2 * half], dtype=dtype)
+    close, clear = half + half * 2.0**-23, half + half * 2.0**-10
+    found, _ = same(base, [everywhere([close, clear, 2 * half - close, 2 * half - clear])])
+    assert found.tolist() == [1.0, 1 + 2 * half, 1 + 4 * half, 1 + 2 * half]
+
+
+@pytest.mark.parametrize("memory", [2**26, 2**20])
+def test_a_model_is_composed_to_the_cpus_bytes_in_chunks(tmp_path, monkeypatch, memory):
+    """Through the pipeline, sparse patches and all; with too little memory for a chunk, the CPU helps out."""
+    monkeypatch.setattr(staging, "SMALLEST", 128)
+    monkeypatch.setattr(gpu, "BLOCK", BLOCK)
+    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (BLOCK,))
+    world = PatchedBase(tmp_path)
+    expected = world.compose("cpu", file_digests=True)
+
+    class Small(GpuEngine):
+        DEPTH = 3 if CUDA else 1  # the interpreter runs one kernel at a time
+
+    made = []
+
+    @contextlib.contextmanager
+    def opened(device, device_memory, phases, base, base_size):
+        made.append(Small(torch.device(DEVICE), memory, phases, base, base_size))
+        made[0].step = Step(2000, 256)
+        yield made[0]
+
+    monkeypatch.setattr(compose_module, "open_engine", opened)
+    if memory == 2**20:
+        monkeypatch.setattr(Small, "_work", lambda self: pytest.fail("the GPU has no room"))
+        monkeypatch.setattr(GpuEngine, "ROOM", 64)
+    found = world.compose("gpu", file_digests=True)
+    assert made
+    assert (found.weights_digest, found.files) == (expected.weights_digest, expected.files)
+
+
+@pytest.mark.parametrize(("kind", "first"), [(torch.int32, 0), (torch.int32, 2**31 - 500), (torch.int64, 2**33 + 32)])
+def test_bits_are_set_where_the_indices_say_and_nowhere_else(kind, first):
+    places = torch.tensor([0, 1, 31, 32, 63, 64, 65, *range(96, 160), 300, 319])
+    words = torch.zeros(12, dtype=torch.int32, device=DEVICE)
+    gpu.set_bits((places + first).to(kind).to(DEVICE), words[1:11], first, block=BLOCK)
+    bits = np.unpackbits(words.cpu().numpy().view(np.uint8), bitorder="little")
+    assert (np.flatnonzero(bits) - 32).tolist() == places.tolist()
+    gpu.set_bits(torch.zeros(0, dtype=kind, device=DEVICE), words, first)
+    assert int(words[0]) == 0
+
+
+# Finding what changed
+
+
+def marks(delta: torch.Tensor, n_bottom: int, n_top: int) -> list[bool]:
+    """Mark on the GPU; see that padding is zero and values are those of the mask, to the bit; return the mask."""
+    size = delta.numel()
+    mask, values = gpu.mark(delta.to(DEVICE), size - n_bottom, n_top, block=BLOCK)
+    found = np.unpackbits(mask.cpu().numpy(), bitorder="little").astype(bool)
+    assert len(found) == -(-size // 8) * 8
+    assert not found[size:].any()
+    assert raw(values.cpu()) == raw(delta[torch.from_numpy(found[:size])])
+    return found[:size].tolist()
+
+
+@pytest.fixture
+def keeping(monkeypatch):
+    """Let compose() use a GPU that keeps bases."""
+    kept = Residents()
+    monkeypatch.setattr(engines, "RESIDENTS", kept)
+    monkeypatch.setattr(engines, "find_gpu", lambda memory: (torch.device(DEVICE), 2**27))
+    monkeypatch.setattr(compose_module, "pick_device", lambda device: device)
+    monkeypatch.setattr(GpuEngine, "ROOM", 2**20)
+    monkeypatch.setattr(GpuEngine, "DEPTH", 3 if CUDA else 1)
+    monkeypatch.setattr(gpu, "BLOCK", BLOCK)
+    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (BLOCK,))
+    return kept
+
+
+def overwrite(file, tensor, content):
+    with open_checkpoint(file) as checkpoint:
+        entry = checkpoint.headers[file.name].entries[tensor]
+    whole = file.read_bytes()
+    file.write_bytes(whole[: entry.start] + content + whole[entry.start + len(content) :])
+
+
+def test_the_time_between_two_marks_is_that_of_one_phase():
+    class Stream:
+        def synchronize(self):
+            self.waited = True
+
+    class Mark:
+        def __init__(self, milliseconds):
+            self.at = milliseconds
+
+        def elapsed_time(self, later):
+            return later.at - self.at
+
+    work, phases = engines._Work(torch.device("cpu"), 64, 64), Phases()
+    work._stream, work._marks = Stream(), [Mark(at) for at in (0, 1000, 3000, 6000)]
+    work.finish(phases)
+    assert work._stream.waited
+    assert phases.seconds == {"H2D": 1.0, "kernel": 2.0, "D2H": 3.0}
+
+
+def test_a_base_that_stays_on_the_gpu_is_not_read_again(tmp_path, keeping):
+    world = PatchedBase(tmp_path)
+    expected = world.compose("cpu", alpha="0.7").weights_digest
+    world.compose("first", device="cuda")
+    file = tmp_path / "base/model.safetensors"
+    for tensor in ("bfloat16", "float64"):
+        overwrite(file, tensor, b"what is on disk now")
+    again = world.compose("again", alpha="0.7", device="cuda", file_digests=True)
+    assert again.weights_digest == expected
+    found = (tmp_path / "again/model.safetensors").read_bytes()
+    assert found == (tmp_path / "cpu/model.safetensors").read_bytes()
+    assert hashlib.sha256(found).hexdigest() == again.files["model.safetensors"].sha256
+
+
+def test_nothing_stays_of_a_base_in_which_something_is_wrong(tmp_path, keeping):
+    world = PatchedBase(tmp_path)
+    expected = world.compose("cpu").weights_digest
+    file = tmp_path / "base/model.safetensors"
+    sound = file.read_bytes()
+    overwrite(file, "bfloat16", b"damage")
+    with pytest.raises(BaseMismatch):
+        world.compose("damaged", device="cuda")
+    file.write_bytes(sound)
+    assert world.compose("sound", device="cuda").weights_digest == expected
+    overwrite(file, "untouched", b"damage")  # no patch touches it, so it does not stay, and is read each time
+    with pytest.raises(BaseMismatch):
+        world.compose("later", device="cuda")
+
+
+def test_the_base_that_was_used_longest_ago_leaves_first():
+    kept = Residents()
+    device = torch.device("cpu")
+    first, second = (kept.use(name, 40, 100, device) for name in "ab")
+    assert kept.use("a", 40, 100, device) is first
+    assert kept.use("c", 40, 100, device)
+    assert kept.use("a", 40, 100, device) is first
+    assert kept.use("b", 40, 100, device) is not second
+    assert kept.use("large", 101, 100, device) is None
+    assert kept.use("a", 40, 100, device) is first
+    kept.drop("a")
+    assert kept.use("a", 40, 100, device) is not first
+    assert kept.use("a", 40, 30, device) is None
+
+
+def test_masks_found_by_the_gpu_make_the_cpus_patch(tmp_path, monkeypatch):
+    for name, value in (("BLOCK", 64), ("SEGMENT", 128), ("RUN", 8)):
+        monkeypatch.setattr(changes, name, value)
+    monkeypatch.setattr(gpu.mark, "__defaults__", (BLOCK,))
+    torch.manual_seed(5)
+    base = {name: torch.randn(30, 11, dtype=torch.float64).to(dtype) for name, dtype in DTYPES.items()}
+    tuned = {name: (tensor + torch.randn(30, 11)).to(tensor.dtype) for name, tensor in base.items()}
+    write_model(tmp_path / "base", base)
+    write_model(tmp_path / "tuned", tuned)
+    asked = []
+    monkeypatch.setattr(gpu, "mark", lambda *given: asked.append(1) or mark(*given))
+    monkeypatch.setattr(diff_module, "pick_device", lambda device: device)
+    monkeypatch.setattr(diff_module, "find_gpu", lambda memory: (torch.device(DEVICE), 2**20))
+    with open_checkpoint(tmp_path / "base") as b, open_checkpoint(tmp_path / "tuned") as t:
+        for device in ("cpu", "cuda"):
+            diff(b, t, tmp_path / device, MaskParams("0.6", "0.01"), device=device, threads=1)
+    assert len(asked) == len(DTYPES)
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "cuda").read_bytes()
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+FEW = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 2.0**-149, -(2.0**-130), 2.0**127, 0.125])
+
+
+@given(st.lists(FEW | FLOATS, min_size=1, max_size=150), st.integers(0, 150), st.integers(0, 150))
+@settings(max_examples=25, deadline=None)
+def test_the_gpu_marks_what_sorting_gives(delta, n_bottom, n_top):
+    n_bottom = min(n_bottom, len(delta) - 1)
+    n_top = min(n_top, len(delta) - 1 - n_bottom)
+    share = [f"{count / len(delta):.17f}" for count in (n_bottom, n_top)]
+    numbers = [dropped(text, len(delta)) for text in share]
+    assert marks(torch.tensor(delta), *numbers) == slow_mask(delta, None, *share)
+
+
+@pytest.mark.parametrize(
+    ("drop_bottom", "drop_top"),
+    [("0.85", "0.007"), ("0.85", "0"), ("0", "0.007"), ("0", "0"), ("0.5", "0.5"), ("0.3", "0.69"), ("0", "0.9999")],
+)
+def test_ties_across_many_blocks_are_told_apart_by_index(drop_bottom, drop_top):
+    delta = (torch.randn(1001, generator=torch.Generator().manual_seed(1)) * 2).round() / 2
+    for tied in (delta, delta.sign(), delta * 0):
+        numbers = [dropped(share, 1001) for share in (drop_bottom, drop_top)]
+        assert marks(tied, *numbers) == slow_mask(tied.tolist(), None, drop_bottom, drop_top)
+
+
+def test_marking_writes_nothing_beyond_what_it_returns(monkeypatch):
+    made, empty = [], torch.empty
+
+    def guarded(*shape, **options):
+        whole = empty(math.prod(shape) + 2 * GUARD, **options).fill_(77)
+        made.append(whole)
+        return whole[GUARD:-GUARD].reshape(shape)
+
+    delta = torch.randn(1003, generator=torch.Generator().manual_seed(4)).to(DEVICE)
+    monkeypatch.setattr(torch, "empty", guarded)
+    gpu.mark(delta, 300, 7, block=BLOCK)
+    monkeypatch.undo()
+    assert len(made) >= 4
+    for whole in made:
+        assert set(whole[:GUARD].tolist() + whole[-GUARD:].tolist()) == {77}
+
+
+def test_when_all_are_dropped_nothing_is_marked():
+    delta = torch.tensor([3.0, -1.0, 1.0, 0.0] * 40)
+    for n_bottom, n_top in ((160, 0), (0, 160), (80, 80)):
+        assert not any(marks(delta, n_bottom, n_top))
+    assert marks(torch.zeros(0), 0, 0) == []
+    assert marks(torch.tensor([-5.0]), 0, 0) == [True]
+
+
+def test_both_cuts_may_fall_on_one_key_or_share_its_high_bits():
+    tied = torch.full((200,), -3.0)
+    assert marks(tied, 50, 70) == [70 <= place < 150 for place in range(200)]
+    near = torch.from_numpy((np.float32(1).view(np.int32) + np.arange(200) * 37 % 200).astype(np.int32)).view(
+        torch.float32
+    )
+    order = near.argsort(descending=True).tolist()[70:150]
+    assert marks(near, 50, 70) == [place in order for place in range(200)]
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize("other", list(DTYPES.values()), ids=list(DTYPES))
+def test_the_direction_is_subtracted_in_float64_when_either_side_is(dtype, other):
+    generator = torch.Generator().manual_seed(2)
+    drawn = torch.randn(60, generator=generator, dtype=torch.float64).tolist()
+    numbers = [1 + 2.0**-40, 1.0, 2.0**-149, -0.0, 2.0**-24, *drawn]
+    base, tuned = (torch.tensor(part, dtype=torch.float64) for part in (numbers, numbers[::-1]))
+    base, tuned = base.to(dtype), tuned.to(other)
+    exact = torch.float64 in (dtype, other)
+    pairs = list(zip(base.tolist(), tuned.tolist(), strict=True))
+    expected = [t - b if exact else Fraction(t) - Fraction(b) for b, t in pairs]  # the one is float64
+    expected = [nearest(difference, torch.float32) for difference in expected]
+    found = gpu.subtract(base.to(DEVICE), tuned.to(DEVICE))
+    assert found.dtype == torch.float32
+    assert found.tolist() == expected

@@ -1,0 +1,126 @@
+"""Reports, and what admins look at, by the commands they type, against a real registry."""
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.support.visitors import SERVER, Crumb, Files, Registry, environment
+
+MODEL = "ada/odd"
+
+
+@pytest.fixture(scope="module")
+def admin(registry: Registry, files: Files) -> str:
+    """The token of an admin, once there is a model with a patch."""
+    from client.actions.push import create, push
+
+    command = [*SERVER, "token", "create", "chief", "--admin", "--data", str(registry.data), "--json"]
+    made = subprocess.run(command, env=environment(), capture_output=True, check=True, text=True)
+    with registry.client("ada") as client:
+        create(client, MODEL, files.base)
+        push(client, files.patches[0], MODEL, "A \x1b[31mred\x1b[0m title")
+    return str(json.loads(made.stdout)["token"])
+
+
+@pytest.fixture
+def chief(registry: Registry, admin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An admin is logged in by the environment."""
+    monkeypatch.setenv("CRUMB_URL", registry.url)
+    monkeypatch.setenv("CRUMB_TOKEN", admin)
+
+
+def document(crumb: Crumb, *arguments: object, **more: Any) -> Any:
+    return json.loads(crumb(*arguments, "--json", **more))
+
+
+@pytest.mark.usefixtures("chief")
+def test_a_report_goes_to_the_admins_and_is_closed(registry: Registry, crumb: Crumb) -> None:
+    bob = {"CRUMB_TOKEN": registry.token("bob")}
+    said = ("report", f"{MODEL}#1", "--reason", "malware", "-m", "It \x1b[1mphones\x1b[0m home.")
+    made = document(crumb, *said, **bob)
+    assert (made["model"], made["number"], made["reporter"]) == (MODEL, 1, "bob")
+    assert crumb(*said, "-q", **bob) == made["id"] + "\n"
+    whole = document(crumb, "report", MODEL, "--reason", "licence", "-m", "It is mine.", **bob)
+    assert crumb("admin", "reports", "-q") == f"{whole['id']}\n{made['id']}\n"
+    shown = crumb("admin", "reports")
+    assert f"{MODEL}#1  malware" in shown and "phones" in shown
+    assert "\x1b" not in shown
+    assert crumb("admin", "close", made["id"], "-m", "It does not.", "-q") == made["id"] + "\n"
+    assert [row["id"] for row in document(crumb, "admin", "reports")] == [whole["id"]]
+    assert [row["answer"] for row in document(crumb, "admin", "reports", "--closed")] == ["It does not."]
+    crumb("admin", "close", made["id"], "-m", "Or does it?", code=1)
+    assert "closed by chief" in crumb.errors
+    document(crumb, "admin", "close", whole["id"], "-m", "Settled.")
+    assert "No report is open" in crumb("admin", "reports")
+
+
+@pytest.mark.usefixtures("chief")
+def test_what_cannot_be_reported_is_one_sentence(registry: Registry, crumb: Crumb) -> None:
+    for arguments, words in (
+        ((MODEL, "--reason", "spam", "-m", "x"), "reason"),
+        ((f"{MODEL}#9", "--reason", "other", "-m", "x"), f"no patch {MODEL}#9"),
+        ((f"{MODEL}#x", "--reason", "other", "-m", "x"), "number of a patch"),
+        ((MODEL, "--reason", "other", "-m", " "), "message"),
+    ):
+        crumb("report", *arguments, code=1)
+        assert words in crumb.errors
+    for command in ("summary", "reports", "workers", "jobs", "quarantine", "namespaces"):
+        crumb("admin", command, code=1, CRUMB_TOKEN=registry.token("bob"))
+        assert "Only an admin" in crumb.errors
+
+
+@pytest.mark.usefixtures("chief")
+def test_workers_and_jobs_are_shown(crumb: Crumb) -> None:
+    worker = document(crumb, "admin", "workers")[0]
+    assert worker["alive"]
+    assert worker["name"] in crumb("admin", "workers", "-q").splitlines()
+    assert "alive" in crumb("admin", "workers")
+    done = document(crumb, "admin", "jobs", "--state", "done")
+    assert {(row["kind"], row["model"], row["user"], row["worker"]) for row in done} >= {
+        (kind, MODEL, "ada", worker["name"]) for kind in ("import", "check")
+    }
+    newest = document(crumb, "admin", "jobs")[0]
+    assert crumb("admin", "jobs", "--limit", "1", "-q") == f"{newest['id']} {newest['state']}\n"
+    assert worker["name"] in crumb("admin", "jobs", "--kind", "check")
+    assert "no such jobs" in crumb("admin", "jobs", "--kind", "rebuild", "--state", "cancelled")
+    crumb("admin", "jobs", "--state", "lost", code=1)
+    assert "state" in crumb.errors
+
+
+@pytest.mark.usefixtures("chief")
+def test_a_patch_in_quarantine_is_listed_until_that_ends(crumb: Crumb) -> None:
+    before = document(crumb, "admin", "quarantine")
+    crumb("quarantine", MODEL, 1, "-m", "It is odd.")
+    assert crumb("admin", "quarantine", "-q").splitlines()[0] == f"{MODEL}#1"
+    shown = crumb("admin", "quarantine")
+    assert "It is odd." in shown and "\x1b" not in shown
+    assert document(crumb, "admin", "quarantine")[0]["quarantined"] == "It is odd."
+    crumb("quarantine", MODEL, 1, "--end")
+    assert document(crumb, "admin", "quarantine") == before
+    assert before or "Nothing is in quarantine" in crumb("admin", "quarantine")
+
+
+@pytest.mark.usefixtures("chief")
+def test_a_quota_is_set_shown_and_given_back(crumb: Crumb) -> None:
+    (before,) = document(crumb, "admin", "namespaces", "--search", "ada")
+    assert before["used_bytes"] > 0 and before["own_bytes"] is None
+    assert "(default)" in crumb("admin", "quota", "ada")
+    crumb("admin", "quota", "ada", "--bytes", "2GB", "--uploads", "7")
+    assert crumb("admin", "quota", "ada", "-q") == "2000000000 7\n"
+    changed = document(crumb, "admin", "quota", "ada", "--bytes", "1MiB")
+    assert (changed["own_bytes"], changed["own_uploads"]) == (2**20, 7)
+    assert "1.05 MB" in crumb("admin", "namespaces", "--search", "ada")
+    assert "ada" in crumb("admin", "namespaces", "-q").split()
+    again = document(crumb, "admin", "quota", "ada", "--bytes", "default", "--uploads", "default")
+    assert again == before
+    crumb("admin", "quota", "ada", "--bytes", "much", code=1)
+    assert "size" in crumb.errors
+
+
+@pytest.mark.usefixtures("chief")
+def test_the_summary_is_numbers(crumb: Crumb) -> None:
+    found = document(crumb, "admin", "summary")
+    assert found["models"] >= 1 and found["patches"]["draft"] >= 1 and found["blob_bytes"] > 0
+    assert "draft" in crumb("admin", "summary")

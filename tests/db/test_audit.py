@@ -1,0 +1,683 @@
+"""Whoever changes something is in the log, once, and whoever changes the log is found out."""
+
+import json
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, func, select, text
+from typer.testing import CliRunner
+
+from registry.cli import app
+from registry.db.audit import FIRST, check_chain, hash_event
+from registry.db.tables import AuditEvent, AuditHead, Model, Token, User, now
+from registry.services.people.actors import record
+from registry.services.people.namespaces import ensure_user
+from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.routes import every_way
+from tests.support.world import World, announce, create_model, digest, push_patch, put_part, upload
+
+pytestmark = pytest.mark.heavy
+
+MODEL = "/api/v1/models/{namespace}/{name}"
+PART = "PUT /api/v1/uploads/{upload_id}/parts/{number}"  # what is sent is in the log once it is complete
+BUNDLE = json.dumps({"verificationMaterial": {}, "dsseEnvelope": {}})
+
+
+def rows(world: World, after: int = 0) -> Sequence[AuditEvent]:
+    """Return the log from some serial on."""
+    with world.database.read() as session:
+        return session.scalars(select(AuditEvent).where(AuditEvent.serial > after).order_by(AuditEvent.serial)).all()
+
+
+def last(world: World) -> int:
+    """Return the serial of the newest row."""
+    with world.database.read() as session:
+        return session.get_one(AuditHead, 1).serial
+
+
+def complaints(world: World) -> list[str]:
+    """Return what the check of the log finds."""
+    with world.database.read() as session:
+        return list(check_chain(session))
+
+
+# ------------------------------------------------------------------------------------------------- one call, one row
+
+
+@dataclass
+class Story:
+    """What happens to `crew/tiny`, call by call, each looked up in the log."""
+
+    world: World
+    told: set[str] = field(default_factory=set)
+
+    def tell(
+        self,
+        user: str,
+        way: str,
+        body: Any = None,
+        /,
+        *,
+        wrote: str,
+        about: str,
+        before: dict[str, Any] | None = None,
+        after: dict[str, Any] | None = None,
+        adds: bool = False,
+        **values: str,
+    ) -> Any:
+        """Call once, and look for the one row; call again, which may be refused but, unless it adds, writes nothing.
+
+        Args:
+            user: Who.
+            way: Method and path of the route.
+            body: JSON.
+            wrote: The action in the log.
+            about: The subject in the log.
+            before: What the row says was there.
+            after: What the row says of what is there now, among other things.
+            adds: Whether the same call again is another thing.
+            values: What the parameters of the path are.
+        """
+        self.told.add(way)
+        method, path = way.split()
+        url = path.format_map({"namespace": "crew", "name": "tiny", **values})
+        client, serial, told = self.world.client(user), last(self.world), f"story-{uuid.uuid4().hex}"
+        answer = client.request(method, url, json=body, headers={"X-Request-Id": told})
+        assert answer.status_code < 300, (way, answer.status_code, answer.text)
+        found = rows(self.world, serial)
+        assert [(row.serial, row.action, row.subject) for row in found] == [(serial + 1, wrote, about)], way
+        row = found[0]
+        with self.world.database.read() as session:
+            speaker = session.scalars(select(User).where(User.name == user)).one()
+            token = session.scalars(select(Token).where(Token.user_id == speaker.id).order_by(Token.created_at)).first()
+            model = session.scalar(select(Model).where(Model.name == "tiny"))
+        assert token is not None
+        assert (row.user_id, row.user_name, row.token_prefix) == (speaker.id, user, token.prefix), way
+        assert row.token_prefix == self.world.tokens[user][:9]
+        assert row.request_id == answer.headers["x-request-id"] == told, way
+        assert abs((now() - row.at).total_seconds()) < 60
+        assert row.before == before, way
+        if after is None:
+            assert row.after is None, way
+        else:
+            assert row.after is not None and row.after | after == row.after, (way, row.after)
+        if wrote.startswith("report."):
+            assert row.model_id is None, "whoever may read what happened to a model would see who reported it"
+        elif "{name}" in path:
+            assert model is not None and row.model_id == model.id, way
+        if not adds:
+            again = client.request(method, url, json=body)
+            assert again.status_code < 500, again.text
+            assert not rows(self.world, serial + 1), (way, again.status_code, again.text)
+        return answer.json() if answer.content else None
+
+
+def tell_people(story: Story) -> None:
+    spaces = "/api/v1/namespaces"
+    for user in ("bob", "carol", "dave"):
+        story.world.token(user)
+    story.tell("alice", f"POST {spaces}", {"name": "crew"}, wrote="namespace.create", about="crew")
+    way = f"{spaces}/{{namespace}}/members/{{user}}"
+    nothing, reviewer, maintainer = ({"role": role} for role in (None, "reviewer", "maintainer"))
+    carol, dave = {"user": "carol"}, {"user": "dave"}
+    change = {"wrote": "namespace.member", "about": "crew"}
+    story.tell("alice", f"PUT {way}", reviewer, user="carol", **change, before=carol | nothing, after=carol | reviewer)
+    story.tell(
+        "alice", f"PUT {way}", maintainer, user="carol", **change, before=carol | reviewer, after=carol | maintainer
+    )
+    story.tell("alice", f"PUT {way}", reviewer, user="dave", **change, before=dave | nothing, after=dave | reviewer)
+    story.tell("alice", f"DELETE {way}", user="dave", **change, before=dave | reviewer, after=dave | nothing)
+    body = {"scopes": ["push", "read"], "label": "robot"}
+    after = {"scopes": ["read", "push"]}
+    token = story.tell(
+        "alice", "POST /api/v1/tokens", body, wrote="token.create", about="alice", after=after, adds=True
+    )
+    assert rows(story.world, last(story.world) - 1)[0].after == {**after, "prefix": token["prefix"]}
+    story.tell(
+        "alice",
+        "DELETE /api/v1/tokens/{token_id}",
+        token_id=token["id"],
+        wrote="token.revoke",
+        about="alice",
+        after={"prefix": token["prefix"]},
+    )
+
+
+def tell_uploads(story: Story) -> None:
+    data = b"something of no use"
+    body = {"sha256": digest(data), "size": len(data)}
+    announced = {**body, "state": "open"}
+    way = "/api/v1/uploads"
+    session = story.tell("bob", f"POST {way}", body, wrote="upload.announce", about="bob", after=announced)
+    assert put_part(story.world.client("bob"), session, data, 0).status_code == 200
+    one = f"{way}/{{upload_id}}"
+    story.tell("bob", f"POST {one}/complete", upload_id=session["id"], wrote="upload.complete", about="bob", after=body)
+    story.tell("bob", f"DELETE {one}", upload_id=session["id"], wrote="upload.cancel", about="bob", before=body)
+
+
+def tell_model(story: Story, folder: Path) -> None:
+    alice = story.world.client("alice")
+    files = [{"path": path.name, "sha256": upload(alice, path.read_bytes())} for path in sorted(folder.iterdir())]
+    body = {"name": "crew/tiny", "files": files}
+    public = {"visibility": "public", "license": None}
+    story.tell("alice", "POST /api/v1/models", body, wrote="model.create", about="crew/tiny", after=public)
+    story.world.work()
+    was, words = {"license": "apache-2.0"}, {"license": "mit"}
+    story.tell("alice", f"PATCH {MODEL}", words, wrote="model.update", about="crew/tiny", before=was, after=words)
+    nothing, given = {"user": "dave", "role": None}, {"user": "dave", "role": "reviewer"}
+    change = {"wrote": "model.member", "about": "crew/tiny", "user": "dave"}
+    way = f"{MODEL}/members/{{user}}"
+    story.tell("alice", f"PUT {way}", {"role": "reviewer"}, **change, before=nothing, after=given)
+    story.tell("alice", f"DELETE {way}", **change, before=given, after=nothing)
+
+
+def tell_patches(story: Story, files: Sequence[Path]) -> None:
+    bob = story.world.client("bob")
+    sent = [upload(bob, file.read_bytes()) for file in files]
+    way, one = f"{MODEL}/patches", f"{MODEL}/patches/{{number}}"
+
+    def push(number: int, sha256: str, state: str) -> None:
+        body = {"sha256": sha256, "title": "a patch", "license": "mit", "propose": state == "proposed"}
+        after = {"sha256": sha256, "state": state}
+        story.tell("bob", f"POST {way}", body, wrote="patch.push", about=f"crew/tiny#{number}", after=after)
+
+    def step(user: str, number: int, verb: str, start: str, end: str, body: Any = None, **after: Any) -> None:
+        was, is_now = {"state": start}, {"state": end, **after}
+        about = f"crew/tiny#{number}"
+        story.tell(
+            user,
+            f"POST {one}/{verb}",
+            body,
+            number=str(number),
+            wrote=f"patch.{verb}",
+            about=about,
+            before=was,
+            after=is_now,
+        )
+
+    push(1, sent[0], "draft")
+    body = {"sha256": sent[1], "title": "a better patch", "license": "mit"}
+    was, is_now = {"revision": 1, "sha256": sent[0]}, {"revision": 2, "sha256": sent[1]}
+    first = {"number": "1", "about": "crew/tiny#1"}
+    story.tell("bob", f"POST {one}/revisions", body, **first, wrote="patch.revise", before=was, after=is_now)
+    story.world.work()
+    step("bob", 1, "propose", "draft", "proposed")
+    said = {"message": "Looks fine."}
+    story.tell("carol", f"POST {one}/comments", said, **first, wrote="patch.comment", after=said, adds=True)
+    verdict = {"verdict": "approve", "revision": 2}
+    story.tell(
+        "carol",
+        f"POST {one}/reviews",
+        verdict,
+        **first,
+        wrote="patch.review",
+        before={"state": "proposed"},
+        after={**verdict, "sha256": sent[1], "state": "proposed"},
+        adds=True,
+    )
+    step("carol", 1, "accept", "proposed", "accepted", {}, sha256=sent[1])
+    step("bob", 1, "yank", "accepted", "yanked", {"message": "a mistake"}, reason="a mistake")
+    step("carol", 1, "unyank", "yanked", "accepted", {})
+    push(2, sent[2], "draft")
+    step("bob", 2, "withdraw", "draft", "withdrawn", {"message": "no good"}, reason="no good")
+    push(3, sent[3], "proposed")
+    step("carol", 3, "reject", "proposed", "rejected", {"message": "too big"}, reason="too big")
+    story.world.client("root", admin=True)
+    for verb, old, new in (("quarantine", None, "odd"), ("release_from_quarantine", "odd", None)):
+        story.tell(
+            "root",
+            f"PUT {one}/quarantine",
+            {"reason": new},
+            **first,
+            wrote=f"patch.{verb}",
+            before={"quarantined": old},
+            after={"quarantined": new},
+        )
+    measured = {"task": "sums", "dataset": "two digits", "metric": "accuracy", "value": 0.5}
+    story.tell(
+        "bob",
+        f"POST {MODEL}/evaluations",
+        {"ref": "#1", **measured},
+        wrote="evaluation.add",
+        about="crew/tiny#1.2",
+        after={name: measured[name] for name in ("dataset", "metric", "value")},
+        adds=True,
+    )
+
+
+def tell_releases(story: Story) -> None:
+    named = {"patches": [{"number": 1, "revision": 1}, {"number": 2}]}
+    asked = {"patches": ["#1", "#2"]}
+    story.world.work()
+    story.tell("bob", f"POST {MODEL}/conflicts", named, wrote="conflict.ask", about="crew/tiny", after=asked)
+    body = {"alpha": "0.9", "patches": [{"number": 1}]}
+    made = story.tell("bob", f"POST {MODEL}/compositions", body, wrote="recipe.compose", about="crew/tiny", after={})
+    job, recipe = made["job"]["id"], made["recipe"]["digest"]
+    story.tell(
+        "bob",
+        "POST /api/v1/jobs/{job_id}/cancel",
+        job_id=job,
+        wrote="job.cancel",
+        about=f"crew/tiny {recipe}",
+        before={"state": "queued"},
+    )
+    way, one = f"{MODEL}/releases", f"{MODEL}/releases/{{version}}"
+    for version, alpha in (("0.1.0", "0.3"), ("0.2.0", "0.4")):
+        about = {"about": f"crew/tiny@{version}"}
+        at = {"version": version, **about}
+        body = {"version": version, "patches": [{"number": 1}], "alpha": alpha}
+        previous = None if version == "0.1.0" else "0.1.0"
+        follows = {"previous": previous}
+        cut = story.tell("carol", f"POST {way}", body, **about, wrote="release.cut", after=follows, adds=True)
+        story.world.work()
+        serial, again = last(story.world), "/api/v1/models/crew/tiny/releases"
+        assert story.world.client("carol").post(again, json=body).status_code == 201
+        assert last(story.world) == serial
+        recipe = cut["recipe"]["digest"]
+        words = {"changelog": f"What is new in {version}."}
+        story.tell("carol", f"PATCH {one}", words, **at, wrote="release.edit", after=words)
+        weights = story.world.client(None).get(f"/api/v1/models/crew/tiny/releases/{version}").json()["weights_digest"]
+        build = {"recipe": recipe, "weights_digest": weights}
+        story.tell("carol", f"POST {MODEL}/builds", build, wrote="recipe.rebuilt", about="crew/tiny", after=build)
+        published = {"state": "published", "weights_digest": weights}
+        story.tell(
+            "carol",
+            f"POST {one}/publish",
+            **at,
+            wrote="release.publish",
+            before={"state": "candidate"},
+            after=published,
+        )
+        signature = {"signature": digest(BUNDLE.encode())}
+        story.tell("carol", f"PUT {one}/signature", {"signature": BUNDLE}, **at, wrote="release.sign", after=signature)
+    tell_channel(story)
+    story.tell(
+        "carol",
+        f"POST {one}/yank",
+        {"message": "broken"},
+        version="0.2.0",
+        about="crew/tiny@0.2.0",
+        wrote="release.yank",
+        before={"state": "published"},
+        after={"state": "yanked", "reason": "broken"},
+    )
+
+
+def tell_channel(story: Story) -> None:
+    way = f"{MODEL}/channels/{{channel}}"
+    at = {"channel": "stable", "about": "crew/tiny@stable"}
+
+    def move(verb: str, body: Any, method: str, path: str, start: str | None, end: str) -> None:
+        was, is_now = {"release": start}, {"release": end, "reason": "so"}
+        story.tell("alice", f"{method} {path}", body, **at, wrote=f"channel.{verb}", before=was, after=is_now)
+
+    move("move", {"version": "0.1.0", "reason": "so"}, "PUT", way, None, "0.1.0")
+    rule = {"role": "maintainer", "approvals": 1, "allow_yanked": False}
+    stricter = {**rule, "role": "owner"}
+    body = {"role": "owner"}
+    story.tell("alice", f"PUT {way}/protection", body, **at, wrote="channel.protect", before=rule, after=stricter)
+    move("move", {"version": "0.2.0", "reason": "so"}, "PUT", way, "0.1.0", "0.2.0")
+    move("rollback", {"message": "so"}, "POST", f"{way}/rollback", "0.2.0", "0.1.0")
+
+
+def tell_webhooks(story: Story) -> None:
+    way, about = f"{MODEL}/webhooks", {"about": "crew/tiny"}
+    body = {"url": "https://example.org/hook?key=secret", "events": ["patch.*"]}
+    after = {"url": "https://example.org", "events": ["patch.*"]}
+    made = story.tell("alice", f"POST {way}", body, **about, wrote="webhook.create", after=after, adds=True)
+    one, at = f"{way}/{{webhook_id}}", {"webhook_id": made["id"], **about}
+    named = {"webhook": made["id"]}
+    sent = story.tell("alice", f"POST {one}/test", **at, wrote="webhook.test", after=named, adds=True)
+    replay = f"POST {one}/deliveries/{{delivery_id}}/replay"
+    story.tell(
+        "alice", replay, delivery_id=sent["id"], **at, wrote="webhook.replay", after={**named, "replay": 1}, adds=True
+    )
+    was, is_now = {**named, "active": True}, {**named, "active": False}
+    story.tell("alice", f"PATCH {one}", {"active": False}, **at, wrote="webhook.update", before=was, after=is_now)
+    gone = {**named, "events": ["patch.*"]}
+    story.tell("alice", f"DELETE {one}", **at, wrote="webhook.delete", before=gone)
+    assert "secret" not in "".join(str(row.after) for row in rows(story.world) if row.action.startswith("webhook"))
+
+
+def tell_admins(story: Story) -> None:
+    about, body = {"about": "crew/tiny#1"}, {"number": 1, "reason": "malware", "message": "It phones home."}
+    made = story.tell("bob", f"POST {MODEL}/reports", body, **about, wrote="report.create", after={"reason": "malware"})
+    was, named = {"report": made["id"], "reason": "malware"}, {"report": made["id"]}
+    body, is_now = {**body, "reason": "other"}, {**named, "reason": "other"}
+    story.tell("bob", f"POST {MODEL}/reports", body, **about, wrote="report.update", before=was, after=is_now)
+    way, said = "POST /api/v1/admin/reports/{report_id}/close", {"answer": "It does not."}
+    story.tell("root", way, said, **about, report_id=made["id"], wrote="report.close", after=named | said)
+    story.tell(
+        "root",
+        "PUT /api/v1/admin/namespaces/{namespace}/quota",
+        {"bytes": 10**6},
+        wrote="namespace.quota",
+        about="crew",
+        before={"quota_bytes": None},
+        after={"quota_bytes": 10**6},
+    )
+
+
+def test_every_call_that_changes_something_writes_one_row(world: World, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    files = []
+    for number in range(4):
+        files.append(tmp_path / f"{number}.safetensors")
+        make_patch(base, fine_tuned(base, tmp_path / f"tuned{number}", seed=number + 1), files[-1])
+    story = Story(world)
+    tell_people(story)
+    tell_uploads(story)
+    tell_model(story, base)
+    tell_patches(story, files)
+    tell_releases(story)
+    tell_webhooks(story)
+    tell_admins(story)
+    changing = {f"{way.method} {way.path}" for way in every_way(world.app) if not way.reads}
+    assert story.told == changing - {PART}, "a route that changes something is not in the story, or no longer there"
+    assert not complaints(world)
+
+
+def test_what_workers_and_operators_do_is_in_the_log_without_a_user(world: World, tmp_path: Path) -> None:
+    story = Story(world)
+    tell_people(story)
+    tell_model(story, make_checkpoint(tmp_path / "base"))
+    found = {row.action: row for row in rows(world) if row.user_id is None}
+    assert set(found) == {"token.create", "model.ready"}
+    for row in found.values():
+        assert (row.user_name, row.token_prefix, row.request_id) == (None, None, None)
+
+
+def test_a_channel_that_is_made_by_its_rule_is_in_the_log(world: World, tmp_path: Path) -> None:
+    create_model(world, "alice/tiny", make_checkpoint(tmp_path / "base"))
+    serial, url = last(world), "/api/v1/models/alice/tiny/channels"
+    assert world.client("alice").put(f"{url}/nightly/protection", json={}).status_code == 200
+    assert [row["name"] for row in world.client(None).get(url).json()] == ["nightly"]
+    assert [row.action for row in rows(world, serial)] == ["channel.protect"]
+
+
+def test_a_release_cut_twice_while_it_is_composed_is_cut_once(world: World, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    create_model(world, "alice/tiny", base)
+    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
+    push_patch(world, "alice/tiny", tmp_path / "patch.safetensors")
+    alice, url = world.client("alice"), "/api/v1/models/alice/tiny/releases"
+    body = {"version": "1.0.0", "patches": [{"number": 1}]}
+    assert alice.post(url, json=body).status_code == 202
+    assert alice.patch(f"{url}/1.0.0", json={"changelog": "By hand."}).status_code == 200
+    serial = last(world)
+    assert alice.post(url, json=body).json()["changelog"] == "By hand."
+    assert last(world) == serial
+
+
+def test_a_recipe_that_two_ask_for_again_and_again_is_two_rows(world: World, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    create_model(world, "alice/tiny", base)
+    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
+    push_patch(world, "alice/tiny", tmp_path / "patch.safetensors")
+    serial, body = last(world), {"alpha": "0.3", "patches": [{"number": 1}]}
+    for user in ("bob", "carol", "carol", "bob", "carol"):
+        answer = world.client(user).post("/api/v1/models/alice/tiny/compositions", json=body)
+        assert answer.status_code == 202
+    asked = [row.user_name for row in rows(world, serial) if row.action == "recipe.compose"]
+    assert asked == ["bob", "carol"]
+
+
+# ---------------------------------------------------------------------------------------- what failed is in no log
+
+
+def test_calls_that_are_refused_write_nothing(world: World) -> None:
+    alice = world.client("alice")
+    world.token("bob")
+    session = announce(alice, b"x" * 1500)
+    for number in (0, 1):
+        assert put_part(alice, session, b"y" * 1500, number).status_code == 200
+    serial = last(world)
+    for method, path, body, status in (
+        ("POST", "tokens", {"scopes": []}, 422),
+        ("POST", "tokens", {"scopes": ["read"], "model": "alice/none"}, 404),
+        ("POST", "namespaces", {"name": "bob"}, 409),
+        ("POST", "namespaces", {"name": "admin"}, 422),
+        ("PUT", "namespaces/bob/members/alice", {"role": "owner"}, 403),
+        ("DELETE", "namespaces/alice/members/alice", None, 409),
+        ("PUT", "namespaces/alice/members/nobody", {"role": "owner"}, 404),
+        ("POST", f"uploads/{session['id']}/complete", None, 422),  # the bytes are other ones
+        ("POST", "uploads", {"sha256": digest(b"x" * 1500), "size": 7}, 409),
+        ("DELETE", f"uploads/{uuid.uuid4()}", None, 404),
+        ("POST", "models", {"name": "alice/m", "files": [{"path": "a.safetensors", "sha256": "0" * 64}]}, 422),
+    ):
+        answer = alice.request(method, f"/api/v1/{path}", json=body)
+        assert answer.status_code == status, (method, path, answer.text)
+    assert last(world) == serial
+
+
+def test_what_is_rolled_back_is_in_no_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is of the transaction that does the thing."""
+    alice = world.client("alice")
+    alice.get("/api/v1/whoami")
+    serial, known = last(world), alice.get("/api/v1/tokens").json()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("after the service was done")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("registry.server.views.people.token", fail)
+        assert alice.post("/api/v1/tokens", json={"scopes": ["read"]}).status_code == 500
+    with monkeypatch.context() as patched:
+        patched.setattr("registry.db.session.append_pending", fail)  # what cannot be logged does not happen
+        assert alice.post("/api/v1/namespaces", json={"name": "crew"}).status_code == 500
+    assert last(world) == serial
+    assert alice.get("/api/v1/tokens").json() == known
+    assert alice.get("/api/v1/namespaces/crew").status_code == 404
+
+
+# --------------------------------------------------------------------------------------------------------- the chain
+
+
+@pytest.fixture
+def log(world: World) -> World:
+    """A registry with a log of seven rows and something in every column."""
+    client = world.client("alice")
+    world.token("bob")
+    for body in ({"role": "reviewer"}, {"role": "maintainer"}, {"role": "owner"}):
+        assert client.put("/api/v1/namespaces/alice/members/bob", json=body).status_code == 204
+    for name in ("crew", "band"):
+        assert client.post("/api/v1/namespaces", json={"name": name}).status_code == 201
+    assert [row.serial for row in rows(world)] == [1, 2, 3, 4, 5, 6, 7]
+    assert not complaints(world)
+    return world
+
+
+def by_hand(world: World, statement: str, **values: Any) -> None:
+    """Do with the database what no program does."""
+    with world.database.engine.begin() as connection:
+        connection.execute(text(statement), values)
+
+
+@pytest.mark.parametrize("column", AuditEvent.__table__.columns, ids=lambda column: column.name)
+def test_a_row_that_was_changed_by_hand_is_named(log: World, column: Column[Any]) -> None:
+    for serial in (7, 4, 1):  # the first one that is wrong is named, so from the last to the first
+        value: Any = {"at": "2001-01-01 00:00:00.000000", "serial": serial + 100, "hash": "f" * 64}.get(column.name)
+        if value is None:
+            other = {"user_id": uuid.uuid4().hex, "model_id": uuid.uuid4().hex}
+            other |= {"before": '{"role": null}', "after": '{"role": "admin"}', "previous_hash": "e" * 64}
+            value = other.get(column.name, "forged")
+        by_hand(
+            log, f"UPDATE audit_events SET {column.name} = :value WHERE serial = :serial", value=value, serial=serial
+        )
+        found = complaints(log)
+        assert len(found) == 1
+        if column.name != "serial":
+            assert f"row {serial} " in found[0], found
+        elif serial == 7:
+            assert found[0].endswith("after serial 6: the next is 107.")
+        else:
+            assert f"after serial {serial - 1}: the next is {serial + 1}" in found[0], found
+
+
+@pytest.mark.parametrize("nothing", ["user_id", "user_name", "token_prefix", "before", "after", "request_id"])
+def test_what_was_emptied_by_hand_is_named(log: World, nothing: str) -> None:
+    by_hand(log, f"UPDATE audit_events SET {nothing} = NULL WHERE serial = 4")
+    assert "row 4 " in complaints(log)[0]
+
+
+@pytest.mark.parametrize(
+    ("serial", "words"), [(1, "after serial 0: the next is 2"), (4, "after serial 3: the next is 5")]
+)
+def test_a_row_that_was_removed_is_missed(log: World, serial: int, words: str) -> None:
+    by_hand(log, "DELETE FROM audit_events WHERE serial = :serial", serial=serial)
+    found = complaints(log)
+    assert (len(found), words in found[0]) == (1, True), found
+
+
+@pytest.mark.parametrize("kept", [6, 3, 0])
+def test_rows_that_were_removed_at_the_end_are_missed(log: World, kept: int) -> None:
+    by_hand(log, "DELETE FROM audit_events WHERE serial > :kept", kept=kept)
+    assert complaints(log) == [f"The audit log ends at serial {kept}, but 7 were written."]
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 7), (3, 4), (6, 7)])
+def test_rows_that_were_swapped_are_named(log: World, first: int, second: int) -> None:
+    for old, new in ((first, 1000), (second, first), (1000, second)):
+        by_hand(log, "UPDATE audit_events SET serial = :new WHERE serial = :old", old=old, new=new)
+    found = complaints(log)
+    assert (len(found), f"row {first} " in found[0]) == (1, True), found
+
+
+def forge(world: World, serial: int, previous: str) -> None:
+    """Add a row that hashes as it should."""
+    event = AuditEvent(serial=serial, at=now(), action="token.create", subject="eve", previous_hash=previous)
+    event.hash = hash_event(event)
+    with world.database.write() as session:
+        session.add(event)
+
+
+def test_rows_that_were_added_are_named(log: World) -> None:
+    newest = rows(log)[-1].hash
+    forge(log, 8, newest)
+    assert complaints(log) == ["The audit log ends at serial 8, but 7 were written."]
+    by_hand(log, "DELETE FROM audit_events WHERE serial = 8")
+    forge(log, 9, newest)
+    assert complaints(log) == ["The audit log lacks the row after serial 7: the next is 9."]
+    by_hand(log, "DELETE FROM audit_events WHERE serial = 9")
+    for serial in (0, -5):
+        forge(log, serial, FIRST)
+        assert complaints(log) == [f"The audit log lacks the row after serial 0: the next is {serial}."]
+        by_hand(log, "DELETE FROM audit_events WHERE serial = :serial", serial=serial)
+    assert not complaints(log)
+
+
+def test_a_row_that_was_changed_with_its_hash_is_given_away_by_the_next(log: World) -> None:
+    for serial in (7, 4):
+        with log.database.write() as session:
+            event = session.get_one(AuditEvent, serial)
+            event.user_name = "eve"
+            event.hash = hash_event(event)
+        words = "ends at serial 7" if serial == 7 else f"row {serial + 1} "
+        found = complaints(log)
+        assert (len(found), words in found[0]) == (1, True), found
+
+
+def test_a_head_that_was_changed_or_removed_is_missed(log: World) -> None:
+    by_hand(log, "UPDATE audit_heads SET serial = 6")
+    assert complaints(log) == ["The audit log ends at serial 7, but 6 were written."]
+    by_hand(log, "UPDATE audit_heads SET serial = 7, hash = :hash", hash="f" * 64)
+    assert "serial 7" in complaints(log)[0]
+    by_hand(log, "DELETE FROM audit_heads")
+    assert complaints(log) == ["The audit log has 7 rows, and no head that says how many were written."]
+
+
+def test_a_log_longer_than_a_page_is_checked_to_its_end(log: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for page in (1, 3, 6, 7, 8):
+        monkeypatch.setattr("registry.db.audit.PAGE", page)
+        assert not complaints(log)
+    by_hand(log, "UPDATE audit_events SET subject = 'eve' WHERE serial = 7")
+    for page in (1, 3, 6, 7, 8):
+        monkeypatch.setattr("registry.db.audit.PAGE", page)
+        assert "row 7 " in complaints(log)[0]
+
+
+def test_whatever_people_write_hashes_the_same_when_it_is_read_again(world: World) -> None:
+    said = {
+        "text": "“ünïcödé” \u2028 \U0001f35e \\u0041 \" ' \x7f",
+        "numbers": [0.1, 1e300, 5e-324, -0.0, 2**53, 1.0, 10**30],
+        "nested": {"b": None, "a": [True, {}, []]},
+        "": "",
+    }
+    with world.database.write() as session:
+        record(session, None, "test.words", "x" * 1000, before=said, after={})
+    (row,) = rows(world)
+    assert (row.before, row.after, row.subject) == (said, {}, "x" * 300)
+    assert not complaints(world)
+
+
+def test_32_writers_at_once_leave_no_gap_and_no_fork(world: World) -> None:
+    start, failed, seen, done = threading.Barrier(33), [], [], threading.Event()
+
+    def write(number: int) -> None:
+        try:
+            start.wait(30)
+            for turn in range(3):
+                rolled_back = turn == 1 and number % 4 == 0
+                try:
+                    with world.database.write() as session:
+                        user = ensure_user(session, f"writer{number}t{turn}")
+                        record(session, None, "user.made", user.name)
+                        record(session, None, "user.made.twice", user.name)
+                        if rolled_back:
+                            raise InterruptedError
+                except InterruptedError:
+                    assert rolled_back
+        except BaseException as error:
+            failed.append(error)
+
+    def watch() -> None:
+        """What is committed is always a whole chain: a higher serial is never seen before a lower one."""
+        start.wait(30)
+        try:
+            while not done.is_set():
+                with world.database.read() as session:
+                    query = select(func.count(AuditEvent.serial), func.max(AuditEvent.serial))
+                    count, highest = session.execute(query).one()
+                assert count == (highest or 0), "a gap"
+                seen.append(count)
+                assert not complaints(world)
+        except BaseException as error:
+            failed.append(error)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(32)]
+    watcher = threading.Thread(target=watch)
+    for thread in (*writers, watcher):
+        thread.start()
+    for thread in writers:
+        thread.join(120)
+    done.set()
+    watcher.join(60)
+    assert not failed
+    assert seen == sorted(seen)
+    found = rows(world)
+    expected = 2 * (32 * 3 - 8)
+    assert [row.serial for row in found] == list(range(1, expected + 1))
+    assert [row.at for row in found] == sorted(row.at for row in found)
+    for first, second in zip(found[::2], found[1::2], strict=True):  # the rows of one transaction are together
+        assert (first.subject, second.action) == (second.subject, "user.made.twice")
+    with world.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(User)) == expected / 2
+    assert not complaints(world)
+
+
+def test_the_operators_check_names_the_row_and_exits_1(log: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", str(log.settings.database_url))
+    check = ["check", "--data", str(log.settings.data)]
+    fine = CliRunner().invoke(app, check)
+    assert (fine.exit_code, "unbroken" in fine.output) == (0, True), fine.output
+    by_hand(log, "UPDATE audit_events SET user_name = 'eve' WHERE serial = 5")
+    wrong = CliRunner().invoke(app, check)
+    assert (wrong.exit_code, "row 5 (namespace.member, alice)" in wrong.output) == (1, True), wrong.output
+    machine = CliRunner().invoke(app, [*check, "--json"])
+    found = json.loads(machine.output)
+    assert (machine.exit_code, found["ok"], len(found["problems"])) == (1, False, 1)

@@ -1,0 +1,116 @@
+"""Slow, broken and impatient clients, over real sockets."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from registry.server.edge.serving import make_server
+from tests.support.world import World, announce, content_digest, open_world
+
+DATA = b"x" * 1000
+
+
+@contextmanager
+def served(world: World, header_seconds: float) -> Iterator[tuple[str, int]]:
+    listening = threading.Event()
+    urls: list[str] = []
+
+    def heard(url: str) -> None:
+        urls.append(url)
+        listening.set()
+
+    server = make_server(world.app, "127.0.0.1", 0, header_seconds, heard)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert listening.wait(30)
+    try:
+        yield "127.0.0.1", int(urls[0].rpartition(":")[2])
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+@pytest.fixture
+def world(tmp_path: Path, migrated_url: str) -> Iterator[World]:
+    with open_world(tmp_path / "data", migrated_url, body_seconds=0.3) as made:
+        yield made
+
+
+def talk(address: tuple[str, int], raw: bytes, wait: float = 10) -> bytes:
+    """Send bytes, then read until the server closes."""
+    with socket.create_connection(address, timeout=wait) as connection:
+        connection.sendall(raw)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+        return answer
+
+
+def put_head(world: World, length: int, token: str | None, *more: str) -> bytes:
+    session = announce(world.client("alice"), DATA)
+    lines = [f"PUT /api/v1/uploads/{session['id']}/parts/0 HTTP/1.1", "Host: x", f"Content-Length: {length}", *more]
+    lines += [f"{name}: {value}" for name, value in content_digest(DATA).items()]
+    lines += [f"Authorization: Bearer {token}"] if token else []
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def test_a_header_that_takes_too_long_ends_the_connection(world: World) -> None:
+    with served(world, header_seconds=0.3) as address:
+        assert talk(address, b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow:") == b""
+        whole = talk(address, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert whole.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.heavy
+def test_a_second_header_on_a_kept_connection_has_the_same_deadline(world: World) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with served(world, header_seconds=0.3) as address:
+        assert talk(address, request + b"GET /heal").count(b"HTTP/1.1 200") == 1
+
+
+@pytest.mark.heavy
+def test_a_body_that_stops_coming_is_answered_and_closed(world: World) -> None:
+    with served(world, header_seconds=10) as address:
+        answer = talk(address, put_head(world, 1000, world.token("alice")) + b"only this")
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["type"].endswith("timed-out")
+
+
+def test_who_may_not_send_hears_so_before_the_body(world: World) -> None:
+    """With `Expect: 100-continue` nothing is sent at all; the server must not ask for it."""
+    with served(world, header_seconds=10) as address:
+        for token, length, status in ((None, 1000, b"401"), ("hf_" + "x" * 40, 1000, b"401")):
+            answer = talk(address, put_head(world, length, token, "Expect: 100-continue\r\nConnection: close"))
+            assert answer.startswith(b"HTTP/1.1 " + status)
+        answer = talk(
+            address, put_head(world, 10**12, world.token("alice"), "Expect: 100-continue\r\nConnection: close")
+        )
+        assert answer.startswith(b"HTTP/1.1 413")
+        json_head = (
+            b"POST /api/v1/uploads HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 99999999\r\nExpect: 100-continue\r\nConnection: close\r\nAuthorization: Bearer "
+        )
+        answer = talk(address, json_head + world.token("alice").encode() + b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert not list(world.store.staging.iterdir())
+
+
+def test_a_header_that_does_not_end_is_refused_long_before_its_deadline(world: World) -> None:
+    with served(world, header_seconds=60) as address:
+        answer = talk(address, b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 50_000)
+        assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_client_that_goes_away_in_the_middle_of_a_part_leaves_it_missing(world: World) -> None:
+    with served(world, header_seconds=10) as address:
+        with socket.create_connection(address) as connection:
+            connection.sendall(put_head(world, 1000, world.token("alice")) + b"half of it")
+        assert announce(world.client("alice"), DATA)["missing"] == [0]
+        assert talk(address, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").startswith(
+            b"HTTP/1.1 200"
+        )

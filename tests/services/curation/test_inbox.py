@@ -1,0 +1,80 @@
+"""An inbox: as quick for many patches as for one, and of the same mind as what accepts a patch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from registry.db.tables import Check, PatchRevision
+from tests.support.community import Community, open_community
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture
+def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
+    with open_community(database_kind, tmp_path, request) as made:
+        yield made
+
+
+def acceptable(crew: Community) -> list[int]:
+    return [patch["number"] for patch in crew.get("/inbox", "mary")["accept"]]
+
+
+def test_what_an_inbox_calls_acceptable_lacks_nothing(crew: Community) -> None:
+    crew.rules(min_approvals=2, required_evaluations=["mmlu:accuracy"])
+    for number in (1, 2, 3, 4):
+        crew.post("bob", f"/patches/{number}/propose")
+        crew.post("rita", f"/patches/{number}/reviews", 201, verdict="approve", revision=1)
+        measured = {"task": "qa", "dataset": "mmlu", "metric": "accuracy" if number != 2 else "loss", "value": 0.5}
+        crew.post("bob", "/evaluations", 201, ref=f"#{number}", **measured)
+    assert acceptable(crew) == []
+    for number in (1, 2, 4):
+        crew.post("max", f"/patches/{number}/reviews", 201, verdict="approve", revision=1)
+    with crew.world.database.write() as session:
+        session.merge(Check(revision_id=crew.revision(session, 4).id, name="finite", **fails()))
+    assert acceptable(crew) == [1]  # 2 is not measured, 3 not approved by two, 4 not sound
+    for number in (1, 2, 3, 4):
+        assert (crew.get(f"/patches/{number}/discussion")["missing"] == []) == (number == 1)
+    crew.role("rita", None)
+    assert acceptable(crew) == []  # an approval ends with the role of who gave it
+    crew.role("rita", "reviewer")
+    crew.disable("max")
+    assert acceptable(crew) == []
+
+
+def fails() -> dict[str, Any]:
+    return {"position": 9, "required": True, "status": "fail", "summary": "NaN in a tensor"}
+
+
+def test_an_inbox_asks_the_database_no_more_for_many_patches(crew: Community) -> None:
+    asked: list[str] = []
+    event.listen(crew.world.database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+
+    def count() -> int:
+        asked.clear()
+        crew.get("/inbox", "mary")
+        return len(asked)
+
+    crew.post("bob", "/patches/1/propose")
+    crew.post("rita", "/patches/1/reviews", 201, verdict="approve", revision=1)
+    assert acceptable(crew) == [1]  # the use of the token is written down with that
+    few = count()
+    for number in (2, 3, 4):
+        crew.post("bob", f"/patches/{number}/propose")
+        crew.post("rita", f"/patches/{number}/reviews", 201, verdict="approve", revision=1)
+    assert acceptable(crew) == [1, 2, 3, 4]
+    assert count() == few
+
+
+def test_an_approval_of_an_older_revision_counts_in_no_inbox(crew: Community) -> None:
+    crew.post("bob", "/patches/1/propose")
+    crew.post("rita", "/patches/1/reviews", 201, verdict="approve", revision=1)
+    assert acceptable(crew) == [1]
+    crew.revise(1, crew.spares[0])
+    with crew.world.database.read() as session:
+        assert session.query(PatchRevision).count() == 5
+    assert acceptable(crew) == []
+    assert [patch["revision"] for patch in crew.get("/inbox", "rita")["review"]] == [2]

@@ -1,0 +1,1 @@
+"""What tests share: makers of small real things, registries, people, servers that stand in for others."""

@@ -1,0 +1,100 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from registry.errors import InvalidPatch, JobFailed
+from registry.worker.sandbox import Sandbox
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for a condition that another process makes true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_the_result_comes_back_from_another_process_without_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "secret")
+    found = Sandbox("tests.support.sandboxed:answer", {"value": [1, "zwei"]}).wait(60)
+    assert found["value"] == [1, "zwei"]
+    assert found["pid"] != os.getpid()
+    assert "DATABASE_URL" not in found["environment"]
+
+
+def test_an_error_keeps_its_class_sentence_and_field() -> None:
+    with pytest.raises(InvalidPatch, match="too short") as caught:
+        Sandbox("tests.support.sandboxed:refuse", {}).wait(60)
+    assert caught.value.field == "a.values"
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        ("surprise", "KeyError"),
+        ("crash", "SIGSEGV"),
+        ("be_killed", "memory ran out"),
+        ("quit_early", "exit code 3"),
+    ],
+)
+def test_a_crash_is_a_sentence(function: str, sentence: str) -> None:
+    with pytest.raises(JobFailed, match=sentence):
+        Sandbox(f"tests.support.sandboxed:{function}", {}).wait(60)
+
+
+def test_a_process_that_is_kept_is_called_again_and_ends_with_an_error() -> None:
+    kept = Sandbox("tests.support.sandboxed:answer", {"value": 1}, keep=True)
+    first = kept.wait(60)
+    kept.again({"value": 2})
+    second = kept.wait(60)
+    assert (first["value"], second["value"]) == (1, 2)
+    assert first["pid"] == second["pid"] == kept.pid
+    kept.again({"unknown": 3})
+    with pytest.raises(JobFailed, match="TypeError"):
+        kept.wait(60)
+    assert kept.pid is not None
+    assert not alive(kept.pid)
+    with pytest.raises(OSError):
+        kept.again({"value": 4})
+
+
+def test_memory_is_limited() -> None:
+    with pytest.raises(JobFailed, match="memory"):
+        Sandbox("tests.support.sandboxed:take_memory", {}, memory=6 * 2**30).wait(60)
+
+
+def test_progress_arrives_and_killing_ends_the_process(tmp_path: Path) -> None:
+    sandbox = Sandbox("tests.support.sandboxed:work", {"path": str(tmp_path / "pid")})
+    until(lambda: sandbox.wait(0.05) is None and sandbox.progress > 0.2)
+    pid = int((tmp_path / "pid").read_text())
+    assert alive(pid)
+    sandbox.kill()
+    until(lambda: not alive(pid))
+
+
+def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    script = (
+        "from registry.worker.sandbox import Sandbox\n"
+        f"Sandbox('sandboxed:work', {{'path': {str(tmp_path / 'pid')!r}}}).wait(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    pid = int((tmp_path / "pid").read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    until(lambda: not alive(pid))
