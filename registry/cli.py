@@ -197,12 +197,12 @@ def user_enable(user: Annotated[str, typer.Argument(help="Name of the user.")], 
 
 def set_active(user: str, data: Path | None, *, active: bool) -> None:
     """Enable or disable a user, and say so."""
-    from registry.services.people import accounts
+    from registry.services.people import namespaces
 
     settings = settings_for(data)
     prepare(settings)
     with opened(settings) as database, database.write() as session:
-        changed = accounts.set_active(session, user, active)
+        changed = namespaces.set_active(session, user, active)
     print(f"{user} is {'now' if changed else 'already'} {'enabled' if active else 'disabled'}.")
 
 

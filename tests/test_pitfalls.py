@@ -66,7 +66,7 @@ from registry.db.tables import (
     User,
 )
 from registry.documents.versions import parse_version
-from registry.services.people.accounts import set_active
+from registry.services.people.namespaces import set_active
 from tests.support.community import NAME, URL, Community, open_community
 
 TESTS = Path(__file__).parent

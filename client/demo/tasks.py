@@ -37,7 +37,7 @@ CONFIG = {
 
 
 @dataclass(frozen=True)
-class Part:
+class TaskPart:
     """Some of the digits: images (n, 8, 8) float32 from 0 to 1, labels (n,) from 0 to 9."""
 
     images: Tensor
@@ -48,9 +48,9 @@ class Part:
 class Digits:
     """The three disjoint parts."""
 
-    base: Part
-    tune: Part
-    test: Part
+    base: TaskPart
+    tune: TaskPart
+    test: TaskPart
 
 
 def uneven_light(images: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def load_parts() -> Digits:
     images = (torch.from_numpy(found.images) / 16).float()[order]
     labels = torch.from_numpy(found.target).long()[order]
     cuts = (slice(0, BASE), slice(BASE, BASE + TUNE), slice(BASE + TUNE, None))
-    return Digits(*(Part(images[cut], labels[cut]) for cut in cuts))
+    return Digits(*(TaskPart(images[cut], labels[cut]) for cut in cuts))
 
 
 def train_base(digits: Digits, folder: Path) -> None:
@@ -120,7 +120,7 @@ def train_base(digits: Digits, folder: Path) -> None:
 def fine_tune(base: Path, task: str, digits: Digits, folder: Path) -> None:
     """Fine-tune the base on one task and save it in the Hugging Face layout."""
     model = load(base)
-    seen = Part(TASKS[task](digits.tune.images), digits.tune.labels)
+    seen = TaskPart(TASKS[task](digits.tune.images), digits.tune.labels)
     _train(model, seen, TUNE_STEPS, TUNE_RATE, seed=10 + list(TASKS).index(task))
     model.save_pretrained(folder)
 
@@ -172,7 +172,7 @@ def _logits(model: ViTForImageClassification, images: Tensor) -> Tensor:
     return logits
 
 
-def _train(model: ViTForImageClassification, part: Part, steps: int, rate: float, seed: int) -> None:
+def _train(model: ViTForImageClassification, part: TaskPart, steps: int, rate: float, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)

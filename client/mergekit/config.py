@@ -36,7 +36,7 @@ _NO = ("false", "no", "off", "0")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class WeightSource:
     """A fine-tuned model, its weight, and how it is masked, in decimals."""
 
     model: str
@@ -59,7 +59,7 @@ class Config:
 
     base: str | None
     alpha: str
-    sources: tuple[Source, ...]
+    sources: tuple[WeightSource, ...]
     value_dtype: str
     notes: tuple[str, ...]
 
@@ -108,10 +108,10 @@ def read_config(text: str, name: str) -> Config:
 
 def _sources(
     models: Any, method: str, base: str | None, shared: Mapping[str, str], name: str, notes: list[str]
-) -> list[Source]:
+) -> list[WeightSource]:
     if not isinstance(models, list) or not 0 < len(models) <= MOST_MODELS:
         raise InvalidRequest(f"{name} needs a list `models` of 1 to {MOST_MODELS} models.", field="models")
-    found: dict[str, Source] = {}
+    found: dict[str, WeightSource] = {}
     for entry in models:
         if not isinstance(entry, dict) or "model" not in entry:
             raise InvalidRequest(f"Each of `models` in {name} needs `model`, a path or a Hub id.", field="models")
@@ -134,12 +134,12 @@ def _sources(
     return list(found.values())
 
 
-def _source(model: str, method: str, settings: Mapping[str, str], name: str, notes: list[str]) -> Source:
+def _source(model: str, method: str, settings: Mapping[str, str], name: str, notes: list[str]) -> WeightSource:
     if "weight" not in settings:
         raise InvalidRequest(f"{model} in {name} has no weight, which mergekit needs, too.", field="weight")
     weight = _decimal(_number(settings["weight"], f"weight of {model}"), f"weight of {model}")
     if method == "task_arithmetic":
-        return Source(model, weight, "0", "0")
+        return WeightSource(model, weight, "0", "0")
     density = _number(settings.get("density", "1"), f"density of {model}")
     gamma = _number(settings.get("gamma", "0.01"), f"gamma of {model}")
     if density <= 0 or gamma < 0:
@@ -151,15 +151,15 @@ def _source(model: str, method: str, settings: Mapping[str, str], name: str, not
     if density >= 1:
         if "gamma" in settings:
             notes.append(f"Of {model} nothing is dropped: with density 1, mergekit's default, gamma has no effect.")
-        return Source(model, weight, "0", "0")
+        return WeightSource(model, weight, "0", "0")
     top = min(gamma, 1 - density)  # mergekit keeps the density, if need be by dropping fewer of the largest
     if top < gamma:
         notes.append(f"density and gamma of {model} add up to more than 1; as in mergekit, density goes before gamma.")
     bottom = _decimal(1 - density - top, f"drop_bottom of {model}")
-    return Source(model, weight, bottom, _decimal(top, f"drop_top of {model}"))
+    return WeightSource(model, weight, bottom, _decimal(top, f"drop_top of {model}"))
 
 
-def _normalised(sources: list[Source], name: str) -> list[Source]:
+def _normalised(sources: list[WeightSource], name: str) -> list[WeightSource]:
     """Return the sources with each weight divided by their sum, as mergekit divides the merged change."""
     total = sum((Fraction(source.weight) for source in sources), Fraction())
     if abs(total) < Fraction(1, 10**8):
@@ -174,7 +174,7 @@ def _normalised(sources: list[Source], name: str) -> list[Source]:
                 "is no short decimal. Write weights that add up to 1, and set normalize to false.",
                 field="normalize",
             ) from why
-        found.append(Source(source.model, weight, source.drop_bottom, source.drop_top))
+        found.append(WeightSource(source.model, weight, source.drop_bottom, source.drop_top))
     return found
 
 

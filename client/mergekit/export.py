@@ -137,13 +137,13 @@ def make_models(client: Client, snapshot: Snapshot, folder: Path, *, console: Co
         WrongState: The folder is there and not empty.
     """
     from client.machine.folders import check_vacant, new_folder
-    from client.trials.bench import Candidate, Part, bench
+    from client.trials.bench import Candidate, RecipePart, bench
 
     check_vacant(folder)
     assert snapshot.recipe is not None
     base, items = snapshot.recipe.base, snapshot.recipe.patches
     candidates = {"base": Candidate(base, ())}
-    candidates |= {folder_of(item): Candidate(base, (Part(item, "1"),)) for item in items}
+    candidates |= {folder_of(item): Candidate(base, (RecipePart(item, "1"),)) for item in items}
     with (
         new_folder(folder) as out,
         bench(client, snapshot.model, candidates.values(), keep=out, console=console) as table,

@@ -39,7 +39,7 @@ DIGITS = 20  # on either side of the point, as many as a recipe takes
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RecipePart:
     """A patch at the scale it has in all: alpha times weight, as an exact decimal."""
 
     item: RecipeItem
@@ -51,7 +51,7 @@ class Candidate:
     """base + sum(scale x patch), whether or not the registry knows it; `base` is a weights digest."""
 
     base: str
-    parts: tuple[Part, ...]
+    parts: tuple[RecipePart, ...]
 
     def recipe(self) -> "Recipe":
         """Return it in canonical form, with alpha 1."""
@@ -155,7 +155,7 @@ def candidate_of(snapshot: Snapshot) -> Candidate:
     if snapshot.recipe is None:
         return Candidate(snapshot.weights_digest, ())
     alpha = snapshot.recipe.alpha
-    parts = [Part(item, multiply(alpha, item.weight)) for item in snapshot.recipe.patches]
+    parts = [RecipePart(item, multiply(alpha, item.weight)) for item in snapshot.recipe.patches]
     return Candidate(snapshot.recipe.base, tuple(parts))
 
 

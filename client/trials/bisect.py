@@ -17,7 +17,17 @@ from typing import Literal
 from client.actions.pull import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console, plain
-from client.trials.bench import QUIET, Bench, Candidate, Part, bench, candidate_of, check_command, ending, run_command
+from client.trials.bench import (
+    QUIET,
+    Bench,
+    Candidate,
+    RecipePart,
+    bench,
+    candidate_of,
+    check_command,
+    ending,
+    run_command,
+)
 from registry.errors import InvalidRequest, JobFailed, NotFinite
 
 Verdict = Literal["good", "bad", "skip"]
@@ -30,8 +40,8 @@ class Change:
     """One patch that the two recipes have at other scales or revisions, or of which one has none."""
 
     number: int
-    before: tuple[Part, ...]
-    after: tuple[Part, ...]
+    before: tuple[RecipePart, ...]
+    after: tuple[RecipePart, ...]
 
     @property
     def title(self) -> str:
@@ -231,18 +241,18 @@ def _verify(test: Callable[[int], Verdict], place: int, said: Verdict, name: str
         raise InvalidRequest(f"{name} is {found}: the command says so; are the two ends swapped?")
 
 
-def _by_patch(parts: Iterable[Part]) -> dict[tuple[int, str], tuple[Part, ...]]:
+def _by_patch(parts: Iterable[RecipePart]) -> dict[tuple[int, str], tuple[RecipePart, ...]]:
     """Sort parts by patch; one that the registry no longer lists stands for itself."""
-    found: dict[tuple[int, str], tuple[Part, ...]] = {}
+    found: dict[tuple[int, str], tuple[RecipePart, ...]] = {}
     for part in sorted(parts, key=lambda part: part.item.sha256):
         key = (part.item.number, "" if part.item.number else part.item.sha256)
         found[key] = (*found.get(key, ()), part)
     return found
 
 
-def _shape(parts: Iterable[Part]) -> list[tuple[str, str]]:
+def _shape(parts: Iterable[RecipePart]) -> list[tuple[str, str]]:
     return [(part.item.sha256, part.scale) for part in parts]
 
 
-def _scales(parts: Iterable[Part]) -> str:
+def _scales(parts: Iterable[RecipePart]) -> str:
     return " and ".join(part.scale for part in parts)

@@ -31,7 +31,7 @@ from registry.server.edge.limits import Rate
 from registry.server.edge.middleware import Edge, Metrics
 from registry.server.hub import repositories, resolving
 from registry.server.hub.route import RawPath
-from registry.services.blobs.uploads import Limits
+from registry.services.blobs.uploads import UploadLimits
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         generate_unique_id_function=lambda route: f"{route.tags[0] if route.tags else 'system'}_{route.name}",
     )
-    limits = Limits(
+    limits = UploadLimits(
         upload_bytes=settings.upload_bytes,
         quota_bytes=settings.quota_bytes,
         quota_uploads=settings.quota_uploads,

@@ -38,7 +38,7 @@ PLAIN = "-_.~"  # what SigV4 leaves as it is
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredObject:
     """An object: the blob it is named for, its bytes, and when it was put there."""
 
     sha256: str
@@ -151,7 +151,7 @@ class Bucket:
         with reaching("delete", sha256):
             obstore.delete(self._quick, self.prefix + sha256)
 
-    def list(self) -> Iterator[Found]:
+    def list(self) -> Iterator[StoredObject]:
         """Yield the objects that are named like blobs.
 
         Raises:
@@ -162,7 +162,7 @@ class Bucket:
                 for found in page:
                     name = found["path"].removeprefix(self.prefix)
                     if HEX256.fullmatch(name):
-                        yield Found(name, int(found["size"]), found["last_modified"])
+                        yield StoredObject(name, int(found["size"]), found["last_modified"])
 
     def url(self, sha256: str, filename: str, seconds: int, method: str = "GET") -> str:
         """Return an address from which anybody can download a blob for a while; nothing is asked of the bucket.

@@ -79,7 +79,7 @@ class Courier:
                 list(pool.map(self.deliver, claims))
         return bool(collected or claims)
 
-    def deliver(self, claim: webhooks.Claim) -> None:
+    def deliver(self, claim: webhooks.DueDelivery) -> None:
         """Send one delivery and write down what came of it; whatever goes wrong is what came of it."""
         bound = log.bind(delivery=str(claim.delivery_id), webhook=str(claim.webhook_id), event=claim.event)
         try:
@@ -97,7 +97,7 @@ class Courier:
         except Exception:  # it is due again when the lease ends
             bound.exception("courier.error")
 
-    def send(self, claim: webhooks.Claim) -> Reply:
+    def send(self, claim: webhooks.DueDelivery) -> Reply:
         """Make the request of a delivery, sign it and send it."""
         with self.database.read() as session:
             event = session.get_one(AuditEvent, claim.serial)
@@ -114,7 +114,7 @@ class Courier:
         self.failures[webhook] = count, time.monotonic() + min(LONGEST_REST, 2.0**count)
 
 
-def headers(claim: webhooks.Claim, body: bytes, at: int) -> Mapping[str, str]:
+def headers(claim: webhooks.DueDelivery, body: bytes, at: int) -> Mapping[str, str]:
     """Return the headers of a delivery's request, its signature among them."""
     signed = f"{claim.delivery_id}.{at}.".encode() + body
     signature = hmac.new(claim.secret.encode(), signed, hashlib.sha256).hexdigest()

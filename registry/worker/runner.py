@@ -53,7 +53,7 @@ class Runner:
     def be_seen(self, session: Session) -> None:
         """Write down that this worker is there, every few seconds."""
         if time.monotonic() - self.seen >= SEEN_EVERY:
-            workers.seen(session, self.name, self.device)
+            workers.mark_seen(session, self.name, self.device)
             self.seen = time.monotonic()
 
     def model(self, session: Session, claim: jobs.Claim) -> Model:

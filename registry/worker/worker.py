@@ -186,7 +186,7 @@ class Worker(Runner):
 
     def import_source(self, claim: jobs.Claim, model: Model, asked: str) -> None:
         """Fetch a new model's files from the Hub, check them, and pin the model to what they are."""
-        limits = hub_bases.Limits(
+        limits = hub_bases.BaseLimits(
             self.settings.upload_bytes,
             self.settings.cache_bytes,
             self.settings.quota_bytes,
@@ -197,7 +197,7 @@ class Worker(Runner):
         )
         chosen = hub_bases.choose(model, [(path, size, name) for path, size, name in found["files"]], limits)
         with self.database.write() as session:
-            hub_bases.require_room(session, self.model(session, claim), hub_bases.kept(model, chosen), limits)
+            hub_bases.require_room(session, self.model(session, claim), hub_bases.stored_files(model, chosen), limits)
         source = f"{asked.partition('@')[0]}@{found['commit']}"
         with (
             self.fetched(claim, source, chosen) as files,
@@ -205,7 +205,7 @@ class Worker(Runner):
         ):
             named = {file.path: file.name for file in files}
             report = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(named))
-            for sha256 in hub_bases.kept(model, files):
+            for sha256 in hub_bases.stored_files(model, files):
                 self.cache.lend(sha256, folder)
             with self.database.write() as session:
                 jobs.hold(session, claim)

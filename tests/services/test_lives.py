@@ -459,7 +459,7 @@ class ReleaseLives(Lives):
                 assert [(move.kind, version) for move, version in history] == [(kind, to) for kind, to, _ in told]
                 assert [move.number for move, _ in history] == list(range(1, len(told) + 1))
                 assert row.release_id == (history[-1][0].release_id if history else None)
-                assert channels.asked(session, row) == self.asked(row.name)
+                assert channels.pending_moves(session, row) == self.asked(row.name)
 
     def asked(self, channel: str) -> dict[str, list[str]]:
         votes = self.votes.get(channel, {})

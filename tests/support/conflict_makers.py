@@ -12,7 +12,7 @@ import torch
 
 from registry.breadcrumbs.comparing import conflicts
 from registry.breadcrumbs.comparing.conflicts import Analysis, Sums, analyse
-from registry.breadcrumbs.comparing.engines import CpuEngine, TorchEngine
+from registry.breadcrumbs.comparing.engines import CpuConflictEngine, TorchEngine
 from registry.breadcrumbs.composing import staging
 from registry.breadcrumbs.composing.staging import Step
 from registry.breadcrumbs.formats.header import TensorSpec
@@ -22,7 +22,7 @@ from registry.breadcrumbs.kernels.devices import SMALLEST
 from tests.support.science_makers import CODES, build, decode, raw
 
 BASE = "sha256:" + 64 * "0"
-ENGINES = {"cpu": CpuEngine, "torch": lambda: TorchEngine(torch.device("cpu"), SMALLEST)}
+ENGINES = {"cpu": CpuConflictEngine, "torch": lambda: TorchEngine(torch.device("cpu"), SMALLEST)}
 KINDS = {code: kind for kind, code in CODES.items()}
 NUMBERS = [field.name for field in fields(Sums)]
 

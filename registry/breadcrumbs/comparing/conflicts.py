@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from registry.breadcrumbs.comparing.engines import Engine, Measured, Numbers, nothing, open_engine
+from registry.breadcrumbs.comparing.engines import ConflictEngine, Measured, Numbers, nothing, open_engine
 from registry.breadcrumbs.comparing.sums import Sums, total
 from registry.breadcrumbs.composing.staging import Arena, Stager
 from registry.breadcrumbs.formats.checkpoint import processors
@@ -165,7 +165,7 @@ def _measure(
     spec: TensorSpec,
     patches: Mapping[str, Patch],
     pairs: Numbers,
-    engine: Engine,
+    engine: ConflictEngine,
     arena: Arena,
     meter: Meter,
 ) -> Measured:

@@ -55,7 +55,7 @@ def nothing(patches: int, pairs: int) -> Measured:
     )
 
 
-class Engine(Protocol):
+class ConflictEngine(Protocol):
     """Measures chunks that are read."""
 
     def step(self, patches: int) -> Step:
@@ -78,7 +78,7 @@ class Engine(Protocol):
         """
 
 
-class CpuEngine:
+class CpuConflictEngine:
     """Measures on the CPU, a chunk in each thread."""
 
     def step(self, patches: int) -> Step:
@@ -116,7 +116,7 @@ class TorchEngine:
     """Most bytes of an element: for each patch, its bit and its value; once, what is made of a pair and let go."""
 
     def __init__(self, device: torch.device, memory: int) -> None:
-        self.device, self._cpu = device, CpuEngine()
+        self.device, self._cpu = device, CpuConflictEngine()
         share = memory // self.WORKERS
         self._room = min(self.ROOM, share // 2)
         self._left = share - self._room
@@ -193,6 +193,6 @@ def _measure_pair(one: int, two: int, bits: dict[int, torch.Tensor], values: dic
     )
 
 
-def open_engine(device: str, memory: int | None) -> Engine:
+def open_engine(device: str, memory: int | None) -> ConflictEngine:
     """Return the engine of a device, `cpu` or `cuda`; `memory` is as of `find_gpu`."""
-    return CpuEngine() if device == "cpu" else TorchEngine(*find_gpu(memory))
+    return CpuConflictEngine() if device == "cpu" else TorchEngine(*find_gpu(memory))

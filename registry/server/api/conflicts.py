@@ -43,7 +43,7 @@ def ask(
         )
         job = conflicts.ask(session, actor, model, found)
         response.status_code = 202 if job else 200
-        return conflict_views.conflicts(conflicts.known(session, model, found, source))
+        return conflict_views.conflicts(conflicts.known_conflicts(session, model, found, source))
 
 
 @router.get("/conflicts")
@@ -58,7 +58,7 @@ def show(
     with ctx.database.read() as session:
         model = models.ready(session, name)
         found, source = conflicts.choose(session, actor, model, [get_patch(text) for text in patch])
-        return conflict_views.conflicts(conflicts.known(session, model, found, source))
+        return conflict_views.conflicts(conflicts.known_conflicts(session, model, found, source))
 
 
 @router.get("/conflicts/{first}/{second}")
@@ -88,7 +88,7 @@ def of_patch(
     with ctx.database.read() as session:
         model = models.ready(session, name)
         mine = patches.find(session, name, *patch)
-        found = conflicts.of_patch(session, actor, model, mine, limit)
+        found = conflicts.conflicts_of_patch(session, actor, model, mine, limit)
         return [conflict_views.pair(mine, other, sums) for other, sums in found]
 
 

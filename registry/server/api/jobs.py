@@ -19,7 +19,7 @@ def job(job_id: uuid.UUID, actor: VisitorDep, ctx: ContextDep) -> schemas.Job:
     """Show a job."""
     with ctx.database.read() as session:
         found = jobs.find(session, actor, job_id)
-        return model_views.job(found, jobs.ahead(session, found))
+        return model_views.job(found, jobs.jobs_ahead(session, found))
 
 
 @router.post("/{job_id}/cancel")

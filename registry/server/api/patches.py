@@ -132,7 +132,7 @@ def compose(
 def list_builds(name: ModelName, recipe: schemas.Hex256, ctx: ContextDep) -> list[schemas.Build]:
     """List who composed a recipe, and what came out."""
     with ctx.database.read() as session:
-        return [model_views.build(row) for row in builds.of(session, models.find(session, name).id, recipe)]
+        return [model_views.build(row) for row in builds.builds_of(session, models.find(session, name).id, recipe)]
 
 
 @router.post("/builds", status_code=201)

@@ -128,7 +128,7 @@ def inbox(name: ModelName, actor: ActorDep, ctx: ContextDep) -> schemas.Inbox:
         model = models.find(session, name)
         waiting = {
             kind: [patch_views.patch(name, row) for row in rows]
-            for kind, rows in inboxes.of(session, actor, model).items()
+            for kind, rows in inboxes.inbox_of(session, actor, model).items()
         }
         return schemas.Inbox(**waiting, **releases.inbox(session, actor, model))
 
@@ -139,7 +139,7 @@ def add_evaluation(
     name: ModelName, body: schemas.EvaluationRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Evaluation:
     """Record a measured number of the base, a patch revision or a release, as measured by you."""
-    given = evaluations.Measurement(**body.model_dump(exclude={"ref"}))
+    given = evaluations.NewEvaluation(**body.model_dump(exclude={"ref"}))
     with ctx.database.write() as session:
         row, subject = evaluations.add(session, actor, name, body.ref, given)
         session.refresh(row, ["user"])
@@ -163,7 +163,7 @@ def list_evaluations(
             page, cursor = evaluations.listing(session, model, after, limit)
             return schemas.EvaluationPage(items=[patch_views.evaluation(*row) for row in page], next=cursor)
         subject = evaluations.find_subject(session, actor, model, ref)
-        found = evaluations.of(session, model, subject)
+        found = evaluations.evaluations_of(session, model, subject)
         return schemas.EvaluationPage(items=[patch_views.evaluation(row, subject) for row in found], next=None)
 
 

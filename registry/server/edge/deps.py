@@ -25,7 +25,7 @@ from registry.errors import InvalidRequest, TooLarge, TooMany, Unauthenticated
 from registry.files.names import NAME
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate
-from registry.services.blobs.uploads import Limits
+from registry.services.blobs.uploads import UploadLimits
 from registry.services.people import access, actors
 from registry.services.people.actors import Actor
 from registry.services.people.rules import RULES
@@ -43,7 +43,7 @@ class Context:
     settings: Settings
     database: Database
     store: Store
-    upload_limits: Limits
+    upload_limits: UploadLimits
     hashing: CapacityLimiter
     token_rate: Rate
     gate: Gate

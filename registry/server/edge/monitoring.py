@@ -35,5 +35,7 @@ def metrics(request: Request, ctx: ContextDep) -> Response:
 def job_lines(session: Session) -> bytes:
     """Return the number of jobs by kind and state in Prometheus' text format."""
     lines = ["# HELP registry_jobs Jobs by kind and state", "# TYPE registry_jobs gauge"]
-    lines += [f'registry_jobs{{kind="{kind}",state="{state}"}} {count}' for kind, state, count in jobs.counts(session)]
+    lines += [
+        f'registry_jobs{{kind="{kind}",state="{state}"}} {count}' for kind, state, count in jobs.count_by_state(session)
+    ]
     return ("\n".join(lines) + "\n").encode()

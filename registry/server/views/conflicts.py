@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from registry import schemas
 from registry.db.tables import PatchRevision
 from registry.server.views import models as model_views
-from registry.services.composing.conflicts import Found
+from registry.services.composing.conflicts import KnownConflicts
 from registry.services.composing.previews import Preview
 
 
@@ -33,7 +33,7 @@ def overlap(sums: object) -> schemas.Overlap:
     return schemas.Overlap.model_validate(sums)
 
 
-def conflicts(found: Found) -> schemas.Conflicts:
+def conflicts(found: KnownConflicts) -> schemas.Conflicts:
     """Show where patches meet, each with each."""
     return schemas.Conflicts(
         patches=[name(row) for row in found.revisions],

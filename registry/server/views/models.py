@@ -20,7 +20,7 @@ def upload(row: UploadSession) -> schemas.Upload:
         sha256=row.sha256,
         size=row.size,
         part_size=row.part_size,
-        missing=uploads.missing(row),
+        missing=uploads.missing_parts(row),
         expires_at=row.expires_at,
     )
 

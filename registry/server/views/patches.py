@@ -89,7 +89,7 @@ def discussion(session: Session, model: Model, row: PatchRevision) -> schemas.Di
         checks=[check(found) for found in patches.checks(session, row)],
         reviews=[review(found, found.id in counting) for found in reviews.reviews(session, row.patch)],
         comments=[comment(found) for found in reviews.comments(session, row.patch)],
-        evaluations=[evaluation(found, subject) for found in evaluations.of(session, model, subject)],
+        evaluations=[evaluation(found, subject) for found in evaluations.evaluations_of(session, model, subject)],
         affected=schemas.Affected.model_validate(reviews.affected(session, row.patch)),
         missing=reviews.missing(session, model, row) if row.patch.state in patches.REVISABLE else [],
     )

@@ -17,12 +17,12 @@ from registry.services.releasing.dossiers import Dossier
 
 def release(session: Session, model: Model, row: Release, job: Job | None = None) -> schemas.Release:
     """Show a release."""
-    return of_dossier(model, dossiers.of(session, model, [row])[0], job)
+    return of_dossier(model, dossiers.dossiers_of(session, model, [row])[0], job)
 
 
 def releases(session: Session, model: Model, rows: Sequence[Release]) -> list[schemas.Release]:
     """Show releases of one model, in their order."""
-    return [of_dossier(model, found) for found in dossiers.of(session, model, rows)]
+    return [of_dossier(model, found) for found in dossiers.dossiers_of(session, model, rows)]
 
 
 def of_dossier(model: Model, found: Dossier, job: Job | None = None) -> schemas.Release:
@@ -61,7 +61,9 @@ def provenance(session: Session, model: Model, row: Release) -> schemas.Provenan
     return schemas.Provenance(
         release=release(session, model, row),
         approvals=publishing.approvals(session, model, row),
-        evaluations=[patch_views.evaluation(found, subject) for found in evaluations.of(session, model, subject)],
+        evaluations=[
+            patch_views.evaluation(found, subject) for found in evaluations.evaluations_of(session, model, subject)
+        ],
         statement=publishing.statement(session, model.full_name, row.version),
     )
 
@@ -95,7 +97,7 @@ def channel(session: Session, model: Model, row: Channel) -> schemas.Channel:
         role=row.role,
         approvals=row.approvals,
         allow_yanked=row.allow_yanked,
-        asked=channels.asked(session, row),
+        asked=channels.pending_moves(session, row),
         warnings=release_service.yanked_in(session, model, target) if target else [],
     )
 

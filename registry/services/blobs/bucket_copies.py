@@ -25,7 +25,7 @@ from registry.db.session import Database
 from registry.db.tables import Blob, UploadSession, now
 from registry.errors import BreadcrumbError, StorageFailed
 from registry.services.blobs import blobs
-from registry.storage.bucket import Bucket, Found
+from registry.storage.bucket import Bucket, StoredObject
 from registry.storage.store import Store
 
 LOCK = "bucket.lock"
@@ -165,7 +165,7 @@ def disclaim_next(database: Database, before: datetime) -> str | None:
 
 def reconcile(
     database: Database, store: Store, bucket: Bucket, before: datetime, *, dry: bool = False
-) -> tuple[list[Found], list[str]]:
+) -> tuple[list[StoredObject], list[str]]:
     """List the bucket, delete what has no row, and let go of what it should have and has not: it is copied again.
 
     Args:

@@ -55,7 +55,7 @@ class Amount:
 
 
 @dataclass(frozen=True)
-class Report:
+class Collected:
     """What went, or would go; orphans are files that got a row, strays are objects of the bucket without one."""
 
     uploads: Amount  # as announced
@@ -80,7 +80,7 @@ def run(
     orphans: bool = True,
     dry: bool = False,
     bucket: Bucket | None = None,
-) -> Report:
+) -> Collected:
     """Clear away what nobody has needed for a time.
 
     Args:
@@ -129,7 +129,7 @@ def clear(
     withdraw: Callable[[], None] = lambda: None,
     *,
     bucketed: bool = False,
-) -> Report:
+) -> Collected:
     """Take every step, in transactions of their own; those of a dry run are one, which sees what it would do.
 
     Before blobs are deleted, `withdraw` takes them out of the bucket; with `bucketed`, what is still in there stays.
@@ -167,7 +167,7 @@ def clear(
             seen, forgotten = forget(session, grace)
         deleted += Amount(forgotten)
     added = Amount(len(adopted), sum(adopted.values()))
-    return Report(Amount(len(sizes), sum(sizes)), left, added, doomed, deleted, problem=problem)
+    return Collected(Amount(len(sizes), sum(sizes)), left, added, doomed, deleted, problem=problem)
 
 
 def unwanted() -> list[ColumnElement[bool]]:

@@ -33,7 +33,7 @@ class Usage:
     open_uploads: int
 
 
-def own(spaces: Sequence[uuid.UUID]) -> Any:
+def blobs_used(spaces: Sequence[uuid.UUID]) -> Any:
     """Return a query for what namespaces use: each with the digests of its blobs, once."""
     at_the_hub = and_(Model.by_reference, BaseFile.path.endswith(".safetensors"))
     bases = (
@@ -62,7 +62,7 @@ def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quot
     It is one statement: between two, a push would move bytes from what is reserved to what is used, and to neither.
     """
     ids = [space.id for space in spaces]
-    mine = own(ids).cte("mine")
+    mine = blobs_used(ids).cte("mine")
     used = (
         select(mine.c.namespace_id, func.sum(Blob.size).label("bytes"))
         .join(Blob, Blob.sha256 == mine.c.sha256)
@@ -99,9 +99,9 @@ def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quot
     ]
 
 
-def counts(session: Session, space: Namespace, sha256: str) -> bool:
+def counts_against(session: Session, space: Namespace, sha256: str) -> bool:
     """Say whether bytes are among what a namespace uses."""
-    found = own([space.id]).subquery()
+    found = blobs_used([space.id]).subquery()
     return session.scalar(select(found.c.sha256).where(found.c.sha256 == sha256).limit(1)) is not None
 
 

@@ -43,7 +43,7 @@ NOTHING = hashlib.sha256().hexdigest()
 
 
 @dataclass(frozen=True)
-class Limits:
+class UploadLimits:
     """What may be announced, at a time and for a namespace without a quota of its own; sizes in bytes."""
 
     upload_bytes: int
@@ -69,7 +69,13 @@ def staging_path(store: Store, upload_id: uuid.UUID) -> Path:
 
 
 def announce(
-    session: Session, store: Store, actor: Actor, sha256: str, size: int, limits: Limits, namespace: str | None = None
+    session: Session,
+    store: Store,
+    actor: Actor,
+    sha256: str,
+    size: int,
+    limits: UploadLimits,
+    namespace: str | None = None,
 ) -> UploadSession:
     """Open an upload session, or find the user's own for the same bytes; return it with its parts.
 
@@ -115,14 +121,14 @@ def announce(
     return upload
 
 
-def check_limits(session: Session, store: Store, space: Namespace, upload: UploadSession, limits: Limits) -> None:
+def check_limits(session: Session, store: Store, space: Namespace, upload: UploadSession, limits: UploadLimits) -> None:
     """Refuse a new announcement that passes a limit; bytes count from their announcement on."""
     is_open = upload.state == "open"
     most = min(limits.upload_bytes, shutil.disk_usage(store.staging).free)
     if is_open and upload.size > most:
         raise TooLarge(f"The registry takes at most {most} bytes now, not {upload.size}.", field="size")
     found = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
-    if is_open or not quotas.counts(session, space, upload.sha256):
+    if is_open or not quotas.counts_against(session, space, upload.sha256):
         quotas.require_room(space, found, upload.size, is_open=is_open)
 
 
@@ -144,7 +150,7 @@ def find(
     return upload
 
 
-def missing(upload: UploadSession) -> list[int]:
+def missing_parts(upload: UploadSession) -> list[int]:
     """Return the numbers of the parts that are still to come."""
     if upload.state == "done":
         return []
@@ -253,7 +259,7 @@ def verify(upload: UploadSession, store: Store) -> list[int]:
     Raises:
         WrongState: parts are missing.
     """
-    if absent := missing(upload):
+    if absent := missing_parts(upload):
         some = ", ".join(map(str, absent[:10]))
         raise WrongState(
             f"{len(absent)} parts are missing ({some}{' …' if len(absent) > 10 else ''}); send them first."

@@ -35,7 +35,7 @@ class HubFile:
 
 
 @dataclass(frozen=True)
-class Limits:
+class BaseLimits:
     """Most bytes of a base from a Hub, of the weights that may be here at a time, and of a namespace."""
 
     upload_bytes: int
@@ -49,7 +49,7 @@ def stays(model: Model, path: str) -> bool:
     return model.by_reference and path.endswith(".safetensors")
 
 
-def choose(model: Model, listed: Sequence[tuple[str, int, str]], limits: Limits) -> list[HubFile]:
+def choose(model: Model, listed: Sequence[tuple[str, int, str]], limits: BaseLimits) -> list[HubFile]:
     """Return which files of a base are taken, by path.
 
     Args:
@@ -97,7 +97,7 @@ def choose(model: Model, listed: Sequence[tuple[str, int, str]], limits: Limits)
     return found
 
 
-def require_room(session: Session, model: Model, sizes: Mapping[str, int], limits: Limits) -> None:
+def require_room(session: Session, model: Model, sizes: Mapping[str, int], limits: BaseLimits) -> None:
     """Refuse what the namespace of a model has no room for, and hold the namespace's lock.
 
     Args:
@@ -111,20 +111,26 @@ def require_room(session: Session, model: Model, sizes: Mapping[str, int], limit
     """
     space = session.get_one(Namespace, model.namespace_id, with_for_update=True, populate_existing=True)
     found = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
-    size = sum(size for name, size in sizes.items() if not quotas.counts(session, space, name))
+    size = sum(size for name, size in sizes.items() if not quotas.counts_against(session, space, name))
     try:
         quotas.require_room(space, found, size, is_open=False)
     except TooMany as why:
         raise InvalidRequest(str(why), field="source") from None
 
 
-def kept(model: Model, files: Sequence[HubFile]) -> dict[str, int]:
+def stored_files(model: Model, files: Sequence[HubFile]) -> dict[str, int]:
     """Return the bytes of those files of a base that are kept here, by name."""
     return {file.name: file.size for file in files if not stays(model, file.path)}
 
 
 def register(
-    session: Session, store: Store, model: Model, source: str, files: Sequence[HubFile], folder: Path, limits: Limits
+    session: Session,
+    store: Store,
+    model: Model,
+    source: str,
+    files: Sequence[HubFile],
+    folder: Path,
+    limits: BaseLimits,
 ) -> None:
     """Pin a model to what was fetched of its base.
 
@@ -141,7 +147,7 @@ def register(
         InvalidRequest: there is no room in the namespace.
         StorageFull, StorageFailed: the disk failed; roll back.
     """
-    here = kept(model, files)
+    here = stored_files(model, files)
     require_room(session, model, here, limits)
     sizes = {file.name: file.size for file in files}
     for sha256, size in sorted(sizes.items()):  # one order, no deadlock

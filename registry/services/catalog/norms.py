@@ -41,9 +41,9 @@ def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequ
         summary = f"Not compared: {model.full_name} has {len(whole)} accepted patches, and {ENOUGH} are needed."
         return {"name": "norms", "status": "pass", "summary": summary}
     size = math.sqrt(sum(tensor["l2"] ** 2 for tensor in tensors))
-    odd = [far("the whole patch", size, [math.sqrt(square) for square in whole.values()])]
+    odd = [outlier_warning("the whole patch", size, [math.sqrt(square) for square in whole.values()])]
     odd += [
-        far(tensor["name"], tensor["l2"], by_tensor[tensor["name"]])
+        outlier_warning(tensor["name"], tensor["l2"], by_tensor[tensor["name"]])
         for tensor in tensors
         if len(by_tensor.get(tensor["name"], ())) >= ENOUGH
     ]
@@ -55,7 +55,7 @@ def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequ
     return {"name": "norms", "status": "warn", "summary": "; ".join(named[:MOST_NAMED]) + more + "."}
 
 
-def far(what: str, size: float, others: Sequence[float]) -> str | None:
+def outlier_warning(what: str, size: float, others: Sequence[float]) -> str | None:
     """Say how far a norm is from the median of others, when it is far."""
     logs = [math.log(other) for other in others if other > 0]
     if size <= 0 or len(logs) < ENOUGH:

@@ -68,7 +68,7 @@ def report(session: Session, actor: Actor, model: Model, digest: str, weights_di
     Raises:
         WrongState: they have reported another result before.
     """
-    known = {build.builder for build in of(session, model.id, digest)}
+    known = {build.builder for build in builds_of(session, model.id, digest)}
     build = add(session, model, digest, f"user:{actor.name}", actor, weights_digest, device)
     if build.builder not in known:
         after = {"recipe": digest, "weights_digest": weights_digest, "device": device}
@@ -77,12 +77,12 @@ def report(session: Session, actor: Actor, model: Model, digest: str, weights_di
     return build
 
 
-def of(session: Session, model_id: uuid.UUID, digest: str) -> Sequence[Build]:
+def builds_of(session: Session, model_id: uuid.UUID, digest: str) -> Sequence[Build]:
     """Return a model's builds of a recipe, oldest first."""
-    return of_many(session, model_id, [digest])[digest]
+    return builds_by_recipe(session, model_id, [digest])[digest]
 
 
-def of_many(session: Session, model_id: uuid.UUID, digests: Collection[str]) -> dict[str, list[Build]]:
+def builds_by_recipe(session: Session, model_id: uuid.UUID, digests: Collection[str]) -> dict[str, list[Build]]:
     """Return a model's builds of recipes, oldest first, by recipe."""
     found: dict[str, list[Build]] = {digest: [] for digest in digests}
     query = select(Build).where(Build.model_id == model_id, Build.recipe_digest.in_(digests))

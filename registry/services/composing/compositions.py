@@ -62,7 +62,7 @@ def request(
     return recipe, *ask(session, actor, model, recipe)
 
 
-def asked(session: Session, model: Model, digest: str) -> tuple[Recipe, Composition | None, Job | None]:
+def requested(session: Session, model: Model, digest: str) -> tuple[Recipe, Composition | None, Job | None]:
     """Return a recipe that was asked for on a model, and its composition or else the newest job for it.
 
     Raises:
@@ -197,7 +197,7 @@ def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | No
         theirs = session.scalars(select(BaseFile).where(BaseFile.model_id == other.model_id))
         if mine == {(file.path, file.sha256) for file in theirs if is_weights(file.path)}:
             return {
-                "builder": builds.of(session, other.model_id, digest)[0].builder,
+                "builder": builds.builds_of(session, other.model_id, digest)[0].builder,
                 "weights_digest": other.weights_digest,
                 "device": other.device,
                 "seconds": other.seconds,

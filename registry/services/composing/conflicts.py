@@ -32,7 +32,7 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Found:
+class KnownConflicts:
     """What is known of where some patches meet.
 
     Args:
@@ -121,10 +121,12 @@ def find(
     return list(chosen.values())
 
 
-def known(session: Session, model: Model, found: Sequence[PatchRevision], source: str | None = None) -> Found:
+def known_conflicts(
+    session: Session, model: Model, found: Sequence[PatchRevision], source: str | None = None
+) -> KnownConflicts:
     """Return what is known of where patches meet, and the job that finds out more, while there is one."""
     if len(found) < 2:
-        return Found(found, source, energy=energy(session, found))
+        return KnownConflicts(found, source, energy=energy(session, found))
     digests = [revision.sha256 for revision in found]
     rows = pairs_of(session, digests)
     pairs = [
@@ -136,7 +138,7 @@ def known(session: Session, model: Model, found: Sequence[PatchRevision], source
     census = session.scalar(select(PatchSet.census).where(PatchSet.digest == set_digest(digests)))
     job = jobs.active(session, job_key(model, digests)) if missing or census is None else None
     touched = None if census is None else touched_by(model, len(digests), census.values())
-    return Found(found, source, pairs, missing, census, touched, energy(session, found), job)
+    return KnownConflicts(found, source, pairs, missing, census, touched, energy(session, found), job)
 
 
 def ask(session: Session, actor: Actor, model: Model, found: Sequence[PatchRevision]) -> Job | None:
@@ -205,7 +207,7 @@ def pair(
     return one, two, ordered(one.sha256, two.sha256, row.sums), tensors
 
 
-def of_patch(
+def conflicts_of_patch(
     session: Session, actor: Actor | None, model: Model, revision: PatchRevision, limit: int
 ) -> list[tuple[PatchRevision, Sums]]:
     """Return what is known of a patch with others of its model, the newest first; without the quarantined ones."""

@@ -13,7 +13,7 @@ from registry.errors import InvalidRecipe
 from registry.services.catalog import models, patches
 from registry.services.composing import compositions, conflicts
 from registry.services.composing.compositions import Ingredient
-from registry.services.composing.conflicts import Found
+from registry.services.composing.conflicts import KnownConflicts
 from registry.services.people.actors import Actor
 
 
@@ -37,7 +37,7 @@ class Preview:
     warnings: list[str]
     model_bytes: int
     touched: int | None
-    conflicts: Found
+    conflicts: KnownConflicts
 
 
 def preview(
@@ -73,9 +73,9 @@ def preview(
     may = [one for one in found if one.state == "checked" and (one.patch.quarantined_at is None or is_admin(actor))]
     if len(may) > conflicts.MOST:
         warnings.append(f"Where patches meet is told of at most {conflicts.MOST} at once, and these are {len(may)}.")
-        meeting = Found(may, missing=len(may) * (len(may) - 1) // 2)
+        meeting = KnownConflicts(may, missing=len(may) * (len(may) - 1) // 2)
     else:
-        meeting = conflicts.known(session, model, may)
+        meeting = conflicts.known_conflicts(session, model, may)
     touched = None
     if len(found) < 2:
         touched = sum(one.nnz for one in found if one.nnz is not None)

@@ -73,9 +73,9 @@ def resolve(session: Session, actor: Actor | None, full_name: str, ref: str) -> 
 def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snapshot:
     """Return what a reference stands for, on a model."""
     if ref == DEFAULT:
-        return default(session, actor, model)
+        return default_snapshot(session, actor, model)
     if ref in ("base", model.base_digest):
-        return base(session, model)
+        return base_snapshot(session, model)
     if VERSION.fullmatch(ref):
         return of_release(session, actor, model, find_release(session, model, ref))
     channel = session.scalar(select(Channel).where(Channel.model_id == model.id, Channel.name == ref))
@@ -93,10 +93,10 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snaps
         return found
 
 
-def default(session: Session, actor: Actor | None, model: Model) -> Snapshot:
+def default_snapshot(session: Session, actor: Actor | None, model: Model) -> Snapshot:
     """Return what is pulled when nothing is said."""
     release, channel = default_release(session, model)
-    return base(session, model) if release is None else of_release(session, actor, model, release, channel)
+    return base_snapshot(session, model) if release is None else of_release(session, actor, model, release, channel)
 
 
 def default_release(session: Session, model: Model) -> tuple[Release | None, str | None]:
@@ -117,7 +117,7 @@ def default_release(session: Session, model: Model) -> tuple[Release | None, str
     return newest, None
 
 
-def base(session: Session, model: Model) -> Snapshot:
+def base_snapshot(session: Session, model: Model) -> Snapshot:
     """Return the base of a model."""
     assert model.base_digest is not None and model.base_commit is not None
     files = models.base_files(session, model)
@@ -188,7 +188,7 @@ def of_release(
 def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) -> Snapshot | None:
     """Return the files that a commit id has named for ever, by the first digits of it; None when there are none."""
     if model.base_commit is not None and model.base_commit.startswith(commit):
-        return base(session, model)
+        return base_snapshot(session, model)
     release = session.scalar(
         select(Release)
         .where(Release.model_id == model.id, Release.state.in_(PUBLISHED), Release.commit.startswith(commit))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Evaluation, Model, PatchRevision, Release
@@ -21,7 +21,7 @@ PATCH = re.compile(r"#([0-9]{1,9})(?:\.([0-9]{1,9}))?")
 
 
 @dataclass(frozen=True)
-class Measurement:
+class NewEvaluation:
     """One number, in the terms of the Hub's evaluation results."""
 
     task: str
@@ -48,7 +48,7 @@ class Subject:
         return self.release.version if self.release is not None else "base"
 
 
-def add(session: Session, actor: Actor, full_name: str, ref: str, given: Measurement) -> tuple[Evaluation, Subject]:
+def add(session: Session, actor: Actor, full_name: str, ref: str, given: NewEvaluation) -> tuple[Evaluation, Subject]:
     """Record a number as measured by somebody.
 
     Raises:
@@ -90,7 +90,7 @@ def find_subject(session: Session, actor: Actor | None, model: Model, ref: str) 
     return Subject(release=found_revision.release)
 
 
-def of(session: Session, model: Model, subject: Subject) -> Sequence[Evaluation]:
+def evaluations_of(session: Session, model: Model, subject: Subject) -> Sequence[Evaluation]:
     """Return all that was measured of something, oldest first."""
     query = select(Evaluation).where(Evaluation.model_id == model.id).options(joinedload(Evaluation.user))
     if subject.revision is not None:
@@ -131,10 +131,12 @@ def missing(
     """Return a sentence for each measurement (`dataset:metric`) that the model asks for and is not there."""
     if not model.required_evaluations:
         return []
-    return absent(model, {f"{row.dataset}:{row.metric}" for row in of(session, model, Subject(revision, release))})
+    return missing_among(
+        model, {f"{row.dataset}:{row.metric}" for row in evaluations_of(session, model, Subject(revision, release))}
+    )
 
 
-def there(session: Session, query: Select[*tuple[Any, ...]]) -> dict[uuid.UUID, set[str]]:
+def recorded(session: Session, query: Select[*tuple[Any, ...]]) -> dict[uuid.UUID, set[str]]:
     """Return what was measured (`dataset:metric`), by subject, given a query for the subject's key and these two."""
     found: dict[uuid.UUID, set[str]] = defaultdict(set)
     for key, dataset, metric in session.execute(query):
@@ -142,6 +144,50 @@ def there(session: Session, query: Select[*tuple[Any, ...]]) -> dict[uuid.UUID, 
     return found
 
 
-def absent(model: Model, there: Collection[str]) -> list[str]:
+def missing_among(model: Model, there: Collection[str]) -> list[str]:
     """Return a sentence for each measurement (`dataset:metric`) that a model asks for and is not among those there."""
     return [f"The evaluation {name} is not there." for name in model.required_evaluations if name not in there]
+
+
+MOST_COMPARED = 1000  # evaluations that are looked at, newest first
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric, and the newest measurement of each subject, in their order; None where there is none."""
+
+    task: str
+    dataset: str
+    metric: str
+    higher_is_better: bool
+    found: tuple[Evaluation | None, ...]
+
+
+def compare_subjects(session: Session, model: Model, subjects: Sequence[Subject | None]) -> list[MetricRow]:
+    """Return all that was measured of some subjects, by dataset and metric; nothing is known of None.
+
+    Whether higher is better is what the newest measurement says.
+    """
+    columns = Evaluation.revision_id, Evaluation.release_id
+    keys = [
+        (s.revision.id if s.revision else None, s.release.id if s.release else None) if s else None for s in subjects
+    ]
+    wanted = [
+        and_(columns[0].is_not_distinct_from(a), columns[1].is_not_distinct_from(b)) for a, b in filter(None, keys)
+    ]
+    query = select(Evaluation).where(Evaluation.model_id == model.id, or_(False, *wanted))
+    newest = query.order_by(Evaluation.created_at.desc(), Evaluation.id.desc()).limit(MOST_COMPARED)
+    found: dict[tuple[str, str, str], dict[tuple[object, object], Evaluation]] = {}
+    for row in session.scalars(newest.options(joinedload(Evaluation.user))):
+        by_key = found.setdefault((row.dataset, row.metric, row.task), {})
+        by_key.setdefault((row.revision_id, row.release_id), row)
+    return [
+        MetricRow(
+            task,
+            dataset,
+            metric,
+            next(iter(by_key.values())).higher_is_better,
+            tuple(by_key.get(key) if key else None for key in keys),
+        )
+        for (dataset, metric, task), by_key in sorted(found.items())
+    ]

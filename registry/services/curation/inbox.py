@@ -21,7 +21,7 @@ from registry.services.people.rules import Role
 Verdicts = Mapping[uuid.UUID, Mapping[uuid.UUID, Review]]  # by revision, then by reviewer
 
 
-def of(session: Session, actor: Actor, model: Model) -> dict[str, list[PatchRevision]]:
+def inbox_of(session: Session, actor: Actor, model: Model) -> dict[str, list[PatchRevision]]:
     """Return what waits for somebody in a model, by number: `review`, `accept` and `mine`."""
     role = access.role_on(session, actor, model)
     waiting = patches.current().where(Patch.model_id == model.id).order_by(Patch.number)
@@ -36,7 +36,7 @@ def of(session: Session, actor: Actor, model: Model) -> dict[str, list[PatchRevi
     return found
 
 
-def of_proposed(query: Any, model: Model) -> Any:
+def only_proposed(query: Any, model: Model) -> Any:
     """Return a query, which is for rows of revisions, for those of the newest revisions of proposed patches alone."""
     newest = Patch.model_id == model.id, Patch.state == "proposed", Patch.revision == PatchRevision.number
     return query.join(Patch, Patch.id == PatchRevision.patch_id).where(*newest)
@@ -44,7 +44,7 @@ def of_proposed(query: Any, model: Model) -> Any:
 
 def verdicts(session: Session, model: Model, others: Sequence[PatchRevision]) -> Verdicts:
     """Return the verdicts on proposed patches that count."""
-    query = of_proposed(select(Review).join(PatchRevision, PatchRevision.id == Review.revision_id), model)
+    query = only_proposed(select(Review).join(PatchRevision, PatchRevision.id == Review.revision_id), model)
     given = session.scalars(query.options(joinedload(Review.reviewer)).order_by(Review.created_at, Review.id)).all()
     return reviews.counting(session, model, given, reviews.authors(others))
 
@@ -52,20 +52,20 @@ def verdicts(session: Session, model: Model, others: Sequence[PatchRevision]) ->
 def acceptable(session: Session, model: Model, others: Sequence[PatchRevision], given: Verdicts) -> list[PatchRevision]:
     """Return the patches that nothing is missing of, among proposed ones and with the verdicts on them."""
     failed: dict[uuid.UUID, list[Check]] = defaultdict(list)
-    checks = of_proposed(select(Check).join(PatchRevision, PatchRevision.id == Check.revision_id), model)
+    checks = only_proposed(select(Check).join(PatchRevision, PatchRevision.id == Check.revision_id), model)
     for check in session.scalars(checks.where(Check.required, Check.status == "fail")):
         failed[check.revision_id].append(check)
     columns = select(Evaluation.revision_id, Evaluation.dataset, Evaluation.metric)
-    query = of_proposed(columns.join(PatchRevision, PatchRevision.id == Evaluation.revision_id), model)
-    measured = evaluations.there(session, query) if model.required_evaluations else {}
+    query = only_proposed(columns.join(PatchRevision, PatchRevision.id == Evaluation.revision_id), model)
+    measured = evaluations.recorded(session, query) if model.required_evaluations else {}
     return [
         row
         for row in others
-        if not reviews.lacks(
+        if not reviews.missing_in(
             model,
             row,
             failed[row.id],
             len(reviews.approving(given.get(row.id, {}))),
-            evaluations.absent(model, measured.get(row.id, ())),
+            evaluations.missing_among(model, measured.get(row.id, ())),
         )
     ]

@@ -144,10 +144,10 @@ def missing(session: Session, model: Model, revision: PatchRevision) -> list[str
     """Return what keeps a revision from being accepted, a sentence each: checks, approvals, evaluations."""
     approvals = len(approvers(session, model, revision))
     absent = evaluations.missing(session, model, revision=revision)
-    return lacks(model, revision, patches.checks(session, revision), approvals, absent)
+    return missing_in(model, revision, patches.checks(session, revision), approvals, absent)
 
 
-def lacks(
+def missing_in(
     model: Model, revision: PatchRevision, checks: Sequence[Check], approvals: int, absent: Sequence[str]
 ) -> list[str]:
     """Return what `missing` does, of a revision with its checks, approvals, and sentences on absent evaluations."""
@@ -187,7 +187,9 @@ def counting(
         newest: Who wrote each revision that is the newest of its patch: verdicts on others count for nothing.
     """
     people = {row.reviewer_id: row.reviewer for row in given if row.reviewer.is_active}
-    able = {key for key, user in people.items() if access.held(session, key, model, user.is_admin) >= Role.REVIEWER}
+    able = {
+        key for key, user in people.items() if access.role_held(session, key, model, user.is_admin) >= Role.REVIEWER
+    }
     found: dict[uuid.UUID, dict[uuid.UUID, Review]] = {key: {} for key in newest}
     for row in given:
         if row.revision_id in found and row.reviewer_id in able - {newest[row.revision_id]}:

@@ -38,7 +38,7 @@ LEASE = timedelta(seconds=60)  # longer than any attempt
 
 
 @dataclass(frozen=True)
-class Claim:
+class DueDelivery:
     """A delivery in a courier's hands."""
 
     delivery_id: uuid.UUID
@@ -316,12 +316,12 @@ def due(resting: Collection[uuid.UUID] = ()) -> Any:
     )
 
 
-def claim(session: Session, resting: Collection[uuid.UUID], most: int) -> list[Claim]:
+def claim(session: Session, resting: Collection[uuid.UUID], most: int) -> list[DueDelivery]:
     """Take deliveries that are due, at most one of each webhook, and none of those that rest.
 
     Each is due again when the lease ends, should its courier die. Two couriers never take the same one.
     """
-    claims: list[Claim] = []
+    claims: list[DueDelivery] = []
     while len(claims) < most:
         taken = {*resting, *(found.webhook_id for found in claims)}
         delivery = session.scalar(
@@ -337,13 +337,15 @@ def claim(session: Session, resting: Collection[uuid.UUID], most: int) -> list[C
         delivery.due_at = now() + LEASE
         webhook, event = delivery.webhook, delivery.event
         claims.append(
-            Claim(delivery.id, webhook.id, delivery.attempts, webhook.url, webhook.secret, event.action, event.serial)
+            DueDelivery(
+                delivery.id, webhook.id, delivery.attempts, webhook.url, webhook.secret, event.action, event.serial
+            )
         )
     session.flush()
     return claims
 
 
-def finish(session: Session, claim: Claim, reply: Reply) -> str | None:
+def finish(session: Session, claim: DueDelivery, reply: Reply) -> str | None:
     """Write down what came of an attempt; return the delivery's state, or None when it is not there any more.
 
     A success counts whoever had it. A failure counts only while nobody else has the delivery.

@@ -167,7 +167,7 @@ def refs(session: Session, actor: Actor | None, model: Model, *, pulls: bool) ->
     assert model.base_commit is not None
     found = []
     with suppress(Forbidden):  # what it holds is quarantined
-        found.append(Ref("branch", "main", snapshots.default(session, actor, model).commit))
+        found.append(Ref("branch", "main", snapshots.default_snapshot(session, actor, model).commit))
     channels = (
         select(Channel.name, Release)
         .join(Release, Release.id == Channel.release_id)
@@ -261,7 +261,7 @@ def line(session: Session, model: Model, release: Release) -> Sequence[Release]:
 
 def base_commit(session: Session, model: Model) -> Commit:
     """Return the base as the first commit."""
-    base = snapshots.base(session, model)
+    base = snapshots.base_snapshot(session, model)
     return Commit(base.commit, "Base model", f"weights {base.weights_digest}", base.made_at, [model.creator.name])
 
 

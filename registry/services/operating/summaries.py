@@ -30,7 +30,7 @@ def summary(session: Session) -> Summary:
     patches, work = dict.fromkeys(PATCH_STATES, 0), dict.fromkeys(jobs.STATES, 0)
     for state, number in session.execute(select(Patch.state, func.count()).group_by(Patch.state)):
         patches[state] += number
-    for _, state, number in jobs.counts(session):
+    for _, state, number in jobs.count_by_state(session):
         work[state] += number
     return Summary(
         users=session.scalars(select(func.count()).select_from(User)).one(),

@@ -130,10 +130,10 @@ def visible(actor: Actor | None) -> ColumnElement[bool]:
 def role_on(session: Session, actor: Actor | None, model: Model) -> Role:
     """Return what somebody is to a model: the greater of what model and namespace give."""
     least = Role.ANYONE if model.visibility == "public" else Role.NONE
-    return least if actor is None else held(session, actor.user_id, model, actor.admin)
+    return least if actor is None else role_held(session, actor.user_id, model, actor.admin)
 
 
-def held(session: Session, user_id: uuid.UUID, model: Model, admin: bool) -> Role:
+def role_held(session: Session, user_id: uuid.UUID, model: Model, admin: bool) -> Role:
     """Return what a user is to a model."""
     if admin:
         return Role.ADMIN

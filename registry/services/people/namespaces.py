@@ -195,3 +195,21 @@ def require_another_owner(session: Session, space: Namespace, user_id: uuid.UUID
     own = space.kind == "user" and session.get_one(User, user_id).name == space.name
     if own or not others:
         raise WrongState(f"{space.name} needs an owner; make somebody else owner first.", field="role")
+
+
+def set_active(session: Session, name: str, active: bool) -> bool:
+    """Let a user in or keep them out, from their next request on; return whether that changed anything.
+
+    Raises:
+        NotFound: there is no such user.
+    """
+    user = session.scalar(select(User).where(User.name == name).with_for_update(key_share=True))
+    if user is None:
+        raise NotFound(f"There is no user {name}.")
+    if user.is_active == active:
+        return False
+    user.is_active = active
+    session.flush()
+    action = "user.enable" if active else "user.disable"
+    record(session, None, action, name, before={"active": not active}, after={"active": active})
+    return True

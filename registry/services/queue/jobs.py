@@ -144,7 +144,7 @@ def cancellable(actor: Actor | None, job: Job) -> bool:
     return True
 
 
-def ahead(session: Session, job: Job) -> int | None:
+def jobs_ahead(session: Session, job: Job) -> int | None:
     """Return how many jobs are queued before a queued one."""
     if job.state != "queued":
         return None
@@ -257,7 +257,7 @@ def listing(
     return found[:limit], paging.write(last.created_at, last.id) if last else None
 
 
-def counts(session: Session) -> list[tuple[str, str, int]]:
+def count_by_state(session: Session) -> list[tuple[str, str, int]]:
     """Return how many jobs there are, by kind and state."""
     query = select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state).order_by(Job.kind, Job.state)
     return [(kind, state, count) for kind, state, count in session.execute(query)]

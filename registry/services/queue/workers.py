@@ -22,7 +22,7 @@ class Seen:
     job: Job | None
 
 
-def seen(session: Session, name: str, device: str) -> None:
+def mark_seen(session: Session, name: str, device: str) -> None:
     """Write down that a worker is there.
 
     Args:

@@ -73,7 +73,7 @@ def move(session: Session, actor: Actor, full_name: str, name: str, version: str
         session.flush()
     if channel.release_id == release.id:
         return channel
-    return go(session, actor, model, channel, release, "move", reason)
+    return apply_move(session, actor, model, channel, release, "move", reason)
 
 
 def rollback(session: Session, actor: Actor, full_name: str, name: str, reason: str) -> Channel:
@@ -88,7 +88,7 @@ def rollback(session: Session, actor: Actor, full_name: str, name: str, reason: 
     before = target_of_rollback(session, channel)
     if before is None:
         raise WrongState(f"The channel {full_name}@{name} has pointed at nothing before; move it instead.")
-    return go(session, actor, model, channel, before, "rollback", reason)
+    return apply_move(session, actor, model, channel, before, "rollback", reason)
 
 
 def target_of_rollback(session: Session, channel: Channel) -> Release | None:
@@ -103,7 +103,7 @@ def target_of_rollback(session: Session, channel: Channel) -> Release | None:
     return session.get(Release, trail[-2]) if len(trail) > 1 else None
 
 
-def go(
+def apply_move(
     session: Session, actor: Actor, model: Model, channel: Channel, release: Release, kind: str, reason: str
 ) -> Channel:
     """Move a channel if its rule lets it: the one place through which every move goes."""
@@ -119,7 +119,7 @@ def go(
     if yanked and not channel.allow_yanked:
         raise WrongState(f"{subject} takes no release with yanked patches: {' '.join(yanked)}")
     before = session.get(Release, channel.release_id) if channel.release_id else None
-    already = asked(session, channel).get(release.version, [])
+    already = pending_moves(session, channel).get(release.version, [])
     if not enough_ask(session, actor, model, channel, release):
         if actor.name not in already:
             after = {"release": release.version, "asked": sorted([*already, actor.name])}
@@ -169,11 +169,11 @@ def enough_ask(session: Session, actor: Actor, model: Model, channel: Channel, r
         .join(ChannelVote, ChannelVote.user_id == User.id)
         .where(ChannelVote.channel_id == channel.id, ChannelVote.release_id == release.id, User.is_active)
     )
-    count = sum(access.held(session, user_id, model, admin) >= least for user_id, admin in voters)
+    count = sum(access.role_held(session, user_id, model, admin) >= least for user_id, admin in voters)
     return count >= channel.approvals
 
 
-def asked(session: Session, channel: Channel) -> dict[str, list[str]]:
+def pending_moves(session: Session, channel: Channel) -> dict[str, list[str]]:
     """Return who has asked to move a channel, by version."""
     found: dict[str, list[str]] = {}
     for version, name in session.execute(

@@ -55,17 +55,17 @@ class Outline:
     channels: Sequence[str]
 
 
-def of(session: Session, model: Model, rows: Sequence[Release]) -> list[Dossier]:
+def dossiers_of(session: Session, model: Model, rows: Sequence[Release]) -> list[Dossier]:
     """Return the dossiers of releases of one model, in their order."""
     digests = {row.recipe_digest for row in rows}
     query = select(Recipe).where(Recipe.digest.in_(digests)).options(selectinload(Recipe.items))
     recipes = {recipe.digest: recipe for recipe in session.scalars(query)}
-    known = held(session, model, digests)
+    known = patches_held(session, model, digests)
     results_of = select(Composition.recipe_digest, Composition.weights_digest)
     results_of = results_of.where(Composition.model_id == model.id, Composition.recipe_digest.in_(digests))
     composed = dict(session.execute(results_of).all())
     pointing = channels(session, rows)
-    built = builds.of_many(session, model.id, digests)
+    built = builds.builds_by_recipe(session, model.id, digests)
     open_ones = [row for row in rows if row.state not in PUBLISHED]
     before, measured = previous(session, model, open_ones), measurements(session, model, open_ones)
     results = builds.results(session, model, {row.recipe_digest for row in open_ones})
@@ -75,8 +75,8 @@ def of(session: Session, model: Model, rows: Sequence[Release]) -> list[Dossier]
         items = [(item, known.get(item.sha256)) for item in recipe.items]
         lacking = []
         if row.state not in PUBLISHED:
-            lacking = lacks(model, row, items, before.get(row.id))
-            lacking += evaluations.absent(model, measured.get(row.id, ()))
+            lacking = missing_in(model, row, items, before.get(row.id))
+            lacking += evaluations.missing_among(model, measured.get(row.id, ()))
             subject = f"{model.full_name}@{row.version}"
             dispute = builds.dispute(results[recipe.digest], built[recipe.digest], subject)
             lacking += [dispute] if dispute and row.state == "candidate" else []
@@ -87,7 +87,7 @@ def of(session: Session, model: Model, rows: Sequence[Release]) -> list[Dossier]
     return made
 
 
-def held(session: Session, model: Model, digests: Iterable[str]) -> dict[str, PatchRevision]:
+def patches_held(session: Session, model: Model, digests: Iterable[str]) -> dict[str, PatchRevision]:
     """Return the checked revisions that recipes hold, by the digest of their file, as far as they are listed still."""
     inside = select(RecipeItem.sha256).where(RecipeItem.recipe_digest.in_(list(digests)))
     query = patches.revisions().where(
@@ -125,10 +125,10 @@ def measurements(session: Session, model: Model, rows: Sequence[Release]) -> dic
     if not (model.required_evaluations and rows):
         return {}
     query = select(Evaluation.release_id, Evaluation.dataset, Evaluation.metric)
-    return evaluations.there(session, query.where(Evaluation.release_id.in_([row.id for row in rows])))
+    return evaluations.recorded(session, query.where(Evaluation.release_id.in_([row.id for row in rows])))
 
 
-def lacks(
+def missing_in(
     model: Model, release: Release, items: Sequence[tuple[RecipeItem, PatchRevision | None]], before: str | None
 ) -> list[str]:
     """Return a sentence for whatever of a release's state and patches keeps it from being published.

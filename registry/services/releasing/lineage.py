@@ -49,7 +49,7 @@ def contributors(session: Session, model: Model) -> list[Contributor]:
     return [Contributor(*row) for row in rows]
 
 
-def of(session: Session, model: Model) -> Lineage:
+def lineage_of(session: Session, model: Model) -> Lineage:
     """Return how patches became releases; `left_out` is how many patches of these releases are not told of."""
     releases = session.scalars(
         select(Release)

@@ -99,7 +99,7 @@ def measured(session: Session, model: Model, release: Release) -> tuple[manifest
     """Return what was measured of a release."""
     return tuple(
         manifest.Evaluation(row.task, row.dataset, row.metric, row.value, row.higher_is_better, row.user.name)
-        for row in evaluations.of(session, model, evaluations.Subject(release=release))
+        for row in evaluations.evaluations_of(session, model, evaluations.Subject(release=release))
     )
 
 
@@ -139,7 +139,7 @@ def describe(session: Session, model: Model, release: Release, composition: Comp
             card_sha256=hashlib.sha256(release.card.encode("utf-8")).hexdigest(),
             builders=tuple(
                 manifest.Builder(build.builder, build.weights_digest, build.device)
-                for build in builds.of(session, model.id, recipe.digest)
+                for build in builds.builds_of(session, model.id, recipe.digest)
             ),
             previous=before(session, model, release),
             audit=manifest.Audit(head.serial, head.hash),

@@ -175,7 +175,7 @@ def composed(session: Session, model: Model, digest: str) -> None:
     for release in waiting:
         release.state = "candidate"
         session.flush()
-        found = builds.of(session, model.id, digest)
+        found = builds.builds_of(session, model.id, digest)
         if len(found) < builds.ENOUGH:
             key, worker = rebuild_key(model, digest), found[0].builder if found else None
             payload = {"recipe": digest}
@@ -282,7 +282,7 @@ def inbox(session: Session, actor: Actor, model: Model) -> dict[str, list[str]]:
 
 def missing(session: Session, model: Model, release: Release) -> list[str]:
     """Return what keeps a release from being published, a sentence each."""
-    return dossiers.of(session, model, [release])[0].missing
+    return dossiers.dossiers_of(session, model, [release])[0].missing
 
 
 def yanked_in(session: Session, model: Model, release: Release) -> list[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from registry.breadcrumbs.comparing import engines
 from registry.breadcrumbs.comparing.conflicts import Sums, analyse, total
-from registry.breadcrumbs.comparing.engines import CpuEngine, TorchEngine
+from registry.breadcrumbs.comparing.engines import CpuConflictEngine, TorchEngine
 from registry.breadcrumbs.composing.staging import Arena
 from registry.breadcrumbs.kernels.devices import SMALLEST
 from tests.support.conflict_makers import (
@@ -254,7 +254,7 @@ def test_memory_is_that_of_a_chunk_however_large_the_tensor(engine, tmp_path, mo
         arenas.append(Arena(64))
         return arenas[-1]
 
-    for kind in (CpuEngine, TorchEngine):
+    for kind in (CpuConflictEngine, TorchEngine):
         monkeypatch.setattr(kind, "arena", small)
     paths = random_paths(tmp_path, 3, {"w": 2**20}, density=0.15)
     found = compare(paths, engine=engine, step=2**14)

@@ -14,7 +14,7 @@ import yaml
 
 from client.actions.pull import find_snapshot
 from client.actions.push import create, push
-from client.mergekit.config import Source, read_config
+from client.mergekit.config import WeightSource, read_config
 from client.mergekit.export import write_yaml
 from registry.errors import InvalidRequest
 from tests.support import makers
@@ -146,7 +146,7 @@ def test_a_model_that_does_not_fit_is_named_and_leaves_nothing(three: Path, crum
 )
 def test_shares_are_exact_decimals_by_mergekits_defaults(settings: str, source: tuple[str, str, str]) -> None:
     config = read_config(f"merge_method: breadcrumbs\n{HEAD}models: [{{model: a, parameters: {settings}}}]\n", "x.yaml")
-    assert config.sources == (Source("a", *source),)
+    assert config.sources == (WeightSource("a", *source),)
     assert (config.alpha, config.base, config.value_dtype) == ("1", "./base", "auto")
 
 

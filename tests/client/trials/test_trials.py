@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from client import Client
 from client.trials import bench
-from client.trials.bench import Candidate, Part, multiply, run_command
+from client.trials.bench import Candidate, RecipePart, multiply, run_command
 from client.trials.bisect import Change, Verdict, apply, difference, judge, search
 from client.trials.scores import Measurement, read_measurements, read_score
 from registry import errors, schemas
@@ -100,9 +100,9 @@ scales = st.sampled_from(["0.3", "-1", "0", "0.15"])
 recipes = st.dictionaries(st.integers(0, 9), st.tuples(st.sampled_from("ab"), scales))
 
 
-def part(number: int, sha256: str, scale: str, revision: int = 1) -> Part:
+def part(number: int, sha256: str, scale: str, revision: int = 1) -> RecipePart:
     item = SimpleNamespace(number=number, sha256=sha256, revision=revision, title=f"patch {number}")
-    return Part(item, scale)  # type: ignore[arg-type]
+    return RecipePart(item, scale)  # type: ignore[arg-type]
 
 
 def candidate(given: Mapping[int, tuple[str, str]]) -> Candidate:

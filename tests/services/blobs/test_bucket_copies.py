@@ -68,7 +68,7 @@ def offload(world: World, **how: Any) -> list[BreadcrumbError | None]:
     return [found.error for found in bucket_copies.run(world.database, world.store, world.worker.bucket, LEAST, **how)]
 
 
-def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Report:
+def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Collected:
     return garbage.run(world.database, world.store, grace, bucket=world.worker.bucket, **how)
 
 

@@ -42,7 +42,7 @@ def state(world: World, sha256: str) -> str:
     return row.state if row else "gone"
 
 
-def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Report:
+def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Collected:
     return garbage.run(world.database, world.store, grace, **how)
 
 
@@ -70,7 +70,7 @@ def test_an_old_orphan_is_doomed_and_goes_after_a_second_grace(world: World) -> 
     young, old = orphan(world, b"young", DAY - timedelta(minutes=1)), orphan(world, b"old", DAY)
     assert collect(world, DAY).doomed == Amount(1, 3)
     assert (state(world, young), state(world, old)) == ("live", "doomed")
-    assert collect(world, DAY) == garbage.Report(*[Amount()] * 5)
+    assert collect(world, DAY) == garbage.Collected(*[Amount()] * 5)
     with world.database.write() as session:
         session.get_one(Blob, old).doomed_at = now() - DAY / garbage.SECOND
     assert collect(world, DAY).deleted == Amount(1, 3)
@@ -301,7 +301,7 @@ def test_who_comes_while_it_goes_is_told_to_send_the_bytes(world: World) -> None
 def test_who_was_quicker_keeps_it(world: World) -> None:
     """git's hard case: an old orphan, referred to again in a transaction that the collector cannot see yet."""
     sha256, user = orphan(world, age=100 * DAY, state="doomed", doomed_at=now() - 99 * DAY), actor(world)
-    reports: list[garbage.Report] = []
+    reports: list[garbage.Collected] = []
     thread = threading.Thread(target=lambda: reports.append(collect(world, orphans=False)))
     with world.database.write() as session:
         assert blobs.lease(session, [sha256])

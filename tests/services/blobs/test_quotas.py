@@ -17,7 +17,7 @@ from registry.errors import InvalidRequest, NotFound
 from registry.services.blobs import quotas
 from registry.services.blobs.quotas import Usage
 from registry.services.catalog import patches
-from registry.services.people import accounts, namespaces
+from registry.services.people import namespaces
 from tests.support.makers import make_checkpoint
 from tests.support.world import World, announce, create_model, digest, put_part, upload
 
@@ -296,4 +296,4 @@ def test_a_disabled_user_is_out_at_once_until_enabled(world: World) -> None:
     assert audited(world, "user.disable") == [("alice", {"active": True}, {"active": False})]
     assert audited(world, "user.enable") == [("alice", {"active": False}, {"active": True})]
     with pytest.raises(NotFound), world.database.write() as session:
-        accounts.set_active(session, "nobody", False)
+        namespaces.set_active(session, "nobody", False)

@@ -450,21 +450,21 @@ def test_an_inbox_shows_what_waits_for_its_owner(crew: Community) -> None:
 
 def test_a_norm_far_from_the_others_is_told_with_the_numbers() -> None:
     ordinary = [1.0, 1.1, 0.9, 1.05]
-    assert norms.far("x", 1.2, ordinary) is None
-    assert norms.far("x", 30.0, ordinary) == "x has L2 norm 30, 33.8 deviations from the median 1.025"
-    assert norms.far("x", 0.01, ordinary) is not None, "a patch that does nothing is odd, too"
-    assert norms.far("x", 0.0, ordinary) is None, "nothing has no logarithm"
-    assert norms.far("x", 30.0, ordinary[:2]) is None, "two are not enough to say what is ordinary"
-    assert norms.far("x", 30.0, [1.0, 1.0, 0.0]) is None, "and one that is zero is none of them"
+    assert norms.outlier_warning("x", 1.2, ordinary) is None
+    assert norms.outlier_warning("x", 30.0, ordinary) == "x has L2 norm 30, 33.8 deviations from the median 1.025"
+    assert norms.outlier_warning("x", 0.01, ordinary) is not None, "a patch that does nothing is odd, too"
+    assert norms.outlier_warning("x", 0.0, ordinary) is None, "nothing has no logarithm"
+    assert norms.outlier_warning("x", 30.0, ordinary[:2]) is None, "two are not enough to say what is ordinary"
+    assert norms.outlier_warning("x", 30.0, [1.0, 1.0, 0.0]) is None, "and one that is zero is none of them"
 
 
 def test_near_equal_norms_do_not_flag_each_other_and_one_odd_one_moves_nothing() -> None:
-    assert norms.far("x", 1.4, [1.0, 1.0, 1.0]) is None
-    assert norms.far("x", 1.6, [1.0, 1.0, 1.0]) is not None
-    assert norms.far("x", 1e6, [1.0, 1.01, 0.99, 1e6]) is not None
+    assert norms.outlier_warning("x", 1.4, [1.0, 1.0, 1.0]) is None
+    assert norms.outlier_warning("x", 1.6, [1.0, 1.0, 1.0]) is not None
+    assert norms.outlier_warning("x", 1e6, [1.0, 1.01, 0.99, 1e6]) is not None
     wide = [math.exp(-0.5), 1.0, math.exp(0.5)]  # a normal distribution of this MAD deviates by 0.5 * 1.4826
-    assert norms.far("x", math.exp(2.9), wide) is None
-    assert norms.far("x", math.exp(3.0), wide) is not None
+    assert norms.outlier_warning("x", math.exp(2.9), wide) is None
+    assert norms.outlier_warning("x", math.exp(3.0), wide) is not None
 
 
 def test_the_worker_warns_of_a_patch_out_of_the_ordinary(crew: Community, tmp_path: Path) -> None:

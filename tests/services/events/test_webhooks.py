@@ -454,7 +454,7 @@ def test_a_delivery_whose_webhook_is_deleted_meanwhile_ends_quietly(world: World
     receiver.answer = lambda _: (world.client("alice").delete(f"{HERE}/{made['id']}").status_code, {}, b"")
     send_all(world)
     (delivery,) = receiver.ids()
-    gone = webhooks.Claim(uuid.UUID(delivery), uuid.UUID(made["id"]), 1, receiver.url, "", "release.publish", 1)
+    gone = webhooks.DueDelivery(uuid.UUID(delivery), uuid.UUID(made["id"]), 1, receiver.url, "", "release.publish", 1)
     with world.database.write() as session:
         assert session.scalars(select(WebhookDelivery)).all() == []
         assert webhooks.finish(session, gone, Reply(204, "")) is None

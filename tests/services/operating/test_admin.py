@@ -91,7 +91,7 @@ def test_a_worker_is_seen_while_it_is_at_work(world: World, tmp_path: Path, monk
     assert claim is not None
     hasty = world.worker.settings.model_copy(update={"lease_seconds": 0.1})
     monkeypatch.setattr(world.worker, "settings", hasty)
-    told, seen = threading.Event(), workers.seen
+    told, seen = threading.Event(), workers.mark_seen
 
     def tell(*arguments: Any) -> None:
         seen(*arguments)
@@ -101,7 +101,7 @@ def test_a_worker_is_seen_while_it_is_at_work(world: World, tmp_path: Path, monk
         with pytest.raises(Stopped):
             world.worker.in_sandbox(claim, f"{SANDBOXED}:work", path=str(tmp_path / "pid"))
 
-    monkeypatch.setattr(workers, "seen", tell)
+    monkeypatch.setattr(workers, "mark_seen", tell)
     thread = threading.Thread(target=work)
     thread.start()
     assert told.wait(30)

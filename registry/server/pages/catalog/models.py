@@ -25,7 +25,7 @@ def model(request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep)
     shown = models.show(name, actor, ctx)
     with ctx.database.read() as session:
         row = model_service.find(session, name)
-        ancestry = lineage.of(session, row)
+        ancestry = lineage.lineage_of(session, row)
         latest = next((found for found in ancestry.releases if found.state == "published"), None)
         people, found_tags = lineage.contributors(session, row), tags.of_models(session, [row])[row.id]
         fetched = downloads.totals(session, [row])[row.id]

@@ -10,7 +10,7 @@ from registry.server.api import feed, models
 from registry.server.api.feed import Before
 from registry.server.edge.deps import ActorDep, ContextDep, ModelName, allow
 from registry.server.pages.frame import forms, render
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.pages.people.namespaces import whom
 
 router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, include_in_schema=False)
@@ -34,7 +34,7 @@ def update(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) 
     lines = forms.field(request, "required_evaluations").splitlines()
     needed = [line.strip() for line in lines if line.strip()]  # none at all is an answer, too
     models.update(name, forms.read(schemas.ModelUpdate, request, required_evaluations=needed), actor, ctx)
-    return go(request, f"/{name}/settings")
+    return redirect(request, f"/{name}/settings")
 
 
 @router.post("/settings/members")
@@ -42,7 +42,7 @@ def update(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) 
 def set_member(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Give somebody a role on a model."""
     models.set_member(name, whom(request), forms.read(schemas.MemberRequest, request), actor, ctx)
-    return go(request, f"/{name}/settings")
+    return redirect(request, f"/{name}/settings")
 
 
 @router.post("/settings/members/remove")
@@ -50,7 +50,7 @@ def set_member(request: Request, name: ModelName, actor: ActorDep, ctx: ContextD
 def remove_member(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Take somebody's role on a model away."""
     models.remove_member(name, whom(request), actor, ctx)
-    return go(request, f"/{name}/settings")
+    return redirect(request, f"/{name}/settings")
 
 
 @router.get("/audit")

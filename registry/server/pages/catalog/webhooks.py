@@ -9,7 +9,7 @@ from registry.server.api import models, webhooks
 from registry.server.edge.deps import ActorDep, ContextDep, ModelName, allow
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.once import shown_once
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.services.events.webhooks import NOUNS
 
 router = APIRouter(prefix="/{namespace:space}/{name}/settings/webhooks", route_class=PageRoute, include_in_schema=False)
@@ -63,7 +63,7 @@ def show(
 def update(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Turn a webhook on or off."""
     webhooks.update(name, webhook_id, forms.read(schemas.WebhookUpdate, request), actor, ctx)
-    return go(request, where(name, webhook_id))
+    return redirect(request, where(name, webhook_id))
 
 
 @router.post("/{webhook_id}/delete")
@@ -71,7 +71,7 @@ def update(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: Acto
 def remove(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Delete a webhook, with the record of what it was sent."""
     webhooks.remove(name, webhook_id, actor, ctx)
-    return go(request, f"/{name}/settings/webhooks")
+    return redirect(request, f"/{name}/settings/webhooks")
 
 
 @router.post("/{webhook_id}/test")
@@ -79,7 +79,7 @@ def remove(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: Acto
 def ping(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Send a webhook something to see whether it works."""
     webhooks.ping(name, webhook_id, actor, ctx)
-    return go(request, where(name, webhook_id))
+    return redirect(request, where(name, webhook_id))
 
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/replay")
@@ -89,7 +89,7 @@ def replay(
 ) -> Response:
     """Send an event to a webhook again."""
     webhooks.replay(name, webhook_id, delivery_id, actor, ctx)
-    return go(request, where(name, webhook_id))
+    return redirect(request, where(name, webhook_id))
 
 
 def where(name: str, webhook_id: uuid.UUID) -> str:

@@ -13,7 +13,7 @@ from registry.server.edge.deps import ActorDep, Context, ContextDep, ModelName, 
 from registry.server.pages.comparing import overlaps
 from registry.server.pages.frame import forms, permits, render
 from registry.server.pages.frame.drafts import reference
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.services.catalog import models as model_service
 from registry.services.composing import conflicts as conflict_service
 from registry.services.people.actors import Actor
@@ -46,7 +46,7 @@ def compare(
         model=model,
         found=found,
         pair=conflicts.show_pair(name, first, second, actor, ctx) if found.pairs else None,
-        job=found.job or asked(job, actor, ctx),
+        job=found.job or requested_job(job, actor, ctx),
         measure=measure,
         overlaps=overlaps,
         may=permits.permitted(actor, model),
@@ -86,7 +86,7 @@ def several(
         ],
         squares=squares,
         choices=choices(name, found, ctx),
-        job=found.job or asked(job, actor, ctx),
+        job=found.job or requested_job(job, actor, ctx),
         measure=measure,
         overlaps=overlaps,
         may=permits.permitted(actor, model),
@@ -117,8 +117,8 @@ def compared(request: Request, name: str, chosen: list[dict[str, int | None]], a
     refs = [overlaps.ref(patch) for patch in found.patches]
     job = found.job.id if found.job else None
     if len(refs) == 2:
-        return go(request, f"/{name}/patches/{refs[0]}/compare/{refs[1]}{render.query(job=job)}")
-    return go(request, f"/{name}/conflicts{render.query(patch=refs, job=job)}")
+        return redirect(request, f"/{name}/patches/{refs[0]}/compare/{refs[1]}{render.query(job=job)}")
+    return redirect(request, f"/{name}/conflicts{render.query(patch=refs, job=job)}")
 
 
 def choices(name: str, found: schemas.Conflicts, ctx: Context) -> list[tuple[str, str, str, str, bool]]:
@@ -144,7 +144,7 @@ def choices(name: str, found: schemas.Conflicts, ctx: Context) -> list[tuple[str
     ]
 
 
-def asked(job: uuid.UUID | None, actor: Actor | None, ctx: Context) -> schemas.Job | None:
+def requested_job(job: uuid.UUID | None, actor: Actor | None, ctx: Context) -> schemas.Job | None:
     """Return the job that somebody has been waiting for, so that a page can say how it has ended."""
     return jobs.job(job, actor, ctx) if job else None
 

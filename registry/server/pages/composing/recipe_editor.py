@@ -13,7 +13,7 @@ from registry.server.pages.comparing import collisions
 from registry.server.pages.frame import drafts, forms, render
 from registry.server.pages.frame.cookies import csrf
 from registry.server.pages.frame.drafts import Draft, Fields
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views import models as model_views
 from registry.server.views import patches as patch_views
 from registry.services.catalog import choices
@@ -76,7 +76,7 @@ def compose(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep)
     """Have the builder's recipe composed."""
     body = drafts.read(forms.fields(request)).request()
     found = patches.compose(name, body, Response(), actor, ctx)
-    return go(request, f"/{name}/recipes/{found.recipe.digest}")
+    return redirect(request, f"/{name}/recipes/{found.recipe.digest}")
 
 
 @router.post("/conflicts")
@@ -87,7 +87,7 @@ def ask(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> 
     named = [{"number": number, "revision": revision} for number, revision in draft.ticked.items()]
     conflicts.ask(name, schemas.ConflictRequest.model_validate({"patches": named}), Response(), actor, ctx)
     if "hx-request" not in request.headers:
-        return go(request, f"/{name}/recipes/new{render.query(**draft.query())}")
+        return redirect(request, f"/{name}/recipes/new{render.query(**draft.query())}")
     shown = look(name, forms.fields(request), actor, ctx)
     return render.page(request, "recipe_preview.html", **preview_values(request, models.show(name, actor, ctx), shown))
 
@@ -131,8 +131,8 @@ def begun(name: str, start: str, draft: Draft, actor: Actor | None, ctx: Context
         except RevisionNotFound:
             if len(start) < WHOLE:
                 raise
-            recipe = compositions.asked(session, model, start)[0]
-        return drafts.of(model_views.recipe(session, model, recipe), draft) if recipe else draft
+            recipe = compositions.requested(session, model, start)[0]
+        return drafts.draft_of(model_views.recipe(session, model, recipe), draft) if recipe else draft
 
 
 def preview_values(request: Request, model: schemas.Model, shown: Shown) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from registry.server.pages.comparing import collisions
 from registry.server.pages.frame import drafts, forms, render
 from registry.server.pages.frame.cookies import csrf
 from registry.server.pages.frame.drafts import Draft
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views import models as model_views
 from registry.services.catalog import models as model_service
 from registry.services.composing import compositions
@@ -30,13 +30,13 @@ WHOLE = 64
 def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Show a recipe: its result or, until there is one, the job that makes it."""
     if len(recipe) < WHOLE:
-        return go(request, f"/{name}/recipes/{models.snapshot(name, recipe, actor, ctx).ref}")
+        return redirect(request, f"/{name}/recipes/{models.snapshot(name, recipe, actor, ctx).ref}")
     model = models.show(name, actor, ctx)
     with ctx.database.read() as session:
         row = model_service.find(session, name)
-        found, composition, job = compositions.asked(session, row, recipe)
+        found, composition, job = compositions.requested(session, row, recipe)
         shown = model_views.composition(session, row, found, composition, None)
-        progress = model_views.job(job, jobs.ahead(session, job)) if job else None
+        progress = model_views.job(job, jobs.jobs_ahead(session, job)) if job else None
         cancellable = job is not None and jobs.cancellable(actor, job)
     draft = draft_of(shown.recipe)
     preview = preview_of(name, draft, actor, ctx)
@@ -64,7 +64,7 @@ def cut(request: Request, name: ModelName, recipe: schemas.Hex256, actor: ActorD
     """Cut a release from a composed recipe."""
     body = forms.read(schemas.ReleaseRequest, request, from_ref=recipe)
     release = releases.cut(name, body, Response(), actor, ctx)
-    return go(request, f"/{name}/releases/{release.version}")
+    return redirect(request, f"/{name}/releases/{release.version}")
 
 
 def draft_of(recipe: schemas.Recipe) -> Draft | None:
@@ -72,7 +72,7 @@ def draft_of(recipe: schemas.Recipe) -> Draft | None:
     if any(not item.number for item in recipe.patches):
         return None
     with suppress(BreadcrumbError):
-        return drafts.of(recipe)
+        return drafts.draft_of(recipe)
     return None
 
 

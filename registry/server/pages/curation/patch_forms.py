@@ -6,14 +6,14 @@ from registry import schemas
 from registry.server.api import admin, reviews
 from registry.server.edge.deps import ActorDep, ContextDep, ModelName, Number, allow
 from registry.server.pages.frame import forms
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 
 router = APIRouter(prefix="/{namespace:space}/{name}/patches/{number}", route_class=PageRoute, include_in_schema=False)
 
 
 def back(request: Request, name: str, number: int, tail: str = "") -> Response:
     """Lead to the page of a patch at its newest revision."""
-    return go(request, f"/{name}/patches/{number}{tail}")
+    return redirect(request, f"/{name}/patches/{number}{tail}")
 
 
 @router.post("/comments")

@@ -90,7 +90,7 @@ def read(fields: Fields) -> Draft:
     return Draft(said.get("alpha", [ALPHA])[-1], dict(sorted(ticked.items())), weights, bool(said.get("allow_yanked")))
 
 
-def of(recipe: schemas.Recipe, draft: Draft | None = None) -> Draft:
+def draft_of(recipe: schemas.Recipe, draft: Draft | None = None) -> Draft:
     """Return the draft that a recipe is, or with a draft, both: what the draft says of a patch goes before.
 
     Raises:

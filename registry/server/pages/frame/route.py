@@ -122,7 +122,7 @@ def to_sign_in(request: Request, why: Unauthenticated) -> Response:
     """Lead somebody who has to sign in to where they can, and from there back."""
     if request.method == "GET":
         here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return go(request, f"/login?next={quote(here, safe='/')}")
+        return redirect(request, f"/login?next={quote(here, safe='/')}")
     return refusal(request, 401, f"{why.message.partition(';')[0]}; sign in on another tab, and send this again.")
 
 
@@ -133,7 +133,7 @@ def refusal(request: Request, status: int, sentence: str) -> Response:
     return render.page(request, "error.html", status, sentence=sentence, title=HTTPStatus(status).phrase)
 
 
-def go(request: Request, path: str) -> Response:
+def redirect(request: Request, path: str) -> Response:
     """Lead the browser to another page of ours."""
     if "hx-request" in request.headers:
         return Response(status_code=200, headers={"HX-Redirect": path})

@@ -13,7 +13,7 @@ from registry.server.api.admin import Before
 from registry.server.api.people import NamespaceName
 from registry.server.edge.deps import ActorDep, ContextDep, ModelName, Number, allow
 from registry.server.pages.frame import forms, render
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 
 router = APIRouter(prefix="/admin", route_class=PageRoute, include_in_schema=False)
 Words = Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")]
@@ -43,7 +43,7 @@ def listing(request: Request, ctx: ContextDep, closed: bool = False, before: Bef
 def close(request: Request, report_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Close a report with what came of it."""
     admin.close_report(report_id, forms.read(schemas.ReportAnswer, request), actor, ctx)
-    return go(request, "/admin/reports")
+    return redirect(request, "/admin/reports")
 
 
 @router.get("/quarantine")
@@ -60,7 +60,7 @@ def quarantine(request: Request, ctx: ContextDep, before: Before = None) -> Resp
 def set_quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Put a patch into quarantine."""
     reviews.quarantine(name, number, forms.read(schemas.QuarantineRequest, request), actor, ctx)
-    return go(request, "/admin/quarantine")
+    return redirect(request, "/admin/quarantine")
 
 
 @router.post("/quarantine/{namespace}/{name}/{number}/end")
@@ -68,7 +68,7 @@ def set_quarantine(request: Request, name: ModelName, number: Number, actor: Act
 def end_quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
     """Let a patch out of quarantine."""
     reviews.quarantine(name, number, schemas.QuarantineRequest(reason=None), actor, ctx)
-    return go(request, "/admin/quarantine")
+    return redirect(request, "/admin/quarantine")
 
 
 @router.get("/namespaces")
@@ -94,7 +94,7 @@ def set_quota(request: Request, namespace: NamespaceName, actor: ActorDep, ctx: 
     uploads = forms.field(request, "uploads") or None
     body = forms.read(schemas.QuotaRequest, request, bytes=gibibytes(request, "gib"), uploads=uploads)
     admin.set_quota(namespace, body, actor, ctx)
-    return go(request, f"/admin/namespaces{render.query(search=namespace)}")
+    return redirect(request, f"/admin/namespaces{render.query(search=namespace)}")
 
 
 def gibibytes(request: Request, name: str) -> int | None:

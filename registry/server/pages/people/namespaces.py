@@ -12,7 +12,7 @@ from registry.server.api import models, people
 from registry.server.api.people import NamespaceName
 from registry.server.edge.deps import ActorDep, Context, ContextDep, VisitorDep, allow
 from registry.server.pages.frame import forms, render
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.services.people import access, namespaces
 from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
@@ -49,7 +49,7 @@ def namespace(
 def create(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Make an organisation."""
     body = forms.read(schemas.NamespaceRequest, request)
-    return go(request, f"/{people.create_namespace(body, actor, ctx).name}")
+    return redirect(request, f"/{people.create_namespace(body, actor, ctx).name}")
 
 
 @router.post("/settings/namespaces/{namespace}/members")
@@ -57,7 +57,7 @@ def create(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
 def set_member(request: Request, namespace: NamespaceName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Give somebody a role on every model of a namespace."""
     people.set_member(namespace, whom(request), forms.read(schemas.MemberRequest, request), actor, ctx)
-    return go(request, f"/{namespace}")
+    return redirect(request, f"/{namespace}")
 
 
 @router.post("/settings/namespaces/{namespace}/members/remove")
@@ -65,7 +65,7 @@ def set_member(request: Request, namespace: NamespaceName, actor: ActorDep, ctx:
 def remove_member(request: Request, namespace: NamespaceName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Take somebody's role in a namespace away."""
     people.remove_member(namespace, whom(request), actor, ctx)
-    return go(request, f"/{namespace}")
+    return redirect(request, f"/{namespace}")
 
 
 def whom(request: Request) -> str:

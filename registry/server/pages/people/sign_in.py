@@ -8,7 +8,7 @@ from registry.errors import Unauthenticated
 from registry.server.edge.deps import ActorDep, ContextDep, allow
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.cookies import COOKIE, set_cookie
-from registry.server.pages.frame.route import PageRoute, go, local, refusal
+from registry.server.pages.frame.route import PageRoute, local, redirect, refusal
 from registry.services.people import sign_ins
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -30,7 +30,7 @@ def sign_in(request: Request, ctx: ContextDep) -> Response:
             secret = sign_ins.start(session, forms.field(request, "token"), request.state.request_id)
     except Unauthenticated as why:
         return refusal(request, 401, f"{why.message.partition(';')[0].removesuffix('.')}.")
-    response = go(request, local(forms.field(request, "next") or "/"))
+    response = redirect(request, local(forms.field(request, "next") or "/"))
     set_cookie(request, response, secret)
     return response
 
@@ -41,6 +41,6 @@ def sign_out(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Forget the browser."""
     with ctx.database.write() as session:
         sign_ins.end(session, actor, request.cookies[COOKIE])
-    response = go(request, "/")
+    response = redirect(request, "/")
     set_cookie(request, response, None)
     return response

@@ -10,7 +10,7 @@ from registry.server.api import people
 from registry.server.edge.deps import ActorDep, ContextDep, allow
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.once import shown_once
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.services.people.actors import Actor
 from registry.services.people.rules import SCOPES
 
@@ -47,7 +47,7 @@ def create(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
 def revoke(request: Request, token_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Revoke a token; with the one that has signed in, the browser is signed out."""
     people.revoke_token(token_id, actor, ctx)
-    return go(request, "/settings/tokens" if token_id != actor.token.id else "/login")
+    return redirect(request, "/settings/tokens" if token_id != actor.token.id else "/login")
 
 
 def manages(actor: Actor) -> bool:

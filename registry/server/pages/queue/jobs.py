@@ -12,7 +12,7 @@ from registry.server.api import jobs as job_routes
 from registry.server.edge.deps import ActorDep, Context, ContextDep, VisitorDep, allow
 from registry.server.pages.frame import render
 from registry.server.pages.frame.cookies import COOKIE
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.pages.queue.streams import EventStream, Look, Streams, event
 from registry.server.views import models as model_views
 from registry.services.people import access, sign_ins
@@ -30,7 +30,7 @@ def job(request: Request, job_id: uuid.UUID, actor: VisitorDep, ctx: ContextDep)
     """Show a job."""
     with ctx.database.read() as session:
         row = jobs.find(session, actor, job_id)
-        shown, cancellable = model_views.job(row, jobs.ahead(session, row)), jobs.cancellable(actor, row)
+        shown, cancellable = model_views.job(row, jobs.jobs_ahead(session, row)), jobs.cancellable(actor, row)
     return render.page(request, "job.html", job=shown, cancellable=cancellable)
 
 
@@ -39,7 +39,9 @@ def job(request: Request, job_id: uuid.UUID, actor: VisitorDep, ctx: ContextDep)
 def cancel(request: Request, job_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Cancel a job; what it would have composed has a page, which says what can be done now."""
     found = job_routes.cancel(job_id, actor, ctx)
-    return go(request, f"/{found.model}/recipes/{found.subject}" if found.kind == "compose" else f"/jobs/{job_id}")
+    return redirect(
+        request, f"/{found.model}/recipes/{found.subject}" if found.kind == "compose" else f"/jobs/{job_id}"
+    )
 
 
 @router.get("/events")
@@ -85,4 +87,4 @@ def seen(request: Request, ctx: Context, job_id: uuid.UUID) -> schemas.Job:
         actor = sign_ins.find(session, secret) if known and secret else None
         access.admit(session, actor, "server.read", {})
         row = jobs.find(session, actor, job_id)
-        return model_views.job(row, jobs.ahead(session, row))
+        return model_views.job(row, jobs.jobs_ahead(session, row))

@@ -10,7 +10,7 @@ from registry.server.api import channels, models
 from registry.server.api.channels import ChannelName
 from registry.server.edge.deps import ActorDep, ContextDep, ModelName, VisitorDep, allow
 from registry.server.pages.frame import forms, permits, render
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views import releases as release_views
 from registry.services.catalog import models as model_service
 from registry.services.releasing import channels as channel_service
@@ -74,7 +74,7 @@ def move(request: Request, name: ModelName, channel: ChannelName, actor: ActorDe
 def rollback(request: Request, name: ModelName, channel: ChannelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """Point a channel at the release before."""
     channels.rollback(name, channel, forms.read(schemas.Reason, request), actor, ctx)
-    return go(request, f"/{name}/channels/{channel}")
+    return redirect(request, f"/{name}/channels/{channel}")
 
 
 @router.post("/{channel}/protection")
@@ -84,10 +84,10 @@ def protect(request: Request, name: ModelName, channel: ChannelName, actor: Acto
     allow_yanked = forms.field(request, "allow_yanked") == "on"  # a box that is not ticked is not sent
     body = forms.read(schemas.ChannelRule, request, allow_yanked=allow_yanked)
     channels.protect(name, channel, body, actor, ctx)
-    return go(request, f"/{name}/channels/{channel}")
+    return redirect(request, f"/{name}/channels/{channel}")
 
 
 def moved(request: Request, name: str, channel: str, actor: ActorDep, ctx: ContextDep) -> Response:
     """Point a channel at the release that a form names, and lead to its page."""
     channels.move(name, channel, forms.read(schemas.ChannelRequest, request), actor, ctx)
-    return go(request, f"/{name}/channels/{channel}")
+    return redirect(request, f"/{name}/channels/{channel}")

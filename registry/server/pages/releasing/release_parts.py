@@ -14,7 +14,7 @@ from registry.documents.manifest import read_manifest
 from registry.documents.versions import effective_scale
 from registry.errors import InvalidRequest
 from registry.services.curation import evaluations
-from registry.services.curation.measures import Measure
+from registry.services.curation.evaluations import MetricRow
 from registry.services.people.actors import Actor
 
 PRETTY = 2**16  # characters of a manifest that are shown
@@ -36,7 +36,7 @@ class Difference:
     `against` is the place of the one that it is compared to, `better` is None where they are equal.
     """
 
-    measure: Measure
+    measure: MetricRow
     against: int | None
     change: float | None
     better: bool | None
@@ -80,12 +80,12 @@ def subject(session: Session, actor: Actor | None, model: Model, ref: str) -> ev
         return None
 
 
-def differences(measured: Sequence[Measure], last: int) -> list[Difference]:
+def differences(measured: Sequence[MetricRow], last: int) -> list[Difference]:
     """Return how the subject at a place compares to the nearest one before it that was measured, too."""
     return [difference(one, one.found[last], last) for one in measured]
 
 
-def difference(measure: Measure, here: Evaluation | None, last: int) -> Difference:
+def difference(measure: MetricRow, here: Evaluation | None, last: int) -> Difference:
     """Return how one metric changed."""
     against = next((place for place in reversed(range(last)) if measure.found[place]), None)
     there = measure.found[against] if against is not None else None

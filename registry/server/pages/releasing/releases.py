@@ -11,13 +11,13 @@ from registry.server.api import conflicts, models, releases
 from registry.server.edge.deps import ActorDep, Context, ContextDep, ModelName, VisitorDep, allow
 from registry.server.pages.comparing import collisions
 from registry.server.pages.frame import forms, permits, render
-from registry.server.pages.frame.route import PageRoute, go
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.pages.releasing import release_parts
 from registry.server.views import models as model_views
 from registry.server.views import releases as release_views
 from registry.services.catalog import models as model_service
 from registry.services.composing import snapshots
-from registry.services.curation import evaluations, measures
+from registry.services.curation import evaluations
 from registry.services.queue import jobs
 from registry.services.releasing import channels, dossiers, publishing
 from registry.services.releasing import releases as release_service
@@ -68,7 +68,7 @@ def cut(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> 
     without = [item["number"] for item in items(forms.field(request, "without"))]
     body = forms.read(schemas.ReleaseRequest, request, **named, without=without)
     found = releases.cut(name, body, Response(), actor, ctx)
-    return go(request, f"/{name}/releases/{found.version}")
+    return redirect(request, f"/{name}/releases/{found.version}")
 
 
 @router.get("/compare")
@@ -77,7 +77,7 @@ def compare(
     request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep, before: Ref = "", after: Ref = ""
 ) -> Response:
     """Show what changed between two revisions, once both are chosen."""
-    shown, difference, measured = models.show(name, actor, ctx), None, list[measures.Measure]()
+    shown, difference, measured = models.show(name, actor, ctx), None, list[evaluations.MetricRow]()
     if before and after:
         difference = releases.compare(name, before, after, actor, ctx)
     with ctx.database.read() as session:
@@ -86,7 +86,7 @@ def compare(
         pointing = [channel for channel, version in channels.pointing(session, row, CHOICES) if version]
         if difference is not None:
             subjects = [release_parts.subject(session, actor, row, ref) for ref in (before, after)]
-            measured = measures.of(session, row, subjects)
+            measured = evaluations.compare_subjects(session, row, subjects)
     return render.page(
         request,
         "release_compare.html",
@@ -118,11 +118,12 @@ def show(
         release = release_views.release(session, model, row)
         previous = snapshots.find_release(session, model, row.previous_version) if row.previous_version else None
         older = [evaluations.Subject(release=previous)] if previous else []
-        measured = measures.of(session, model, [evaluations.Subject(), *older, evaluations.Subject(release=row)])
+        subjects = [evaluations.Subject(), *older, evaluations.Subject(release=row)]
+        measured = evaluations.compare_subjects(session, model, subjects)
         approved = publishing.approved(session, model, row)
         card = publishing.card(session, model, row) if release.weights_digest else None
         told = release_parts.told(row)
-        progress = model_views.job(job, jobs.ahead(session, job)) if job else None
+        progress = model_views.job(job, jobs.jobs_ahead(session, job)) if job else None
     parts = release_parts.parts(release, approved)
     page = [part for part in parts if part.item.number > after or not after][:PATCHES]
     return render.page(
@@ -151,7 +152,7 @@ def edit(request: Request, name: ModelName, version: Version, actor: ActorDep, c
         field: text.replace("\r\n", "\n") for field in ("changelog", "card") if (text := forms.field(request, field))
     }
     releases.edit(name, version, forms.read(schemas.ReleaseUpdate, request, **words), actor, ctx)
-    return go(request, f"/{name}/releases/{version}")
+    return redirect(request, f"/{name}/releases/{version}")
 
 
 @router.post("/{version}/publish")
@@ -159,7 +160,7 @@ def edit(request: Request, name: ModelName, version: Version, actor: ActorDep, c
 def publish(request: Request, name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep) -> Response:
     """Publish a candidate."""
     releases.publish(name, version, actor, ctx)
-    return go(request, f"/{name}/releases/{version}")
+    return redirect(request, f"/{name}/releases/{version}")
 
 
 @router.post("/{version}/yank")
@@ -167,7 +168,7 @@ def publish(request: Request, name: ModelName, version: Version, actor: ActorDep
 def yank(request: Request, name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep) -> Response:
     """Yank a published release."""
     releases.yank(name, version, forms.read(schemas.ReasonNeeded, request), actor, ctx)
-    return go(request, f"/{name}/releases/{version}")
+    return redirect(request, f"/{name}/releases/{version}")
 
 
 def meeting(
