@@ -18,6 +18,7 @@ from benchmarks.machine import filesystem_of
 from benchmarks.measure import alternate, read_files, timed
 from benchmarks.results import Bar, Result, Table, documents, is_asked, megabytes, seconds, times
 from registry.breadcrumbs.comparing.conflicts import analyse, total
+from registry.breadcrumbs.formats.arrays import read_floats, read_numbers
 from registry.breadcrumbs.formats.patchfile import Patch, open_patch
 
 
@@ -110,14 +111,14 @@ def compare_plainly(patches: Sequence[PatchFile]) -> tuple[int, float]:
 def dense(patch: Patch, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mask and values of a tensor, bool and float64 [numel]."""
     size, mask, values = patch.info.tensors[name].numel, patch.mask_entry(name), patch.value_entry(name)
-    kept = patch.read_entry(mask.name, 0, mask.shape[0])
+    kept = read_numbers(patch, mask.name, 0, mask.shape[0])
     if mask.dtype == "U8":
-        bits = torch.from_numpy(np.unpackbits(kept.numpy(), count=size, bitorder="little")).bool()
+        bits = torch.from_numpy(np.unpackbits(kept, count=size, bitorder="little")).bool()
     else:
         bits = torch.zeros(size, dtype=torch.bool)
-        bits[kept.long()] = True
+        bits[torch.from_numpy(kept).long()] = True
     whole = torch.zeros(size, dtype=torch.float64)
-    whole[bits] = patch.read_entry(values.name, 0, values.shape[0]).double()
+    whole[bits] = torch.from_numpy(read_floats(patch, values.name, 0, values.shape[0])).double()
     return bits, whole
 
 

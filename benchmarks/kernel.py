@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.makers import CODES, DELTA
 from benchmarks.measure import Sample
-from registry.breadcrumbs.formats.checkpoint import TORCH
 from registry.breadcrumbs.kernels import gpu
+from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES
 
 WARM, REPEATED = 3, 15
 ALIGN = 64
@@ -55,7 +55,7 @@ def make_launch(
         device: Where it is to be.
     """
     random = torch.Generator(device).manual_seed(seed)
-    kind, code = TORCH[CODES[dtype]], gpu.CODES[CODES[dtype]]
+    kind, code = TORCH_DTYPES[CODES[dtype]], gpu.CODES[CODES[dtype]]
     powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)
     parts: list[torch.Tensor] = []
     rows, starts, at, moved = [], [], 0, 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import ROOT
-from registry.breadcrumbs.formats.checkpoint import processors
+from registry.files.threads import processors
 
 PACKAGES = ("torch", "numba", "numpy", "triton")
 VECTORS = ("avx512_vbmi2", "avx512f", "avx2", "asimd")

@@ -21,8 +21,11 @@ from pathlib import Path
 
 import torch
 
-from registry.breadcrumbs.formats.checkpoint import TORCH, octets, open_checkpoint, processors
+from registry.breadcrumbs.formats.arrays import octets, read_floats
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.header import DTYPES, format_header
+from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES
+from registry.files.threads import processors
 
 VERSION = 2
 """Counts the ways in which weights were ever made, so that older files are not used again."""
@@ -171,7 +174,8 @@ def make_tuned(base: Path, folder: Path, shape: Llama, dtype: str, seed: int) ->
             runs = flat.numel() // RUN
             places = torch.arange(runs) * RUN + torch.randint(RUN, (runs,), generator=random)
             flat[places] /= (1 - torch.rand(runs, generator=random)).sqrt_()  # of numbers in (0, 1]
-            return values.add_(checkpoint.read(name, start, start + rows * columns).view(rows, columns))
+            before = read_floats(checkpoint, name, start, start + rows * columns)
+            return values.add_(torch.from_numpy(before).view(rows, columns))
 
         _make(folder, shape, dtype, seed, fill)
 
@@ -227,7 +231,8 @@ def _write_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str
         def write(part: tuple[int, str, int, int, int, int]) -> None:
             number, name, start, rows, columns, at = part
             random = torch.Generator().manual_seed(_seed(f"{seed}/{number}"))
-            view = octets(fill(name, start, rows, columns, random).to(TORCH[code]).view(-1))
+            values = fill(name, start, rows, columns, random).to(TORCH_DTYPES[code])
+            view = octets(values.view(torch.uint8).numpy())
             at += len(header)
             while view:
                 done = os.pwrite(file.fileno(), view, at)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from registry.breadcrumbs.formats.checkpoint import processors
+from registry.files.threads import processors
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = Path(__file__).resolve().parent / "launch.py"

@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.cases import Case, Files, PatchFile, add_case, case_of, output, weight_files, workplace
 from benchmarks.compose import HASHING
 from benchmarks.jobs import compose_files
@@ -30,6 +32,7 @@ from benchmarks.machine import filesystem_of
 from benchmarks.measure import Sample, alternate, read_files, run_job, run_process
 from benchmarks.results import Bar, Result, Table, documents, is_asked, megabytes, seconds, times
 from benchmarks.scaling import job_of
+from registry.breadcrumbs.formats.arrays import read_floats
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 
 WANTED = ("torch==2.13.0", "mergekit==0.1.5")
@@ -176,11 +179,11 @@ def compare(case: Case, base: Path, patches: list[PatchFile], out: Path, theirs:
     equal = count = 0
     with open_checkpoint(base) as before, open_checkpoint(ours) as one, open_checkpoint(theirs) as other:
         for name, spec in one.tensors.items():
-            start, a, b = (found.read(name) for found in (before, one, other))
+            start, a, b = (read_floats(found, name, 0, spec.numel) for found in (before, one, other))
             equal += int((a == b).sum())
             count += spec.numel
-            apart += float((a.double() - b.double()).square().sum())
-            moved += float((a.double() - start.double()).square().sum())
+            apart += float(np.square(np.subtract(a, b, dtype=np.float64)).sum())
+            moved += float(np.square(np.subtract(a, start, dtype=np.float64)).sum())
     shutil.rmtree(ours)
     return {
         "share of weights that are equal": equal / count,

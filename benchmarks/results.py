@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.cases import Case
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Series
-from registry.breadcrumbs.formats.checkpoint import processors
+from registry.files.threads import processors
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

@@ -1,4 +1,4 @@
-"""`crumb`: the command, put together from client/commands; turns every error into one sentence and an exit code."""
+"""`crumb`: the command, joined from client/commands; turns every error into one sentence and an exit code."""
 
 import os
 import signal
@@ -21,10 +21,10 @@ from client.terminal.console import plain
 ENDED = 143  # exit code after SIGTERM
 EPILOG = """\
 Environment: CRUMB_URL and CRUMB_TOKEN override `crumb login`; CRUMB_HOME is the folder of logins and cache;
-HF_HUB_OFFLINE=1 keeps Hub ids to the local cache; CRUMB_DEBUG=1 shows tracebacks.
+HF_HUB_OFFLINE=1 keeps Hub ids to the local cache; CRUMB_DEBUG=1 shows tracebacks, HTTP calls and retries.
 
-Exit codes: 0 done; 1 refused or failed, with one sentence on stderr; 2 wrong usage; 3 bytes or weights are not those
-their digest names; 130 interrupted; 143 told to end.
+Exit codes: 0 done; 1 refused or failed, with one sentence on stderr; 2 wrong usage; 3 bytes or weights do not match
+their digest; 130 interrupted; 143 terminated.
 """
 
 app = typer.Typer(
@@ -39,8 +39,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         from client import __version__
 
         print(f"crumb {__version__}")
@@ -57,14 +57,14 @@ def options(
 
 
 def demo(
-    keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Leave everything in this folder.")] = None,
+    keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Keep everything in this folder.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """See it all work in a minute, on this machine alone.
+    """See everything work in a minute, on this machine alone.
 
     Starts a registry, trains a small model and fine-tunes it on several tasks, pushes the patches, composes subsets,
-    pulls and verifies the models, and shows how accurate each is on every task.
+    pulls and verifies the models, and shows the accuracy of each on every task.
     """
     from client.demo.run import run_demo
 
@@ -121,6 +121,8 @@ for _command in (operations.audit, operations.changes, demo):
 
 def main() -> None:
     """Run `crumb` and exit with its code."""
+    if _debug():
+        _log_calls()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a title in Chinese on an ASCII terminal is no error
@@ -142,15 +144,17 @@ def main() -> None:
 
 def _end(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(ENDED)  # on its way out every temporary folder vanishes
+    raise SystemExit(ENDED)  # which removes every temporary folder on its way out
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code; no exception leaves here but with CRUMB_DEBUG."""
+    """Run one command and return its exit code; exceptions leave here only with CRUMB_DEBUG."""
     from registry.errors import BreadcrumbError, DigestMismatch
+    from registry.extras import naming_extras
 
     try:
-        code = app(arguments, prog_name="crumb", standalone_mode=False)
+        with naming_extras():
+            code = app(arguments, prog_name="crumb", standalone_mode=False)
         sys.stdout.flush()
     except typer.Abort:
         code = 130
@@ -168,9 +172,9 @@ def run(arguments: list[str]) -> int:
         if _debug():
             raise
         words = "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
-        return _fail(f"crumb met something it does not expect ({words}); CRUMB_DEBUG=1 shows where.", 1)
+        return _fail(f"crumb failed unexpectedly ({words}); CRUMB_DEBUG=1 shows where.", 1)
     if code == 130:
-        print("Interrupted; run the same command to go on.", file=sys.stderr)
+        print("Interrupted; run the same command to resume.", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 
@@ -191,3 +195,15 @@ def _fail(message: str, code: int) -> int:
 
 def _debug() -> bool:
     return bool(os.environ.get("CRUMB_DEBUG"))
+
+
+def _log_calls() -> None:
+    """Print the debug lines of this program's HTTP calls to stderr; other libraries' lines may hold secrets."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logger = logging.getLogger("client")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False

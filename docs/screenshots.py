@@ -1,4 +1,4 @@
-"""Take the pictures of README.md in this folder: `python docs/screenshots.py`, with Debian's chromium installed.
+"""Take the pictures of guides/tour.md: `python docs/screenshots.py`, with Debian's chromium installed.
 
 What they show is a registry of the tests' kind: real server, workers and database, a small model with real patches,
 pushed, reviewed, released and analysed by the same calls as ever. Only the names are made up.
@@ -122,7 +122,7 @@ def running(browser: Browser) -> Iterator[Site]:
 def shoot(page: Page, name: str) -> None:
     """Write the picture of a page."""
     page.wait_for_load_state("networkidle")
-    page.screenshot(path=HERE / f"{name}.png", full_page=True)
+    page.screenshot(path=HERE / "pictures" / f"{name}.png", full_page=True)
     page.context.close()
 
 

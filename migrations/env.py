@@ -1,4 +1,4 @@
-"""Run migrations on the database that the caller, DATABASE_URL or the default names."""
+"""Run migrations on the database that the caller names, or that of the settings."""
 
 from alembic import context
 from sqlalchemy import text
@@ -9,7 +9,7 @@ from registry.settings import Settings
 
 
 def render_item(kind: str, item: object, _context: object) -> str | bool:
-    """Write our types as what they are to a database, so that a migration needs no code of ours."""
+    """Write our types as the database types they are, so that a migration imports none of our code."""
     return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UTCDateTime) else False
 
 

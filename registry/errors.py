@@ -1,34 +1,35 @@
-"""Every error a person can meet, on either side of the wire.
+"""Errors: every one that a person can meet, on either side of the wire.
 
     BreadcrumbError
-    ├── InvalidInput (ValueError)      what was given breaks a rule
+    ├── InvalidInput (ValueError)      the input breaks a rule
     │   ├── InvalidRequest             a field of a request or an option of a command
     │   ├── InvalidCheckpoint          a checkpoint that is not sound safetensors, or holds NaN or Inf
-    │   ├── CheckpointMismatch         base and tuned checkpoint do not fit together
+    │   ├── CheckpointMismatch         a base and a tuned checkpoint that do not fit together
     │   ├── InvalidPatch               a patch file that breaks a rule of the format
     │   ├── InvalidRecipe              a recipe that cannot be composed
     │   ├── BaseMismatch               a patch made for another base model
-    │   └── DigestMismatch             bytes that are not the bytes their digest names
+    │   └── DigestMismatch             bytes that do not hash to their digest
     ├── TooLarge (ValueError)          more bytes than a stated limit
     ├── RangeNotSatisfiable (ValueError)
-    ├── NotFound (LookupError)         nothing by that name that you may see
-    │   ├── RevisionNotFound           a model, and nothing of it by that reference
+    ├── NotFound (LookupError)         nothing by that name that the caller may see
+    │   ├── RevisionNotFound           the model exists, but has nothing by that ref
     │   │   └── NotComposed            a recipe that has to be composed first
-    │   └── EntryNotFound              a revision, and no file of that name in it
-    ├── WrongState                     the thing is in a state that forbids this
+    │   └── EntryNotFound              the revision exists, but has no file of that name
+    ├── WrongState                     the subject is in a state that does not allow this
     ├── Unauthenticated (PermissionError)
     ├── Forbidden (PermissionError)
-    ├── TooMany                        come back later
-    ├── TimedOut (TimeoutError)        the bytes came too slowly
+    ├── TooMany                        too many at once; try again later
+    ├── TimedOut (TimeoutError)        the bytes arrived too slowly
     ├── NotFinite (ArithmeticError)    a composition that overflows
     ├── JobFailed (RuntimeError)       the job ended without a result
     ├── JobCancelled (RuntimeError)
     ├── StorageFull (OSError)          no room for the bytes
     ├── StorageFailed (OSError)        the disk did not take the bytes, or lost some
-    └── Unavailable (ConnectionError)  no registry answers there
+    ├── MissingExtra (ImportError)     a library of an extra is not installed
+    └── Unavailable (ConnectionError)  the other side does not answer
 
 No HTTP in here: server/errors.py maps each class to a status, client/api/http.py raises the class again.
-A message is a whole sentence that names the thing and, where there is one, the next step.
+A message is a whole sentence that names its subject and, where there is one, the next step.
 """
 
 import re
@@ -36,7 +37,7 @@ from typing import ClassVar
 
 
 class BreadcrumbError(Exception):
-    """Carry one sentence for a person, and optionally the field it is about.
+    """An error with one sentence for a person, and optionally the field that it is about.
 
     Args:
         message: A whole sentence.
@@ -59,7 +60,7 @@ class BreadcrumbError(Exception):
 
 
 class InvalidInput(BreadcrumbError, ValueError):
-    """What was given breaks a rule."""
+    """The input breaks a rule."""
 
 
 class InvalidRequest(InvalidInput):
@@ -71,7 +72,7 @@ class InvalidCheckpoint(InvalidInput):
 
 
 class CheckpointMismatch(InvalidInput):
-    """Base and tuned checkpoint do not fit together."""
+    """A base and a tuned checkpoint do not fit together."""
 
 
 class InvalidPatch(InvalidInput):
@@ -87,7 +88,7 @@ class BaseMismatch(InvalidInput):
 
 
 class DigestMismatch(InvalidInput):
-    """Bytes are not the bytes that their digest names."""
+    """Bytes do not hash to their digest."""
 
 
 class TooLarge(BreadcrumbError, ValueError):
@@ -95,7 +96,7 @@ class TooLarge(BreadcrumbError, ValueError):
 
 
 class RangeNotSatisfiable(BreadcrumbError, ValueError):
-    """The requested range or part lies outside the thing, whose size is `size`."""
+    """The requested range or part lies outside a file or upload of `size` bytes."""
 
     def __init__(self, message: str, *, field: str | None = None, size: int = 0) -> None:
         super().__init__(message, field=field)
@@ -103,23 +104,23 @@ class RangeNotSatisfiable(BreadcrumbError, ValueError):
 
 
 class NotFound(BreadcrumbError, LookupError):
-    """Nothing by that name that the caller may see."""
+    """The caller may see nothing by that name."""
 
 
 class RevisionNotFound(NotFound):
-    """The model is there, and nothing of it by that reference."""
+    """The model exists, but has nothing by that ref."""
 
 
 class NotComposed(RevisionNotFound):
-    """The recipe is known, and has to be composed first."""
+    """The recipe is known, but has to be composed first."""
 
 
 class EntryNotFound(NotFound):
-    """The revision is there, and no file of that name in it."""
+    """The revision exists, but has no file of that name."""
 
 
 class WrongState(BreadcrumbError):
-    """The thing is in a state that forbids this."""
+    """The subject is in a state that does not allow this."""
 
     slug = "conflict"
 
@@ -133,7 +134,7 @@ class Forbidden(BreadcrumbError, PermissionError):
 
 
 class TooMany(BreadcrumbError):
-    """Too many at once; come back later, after `retry_after` seconds where the server can say."""
+    """Too many at once; try again later, after `retry_after` seconds if the server knows."""
 
     def __init__(self, message: str, *, field: str | None = None, retry_after: int = 60) -> None:
         super().__init__(message, field=field)
@@ -141,7 +142,7 @@ class TooMany(BreadcrumbError):
 
 
 class TimedOut(BreadcrumbError, TimeoutError):
-    """The bytes came too slowly."""
+    """The bytes arrived too slowly."""
 
 
 class NotFinite(BreadcrumbError, ArithmeticError):
@@ -164,16 +165,20 @@ class StorageFailed(BreadcrumbError, OSError):
     """The disk did not take the bytes, or lost some."""
 
 
+class MissingExtra(BreadcrumbError, ImportError):
+    """A library that one of the package's extras brings is not installed."""
+
+
 class Unavailable(BreadcrumbError, ConnectionError):
-    """No registry answers at that address."""
+    """The other side does not answer."""
 
 
 def by_slug() -> dict[str, type[BreadcrumbError]]:
     """Return every error class by its slug."""
-    found: dict[str, type[BreadcrumbError]] = {}
+    classes: dict[str, type[BreadcrumbError]] = {}
     waiting: list[type[BreadcrumbError]] = [BreadcrumbError]
     while waiting:
         cls = waiting.pop()
-        found[cls.slug] = cls
+        classes[cls.slug] = cls
         waiting += cls.__subclasses__()
-    return found
+    return classes

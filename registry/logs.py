@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line (or text for people), to stderr."""
+"""Structured logs: one JSON object per line (or text for people), to stderr."""
 
 import logging
 import sys
@@ -7,13 +7,13 @@ import structlog
 
 
 def configure_logs(form: str) -> None:
-    """Set up structlog, and the standard library's loggers of others to go the same way."""
+    """Set up structlog, and the standard library's logging of other packages, both to stderr."""
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # A traceback without the values of local variables: a token may be among them.
+    # Tracebacks leave out the values of local variables, which may include tokens.
     if form == "json":
         without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         processors += [structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()]

@@ -2,9 +2,10 @@
 
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -12,7 +13,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from registry.db.session import migrate
+from registry.storage import bucket
 from tests.support import postgres
+from tests.support.community import Community, open_community
+from tests.support.databases import Databases
+from tests.support.in_memory import find_place
+from tests.support.receivers import Receiver, open_receiver
+from tests.support.s3_stand_in import S3, open_s3
 from tests.support.world import World, open_world
 
 # Without a GPU, Triton interprets its kernels on the CPU; it reads the variable when it is first imported, and that can
@@ -29,6 +36,12 @@ settings.register_profile("ci", settings.get_profile("here"), derandomize=True, 
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 KINDS = ("sqlite", "postgresql")
+
+
+def pytest_configure() -> None:
+    """Keep temporary folders in memory, where there is room."""
+    if place := find_place():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(place))
 
 
 @pytest.hookimpl(tryfirst=True)  # before what is slow is left out
@@ -57,25 +70,12 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def create_database(postgres_url: str) -> Iterator[Callable[[str | None], str]]:
-    """Create a PostgreSQL database, as a copy of another where one is given, and return its URL."""
-    engine = sqlalchemy.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
-    names: list[str] = []
-
-    def create(template: str | None = None) -> str:
-        name = f"test_{uuid.uuid4().hex}"  # two test processes may share a server
-        copied = f" TEMPLATE {sqlalchemy.make_url(template).database} STRATEGY FILE_COPY" if template else ""
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}{copied}")
-        names.append(name)
-        return sqlalchemy.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
-
-    yield create
-    if "TEST_DATABASE_URL" not in os.environ:
-        return  # a server of our own goes away whole
-    with engine.connect() as connection:
-        for name in names:
-            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+def databases(postgres_url: str) -> Iterator[Databases]:
+    """The PostgreSQL databases of this session."""
+    made = Databases(postgres_url)
+    yield made
+    if "TEST_DATABASE_URL" in os.environ:  # a server of our own goes away whole
+        made.drop_all()
 
 
 @pytest.fixture(params=KINDS)
@@ -85,12 +85,13 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database_url(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+def database_url(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database of each kind."""
     if database_kind == "sqlite":
-        return f"sqlite:///{tmp_path / 'registry.db'}"
-    created: str = request.getfixturevalue("create_database")()
-    return created
+        yield f"sqlite:///{tmp_path / 'registry.db'}"
+        return
+    with request.getfixturevalue("databases").lent() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +104,7 @@ def migrated_template(tmp_path_factory: pytest.TempPathFactory, request: pytest.
             if kind == "sqlite":
                 url = f"sqlite:///{tmp_path_factory.mktemp('template') / 'registry.db'}"
             else:
-                url = request.getfixturevalue("create_database")()
+                url = request.getfixturevalue("databases").create()
             migrate(url)
             made[kind] = url
         return made[kind]
@@ -114,19 +115,82 @@ def migrated_template(tmp_path_factory: pytest.TempPathFactory, request: pytest.
 @pytest.fixture
 def migrated_url(
     database_kind: str, migrated_template: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest
-) -> str:
+) -> Iterator[str]:
     """The URL of a database of each kind, as the migrations build it, without rows."""
     template = migrated_template(database_kind)
     if database_kind == "sqlite":
         file = tmp_path / "registry.db"
         shutil.copyfile(str(sqlalchemy.make_url(template).database), file)
-        return f"sqlite:///{file}"
-    copied: str = request.getfixturevalue("create_database")(template)
-    return copied
+        yield f"sqlite:///{file}"
+        return
+    with request.getfixturevalue("databases").lent(template) as url:
+        yield url
 
 
 @pytest.fixture
-def world(tmp_path: Path, migrated_url: str) -> Iterator[World]:
+def world_settings() -> dict[str, Any]:
+    """Settings of `world` beside the usual ones; a file may have its own."""
+    return {}
+
+
+@pytest.fixture
+def world(tmp_path: Path, migrated_url: str, world_settings: dict[str, Any]) -> Iterator[World]:
     """A registry on SQLite and again on PostgreSQL."""
-    with open_world(tmp_path / "data", migrated_url) as made:
+    with open_world(tmp_path / "data", migrated_url, **world_settings) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def calm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A registry for all tests of a file that are refused what they ask for: nobody changes anything there."""
+    folder, template = tmp_path_factory.mktemp("calm"), request.getfixturevalue("migrated_template")(request.param)
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            shutil.copyfile(str(sqlalchemy.make_url(template).database), folder / "registry.db")
+            url = f"sqlite:///{folder / 'registry.db'}"
+        else:
+            url = stack.enter_context(request.getfixturevalue("databases").lent(template))
+        yield stack.enter_context(open_world(folder / "data", url))
+
+
+@pytest.fixture
+def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
+    """A model with people in every role, and four checked drafts of bob's, on SQLite and again on PostgreSQL."""
+    with open_community(database_kind, tmp_path, request) as made:
+        yield made
+
+
+@pytest.fixture
+def lived(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
+    """The same with the patches accepted, and the releases 1.0.0 of [1], 1.1.0 of [1, 2], 1.2.0 of [1, 2, 3]."""
+    with open_community(database_kind, tmp_path, request, released=True) as made:
+        yield made
+
+
+@pytest.fixture
+def sqlite_crew(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
+    """`crew` on SQLite alone, where the database decides nothing."""
+    with open_community("sqlite", tmp_path, request) as made:
+        yield made
+
+
+@pytest.fixture
+def sqlite_lived(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
+    """`lived` on SQLite alone, where the database decides nothing."""
+    with open_community("sqlite", tmp_path, request, released=True) as made:
+        yield made
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """A stand-in for S3, that is asked once for each thing."""
+    monkeypatch.setattr(bucket, "MOST_RETRIES", 0)
+    with open_s3() as made:
+        yield made
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Somebody whom webhooks call."""
+    with open_receiver() as made:
         yield made

@@ -3,6 +3,8 @@
 import ast
 import functools
 import graphlib
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -18,7 +20,8 @@ from typer.testing import CliRunner
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(file for folder in ("registry", "client", "migrations") for file in (ROOT / folder).rglob("*.py"))
 README = (ROOT / "README.md").read_text("utf-8")
-PROSE = "\n".join([README, *(file.read_text("utf-8") for file in sorted((ROOT / "docs").glob("*.md")))])
+PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROSE = "\n".join([README, *(file.read_text("utf-8") for file in PAGES)])
 
 # Readers that run or believe what a file says. Strangers' bytes meet the parser in registry/breadcrumbs only.
 BANNED_CALLS = {"torch.load", "torch.hub.load", "eval", "exec", "os.system"}
@@ -38,7 +41,14 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_the_client_loads_neither_database_nor_server() -> None:
-    assert not loaded_by("import client; client.Client") & {"sqlalchemy", "fastapi", "starlette", "alembic", "torch"}
+    assert not loaded_by("import client; client.Client") & {
+        "sqlalchemy",
+        "fastapi",
+        "starlette",
+        "alembic",
+        "numpy",
+        "torch",
+    }
 
 
 def test_importing_the_client_alone_loads_next_to_nothing() -> None:
@@ -51,8 +61,9 @@ def test_help_loads_no_torch() -> None:
     assert not loaded & {"torch", "numpy", "sqlalchemy", "fastapi", "transformers", "huggingface_hub"}
 
 
-def test_server_and_worker_load_no_torch_for_only_disposable_processes_compute() -> None:
-    assert not loaded_by("import registry.cli, registry.server.app, registry.worker.worker") & {"torch", "transformers"}
+def test_server_and_worker_load_no_numpy_for_only_disposable_processes_compute() -> None:
+    loaded = loaded_by("import registry.cli, registry.server.app, registry.worker.worker")
+    assert not loaded & {"numpy", "numba", "torch", "transformers"}
 
 
 def dotted(node: ast.AST) -> str:
@@ -116,7 +127,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "registry.db": SERVER_SIDE,
     "registry.storage": SERVER_SIDE,
     "registry.outside.hub": {"registry.server", "registry.services", "registry.worker"},
-    "registry.outside.egress": {"registry.services.events.webhooks", "registry.worker.courier"},
+    "registry.outside.egress": {"registry.services.events", "registry.worker.courier"},
     "registry.documents": {"registry.server", "registry.services", "registry.worker", "client"},
     "registry.services": {"registry.cli", "registry.server", "registry.worker"},
     "registry.server": {"registry.cli"},
@@ -125,10 +136,28 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "registry.worker.sandbox": {"registry.worker"},
     "registry.settings": {"registry.cli", "registry.server", "registry.worker"},
     "registry.schemas": {"registry.server", "client"},
-    "torch": {"registry.breadcrumbs", "client.demo.tasks"},
-    "llvmlite": {"registry.breadcrumbs.kernels"},
+    "torch": {  # for GPUs alone; what runs on a CPU does without it
+        "registry.breadcrumbs.comparing.torch_engine",
+        "registry.breadcrumbs.composing.gpu_engine",
+        "registry.breadcrumbs.composing.residents",
+        "registry.breadcrumbs.composing.tensor_arena",
+        "registry.breadcrumbs.diffing.gpu_masks",
+        "registry.breadcrumbs.kernels.devices",
+        "registry.breadcrumbs.kernels.dtypes",
+        "registry.breadcrumbs.kernels.gpu",
+        "client.demo.tasks",
+    },
+    "numpy": {
+        "registry.breadcrumbs.checking",
+        "registry.breadcrumbs.comparing",
+        "registry.breadcrumbs.composing",
+        "registry.breadcrumbs.diffing",
+        "registry.breadcrumbs.formats.arrays",
+        "registry.breadcrumbs.kernels",
+    },
+    "llvmlite": {"registry.breadcrumbs.kernels.intrinsics"},
     "numba": {"registry.breadcrumbs.kernels"},
-    "triton": {"registry.breadcrumbs.kernels"},
+    "triton": {"registry.breadcrumbs.kernels.gpu"},
     "sqlalchemy": {"registry.db", "registry.server", "registry.services", "registry.worker"},
     "alembic": {"registry.db"},
     "fastapi": {"registry.server"},
@@ -140,11 +169,17 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "limits": {"registry.server.edge.limits"},
     "typer": {"registry.cli", "client"},
     "httpx2": {"client", "registry.outside"},  # the only two ways out of the server
-    "huggingface_hub": {"client", "registry.outside.hub", "registry.documents.cards"},  # which writes cards
+    "huggingface_hub": {"client", "registry.documents.cards"},  # which writes cards
     "obstore": {"registry.storage.bucket"},
     "cryptography": {"client.machine.signatures"},
     "model_signing": {"client.machine.signatures"},
 }
+
+
+def layer_of(file: Path) -> str:
+    """Return the layer that a source file is in: `registry.<room>`, or `client` for all of the client."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:2]) if parts[0] == "registry" else parts[0]
 
 
 @functools.cache
@@ -193,6 +228,17 @@ def test_rooms_do_not_import_each_other_in_circles(folder: Path) -> None:
     assert circle(arrows) is None
 
 
+@pytest.mark.parametrize("layer", sorted({layer_of(file) for file in SOURCES}))
+def test_a_class_has_a_name_of_its_own_within_its_layer(layer: str) -> None:
+    places: dict[str, list[str]] = {}
+    for file in SOURCES:
+        if layer_of(file) == layer:
+            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 def test_no_room_holds_more_than_twelve_modules() -> None:
     rooms = {file.parent for file in SOURCES if file.parent.name != "versions"}
     crowded = {room: len([file for file in room.glob("*.py") if file.stem != "__init__"]) for room in rooms}
@@ -217,6 +263,53 @@ def test_every_dependency_is_pinned() -> None:
     ]
     names = {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower().replace("_", "-") for line in wanted}  # type: ignore[index]
     assert names - {project["name"]} <= pinned
+
+
+# Words -----------------------------------------------------------------------------------------------------------
+
+
+GLOSSARY = (ROOT / "docs/concepts/glossary.md").read_text("utf-8")
+
+
+def glossary() -> dict[str, tuple[str, list[str]]]:
+    """Return the meaning of each term of the glossary, and what it names in the code."""
+    lines = [line for line in GLOSSARY.splitlines() if line.startswith("|")][2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {term: (meaning, re.findall(r"`([^`]+)`", names)) for term, meaning, names in rows}
+
+
+def find(name: str) -> object:
+    """Return what a dotted name stands for: a module, or something in one."""
+    parts, rest = name.split("."), []
+    while True:
+        try:
+            value: object = importlib.import_module(".".join(parts))
+            break
+        except ModuleNotFoundError:
+            rest.insert(0, parts.pop())  # ends with an error once nothing is left to import
+    return functools.reduce(getattr, rest, value)
+
+
+def test_a_term_of_the_glossary_has_a_meaning_and_one_line() -> None:
+    lines = [line for line in GLOSSARY.splitlines() if line.startswith("|")][2:]
+    assert len(lines) == len(glossary()) > 25
+    assert [term for term, (meaning, _) in glossary().items() if not meaning.endswith(".")] == []
+
+
+@pytest.mark.parametrize("name", sorted({name for _, names in glossary().values() for name in names}))
+def test_what_the_glossary_names_is_in_the_code(name: str) -> None:
+    assert find(name) is not None
+
+
+@pytest.mark.parametrize("module", ["registry.db.tables", "registry.services.people.rules"])
+def test_a_term_that_is_the_name_of_a_class_names_it(module: str) -> None:
+    classes = {name for name, _ in inspect.getmembers(importlib.import_module(module), inspect.isclass)}
+    unnamed = []
+    for term, (_, names) in glossary().items():
+        expected = term.title().replace(" ", "").replace("_", "")
+        if expected in classes and f"{module}.{expected}" not in names:
+            unnamed.append(term)
+    assert unnamed == []
 
 
 # README ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import pytest
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.processes import Person, Registry, open_registry, person
 
+pytestmark = pytest.mark.slow
+
 MODEL = "acme/tiny"
 
 

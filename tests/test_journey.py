@@ -13,6 +13,8 @@ import torch
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.processes import Person, Registry, Valve, open_registry, person, until
 
+pytestmark = pytest.mark.slow
+
 WIDE = {f"layers.{n}.weight": (1024, 1024) for n in range(8)}
 
 

@@ -1,43 +1,43 @@
 """What other registries regret, each with the test that keeps it out of here.
 
-     1  approve, push    server/test_reviews.py::test_a_new_revision_has_neither_approvals_nor_checks
-                         server/test_reviews.py::test_a_patch_accepted_while_its_next_revision_arrives_is_what_was_approved
-     2  rollback         server/test_channels.py::test_a_channel_for_owners_is_moved_by_owners_whatever_the_way
-                         server/test_channels.py::test_a_rollback_needs_as_many_as_a_move_does
-     3  a push twice     server/test_patches.py::test_the_same_patch_twice_is_one_patch
-                         client/test_visits.py::test_a_push_whose_process_is_killed_goes_on_where_it_was
-     4  collecting       server/test_garbage.py::test_no_collector_takes_what_is_wanted
+     1  approve, push    services/curation/test_reviews.py::test_a_new_revision_has_neither_approvals_nor_checks
+           services/curation/test_reviews.py::test_a_patch_accepted_while_its_next_revision_arrives_is_what_was_approved
+     2  rollback  services/releasing/test_channels.py::test_a_channel_for_owners_is_moved_by_owners_whatever_the_way
+                         services/releasing/test_channels.py::test_a_rollback_needs_as_many_as_a_move_does
+     3  a push twice     services/catalog/test_patches.py::test_the_same_patch_twice_is_one_patch
+                         client/commands/test_visits.py::test_a_push_whose_process_is_killed_goes_on_where_it_was
+     4  collecting       services/blobs/test_garbage.py::test_no_collector_takes_what_is_wanted
      5  crashes          test_kills.py::test_nothing_acknowledged_is_lost_however_often_the_server_is_killed
                          server/test_hardening.py::test_killed_between_rename_and_commit_nothing_is_sent_again
-     6  two uploaders    server/test_uploads.py::test_many_clients_at_once_make_one_blob_and_all_succeed
-     7  401 and 403      server/test_uploads.py::test_a_refused_caller_leaves_no_byte
-                         server/test_serving.py::test_who_may_not_send_hears_so_before_the_body
+     6  two uploaders    services/blobs/test_uploads.py::test_many_clients_at_once_make_one_blob_and_all_succeed
+     7  401 and 403      services/blobs/test_uploads.py::test_a_refused_caller_leaves_no_byte
+                         server/edge/test_serving.py::test_who_may_not_send_hears_so_before_the_body
      8  a rename         test_pitfalls.py::test_a_name_that_changes_takes_its_history_along
      9  a user goes      test_pitfalls.py::test_what_somebody_did_is_readable_when_they_are_gone
                          test_pitfalls.py::test_nobody_who_did_something_can_be_deleted
-    10  a yank           server/test_releases.py::test_the_files_of_a_published_release_never_change
-                         server/test_releases.py::test_a_yanked_patch_leaves_published_releases_as_they_are
-                         server/test_channels.py::test_a_channel_points_only_at_what_is_published
-    11  a quarantine     server/test_reviews.py::test_a_quarantined_patch_is_for_admins_alone
+    10  a yank           services/releasing/test_releases.py::test_the_files_of_a_published_release_never_change
+                         services/releasing/test_releases.py::test_a_yanked_patch_leaves_published_releases_as_they_are
+                         services/releasing/test_channels.py::test_a_channel_points_only_at_published_releases
+    11  a quarantine     services/curation/test_reviews.py::test_a_quarantined_patch_is_for_admins_alone
                          test_pitfalls.py::test_what_was_fetched_before_the_quarantine_is_not_confirmed_after_it
-    12  two composes     server/test_releases.py::test_a_worker_that_comes_to_another_result_raises_the_alarm
-                         server/test_releases.py::test_two_results_of_one_recipe_raise_the_alarm
-                         breadcrumbs/test_gpu.py::test_a_model_is_composed_to_the_cpus_bytes_in_chunks
-    13  hostile patches  breadcrumbs/test_hostile_patches.py::test_a_hostile_patch_is_refused_by_entry_and_rule
-    14  decimals         breadcrumbs/test_recipes.py::test_a_decimal_has_one_normal_form
-                         breadcrumbs/test_recipes.py::test_a_scale_is_rounded_once_and_not_through_float64
-    15  rounding         breadcrumbs/test_composing.py::test_a_bfloat16_is_rounded_by_way_of_float32
-                         breadcrumbs/test_gpu.py::test_16_bits_are_rounded_by_way_of_float32
+    12  two composes  services/releasing/test_releases.py::test_a_worker_that_comes_to_another_result_raises_the_alarm
+                         services/releasing/test_releases.py::test_two_results_of_one_recipe_raise_the_alarm
+                         breadcrumbs/kernels/test_gpu.py::test_a_model_is_composed_to_the_cpus_bytes_in_chunks
+    13  hostile patches  breadcrumbs/checking/test_hostile_patches.py::test_a_hostile_patch_is_refused_by_entry_and_rule
+    14  decimals         breadcrumbs/formats/test_recipe.py::test_a_decimal_has_one_normal_form
+                         breadcrumbs/formats/test_recipe.py::test_a_scale_is_rounded_once_and_not_through_float64
+    15  rounding         breadcrumbs/composing/test_compose.py::test_a_bfloat16_is_rounded_by_way_of_float32
+                         breadcrumbs/kernels/test_gpu.py::test_16_bits_are_rounded_by_way_of_float32
     16  two databases    test_pitfalls.py::test_a_registry_is_tested_on_both_databases
-                         server/test_migrations.py::test_migrations_make_what_the_models_say
-    17  webhooks         server/test_webhooks.py::test_what_is_sent_is_signed
-                         server/test_webhooks.py::test_what_fails_eight_times_is_given_up_and_can_be_asked_for_again
-                         server/test_egress.py::test_a_name_that_stands_for_something_private_is_not_called
+                         db/test_migrations.py::test_migrations_make_what_the_models_say
+    17  webhooks         services/events/test_webhooks.py::test_what_is_sent_is_signed
+                    services/events/test_webhooks.py::test_a_delivery_that_fails_eight_times_ends_and_can_be_replayed
+                         outside/test_egress.py::test_a_name_that_stands_for_something_private_is_not_called
     18  OIDC             test_pitfalls.py::test_no_other_identity_is_trusted
-    19  look-alikes      server/test_people.py::test_names_that_look_alike_are_one_name
-    20  the audit log    server/test_audit.py::test_a_row_that_was_changed_by_hand_is_named
-                         server/test_audit.py::test_rows_that_were_removed_at_the_end_are_missed
-    21  quotas           server/test_quotas.py::test_what_is_abandoned_is_free_when_it_expires_and_before_it_is_swept
+    19  look-alikes      services/people/test_people.py::test_names_that_look_alike_are_one_name
+    20  the audit log    db/test_audit.py::test_a_row_that_was_changed_by_hand_is_named
+                         db/test_audit.py::test_rows_that_were_removed_at_the_end_are_missed
+    21  quotas  services/blobs/test_quotas.py::test_what_is_abandoned_is_free_when_it_expires_and_before_it_is_swept
     22  pages            test_pitfalls.py::test_pages_hold_each_old_row_once_while_new_ones_come
 
 OIDC (18) is not built: there is no trusted publisher, and so no token of somebody else's to be replayed. Whoever builds
@@ -45,7 +45,6 @@ it replaces the test that says so by tests of `jti`, of every claim, and of the 
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +66,10 @@ from registry.db.tables import (
 )
 from registry.documents.versions import parse_version
 from registry.services.people.namespaces import set_active
-from tests.support.community import NAME, URL, Community, open_community
+from tests.support.community import NAME, URL, Community
 
 TESTS = Path(__file__).parent
 TABLE = re.findall(r"^ {4,}(\d+)?.*?(\S+\.py)::(\w+)$", __doc__, re.MULTILINE)
-
-
-@pytest.fixture
-def lived(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    with open_community(database_kind, tmp_path, request, released=True) as made:
-        yield made
 
 
 @pytest.mark.parametrize(("file", "name"), [(file, name) for _, file, name in TABLE])

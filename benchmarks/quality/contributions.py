@@ -13,9 +13,11 @@ import numpy as np
 
 from benchmarks.quality.bench import DEFAULT, Bench
 from benchmarks.quality.merging import Setting
-from client.actions.conflicts import compare
+from client.actions.composing import compose
+from client.actions.conflicts import find_conflicts
+from client.actions.models import create
 from client.actions.pull import pull
-from client.actions.push import create, push
+from client.actions.push import push
 from client.actions.transfers import download_patch
 from client.api.client import Client
 from registry.errors import NotFound
@@ -89,10 +91,12 @@ class Model:
     def conflicts(self) -> dict[tuple[str, str], dict[str, float]]:
         """Return what the registry says of each two patches; of the two tasks, the first in name order comes first."""
         pushed = self.push(DEFAULT)
-        meeting = compare(self.owner, self.name, [(patch.number, patch.revision) for patch in pushed.values()], 0)
+        overview = find_conflicts(
+            self.owner, self.name, [(patch.number, patch.revision) for patch in pushed.values()], 0
+        )
         tasks = {patch.number: task for task, patch in pushed.items()}
         found = {}
-        for pair in meeting.conflicts.pairs:
+        for pair in overview.conflicts.pairs:
             first, second = sorted((tasks[pair.first.number], tasks[pair.second.number]))
             found[first, second] = {name: value_of(pair.whole, name) for name in MEASURES}
         return found
@@ -101,9 +105,7 @@ class Model:
         """Compose at the registry, pull, load, and compare with the composition of the experiments."""
         pushed = self.push(setting)
         items = [(pushed[task].number, "1", pushed[task].revision) for task in tasks]
-        made = self.owner.compose(self.name, items, alpha=setting.alpha)
-        if made.weights_digest is None and made.job is not None:
-            self.owner.wait(made.job)
+        made = compose(self.owner, self.name, items, alpha=setting.alpha)
         folder = self.bench.folder / "pulled"
         shutil.rmtree(folder, ignore_errors=True)
         pull(self.owner, self.name, made.recipe.digest, folder)

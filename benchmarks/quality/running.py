@@ -20,7 +20,7 @@ from benchmarks.quality.kinds import Kind
 from benchmarks.quality.merging import Setting
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.worlds import train
-from registry.breadcrumbs.formats.checkpoint import processors
+from registry.files.threads import processors
 
 
 def run_all(plan: Plan, work: Path, login: Login) -> None:

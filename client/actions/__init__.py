@@ -1,1 +1,1 @@
-"""Push, pull, verify and apply: several calls, and files on this machine."""
+"""Actions: push, pull, verify, compose, diff and apply - several calls each, and files on this machine."""

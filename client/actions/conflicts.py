@@ -1,10 +1,11 @@
-"""Where patches meet: what the registry has computed of them, and in which tensors it is worst."""
+"""Conflicts: where patches change the same weights, and the tensors in which that is worst."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from client.actions.jobs import watch
+from client.api.calls import Choice
 from client.api.client import Client
-from client.api.conflicts import Choice
 from client.terminal.console import Console
 from registry.errors import Unavailable
 from registry.schemas import Conflicts, Overlap, PatchName
@@ -13,7 +14,7 @@ QUIET = Console(quiet=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Worst:
+class TensorConflict:
     """A tensor in which two patches pull apart."""
 
     first: PatchName
@@ -23,67 +24,70 @@ class Worst:
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
-    """Where patches meet, and the tensors with the most at stake where signs differ, the worst first."""
+class ConflictOverview:
+    """The conflicts between patches, and the tensors with the most mass where signs differ, worst first."""
 
     conflicts: Conflicts
-    worst: list[Worst]
+    worst: list[TensorConflict]
 
 
-def compare(
+def find_conflicts(
     client: Client, model: str, patches: Sequence[Choice], tensors: int = 10, *, console: Console = QUIET
-) -> Meeting:
-    """Have patches compared at the registry, wait for it, and fetch what is worst.
+) -> ConflictOverview:
+    """Have patches compared at the registry, wait for it, and fetch the worst tensors.
 
     Args:
         client: The registry.
         model: NS/NAME.
-        patches: Number and revision of each; the registry chooses when none are named.
+        patches: Number and revision of each; the registry chooses when there are none.
         tensors: How many of the worst tensors to find.
         console: Where notes and progress go.
 
     Raises:
-        JobFailed, JobCancelled: It was not computed.
-        Unavailable: The registry has not kept what it computed.
+        NotFound: There is no such model or patch.
+        JobFailed: The comparison failed.
+        JobCancelled: Somebody cancelled the comparison.
+        Unavailable: The registry has not kept all that it computed.
     """
-    found = client.ask_conflicts(model, patches)
-    if found.job is not None:
-        try:
-            with console.waiting(f"comparing {len(found.patches)} patches") as progress:
-                client.wait(found.job, progress=progress, idle=console.idle)
-        except KeyboardInterrupt:
-            console.note("\nThe registry goes on comparing; run the same command to wait for it again.")
-            raise
-        # the very patches of the job: which ones the registry would choose may be others by now
-        source, found = found.source, client.conflicts(model, [choice(patch) for patch in found.patches])
-        found = found.model_copy(update={"source": source})
-        if found.missing:
-            raise Unavailable(f"{model} has no numbers for {found.missing} pairs; run the same command again.")
-    return Meeting(found, find_worst(client, model, found, tensors))
+    conflicts = client.ask_conflicts(model, patches)
+    if conflicts.job is not None:
+        watch(
+            client,
+            conflicts.job,
+            f"comparing {len(conflicts.patches)} patches",
+            console,
+            interrupted="The registry goes on comparing; run the same command to wait for it again.",
+        )
+        # the very patches of the job: the registry might choose others by now
+        chosen, source = [choice(patch) for patch in conflicts.patches], conflicts.source
+        conflicts = client.conflicts(model, chosen).model_copy(update={"source": source})
+        if conflicts.missing:
+            raise Unavailable(f"{model} has no numbers for {conflicts.missing} pairs; run the same command again.")
+    return ConflictOverview(conflicts, find_worst(client, model, conflicts, tensors))
 
 
-def find_worst(client: Client, model: str, found: Conflicts, count: int) -> list[Worst]:
+def find_worst(client: Client, model: str, conflicts: Conflicts, count: int) -> list[TensorConflict]:
     """Return the tensors with the most mass where signs differ, over all pairs.
 
-    No tensor has more of it than its pair has in all, so that pairs whose all is less than the worst found are not
-    even asked for.
+    A tensor has no more of it than its pair has in all, so pairs with less in all than the worst tensors found so far
+    are not asked for.
     """
-    best: list[Worst] = []
+    worst: list[TensorConflict] = []
     if count < 1:
-        return best
-    for pair in sorted(found.pairs, key=lambda pair: -pair.whole.opposed_mass):
-        if pair.whole.opposed_mass <= (best[-1].overlap.opposed_mass if len(best) >= count else 0.0):
+        return worst
+    for pair in sorted(conflicts.pairs, key=lambda pair: -pair.whole.opposed_mass):
+        if pair.whole.opposed_mass <= (worst[-1].overlap.opposed_mass if len(worst) >= count else 0.0):
             break
         detail = client.conflict(model, choice(pair.first), choice(pair.second))
-        best += [
-            Worst(pair.first, pair.second, name, overlap)
+        worst += [
+            TensorConflict(pair.first, pair.second, name, overlap)
             for name, overlap in (detail.tensors or {}).items()
             if overlap.opposed_mass > 0
         ]
-        best = sorted(best, key=lambda worst: -worst.overlap.opposed_mass)[:count]
-    return best
+        worst = sorted(worst, key=lambda row: -row.overlap.opposed_mass)[:count]
+    return worst
 
 
 def choice(patch: PatchName) -> Choice:
-    """Return what names a patch at its revision for ever."""
+    """Return the number and revision of a patch, which name the same bytes for ever."""
     return patch.number, patch.revision

@@ -1,15 +1,21 @@
-"""What every endpoint's method is made of: one call, one answer of a known shape, pages that follow each other."""
+"""Calls: one call, one answer of a known shape, and pages that follow each other; for every endpoint."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from client.api.http import Connection
+from registry.breadcrumbs.formats.recipe import normalise_decimal
 from registry.errors import InvalidRequest, Unavailable
 
 T = TypeVar("T", bound=BaseModel)
+Item = tuple[int, str] | tuple[int, str, int | None]
+"""A patch of a recipe: its number, its weight as a decimal, and its revision (the newest when None or left out)."""
+Choice = tuple[int, int | None]
+"""A patch's number, and its revision (the newest when None)."""
+
 PAGE = 100
 RULES = {  # patterns of registry.schemas, in words
     "task": "write it like math or code/python, in up to 64 lowercase letters, digits, dots, dashes and slashes",
@@ -23,7 +29,7 @@ RULES = {  # patterns of registry.schemas, in words
 
 
 class Calls:
-    """One connection, and what comes back over it."""
+    """One connection, and the calls that go over it."""
 
     connection: Connection
 
@@ -70,8 +76,8 @@ class Calls:
 
     def _strange(self, call: str) -> Unavailable:
         return Unavailable(
-            f"What answers at {self.url} is no registry that this crumb understands ({call}); "
-            "check the address, or upgrade crumb."
+            f"The answer from {self.url} is not one that this crumb understands ({call}); check that the address is "
+            "that of a registry, or upgrade crumb."
         )
 
 
@@ -79,7 +85,7 @@ def paged(page: Callable[[Any, int], tuple[list[T], Any]], limit: int | None) ->
     """Yield the items of pages that follow each other, at most `limit`.
 
     Args:
-        page: Given a cursor (None for the first page) and how many items to ask for, returns items and the next cursor.
+        page: Given a cursor (None for the first page) and a number of items, returns items and the next cursor.
         limit: Most items; None for all.
     """
     left, cursor = limit, None
@@ -95,29 +101,59 @@ def paged(page: Callable[[Any, int], tuple[list[T], Any]], limit: int | None) ->
 
 
 def valid(shape: type[T], **values: Any) -> T:
-    """Return a request's body, or say which value is wrong.
+    """Return the body of a request.
 
     Raises:
-        InvalidRequest: Names the field and the rule.
+        InvalidRequest: A value breaks a rule; the message names the field and the rule.
     """
     try:
         return shape(**values)
     except ValidationError as why:
         first = why.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        words = RULES.get(field, first["msg"]) if first["type"] == "string_pattern_mismatch" else first["msg"]
-        raise InvalidRequest(f"{field}: {words} (given: {str(first['input'])[:80]!r}).", field=field) from why
+        rule = RULES.get(field, first["msg"]) if first["type"] == "string_pattern_mismatch" else first["msg"]
+        raise InvalidRequest(f"{field}: {rule} (given: {str(first['input'])[:80]!r}).", field=field) from why
 
 
 def part(text: str) -> str:
-    """Return one part of a path, quoted."""
+    """Return one part of a path, quoted.
+
+    Raises:
+        InvalidRequest: The text is empty, `.` or `..`.
+    """
     if text in ("", ".", ".."):
-        raise InvalidRequest(f"{text!r} names nothing.")
+        raise InvalidRequest(f"{text!r} is not a name.")
     return quote(text, safe="")
 
 
 def name_of(model: str) -> str:
-    """Return the name of a model, NS/NAME, or say what is wrong with it."""
+    """Return the name of a model, NS/NAME.
+
+    Raises:
+        InvalidRequest: The text is not such a name.
+    """
     from client.terminal.addresses import check_model
 
     return check_model(model)
+
+
+def patch_path(model: str, number: int, revision: int | None = None) -> str:
+    """Return the path of a patch, at its newest revision when None is given."""
+    dot = "" if revision is None else f".{revision:d}"
+    return f"/models/{name_of(model)}/patches/{number:d}{dot}"
+
+
+def recipe_items(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Return the patches of a recipe as a request has them.
+
+    Raises:
+        InvalidRequest: A weight is not a decimal.
+    """
+    return [
+        {
+            "number": item[0],
+            "weight": normalise_decimal(item[1], "weight"),
+            "revision": item[2] if len(item) > 2 else None,
+        }
+        for item in items
+    ]

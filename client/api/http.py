@@ -1,64 +1,43 @@
-"""Sends one call to a registry, again where that is safe, and raises the error that the registry meant.
+"""HTTP: sends one call to a registry, again where that is safe, and raises the error that the registry meant.
 
-Every call of the API may be repeated: parts and downloads by nature, the POSTs because asking twice for the same
-thing answers with the same thing. So a broken connection, 429, 502, 503 and 504 are all tried again.
+Every call of the API may be repeated: parts and downloads by nature, the POSTs because the same request again gives
+the same answer. So a broken connection, 429, 502, 503 and 504 are all tried again.
+
+The logger `client.api.http` has a debug line for each call and each retry. No line holds a token, a query string, or
+more of an address elsewhere than its host: signed addresses of buckets are secrets.
 """
 
 import base64
 import json
+import logging
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from threading import Event
 from typing import Any
 
 import httpx2
 
+from client.api.problems import bounded, no_answer, problem, redirected, retry_after
 from client.machine.config import clean_url
-from registry.errors import (
-    BreadcrumbError,
-    Forbidden,
-    InvalidRequest,
-    NotFound,
-    RangeNotSatisfiable,
-    StorageFull,
-    TooLarge,
-    TooMany,
-    Unauthenticated,
-    Unavailable,
-    WrongState,
-    by_slug,
-)
+from registry.errors import BreadcrumbError, Unauthenticated, Unavailable
 
 ANSWER_BYTES = 64 * 2**20  # largest JSON answer believed; file bytes are bounded by their announced size instead
-ERROR_BYTES = 64 * 2**10
-TEXT = 2000  # characters of a server's sentence that are repeated to a person
 MOST_HOPS = 5  # redirects of one call
-LONGEST_WAIT = 60.0  # seconds; a Retry-After beyond this is not waited for
+LONGEST_WAIT = 60.0  # seconds; a longer Retry-After is not waited for
 RETRIED = frozenset({429, 502, 503, 504})
-BY_STATUS: dict[int, type[BreadcrumbError]] = {
-    401: Unauthenticated,
-    403: Forbidden,
-    404: NotFound,
-    409: WrongState,
-    410: NotFound,
-    413: TooLarge,
-    416: RangeNotSatisfiable,
-    429: TooMany,
-    507: StorageFull,
-}
 
 Body = Callable[[], Iterator[bytes]]
+logger = logging.getLogger(__name__)
 
 
 class Connection:
     """One registry's address, the token for it, and a pool of connections shared by threads.
 
     Args:
-        url: Where the registry is, for example `https://crumbs.example.org`.
+        url: The registry's address, for example `https://crumbs.example.org`.
         token: Sent to that host only, never logged.
         attempts: How often one call is tried in all.
         timeout: Seconds to wait for a connection, and for the next bytes.
@@ -87,7 +66,7 @@ class Connection:
         self._client.close()
 
     def _before(self, request: httpx2.Request) -> None:
-        """Keep what is for the registry from where it redirects to: the token, and what a file is called there.
+        """Keep from other hosts what is for the registry alone: the token, and its name for a file's bytes.
 
         Another host has its own ETag for the same bytes, and would send all of them for ours; they are verified here.
         """
@@ -128,23 +107,34 @@ class Connection:
         while True:
             attempt += 1
             try:
-                with self.stream(method, path, **how) as response:
-                    return _bounded(response, ANSWER_BYTES, self.url)
+                with self.stream(method, path, attempt=attempt, **how) as response:
+                    return bounded(response, ANSWER_BYTES, self.url)
             except Again as again:
                 self.wait(again, attempt, stop)
 
     def wait(self, again: "Again", attempt: int, stop: Event | None = None) -> None:
-        """Sleep before the next attempt, or give up and raise the error of attempt number `attempt`."""
+        """Sleep before the next attempt, or give up.
+
+        Args:
+            again: Why another attempt is due.
+            attempt: Number of the attempt that failed, from 1.
+            stop: Ends the wait when set.
+
+        Raises:
+            BreadcrumbError: Attempts are used up, or the registry asks for too long a wait.
+            Stopped: `stop` was set.
+        """
         limit = min(self.attempts, 2) if again.refused and not self.answered else self.attempts
         delay = again.after if again.after is not None else min(10.0, 0.2 * 2 ** (attempt - 1))
         if attempt >= limit or delay > LONGEST_WAIT:
             if again.refused and self.answered:
                 raise Unavailable(
-                    f"The registry at {self.url} answers no more; run the command again, it goes on where it was."
+                    f"The registry at {self.url} answers no more; run the command again, it resumes where it stopped."
                 ) from again.__cause__
             raise again.error from again.__cause__
         if again.after is None:
             delay *= random.uniform(0.8, 1.2)  # noqa: S311
+        logger.debug("attempt %d of %d failed: %s; waiting %.2f s", attempt, limit, again.reason, delay)
         if stop is None:
             time.sleep(delay)
         elif stop.wait(delay):
@@ -160,8 +150,18 @@ class Connection:
         params: Mapping[str, Any] | None = None,
         body: Body | None = None,
         timeout: float | None = None,
+        attempt: int = 1,
     ) -> Iterator[httpx2.Response]:
         """Send a call once and yield its answer, unread.
+
+        Args:
+            method: Of HTTP.
+            path: From the root of the registry.
+            headers: Beside those of every call.
+            params: Of the query.
+            body: Yields the bytes to send.
+            timeout: Seconds to wait for the answer, in place of the connection's.
+            attempt: Number of this attempt, for the log.
 
         Raises:
             Again: The call broke off, or the registry asks for another try.
@@ -172,20 +172,19 @@ class Connection:
         request = self._client.build_request(
             method, path, headers=headers, params=params or None, content=content, timeout=patience
         )
+        start = time.monotonic()
         try:
             # Only reads are redirected: a file may be at a Hub, or in a bucket.
             response = self._client.send(request, stream=True, follow_redirects=method in ("GET", "HEAD"))
             try:
                 self.answered = True
+                _log(request, response, time.monotonic() - start, attempt)
                 if response.is_redirect:
-                    raise Unavailable(
-                        f"The registry at {self.url} sends {method} calls elsewhere; "
-                        f"log in to the address it names: {_origin(response)}"
-                    )
+                    raise redirected(response, self.url)
                 if response.status_code >= 400:
                     error = problem(response, self.url)
                     if response.status_code in RETRIED:
-                        raise Again(error, after=_retry_after(response))
+                        raise Again(error, f"status {response.status_code}", after=retry_after(response))
                     raise error
                 yield response
             finally:
@@ -195,32 +194,44 @@ class Connection:
         except httpx2.UnsupportedProtocol as why:
             raise Unavailable(f"{self.url} is not an http or https address.") from why
         except (httpx2.TransportError, httpx2.DecodingError) as why:
+            reason, seconds = type(why).__name__, time.monotonic() - start
+            logger.debug("%s %s broke off after %.3f s (%s, attempt %d)", *_called(request), seconds, reason, attempt)
             refused = isinstance(why, httpx2.ConnectError)
-            raise Again(Unavailable(_why_not(self.url, why)), refused=refused) from why
+            raise Again(no_answer(why, self.url), reason, refused=refused) from why
 
 
 class Again(Exception):
-    """One attempt failed in a way that another may not; `error` is what to raise when it is given up."""
+    """One attempt failed in a way that another may not.
 
-    def __init__(self, error: BreadcrumbError, *, after: float | None = None, refused: bool = False) -> None:
+    Args:
+        error: Raised when no further attempt is made.
+        reason: Why, in a word or two without anything secret, for the log.
+        after: Seconds to wait, as the registry asks.
+        refused: Whether nothing listens at the address.
+    """
+
+    def __init__(
+        self, error: BreadcrumbError, reason: str, *, after: float | None = None, refused: bool = False
+    ) -> None:
         super().__init__(str(error))
         self.error = error
+        self.reason = reason
         self.after = after
         self.refused = refused
 
 
 class Stopped(Exception):
-    """Work in another thread was asked to stop."""
+    """Another thread asked this one to stop."""
 
 
 def check_stop(stop: Event | None) -> None:
-    """Raise Stopped when asked to."""
+    """Raise Stopped if the event is set."""
     if stop is not None and stop.is_set():
         raise Stopped
 
 
 def user_agent() -> str:
-    """Name this client, its version and Python's."""
+    """Return the name and version of this client, and Python's."""
     import platform
 
     from registry import version
@@ -228,76 +239,18 @@ def user_agent() -> str:
     return f"crumb/{version()} python/{platform.python_version()} {platform.system().lower()}"
 
 
-def problem(response: httpx2.Response, url: str) -> BreadcrumbError:
-    """Return the error that an answer of 400 or more stands for: by its problem type, else by its status."""
-    try:
-        found = json.loads(_bounded(response, ERROR_BYTES, url))
-    except (ValueError, BreadcrumbError, RecursionError):
-        found = None
-    document: dict[str, Any] = found if isinstance(found, dict) else {}
-    status = response.status_code
-    cls = by_slug().get(str(document.get("type", "")).rpartition(":")[2]) or BY_STATUS.get(status)
-    if cls is None:
-        cls = Unavailable if status >= 500 else InvalidRequest if status >= 400 else BreadcrumbError
-    detail = document.get("detail")
-    if not isinstance(detail, str) or not detail.strip():
-        reason = f"{status} {response.reason_phrase}".strip()
-        where = f"The registry at {url}"
-        if response.history:  # an address elsewhere may hold a secret
-            where = f"{response.url.host}, where the registry at {url} has it,"
-        path = response.history[0].url.path if response.history else response.url.path
-        detail = f"{where} answered {response.request.method} {path} with {reason}."
-    request_id = document.get("instance")
-    if status >= 500 and isinstance(request_id, str) and request_id:
-        detail = f"{detail} (request {request_id})"
-    field = document.get("field")
-    return cls(_plain(detail), field=_plain(field) if isinstance(field, str) else None)
-
-
-def _bounded(response: httpx2.Response, limit: int, url: str) -> bytes:
-    parts, size = [], 0
-    for part in response.iter_bytes():
-        size += len(part)
-        if size > limit:
-            raise TooLarge(f"The registry at {url} answers with more than {limit} bytes where a short answer is due.")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    text = response.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
-
-
-def _why_not(url: str, why: Exception) -> str:
-    if isinstance(why, httpx2.ConnectTimeout | httpx2.ConnectError):
-        reason = _plain(str(why)) or "no connection"
-        return f"No registry answers at {url}: {reason}. Is it running, and is the address right?"
-    if isinstance(why, httpx2.TimeoutException):
-        return f"The registry at {url} did not answer in time; run the command again, it goes on where it was."
-    reason = _plain(str(why)) or type(why).__name__
-    return f"The connection to {url} broke off ({reason}); run the command again, it goes on where it was."
-
-
-def _origin(response: httpx2.Response) -> str:
-    # The path and query of where a call is sent may hold a secret, and are no address to log in to.
-    try:
-        url = response.url.join(response.headers.get("location", ""))
-    except httpx2.InvalidURL:
-        return "none"
-    return _plain(f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}")
-
-
-def _plain(text: str) -> str:
-    # A server's words reach a terminal: no escape sequences, no lines, no end.
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:TEXT]
-
-
 def content_digest(digest: bytes) -> str:
     """Return the value of a Content-Digest header (RFC 9530) for a sha256 of 32 bytes."""
     return f"sha-256=:{base64.b64encode(digest).decode()}:"
+
+
+def _log(request: httpx2.Request, response: httpx2.Response, seconds: float, attempt: int) -> None:
+    elsewhere = f" from {response.url.host}" if response.history else ""
+    logger.debug(
+        "%s %s: %d%s in %.3f s (attempt %d)", *_called(request), response.status_code, elsewhere, seconds, attempt
+    )
+
+
+def _called(request: httpx2.Request) -> tuple[str, str]:
+    """Return method and path of a call, as sent: without the query, and without characters that a terminal obeys."""
+    return request.method, request.url.raw_path.partition(b"?")[0].decode("ascii", "replace")

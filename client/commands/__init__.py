@@ -1,1 +1,1 @@
-"""The commands of `crumb`, one file per kind of thing; each parses, calls once, and prints."""
+"""The commands of `crumb`; each parses, calls one action or endpoint, and prints."""

@@ -1,4 +1,4 @@
-"""integrate hf: `crumb` inside the commands that people already have."""
+"""integrate hf: crumb inside another command."""
 
 from typing import Annotated
 
@@ -19,20 +19,21 @@ def groups() -> None:
 
 @group.command()
 def hf(
-    remove: Annotated[bool, typer.Option("--remove", help="Take it away again.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the extension.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let `hf crumb` run this crumb, as an extension of the Hugging Face command.
+    """Let `hf crumb` run this crumb.
 
-    It is that of this Python environment; when the environment has moved, run it again.
+    An extension of the Hugging Face command runs the crumb of this Python environment; if the environment moves, run
+    this command again.
     """
     from client.hub.hf_command import add_to_hf, find_crumb, remove_from_hf
 
     console = Console(as_json, quiet)
     if remove:
-        gone = remove_from_hf()
-        console.result({"removed": gone}, "`hf crumb` is gone." if gone else "There was no `hf crumb`.", "")
+        removed = remove_from_hf()
+        console.result({"removed": removed}, "`hf crumb` is removed." if removed else "There was no `hf crumb`.", "")
         return
     manifest, crumb = add_to_hf(), find_crumb()
     document = {"manifest": str(manifest), "executable": str(crumb)}

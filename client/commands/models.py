@@ -1,4 +1,4 @@
-"""model create, model list, model show."""
+"""model create, list, show, set: models and their settings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,17 +18,22 @@ group = typer.Typer(name="model", help="Create, list and show models.", no_args_
 def create(
     name: Model,
     base: Annotated[
-        str, typer.Option("--base", metavar="DIR", help="Folder, file, Hub id, or hf://ORG/NAME@REV to stay there.")
+        str,
+        typer.Option(
+            "--base",
+            metavar="DIR",
+            help="Folder, file or Hub id to send; or hf://ORG/NAME@REV, which stays on the Hub.",
+        ),
     ],
     card: Annotated[
         Path | None, typer.Option("--card", metavar="README.md", help="The model card, in place of the base's.")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only members may see it.")] = False,
     license: Annotated[
-        str | None, typer.Option("--license", metavar="ID", help="Of the base; that of its card if not said.")
+        str | None, typer.Option("--license", metavar="ID", help="Licence of the base; by default that of its card.")
     ] = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="Of hf://ORG/NAME@REV: the registry keeps the weights, too.")
+        bool, typer.Option("--copy", help="With hf://ORG/NAME@REV: the registry keeps the weights, too.")
     ] = False,
     no_wait: NoWait = False,
     as_json: Json = False,
@@ -36,14 +41,14 @@ def create(
 ) -> None:
     """Create a model pinned to a base.
 
-    Sends every file of the folder but hidden ones and pickles. Run again after a kill, it goes on where it was.
-    A base like hf://org/name@revision is fetched by the registry, and its weights stay at the Hub unless copied.
+    Sends every file of the folder except hidden ones and pickles. If it is interrupted, run it again: it resumes.
+    A base like hf://org/name@revision is fetched by the registry, and its weights stay on the Hub unless copied.
     """
-    from client.actions.push import create_any
+    from client.actions.models import create as run
 
     console = Console(as_json, quiet)
     with connect() as client:
-        made = create_any(
+        model = run(
             client,
             name,
             base,
@@ -54,13 +59,15 @@ def create(
             wait=not no_wait,
             console=console,
         )
-    text = f"Created {made.name}.\n{_fields(made)}" if made.base else f"{made.name} is being imported."
-    console.result(made, text, made.base or made.name)
+    text = f"Created {model.name}.\n{_fields(model)}" if model.base else f"{model.name} is being imported."
+    console.result(model, text, model.base or model.name)
 
 
 @group.command(name="list")
 def list_models(
-    search: Annotated[str | None, typer.Option("--search", metavar="TEXT", help="Only names holding this.")] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="TEXT", help="Only names that contain this.")
+    ] = None,
     author: Author = None,
     limit: Limit = None,
     as_json: Json = False,
@@ -68,7 +75,7 @@ def list_models(
 ) -> None:
     """List models by name."""
     with connect() as client:
-        found = list(client.models(search=search, author=author, limit=limit))
+        models = list(client.models(search=search, author=author, limit=limit))
     rows = [
         (
             model.name,
@@ -78,50 +85,54 @@ def list_models(
             size(model.size),
             f"{model.created_at.astimezone():%Y-%m-%d}",
         )
-        for model in found
+        for model in models
     ]
     heads = ("model", "state", "patches", "parameters", "size", "created")
     text = table(heads, rows, right=(2, 3, 4)) if rows else "There are no such models."
-    Console(as_json, quiet).result(found, text, "\n".join(model.name for model in found))
+    Console(as_json, quiet).result(models, text, "\n".join(model.name for model in models))
 
 
 @group.command()
 def show(name: Model, as_json: Json = False, quiet: Quiet = False) -> None:
     """Show a model and its card."""
     with connect() as client:
-        found = client.model(name)
-    text = _fields(found)
-    if found.card and found.card.strip():
-        text += "\n\n" + plain(found.card.strip(), lines=True)
-    Console(as_json, quiet).result(found, text, found.base or "")
+        model = client.model(name)
+    text = _fields(model)
+    if model.card and model.card.strip():
+        text += "\n\n" + plain(model.card.strip(), lines=True)
+    Console(as_json, quiet).result(model, text, model.base or "")
 
 
 @group.command(name="set")
 def set_model(
     name: Model,
     private: Annotated[bool | None, typer.Option("--private/--public", help="Whether only members may see it.")] = None,
-    license: Annotated[str | None, typer.Option("--license", metavar="ID", help="Of the base.")] = None,
+    license: Annotated[str | None, typer.Option("--license", metavar="ID", help="Licence of the base.")] = None,
     approvals: Annotated[
-        int | None, typer.Option("--approvals", metavar="N", min=0, max=10, help="Approvals that accepting needs.")
+        int | None, typer.Option("--approvals", metavar="N", min=0, max=10, help="Approvals needed to accept a patch.")
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", metavar="DATASET:METRIC", help="What patches and releases must have measured."),
+        typer.Option(
+            "--require",
+            metavar="DATASET:METRIC",
+            help="Evaluation that every patch and release needs; may be repeated.",
+        ),
     ] = None,
-    require_none: Annotated[bool, typer.Option("--require-none", help="Nothing need be measured.")] = False,
+    require_none: Annotated[bool, typer.Option("--require-none", help="No evaluation is needed.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Change who sees a model, its licence, and what accepting a patch needs."""
+    """Change a model's visibility, licence and review rules."""
     with connect() as client:
-        done = client.update_model(
+        model = client.update_model(
             name,
             visibility=None if private is None else "private" if private else "public",
             license=license,
             min_approvals=approvals,
             required_evaluations=[] if require_none else require or None,
         )
-    Console(as_json, quiet).result(done, _fields(done), done.name)
+    Console(as_json, quiet).result(model, _fields(model), model.name)
 
 
 def _fields(model: "schemas.Model") -> str:

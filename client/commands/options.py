@@ -1,4 +1,4 @@
-"""Options that many commands share, and the registry that they speak to."""
+"""Options that several commands share, and the registry in use."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,20 +8,20 @@ if TYPE_CHECKING:
     from client.api.client import Client
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes; print as little as a script needs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; print only what a script needs.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the registry's check.")]
-Alpha = Annotated[str, typer.Option("--alpha", metavar="DECIMAL", help="Scale of the whole sum.")]
+Alpha = Annotated[str, typer.Option("--alpha", metavar="DECIMAL", help="Scale of the sum of all patches.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 DeviceMemory = Annotated[
     str | None,
     typer.Option(
         "--device-memory",
         metavar="SIZE",
-        help="Most memory to use on a GPU, like 8GiB; if not said, 4GiB or a quarter of what is free there.",
+        help="Most memory to use on a GPU, like 8GiB; by default 4GiB or a quarter of what is free.",
     ),
 ]
 Author = Annotated[str | None, typer.Option("--author", metavar="USER", help="Only by this user.")]
-Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many.")]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most this many.")]
 Model = Annotated[str, typer.Argument(metavar="NS/NAME", help="The model.", show_default=False)]
 Snapshot = Annotated[str, typer.Argument(metavar="NS/NAME[@REF]", help="What to pull.", show_default=False)]
 
@@ -30,7 +30,7 @@ def parse_size(text: str | None) -> int | None:
     """Return the bytes of a size like 8GiB, 500MB or 1048576.
 
     Raises:
-        InvalidRequest: It is no size.
+        InvalidRequest: The text is not a size.
     """
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
@@ -41,13 +41,15 @@ def parse_size(text: str | None) -> int | None:
     try:
         return int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
-        raise InvalidRequest(f"{text[:40]!r} is no size; write it like 8GiB, 500MB or 1048576.") from None
+        raise InvalidRequest(f"{text[:40]!r} is not a size; write it like 8GiB, 500MB or 1048576.") from None
 
 
 def connect() -> "Client":
-    """Return a client of the registry in use."""
-    from client.api.client import Client
-    from client.machine.config import current
+    """Return a client of the registry in use.
 
-    login = current()
-    return Client(login.url, login.token)
+    Raises:
+        Unauthenticated: No registry is in use.
+    """
+    from client.api.client import connect
+
+    return connect()

@@ -1,4 +1,4 @@
-"""What the demo found out, and the tables that show it."""
+"""The report of the demo: its numbers, and the tables that show them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from client.terminal.console import size
 
 
 @dataclass(frozen=True)
-class Contribution:
-    """A fine-tuned model and the patch made of it; sizes in bytes, accuracies in percent by task."""
+class DemoPatch:
+    """A fine-tuned model and the patch made from it; sizes in bytes, accuracies in percent by task."""
 
     task: str
     author: str
@@ -22,8 +22,8 @@ class Contribution:
 
 
 @dataclass(frozen=True)
-class Merge:
-    """A subset composed at the registry, and what plain task arithmetic makes of the same models and alpha."""
+class DemoMerge:
+    """A subset composed at the registry, and plain task arithmetic on the same models at the same alpha."""
 
     alpha: str
     patches: list[int]
@@ -38,8 +38,8 @@ class Merge:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """All that the demo found out."""
+class DemoOutcome:
+    """All numbers of the demo."""
 
     model: str
     base: str
@@ -47,22 +47,22 @@ class Outcome:
     base_size: int
     test_images: int
     base_accuracy: dict[str, float]
-    patches: list[Contribution]
-    compositions: list[Merge]
+    patches: list[DemoPatch]
+    compositions: list[DemoMerge]
     seconds: dict[str, float]
 
 
-def show(outcome: Outcome) -> None:
+def show(report: DemoOutcome) -> None:
     """Print the tables."""
     from rich.console import Console as RichConsole
     from rich.table import Table
 
     out = RichConsole(highlight=False)
-    upright = next(iter(outcome.base_accuracy))
-    for alpha in dict.fromkeys(merge.alpha for merge in outcome.compositions):
-        merges = [merge for merge in outcome.compositions if merge.alpha == alpha]
+    upright = next(iter(report.base_accuracy))
+    for alpha in dict.fromkeys(merge.alpha for merge in report.compositions):
+        merges = [merge for merge in report.compositions if merge.alpha == alpha]
         table = Table(
-            title=f"Accuracy in % on {outcome.test_images} digits that no model was trained on; alpha {alpha}",
+            title=f"Accuracy in % on {report.test_images} digits that no model was trained on; alpha {alpha}",
             caption="sum: plain task arithmetic; crumbs: breadcrumbs, as pulled",
         )
         table.add_column("task")
@@ -71,8 +71,8 @@ def show(outcome: Outcome) -> None:
         for merge in merges:
             table.add_column(f"sum\nof {len(merge.patches)}", justify="right")
             table.add_column(f"crumbs\nof {len(merge.patches)}", justify="right")
-        for patch in outcome.patches:
-            cells = [_percent(outcome.base_accuracy, [patch.task]), _percent(patch.accuracy, [patch.task])]
+        for patch in report.patches:
+            cells = [_percent(report.base_accuracy, [patch.task]), _percent(patch.accuracy, [patch.task])]
             for merge in merges:
                 tasks = [patch.task] if patch.task in merge.tasks else []
                 cells += [_percent(merge.task_arithmetic, tasks), _percent(merge.accuracy, tasks)]
@@ -82,25 +82,25 @@ def show(outcome: Outcome) -> None:
         for merge in merges:
             averages += [_percent(merge.task_arithmetic, merge.tasks), _percent(merge.accuracy, merge.tasks)]
         table.add_row("mean of these", *averages)
-        kept = [_percent(outcome.base_accuracy, [upright]), ""]
+        kept = [_percent(report.base_accuracy, [upright]), ""]
         for merge in merges:
             kept += [_percent(merge.task_arithmetic, [upright]), _percent(merge.accuracy, [upright])]
         table.add_row(upright, *kept)
         out.print(table)
-    table = Table(title=f"Patches of {outcome.model}; a whole model is {size(outcome.base_size)}")
+    table = Table(title=f"Patches of {report.model}; a whole model is {size(report.base_size)}")
     for name in ("#", "author", "task", "changes", "size", "of the model"):
         table.add_column(name, justify="left" if name in ("author", "task") else "right")
-    for patch in outcome.patches:
+    for patch in report.patches:
         table.add_row(
             f"#{patch.number}", patch.author, patch.task, f"{patch.density:.1%}", size(patch.size),
             f"{patch.size / patch.model_size:.1%}",
         )  # fmt: skip
     out.print(table)
     out.print(
-        f"{len(outcome.compositions)} compositions: what was pulled has the registry's weights digest, "
+        f"{len(report.compositions)} compositions: what was pulled has the registry's weights digest, "
         "and composing the same patches here gives the same digest.",
-        f"Took {' + '.join(f'{seconds:.0f} s {name}' for name, seconds in outcome.seconds.items() if name != 'all')}"
-        f" = {outcome.seconds['all']:.0f} s.",
+        f"Took {' + '.join(f'{seconds:.0f} s {name}' for name, seconds in report.seconds.items() if name != 'all')}"
+        f" = {report.seconds['all']:.0f} s.",
         sep="\n",
     )
 

@@ -1,4 +1,4 @@
-"""A registry of one's own for the demo: a real `crumb-server serve` on loopback, stopped whatever happens."""
+"""The registry of the demo: a real `crumb-server serve` on loopback, stopped however the demo ends."""
 
 import contextlib
 import json
@@ -19,11 +19,11 @@ from registry.errors import NotFound, Unavailable
 
 START = 60.0  # seconds that the server may take to answer
 STOP = 15.0  # seconds that it may take to end by itself
-SAYS = "Listening on "
+LISTENING = "Listening on "
 
 
 @dataclass(frozen=True)
-class Registry:
+class RunningRegistry:
     """A running registry."""
 
     url: str
@@ -31,7 +31,7 @@ class Registry:
     _helper: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def users(self, names: Sequence[str]) -> Future[dict[str, str]]:
-        """Create users, as an operator would; the result, name -> token, comes while the caller goes on."""
+        """Create users, as an operator would, in the background; the result is name -> token."""
 
         def create() -> dict[str, str]:
             return {name: self._token(name) for name in names}
@@ -48,18 +48,18 @@ class Registry:
 
 
 @contextlib.contextmanager
-def start(data: Path) -> Iterator[Registry]:
+def start(data: Path) -> Iterator[RunningRegistry]:
     """Run a registry on a free port of this machine, until the block ends, however it ends."""
     data.mkdir(parents=True)
-    said, log = data.parent / "server.out", data.parent / "server.log"
+    output, log = data.parent / "server.out", data.parent / "server.log"
     command = [server_program(), "serve", "--data", str(data), "--port", "0"]
-    with _ended_by_signals(), said.open("wb") as out, log.open("wb") as err:
+    with _ended_by_signals(), output.open("wb") as out, log.open("wb") as err:
         # A session of its own: Ctrl-C reaches this program only, which then stops the server in good order.
         process = subprocess.Popen(
             command, env=environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
         )
         try:
-            registry = Registry(_address(process, said, log), data)
+            registry = RunningRegistry(_address(process, output, log), data)
             try:
                 yield registry
             finally:
@@ -74,27 +74,31 @@ def start(data: Path) -> Iterator[Registry]:
 
 
 def server_program() -> str:
-    """Return the crumb-server that was installed with this crumb."""
+    """Return the crumb-server that was installed with this crumb.
+
+    Raises:
+        NotFound: There is no such command.
+    """
     beside = Path(sysconfig.get_path("scripts")) / "crumb-server"
-    found = str(beside) if beside.exists() else shutil.which("crumb-server")
-    if found is None:
+    program = str(beside) if beside.exists() else shutil.which("crumb-server")
+    if program is None:
         raise NotFound(f"There is no crumb-server in {beside.parent}; install breadcrumb-registry again.")
-    return found
+    return program
 
 
 def environment() -> dict[str, str]:
-    """Return this program's environment without what could lead to another registry or its database."""
+    """Return this program's environment without variables that could lead to another registry or its database."""
     ours = ("REGISTRY_", "CRUMB_", "DATABASE_URL")
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(ours)}
     return {**kept, "OMP_NUM_THREADS": "1"}
 
 
-def _address(process: "subprocess.Popen[bytes]", said: Path, log: Path) -> str:
+def _address(process: "subprocess.Popen[bytes]", output: Path, log: Path) -> str:
     deadline = time.monotonic() + START
     while time.monotonic() < deadline:
-        for line in said.read_text("utf-8", errors="replace").splitlines(keepends=True):
-            if line.startswith(SAYS) and line.endswith("\n"):
-                return line.removeprefix(SAYS).strip()
+        for line in output.read_text("utf-8", errors="replace").splitlines(keepends=True):
+            if line.startswith(LISTENING) and line.endswith("\n"):
+                return line.removeprefix(LISTENING).strip()
         if process.poll() is not None:
             raise Unavailable(f"crumb-server ended with code {process.returncode}: {_last_line_of(log)}")
         time.sleep(0.05)
@@ -107,12 +111,12 @@ def _last_line_of(log: Path) -> str:
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "it said nothing"
+    return lines[-1][:500] if lines else "it printed nothing"
 
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block like an exception, so that nothing is left running."""
+    """Turn SIGTERM and SIGHUP into an exception in the block, so that nothing is left running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

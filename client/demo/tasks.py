@@ -1,9 +1,9 @@
-"""The models of the demo: a small vision transformer on scikit-learn's handwritten digits, and six tasks over them.
+"""Models and tasks of the demo: a small vision transformer on scikit-learn's handwritten digits, and six tasks.
 
     digits 1797 x 8 x 8  ->  base 700 | tune 697 | test 400       disjoint, shuffled with a fixed seed
 
 The base learns the digits as they were scanned. Each task shows the same digits in another way, which the base reads
-badly, and is learned by fine-tuning the base on the tune part. All accuracies are on the test part.
+badly and learns by fine-tuning on the tune part. All accuracies are on the test part.
 """
 
 import math
@@ -37,7 +37,7 @@ CONFIG = {
 
 
 @dataclass(frozen=True)
-class TaskPart:
+class DigitSplit:
     """Some of the digits: images (n, 8, 8) float32 from 0 to 1, labels (n,) from 0 to 9."""
 
     images: Tensor
@@ -46,11 +46,11 @@ class TaskPart:
 
 @dataclass(frozen=True)
 class Digits:
-    """The three disjoint parts."""
+    """The digits in three disjoint parts."""
 
-    base: TaskPart
-    tune: TaskPart
-    test: TaskPart
+    base: DigitSplit
+    tune: DigitSplit
+    test: DigitSplit
 
 
 def uneven_light(images: Tensor) -> Tensor:
@@ -99,12 +99,12 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {UPRIGHT: lambda images: images, 
 
 def load_parts() -> Digits:
     """Return the digits, which come with scikit-learn, in their three parts."""
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    images = (torch.from_numpy(found.images) / 16).float()[order]
-    labels = torch.from_numpy(found.target).long()[order]
+    bunch = load_digits()
+    order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(0))
+    images = (torch.from_numpy(bunch.images) / 16).float()[order]
+    labels = torch.from_numpy(bunch.target).long()[order]
     cuts = (slice(0, BASE), slice(BASE, BASE + TUNE), slice(BASE + TUNE, None))
-    return Digits(*(TaskPart(images[cut], labels[cut]) for cut in cuts))
+    return Digits(*(DigitSplit(images[cut], labels[cut]) for cut in cuts))
 
 
 def train_base(digits: Digits, folder: Path) -> None:
@@ -120,13 +120,13 @@ def train_base(digits: Digits, folder: Path) -> None:
 def fine_tune(base: Path, task: str, digits: Digits, folder: Path) -> None:
     """Fine-tune the base on one task and save it in the Hugging Face layout."""
     model = load(base)
-    seen = TaskPart(TASKS[task](digits.tune.images), digits.tune.labels)
+    seen = DigitSplit(TASKS[task](digits.tune.images), digits.tune.labels)
     _train(model, seen, TUNE_STEPS, TUNE_RATE, seed=10 + list(TASKS).index(task))
     model.save_pretrained(folder)
 
 
 def load(folder: Path) -> ViTForImageClassification:
-    """Load a model of the demo as any user of transformers would."""
+    """Load a model of the demo as a user of transformers would."""
     _set_up()
     return ViTForImageClassification.from_pretrained(folder, local_files_only=True).eval()
 
@@ -172,7 +172,7 @@ def _logits(model: ViTForImageClassification, images: Tensor) -> Tensor:
     return logits
 
 
-def _train(model: ViTForImageClassification, part: TaskPart, steps: int, rate: float, seed: int) -> None:
+def _train(model: ViTForImageClassification, part: DigitSplit, steps: int, rate: float, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)

@@ -1,10 +1,10 @@
-"""`hf crumb`: this `crumb` as an extension of the Hub's own command.
+"""`hf crumb`: this crumb as an extension of the Hub's own command.
 
     ~/.local/share/hf/extensions/hf-crumb/manifest.json    executable_path -> the `crumb` of this environment
 
-`hf` runs whatever such a manifest names, and passes arguments and exit code on. Its own installer knows GitHub alone,
-where it also looks for updates and would run what it finds: so the owner that the manifest names is none that can be
-there. GitHub's names have no dots.
+`hf` runs the executable that such a manifest names, and passes arguments and exit code on. Its own installer knows only
+GitHub, where it also looks for updates and would run what it finds: so the manifest names an owner that cannot exist
+there, since GitHub's names have no dots.
 """
 
 import contextlib
@@ -25,14 +25,15 @@ ABOUT = "Sparse patches of fine-tuned models: make them, push them, compose any 
 
 
 def add_to_hf() -> Path:
-    """Let `hf crumb` run the `crumb` of this environment; again, it changes nothing.
+    """Let `hf crumb` run the crumb of this environment; a second call changes nothing.
 
     Returns:
-        The manifest.
+        Path of the manifest.
 
     Raises:
-        NotFound: This environment has no `crumb`, or its `hf` has no extensions.
-        WrongState: An extension of that name is there that is not ours.
+        NotFound: This environment has no crumb, or its `hf` has no extensions.
+        WrongState: There is another extension of that name.
+        StorageFailed: The folder cannot be made.
     """
     crumb, folder = find_crumb(), _folder()
     known = _ours(folder)
@@ -60,20 +61,20 @@ def add_to_hf() -> Path:
 
 
 def remove_from_hf() -> bool:
-    """Take `hf crumb` away again, and say whether it was there.
+    """Remove `hf crumb`, and return whether it was there.
 
     Raises:
-        WrongState: An extension of that name is there that is not ours.
+        WrongState: There is another extension of that name.
     """
     folder = _folder()
     if _ours(folder) is None:
         return False
     try:
-        for name in ("manifest.json", ".latest_commit"):  # the second is what hf found out about updates
+        for name in ("manifest.json", ".latest_commit"):  # the second is hf's note on updates
             (folder / name).unlink(missing_ok=True)
     except OSError as why:
         raise StorageFailed(f"{folder} cannot be emptied: {why.strerror or why}.") from why
-    with contextlib.suppress(OSError):  # somebody put something there
+    with contextlib.suppress(OSError):  # another file is there
         folder.rmdir()
     return True
 
@@ -82,7 +83,7 @@ def find_crumb() -> Path:
     """Return the `crumb` command of this environment.
 
     Raises:
-        NotFound: It has none.
+        NotFound: This environment has no such command.
     """
     name = f"{NAME}.exe" if os.name == "nt" else NAME
     schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
@@ -102,18 +103,18 @@ def _folder() -> Path:
 
 
 def _ours(folder: Path) -> dict[str, object] | None:
-    """Return our manifest in the folder, None when nothing is there.
+    """Return our manifest in the folder; None if nothing is there.
 
     Raises:
-        WrongState: There is something else.
+        WrongState: Something else is there.
     """
     if not folder.is_symlink() and (not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))):
         return None
     try:
         with (folder / "manifest.json").open("rb") as file:
-            found = json.loads(file.read(MOST_BYTES))
+            manifest = json.loads(file.read(MOST_BYTES))
     except (OSError, ValueError, RecursionError):
-        found = None
-    if isinstance(found, dict) and found.get("owner") == OWNER and not folder.is_symlink():
-        return found
+        manifest = None
+    if isinstance(manifest, dict) and manifest.get("owner") == OWNER and not folder.is_symlink():
+        return manifest
     raise WrongState(f"{folder} is another extension; `hf extensions remove {NAME}` removes it.")

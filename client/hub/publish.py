@@ -1,12 +1,12 @@
-"""Publishes a release on the Hugging Face Hub: one commit that makes a repository that release, and a tag at it.
+"""Publishing a release on the Hugging Face Hub: one commit that makes a repository that release, and a tag at it.
 
-What the Hub holds under the same digest is neither fetched from the registry nor sent again. A run that was killed goes
-on where it was: a large file is safe on the Hub once it is there, whether or not it is part of a commit yet.
+Files that the Hub has under the same digest are neither fetched from the registry nor sent again. A run that was killed
+resumes: a large file is safe on the Hub once it is there, whether or not it is part of a commit yet.
 
-The Hub's copy differs from the registry's in two files. README.md names the base as the Hub knows it, or names none: a
-model's name here may be somebody else's there. breadcrumbs.json says what `crumb verify` needs. Evaluations are those
-of the card, in its model-index; `.eval_results/`, the Hub's newer form, is left to those who measured, since it takes
-only benchmarks registered on the Hub, by ids that a registry does not know.
+The Hub's copy differs from the registry's in two files. README.md names the base as the Hub knows it, or does not
+name it: a model's name here may be somebody else's there. breadcrumbs.json has what `crumb verify` needs. Evaluations
+are those of the card, in its model-index; `.eval_results/`, the Hub's newer form, is left to those who measured, since
+it takes only benchmarks registered on the Hub, by ids that a registry does not know.
 """
 
 import hashlib
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.actions.pull import CARD, QUIET, find_snapshot, pull
+from client.actions.pull import QUIET, find_snapshot, pull
 from client.actions.transfers import download_snapshot
+from client.actions.verify import CARD
 from client.api.client import Client
 from client.hub.repos import (
     Content,
@@ -54,15 +55,15 @@ _TAG = re.compile(r"(?![0-9a-f]{40}$)(?!.*\.\.)(?!.*\.(lock)?$)[A-Za-z0-9][A-Za-
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is on the Hub now.
+    """A release on the Hub.
 
     Args:
         url: Of the repository.
         commit: Id of the commit that is the release.
-        tag: At that commit; None when none was asked for.
+        tag: At that commit; None without a tag.
         sent: Paths of the files that this run added or replaced.
         unchanged: Paths of those that were there.
-        removed: Paths of the files that were there and are not of the release.
+        removed: Paths of the files that were there and are not part of the release.
     """
 
     url: str
@@ -88,20 +89,20 @@ def publish(
     keep: Path | None = None,
     console: Console = QUIET,
 ) -> Published:
-    """Make a repository of the Hub the same as a published release; doing it again changes nothing.
+    """Make a repository of the Hub the same as a published release; a second run changes nothing.
 
     Args:
         client: The registry.
         model: NS/NAME.
         ref: A version, or a channel.
-        repo: Of the Hub, hf://ORG/NAME; made when it is not there.
-        tag: What to call the commit there; `v` and the version when None.
-        tagged: Whether there is to be a tag.
-        base_model: The base on the Hub, ORG/NAME; what the registry knows of it when None.
-        private: Only into a private repository.
-        public: Even if the model is private and the repository is not.
-        replace: Even if that removes what somebody else has put there.
-        keep: The folder to pull into, and leave; one in the cache, which vanishes once all is done, when None.
+        repo: Of the Hub, hf://ORG/NAME; made if it does not exist.
+        tag: Name of the tag there; `v` and the version when None.
+        tagged: Whether to set a tag.
+        base_model: The base on the Hub, ORG/NAME; as the registry knows it when None.
+        private: Refuse a public repository.
+        public: Allow a public repository for a private model.
+        replace: Remove files there even if no release put them there.
+        keep: The folder to pull into, and keep; a temporary one in the cache when None.
         console: Where notes and progress go.
 
     Raises:
@@ -109,6 +110,7 @@ def publish(
             would be removed.
         Forbidden: A private model would become public.
         Unauthenticated: There is no token for the Hub.
+        DigestMismatch: The manifest or the commit does not match the release.
     """
     repo = parse_hub(repo)
     if private and public:
@@ -176,23 +178,23 @@ def _commit(
     manifest: "Manifest",
     console: Console,
 ) -> str:
-    """Make the repository the release, see that it is, and return the commit's id."""
+    """Make the repository the release, check that it is, and return the commit's id."""
     title = f"{manifest.model} {manifest.version}"
     words = f"recipe {manifest.recipe.digest}\nweights {manifest.weights_digest}"
     with console.progress(f"sending {title} to {repo}") as progress:
-        made = send(api, repo, parent, {path: files[path] for path in changed}, removed, title, words, progress)
-    if any(compare(files, list_files(api, repo, made))):
-        raise DigestMismatch(f"The commit {made} of {repo} on the Hub is not what was sent; do not use it.")
-    return made
+        commit = send(api, repo, parent, {path: files[path] for path in changed}, removed, title, words, progress)
+    if any(compare(files, list_files(api, repo, commit))):
+        raise DigestMismatch(f"The commit {commit} of {repo} on the Hub is not what was sent; do not use it.")
+    return commit
 
 
 def _check_release(client: Client, snapshot: Snapshot, ref: str) -> "tuple[Release, Manifest]":
-    """Return the release that a snapshot is, and its manifest, having seen that they are of the same files."""
+    """Return the release of a snapshot and its manifest, once both name the same files."""
     from registry.documents.manifest import read_manifest
 
     model = snapshot.model
     if snapshot.release is None:
-        raise InvalidRequest(f"{model}@{ref} is no release; `crumb release list {model}` shows them.", field="ref")
+        raise InvalidRequest(f"{model}@{ref} is not a release; `crumb release list {model}` shows them.", field="ref")
     release = client.release(model, snapshot.release)
     subject = f"{model}@{release.version}"
     if release.state == "yanked":
@@ -203,13 +205,13 @@ def _check_release(client: Client, snapshot: Snapshot, ref: str) -> "tuple[Relea
         )
     raw = client.manifest(model, release.version)
     manifest = read_manifest(raw)
-    said = {(file.path, file.sha256, file.size) for file in manifest.files}
-    found = (manifest.model, manifest.version, manifest.weights_digest, hashlib.sha256(raw).hexdigest())
-    if found != (model, snapshot.release, snapshot.weights_digest, release.manifest_digest) or said != {
+    files = {(file.path, file.sha256, file.size) for file in manifest.files}
+    named = (manifest.model, manifest.version, manifest.weights_digest, hashlib.sha256(raw).hexdigest())
+    if named != (model, snapshot.release, snapshot.weights_digest, release.manifest_digest) or files != {
         (file.path, file.sha256, file.size) for file in snapshot.files
     }:
         raise DigestMismatch(
-            f"The manifest of {subject} is not of the files that the registry names; tell the operator."
+            f"The manifest of {subject} does not name the files that the registry does; tell the operator."
         )
     return release, manifest
 
@@ -230,7 +232,11 @@ def _check_tag(tag: str) -> str:
 
 
 def _check_visibility(about: Model, repo: str, there: "ModelInfo | None", *, private: bool, public: bool) -> None:
-    """Raise Forbidden when what is private would become public; asked again of a repository just made."""
+    """Check that no private model becomes public; also for a repository that was just made.
+
+    Raises:
+        Forbidden: A private model would become public.
+    """
     open_there = there is not None and there.private is not True
     if private and open_there:
         raise Forbidden(f"{repo} is public on the Hub; make it private there first, or leave out --private.")
@@ -250,16 +256,16 @@ def _gather(
     whole: bool,
     console: Console,
 ) -> dict[str, Content]:
-    """Fetch the files of a release that the Hub does not hold, and return all of them by path."""
+    """Download the files of a release that the Hub does not have, and return all of them by path."""
     paths = [file.path for file in snapshot.files]
-    lacking = [file.path for file in snapshot.files if not holds(held.get(file.path), file.sha256)]
-    if whole or any(path.endswith(".safetensors") for path in lacking):
+    missing = [file.path for file in snapshot.files if not holds(held.get(file.path), file.sha256)]
+    if whole or any(path.endswith(".safetensors") for path in missing):
         pull(client, snapshot.model, snapshot.ref, folder, console=console)
     else:
         for warning in snapshot.warnings:
             console.note(f"Warning: {plain(warning)}")
         with console.progress(f"pulling {snapshot.model}") as progress:
-            download_snapshot(client, snapshot, folder, paths=lacking, progress=progress)
+            download_snapshot(client, snapshot, folder, paths=missing, progress=progress)
     targets = inside(folder, paths)
     return {
         file.path: Content(file.sha256, file.size, target) for file, target in zip(snapshot.files, targets, strict=True)
@@ -271,28 +277,28 @@ def _content(raw: bytes) -> Content:
 
 
 def _card(card: Content, model: str, base: str | None) -> Content:
-    """Return a release's card as it is on the Hub: what it calls its base is a repository there, or not named."""
+    """Return a release's card for the Hub: its base is a repository there, or not named."""
     from huggingface_hub import ModelCard
 
     if card.size > CARD_BYTES:
         raise TooLarge(f"The card of {model} is longer than the {CARD_BYTES} bytes that it may have.")
     text = card.read().decode("utf-8", "replace")
     try:
-        made = ModelCard(text)
-        named = made.data.get("base_model")
+        on_hub = ModelCard(text)
+        named = on_hub.data.get("base_model")
         if base is not None:
-            made.data["base_model"] = [base]
+            on_hub.data["base_model"] = [base]
         elif named in (model, [model]):
-            made.data.pop("base_model")
-            made.data.pop("base_model_relation")
-        return _content(str(made).encode("utf-8"))
-    except Exception as why:  # whatever yaml and the Hub's library say of a card that was written by hand
+            on_hub.data.pop("base_model")
+            on_hub.data.pop("base_model_relation")
+        return _content(str(on_hub).encode("utf-8"))
+    except Exception as why:  # anything that yaml and the Hub's library raise for a card written by hand
         words = plain(str(why))[:200]
         raise InvalidRequest(f"The card of {model} has front matter that the Hub does not take: {words}.") from why
 
 
 def _record(registry: str, manifest: "Manifest", release: Release, source: object) -> bytes:
-    """Return what breadcrumbs.json says: which release this is, and of what it is made."""
+    """Return breadcrumbs.json: the release and what it is made of."""
     document = {
         "schema": 1,
         "registry": registry,

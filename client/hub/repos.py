@@ -1,6 +1,6 @@
-"""A repository on the Hugging Face Hub: what it holds, how that differs from what it should, and the commit to that.
+"""Repositories on the Hugging Face Hub: their files, how those differ from a release, and the commit that changes them.
 
-Large files are there by their sha256 and small ones by git's name for them, so nothing is read back to compare.
+The Hub names large files by sha256 and small ones by git's name for them, so nothing is read back to compare.
 """
 
 import os
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoFile
 
 HUB = "https://huggingface.co"
-KEPT = ".gitattributes"  # the Hub's own: which files are large there
-ALONE = 4 * 2**20  # bytes: a file from this size on is sent by itself, so that progress is seen and kept
-REGULAR = 16 * 2**20  # bytes: the Hub holds what is larger by its sha256
+KEPT = ".gitattributes"  # the Hub's own file: which files are large there
+ALONE = 4 * 2**20  # bytes: a file of this size or more is sent by itself, so that progress is seen and kept
+REGULAR = 16 * 2**20  # bytes: the Hub names larger files by their sha256
 MOST_FILES = 100_000
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file as it must be on the Hub: its bytes, or where they are once they were fetched."""
+    """A file as it must be on the Hub: its bytes, or where they are once downloaded."""
 
     sha256: str
     size: int
@@ -46,24 +46,24 @@ def parse_hub(text: str) -> str:
     """Return ORG/NAME of hf://ORG/NAME.
 
     Raises:
-        InvalidRequest: It is something else.
+        InvalidRequest: The text is not of that form.
     """
     repo = text.removeprefix("hf://")
     if repo == text or not is_repo(repo):
-        raise InvalidRequest(f"{text!r} is no repository of the Hub; write it like hf://org/name.", field="repo")
+        raise InvalidRequest(f"{text!r} is not a repository of the Hub; write it like hf://org/name.", field="repo")
     return repo
 
 
 def is_repo(text: str) -> bool:
-    """Say whether a text is of the form ORG/NAME."""
+    """Return whether a text is of the form ORG/NAME."""
     return _REPO.fullmatch(text) is not None
 
 
 def connect_hub(client: Client) -> "HfApi":
-    """Return the Hub's interface, at $HF_ENDPOINT and with the Hub's own token, which is never the registry's.
+    """Return the interface to the Hub at $HF_ENDPOINT, with the Hub's own token, never the registry's.
 
     Raises:
-        InvalidRequest: The registry is what HF_ENDPOINT names.
+        InvalidRequest: HF_ENDPOINT names the registry itself.
         Unauthenticated: There is no token for the Hub.
     """
     import httpx2
@@ -93,34 +93,34 @@ def connect_hub(client: Client) -> "HfApi":
 
 
 def find_repo(api: "HfApi", repo: str) -> "ModelInfo | None":
-    """Return what the Hub says of a repository; None when it is not there, or not for you to see."""
+    """Return a repository's information; None if it does not exist or you may not see it."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         return api.model_info(repo)
-    except GatedRepoError:  # also a RepositoryNotFoundError, of what is there
+    except GatedRepoError:  # also a RepositoryNotFoundError, but the repository exists
         raise
     except RepositoryNotFoundError:
         return None
 
 
 def has_tag(api: "HfApi", repo: str, tag: str | None) -> bool:
-    """Say whether a repository has a tag.
+    """Return whether a repository has a tag.
 
     Raises:
-        WrongState: It has a branch of that name, which would be taken for the tag.
+        WrongState: The repository has a branch of that name, which would be taken for the tag.
     """
     refs = api.list_repo_refs(repo)
     if tag in {branch.name for branch in refs.branches}:
         raise WrongState(f"{repo} on the Hub has a branch {tag}; give another --tag.")
-    return tag in {found.name for found in refs.tags}
+    return tag in {known.name for known in refs.tags}
 
 
 def list_files(api: "HfApi", repo: str, revision: str | None) -> "dict[str, RepoFile]":
     """Return the files of a repository at a revision, by path.
 
     Raises:
-        TooLarge: There are too many.
+        TooLarge: The repository has too many files.
     """
     from huggingface_hub.hf_api import RepoFile
 
@@ -131,7 +131,7 @@ def list_files(api: "HfApi", repo: str, revision: str | None) -> "dict[str, Repo
 
 
 def compare(files: Mapping[str, Content], held: "Mapping[str, RepoFile]") -> tuple[list[str], list[str]]:
-    """Return the paths of files that the Hub does not hold as they must be, and of those that it holds beside them."""
+    """Return the paths of files that the Hub lacks or has otherwise, and of those that it has beside them."""
     changed = [path for path, wanted in sorted(files.items()) if not _same(held.get(path), wanted)]
     return changed, sorted(held.keys() - files.keys() - {KEPT})
 
@@ -147,7 +147,7 @@ def _same(entry: "RepoFile | None", wanted: Content) -> bool:
 
 
 def holds(entry: "RepoFile | None", sha256: str) -> bool:
-    """Say whether the Hub holds a large file with this digest."""
+    """Return whether the Hub has a large file with this digest."""
     return entry is not None and entry.lfs is not None and entry.lfs.sha256 == sha256
 
 
@@ -161,7 +161,7 @@ def send(
     description: str,
     progress: Progress,
 ) -> str:
-    """Send files and commit them, with the removal of others, on top of the commit `parent` and no other.
+    """Send files and commit them, together with the removal of others, on top of the commit `parent` and no other.
 
     Returns:
         The id of the new commit.
@@ -179,23 +179,23 @@ def send(
     groups = [small, *groups] if small else groups
     with _no_bars():
         for group in groups:
-            # Without gitignore_content the Hub would leave out, silently, what a .gitignore there names.
+            # Without gitignore_content the Hub would silently leave out files that a .gitignore there names.
             api.preupload_lfs_files(repo, group, free_memory=False, gitignore_content="")
             done += sum(addition.upload_info.size for addition in group)
             progress(done, total)
-        made = api.create_commit(
+        commit = api.create_commit(
             repo,
             [*(one for group in groups for one in group), *(CommitOperationDelete(path) for path in removed)],
             commit_message=title,
             commit_description=description,
             parent_commit=parent,
         )
-    return made.oid
+    return commit.oid
 
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Keep the Hub's library from drawing over our progress."""
+    """Keep the Hub's library from drawing over our progress bars."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     before = are_progress_bars_disabled()

@@ -1,1 +1,1 @@
-"""This machine's files: model folders, locks, configuration, sources, signatures."""
+"""Files on this machine: model folders, locks, logins, sources, signatures."""

@@ -1,6 +1,6 @@
-"""Which registry and token a command uses: the environment first, then what `crumb login` wrote down.
+"""Logins: the registry and token in use - from the environment, else as `crumb login` stored them.
 
-$CRUMB_URL, $CRUMB_TOKEN   override what is written down
+$CRUMB_URL, $CRUMB_TOKEN   take precedence over the stored login
 $CRUMB_HOME                the folder of logins.json and of the cache; by default where the platform keeps such things
 logins.json                {"current": url, "logins": {url: {"token": ..., "user": ...}}}, readable by its owner only
 """
@@ -30,41 +30,47 @@ class Login:
 
 def home() -> Path:
     """Return the folder of logins.json."""
-    if given := os.environ.get("CRUMB_HOME"):
-        return Path(given).expanduser()
+    if folder := os.environ.get("CRUMB_HOME"):
+        return Path(folder).expanduser()
     return _platform_folder("XDG_CONFIG_HOME", ".config", "Application Support", "APPDATA")
 
 
 def cache() -> Path:
     """Return the folder of downloaded bases and patches; safe to delete at any time."""
-    if given := os.environ.get("CRUMB_HOME"):
-        return Path(given).expanduser() / "cache"
+    if folder := os.environ.get("CRUMB_HOME"):
+        return Path(folder).expanduser() / "cache"
     return _platform_folder("XDG_CACHE_HOME", ".cache", "Caches", "LOCALAPPDATA")
 
 
-def current() -> Login:
-    """Return the registry in use.
+def current(url: str | None = None) -> Login:
+    """Return the registry in use, or the login for another one.
+
+    Args:
+        url: The address of a registry; the one in use when None. $CRUMB_TOKEN is not for any other.
 
     Raises:
-        Unauthenticated: No registry is known.
+        Unauthenticated: No registry is in use.
+        InvalidRequest: The address is malformed.
     """
-    stored, url = _read(), current_url()
-    if url is None:
+    stored, in_use = _read(), current_url()
+    wanted = in_use if url is None else clean_url(url)
+    if wanted is None:
         raise Unauthenticated("No registry is known yet; run `crumb login URL`, or set CRUMB_URL.")
-    entry = stored["logins"].get(url, {})
-    return Login(url, os.environ.get("CRUMB_TOKEN", "").strip() or entry.get("token"), entry.get("user"))
+    login = stored["logins"].get(wanted, {})
+    ambient = os.environ.get("CRUMB_TOKEN", "").strip() if wanted == in_use or in_use is None else ""
+    return Login(wanted, ambient or login.get("token"), login.get("user"))
 
 
 def current_url() -> str | None:
     """Return the address of the registry in use, if any."""
-    if given := os.environ.get("CRUMB_URL", "").strip():
-        return clean_url(given)
-    found: str | None = _read()["current"]
-    return found
+    if url := os.environ.get("CRUMB_URL", "").strip():
+        return clean_url(url)
+    stored: str | None = _read()["current"]
+    return stored
 
 
 def save(login: Login) -> None:
-    """Write a login down and make it the current one."""
+    """Store a login and make it the current one."""
     stored = _read()
     stored["logins"][login.url] = {"token": login.token, "user": login.user}
     stored["current"] = login.url
@@ -83,7 +89,7 @@ def forget() -> str | None:
 
 
 def trusted_key(model: str) -> Path | None:
-    """Return the public key that the releases of a model must be signed by, if one was trusted."""
+    """Return the public key trusted for the releases of a model, if there is one."""
     path = home() / "keys" / f"{model}.pem"
     return path if path.is_file() else None
 
@@ -125,7 +131,11 @@ def _platform_folder(variable: str, dotted: str, library: str, windows: str) -> 
 
 
 def clean_url(url: str) -> str:
-    """Return the address of a registry without a slash at its end, or say what is wrong with it."""
+    """Return the address of a registry without a slash at its end.
+
+    Raises:
+        InvalidRequest: The text is not an http or https address, or holds a password, query or fragment.
+    """
     import httpx2
 
     try:
@@ -138,5 +148,5 @@ def clean_url(url: str) -> str:
             field="url",
         )
     if parsed.userinfo or parsed.query or parsed.fragment:
-        raise InvalidRequest("The address of a registry holds no password, query or fragment.", field="url")
+        raise InvalidRequest("The address of a registry must not hold a password, query or fragment.", field="url")
     return str(parsed).rstrip("/")

@@ -1,12 +1,11 @@
-"""Model folders on this machine: where a registry's paths may go, what a folder was pulled from, atomic creation.
+"""Model folders on this machine: where a registry's paths go, what a folder was pulled from, atomic creation.
 
-A pulled folder carries `.crumb/source.json`:
+A pulled folder has `.crumb/source.json`:
     {"model", "ref", "weights_digest", "complete", "files": {path: [sha256, ...]}}
-which is how a later pull knows its own files from a person's. While a pull is under way, `files` are those of the
-earlier pull and of this one, so that a pull killed in between can go on, or back.
+by which a later pull tells its own files from a person's. While a pull is under way, `files` are those of the earlier
+pull and of this one, so that a pull killed in between can resume, or be undone by pulling the earlier snapshot.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,13 +15,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from registry.errors import InvalidCheckpoint, InvalidRequest, NotFound, StorageFailed, Unavailable, WrongState
-from registry.files.folders import INDEX, PATH_LENGTH, PICKLES, WHOLE, is_path, is_pickle
-from registry.files.hashing import BLOCK, hash_file
+from registry.errors import (
+    InvalidRequest,
+    NotFound,
+    StorageFailed,
+    StorageFull,
+    Unavailable,
+    WrongState,
+)
+from registry.files.folders import PATH_LENGTH, PICKLES, is_path, is_pickle
+from registry.files.hashing import hash_file
 from registry.files.progress import Meter, Progress
 
-OWN = ".crumb"  # folder beside a target for what is under way
-LOADED = (".safetensors", ".index.json", ".py", *PICKLES)  # endings of what from_pretrained may load unasked
+OWN = ".crumb"  # folder beside a target for work under way
+LOADED = (".safetensors", ".index.json", ".py", *PICKLES)  # suffixes of files that from_pretrained may load unasked
 CONFIGS = ("config.json", "adapter_config.json")
 
 
@@ -38,10 +44,10 @@ class Source:
 
 
 def inside(folder: Path, paths: Sequence[str]) -> list[Path]:
-    """Return where a registry's paths go, every one of them inside the folder.
+    """Return the targets of a registry's paths, every one of them inside the folder.
 
     Raises:
-        Unavailable: A path is not one that a sound registry sends.
+        Unavailable: A path is not one that a sound registry sends, or occurs twice.
         WrongState: A link in the folder leads out of it.
     """
     seen: set[str] = set()
@@ -50,7 +56,7 @@ def inside(folder: Path, paths: Sequence[str]) -> list[Path]:
     for path in paths:
         if not is_path(path):
             raise Unavailable(
-                f"The registry names a file {path[:PATH_LENGTH]!r}, which is no path within a model folder."
+                f"The registry names a file {path[:PATH_LENGTH]!r}, which is not a path within a model folder."
             )
         if path.casefold() in seen:
             raise Unavailable(f"The registry names the file {path!r} twice.")
@@ -63,11 +69,15 @@ def inside(folder: Path, paths: Sequence[str]) -> list[Path]:
 
 
 def model_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the files of a model folder that may be uploaded (path -> file), and those left out.
+    """Return the files of a model folder that may be uploaded (path -> file), and the paths left out.
 
-    Left out: hidden files, and pickles (never read as weights by anyone here).
+    Hidden files and pickles are left out; pickles are never read as weights.
+
+    Raises:
+        InvalidRequest: A file has a name that a registry does not take.
+        NotFound: The folder holds no .safetensors file.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     left_out = []
     for path, file in _walk(folder):
         hidden = any(part.startswith(".") for part in path.split("/"))
@@ -81,24 +91,24 @@ def model_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
                 field="files",
             )
         else:
-            found[path] = file
-    if not any(path.endswith(".safetensors") for path in found):
+            files[path] = file
+    if not any(path.endswith(".safetensors") for path in files):
         raise NotFound(f"{folder} holds no .safetensors file; nothing else is read as weights.")
-    return found, left_out
+    return files, left_out
 
 
 def read_source(folder: Path) -> Source | None:
-    """Return what a folder was pulled from; None when it carries no readable note of it."""
+    """Return what a folder was pulled from; None without a readable record of it."""
     try:
-        found = json.loads((folder / OWN / "source.json").read_text("utf-8"))
-        files = {path: [sha] if isinstance(sha, str) else list(sha) for path, sha in found["files"].items()}
-        return Source(**{**found, "files": {path: shas for path, shas in files.items() if is_path(path)}})
+        record = json.loads((folder / OWN / "source.json").read_text("utf-8"))
+        files = {path: [sha] if isinstance(sha, str) else list(sha) for path, sha in record["files"].items()}
+        return Source(**{**record, "files": {path: shas for path, shas in files.items() if is_path(path)}})
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return None
 
 
 def write_source(folder: Path, source: Source) -> None:
-    """Write down what a folder is pulled from."""
+    """Record what a folder is pulled from."""
     own = folder / OWN
     own.mkdir(parents=True, exist_ok=True)
     temporary = own / "source.json.new"
@@ -107,7 +117,11 @@ def write_source(folder: Path, source: Source) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise WrongState when something is there that is no folder."""
+    """Check that nothing but a folder is there.
+
+    Raises:
+        WrongState: Something else is there.
+    """
     if (folder.is_symlink() or folder.exists()) and not folder.is_dir():
         raise WrongState(f"{folder} is not a folder; choose another place.")
 
@@ -115,13 +129,13 @@ def check_folder(folder: Path) -> None:
 def check_target(
     folder: Path, files: Mapping[str, str], progress: Progress | None = None
 ) -> tuple[list[str], list[str]]:
-    """See that pulling these files (path -> sha256) destroys nothing that a pull did not bring.
+    """Check that pulling these files (path -> sha256) destroys nothing that a pull did not bring.
 
     A person's own files beside them stay as they are.
 
     Returns:
-        Paths that must still be fetched; and paths of an earlier pull that the new one does not have, to be
-        removed once it is complete.
+        Paths that must still be downloaded; and paths of an earlier pull that the new one does not have, to be removed
+        once it is complete.
 
     Raises:
         WrongState: Something else is where a file of the pull must go, or a pulled file was changed.
@@ -134,20 +148,20 @@ def check_target(
     meter = Meter(sum(file.stat().st_size for file in there.values() if file.is_file()), progress)
     wanted, stale = dict(files), []
     for path, file in there.items():
-        found = hash_file(file) if file.is_file() else None
-        if found is None or found not in (files.get(path), *known.get(path, ())):
+        sha256 = hash_file(file) if file.is_file() else None
+        if sha256 is None or sha256 not in (files.get(path), *known.get(path, ())):
             why = "was changed since it was pulled" if path in known else "is there, and no pull brought it"
             raise WrongState(f"{path} in {folder} {why}; move it away, or choose another folder.")
         meter.add(file.stat().st_size)
         if path not in files:
             stale.append(path)
-        elif found == files[path]:
+        elif sha256 == files[path]:
             del wanted[path]
     return list(wanted), stale
 
 
 def strays(folder: Path, paths: Collection[str]) -> list[str]:
-    """Return the files in a model folder that are not among `paths`, but may change what from_pretrained loads."""
+    """Return the files of a model folder that are not among `paths` but may change what from_pretrained loads."""
     return [
         path
         for path, file in _walk(folder)
@@ -157,66 +171,28 @@ def strays(folder: Path, paths: Collection[str]) -> list[str]:
     ]
 
 
-def digest_weights(files: Mapping[str, Path], progress: Progress | None = None) -> str:
-    """Return the weights digest of a model's files (path -> file), as breadcrumbs/checkpoint.py does, without torch.
+def check_room(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Check that the disk has room for files (path -> bytes) that are to go into a folder.
 
     Raises:
-        InvalidCheckpoint: They are no sound safetensors checkpoint.
+        StorageFull: The disk has too little room.
     """
-    from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Entry, read_header
-
-    weights = weight_files(files)
-    lines: dict[str, bytes] = {}
-    meter = Meter(sum(file.stat().st_size for file in weights.values()), progress)
-    for path, place in weights.items():
-        with place.open("rb") as file:
-            size = place.stat().st_size
-            header = read_header(file, size, f"Weight file {path}", CHECKPOINT_LIMITS, InvalidCheckpoint)
-            entry: Entry
-            for name, entry in header.entries.items():
-                if name in lines or "\t" in name or "\n" in name:
-                    raise InvalidCheckpoint(f"Tensor {name!a} occurs twice in the weight files, or holds TAB or LF.")
-                file.seek(entry.start)
-                digest, left = hashlib.sha256(), entry.stop - entry.start
-                while block := file.read(min(BLOCK, left)):
-                    digest.update(block)
-                    left -= len(block)
-                    meter.add(len(block))
-                if left:
-                    raise InvalidCheckpoint(f"Weight file {path} became shorter while it was read; fetch it again.")
-                shape = ",".join(map(str, entry.shape))
-                lines[name] = f"{name}\t{entry.dtype}\t{shape}\t{digest.hexdigest()}\n".encode()
-    return f"sha256:{hashlib.sha256(b''.join(lines[name] for name in sorted(lines))).hexdigest()}"
-
-
-def weight_files(files: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the files that hold a model's weights: those that its index names, else every one beside config.json."""
-    from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS
-
-    if INDEX not in files:
-        found = {path: files[path] for path in sorted(files) if path.endswith(".safetensors") and "/" not in path}
-        if not found:
-            raise InvalidCheckpoint("There are no .safetensors files among the files of the model.")
-        return found
-    try:
-        with files[INDEX].open("rb") as file:
-            raw = file.read(CHECKPOINT_LIMITS.header_bytes + 1)
-        if len(raw) > CHECKPOINT_LIMITS.header_bytes:
-            raise ValueError("it is too long")
-        names = sorted(set(json.loads(raw)["weight_map"].values()))
-        if WHOLE in files and WHOLE not in names:
-            raise ValueError(f"there is a {WHOLE} that it does not name")
-        return {name: files[name] for name in names}
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as why:
-        raise InvalidCheckpoint(f"{INDEX} does not name the weight files that are there: {why}.") from why
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    there = sum((folder / path).stat().st_size for path in sizes if (folder / path).is_file())
+    need, free = sum(sizes.values()) - there, shutil.disk_usage(place).free
+    if need > free:
+        raise StorageFull(f"{folder} needs {need} more bytes, but only {free} are free there.")
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its name when all went well, and vanishes otherwise.
+    """Yield an empty folder beside `folder` that takes its name when the block ends well, and is removed otherwise.
 
     Raises:
-        WrongState: There is something of that name already, other than an empty folder.
+        WrongState: Something of that name is there already, other than an empty folder.
+        StorageFailed: The folder cannot be made.
     """
     target = folder.absolute()
     check_vacant(folder)
@@ -239,7 +215,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_vacant(folder: Path) -> None:
-    """Raise WrongState unless nothing is there, or an empty folder."""
+    """Check that nothing is there, or an empty folder.
+
+    Raises:
+        WrongState: Something else is there.
+    """
     if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise WrongState(f"{folder} is there already and not empty; choose another folder, or remove it.")
 

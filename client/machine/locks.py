@@ -1,4 +1,4 @@
-"""One crumb at a time: in a folder, or at an entry of the cache. The lock dies with its process."""
+"""Locks: one crumb at a time in a folder, or at an entry of the cache. A lock ends with its process."""
 
 import os
 import time
@@ -11,23 +11,28 @@ from client.terminal.console import Console
 from registry.files.durable import storage_error
 
 PATIENCE = 1.0  # seconds before a person is told why nothing happens
-PAUSE = 0.05
+PAUSE = 0.05  # seconds between attempts
 
 
 @contextmanager
 def locked(folder: Path, console: Console, name: str = "lock") -> Iterator[None]:
-    """Hold `<folder>/.crumb/<name>` for this process alone, waiting for whoever holds it."""
+    """Hold `<folder>/.crumb/<name>` for this process alone, waiting for the process that has it.
+
+    Raises:
+        StorageFull: The disk has no room for the lock's file.
+        StorageFailed: The lock's file cannot be written.
+    """
     try:
         (folder / OWN).mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / OWN / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as why:
         raise storage_error(why, folder) from why
     try:
-        start, told = time.monotonic(), False
+        start, noted = time.monotonic(), False
         while not take_lock(handle):
-            if not told and time.monotonic() - start > PATIENCE:
+            if not noted and time.monotonic() - start > PATIENCE:
                 console.note(f"Another crumb is working in {folder}; waiting for it.")
-                told = True
+                noted = True
             time.sleep(PAUSE)
         yield
     finally:
@@ -35,7 +40,7 @@ def locked(folder: Path, console: Console, name: str = "lock") -> Iterator[None]
 
 
 def take_lock(handle: int) -> bool:
-    """Lock an open file for this process alone, without waiting; say whether that succeeded."""
+    """Lock an open file for this process alone, without waiting, and return whether that succeeded."""
     try:
         import fcntl
     except ImportError:  # Windows: without a lock two pulls into one folder waste work, no more

@@ -1,4 +1,4 @@
-"""Signs the manifest of a release with the maintainer's key, and verifies it with the public one; needs no network.
+"""Signatures: the manifest of a release, signed with the maintainer's key and verified with the public one; offline.
 
 The signature is the OpenSSF model-signing bundle of a folder whose only file is `manifest.json`, so anybody can check
 it without this program:
@@ -6,8 +6,8 @@ it without this program:
     mkdir release && cp manifest.json release/
     model_signing verify key release --signature manifest.sig --public_key release.pub
 
-Files are not hashed again: the manifest names the digest of each. A signature says where a release came from, not
-whether to trust it.
+Files are not hashed again: the manifest has the digest of each. A signature shows where a release came from,
+not whether to trust it.
 """
 
 import base64
@@ -18,9 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from registry.documents.manifest import LONGEST as LONGEST_MANIFEST
+from registry.documents.manifest import MOST_BYTES as LONGEST_MANIFEST
 from registry.documents.strict import parse
 from registry.errors import DigestMismatch, InvalidRequest, TooLarge
+from registry.extras import naming_extras
 
 LONGEST_BUNDLE = 2**20
 LONGEST_KEY = 2**16
@@ -31,10 +32,11 @@ _PREDICATE = "https://model_signing/signature/v1.0"
 
 
 def make_key(private: Path, public: Path) -> None:
-    """Make an EC P-256 key: a private one that only its owner can read, and a public one to give away, both PEM.
+    """Make an EC P-256 key pair as PEM files, the private one readable by its owner only.
 
     Raises:
-        InvalidRequest: A file is there already, or cannot be written.
+        InvalidRequest: A file exists already, or cannot be written.
+        MissingExtra: The extra `sign` is not installed.
     """
     _load("signing")
     from cryptography.hazmat.primitives import serialization
@@ -42,7 +44,7 @@ def make_key(private: Path, public: Path) -> None:
 
     for path in (private, public):
         if path.exists():
-            raise InvalidRequest(f"The key {path} is there already; choose another name.", field="key")
+            raise InvalidRequest(f"The key {path} exists already; choose another name.", field="key")
     key = ec.generate_private_key(ec.SECP256R1())
     pem, pkcs8, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     _write_new(private, key.private_bytes(pem, pkcs8, plain), 0o600)
@@ -60,8 +62,9 @@ def sign_manifest(manifest: bytes, private_key: Path) -> str:
         The bundle, JSON text.
 
     Raises:
-        InvalidRequest: The key cannot be used, or the extra `sign` is not installed.
-        TooLarge: There are too many bytes of manifest.
+        InvalidRequest: The key cannot be used.
+        MissingExtra: The extra `sign` is not installed.
+        TooLarge: The manifest is too long.
     """
     _bound(manifest, LONGEST_MANIFEST, "A manifest")
     signing = _load("signing")
@@ -69,7 +72,7 @@ def sign_manifest(manifest: bytes, private_key: Path) -> str:
     try:
         config = signing.Config().set_hashing_config(_hashing())
         config = config.use_elliptic_key_signer(private_key=private_key)
-    except Exception:  # whatever cryptography says of what is no such key
+    except Exception:  # anything that cryptography raises for another kind of file
         raise InvalidRequest(
             f"{private_key} is not a private key to sign with: a PEM file of an elliptic curve key, without password.",
             field="key",
@@ -85,13 +88,14 @@ def verify_manifest(manifest: bytes, bundle: str, public_key: Path) -> None:
 
     Args:
         manifest: The bytes, perhaps a stranger's.
-        bundle: The signature, perhaps a stranger's too.
-        public_key: A PEM file that came from somebody you trust, by another way than the signature.
+        bundle: The signature, perhaps a stranger's, too.
+        public_key: A PEM file from somebody you trust, which did not come with the signature.
 
     Raises:
-        DigestMismatch: The signature is by another key, was changed, or is of another manifest.
-        InvalidRequest: The signature or the key is malformed, or the extra `sign` is not installed.
-        TooLarge: There are too many bytes of either.
+        DigestMismatch: The signature is by another key, was changed, or is over another manifest.
+        InvalidRequest: The signature or the key is malformed.
+        MissingExtra: The extra `sign` is not installed.
+        TooLarge: The manifest, the signature or the key is too long.
     """
     _bound(manifest, LONGEST_MANIFEST, "A manifest")
     verifying = _load("verifying")
@@ -100,7 +104,7 @@ def verify_manifest(manifest: bytes, bundle: str, public_key: Path) -> None:
     try:
         config = verifying.Config().set_hashing_config(_hashing()).use_elliptic_key_verifier(public_key=public_key)
         known = _hint(public_key)
-    except Exception:  # whatever cryptography says of what is no such key
+    except Exception:  # anything that cryptography raises for another kind of file
         raise InvalidRequest(
             f"{public_key} is not a public key to verify with: a PEM file of an elliptic curve key.", field="key"
         ) from None
@@ -113,24 +117,22 @@ def verify_manifest(manifest: bytes, bundle: str, public_key: Path) -> None:
         file.write_text(bundle, "utf-8")
         try:
             config.verify(folder, file)
-        except Exception:  # the library meets what a stranger wrote: InvalidSignature, ValueError and whatever else
+        except Exception:  # the library reads a stranger's bytes: InvalidSignature, ValueError and anything else
             raise DigestMismatch(
                 f"The signature does not verify with {public_key}; it or the manifest was changed.", field="signature"
             ) from None
 
 
 def _load(name: str) -> ModuleType:
-    """Import a module of model_signing, which not everybody has."""
-    try:
+    """Import a module of model_signing, which the extra `sign` brings."""
+    with naming_extras():
         import model_signing.signing
         import model_signing.verifying
-    except ImportError:
-        raise InvalidRequest("Signing needs the extra: pip install 'breadcrumb-registry[sign]'.") from None
     return {"signing": model_signing.signing, "verifying": model_signing.verifying}[name]
 
 
 def _hashing() -> Any:
-    """Return how the folder is hashed, whatever a bundle says: every file, by sha256."""
+    """Return the configuration that hashes every file by sha256, whatever a bundle says."""
     from model_signing.hashing import Config
 
     config: Any = Config()  # type: ignore[no-untyped-call]
@@ -138,7 +140,7 @@ def _hashing() -> Any:
 
 
 def _lay_out(place: Path, manifest: bytes) -> tuple[Path, Path]:
-    """Write the manifest as the only file of a folder, and return that and where its signature goes."""
+    """Write the manifest as the only file of a folder, and return the folder and the path for its signature."""
     folder = place / "release"
     folder.mkdir()
     (folder / _FILE).write_bytes(manifest)
@@ -146,21 +148,21 @@ def _lay_out(place: Path, manifest: bytes) -> tuple[Path, Path]:
 
 
 def _look_into(bundle: str) -> tuple[dict[str, str], str]:
-    """Return which files a bundle says it signs, with their sha256, and the digest of its key.
+    """Return the files that a bundle signs, with their sha256, and the digest of its key.
 
-    Only the newest form is accepted: the library also reads older ones, which say less, and takes from the bundle what
-    to leave out of the comparison.
+    Only the newest form is accepted: the library also reads older ones, which name less, and lets a bundle choose
+    files to leave out of the comparison.
     """
     _bound(bundle.encode("utf-8", "surrogatepass"), LONGEST_BUNDLE, "A signature")
     try:
-        found = parse(bundle.encode("utf-8"))
-        hint = found["verificationMaterial"]["publicKey"]["hint"]
-        envelope = found["dsseEnvelope"]
+        document = parse(bundle.encode("utf-8"))
+        hint = document["verificationMaterial"]["publicKey"]["hint"]
+        envelope = document["dsseEnvelope"]
         payload = parse(base64.b64decode(envelope["payload"], validate=True))
         resources = payload["predicate"]["resources"]
         signed = {one["name"]: one["digest"] for one in resources if one["algorithm"] == "sha256"}
         sound = (
-            found.keys() == {"mediaType", "verificationMaterial", "dsseEnvelope"}
+            document.keys() == {"mediaType", "verificationMaterial", "dsseEnvelope"}
             and len(envelope["signatures"]) == 1
             and payload["predicateType"] == _PREDICATE
             and payload["predicate"]["serialization"]["method"] == "files"
@@ -175,7 +177,7 @@ def _look_into(bundle: str) -> tuple[dict[str, str], str]:
 
 
 def _hint(public_key: Path) -> str:
-    """Return what a bundle calls this key: the sha256 of its PEM."""
+    """Return the name of a key in a bundle: the sha256 of its PEM."""
     from cryptography.hazmat.primitives import serialization
 
     key = serialization.load_pem_public_key(public_key.read_bytes())

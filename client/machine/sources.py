@@ -1,10 +1,10 @@
-"""Finds what BASE, TUNED and MODEL mean: a safetensors file, a model folder, or a Hub id `org/name[@revision]`."""
+"""Sources of models: a safetensors file, a model folder, or a Hub id `org/name[@revision]`."""
 
 import os
 import re
 from pathlib import Path
 
-from client.machine.hub_errors import from_hub
+from client.machine.hub_errors import connection_error, from_hub
 from registry.errors import (
     BreadcrumbError,
     InvalidCheckpoint,
@@ -18,15 +18,19 @@ from registry.files.folders import HUB_PATTERNS, is_pickle
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w./-]+))?", re.ASCII)
 
 
-def resolve(text: str, *, quiet: bool = False) -> Path:
-    """Return the file or folder on this machine, downloading a Hub model into the Hub's own cache first.
+def resolve(source: str | Path, *, quiet: bool = False) -> Path:
+    """Return the file or folder of a model on this machine, downloading a Hub model into the Hub's own cache first.
+
+    Args:
+        source: A file, a folder, or (as text) a Hub id `org/name[@revision]`.
+        quiet: Whether to show no progress.
 
     Raises:
-        NotFound: There is nothing by that name.
-        InvalidCheckpoint: It is in a format that is never opened.
-        Unavailable: The Hub is out of reach and the model is not in the cache.
+        NotFound: There is no such file, folder or Hub model.
+        InvalidCheckpoint: The file is in a format that is never opened.
+        Unavailable: The Hub is out of reach and the model is not in its cache.
     """
-    path = Path(text).expanduser()
+    path, text = Path(source).expanduser(), str(source)
     if path.is_dir():
         return path
     if path.is_file():
@@ -35,14 +39,13 @@ def resolve(text: str, *, quiet: bool = False) -> Path:
                 f"{text} may be a pickle, which is never opened; save the model as .safetensors and give that."
             )
         return path
-    found = _HUB.fullmatch(text)
-    if path.is_absolute() or text.startswith((".", "~")) or not found or "/" not in text.partition("@")[0]:
+    match = None if isinstance(source, Path) else _HUB.fullmatch(text)
+    if path.is_absolute() or text.startswith((".", "~")) or not match or "/" not in text.partition("@")[0]:
         raise NotFound(f"There is no {text!r}: give a .safetensors file, a model folder, or a Hub id like org/name.")
-    return _from_hub(found[1], found[2], quiet)
+    return _from_hub(match[1], match[2], quiet)
 
 
 def _from_hub(repo: str, revision: str | None, quiet: bool) -> Path:
-    import httpx2
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -83,17 +86,19 @@ def _from_hub(repo: str, revision: str | None, quiet: bool) -> Path:
         raise Unavailable(
             f"There is no file or folder {name!r} here; as a Hub id it is not in the Hub's cache, {reason}."
         ) from why
-    except (HfHubHTTPError, httpx2.HTTPError, OSError) as why:
+    except (HfHubHTTPError, connection_error(), OSError) as why:
         first = (str(why).strip().splitlines() or [type(why).__name__])[0][:200]
         raise Unavailable(f"{name} could not be downloaded from the Hub: {first}") from why
     return Path(folder)
 
 
 def read_text(path: Path, most: int) -> str:
-    """Return the text of a file of at most so many bytes.
+    """Return the text of a file of at most `most` bytes.
 
     Raises:
-        NotFound, InvalidRequest, TooLarge: It is not there, cannot be read, is not UTF-8, or is longer.
+        NotFound: There is no such file.
+        InvalidRequest: The file cannot be read, or is not UTF-8.
+        TooLarge: The file is longer.
     """
     try:
         with path.open("rb") as file:

@@ -1,10 +1,10 @@
-"""Reads a mergekit configuration as a recipe of ours, or says what in it has no counterpart; nothing is passed over.
+"""Configurations of mergekit, read as recipes; a key without counterpart is an error, never ignored.
 
     breadcrumbs        gamma -> drop_top        1 - density - gamma -> drop_bottom     lambda -> alpha
     task_arithmetic    nothing is dropped                                              weight -> weight
 
-Numbers are read as they are written, never through binary fractions. A setting of a model goes before the one that
-is meant for all models, as in mergekit; defaults are those of mergekit 0.1.5: density 1, gamma 0.01, lambda 1.
+Numbers are read as they are written, never through binary fractions. A model's own setting precedes the one for all
+models, as in mergekit; defaults are those of mergekit 0.1.5: density 1, gamma 0.01, lambda 1.
 """
 
 import re
@@ -21,11 +21,11 @@ MOST_MODELS = 1000
 METHODS = ("breadcrumbs", "task_arithmetic")
 DTYPES = {"float64": "F32", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 TOP = ("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "tokenizer_source")
-OWN = ("weight", "density", "gamma")  # what each model may have, too
+OWN = ("weight", "density", "gamma")  # also allowed for each model
 SHARED = ("lambda", "normalize", "rescale", "int8_mask")
 REFUSED = {
-    "slices": "takes layers from different places, which a patch cannot say; write the whole models under `models`",
-    "modules": "merges parts of a model apart, which a recipe cannot say; write the whole models under `models`",
+    "slices": "takes layers from different places, which a patch cannot express; write the whole models under `models`",
+    "modules": "merges parts of a model apart, which a recipe cannot express; write the whole models under `models`",
     "tokenizer": "changes the vocabulary, and a patch keeps the base's; remove it",
     "chat_template": "replaces the base's; remove it, and change the tokenizer's files afterwards",
 }
@@ -47,14 +47,14 @@ class WeightSource:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a mergekit configuration says.
+    """A mergekit configuration.
 
     Args:
-        base: The base model, as it is written; None when it names none.
+        base: The base model, as it is written; None if the configuration has none.
         alpha: A decimal.
         sources: The models to merge into it.
-        value_dtype: The type in which mergekit has the changes, as `diff` takes it.
-        notes: Sentences on what is done otherwise than mergekit does it.
+        value_dtype: The type in which mergekit holds the changes, as `diff` takes it.
+        notes: Sentences on where the result differs from mergekit's.
     """
 
     base: str | None
@@ -72,7 +72,7 @@ def read_config(text: str, name: str) -> Config:
         name: Of the file, for messages.
 
     Raises:
-        InvalidRequest: It is broken, or asks for what a recipe cannot say; the sentence names the key.
+        InvalidRequest: The text is malformed, or a recipe cannot express it; the message names the key.
     """
     table = read_yaml(text, name)
     for key in table:
@@ -83,7 +83,7 @@ def read_config(text: str, name: str) -> Config:
     if method not in METHODS:
         raise InvalidRequest(
             f"{name} has merge_method {str(method)[:60]!r}; only {' and '.join(METHODS)} are sums of patches, which a "
-            "recipe can say.",
+            "recipe can express.",
             field="merge_method",
         )
     base = None if table.get("base_model") is None else _model(table["base_model"], f"base_model of {name}")
@@ -92,7 +92,7 @@ def read_config(text: str, name: str) -> Config:
     value_dtype = _dtypes(table, name, notes)
     if _flag(shared, "rescale"):
         raise InvalidRequest(
-            f"{name} has rescale: true, which scales each tensor by what its mask left out; a recipe cannot say that. "
+            f"{name} has rescale: true, which scales each tensor by what its mask left out; a recipe cannot do that. "
             "Set it to false.",
             field="rescale",
         )
@@ -111,7 +111,7 @@ def _sources(
 ) -> list[WeightSource]:
     if not isinstance(models, list) or not 0 < len(models) <= MOST_MODELS:
         raise InvalidRequest(f"{name} needs a list `models` of 1 to {MOST_MODELS} models.", field="models")
-    found: dict[str, WeightSource] = {}
+    sources: dict[str, WeightSource] = {}
     for entry in models:
         if not isinstance(entry, dict) or "model" not in entry:
             raise InvalidRequest(f"Each of `models` in {name} needs `model`, a path or a Hub id.", field="models")
@@ -122,21 +122,21 @@ def _sources(
             if own:
                 notes.append(f"{model} is the base itself; its {', '.join(own)} has no effect, as in mergekit.")
             continue
-        if model in found:
+        if model in sources:
             raise InvalidRequest(f"{name} names {model} twice; add its weights up instead.", field="models")
         if method == "task_arithmetic":
             notes += [
                 f"{key} of {model} has no effect on {method}, in mergekit and here." for key in own if key != "weight"
             ]
-        found[model] = _source(model, method, {**shared, **own}, name, notes)
-    if not found:
+        sources[model] = _source(model, method, {**shared, **own}, name, notes)
+    if not sources:
         raise InvalidRequest(f"{name} merges nothing but the base into the base.", field="models")
-    return list(found.values())
+    return list(sources.values())
 
 
 def _source(model: str, method: str, settings: Mapping[str, str], name: str, notes: list[str]) -> WeightSource:
     if "weight" not in settings:
-        raise InvalidRequest(f"{model} in {name} has no weight, which mergekit needs, too.", field="weight")
+        raise InvalidRequest(f"{model} in {name} has no weight, which mergekit needs as well.", field="weight")
     weight = _decimal(_number(settings["weight"], f"weight of {model}"), f"weight of {model}")
     if method == "task_arithmetic":
         return WeightSource(model, weight, "0", "0")
@@ -164,45 +164,47 @@ def _normalised(sources: list[WeightSource], name: str) -> list[WeightSource]:
     total = sum((Fraction(source.weight) for source in sources), Fraction())
     if abs(total) < Fraction(1, 10**8):
         return sources  # by which mergekit does not divide
-    found = []
+    normalised = []
     for source in sources:
         try:
             weight = _decimal(Fraction(source.weight) / total, "weight")
         except InvalidRequest as why:
             raise InvalidRequest(
                 f"{name} has normalize: true, and {source.weight} / {float(total):.12g}, the weight of {source.model}, "
-                "is no short decimal. Write weights that add up to 1, and set normalize to false.",
+                "is not a short decimal. Write weights that add up to 1, and set normalize to false.",
                 field="normalize",
             ) from why
-        found.append(WeightSource(source.model, weight, source.drop_bottom, source.drop_top))
-    return found
+        normalised.append(WeightSource(source.model, weight, source.drop_bottom, source.drop_top))
+    return normalised
 
 
 def _dtypes(table: Mapping[str, Any], name: str, notes: list[str]) -> str:
-    """Return in what the changes are stored; note what is said of dtypes and the tokenizer."""
+    """Return the type that changes are stored in, and add notes on dtypes and the tokenizer."""
     if table.get("tokenizer_source") not in (None, "base"):
         raise InvalidRequest(
             f"{name} has tokenizer_source {str(table['tokenizer_source'])[:60]!r}, and a recipe keeps the base's "
             "tokenizer; remove it, or write base.",
             field="tokenizer_source",
         )
-    said = {key: str(table[key]).removeprefix("torch.") for key in ("dtype", "out_dtype") if table.get(key) is not None}
-    for key, value in said.items():
+    given = {
+        key: str(table[key]).removeprefix("torch.") for key in ("dtype", "out_dtype") if table.get(key) is not None
+    }
+    for key, value in given.items():
         if value not in DTYPES:
             raise InvalidRequest(f"{name} has {key} {value[:60]!r}; choose one of {', '.join(DTYPES)}.", field=key)
-    stored = DTYPES[said["dtype"]] if "dtype" in said else "auto"
-    if "dtype" in said:
+    stored = DTYPES[given["dtype"]] if "dtype" in given else "auto"
+    if "dtype" in given:
         notes.append(
-            f"dtype {said['dtype']}: mergekit computes in it. Here changes are stored in {stored}, sums are of float64."
+            f"dtype {given['dtype']}: mergekit computes in it. Here changes are stored in {stored}, sums in float64."
         )
-    if said:
+    if given:
         notes.append("The composed model keeps the base's dtypes, whatever dtype and out_dtype say.")
     return stored
 
 
 def _model(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidRequest(f"{what} is no path or Hub id, which is all that is understood here.", field="model")
+        raise InvalidRequest(f"{what} is not a path or Hub id; nothing else is understood here.", field="model")
     if "+" in value:
         raise InvalidRequest(
             f"{what} is {value[:200]!r}, a model + LoRA; merge the adapter into a model of its own and name that.",
@@ -216,10 +218,12 @@ def _settings(value: Any, allowed: tuple[str, ...], what: str) -> dict[str, str]
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{what[:1].upper()}{what[1:]} are no mapping.", field="parameters")
+        raise InvalidRequest(f"{what[:1].upper()}{what[1:]} are not a mapping.", field="parameters")
     for key in value:
         if key in SHARED and key not in allowed:
-            raise InvalidRequest(f"{key} is among {what}, where mergekit overlooks it; write it for all.", field=key)
+            raise InvalidRequest(
+                f"{key} is among {what}, where mergekit ignores it; write it for all models.", field=key
+            )
     _known(value, allowed, what)
     for key, setting in value.items():
         if not isinstance(setting, str):
@@ -235,7 +239,7 @@ def _known(table: Mapping[str, Any], allowed: tuple[str, ...], what: str) -> Non
     for key in table:
         if key not in allowed:
             raise InvalidRequest(
-                f"{str(key)[:60]!r} in {what} is not understood here, and nothing is passed over; remove it if it "
+                f"{str(key)[:60]!r} in {what} is not understood here, and nothing is ignored; remove it if it "
                 "does not matter.",
                 field=str(key)[:60],
             )
@@ -250,15 +254,17 @@ def _flag(settings: Mapping[str, str], key: str) -> bool:
 
 def _number(text: str, field: str) -> Fraction:
     if not _NUMBER.fullmatch(text) or _OCTAL.fullmatch(text):
-        raise InvalidRequest(f"{field} is {text[:60]!r}, which is no decimal number; write it like 0.3.", field=field)
+        raise InvalidRequest(
+            f"{field} is {text[:60]!r}, which is not a decimal number; write it like 0.3.", field=field
+        )
     return Fraction(text)
 
 
 def _decimal(value: Fraction, field: str) -> str:
-    """Return a number as the decimal that it is.
+    """Return a number as an exact decimal.
 
     Raises:
-        InvalidRequest: It has more than 20 digits on either side of the point.
+        InvalidRequest: The number has more than 20 digits on a side of the point.
     """
     scaled = value * 10**20
     if scaled.denominator != 1:

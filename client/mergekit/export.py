@@ -1,11 +1,11 @@
-"""A recipe for mergekit, as the YAML that `mergekit-yaml` runs.
+"""Export: a recipe for mergekit, as the YAML that `mergekit-yaml` runs.
 
     base + alpha * sum(weight * patch)
      = base + lambda * sum(weight * (model - base))    with model = base + patch: task_arithmetic
 
-mergekit knows no patches: it subtracts whole models. A model that is the base and one patch, at alpha 1 and weight 1,
-has the patch's mask in it already, so that nothing is left to mask and plain task arithmetic gives our sum. Its
-`breadcrumbs` would need the fine-tuned models themselves, which a registry does not hold, and chooses another mask.
+mergekit has no patches: it subtracts whole models. A model that is the base and one patch, at alpha 1 and weight 1, has
+the patch's mask in it already, so that nothing is left to mask and plain task arithmetic gives our sum. Its
+`breadcrumbs` would need the fine-tuned models themselves, which a registry does not have, and chooses another mask.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from registry.schemas import Patch, RecipeItem, Snapshot
 
 QUIET = Console(quiet=True)
 MODELS = "models"
-"""The folder beside the YAML in which its models are."""
+"""The folder beside the YAML that holds its models."""
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 HEAD = """\
@@ -62,11 +62,11 @@ def export_recipe(client: Client, snapshot: Snapshot) -> str:
     """Return a snapshot's recipe as YAML for mergekit.
 
     Args:
-        client: The registry, which is asked for the patches' masks and dtypes.
+        client: The registry, which knows the patches' masks and dtypes.
         snapshot: A release or another composition.
 
     Raises:
-        InvalidRequest: It is made of no patches.
+        InvalidRequest: The snapshot has no patches.
     """
     recipe = snapshot.recipe
     listed = [item for item in recipe.patches if item.number] if recipe else []
@@ -85,16 +85,16 @@ def write_yaml(snapshot: Snapshot, patches: Mapping[str, Patch], dtypes: set[str
 
     Args:
         snapshot: A release or another composition.
-        patches: What is known of its patches, by sha256.
-        dtypes: Those of the tensors that they change, as safetensors calls them.
+        patches: Its patches, by sha256; those no longer listed may be missing.
+        dtypes: Of the tensors that they change, as safetensors names them.
 
     Raises:
-        InvalidRequest: It is made of no patches.
+        InvalidRequest: The snapshot has no patches.
     """
     recipe = snapshot.recipe
     name = f"{snapshot.model}@{snapshot.release or snapshot.ref[:12]}"
     if recipe is None or not recipe.patches:
-        raise InvalidRequest(f"{name} is made of no patches, so there is nothing to merge.", field="ref")
+        raise InvalidRequest(f"{name} has no patches, so there is nothing to merge.", field="ref")
     compute = "float64" if "F64" in dtypes else "float32"
     one = DTYPES.get(next(iter(dtypes))) if len(dtypes) == 1 else None
     head = HEAD.format(
@@ -109,7 +109,7 @@ def write_yaml(snapshot: Snapshot, patches: Mapping[str, Patch], dtypes: set[str
     lines = ["merge_method: task_arithmetic", f"base_model: ./{MODELS}/base", "models:"]
     for item in recipe.patches:
         lines += [
-            f"  - model: ./{MODELS}/{folder_of(item)}  # {_told(item, patches.get(item.sha256))}",
+            f"  - model: ./{MODELS}/{folder_of(item)}  # {_describe(item, patches.get(item.sha256))}",
             "    parameters:",
             f"      weight: {item.weight}",
         ]
@@ -129,31 +129,31 @@ def make_models(client: Client, snapshot: Snapshot, folder: Path, *, console: Co
 
     Args:
         client: The registry.
-        snapshot: What was exported.
-        folder: Appears with all of them in it, or not at all.
+        snapshot: The snapshot that was exported.
+        folder: Made with all of the models in it, or not at all.
         console: Where notes and progress go.
 
     Raises:
-        WrongState: The folder is there and not empty.
+        WrongState: The folder exists and is not empty.
     """
     from client.machine.folders import check_vacant, new_folder
-    from client.trials.bench import Candidate, RecipePart, bench
+    from client.trials.bench import Candidate, ScaledPatch, bench
 
     check_vacant(folder)
     assert snapshot.recipe is not None
     base, items = snapshot.recipe.base, snapshot.recipe.patches
     candidates = {"base": Candidate(base, ())}
-    candidates |= {folder_of(item): Candidate(base, (RecipePart(item, "1"),)) for item in items}
+    candidates |= {folder_of(item): Candidate(base, (ScaledPatch(item, "1"),)) for item in items}
     with (
         new_folder(folder) as out,
-        bench(client, snapshot.model, candidates.values(), keep=out, console=console) as table,
+        bench(client, snapshot.model, candidates.values(), keep=out, console=console) as opened,
     ):
         for name, candidate in candidates.items():
-            with table.model(candidate, name):
+            with opened.model(candidate, name):
                 pass  # it is kept
 
 
-def _told(item: RecipeItem, patch: Patch | None) -> str:
+def _describe(item: RecipeItem, patch: Patch | None) -> str:
     words: Sequence[str] = [
         f"#{item.number}.{item.revision}" if item.number else item.sha256,
         f"{plain(item.title)[:200]!r} by {plain(item.author or 'somebody')}",

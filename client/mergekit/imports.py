@@ -1,7 +1,7 @@
-"""Patches and a recipe from a mergekit configuration: what mergekit does on the fly, done once and kept.
+"""Import: patches and a recipe from a mergekit configuration - what mergekit does on the fly, done once and kept.
 
 for each model    base, model --diff--> DIR/<name>.safetensors
-DIR/recipe.json   base, alpha, weights, sha256 of the patches, and the digest of it all
+DIR/recipe.json   base, alpha, weights, sha256 of the patches, and the recipe digest
 """
 
 import json
@@ -22,7 +22,7 @@ RECIPE = "recipe.json"
 
 @dataclass(frozen=True, slots=True)
 class ImportedPatch:
-    """A patch file in the folder, the model that it was made of, its weight, and how it is masked."""
+    """A patch file in the folder, the model that it was made from, its weight, and its mask."""
 
     file: str
     sha256: str
@@ -34,7 +34,7 @@ class ImportedPatch:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What a configuration became.
+    """The result of an import.
 
     Args:
         base_model: Path or Hub id of the base.
@@ -42,7 +42,7 @@ class Imported:
         alpha: A decimal.
         recipe: Digest of the recipe.
         patches: In the order of the configuration.
-        notes: Sentences on what is done otherwise than mergekit does it.
+        notes: Sentences on where the result differs from mergekit's.
     """
 
     base_model: str
@@ -54,18 +54,20 @@ class Imported:
 
 
 def import_recipe(file: Path, folder: Path, *, base: str | None = None, console: Console = QUIET) -> Imported:
-    """Write the patches and the recipe that a mergekit configuration means.
+    """Write the patches and the recipe of a mergekit configuration.
 
     Args:
         file: The configuration; paths in it are taken from the current folder, as mergekit takes them.
-        folder: Appears with everything in it, or not at all.
+        folder: Made with everything in it, or not at all.
         base: Path or Hub id of the base, in place of the configuration's own.
         console: Where progress goes.
 
     Raises:
-        InvalidRequest: The configuration asks for what a recipe cannot say.
-        WrongState: The folder is there and not empty.
-        CheckpointMismatch, InvalidCheckpoint, InvalidPatch: A model does not fit the base, or did not change it.
+        InvalidRequest: A recipe cannot express the configuration.
+        WrongState: The folder exists and is not empty.
+        CheckpointMismatch: A model does not fit the base.
+        InvalidCheckpoint: A model is not sound safetensors.
+        InvalidPatch: A model does not differ from the base.
     """
     config = read_config(read_text(file, MOST_BYTES), file.name)
     check_vacant(folder)
@@ -77,10 +79,10 @@ def import_recipe(file: Path, folder: Path, *, base: str | None = None, console:
         if model.is_dir() and folder.resolve().is_relative_to(model.resolve()):
             raise InvalidRequest(f"{folder} is inside the model {name}, which it would change; choose another folder.")
     with new_folder(folder) as out:
-        done = _write(config, base_model, models, out, console)
-        table = {**asdict(done), "method": "sum", "version": 1}
+        imported = _write(config, base_model, models, out, console)
+        table = {**asdict(imported), "method": "sum", "version": 1}
         (out / RECIPE).write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    return done
+    return imported
 
 
 def _write(config: Config, base_model: str, models: dict[str, Path], out: Path, console: Console) -> Imported:
@@ -113,7 +115,7 @@ def _write(config: Config, base_model: str, models: dict[str, Path], out: Path, 
 
 
 def _name(model: str, taken: set[str]) -> str:
-    """Return a name for the patch of a model that no other patch has."""
+    """Return a name for the patch of a model, unlike those taken."""
     last = model.partition("@")[0].rstrip("/").rpartition("/")[2].removesuffix(".safetensors")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-")[:100] or "patch"
     names = (f"{stem}{more}.safetensors" for more in ("", *(f"-{count}" for count in range(2, len(taken) + 3))))

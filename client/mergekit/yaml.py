@@ -1,7 +1,7 @@
-"""Reads YAML as strings, lists and mappings: no numbers, so that they stay as they are written.
+"""YAML read as strings, lists and mappings; numbers stay as they are written.
 
-Nothing is constructed but these, whatever tags say. Refused is what is more work than its length says, or can be
-understood in two ways: aliases, nests, keys that occur twice.
+Nothing else is constructed, whatever the tags are. Aliases and deep nesting are refused because they are more work than
+their length suggests, and keys that occur twice because they are ambiguous.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ BROKEN = (ValueError, LookupError, ArithmeticError, AttributeError, TypeError, R
 
 
 def read_yaml(text: str, name: str) -> dict[str, Any]:
-    """Return the mapping that a YAML document is.
+    """Return the mapping of a YAML document.
 
     Args:
         text: At most `MOST_BYTES`.
@@ -27,27 +27,27 @@ def read_yaml(text: str, name: str) -> dict[str, Any]:
         Strings, lists and mappings; None for null.
 
     Raises:
-        InvalidRequest: It is broken, no mapping, too deep or too long.
+        InvalidRequest: The text is malformed, not a mapping, too deep or too long.
     """
-    import yaml  # the person's own file, and never more than nodes are made of it
+    import yaml  # the person's own file, and only nodes are made of it
 
     try:
         nested = 0
-        for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):  # as far as nothing is wrong
+        for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):  # up to the first error
             nested += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent):
                 raise InvalidRequest(f"{name} has an alias, *{event.anchor}; write out what it stands for.")
             if nested > MOST_NESTED or count > MOST_EVENTS:
-                raise InvalidRequest(f"{name} has more than a merge needs: it is too deep or too long.")
+                raise InvalidRequest(f"{name} is too deep or too long for a merge.")
         table = _read(yaml.compose(text, yaml.SafeLoader), name)
     except InvalidRequest:
         raise
     except (yaml.YAMLError, *BROKEN) as why:
         mark = getattr(why, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
-        raise InvalidRequest(f"{name} is no YAML that can be read{where}.") from why
+        raise InvalidRequest(f"{name} is not YAML that can be read{where}.") from why
     if not isinstance(table, dict):
-        raise InvalidRequest(f"{name} is no mapping, as a mergekit configuration is.")
+        raise InvalidRequest(f"{name} is not a mapping, as a mergekit configuration must be.")
     return table
 
 
@@ -61,7 +61,7 @@ def _read(node: Any, name: str) -> Any:
         for key, value in node.value:
             word = _read(key, name)
             if not isinstance(word, str) or key.tag.endswith(":merge"):
-                raise InvalidRequest(f"{name} has a key that is no word, at line {key.start_mark.line + 1}.")
+                raise InvalidRequest(f"{name} has a key that is not a word, at line {key.start_mark.line + 1}.")
             if word in table:
                 raise InvalidRequest(f"{name} has {word[:60]!r} twice, the second at line {key.start_mark.line + 1}.")
             table[word] = _read(value, name)

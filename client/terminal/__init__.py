@@ -1,1 +1,1 @@
-"""Addresses as people type them, and results as they see them."""
+"""Addresses as people type them, and results as people see them."""

@@ -1,6 +1,6 @@
-"""What a command shows: one result on stdout (text, or one JSON document), all else on stderr.
+"""The console: a command's one result on stdout (text, or one JSON document), everything else on stderr.
 
-Words of other people (titles, cards, tensor names) never reach a terminal with control characters in them.
+Other people's words (titles, cards, tensor names) reach a terminal only without control characters.
 """
 
 import json
@@ -21,7 +21,7 @@ PATIENCE = 1.0  # seconds before a progress bar appears
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """How this run of a command speaks: `json` for programs, `quiet` for scripts."""
+    """The output of one run of a command: `json` for programs, `quiet` for scripts."""
 
     json: bool = False
     quiet: bool = False
@@ -29,7 +29,13 @@ class Console:
     def result(
         self, document: "BaseModel | Mapping[str, Any] | Sequence[Any]", text: str, brief: str | None = None
     ) -> None:
-        """Print the result: the document with --json, what a script wants (`brief`) with -q, else the text."""
+        """Print the result.
+
+        Args:
+            document: Printed with --json.
+            text: Printed for people.
+            brief: Printed with -q, for scripts; the text if None.
+        """
         if self.json:
             print(json.dumps(_plain_data(document), indent=1))
         elif self.quiet and brief is not None:
@@ -39,23 +45,23 @@ class Console:
             print(text)
 
     def note(self, text: str) -> None:
-        """Tell a person something beside the result."""
+        """Print a note for a person, on stderr."""
         if not self.quiet:
             print(text, file=sys.stderr)
 
     def idle(self) -> None:
-        """Tell a person who waits that nobody is at work."""
+        """Print a note that no worker has taken the job."""
         self.note("Still queued: no worker is free; is `crumb-server worker` running?")
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """Yield a callback for bytes done and bytes in all, shown as a bar once it takes longer than a second."""
+        """Yield a callback for bytes done and bytes in all; a bar appears after a second."""
         with self._bar(label, in_bytes=True) as update:
             yield update
 
     @contextmanager
     def waiting(self, label: str) -> Iterator[Callable[[float], None]]:
-        """Yield a callback for a number from 0 to 1, shown as a bar once it takes longer than a second."""
+        """Yield a callback for a number from 0 to 1; a bar appears after a second."""
         with self._bar(label, in_bytes=False) as update:
             yield lambda share: update(round(share * 1000), 1000)
 
@@ -103,13 +109,13 @@ def _bars(in_bytes: bool) -> "Bars":
 
 
 def plain(text: str, *, lines: bool = False) -> str:
-    """Return a stranger's words without control characters, and on one line unless `lines`."""
+    """Return other people's words without control characters, and on one line unless `lines`."""
     kept = "".join(c if c.isprintable() or (lines and c in "\n\t") else " " for c in text)
     return kept if lines else " ".join(kept.split())
 
 
 def size(count: float) -> str:
-    """Write a number of bytes for people, in decimal units."""
+    """Return a number of bytes for people, in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
@@ -130,7 +136,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequenc
 
 
 def fields(pairs: Sequence[tuple[str, str]]) -> str:
-    """Return name and value, one pair a line, values aligned."""
+    """Return names and values, one pair a line, values aligned."""
     width = max(len(name) for name, _ in pairs)
     return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in pairs)
 

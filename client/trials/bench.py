@@ -1,8 +1,8 @@
-"""What a patch does, found out here: models that need not exist at the registry, and a person's command on each.
+"""The bench: models composed on this machine, and a person's command run on each.
 
-A candidate is base + sum(scale x patch). Its models are composed on this machine, from the base and the patches in
-the cache, so that reading rights are enough and nothing is left at the registry. A command is run without a shell;
-`{model}` in an argument becomes the folder of the model, which is the last argument when none has it, and
+A candidate is base + sum(scale x patch), whether or not the registry knows it. It is composed from the base and the
+patches in the cache, so the right to read is enough and nothing is left at the registry. A command is run without a
+shell; `{model}` in an argument becomes the folder of the model, which is the last argument if no argument has it, and
 $CRUMB_MODEL in any case.
 """
 
@@ -14,14 +14,15 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.actions.pull import CARD, open_cached
+from client.actions.composing import open_cached
+from client.actions.verify import CARD
 from client.api.client import Client
 from client.machine.folders import check_vacant
 from client.terminal.console import Console
+from registry.documents.versions import effective_scale
 from registry.errors import BreadcrumbError, InvalidRequest, JobFailed
 from registry.files.durable import storage_error
 from registry.schemas import RecipeItem, Snapshot
@@ -39,8 +40,8 @@ DIGITS = 20  # on either side of the point, as many as a recipe takes
 
 
 @dataclass(frozen=True, slots=True)
-class RecipePart:
-    """A patch at the scale it has in all: alpha times weight, as an exact decimal."""
+class ScaledPatch:
+    """A patch and its scale in a candidate: alpha times weight, as an exact decimal."""
 
     item: RecipeItem
     scale: str
@@ -51,18 +52,18 @@ class Candidate:
     """base + sum(scale x patch), whether or not the registry knows it; `base` is a weights digest."""
 
     base: str
-    parts: tuple[RecipePart, ...]
+    patches: tuple[ScaledPatch, ...]
 
     def recipe(self) -> "Recipe":
-        """Return it in canonical form, with alpha 1."""
+        """Return its recipe, with alpha 1."""
         from registry.breadcrumbs.formats.recipe import make_recipe
 
-        return make_recipe(self.base, "1", [(part.item.sha256, part.scale) for part in self.parts])
+        return make_recipe(self.base, "1", [(patch.item.sha256, patch.scale) for patch in self.patches])
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a command did: its exit code (minus the signal that ended it), the end of its stdout, seconds."""
+    """One run of a command: its exit code (or minus the signal that ended it), the end of its stdout, seconds."""
 
     code: int
     output: str
@@ -79,9 +80,9 @@ class Bench:
         files: All of its files: path in the folder -> file.
         patches: By their sha256.
         device: auto, cpu or cuda.
-        keep: Where models stay; each vanishes after its trial when None.
+        keep: Where models are kept; each is removed after its trial when None.
         console: Where notes and progress go.
-        checked: Whether the base was seen to be what its digest says.
+        checked: Whether the base's weights digest was checked.
     """
 
     base: str
@@ -113,9 +114,9 @@ class Bench:
         from registry.breadcrumbs.composing.compose import compose
 
         folder.mkdir(parents=True, exist_ok=True)
-        made = candidate.recipe()
+        recipe = candidate.recipe()
         with self.console.progress(f"composing {folder.name}") as progress:
-            compose(self.checkpoint, self.patches, made, folder, self.device, progress, digests=not self.checked)
+            compose(self.checkpoint, self.patches, recipe, folder, self.device, progress, digests=not self.checked)
         self.checked = True
         for path, file in self.files.items():
             if path != CARD and path not in self.checkpoint.files:
@@ -133,56 +134,57 @@ def bench(
     keep: Path | None = None,
     console: Console = QUIET,
 ) -> Iterator[Bench]:
-    """Fetch into the cache what these candidates are made of, and open it.
+    """Download the base and patches of these candidates into the cache, and open them.
 
     Args:
         client: The registry.
         model: NS/NAME.
-        candidates: They have one base.
+        candidates: They must have the same base.
         device: auto, cpu or cuda; on a GPU, the base stays there beside what the commands need.
-        keep: The folder that models are kept in; they vanish when None.
+        keep: The folder that models are kept in; they are removed when None.
         console: Where notes and progress go.
     """
     candidates = list(candidates)
     (base,) = {candidate.base for candidate in candidates}
-    items = {part.item.sha256: part.item for candidate in candidates for part in candidate.parts}
+    items = {patch.item.sha256: patch.item for candidate in candidates for patch in candidate.patches}
     with open_cached(client, model, base, items.values(), console=console) as (files, checkpoint, patches):
         yield Bench(base, checkpoint, files, patches, device, keep, console)
 
 
 def candidate_of(snapshot: Snapshot) -> Candidate:
-    """Return what a snapshot is made of."""
+    """Return a snapshot as a candidate.
+
+    Raises:
+        InvalidRequest: A scale has more digits than a recipe takes.
+    """
     if snapshot.recipe is None:
         return Candidate(snapshot.weights_digest, ())
     alpha = snapshot.recipe.alpha
-    parts = [RecipePart(item, multiply(alpha, item.weight)) for item in snapshot.recipe.patches]
-    return Candidate(snapshot.recipe.base, tuple(parts))
+    patches = [ScaledPatch(item, exact_scale(alpha, item.weight)) for item in snapshot.recipe.patches]
+    return Candidate(snapshot.recipe.base, tuple(patches))
 
 
-def multiply(alpha: str, weight: str) -> str:
-    """Return the exact product of two decimals as a decimal.
+def exact_scale(alpha: str, weight: str) -> str:
+    """Return alpha x weight as a decimal that a recipe takes.
 
     Raises:
-        InvalidRequest: It has more digits than a recipe takes.
+        InvalidRequest: The product has more digits than a recipe takes.
     """
-    from registry.breadcrumbs.formats.recipe import normalise_decimal
-
-    exact = Context(prec=100)  # of two numbers of 40 digits
-    text = format(exact.normalize(exact.multiply(Decimal(alpha), Decimal(weight))), "f")
-    if any(len(side) > DIGITS for side in text.lstrip("-").split(".")):
+    scale = effective_scale(alpha, weight)
+    if any(len(side) > DIGITS for side in scale.lstrip("-").split(".")):
         raise InvalidRequest(
             f"alpha {alpha} times weight {weight} has more than {DIGITS} digits on a side of the point; "
             "only scales with fewer can be tried.",
             field="alpha",
         )
-    return normalise_decimal(text, "scale")
+    return scale
 
 
 def check_command(command: Sequence[str]) -> None:
-    """See that a command can be found, before anything is downloaded for it.
+    """Check that a command can be found, before anything is downloaded for it.
 
     Raises:
-        InvalidRequest: It cannot.
+        InvalidRequest: No command is given, or there is no such command.
     """
     if not command:
         raise InvalidRequest("No command is given; write it after two dashes: -- COMMAND ARGUMENT…", field="command")
@@ -194,12 +196,12 @@ def run_command(command: Sequence[str], folder: Path) -> Trial:
     """Run a command on a model's folder and wait for it; stderr and stdin stay the terminal's.
 
     Raises:
-        InvalidRequest: It cannot be run.
+        InvalidRequest: The command cannot be run.
     """
     words = [word.replace(HOLDER, str(folder)) for word in command]
     if not any(HOLDER in word for word in command):
         words.append(str(folder))
-    began, kept = time.monotonic(), bytearray()
+    start, output = time.monotonic(), bytearray()
     try:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, "CRUMB_MODEL": str(folder)})
     except (OSError, ValueError) as why:
@@ -209,9 +211,9 @@ def run_command(command: Sequence[str], folder: Path) -> Trial:
         assert process.stdout is not None
         try:
             while block := os.read(process.stdout.fileno(), 2**16):
-                kept += block
-                if len(kept) > 2 * OUTPUT:
-                    del kept[:-OUTPUT]
+                output += block
+                if len(output) > 2 * OUTPUT:
+                    del output[:-OUTPUT]
             code = process.wait()
         except BaseException:
             process.terminate()
@@ -219,14 +221,19 @@ def run_command(command: Sequence[str], folder: Path) -> Trial:
                 process.wait(PATIENCE)
             process.kill()
             raise
-    return Trial(code, kept[-OUTPUT:].decode("utf-8", "replace"), time.monotonic() - began)
+    return Trial(code, output[-OUTPUT:].decode("utf-8", "replace"), time.monotonic() - start)
 
 
-def run_soundly(command: Sequence[str], folder: Path, what: str) -> Trial:
+def run_successfully(command: Sequence[str], folder: Path, what: str) -> Trial:
     """Run a command on a model and return what it did.
 
+    Args:
+        command: See `run_command`.
+        folder: Of the model.
+        what: The model's name, for the message.
+
     Raises:
-        JobFailed: It ended with another exit code than 0; the message says on `what`.
+        JobFailed: The command ended with another exit code than 0.
     """
     trial = run_command(command, folder)
     if trial.code:
@@ -235,5 +242,5 @@ def run_soundly(command: Sequence[str], folder: Path, what: str) -> Trial:
 
 
 def ending(code: int) -> str:
-    """Say how a command ended."""
+    """Return how a command ended, in words."""
     return f"signal {-code} ended it" if code < 0 else f"exit code {code}"

@@ -1,11 +1,11 @@
-"""Which patch made a model bad: binary search over what differs between a good and a bad revision.
+"""Bisect: which patch made a model bad, by binary search between a good and a bad snapshot.
 
     changes 1..N, by patch number         what must change in the good recipe to make it the bad one
     candidate k                           the good recipe with the first k changes
-    exit code of the command on it        0 good; 125 cannot be judged; 1..127 bad; all else ends the search
-    found: k-1 is good and k is bad       then change k is what made it bad
+    exit code of the command on it        0 good; 125 cannot be judged; 1..127 bad; all others end the search
+    result: k-1 is good and k is bad      then change k made it bad
 
-as `git bisect run` does. Where candidates cannot be judged, what is left is a row of suspects.
+as `git bisect run` does. Where candidates cannot be judged, a row of suspects is left.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +21,7 @@ from client.trials.bench import (
     QUIET,
     Bench,
     Candidate,
-    RecipePart,
+    ScaledPatch,
     bench,
     candidate_of,
     check_command,
@@ -32,16 +32,16 @@ from registry.errors import InvalidRequest, JobFailed, NotFinite
 
 Verdict = Literal["good", "bad", "skip"]
 SKIP = 125  # exit code of a command that cannot judge
-LAST = 127  # greatest exit code that is a verdict
+LAST_VERDICT = 127  # greatest exit code that is a verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One patch that the two recipes have at other scales or revisions, or of which one has none."""
+class PatchChange:
+    """A patch that differs between two recipes: in scale or revision, or only one of them has it."""
 
     number: int
-    before: tuple[RecipePart, ...]
-    after: tuple[RecipePart, ...]
+    before: tuple[ScaledPatch, ...]
+    after: tuple[ScaledPatch, ...]
 
     @property
     def title(self) -> str:
@@ -50,33 +50,33 @@ class Change:
 
     @property
     def words(self) -> str:
-        """What happens to the patch, as in `added at 0.3`."""
+        """What changes, like `added at 0.3`."""
         if not self.before:
             return f"added at {_scales(self.after)}"
         if not self.after:
             return f"removed, was at {_scales(self.before)}"
-        if [part.item.sha256 for part in self.before] == [part.item.sha256 for part in self.after]:
+        if [patch.item.sha256 for patch in self.before] == [patch.item.sha256 for patch in self.after]:
             return f"from {_scales(self.before)} to {_scales(self.after)}"
         before, after = (
-            " and ".join(f"revision {part.item.revision} at {part.scale}" for part in parts)
-            for parts in (self.before, self.after)
+            " and ".join(f"revision {patch.item.revision} at {patch.scale}" for patch in patches)
+            for patches in (self.before, self.after)
         )
         return f"from {before} to {after}"
 
     def document(self) -> dict[str, object]:
-        """Return it for programs."""
+        """Return the change for a JSON document."""
         before, after = (
-            [{"sha256": part.item.sha256, "revision": part.item.revision, "scale": part.scale} for part in parts]
-            for parts in (self.before, self.after)
+            [{"sha256": patch.item.sha256, "revision": patch.item.revision, "scale": patch.scale} for patch in patches]
+            for patches in (self.before, self.after)
         )
         return {"number": self.number, "title": self.title, "change": self.words, "before": before, "after": after}
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One candidate that was tried: how many changes it has, what was found, and the command's exit code.
+class JudgedCandidate:
+    """A candidate that was tried: its number of changes, the verdict, and the command's exit code.
 
-    `code` is None where the candidate overflowed and the command had nothing to run on.
+    `code` is None where the candidate overflowed, so that there was nothing to run the command on.
     """
 
     applied: int
@@ -88,11 +88,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Bisection:
-    """What was found: the suspects among the changes, one unless candidates could not be judged; and how."""
+    """The result of a search: its steps, and the suspects; one, unless some candidates could not be judged."""
 
-    changes: list[Change]
-    suspects: list[Change]
-    steps: list[Step]
+    changes: list[PatchChange]
+    suspects: list[PatchChange]
+    steps: list[JudgedCandidate]
 
     @property
     def found(self) -> bool:
@@ -117,25 +117,25 @@ def bisect(
     Args:
         client: The registry.
         model: NS/NAME.
-        good: A revision on which the command exits with 0.
-        bad: A revision on which it exits with 1 to 127, but not 125.
+        good: A snapshot on which the command exits with 0.
+        bad: A snapshot on which it exits with 1 to 127, but not 125.
         command: See `run_command`.
-        verify_ends: Whether to see first that `good` is good and `bad` is bad.
+        verify_ends: Whether to check first that `good` is good and `bad` is bad.
         device: Where models are composed.
         keep: See `bench`.
         console: Where notes and progress go.
 
     Raises:
-        InvalidRequest: The two do not differ, or are not what they are said to be.
-        JobFailed: The command ends with a code that is no verdict.
+        InvalidRequest: The two have the same recipe, or the command judges them otherwise.
+        JobFailed: The command ends with a code that is not a verdict.
     """
     check_command(command)
     start, end = (candidate_of(find_snapshot(client, model, ref, console)) for ref in (good, bad))
     changes = difference(start, end)
     if not changes:
         raise InvalidRequest(f"{model}@{good} and {model}@{bad} have the same recipe; there is nothing to search.")
-    names = {0: f"{model}@{good}, said to be good,", len(changes): f"{model}@{bad}, said to be bad,"}
-    steps: list[Step] = []
+    names = {0: f"{model}@{good}, given as good,", len(changes): f"{model}@{bad}, given as bad,"}
+    steps: list[JudgedCandidate] = []
     with bench(client, model, [start, end], device=device, keep=keep, console=console) as opened:
 
         def test(applied: int) -> Verdict:
@@ -153,40 +153,40 @@ def bisect(
     return Bisection(changes, changes[low:high], steps)
 
 
-def difference(before: Candidate, after: Candidate) -> list[Change]:
-    """Return what makes one candidate the other, a change for each patch, ascending by number.
+def difference(before: Candidate, after: Candidate) -> list[PatchChange]:
+    """Return the changes that make one candidate the other, one for each patch, ascending by number.
 
     Raises:
-        InvalidRequest: They have different bases.
+        InvalidRequest: The candidates have different bases.
     """
     if before.base != after.base:
         raise InvalidRequest(f"One has the base {before.base} and the other {after.base}; nothing lies between them.")
-    old, new = _by_patch(before.parts), _by_patch(after.parts)
+    old, new = _by_patch(before.patches), _by_patch(after.patches)
     return [
-        Change(key[0], old.get(key, ()), new.get(key, ()))
+        PatchChange(key[0], old.get(key, ()), new.get(key, ()))
         for key in sorted({*old, *new})
-        if _shape(old.get(key, ())) != _shape(new.get(key, ()))
+        if _content(old.get(key, ())) != _content(new.get(key, ()))
     ]
 
 
-def apply(start: Candidate, changes: Iterable[Change]) -> Candidate:
+def apply(start: Candidate, changes: Iterable[PatchChange]) -> Candidate:
     """Return a candidate with some changes made."""
-    parts = list(start.parts)
+    patches = list(start.patches)
     for change in changes:
-        gone = {part.item.sha256 for part in change.before}
-        parts = [part for part in parts if part.item.sha256 not in gone]
-        parts += change.after
-    return Candidate(start.base, tuple(parts))
+        gone = {patch.item.sha256 for patch in change.before}
+        patches = [patch for patch in patches if patch.item.sha256 not in gone]
+        patches += change.after
+    return Candidate(start.base, tuple(patches))
 
 
 def search(count: int, test: Callable[[int], Verdict]) -> tuple[int, int]:
-    """Search the first bad of the candidates 0..count, of which 0 is good and `count` is bad.
+    """Search the first bad candidate of 0..count, of which 0 is good and `count` is bad.
 
-    After one that cannot be judged, the middle of the longest row of untried ones is next: what cannot be judged often
-    lies side by side.
+    After one that cannot be judged, the middle of the longest row of untried ones is next, since those that cannot be
+    judged are often neighbours.
 
     Returns:
-        The last that is good and the first that is bad; those between, if any, cannot be judged.
+        The last good and the first bad candidate; those between, if any, cannot be judged.
     """
     low, high = 0, count
     skipped: set[int] = set()
@@ -206,20 +206,26 @@ def search(count: int, test: Callable[[int], Verdict]) -> tuple[int, int]:
 
 
 def judge(code: int, what: str) -> Verdict:
-    """Return what an exit code says, as `git bisect run` reads it; minus a signal is one of those that end all.
+    """Return the verdict of an exit code, as `git bisect run` reads it.
+
+    Args:
+        code: The exit code, or minus the signal that ended the command, which is not a verdict.
+        what: The candidate's name, for the message.
 
     Raises:
-        JobFailed: It is no verdict.
+        JobFailed: The code is not a verdict.
     """
-    if not 0 <= code <= LAST:
+    if not 0 <= code <= LAST_VERDICT:
         raise JobFailed(
             f"The command ended the search on {what.rstrip(',')}: {ending(code)}; "
-            f"0 is good, {SKIP} cannot be judged, any other up to {LAST} is bad."
+            f"0 is good, {SKIP} cannot be judged, any other up to {LAST_VERDICT} is bad."
         )
     return "good" if code == 0 else "skip" if code == SKIP else "bad"
 
 
-def _try(opened: Bench, command: Sequence[str], candidate: Candidate, applied: int, count: int, what: str) -> Step:
+def _try(
+    opened: Bench, command: Sequence[str], candidate: Candidate, applied: int, count: int, what: str
+) -> JudgedCandidate:
     recipe = candidate.recipe().digest
     try:
         with opened.model(candidate, f"{applied}-of-{count}") as folder:
@@ -227,32 +233,32 @@ def _try(opened: Bench, command: Sequence[str], candidate: Candidate, applied: i
     except NotFinite:
         if applied in (0, count):
             raise
-        return Step(applied, "skip", None, recipe, 0.0)  # as a commit that does not build
+        return JudgedCandidate(applied, "skip", None, recipe, 0.0)  # as a commit that does not build
     if trial.output.strip():
         opened.console.note(plain(trial.output.rstrip(), lines=True))
-    return Step(applied, judge(trial.code, what), trial.code, recipe, trial.seconds)
+    return JudgedCandidate(applied, judge(trial.code, what), trial.code, recipe, trial.seconds)
 
 
-def _verify(test: Callable[[int], Verdict], place: int, said: Verdict, name: str) -> None:
-    found = test(place)
-    if found == "skip":
+def _verify(test: Callable[[int], Verdict], place: int, expected: Verdict, name: str) -> None:
+    verdict = test(place)
+    if verdict == "skip":
         raise InvalidRequest(f"The command cannot judge {name.rstrip(',')}; nothing can be searched from there.")
-    if found != said:
-        raise InvalidRequest(f"{name} is {found}: the command says so; are the two ends swapped?")
+    if verdict != expected:
+        raise InvalidRequest(f"{name} is {verdict}: the command says so; are the two ends swapped?")
 
 
-def _by_patch(parts: Iterable[RecipePart]) -> dict[tuple[int, str], tuple[RecipePart, ...]]:
-    """Sort parts by patch; one that the registry no longer lists stands for itself."""
-    found: dict[tuple[int, str], tuple[RecipePart, ...]] = {}
-    for part in sorted(parts, key=lambda part: part.item.sha256):
-        key = (part.item.number, "" if part.item.number else part.item.sha256)
-        found[key] = (*found.get(key, ()), part)
-    return found
+def _by_patch(patches: Iterable[ScaledPatch]) -> dict[tuple[int, str], tuple[ScaledPatch, ...]]:
+    """Group revisions by patch; one that the registry no longer lists is a group of its own."""
+    groups: dict[tuple[int, str], tuple[ScaledPatch, ...]] = {}
+    for patch in sorted(patches, key=lambda patch: patch.item.sha256):
+        key = (patch.item.number, "" if patch.item.number else patch.item.sha256)
+        groups[key] = (*groups.get(key, ()), patch)
+    return groups
 
 
-def _shape(parts: Iterable[RecipePart]) -> list[tuple[str, str]]:
-    return [(part.item.sha256, part.scale) for part in parts]
+def _content(patches: Iterable[ScaledPatch]) -> list[tuple[str, str]]:
+    return [(patch.item.sha256, patch.scale) for patch in patches]
 
 
-def _scales(parts: Iterable[RecipePart]) -> str:
-    return " and ".join(part.scale for part in parts)
+def _scales(patches: Iterable[ScaledPatch]) -> str:
+    return " and ".join(patch.scale for patch in patches)

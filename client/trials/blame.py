@@ -1,11 +1,12 @@
-"""Who changed a weight, a tensor or a model: breadcrumbs/blame.py, asked on base and patches in the cache."""
+"""Blame: which patches changed a weight, a tensor or a model, computed from base and patches in the cache."""
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from client.actions.pull import find_snapshot, open_cached
+from client.actions.composing import open_cached, recipe_of
+from client.actions.pull import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console
 from registry.errors import InvalidRequest
@@ -19,16 +20,16 @@ _WEIGHT = re.compile(r"(.+)\[((?:[0-9]{1,18}(?:, *[0-9]{1,18})*)?)\]", re.DOTALL
 
 
 @dataclass(frozen=True, slots=True)
-class Blamed:
-    """A patch and its part in something.
+class PatchShare:
+    """A patch and its share in a weight, a tensor or a model.
 
     Args:
         number: Of the patch.
         title: Of the patch.
-        author: Who contributed it, where that is known.
-        amount: What it adds to the weight; the norm of what it adds, when more than one weight is asked about.
-        share: Of a weight, |amount| over the sum of those of all patches; else its share of energy.
-        nnz: How many weights it touches there.
+        author: Of the patch, if known.
+        amount: What it adds to the weight; for more than one weight, the norm of what it adds.
+        share: For one weight, |amount| over the sum of those of all patches; else its share of energy.
+        nnz: How many weights it changes there.
     """
 
     number: int
@@ -41,17 +42,17 @@ class Blamed:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """What each patch brought, the largest part first.
+    """The share of each patch, the largest first.
 
     Args:
         model: NS/NAME.
-        ref: The revision, by the name that never moves.
+        ref: The snapshot, by its fixed name.
         tensor: None for the whole model.
-        index: Which weight of the tensor; None for all of them.
+        index: Of one weight of the tensor; None for all weights.
         base: The weight's value in the base; None for more than one weight.
-        composed: ... and in the composition.
-        patches: Those that touch it.
-        tensors: Of a whole model, the same for every tensor that a patch touches.
+        composed: The weight's value in the composition; None for more than one weight.
+        patches: Those that change it.
+        tensors: For a whole model, the patches of every tensor that is changed.
     """
 
     model: str
@@ -60,62 +61,60 @@ class Blame:
     index: tuple[int, ...] | None
     base: float | None
     composed: float | None
-    patches: list[Blamed]
-    tensors: dict[str, list[Blamed]]
+    patches: list[PatchShare]
+    tensors: dict[str, list[PatchShare]]
 
 
 def blame(client: Client, model: str, ref: str, place: str | None = None, *, console: Console = QUIET) -> Blame:
-    """Say which patches of a revision changed a weight, a tensor or the whole model, and how much.
+    """Return which patches of a snapshot changed a weight, a tensor or the whole model, and how much.
 
     Args:
         client: The registry.
         model: NS/NAME.
-        ref: What has patches.
+        ref: Of a snapshot with patches.
         place: TENSOR[i,j], TENSOR, or None for the whole model.
         console: Where notes and progress go.
 
     Raises:
-        InvalidRequest: There are no patches, or no such weight.
+        InvalidRequest: The snapshot is the base, or there is no such weight.
     """
     from registry.breadcrumbs.comparing.blame import blame_model, blame_tensor, blame_weight
-    from registry.breadcrumbs.formats.recipe import make_recipe
 
-    revision = find_snapshot(client, model, ref, console)
-    recipe = revision.recipe
-    if recipe is None:
+    snapshot = find_snapshot(client, model, ref, console)
+    recipe = recipe_of(snapshot)
+    if recipe is None or snapshot.recipe is None:
         raise InvalidRequest(f"{model}@{ref} is the base, which no patch changed.", field="ref")
-    items = {item.sha256: item for item in recipe.patches}
-    made = make_recipe(recipe.base, recipe.alpha, [(item.sha256, item.weight) for item in recipe.patches])
-    with open_cached(client, model, made.base, recipe.patches, console=console) as (_, base, patches):
+    items = {item.sha256: item for item in snapshot.recipe.patches}
+    with open_cached(client, model, recipe.base, items.values(), console=console) as (_, base, patches):
         tensor, index = (None, None) if place is None else split_place(place, base.tensors)
         if tensor is not None and index is not None:
-            weight = blame_weight(base, patches, made, tensor, index)
+            weight = blame_weight(base, patches, recipe, tensor, index)
             total = sum(abs(part.amount) for part in weight.contributions)
-            found = [
-                _blamed(items[part.sha256], part.amount, abs(part.amount) / total if total else 0.0, 1)
+            shares = [
+                _share(items[part.sha256], part.amount, abs(part.amount) / total if total else 0.0, 1)
                 for part in weight.contributions
             ]
-            return Blame(model, revision.ref, tensor, index, weight.base, weight.composed, found, {})
+            return Blame(model, snapshot.ref, tensor, index, weight.base, weight.composed, shares, {})
         with console.progress("measuring patches") as progress:
             if tensor is not None:
-                found = _shares(blame_tensor(base, patches, made, tensor, progress), items)
-                return Blame(model, revision.ref, tensor, None, None, None, found, {})
-            whole = blame_model(base, patches, made, progress)
+                shares = _shares(blame_tensor(base, patches, recipe, tensor, progress), items)
+                return Blame(model, snapshot.ref, tensor, None, None, None, shares, {})
+            whole = blame_model(base, patches, recipe, progress)
     tensors = {name: _shares(shares, items) for name, shares in whole.tensors.items()}
-    return Blame(model, revision.ref, None, None, None, None, _shares(whole.total, items), tensors)
+    return Blame(model, snapshot.ref, None, None, None, None, _shares(whole.total, items), tensors)
 
 
 def split_place(text: str, tensors: Iterable[str]) -> tuple[str, tuple[int, ...] | None]:
-    """Split TENSOR[i,j]; a tensor whose name ends so itself wins. The one weight of a scalar is TENSOR[]."""
-    found = None if text in tensors else _WEIGHT.fullmatch(text)
-    if not found:
+    """Split TENSOR[i,j] into tensor and index; the name of a tensor wins. The one weight of a scalar is TENSOR[]."""
+    match = None if text in tensors else _WEIGHT.fullmatch(text)
+    if not match:
         return text, None
-    return found[1], tuple(int(number) for number in found[2].split(",") if number)
+    return match[1], tuple(int(number) for number in match[2].split(",") if number)
 
 
-def _shares(shares: "Iterable[Share]", items: Mapping[str, RecipeItem]) -> list[Blamed]:
-    return [_blamed(items[share.sha256], share.l2, share.share, share.nnz) for share in shares]
+def _shares(shares: "Iterable[Share]", items: Mapping[str, RecipeItem]) -> list[PatchShare]:
+    return [_share(items[share.sha256], share.l2, share.share, share.nnz) for share in shares]
 
 
-def _blamed(item: RecipeItem, amount: float, share: float, nnz: int) -> Blamed:
-    return Blamed(item.number, item.title, item.author, amount, share, nnz)
+def _share(item: RecipeItem, amount: float, share: float, nnz: int) -> PatchShare:
+    return PatchShare(item.number, item.title, item.author, amount, share, nnz)

@@ -1,7 +1,7 @@
-"""What a command measures on models: scores with and without each patch, and evaluations to be recorded.
+"""Scores: what a command measures on models - with and without each patch, or to be recorded as evaluations.
 
-A score is the last line of stdout: a JSON number, or an object with it as `value` or as its only number. Evaluations
-are one JSON object or a list of them, as the whole of stdout or as its last line:
+For `leave_one_out` the score is the last line of stdout: a JSON number, or an object with it as `value` or as its only
+number. For `evaluate` scores are one JSON object or a list of them, as the whole of stdout or as its last line:
 
     {"task": "arithmetic", "dataset": "two-digits", "metric": "accuracy", "value": 0.97, "higher_is_better": true}
     {"accuracy": 0.97, "f1": 0.95}          with task and dataset given beside it
@@ -16,22 +16,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from client.actions import pull as pulls
-from client.actions.pull import find_snapshot
+from client.actions.pull import find_snapshot, pull
 from client.api.client import Client
 from client.terminal.console import Console, plain
-from client.trials.bench import QUIET, Candidate, bench, candidate_of, check_command, run_soundly
+from client.trials.bench import QUIET, Candidate, bench, candidate_of, check_command, run_successfully
 from registry.errors import InvalidRequest
 from registry.schemas import Evaluation
 
-PRINT = "print a number on the last line of stdout, or a JSON object with it as 'value'"
-WORDS = {"task": 100, "dataset": 200, "metric": 100}  # longest, as in schemas.EvaluationRequest
-KEYS = {*WORDS, "value", "higher_is_better"}
+HINT = "print a number on the last line of stdout, or a JSON object with it as 'value'"
+LONGEST = {"task": 100, "dataset": 200, "metric": 100}  # characters, as in schemas.EvaluationRequest
+KEYS = {*LONGEST, "value", "higher_is_better"}
 
 
 @dataclass(frozen=True, slots=True)
-class Without:
-    """What a model scores without one patch; `difference` is what it scores more with the patch."""
+class ScoreWithout:
+    """A model's score without one patch; `difference` is how much higher it is with the patch."""
 
     number: int
     title: str
@@ -45,11 +44,11 @@ class LeaveOneOut:
     """The score of a model, and its scores without each of its patches."""
 
     score: float
-    without: list[Without]
+    without: list[ScoreWithout]
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class Score:
     """One measured number, in the terms of the Hub's evaluation results."""
 
     task: str
@@ -74,74 +73,36 @@ def leave_one_out(
     Args:
         client: The registry.
         model: NS/NAME.
-        ref: What has patches.
-        command: Prints the score; see `read_score`.
+        ref: Of a snapshot with patches.
+        command: It prints the score; see `read_number`.
         device: Where models are composed.
         keep: See `bench`.
         console: Where notes and progress go.
 
     Raises:
-        InvalidRequest: There are no patches, or a score cannot be read.
-        JobFailed: The command fails; the message names the variant.
+        InvalidRequest: The snapshot has no patches, or a score cannot be read.
+        JobFailed: The command fails; the message names the model it failed on.
     """
     check_command(command)
     whole = candidate_of(find_snapshot(client, model, ref, console))
-    if not whole.parts:
+    if not whole.patches:
         raise InvalidRequest(f"{model}@{ref} has no patches that could be left out.", field="ref")
     with bench(client, model, [whole], device=device, keep=keep, console=console) as opened:
 
-        def score(candidate: Candidate, name: str, what: str) -> float:
-            with opened.model(candidate, name) as folder:
-                found = read_score(run_soundly(command, folder, what).output, what)
-            console.note(f"{what} scores {found:.6g}")
-            return found
+        def score_of(candidate: Candidate, folder_name: str, what: str) -> float:
+            with opened.model(candidate, folder_name) as folder:
+                score = read_number(run_successfully(command, folder, what).output, what)
+            console.note(f"{what} scores {score:.6g}")
+            return score
 
-        with_all = score(whole, "whole", f"{model}@{ref}")
-        found = []
-        for part in sorted(whole.parts, key=lambda part: (part.item.number, part.item.sha256)):
-            item, rest = part.item, tuple(other for other in whole.parts if other is not part)
-            name, what = f"without-{item.number}.{item.revision}", f"{model}@{ref} without #{item.number}"
-            one = score(Candidate(whole.base, rest), name, what)
-            found.append(Without(item.number, item.title, part.scale, one, with_all - one))
-    return LeaveOneOut(with_all, found)
-
-
-def measure(
-    client: Client,
-    model: str,
-    ref: str,
-    command: Sequence[str],
-    *,
-    task: str | None = None,
-    dataset: str | None = None,
-    console: Console = QUIET,
-) -> list[Evaluation]:
-    """Evaluate a revision and record all that was measured, with the command, under the name that never moves.
-
-    Args:
-        client: The registry.
-        model: NS/NAME.
-        ref: The base, a version or a channel.
-        command: See `evaluate`.
-        task: See `evaluate`.
-        dataset: See `evaluate`.
-        console: Where notes and progress go.
-
-    Raises:
-        InvalidRequest: It is a recipe of which there is no release, or the command prints something else.
-        JobFailed: The command fails; nothing is recorded.
-    """
-    check_command(command)
-    client.whoami()  # a missing token is told before anything is pulled
-    revision = find_snapshot(client, model, ref, console)
-    if revision.recipe is not None and revision.release is None:
-        raise InvalidRequest(
-            f"{model}@{ref} is a recipe and no release; measurements are of the base, a patch, a version or a channel.",
-            field="ref",
-        )
-    subject, line = revision.release or revision.ref, shlex.join(command)
-    found = evaluate(client, model, subject, command, task=task, dataset=dataset, console=console)
-    return [client.add_evaluation(model, subject, **asdict(one), command=line) for one in found]
+        with_all = score_of(whole, "whole", f"{model}@{ref}")
+        without = []
+        for patch in sorted(whole.patches, key=lambda patch: (patch.item.number, patch.item.sha256)):
+            item, rest = patch.item, tuple(other for other in whole.patches if other is not patch)
+            folder_name, what = f"without-{item.number}.{item.revision}", f"{model}@{ref} without #{item.number}"
+            score = score_of(Candidate(whole.base, rest), folder_name, what)
+            without.append(ScoreWithout(item.number, item.title, patch.scale, score, with_all - score))
+    return LeaveOneOut(with_all, without)
 
 
 def evaluate(
@@ -153,89 +114,104 @@ def evaluate(
     task: str | None = None,
     dataset: str | None = None,
     console: Console = QUIET,
-) -> list[Measurement]:
-    """Pull a revision, run a command on it, and return what it measured.
+) -> list[Evaluation]:
+    """Pull a snapshot, run a command on it, and record its scores as evaluations of the snapshot's fixed name.
 
     Args:
         client: The registry.
         model: NS/NAME.
-        ref: What can be pulled.
-        command: Prints evaluations as JSON; see above.
-        task: Of what does not say its own.
-        dataset: Of what does not say its own.
+        ref: `base`, a version or a channel.
+        command: It prints scores as JSON; see above. It is recorded with them.
+        task: Of scores that do not name their own.
+        dataset: Of scores that do not name their own.
         console: Where notes and progress go.
 
     Raises:
-        InvalidRequest: It prints something else.
-        JobFailed: It fails.
+        InvalidRequest: The snapshot is a recipe without a release, or the command prints something else.
+        JobFailed: The command fails; nothing is recorded.
     """
     check_command(command)
+    client.whoami()  # a missing token is reported before anything is pulled
+    snapshot = find_snapshot(client, model, ref, console)
+    if snapshot.recipe is not None and snapshot.release is None:
+        raise InvalidRequest(
+            f"{model}@{ref} is a recipe and not a release; evaluations are of the base, a patch, a version or a "
+            "channel.",
+            field="ref",
+        )
+    subject = snapshot.release or snapshot.ref
     with tempfile.TemporaryDirectory(prefix="crumb-") as scratch:
         folder = Path(scratch) / "model"
-        pulls.pull(client, model, ref, folder, console=console)
-        output = run_soundly(command, folder, f"{model}@{ref}").output
-    return read_measurements(output, task, dataset)
+        pull(client, model, subject, folder, console=console)
+        output = run_successfully(command, folder, f"{model}@{subject}").output
+    scores = read_scores(output, task, dataset)
+    line = shlex.join(command)
+    return [client.add_evaluation(model, subject, **asdict(score), command=line) for score in scores]
 
 
-def read_score(output: str, what: str = "the model") -> float:
+def read_number(output: str, what: str = "the model") -> float:
     """Return the number on the last line that is not empty.
 
+    Args:
+        output: Of the command.
+        what: The model's name, for the message.
+
     Raises:
-        InvalidRequest: There is none, or it is not finite; the message says on `what`.
+        InvalidRequest: There is no number, or it is not finite.
     """
     line = _last_line(output)
-    found = _read_json(line)
-    if isinstance(found, dict):
-        numbers = [value for value in found.values() if _is_number(value)]
-        found = found.get("value", numbers[0] if len(numbers) == 1 else None)
-    if not _is_number(found):
-        said = f"the command's last line is {plain(line)[:80]!r}" if line else "the command printed nothing"
-        raise InvalidRequest(f"On {what} {said}, which is no score; {PRINT}.", field="command")
-    return float(found)
+    value = _read_json(line)
+    if isinstance(value, dict):
+        numbers = [number for number in value.values() if _is_number(number)]
+        value = value.get("value", numbers[0] if len(numbers) == 1 else None)
+    if not _is_number(value):
+        last = f"the command's last line is {plain(line)[:80]!r}" if line else "the command printed nothing"
+        raise InvalidRequest(f"On {what} {last}, which is not a score; {HINT}.", field="command")
+    return float(value)
 
 
-def read_measurements(output: str, task: str | None = None, dataset: str | None = None) -> list[Measurement]:
-    """Return the evaluations that a command printed.
+def read_scores(output: str, task: str | None = None, dataset: str | None = None) -> list[Score]:
+    """Return the scores that a command printed.
 
     Args:
         output: Its stdout.
-        task: Of evaluations that do not say their own.
-        dataset: Of evaluations that do not say their own.
+        task: Of scores that do not name their own.
+        dataset: Of scores that do not name their own.
 
     Raises:
-        InvalidRequest: It is no such JSON, or a value is not finite.
+        InvalidRequest: The output is not such JSON, or a value is not finite.
     """
-    found = _read_json(output)
-    if not isinstance(found, dict | list):
-        found = _read_json(_last_line(output))
-    if isinstance(found, dict) and not found.keys() & {"metric", "value"}:
-        found = [{"metric": metric, "value": value} for metric, value in found.items()]
-    listed: list[Any] = found if isinstance(found, list) else [found]
-    if not listed or not all(isinstance(one, dict) for one in listed):
+    document = _read_json(output)
+    if not isinstance(document, dict | list):
+        document = _read_json(_last_line(output))
+    if isinstance(document, dict) and not document.keys() & {"metric", "value"}:
+        document = [{"metric": metric, "value": value} for metric, value in document.items()]
+    entries: list[Any] = document if isinstance(document, list) else [document]
+    if not entries or not all(isinstance(entry, dict) for entry in entries):
         raise InvalidRequest(
             'The command printed no evaluations; print JSON like {"task": "math", "dataset": "gsm8k", '
             '"metric": "accuracy", "value": 0.5}, a list of such, or {"accuracy": 0.5}.',
             field="command",
         )
-    measured = [_measurement(one, {"task": task, "dataset": dataset}) for one in listed]
-    names = [(one.task, one.dataset, one.metric) for one in measured]
+    scores = [_score(entry, {"task": task, "dataset": dataset}) for entry in entries]
+    names = [(score.task, score.dataset, score.metric) for score in scores]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidRequest(f"The command printed {' / '.join(map(plain, twice))} twice.", field="command")
-    return measured
+    return scores
 
 
-def _measurement(given: dict[str, Any], default: dict[str, str | None]) -> Measurement:
-    shown = plain(json.dumps(given))[:120]
-    if unknown := given.keys() - KEYS:
+def _score(entry: dict[str, Any], default: dict[str, str | None]) -> Score:
+    shown = plain(json.dumps(entry))[:120]
+    if unknown := entry.keys() - KEYS:
         raise InvalidRequest(
-            f"{shown}: {plain(min(unknown))!r} says nothing here; an evaluation has {', '.join(sorted(KEYS))}.",
+            f"{shown}: {plain(min(unknown))!r} is not a key of an evaluation; it has {', '.join(sorted(KEYS))}.",
             field="command",
         )
-    whole = {"higher_is_better": True, **{name: word for name, word in default.items() if word is not None}, **given}
-    for name, longest in WORDS.items():
+    whole = {"higher_is_better": True, **{name: word for name, word in default.items() if word is not None}, **entry}
+    for name, longest in LONGEST.items():
         word = whole.get(name)
         if not isinstance(word, str) or not 1 <= len(word.strip()) <= longest or "\0" in word:
-            hint = f", or say --{name}" if name in default else ""
+            hint = f", or give --{name}" if name in default else ""
             raise InvalidRequest(
                 f"{shown}: {name} must be a text of 1 to {longest} characters; print it{hint}.", field=name
             )
@@ -243,8 +219,8 @@ def _measurement(given: dict[str, Any], default: dict[str, str | None]) -> Measu
         raise InvalidRequest(f"{shown}: value must be a finite number.", field="value")
     if not isinstance(whole["higher_is_better"], bool):
         raise InvalidRequest(f"{shown}: higher_is_better must be true or false.", field="higher_is_better")
-    words = {name: whole[name].strip() for name in WORDS}
-    return Measurement(**words, value=float(whole["value"]), higher_is_better=whole["higher_is_better"])
+    words = {name: whole[name].strip() for name in LONGEST}
+    return Score(**words, value=float(whole["value"]), higher_is_better=whole["higher_is_better"])
 
 
 def _last_line(output: str) -> str:
@@ -252,7 +228,7 @@ def _last_line(output: str) -> str:
 
 
 def _read_json(text: str) -> object:
-    """Return what a command printed as JSON; None when it is none. What is not finite comes as text."""
+    """Return the value of a JSON text, None for any other text. NaN and Infinity come as text."""
     try:
         return json.loads(text, parse_constant=str)
     except (ValueError, RecursionError):
@@ -260,7 +236,7 @@ def _read_json(text: str) -> object:
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    """Tell whether a JSON value is a finite number."""
+    """Return whether a JSON value is a finite number."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond the largest float

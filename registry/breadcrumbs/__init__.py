@@ -1,1 +1,1 @@
-"""The science: task directions, breadcrumb masks, patch files and their composition. Knows no database and no HTTP."""
+"""The science: task directions, breadcrumb masks, patch files and their composition, without database and HTTP."""

@@ -1,1 +1,1 @@
-"""The database: all tables on one page (models), and the only commit (session)."""
+"""The database: the tables, the transactions with the only commit (session), and the audit log."""

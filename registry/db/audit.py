@@ -2,8 +2,8 @@
 
     hash = sha256(canonical JSON of the row without its hash, with previous_hash)
 
-Whoever appends locks the one row of `audit_heads` as the last thing before the commit, so serials follow commits and
-nobody waits for long. The head repeats the last serial and hash: rows cut off at the end are missed, too.
+A transaction that appends locks the one row of `audit_heads` last, just before its commit, so serials follow commits
+and nobody waits long. The head repeats the last serial and hash, so rows deleted at the end are noticed, too.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ from sqlalchemy.orm import Session
 from registry.db.tables import AuditEvent, AuditHead, now
 
 PENDING = "audit"
-FIRST = "0" * 64
-PAGE = 1000
+FIRST_HASH = "0" * 64  # before the first row
+ROWS_AT_ONCE = 1000
 
 
 def append_later(session: Session, event: AuditEvent) -> None:
-    """Give an event to the transaction; it is written, with serial and hash, when the transaction commits."""
+    """Add an event to the transaction; it is written, with serial and hash, when the transaction commits."""
     session.info.setdefault(PENDING, []).append(event)
 
 
 def append_pending(session: Session) -> None:
-    """Write the events that the transaction was given. The caller commits next."""
+    """Write the events that were added to the transaction. The caller commits next."""
     events: list[AuditEvent] = session.info.pop(PENDING, [])
     if not events:
         return
@@ -41,7 +41,7 @@ def append_pending(session: Session) -> None:
 
 
 def hash_event(event: AuditEvent) -> str:
-    """Return the hash that belongs to a row."""
+    """Return the hash of a row."""
     row = {
         "serial": event.serial,
         "at": event.at.isoformat(),
@@ -62,25 +62,25 @@ def hash_event(event: AuditEvent) -> str:
 def check_chain(session: Session) -> Iterator[str]:
     """Yield a sentence for the first row that was changed, removed or added by hand, if there is one.
 
-    Others may append meanwhile: a head that was read before there were no more rows has counted them all.
+    Events may be appended meanwhile: the head that is compared was read just before the query that found no more rows.
     """
-    serial, before = 0, FIRST
+    serial, before = 0, FIRST_HASH
     while True:
         head = session.get(AuditHead, 1)
-        query = select(AuditEvent).order_by(AuditEvent.serial).limit(PAGE)
+        query = select(AuditEvent).order_by(AuditEvent.serial).limit(ROWS_AT_ONCE)
         events = session.scalars(query.where(AuditEvent.serial > serial) if serial else query).all()
         if not events:
             break
         for event in events:
             if event.serial != serial + 1:
-                yield f"The audit log lacks the row after serial {serial}: the next is {event.serial}."
+                yield f"The audit log is missing the row after serial {serial}: the next is {event.serial}."
                 return
             if event.previous_hash != before or event.hash != hash_event(event):
-                yield f"The audit log's row {event.serial} ({event.action}, {event.subject}) is not as it was written."
+                yield f"Row {event.serial} of the audit log ({event.action}, {event.subject}) was changed by hand."
                 return
             serial, before = event.serial, event.hash
         session.expunge_all()
     if head is None:
-        yield f"The audit log has {serial} rows, and no head that says how many were written."
+        yield f"The audit log has {serial} rows, but no head that says how many were written."
     elif (head.serial, head.hash) != (serial, before):
         yield f"The audit log ends at serial {serial}, but {head.serial} were written."

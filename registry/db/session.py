@@ -1,13 +1,14 @@
-"""Engine, transactions (the only commit) and migrations.
+"""Database sessions: the engine, transactions (with the only commit), and migrations.
 
-SQLite runs in WAL with `synchronous=FULL` (NORMAL loses acknowledged rows at a power cut), foreign keys on,
-and every writing transaction begins IMMEDIATE: a deferred one fails at its first write when another writer was
-quicker, however long the busy timeout.
+SQLite runs in WAL mode with `synchronous=FULL` (NORMAL loses acknowledged rows at a power cut) and foreign keys on.
+Every writing transaction begins IMMEDIATE: a deferred one fails at its first write if another writer was faster,
+however long the busy timeout.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_time
 
 
 def make_engine(url: str) -> Engine:
-    """Return an engine for SQLite or PostgreSQL, set up as this module says."""
+    """Return an engine for SQLite or PostgreSQL, set up as described above."""
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40)
     engine = create_engine(url, pool_size=10, max_overflow=40)
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN is off; ours follows
+        connection.isolation_level = None  # turns off the driver's own BEGIN; ours is below
         for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
@@ -47,7 +48,7 @@ def make_engine(url: str) -> Engine:
 
 @dataclass(frozen=True)
 class Database:
-    """Hands out transactions."""
+    """A database, which opens transactions."""
 
     engine: Engine
 
@@ -60,17 +61,18 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Run one reading transaction, which never waits for a writer."""
-        with Session(self.engine.execution_options(reading=True), expire_on_commit=False) as session:
+        """Run one reading transaction, which never waits for a writer and sees one state of the database."""
+        options = {"isolation_level": "REPEATABLE READ"} if self.engine.dialect.name == "postgresql" else {}
+        with Session(self.engine.execution_options(reading=True, **options), expire_on_commit=False) as session:
             yield session
 
 
 @contextmanager
 def reaching_database() -> Iterator[None]:
-    """Translate a database that does not answer into a sentence.
+    """Turn the error of a database that does not answer into a sentence.
 
     Raises:
-        Unavailable: it does not.
+        Unavailable: The database does not answer.
     """
     try:
         yield
@@ -95,21 +97,27 @@ def migrations_config(url: str) -> Config:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database to a revision; two processes that try at once take turns."""
+    """Bring the database to a migration; processes that do so at once take turns."""
     with reaching_database():
         command.upgrade(migrations_config(url), revision)
+
+
+@cache
+def newest_migration() -> str | None:
+    """Return the revision of the newest migration, read once."""
+    return ScriptDirectory.from_config(migrations_config("")).get_current_head()
 
 
 def require_head(database: Database, url: str) -> None:
     """Refuse a database that is not at the newest migration.
 
     Raises:
-        WrongState: it is at another revision; the message says what to run.
+        WrongState: The database is at another migration; the message says what to run.
     """
-    head = ScriptDirectory.from_config(migrations_config(url)).get_current_head()
+    head = newest_migration()
     with reaching_database(), database.engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     if current != head:
         raise WrongState(
-            f"The database is at migration {current or 'none'}, this program needs {head}: run `crumb-server migrate`."
+            f"The database is at migration {current or 'none'}, not at {head} as needed; run `crumb-server migrate`."
         )

@@ -1,1 +1,1 @@
-"""What a release promises and says: versions, licences, changelogs, cards, manifests. Pure functions, no database."""
+"""Texts that a registry writes and reads: cards, changelogs, manifests, versions, licences. Without a database."""

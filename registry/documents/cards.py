@@ -1,4 +1,4 @@
-"""The README.md of a release: Hugging Face front matter with its evaluations, what it is made of, how to verify it."""
+"""The model card of a release: front matter with its evaluations, what it is made of, how to verify it."""
 
 import math
 import re
@@ -12,14 +12,14 @@ from registry.documents.manifest import Evaluation
 from registry.documents.markdown import code, inline, line
 from registry.errors import InvalidRequest
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/:-]{0,199}")  # what ids of licences, languages and libraries are made of
-_ONE = ("license", "license_name", "license_link", "library_name", "pipeline_tag")
-_MANY = ("language", "datasets")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/:-]{0,199}")  # an id of a licence, a language or a library
+_SINGLE_FIELDS = ("license", "license_name", "license_link", "library_name", "pipeline_tag")
+_LIST_FIELDS = ("language", "datasets")
 
 
 @dataclass(frozen=True)
 class CardPatch:
-    """What the card says of one patch."""
+    """A patch as the card shows it."""
 
     sha256: str
     number: int
@@ -45,15 +45,15 @@ def render_release_card(
 
     Args:
         model: `namespace/name`.
-        version: Of the release.
-        base: What the base is called in `base_model`, a repository id.
+        version: The release's version.
+        base: The repository id of the base, for `base_model`.
         recipe: What was composed.
-        weights_digest: Of the result.
-        patches: Those of the recipe, as the model knows them.
-        licence: Of the model, as it is called on the Hub; else the base card's.
-        evaluations: Of this release.
+        weights_digest: The weights digest of the result.
+        patches: The patches of the recipe that the model still lists.
+        licence: The model's licence, as the Hub names it; if None, that of the base's card.
+        evaluations: The evaluations of this release.
         changelog: Markdown, as `render_changelog` writes it.
-        base_card: The base's own README.md, for its languages and what else holds for the composed model too.
+        base_card: The base's own README.md, for its languages and other fields that hold for the composed model too.
 
     Returns:
         Markdown with YAML front matter; the same inputs give the same text, and `ModelCard` reads it back.
@@ -61,7 +61,7 @@ def render_release_card(
     Raises:
         InvalidRequest: An evaluation's value is not finite.
     """
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData  # brings an HTTP client: only when it is needed
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData  # imports an HTTP client, so only when needed
 
     for one in evaluations:
         if not math.isfinite(one.value):
@@ -150,13 +150,13 @@ def _body(
 
 
 def _kept(card: str) -> dict[str, str | list[str]]:
-    """Return what the composed model keeps of a base's front matter: plain words and lists of them, nothing else."""
-    found: dict[str, list[str]] = {}
+    """Return the fields of a base's front matter that the composed model keeps: only plain words and lists of them."""
+    values: dict[str, list[str]] = {}
     name = ""
     for text in kept_fields(card):
         field = re.fullmatch(r"([A-Za-z_]+):(.*)", text)
         name, rest = (field[1], field[2]) if field else (name, re.sub(r"^\s*-\s", "", text))
         words = [word.strip().strip("\"'") for word in rest.split(" #")[0].strip().strip("[]").split(",")]
-        found.setdefault(name, []).extend(word for word in words if _WORD.fullmatch(word))
-    kept: dict[str, str | list[str]] = {name: found[name][0] for name in _ONE if found.get(name)}
-    return kept | {name: list(dict.fromkeys(found[name])) for name in _MANY if found.get(name)}
+        values.setdefault(name, []).extend(word for word in words if _WORD.fullmatch(word))
+    kept: dict[str, str | list[str]] = {name: values[name][0] for name in _SINGLE_FIELDS if values.get(name)}
+    return kept | {name: list(dict.fromkeys(values[name])) for name in _LIST_FIELDS if values.get(name)}

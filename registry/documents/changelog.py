@@ -1,4 +1,4 @@
-"""What changed from one release to the next, for people, in the manner of https://keepachangelog.com."""
+"""Changelogs: what changed from one release to the next, in the style of https://keepachangelog.com."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from registry.documents.markdown import code, inline
 
 Kind = Literal["added", "strengthened", "weakened", "revised", "removed"]
 KINDS: tuple[Kind, ...] = ("added", "strengthened", "weakened", "revised", "removed")
-"""In the order in which they are told."""
+"""In the order of a changelog."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A patch in a release: its number in the model, what and whose it is, and its scale, alpha x weight."""
+    """A patch in a release: its number in the model, title, author, and scale, alpha x weight."""
 
     number: int
     title: str
@@ -26,7 +26,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one patch; `before` and `after` are its scales, `0` where it is not there."""
+    """How one patch changed; `before` and `after` are its scales, `0` where it is not in the release."""
 
     kind: Kind
     number: int
@@ -40,22 +40,23 @@ class Change:
 def changes_between(before: Sequence[Entry], after: Sequence[Entry]) -> list[Change]:
     """Return the difference of two releases, by kind and number.
 
-    Stronger is what counts as a step of the minor version: a scale that grew, or changed its sign. A patch at scale 0
-    is not there. Another revision at the same scale is `revised`; at another scale, the change names both revisions.
+    `strengthened` is what needs a step of the minor version: a scale that grew, or changed its sign. A patch at scale 0
+    counts as not in the release. Another revision at the same scale is `revised`; at another scale, the change names
+    both revisions.
     """
     old = {entry.number: entry for entry in before if Fraction(entry.scale)}
     new = {entry.number: entry for entry in after if Fraction(entry.scale)}
     changes = []
     for number in sorted(old.keys() | new.keys()):
         was, now = old.get(number), new.get(number)
-        told = now or was
-        assert told is not None
+        entry = now or was
+        assert entry is not None
         kind = _kind(was, now)
         if kind is None:
             continue
         revised = (was.revision, now.revision) if was and now and was.revision != now.revision else None
         scales = was.scale if was else "0", now.scale if now else "0"
-        changes.append(Change(kind, number, told.title, told.author, *scales, revised))
+        changes.append(Change(kind, number, entry.title, entry.author, *scales, revised))
     return sorted(changes, key=lambda change: KINDS.index(change.kind))
 
 
@@ -78,8 +79,8 @@ def render_changelog(
     """Write one release's section of a changelog.
 
     Args:
-        version: Of the release.
-        released: The day.
+        version: The release's version.
+        released: The day of the release.
         changes: In any order.
         bases: The weights digests of the old and the new base, if the base changed.
 
@@ -90,9 +91,9 @@ def render_changelog(
     if bases:
         lines += ["### Base", "", f"- {code(bases[0])} → {code(bases[1])}", ""]
     for kind in KINDS:
-        told = sorted((change for change in changes if change.kind == kind), key=lambda change: change.number)
-        if told:
-            lines += [f"### {kind.capitalize()}", "", *(_line(change) for change in told), ""]
+        of_kind = sorted((change for change in changes if change.kind == kind), key=lambda change: change.number)
+        if of_kind:
+            lines += [f"### {kind.capitalize()}", "", *(_line(change) for change in of_kind), ""]
     if len(lines) == 2:
         lines += ["No patch was added, changed or removed.", ""]
     return "\n".join(lines)

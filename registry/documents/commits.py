@@ -1,24 +1,24 @@
-"""Names in the Hub's terms, derived from what they name: commits, and git's objects that a commit would be made of.
+"""Commit ids, and ids of git objects, derived from the files they stand for.
 
-A Hub's clients take a commit id, 40 lowercase hex digits, for the name of files that never change: it is the beginning
-of the sha256 of a canonical list of them. So it is the same after a restart, and on every registry.
+To the Hub's clients a commit id, 40 lowercase hex digits, names files that never change. Here it is the beginning of
+the sha256 over a canonical list of the files, so it is the same after a restart, and on every registry.
 
     breadcrumb-commit 1 LF
     <sha256 hex> SP <path> LF      for each file, sorted by the UTF-8 bytes of the path
 
-Every file is presented as one in Git LFS, whose name is its sha256: what a client caches, it can verify.
+Every file is presented as one in Git LFS, where its name is its sha256: a client can verify what it caches.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping
 
-COMMIT = 40  # hex digits
+COMMIT_DIGITS = 40  # hexadecimal
 
 
 def commit_id(files: Mapping[str, str]) -> str:
     """Return the commit id of files, given their sha256 hex by path; a path holds no line feed."""
     lines = [f"{files[path]} {path}\n" for path in sorted(files, key=str.encode)]
-    return hashlib.sha256("".join(["breadcrumb-commit 1\n", *lines]).encode("utf-8")).hexdigest()[:COMMIT]
+    return hashlib.sha256("".join(["breadcrumb-commit 1\n", *lines]).encode("utf-8")).hexdigest()[:COMMIT_DIGITS]
 
 
 def pointer(sha256: str, size: int) -> bytes:
@@ -36,7 +36,7 @@ def tree_id(entries: Iterable[tuple[str, str, bool]]) -> str:
     """Return git's object id of a tree.
 
     Args:
-        entries: (name, object id, whether it is a tree) of all that lies in it, in any order.
+        entries: (name, object id, whether it is a tree) of each of its entries, in any order.
     """
     in_order = sorted(entries, key=lambda entry: f"{entry[0]}/".encode() if entry[2] else entry[0].encode())
     raw = b"".join(

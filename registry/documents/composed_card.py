@@ -1,4 +1,4 @@
-"""The README.md of a composed model: Hugging Face front matter, what it is made of, how to verify it."""
+"""The model card of a composition: front matter, what it is made of, how to verify it."""
 
 import json
 import re
@@ -13,7 +13,7 @@ KEPT = ("license", "license_name", "license_link", "language", "library_name", "
 
 @dataclass(frozen=True)
 class CardItem:
-    """What the card says of one patch: the digest of its file, its number in a model (if any) and its title."""
+    """A patch as the card shows it: the digest of its file, its number in a model (if any) and its title."""
 
     sha256: str
     number: int | None
@@ -27,10 +27,10 @@ def render_card(
 
     Args:
         name: The model, `namespace/name`.
-        base: What the base is called in `base_model`, a repository id.
+        base: The repository id of the base, for `base_model`.
         recipe: What was composed.
-        weights_digest: Of the result.
-        items: The recipe's patches, as the model knows them; one not listed appears by its digest alone.
+        weights_digest: The weights digest of the result.
+        items: The recipe's patches that the model lists; others appear by their digest alone.
         base_card: The base's own README.md, for its licence and languages.
 
     Returns:
@@ -42,9 +42,9 @@ def render_card(
     front += [f"recipe_digest: {recipe.digest}", f"weights_digest: {_quoted(weights_digest)}", "---"]
     rows = []
     for item in recipe.items:
-        found = known.get(item.sha256)
-        number = f"#{found.number}" if found and found.number else ""
-        title = _cell(found.title) if found else ""
+        listed = known.get(item.sha256)
+        number = f"#{listed.number}" if listed and listed.number else ""
+        title = _cell(listed.title) if listed else ""
         rows.append(f"| {number} | {title} | {item.weight} | `{item.sha256}` |")
     table = ["| patch | title | weight | sha256 |", "|---|---|---|---|", *rows] if rows else ["No patches: the base."]
     count = "1 breadcrumb patch" if len(rows) == 1 else f"{len(rows)} breadcrumb patches"
@@ -71,7 +71,7 @@ def render_card(
 
 
 def kept_fields(card: str) -> list[str]:
-    """Return the lines of a card's front matter that the composed model keeps, as they stand."""
+    """Return the lines of a card's front matter that the composed model keeps, unchanged."""
     match = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", card, re.DOTALL)
     kept: list[str] = []
     keeping = False

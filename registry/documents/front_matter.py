@@ -1,8 +1,8 @@
-"""The YAML at the head of a README.md, as JSON: what the Hub calls `cardData`.
+"""Front matter: the YAML at the head of a README.md, as JSON, which the Hub calls `cardData`.
 
-The words are strangers'. They are bounded before they are read, and parsed to plain values. Refused is what is more
-work than its length says: aliases, a few lines of which stand for gigabytes, and nests, whose scanner takes half a
-minute for thirty thousand brackets.
+Strangers write it, so its length is bounded before it is read, and it is parsed to plain values only. What would take
+more work than its length suggests is refused: aliases, a few lines of which expand to gigabytes, and deep nesting,
+which takes the scanner half a minute for thirty thousand brackets.
 """
 
 import datetime
@@ -21,7 +21,7 @@ BROKEN = (ValueError, LookupError, ArithmeticError, AttributeError, TypeError, R
 
 @lru_cache(maxsize=512)
 def read_front_matter(card: str) -> dict[str, Any]:
-    """Return a card's front matter as JSON has it; empty when there is none that can be read.
+    """Return a card's front matter as JSON; empty if it has none that can be read.
 
     Args:
         card: The text of a README.md.
@@ -29,41 +29,41 @@ def read_front_matter(card: str) -> dict[str, Any]:
     Returns:
         Strings, numbers, lists and objects; shared by all callers, who must not change it.
     """
-    import yaml  # brought by huggingface_hub; the one place that reads it
+    import yaml  # a dependency of huggingface_hub; only this function reads YAML
 
-    found = FRONT.match(card[: MOST_CHARACTERS + 8])
-    if found is None:
+    match = FRONT.match(card[: MOST_CHARACTERS + 8])
+    if match is None:
         return {}
     try:
         nested = 0
-        for count, event in enumerate(yaml.parse(found[1], yaml.SafeLoader)):  # as far as nothing is wrong
+        for count, event in enumerate(yaml.parse(match[1], yaml.SafeLoader)):  # stops at the first error
             nested += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or nested > MOST_NESTED or count > MOST_EVENTS:
                 return {}
-        plain = _plain(yaml.safe_load(found[1]))
+        plain = _plain(yaml.safe_load(match[1]))
     except (yaml.YAMLError, *BROKEN):
         return {}
     return plain if isinstance(plain, dict) else {}
 
 
 def words(value: Any) -> list[str]:
-    """Return what a field of front matter says that may be one word or a list of them."""
+    """Return the words of a front matter field, which may be one word or a list of them."""
     listed = value if isinstance(value, list) else [value]
     return [word for word in listed if isinstance(word, str) and word]
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it.
+    """Return a value as JSON.
 
     Raises:
-        ValueError: a number is too large.
+        ValueError: A number is too large.
     """
     if isinstance(value, dict):
-        return {_text(key): _plain(found) for key, found in value.items()}
+        return {_text(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_plain(found) for found in value]
+        return [_plain(inner) for inner in value]
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise ValueError("too large a number")
+        raise ValueError("The number is too large.")
     if isinstance(value, datetime.date):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
@@ -72,5 +72,5 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text that can be written: YAML can spell half of a surrogate pair."""
+    """Return a value as text that UTF-8 can encode: YAML can contain half of a surrogate pair."""
     return str(value).encode("utf-8", "replace").decode("utf-8")

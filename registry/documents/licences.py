@@ -1,8 +1,8 @@
-"""Can pieces under these licences be combined into one model and given away?
+"""Licences: can pieces under these licences be combined into one model and distributed?
 
-A merged model is one work derived from its base and every patch: each weight is a sum of them, so nothing in it can
+A merged model is one work derived from its base and every patch: each weight is a sum of them, so no part of it can
 be kept under a licence of its own. That makes questions of linking and of collections moot, and leaves this table
-(`x`: cannot be combined, with the reason below):
+(a letter means that the two cannot be combined, for the reason below):
 
                     permissive  noncommercial  copyleft  share-alike  nc-share-alike  rail  community  no-derivatives
     permissive          .             .            a          .             .           .       .           f
@@ -21,12 +21,12 @@ be kept under a licence of its own. That makes questions of linking and of colle
     d  cc-by-sa-4.0 names gpl-3.0 as compatible, one way: the result is gpl-3.0 (lgpl-3.0 and lgpl-2.1 allow that
        too). agpl-3.0, gpl-2.0 and earlier cc-by-sa are not named
     e  rules of use (OpenRAIL, Llama, Gemma) must be passed on, and are restrictions that these licences forbid to add
-    f  no-derivatives forbids to pass on a changed work, and every composition is one
-    g  llama2 and llama3 forbid to improve other language models with them; from llama3.1 on they allow it
+    f  no-derivatives forbids distributing a changed work, and every composition is one
+    g  llama2 and llama3 forbid improving other language models with them; from llama3.1 on they allow it
 
-A licence that is missing, `other`, `unknown` or not listed here is a warning: somebody must read it. This is a guard
-against the well-known traps, by the licences' own names on the Hugging Face Hub. It is not legal advice, and an empty
-judgement does not say that a release is lawful.
+A licence that is missing, `other`, `unknown` or not listed here gives a warning: somebody must read it. This guards
+against the well-known traps, by the names that licences have on the Hugging Face Hub. It is not legal advice, and an
+empty judgement does not mean that a release is lawful.
 """
 
 from collections.abc import Sequence
@@ -66,14 +66,14 @@ _APART = {
     ("community", "share-alike"): _RULES,
     ("community", "nc-share-alike"): _RULES,
 }
-_ONE_WAY = {"gpl", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0"}  # what cc-by-sa-4.0 may become a part of
+_ONE_WAY = {"gpl", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0"}  # what cc-by-sa-4.0 may become part of
 _LATER_THAN_2 = {"agpl-3.0", "gpl-3.0", "lgpl-3.0"}
-_SELFISH = {"llama2", "llama3"}
+_NO_OTHER_MODELS = {"llama2", "llama3"}
 
 
 @dataclass(frozen=True)
 class Incompatibility:
-    """Two pieces that cannot be in one model; a licence is None where none was stated."""
+    """Two pieces that cannot be in one model; a licence is None if none was stated."""
 
     first: str
     first_licence: str | None
@@ -83,7 +83,7 @@ class Incompatibility:
 
     @property
     def sentence(self) -> str:
-        """What is to be said of it."""
+        """The sentence that says so, and why."""
         return (
             f"{self.first} ({self.first_licence}) and {self.second} ({self.second_licence}) cannot be in one release: "
             f"{self.why}"
@@ -92,7 +92,7 @@ class Incompatibility:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What stands in the way of a combination, and what somebody should read."""
+    """The incompatible pairs of a combination, and the licences that somebody should read."""
 
     incompatible: list[Incompatibility]
     warnings: list[str]
@@ -102,18 +102,18 @@ def judge(pieces: Sequence[tuple[str, str | None]]) -> Judgement:
     """Compare the licences of everything that a model is made of.
 
     Args:
-        pieces: (what it is called, licence id or None) of the base first, then of each patch.
+        pieces: (name, licence id or None) of the base first, then of each patch.
 
     Returns:
-        Conflicts, in the order of the second piece: each piece against the first piece before it under each licence
-        that its own does not go with. Whoever takes all these second pieces away is left without a conflict. And
-        one warning for each piece whose licence is missing or not known here.
+        The incompatible pairs, in the order of their second piece: each piece is paired with the first piece before it
+        under each licence that is incompatible with its own. Without all these second pieces, no pair is left. And one
+        warning for each piece whose licence is missing or not known here.
     """
     incompatible: list[Incompatibility] = []
     warnings: list[str] = []
     earlier: dict[str | None, str] = {}
-    for name, given in pieces:
-        licence = given.strip().lower() if given and given.strip() else None
+    for name, stated in pieces:
+        licence = stated.strip().lower() if stated and stated.strip() else None
         if licence is None:
             warnings.append(f"{name} states no licence; ask its author for one.")
         elif licence not in _FAMILY:
@@ -129,15 +129,15 @@ def _why_apart(this: str | None, other: str | None) -> str | None:
     """Say why two licences cannot be combined, if `this` is the one that stands in the way."""
     family, opposite = _FAMILY.get(this or ""), _FAMILY.get(other or "")
     if family == "no-derivatives":
-        return f"{this} forbids to pass on a changed work, and a composition is one."
+        return f"{this} forbids distributing a changed work, and a composition is one."
     if this == "apache-2.0" and other == "gpl-2.0":
         return "the patent terms of apache-2.0 are a further restriction, which gpl-2.0 forbids."
     if this == "gpl-2.0" and other in _LATER_THAN_2:
         return f"gpl-2.0 without 'or later' goes with no other version, and {other} needs version 3."
     if family == "share-alike" and opposite == "copyleft" and not (this == "cc-by-sa-4.0" and other in _ONE_WAY):
         return f"{this} does not name {other} as compatible; only cc-by-sa-4.0 may become part of a gpl-3.0 work."
-    if this in _SELFISH and opposite == "community" and other != this:
-        return f"{this} forbids to improve other language models with it, and {other} is of another."
+    if this in _NO_OTHER_MODELS and opposite == "community" and other != this:
+        return f"{this} forbids improving other language models with it, and {other} is of another."
     if reason := _APART.get((family or "", opposite or "")):
         return reason.format(this=this, other=other) + "."
     return None

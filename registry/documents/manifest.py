@@ -1,13 +1,13 @@
-"""The manifest of a release: one canonical JSON text that says everything about it, and is what gets signed.
+"""The manifest of a release: one canonical JSON text that describes it completely, and that is signed.
 
     {"audit":{"hash":...,"serial":...},"base":"sha256:...","builders":[...],"card_sha256":...,"changelog_sha256":...,
      "created_at":"2026-11-25T10:00:00.000000Z","evaluations":[...],"files":[...],"model":"ns/name","patches":[...],
      "previous":{"manifest":...,"version":...},"recipe":{...},"schema":1,"version":"1.2.0","weights_digest":"sha256:..."}
 
 Keys sorted, no spaces, UTF-8, every field present. Files ascend by path, patches by sha256, as in the recipe; other
-lists keep their order. What was read and does not write back to the same bytes is refused. The digest of a manifest is
-the sha256 of these bytes. Each names the digest of the one before it and the head of the audit log, so a history with
-a release left out or replaced does not fit together.
+lists keep their order. A text that does not write back to the same bytes is refused. The digest of a manifest is the
+sha256 of these bytes. Each manifest names the digest of the previous one and the head of the audit log,
+so a history in which a release was left out or replaced does not fit together.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ from registry.files.folders import is_path
 from registry.files.names import HEX256, MODEL, WEIGHTS_DIGEST
 
 SCHEMA = 1
-LONGEST = 16 * 2**20
-"""Bytes of a manifest."""
+MOST_BYTES = 16 * 2**20
+"""Of a manifest."""
 
 _HEX256 = re.compile(HEX256)
 _WEIGHTS = re.compile(WEIGHTS_DIGEST)
@@ -48,7 +48,7 @@ class File:
 
 @dataclass(frozen=True)
 class Approval:
-    """That somebody approved of the bytes with this digest."""
+    """A reviewer's approval of the bytes with this digest."""
 
     who: str
     sha256: str
@@ -56,7 +56,7 @@ class Approval:
 
 @dataclass(frozen=True)
 class Patch:
-    """One patch of the recipe, whose it is and who approved of it."""
+    """One patch of the recipe, its author and its approvals."""
 
     number: int
     revision: int
@@ -80,7 +80,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Builder:
-    """That somebody composed the recipe, on some device, to these weights."""
+    """One builder of the recipe: the device, and the weights digest of the result."""
 
     who: str
     weights_digest: str
@@ -97,7 +97,7 @@ class Previous:
 
 @dataclass(frozen=True)
 class Audit:
-    """The newest event of the audit log when the release was made."""
+    """The newest event of the audit log when the release was published."""
 
     serial: int
     hash: str
@@ -127,11 +127,11 @@ def make_manifest(manifest: Manifest) -> bytes:
     """Write a manifest.
 
     Args:
-        manifest: In whatever order; files and patches are sorted here. `created_at` knows its time zone.
+        manifest: In any order; files and patches are sorted here. `created_at` has a time zone.
 
     Raises:
-        InvalidRequest: A field is out of bounds, or two contradict each other.
-        TooLarge: There are more than 16 MiB of it.
+        InvalidRequest: A field is out of bounds, or two fields contradict each other.
+        TooLarge: The manifest is longer than 16 MiB.
     """
     _check(manifest)
     table = asdict(manifest)
@@ -146,8 +146,8 @@ def make_manifest(manifest: Manifest) -> bytes:
         raw = text.encode("utf-8")
     except ValueError:
         raise _wrong("it holds text that UTF-8 cannot") from None
-    if len(raw) > LONGEST:
-        raise TooLarge(f"A release manifest has at most {LONGEST} bytes.", field="manifest")
+    if len(raw) > MOST_BYTES:
+        raise TooLarge(f"A release manifest has at most {MOST_BYTES} bytes.", field="manifest")
     return raw
 
 
@@ -157,21 +157,21 @@ def manifest_digest(raw: bytes) -> str:
 
 
 def read_manifest(raw: bytes) -> Manifest:
-    """Read a manifest that may be a stranger's.
+    """Read a manifest that may come from a stranger.
 
     Raises:
-        InvalidRequest: These are not the bytes that `make_manifest` writes for any release; says why.
-        TooLarge: There are more than 16 MiB.
+        InvalidRequest: The bytes are not what `make_manifest` writes for any release; the message says why.
+        TooLarge: The manifest is longer than 16 MiB.
     """
-    if len(raw) > LONGEST:
-        raise TooLarge(f"A release manifest has at most {LONGEST} bytes.", field="manifest")
+    if len(raw) > MOST_BYTES:
+        raise TooLarge(f"A release manifest has at most {MOST_BYTES} bytes.", field="manifest")
     try:
-        found = parse(raw)
-        if not isinstance(found, dict) or type(schema := found.pop("schema", None)) is not int:
+        table = parse(raw)
+        if not isinstance(table, dict) or type(schema := table.pop("schema", None)) is not int:
             raise ValueError("it is not a JSON object with a schema")
         if schema != SCHEMA:
             raise ValueError(f"its schema is {str(schema)[:20]}, and this program reads {SCHEMA}; install the newest")
-        manifest: Manifest = build(Manifest, found, {Recipe: _recipe, datetime: _moment})
+        manifest: Manifest = build(Manifest, table, {Recipe: _recipe, datetime: _moment})
     except ValueError as problem:
         raise _wrong(str(problem)[:500]) from None
     if make_manifest(manifest) != raw:
@@ -201,7 +201,7 @@ def _moment(value: Any) -> datetime:
 
 
 def _check(manifest: Manifest) -> None:
-    """Refuse what no release can be, field by field, and then what contradicts itself."""
+    """Refuse values that no release can have, field by field, and then contradictions between fields."""
     every: list[tuple[str, Iterable[Any], Callable[[Any], Any]]] = [
         ("model", [manifest.model], _MODEL.fullmatch),
         ("version", [manifest.version, *([manifest.previous.version] if manifest.previous else [])], parse_version),
@@ -233,13 +233,13 @@ def _check(manifest: Manifest) -> None:
 
 
 def _digests(manifest: Manifest) -> list[str]:
-    found = [manifest.changelog_sha256, manifest.card_sha256, manifest.audit.hash]
-    found += [file.sha256 for file in manifest.files]
-    found += [digest for patch in manifest.patches for digest in (patch.sha256, *(a.sha256 for a in patch.approvals))]
-    return found + ([manifest.previous.manifest] if manifest.previous else [])
+    digests = [manifest.changelog_sha256, manifest.card_sha256, manifest.audit.hash]
+    digests += [file.sha256 for file in manifest.files]
+    digests += [digest for patch in manifest.patches for digest in (patch.sha256, *(a.sha256 for a in patch.approvals))]
+    return digests + ([manifest.previous.manifest] if manifest.previous else [])
 
 
 def _words(manifest: Manifest) -> list[str]:
-    found = [word for builder in manifest.builders for word in (builder.who, builder.device)]
-    found += [word for patch in manifest.patches for word in (patch.author, *(a.who for a in patch.approvals))]
-    return found + [word for e in manifest.evaluations for word in (e.task, e.dataset, e.metric, e.who)]
+    words = [word for builder in manifest.builders for word in (builder.who, builder.device)]
+    words += [word for patch in manifest.patches for word in (patch.author, *(a.who for a in patch.approvals))]
+    return words + [word for e in manifest.evaluations for word in (e.task, e.dataset, e.metric, e.who)]

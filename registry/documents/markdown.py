@@ -1,4 +1,4 @@
-"""Strangers' words inside our Markdown: one line, shown as they are written, linking nowhere."""
+"""Escaping of strangers' text in our Markdown: one line, shown as it is written, without links."""
 
 import re
 import unicodedata
@@ -8,17 +8,17 @@ _BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\
 
 
 def line(text: str) -> str:
-    """Put a stranger's words on one line, without controls; not safe as Markdown."""
+    """Put a text on one line, without control characters; the result is not safe as Markdown."""
     kept = (" " if unicodedata.category(sign) in _BREAKING or sign in _BIDI else sign for sign in text)
     return re.sub(r"\s+", " ", "".join(kept)).strip()
 
 
 def inline(text: str) -> str:
-    """Make a stranger's words safe inside a line, a list item or a table cell."""
+    """Escape a text for a line, a list item or a table cell."""
     escaped = re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", line(text))
-    return re.sub(r"(?i)\bwww\.", r"www\\.", escaped.replace("://", ":\\//"))  # or they would become links
+    return re.sub(r"(?i)\bwww\.", r"www\\.", escaped.replace("://", ":\\//"))  # otherwise these would become links
 
 
 def code(text: str) -> str:
-    """Make a stranger's words safe between backticks, in a line."""
+    """Escape a text as code between backticks."""
     return f"`{line(text).replace('`', '')}`"

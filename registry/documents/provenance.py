@@ -1,17 +1,17 @@
-"""How a release came to be, as an in-toto Statement v1 with a SLSA provenance v1 predicate.
+"""Provenance of a release, as an in-toto Statement v1 with a SLSA provenance v1 predicate.
 
     subject                       the files of the model
     buildDefinition
       buildType                   urn:breadcrumb:composition:v1
-      externalParameters          model, version and recipe: all that decides the bytes
+      externalParameters          model, version and recipe, which determine the bytes
       resolvedDependencies        the base and the patch files
     runDetails
-      builder.id                  urn:breadcrumb:builder:<the first who composed it>
-      metadata                    invocationId: the recipe digest; finishedOn: when the release was made
-      byproducts                  the weights, and whoever composed them again
+      builder.id                  urn:breadcrumb:builder:<the first builder>
+      metadata                    invocationId: the recipe digest; finishedOn: when the release was published
+      byproducts                  the weights of each builder
 
-Made from the manifest, so it says nothing new, and is unsigned: whoever has a signed manifest makes it again. A weights
-digest is a sha256 over tensors and not over a file, so it stands under a name of its own, `breadcrumbWeights`.
+It is derived from the manifest, so it is not signed: whoever has the signed manifest can derive it again. A weights
+digest is a sha256 over tensors, not over a file, so it has a name of its own, `breadcrumbWeights`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""JSON from strangers into dataclasses: exactly the annotated fields and types, or a ValueError that says why."""
+"""Strict JSON: parse strangers' JSON into dataclasses with exactly the annotated fields and types."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ def parse(raw: bytes) -> Any:
     """Parse strict JSON: UTF-8, no key twice in one object, no NaN.
 
     Raises:
-        ValueError: It is not; or it is nested too deeply.
+        ValueError: The bytes are not strict JSON, or are nested too deeply.
     """
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant)
@@ -36,12 +36,12 @@ def build(kind: Any, value: Any, readers: Mapping[Any, Callable[[Any], Any]], wh
 
     Args:
         kind: A dataclass, `tuple[X, ...]`, `X | None`, str, int, float or bool, or a type that has a reader.
-        value: What was parsed.
-        readers: For types of which JSON knows nothing, how they are made.
-        where: What the value is called in messages.
+        value: The parsed JSON.
+        readers: Functions that make types which JSON does not have.
+        where: The name of the value in messages.
 
     Raises:
-        ValueError: The value is not of this type; says where.
+        ValueError: The value is not of this type; the message says where.
     """
     if reader := readers.get(kind):
         return reader(value)

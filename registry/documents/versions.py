@@ -1,12 +1,12 @@
-"""What a version number promises: semver 2.0.0, and the least step that a change of recipe asks for.
+"""Versions: semver 2.0.0, and the least step that a change of recipe needs.
 
     major   another base
     minor   a patch added or strengthened: |alpha x weight| grew, or changed its sign
     patch   patches only weakened or removed
     none    the same weights
 
-A patch is its file: another revision of it is one removed and one added. A patch at scale 0 is not there. Zero
-versions follow the same rules.
+A patch is identified by its file: another revision counts as one removed and one added. A patch at scale 0 counts as
+not in the release. Versions 0.x follow the same rules.
 """
 
 import re
@@ -20,10 +20,10 @@ from registry.errors import InvalidRequest
 
 Bump = Literal["major", "minor", "patch", "none"]
 
-LONGEST = 64
-"""Characters of a version."""
-LONGEST_KEY = 300
-"""Characters of a sort key, at most."""
+MOST_CHARACTERS = 64
+"""Of a version."""
+MOST_KEY_CHARACTERS = 300
+"""Of a sort key."""
 
 _NUMBER = r"0|[1-9][0-9]*"
 _PRE = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -55,7 +55,7 @@ class Version:
 
     @property
     def sort_key(self) -> str:
-        """Text whose order is the precedence of versions; digits only, so that no collation orders it otherwise.
+        """A text whose order is the precedence of versions; digits only, so that it sorts the same in every collation.
 
         9 digits each of major, minor and patch
         1                                   a final version, after its pre-releases
@@ -78,13 +78,13 @@ def parse_version(text: str) -> Version:
     """Read a version.
 
     Raises:
-        InvalidRequest: It is not of semver 2.0.0, is longer than 64 characters, or has a number above 999999999.
+        InvalidRequest: The text is not a version of semver 2.0.0, is too long, or has a number above 999999999.
     """
-    match = _VERSION.fullmatch(text) if len(text) <= LONGEST else None
+    match = _VERSION.fullmatch(text) if len(text) <= MOST_CHARACTERS else None
     if match is None:
         raise InvalidRequest(
             f"{text[:80]!r} is not a version; write three numbers like 1.2.0, or 1.2.0-rc.1, in at most"
-            f" {LONGEST} characters (https://semver.org).",
+            f" {MOST_CHARACTERS} characters (https://semver.org).",
             field="version",
         )
     pre = tuple(match[4].split(".")) if match[4] else ()
@@ -101,7 +101,7 @@ def effective_scale(alpha: str, weight: str) -> str:
 
 
 def required_bump(before: Recipe, after: Recipe) -> Bump:
-    """Return the least step of the version that the way from one recipe to another asks for."""
+    """Return the least step of the version that a change from one recipe to another needs."""
     if before.base != after.base:
         return "major"
     old, new = _scales(before), _scales(after)
@@ -124,27 +124,27 @@ _REASONS = {
 
 
 def check_version(version: str, previous: str | None, before: Recipe | None, after: Recipe) -> Version:
-    """Check that a version promises no less than its recipe changes.
+    """Check that the step of a version is large enough for the change of its recipe.
 
-    A pre-release already stands for its numbers: after 1.3.0-rc.1, patches may be added in 1.3.0-rc.2 and in 1.3.0.
+    A pre-release has made the step of its numbers: after 1.3.0-rc.1, patches may be added in 1.3.0-rc.2 and in 1.3.0.
 
     Args:
-        version: Of the new release.
-        previous: Of the release before it, None for the first, which may have any version.
-        before: The recipe of that release.
+        version: The version of the new release.
+        previous: The version of the previous release; None for the first release, which may have any version.
+        before: The recipe of the previous release.
         after: The recipe of the new release.
 
     Returns:
-        The version, read.
+        The parsed version.
 
     Raises:
-        InvalidRequest: It is no version, has build metadata, is not above the previous one, or its step is too
+        InvalidRequest: The version is malformed, has build metadata, is not above the previous one, or its step is too
             small; the message names the reason and the lowest version that fits.
     """
     new = parse_version(version)
     if new.build:
         raise InvalidRequest(
-            f"Leave +{new.build} out of version {version}: versions that differ in it alone are of equal rank.",
+            f"Leave +{new.build} out of version {version}: versions that differ only in it are of equal rank.",
             field="version",
         )
     if previous is None or before is None:
@@ -166,7 +166,7 @@ def check_version(version: str, previous: str | None, before: Recipe | None, aft
 
 def _lowest(old: Version, bump: Bump) -> Version:
     """Return the lowest final version that is a step of at least this kind above another."""
-    if old.pre:  # which has announced a step that is still to be made
+    if old.pre:  # it has announced a step that is still to be made
         announced: Bump = "patch" if old.patch else "minor" if old.minor else "major"
         if _STEPS.index(bump) <= _STEPS.index(announced):
             return Version(*old.core)

@@ -1,1 +1,1 @@
-"""Model folders and files, without torch: hashing, durable writes, copying, progress, what may be in a folder."""
+"""Files, on the standard library alone: model folders, hashing, durable writes, copying, progress, threads."""

@@ -1,21 +1,22 @@
-"""Bytes from one file to another, by the system's own copy where it has one."""
+"""Copying bytes between files, by the system's own copy where it has one, and reading and writing them at a place."""
 
 import errno
 import os
 
 REFUSALS = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""How a system says that it has no copy of its own for two files."""
+"""The errors by which a system says that it has no copy of its own for two files."""
 
-BLOCK = 2**21
+COPY_BYTES = 2**21
+"""Bytes that are copied at a time where the system has no copy of its own."""
 
 
 def copy_range(source: int, target: int, start: int, stop: int, to: int) -> None:
     """Copy bytes start..stop - 1 of a file to byte `to` of another, both given by their descriptors.
 
-    A file system that can share blocks between files (XFS, Btrfs) does so.
+    File systems that can share blocks between files (XFS, Btrfs) do so.
 
     Raises:
-        EOFError: The source is shorter.
+        EOFError: The source ends before `stop`.
     """
     while start < stop and hasattr(os, "copy_file_range"):
         try:
@@ -28,7 +29,7 @@ def copy_range(source: int, target: int, start: int, stop: int, to: int) -> None
             break
         start, to = start + done, to + done
     while start < stop:
-        block = os.pread(source, min(stop - start, BLOCK), start)
+        block = os.pread(source, min(stop - start, COPY_BYTES), start)
         if not block:
             raise EOFError("The file to copy from became shorter.")
         write_at(target, memoryview(block), to)
@@ -36,15 +37,15 @@ def copy_range(source: int, target: int, start: int, stop: int, to: int) -> None
 
 
 def read_at(file: int, view: memoryview, at: int) -> None:
-    """Fill all of a view from a file, given by its descriptor, from byte `at` on.
+    """Fill a whole view from a file, given by its descriptor, from byte `at` on.
 
     Raises:
-        EOFError: The file ends before.
+        EOFError: The file ends before the view is full.
     """
     while view:
         done = os.preadv(file, [view], at)
         if done == 0:
-            raise EOFError("A file ends before what is to be read of it.")
+            raise EOFError("The file ends before the bytes that were to be read.")
         view, at = view[done:], at + done
 
 

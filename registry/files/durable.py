@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, fsynced, renamed, and the folder fsynced."""
+"""Durable files, which appear whole or not at all: written beside their place, fsynced, renamed, the folder fsynced."""
 
 import contextlib
 import errno
@@ -13,18 +13,18 @@ from registry.errors import BreadcrumbError, InvalidRequest, StorageFailed, Stor
 
 @contextlib.contextmanager
 def new_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
-    """Open new files that take their names together, once all is written and on disk.
+    """Open new files that take their names together, once all of them are written and on disk.
 
     Args:
-        paths: Where the files are to be; their folders exist. A file already there is replaced.
+        paths: The names that the files take; their folders exist. Files of these names are replaced.
 
     Yields:
-        The files, open for writing and reading, in the order of `paths`. On any error they vanish.
+        The files, open for writing and reading, in the order of `paths`. On any error they are removed.
 
     Raises:
         InvalidRequest: A folder does not exist.
-        StorageFull: There is no room.
-        StorageFailed: The disk refuses otherwise.
+        StorageFull: The disk has no room left.
+        StorageFailed: The disk failed in another way.
     """
     temporary: list[Path] = []
     files: list[BinaryIO] = []
@@ -65,7 +65,7 @@ def _create(path: Path) -> BinaryIO:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Write the names in a folder to disk, so that they survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -74,7 +74,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def storage_error(problem: OSError, folder: Path) -> BreadcrumbError:
-    """Say in one sentence what the disk would not do."""
+    """Return the error for a disk that failed while files were written under a folder."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageFull(f"There is no room left under {folder}; free some space and try again.")
-    return StorageFailed(f"The disk failed while files were made under {folder}: {problem.strerror or problem}.")
+    return StorageFailed(f"The disk failed while files were written under {folder}: {problem.strerror or problem}.")

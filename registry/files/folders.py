@@ -1,6 +1,6 @@
-"""Model folders: which files hold weights, which are never read, and which paths may travel.
+"""Model folders: which files hold weights, which are never read, and which paths may be uploaded.
 
-One set of rules for the client, the server and the science, so that what one of them sends the others take.
+Client, server and science share these rules, so that each accepts what another sends.
 """
 
 import re
@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from registry.errors import InvalidRequest
 
 INDEX = "model.safetensors.index.json"
-"""Which shard holds which tensor."""
+"""The index, which says which shard holds which tensor."""
 
 WHOLE = "model.safetensors"
-"""The weights in one file; what from_pretrained takes first, index or not."""
+"""All weights in one file; from_pretrained takes it first, whether or not there is an index."""
 
 CONFIG = "config.json"
 
@@ -32,37 +32,38 @@ HUB_PATTERNS = (
     "LICENSE*",
     "NOTICE*",
 )
-"""Globs on the names of the files that are taken of a model on a Hub."""
+"""Globs on names: the files that are fetched of a model on a Hub."""
 
 PATH_LENGTH = 255
+"""Most characters of a path in a model folder."""
 
 _SEGMENT = r"(?![. ])[ !$&'()+,;=@\[\]^_`{}~0-9A-Za-z.-]+(?<![. ])"
 _PATH = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 
 
 def is_pickle(path: str) -> bool:
-    """Say whether a file's name is that of a format which may run code when it is opened."""
+    """Return whether a file's name is that of a format which may run code when it is opened."""
     return PurePosixPath(path).suffix.lower() in PICKLES
 
 
 def is_weights(path: str) -> bool:
-    """Say whether a path in a model folder holds weights: a safetensors file at the top level."""
+    """Return whether a path in a model folder may hold weights: whether it is a safetensors file at the top level."""
     return "/" not in path and path.endswith(".safetensors")
 
 
 def is_path(path: str) -> bool:
-    r"""Say whether a path in a model folder may travel: relative, visible, and storable on every system.
+    r"""Return whether a path in a model folder may be uploaded: relative, visible, and storable on every system.
 
-    That is printable ASCII without `\ : * ? " < > | % #`, and no part begins with a dot or a space or ends with one.
+    That is printable ASCII without `\ : * ? " < > | % #`, of which no part begins or ends with a dot or a space.
     """
     return len(path) <= PATH_LENGTH and _PATH.fullmatch(path) is not None
 
 
 def check_path(path: str) -> None:
-    """Refuse a path that may not travel, or that names a pickle.
+    """Refuse a path that may not be uploaded, or that names a pickle.
 
     Raises:
-        InvalidRequest: The path breaks a rule; the message names both.
+        InvalidRequest: The path breaks a rule; the message names the path and the rule.
     """
     if len(path) > PATH_LENGTH:
         raise InvalidRequest(f"The path {path[:40]!r}... is longer than {PATH_LENGTH} characters.", field=path)
@@ -81,7 +82,7 @@ def check_paths(paths: Sequence[str]) -> None:
     """Refuse paths that cannot be the files of one base.
 
     Raises:
-        InvalidRequest: A path breaks a rule of `check_path`, two collide, or there are no weights.
+        InvalidRequest: A path breaks a rule of `check_path`, two paths collide, or there are no weights.
     """
     seen: set[str] = set()
     for path in paths:

@@ -1,4 +1,4 @@
-"""sha256 of files."""
+"""Hashing: the sha256 of files."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ def hash_file(path: Path, progress: Progress | None = None) -> str:
 
     Args:
         path: The file.
-        progress: Called with bytes hashed.
+        progress: Called with (bytes hashed, bytes of the file).
 
     Raises:
         OSError: The file cannot be read.

@@ -1,4 +1,4 @@
-"""Patterns for names and digests, as regular expressions without anchors."""
+"""Names and digests: their patterns, as regular expressions without anchors."""
 
 NAME = r"[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?"
 """The name of a user, an organisation, or a model within its namespace."""
@@ -7,7 +7,7 @@ MODEL = rf"{NAME}/{NAME}"
 """The full name of a model."""
 
 HEX256 = r"[0-9a-f]{64}"
-"""A sha256."""
+"""A sha256 in hex."""
 
 WEIGHTS_DIGEST = rf"sha256:{HEX256}"
 """The digest of a model's weights."""

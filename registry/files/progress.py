@@ -8,14 +8,19 @@ Progress = Callable[[int, int], None]
 
 
 class Meter:
-    """Count bytes for a progress callback; threads may share one."""
+    """Counts bytes and calls a progress callback; threads may share a meter.
+
+    Args:
+        total: Bytes in all.
+        progress: Called with (bytes done, bytes in all), by one thread at a time; None to count only.
+    """
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.done, self.total, self.progress = 0, total, progress
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
-        """Count bytes that are done; a negative number for bytes that must be done again."""
+        """Count bytes as done; a negative number for bytes that must be done again."""
         with self._lock:
             self.done += count
             if self.progress:

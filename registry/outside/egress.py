@@ -1,10 +1,10 @@
-"""The one way out: a POST to a stranger's address that cannot be made to reach what only this machine can reach.
+"""Egress: a POST to a stranger's address, which cannot be made to reach what only this machine can reach.
 
     url ── parsed, cheap checks ──> name resolved here ── every address public? ──> connected to that very address
            check_url                resolve               is_public                 Host, SNI and certificate by name
 
-There is no second resolution that could answer otherwise, no proxy of the environment, no redirect that is followed,
-and a deadline for the whole call, however slowly the other side drips.
+The name is not resolved a second time, which could give another address; proxies of the environment are ignored,
+redirects are not followed, and the whole call has a deadline, however slowly the answer arrives.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ import httpx2
 
 from registry.errors import InvalidRequest, Unavailable
 
-SECONDS = 10.0
-READ_BYTES = 64 * 2**10
-TEXT = 1000  # characters of an answer that are kept
+CALL_SECONDS = 10.0
+MOST_READ = 64 * 2**10  # bytes of an answer
+MOST_KEPT = 1000  # characters of an answer
 MOST_ADDRESSES = 4
 LABELS = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -48,7 +48,7 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 @dataclass(frozen=True)
 class Target:
-    """An address that may be asked for, taken apart: the name that is meant, and what is asked of it."""
+    """The parts of an address that may be called."""
 
     scheme: str
     host: str
@@ -64,63 +64,63 @@ class Target:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the other side answered: its status, and the beginning of what it said."""
+    """An answer: its status, and the beginning of its text."""
 
     status: int
     text: str
 
 
 def check_url(url: str, *, private: bool) -> Target:
-    """Take an address apart and refuse what needs no look at the network to be refused.
+    """Split an address into its parts, and refuse what can be refused without the network.
 
     Args:
-        url: As a person gave it.
-        private: Whether this registry may call its own network, and speak plain http.
+        url: The address, as a user gave it.
+        private: Whether this registry may call its own network, and use plain http.
 
     Raises:
-        InvalidRequest: says what is wrong with it.
+        InvalidRequest: The address may not be called; the message says why.
     """
     if not re.fullmatch(r"[!-~]{1,2000}", url) or set(url) & set('\\"<>^`{|}'):
-        raise InvalidRequest("An address is 1 to 2,000 plain characters; encode all others.", field="url")
+        raise InvalidRequest("An address has 1 to 2,000 ASCII characters; percent-encode all others.", field="url")
     try:
         parsed = httpx2.URL(url)
         host, port = parsed.raw_host.decode("ascii").lower().removesuffix("."), parsed.port
     except (httpx2.InvalidURL, ValueError) as why:
-        raise InvalidRequest(f"This is no address: {why}.", field="url") from why
+        raise InvalidRequest(f"This is not a valid address: {why}.", field="url") from why
     if parsed.scheme not in (("https", "http") if private else ("https",)):
-        raise InvalidRequest("An address starts with https://.", field="url")
+        raise InvalidRequest("An address must start with https://.", field="url")
     if "@" in re.split(r"[/?#]", url.partition("://")[2])[0] or parsed.fragment:
-        raise InvalidRequest("An address has no user, password or fragment.", field="url")
+        raise InvalidRequest("An address must not have a user, password or fragment.", field="url")
     port = {"https": 443, "http": 80}[parsed.scheme] if port is None else port
     if not 1 <= port <= 65535:
-        raise InvalidRequest("The port of an address is 1 to 65535.", field="url")
+        raise InvalidRequest("The port of an address must be 1 to 65535.", field="url")
     check_host(host, private=private)
     return Target(parsed.scheme, host, port, parsed.raw_path.decode("ascii"))
 
 
 def check_host(host: str, *, private: bool) -> None:
-    """Refuse a host that is no plain name or address, or whose name alone says that it is not public.
+    """Refuse a host that is not a plain name or address, or whose name alone shows that it is not public.
 
     Raises:
-        InvalidRequest: says what is wrong with it.
+        InvalidRequest: The host may not be called; the message says why.
     """
     literal = parse_address(host)
     if literal is not None:
         if not private and not is_public(literal):
-            raise InvalidRequest("This registry calls public addresses only.", field="url")
+            raise InvalidRequest("This registry calls only public addresses.", field="url")
         return
     if not LABELS.fullmatch(host) or len(host) > 253:
-        raise InvalidRequest("The host of an address is a name like hooks.example.org.", field="url")
-    if NUMBER.fullmatch(host.rpartition(".")[2]):  # what some resolvers take for an IPv4 address
-        raise InvalidRequest("An IPv4 address is written as four decimal numbers.", field="url")
+        raise InvalidRequest("The host of an address must be a name like hooks.example.org.", field="url")
+    if NUMBER.fullmatch(host.rpartition(".")[2]):  # some resolvers read this as an IPv4 address
+        raise InvalidRequest("An IPv4 address must be four decimal numbers.", field="url")
     local = "." not in host or any(host == name or host.endswith(f".{name}") for name in LOCAL_NAMES)
     if local and not private:
-        raise InvalidRequest("This registry calls public addresses only.", field="url")
+        raise InvalidRequest("This registry calls only public addresses.", field="url")
 
 
 def parse_address(host: str) -> Address | None:
-    """Return the address that a host is written as, or None for a name."""
-    if "%" in host:  # a zone: only for what is on this machine's own links
+    """Return the IP address that a host is, or None for a name."""
+    if "%" in host:  # a zone: an address on one of this machine's own links
         return None
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host)
@@ -128,11 +128,11 @@ def parse_address(host: str) -> Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Say whether an address belongs to a machine that anybody can reach, and not to one in disguise."""
+    """Say whether an address is public, and not a private one in another notation."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-        if address not in UNICAST:  # among what is not: loopback, NAT64, link-local, unique local, multicast
+        if address not in UNICAST:  # excludes loopback, NAT64, link-local, unique local and multicast
             return False
     elif address.is_multicast or address.is_reserved:
         return False
@@ -142,18 +142,18 @@ def is_public(address: Address) -> bool:
 
 
 def look_up(host: str, port: int) -> Sequence[str]:
-    """Return the addresses of a name, as this system resolves it."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    return [str(sockaddr[0]) for *_, sockaddr in found]
+    """Return the addresses of a name, as the system resolves it."""
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return [str(sockaddr[0]) for *_, sockaddr in infos]
 
 
 class Egress:
     """Sends requests out of the registry.
 
     Args:
-        private: Whether it may reach addresses that are not public, and speak plain http.
+        private: Whether it may call addresses that are not public, and use plain http.
         look_up: Resolves a name.
-        tls: Whom to believe certificates from; the usual authorities when None.
+        tls: Which certificates to trust; the usual authorities if None.
         seconds: Longest time from connecting to the end of an answer.
     """
 
@@ -163,17 +163,17 @@ class Egress:
         private: bool = False,
         look_up: Resolve = look_up,
         tls: ssl.SSLContext | None = None,
-        seconds: float = SECONDS,
+        seconds: float = CALL_SECONDS,
     ) -> None:
         self.private, self.look_up, self.seconds = private, look_up, seconds
         self.tls = tls or httpx2.create_ssl_context(trust_env=False)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """POST a body and return what was answered, whatever the status.
+        """POST a body and return the answer, whatever its status.
 
         Raises:
-            InvalidRequest: the address may not be called.
-            Unavailable: nobody answers there, or not in time.
+            InvalidRequest: The address may not be called.
+            Unavailable: Nobody answers there, or not in time.
         """
         target = check_url(url, private=self.private)
         addresses = self.resolve(target)
@@ -190,27 +190,27 @@ class Egress:
         """Return the addresses of a target, each of which may be called.
 
         Raises:
-            InvalidRequest: one of them is not public.
-            Unavailable: the name has none.
+            InvalidRequest: An address of the name is not public.
+            Unavailable: The name has no address.
         """
         literal = parse_address(target.host)
         try:
-            found = [str(literal)] if literal else self.look_up(target.host, target.port)
+            texts = [str(literal)] if literal else self.look_up(target.host, target.port)
         except (OSError, UnicodeError) as why:
-            raise Unavailable(f"The name {target.host} has no address now.") from why
-        addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in dict.fromkeys(found)]
+            raise Unavailable(f"The name {target.host} has no address at the moment.") from why
+        addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in dict.fromkeys(texts)]
         if not addresses:
-            raise Unavailable(f"The name {target.host} has no address now.")
+            raise Unavailable(f"The name {target.host} has no address at the moment.")
         if not self.private and not all(is_public(address) for address in addresses):
             raise InvalidRequest(f"{target.host} is not at a public address; nothing was sent there.", field="url")
         return addresses[:MOST_ADDRESSES]
 
     def send(self, target: Target, address: Address, body: bytes, headers: Mapping[str, str], until: float) -> Reply:
-        """Send a request to one address that was checked.
+        """Send a request to one address, which was checked.
 
         Raises:
-            httpx2.ConnectError, httpx2.ConnectTimeout: nobody takes the connection; another address may.
-            Unavailable: the call broke off, or took too long.
+            httpx2.ConnectError, httpx2.ConnectTimeout: Nobody accepts the connection; another address may.
+            Unavailable: The call broke off, or took too long.
         """
         left = max(0.001, until - time.monotonic())
         url = httpx2.URL(
@@ -242,23 +242,23 @@ class Egress:
 
 @contextlib.contextmanager
 def cut_off(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-    """Lend a trace extension that sees the socket of a call, and cut the socket off after a time.
+    """Yield a trace extension that learns the socket of a call, and shut the socket down after a time.
 
-    A client's own timeouts begin again with every byte.
+    The client's own timeouts start again with every byte.
     """
-    held: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     over = threading.Event()
 
     def cut() -> None:
         over.set()
-        for kept in held:
+        for kept in sockets:
             with contextlib.suppress(OSError):
                 kept.shutdown(socket.SHUT_RDWR)
 
     def trace(name: str, info: Mapping[str, Any]) -> None:
         if name == "connection.connect_tcp.complete":
-            # A duplicate: TLS takes the original over, and shutting down is for the connection that both stand for.
-            held.append(info["return_value"].get_extra_info("socket").dup())
+            # A duplicate, since TLS takes over the original; shutting down either ends the connection.
+            sockets.append(info["return_value"].get_extra_info("socket").dup())
             if over.is_set():
                 cut()
 
@@ -270,21 +270,21 @@ def cut_off(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]
     finally:
         timer.cancel()
         timer.join()
-        for kept in held:
+        for kept in sockets:
             kept.close()
 
 
 def read_some(response: httpx2.Response) -> bytes:
-    """Return at most READ_BYTES of an answer; more is left unread, and one that breaks off has said its status."""
+    """Return at most MOST_READ bytes of an answer, or fewer if it breaks off; the rest is not read."""
     raw = bytearray()
     with contextlib.suppress(httpx2.HTTPError):
         for chunk in response.iter_raw():
             raw += chunk
-            if len(raw) >= READ_BYTES:
+            if len(raw) >= MOST_READ:
                 break
-    return bytes(raw[:READ_BYTES])
+    return bytes(raw[:MOST_READ])
 
 
 def plain(text: str) -> str:
-    """Return the beginning of a stranger's words without characters that steer a terminal or a page."""
-    return "".join(c for c in text if c.isprintable() or c == "\n")[:TEXT]
+    """Return the beginning of a text without characters that control a terminal or a page."""
+    return "".join(c for c in text if c.isprintable() or c == "\n")[:MOST_KEPT]

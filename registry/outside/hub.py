@@ -1,10 +1,10 @@
-"""A Hugging Face Hub, as far as this server reads it: what a base is made of at one commit, and its bytes.
+"""The Hugging Face Hub as this server reads it: the files of a base at one commit, and their bytes.
 
     hf://org/name@revision ── listing ──> commit, files, sizes, digests ── download ──> bytes, verified
 
-It is the operator's choice, and nobody else's, where requests go: to the endpoint, and to the hosts that it may send a
-download on to. The transport asks for every request, redirects among them; the token goes to the endpoint alone; no
-proxy, token or switch of the environment has a say. What is answered is bounded before it is read.
+Only the operator decides where requests go: to the endpoint, and to the hosts that it may redirect downloads to. The
+transport checks every request, also redirected ones; the token is sent only to the endpoint; proxies, tokens and
+switches of the environment are ignored. Answers are bounded before they are read.
 """
 
 import hashlib
@@ -23,23 +23,23 @@ from registry.errors import BreadcrumbError, InvalidRequest, JobFailed, Unavaila
 SOURCE = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([A-Za-z0-9][\w.+/-]*)", re.ASCII)
 OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # a git blob id, or a sha256
 COMMIT = re.compile(r"[0-9a-f]{40}")
-ANSWER_BYTES = 32 * 2**20  # of an answer that is not a file
+MOST_ANSWER = 32 * 2**20  # bytes of an answer that is not a file
 MOST_FILES = 20_000
-LARGEST = 2**53
+MOST_BYTES = 2**53  # of a file
 BLOCK = 2**20
-TRIES = 4  # attempts that bring nothing, one after the other
-PAUSE = 0.2  # seconds after the first of them; doubled each time
-AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+MOST_IDLE_TRIES = 4  # attempts in a row that bring no bytes
+FIRST_PAUSE = 0.2  # seconds; doubled after each attempt
+RETRIABLE = frozenset({408, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Where the Hub is, and who sends its bytes.
+    """The address of the Hub, and the hosts that send its bytes.
 
     Args:
-        endpoint: Its address, like `https://huggingface.co`.
-        hosts: Where it may redirect downloads to, with commas between: `name`, `name:port` or `*.name`.
-        token: For what is not public there; never sent to another host.
+        endpoint: The Hub's address, like `https://huggingface.co`.
+        hosts: Hosts that it may redirect downloads to, separated by commas: `name`, `name:port` or `*.name`.
+        token: Token for what is not public there; never sent to another host.
     """
 
     endpoint: str
@@ -47,7 +47,7 @@ class Hub:
     token: str | None = None
 
     def client(self) -> httpx2.Client:
-        """Return a client whose every request is checked."""
+        """Return a client that checks every request."""
         headers = {"User-Agent": "breadcrumb-registry"} | (
             {"Authorization": f"Bearer {self.token}"} if self.token else {}
         )
@@ -66,14 +66,14 @@ class Hub:
         return (url.scheme, url.host, _port(url)) == (own.scheme, own.host, _port(own))
 
     def allows(self, url: httpx2.URL) -> bool:
-        """Say whether an address may be asked for."""
+        """Say whether an address may be requested."""
         if url.userinfo or url.scheme not in ("https", httpx2.URL(self.endpoint).scheme):
             return False
         return self.is_endpoint(url) or any(_matches(pattern, url) for pattern in self.hosts.split(","))
 
 
 class Checked(httpx2.BaseTransport):
-    """Lets through what goes to the Hub or to the hosts that it may redirect to, and bounds what is no file."""
+    """A transport that sends only to the Hub and its allowed hosts, and bounds answers that are not files."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -83,20 +83,22 @@ class Checked(httpx2.BaseTransport):
         """Send a request, unless it goes elsewhere.
 
         Raises:
-            JobFailed: it does; nothing was sent.
+            JobFailed: The request goes to another host; nothing was sent.
         """
         if not self.hub.allows(request.url):
             raise JobFailed(
                 f"The Hub at {self.hub.endpoint} redirects to {request.url.scheme}://{request.url.host}, which this "
-                "registry may not ask; the operator can allow it by REGISTRY_HUB_HOSTS."
+                "registry must not contact; the operator can allow it in REGISTRY_HUB_HOSTS."
             )
         if not self.hub.is_endpoint(request.url):
             request.headers.pop("Authorization", None)
         request.headers["Accept-Encoding"] = "identity"
         response = self.inner.handle_request(request)
-        if response.headers.get("content-encoding", "identity") != "identity":  # it could grow beyond all bounds
+        if response.headers.get("content-encoding", "identity") != "identity":  # decompressing could exceed all bounds
             response.close()
-            raise Unavailable(f"The Hub at {self.hub.endpoint} compresses what was asked for as it is.")
+            raise Unavailable(
+                f"The Hub at {self.hub.endpoint} sent a compressed answer, which this registry did not ask for."
+            )
         if response.status_code >= 300 or request.url.path.startswith("/api/"):
             assert isinstance(response.stream, httpx2.SyncByteStream)
             response.stream = Bounded(response.stream)
@@ -117,8 +119,8 @@ class Bounded(httpx2.SyncByteStream):
         size = 0
         for block in self.inner:
             size += len(block)
-            if size > ANSWER_BYTES:
-                raise JobFailed(f"The Hub answers with more than {ANSWER_BYTES} bytes where a short answer is due.")
+            if size > MOST_ANSWER:
+                raise JobFailed(f"The Hub answers with more than {MOST_ANSWER} bytes where a short answer is expected.")
             yield block
 
     def close(self) -> None:
@@ -127,15 +129,15 @@ class Bounded(httpx2.SyncByteStream):
 
 
 def split(source: str) -> tuple[str, str]:
-    """Return the repository and the revision of `hf://org/name@revision`.
+    """Return the repository and the revision in `hf://org/name@revision`.
 
     Raises:
-        InvalidRequest: it is not written like that.
+        InvalidRequest: The source is not written like that.
     """
-    found = SOURCE.fullmatch(source)
-    if found is None or ".." in source or "//" in found[2]:
-        raise InvalidRequest(f"{source!r} is no base at a Hub; write hf://org/name@revision.", field="source")
-    return found[1], found[2]
+    match = SOURCE.fullmatch(source)
+    if match is None or ".." in source or "//" in match[2]:
+        raise InvalidRequest(f"{source!r} is not a base at a Hub; write hf://org/name@revision.", field="source")
+    return match[1], match[2]
 
 
 def file_url(endpoint: str, source: str, path: str) -> str:
@@ -145,20 +147,20 @@ def file_url(endpoint: str, source: str, path: str) -> str:
 
 
 def listing(hub: Hub, source: str) -> tuple[str, list[tuple[str, int, str]]]:
-    """Ask what a base is made of.
+    """Ask the Hub which files a base has.
 
     Args:
-        hub: Where.
+        hub: The Hub.
         source: `hf://org/name@revision`.
 
     Returns:
-        The commit that the revision is now, and (path, bytes, object) of each file; the object is the sha256 of its
-        bytes where the Hub knows that, else git's id of them.
+        The commit that the revision stands for now, and (path, bytes, object) of each file; the object is the sha256
+        of its bytes if the Hub knows it, else their git object id.
 
     Raises:
-        InvalidRequest: there is no such base, or this registry may not read it.
-        JobFailed: the answer is not understood, or the Hub redirects elsewhere.
-        Unavailable: the Hub does not answer; it may later.
+        InvalidRequest: The Hub has no such base, or this registry may not read it.
+        JobFailed: The answer cannot be read, or the Hub redirects elsewhere.
+        Unavailable: The Hub does not answer; it may later.
     """
     repository, revision = split(source)
     url = f"{hub.endpoint.rstrip('/')}/api/models/{repository}/revision/{quote(revision, safe='')}"
@@ -175,7 +177,7 @@ def listing(hub: Hub, source: str) -> tuple[str, list[tuple[str, int, str]]]:
     except (ValueError, KeyError, TypeError, RecursionError) as why:
         if isinstance(why, BreadcrumbError):
             raise
-        raise JobFailed(f"The Hub at {hub.endpoint} answers for {source} in words that are not understood.") from why
+        raise JobFailed(f"The Hub at {hub.endpoint} gives an answer for {source} that cannot be read.") from why
 
 
 def _read(content: bytes) -> tuple[str, list[tuple[str, int, str]]]:
@@ -187,7 +189,7 @@ def _read(content: bytes) -> tuple[str, list[tuple[str, int, str]]]:
     for file in siblings:
         path, size, lfs = file["rfilename"], file["size"], file.get("lfs")
         name = lfs["sha256"] if lfs else file["blobId"]
-        if not isinstance(path, str) or type(size) is not int or not 0 <= size <= LARGEST:
+        if not isinstance(path, str) or type(size) is not int or not 0 <= size <= MOST_BYTES:
             raise ValueError
         if not OBJECT.fullmatch(name):
             raise ValueError
@@ -196,44 +198,37 @@ def _read(content: bytes) -> tuple[str, list[tuple[str, int, str]]]:
 
 
 def refusal(hub: Hub, response: httpx2.Response, source: str) -> BreadcrumbError:
-    """Return the error that an answer of the Hub stands for, in the terms of the Hub's own library."""
-    from huggingface_hub import hf_raise_for_status
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RevisionNotFoundError
-
+    """Return the error for an answer of the Hub, by its X-Error-Code or else its status."""
     repository, revision = split(source)
-    status = response.status_code
-    try:
-        response.read()
-        hf_raise_for_status(response)
-    except GatedRepoError:
+    status, code = response.status_code, response.headers.get("X-Error-Code")
+    if code == "GatedRepo":
         return InvalidRequest(
-            f"{repository} is gated at {hub.endpoint}, and this registry has not been let in; download it with your "
-            "own account, and give the folder.",
+            f"{repository} is gated at {hub.endpoint}, and this registry has no access; download it with your own "
+            "account, and create the model from the folder.",
             field="source",
         )
-    except RevisionNotFoundError:
+    if code == "RevisionNotFound":
         return InvalidRequest(f"{repository} has no revision {revision} at {hub.endpoint}.", field="source")
-    except HfHubHTTPError:
-        if status in (401, 403, 404, 410):
-            return InvalidRequest(
-                f"There is no {repository} at {hub.endpoint} that this registry may read.", field="source"
-            )
-    if status in AGAIN:
-        return Unavailable(f"The Hub at {hub.endpoint} answers with status {status} now.")
+    if status in (401, 403, 404, 410):
+        return InvalidRequest(
+            f"There is no {repository} at {hub.endpoint} that this registry may read.", field="source"
+        )
+    if status in RETRIABLE:
+        return Unavailable(f"The Hub at {hub.endpoint} answers with status {status} at the moment; try again later.")
     return JobFailed(f"The Hub at {hub.endpoint} answers for {source} with status {status}.")
 
 
 class Download:
-    """One file on its way: what is there already counts, and the rest is asked for from there on.
+    """The download of one file, which resumes after the bytes that are there already.
 
     Args:
-        hub: Where from.
+        hub: The Hub.
         source: `hf://org/name@<commit>`.
-        path: The file's, in the base.
-        size: Its bytes.
-        name: The sha256, or git's id, that they must have.
-        file: Open for reading and writing; what it holds is taken for the beginning.
-        tell: Called with bytes that have come; negative for those that have to come again.
+        path: The path of the file in the base.
+        size: Its size in bytes.
+        name: The sha256 or git object id that the bytes must have.
+        file: Open for reading and writing; its contents are taken as the beginning.
+        tell: Called with the number of bytes that arrived; negative if they must be fetched again.
     """
 
     def __init__(
@@ -245,7 +240,7 @@ class Download:
         self.forget_digests()
 
     def forget_digests(self) -> None:
-        """Begin to hash anew."""
+        """Start hashing from the beginning."""
         self.sha256 = hashlib.sha256()
         self.git = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
@@ -257,7 +252,7 @@ class Download:
         self.tell(len(block))
 
     def restart(self) -> None:
-        """Forget what is there."""
+        """Discard the bytes that are there."""
         self.tell(-self.have)
         self.have = 0
         self.file.seek(0)
@@ -268,8 +263,8 @@ class Download:
         """Bring the file to its full size, and return its sha256.
 
         Raises:
-            JobFailed: the Hub has other bytes by that name, has none any more, or redirects elsewhere.
-            Unavailable: it does not send them; it may later.
+            JobFailed: The Hub has other bytes by that name, no longer has the file, or redirects elsewhere.
+            Unavailable: The Hub does not send the bytes; it may later.
         """
         self.file.seek(0)
         for block in iter(lambda: self.file.read(BLOCK), b""):
@@ -278,7 +273,7 @@ class Download:
             self.restart()
         resumed = self.have > 0
         self.fill(client)
-        if resumed and not self.is_right():  # what an earlier attempt has left may be what is wrong
+        if resumed and not self.is_right():  # the bytes of an earlier attempt may be wrong
             self.restart()
             self.fill(client)
         if not self.is_right():
@@ -286,19 +281,19 @@ class Download:
         return self.sha256.hexdigest()
 
     def is_right(self) -> bool:
-        """Say whether the bytes are those that are meant."""
+        """Say whether the bytes have the digest that they must have."""
         return self.name == (self.sha256 if len(self.name) == 64 else self.git).hexdigest()
 
     def changed(self, how: str) -> JobFailed:
-        """Return the error for other bytes than were meant."""
+        """Return the error for bytes that are not those that were pinned."""
         self.restart()
         return JobFailed(
-            f"{self.path} of {self.source} has changed at {self.hub.endpoint}, where it must not: it was pinned as "
-            f"{self.name} with {self.size} bytes, and the bytes that come {how}. Nothing was made of them."
+            f"{self.path} of {self.source} has changed at {self.hub.endpoint}, though a commit never changes: it was "
+            f"pinned as {self.name} with {self.size} bytes, and the bytes now {how}. They were discarded."
         )
 
     def fill(self, client: httpx2.Client) -> None:
-        """Ask for what is missing until nothing is, as long as something comes."""
+        """Request the missing bytes until none are missing, as long as some arrive."""
         url, idle = httpx2.URL(file_url(self.hub.endpoint, self.source, self.path)), 0
         while self.have < self.size:
             before = self.have
@@ -311,12 +306,12 @@ class Download:
             self.file.flush()
             idle = 0 if self.have > before else idle + 1
             if problem is not None and idle:
-                if idle == TRIES:
+                if idle == MOST_IDLE_TRIES:
                     raise problem
-                time.sleep(PAUSE * 2**idle)
+                time.sleep(FIRST_PAUSE * 2**idle)
 
     def ask(self, client: httpx2.Client, url: httpx2.URL) -> Unavailable | None:
-        """Ask once for the bytes that are missing; return why not all of them came, if so."""
+        """Request the missing bytes once; return why not all of them arrived, if so."""
         headers = {"Range": f"bytes={self.have}-"} if self.have else {}
         with client.stream("GET", url, headers=headers) as response:
             status = response.status_code
@@ -326,12 +321,14 @@ class Download:
                 problem = refusal(self.hub, response, self.source)
                 if isinstance(problem, Unavailable):
                     return problem
-                raise JobFailed(f"{self.path} of {self.source} is no longer to be had: {problem}")
+                raise JobFailed(f"{self.path} of {self.source} is no longer available: {problem}")
             if status == 416:
                 return Unavailable(f"The Hub at {self.hub.endpoint} sends no range of {self.path}.")
             start = f"bytes {self.have}-"
             if status == 206 and not response.headers.get("content-range", "").startswith(start):
-                raise JobFailed(f"The Hub at {self.hub.endpoint} sends another range of {self.path} than it was asked.")
+                raise JobFailed(
+                    f"The Hub at {self.hub.endpoint} sends another range of {self.path} than the one requested."
+                )
             coming = response.headers.get("content-length", str(self.size - self.have))
             if coming != str(self.size - self.have):
                 raise self.changed(f"are {self.have} + {coming[:20]}")

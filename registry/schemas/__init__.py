@@ -1,7 +1,7 @@
-"""The JSON shapes on the wire, shared by server and client.
+"""Schemas: the JSON of requests and answers, shared by server and client.
 
-Sizes are bytes, times are UTC, digests are sha256: 64 lowercase hex, except a *weights digest*, which is
-written `sha256:<hex>`. Decimals travel as strings so that nobody rounds them.
+Sizes are bytes, times are UTC, digests are sha256: 64 lowercase hex digits, except a *weights digest*, which is
+written `sha256:<hex>`. Decimals are strings, so that nobody rounds them.
 """
 
 from registry.schemas.admin import (

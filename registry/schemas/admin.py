@@ -1,4 +1,4 @@
-"""Shapes for those who watch over the server: reports, workers, jobs of everybody, quotas; and of a report's sender."""
+"""Schemas of administration: abuse reports, workers, all jobs, quotas, server statistics."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -14,30 +14,30 @@ Words = Annotated[Text, StringConstraints(min_length=1, max_length=4000)]
 
 
 class ReportRequest(Wire):
-    """Say that a model, or a patch of it, should not be here."""
+    """Report that a model, or a patch of it, should not be here."""
 
-    number: int | None = Field(None, ge=1, le=2**31 - 1, description="of the patch; null for the model")
+    number: int | None = Field(None, ge=1, le=2**31 - 1, description="the patch's number; null for the model")
     reason: ReportReason
     message: Words
 
 
 class ReportAnswer(Wire):
-    """Close a report with what came of it."""
+    """Close a report with an answer."""
 
     answer: Words
 
 
 class Report(Answer):
-    """What somebody says should not be here; open until it is closed."""
+    """A report that a model or patch should not be here; open until an admin closes it."""
 
     id: str
     model: str
-    number: int | None = Field(description="of the patch; null for the model")
+    number: int | None = Field(description="the patch's number; null for the model")
     reason: ReportReason
     message: str
     reporter: str
     created_at: datetime
-    answer: str | None = Field(description="what came of it, once closed")
+    answer: str | None = Field(description="the answer of the admin who closed it")
     closed_by: str | None
     closed_at: datetime | None
 
@@ -50,18 +50,18 @@ class ReportPage(Answer):
 
 
 class Worker(Answer):
-    """A worker; one that is not alive has said nothing for a minute."""
+    """A worker; one that was not seen for a minute is not alive."""
 
     name: str
     device: str
     started_at: datetime
     seen_at: datetime
     alive: bool
-    job: Job | None = Field(description="in its hands")
+    job: Job | None = Field(description="the job that it runs")
 
 
 class AdminJob(Job):
-    """A job, with who asked for it and which worker has or had it."""
+    """A job, with the user who asked for it and the worker that has or had it."""
 
     user: str
     worker: str | None
@@ -75,30 +75,30 @@ class AdminJobPage(Answer):
 
 
 class QuarantinePage(Answer):
-    """Patches of all models, the last that came into quarantine first; `next` is the `before` of the next page."""
+    """Quarantined patches of all models, the latest first; `next` is the `before` of the next page."""
 
     items: list[Patch]
     next: str | None
 
 
 class QuotaRequest(Wire):
-    """Give a namespace quotas of its own, or (null) the server's; what is left out stays."""
+    """Give a namespace quotas of its own, or (null) the server's; a field that is left out stays."""
 
     bytes: int | None = Field(None, ge=0, le=2**63 - 1)
-    uploads: int | None = Field(None, ge=0, le=2**31 - 1, description="open at a time")
+    uploads: int | None = Field(None, ge=0, le=2**31 - 1, description="open uploads at a time")
 
 
 class NamespaceUsage(Answer):
-    """What a namespace may hold and what it holds, in bytes."""
+    """The quotas of a namespace and how much of them it uses, in bytes."""
 
     name: str
     kind: Literal["user", "organisation"]
     quota_bytes: int
     quota_uploads: int
-    own_bytes: int | None = Field(description="the quota that it was given; null where it has the server's")
+    own_bytes: int | None = Field(description="its own quota; null if it has the server's")
     own_uploads: int | None
     used_bytes: int
-    reserved_bytes: int = Field(description="announced in uploads that nothing refers to yet")
+    reserved_bytes: int = Field(description="bytes of announced uploads that are not used yet")
     open_uploads: int
 
 
@@ -110,7 +110,7 @@ class NamespaceUsagePage(Answer):
 
 
 class Summary(Answer):
-    """How many there are of everything; patches and jobs by state, blobs without those that are at a Hub."""
+    """Server statistics: patches and jobs by state, blobs without those that stay at a Hub."""
 
     users: int
     models: int

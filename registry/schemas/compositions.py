@@ -1,4 +1,4 @@
-"""Shapes of recipes, compositions, releases and channels."""
+"""Schemas of recipes, compositions, builds, releases and channels."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ class RecipeItemRequest(Wire):
 
     number: int = Field(ge=1, le=2**31 - 1)
     weight: Decimal = "1"
-    revision: int | None = Field(None, ge=1, le=2**31 - 1, description="the newest when null")
+    revision: int | None = Field(None, ge=1, le=2**31 - 1, description="the newest if null")
 
 
 class RecipeRequest(Wire):
@@ -32,7 +32,7 @@ class RecipeRequest(Wire):
 
 
 class RecipeItem(Answer):
-    """One patch of a recipe, by digest; `number` and `revision` are the patch's in this model, 0 when not listed."""
+    """One patch of a recipe, by digest; `number` and `revision` are those in this model, 0 if not listed."""
 
     sha256: Hex256
     weight: str
@@ -45,7 +45,7 @@ class RecipeItem(Answer):
 
 
 class Recipe(Answer):
-    """What is composed; the digest is over its canonical form."""
+    """What to compose; the digest is over its canonical form."""
 
     digest: Hex256
     base: WeightsDigest
@@ -54,7 +54,7 @@ class Recipe(Answer):
 
 
 class Composition(Answer):
-    """A recipe and, once composed, its result."""
+    """A recipe and, once it is composed, its result."""
 
     recipe: Recipe
     weights_digest: WeightsDigest | None
@@ -67,19 +67,19 @@ class Snapshot(Answer):
     """A model that can be pulled: the base, a composed recipe, or a release."""
 
     model: str
-    ref: str = Field(description="'base', the whole recipe digest, or the version of a release")
+    ref: str = Field(description="'base', a whole recipe digest, or the version of a release")
     release: str | None
     channel: str | None
     fixed: bool = Field(description="whether the files of this ref never change")
-    commit: str = Field(description="the Hub's name for these files, 40 hex digits, for ever")
-    warnings: list[str] = Field(description="for whoever pulls it")
+    commit: str = Field(description="the Hub's name for these files, 40 hex digits, which never changes")
+    warnings: list[str] = Field(description="what to know before using it, a sentence each")
     weights_digest: WeightsDigest
     recipe: Recipe | None
     files: list[File]
 
 
 class BuildRequest(Wire):
-    """Report that you composed a recipe yourself, and what came out."""
+    """Attest that you composed a recipe yourself, with the result."""
 
     recipe: Hex256
     weights_digest: WeightsDigest
@@ -87,7 +87,7 @@ class BuildRequest(Wire):
 
 
 class Build(Answer):
-    """Who composed a recipe, and what came out."""
+    """One builder's result of a recipe."""
 
     builder: str
     weights_digest: WeightsDigest
@@ -96,19 +96,19 @@ class Build(Answer):
 
 
 class ReleaseRequest(Wire):
-    """Cut a release: these patches, or those of another revision with some more and without some."""
+    """Cut a release: of these patches, or of those of another ref with some added and some left out."""
 
     version: Version
     patches: list[RecipeItemRequest] = Field([], max_length=1000)
-    from_ref: Ref | None = Field(None, description="start from the recipe of this revision")
-    add: list[RecipeItemRequest] = Field([], max_length=1000, description="also these, or with these weights")
+    from_ref: Ref | None = Field(None, description="start from the recipe of this ref")
+    add: list[RecipeItemRequest] = Field([], max_length=1000, description="patches to add, or to give another weight")
     without: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field([], max_length=1000)
-    alpha: Decimal | None = Field(None, description="0.3, or that of from_ref, when null")
+    alpha: Decimal | None = Field(None, description="if null, that of from_ref, or 0.3")
     allow_yanked: bool = False
 
 
 class ReleaseUpdate(Wire):
-    """Edit the words of a release before it is published; what is null stays as it is."""
+    """Edit the texts of a release before it is published; a field that is null stays."""
 
     changelog: Message | None = None
     card: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=2**19)] | None = None
@@ -161,10 +161,10 @@ class ChannelRequest(Wire):
 
 
 class ChannelRule(Wire):
-    """Protect a channel; what is null stays as it is."""
+    """Change a channel's rule; a field that is null stays."""
 
-    role: Literal["maintainer", "owner"] | None = Field(None, description="least role of who may move it")
-    approvals: int | None = Field(None, ge=1, le=10, description="people who must ask for the same move")
+    role: Literal["maintainer", "owner"] | None = Field(None, description="the least role that may move it")
+    approvals: int | None = Field(None, ge=1, le=10, description="how many users must ask for the same move")
     allow_yanked: bool | None = Field(None, description="whether it may point at releases that hold yanked patches")
 
 
@@ -176,7 +176,7 @@ class Channel(Answer):
     role: str
     approvals: int
     allow_yanked: bool
-    asked: dict[str, list[str]] = Field(description="who has asked to move it, by version, while more must ask")
+    asked: dict[str, list[str]] = Field(description="users who have asked to move it, by version, while more must ask")
     warnings: list[str]
 
 
@@ -192,7 +192,7 @@ class ChannelMove(Answer):
 
 
 class RecipeChange(Answer):
-    """A patch whose scale alpha * weight is another, as exact decimals."""
+    """A patch whose scale alpha * weight changed, as exact decimals."""
 
     number: int
     title: str
@@ -201,20 +201,20 @@ class RecipeChange(Answer):
 
 
 class ReleaseDiff(Answer):
-    """What changed between two revisions."""
+    """How the recipes of two refs differ."""
 
     before: str
     after: str
-    bump: str = Field(description="the least step of the version: major, minor, patch or none")
+    bump: str = Field(description="the least step of the version that this needs: major, minor, patch or none")
     added: list[RecipeItem]
     removed: list[RecipeItem]
     changed: list[RecipeChange]
 
 
 class Provenance(Answer):
-    """Where a release comes from: who contributed, approved, built and signed what."""
+    """The provenance of a release: who contributed, approved, measured, built and signed."""
 
     release: Release
-    approvals: dict[str, list[str]] = Field(description="who approved, by `number.revision`")
+    approvals: dict[str, list[str]] = Field(description="users who approved each patch, by `number.revision`")
     evaluations: list[Evaluation]
     statement: dict[str, Any] = Field(description="in-toto Statement v1 with SLSA provenance")

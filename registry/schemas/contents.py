@@ -1,4 +1,4 @@
-"""Shapes of uploads, files and models."""
+"""Schemas of uploads, files and models."""
 
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -12,7 +12,7 @@ from registry.schemas.wire import Answer, FilePath, Hex256, License, ModelName, 
 
 Visibility = Literal["public", "private"]
 RequiredEvaluation = Annotated[str, StringConstraints(pattern=r"^[^:\x00]{1,200}:[^:\x00]{1,100}$")]
-"""A measurement that patches and releases must have, `dataset:metric`."""
+"""An evaluation that patches and releases must have, `dataset:metric`."""
 
 REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 HubSource = Annotated[
@@ -31,7 +31,7 @@ class UploadRequest(Wire):
     sha256: Hex256
     size: int = Field(ge=0, le=2**53)
     namespace: Annotated[str, StringConstraints(pattern=rf"^{NAME}$")] | None = Field(
-        None, description="whose quota the bytes count against; your own when null"
+        None, description="the namespace whose quota the bytes count against; your own if null"
     )
 
 
@@ -43,12 +43,12 @@ class Upload(Answer):
     sha256: Hex256
     size: int
     part_size: int
-    missing: list[int] = Field(description="numbers of the parts still to send, from 0")
+    missing: list[int] = Field(description="numbers of the parts still to be sent, from 0")
     expires_at: datetime | None
 
 
 class Part(Answer):
-    """One part that the server has durably stored."""
+    """One part that is durably stored."""
 
     number: int
     size: int
@@ -71,36 +71,38 @@ class File(Answer):
 
 
 class ModelRequest(Wire):
-    """Create a model pinned to the base that these files are, or that a Hub has."""
+    """Create a model pinned to a base: these files, or a source at a Hub."""
 
     name: ModelName
     files: list[FileRequest] = Field([], max_length=2000)
-    source: HubSource | None = Field(None, description="in place of files, `hf://org/name@revision`; main if not said")
-    by_reference: bool = Field(
-        True, description="whether the weights of a source stay at the Hub; else they are copied"
+    source: HubSource | None = Field(
+        None, description="instead of files, `hf://org/name@revision`; the revision is main if left out"
     )
+    by_reference: bool = Field(True, description="whether the weights of a source stay at the Hub, or are copied")
     visibility: Visibility = "public"
     license: License | None = None
 
     @model_validator(mode="after")
     def one_base(self) -> Self:
-        """Refuse a request for two bases, or for none."""
+        """Refuse a request with both files and a source, or with neither."""
         if bool(self.files) == (self.source is not None):
-            raise PydanticCustomError("base", "Give the files of the base or its source at a Hub, and not both.")
+            raise PydanticCustomError("base", "give either the files of the base or its source at a Hub, not both")
         return self
 
 
 class ModelUpdate(Wire):
-    """Change a model; what is null stays as it is."""
+    """Change a model; a field that is null stays."""
 
     visibility: Visibility | None = None
     license: License | None = None
-    min_approvals: int | None = Field(None, ge=0, le=10, description="approvals that accepting a patch needs")
+    min_approvals: int | None = Field(
+        None, ge=0, le=10, description="approvals that a patch needs before it can be accepted"
+    )
     required_evaluations: list[RequiredEvaluation] | None = Field(None, max_length=50)
 
 
 class Model(Answer):
-    """A model: a name pinned to one base. `base` is null until its files are checked."""
+    """A model: a name pinned to one base. `base` is null until the base's files are checked."""
 
     name: str
     creator: str
@@ -111,13 +113,13 @@ class Model(Answer):
     state: Literal["importing", "ready"]
     base: WeightsDigest | None
     source: str | None = Field(None, description="where the base came from: `hf://org/name@<commit>` once imported")
-    by_reference: bool = Field(False, description="whether its weights are there still, and fetched when needed")
+    by_reference: bool = Field(False, description="whether its weights stay there, and are fetched when needed")
     parameters: int | None
     size: int = Field(description="bytes of all files of the base")
     patches: int
-    role: str | None = Field(None, description="what you are to it")
+    role: str | None = Field(None, description="your role on it")
     card: str | None = None
-    job: Job | None = Field(None, description="the import, while it is under way")
+    job: Job | None = Field(None, description="the import, while it is active")
     created_at: datetime
 
 

@@ -1,4 +1,4 @@
-"""Shapes of what happened: for everybody, and for those who watch over a model or the server."""
+"""Schemas of events: the public changes, and the audit log."""
 
 from datetime import datetime
 from typing import Any
@@ -9,23 +9,23 @@ from registry.schemas.wire import Answer
 
 
 class Change(Answer):
-    """Something that happened to a model; `serial` grows with time."""
+    """A change of a model; `serial` grows with time."""
 
     serial: int
     at: datetime
     action: str
     model: str
     subject: str
-    user: str | None = Field(description="none for what the registry itself did")
+    user: str | None = Field(description="null if the registry itself did it")
     before: dict[str, Any] | None
     after: dict[str, Any] | None
 
 
 class ChangePage(Answer):
-    """Changes in the order in which they happened; `next` is the `since` to go on with.
+    """Changes in the order in which they happened; `next` is the `since` of the next request.
 
-    When `next` is what was asked with and there are no items, nothing is new. When it is smaller, the registry was
-    restored from a backup, and a mirror begins again.
+    If `next` equals `since` and there are no items, there is nothing new. If it is smaller, the registry was restored
+    from a backup, and a mirror must start again.
     """
 
     items: list[Change]
@@ -39,7 +39,7 @@ class AuditEvent(Answer):
     at: datetime
     user_id: str | None
     user: str | None
-    token: str | None = Field(description="the visible prefix of the token it was done with")
+    token: str | None = Field(description="the visible prefix of the token that was used")
     action: str
     subject: str
     model_id: str | None

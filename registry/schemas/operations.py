@@ -1,4 +1,4 @@
-"""Shapes of jobs."""
+"""Schemas of jobs."""
 
 from datetime import datetime
 from typing import Literal
@@ -19,9 +19,9 @@ class Job(Answer):
     state: JobState
     progress: float
     attempt: int
-    error: str | None = Field(description="one sentence, when failed")
+    error: str | None = Field(description="one sentence, if it failed")
     model: str
     subject: str = Field(description="what the job is about: patches '#3', a recipe digest, or 'base'")
     created_at: datetime
     finished_at: datetime | None
-    ahead: int | None = Field(None, description="how many are queued before it, where it was asked for alone")
+    ahead: int | None = Field(None, description="how many jobs are queued before it, if it was asked for alone")

@@ -1,4 +1,4 @@
-"""Shapes of patches, and of what people and checks say of them."""
+"""Schemas of patches, checks, reviews, comments, evaluations, and the inbox."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -24,11 +24,11 @@ class PatchRequest(Wire):
     message: Message = ""
     task: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,63}$")] | None = None
     license: License | None = None
-    propose: bool = Field(False, description="ask for review at once, in place of starting as a draft")
+    propose: bool = Field(False, description="propose it for review at once, instead of leaving it a draft")
 
 
 class RevisionRequest(Wire):
-    """Add a revision to a patch: other bytes, and the words that go with them."""
+    """Add a revision to a patch: other bytes, with their title and message."""
 
     sha256: Hex256
     title: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
@@ -44,18 +44,18 @@ class Affected(Answer):
 
 
 class Patch(Answer):
-    """A patch at one revision, its newest unless another was asked for, like a commit."""
+    """A patch at one revision: the newest, unless another was asked for."""
 
     model: str
     number: int
     revision: int
-    newest: int = Field(description="the newest revision")
+    newest: int = Field(description="number of the newest revision")
     state: PatchState
     reason: str | None = Field(description="why it was rejected, withdrawn or yanked")
     superseded_by: int | None
-    quarantined: str | None = Field(description="why, when it is")
+    quarantined: str | None = Field(description="why it is quarantined, if it is")
     check: CheckState
-    refusal: str | None = Field(description="one sentence, when refused")
+    refusal: str | None = Field(description="one sentence, if it was refused")
     author: str
     title: str
     message: str
@@ -71,7 +71,7 @@ class Patch(Answer):
     granularity: str | None
     value_dtype: str | None
     job: Job | None = None
-    affected: Affected | None = Field(None, description="what a yank touches")
+    affected: Affected | None = Field(None, description="what a yank affects")
     created_at: datetime
 
 
@@ -96,19 +96,19 @@ class PatchPage(Answer):
 
 
 class Reason(Wire):
-    """Why."""
+    """The reason, if there is one to give."""
 
     message: Message = ""
 
 
 class ReasonNeeded(Wire):
-    """Why; it has to be said."""
+    """The reason, which is required."""
 
     message: Annotated[Message, StringConstraints(min_length=1)]
 
 
 class ReviewRequest(Wire):
-    """A verdict on the revision that you have looked at, which must still be the newest."""
+    """A verdict on the revision that you looked at, which must still be the newest."""
 
     verdict: Verdict
     revision: int = Field(ge=1, le=2**31 - 1)
@@ -116,28 +116,28 @@ class ReviewRequest(Wire):
 
 
 class AcceptRequest(Wire):
-    """Accept a patch; it may take the place of older ones."""
+    """Accept a patch; it may supersede older ones."""
 
     message: Message = ""
-    revision: int | None = Field(None, ge=1, le=2**31 - 1, description="the revision you have looked at")
+    revision: int | None = Field(None, ge=1, le=2**31 - 1, description="the revision that you looked at")
     supersedes: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field([], max_length=100)
 
 
 class CommentRequest(Wire):
-    """Say something about a patch, or about one revision of it."""
+    """Comment on a patch, or on one revision of it."""
 
     message: Annotated[Message, StringConstraints(min_length=1)]
     revision: int | None = Field(None, ge=1, le=2**31 - 1)
 
 
 class QuarantineRequest(Wire):
-    """Quarantine a patch, or (null) end that."""
+    """Quarantine a patch, or (null) end its quarantine."""
 
     reason: Annotated[Message, StringConstraints(min_length=1)] | None
 
 
 class Check(Answer):
-    """What a check found in a revision."""
+    """The result of one check of a revision."""
 
     name: str
     required: bool
@@ -146,7 +146,7 @@ class Check(Answer):
 
 
 class Review(Answer):
-    """A verdict on one revision; it counts while that revision is the newest and it is the reviewer's newest."""
+    """A verdict on one revision; it counts while that revision and this verdict are the newest."""
 
     reviewer: str
     verdict: Verdict
@@ -158,7 +158,7 @@ class Review(Answer):
 
 
 class Comment(Answer):
-    """Words on a patch."""
+    """A comment on a patch."""
 
     author: str
     revision: int | None
@@ -182,7 +182,7 @@ class EvaluationRequest(Wire):
 
 
 class Evaluation(Answer):
-    """One measured number and who measured it."""
+    """One measured number, and who measured it."""
 
     id: str
     subject: str = Field(description="base, #12.2 or 1.2.0")
@@ -205,7 +205,7 @@ class EvaluationPage(Answer):
 
 
 class Discussion(Answer):
-    """All that was said and found of a patch."""
+    """A patch with its revisions, checks, reviews, comments and evaluations."""
 
     patch: Patch
     revisions: list[Patch]
@@ -220,8 +220,8 @@ class Discussion(Answer):
 class Inbox(Answer):
     """What waits for you in a model."""
 
-    review: list[Patch] = Field(description="proposed by others, and you have not said a word on the newest revision")
-    accept: list[Patch] = Field(description="approved, and yours to accept or reject")
-    mine: list[Patch] = Field(description="your own, and not decided")
+    review: list[Patch] = Field(description="proposed by others, without a verdict of yours on the newest revision")
+    accept: list[Patch] = Field(description="approved, for you to accept or reject")
+    mine: list[Patch] = Field(description="your own, not decided yet")
     candidates: list[str] = Field(description="releases to publish")
     alarms: list[str] = Field(description="recipes that were composed to different results")

@@ -1,4 +1,4 @@
-"""Shapes of users, organisations and tokens."""
+"""Schemas of users, organisations, members and tokens."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ Scope = Literal["read", "push", "review", "release", "admin"]
 
 
 class Whoami(Answer):
-    """Who a token speaks for."""
+    """The user of a token, and what the token allows."""
 
     user: str
     admin: bool
@@ -22,12 +22,12 @@ class Whoami(Answer):
 
 
 class TokenRequest(Wire):
-    """Make another token of yours, which can do no more than the one that asks."""
+    """Create another token of yours, which can do no more than the one that you use."""
 
     scopes: list[Scope] = Field(min_length=1, max_length=5)
     label: Annotated[Text, StringConstraints(max_length=100)] = ""
     expires_days: float = Field(90, gt=0, le=365)
-    model: ModelName | None = Field(None, description="good for this model alone")
+    model: ModelName | None = Field(None, description="limit the token to this model")
 
 
 class Token(Answer):
@@ -50,19 +50,19 @@ class NewToken(Token):
 
 
 class NamespaceRequest(Wire):
-    """Make an organisation."""
+    """Create an organisation."""
 
     name: Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 
 
 class MemberRequest(Wire):
-    """Give a role."""
+    """Give a user a role."""
 
     role: Literal["contributor", "reviewer", "maintainer", "owner"]
 
 
 class Member(Answer):
-    """Who is what; `via` says where the role is held."""
+    """A member and their role; `via` is the model or namespace that the role is held on."""
 
     user: str
     role: str
@@ -70,12 +70,12 @@ class Member(Answer):
 
 
 class Namespace(Answer):
-    """A user's or an organisation's names, and for its maintainers how much of its quota is used, in bytes."""
+    """A user or an organisation; its maintainers also see how much of its quota is used, in bytes."""
 
     name: str
     kind: Literal["user", "organisation"]
     quota_bytes: int | None
     used_bytes: int | None
-    reserved_bytes: int | None = Field(description="announced in uploads that nothing refers to yet")
+    reserved_bytes: int | None = Field(description="bytes of announced uploads that are not used yet")
     open_uploads: int | None
     members: list[Member]

@@ -1,4 +1,4 @@
-"""Shapes of webhooks, and of what was sent to them."""
+"""Schemas of webhooks and their deliveries."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ EventPattern = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z]{1,20}\.(\*|
 
 
 class WebhookRequest(Wire):
-    """Tell an address of what happens to a model."""
+    """Send a model's events to an address."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[!-~]+$")] = Field(
         examples=["https://hooks.example.org/crumbs"]
@@ -31,7 +31,7 @@ class WebhookUpdate(Wire):
 
 
 class Webhook(Answer):
-    """An address that is told of what happens to a model, without its secret."""
+    """An address that gets a model's events, without its secret."""
 
     id: str
     url: str
@@ -54,12 +54,12 @@ class WebhookDelivery(Answer):
     event: str
     serial: int
     subject: str
-    replay: int = Field(description="0 for the first telling, then counting those that were asked for")
+    replay: int = Field(description="0 for the first delivery; repeats count from 1")
     state: Literal["pending", "delivered", "failed"]
     attempts: int
-    due_at: datetime | None = Field(description="of the next attempt, while pending")
+    due_at: datetime | None = Field(description="time of the next attempt, while pending")
     status: int | None = Field(description="HTTP status of the last attempt, if it was answered")
-    answer: str | None = Field(description="the beginning of what was answered, or why nothing was")
+    answer: str | None = Field(description="the beginning of the answer, or why there was none")
     created_at: datetime
     delivered_at: datetime | None
 

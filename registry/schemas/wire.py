@@ -1,4 +1,4 @@
-"""What all shapes on the wire have in common."""
+"""The base classes of all schemas, and the types that they share."""
 
 from typing import Annotated
 

@@ -1,7 +1,6 @@
-"""The one place where the parts of the server are joined."""
+"""The app: the one place where the parts of the server are joined."""
 
 from datetime import timedelta
-from typing import Any
 
 from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
@@ -25,9 +24,9 @@ from registry.server.api import (
     webhooks,
 )
 from registry.server.edge import monitoring
-from registry.server.edge.deps import Context
+from registry.server.edge.context import Context
 from registry.server.edge.downloads import Gate
-from registry.server.edge.limits import Rate
+from registry.server.edge.limits import Rate, open_storage
 from registry.server.edge.middleware import Edge, Metrics
 from registry.server.hub import repositories, resolving
 from registry.server.hub.route import RawPath
@@ -36,10 +35,10 @@ from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
 
-HASHING = 2  # uploads hashed at a time, each on a thread of its own
+HASHING = 2  # uploads hashed at a time, each in a thread of its own
 DESCRIPTION = """
-Sparse patches of fine-tuned models, and any subset of them composed into a model: bit for bit the same everywhere.
-Errors are RFC 9457 problem details. Send `Authorization: Bearer <token>`; public models are read without one.
+Sparse patches of fine-tuned models, and any subset of them composed into a model, bit for bit the same everywhere.
+Errors are RFC 9457 problem details. Send `Authorization: Bearer <token>`; public models can be read without a token.
 """
 
 
@@ -47,8 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the app for a data folder and a database that is at the newest migration.
 
     Raises:
-        WrongState: the database is at another migration.
-        InvalidRequest: a rate of the settings is none, or they do not say how to reach the bucket.
+        WrongState: The database is at another migration.
+        InvalidRequest: A setting of rates, of their storage or of the bucket is not valid.
     """
     database, store = open_database(settings.database), Store(settings.data)
     require_head(database, settings.database)
@@ -66,14 +65,14 @@ def create_app(settings: Settings) -> FastAPI:
         part_bytes=settings.part_bytes,
         lifetime=timedelta(hours=settings.upload_hours),
     )
-    token_rate = Rate("token", settings.rate_token)
+    storage = open_storage(settings.limits_storage)
     app.state.context = Context(
         settings,
         database,
         store,
         limits,
         CapacityLimiter(HASHING),
-        token_rate,
+        Rate("token", settings.rate_token, storage),
         Gate(settings.downloads_at_once),
         open_bucket(settings.bucket, **settings.bucket_access),
     )
@@ -82,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         Edge,
         metrics=app.state.metrics,
-        address_rate=Rate("address", settings.rate_address),
+        address_rate=Rate("address", settings.rate_address, storage),
         body_seconds=settings.body_seconds,
         body_rate=settings.body_rate,
     )
@@ -110,6 +109,6 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def close_app(app: FastAPI) -> None:
-    """Let go of the database connections."""
-    made: Any = app.state.context
-    made.database.engine.dispose()
+    """Close the database connections of an app."""
+    ctx: Context = app.state.context
+    ctx.database.engine.dispose()

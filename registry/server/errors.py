@@ -1,4 +1,4 @@
-"""From an error class to an answer: one table, and RFC 9457 problem details for everything that is not a result."""
+"""Errors as answers: one table from error class to status, and RFC 9457 problem details."""
 
 from http import HTTPStatus
 from typing import Any
@@ -39,6 +39,7 @@ STATUS: dict[type[errors.BreadcrumbError], int] = {
     errors.JobCancelled: 409,
     errors.StorageFull: 507,
     errors.StorageFailed: 500,
+    errors.MissingExtra: 500,
     errors.Unavailable: 503,
     errors.BreadcrumbError: 500,
 }
@@ -67,10 +68,10 @@ def problem(
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of a route with problem details."""
+    """Make an app answer every error of a route with problem details."""
 
     @app.exception_handler(errors.BreadcrumbError)
-    async def ours(request: Request, error: errors.BreadcrumbError) -> JSONResponse:
+    async def known(request: Request, error: errors.BreadcrumbError) -> JSONResponse:
         extra: dict[str, str] = {}
         if isinstance(error, errors.RangeNotSatisfiable):
             extra = {"Content-Range": f"bytes */{error.size}"}
@@ -94,18 +95,18 @@ def install(app: FastAPI) -> None:
         return problem(request.state.request_id, status, slug, detail, extra=dict(error.headers or {}))
 
     @app.exception_handler(OperationalError)
-    async def away(request: Request, error: OperationalError) -> JSONResponse:
+    async def database_failed(request: Request, error: OperationalError) -> JSONResponse:
         log.error("database.error", error=str(error.orig), request_id=request.state.request_id)
         if "disk is full" in str(error.orig) or "No space left" in str(error.orig):
-            detail = "There is no room left for the database; free space and try again."
+            detail = "The disk of the database is full; its operator must free space."
             return problem(request.state.request_id, 507, errors.StorageFull.slug, detail)
         detail = "The database does not answer; try again in a moment."
         return problem(request.state.request_id, 503, errors.Unavailable.slug, detail)
 
     @app.exception_handler(IntegrityError)
-    async def raced(request: Request, error: IntegrityError) -> JSONResponse:
+    async def collided(request: Request, error: IntegrityError) -> JSONResponse:
         if "foreign key" in str(error.orig).lower():
-            detail = "Something that this refers to went away at this very moment; send the request again."
+            detail = "Something that this request refers to was deleted at the same moment; send the request again."
             return problem(request.state.request_id, 503, errors.Unavailable.slug, detail)
-        detail = "Somebody else did the same at this very moment; look, and try again."
+        detail = "Somebody else changed the same thing at the same moment; look at it, and try again."
         return problem(request.state.request_id, 409, errors.WrongState.slug, detail)

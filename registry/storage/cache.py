@@ -1,10 +1,10 @@
-"""Bytes that are at the Hub and were needed here: kept by sha256, as long as there is room.
+"""The cache of files from the Hub, kept by sha256 as long as there is room.
 
     DATA/cache/<sha256>         verified bytes, fetched once
-    DATA/cache/<name>.part      on their way; an attempt that was killed is gone on with
+    DATA/cache/<name>.part      bytes on their way; an interrupted download resumes
 
-Who needs a file holds a shared lock on it, and only what nobody holds is thrown away, the least recently used first. A
-lock is on the file, not on its name: whoever has got one looks whether the name still stands for that file.
+A process that needs a file holds a shared lock on it; only files without a lock are removed, the least recently used
+first. A lock is on the file, not on its name: after taking one, check that the name still stands for that file.
 """
 
 import fcntl
@@ -25,28 +25,28 @@ PART = ".part"
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of one store; its folder is made when it is first written to."""
+    """The cache of one store; its folder is created at the first write."""
 
     store: Store
 
     @property
     def folder(self) -> Path:
-        """Where it is: on the file system of the blobs."""
+        """The folder, on the file system of the blobs."""
         return self.store.root / "cache"
 
     def path(self, sha256: str) -> Path:
-        """Return where a file lies, whether or not it is there."""
+        """Return the path of a file, whether or not it exists."""
         return self.folder / sha256
 
     def hold(self, stack: ExitStack, digests: Collection[str]) -> list[str]:
-        """Keep files from being thrown away until a stack is left; return the digests of those that are not there."""
+        """Keep files from being removed until a stack is left; return the digests of those that are missing."""
         return [sha256 for sha256 in sorted(digests) if not self._hold(stack, sha256)]
 
     def _hold(self, stack: ExitStack, sha256: str) -> bool:
         with suppress(FileNotFoundError), ExitStack() as mine:
             handle = os.open(self.path(sha256), os.O_RDONLY)
             mine.callback(os.close, handle)
-            fcntl.flock(handle, fcntl.LOCK_SH)  # who throws away holds it for a moment only
+            fcntl.flock(handle, fcntl.LOCK_SH)  # held only briefly by a process that removes the file
             if os.path.samestat(os.fstat(handle), self.path(sha256).stat()):
                 os.utime(handle)
                 stack.push(mine.pop_all())
@@ -55,10 +55,10 @@ class Cache:
 
     @contextmanager
     def partial(self, name: str) -> Iterator[BinaryIO]:
-        """Lend the partial file of some bytes, to one process at a time; another one waits.
+        """Open a partial file for one process at a time; others wait.
 
         Raises:
-            StorageFull, StorageFailed: the disk failed.
+            StorageFull, StorageFailed: The disk failed.
         """
         path = self.folder / f"{name}{PART}"
         with self.store.writing("the cache"):
@@ -72,9 +72,9 @@ class Cache:
                             return
 
     def keep(self, file: BinaryIO, name: str, sha256: str) -> None:
-        """Give a partial file that is whole, and hashes to `sha256`, its place; the caller has it from `partial`."""
+        """Move a complete partial file, which hashes to `sha256`, to its place; the caller has it from `partial`."""
         if not re.fullmatch(HEX256, sha256):
-            raise ValueError("no digest")
+            raise ValueError(f"{sha256!r} is not a sha256 digest.")
         file.flush()
         os.fchmod(file.fileno(), 0o444)
         os.fsync(file.fileno())
@@ -82,31 +82,31 @@ class Cache:
         sync_folder(self.folder)
 
     def discard(self, name: str) -> None:
-        """Forget a partial file; the caller has it from `partial`."""
+        """Delete a partial file; the caller has it from `partial`."""
         (self.folder / f"{name}{PART}").unlink(missing_ok=True)
 
     def lend(self, sha256: str, folder: Path) -> None:
-        """Give a file that is there a second name, the same, in a folder of the same file system."""
-        with self.store.writing("the cache"), suppress(FileNotFoundError):  # the blobs may have it in our place
+        """Link a file under the same name into a folder on the same file system."""
+        with self.store.writing("the cache"), suppress(FileNotFoundError):  # it may be among the blobs instead
             os.link(self.path(sha256), folder / sha256)
 
     def trim(self, most: int) -> int:
-        """Throw away what was not used for longest until at most so many bytes are there; return how many went."""
-        found = []
+        """Remove the least recently used files until at most `most` bytes are left; return the bytes removed."""
+        files = []
         with suppress(FileNotFoundError):
             for entry in os.scandir(self.folder):
                 with suppress(FileNotFoundError):
                     status = entry.stat()
-                    found.append((status.st_mtime, status.st_size, Path(entry.path)))
-        total, gone = sum(size for _, size, _ in found), 0
-        for _, size, path in sorted(found):
-            if total - gone <= most:
+                    files.append((status.st_mtime, status.st_size, Path(entry.path)))
+        total, removed = sum(size for _, size, _ in files), 0
+        for _, size, path in sorted(files):
+            if total - removed <= most:
                 break
-            gone += size * _throw_away(path)
-        return gone
+            removed += size * _remove(path)
+        return removed
 
 
-def _throw_away(path: Path) -> bool:
+def _remove(path: Path) -> bool:
     with suppress(FileNotFoundError, BlockingIOError):
         handle = os.open(path, os.O_RDONLY)
         try:

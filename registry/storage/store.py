@@ -1,11 +1,11 @@
-"""Blobs by sha256 on a local disk: put, adopt, open, exists.
+"""The store: blobs by sha256 on a local disk; put, adopt, open, exists.
 
-    DATA/blobs/sha256/ab/cd/<64 hex>     finished bytes, read-only, never changed
+    DATA/blobs/sha256/ab/cd/<64 hex>     complete bytes, read-only, never changed
     DATA/staging/<name>                  bytes on their way in: uploads and the folders of jobs
 
-The one write path: bytes in `staging` (the same file system), hashed, fsync, atomic rename, fsync of the
-folder. Only after `put` or `adopt` returned may a database row name the blob. A failed fsync is never
-repeated: the bytes are thrown away and the caller is told (the page cache may have dropped them already).
+There is one way to write: bytes in `staging` (on the same file system), hashed, fsync, atomic rename, fsync of the
+folder. A database row may name the blob only after `put` or `adopt` has returned. A failed fsync is never repeated: the
+bytes are thrown away and an error is raised (the page cache may have dropped them already).
 """
 
 import errno
@@ -33,7 +33,7 @@ class Store:
 
     Attributes:
         root: The folder.
-        failed: Why no more bytes are taken, once the disk has failed.
+        failed: Why no more bytes are written, once the disk has failed.
     """
 
     root: Path
@@ -41,22 +41,24 @@ class Store:
 
     @property
     def staging(self) -> Path:
-        """Where bytes wait until they are whole."""
+        """The folder of bytes that are not complete yet."""
         return self.root / "staging"
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Guard a write: a disk error is a sentence, and after an I/O error nothing more is written.
+        """Guard a write: turn a disk error into a sentence, and after an I/O error write nothing more.
 
-        A disk that failed once may have dropped what it still shows as written; that is for a person to look at.
+        A disk that failed once may have dropped what it still shows as written; a person has to look at that.
 
         Raises:
-            StorageFull: there is no room.
-            StorageFailed: the disk failed now, or has failed before.
-            TooMany: too many files are open.
+            StorageFull: The disk has no room.
+            StorageFailed: The disk failed now, or has failed before.
+            TooMany: Too many files are open.
         """
         if self.failed:
-            raise StorageFailed(f"The disk failed before ({self.failed}); the operator must look at it and restart.")
+            raise StorageFailed(
+                f"The disk failed before ({self.failed}); the operator must check it and restart the registry."
+            )
         try:
             yield
         except BreadcrumbError:
@@ -79,7 +81,7 @@ class Store:
                 sync_folder(folder)
 
     def path(self, sha256: str) -> Path:
-        """Return where a blob lies, whether or not it is there.
+        """Return the path of a blob, whether or not it exists.
 
         Raises:
             NotFound: `sha256` is not 64 lowercase hex digits.
@@ -89,14 +91,14 @@ class Store:
         return self.root / "blobs" / "sha256" / sha256[:2] / sha256[2:4] / sha256
 
     def exists(self, sha256: str) -> bool:
-        """Say whether the blob is there."""
+        """Say whether a blob is stored."""
         return self.path(sha256).is_file()
 
     def open(self, sha256: str) -> BinaryIO:
         """Open a blob for reading.
 
         Raises:
-            NotFound: there is no such blob.
+            NotFound: No such blob exists.
         """
         try:
             return self.path(sha256).open("rb")
@@ -108,11 +110,11 @@ class Store:
 
         Args:
             chunks: The bytes.
-            sha256: What they must hash to, when the caller knows.
+            sha256: The digest that they must have, if the caller knows it.
 
         Raises:
-            DigestMismatch: they hash to something else; nothing is kept.
-            StorageFull, StorageFailed: the disk did not take them; nothing is kept.
+            DigestMismatch: The bytes hash to something else; nothing is kept.
+            StorageFull, StorageFailed: The disk did not take the bytes; nothing is kept.
         """
         staged = self.staging / f"put-{os.urandom(16).hex()}"
         hasher, size = hashlib.sha256(), 0
@@ -121,21 +123,21 @@ class Store:
                 for chunk in chunks:
                     hasher.update(chunk)
                     size += file.write(chunk)
-            found = hasher.hexdigest()
-            if sha256 is not None and found != sha256:
-                raise DigestMismatch(f"The bytes hash to {found}, not to {sha256}.")
-            self.adopt(staged, found)
+            digest = hasher.hexdigest()
+            if sha256 is not None and digest != sha256:
+                raise DigestMismatch(f"The bytes hash to {digest}, not to {sha256}.")
+            self.adopt(staged, digest)
         finally:
             staged.unlink(missing_ok=True)
-        return found, size
+        return digest, size
 
     def adopt(self, staged: Path, sha256: str) -> None:
         """Move a staged file whose bytes hash to `sha256` to its place and make it durable.
 
-        The caller vouches for the digest. The staged name is gone afterwards.
+        The caller guarantees the digest. The staged file is gone afterwards.
 
         Raises:
-            StorageFull, StorageFailed: the disk failed; the staged file is thrown away.
+            StorageFull, StorageFailed: The disk failed; the staged file is thrown away.
         """
         final = self.path(sha256)
         try:
@@ -147,8 +149,9 @@ class Store:
                 finally:
                     os.close(handle)
                 final.parent.mkdir(parents=True, exist_ok=True)
-                staged.replace(final)  # the same bytes when there is a twin; the right ones when it is damaged
-                for folder in (final.parent, *final.parent.parents[:2]):  # a twin's writer may have died
+                staged.replace(final)  # replaces the same bytes, or damaged ones
+                # Also if the blob existed: its writer may have died before it did this.
+                for folder in (final.parent, *final.parent.parents[:2]):
                     sync_folder(folder)
         finally:
             staged.unlink(missing_ok=True)
@@ -161,7 +164,7 @@ class Store:
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """Lend an empty staging folder that is removed afterwards, whatever was left in it."""
+        """Create an empty staging folder, and remove it afterwards with everything in it."""
         folder = self.staging / name
         self.discard(folder)
         with self.writing("a staging folder"):

@@ -1,1 +1,1 @@
-"""Worker and courier: claiming jobs, running them in sandboxes, delivering webhooks."""
+"""Worker and courier: claim jobs and run them in sandboxes; deliver webhooks."""

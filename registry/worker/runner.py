@@ -1,8 +1,8 @@
-"""What every job of a worker is done with: a task in a sandbox, heartbeats meanwhile, and the base at hand.
+"""The runner: runs a job's task in a sandbox, with heartbeats meanwhile, and fetches the base if needed.
 
 claim ── sandbox ── heartbeat every second ── result
              │            └─ cancelled, or the lease is lost: kill the sandbox
-             └─ crashed or refused: a sentence
+             └─ crashed or refused: an error with one sentence
 """
 
 import contextlib
@@ -29,17 +29,17 @@ from registry.storage.cache import Cache
 from registry.storage.store import Store
 from registry.worker.sandbox import Sandbox
 
-HEARTBEAT = 1.0
-SEEN_EVERY = 15.0  # seconds; a worker that says nothing for four times as long is taken for dead
-FETCHES = 3  # of a base, when others throw away what was fetched before it is used
+HEARTBEAT_EVERY = 1.0  # seconds
+SEEN_EVERY = 15.0  # seconds; a worker that was not seen for four times as long counts as dead
+MOST_FETCHES = 3  # of a base, if the cache drops fetched files before they are used
 
 
 class Stopped(Exception):
-    """The worker is asked to stop."""
+    """The worker was asked to stop."""
 
 
 class Runner:
-    """Runs tasks for a worker, which knows what comes of them."""
+    """Runs tasks for a worker, which records their results."""
 
     def __init__(self, settings: Settings, database: Database, store: Store) -> None:
         self.settings, self.database, self.store = settings, database, store
@@ -47,17 +47,17 @@ class Runner:
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.stopping = threading.Event()
         self.cache = Cache(store)
-        self.device, self.seen = settings.device, float("-inf")  # where it composes; when it last said that it is there
-        self.kept: Sandbox | None = None  # has composed on the GPU, and holds a base there
+        self.device, self.seen = settings.device, float("-inf")  # where it composes; when it was last marked as seen
+        self.kept: Sandbox | None = None  # a process that has composed on the GPU and keeps a base there
 
     def be_seen(self, session: Session) -> None:
-        """Write down that this worker is there, every few seconds."""
+        """Mark this worker as seen, every few seconds."""
         if time.monotonic() - self.seen >= SEEN_EVERY:
             workers.mark_seen(session, self.name, self.device)
             self.seen = time.monotonic()
 
     def model(self, session: Session, claim: jobs.Claim) -> Model:
-        """Return the model a job is about."""
+        """Return the model that a job is about."""
         return session.get_one(Model, uuid.UUID(claim.payload["model_id"]))
 
     def in_sandbox(
@@ -75,14 +75,14 @@ class Runner:
         Args:
             claim: The job.
             function: `module:name`.
-            keep: Whether to use the process that the last such task left, and to leave it for the next.
-            network: Whether it may reach other machines; where not, the kernel sees to that if it can.
-            done: How much of the job is done before the task, and how much is by it.
-            kwargs: Of the function.
+            keep: Whether to reuse the process that the last such task left, and to leave it for the next.
+            network: Whether the process may reach other machines; if not, the kernel prevents it where it can.
+            done: The share of the job that is done before the task, and the share that the task does.
+            kwargs: Arguments of the function.
 
         Raises:
-            JobCancelled, LeaseLost, Stopped: the process has been killed.
-            BreadcrumbError: what the task raised, or JobFailed when it crashed.
+            JobCancelled, LeaseLost, Stopped: The process was killed.
+            BreadcrumbError: The task raised it; JobFailed when the process crashed.
         """
         sandbox = self.take_kept(kwargs) if keep else None
         sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
@@ -91,7 +91,7 @@ class Runner:
             while (result := sandbox.wait(0.25)) is None:
                 if self.stopping.is_set():
                     raise Stopped
-                if time.monotonic() - beat >= min(HEARTBEAT, self.settings.lease_seconds / 4):
+                if time.monotonic() - beat >= min(HEARTBEAT_EVERY, self.settings.lease_seconds / 4):
                     beat = time.monotonic()
                     with self.database.write() as session:
                         self.be_seen(session)
@@ -101,7 +101,7 @@ class Runner:
             ended = True
             return result
         except JobFailed:
-            if self.stopping.wait(0.5):  # whoever stops us may have stopped the process too
+            if self.stopping.wait(0.5):  # what stops this worker may have stopped the process, too
                 raise Stopped from None
             raise
         finally:
@@ -111,7 +111,7 @@ class Runner:
                 sandbox.kill()
 
     def take_kept(self, kwargs: dict[str, Any]) -> Sandbox | None:
-        """Call the task of the process that was kept once more; None when there is none, or it has died since."""
+        """Call the task again in the process that was kept; None if there is none, or it has died since."""
         kept, self.kept = self.kept, None
         if kept is None:
             return None
@@ -126,20 +126,20 @@ class Runner:
     def fetched(
         self, claim: jobs.Claim, source: str, files: Sequence[hub_bases.HubFile]
     ) -> Iterator[list[hub_bases.HubFile]]:
-        """Have files of a base here for a while, from the Hub if need be; yield them by their sha256.
+        """Keep files of a base here for a while, fetching them from the Hub if needed; yield them by their sha256.
 
         Raises:
-            JobFailed: the Hub does not have these bytes any more.
-            Unavailable: the Hub does not send them now, or there is no room for them beside those of others.
+            JobFailed: The Hub no longer has these bytes.
+            Unavailable: The Hub does not send the bytes now, or the cache has no room beside what other jobs use.
         """
-        found = list(files)
-        for _ in range(FETCHES):
+        current = list(files)
+        for _ in range(MOST_FETCHES):
             with contextlib.ExitStack() as stack:
-                known = {file.name for file in found if len(file.name) == 64}
-                absent = self.cache.hold(stack, [sha256 for sha256 in known if not self.store.exists(sha256)])
-                wanted = {file.name: file for file in found if file.name in absent or file.name not in known}
+                known = {file.name for file in current if len(file.name) == 64}
+                missing = self.cache.hold(stack, [sha256 for sha256 in known if not self.store.exists(sha256)])
+                wanted = {file.name: file for file in current if file.name in missing or file.name not in known}
                 if not wanted:
-                    yield found
+                    yield current
                     break
                 brought = self.in_sandbox(
                     claim,
@@ -150,15 +150,15 @@ class Runner:
                     files=[(file.path, file.size, file.name) for file in wanted.values()],
                     data=str(self.store.root),
                 )
-                found = [replace(file, name=brought.get(file.name, file.name)) for file in found]
+                current = [replace(file, name=brought.get(file.name, file.name)) for file in current]
         else:
-            raise Unavailable(f"The cache has no room for {source} beside what others need; try again later.")
-        if found:
+            raise Unavailable(f"The cache has no room for {source} beside what other jobs use; try again later.")
+        if current:
             self.cache.trim(self.settings.cache_bytes)
 
     @contextlib.contextmanager
     def base_here(self, claim: jobs.Claim) -> Iterator[None]:
-        """Have all files of a model's base here for a while."""
+        """Keep all files of a model's base here for a while."""
         with self.database.read() as session:
             model = self.model(session, claim)
             remote = hub_bases.remote(session, model)
@@ -166,7 +166,7 @@ class Runner:
             yield
 
     def readable(self, files: dict[str, str]) -> dict[str, str]:
-        """Return the paths of the files that say what the weights are: safetensors, index and config."""
+        """Return the paths of the files that hold or describe the weights: safetensors, index and config."""
         return {
             path: str(self.cache.path(sha256) if self.is_cached(sha256) else self.store.path(sha256))
             for path, sha256 in files.items()

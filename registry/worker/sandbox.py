@@ -1,8 +1,8 @@
-"""Run a function in a disposable process: whatever happens in there harms nobody else.
+"""Sandboxes: run a function in a disposable process, so that a crash harms nothing else.
 
-The process is forked from a server that has imported the science once, so it starts in milliseconds. It holds no
-connection, no token and no database URL; it is the first the kernel kills when memory runs out; it ends when its
-parent does. What it says comes back as JSON over a pipe, never as pickles: it has been reading strangers' bytes.
+The process is forked from a server that has imported the science once, so it starts in milliseconds. It has no
+connection, no token and no database URL; the kernel kills it first when memory runs out; it ends when its parent does.
+Its results come back as JSON over a pipe, never as pickles, since it reads strangers' bytes.
 """
 
 import contextlib
@@ -25,22 +25,22 @@ from typing import Any
 
 from registry.errors import BreadcrumbError, JobFailed, by_slug
 
-PRELOAD = ["registry.worker.tasks"]
-KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+PRELOAD = ["registry.worker.preload"]
+KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 CLONE_NEWNET = 0x40000000  # linux/sched.h
-TELL_EVERY = 0.1
-ANSWER_BYTES = 512 * 2**20
+PROGRESS_EVERY = 0.1  # seconds
+MOST_ANSWER = 512 * 2**20  # bytes
 
 
 def context() -> ForkServerContext:
-    """Return the context whose server has the science imported."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(PRELOAD)
-    return made
+    """Return the context whose fork server has imported the science."""
+    forkserver_context = multiprocessing.get_context("forkserver")
+    forkserver_context.set_forkserver_preload(PRELOAD)
+    return forkserver_context
 
 
 def warm_up() -> None:
-    """Start the server that processes are forked from, so that the first job need not wait for its imports."""
+    """Start the fork server, so that the first job does not wait for its imports."""
     context()
     forkserver.ensure_running()
 
@@ -49,12 +49,12 @@ class Sandbox:
     """One function call in a process of its own.
 
     Args:
-        function: `module:name`; it is called with `kwargs` and `progress`, and returns JSON. A name, so that the
-            caller need not import what only the process needs.
+        function: `module:name`; it is called with `kwargs` and `progress`, and returns JSON. It is given by name, so
+            that the caller does not import what only the process needs.
         kwargs: Its arguments.
         memory: Limit of its address space in bytes, or None.
-        keep: Whether the process stays after a result, for `again`; after anything else it never does.
-        network: Whether it may reach other machines, which is for what fetches bytes and does not look into them.
+        keep: Whether the process stays after a result, for `again`; after an error it always ends.
+        network: Whether it may reach other machines, only for functions that fetch bytes and do not parse them.
     """
 
     def __init__(
@@ -67,27 +67,27 @@ class Sandbox:
     ) -> None:
         self.progress = 0.0
         self.keep = keep
-        made = context()
-        self._pipe, theirs = made.Pipe()
-        self._process: ForkServerProcess = made.Process(
+        forkserver_context = context()
+        self._pipe, theirs = forkserver_context.Pipe()
+        self._process: ForkServerProcess = forkserver_context.Process(
             target=_main, args=(theirs, function, kwargs, memory, keep, network), daemon=True
         )
         self._process.start()
         theirs.close()
 
     def wait(self, seconds: float) -> Any | None:
-        """Wait for the result; None when it is not there yet.
+        """Wait for the result; None if it has not arrived yet.
 
         Raises:
-            BreadcrumbError: what the function raised.
-            JobFailed: the process crashed; the message says how.
+            BreadcrumbError: The function raised it.
+            JobFailed: The process crashed; the message says how.
         """
         deadline = time.monotonic() + seconds
         while self._pipe.poll(max(0.0, deadline - time.monotonic())):
             try:
-                kind, content = json.loads(self._pipe.recv_bytes(ANSWER_BYTES))
+                kind, content = json.loads(self._pipe.recv_bytes(MOST_ANSWER))
             except (EOFError, OSError):
-                self._process.join(5)  # its pipe is closed, so it is on its way out
+                self._process.join(5)  # its pipe is closed, so it is ending
                 self.kill()
                 raise JobFailed(self._epitaph()) from None
             if kind == "progress":
@@ -102,10 +102,10 @@ class Sandbox:
         return None
 
     def again(self, kwargs: dict[str, Any]) -> None:
-        """Call the function once more, in the process that was kept.
+        """Call the function again, in the process that was kept.
 
         Raises:
-            OSError: The process is gone.
+            OSError: The process has ended.
         """
         if not self._process.is_alive():
             raise BrokenPipeError("The process that was kept has ended.")
@@ -142,9 +142,9 @@ def _revive(problem: dict[str, Any]) -> BreadcrumbError:
 def _main(
     pipe: Connection, function: str, kwargs: dict[str, Any], memory: int | None, keep: bool, network: bool
 ) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which ends this process itself
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which ends this process
         signal.signal(number, signal.SIG_IGN)
-    for name in [name for name in os.environ if name not in KEPT]:
+    for name in [name for name in os.environ if name not in KEPT_VARIABLES]:
         del os.environ[name]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory is not None:
@@ -152,43 +152,43 @@ def _main(
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     if not network:
-        ctypes.CDLL(None).unshare(CLONE_NEWNET)  # none where the kernel lets us give it up
+        ctypes.CDLL(None).unshare(CLONE_NEWNET)  # gives up the network, where the kernel allows that
     calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, calls), daemon=True).start()
-    told = 0.0
+    sent_at = 0.0
 
     def progress(value: float) -> None:
-        nonlocal told
-        if time.monotonic() - told >= TELL_EVERY:
-            told = time.monotonic()
-            _tell(pipe, "progress", value)
+        nonlocal sent_at
+        if time.monotonic() - sent_at >= PROGRESS_EVERY:
+            sent_at = time.monotonic()
+            _send(pipe, "progress", value)
 
     try:
         module, _, name = function.partition(":")
         call = getattr(importlib.import_module(module), name)
         while True:
-            _tell(pipe, "result", call(**kwargs, progress=progress))
+            _send(pipe, "result", call(**kwargs, progress=progress))
             if not keep:
                 break
             kwargs = calls.get()
     except BreadcrumbError as error:
-        _tell(pipe, "error", {"slug": error.slug, "message": error.message, "field": error.field})
+        _send(pipe, "error", {"slug": error.slug, "message": error.message, "field": error.field})
     except MemoryError:
-        _tell(pipe, "error", {"slug": JobFailed.slug, "message": "This job needs more memory.", "field": None})
-    except BaseException as error:  # also a panic of a native library, which is no Exception
-        traceback.print_exc()  # for the operator; people get no paths and no values
-        message = f"This job failed inside with {type(error).__name__}; the operator has the log."
-        _tell(pipe, "error", {"slug": JobFailed.slug, "message": message, "field": None})
+        _send(pipe, "error", {"slug": JobFailed.slug, "message": "This job needs more memory.", "field": None})
+    except BaseException as error:  # also a panic of a native library, which is not an Exception
+        traceback.print_exc()  # for the operator; users see neither paths nor values
+        message = f"This job failed with an internal {type(error).__name__}; the operator can find it in the log."
+        _send(pipe, "error", {"slug": JobFailed.slug, "message": message, "field": None})
     finally:
-        os._exit(0)  # nothing here is worth an orderly end
+        os._exit(0)  # nothing here needs an orderly end
 
 
-def _tell(pipe: Connection, kind: str, content: Any) -> None:
+def _send(pipe: Connection, kind: str, content: Any) -> None:
     pipe.send_bytes(json.dumps([kind, content]).encode())
 
 
 def _listen(pipe: Connection, calls: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    """Take further calls, and end this process when its parent is gone."""
+    """Receive further calls, and end this process when its parent has ended."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             calls.put(json.loads(pipe.recv_bytes()))

@@ -1,7 +1,7 @@
-"""What runs in a disposable process: the science on strangers' bytes, with JSON in and JSON out.
+"""Tasks, which run in disposable processes: the science on strangers' bytes, with JSON in and JSON out.
 
-Inputs are paths of blobs, or of the cache. What is composed is hashed again while it is read: a disk may have lost some
-of its bits. What fetches from a Hub is here, too, and looks into nothing that it fetches.
+Inputs are paths of blobs or of the cache. Inputs of a composition are hashed again while they are read, since disks
+lose bits. Fetching from a Hub is a task as well, and does not look into the files that it fetches.
 """
 
 import os
@@ -18,11 +18,14 @@ from registry.breadcrumbs.checking.claims import CheckResult, check_density
 from registry.breadcrumbs.checking.finite import check_finite
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
-from registry.breadcrumbs.formats import checkpoint as checkpoints
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
+from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import InvalidInput, StorageFailed, StorageFull
 from registry.files.hashing import hash_file
+from registry.files.threads import processors
 from registry.outside.hub import Download, Hub, listing
 from registry.storage.cache import Cache
 from registry.storage.store import Store
@@ -31,20 +34,20 @@ Progress = Callable[[float], None]
 
 
 def fraction(progress: Progress) -> Callable[[int, int], None]:
-    """Turn (done, all) into a number from 0 to 1."""
+    """Return a callback for (done, all) that reports a number from 0 to 1."""
     return lambda done, whole: progress(done / whole if whole else 1.0)
 
 
 def list_source(hub: Mapping[str, Any], source: str, progress: Progress) -> dict[str, Any]:
-    """Ask a Hub what a base is made of: its commit, and (path, bytes, object) of each file.
+    """List a base at a Hub: its commit, and (path, bytes, object) of each file.
 
     Args:
         hub: Fields of a Hub.
         source: `hf://org/name@revision`.
-        progress: Not told anything.
+        progress: Not called.
 
     Raises:
-        InvalidRequest, JobFailed, Unavailable: as `registry.outside.hub.listing` says.
+        InvalidRequest, JobFailed, Unavailable: As of `registry.outside.hub.listing`.
     """
     commit, files = listing(Hub(**hub), source)
     return {"commit": commit, "files": files}
@@ -53,42 +56,42 @@ def list_source(hub: Mapping[str, Any], source: str, progress: Progress) -> dict
 def fetch(
     hub: Mapping[str, Any], source: str, files: Sequence[tuple[str, int, str]], data: str, progress: Progress
 ) -> dict[str, str]:
-    """Bring files of a base into the cache, and go on with those that were begun.
+    """Fetch files of a base into the cache; interrupted downloads resume.
 
     Args:
         hub: Fields of a Hub.
         source: `hf://org/name@<commit>`.
         files: (path, bytes, object) of each; the object is a sha256, or git's id.
         data: The folder that the cache is in.
-        progress: Told a number from 0 to 1 now and then.
+        progress: Called with a number from 0 to 1 now and then.
 
     Returns:
         The sha256 of each file, by its object.
 
     Raises:
-        JobFailed, Unavailable: as `registry.outside.hub.Download` says.
-        StorageFull, StorageFailed: the disk has no room for them, or failed.
+        JobFailed, Unavailable: As of `registry.outside.hub.Download`.
+        StorageFull, StorageFailed: The disk has no room for them, or failed.
     """
-    cache, made, found = Cache(Store(Path(data))), Hub(**hub), dict[str, str]()
+    cache, host, fetched = Cache(Store(Path(data))), Hub(**hub), dict[str, str]()
     whole, done = sum(size for _, size, _ in files), 0
 
-    def tell(count: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done
         done += count
         progress(done / whole if whole else 1.0)
 
-    with made.client() as client:
+    with host.client() as client:
         for path, size, name in files:
             with cache.partial(name) as file:
-                if cache.path(name).is_file():  # another process has brought it meanwhile
+                if cache.path(name).is_file():  # another process has fetched it meanwhile
                     cache.discard(name)
-                    found[name] = name
+                    fetched[name] = name
                 else:
                     if size - os.fstat(file.fileno()).st_size > (free := shutil.disk_usage(data).free):
                         raise StorageFull(f"There is no room for the {size} bytes of {path}; {free} are free.")
-                    found[name] = Download(made, source, path, size, name, file, tell).run(client)
-                    cache.keep(file, name, found[name])
-    return found
+                    fetched[name] = Download(host, source, path, size, name, file, advance).run(client)
+                    cache.keep(file, name, fetched[name])
+    return fetched
 
 
 def import_base(files: Mapping[str, str], progress: Progress) -> dict[str, Any]:
@@ -96,18 +99,18 @@ def import_base(files: Mapping[str, str], progress: Progress) -> dict[str, Any]:
 
     Args:
         files: Path of each file of the base (weights, index, config) by its name in the folder.
-        progress: Told a number from 0 to 1 now and then.
+        progress: Called with a number from 0 to 1 now and then.
 
     Raises:
-        InvalidCheckpoint: the files are no sound checkpoint.
-        StorageFailed: a file is gone.
+        InvalidCheckpoint: The files are not a sound checkpoint.
+        StorageFailed: A file is missing.
     """
     require_files(files.values())
-    with checkpoints.open_checkpoint({name: Path(path) for name, path in files.items()}) as base:
-        digests = checkpoints.tensor_digests(base, fraction(progress))
+    with open_checkpoint({name: Path(path) for name, path in files.items()}) as base:
+        digests = tensor_digests(base, fraction(progress))
         tensors = [(name, spec.dtype, list(spec.shape), digests[name]) for name, spec in base.tensors.items()]
         return {
-            "weights_digest": checkpoints.weights_digest(tensors),
+            "weights_digest": weights_digest(tensors),
             "parameters": sum(spec.numel for spec in base.tensors.values()),
             "model_type": base.config.get("model_type"),
             "tensors": tensors,
@@ -122,33 +125,33 @@ def check_patch(
     files: Mapping[str, str],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Check a stranger's patch file against a base and return its statistics, and what the checks found.
+    """Check a stranger's patch file against a base; return its statistics and the results of the checks.
 
-    A file that is no sound patch for the base is an error; one that is, and not good for much, fails a check.
+    A file that is not a sound patch for the base is an error; a sound patch that is of little use fails a check.
 
     Args:
         path: The file.
-        sha256: What it must hash to.
+        sha256: The file's expected sha256.
         base: Weights digest of the base.
         tensors: (name, dtype, shape) of every tensor of the base.
         files: Path of each file of the base (weights, index, config) by its name in the folder.
-        progress: Told a number from 0 to 1 now and then.
+        progress: Called with a number from 0 to 1 now and then.
 
     Raises:
-        InvalidPatch, BaseMismatch: names the entry and the rule.
-        StorageFailed: the file, or one of the base's, is gone or damaged.
+        InvalidPatch, BaseMismatch: The file breaks a rule; the message names the entry and the rule.
+        StorageFailed: The file, or one of the base's, is missing or damaged.
     """
     require_files([path, *files.values()])
-    specs = {name: checkpoints.TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
+    specs = {name: TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
     report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)))
     require_digest(sha256, report.sha256)
     try:
         with (
-            checkpoints.open_checkpoint({name: Path(file) for name, file in files.items()}) as checkpoint,
+            open_checkpoint({name: Path(file) for name, file in files.items()}) as checkpoint,
             open_patch(Path(path)) as patch,
         ):
             finite = check_finite(checkpoint, patch, fraction(lambda done: progress((1 + done) / 2)))
-    except InvalidInput as problem:  # both were sound when they were taken in
+    except InvalidInput as problem:  # the base was checked when it was imported, the patch above
         raise StorageFailed(f"A blob of the base {base} is damaged: {problem}") from None
     checks = [
         CheckResult("format", "pass", "The file is a sound patch."),
@@ -197,28 +200,26 @@ def compose(
         recipe: `base`, `alpha` and `items` (pairs of sha256 and weight).
         out: The folder to write to.
         device: auto, cpu or cuda.
-        device_memory: Most bytes to use on a GPU, or None for the default.
-        progress: Told a number from 0 to 1 now and then.
+        device_memory: Most bytes to use on a GPU; None for the default.
+        progress: Called with a number from 0 to 1 now and then.
 
     Raises:
-        NotFinite: the result overflows; names the tensor.
-        StorageFailed: an input is gone, or damaged.
+        NotFinite: The result overflows; the message names the tensor.
+        StorageFailed: An input is missing or damaged.
     """
     inputs = {sha256: path for path, sha256 in base.values()} | dict(patches)
     require_files(inputs.values())
-    made = make_recipe(recipe["base"], recipe["alpha"], recipe["items"])
+    checked = make_recipe(recipe["base"], recipe["alpha"], recipe["items"])
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(1))
         hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while it is composed
         try:
-            checkpoint = stack.enter_context(
-                checkpoints.open_checkpoint({name: Path(path) for name, (path, _) in base.items()})
-            )
+            checkpoint = stack.enter_context(open_checkpoint({name: Path(path) for name, (path, _) in base.items()}))
             opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
             result = engine.compose(
                 checkpoint,
                 opened,
-                made,
+                checked,
                 Path(out),
                 device,
                 fraction(progress),
@@ -226,12 +227,12 @@ def compose(
                 base_files={name: base[name][1] for name in checkpoint.files},
                 device_memory=device_memory,
             )
-        except InvalidInput:  # all of it was sound when it was taken in
+        except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
             for sha256, path in inputs.items():
                 require_digest(sha256, hash_file(Path(path)))
             raise
-        for sha256, found in zip(patches, hashed, strict=True):
-            require_digest(sha256, found)
+        for sha256, digest in zip(patches, hashed, strict=True):
+            require_digest(sha256, digest)
     return {
         "weights_digest": result.weights_digest,
         "device": result.device,
@@ -253,26 +254,26 @@ def conflicts(
         patches: Path of each patch file by its sha256.
         pairs: sha256 of the first and the second patch of each pair to compare.
         device: auto, cpu or cuda.
-        device_memory: Most bytes to use on a GPU, or None for the default.
-        progress: Told a number from 0 to 1 now and then.
+        device_memory: Most bytes to use on a GPU; None for the default.
+        progress: Called with a number from 0 to 1 now and then.
 
     Returns:
-        The fields of `Sums` for each tensor of each pair; and for each tensor that a patch touches how many weights
+        The fields of `Sums` for each tensor of each pair; and for each tensor that a patch touches, how many weights
         are touched by 0, 1, ... patches.
 
     Raises:
-        InvalidRequest: a pair names a patch that is not given.
-        StorageFailed: a file is gone, or damaged.
+        InvalidRequest: A pair names a patch that is missing from `patches`.
+        StorageFailed: A file is missing or damaged.
     """
     require_files(patches.values())
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(checkpoints.processors()))
+        pool = stack.enter_context(ThreadPoolExecutor(processors()))
         hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while they are compared
         try:
             opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
-            asked = [(first, second) for first, second in pairs]
-            found = analyse(opened, asked, device, fraction(progress), device_memory)
-        except InvalidInput:  # all of it was sound when it was taken in
+            wanted = [(first, second) for first, second in pairs]
+            analysis = analyse(opened, wanted, device, fraction(progress), device_memory)
+        except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
             for sha256, path in patches.items():
                 require_digest(sha256, hash_file(Path(path)))
             raise
@@ -281,20 +282,20 @@ def conflicts(
     return {
         "pairs": [
             {"first": first, "second": second, "tensors": {name: asdict(sums) for name, sums in tensors.items()}}
-            for (first, second), tensors in found.pairs.items()
+            for (first, second), tensors in analysis.pairs.items()
         ],
-        "census": {name: list(counts) for name, counts in found.census.items()},
+        "census": {name: list(counts) for name, counts in analysis.census.items()},
     }
 
 
 def require_files(paths: Iterable[str]) -> None:
-    """Refuse to start when an input is gone: that is the operator's fault, not the input's."""
+    """Refuse to start when an input is missing, which is for the operator to repair."""
     for path in map(Path, paths):
         if not path.is_file():
             raise StorageFailed(f"The blob {path.name} is missing; the operator should run `crumb-server check`.")
 
 
-def require_digest(expected: str, found: str) -> None:
+def require_digest(expected: str, actual: str) -> None:
     """Refuse an input whose bytes have changed on disk."""
-    if found != expected:
-        raise StorageFailed(f"The blob {expected} is damaged: its bytes hash to {found}.")
+    if actual != expected:
+        raise StorageFailed(f"The blob {expected} is damaged: its bytes hash to {actual}.")

@@ -1,4 +1,4 @@
-"""The worker: claim the next job, run its science in a sandbox, publish the result in one transaction.
+"""The worker: claims the next job, runs it in a sandbox, and publishes the result in one transaction.
 
 claim ── runner.py ── publish (result and `done` in one commit, fenced by the attempt)
              ├─ cancelled, or the lease is lost: nothing is published
@@ -23,7 +23,7 @@ from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFail
 from registry.files.hashing import hash_file
 from registry.services.blobs import blobs, bucket_copies, garbage
 from registry.services.catalog import hub_bases, models, patches
-from registry.services.composing import builds, compositions, conflicts
+from registry.services.composing import builds, compositions, conflict_sums, conflicts
 from registry.services.queue import jobs, workers
 from registry.services.releasing import releases
 from registry.settings import Settings
@@ -33,7 +33,7 @@ from registry.worker.runner import Runner, Stopped
 from registry.worker.sandbox import warm_up
 
 log = structlog.get_logger()
-SWEEP_EVERY = 600.0
+SWEEP_EVERY = 600.0  # seconds
 
 
 class Worker(Runner):
@@ -45,7 +45,7 @@ class Worker(Runner):
         self.fresh = threading.Event()  # there may be something to copy into the bucket
 
     def run(self) -> None:
-        """Work until `stopping` is set; a job in hand is given back."""
+        """Work until `stopping` is set; give back the job that is running then."""
         log.info("worker.start", worker=self.name)
         copier = threading.Thread(target=self.copy_beside, name="bucket")
         if self.bucket:
@@ -60,7 +60,7 @@ class Worker(Runner):
                     self.fresh.set()
             except Stopped:
                 break
-            except Exception:  # the database is away, say: the next round tries again
+            except Exception:  # the database does not answer, say: the next round tries again
                 log.exception("worker.error")
                 worked = False
             if not worked:
@@ -72,7 +72,7 @@ class Worker(Runner):
         log.info("worker.stop", worker=self.name)
 
     def recover(self) -> None:
-        """Put right what a killed process left behind, and warm up; safe at any time."""
+        """Repair what a killed process left behind, and warm up; safe at any time."""
         warm_up()
         with self.database.write() as session:
             self.be_seen(session)
@@ -82,17 +82,17 @@ class Worker(Runner):
         self.sweep()
 
     def sweep(self) -> None:
-        """Clear away expired uploads, abandoned staging files, bytes nothing refers to, and workers of long ago."""
+        """Remove expired uploads, abandoned staging files, bytes that nothing refers to, and workers of long ago."""
         grace = timedelta(hours=self.settings.upload_hours)
-        found = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
-        if found.problem:
-            log.warning("bucket.failed", error=found.problem)
+        collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
+        if collected.problem:
+            log.warning("bucket.failed", error=collected.problem)
         with self.database.write() as session:
             workers.forget(session)
         self.fresh.set()
 
     def copy_beside(self) -> None:
-        """Copy into the bucket what jobs and sweeps leave, beside them: a large file takes longer than a job may wait.
+        """Copy blobs into the bucket in a thread, since a job must not wait for a large file.
 
         What failed is tried again after the next job, or the next sweep.
         """
@@ -101,19 +101,19 @@ class Worker(Runner):
                 self.fresh.clear()
                 try:
                     self.offload()
-                except Exception:  # the database is away, say
+                except Exception:  # the database does not answer, say
                     log.exception("worker.error")
 
     def offload(self) -> None:
         """Copy blobs into the bucket, one at a time, until all are there, the bucket fails, or the worker stops."""
         if self.bucket is None:
             return
-        least, stopping = self.settings.bucket_least, self.stopping.is_set
-        for found in bucket_copies.run(self.database, self.store, self.bucket, least, stopping):
-            if found.error:
-                log.warning("bucket.failed", sha256=found.sha256, size=found.size, error=str(found.error))
+        smallest, stopping = self.settings.bucket_least, self.stopping.is_set
+        for outcome in bucket_copies.run(self.database, self.store, self.bucket, smallest, stopping):
+            if outcome.error:
+                log.warning("bucket.failed", sha256=outcome.sha256, size=outcome.size, error=str(outcome.error))
             else:
-                log.info("bucket.copied", sha256=found.sha256, size=found.size)
+                log.info("bucket.copied", sha256=outcome.sha256, size=outcome.size)
 
     def step(self) -> bool:
         """Run the next job, if there is one; return whether there was."""
@@ -126,7 +126,7 @@ class Worker(Runner):
         bound.info("job.start", attempt=claim.attempt)
         try:
             if claim.deaths >= self.settings.job_attempts:
-                raise JobFailed(f"{claim.deaths} workers died on this job; it is not tried again.")
+                raise JobFailed(f"{claim.deaths} workers died on this job, so it is not tried again.")
             work = {
                 "import": self.import_base,
                 "check": self.check_patch,
@@ -148,8 +148,8 @@ class Worker(Runner):
         except (InvalidInput, JobFailed, NotFinite) as error:
             self.give_up(claim, "failed", error)
             bound.warning("job.failed", error=str(error))
-        except Exception as error:  # database, disk: no fault of what the job is about
-            if isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE:  # who asked can ask again
+        except Exception as error:  # the database or the disk failed, not what the job is about
+            if isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE:  # whoever asked can ask again
                 self.give_up(claim, "failed", error)
             else:
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
@@ -158,7 +158,7 @@ class Worker(Runner):
         return True
 
     def give_up(self, claim: jobs.Claim, state: str, error: BreadcrumbError | None) -> None:
-        """End a job without a result, and let go of what it was about."""
+        """End a job without a result, and record that on what it was about."""
         with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
             jobs.end(session, claim, state, str(error) if error else None)
             if claim.kind == "import":
@@ -171,51 +171,51 @@ class Worker(Runner):
                 releases.failed(session, self.model(session, claim), claim.payload["recipe"])
 
     def import_base(self, claim: jobs.Claim) -> None:
-        """Check a new model's files and write down its tensors."""
+        """Check a new model's files and record its tensors."""
         with self.database.read() as session:
             model = self.model(session, claim)
             files = {file.path: file.sha256 for file in models.base_files(session, model)}
         if model.source is not None and not files:
             self.import_source(claim, model, model.source)
             return
-        report = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(files))
+        contents = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(files))
         card = models.read_card(self.store, files)
         with self.database.write() as session:
-            models.finish_import(session, self.model(session, claim), report, card)
+            models.finish_import(session, self.model(session, claim), contents, card)
             jobs.end(session, claim, "done")
 
-    def import_source(self, claim: jobs.Claim, model: Model, asked: str) -> None:
-        """Fetch a new model's files from the Hub, check them, and pin the model to what they are."""
+    def import_source(self, claim: jobs.Claim, model: Model, wanted: str) -> None:
+        """Fetch a new model's files from the Hub, check them, and pin the model to them."""
         limits = hub_bases.BaseLimits(
             self.settings.upload_bytes,
             self.settings.cache_bytes,
             self.settings.quota_bytes,
             self.settings.quota_uploads,
         )
-        found = self.in_sandbox(
-            claim, "registry.worker.tasks:list_source", network=True, hub=self.settings.hub, source=asked
+        listed = self.in_sandbox(
+            claim, "registry.worker.tasks:list_source", network=True, hub=self.settings.hub, source=wanted
         )
-        chosen = hub_bases.choose(model, [(path, size, name) for path, size, name in found["files"]], limits)
+        chosen = hub_bases.choose(model, [(path, size, name) for path, size, name in listed["files"]], limits)
         with self.database.write() as session:
             hub_bases.require_room(session, self.model(session, claim), hub_bases.stored_files(model, chosen), limits)
-        source = f"{asked.partition('@')[0]}@{found['commit']}"
+        source = f"{wanted.partition('@')[0]}@{listed['commit']}"
         with (
             self.fetched(claim, source, chosen) as files,
             self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder,
         ):
             named = {file.path: file.name for file in files}
-            report = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(named))
+            contents = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(named))
             for sha256 in hub_bases.stored_files(model, files):
                 self.cache.lend(sha256, folder)
             with self.database.write() as session:
                 jobs.hold(session, claim)
                 model = self.model(session, claim)
                 hub_bases.register(session, self.store, model, source, files, folder, limits)
-                models.finish_import(session, model, report, models.read_card(self.store, named))
+                models.finish_import(session, model, contents, models.read_card(self.store, named))
                 jobs.end(session, claim, "done")
 
     def check_patch(self, claim: jobs.Claim) -> None:
-        """Check a pushed file against its model's base and write down its statistics."""
+        """Check a pushed file against its model's base and record its statistics."""
         revision_id = uuid.UUID(claim.payload["revision_id"])
         with self.database.read() as session:
             model = self.model(session, claim)
@@ -223,7 +223,7 @@ class Worker(Runner):
             tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in models.base_tensors(session, model)]
             files = {file.path: file.sha256 for file in models.base_files(session, model)}
         with self.base_here(claim):
-            report = self.in_sandbox(
+            contents = self.in_sandbox(
                 claim,
                 "registry.worker.tasks:check_patch",
                 path=str(self.store.path(revision.sha256)),
@@ -233,32 +233,32 @@ class Worker(Runner):
                 files=self.readable(files),
             )
         with self.database.write() as session:
-            found, subject = patches.by_id(session, revision_id), claim.model + claim.subject
-            patches.finish_check(session, self.model(session, claim), found, subject, report)
+            revision, subject = patches.by_id(session, revision_id), claim.model + claim.subject
+            patches.finish_check(session, self.model(session, claim), revision, subject, contents)
             jobs.end(session, claim, "done")
 
     def compose(self, claim: jobs.Claim) -> None:
-        """Compose a recipe, store its files and write them down."""
+        """Compose a recipe, store its files and record the composition."""
         with self.database.read() as session:
             model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
             compositions.require_ingredients(session, model, recipe)
             base = {file.path: file.sha256 for file in models.base_files(session, model)}
             named = compositions.described(session, model, recipe)
-            made = compositions.reusable(session, model, recipe.digest)
+            result = compositions.reusable(session, model, recipe.digest)
         items = [(item.sha256, item.weight) for item in recipe.items]
         with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
-            if made is None:
-                made = self.compose_into(folder, claim, base, recipe) | {"builder": self.name}
+            if result is None:
+                result = self.compose_into(folder, claim, base, recipe) | {"builder": self.name}
             card = render_card(
                 model.full_name,
                 model.full_name,
                 make_recipe(recipe.base_digest, recipe.alpha, items),
-                made["weights_digest"],
-                [CardItem(item.sha256, found.patch.number, found.title) for item, found in named if found],
+                result["weights_digest"],
+                [CardItem(item.sha256, revision.patch.number, revision.title) for item, revision in named if revision],
                 models.read_card(self.store, base),
             )
             (folder / "README.md").write_text(card)
-            files = {**base, **made["files"], "README.md": hash_file(folder / "README.md")}
+            files = {**base, **result["files"], "README.md": hash_file(folder / "README.md")}
             with self.database.write() as session:
                 jobs.hold(session, claim)
                 for path in sorted(folder.iterdir(), key=lambda path: files[path.name]):  # one order, no deadlock
@@ -268,11 +268,11 @@ class Worker(Runner):
                     session,
                     model,
                     recipe.digest,
-                    made["weights_digest"],
-                    made["device"],
-                    made["seconds"],
+                    result["weights_digest"],
+                    result["device"],
+                    result["seconds"],
                     files,
-                    made["builder"],
+                    result["builder"],
                 )
                 releases.composed(session, model, recipe.digest)
                 jobs.end(session, claim, "done")
@@ -280,10 +280,10 @@ class Worker(Runner):
     def compose_into(
         self, folder: Path, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, keep: bool = True
     ) -> dict[str, Any]:
-        """Compose the weight files of a recipe into a folder, by the process that the last composition left, if any."""
+        """Compose the weight files of a recipe into a folder, in the process that the last composition left, if any."""
         items = [(item.sha256, item.weight) for item in recipe.items]
         with self.base_here(claim):
-            made: dict[str, Any] = self.in_sandbox(
+            result: dict[str, Any] = self.in_sandbox(
                 claim,
                 "registry.worker.tasks:compose",
                 keep=keep and self.settings.device != "cpu",
@@ -294,33 +294,33 @@ class Worker(Runner):
                 device=self.settings.device,
                 device_memory=self.settings.device_memory,
             )
-        self.device = made["device"]
-        if self.kept and made["device"] != "cuda":
+        self.device = result["device"]
+        if self.kept and result["device"] != "cuda":
             self.kept.kill()
             self.kept = None
-        return made
+        return result
 
     def rebuild(self, claim: jobs.Claim) -> None:
-        """Compose a recipe that another worker has composed, and write down whether the same came out."""
+        """Compose a recipe that another worker has composed, and record the result as a build."""
         with self.database.read() as session:
             model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
             compositions.require_ingredients(session, model, recipe)
             base = {file.path: file.sha256 for file in models.base_files(session, model)}
         with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
-            made = self.compose_into(folder, claim, base, recipe, keep=False)
+            result = self.compose_into(folder, claim, base, recipe, keep=False)
         with self.database.write() as session:
             jobs.hold(session, claim)
             model = self.model(session, claim)
-            builds.rebuilt(session, model, recipe.digest, self.name, made["weights_digest"], made["device"])
+            builds.add_rebuild(session, model, recipe.digest, self.name, result["weights_digest"], result["device"])
             jobs.end(session, claim, "done")
 
     def compare(self, claim: jobs.Claim) -> None:
-        """Compare patches pair by pair, so many at a time that their numbers fit into memory, and write them down."""
+        """Compare patches pair by pair, in rounds whose results fit into memory, and record the conflicts."""
         with self.database.read() as session:
             model = self.model(session, claim)
             rounds = conflicts.rounds(session, model, claim.payload["patches"], claim.payload["pairs"])
         for number, (digests, pairs) in enumerate(rounds):
-            report = self.in_sandbox(
+            computed = self.in_sandbox(
                 claim,
                 "registry.worker.tasks:conflicts",
                 done=(number / len(rounds), 1 / len(rounds)),
@@ -331,6 +331,6 @@ class Worker(Runner):
             )
             with self.database.write() as session:
                 jobs.hold(session, claim)
-                conflicts.finish(session, digests, report)
+                conflict_sums.finish(session, digests, computed)
         with self.database.write() as session:
             jobs.end(session, claim, "done")

@@ -23,7 +23,7 @@ from benchmarks.quality.restoration import DAMAGES, Restoration
 from benchmarks.quality.running import Steps
 from benchmarks.quality.statistics import correlation, mean
 from benchmarks.quality.vision import VIEWS, Vision
-from client.actions.apply import apply
+from client.actions.patching import apply
 from tests.support.makers import SHAPES, fine_tuned, make_checkpoint, make_patch, write_weights
 from tests.support.makers import read_weights as read_tensors
 

@@ -62,3 +62,11 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def crumb(tmp_path: Path) -> Crumb:
     return Crumb(tmp_path)
+
+
+@pytest.fixture
+def here(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """The registry, with ana logged in by the environment."""
+    monkeypatch.setenv("CRUMB_URL", registry.url)
+    monkeypatch.setenv("CRUMB_TOKEN", registry.token("ana"))
+    return registry

@@ -1,4 +1,4 @@
-"""Whoever changes something is in the log, once, and whoever changes the log is found out."""
+"""The audit log: every change has one row, and every change of the log itself is noticed."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from sqlalchemy import Column, func, select, text
 from typer.testing import CliRunner
 
 from registry.cli import app
-from registry.db.audit import FIRST, check_chain, hash_event
+from registry.db.audit import FIRST_HASH, check_chain, hash_event
 from registry.db.tables import AuditEvent, AuditHead, Model, Token, User, now
 from registry.services.people.actors import record
 from registry.services.people.namespaces import ensure_user
@@ -29,7 +29,7 @@ BUNDLE = json.dumps({"verificationMaterial": {}, "dsseEnvelope": {}})
 
 
 def rows(world: World, after: int = 0) -> Sequence[AuditEvent]:
-    """Return the log from some serial on."""
+    """Return the log from a serial on."""
     with world.database.read() as session:
         return session.scalars(select(AuditEvent).where(AuditEvent.serial > after).order_by(AuditEvent.serial)).all()
 
@@ -41,7 +41,7 @@ def last(world: World) -> int:
 
 
 def complaints(world: World) -> list[str]:
-    """Return what the check of the log finds."""
+    """Return the problems that the check of the log finds."""
     with world.database.read() as session:
         return list(check_chain(session))
 
@@ -51,7 +51,7 @@ def complaints(world: World) -> list[str]:
 
 @dataclass
 class Story:
-    """What happens to `crew/tiny`, call by call, each looked up in the log."""
+    """The story of `crew/tiny`, call by call, each looked up in the log."""
 
     world: World
     told: set[str] = field(default_factory=set)
@@ -455,8 +455,8 @@ def test_calls_that_are_refused_write_nothing(world: World) -> None:
     assert last(world) == serial
 
 
-def test_what_is_rolled_back_is_in_no_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row is of the transaction that does the thing."""
+def test_a_rolled_back_change_is_not_in_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is part of the transaction that makes the change."""
     alice = world.client("alice")
     alice.get("/api/v1/whoami")
     serial, known = last(world), alice.get("/api/v1/tokens").json()
@@ -480,7 +480,7 @@ def test_what_is_rolled_back_is_in_no_log(world: World, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def log(world: World) -> World:
-    """A registry with a log of seven rows and something in every column."""
+    """A registry with a log of seven rows and a value in every column."""
     client = world.client("alice")
     world.token("bob")
     for body in ({"role": "reviewer"}, {"role": "maintainer"}, {"role": "owner"}):
@@ -493,7 +493,7 @@ def log(world: World) -> World:
 
 
 def by_hand(world: World, statement: str, **values: Any) -> None:
-    """Do with the database what no program does."""
+    """Change the database by hand."""
     with world.database.engine.begin() as connection:
         connection.execute(text(statement), values)
 
@@ -512,7 +512,7 @@ def test_a_row_that_was_changed_by_hand_is_named(log: World, column: Column[Any]
         found = complaints(log)
         assert len(found) == 1
         if column.name != "serial":
-            assert f"row {serial} " in found[0], found
+            assert f"Row {serial} " in found[0], found
         elif serial == 7:
             assert found[0].endswith("after serial 6: the next is 107.")
         else:
@@ -520,9 +520,9 @@ def test_a_row_that_was_changed_by_hand_is_named(log: World, column: Column[Any]
 
 
 @pytest.mark.parametrize("nothing", ["user_id", "user_name", "token_prefix", "before", "after", "request_id"])
-def test_what_was_emptied_by_hand_is_named(log: World, nothing: str) -> None:
+def test_a_column_that_was_emptied_by_hand_is_named(log: World, nothing: str) -> None:
     by_hand(log, f"UPDATE audit_events SET {nothing} = NULL WHERE serial = 4")
-    assert "row 4 " in complaints(log)[0]
+    assert "Row 4 " in complaints(log)[0]
 
 
 @pytest.mark.parametrize(
@@ -545,11 +545,11 @@ def test_rows_that_were_swapped_are_named(log: World, first: int, second: int) -
     for old, new in ((first, 1000), (second, first), (1000, second)):
         by_hand(log, "UPDATE audit_events SET serial = :new WHERE serial = :old", old=old, new=new)
     found = complaints(log)
-    assert (len(found), f"row {first} " in found[0]) == (1, True), found
+    assert (len(found), f"Row {first} " in found[0]) == (1, True), found
 
 
 def forge(world: World, serial: int, previous: str) -> None:
-    """Add a row that hashes as it should."""
+    """Add a row with a right hash."""
     event = AuditEvent(serial=serial, at=now(), action="token.create", subject="eve", previous_hash=previous)
     event.hash = hash_event(event)
     with world.database.write() as session:
@@ -562,11 +562,11 @@ def test_rows_that_were_added_are_named(log: World) -> None:
     assert complaints(log) == ["The audit log ends at serial 8, but 7 were written."]
     by_hand(log, "DELETE FROM audit_events WHERE serial = 8")
     forge(log, 9, newest)
-    assert complaints(log) == ["The audit log lacks the row after serial 7: the next is 9."]
+    assert complaints(log) == ["The audit log is missing the row after serial 7: the next is 9."]
     by_hand(log, "DELETE FROM audit_events WHERE serial = 9")
     for serial in (0, -5):
-        forge(log, serial, FIRST)
-        assert complaints(log) == [f"The audit log lacks the row after serial 0: the next is {serial}."]
+        forge(log, serial, FIRST_HASH)
+        assert complaints(log) == [f"The audit log is missing the row after serial 0: the next is {serial}."]
         by_hand(log, "DELETE FROM audit_events WHERE serial = :serial", serial=serial)
     assert not complaints(log)
 
@@ -577,7 +577,7 @@ def test_a_row_that_was_changed_with_its_hash_is_given_away_by_the_next(log: Wor
             event = session.get_one(AuditEvent, serial)
             event.user_name = "eve"
             event.hash = hash_event(event)
-        words = "ends at serial 7" if serial == 7 else f"row {serial + 1} "
+        words = "ends at serial 7" if serial == 7 else f"Row {serial + 1} "
         found = complaints(log)
         assert (len(found), words in found[0]) == (1, True), found
 
@@ -588,17 +588,17 @@ def test_a_head_that_was_changed_or_removed_is_missed(log: World) -> None:
     by_hand(log, "UPDATE audit_heads SET serial = 7, hash = :hash", hash="f" * 64)
     assert "serial 7" in complaints(log)[0]
     by_hand(log, "DELETE FROM audit_heads")
-    assert complaints(log) == ["The audit log has 7 rows, and no head that says how many were written."]
+    assert complaints(log) == ["The audit log has 7 rows, but no head that says how many were written."]
 
 
 def test_a_log_longer_than_a_page_is_checked_to_its_end(log: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for page in (1, 3, 6, 7, 8):
-        monkeypatch.setattr("registry.db.audit.PAGE", page)
+        monkeypatch.setattr("registry.db.audit.ROWS_AT_ONCE", page)
         assert not complaints(log)
     by_hand(log, "UPDATE audit_events SET subject = 'eve' WHERE serial = 7")
     for page in (1, 3, 6, 7, 8):
-        monkeypatch.setattr("registry.db.audit.PAGE", page)
-        assert "row 7 " in complaints(log)[0]
+        monkeypatch.setattr("registry.db.audit.ROWS_AT_ONCE", page)
+        assert "Row 7 " in complaints(log)[0]
 
 
 def test_whatever_people_write_hashes_the_same_when_it_is_read_again(world: World) -> None:
@@ -636,7 +636,7 @@ def test_32_writers_at_once_leave_no_gap_and_no_fork(world: World) -> None:
             failed.append(error)
 
     def watch() -> None:
-        """What is committed is always a whole chain: a higher serial is never seen before a lower one."""
+        """The committed rows are always a whole chain: a higher serial is never seen before a lower one."""
         start.wait(30)
         try:
             while not done.is_set():
@@ -677,7 +677,8 @@ def test_the_operators_check_names_the_row_and_exits_1(log: World, monkeypatch: 
     assert (fine.exit_code, "unbroken" in fine.output) == (0, True), fine.output
     by_hand(log, "UPDATE audit_events SET user_name = 'eve' WHERE serial = 5")
     wrong = CliRunner().invoke(app, check)
-    assert (wrong.exit_code, "row 5 (namespace.member, alice)" in wrong.output) == (1, True), wrong.output
+    named = "Row 5 of the audit log (namespace.member, alice)"
+    assert (wrong.exit_code, named in wrong.output) == (1, True), wrong.output
     machine = CliRunner().invoke(app, [*check, "--json"])
     found = json.loads(machine.output)
     assert (machine.exit_code, found["ok"], len(found["problems"])) == (1, False, 1)

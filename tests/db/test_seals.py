@@ -1,4 +1,4 @@
-"""What is closed does not change, whoever tries: the database's session itself refuses."""
+"""Sealed rows do not change: the database session itself refuses."""
 
 from pathlib import Path
 

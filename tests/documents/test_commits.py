@@ -1,4 +1,4 @@
-"""Names in git's and the Hub's terms: the same for ever, and the ones that git itself gives."""
+"""Commit ids and git object ids: stable, and the same as git computes."""
 
 import hashlib
 import os
@@ -38,7 +38,7 @@ def git(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 
 def test_a_commit_id_is_never_another_one() -> None:
-    """Clients keep a file tree by it for ever: whoever changes these digits breaks every cache."""
+    """Clients cache a file tree by it: a change of these digits breaks every cache."""
     assert commit_id({}) == hashlib.sha256(b"breadcrumb-commit 1\n").hexdigest()[:40]
     listed = f"breadcrumb-commit 1\n{B} README.md\n{A} model.safetensors\n{A} z/é.json\n"
     files = {"z/é.json": A, "model.safetensors": A, "README.md": B}
@@ -74,7 +74,7 @@ def test_a_blob_has_the_name_that_git_gives_it(git: Callable[..., str], raw: byt
 
 
 def test_a_tree_has_the_name_that_git_gives_it(git: Callable[..., str]) -> None:
-    """Git sorts a folder as if its name ended in a slash: `a.b` comes before the folder `a`, and `a0` after it."""
+    """Git sorts a folder as if its name ended in a slash: `a.b` comes before the folder `a`, `a0` after it."""
     blob = git("hash-object", "-w", "--stdin", given=b"x")
     empty = git("mktree")
     inner = git("mktree", given=f"100644 blob {blob}\tfile\n".encode())

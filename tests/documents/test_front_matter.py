@@ -1,4 +1,4 @@
-"""What strangers write at the head of a card: JSON in the end, or nothing, and never much work."""
+"""Front matter of strangers' cards: JSON or nothing, and never much work."""
 
 import json
 from collections import Counter
@@ -54,7 +54,7 @@ def read(text: str) -> dict[str, Any]:
 
 
 def check_plain(value: Any) -> None:
-    """Hold a value to what JSON has, and to what a response can be encoded as."""
+    """Check that a value is JSON, and that a response can encode it."""
     assert json.loads(json.dumps(value, allow_nan=False)) == value
     json.dumps(value, ensure_ascii=False).encode("utf-8")
 
@@ -129,7 +129,7 @@ def test_a_number_that_json_cannot_hold_is_refused(number: str) -> None:
     assert read(f"a: {2**63}") == {"a": 2**63}
 
 
-def test_numbers_that_are_none_are_words() -> None:
+def test_invalid_numbers_are_words() -> None:
     assert read("a: .inf\nb: -.inf\nc: .nan\nd: 1e999") == {"a": "inf", "b": "-inf", "c": "nan", "d": "1e999"}
 
 
@@ -168,7 +168,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
 def test_a_hostile_card_is_little_work(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted in looks of the scanner at what it remembers, which a list of open brackets makes quadratic."""
+    """Counted in steps of the scanner, which a list of open brackets makes quadratic."""
     calls: Counter[str] = Counter()
 
     def counted(name: str, cls: type) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from registry.breadcrumbs.formats.recipe import make_recipe, normalise_decimal
 from registry.documents.versions import (
-    LONGEST_KEY,
+    MOST_KEY_CHARACTERS,
     Version,
     check_version,
     effective_scale,
@@ -30,7 +30,7 @@ def recipe(*items, alpha="1", base=BASE):
 
 
 def precedence(a: Version, b: Version) -> int:
-    """Compare as semver.org, item 11, says it."""
+    """Compare as item 11 of semver.org defines it."""
 
     def sign(x, y):
         return (x > y) - (x < y)
@@ -83,8 +83,8 @@ def test_keys_are_digits_for_no_collation_to_order_otherwise(version):
 def test_the_longest_version_has_a_key_that_fits_its_column(word):
     text = "0.0.0-" + ".".join([word] * ((58 + 1) // (len(word) + 1)))
     assert len(text) <= 64
-    assert len(parse_version(text).sort_key) <= LONGEST_KEY
-    assert len(parse_version("0.0.0-" + "z" * 58).sort_key) <= LONGEST_KEY
+    assert len(parse_version(text).sort_key) <= MOST_KEY_CHARACTERS
+    assert len(parse_version("0.0.0-" + "z" * 58).sort_key) <= MOST_KEY_CHARACTERS
 
 
 @given(VERSIONS)

@@ -62,6 +62,7 @@ def test_hf_lists_shows_and_signs_in(hub: Hub, tmp_path: Path) -> None:
     hf(hub, tmp_path, "download", "alice/secret", "config.json")
 
 
+@pytest.mark.slow
 def test_transformers_loads_sharded_and_single_models_and_their_tokenizers(hub: Hub, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOAD, hub.tokens["alice"]],

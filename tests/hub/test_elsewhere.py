@@ -12,6 +12,8 @@ from tests.support.makers import make_checkpoint
 from tests.support.processes import Person, Registry, open_registry, person, until
 from tests.support.s3_stand_in import S3, open_s3
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY, NAME = "acme/tiny", "alice/tiny"
 
 

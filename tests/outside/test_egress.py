@@ -1,4 +1,4 @@
-"""The server is nobody's proxy: whatever an address says, only what everybody can reach is reached."""
+"""Egress: the server is no proxy; whatever an address says, only public machines are reached."""
 
 import datetime
 import ipaddress
@@ -143,12 +143,6 @@ def canary() -> Iterator[Canary]:
         yield made
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with open_receiver() as made:
-        yield made
-
-
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", LOCAL_HOSTS)
 def test_a_host_that_is_not_public_is_refused_however_it_is_written(canary: Canary, host: str, scheme: str) -> None:
@@ -209,7 +203,7 @@ def test_the_canary_sings_when_it_should(canary: Canary) -> None:
 def test_a_second_answer_of_the_resolver_is_never_asked_for(
     receiver: Receiver, canary: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DNS rebinding: the first answer is checked, and what is connected to is that answer."""
+    """DNS rebinding: the first answer is checked, and the connection goes to that answer."""
     answers, asked = [["127.0.0.1"], ["0.0.0.0"]], []
     resolved: list[Any] = []
     real = socket.getaddrinfo
@@ -266,7 +260,7 @@ def test_a_name_without_an_address_is_unavailable(found: Any) -> None:
 
 @pytest.mark.parametrize("first", [b"", b"H", b"HTTP/1.1 200 OK\r\nX: "])
 def test_a_receiver_that_never_ends_its_header_is_cut_off(receiver: Receiver, first: bytes) -> None:
-    """A byte now and then would keep a client's own timeout from ever running out."""
+    """One byte now and then would keep a client's own timeout from expiring."""
     over = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -340,7 +334,7 @@ def test_sound_addresses_are_taken_apart(url: str, netloc: str, path: str) -> No
 
 
 def certify(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write a certificate for a name that vouches for itself, and its key."""
+    """Write a self-signed certificate for a name, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)

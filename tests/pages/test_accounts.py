@@ -29,12 +29,12 @@ def test_a_token_is_made_shown_once_and_revoked(site: Site) -> None:
     page.get_by_label("Label").fill(HOSTILE)
     page.get_by_label("push –").uncheck()
     page.get_by_label("Only for one model").fill("nobody/nothing")
-    page.get_by_role("button", name="Make it").click()
-    expect(page.get_by_role("alert")).to_have_text("There is no model nobody/nothing.")
+    page.get_by_role("button", name="Create the token").click()
+    expect(page.get_by_role("alert")).to_contain_text("There is no model nobody/nothing; `crumb model list` shows")
     assert page.get_by_label("Label").input_value() == HOSTILE
     page.get_by_label("Only for one model").fill(NAME)
-    page.get_by_role("button", name="Make it").click()
-    expect(page.get_by_role("status")).to_contain_text("shown this once")
+    page.get_by_role("button", name="Create the token").click()
+    expect(page.get_by_role("status")).to_contain_text("shown only once")
     expect(page).to_have_title("Your new token · Breadcrumb registry")
     expect(page.get_by_role("button", name="Copy").first).to_be_visible()
     secret = page.locator("main code").first.inner_text()
@@ -49,7 +49,7 @@ def test_a_token_is_made_shown_once_and_revoked(site: Site) -> None:
     expect(row).not_to_contain_text("signed in with this one")
     unharmed(page)
     row.get_by_text("Revoke", exact=True).click()
-    row.get_by_role("button", name="Revoke it").click()
+    row.get_by_role("button", name="Revoke the token").click()
     expect(row).to_have_count(0)
     assert whoami(site, secret).status_code == 401
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
@@ -57,15 +57,15 @@ def test_a_token_is_made_shown_once_and_revoked(site: Site) -> None:
 
 def test_without_scripts_a_token_is_made_and_the_one_in_use_revoked(site: Site) -> None:
     page = site.open("bob", "/settings/tokens", java_script_enabled=False)
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create the token").click()
     secret = page.locator("main code").first.inner_text()
     assert whoami(site, secret).json()["scopes"] == ["push", "read"]
     page.get_by_role("link", name="Your tokens").click()
     row = page.get_by_role("listitem").filter(has_text="signed in with this one")
-    expect(row.get_by_role("button", name="Revoke it")).not_to_be_visible()  # without a step before it
+    expect(row.get_by_role("button", name="Revoke the token")).not_to_be_visible()  # without a step before it
     row.get_by_text("Revoke", exact=True).press("Enter")
     expect(row).to_contain_text("will be signed out")
-    row.get_by_role("button", name="Revoke it").click()
+    row.get_by_role("button", name="Revoke the token").click()
     page.wait_for_url("**/login")
     expect(page.get_by_role("link", name="Sign in")).to_be_visible()
 
@@ -73,7 +73,7 @@ def test_without_scripts_a_token_is_made_and_the_one_in_use_revoked(site: Site) 
 def test_a_token_without_the_scope_is_shown_no_forms_and_can_send_none(site: Site) -> None:
     sign_in_with(site, "alice", "read", "push")
     page = site.open("alice", "/settings/tokens")
-    expect(page.get_by_role("note")).to_contain_text("may neither make nor revoke tokens")
+    expect(page.get_by_role("note")).to_contain_text("may neither create nor revoke tokens")
     expect(page.locator("main form")).to_have_count(0)
     page.goto("/alice")
     expect(page.locator("main form")).to_have_count(0)
@@ -82,7 +82,7 @@ def test_a_token_without_the_scope_is_shown_no_forms_and_can_send_none(site: Sit
         form = {"csrf": csrf, "scopes": "admin", "name": "crew", "user": "bob", "role": "owner"}
         answer = httpx2.post(f"{site.url}{path}", data=form, cookies={cookie["name"]: cookie["value"]})
         assert answer.status_code == 403, path
-        assert "lacks the scope" in answer.text
+        assert "is missing the scope" in answer.text
     with site.community.world.database.read() as session:
         assert session.scalar(select(Namespace).where(Namespace.name == "crew")) is None
 
@@ -91,12 +91,12 @@ def test_an_organisation_is_made_and_its_roles_given_and_taken(site: Site) -> No
     site.expected.extend(("409", "404"))
     page = site.open("bob", "/bob")
     expect(page.get_by_text("There is no model here yet.")).to_be_visible()
-    expect(page.get_by_text("You belong to none yet.")).to_be_visible()
+    expect(page.get_by_text("You belong to no organisation yet.")).to_be_visible()
     page.get_by_role("textbox", name="New organisation").fill("a1ice")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("looks like 'alice'")
     page.get_by_role("textbox", name="New organisation").fill("crew")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create", exact=True).click()
     page.wait_for_url("**/crew")
     page.get_by_label("User").fill("nobody")
     page.get_by_role("button", name="Give the role").click()
@@ -112,11 +112,11 @@ def test_an_organisation_is_made_and_its_roles_given_and_taken(site: Site) -> No
     expect(seen.get_by_role("progressbar")).to_be_visible()  # a maintainer sees it
     expect(seen.locator("main form")).to_have_count(0)  # and decides nothing
     rita.get_by_text("Remove", exact=True).click()
-    rita.get_by_role("button", name="Take the role away").click()
+    rita.get_by_role("button", name="Remove the role").click()
     expect(rita).to_have_count(0)
     bob = page.get_by_role("listitem").filter(has_text="bob")
     bob.get_by_text("Remove", exact=True).click()
-    bob.get_by_role("button", name="Take the role away").click()
+    bob.get_by_role("button", name="Remove the role").click()
     expect(page.get_by_role("alert")).to_have_text("crew needs an owner; make somebody else owner first.")
     page.goto("/bob")
     expect(page.get_by_role("listitem").filter(has_text="crew")).to_contain_text("owner")

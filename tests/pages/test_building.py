@@ -36,7 +36,7 @@ def test_a_recipe_is_ticked_weighed_compared_and_composed(site: Site) -> None:
         "4",
         "2",
     ]
-    expect(preview(page)).to_contain_text("Nothing is ticked yet.")
+    expect(preview(page)).to_contain_text("No patch is ticked yet.")
     expect(page.get_by_label("Weight of patch #1", exact=True)).to_be_hidden()
     tick(page, 1)
     expect(preview(page)).to_contain_text("1 patch, alpha 0.3")
@@ -55,13 +55,13 @@ def test_a_recipe_is_ticked_weighed_compared_and_composed(site: Site) -> None:
     expect(preview(page)).to_contain_text("0.30000000000000000001")
     page.get_by_label("Alpha", exact=True).fill("0.50")
     expect(preview(page)).to_contain_text("alpha 0.50")
-    page.get_by_role("button", name="Compare them").click()
+    page.get_by_role("button", name="Analyse conflicts").click()
     expect(preview(page).locator("figcaption")).to_be_visible()
     expect(page.get_by_role("link", name="#1 and #3")).to_have_attribute("href", f"/{NAME}/patches/1.1/compare/3.1")
     assert page.url.endswith("/recipes/new")
     page.get_by_role("button", name="Compose", exact=True).click()
     page.wait_for_url(RECIPE)
-    expect(page.get_by_role("heading", name="Use it")).to_be_visible()
+    expect(page.get_by_role("heading", name="Use this recipe")).to_be_visible()
     weights = [{"number": 1}, {"number": 3, "weight": "0.30000000000000000001"}]
     made = site.community.post("bob", "/compositions", patches=weights, alpha="0.5")
     assert made["recipe"]["digest"] == page.url.rpartition("/")[2]
@@ -74,7 +74,7 @@ def test_a_recipe_is_ticked_weighed_compared_and_composed(site: Site) -> None:
     expect(page.get_by_label("Weight of patch #3.1", exact=True)).to_have_value("0.30000000000000000001")
     expect(page.get_by_label("Alpha", exact=True)).to_have_value("0.5")
     expect(preview(page)).to_contain_text("composed already")
-    page.get_by_role("link", name="Look at it").click()
+    page.get_by_role("link", name="View it").click()
     page.wait_for_url(RECIPE)
     page.goto(f"/{NAME}/recipes/{made['recipe']['digest'][:8]}")
     assert RECIPE.search(page.url)
@@ -94,7 +94,7 @@ def test_without_scripts_it_is_an_ordinary_form_that_forgets_nothing(site: Site)
     expect(preview(page)).to_contain_text("3 patches, alpha 0.25")
     expect(preview(page).get_by_role("row", name="#4")).to_contain_text("-1.5")
     assert "csrf" not in page.url
-    page.get_by_role("button", name="Compare them").click()
+    page.get_by_role("button", name="Analyse conflicts").click()
     expect(preview(page)).to_contain_text("3 patches, alpha 0.25")
     page.get_by_role("button", name="Compose", exact=True).click()
     page.wait_for_url(RECIPE)
@@ -153,12 +153,12 @@ def test_pages_and_filters_keep_what_is_ticked(site: Site) -> None:
     assert unticked.evaluate_all("found => found.map(one => Number(one.value))") == [*range(49, 39, -1)]
     site.expected.append("cannot be parsed")  # what Chromium says of "much" in a box for numbers
     page.goto(f"{NEW}?q=nothing+like+this")
-    expect(page.get_by_text("No patch that is not ticked yet is called like that.")).to_be_visible()
+    expect(page.get_by_text("No other patch matches.")).to_be_visible()
     for query, sentence in (
         ("patch=999", f"There is no patch {NAME}#999."),
-        ("patch=x", "A patch is a number like 12 or 12.2, not 'x'."),
-        ("patch=1&w1=1e3", "The weight of patch #1 is a decimal like 0.5 or -1.25, not '1e3'."),
-        ("patch=1&alpha=much", "Alpha is a decimal like 0.5 or -1.25, not 'much'."),
+        ("patch=x", "A patch must be a number like 12 or 12.2, not 'x'."),
+        ("patch=1&w1=1e3", "The weight of patch #1 must be a decimal like 0.5 or -1.25, not '1e3'."),
+        ("patch=1&alpha=much", "Alpha must be a decimal like 0.5 or -1.25, not 'much'."),
         ("&".join(f"patch={n}" for n in range(1, 202)), "at most 200 patches"),
         ("from=9.9.9", f"There is no release {NAME}@9.9.9"),
     ):
@@ -180,7 +180,7 @@ def test_everybody_may_look_and_some_may_compose_and_cut(site: Site) -> None:
     expect(page.locator("input[name=patch]:checked")).to_have_count(2)
     page.get_by_role("button", name="Compose", exact=True).click()
     page.wait_for_url(RECIPE)
-    expect(page.get_by_role("heading", name="Use it")).to_be_visible()
+    expect(page.get_by_role("heading", name="Use this recipe")).to_be_visible()
     expect(page.get_by_role("button", name="Cut the release")).to_have_count(0)
     recipe = page.url.removeprefix(site.url)
     with site.community.world.database.write() as session:
@@ -197,7 +197,7 @@ def test_everybody_may_look_and_some_may_compose_and_cut(site: Site) -> None:
     page.get_by_label("Version").fill("0.8.0")
     page.evaluate("document.querySelector('form[action$=release] input[name=csrf]').value = 'planted'")
     page.get_by_role("button", name="Cut the release").click()
-    expect(page.get_by_role("alert")).to_contain_text("This form has gone stale")
+    expect(page.get_by_role("alert")).to_contain_text("This form is out of date")
 
 
 def test_a_yanked_patch_is_composed_only_by_who_says_so(site: Site) -> None:
@@ -209,11 +209,11 @@ def test_a_yanked_patch_is_composed_only_by_who_says_so(site: Site) -> None:
     page.get_by_role("button", name="Compose", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text(f"{NAME}#2 was yanked ({HOSTILE})")
     expect(page.locator("input[name=patch]:checked")).to_have_count(1)
-    page.get_by_label("Take yanked patches all the same").check()
+    page.get_by_label("Allow yanked patches").check()
     expect(preview(page)).to_contain_text("was yanked:")
     page.get_by_role("button", name="Compose", exact=True).click()
     page.wait_for_url(RECIPE)
-    expect(page.get_by_role("heading", name="Use it")).to_be_visible()
+    expect(page.get_by_role("heading", name="Use this recipe")).to_be_visible()
     expect(page.get_by_role("note")).to_contain_text(HOSTILE)
     unharmed(page)
 
@@ -231,7 +231,7 @@ def test_a_composition_that_was_given_up_is_asked_for_again(site: Site) -> None:
         jobs.end(session, claim, "cancelled")
     expect(page.get_by_text("Composing was cancelled.")).to_be_visible()
     page.get_by_role("button", name="Compose again").click()
-    expect(page.get_by_role("heading", name="Use it")).to_be_visible()
+    expect(page.get_by_role("heading", name="Use this recipe")).to_be_visible()
     claim = held(site.community, 2)
     page.goto(f"/{NAME}/recipes/{claim.subject}")
     with site.community.world.database.write() as session:
@@ -250,8 +250,8 @@ def test_strangers_words_stay_words_and_all_pages_can_be_used(site: Site) -> Non
     made = site.community.post("bob", "/compositions", 202, patches=[{"number": 1}, {"number": 2}])
     recipe = f"/{NAME}/recipes/{made['recipe']['digest']}"
     page = site.open("mary", recipe)
-    expect(page.get_by_role("heading", name="Use it")).to_be_visible()
-    page.get_by_role("button", name="Compare them").click()
+    expect(page.get_by_role("heading", name="Use this recipe")).to_be_visible()
+    page.get_by_role("button", name="Analyse conflicts").click()
     expect(page.locator("figcaption")).to_be_visible()
     with site.community.world.database.read() as session:
         job = session.scalars(select(Job).where(Job.kind == "conflicts")).one()

@@ -26,15 +26,15 @@ def test_a_patch_is_proposed_reviewed_accepted_and_yanked_by_those_who_may(site:
     expect(bob.locator(".patch-head")).to_contain_text("proposed")
     rita = site.open("rita", f"{HOME}/1")
     assert form(rita, "Accept").count() == form(rita, "Withdraw").count() == 0
-    form(rita, "Review revision 1").get_by_label("What you found").fill("Reproduced.")
+    form(rita, "Review revision 1").get_by_label("Message").fill("Reproduced.")
     rita.get_by_role("button", name="Approve").click()
     expect(rita.get_by_role("listitem").filter(has_text="Reproduced.")).to_contain_text("approved revision 1")
     mary = site.open("mary", f"{HOME}/1")
-    form(mary, "Accept").get_by_label("It takes the place of the patches").fill("#2")
+    form(mary, "Accept").get_by_label("Patches that it supersedes").fill("#2")
     mary.get_by_role("button", name="Accept").click()
     site.expected.append("409")
-    expect(form(mary, "Accept").get_by_role("alert")).to_contain_text("is draft; supersede needs it to be accepted")
-    form(mary, "Accept").get_by_label("It takes the place of the patches").fill("")
+    expect(form(mary, "Accept").get_by_role("alert")).to_contain_text("is draft; to supersede it, it must be accepted")
+    form(mary, "Accept").get_by_label("Patches that it supersedes").fill("")
     mary.get_by_role("button", name="Accept").click()
     expect(mary.locator(".patch-head")).to_contain_text("accepted")
     form(mary, "Yank").get_by_label("Why").fill(HOSTILE)
@@ -120,10 +120,10 @@ def test_whoever_has_signed_in_comments_and_reports_and_others_are_led_to_it(sit
     unharmed(carol)
     carol.get_by_text("Report this patch").click()
     form(carol, "Report this patch").get_by_label("What is wrong").select_option("misleading")
-    form(carol, "Report this patch").get_by_label("Say it in your words").fill("It does not do sums.")
+    form(carol, "Report this patch").get_by_label("Explanation").fill("It does not do sums.")
     carol.get_by_role("button", name="Report").click()
     expect(carol.get_by_role("status")).to_have_text(
-        "Your report is with the admins of this registry. Nobody else sees it."
+        "Your report was sent to the admins of this registry. Nobody else sees it."
     )
     [told] = site.community.world.client("chief").get("/api/v1/admin/reports").json()["items"]
     assert (told["number"], told["reason"], told["reporter"]) == (2, "misleading", "carol")
@@ -157,7 +157,7 @@ def test_strangers_words_stay_words_and_every_filter_survives_the_next_page(site
         page.get_by_role("button", name="Find").click()
         expect(page.locator("tbody tr")).to_have_count(count)
         if not count:
-            expect(page.get_by_text("No patch of this model is like that.")).to_be_visible()
+            expect(page.get_by_text("No patch of this model matches.")).to_be_visible()
     page.goto(f"{HOME}?task={HOSTILE[:60]}&author={HOSTILE[:90]}&tensor={HOSTILE[:90]}".replace("#", "%23"))
     expect(page.get_by_label("Task")).to_have_value(HOSTILE[:60])
     unharmed(page)

@@ -3,10 +3,8 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx2
-import pytest
 from playwright.sync_api import expect
 from sqlalchemy import delete
 
@@ -19,7 +17,7 @@ from registry.services.composing.compositions import Ingredient
 from registry.services.people import sign_ins
 from registry.services.queue import jobs
 from tests.support.browsers import Site
-from tests.support.community import NAME, Community, open_community
+from tests.support.community import NAME, Community
 from tests.support.holding import beat, held
 
 
@@ -61,12 +59,6 @@ def served(community: Community) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-@pytest.fixture
-def community(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    with open_community("sqlite", tmp_path, request) as made:
-        yield made
-
-
 def test_a_worker_is_killed_and_the_page_goes_on_with_the_next(site: Site) -> None:
     community, watched = site.community, Counted(200)
     community.world.app.state.streams = watched
@@ -81,9 +73,9 @@ def test_a_worker_is_killed_and_the_page_goes_on_with_the_next(site: Site) -> No
         expect(window.get_by_role("progressbar", name="Composing")).to_have_attribute("value", "42.0")
     with community.world.database.write() as session:
         session.get_one(Job, claim.job_id).lease_until = now()  # as when the worker is dead
-    expect(page.get_by_role("heading", name="Use it")).to_be_visible()
+    expect(page.get_by_role("heading", name="Use this recipe")).to_be_visible()
     expect(other.get_by_text("Composing is done.")).to_be_visible()
-    other.get_by_role("link", name="Look at the result").click()
+    other.get_by_role("link", name="View the result").click()
     other.wait_for_url(f"**/{NAME}/recipes/{claim.subject}")
     assert watched.none.wait(30) and watched.open == 0
     with community.world.database.read() as session:
@@ -106,10 +98,10 @@ def test_what_somebody_writes_or_was_answered_is_not_replaced_when_a_job_ends(re
         session.get_one(Job, claim.job_id).lease_until = now()  # as when the worker is dead
     expect(looking.get_by_role("button", name="Publish")).to_be_visible()
     for page in (writing, sending):
-        expect(page.get_by_text("This page is older than that.")).to_be_visible()
+        expect(page.get_by_text("This page is out of date.")).to_be_visible()
     expect(field).to_have_value("Half a sen")
     expect(sending.get_by_role("alert")).to_be_visible()
-    writing.get_by_role("link", name="look again").click()
+    writing.get_by_role("link", name="reload it").click()
     expect(writing.get_by_role("button", name="Publish")).to_be_visible()
 
 
@@ -120,11 +112,11 @@ def test_a_window_that_is_closed_gives_its_stream_back(site: Site) -> None:
     assert watched.some.wait(30)
     site.expected.append("503")
     other = site.open("bob", f"/jobs/{claim.job_id}")
-    expect(other.get_by_text("this page does not go on by itself")).to_be_visible()
+    expect(other.get_by_text("this page does not update itself")).to_be_visible()
     watched.none.clear()
     page.close()
     assert watched.none.wait(30)
-    other.get_by_role("link", name="Look again").click()
+    other.get_by_role("link", name="Reload it").click()
     beat(site.community, claim, 0.5)
     expect(other.get_by_text("50 %")).to_be_visible()
 
@@ -150,17 +142,17 @@ def test_who_signs_out_or_loses_their_role_is_told_no_more(site: Site) -> None:
         expect(page.get_by_role("alert")).to_have_text("There is no such job.")
 
 
-def test_a_stream_tells_what_changes_and_then_that_it_is_over(community: Community) -> None:
-    claim = held(community, 1)
-    with served(community) as url, httpx2.Client(base_url=url, timeout=30) as client:
+def test_a_stream_tells_what_changes_and_then_that_it_is_over(sqlite_crew: Community) -> None:
+    claim = held(sqlite_crew, 1)
+    with served(sqlite_crew) as url, httpx2.Client(base_url=url, timeout=30) as client:
         with client.stream("GET", f"/jobs/{claim.job_id}/events", headers={"Accept": ""}) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             assert answer.headers["cache-control"] == "private, no-store"
             lines = answer.iter_lines()
             assert next(line for line in lines if "progress" in line).startswith("data: <p")
-            beat(community, claim, 0.5)
+            beat(sqlite_crew, claim, 0.5)
             assert "50 %" in next(line for line in lines if "progress" in line)
-            with community.world.database.write() as session:
+            with sqlite_crew.world.database.write() as session:
                 jobs.end(session, claim, "failed", "Line one.\n\nevent: planted\ndata: <b>planted</b>")
             rest = list(lines)
         assert rest[-3:] == ["event: job-ended", "data: ", ""] or rest[-2:] == ["event: job-ended", "data: "]
@@ -171,9 +163,9 @@ def test_a_stream_tells_what_changes_and_then_that_it_is_over(community: Communi
                 assert answer.status_code == (200 if method == "GET" else 405)
 
 
-def test_a_server_that_stops_does_not_wait_for_those_who_watch(community: Community) -> None:
-    claim = held(community, 1)
-    with httpx2.Client(timeout=30) as client, served(community) as url:
+def test_a_server_that_stops_does_not_wait_for_those_who_watch(sqlite_crew: Community) -> None:
+    claim = held(sqlite_crew, 1)
+    with httpx2.Client(timeout=30) as client, served(sqlite_crew) as url:
         request = client.build_request("GET", f"{url}/jobs/{claim.job_id}/events")
         answer = client.send(request, stream=True)
         lines = answer.iter_lines()
@@ -181,12 +173,12 @@ def test_a_server_that_stops_does_not_wait_for_those_who_watch(community: Commun
     answer.close()
 
 
-def test_a_queued_job_says_how_many_are_before_it(community: Community) -> None:
-    with community.world.database.write() as session:
-        actor = community.actor(session, "bob")
+def test_a_queued_job_says_how_many_are_before_it(sqlite_crew: Community) -> None:
+    with sqlite_crew.world.database.write() as session:
+        actor = sqlite_crew.actor(session, "bob")
         made = [compositions.request(session, actor, NAME, "0.3", [Ingredient(number)])[2] for number in (1, 2, 3)]
-        secret = sign_ins.start(session, community.world.token("bob"))
-    client = community.world.client(None)
+        secret = sign_ins.start(session, sqlite_crew.world.token("bob"))
+    client = sqlite_crew.world.client(None)
     for place, words in enumerate(("next in line", "1 job before it", "2 jobs before it")):
         job = made[place]
         assert job is not None

@@ -116,6 +116,7 @@ def test_a_part_is_refused_while_the_upload_is_completed(world: World) -> None:
 
 def test_killed_between_rename_and_commit_nothing_is_sent_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     client = world.client()
+    client.portal = None  # what stops its event loop must not stop everybody's
     session = announce(client, DATA)
     for number in range(3):
         put_part(client, session, DATA, number)

@@ -1,6 +1,5 @@
 """Requests made up from the API's own description: never a 5xx, never an undocumented answer."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,18 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
-from tests.support.world import World, create_model, open_world, push_patch
+from tests.support.world import World, create_model, push_patch
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 
 
 @pytest.fixture
-def world(tmp_path: Path, migrated_url: str) -> Iterator[World]:
-    with open_world(tmp_path / "data", migrated_url) as made:
-        base = make_checkpoint(tmp_path / "base")
-        create_model(made, "alice/tiny", base)
-        make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
-        push_patch(made, "alice/tiny", tmp_path / "patch.safetensors")
-        yield made
+def world(world: World, tmp_path: Path) -> World:
+    base = make_checkpoint(tmp_path / "base")
+    create_model(world, "alice/tiny", base)
+    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
+    push_patch(world, "alice/tiny", tmp_path / "patch.safetensors")
+    return world
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Any order of steps that people may try, against a small model of what has to come of it."""
+"""Steps in any order, compared with a small model of their expected results."""
 
 import hashlib
 import uuid
@@ -38,7 +38,7 @@ from registry.services.composing.compositions import Ingredient
 from registry.services.curation import reviews
 from registry.services.people import access
 from registry.services.people.actors import Actor, authenticate
-from registry.services.releasing import channels, publishing, releases
+from registry.services.releasing import channels, cutting, publishing, releases
 from tests.support.world import World
 
 PEOPLE = ("ann", "ben", "cat", "dan")
@@ -59,7 +59,7 @@ smallest = strategies.integers(1, 4)
 
 
 class Lives(RuleBasedStateMachine):
-    """People with roles that change, on a model of their own for each example."""
+    """Users with changing roles, on a new model for each example."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Lives(RuleBasedStateMachine):
             assert list(check_chain(session)) == []
 
     def add_blob(self, session: Any, user: str) -> str:
-        """Put down a blob that somebody has uploaded; its bytes matter to nobody here."""
+        """Add a blob as if uploaded; its bytes do not matter here."""
         sha256 = hashlib.sha256(uuid.uuid4().bytes).hexdigest()
         space = session.scalars(select(Namespace.id).where(Namespace.name == user)).one()
         session.add(Blob(sha256=sha256, size=1))
@@ -103,7 +103,7 @@ class Lives(RuleBasedStateMachine):
         return sha256
 
     def add_patch(self, session: Any, user: str, state: str = "draft") -> int:
-        """Put down a checked patch, as after a push and the work of a worker."""
+        """Add a checked patch, as after a push and its check."""
         model = session.get_one(Model, self.model_id)
         model.patch_count += 1
         patch = Patch(model_id=model.id, number=model.patch_count, author_id=self.actors[user].user_id, state=state)
@@ -137,7 +137,7 @@ class Lives(RuleBasedStateMachine):
         do: Callable[[Any, Actor], Any],
         number: int | None = None,
     ) -> None:
-        """Do something as a route would; it has to be refused as expected, and then to have changed nothing."""
+        """Do something as a route would; a refusal must be the expected one, and must change nothing."""
         namespace, _, name = self.name.partition("/")
         path = {"namespace": namespace, "name": name, "number": number}
         serial = self.serial()
@@ -169,7 +169,7 @@ class Lives(RuleBasedStateMachine):
 
 
 class PatchLives(Lives):
-    """Patches of four people, who review, decide and change their minds."""
+    """Patches of four users, who review, decide and change their minds."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -181,11 +181,11 @@ class PatchLives(Lives):
         self.push("dan")
 
     def pick(self, number: int) -> int:
-        """Choose among the patches that there are."""
+        """Choose one of the patches."""
         return 1 + number % len(self.patches)
 
     def check(self) -> None:
-        """Compare the rows with the model, and what counts with what may count."""
+        """Compare the rows with the model, and the verdicts that count with those that may."""
         with self.world.database.read() as session:
             model = session.get_one(Model, self.model_id)
             for row in session.scalars(select(Patch).where(Patch.model_id == self.model_id)):
@@ -220,7 +220,7 @@ class PatchLives(Lives):
         }
 
     def who(self, user: str, author: str) -> str:
-        """Say who is meant: most often somebody who may."""
+        """Choose a user: most often one who is allowed."""
         if user == "maintainer":
             return next((one for one in PEOPLE if self.may(one, "maintainer")), "ann")
         return author if user == "author" else user
@@ -252,7 +252,7 @@ class PatchLives(Lives):
 
     @rule(number=smallest)
     def ask(self, number: int) -> None:
-        """Have a patch proposed, and approved by all who may, so that there is something to decide."""
+        """Have a patch proposed, and approved by everybody who may, so that it can be decided."""
         self.step(number, "author", "propose")
         for user in PEOPLE:
             self.review(number, user, 0, "approve")
@@ -263,7 +263,7 @@ class PatchLives(Lives):
         then=strategies.sampled_from((None, "yank", "yank", "revise")),
     )
     def decide(self, number: int, change: str | None, then: str | None) -> None:
-        """Go the whole way to a decision, though something may change before it and after."""
+        """Go the whole way to a decision, while something may change before and after it."""
         self.ask(number)
         if change == "demote":
             self.grant("ben", None)
@@ -386,7 +386,7 @@ class PatchLives(Lives):
 
     @rule(number=smallest)
     def compose(self, number: int) -> None:
-        """What is composable follows from state and quarantine alone."""
+        """Whether a patch can be composed depends only on its state and quarantine."""
         number = self.pick(number)
         told = self.patches[number]
         with self.world.database.read() as session:
@@ -411,7 +411,7 @@ def core(version: str) -> tuple[int, ...]:
 
 
 class ReleaseLives(Lives):
-    """Releases of four accepted patches and two channels, in the hands of four people."""
+    """Releases of four accepted patches and two channels, by four users."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -489,8 +489,8 @@ class ReleaseLives(Lives):
         made: list[str] = []
 
         def do(session: Any, actor: Actor) -> None:
-            given = releases.Cut(version, [Ingredient(number) for number in sorted(numbers)], allow_yanked=allow)
-            row, _ = releases.cut(session, actor, self.name, given)
+            given = cutting.Cut(version, [Ingredient(number) for number in sorted(numbers)], allow_yanked=allow)
+            row, _ = cutting.cut(session, actor, self.name, given)
             made.extend([row.recipe_digest, row.state])
 
         self.attempt(expected, user, "release.cut", do)
@@ -513,7 +513,7 @@ class ReleaseLives(Lives):
 
     @rule(works=strategies.sampled_from((True, True, True, False)))
     def compose(self, works: bool) -> None:
-        """Do what a worker does for every composition that somebody waits for."""
+        """Do a worker's part for every composition that is waited for."""
         for told in self.releases.values():
             if told["state"] != "building":
                 continue
@@ -557,9 +557,9 @@ class ReleaseLives(Lives):
         def do(session: Any, actor: Actor) -> None:
             model = session.get_one(Model, self.model_id)
             if who in PEOPLE:
-                builds.report(session, actor, model, digest, weights, "cpu")
+                builds.attest(session, actor, model, digest, weights, "cpu")
             else:
-                builds.rebuilt(session, model, digest, who, weights, "cpu")
+                builds.add_rebuild(session, model, digest, who, weights, "cpu")
 
         self.attempt(expected, who if who in PEOPLE else "chief", "build.report", do)
         if expected is None:
@@ -633,7 +633,7 @@ class ReleaseLives(Lives):
         return trail
 
     def refusal(self, user: str, channel: str, version: str) -> type[BreadcrumbError] | None:
-        """Say how a move is refused whose way there is."""
+        """Return the refusal of a move, if it must be refused."""
         ruling, told = self.ruling(channel), self.releases[version]
         if not self.may(user, ruling["role"]):
             return Forbidden
@@ -642,7 +642,7 @@ class ReleaseLives(Lives):
         return None
 
     def went(self, user: str, channel: str, version: str, kind: str) -> None:
-        """Count a wish, and move when there are enough of those who may."""
+        """Count a vote, and move once enough users with the role have voted."""
         ruling = self.ruling(channel)
         votes = self.votes.setdefault(channel, {})
         if ruling["approvals"] > 1:
@@ -717,7 +717,7 @@ class ReleaseLives(Lives):
 
     @rule(version=strategies.sampled_from(VERSIONS), numbers=strategies.sets(smallest, min_size=1, max_size=2))
     def ship(self, version: str, numbers: set[int]) -> None:
-        """Go the whole way to a published release, so that there is something to yank and to move to."""
+        """Go the whole way to a published release, so that it can be yanked and moved to."""
         if self.releases.get(version, {}).get("state") in ("published", "yanked"):
             return
         self.cut("ann", version, numbers, True)
@@ -728,7 +728,7 @@ class ReleaseLives(Lives):
 
 @pytest.fixture
 def quick(world: World) -> World:
-    """A registry that nobody expects to survive a power cut."""
+    """A registry that need not survive a power cut."""
 
     def forget(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()

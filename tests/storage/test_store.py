@@ -18,7 +18,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def break_disk(monkeypatch: pytest.MonkeyPatch, code: int, call: str = "fsync") -> None:
-    """Let every fsync, or every rename, fail with an error code."""
+    """Make every fsync, or every rename, fail with an error code."""
 
     def fail(*_: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -98,7 +98,7 @@ def test_a_failing_disk_is_told_and_leaves_no_blob(
 def test_the_file_is_durable_before_its_name_and_the_name_before_the_answer(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A missing fsync is invisible to kill -9, so the order of calls is what can be tested."""
+    """kill -9 does not show a missing fsync, so the order of calls is tested."""
     calls: list[str] = []
     fsync, replace = os.fsync, Path.replace
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,15 +173,16 @@ def open_community(
             shutil.copyfile(str(sqlalchemy.make_url(template).database), made / "registry.db")
             url = f"sqlite:///{made / 'registry.db'}"
         else:
-            url = get("create_database")(template)
+            url = get("databases").create(template)
         _made[kind, released] = url, made, prepare(made, url, released)
     url, made, tokens = _made[kind, released]
     shutil.copytree(made / "data", folder / "data")
-    if kind == "sqlite":
-        shutil.copyfile(made / "registry.db", folder / "registry.db")
-        url = f"sqlite:///{folder / 'registry.db'}"
-    else:
-        url = get("create_database")(url)
-    with open_world(folder / "data", url) as world:
+    with ExitStack() as stack:
+        if kind == "sqlite":
+            shutil.copyfile(made / "registry.db", folder / "registry.db")
+            url = f"sqlite:///{folder / 'registry.db'}"
+        else:
+            url = stack.enter_context(get("databases").lent(url))
+        world = stack.enter_context(open_world(folder / "data", url))
         world.tokens.update(tokens)
         yield Community(world, made / "base", [made / f"{PATCHES + n}.safetensors" for n in (1, 2, 3)])

@@ -12,17 +12,18 @@ import torch
 
 from registry.breadcrumbs.comparing import conflicts
 from registry.breadcrumbs.comparing.conflicts import Analysis, Sums, analyse
-from registry.breadcrumbs.comparing.engines import CpuConflictEngine, TorchEngine
+from registry.breadcrumbs.comparing.engines import CpuConflictEngine
+from registry.breadcrumbs.comparing.torch_engine import TorchEngine
 from registry.breadcrumbs.composing import staging
 from registry.breadcrumbs.composing.staging import Step
 from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.layout import MaskParams, format_metadata, layout
 from registry.breadcrumbs.formats.patchfile import open_patch
-from registry.breadcrumbs.kernels.devices import SMALLEST
+from registry.breadcrumbs.kernels.devices import MIN_GPU_BYTES
 from tests.support.science_makers import CODES, build, decode, raw
 
 BASE = "sha256:" + 64 * "0"
-ENGINES = {"cpu": CpuConflictEngine, "torch": lambda: TorchEngine(torch.device("cpu"), SMALLEST)}
+ENGINES = {"cpu": CpuConflictEngine, "torch": lambda: TorchEngine(torch.device("cpu"), MIN_GPU_BYTES)}
 KINDS = {code: kind for kind, code in CODES.items()}
 NUMBERS = [field.name for field in fields(Sums)]
 
@@ -70,7 +71,7 @@ def compare(paths, pairs=None, engine="cpu", step=None, **options) -> Analysis:
         patching.setattr(conflicts, "open_engine", lambda device, memory: made)
         if step:
             patching.setattr(type(made), "step", lambda self, patches: Step(step, step))
-            patching.setattr(staging, "SMALLEST", 64)
+            patching.setattr(staging, "MIN_CHUNK_ELEMENTS", 64)
         return analyse(patches, every_pair(paths) if pairs is None else pairs, **options)
 
 

@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         name = f"{asked['organization']}/{asked['name']}"
         there = name in self.hub.repos
         if not there:
-            made = self.hub.repos[name] = Repo(asked.get("visibility") == "private")
+            made = self.hub.repos[name] = Repo(asked.get("visibility") == "private" or asked.get("private") is True)
             made.commit({".gitattributes": Blob(FIRST)}, "initial commit")
         self.answer({"url": f"{self.hub.url}/{name}"}, 409 if there else 200)
 

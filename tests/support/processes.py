@@ -100,7 +100,7 @@ def open_registry(folder: Path, database_url: str | None = None, **settings: obj
     """Lend a registry; settings are those of registry/settings.py."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("REGISTRY_", "CRUMB_"))}
     environment |= {f"REGISTRY_{key.upper()}": str(value) for key, value in settings.items()}
-    environment |= {"OMP_NUM_THREADS": "1", "REGISTRY_POLL_SECONDS": "0.05"}
+    environment |= {"OMP_NUM_THREADS": "1", "REGISTRY_POLL_SECONDS": "0.2"}
     if database_url:
         environment["DATABASE_URL"] = database_url
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI
 
-from registry.server.edge.deps import Route
+from registry.server.edge.admission import Route
 from registry.server.pages.frame.route import PageRoute
 from registry.services.people.rules import RULES, Rule
 

@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.composing.staging import Arena
 from registry.breadcrumbs.diffing.diff import diff
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.arrays import read_raw
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
@@ -101,6 +103,17 @@ def decode(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+
+
+def read_tensor(weights, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    """Read elements of a checkpoint's tensor, or of an adapter's, by our own code."""
+    spec = weights.tensors[name]
+    stop = spec.numel if stop is None else stop
+    kinds = {code: kind for kind, code in CODES.items()} | {"I64": torch.int64, "BOOL": torch.bool}
+    tensor = torch.empty(stop - start, dtype=kinds[spec.dtype])
+    if len(tensor):
+        tensor.view(torch.uint8)[:] = torch.from_numpy(read_raw(weights, name, start, stop))
+    return tensor
 
 
 class Touch(NamedTuple):

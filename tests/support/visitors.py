@@ -22,7 +22,7 @@ SERVER = [sys.executable, "-c", "from registry.cli import main; main()"]
 def environment() -> dict[str, str]:
     """The environment of a server: ours without what would change its settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "DATABASE_URL"))}
-    return {**kept, "REGISTRY_PART_BYTES": str(PART), "REGISTRY_POLL_SECONDS": "0.05", "OMP_NUM_THREADS": "1"}
+    return {**kept, "REGISTRY_PART_BYTES": str(PART), "REGISTRY_POLL_SECONDS": "0.2", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager

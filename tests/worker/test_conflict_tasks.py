@@ -1,4 +1,4 @@
-"""What is refused, and what the task makes of damaged files."""
+"""The conflicts task: what it refuses, and what it does with damaged files."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def written(folder, sizes=None, base=BASE):
 
 
 def damaged(path, change):
-    """Write a patch again with its entries changed: `change` is given name and bytes of each."""
+    """Write a patch again with changed entries: `change` gets the name and bytes of each."""
     metadata, entries = take_apart(path.read_bytes())
     path.write_bytes(build(metadata, [(*entry[:3], change(entry[0], entry[3])) for entry in entries]))
 

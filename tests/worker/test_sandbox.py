@@ -2,22 +2,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from registry.errors import InvalidPatch, JobFailed
 from registry.worker.sandbox import Sandbox
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Wait for a condition that another process makes true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+from tests.support.processes import until
 
 
 def alive(pid: int) -> bool:
@@ -89,7 +80,7 @@ def test_progress_arrives_and_killing_ends_the_process(tmp_path: Path) -> None:
 def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
         "from registry.worker.sandbox import Sandbox\n"
-        f"Sandbox('sandboxed:work', {{'path': {str(tmp_path / 'pid')!r}}}).wait(60)\n"
+        f"Sandbox('tests.support.sandboxed:work', {{'path': {str(tmp_path / 'pid')!r}}}).wait(60)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     parent = subprocess.Popen([sys.executable, "-c", script], env=environment)

@@ -1,1 +1,1 @@
-"""Commands for recipes, pulls, conflicts, and local work."""
+"""Commands for pulls, conflicts, trials, recipes, and models on this machine."""

@@ -1,4 +1,4 @@
-"""conflicts: where patches meet, before they are composed."""
+"""conflicts: where patches change the same weights, before they are composed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -10,12 +10,12 @@ from client.commands.options import Json, Model, Quiet, connect
 from client.terminal.console import Console, plain, size, table
 
 if TYPE_CHECKING:
-    from client.actions.conflicts import Worst
+    from client.actions.conflicts import TensorConflict
     from registry.schemas import Conflicts, Overlap, PatchName, Preview
 
 WIDTH = 80
-BLOCK = 8  # columns of a matrix that fit into it
-CENSUS = 6  # parts of a census
+BLOCK = 8  # columns of a matrix on one line
+CENSUS = 6  # parts of a census on one line
 
 
 def conflicts(
@@ -26,41 +26,47 @@ def conflicts(
     ] = None,
     measure: Annotated[
         str | None,
-        typer.Option("--measure", metavar="M", help="overlap, iou, lift, sign, cosine or cancellation, alone."),
+        typer.Option(
+            "--measure", metavar="M", help="Show only this: overlap, iou, lift, sign, cosine or cancellation."
+        ),
     ] = None,
-    tensors: Annotated[int, typer.Option("--tensors", metavar="K", min=0, help="How many of the worst tensors.")] = 10,
+    tensors: Annotated[
+        int, typer.Option("--tensors", metavar="K", min=0, help="Number of worst tensors to show.")
+    ] = 10,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show where patches meet, and whether they then pull apart.
+    """Show where patches change the same weights.
 
-    Has each of them compared with each at the registry, once. Without numbers: the patches of the release that the
-    model is pulled as, else the newest accepted ones, at most 16.
+    The registry compares every pair, once, also for whether they pull apart there. Without numbers: the patches of the
+    release that the model is pulled as, else the newest accepted ones, at most 16.
 
-    overlap: weights that both change, over those of the smaller patch. iou: over those that either changes. lift: over
-    what is due by chance. sign: the part of the overlap where signs differ. cosine: of the angle between the patches.
-    cancellation: the part of both that is lost when they are added.
+    overlap: share of the smaller patch's weights that the other changes, too. iou: weights that both change, over those
+    that either changes. lift: the overlap over that expected by chance. sign: share of the overlap where signs differ.
+    cosine: of the angle between the patches. cancellation: share of both that is lost when they are added.
 
     These numbers say where to look first; only an evaluation of the composed model decides.
     """
-    from client.actions.conflicts import compare
+    from client.actions.conflicts import find_conflicts
     from client.terminal.addresses import parse_choice
 
     if measure is not None and measure not in MEASURES:
         raise typer.BadParameter(f"--measure is one of {', '.join(MEASURES)}.")
     console = Console(as_json, quiet)
     with connect() as client:
-        found = compare(client, model, [parse_choice(text) for text in patches or ()], tensors, console=console)
+        overview = find_conflicts(
+            client, model, [parse_choice(text) for text in patches or ()], tensors, console=console
+        )
     document = {
         "model": model,
-        **found.conflicts.model_dump(mode="json"),
-        "worst": [asdict(row) for row in found.worst],
+        **overview.conflicts.model_dump(mode="json"),
+        "worst": [asdict(row) for row in overview.worst],
     }
     brief = "\n".join(
         f"{_label(pair.first)} {_label(pair.second)} {_exact(MEASURES[measure or 'sign'](pair.whole))}"
-        for pair in found.conflicts.pairs
+        for pair in overview.conflicts.pairs
     )
-    console.result(document, _text(model, found.conflicts, found.worst, measure), brief)
+    console.result(document, _text(model, overview.conflicts, overview.worst, measure), brief)
 
 
 def _overlap(whole: "Overlap") -> float | None:
@@ -78,17 +84,17 @@ MEASURES: dict[str, "Callable[[Overlap], float | None]"] = {
 }
 
 
-def describe(found: "Preview") -> list[tuple[str, str]]:
-    """Return what a recipe would be, as names and values for a person."""
+def describe(preview: "Preview") -> list[tuple[str, str]]:
+    """Return a preview as names and values for a person."""
     pairs = [
-        ("recipe", found.recipe),
-        ("composed", "yes" if found.composed else "no"),
-        ("weights", found.weights_digest or "-"),
-        ("size", f"{size(found.patch_bytes)} of patches for a model of {size(found.model_bytes)}"),
+        ("recipe", preview.recipe),
+        ("composed", "yes" if preview.composed else "no"),
+        ("weights", preview.weights_digest or "-"),
+        ("size", f"{size(preview.patch_bytes)} of patches for a model of {size(preview.model_bytes)}"),
     ]
-    if found.touched is not None:
-        pairs.append(("touched", f"{found.touched:,} weights"))
-    known, missing = len(found.conflicts.pairs), found.conflicts.missing
+    if preview.touched is not None:
+        pairs.append(("touched", f"{preview.touched:,} weights"))
+    known, missing = len(preview.conflicts.pairs), preview.conflicts.missing
     if known or missing:
         pairs.append(
             (
@@ -97,24 +103,26 @@ def describe(found: "Preview") -> list[tuple[str, str]]:
                 + (f", {missing} not compared yet" if missing else ""),
             )
         )
-    worst = max(found.conflicts.pairs, key=lambda pair: pair.whole.opposed_mass, default=None)
+    worst = max(preview.conflicts.pairs, key=lambda pair: pair.whole.opposed_mass, default=None)
     if worst is not None and worst.whole.opposed:
         words = f"signs differ on {_share(worst.whole.sign_conflict)} of what both change"
         pairs.append(("worst pair", f"{_label(worst.first)} and {_label(worst.second)}: {words}"))
-    return pairs + [("warning", plain(text)) for text in found.warnings]
+    return pairs + [("warning", plain(text)) for text in preview.warnings]
 
 
-def _text(model: str, found: "Conflicts", worst: "Sequence[Worst]", measure: str | None) -> str:
-    source = found.source and ("newest accepted" if found.source == "accepted" else f"of {plain(found.source)}")
-    lines = [f"{model}: {len(found.patches)} patches" + (f", {source}" if source else "")]
-    rows = [(_label(patch), patch.state, plain(patch.author), plain(patch.title)) for patch in found.patches]
+def _text(model: str, conflicts: "Conflicts", worst: "Sequence[TensorConflict]", measure: str | None) -> str:
+    source = conflicts.source and (
+        "newest accepted" if conflicts.source == "accepted" else f"of {plain(conflicts.source)}"
+    )
+    lines = [f"{model}: {len(conflicts.patches)} patches" + (f", {source}" if source else "")]
+    rows = [(_label(patch), patch.state, plain(patch.author), plain(patch.title)) for patch in conflicts.patches]
     lines += [line[:WIDTH] for line in table(("patch", "state", "author", "title"), rows).splitlines()]
-    lines += ["", *_matrix(found, measure)]
-    if found.census is not None:
-        lines += ["", _census(found.census)]
+    lines += ["", *_matrix(conflicts, measure)]
+    if conflicts.census is not None:
+        lines += ["", _census(conflicts.census)]
     if worst:
-        lines += ["", "Where most is at stake, by the mass of what pulls apart:"]
-        heads = ("pair", "both touch", "differ", "tensor")
+        lines += ["", "Where most is at stake, by the mass of changes with opposite signs:"]
+        heads = ("pair", "both change", "differ", "tensor")
         cells = [
             (
                 f"{_label(row.first)} {_label(row.second)}",
@@ -128,13 +136,13 @@ def _text(model: str, found: "Conflicts", worst: "Sequence[Worst]", measure: str
     return "\n".join(lines)
 
 
-def _matrix(found: "Conflicts", measure: str | None) -> list[str]:
+def _matrix(conflicts: "Conflicts", measure: str | None) -> list[str]:
     """Return a matrix in blocks of columns; without a measure, signs above the diagonal and overlap below."""
     above = MEASURES[measure or "sign"]
     below = MEASURES[measure or "overlap"]
     write = _number if measure in ("lift", "cosine") else _share
-    known = {(_label(pair.first), _label(pair.second)): pair.whole for pair in found.pairs}
-    labels = [_label(patch) for patch in found.patches]
+    known = {(_label(pair.first), _label(pair.second)): pair.whole for pair in conflicts.pairs}
+    labels = [_label(patch) for patch in conflicts.patches]
 
     def cell(row: str, column: str) -> str:
         if row == column:
@@ -143,7 +151,7 @@ def _matrix(found: "Conflicts", measure: str | None) -> list[str]:
             return write(above(known[row, column]))
         return write(below(known[column, row])) if (column, row) in known else "?"
 
-    title = measure or "signs that differ where both touch, above; weights that both touch, below"
+    title = measure or "above: signs that differ; below: weights that both change"
     lines = [f"{title}:"]
     for start in range(0, len(labels), BLOCK):
         columns = labels[start : start + BLOCK]
@@ -157,7 +165,7 @@ def _census(census: Sequence[int]) -> str:
     most = max((place for place, count in enumerate(census) if count), default=0)
     parts = [f"{place}: {_share(count / whole if whole else None)}" for place, count in enumerate(census[: most + 1])]
     lines = ["  ".join(parts[start : start + CENSUS]) for start in range(0, len(parts), CENSUS)]
-    return "\n".join([f"Of {whole:,} weights, by how many patches touch them:", *lines])
+    return "\n".join([f"Of {whole:,} weights, by how many patches change them:", *lines])
 
 
 def _label(patch: "PatchName") -> str:

@@ -1,7 +1,4 @@
-"""diff, show, apply, digest: patches and models on this machine.
-
-What is wrong without looking at weights is told before the seconds that importing torch takes.
-"""
+"""diff, show, apply, digest: patches and models on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +7,14 @@ import typer
 
 from client.commands.options import Alpha, Device, DeviceMemory, Json, Quiet, connect, parse_size
 from client.terminal.console import Console, fields, plain, size, table
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.recipe import ALPHA
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.checking.check import PatchReport
     from registry.schemas import Patch, TensorStats
+
+MASK = MaskParams()
 
 
 def diff(
@@ -22,86 +23,58 @@ def diff(
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The patch file to write.")],
     drop_bottom: Annotated[
         str, typer.Option(metavar="DECIMAL", help="Share of the smallest changes to leave out.")
-    ] = "0.85",
+    ] = MASK.drop_bottom,
     drop_top: Annotated[
         str, typer.Option(metavar="DECIMAL", help="Share of the largest changes to leave out.")
-    ] = "0.007",
+    ] = MASK.drop_top,
     granularity: Annotated[
-        str, typer.Option(metavar="tensor|row", help="Shares are of a whole tensor, or of each row.")
-    ] = "tensor",
+        str, typer.Option(metavar="tensor|row", help="Take the shares of a whole tensor, or of each row.")
+    ] = MASK.granularity,
     value_dtype: Annotated[
-        str, typer.Option(metavar="auto|BF16|F16|F32", help="Type of the stored changes; auto is the base's.")
-    ] = "auto",
-    include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only tensors of such a name.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="No tensors of such a name.")] = None,
+        str, typer.Option(metavar="auto|BF16|F16|F32", help="Type of the stored changes; auto is that of the base.")
+    ] = MASK.value_dtype,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Only tensors whose name matches; may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="No tensors whose name matches; may be repeated.")
+    ] = None,
     device: Device = "cpu",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a breadcrumb patch of what fine-tuning changed.
+    """Make a breadcrumb patch from what fine-tuning changed.
 
     BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision]. TUNED may also be a
     LoRA adapter for BASE, as PEFT saves it.
     """
-    from client.machine.sources import resolve
-    from registry.errors import InvalidRequest, WrongState
+    from dataclasses import asdict
+
+    from client.actions.patching import diff as run
 
     console = Console(as_json, quiet)
-    if out.is_dir():
-        raise InvalidRequest(f"{out} is a folder; name the patch file to write, like {out / 'patch.safetensors'}.")
-    models = resolve(base, quiet=quiet), resolve(tuned, quiet=quiet)
-    for model in models:
-        if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
-            raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
-
-    from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
-    from registry.breadcrumbs.diffing.diff import diff as make
-    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-    from registry.breadcrumbs.formats.layout import MaskParams
-
-    dtype = "auto" if value_dtype.lower() == "auto" else value_dtype.upper()
-    params = MaskParams(drop_bottom, drop_top, granularity.lower(), dtype)
-    with open_checkpoint(models[0]) as before, open_tuned(models[1], before) as after:
-        if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
-            raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
-        with console.progress("comparing") as progress:
-            info = make(
-                before,
-                after,
-                out,
-                params,
-                include or (),
-                exclude or (),
-                progress,
-                device=device,
-                device_memory=parse_size(device_memory),
-            )
-        parameters = sum(spec.numel for spec in before.tensors.values())
-        whole = before.size
-        adapter = after.config if isinstance(after, Adapted) else None
-    nnz = sum(info.nnz.values())
+    patch = run(
+        base,
+        tuned,
+        out,
+        drop_bottom=drop_bottom,
+        drop_top=drop_top,
+        granularity=granularity,
+        value_dtype=value_dtype,
+        include=include or (),
+        exclude=exclude or (),
+        device=device,
+        device_memory=parse_size(device_memory),
+        console=console,
+    )
     document = {
-        "file": str(out),
-        "sha256": info.sha256,
-        "size": info.size,
-        "base": info.base,
-        "tensors": len(info.tensors),
-        "nnz": nnz,
-        "density": nnz / parameters,
-        "model_size": whole,
-        "adapter": {"base_model": adapter.base_model} if adapter else None,
+        **{name: value for name, value in asdict(patch).items() if name not in ("parameters", "adapter_base")},
+        "file": str(patch.file),
+        "density": patch.density,
+        "adapter": {"base_model": patch.adapter_base} if patch.adapter else None,
     }
-    pairs = [
-        ("patch", str(out)),
-        ("sha256", str(info.sha256)),
-        ("base", info.base),
-        ("changes", f"{nnz:,} of {parameters:,} weights ({nnz / parameters:.2%}) in {len(info.tensors)} tensors"),
-        ("size", f"{size(info.size)}, {info.size / whole:.1%} of the model's {size(whole)}"),
-    ]
-    if adapter:
-        pairs.insert(3, ("adapter", f"LoRA, trained on {plain(adapter.base_model or 'a base that it does not name')}"))
-    console.result(document, fields(pairs), str(info.sha256))
+    console.result(document, fields([(name, plain(value)) for name, value in patch.rows()]), patch.sha256)
 
 
 def show(
@@ -112,30 +85,30 @@ def show(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show a patch: its header, and what it does to each tensor. Or show where a release comes from.
+    """Show what a patch changes, or where a release comes from.
 
-    Of a release: base, patches, authors, approvals, weights, digests, who built it. With --json, the same as an in-toto
-    statement.
+    For a patch: its header, and the changes in each tensor. For a release: base, patches, authors, approvals, digests,
+    and who built it. With --json, as an in-toto statement.
     """
-    from client.terminal.addresses import parse_patch, parse_revision
+    from client.terminal.addresses import parse_patch, parse_snapshot
 
     console = Console(as_json, quiet)
-    named = None if Path(patch).exists() else parse_patch(patch)
-    if named is None and "@" in patch and not Path(patch).exists():
+    address = None if Path(patch).exists() else parse_patch(patch)
+    if address is None and "@" in patch and not Path(patch).exists():
         from client.commands.releasing.releases import show_provenance
 
         with connect() as client:
-            show_provenance(client, *parse_revision(patch), console)
+            show_provenance(client, *parse_snapshot(patch), console)
         return
-    if named is None:
+    if address is None:
         _show_file(console, Path(patch))
         return
     with connect() as client:
-        found = client.patch(*named)
-        tensors = client.patch_tensors(*named) if found.check == "checked" else []
-        whole = client.model(named[0])
-    document = {**found.model_dump(mode="json"), "model_size": whole.size, "tensors": tensors}
-    console.result(document, _remote_text(found, tensors, whole.size, whole.parameters), found.sha256)
+        remote = client.patch(*address)
+        tensors = client.patch_tensors(*address) if remote.check == "checked" else []
+        model = client.model(address[0])
+    document = {**remote.model_dump(mode="json"), "model_size": model.size, "tensors": tensors}
+    console.result(document, _remote_text(remote, tensors, model.size, model.parameters), remote.sha256)
 
 
 def _show_file(console: Console, path: Path) -> None:
@@ -177,7 +150,7 @@ def _show_file(console: Console, path: Path) -> None:
             ("mask", _mask(params.drop_bottom, params.drop_top, params.granularity, params.value_dtype)),
             (
                 "changes",
-                f"{report.nnz:,} of the {numel:,} weights of the tensors it touches ({report.nnz / numel:.2%})",
+                f"{report.nnz:,} of the {numel:,} weights of the tensors it changes ({report.nnz / numel:.2%})",
             ),
             ("size", f"{size(report.size)}, {report.size / touched:.1%} of those tensors' {size(touched)}"),
         ]
@@ -208,8 +181,8 @@ def _remote_text(patch: "Patch", tensors: "list[TensorStats]", whole: int, param
     if patch.drop_bottom is not None:
         pairs.append(("mask", _mask(patch.drop_bottom, patch.drop_top, patch.granularity, patch.value_dtype)))
     if patch.nnz is not None and patch.density is not None:
-        of = f" of {parameters:,}" if parameters else ""
-        pairs.append(("changes", f"{patch.nnz:,}{of} weights ({patch.density:.2%}) in {len(tensors)} tensors"))
+        total = f" of {parameters:,}" if parameters else ""
+        pairs.append(("changes", f"{patch.nnz:,}{total} weights ({patch.density:.2%}) in {len(tensors)} tensors"))
     pairs.append(("size", f"{size(patch.size)}, {patch.size / max(whole, 1):.1%} of the model's {size(whole)}"))
     text = fields(pairs)
     if patch.message.strip():
@@ -245,10 +218,10 @@ def apply(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model to start from.", show_default=False)],
     patches: Annotated[
         list[str],
-        typer.Argument(metavar="PATCH[:WEIGHT]", help="Patch files, weight 1 if not said.", show_default=False),
+        typer.Argument(metavar="PATCH[:WEIGHT]", help="Patch files; the weight is 1 by default.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The model folder to make.")],
-    alpha: Alpha = "0.3",
+    alpha: Alpha = ALPHA,
     device: Device = "auto",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
@@ -262,34 +235,14 @@ def apply(
     """
     from dataclasses import asdict
 
-    from client.actions.apply import apply as run
-    from client.machine.folders import check_vacant
-    from client.machine.sources import resolve
-    from client.terminal.addresses import parse_file
+    from client.actions.patching import apply as run
 
     console = Console(as_json, quiet)
-    check_vacant(out)
-    name = None if Path(base).expanduser().exists() else base  # a Hub id
-    local = resolve(base, quiet=quiet)
-    done = run(
-        local,
-        [parse_file(text) for text in patches],
-        out,
-        alpha=alpha,
-        device=device,
-        device_memory=parse_size(device_memory),
-        name=name,
-        console=console,
+    model = run(
+        base, patches, out, alpha=alpha, device=device, device_memory=parse_size(device_memory), console=console
     )
-    text = fields(
-        [
-            ("model", str(out)),
-            ("recipe", done.recipe),
-            ("weights", done.weights_digest),
-            ("computed", f"on {done.device} in {done.seconds:.1f} s"),
-        ]
-    )
-    console.result({"folder": str(out), **asdict(done)}, text, done.weights_digest)
+    document = {**asdict(model), "folder": str(model.folder)}
+    console.result(document, fields(model.rows()), model.weights_digest)
 
 
 def digest(
@@ -299,24 +252,25 @@ def digest(
 ) -> None:
     """Print a model's weights digest.
 
-    It names the weights alone and does not depend on files or shards: the same tensors, the same digest.
+    The digest depends on the weights alone, not on files or shards: the same tensors have the same digest.
 
     MODEL is a .safetensors file, a model folder, or a Hub id org/name[@revision].
     """
     from client.machine.sources import resolve
 
     console = Console(as_json, quiet)
-    found_at = resolve(model, quiet=quiet)
+    path = resolve(model, quiet=quiet)
 
-    from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+    from registry.breadcrumbs.formats.digest import digest_checkpoint
 
-    with open_checkpoint(found_at) as checkpoint, console.progress("hashing") as progress:
-        found = digest_checkpoint(checkpoint, progress)
+    with open_checkpoint(path) as checkpoint, console.progress("hashing") as progress:
+        weights_digest = digest_checkpoint(checkpoint, progress)
         document = {
             "model": model,
-            "weights_digest": found,
+            "weights_digest": weights_digest,
             "tensors": len(checkpoint.tensors),
             "parameters": sum(spec.numel for spec in checkpoint.tensors.values()),
             "size": checkpoint.size,
         }
-    console.result(document, found)
+    console.result(document, weights_digest)

@@ -1,4 +1,4 @@
-"""bisect, loo, blame, eval: what a patch does."""
+"""bisect, loo, blame, eval: what each patch of a model does."""
 
 import re
 from dataclasses import asdict
@@ -21,21 +21,26 @@ Command = Annotated[
 ]
 Keep = Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Keep the models that are composed here.")]
 Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compose; a GPU is left to your command.")
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda", help="Where to compose; the default leaves a GPU to your command."
+    ),
 ]
-Task = Annotated[str | None, typer.Option("--task", metavar="T", help="Of what does not say its own.")]
-Dataset = Annotated[str | None, typer.Option("--dataset", metavar="D", help="Of what does not say its own.")]
+Task = Annotated[str | None, typer.Option("--task", metavar="T", help="Task of scores that do not name theirs.")]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", metavar="D", help="Dataset of scores that do not name theirs.")
+]
 
-evals = typer.Typer(name="eval", help="Record and list what was measured.", no_args_is_help=True, rich_markup_mode=None)
+evals = typer.Typer(name="eval", help="Record and list evaluations.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def bisect(
     model: Model,
     command: Command,
-    good: Annotated[str, typer.Option("--good", metavar="REF", help="A revision that is good.")],
-    bad: Annotated[str, typer.Option("--bad", metavar="REF", help="A revision that is bad.")],
+    good: Annotated[str, typer.Option("--good", metavar="REF", help="A good snapshot, like 1.0.0.")],
+    bad: Annotated[str, typer.Option("--bad", metavar="REF", help="A bad snapshot, like 1.1.0.")],
     no_verify_ends: Annotated[
-        bool, typer.Option("--no-verify-ends", help="Do not see first that both are what you say.")
+        bool, typer.Option("--no-verify-ends", help="Do not check first that good is good and bad is bad.")
     ] = False,
     keep: Keep = None,
     device: Device = "cpu",
@@ -44,21 +49,22 @@ def bisect(
 ) -> None:
     """Find the patch that made a model bad.
 
-    Composes models between the two here, for log2 of the patches in question tries, and runs COMMAND on each: in it,
-    {model} is the model's folder, which is the last argument if no argument has it, and $CRUMB_MODEL. Its exit code
-    says: 0 good; 125 cannot tell; any other up to 127 bad; all else ends the search. Exit code 1 when several suspects
-    are left, since some could not be told.
+    Composes models between the two here, about log2 of the number of changed patches, and runs COMMAND on each. In
+    COMMAND, {model} and $CRUMB_MODEL are the model's folder; without {model}, the folder is the last argument.
 
-    Models are composed in $TMPDIR and vanish after their try.
+    Exit codes of COMMAND: 0 good; 125 cannot be judged; any other up to 127 bad; all others end the search. crumb exits
+    with 1 if several suspects are left because some models could not be judged.
+
+    Models are composed in $TMPDIR and removed after their trial.
     """
-    from client.terminal.addresses import parse_revision
+    from client.terminal.addresses import parse_snapshot
     from client.trials import bisect as bisects
 
     console = Console(as_json, quiet)
-    _, good = parse_revision(f"{model}@{good}")
-    _, bad = parse_revision(f"{model}@{bad}")
+    _, good = parse_snapshot(f"{model}@{good}")
+    _, bad = parse_snapshot(f"{model}@{bad}")
     with connect() as client:
-        done = bisects.bisect(
+        bisection = bisects.bisect(
             client,
             model,
             good,
@@ -69,28 +75,28 @@ def bisect(
             device=device,
             console=console,
         )
-    suspects = [f"#{change.number} {plain(change.title)} ({change.words})" for change in done.suspects]
-    if done.found:
+    suspects = [f"#{change.number} {plain(change.title)} ({change.words})" for change in bisection.suspects]
+    if bisection.found:
         text = f"The first bad change is {suspects[0]}."
     else:
-        text = "\n".join(["Some could not be told; the first bad change is one of", *suspects])
-    text += f"\n{len(done.steps)} models were tried for {len(done.changes)} changes."
+        text = "\n".join(["Some models could not be judged; the first bad change is one of", *suspects])
+    text += f"\n{len(bisection.steps)} models were tried for {len(bisection.changes)} changes."
     document = {
         "model": model,
         "good": good,
         "bad": bad,
-        "found": done.found,
-        "suspects": [change.document() for change in done.suspects],
-        "changes": [change.document() for change in done.changes],
-        "steps": [asdict(step) for step in done.steps],
+        "found": bisection.found,
+        "suspects": [change.document() for change in bisection.suspects],
+        "changes": [change.document() for change in bisection.changes],
+        "steps": [asdict(step) for step in bisection.steps],
     }
-    console.result(document, text, "\n".join(f"#{change.number}" for change in done.suspects))
-    if not done.found:
+    console.result(document, text, "\n".join(f"#{change.number}" for change in bisection.suspects))
+    if not bisection.found:
         raise typer.Exit(UNDECIDED)
 
 
 def loo(
-    revision: Subject,
+    snapshot: Subject,
     command: Command,
     keep: Keep = None,
     device: Device = "cpu",
@@ -99,46 +105,46 @@ def loo(
 ) -> None:
     """Leave one out: score a model without each of its patches.
 
-    Composes the models here, and runs COMMAND on each: in it, {model} is the model's folder, which is the last
-    argument if no argument has it, and $CRUMB_MODEL. The last line that it prints is the score: a number, or a JSON
-    object with it as "value".
+    Composes the models here, and runs COMMAND on each. In COMMAND, {model} and $CRUMB_MODEL are the model's folder;
+    without {model}, the folder is the last argument. The last line that COMMAND prints is the score: a number, or a
+    JSON object with it as "value".
     """
-    from client.terminal.addresses import parse_revision
+    from client.terminal.addresses import parse_snapshot
     from client.trials import scores
 
     console = Console(as_json, quiet)
-    model, ref = parse_revision(revision)
+    model, ref = parse_snapshot(snapshot)
     with connect() as client:
-        done = scores.leave_one_out(client, model, ref, command, keep=keep, device=device, console=console)
-    rows = [("none", "", f"{done.score:.6g}", "", "")]
-    for one in done.without:
-        rows.append((f"#{one.number}", one.scale, f"{one.score:.6g}", f"{one.difference:+.6g}", plain(one.title)))
+        result = scores.leave_one_out(client, model, ref, command, keep=keep, device=device, console=console)
+    rows = [("none", "", f"{result.score:.6g}", "", "")]
+    for row in result.without:
+        rows.append((f"#{row.number}", row.scale, f"{row.score:.6g}", f"{row.difference:+.6g}", plain(row.title)))
     text = table(("without", "scale", "score", "it adds", "title"), rows, right=(0, 1, 2, 3))
-    brief = "\n".join(f"#{one.number} {one.difference!r}" for one in done.without)
-    console.result({"model": model, "ref": ref, **asdict(done)}, text, brief)
+    brief = "\n".join(f"#{row.number} {row.difference!r}" for row in result.without)
+    console.result({"model": model, "ref": ref, **asdict(result)}, text, brief)
 
 
 def blame(
-    revision: Subject,
+    snapshot: Subject,
     place: Annotated[
         str | None, typer.Argument(metavar="[TENSOR[i,j]]", help="A weight or a tensor.", show_default=False)
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show who changed a weight, a tensor or a model.
+    """Show which patches changed a weight, a tensor or a model.
 
-    Of one weight: what each patch adds. Of more: each patch's share of the energy, the sum of squares of what it adds.
+    For one weight: what each patch adds. For more: each patch's share of the energy, the sum of squares of its changes.
     """
-    from client.terminal.addresses import parse_revision
+    from client.terminal.addresses import parse_snapshot
     from client.trials import blame as blames
 
     console = Console(as_json, quiet)
-    model, ref = parse_revision(revision)
+    model, ref = parse_snapshot(snapshot)
     with connect() as client:
-        done = blames.blame(client, model, ref, place, console=console)
-    brief = "\n".join(f"#{part.number} {part.amount!r} {part.share!r}" for part in done.patches)
-    console.result(asdict(done), _blame_text(done), brief)
+        result = blames.blame(client, model, ref, place, console=console)
+    brief = "\n".join(f"#{row.number} {row.amount!r} {row.share!r}" for row in result.patches)
+    console.result(asdict(result), _blame_text(result), brief)
 
 
 @evals.command()
@@ -150,15 +156,15 @@ def add(
     dataset: Annotated[str, typer.Option("--dataset", metavar="D", help="Like openai/gsm8k.")],
     metric: Annotated[str, typer.Option("--metric", metavar="M", help="Like accuracy.")],
     value: Annotated[float, typer.Option("--value", metavar="X", help="What was measured.")],
-    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="As of a loss.")] = False,
-    source: Annotated[str | None, typer.Option("--source", metavar="URL", help="Where to read of it.")] = None,
+    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="For a loss.")] = False,
+    source: Annotated[str | None, typer.Option("--source", metavar="URL", help="A page about it.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Record one number that was measured of a base, a patch, a version or a channel."""
+    """Record one evaluation of a base, a patch, a version or a channel."""
     model, ref = _parse_subject(subject)
     with connect() as client:
-        made = client.add_evaluation(
+        evaluation = client.add_evaluation(
             model,
             ref or "base",
             task=task,
@@ -168,97 +174,101 @@ def add(
             higher_is_better=not lower_is_better,
             source=source,
         )
-    Console(as_json, quiet).result(made, _evaluations_text([made]), made.subject)
+    Console(as_json, quiet).result(evaluation, _evaluations_text([evaluation]), evaluation.subject)
 
 
 @evals.command()
 def run(
-    revision: Subject,
+    snapshot: Subject,
     command: Command,
     task: Task = None,
     dataset: Dataset = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Pull a model, run a command on it, and record what it measures.
+    """Pull a model, run a command on it, and record its scores.
 
-    In COMMAND, {model} is the model's folder, which is the last argument if no argument has it, and $CRUMB_MODEL. It
-    prints JSON: {"task": …, "dataset": …, "metric": …, "value": 0.5, "higher_is_better": true}, a list of such, or
-    {"accuracy": 0.5} with --task and --dataset. Nothing is recorded unless all of it is sound.
+    In COMMAND, {model} and $CRUMB_MODEL are the model's folder; without {model}, the folder is the last argument.
+    COMMAND prints JSON: {"task": …, "dataset": …, "metric": …, "value": 0.5, "higher_is_better": true}, a list of
+    such, or {"accuracy": 0.5} with --task and --dataset. If any score is malformed, none are recorded.
     """
-    from client.terminal.addresses import parse_revision
+    from client.terminal.addresses import parse_snapshot
     from client.trials import scores
 
     console = Console(as_json, quiet)
-    model, ref = parse_revision(revision)
+    model, ref = parse_snapshot(snapshot)
     with connect() as client:
-        made = scores.measure(client, model, ref, command, task=task, dataset=dataset, console=console)
-    console.result(made, _evaluations_text(made), "\n".join(f"{plain(one.metric)} {one.value!r}" for one in made))
+        evaluations = scores.evaluate(client, model, ref, command, task=task, dataset=dataset, console=console)
+    brief = "\n".join(f"{plain(row.metric)} {row.value!r}" for row in evaluations)
+    console.result(evaluations, _evaluations_text(evaluations), brief)
 
 
 @evals.command(name="list")
 def list_evaluations(
     subject: Annotated[
-        str, typer.Argument(metavar="NS/NAME[@REF|#N[.R]]", help="A model, or one thing in it.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NS/NAME[@REF|#N[.R]]", help="A model, a snapshot of it, or a patch.", show_default=False
+        ),
     ],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List what was measured of a model's base, patches and releases."""
+    """List the evaluations of a model, a snapshot or a patch."""
     model, ref = _parse_subject(subject)
     with connect() as client:
-        found = list(client.evaluations(model, ref))
-    text = _evaluations_text(found) if found else f"Nothing was measured of {subject} yet."
-    brief = "\n".join(f"{one.subject} {plain(one.dataset)}:{plain(one.metric)} {one.value!r}" for one in found)
-    Console(as_json, quiet).result(found, text, brief)
+        evaluations = list(client.evaluations(model, ref))
+    text = _evaluations_text(evaluations) if evaluations else f"There are no evaluations of {subject} yet."
+    brief = "\n".join(f"{row.subject} {plain(row.dataset)}:{plain(row.metric)} {row.value!r}" for row in evaluations)
+    Console(as_json, quiet).result(evaluations, text, brief)
 
 
 def _parse_subject(text: str) -> tuple[str, str | None]:
     """Split NS/NAME[@REF] or NS/NAME#N[.R]; the patch is kept as #N[.R]."""
-    from client.terminal.addresses import check_model, parse_revision
+    from client.terminal.addresses import check_model, parse_snapshot
 
-    if found := re.fullmatch(r"([^#@]+)(#[0-9]{1,9}(?:\.[0-9]{1,9})?)", text):
-        return check_model(found[1]), found[2]
-    return parse_revision(text) if "@" in text else (check_model(text), None)
+    if match := re.fullmatch(r"([^#@]+)(#[0-9]{1,9}(?:\.[0-9]{1,9})?)", text):
+        return check_model(match[1]), match[2]
+    return parse_snapshot(text) if "@" in text else (check_model(text), None)
 
 
-def _blame_text(done: "Blame") -> str:
-    place = done.tensor or "the whole model"
-    pairs = [("of", plain(place) + (f"[{','.join(map(str, done.index))}]" if done.index is not None else ""))]
-    if done.index is not None:
-        pairs += [("base", f"{done.base!r}"), ("composed", f"{done.composed!r}")]
+def _blame_text(result: "Blame") -> str:
+    place = result.tensor or "the whole model"
+    pairs = [("of", plain(place) + (f"[{','.join(map(str, result.index))}]" if result.index is not None else ""))]
+    if result.index is not None:
+        pairs += [("base", f"{result.base!r}"), ("composed", f"{result.composed!r}")]
     rows = [
         (
-            f"#{part.number}",
-            f"{part.amount:+.6g}" if done.index is not None else f"{part.amount:.6g}",
-            f"{part.share:.1%}",
-            *(() if done.index is not None else (f"{part.nnz:,}",)),
-            plain(part.title),
+            f"#{row.number}",
+            f"{row.amount:+.6g}" if result.index is not None else f"{row.amount:.6g}",
+            f"{row.share:.1%}",
+            *(() if result.index is not None else (f"{row.nnz:,}",)),
+            plain(row.title),
         )
-        for part in done.patches
+        for row in result.patches
     ]
     heads = (
         ("patch", "adds", "share", "title")
-        if done.index is not None
+        if result.index is not None
         else ("patch", "norm", "energy", "weights", "title")
     )
-    told = table(heads, rows, right=range(len(heads) - 1)) if rows else "No patch changes it."
-    return f"{fields(pairs)}\n{told}"
+    shares = table(heads, rows, right=range(len(heads) - 1)) if rows else "No patch changes it."
+    return f"{fields(pairs)}\n{shares}"
 
 
-def _evaluations_text(found: "list[Evaluation]") -> str:
+def _evaluations_text(evaluations: "list[Evaluation]") -> str:
     rows = [
         (
-            one.subject,
-            plain(one.task),
-            plain(one.dataset),
-            plain(one.metric),
-            f"{one.value:.6g}",
-            "higher" if one.higher_is_better else "lower",
-            plain(one.user),
-            f"{one.created_at.astimezone():%Y-%m-%d}",
+            row.subject,
+            plain(row.task),
+            plain(row.dataset),
+            plain(row.metric),
+            f"{row.value:.6g}",
+            "higher" if row.higher_is_better else "lower",
+            plain(row.user),
+            f"{row.created_at.astimezone():%Y-%m-%d}",
         )
-        for one in found
+        for row in evaluations
     ]
     heads = ("of", "task", "dataset", "metric", "value", "better", "by", "on")
     return table(heads, rows, right=(4,))

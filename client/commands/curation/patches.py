@@ -1,4 +1,4 @@
-"""push, log, compose: a model's patches at the registry."""
+"""push, log, compose: the patches of a model at the registry."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +8,7 @@ import typer
 from client.commands.composing.conflicts import describe
 from client.commands.options import Alpha, Author, Json, Limit, Model, NoWait, Quiet, connect
 from client.terminal.console import Console, fields, plain, size
+from registry.breadcrumbs.formats.recipe import ALPHA
 
 if TYPE_CHECKING:
     from registry.schemas import Patch
@@ -22,14 +23,14 @@ def push(
     title: Annotated[str, typer.Option("--message", "-m", metavar="TITLE", help="One line on what it does.")],
     task: Task = None,
     message_file: Annotated[
-        Path | None, typer.Option("--message-file", metavar="F", help="A longer text from this file.")
+        Path | None, typer.Option("--message-file", metavar="F", help="A file with a longer description.")
     ] = None,
     license: Annotated[
-        str | None, typer.Option("--license", metavar="ID", help="Of the patch, like apache-2.0.")
+        str | None, typer.Option("--license", metavar="ID", help="Licence of the patch, like apache-2.0.")
     ] = None,
     propose: Annotated[bool, typer.Option("--propose", help="Ask for review at once.")] = False,
     update: Annotated[
-        str | None, typer.Option("--update", metavar="N", help="The next revision of your patch N.")
+        str | None, typer.Option("--update", metavar="N", help="Add it as the next revision of your patch N.")
     ] = None,
     no_wait: NoWait = False,
     as_json: Json = False,
@@ -37,8 +38,8 @@ def push(
 ) -> None:
     """Contribute a patch to a model.
 
-    It is a draft until `crumb propose` (or --propose) asks for review. Prints the patch's number. Run again after a
-    kill it goes on where it was; run again after success it answers with the same number.
+    It is a draft until `crumb propose` (or --propose) asks for review. Prints the patch's number. If it is interrupted,
+    run it again: it resumes. After success it prints the same number again.
     """
     from client.actions.push import push as run
     from client.machine.sources import read_text
@@ -47,7 +48,7 @@ def push(
     console = Console(as_json, quiet)
     message = "" if message_file is None else read_text(message_file, MESSAGE_BYTES)
     with connect() as client:
-        done = run(
+        pushed = run(
             client,
             patch,
             model,
@@ -60,11 +61,11 @@ def push(
             wait=not no_wait,
             console=console,
         )
-    name = f"{done.model}#{done.number}" + (f".{done.revision}" if done.revision > 1 else "")
-    text = f"{name}  {done.check}, {done.state}\n{_summary(done)}"
-    if done.state == "draft":
-        text += f"\nnext: crumb propose {done.model} {done.number}"
-    console.result(done, text, name)
+    name = f"{pushed.model}#{pushed.number}" + (f".{pushed.revision}" if pushed.revision > 1 else "")
+    text = f"{name}  {pushed.check}, {pushed.state}\n{_summary(pushed)}"
+    if pushed.state == "draft":
+        text += f"\nnext: crumb propose {pushed.model} {pushed.number}"
+    console.result(pushed, text, name)
 
 
 def log(
@@ -75,13 +76,17 @@ def log(
         str | None, typer.Option("--state", metavar="S", help="Only in this state, like proposed or accepted.")
     ] = None,
     density_min: Annotated[
-        float | None, typer.Option("--density-min", metavar="D", help="Only if it changes this part of all weights.")
+        float | None,
+        typer.Option(
+            "--density-min", metavar="D", help="Only if it changes at least this share of all weights, like 0.05."
+        ),
     ] = None,
     density_max: Annotated[
-        float | None, typer.Option("--density-max", metavar="D", help="Only if it changes no more, like 0.15.")
+        float | None,
+        typer.Option("--density-max", metavar="D", help="Only if it changes at most this share, like 0.15."),
     ] = None,
     tensor: Annotated[
-        str | None, typer.Option("--tensor", metavar="T", help="Only if it changes a tensor called like this.")
+        str | None, typer.Option("--tensor", metavar="T", help="Only if it changes a tensor whose name contains this.")
     ] = None,
     limit: Limit = None,
     as_json: Json = False,
@@ -90,7 +95,7 @@ def log(
     """List a model's patches, newest first."""
     console = Console(as_json, quiet)
     with connect() as client:
-        found = client.patches(
+        patches = client.patches(
             model,
             task=task,
             author=author,
@@ -101,10 +106,10 @@ def log(
             limit=limit,
         )
         if as_json:
-            console.result(list(found), "")
+            console.result(list(patches), "")
             return
         empty = True
-        for patch in found:
+        for patch in patches:
             if quiet:
                 print(f"#{patch.number} {plain(patch.title)}")
             else:
@@ -118,53 +123,46 @@ def compose(
     model: Model,
     patches: Annotated[
         list[str],
-        typer.Argument(metavar="N[.R][:WEIGHT]", help="Patch numbers, weight 1 if not said.", show_default=False),
+        typer.Argument(metavar="N[.R][:WEIGHT]", help="Patch numbers; the weight is 1 by default.", show_default=False),
     ],
-    alpha: Alpha = "0.3",
-    allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Even of patches that were yanked.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would be.")] = False,
+    alpha: Alpha = ALPHA,
+    allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Allow patches that were yanked.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is known about it.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compose any subset of a model's patches, at the registry.
+    """Compose any subset of a model's patches at the registry.
 
     The model is base + alpha * sum(weight * patch). Prints the recipe digest, by which the model is pulled, and its
     weights digest.
 
-    With --dry-run nothing is composed: it says what there is to know of the patches, and where they meet.
+    With --dry-run nothing is composed: it shows the size, known conflicts and warnings.
 
-    Ctrl-C stops the waiting only: the registry goes on, and the same command waits again.
+    Ctrl-C only stops waiting: the registry goes on, and the same command waits again.
     """
+    from client.actions.composing import compose as run
     from client.terminal.addresses import parse_item
 
     console = Console(as_json, quiet)
     items = [parse_item(text) for text in patches]
     with connect() as client:
         if dry_run:
-            found = client.preview(model, items, alpha=alpha, allow_yanked=allow_yanked)
-            console.result(found, fields(describe(found)), found.recipe)
+            preview = client.preview(model, items, alpha=alpha, allow_yanked=allow_yanked)
+            console.result(preview, fields(describe(preview)), preview.recipe)
             return
-        made = client.compose(model, items, alpha=alpha, allow_yanked=allow_yanked)
-        if made.weights_digest is None and made.job is not None:
-            try:
-                with console.waiting(f"composing {made.recipe.digest[:12]}") as progress:
-                    client.wait(made.job, progress=progress, idle=console.idle)
-            except KeyboardInterrupt:
-                console.note("\nThe registry goes on composing; run the same command to wait for it again.")
-                raise
-            made = client.compose(model, items, alpha=alpha, allow_yanked=allow_yanked)
+        composition = run(client, model, items, alpha=alpha, allow_yanked=allow_yanked, console=console)
     used = ", ".join(
-        f"#{item.number}" + (f":{item.weight}" if item.weight != "1" else "") for item in made.recipe.patches
+        f"#{item.number}" + (f":{item.weight}" if item.weight != "1" else "") for item in composition.recipe.patches
     )
     pairs = [
-        ("recipe", made.recipe.digest),
-        ("weights", made.weights_digest or "-"),
-        ("patches", f"{used} at alpha {made.recipe.alpha}"),
+        ("recipe", composition.recipe.digest),
+        ("weights", composition.weights_digest or "-"),
+        ("patches", f"{used} at alpha {composition.recipe.alpha}"),
     ]
-    if made.seconds is not None:
-        pairs.append(("computed", f"on {plain(made.device or '?')} in {made.seconds:.1f} s"))
-    pairs.append(("next", f"crumb pull {model}@{made.recipe.digest[:12]} -o DIR"))
-    console.result(made, fields(pairs), f"{made.recipe.digest} {made.weights_digest}")
+    if composition.seconds is not None:
+        pairs.append(("computed", f"on {plain(composition.device or '?')} in {composition.seconds:.1f} s"))
+    pairs.append(("next", f"crumb pull {model}@{composition.recipe.digest[:12]} -o DIR"))
+    console.result(composition, fields(pairs), f"{composition.recipe.digest} {composition.weights_digest}")
 
 
 def _entry(patch: "Patch") -> str:
@@ -183,7 +181,7 @@ def _entry(patch: "Patch") -> str:
 
 
 def _state(patch: "Patch") -> str:
-    """Return what matters now: the check until it has passed, then what was decided."""
+    """Return the check until it has passed, then the state."""
     words = patch.state if patch.check == "checked" else patch.check
     return f"{words}, quarantined" if patch.quarantined else words
 

@@ -1,4 +1,4 @@
-"""propose, withdraw, review, comment, accept, reject, yank, unyank, quarantine, inbox: what people decide."""
+"""propose, withdraw, review, comment, accept, reject, yank, unyank, quarantine, inbox: decisions on patches."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,11 +8,11 @@ from client.commands.options import Json, Model, Quiet, connect
 from client.terminal.console import Console, fields, plain
 
 if TYPE_CHECKING:
-    from registry.schemas import Affected, Patch
+    from registry.schemas import Affected, Discussion, Patch
 
 Number = Annotated[str, typer.Argument(metavar="N", help="The patch's number.", show_default=False)]
 Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why.")]
-Why = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why; it has to be said.")]
+Why = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why; required.")]
 
 
 def propose(model: Model, number: Number, as_json: Json = False, quiet: Quiet = False) -> None:
@@ -25,7 +25,7 @@ def propose(model: Model, number: Number, as_json: Json = False, quiet: Quiet = 
 
 
 def withdraw(model: Model, number: Number, message: Message = "", as_json: Json = False, quiet: Quiet = False) -> None:
-    """Take your patch back."""
+    """Withdraw your patch."""
     from client.terminal.addresses import parse_number
 
     with connect() as client:
@@ -36,12 +36,13 @@ def withdraw(model: Model, number: Number, message: Message = "", as_json: Json 
 def review(
     model: Model,
     number: Number,
-    approve: Annotated[bool, typer.Option("--approve", help="Approve of the newest revision.")] = False,
+    approve: Annotated[bool, typer.Option("--approve", help="Approve the newest revision.")] = False,
     request_changes: Annotated[
         bool, typer.Option("--request-changes", help="Ask its author for another revision.")
     ] = False,
     revision: Annotated[
-        int | None, typer.Option("--revision", metavar="R", min=1, help="The revision you have looked at.")
+        int | None,
+        typer.Option("--revision", metavar="R", min=1, help="The revision you looked at; by default the newest."),
     ] = None,
     message: Message = "",
     as_json: Json = False,
@@ -49,40 +50,40 @@ def review(
 ) -> None:
     """Approve somebody else's patch, or request changes.
 
-    The verdict is on the newest revision: the next one has to be reviewed again. With neither option, shows what was
-    said and found of the patch so far.
+    The verdict is on the newest revision; the next one must be reviewed again. With neither option, shows the patch's
+    checks, reviews, evaluations and comments.
     """
     from client.terminal.addresses import parse_number
 
-    console, wanted = Console(as_json, quiet), parse_number(number)
+    console, patch = Console(as_json, quiet), parse_number(number)
     if approve and request_changes:
-        raise typer.BadParameter("say --approve or --request-changes, not both.")
+        raise typer.BadParameter("give --approve or --request-changes, not both.")
     with connect() as client:
         if not approve and not request_changes:
-            found = client.discussion(model, wanted)
-            console.result(found, _discussion(found), found.patch.state)
+            discussion = client.discussion(model, patch)
+            console.result(discussion, _discussion(discussion), discussion.patch.state)
             return
-        seen = revision or client.patch(model, wanted).revision
+        seen = revision or client.patch(model, patch).revision
         verdict = "approve" if approve else "request_changes"
-        done = client.review(model, wanted, verdict, seen, message)
-        missing = client.discussion(model, wanted).missing
+        done = client.review(model, patch, verdict, seen, message)
+        missing = client.discussion(model, patch).missing
     _print(console, done, *(f"missing: {plain(text)}" for text in missing))
 
 
 def comment(
     model: Model,
     number: Annotated[str, typer.Argument(metavar="N[.R]", help="The patch, or a revision of it.", show_default=False)],
-    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="What you have to say.")],
+    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Your comment.")],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say something about a patch, or about one revision of it."""
+    """Comment on a patch, or on one revision of it."""
     from client.terminal.addresses import parse_item
 
-    wanted, _, revision = parse_item(number)
+    patch, _, revision = parse_item(number)
     with connect() as client:
-        done = client.comment(model, wanted, message, revision)
-    Console(as_json, quiet).result(done, f"Commented on {model}#{wanted}.", "")
+        done = client.comment(model, patch, message, revision)
+    Console(as_json, quiet).result(done, f"Commented on {model}#{patch}.", "")
 
 
 def accept(
@@ -97,7 +98,7 @@ def accept(
 ) -> None:
     """Accept a patch, so that releases may hold it.
 
-    Checks, approvals and evaluations must be there; what is missing is named.
+    It needs checks, approvals and evaluations as the model requires; what is missing is listed.
     """
     from client.terminal.addresses import parse_number
 
@@ -120,7 +121,7 @@ def reject(model: Model, number: Number, message: Why, as_json: Json = False, qu
 def yank(model: Model, number: Number, message: Why, as_json: Json = False, quiet: Quiet = False) -> None:
     """Yank an accepted patch: nothing new is composed of it.
 
-    Published releases that hold it stay as they are, and whoever pulls them is warned; their names are printed.
+    Published releases that hold it stay as they are, with a warning when they are pulled; their names are printed.
     """
     from client.terminal.addresses import parse_number
 
@@ -149,12 +150,12 @@ def quarantine(
 ) -> None:
     """Quarantine a patch, as an admin of the registry.
 
-    Its bytes, and what is composed of it, are served to admins alone, and nothing new is composed of it.
+    Its bytes, and models composed of it, are served to admins only, and nothing new is composed of it.
     """
     from client.terminal.addresses import parse_number
 
     if (message is None) != end:
-        raise typer.BadParameter("say why with -m, or --end.")
+        raise typer.BadParameter("give a reason with -m, or --end.")
     with connect() as client:
         done = client.quarantine(model, parse_number(number), message)
     lines = _affected(model, done.number, done.affected) if done.affected else []
@@ -162,19 +163,19 @@ def quarantine(
 
 
 def inbox(model: Model, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Show what waits for you in a model."""
+    """Show what is waiting for you in a model."""
     with connect() as client:
-        found = client.inbox(model)
+        waiting = client.inbox(model)
     parts = [
-        ("To review", [_line(patch) for patch in found.review]),
-        ("To accept or reject", [_line(patch) for patch in found.accept]),
-        ("Yours", [_line(patch) for patch in found.mine]),
-        ("Releases to publish", [plain(version) for version in found.candidates]),
-        ("ALARM: composed to different results", found.alarms),
+        ("To review", [_line(patch) for patch in waiting.review]),
+        ("To accept or reject", [_line(patch) for patch in waiting.accept]),
+        ("Yours", [_line(patch) for patch in waiting.mine]),
+        ("Releases to publish", [plain(version) for version in waiting.candidates]),
+        ("ALARM: composed to different results", waiting.alarms),
     ]
     text = "\n\n".join(f"{head}:\n" + "\n".join(f"  {line}" for line in lines) for head, lines in parts if lines)
-    brief = "\n".join(f"#{patch.number}" for patch in (*found.review, *found.accept, *found.mine))
-    Console(as_json, quiet).result(found, text or "Nothing waits for you.", brief)
+    brief = "\n".join(f"#{patch.number}" for patch in (*waiting.review, *waiting.accept, *waiting.mine))
+    Console(as_json, quiet).result(waiting, text or "Nothing is waiting for you.", brief)
 
 
 def _line(patch: "Patch") -> str:
@@ -195,27 +196,24 @@ def _affected(model: str, number: int, affected: "Affected") -> list[str]:
     return [*lines, f"next: crumb release cut {model} VERSION --from {plain(newest)} --without {number}"]
 
 
-def _discussion(found: "object") -> str:
-    from registry.schemas import Discussion
-
-    assert isinstance(found, Discussion)
-    patch = found.patch
+def _discussion(discussion: "Discussion") -> str:
+    patch = discussion.patch
     pairs = [("patch", f"{patch.model}#{patch.number}.{patch.revision}, {patch.state}"), ("title", plain(patch.title))]
     pairs += [
         (f"check {check.name}", f"{check.status}{'' if check.required else ' (not required)'}: {plain(check.summary)}")
-        for check in found.checks
+        for check in discussion.checks
     ]
     pairs += [
         (f"#{patch.number}.{row.revision}", f"{row.verdict} by {plain(row.reviewer)}{'' if row.counts else ' (stale)'}")
-        for row in found.reviews
+        for row in discussion.reviews
     ]
     pairs += [
         (row.metric, f"{row.value:g} on {plain(row.dataset)} ({plain(row.task)}), by {plain(row.user)}")
-        for row in found.evaluations
+        for row in discussion.evaluations
     ]
-    pairs += [("missing", plain(text)) for text in found.missing]
+    pairs += [("missing", plain(text)) for text in discussion.missing]
     text = fields(pairs)
-    for row in found.comments:
+    for row in discussion.comments:
         at = f"{row.created_at.astimezone():%Y-%m-%d %H:%M}"
         text += f"\n\n{plain(row.author)}, {at}:\n" + plain(row.message.strip(), lines=True)
     return text

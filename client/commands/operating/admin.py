@@ -1,4 +1,4 @@
-"""report; admin summary, reports, close, workers, jobs, quarantine, namespaces, quota: watching over a registry."""
+"""report; admin summary, reports, close, workers, jobs, quarantine, namespaces, quota: running a registry."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from registry.schemas import AdminJob, NamespaceUsage, Worker
 
 group = typer.Typer(
-    name="admin", help="What admins of the registry look at.", no_args_is_help=True, rich_markup_mode=None
+    name="admin",
+    help="For admins of the registry: reports, jobs, workers, quotas.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -25,44 +28,44 @@ def report(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell the admins that something should not be here.
+    """Report a model or a patch to the admins of the registry.
 
-    Nobody else is told, nor who said so. Again, while it is open, it changes what you have said.
+    Only they see the report and who sent it. Reporting the same again, while the report is open, changes it.
     """
     from client.terminal.addresses import parse_subject
 
     model, number = parse_subject(subject)
     with connect() as client:
         done = client.report(model, reason, message, number)
-    Console(as_json, quiet).result(done, f"Reported {subject}; the admins of the registry look at it.", done.id)
+    Console(as_json, quiet).result(done, f"Reported {subject} to the admins of the registry.", done.id)
 
 
 @group.command()
 def summary(as_json: Json = False, quiet: Quiet = False) -> None:
-    """Show how many there are of everything."""
+    """Count users, models, patches, blobs, jobs and open reports."""
     with connect() as client:
-        found = client.summary()
+        numbers = client.summary()
     pairs = [
-        ("users", str(found.users)),
-        ("models", str(found.models)),
-        ("patches", _counts(found.patches)),
-        ("blobs", f"{found.blobs}, {size(found.blob_bytes)}"),
-        ("jobs", _counts(found.jobs)),
-        ("open reports", str(found.open_reports)),
+        ("users", str(numbers.users)),
+        ("models", str(numbers.models)),
+        ("patches", _counts(numbers.patches)),
+        ("blobs", f"{numbers.blobs}, {size(numbers.blob_bytes)}"),
+        ("jobs", _counts(numbers.jobs)),
+        ("open reports", str(numbers.open_reports)),
     ]
-    Console(as_json, quiet).result(found, fields(pairs), str(found.open_reports))
+    Console(as_json, quiet).result(numbers, fields(pairs), str(numbers.open_reports))
 
 
 @group.command()
 def reports(
-    closed: Annotated[bool, typer.Option("--closed", help="Those that are closed.")] = False,
+    closed: Annotated[bool, typer.Option("--closed", help="List closed reports.")] = False,
     limit: Limit = 50,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List what people say should not be here, newest first."""
+    """List reports, newest first."""
     with connect() as client:
-        found = list(client.reports(is_open=not closed, limit=limit))
+        listed = list(client.reports(is_open=not closed, limit=limit))
     rows = [
         (
             row.id,
@@ -73,17 +76,17 @@ def reports(
             plain(row.message)[:80],
             plain(row.answer or "")[:80],
         )
-        for row in found
+        for row in listed
     ]
     heads = ("id", "when", "about", "reason", "by", "message", "answer")
-    text = table(heads, rows) if rows else f"No report is {'closed' if closed else 'open'}."
-    Console(as_json, quiet).result(found, text, "\n".join(row.id for row in found))
+    text = table(heads, rows) if rows else f"There are no {'closed' if closed else 'open'} reports."
+    Console(as_json, quiet).result(listed, text, "\n".join(row.id for row in listed))
 
 
 @group.command()
 def close(
     report: Annotated[str, typer.Argument(metavar="ID", help="The report's id.", show_default=False)],
-    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="What came of it.")],
+    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Your answer.")],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -95,13 +98,13 @@ def close(
 
 @group.command()
 def workers(as_json: Json = False, quiet: Quiet = False) -> None:
-    """List the workers of the last day, and what they are at."""
+    """List the workers of the last day, and their jobs."""
     with connect() as client:
-        found = client.workers()
-    rows = [_worker(row) for row in found]
+        listed = client.workers()
+    rows = [_worker(row) for row in listed]
     heads = ("name", "is", "device", "started", "seen", "at")
     text = table(heads, rows) if rows else "There has been no worker for a day; run `crumb-server worker`."
-    Console(as_json, quiet).result(found, text, "\n".join(row.name for row in found if row.alive))
+    Console(as_json, quiet).result(listed, text, "\n".join(row.name for row in listed if row.alive))
 
 
 @group.command()
@@ -116,73 +119,76 @@ def jobs(
 ) -> None:
     """List the jobs of all models, newest first."""
     with connect() as client:
-        found = list(client.jobs(state=state, kind=kind, limit=limit))
+        listed = list(client.jobs(state=state, kind=kind, limit=limit))
     heads = ("id", "when", "kind", "state", "model", "about", "by", "worker", "error")
-    text = table(heads, [_job(row) for row in found]) if found else "There are no such jobs."
-    Console(as_json, quiet).result(found, text, "\n".join(f"{row.id} {row.state}" for row in found))
+    text = table(heads, [_job(row) for row in listed]) if listed else "There are no such jobs."
+    Console(as_json, quiet).result(listed, text, "\n".join(f"{row.id} {row.state}" for row in listed))
 
 
 @group.command()
 def quarantine(limit: Limit = 50, as_json: Json = False, quiet: Quiet = False) -> None:
     """List the patches in quarantine, newest first."""
     with connect() as client:
-        found = list(client.quarantined(limit=limit))
+        patches = list(client.quarantined(limit=limit))
     rows = [
         (f"{row.model}#{row.number}", plain(row.author), plain(row.title)[:60], plain(row.quarantined or "")[:80])
-        for row in found
+        for row in patches
     ]
     text = table(("patch", "by", "title", "why"), rows) if rows else "Nothing is in quarantine."
-    Console(as_json, quiet).result(found, text, "\n".join(row[0] for row in rows))
+    Console(as_json, quiet).result(patches, text, "\n".join(row[0] for row in rows))
 
 
 @group.command()
 def namespaces(
-    search: Annotated[str | None, typer.Option("--search", metavar="TEXT", help="Only names holding this.")] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="TEXT", help="Only names that contain this.")
+    ] = None,
     limit: Limit = 50,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List what namespaces may hold and what they hold."""
+    """List the quotas of namespaces, and what they use."""
     with connect() as client:
-        found = list(client.namespaces(search=search, limit=limit))
+        listed = list(client.namespaces(search=search, limit=limit))
     rows = [
         (row.name, row.kind, size(row.used_bytes), size(row.reserved_bytes), *_quota(row), str(row.open_uploads))
-        for row in found
+        for row in listed
     ]
     heads = ("name", "kind", "used", "announced", "may hold", "may open", "open")
     text = table(heads, rows, right=(2, 3, 4, 5, 6)) if rows else "There are no such namespaces."
-    Console(as_json, quiet).result(found, text, "\n".join(row.name for row in found))
+    Console(as_json, quiet).result(listed, text, "\n".join(row.name for row in listed))
 
 
 @group.command()
 def quota(
     name: Annotated[str, typer.Argument(metavar="NS", help="A user or an organisation.", show_default=False)],
     most: Annotated[
-        str | None, typer.Option("--bytes", metavar="SIZE", help="Most bytes, like 500GiB; or default, the server's.")
+        str | None,
+        typer.Option("--bytes", metavar="SIZE", help="Most bytes, like 500GiB; default for that of the server."),
     ] = None,
     uploads: Annotated[
-        str | None, typer.Option("--uploads", metavar="N", help="Most open uploads; or default, the server's.")
+        str | None, typer.Option("--uploads", metavar="N", help="Most open uploads; default for that of the server.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show or set how much a namespace may hold.
+    """Show or set the quota of a namespace.
 
-    Without options it stays as it is.
+    Without options nothing changes.
     """
-    asked = {"bytes": most, "uploads": uploads}
-    given = {
-        field: parse_size(None if text == "default" else text) for field, text in asked.items() if text is not None
+    options = {"bytes": most, "uploads": uploads}
+    quotas = {
+        field: parse_size(None if text == "default" else text) for field, text in options.items() if text is not None
     }
     with connect() as client:
-        found = client.set_quota(name, **given)
-    may_hold, may_open = _quota(found)
+        usage = client.set_quota(name, **quotas)
+    may_hold, may_open = _quota(usage)
     pairs = [
-        ("namespace", f"{found.name}, {'an organisation' if found.kind == 'organisation' else 'a user'}"),
-        ("used", f"{size(found.used_bytes)} of {may_hold}"),
-        ("announced", f"{size(found.reserved_bytes)}, {found.open_uploads} of {may_open} uploads open"),
+        ("namespace", f"{usage.name}, {'an organisation' if usage.kind == 'organisation' else 'a user'}"),
+        ("used", f"{size(usage.used_bytes)} of {may_hold}"),
+        ("announced", f"{size(usage.reserved_bytes)}, {usage.open_uploads} of {may_open} uploads open"),
     ]
-    Console(as_json, quiet).result(found, fields(pairs), f"{found.quota_bytes} {found.quota_uploads}")
+    Console(as_json, quiet).result(usage, fields(pairs), f"{usage.quota_bytes} {usage.quota_uploads}")
 
 
 def _worker(row: "Worker") -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""webhook create, list, on, off, delete, test, deliveries, replay; audit; changes: who is told, and what happened."""
+"""webhook create, list, on, off, delete, test, deliveries, replay; audit; changes: the events of models."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from registry.schemas import WebhookDelivery
 
 webhooks = typer.Typer(
-    name="webhook", help="Tell an address of a model's events.", no_args_is_help=True, rich_markup_mode=None
+    name="webhook", help="Send the events of a model to an address.", no_args_is_help=True, rich_markup_mode=None
 )
 Hook = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id.", show_default=False)]
 
@@ -20,30 +20,33 @@ Hook = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id.", sho
 @webhooks.command()
 def create(
     model: Model,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where to send them.", show_default=False)],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The address that events are sent to.", show_default=False)],
     events: Annotated[
         list[str] | None,
-        typer.Option("--event", metavar="E", help="Like release.publish or patch.*; all of them if not said."),
+        typer.Option("--event", metavar="E", help="Like release.publish or patch.*; by default all; may be repeated."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell an address of a model's events, signed by a secret that is printed once."""
+    """Send the events of a model to an address.
+
+    They are signed with a secret that is printed once.
+    """
     with connect() as client:
-        made = client.create_webhook(model, url, events or ["*"])
+        webhook = client.create_webhook(model, url, events or ["*"])
     console = Console(as_json, quiet)
-    console.note("The secret signs what is sent; this is the only time that it is shown.")
-    console.result(made, f"webhook  {made.id}\nsecret   {made.secret}", made.secret)
+    console.note("The secret signs every delivery; keep it: it is not shown again.")
+    console.result(webhook, f"webhook  {webhook.id}\nsecret   {webhook.secret}", webhook.secret)
 
 
 @webhooks.command(name="list")
 def list_webhooks(model: Model, as_json: Json = False, quiet: Quiet = False) -> None:
     """List a model's webhooks."""
     with connect() as client:
-        found = client.webhooks(model)
-    rows = [(row.id, "on" if row.active else "off", " ".join(row.events), plain(row.url)) for row in found]
+        hooks = client.webhooks(model)
+    rows = [(row.id, "on" if row.active else "off", " ".join(row.events), plain(row.url)) for row in hooks]
     text = table(("id", "is", "events", "url"), rows) if rows else f"{model} has no webhooks."
-    Console(as_json, quiet).result(found, text, "\n".join(row.id for row in found))
+    Console(as_json, quiet).result(hooks, text, "\n".join(row.id for row in hooks))
 
 
 @webhooks.command()
@@ -67,12 +70,12 @@ def delete(model: Model, webhook: Hook, as_json: Json = False, quiet: Quiet = Fa
     """Remove a webhook."""
     with connect() as client:
         client.delete_webhook(model, webhook)
-    Console(as_json, quiet).result({"id": webhook}, f"{webhook} is gone.", webhook)
+    Console(as_json, quiet).result({"id": webhook}, f"{webhook} is removed.", webhook)
 
 
 @webhooks.command()
 def test(model: Model, webhook: Hook, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Send a ping."""
+    """Send a ping to a webhook."""
     with connect() as client:
         sent = client.test_webhook(model, webhook)
     Console(as_json, quiet).result(sent, f"On its way as {sent.id}; see `crumb webhook deliveries`.", sent.id)
@@ -80,12 +83,16 @@ def test(model: Model, webhook: Hook, as_json: Json = False, quiet: Quiet = Fals
 
 @webhooks.command()
 def deliveries(model: Model, webhook: Hook, limit: Limit = 20, as_json: Json = False, quiet: Quiet = False) -> None:
-    """List what was sent to a webhook, newest first."""
+    """List the deliveries to a webhook, newest first."""
     with connect() as client:
-        found = list(client.webhook_deliveries(model, webhook, limit=limit))
-    rows = [_delivery(row) for row in found]
-    text = table(("id", "event", "state", "tries", "status", "answer"), rows, right=(3,)) if rows else "Nothing yet."
-    Console(as_json, quiet).result(found, text, "\n".join(row.id for row in found))
+        sent = list(client.webhook_deliveries(model, webhook, limit=limit))
+    rows = [_delivery(row) for row in sent]
+    text = (
+        table(("id", "event", "state", "tries", "status", "answer"), rows, right=(3,))
+        if rows
+        else "There are no deliveries yet."
+    )
+    Console(as_json, quiet).result(sent, text, "\n".join(row.id for row in sent))
 
 
 @webhooks.command()
@@ -96,7 +103,7 @@ def replay(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Send an event once more."""
+    """Send a delivery's event again."""
     with connect() as client:
         sent = client.replay_delivery(model, webhook, delivery)
     Console(as_json, quiet).result(sent, f"On its way again as {sent.id}.", sent.id)
@@ -104,17 +111,23 @@ def replay(
 
 def audit(
     model: Annotated[
-        str | None, typer.Argument(metavar="[NS/NAME]", help="The model; all of them, for admins.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[NS/NAME]", help="The model; without it all models, for admins.", show_default=False),
     ] = None,
-    action: Annotated[str | None, typer.Option("--action", metavar="A", help="Only this, like patch.yank.")] = None,
+    action: Annotated[
+        str | None, typer.Option("--action", metavar="A", help="Only this action, like patch.yank.")
+    ] = None,
     user: Annotated[str | None, typer.Option("--user", metavar="USER", help="Only by this user.")] = None,
     limit: Limit = 50,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show who did what, newest first. For maintainers of the model, or admins."""
+    """Show the audit log, newest first.
+
+    Maintainers see that of their model; admins see that of every model.
+    """
     with connect() as client:
-        found = list(client.audit(model, action=action, user=user, limit=limit))
+        events = list(client.audit(model, action=action, user=user, limit=limit))
     rows = [
         (
             str(row.serial),
@@ -124,30 +137,30 @@ def audit(
             plain(row.subject),
             plain(json.dumps(row.after))[:80] if row.after else "",
         )
-        for row in found
+        for row in events
     ]
     text = table(("serial", "when", "who", "what", "to", "now"), rows, right=(0,)) if rows else "Nothing yet."
-    Console(as_json, quiet).result(found, text, "\n".join(f"{row.serial} {row.action}" for row in found))
+    Console(as_json, quiet).result(events, text, "\n".join(f"{row.serial} {row.action}" for row in events))
 
 
 def changes(
-    since: Annotated[int, typer.Option("--since", metavar="SERIAL", min=0, help="Only what came after.")] = 0,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many.")] = 100,
+    since: Annotated[int, typer.Option("--since", metavar="SERIAL", min=0, help="Only changes after this serial.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most this many.")] = 100,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what happened at the registry, in order.
+    """Show the changes at the registry, in order.
 
-    For mirrors: `next` in --json is the --since to go on with.
+    For mirrors: `next` in the JSON is the --since of the next call.
     """
     with connect() as client:
-        found = client.changes(since, limit)
+        page = client.changes(since, limit)
     rows = [
         (str(row.serial), f"{row.at.astimezone():%Y-%m-%d %H:%M:%S}", row.action, plain(row.subject))
-        for row in found.items
+        for row in page.items
     ]
     text = table(("serial", "when", "what", "to"), rows, right=(0,)) if rows else "Nothing new."
-    Console(as_json, quiet).result(found, text, str(found.next))
+    Console(as_json, quiet).result(page, text, str(page.next))
 
 
 def _delivery(row: "WebhookDelivery") -> tuple[str, ...]:

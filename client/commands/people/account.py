@@ -1,4 +1,4 @@
-"""login, logout, whoami."""
+"""login, logout, whoami: the registry in use."""
 
 import sys
 from typing import Annotated
@@ -13,12 +13,12 @@ def login(
     url: Annotated[str, typer.Argument(metavar="URL", help="Address of the registry.", show_default=False)],
     token: Annotated[
         str | None,
-        typer.Option("--token", metavar="T", help="Your token; asked for, or read from stdin, if not given."),
+        typer.Option("--token", metavar="T", help="Your token; by default prompted for, or read from stdin."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remember a registry and your token for it."""
+    """Log in to a registry, and use it from now on."""
     import os
 
     from client.api.client import Client
@@ -31,7 +31,7 @@ def login(
         if current_url() in (None, url):
             token = ambient
         else:
-            console.note(f"CRUMB_TOKEN is taken to be for {current_url()}, and is not sent to {url}.")
+            console.note(f"CRUMB_TOKEN is for {current_url()}, and is not sent to {url}.")
     if not token and sys.stdin.isatty():
         token = typer.prompt("Token", hide_input=True, err=True)
     elif not token:
@@ -41,7 +41,7 @@ def login(
         raise Unauthenticated("No token was given; an operator makes one with `crumb-server token create USER`.")
     with Client(url, token) as client:
         if client.url.startswith("http://") and not _on_this_machine(client.url):
-            console.note(f"{client.url} is not encrypted: everybody on the way can read your token. Use https.")
+            console.note(f"{client.url} is not encrypted: everybody on the network can read your token. Use https.")
         me = client.whoami()
         save(Login(client.url, token, me.user))
         address = client.url
@@ -50,7 +50,7 @@ def login(
 
 
 def logout(as_json: Json = False, quiet: Quiet = False) -> None:
-    """Forget the registry in use and your token for it."""
+    """Log out of the registry in use, and forget your token for it."""
     from client.machine.config import forget
 
     url = forget()
@@ -59,7 +59,7 @@ def logout(as_json: Json = False, quiet: Quiet = False) -> None:
 
 
 def whoami(as_json: Json = False, quiet: Quiet = False) -> None:
-    """Show who you are to the registry in use."""
+    """Show the user, scopes and expiry of your token."""
     with connect() as client:
         me, url = client.whoami(), client.url
     expires = f"{me.expires_at.astimezone():%Y-%m-%d %H:%M %z}" if me.expires_at else "never"

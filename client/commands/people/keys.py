@@ -1,4 +1,4 @@
-"""key make, key trust: who signs releases."""
+"""key make, key trust: keys that sign releases."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,16 @@ group = typer.Typer(name="key", help="Keys that sign releases.", no_args_is_help
 
 @group.command()
 def make(
-    private: Annotated[Path, typer.Argument(metavar="PRIVATE.pem", help="Yours alone.", show_default=False)],
-    public: Annotated[Path, typer.Argument(metavar="PUBLIC.pem", help="For everybody.", show_default=False)],
+    private: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PRIVATE.pem", help="File for the private key; keep it to yourself.", show_default=False
+        ),
+    ],
+    public: Annotated[
+        Path,
+        typer.Argument(metavar="PUBLIC.pem", help="File for the public key; give it to everybody.", show_default=False),
+    ],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -22,8 +30,9 @@ def make(
     from client.machine.signatures import make_key
 
     make_key(private, public)
-    done = {"private": str(private), "public": str(public)}
-    Console(as_json, quiet).result(done, f"Keep {private} to yourself; give {public} to those who verify.", str(public))
+    document = {"private": str(private), "public": str(public)}
+    text = f"Keep {private} to yourself; give {public} to those who verify."
+    Console(as_json, quiet).result(document, text, str(public))
 
 
 @group.command()
@@ -33,7 +42,10 @@ def trust(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """From now on, `crumb verify` wants the releases of a model to be signed by this key."""
+    """Trust a key for the releases of a model.
+
+    Every later `crumb verify` requires them to be signed by it.
+    """
     from client.machine.config import home
     from client.machine.sources import read_text
     from client.terminal.addresses import check_model

@@ -1,4 +1,4 @@
-"""org create and show; member add, remove, list; token create, list, revoke: who may do what."""
+"""org create, show; member add, remove, list; token create, list, revoke: organisations, members and tokens."""
 
 from datetime import datetime
 from typing import Annotated
@@ -9,19 +9,21 @@ from client.commands.options import Json, Quiet, connect
 from client.terminal.console import Console, fields, plain, size, table
 
 organisations = typer.Typer(
-    name="org", help="Names that several people share.", no_args_is_help=True, rich_markup_mode=None
+    name="org", help="Organisations: namespaces that several people share.", no_args_is_help=True, rich_markup_mode=None
 )
 members = typer.Typer(
     name="member",
-    help="Roles on a model, or on all models of a namespace.",
+    help="Roles of users on a model, or on all models of a namespace.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-tokens = typer.Typer(name="token", help="Your tokens.", no_args_is_help=True, rich_markup_mode=None)
+tokens = typer.Typer(
+    name="token", help="Make, list and revoke your tokens.", no_args_is_help=True, rich_markup_mode=None
+)
 Subject = Annotated[
-    str, typer.Argument(metavar="NS/NAME|NS", help="A model, or all of a namespace.", show_default=False)
+    str, typer.Argument(metavar="NS/NAME|NS", help="A model, or all models of a namespace.", show_default=False)
 ]
-User = Annotated[str, typer.Argument(metavar="USER", help="Who.", show_default=False)]
+User = Annotated[str, typer.Argument(metavar="USER", help="The user.", show_default=False)]
 
 
 @organisations.command(name="create")
@@ -30,11 +32,13 @@ def create_organisation(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make an organisation, which is yours."""
+    """Make an organisation that you own."""
     with connect() as client:
-        made = client.create_organisation(name)
+        organisation = client.create_organisation(name)
     Console(as_json, quiet).result(
-        made, f"Made {made.name}; add people by `crumb member add {made.name} USER`.", made.name
+        organisation,
+        f"Made {organisation.name}; add people by `crumb member add {organisation.name} USER`.",
+        organisation.name,
     )
 
 
@@ -46,13 +50,13 @@ def show_namespace(
 ) -> None:
     """Show a namespace: its members, and how much of its quota is used."""
     with connect() as client:
-        found = client.namespace(name)
-    pairs = [("namespace", f"{found.name}, {'an organisation' if found.kind == 'organisation' else 'a user'}")]
-    if found.used_bytes is not None and found.quota_bytes is not None:
-        pairs.append(("used", f"{size(found.used_bytes)} of {size(found.quota_bytes)}"))
-        pairs.append(("announced", f"{size(found.reserved_bytes or 0)}, {found.open_uploads} open uploads"))
-    pairs += [(row.role, plain(row.user)) for row in found.members]
-    Console(as_json, quiet).result(found, fields(pairs), found.name)
+        namespace = client.namespace(name)
+    pairs = [("namespace", f"{namespace.name}, {'an organisation' if namespace.kind == 'organisation' else 'a user'}")]
+    if namespace.used_bytes is not None and namespace.quota_bytes is not None:
+        pairs.append(("used", f"{size(namespace.used_bytes)} of {size(namespace.quota_bytes)}"))
+        pairs.append(("announced", f"{size(namespace.reserved_bytes or 0)}, {namespace.open_uploads} open uploads"))
+    pairs += [(row.role, plain(row.user)) for row in namespace.members]
+    Console(as_json, quiet).result(namespace, fields(pairs), namespace.name)
 
 
 @members.command()
@@ -65,7 +69,7 @@ def add(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give somebody a role, in place of the one they had."""
+    """Give a user a role, in place of the one they had."""
     with connect() as client:
         client.add_member(subject, user, role)
     done = {"subject": subject, "user": user, "role": role}
@@ -74,49 +78,51 @@ def add(
 
 @members.command()
 def remove(subject: Subject, user: User, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Take somebody's role away."""
+    """Take away a user's role."""
     with connect() as client:
         client.remove_member(subject, user)
-    Console(as_json, quiet).result({"subject": subject, "user": user}, f"{user} is no member of {subject}.", "")
+    Console(as_json, quiet).result(
+        {"subject": subject, "user": user}, f"{user} is not a member of {subject} any more.", ""
+    )
 
 
 @members.command(name="list")
 def list_members(subject: Subject, as_json: Json = False, quiet: Quiet = False) -> None:
-    """List who is what, and through what."""
+    """List members, their roles, and through what they have them."""
     with connect() as client:
-        found = client.members(subject)
-    rows = [(plain(row.user), row.role, row.via) for row in found]
+        roles = client.members(subject)
+    rows = [(plain(row.user), row.role, row.via) for row in roles]
     text = table(("user", "role", "through"), rows) if rows else f"{subject} has no members."
-    Console(as_json, quiet).result(found, text, "\n".join(f"{row.user} {row.role}" for row in found))
+    Console(as_json, quiet).result(roles, text, "\n".join(f"{row.user} {row.role}" for row in roles))
 
 
 @tokens.command(name="create")
 def create_token(
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", metavar="S", help="read, push, review, release or admin; read if not said."),
+        typer.Option("--scope", metavar="S", help="read, push, review, release or admin; by default read."),
     ] = None,
-    label: Annotated[str, typer.Option("--label", metavar="TEXT", help="What it is called in lists.")] = "",
+    label: Annotated[str, typer.Option("--label", metavar="TEXT", help="Its name in lists.")] = "",
     expires: Annotated[
-        float, typer.Option("--expires", metavar="DAYS", help="Days until it expires; with yours at the latest.")
+        float, typer.Option("--expires", metavar="DAYS", help="Days until it expires; at the latest when yours does.")
     ] = 90,
-    model: Annotated[str | None, typer.Option("--model", metavar="NS/NAME", help="Good for this model alone.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NS/NAME", help="Valid for this model only.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a token that can do no more than yours, and print it, once."""
+    """Make a token with at most the rights of yours, and print it once."""
     with connect() as client:
-        made = client.create_token(scope or ["read"], label=label, expires_days=expires, model=model)
+        token = client.create_token(scope or ["read"], label=label, expires_days=expires, model=model)
     console = Console(as_json, quiet)
-    console.note("This is the only time that it is shown.")
-    console.result(made, made.token, made.token)
+    console.note("Keep it: it is not shown again.")
+    console.result(token, token.token, token.token)
 
 
 @tokens.command(name="list")
 def list_tokens(as_json: Json = False, quiet: Quiet = False) -> None:
     """List your tokens, without their secrets."""
     with connect() as client:
-        found = client.tokens()
+        own = client.tokens()
     rows = [
         (
             row.id,
@@ -127,27 +133,27 @@ def list_tokens(as_json: Json = False, quiet: Quiet = False) -> None:
             _day(row.expires_at) or "never",
             _day(row.last_used_at) or "never",
         )
-        for row in found
+        for row in own
     ]
     text = table(("id", "starts", "label", "scopes", "model", "expires", "last used"), rows)
-    Console(as_json, quiet).result(found, text, "\n".join(row.id for row in found))
+    Console(as_json, quiet).result(own, text, "\n".join(row.id for row in own))
 
 
 @tokens.command(name="revoke")
 def revoke_token(
-    token: Annotated[str, typer.Argument(metavar="ID", help="Its id, or how it starts.", show_default=False)],
+    token: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the start of the token.", show_default=False)],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Revoke one of your tokens at once."""
+    """Revoke one of your tokens, with immediate effect."""
     from registry.errors import InvalidRequest
 
     with connect() as client:
-        found = [row for row in client.tokens() if row.id == token or (len(token) >= 9 and token[:9] == row.prefix)]
-        if len(found) != 1:
-            raise InvalidRequest(f"{len(found) or 'None'} of your tokens is {token[:9]!r}; see `crumb token list`.")
-        client.revoke_token(found[0].id)
-    Console(as_json, quiet).result(found[0], f"The token {found[0].prefix}… is revoked.", found[0].id)
+        matches = [row for row in client.tokens() if row.id == token or (len(token) >= 9 and token[:9] == row.prefix)]
+        if len(matches) != 1:
+            raise InvalidRequest(f"{len(matches) or 'None'} of your tokens is {token[:9]!r}; see `crumb token list`.")
+        client.revoke_token(matches[0].id)
+    Console(as_json, quiet).result(matches[0], f"The token {matches[0].prefix}… is revoked.", matches[0].id)
 
 
 def _day(time: datetime | None) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from registry.schemas import Channel
 
 group = typer.Typer(
-    name="channel", help="Point names like stable at releases.", no_args_is_help=True, rich_markup_mode=None
+    name="channel", help="Point channels like stable at releases.", no_args_is_help=True, rich_markup_mode=None
 )
 Name = Annotated[str, typer.Argument(metavar="CHANNEL", help="Like stable or beta.", show_default=False)]
 Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why, for the history.")]
@@ -21,10 +21,10 @@ Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="W
 def list_channels(model: Model, as_json: Json = False, quiet: Quiet = False) -> None:
     """List the channels of a model, and who may move them."""
     with connect() as client:
-        found = client.channels(model)
-    rows = [(row.name, plain(row.release or "-"), _rule(row), "; ".join(map(plain, row.warnings))) for row in found]
+        channels = client.channels(model)
+    rows = [(row.name, plain(row.release or "-"), _rule(row), "; ".join(map(plain, row.warnings))) for row in channels]
     text = table(("channel", "release", "moved by", "warnings"), rows) if rows else f"{model} has no channels."
-    Console(as_json, quiet).result(found, text, "\n".join(f"{row.name} {row.release or '-'}" for row in found))
+    Console(as_json, quiet).result(channels, text, "\n".join(f"{row.name} {row.release or '-'}" for row in channels))
 
 
 @group.command()
@@ -38,7 +38,7 @@ def move(
 ) -> None:
     """Point a channel at a release.
 
-    Where the channel asks for more than one, somebody else has to run the same command, too.
+    If the channel needs several approvals, somebody else has to run the same command, too.
     """
     with connect() as client:
         done = client.move_channel(model, name, version, message)
@@ -46,14 +46,17 @@ def move(
     if done.release == version:
         console.result(done, f"{model}@{name} points at {plain(version)}.", version)
         return
-    asked = ", ".join(done.asked.get(version, []))
-    text = f"{plain(asked)} asked; {done.approvals} must: somebody else runs the same command. It points at "
+    approvers = ", ".join(done.asked.get(version, []))
+    text = f"{plain(approvers)} asked, and {done.approvals} must: somebody else runs the same command. It points at "
     console.result(done, f"{text}{plain(done.release or 'nothing')}.", done.release or "-")
 
 
 @group.command()
 def rollback(model: Model, name: Name, message: Message = "", as_json: Json = False, quiet: Quiet = False) -> None:
-    """Point a channel at the release before; what protects it holds for this, too."""
+    """Point a channel back at its previous release.
+
+    The channel's protection applies here, too.
+    """
     with connect() as client:
         done = client.rollback_channel(model, name, message)
     Console(as_json, quiet).result(done, f"{model}@{name} points at {plain(done.release or '-')}.", done.release or "-")
@@ -63,7 +66,7 @@ def rollback(model: Model, name: Name, message: Message = "", as_json: Json = Fa
 def history(model: Model, name: Name, as_json: Json = False, quiet: Quiet = False) -> None:
     """Show who moved a channel, when and why, newest first."""
     with connect() as client:
-        found = list(reversed(client.channel_history(model, name)))
+        moves = list(reversed(client.channel_history(model, name)))
     rows = [
         (
             f"{row.created_at.astimezone():%Y-%m-%d %H:%M:%S %z}",
@@ -72,10 +75,10 @@ def history(model: Model, name: Name, as_json: Json = False, quiet: Quiet = Fals
             plain(row.user),
             plain(row.reason),
         )
-        for row in found
+        for row in moves
     ]
     text = table(("when", "what", "release", "who", "why"), rows) if rows else f"{model}@{name} has not moved yet."
-    Console(as_json, quiet).result(found, text, "\n".join(row.release for row in found))
+    Console(as_json, quiet).result(moves, text, "\n".join(row.release for row in moves))
 
 
 @group.command()
@@ -84,16 +87,20 @@ def protect(
     name: Name,
     role: Annotated[str | None, typer.Option("--role", metavar="maintainer|owner", help="Who may move it.")] = None,
     approvals: Annotated[
-        int | None, typer.Option("--approvals", metavar="N", min=1, max=10, help="How many must ask for a move.")
+        int | None,
+        typer.Option("--approvals", metavar="N", min=1, max=10, help="Number of people who must ask for a move."),
     ] = None,
     allow_yanked: Annotated[
         bool | None,
-        typer.Option("--allow-yanked/--no-yanked", help="Whether to releases that hold yanked patches."),
+        typer.Option("--allow-yanked/--no-yanked", help="Whether it may point at releases that hold yanked patches."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say who may move a channel, how many must ask for it, and where to it may not."""
+    """Set the rule for moving a channel.
+
+    Who may move it, how many must ask for a move, and whether yanked patches are allowed.
+    """
     with connect() as client:
         done = client.protect_channel(model, name, role=role, approvals=approvals, allow_yanked=allow_yanked)
     Console(as_json, quiet).result(done, f"{model}@{name} is moved by {_rule(done)}.", _rule(done))

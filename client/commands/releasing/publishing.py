@@ -12,45 +12,47 @@ from client.terminal.console import Console, fields
 
 def publish(
     release: Annotated[str, typer.Argument(metavar="NS/NAME@VERSION", help="The release.", show_default=False)],
-    repo: Annotated[str, typer.Argument(metavar="hf://ORG/NAME", help="Where on the Hub.", show_default=False)],
+    repo: Annotated[
+        str, typer.Argument(metavar="hf://ORG/NAME", help="The repository on the Hub.", show_default=False)
+    ],
     tag: Annotated[
-        str | None, typer.Option("--tag", metavar="TAG", help="Name of the tag there; if not said, v1.2.0 for 1.2.0.")
+        str | None, typer.Option("--tag", metavar="TAG", help="Name of the tag there; by default v1.2.0 for 1.2.0.")
     ] = None,
     no_tag: Annotated[bool, typer.Option("--no-tag", help="Set no tag.")] = False,
     base_model: Annotated[
         str | None,
-        typer.Option("--base-model", metavar="ORG/NAME", help="The base on the Hub; if not said, what it came from."),
+        typer.Option("--base-model", metavar="ORG/NAME", help="The base on the Hub; by default where it came from."),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Only into a private repository.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Refuse a public repository.")] = False,
     public: Annotated[
-        bool, typer.Option("--public", help="Let everybody have it, even if it is private here.")
+        bool, typer.Option("--public", help="Allow a public repository even if the model is private.")
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Remove what is there, even if no release has put it there.")
+        bool, typer.Option("--replace", help="Remove files there even if no release put them there.")
     ] = False,
     keep: Annotated[
-        Path | None, typer.Option("--keep", metavar="DIR", help="Pull into this folder, and leave it there.")
+        Path | None, typer.Option("--keep", metavar="DIR", help="Pull into this folder, and keep it.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Publish a release on the Hugging Face Hub.
 
-    Makes the repository if need be, and one commit that makes it the very release: files of an earlier one that are not
-    of this are removed. The card goes along, and breadcrumbs.json, which says what `crumb verify` needs. Run it again
-    after it was killed, and it goes on; run it again later, and it changes nothing.
+    Makes the repository if it does not exist, and one commit that makes its files those of the release, with the card
+    and breadcrumbs.json, which has what `crumb verify` needs. Files of an earlier release are removed. If it is
+    interrupted, run it again: it resumes. After success another run changes nothing.
 
-    The token is the Hub's own: `hf auth login`, or HF_TOKEN. HF_ENDPOINT names another Hub.
+    The token is that of the Hub: `hf auth login`, or HF_TOKEN. HF_ENDPOINT names another Hub.
     """
     from client.hub import publish as publishes
-    from client.terminal.addresses import parse_revision
+    from client.terminal.addresses import parse_snapshot
 
     console = Console(as_json, quiet)
     if "@" not in release:
-        raise typer.BadParameter("say which release: NS/NAME@VERSION.")
+        raise typer.BadParameter("name the release: NS/NAME@VERSION.")
     if no_tag and tag is not None:
         raise typer.BadParameter("--tag and --no-tag exclude each other.")
-    model, ref = parse_revision(release)
+    model, ref = parse_snapshot(release)
     with connect() as client:
         done = publishes.publish(
             client,

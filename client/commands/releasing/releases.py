@@ -1,4 +1,4 @@
-"""release cut, edit, publish, sign, yank, show, list, diff: versions that users rely on."""
+"""release cut, edit, publish, sign, yank, show, list, diff: the versions of a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +7,7 @@ import typer
 
 from client.commands.options import Json, Limit, Model, NoWait, Quiet, connect
 from client.terminal.console import Console, fields, plain, table
+from registry.breadcrumbs.formats.recipe import ALPHA
 
 if TYPE_CHECKING:
     from client.api.client import Client
@@ -24,29 +25,41 @@ def cut(
     model: Model,
     version: Version,
     patches: Annotated[
-        list[str] | None, typer.Argument(metavar="[N[:W]]…", help="Patches, weight 1 if not said.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[N[:W]]…", help="Patches; the weight is 1 by default.", show_default=False),
     ] = None,
-    start: Annotated[str | None, typer.Option("--from", metavar="REF", help="Start from this revision.")] = None,
-    add: Annotated[list[str] | None, typer.Option("--add", metavar="N[:W]", help="Also this patch.")] = None,
-    without: Annotated[list[str] | None, typer.Option("--without", metavar="N", help="But not this one.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="REF", help="Start from the patches of this snapshot, like main or 1.0.0."),
+    ] = None,
+    add: Annotated[
+        list[str] | None, typer.Option("--add", metavar="N[:W]", help="Add this patch; may be repeated.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="N", help="Leave out this patch; may be repeated.")
+    ] = None,
     alpha: Annotated[
-        str | None, typer.Option("--alpha", metavar="A", help="Scale of the whole sum; that of --from, or 0.3.")
+        str | None,
+        typer.Option(
+            "--alpha", metavar="A", help=f"Scale of the sum of all patches; by default that of --from, or {ALPHA}."
+        ),
     ] = None,
-    allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Even of patches that were yanked.")] = False,
+    allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Allow patches that were yanked.")] = False,
     no_wait: NoWait = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cut a release of accepted patches, and have it composed.
+    """Cut a release of accepted patches; the registry composes it.
 
-    The version is checked against what changed: minor for a patch added or strengthened, patch for one removed or
-    weakened. Cutting the same version again, until it is published, replaces it.
+    The version must match what changed: a minor step for a patch added or strengthened, a patch step for one removed or
+    weakened. Until it is published, cutting the same version again replaces it.
     """
+    from client.actions.jobs import watch
     from client.terminal.addresses import parse_item, parse_number
 
     console = Console(as_json, quiet)
     with connect() as client:
-        made = client.cut_release(
+        release = client.cut_release(
             model,
             version,
             [parse_item(text) for text in patches or ()],
@@ -56,11 +69,10 @@ def cut(
             alpha=alpha,
             allow_yanked=allow_yanked,
         )
-        if made.job is not None and not no_wait:
-            with console.waiting(f"composing {version}") as progress:
-                client.wait(made.job, progress=progress, idle=console.idle)
-            made = client.release(model, version)
-    _print(console, made)
+        if release.job is not None and not no_wait:
+            watch(client, release.job, f"composing {version}", console)
+            release = client.release(model, version)
+    _print(console, release)
 
 
 @group.command()
@@ -68,31 +80,34 @@ def edit(
     model: Model,
     version: Version,
     changelog: Annotated[
-        Path | None, typer.Option("--changelog", metavar="F", help="Take the changelog from this file.")
+        Path | None, typer.Option("--changelog", metavar="F", help="A file with the changelog.")
     ] = None,
     card: Annotated[
-        Path | None, typer.Option("--card", metavar="README.md", help="Take the model card from this file.")
+        Path | None, typer.Option("--card", metavar="README.md", help="A file with the model card.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Edit changelog or card before publishing; without an option, print both as they are."""
+    """Edit the changelog or the card before publishing.
+
+    Without an option, prints both.
+    """
     from client.machine.sources import read_text
 
     console = Console(as_json, quiet)
     with connect() as client:
         if changelog is None and card is None:
-            found, text = client.release(model, version), client.release_card(model, version)
-            words = plain(f"{found.changelog}\n{text}", lines=True)
-            console.result({"changelog": found.changelog, "card": text}, words)
+            release, text = client.release(model, version), client.release_card(model, version)
+            words = plain(f"{release.changelog}\n{text}", lines=True)
+            console.result({"changelog": release.changelog, "card": text}, words)
             return
-        made = client.edit_release(
+        release = client.edit_release(
             model,
             version,
             changelog=None if changelog is None else read_text(changelog, 2**16),
             card=None if card is None else read_text(card, 2**19),
         )
-    _print(console, made)
+    _print(console, release)
 
 
 @group.command()
@@ -100,17 +115,18 @@ def publish(
     model: Model,
     version: Version,
     recompose: Annotated[
-        bool, typer.Option("--recompose", help="First compose it here, too, and tell the registry what came out.")
+        bool, typer.Option("--recompose", help="First compose it here, too, and report the digest.")
     ] = False,
     sign: Key = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Publish a release, for ever.
+    """Publish a release; this cannot be undone.
 
-    Two who composed it must agree: two workers, or one and you, with --recompose.
+    Two independent compositions must have the same digest: those of two workers, or of one worker and yours, with
+    --recompose.
     """
-    from client.actions.pull import recompose as run
+    from client.actions.verify import recompose as run
 
     console = Console(as_json, quiet)
     with connect() as client:
@@ -130,7 +146,10 @@ def sign(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Sign the manifest of a published release, by OpenSSF model-signing."""
+    """Sign a published release.
+
+    The signature is over its manifest, by OpenSSF model-signing.
+    """
     with connect() as client:
         done = _sign(client, model, version, key)
     _print(Console(as_json, quiet), done)
@@ -140,11 +159,14 @@ def sign(
 def yank(
     model: Model,
     version: Version,
-    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why; it has to be said.")],
+    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why; required.")],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Yank a release: it stays pullable by its version, with a warning, and no channel moves to it."""
+    """Yank a release.
+
+    Its version can still be pulled, with a warning, and no channel moves to it.
+    """
     with connect() as client:
         done = client.yank_release(model, version, message)
     console = Console(as_json, quiet)
@@ -155,17 +177,20 @@ def yank(
 
 @group.command()
 def show(model: Model, version: Version, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Show a release: what it holds, who built it, what keeps it from being published."""
+    """Show a release.
+
+    Its patches, who built it, and what is missing before it can be published.
+    """
     with connect() as client:
-        found = client.release(model, version)
-    _print(Console(as_json, quiet), found)
+        release = client.release(model, version)
+    _print(Console(as_json, quiet), release)
 
 
 @group.command(name="list")
 def list_releases(model: Model, limit: Limit = None, as_json: Json = False, quiet: Quiet = False) -> None:
     """List the releases of a model, newest version first."""
     with connect() as client:
-        found = list(client.releases(model, limit=limit))
+        releases = list(client.releases(model, limit=limit))
     rows = [
         (
             plain(release.version),
@@ -175,41 +200,41 @@ def list_releases(model: Model, limit: Limit = None, as_json: Json = False, quie
             "yes" if release.signed else "",
             f"{release.published_at.astimezone():%Y-%m-%d}" if release.published_at else "",
         )
-        for release in found
+        for release in releases
     ]
     heads = ("version", "state", "patches", "channels", "signed", "published")
     text = table(heads, rows, right=(2,)) if rows else f"{model} has no releases."
-    Console(as_json, quiet).result(found, text, "\n".join(release.version for release in found))
+    Console(as_json, quiet).result(releases, text, "\n".join(release.version for release in releases))
 
 
 @group.command()
 def diff(
     model: Model,
-    before: Annotated[str, typer.Argument(metavar="A", help="A revision.", show_default=False)],
-    after: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
+    before: Annotated[str, typer.Argument(metavar="A", help="A snapshot, like 1.0.0.", show_default=False)],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another snapshot, like 1.1.0.", show_default=False)],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what changed between two revisions, patch by patch."""
+    """Show what changed between two snapshots, patch by patch."""
     with connect() as client:
-        found = client.compare(model, before, after)
-    lines = [f"+ #{item.number}.{item.revision} at {item.weight}  {plain(item.title)}" for item in found.added]
-    lines += [f"- #{item.number}.{item.revision}  {plain(item.title)}" for item in found.removed]
-    lines += [f"~ #{one.number} {one.before} -> {one.after}  {plain(one.title)}" for one in found.changed]
-    text = "\n".join(lines) or "They are made of the same."
-    Console(as_json, quiet).result(found, f"{text}\nversion step: {found.bump}", found.bump)
+        changes = client.compare(model, before, after)
+    lines = [f"+ #{item.number}.{item.revision} at {item.weight}  {plain(item.title)}" for item in changes.added]
+    lines += [f"- #{item.number}.{item.revision}  {plain(item.title)}" for item in changes.removed]
+    lines += [f"~ #{row.number} {row.before} -> {row.after}  {plain(row.title)}" for row in changes.changed]
+    text = "\n".join(lines) or "They have the same recipe."
+    Console(as_json, quiet).result(changes, f"{text}\nversion step: {changes.bump}", changes.bump)
 
 
 def show_provenance(client: "Client", model: str, ref: str, console: Console) -> None:
-    """Print where a release comes from, by its version or a channel; with --json, the in-toto statement."""
+    """Print where a release comes from, named by version or channel; with --json, the in-toto statement."""
     from client.actions.pull import find_snapshot
     from registry.errors import InvalidRequest
 
     version = find_snapshot(client, model, ref, console).release
     if version is None:
-        raise InvalidRequest(f"{model}@{ref} is no release; `crumb release list {model}` shows them.", field="ref")
-    found = client.provenance(model, version)
-    console.result(found.statement, _provenance(found), found.release.weights_digest)
+        raise InvalidRequest(f"{model}@{ref} is not a release; `crumb release list {model}` shows them.", field="ref")
+    provenance = client.provenance(model, version)
+    console.result(provenance.statement, _provenance(provenance), provenance.release.weights_digest)
 
 
 def _sign(client: "Client", model: str, version: str, key: Path) -> "Release":
@@ -253,11 +278,11 @@ def _text(release: "Release") -> str:
     return fields(pairs)
 
 
-def _provenance(found: "Provenance") -> str:
-    release = found.release
+def _provenance(provenance: "Provenance") -> str:
+    release = provenance.release
     lines = [_text(release), "", f"base {release.recipe.base}"]
     for item in sorted(release.recipe.patches, key=lambda item: item.number):
-        approvals = found.approvals.get(f"{item.number}.{item.revision}", [])
+        approvals = provenance.approvals.get(f"{item.number}.{item.revision}", [])
         by = f", approved by {plain(', '.join(approvals))}" if approvals else ""
         lines.append(
             f"patch #{item.number}.{item.revision} by {plain(item.author or '?')}{by}: {plain(item.title)}\n"
@@ -265,6 +290,6 @@ def _provenance(found: "Provenance") -> str:
         )
     lines += [
         f"{plain(row.metric)} {row.value:g} on {plain(row.dataset)}, measured by {plain(row.user)}"
-        for row in found.evaluations
+        for row in provenance.evaluations
     ]
     return "\n".join(lines)

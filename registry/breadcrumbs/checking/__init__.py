@@ -1,1 +1,1 @@
-"""Whether a stranger's patch is sound, keeps its claims, and composes to finite weights."""
+"""Checking: whether a stranger's patch is sound, keeps its claims, and composes to finite weights."""

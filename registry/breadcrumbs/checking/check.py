@@ -1,35 +1,40 @@
-"""Is a stranger's file a sound patch for this base? Every rule of the format, in bounded memory.
+"""Checks of a stranger's patch file: every rule of the format, for the base it must be for, in bounded memory.
 
-The header is settled first (header.py, layout.py): after that every length is the base's, never the file's. Then the
-data, block by block: padding bits, number of set bits, order and range of indices, finite values. Statistics are
-recomputed from the values, never believed.
+The header comes first (header.py, layout.py): after that every length is the base's, not the file's. Then the data,
+block by block: padding bits, number of set bits, order and range of indices, finite values. Statistics are computed
+from the values and not taken from the file.
 """
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from registry.breadcrumbs.formats.checkpoint import BLOCK, HASHED, TensorSpec, blocks, fill, octets, processors
-from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Limits, show
+from registry.breadcrumbs.formats.arrays import Octets, octets, read_numbers
+from registry.breadcrumbs.formats.blocks import BLOCK_ELEMENTS, HASH_BYTES, blocks
+from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Limits, TensorSpec, show
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import Patch, called, open_patch
 from registry.breadcrumbs.kernels.check import measure_values
 from registry.breadcrumbs.kernels.compose import CODES, PAD
 from registry.errors import BaseMismatch, InvalidPatch
 from registry.files.progress import Meter, Progress
-
-Octets = npt.NDArray[np.uint8]
+from registry.files.threads import call_each
 
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What a patch does to one tensor; norms are of its values, unscaled, in float64."""
+    """What a patch does to one tensor.
+
+    Args:
+        name, shape, dtype: The tensor.
+        nnz: How many of its weights are touched.
+        density: nnz over all its weights.
+        l1, l2, linf: Norms of the patch's values, unscaled, in float64.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -43,7 +48,15 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class PatchReport:
-    """A sound patch: `nnz` of all the base's weights are touched, which is `density` of them."""
+    """A sound patch.
+
+    Args:
+        sha256, size: Of the file; bytes.
+        nnz: How many of the base's weights are touched.
+        density: nnz over all the base's weights.
+        params: How the patch was made, as it says.
+        tensors: The tensors that it touches, in name order.
+    """
 
     sha256: str
     size: int
@@ -59,7 +72,7 @@ def check_patch(
     """Check a patch file against the base it must be for.
 
     Args:
-        path: The file; it must not change meanwhile.
+        path: The file; it must not change while it is checked.
         base: Weights digest of the base.
         tensors: dtype and shape of every tensor of the base.
         progress: Called with (bytes read, bytes to read); every byte is read twice.
@@ -68,8 +81,8 @@ def check_patch(
         Its digest, size and statistics.
 
     Raises:
-        InvalidPatch: It breaks a rule; the message names the entry and the rule.
-        BaseMismatch: It was made for another base.
+        InvalidPatch: The file breaks a rule; the message names the entry and the rule.
+        BaseMismatch: The patch was made for another base.
     """
     return _check(path, base, tensors, Meter(2 * path.stat().st_size, progress))
 
@@ -79,11 +92,8 @@ def check_patches(
 ) -> list[PatchReport]:
     """Check patch files as `check_patch` does, as many at a time as there are processors."""
     meter = Meter(2 * sum(path.stat().st_size for path in paths), progress)
-    pool = ThreadPoolExecutor(processors(), "check")
-    try:
-        return list(pool.map(lambda path: _check(path, base, tensors, meter), paths))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    reports = call_each(lambda number: _check(paths[number], base, tensors, meter), range(len(paths)), name="check")
+    return list(reports.values())
 
 
 def _check(path: Path, base: str, tensors: Mapping[str, TensorSpec], meter: Meter) -> PatchReport:
@@ -95,7 +105,7 @@ def _check(path: Path, base: str, tensors: Mapping[str, TensorSpec], meter: Mete
             )
         for name, spec in info.tensors.items():
             _check_spec(called(path), name, spec, tensors.get(name))
-        buffer = np.zeros(min(max(info.nnz.values()), BLOCK) * 4 + PAD, np.uint8)
+        buffer = np.zeros(min(max(info.nnz.values()), BLOCK_ELEMENTS) * 4 + PAD, np.uint8)
         reports = [_check_tensor(patch, name, meter, buffer) for name in info.tensors]
         sha256 = _sha256(patch, meter)
     nnz = sum(info.nnz.values())
@@ -104,7 +114,7 @@ def _check(path: Path, base: str, tensors: Mapping[str, TensorSpec], meter: Mete
 
 
 def limits_for(tensors: Mapping[str, TensorSpec]) -> Limits:
-    """Return what the header of a patch for this base can need at most, even with every character escaped."""
+    """Return limits that the header of any patch for this base keeps, even with every character escaped."""
     named = sum(6 * len(name.encode("utf-8")) + 400 for name in tensors)
     return Limits(
         header_bytes=min(PATCH_LIMITS.header_bytes, 4096 + 4 * named),
@@ -113,17 +123,17 @@ def limits_for(tensors: Mapping[str, TensorSpec]) -> Limits:
     )
 
 
-def _check_spec(what: str, name: str, found: TensorSpec, due: TensorSpec | None) -> None:
-    if due is None:
+def _check_spec(what: str, name: str, spec: TensorSpec, base: TensorSpec | None) -> None:
+    if base is None:
         raise InvalidPatch(f"{what} changes tensor {show(name)}, which the base does not have.", field=name)
-    if found.shape != due.shape:
+    if spec.shape != base.shape:
         raise InvalidPatch(
-            f"{what} has tensor {show(name)} with shape {list(found.shape)}, in the base it is {list(due.shape)}.",
+            f"{what} has tensor {show(name)} with shape {list(spec.shape)}, in the base it is {list(base.shape)}.",
             field=name,
         )
-    if found.dtype != due.dtype:
+    if spec.dtype != base.dtype:
         raise InvalidPatch(
-            f"{what} has tensor {show(name)} as {found.dtype}, in the base it is {due.dtype}.", field=name
+            f"{what} has tensor {show(name)} as {spec.dtype}, in the base it is {base.dtype}.", field=name
         )
 
 
@@ -139,7 +149,7 @@ def _check_tensor(patch: Patch, name: str, meter: Meter, buffer: Octets) -> Tens
     width = DTYPES[values.dtype]
     for start, stop in blocks(nnz):
         length = (stop - start) * width
-        fill(memoryview(buffer.data)[:length], patch.fileno(), values.start + start * width, "The patch", InvalidPatch)
+        patch.fill(octets(buffer)[:length], values.name, start * width)
         meter.add(length)
         total, more, largest, bad = measure_values(buffer, CODES[values.dtype], width, stop - start)
         if bad >= 0:
@@ -153,7 +163,7 @@ def _check_tensor(patch: Patch, name: str, meter: Meter, buffer: Octets) -> Tens
 def _check_bitmask(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) -> None:
     length, ones = (size + 7) // 8, 0
     for start, stop in blocks(length):
-        packed = patch.read_entry(entry, start, stop).numpy()
+        packed = read_numbers(patch, entry, start, stop)
         meter.add(packed.size)
         ones += int(np.bitwise_count(packed).sum())
         if stop == length and size % 8 and int(packed[-1]) >> size % 8:
@@ -165,7 +175,7 @@ def _check_bitmask(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) 
 def _check_indices(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) -> None:
     last = -1
     for start, stop in blocks(nnz):
-        indices = patch.read_entry(entry, start, stop).numpy()
+        indices = read_numbers(patch, entry, start, stop)
         meter.add(indices.nbytes)
         if int(indices.min()) < 0 or int(indices.max()) >= size:
             raise InvalidPatch(f"Entry {show(entry)}: an index is outside 0..{size - 1}.", field=entry)
@@ -175,8 +185,9 @@ def _check_indices(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) 
 
 
 def _sha256(patch: Patch, meter: Meter) -> str:
-    digest = hashlib.sha256()
-    for start, stop in blocks(patch.info.size, HASHED):
-        digest.update(octets(patch.read_file(start, stop)))
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(HASH_BYTES, patch.info.size)))
+    for start, stop in blocks(patch.info.size, HASH_BYTES):
+        patch.fill_from_file(buffer[: stop - start], start)
+        digest.update(buffer[: stop - start])
         meter.add(stop - start)
     return digest.hexdigest()

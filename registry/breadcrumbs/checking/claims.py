@@ -1,8 +1,8 @@
-"""Is it true what a patch says of itself? What the checks of a patch found, and the check of its density.
+"""Claims: whether what a patch says of itself is true. Results of checks, and the check of density.
 
     kept <= count * (size - floor(drop_top * size) - floor(drop_bottom * size))     of a tensor, in groups (mask.py)
 
-A mask keeps exactly so many, if so many changed at all: no more ever, and fewer only where weights stayed as they were.
+A mask keeps exactly that many if as many changed at all; never more, and fewer only where weights did not change.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from registry.errors import BaseMismatch
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check of a patch found.
+    """The result of one check of a patch.
 
     Args:
-        name: Of the check: format, base, finite or density.
-        status: `warn` is for people to judge; `fail` is something wrong.
+        name: The check: format, base, finite or density.
+        status: `warn` asks people to judge; `fail` means that something is wrong.
         summary: One sentence.
     """
 
@@ -37,11 +37,11 @@ def check_density(params: MaskParams, tensors: Sequence[TensorReport]) -> CheckR
     """Compare how much a patch changes with what its mask may keep.
 
     Args:
-        params: What the patch says its mask is.
-        tensors: What it really changes.
+        params: The mask, as the patch states it.
+        tensors: What the patch really changes.
 
     Returns:
-        `fail` where a tensor has more values than that mask keeps of any change, `warn` where one has fewer than half.
+        `fail` if a tensor has more values than such a mask can keep, `warn` if one has fewer than half of these.
     """
     most = {tensor.name: groups_of(TensorSpec(tensor.dtype, tensor.shape), params).most for tensor in tensors}
     over = [tensor for tensor in tensors if tensor.nnz > most[tensor.name]]
@@ -53,26 +53,26 @@ def check_density(params: MaskParams, tensors: Sequence[TensorReport]) -> CheckR
         return CheckResult(
             "density",
             "fail",
-            f"{_of(over, tensors)} more values than {mask} can keep, above all {show(worst.name)} with {worst.nnz} "
-            f"where {most[worst.name]} is the most; make the patch again with `crumb diff`.",
+            f"{_part_of(over, tensors)} more values than {mask} can keep, above all {show(worst.name)} with "
+            f"{worst.nnz} where {most[worst.name]} is the most; make the patch again with `crumb diff`.",
         )
     if under:
         worst = min(under, key=lambda tensor: tensor.nnz / most[tensor.name])
         return CheckResult(
             "density",
             "warn",
-            f"{_of(under, tensors)} less than half of the values that {mask} keep where all weights change, above all "
-            f"{show(worst.name)} with {worst.nnz} of {most[worst.name]}; see whether so little was to change.",
+            f"{_part_of(under, tensors)} less than half of the values that {mask} keep where all weights change, above "
+            f"all {show(worst.name)} with {worst.nnz} of {most[worst.name]}; see whether so little was to change.",
         )
     return CheckResult("density", "pass", f"It has {kept} of the {whole} values that {mask} keep at most.")
 
 
-def _of(some: Sequence[TensorReport], tensors: Sequence[TensorReport]) -> str:
+def _part_of(some: Sequence[TensorReport], tensors: Sequence[TensorReport]) -> str:
     return f"{len(some)} of {len(tensors)} tensors {'has' if len(some) == 1 else 'have'}"
 
 
 def require_fit(called: str, patch: Patch, base: Checkpoint) -> None:
-    """Refuse a patch whose tensors a checkpoint does not have, or has otherwise.
+    """Refuse a patch for tensors that a checkpoint does not have.
 
     Args:
         called: What the message calls the patch, at the start of a sentence.
@@ -80,12 +80,12 @@ def require_fit(called: str, patch: Patch, base: Checkpoint) -> None:
         base: The checkpoint.
 
     Raises:
-        BaseMismatch: Names the first such tensor.
+        BaseMismatch: A tensor of the patch is missing, or has another dtype or shape; the message names the first.
     """
     for name, spec in patch.info.tensors.items():
         if base.tensors.get(name) != spec:
             raise BaseMismatch(
-                f"{called} changes tensor {show(name)} as {spec.dtype} {list(spec.shape)}, which this checkpoint does "
-                "not have so; use the base that the patch was made for.",
+                f"{called} changes tensor {show(name)} as {spec.dtype} {list(spec.shape)}, and this checkpoint has no "
+                "such tensor; use the base that the patch was made for.",
                 field=name,
             )

@@ -1,30 +1,30 @@
-"""Does base + patch, with alpha and weight 1, stay finite wherever the base is?
+"""The finite check: whether base + patch, with alpha and weight 1, stays finite wherever the base is.
 
-    each tensor in a thread:    chunk staged --> read --> composed --> elements lost are counted, the rest forgotten
+    each tensor in a thread:    chunk staged --> read --> composed --> overflows counted, the result dropped
 
 The kernel is the one that composes models, so the arithmetic is the same to the last rounding.
 """
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 from registry.breadcrumbs.checking.claims import CheckResult, require_fit
 from registry.breadcrumbs.composing.engines import Buffers, CpuEngine
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.staging import Stager
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, processors
+from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.files.progress import Meter, Progress
+from registry.files.threads import call_each
 
 
 def check_finite(base: Checkpoint, patch: Patch, progress: Progress | None = None) -> CheckResult:
     """Say whether base + patch overflows; arguments and errors are those of `find_overflow`."""
-    lost = find_overflow(base, patch, progress)
-    if not lost:
+    overflows = find_overflow(base, patch, progress)
+    if not overflows:
         return CheckResult("finite", "pass", "With alpha 1 no weight overflows.")
-    name, count = next(iter(lost.items()))
-    others = len(lost) - 1
+    name, count = next(iter(overflows.items()))
+    others = len(overflows) - 1
     more = f", and so {'does 1 more tensor' if others == 1 else f'do {others} more tensors'}" if others else ""
     return CheckResult(
         "finite",
@@ -40,12 +40,12 @@ def find_overflow(base: Checkpoint, patch: Patch, progress: Progress | None = No
     Only what the patch touches is read, in bounded memory, as many tensors at a time as there are processors.
 
     Args:
-        base: The base; the caller vouches for its bytes.
-        patch: A patch for it whose bytes `check_patch` accepts.
+        base: The base; the caller has verified its bytes.
+        patch: A patch for it that `check_patch` has accepted.
         progress: Called with (bytes of the base read, bytes to read).
 
     Returns:
-        How many elements overflow in each tensor where some do, in name order.
+        How many elements overflow, by the names of the tensors where some do, in name order.
 
     Raises:
         BaseMismatch: The base does not have the patch's tensors.
@@ -69,10 +69,6 @@ def find_overflow(base: Checkpoint, patch: Patch, progress: Progress | None = No
             meter.add(chunk.length)
         return lost
 
-    largest = sorted(patch.info.tensors, key=base.bytes_of, reverse=True)  # so that none is left for the end
-    pool = ThreadPoolExecutor(processors(), "finite")
-    try:
-        found = dict(zip(largest, pool.map(count, largest), strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return {name: found[name] for name in patch.info.tensors if found[name]}
+    largest_first = sorted(patch.info.tensors, key=base.bytes_of, reverse=True)  # no long one is left for last
+    counts = call_each(count, largest_first, name="finite")
+    return {name: counts[name] for name in patch.info.tensors if counts[name]}

@@ -1,1 +1,1 @@
-"""Conflicts between patches, and blame for one weight."""
+"""Comparing: conflicts between patches, and blame for weights, tensors and models."""

@@ -1,11 +1,11 @@
-"""Who changed a weight, a tensor, a model: what each patch of a recipe brings to a composition.
+"""Blame: what each patch of a recipe adds to a weight, a tensor or a whole model.
 
     contribution_p = float64(scale_p) * float64(value_p)                  of one weight, exact
     energy_p       = scale_p^2 * sum(value_p^2)                           of a tensor, or of all
     share_p        = energy_p / sum(energy of every patch)
 
-For one weight only its own bytes are read, and for each patch what says where its value lies: the mask up to that
-bit, or a few indices by halving. For shares the values alone are read, block by block.
+For one weight, only its own bytes are read and, of each patch, what says where its value is: the mask up to its bit, or
+a few indices by bisection. For shares only the values are read, block by block.
 """
 
 import bisect
@@ -15,18 +15,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from registry.breadcrumbs.checking.claims import require_fit
-from registry.breadcrumbs.formats.checkpoint import TORCH, Checkpoint, blocks
+from registry.breadcrumbs.formats.arrays import read_floats, read_numbers, round_to
+from registry.breadcrumbs.formats.blocks import blocks
+from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.formats.recipe import Recipe, scale
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRecipe, InvalidRequest
 from registry.files.progress import Meter, Progress
 
-BLOCK = 2**20
-"""Values, or bytes of a mask, that are read at a time; of values that is 4 MB, and 8 MB more as float64."""
+READ_ELEMENTS = 2**20
+"""Values, or bytes of a mask, that are read at a time; values take up to 4 MB, and 8 MB more as float64."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class WeightBlame:
     """Where a weight comes from.
 
     Args:
-        tensor, index: Which weight.
-        dtype: Of the tensor.
+        tensor, index: The weight.
+        dtype: The tensor's dtype.
         base: The base's value.
-        composed: What the recipe makes of it; infinite where it overflows, which no composition lets pass.
-        contributions: Of the patches that touch it, the largest magnitude first, equal ones by sha256.
+        composed: The value that the recipe gives; infinite if it overflows, in which case composing is refused.
+        contributions: Of the patches that touch the weight, the largest magnitude first, equal ones by sha256.
     """
 
     tensor: str
@@ -61,9 +62,15 @@ class WeightBlame:
 
 @dataclass(frozen=True)
 class Share:
-    """A patch's part in a tensor or model: how many weights it touches, the norm of what it adds, its share of energy.
+    """A patch's part in a tensor or model.
 
     Energies are of each patch by itself: what two patches add to the same weight may cancel, and is counted twice.
+
+    Args:
+        sha256: The patch.
+        nnz: How many weights it touches.
+        l2: Norm of what it adds.
+        share: Its share of the energy, from 0 to 1.
     """
 
     sha256: str
@@ -90,29 +97,29 @@ def blame_weight(
     """Say where one weight of a composition comes from.
 
     Args:
-        base: The recipe's base; the caller vouches for its bytes.
-        patches: The recipe's patches by sha256, whose bytes `check_patch` accepts.
+        base: The recipe's base; the caller has verified its bytes.
+        patches: The recipe's patches by sha256; `check_patch` has accepted them.
         recipe: What is composed.
         tensor: Name of a floating-point tensor.
         index: Place of the weight, one number for each dimension, from 0.
 
     Raises:
-        InvalidRequest: There is no such weight.
+        InvalidRequest: The base has no such weight.
         InvalidRecipe, BaseMismatch: Recipe, patches and base do not fit together.
         InvalidPatch, InvalidCheckpoint: A file has changed since it was checked.
     """
-    chosen = _chosen(base, patches, recipe)
+    scaled = _scale_patches(base, patches, recipe)
     spec = _require_tensor(base, tensor)
-    flat = _flat(tensor, spec, index)
-    before = float(base.read(tensor, flat, flat + 1).double())
-    found, total = [], before
-    for sha256, patch, factor in chosen:
+    flat = _flat_index(tensor, spec, index)
+    before = float(read_floats(base, tensor, flat, flat + 1)[0])
+    contributions, total = [], before
+    for sha256, patch, factor in scaled:
         value = _value_at(patch, tensor, flat) if tensor in patch.info.tensors else None
         if value is not None:
-            found.append(Contribution(sha256, value, factor, factor * value))
+            contributions.append(Contribution(sha256, value, factor, factor * value))
             total += factor * value
-    found.sort(key=lambda part: -abs(part.amount))  # those by sha256 stay so
-    return WeightBlame(tensor, tuple(index), spec.dtype, before, _rounded(total, spec.dtype), tuple(found))
+    contributions.sort(key=lambda part: -abs(part.amount))  # equal ones stay in the order of sha256
+    return WeightBlame(tensor, tuple(index), spec.dtype, before, round_to(total, spec.dtype), tuple(contributions))
 
 
 def blame_tensor(
@@ -121,20 +128,20 @@ def blame_tensor(
     """Say how much each patch of a recipe adds to a tensor.
 
     Args:
-        base, patches, recipe: As of `blame_weight`; of the base only names and shapes are used.
+        base, patches, recipe: As of `blame_weight`; only the base's names and shapes are used.
         tensor: Name of a floating-point tensor.
         progress: Called with (bytes read, bytes to read).
 
     Returns:
-        The patches that touch it, the largest share first, equal ones by sha256; shares are 0 where nothing is added.
+        The patches that touch it, the largest share first, equal ones by sha256; all shares are 0 if nothing is added.
 
     Raises:
-        InvalidRequest: There is no such tensor.
+        InvalidRequest: The base has no such tensor.
         InvalidRecipe, BaseMismatch, InvalidPatch: As of `blame_weight`.
     """
-    chosen = _chosen(base, patches, recipe)
+    scaled = _scale_patches(base, patches, recipe)
     _require_tensor(base, tensor)
-    touching = [part for part in chosen if tensor in part[1].info.tensors]
+    touching = [part for part in scaled if tensor in part[1].info.tensors]
     meter = Meter(sum(_value_bytes(patch, tensor) for _, patch, _ in touching), progress)
     return _shares(_measure(part, tensor, meter) for part in touching)
 
@@ -148,16 +155,16 @@ def blame_model(
         base, patches, recipe, progress: As of `blame_tensor`.
 
     Returns:
-        Shares of every patch of the recipe in all, and of those that touch a tensor in it.
+        The share of every patch in the model, and in each tensor the shares of the patches that touch it.
 
     Raises:
         InvalidRecipe, BaseMismatch, InvalidPatch: As of `blame_weight`.
     """
-    chosen = _chosen(base, patches, recipe)
-    meter = Meter(sum(_value_bytes(patch, name) for _, patch, _ in chosen for name in patch.info.tensors), progress)
+    scaled = _scale_patches(base, patches, recipe)
+    meter = Meter(sum(_value_bytes(patch, name) for _, patch, _ in scaled for name in patch.info.tensors), progress)
     tensors: dict[str, list[_Energy]] = {}
     total = []
-    for part in chosen:
+    for part in scaled:
         measured = {name: _measure(part, name, meter) for name in part[1].info.tensors}
         for name, energy in measured.items():
             tensors.setdefault(name, []).append(energy)
@@ -166,9 +173,9 @@ def blame_model(
     return ModelBlame(_shares(total), {name: _shares(tensors[name]) for name in sorted(tensors)})
 
 
-def _chosen(base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe) -> list[Scaled]:
+def _scale_patches(base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe) -> list[Scaled]:
     """Return the patches of a recipe with their scales, ascending by sha256."""
-    chosen = []
+    scaled = []
     for item in recipe.items:
         if item.sha256 not in patches:
             raise InvalidRecipe(f"Patch {item.sha256} of the recipe is not given; fetch it first.", field="patches")
@@ -178,8 +185,8 @@ def _chosen(base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe) -> l
                 f"Patch {item.sha256} is for base {patch.info.base}, the recipe for {recipe.base}.", field="base"
             )
         require_fit(f"Patch {item.sha256}", patch, base)
-        chosen.append((item.sha256, patch, scale(recipe.alpha, item.weight)))
-    return chosen
+        scaled.append((item.sha256, patch, scale(recipe.alpha, item.weight)))
+    return scaled
 
 
 def _require_tensor(base: Checkpoint, tensor: str) -> TensorSpec:
@@ -199,8 +206,8 @@ def _require_tensor(base: Checkpoint, tensor: str) -> TensorSpec:
     return spec
 
 
-def _flat(tensor: str, spec: TensorSpec, index: tuple[int, ...]) -> int:
-    """Return the number of a weight in row-major order."""
+def _flat_index(tensor: str, spec: TensorSpec, index: tuple[int, ...]) -> int:
+    """Return the place of a weight in row-major order."""
     what = f"Tensor {show(tensor)} of shape {list(spec.shape)}"
     if not spec.numel:
         raise InvalidRequest(f"{what} has no weights; write the name of another.", field="index")
@@ -218,30 +225,24 @@ def _value_at(patch: Patch, tensor: str, flat: int) -> float | None:
     """Return what a patch has for a weight, or None where its mask is not set."""
     mask, values = patch.mask_entry(tensor), patch.value_entry(tensor)
     if mask.dtype == "U8":
-        octet = int(patch.read_entry(mask.name, flat // 8, flat // 8 + 1))
+        octet = _read_one(patch, mask.name, flat // 8)
         is_set = octet >> flat % 8 & 1
         number = (octet & (1 << flat % 8) - 1).bit_count()
-        for start, stop in blocks(flat // 8 if is_set else 0, BLOCK):
-            number += int(np.bitwise_count(patch.read_entry(mask.name, start, stop).numpy()).sum())
+        for start, stop in blocks(flat // 8 if is_set else 0, READ_ELEMENTS):
+            number += int(np.bitwise_count(read_numbers(patch, mask.name, start, stop)).sum())
     else:
         nnz = mask.shape[0]
-        number = bisect.bisect_left(range(nnz), flat, key=lambda at: _one(patch, mask.name, at))
-        is_set = number < nnz and _one(patch, mask.name, number) == flat
+        number = bisect.bisect_left(range(nnz), flat, key=lambda at: _read_one(patch, mask.name, at))
+        is_set = number < nnz and _read_one(patch, mask.name, number) == flat
     if not is_set:
         return None
     if number >= values.shape[0]:
         raise InvalidPatch(f"The mask and values of {show(tensor)} differ in number.", field=tensor)
-    return float(patch.read_entry(values.name, number, number + 1).double())
+    return float(read_floats(patch, values.name, number, number + 1)[0])
 
 
-def _one(patch: Patch, entry: str, at: int) -> int:
-    return int(patch.read_entry(entry, at, at + 1))
-
-
-def _rounded(total: float, dtype: str) -> float:
-    """Round a sum to float32 and then to a dtype, to nearest even both times; float64 stays, and so do NaN and Inf."""
-    exact = torch.tensor(total, dtype=torch.float64)
-    return total if dtype == "F64" else float(exact.float().to(TORCH[dtype]).double())
+def _read_one(patch: Patch, entry: str, at: int) -> int:
+    return int(read_numbers(patch, entry, at, at + 1)[0])
 
 
 @dataclass(frozen=True)
@@ -257,8 +258,8 @@ def _measure(part: Scaled, tensor: str, meter: Meter) -> _Energy:
     """Add up the squares of what a patch adds to a tensor."""
     sha256, patch, factor = part
     values, sums = patch.value_entry(tensor), []
-    for start, stop in blocks(values.shape[0], BLOCK):
-        sums.append(float(patch.read_entry(values.name, start, stop).double().square().sum()))
+    for start, stop in blocks(values.shape[0], READ_ELEMENTS):
+        sums.append(float(np.square(read_floats(patch, values.name, start, stop), dtype=np.float64).sum()))
         meter.add((stop - start) * DTYPES[values.dtype])
     return _Energy(sha256, values.shape[0], factor * factor * math.fsum(sums))
 
@@ -269,9 +270,10 @@ def _value_bytes(patch: Patch, tensor: str) -> int:
 
 
 def _shares(energies: Iterable[_Energy]) -> tuple[Share, ...]:
-    found = list(energies)
-    total = math.fsum(part.energy for part in found)
-    ordered = sorted(found, key=lambda part: (-part.energy, part.sha256))
+    """Return the shares of patches, given their energies, the largest first."""
+    parts = list(energies)
+    total = math.fsum(part.energy for part in parts)
+    ordered = sorted(parts, key=lambda part: (-part.energy, part.sha256))
     return tuple(
         Share(part.sha256, part.nnz, math.sqrt(part.energy), part.energy / total if total else 0.0) for part in ordered
     )

@@ -1,4 +1,4 @@
-"""Where patches of one base meet, and whether they pull the same way there.
+"""Conflicts: where patches of one base meet, and whether they pull the same way there.
 
 With patches a and b, A and B the weights that each touches, N the weights of a tensor:
 
@@ -13,36 +13,35 @@ With patches a and b, A and B the weights that each touches, N the weights of a 
     norm ratio     |a| / |b|
     census         how many weights are touched by exactly 0, 1, ... of the patches
 
-Where signs agree |a + b| is |a| + |b|, and elsewhere it is 2 min(|a|, |b|) less: so cancellation is twice the opposed
-mass over all of the mass, and sum |a + b| needs no pass of its own.
+Where signs agree, |a + b| is |a| + |b|; elsewhere it is 2 min(|a|, |b|) less. So cancellation is twice the opposed mass
+over the whole mass, and sum |a + b| needs no pass of its own.
 
-What is kept is additive, so tensors, layers and models are sums of one kind, and ratios are taken at the end. A ratio
-without a denominator is None.
+Only sums are kept, so tensors, layers and models are added up alike, and ratios are taken at the end. A ratio whose
+denominator is 0 is None.
 
-What the numbers can tell: which pairs meet more than by chance, on which layers, and whether they then reinforce or
-undo each other. What they cannot: whether the composed model is any good. Patches that share no weight can still break
+What the numbers can say: which pairs meet more than by chance, on which layers, and whether they then reinforce or undo
+each other. What they cannot say: whether the composed model is any good. Patches that share no weight can still break
 each other, since layers feed layers; opposed signs can be harmless, a high cosine can be one task learned twice, and
-how well such numbers foretell a merge depends on method and partner. They say where to look first; evaluation of the
+how well such numbers predict a merge depends on method and partner. They say where to look first; evaluation of the
 composed model decides.
 """
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from registry.breadcrumbs.comparing.engines import ConflictEngine, Measured, Numbers, nothing, open_engine
+from registry.breadcrumbs.comparing.engines import ConflictEngine, CpuConflictEngine, Measured, Numbers, zeros
 from registry.breadcrumbs.comparing.sums import Sums, total
 from registry.breadcrumbs.composing.staging import Arena, Stager
-from registry.breadcrumbs.formats.checkpoint import processors
 from registry.breadcrumbs.formats.header import TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.kernels import conflicts as columns
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest
 from registry.files.progress import Meter, Progress
+from registry.files.threads import call_each, processors
 
 __all__ = ["Analysis", "Pair", "Sums", "analyse", "total"]
 
@@ -52,11 +51,11 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Analysis:
-    """Where patches meet.
+    """What patches of one base do to the same weights.
 
     Args:
-        pairs: Of each pair that was asked for, the sums of every tensor that one of the two touches, in name order.
-        census: Of each tensor that a patch touches, in name order: how many weights are touched by exactly 0, 1, ...
+        pairs: For each requested pair, the sums of every tensor that one of the two touches, in name order.
+        census: For each tensor that a patch touches, in name order: how many weights are touched by exactly 0, 1, ...
             and N of the N patches.
     """
 
@@ -75,19 +74,19 @@ def analyse(
 ) -> Analysis:
     """Compare patches of one base, reading each once, in bounded memory, however many pairs there are.
 
-    Counts do not depend on anything but the patches. Sums are added in one order on each device, whatever the number
-    of threads, and differ between devices in their last digits.
+    Counts depend on the patches only. Sums are added in one order on each device, for any number of threads, and differ
+    between devices in their last digits.
 
     Args:
-        patches: The patches by the sha256 of their files, which the caller verifies.
-        pairs: Which of them to compare; one that is named twice is compared once.
-        device: `cpu` or `cuda`; `auto` is the CPU, which is the faster one (docs/decisions.md).
+        patches: The patches by the sha256 of their files; the caller has checked the files.
+        pairs: Which of them to compare; a pair that is named twice is compared once.
+        device: `cpu` or `cuda`; `auto` is the CPU, which is faster (docs/decisions.md).
         progress: Called with (weights begun, all), each weight counted for every patch that touches its tensor.
         device_memory: Most bytes of a GPU's memory; the smaller of 4 GiB and a quarter of what is free when None.
         threads: How many tensors to work on at a time on the CPU; as many as there are processors when None.
 
     Raises:
-        InvalidRequest: A pair names a patch that is not given; or the device is none.
+        InvalidRequest: A pair names a patch that is missing from `patches`, or there is no such device.
         BaseMismatch: The patches are not of one base.
         InvalidPatch: A patch contradicts itself, or has values that are not finite.
         InvalidInput: A file has changed since it was opened.
@@ -110,17 +109,22 @@ def analyse(
         named = {sha256: patches[sha256] for sha256 in numbers}
         return _Tensor(known, _measure(name, specs[name], named, compared, engine, local.arena, meter))
 
-    largest = sorted(specs, key=lambda name: specs[name].numel * len(touching[name]), reverse=True)  # none is left last
-    pool = ThreadPoolExecutor(engine.workers(threads or processors()), "conflicts")
-    try:
-        found = dict(zip(largest, pool.map(measure, largest), strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return _told(wanted, patches, specs, touching, found)
+    largest_first = sorted(specs, key=lambda name: specs[name].numel * len(touching[name]), reverse=True)
+    measured = call_each(measure, largest_first, engine.workers(threads or processors()), "conflicts")
+    return _put_together(wanted, patches, specs, touching, measured)
+
+
+def open_engine(device: str, memory: int | None) -> ConflictEngine:
+    """Return the engine of a device, `cpu` or `cuda`; `memory` is as of `find_gpu`."""
+    if device == "cpu":
+        return CpuConflictEngine()
+    from registry.breadcrumbs.comparing.torch_engine import open_torch_engine  # imports torch
+
+    return open_torch_engine(memory)
 
 
 def _touching(patches: Mapping[str, Patch]) -> dict[str, list[str]]:
-    """Return which patches touch each tensor, both in order, having seen that the patches are of one base."""
+    """Return which patches touch each tensor, both in order, after checking that the patches are of one base."""
     touching: dict[str, list[str]] = {}
     for sha256 in sorted(patches):
         info, before = patches[sha256].info, min(patches)
@@ -143,7 +147,7 @@ def _touching(patches: Mapping[str, Patch]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """What is known of one tensor: which pairs touch it both, and what was measured of all that touch it."""
+    """The measures of one tensor, and the pairs of which both patches touch it."""
 
     pairs: list[Pair]
     measured: Measured
@@ -151,12 +155,12 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Unread:
-    """A base of which nothing is read."""
+    """A base whose bytes are not read."""
 
     tensors: Mapping[str, TensorSpec]
 
     def place(self, name: str) -> tuple[int, int]:
-        """Return no file's descriptor."""
+        """Return a descriptor that is not a file's."""
         return -1, 0
 
 
@@ -169,34 +173,36 @@ def _measure(
     arena: Arena,
     meter: Meter,
 ) -> Measured:
-    """Measure a tensor, chunk after chunk; where composing has scales are the numbers of the patches here."""
+    """Measure a tensor, chunk after chunk; the chunks have the patches' numbers in place of scales."""
     touching = [(patch, float(number)) for number, patch in enumerate(patches.values())]
     stager = Stager(_Unread({name: spec}), name, touching, engine.step(len(touching)))
-    found = nothing(len(touching), len(pairs))
+    measured = zeros(len(touching), len(pairs))
     for first in range(0, spec.numel, stager.step):
         chunk = stager.stage(arena, first, min(first + stager.step, spec.numel), with_base=False)
         chunk.read_rest(arena)
         more = engine.measure(chunk, arena, len(touching), pairs)
         for number in np.flatnonzero(~np.isfinite(more.own[:, columns.L1])):
-            told = f"Patch {list(patches)[number]} has a value of {show(name)} that is NaN or Inf; check the file."
-            raise InvalidPatch(told, field=name)
-        found.add(more)
+            raise InvalidPatch(
+                f"Patch {list(patches)[number]} has a value of {show(name)} that is NaN or Inf; check the file.",
+                field=name,
+            )
+        measured.add(more)
         meter.add(chunk.size * len(touching))
-    return found
+    return measured
 
 
-def _told(
+def _put_together(
     wanted: Sequence[Pair],
     patches: Mapping[str, Patch],
     specs: Mapping[str, TensorSpec],
     touching: Mapping[str, Sequence[str]],
-    found: Mapping[str, _Tensor],
+    tensors: Mapping[str, _Tensor],
 ) -> Analysis:
-    """Put together what was measured."""
+    """Return the analysis, given the measures of every tensor."""
     pairs: dict[Pair, dict[str, Sums]] = {pair: {} for pair in wanted}
     census = {}
     for name, spec in specs.items():
-        known, measured = found[name].pairs, found[name].measured
+        known, measured = tensors[name].pairs, tensors[name].measured
         counts = np.zeros(len(patches) + 1, np.int64)
         counts[: len(measured.census)] = measured.census
         counts[0] = spec.numel - counts[1:].sum()
@@ -216,7 +222,14 @@ def _sums(
     own: Sequence[list[float] | None],
     both: tuple[list[int], list[float]] | None,
 ) -> Sums:
-    """Name what was measured of a pair's tensor; None where a patch, or one of them, does not touch it."""
+    """Return the sums of a pair on one tensor.
+
+    Args:
+        numel: Weights of the tensor.
+        nnz: Weights that each patch touches.
+        own: L1 and SQUARES of each patch; None for one that does not touch the tensor.
+        both: Counts and sums of the pair; None unless both touch the tensor.
+    """
     first, second = (part or [0.0, 0.0] for part in own)
     counts, sums = both or ([0, 0], [0.0] * 5)
     mass, against = first[columns.L1] + second[columns.L1], sums[columns.OPPOSED_MASS]

@@ -1,6 +1,6 @@
-"""What two patches do to the same weights, in numbers that add up; no tensor library in here.
+"""Sums: what two patches do to the same weights, in numbers that add up.
 
-conflicts.py says what each measure is, and what it can tell.
+conflicts.py defines each measure and says what it can tell. Only the standard library is used.
 """
 
 import math
@@ -11,14 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What a pair does to one tensor, or to several: counts are exact, sums are float64, and all of it adds up.
+    """What a pair does to one tensor or several; counts are exact, sums are float64, and all fields add up.
 
     Args:
         numel: Weights of the tensors that one of the two touches.
         first, second: Weights that each touches.
         overlap: Weights that both touch.
-        opposed: Those of them where both values are not 0 and their signs differ.
-        expected: The overlap that is due by chance: first * second / numel, tensor by tensor.
+        opposed: Weights that both touch with values that are not 0 and differ in sign.
+        expected: The overlap expected by chance: first * second / numel, tensor by tensor.
         opposed_mass, overlap_mass: Sum of min(|a|, |b|) over the opposed, and over the overlap.
         dot: Sum of ab.
         first_squares, second_squares: Sum of a^2, and of b^2.
@@ -59,7 +59,7 @@ class Sums:
 
     @property
     def lift(self) -> float | None:
-        """Overlap over what is due by chance."""
+        """Overlap over what is expected by chance."""
         return _ratio(self.overlap, self.expected)
 
     @property
@@ -85,8 +85,8 @@ class Sums:
     @property
     def cancellation(self) -> float | None:
         """The part of both patches' mass that is lost when they are added: 0 for none, 1 for all."""
-        found = _ratio(self.abs_sum, self.first_l1 + self.second_l1)
-        return None if found is None else min(1.0, max(0.0, 1.0 - found))
+        left = _ratio(self.abs_sum, self.first_l1 + self.second_l1)
+        return None if left is None else min(1.0, max(0.0, 1.0 - left))
 
     @property
     def norm_ratio(self) -> float | None:
@@ -95,12 +95,12 @@ class Sums:
 
 
 def total(sums: Iterable[Sums]) -> Sums:
-    """Add up sums, of tensors of one pair."""
-    found, made = list(sums), dict[str, Any]()
+    """Add up the sums of several tensors of one pair."""
+    parts, added = list(sums), dict[str, Any]()
     for field in fields(Sums):
-        numbers = [getattr(one, field.name) for one in found]
-        made[field.name] = sum(numbers) if field.type is int else math.fsum(numbers)
-    return Sums(**made)
+        numbers = [getattr(part, field.name) for part in parts]
+        added[field.name] = sum(numbers) if field.type is int else math.fsum(numbers)
+    return Sums(**added)
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -108,6 +108,6 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def _cosine(dot: float, first: float, second: float) -> float | None:
-    """Return dot / sqrt(first * second), whose rounding must not leave -1..1."""
-    found = _ratio(dot, math.sqrt(first) * math.sqrt(second))
-    return None if found is None else max(-1.0, min(1.0, found))
+    """Return dot / sqrt(first * second), kept within -1..1 where it was rounded beyond."""
+    cosine = _ratio(dot, math.sqrt(first) * math.sqrt(second))
+    return None if cosine is None else max(-1.0, min(1.0, cosine))

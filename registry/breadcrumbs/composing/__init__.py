@@ -1,1 +1,1 @@
-"""From a base and patches to a model: staging, engines, writing."""
+"""Composing: from a base and patches to a model, by staging, engines and a writer."""

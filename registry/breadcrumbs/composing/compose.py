@@ -1,26 +1,28 @@
-"""Base + sum of scale x patch, streamed, on any device, to the same bytes.
+"""Compositions: base + sum of scale x patch, streamed, to the same bytes on every device.
 
     scale_p = float32(alpha * weight_p)                     exact decimal product, one rounding
     acc     = float64(b);  for p ascending by sha256:  acc += float64(scale_p) * float64(value_p)
     out     = round(float32(acc)) to the base's dtype, nearest even both times (F64: no rounding)
 
 The product of two float32 is exact in float64, so fused multiply-add changes nothing; the order is fixed; the places
-of one patch are distinct, so nothing is added twice. Hence every device, number of threads and size of chunk agrees
-bit for bit.
+of one patch are distinct, so nothing is added twice. So every device, number of threads and size of chunk gives the
+same bits.
 
-Every stage works on chunks in buffers that go round, so memory does not grow with the model: staging.py reads a chunk,
-engines.py composes it, writer.py writes and hashes, side by side.
+Every stage works on chunks in buffers that are used again, so memory does not grow with the model: staging.py reads a
+chunk, an engine composes it, writer.py writes and hashes, all at the same time.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from registry.breadcrumbs.composing.engines import Engine, open_engine
+from registry.breadcrumbs.composing.engines import CpuEngine, Engine
 from registry.breadcrumbs.composing.lanes import Crew, Phases
 from registry.breadcrumbs.composing.writer import LANES, Writer
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, digest_of, processors
+from registry.breadcrumbs.formats.checkpoint import Checkpoint
+from registry.breadcrumbs.formats.digest import digest_of
 from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.formats.recipe import Recipe, scale
@@ -28,14 +30,15 @@ from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import BaseMismatch, InvalidRecipe
 from registry.files.durable import new_files
 from registry.files.progress import Meter, Progress
+from registry.files.threads import processors
 
-SPARE = 3
+SPARE_CHUNKS = 3
 """Chunks that are staged, written or hashed while others are composed."""
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that is on disk; its sha256 is None where files were not to be hashed."""
+    """A file on disk: its sha256, None where files were not hashed, and its size in bytes."""
 
     sha256: str | None
     size: int
@@ -46,11 +49,11 @@ class Composed:
     """The result of a composition.
 
     Args:
-        weights_digest: Of its weights; None where tensors were not to be hashed.
+        weights_digest: Of its weights; None where tensors were not hashed.
         device: cpu or cuda.
         seconds: From beginning to end.
         files: Its weight files by name.
-        phases: Seconds that threads spent in each kind of work; they overlap, so the sum is more than `seconds`.
+        phases: Seconds that threads spent in each kind of work; they overlap, so their sum exceeds `seconds`.
     """
 
     weights_digest: str | None
@@ -79,23 +82,23 @@ def compose(
 
     Args:
         base: The base; its digest is checked while it is read.
-        patches: The recipe's patches by the sha256 of their files, which the caller verifies.
+        patches: The recipe's patches by the sha256 of their files; the caller has checked the files.
         recipe: What to compose.
-        out: An existing folder; the files appear together once all is written, or not at all.
+        out: An existing folder; the files appear in it together once all is written, or not at all.
         device: `auto`, `cpu` or `cuda`; it changes no byte.
         progress: Called with (bytes of the base begun, all).
         digests: Whether to hash the tensors that are written, and the base.
-        file_digests: Whether to hash the files that are written, too.
-        check_base: Whether to hash the base while it is read, to see that it is the recipe's; False for one that the
-            caller has just hashed.
-        base_files: sha256 of the base's weight files by name, where it is known that such files are the recipe's
-            base: then they are held to these, and not their tensors to the recipe.
+        file_digests: Whether to hash the files that are written as well.
+        check_base: Whether to hash the base while it is read and compare it with the recipe's; False for a base that
+            the caller has just hashed.
+        base_files: sha256 of the base's weight files by name, if files with these digests are known to be the
+            recipe's base: then the files are compared with these, and not the tensors with the recipe.
         threads: How many chunks are computed at a time; as many as there are processors when None.
         device_memory: Most bytes to use on a GPU; the smaller of 4 GiB and a quarter of what is free when None.
 
     Raises:
         BaseMismatch: Recipe, patches and base are not about the same weights.
-        InvalidRecipe: A patch of the recipe is not given.
+        InvalidRecipe: A patch of the recipe is missing from `patches`.
         InvalidPatch: A patch contradicts itself.
         NotFinite: A result overflows where the base was finite.
     """
@@ -119,10 +122,10 @@ def compose(
         open_engine(chosen, device_memory, phases, recipe.base, base.size) as engine,
     ):
         if engine.resident and digests and check_base:
-            base_files = None  # what stays is not read again, so only tensors can be held to something
+            base_files = None  # what stays on the GPU is not read again, so only tensors can be compared
             hashed[0] = "base tensors"
         depth = engine.depth(threads or processors())
-        with Crew(depth, LANES, [engine.buffers() for _ in range(depth + SPARE)]) as crew:
+        with Crew(depth, LANES, [engine.buffers() for _ in range(depth + SPARE_CHUNKS)]) as crew:
             writer = Writer(base, touching, engine, crew, phases, hashed, Meter(base.size, progress))
             sizes = [writer.write(name, file) for name, file in zip(base.files, files, strict=True)]
             crew.drain()
@@ -138,19 +141,38 @@ def compose(
     )
 
 
+@contextmanager
+def open_engine(device: str, device_memory: int | None, phases: Phases, base: str, base_size: int) -> Iterator[Engine]:
+    """Open the engine of a device.
+
+    Args:
+        device: `cpu` or `cuda`.
+        device_memory: Most bytes of a GPU's memory; the smaller of 4 GiB and a quarter of what is free when None.
+        phases: Where time is counted.
+        base, base_size: Weights digest and bytes of the base.
+    """
+    if device == "cpu":
+        yield CpuEngine(phases)
+        return
+    from registry.breadcrumbs.composing.gpu_engine import open_gpu_engine  # imports torch
+
+    with open_gpu_engine(device_memory, phases, base, base_size) as engine:
+        yield engine
+
+
 def _check_base(
     base: Checkpoint, recipe: Recipe, writer: Writer, base_files: Mapping[str, str] | None, engine: Engine
 ) -> dict[str, str]:
-    """See that what was read is the recipe's base; return the digests of its tensors, where these were computed."""
+    """Check that what was read is the recipe's base; return the digests of its tensors where they were computed."""
     if base_files:
-        for name, found in writer.digests("base files").items():
-            if found != base_files[name]:
-                raise BaseMismatch(f"Weight file {name} hashes to {found}, and {base_files[name]} is due.", field=name)
+        for name, sha256 in writer.digests("base files").items():
+            if sha256 != base_files[name]:
+                raise BaseMismatch(f"Weight file {name} hashes to {sha256}, not to {base_files[name]}.", field=name)
         return {}
     before = (engine.resident.digests if engine.resident else {}) | writer.digests("base tensors")
-    found = digest_of(base.tensors, before)
-    if found != recipe.base:
-        raise BaseMismatch(f"The recipe is for base {recipe.base}, and this checkpoint is {found}.", field="base")
+    digest = digest_of(base.tensors, before)
+    if digest != recipe.base:
+        raise BaseMismatch(f"The recipe is for base {recipe.base}, and this checkpoint is {digest}.", field="base")
     if engine.resident:
         engine.resident.settle(before)
     return before
@@ -163,6 +185,6 @@ def _check_fits(sha256: str, patch: Patch, recipe: Recipe, base: Checkpoint) -> 
         if base.tensors.get(name) != spec:
             raise BaseMismatch(
                 f"Patch {sha256} changes tensor {show(name)} as {spec.dtype} {list(spec.shape)}, "
-                "which this checkpoint does not have so.",
+                "and this checkpoint has no such tensor.",
                 field=name,
             )

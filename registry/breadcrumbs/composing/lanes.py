@@ -1,6 +1,6 @@
-"""Work that overlaps: workers take calls in any order, a lane takes its own one after another.
+"""Lanes: work that overlaps. Workers take calls in any order; a lane takes its own calls one after another.
 
-A slot is a set of buffers that moves through the stages; it is used again when all that was begun with it has ended.
+A slot is a set of buffers that moves through the stages; it is used again when all calls about it have ended.
 """
 
 import threading
@@ -15,26 +15,26 @@ Buffers = TypeVar("Buffers")
 
 
 class Slot(Generic[Buffers]):
-    """Buffers, and what is still going on with them."""
+    """Buffers, and the calls about them that have not ended."""
 
     def __init__(self, buffers: Buffers) -> None:
         self.buffers = buffers
         self.pending: list[Future[Any]] = []
 
     def wait(self) -> None:
-        """Wait until the buffers are free; raise what went wrong with them."""
+        """Wait until the buffers are free; raise the error of a call about them."""
         pending, self.pending = self.pending, []
         for future in pending:
             future.result()
 
 
 class Crew(Generic[Buffers]):
-    """Threads and slots of one run; leave it with `with`, which ends what has not begun.
+    """Threads and slots of one run; use it with `with`, which drops calls that have not begun.
 
     Args:
-        workers: How many calls may run at a time, in any order.
+        workers: How many calls run at a time, in any order.
         lanes: Names of the lanes.
-        slots: The buffers that take turns.
+        slots: The buffers, which take turns.
     """
 
     def __init__(self, workers: int, lanes: Sequence[str], slots: Sequence[Buffers]) -> None:
@@ -60,13 +60,13 @@ class Crew(Generic[Buffers]):
         return slot
 
     def work(self, slot: Slot[Buffers], call: Callable[[], Any]) -> "Future[Any]":
-        """Let a worker make a call about a slot."""
+        """Have a worker make a call about a slot."""
         future = self._workers.submit(call)
         slot.pending.append(future)
         return future
 
     def follow(self, slot: Slot[Buffers], lane: str, future: "Future[Any]", call: Callable[[], Any]) -> None:
-        """Let a lane make a call about a slot once a worker's call has ended well."""
+        """Have a lane make a call about a slot once a worker's call has ended without error."""
 
         def after() -> None:
             future.result()
@@ -75,12 +75,12 @@ class Crew(Generic[Buffers]):
         slot.pending.append(self._lanes[lane].submit(after))
 
     def queue(self, lane: str, call: Callable[[], Any]) -> None:
-        """Let a lane make a call that concerns no buffers."""
+        """Have a lane make a call that is not about buffers."""
         slot: Slot[Any] = self._slots[(self._turn - 1) % len(self._slots)]
         slot.pending.append(self._lanes[lane].submit(call))
 
     def drain(self) -> None:
-        """Wait for everything, the oldest first."""
+        """Wait for all calls, the oldest first."""
         for _ in self._slots:
             self.next_slot()
 

@@ -1,7 +1,7 @@
-"""Bases that stay on a GPU between the compositions of one process, the least recently used leaving first.
+"""Residents: bases that stay on a GPU between the compositions of one process; the least recently used leaves first.
 
-A tensor stays once all of it has been copied there and the composition that did so has found the base to be the
-recipe's. What stays is neither read nor hashed again.
+A tensor stays once all of it has been copied there and the composition that copied it has verified the base. What stays
+is neither read nor hashed again.
 """
 
 import threading
@@ -11,7 +11,12 @@ import torch
 
 
 class Resident:
-    """One base: the bytes of its tensors on the GPU, uint8 [bytes] each, and their sha256 where all are there."""
+    """One base on the GPU.
+
+    Attributes:
+        tensors: The bytes of its tensors, uint8 [bytes] each, by name.
+        digests: The sha256 of those that are there whole and verified.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self._lock = device, threading.Lock()
@@ -19,18 +24,18 @@ class Resident:
         self.digests: dict[str, str] = {}
 
     def holds(self, name: str) -> bool:
-        """Say whether a tensor is there and known to be sound."""
+        """Say whether a tensor is on the GPU, whole and verified."""
         return name in self.digests
 
     def room_for(self, name: str, length: int) -> torch.Tensor:
-        """Return where a tensor of so many bytes is to be copied."""
+        """Return the memory for a tensor of `length` bytes: uint8 [length]."""
         with self._lock:
             if name not in self.tensors:
                 self.tensors[name] = torch.empty(length, dtype=torch.uint8, device=self.device)
             return self.tensors[name]
 
     def settle(self, digests: dict[str, str]) -> None:
-        """Keep the tensors that were copied, now that their digests are known to be the base's; forget others."""
+        """Keep the tensors that were copied, now that the base is verified; drop those without a digest."""
         self.digests |= {name: digests[name] for name in self.tensors if name in digests}
         self.tensors = {name: tensor for name, tensor in self.tensors.items() if name in self.digests}
 
@@ -42,12 +47,12 @@ class Residents:
         self._bases: OrderedDict[str, tuple[Resident, int]] = OrderedDict()
 
     def use(self, digest: str, size: int, room: int, device: torch.device) -> Resident | None:
-        """Return the place of a base, having made others leave for it; None if it does not fit.
+        """Return the resident of a base, and drop others to make room for it; None if it does not fit.
 
         Args:
             digest: Weights digest of the base.
             size: Bytes of all its tensors.
-            room: Most bytes of all bases.
+            room: Most bytes of all bases together.
             device: The GPU.
         """
         if digest in self._bases:
@@ -61,9 +66,9 @@ class Residents:
         return self._bases[digest][0] if digest in self._bases else None
 
     def drop(self, digest: str) -> None:
-        """Let a base go: something was wrong."""
+        """Drop a base, after an error."""
         self._bases.pop(digest, None)
 
 
 RESIDENTS = Residents()
-"""Those of this process."""
+"""The residents of this process."""

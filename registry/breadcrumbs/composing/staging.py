@@ -1,10 +1,11 @@
-"""One chunk of one tensor, read into one buffer: the base's bytes, and each patch's mask and values.
+"""Chunks: elements of one tensor, with all that is read for them in one buffer.
 
     arena   | base | mask of patch 0 | values of patch 0 | mask of patch 1 | ...      each part on a 64-byte boundary
-    table   one row of offsets for each patch that touches the chunk; one of `scales`
+    table   a row of offsets for each patch that touches the chunk, and its scale in `scales`
 
 A mask says how many values precede the next chunk, so masks are staged in order, chunk after chunk; the rest of a
-chunk may be read at any time, by any thread. What a kernel trusts is settled here, on the bytes in the buffer.
+chunk may be read at any time, by any thread. Kernels trust what they are given, so it is checked here, on the bytes in
+the buffer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,10 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from registry.breadcrumbs.formats.checkpoint import TensorSpec, fill
-from registry.breadcrumbs.formats.header import DTYPES, show
+from registry.breadcrumbs.formats.arrays import Octets
+from registry.breadcrumbs.formats.blocks import fill
+from registry.breadcrumbs.formats.header import DTYPES, TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.kernels.compose import (
     CODES,
@@ -33,19 +34,20 @@ from registry.breadcrumbs.kernels.compose import (
 )
 from registry.errors import InvalidInput, InvalidPatch
 
-Octets = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]
 
 ALIGN = 64
-STAGED = 8 * 2**20
-"""Bytes that a chunk is to take, about, with everything that is read for it."""
+"""Bytes of a cache line, on whose boundaries the parts of an arena start."""
 
-SMALLEST, LARGEST = 2**15, 2**20
+CHUNK_BYTES = 8 * 2**20
+"""About how many bytes a chunk takes, with everything that is read for it."""
+
+MIN_CHUNK_ELEMENTS, MAX_CHUNK_ELEMENTS = 2**15, 2**20
 """Fewest and most elements of a chunk."""
 
 
 class Placed(Protocol):
-    """Where tensors are, such as a checkpoint's."""
+    """Tensors and their places in files, such as a checkpoint's."""
 
     @property
     def tensors(self) -> Mapping[str, TensorSpec]:
@@ -57,7 +59,12 @@ class Placed(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """How long chunks are: `staged` bytes, about, with all that is read for them, but at most `largest` elements."""
+    """How long chunks are.
+
+    Args:
+        staged: About how many bytes a chunk takes, with all that is read for it.
+        largest: Most elements of a chunk.
+    """
 
     staged: int
     largest: int
@@ -68,18 +75,26 @@ class Arena:
 
     Args:
         size: Bytes to begin with.
-        pinned: Whether a GPU is to copy from it.
+
+    Attributes:
+        bytes: uint8, all of the buffer.
+        view: The same bytes.
+        used: How many of them are in use.
     """
 
-    def __init__(self, size: int, pinned: bool = False) -> None:
-        self.pinned = pinned
+    def __init__(self, size: int) -> None:
         self.used = 0
-        self._make(size)
+        self._grow(size)
 
-    def _make(self, size: int) -> None:
-        self.tensor = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned)
-        self.bytes: Octets = self.tensor.numpy()
+    def _grow(self, size: int) -> None:
+        self.bytes = self.allocate(size)
         self.view = memoryview(self.bytes.data)
+
+    def allocate(self, size: int) -> Octets:
+        """Return memory that starts on a cache line: uint8 [size]."""
+        memory = np.empty(size + ALIGN, np.uint8)
+        start = -memory.ctypes.data % ALIGN
+        return memory[start : start + size]
 
     def clear(self) -> None:
         """Forget what is in it."""
@@ -95,7 +110,7 @@ class Arena:
         """Make room up to byte `end`."""
         if end > self.bytes.size:
             old = self.bytes
-            self._make(max(2 * old.size, end))
+            self._grow(max(2 * old.size, end))
             self.bytes[: self.used] = old[: self.used]
         self.used = end
 
@@ -107,7 +122,7 @@ def room(length: int) -> int:
 
 @dataclass
 class Chunk:
-    """What is staged of a tensor's elements first..stop - 1.
+    """Elements first..stop - 1 of a tensor, staged.
 
     Args:
         tensor, spec: The tensor, its dtype and shape.
@@ -140,7 +155,7 @@ class Chunk:
         """Read the base's bytes and every patch's values into their places.
 
         Raises:
-            InvalidInput: A file has become shorter.
+            InvalidInput: A file has become shorter since it was opened.
         """
         read_all(self.parts, arena, self.tensor)
 
@@ -155,7 +170,8 @@ def read_all(parts: Numbers, arena: Arena, tensor: str) -> None:
     while (failed := int(read_parts(parts, arena.bytes))) >= 0:
         file, at, to, length = (int(number) for number in parts[failed])
         view = arena.view[to : to + length]
-        fill(view, file, at, f"The file that holds {show(tensor)}", InvalidInput)  # says what is wrong, if it still is
+        # Reads once more, and raises what is wrong if that fails as well.
+        fill(view, file, at, f"The file that holds {show(tensor)}", InvalidInput)
         parts = parts[failed + 1 :]
 
 
@@ -174,7 +190,7 @@ class Stager:
         base: Placed,
         tensor: str,
         touching: Sequence[tuple[Patch, float]],
-        step: Step = Step(STAGED, LARGEST),
+        step: Step = Step(CHUNK_BYTES, MAX_CHUNK_ELEMENTS),
     ) -> None:
         self.tensor, self.spec = tensor, base.tensors[tensor]
         self._file, self._at = base.place(tensor)
@@ -195,16 +211,21 @@ class Stager:
         values_bytes = float((self._nnz * self._sources[:, WIDTH]).sum())
         per_element = 2 * DTYPES[self.spec.dtype] + len(touching) / 8 + values_bytes / self.spec.numel
         fitting = 1 << int(step.staged / per_element).bit_length() - 1
-        self.step = max(64, min(max(SMALLEST, fitting), 1 << step.largest.bit_length() - 1))
+        self.step = max(64, min(max(MIN_CHUNK_ELEMENTS, fitting), 1 << step.largest.bit_length() - 1))
 
     def stage(self, arena: Arena, first: int, stop: int, with_base: bool = True) -> Chunk:
         """Stage the masks of elements first..stop - 1, which follow those staged before.
 
-        Without `with_base` there is room for the base's bytes, but they are not to be read.
+        What is checked here keeps kernels inside the chunk.
+
+        Args:
+            arena: Where to stage them; what was in it is forgotten.
+            first, stop: The elements.
+            with_base: Whether the base's bytes are to be read; there is room for them either way.
 
         Raises:
-            InvalidPatch: Indices do not increase, padding is set, or a mask and its values differ in number; so no
-                kernel ever leaves the chunk.
+            InvalidPatch: Indices do not increase, padding is set, or a mask and its values differ in number.
+            InvalidInput: A file has become shorter since it was opened.
         """
         arena.clear()
         width = DTYPES[self.spec.dtype]
@@ -231,7 +252,7 @@ class Stager:
         return Chunk(self.tensor, self.spec, first, stop, base_at, table[:rows], scales[:rows], wanted)
 
     def _stage_bits(self, arena: Arena, first: int, stop: int, places: Numbers, counts: Numbers) -> None:
-        """Read the bitmasks; note where they are and how many bits of each are set."""
+        """Read the bitmasks; fill in where they are and how many bits of each are set."""
         length, at = (stop - first + 7) // 8, arena.used
         arena.use(at + len(self._bits) * room(length))
         ask = self._sources, first // 8, length, at, room(length), arena.bytes, places, counts
@@ -239,9 +260,8 @@ class Stager:
             start = int(self._sources[failed, MASK]) + first // 8
             view = arena.view[at : at + length]
             what = f"The file that holds {show(self.tensor)}"
-            fill(
-                view, int(self._sources[failed, FILE]), start, what, InvalidInput
-            )  # says what is wrong, if it still is
+            file = int(self._sources[failed, FILE])
+            fill(view, file, start, what, InvalidInput)  # as in read_all
         if stop == self.spec.numel and stop % 8:
             for number in self._bits:
                 if arena.bytes[places[number] + length - 1] >> stop % 8:
@@ -258,11 +278,11 @@ class Stager:
             more = min(most - read, (stop - first) // 64 + 64)
             to = at + read * width
             read_all(np.array([[file, start + (used + read) * width, to, more * width]]), arena, self.tensor)
-            found = int(count_indices(arena.bytes, to, width, more, first, stop, self._last[number]))
-            if found < 0:
+            fitting = int(count_indices(arena.bytes, to, width, more, first, stop, self._last[number]))
+            if fitting < 0:
                 entry = self._entries[number]
                 raise InvalidPatch(f"Entry {show(entry)}: its indices do not strictly increase.", field=entry)
-            if found:
-                self._last[number] = int.from_bytes(arena.view[to + (found - 1) * width :][:width], "little")
-            count, read = count + found, read + more
+            if fitting:
+                self._last[number] = int.from_bytes(arena.view[to + (fitting - 1) * width :][:width], "little")
+            count, read = count + fitting, read + more
         return at, count

@@ -1,11 +1,11 @@
-"""Writes the weight files of a composition, chunk by chunk, and hashes what is read and written on the way.
+"""The writer: writes the weight files of a composition, and hashes what is read and written on the way.
 
     main thread   read masks, count their bits
     workers       read the rest, compose
     lanes         write; hash the base's tensors or files; hash the tensors; hash the files
 
 Chunks follow each other in the order of the file, and every lane takes them in that order. Tensors that no patch
-touches are copied by the system, and read only where something is to be hashed.
+touches are copied by the system, and read only if something is to be hashed.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from registry.errors import InvalidCheckpoint, NotFinite
 from registry.files.copying import copy_range, write_at
 from registry.files.progress import Meter
 
-READ = 2**21
+READ_BYTES = 2**21
 """Bytes of an untouched tensor that are read at a time for hashing."""
 
 HASHES = ("base tensors", "base files", "tensors", "files")
-"""What may be hashed; each has a lane of that name."""
+"""The kinds of things that can be hashed; each has a lane of that name."""
 
 LANES = ("write", *HASHES)
 
@@ -39,10 +39,10 @@ class Writer:
         base: The base.
         touching: The patches that touch each tensor, ascending by sha256, each with its scale.
         engine: Composes a chunk.
-        crew: Has the LANES.
+        crew: Its lanes are LANES.
         phases: Where time is counted.
-        hashed: Which of HASHES to compute; `tensors` are those that patches touch, and the others where the base's
-            are not hashed.
+        hashed: Which of HASHES to compute; `tensors` are those that patches touch, and also the others if the
+            base's are not hashed.
         meter: Where progress is counted.
     """
 
@@ -61,8 +61,8 @@ class Writer:
         self._hashes: dict[str, dict[str, Any]] = {what: {} for what in hashed}
 
     def digests(self, what: str) -> dict[str, str]:
-        """Return the sha256 in hex of everything of a kind, by its name, once all is written."""
-        return {name: made.hexdigest() for name, made in self._hashes[what].items()}
+        """Return the sha256, in hex, of everything of a kind by its name; call it once all is written."""
+        return {name: digest.hexdigest() for name, digest in self._hashes[what].items()}
 
     def write(self, name: str, file: BinaryIO) -> int:
         """Begin to write a weight file; return its size."""
@@ -128,16 +128,17 @@ class Writer:
             try:
                 copy_range(self.base.file(name).fileno(), file.fileno(), start, stop, start)
             except EOFError:
-                told = f"Weight file {name} became shorter while it was read; fetch it again."
-                raise InvalidCheckpoint(told) from None
+                raise InvalidCheckpoint(
+                    f"Weight file {name} became shorter while it was read; fetch it again."
+                ) from None
 
     def _hash(self, name: str, entry: Entry) -> None:
         """Hash a tensor that no patch touches."""
         tensors = "base tensors" if "base tensors" in self._hashes else "tensors"
         self._begin(entry, tensors)
-        for start in range(0, entry.stop - entry.start, READ):
+        for start in range(0, entry.stop - entry.start, READ_BYTES):
             slot = self.crew.next_slot()
-            length = min(READ, entry.stop - entry.start - start)
+            length = min(READ_BYTES, entry.stop - entry.start - start)
             slot.buffers.arena.clear()
             at = slot.buffers.arena.place(length)
             view = slot.buffers.arena.view[at : at + length]
@@ -157,7 +158,7 @@ class Writer:
                 self._hashes[what][entry.name] = hashlib.sha256()
 
     def _follow(self, slot: Slot[Buffers], what: str, name: str, done: Any, view: memoryview) -> None:
-        """Let the lane of a kind of hash take up what a worker has brought."""
+        """Have the lane of a kind hash what a worker brings."""
         if what in self._hashes:
             self.crew.follow(slot, what, done, partial(self._update, self._hashes[what][name], view))
 
@@ -167,7 +168,7 @@ class Writer:
 
 
 def untouched(entries: Sequence[Entry], touching: Collection[str]) -> Iterator[tuple[int, int]]:
-    """Give the byte ranges of a file that no patch touches, as long as they go."""
+    """Yield the byte ranges (start, stop) of a file that no patch touches, neighbouring entries joined."""
     start = stop = 0
     for entry in entries:
         if entry.name in touching:

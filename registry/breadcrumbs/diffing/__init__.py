@@ -1,1 +1,1 @@
-"""From two checkpoints to a patch: pairing, mask, changes, adapters."""
+"""Diffing: from two checkpoints to a patch, by pairing, masks, changes and adapters."""

@@ -1,8 +1,8 @@
-"""What adapter_config.json says: the scale of a LoRA adapter's products, and whether it is one that is read here.
+"""adapter_config.json: the scale of a LoRA adapter's products, and whether the adapter is of a kind that is read here.
 
     s = lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora        for each module: rank_pattern, alpha_pattern
 
-A setting that is unknown here and set may change what the weights mean, so it refuses the adapter.
+An unknown setting that is set may change what the weights mean, so the adapter is refused.
 """
 
 import math
@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry.breadcrumbs.formats.checkpoint import read_json
 from registry.breadcrumbs.formats.header import show
+from registry.breadcrumbs.formats.weight_files import read_json
 from registry.errors import InvalidCheckpoint
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 CONFIG_BYTES = 4_000_000
-LARGEST_RANK = 2**14
+"""Longest adapter_config.json that is read."""
+
+MAX_RANK = 2**14
+"""Largest rank of an adapter: its factors are whole in memory."""
+
 MERGE = "merge it into the base with PEFT's merge_and_unload, save that with save_pretrained, and diff the merged model"
 
 VARIANTS = {
@@ -33,38 +37,40 @@ VARIANTS = {
     "kasa_config": "KaSA",
     "arrow_config": "Arrow routing",
 }
-"""Settings that make something else of an adapter than W + s B A, and what people call that."""
+"""Settings that make an adapter something other than W + s B A, and what people call it."""
 
 READ = {
     "alpha_pattern", "base_model_name_or_path", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "peft_type", "r",
     "rank_pattern", "use_rslora",
 }  # fmt: skip
+"""Settings that are used here, or may be ignored."""
+
 TRAINING = {
     "auto_mapping", "bias", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "inference_mode",
     "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout", "lora_ga_config", "megatron_core",
     "modules_to_save", "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
 }  # fmt: skip
-"""Settings that say how the adapter was trained; what came of them is in its weights."""
+"""Settings that say how the adapter was trained; their effect is in its weights."""
 
 SOUND_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
-"""Ways to start training that leave the base's weights as they are."""
+"""Values of init_lora_weights that leave the base's weights as they are."""
 
 _REPEATED = re.compile(r"\)[*+{]")
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A number for each module: of the first expression that matches its name, else the default."""
+    """A number for each module: that of the first expression which matches its name, else the default."""
 
     default: float
-    found: Mapping[str, tuple[re.Pattern[str], float]]
+    numbers: Mapping[str, tuple[re.Pattern[str], float]]
 
-    def of(self, module: str) -> float:
-        """Return the number of a module, found as PEFT finds it."""
-        for expression, value in self.found.values():
+    def number_of(self, module: str) -> float:
+        """Return the number of a module, as PEFT looks it up."""
+        for expression, number in self.numbers.values():
             if expression.match(module):
-                return value
-        return self.found[module][1] if module in self.found else self.default
+                return number
+        return self.numbers[module][1] if module in self.numbers else self.default
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,10 @@ class AdapterConfig:
     """A LoRA adapter's settings.
 
     Args:
-        base_model: What it was trained on, as its author's machine called that.
+        base_model: The model that it was trained on, as its author's machine called it.
         transposed: Whether square weights are [in, out], as those of GPT-2.
         stabilised: Whether it is rsLoRA.
-        rank, alpha: Of each module.
+        rank, alpha: r and lora_alpha of each module.
     """
 
     base_model: str | None
@@ -86,35 +92,38 @@ class AdapterConfig:
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor s of a module's product, in float64."""
-        return self.alpha.of(module) / (math.sqrt(rank) if self.stabilised else rank)
+        return self.alpha.number_of(module) / (math.sqrt(rank) if self.stabilised else rank)
 
 
 def read_config(folder: Path) -> AdapterConfig:
     """Read the settings of an adapter.
 
+    Args:
+        folder: The folder of its two files.
+
     Raises:
-        InvalidCheckpoint: It is no adapter of a kind that is read here, or its settings are not sound.
+        InvalidCheckpoint: The adapter is not of a kind that is read here, or its settings are not sound.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise InvalidCheckpoint(f"There is no {CONFIG} beside the adapter's weights; save it again with PEFT.")
-    found = read_json(path, CONFIG, CONFIG_BYTES)
-    kind = found.get("peft_type")
+    settings = read_json(path, CONFIG, CONFIG_BYTES)
+    kind = settings.get("peft_type")
     if kind != "LORA":
         raise _refused(f"is of the type {show(str(kind))}")
-    for name, value in found.items():
+    for name, value in settings.items():
         if value and name not in READ and name not in TRAINING:
             raise _refused(f"uses {VARIANTS.get(name) or f'the setting {show(name)}'}", name)
-    start = found.get("init_lora_weights")
+    start = settings.get("init_lora_weights")
     if not any(start is sound or (isinstance(start, str) and start == sound) for sound in SOUND_STARTS):
         raise _refused(f"may rest on changed base weights (init_lora_weights {show(str(start))})", "init_lora_weights")
-    named = found.get("base_model_name_or_path")
+    named = settings.get("base_model_name_or_path")
     return AdapterConfig(
         named if isinstance(named, str) and named else None,
-        _flag(found, "fan_in_fan_out"),
-        _flag(found, "use_rslora"),
-        _pattern(found, "r", "rank_pattern"),
-        _pattern(found, "lora_alpha", "alpha_pattern"),
+        _flag(settings, "fan_in_fan_out"),
+        _flag(settings, "use_rslora"),
+        _pattern(settings, "r", "rank_pattern"),
+        _pattern(settings, "lora_alpha", "alpha_pattern"),
     )
 
 
@@ -126,8 +135,8 @@ def _unsound(name: str, rule: str) -> InvalidCheckpoint:
     return InvalidCheckpoint(f"{CONFIG}: {name} {rule}; save the adapter again with PEFT.", field=name)
 
 
-def _flag(found: Mapping[str, Any], name: str) -> bool:
-    value = found.get(name, False)
+def _flag(settings: Mapping[str, Any], name: str) -> bool:
+    value = settings.get(name, False)
     if not isinstance(value, bool):
         raise _unsound(name, "is neither true nor false")
     return value
@@ -139,16 +148,16 @@ def _number(value: object, name: str) -> float:
     return float(value)
 
 
-def _pattern(found: Mapping[str, Any], name: str, patterns: str) -> Pattern:
-    given = found.get(patterns) or {}
+def _pattern(settings: Mapping[str, Any], name: str, patterns: str) -> Pattern:
+    given = settings.get(patterns) or {}
     if not isinstance(given, dict):
         raise _unsound(patterns, "is not an object")
     compiled = {key: (_compile(key, patterns), _number(value, patterns)) for key, value in given.items()}
-    return Pattern(_number(found.get(name, 8), name), compiled)
+    return Pattern(_number(settings.get(name, 8), name), compiled)
 
 
 def _compile(key: str, patterns: str) -> re.Pattern[str]:
-    """Compile a stranger's expression, if it cannot take for ever to match."""
+    """Compile a stranger's expression, unless it may take exponential time to match."""
     if len(key) > 500 or _REPEATED.search(key) or sum(map(key.count, "*+?{")) > 3:
         raise InvalidCheckpoint(
             f"{CONFIG}: the expression {show(key)} of {patterns} is more intricate than the names of modules need; "
@@ -158,4 +167,6 @@ def _compile(key: str, patterns: str) -> re.Pattern[str]:
     try:
         return re.compile(rf"(.*\.)?({key})$")
     except (re.error, RecursionError, OverflowError) as problem:
-        raise _unsound(patterns, f"holds {show(key)}, which is no regular expression: {str(problem)[:100]}") from None
+        raise _unsound(
+            patterns, f"holds {show(key)}, which is not a regular expression: {str(problem)[:100]}"
+        ) from None

@@ -1,30 +1,30 @@
-"""Which tensors of its base a LoRA adapter changes, and how: by the names and shapes that are in its header.
+"""Adapter parts: which tensors of its base a LoRA adapter changes, and how, from the names and shapes in its header.
 
     base_model.model.<module>.lora_A.weight, .lora_B.weight            a product for <module>.weight
     base_model.model.<module>.lora_embedding_A, .lora_embedding_B      the same, for an embedding
     base_model.model.<module>[.base_layer].<leaf>                      a whole tensor, <module>.<leaf>
 
-The names are those of the model class that was trained. A checkpoint of the same model with or without its head may
-lack a prefix of them, or have one more.
+The names are those of the model class that was trained. In a checkpoint of the same model with or without its head, a
+prefix of them may be missing, or there may be one more.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, LARGEST_RANK, MERGE, AdapterConfig
-from registry.breadcrumbs.diffing.pairing import says_tied, twin
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, TensorSpec
-from registry.breadcrumbs.formats.header import FLOATS, show
+from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, MAX_RANK, MERGE, AdapterConfig
+from registry.breadcrumbs.diffing.pairing import NAMES_SHOWN, says_tied, twin
+from registry.breadcrumbs.formats.checkpoint import Checkpoint
+from registry.breadcrumbs.formats.header import FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidCheckpoint
 
 PREFIX = "base_model.model."
 
-LONGEST_NAME = 1000
-"""Most characters of a name in an adapter, so that expressions are soon done with it."""
+MAX_NAME_LENGTH = 1000
+"""Most characters of a name in an adapter, which bounds the time that expressions take on it."""
 
-LONGEST_PREFIX = 8
-"""Most parts of a name that a base may lack or have in addition."""
+MAX_PREFIX_PARTS = 8
+"""Most parts of a name by which the base's may be shorter or longer."""
 
 _FACTOR = re.compile(r"(.+)\.lora_(?:([AB])\.weight|(embedding_[AB]))")
 
@@ -47,7 +47,13 @@ class Product:
 
 @dataclass(frozen=True)
 class Part:
-    """What an adapter makes of one tensor: the one that it starts from, what LoRA adds to that, and what comes out."""
+    """What an adapter makes of one tensor.
+
+    Args:
+        source, name: The tensor that it starts from: the checkpoint that holds it, and its name there.
+        spec: dtype and shape of the result.
+        product: What LoRA adds; None for a tensor that is taken as it is.
+    """
 
     source: Checkpoint
     name: str
@@ -61,7 +67,7 @@ class _Factors:
 
     Args:
         module: The module, as the adapter calls it.
-        a, b: The adapter's names of them.
+        a, b: The adapter's names of the factors.
         rank: The r of the module.
         embedding: Whether it is an embedding, whose weight is [in, out].
         straight, turned: The weight's shape if it is [out, in], and if it is [in, out].
@@ -93,28 +99,28 @@ def find_parts(base: Checkpoint, file: Checkpoint, config: AdapterConfig) -> dic
         The parts by the base's names, or by the adapter's where the base has no such tensor.
 
     Raises:
-        InvalidCheckpoint: It is not plain LoRA, or its parts do not go together.
+        InvalidCheckpoint: The adapter is not plain LoRA, or its parts do not go together.
         CheckpointMismatch: Its names fit the base in several ways.
     """
     pairs, whole = _sort(file)
     factors = [_read_factors(file, module, keys, config) for module, keys in pairs.items()]
-    names = _rename(base, sorted({found.name for found in factors} | whole.keys()))
+    names = _rename(base, sorted({each.name for each in factors} | whole.keys()))
     parts = {names[name]: Part(file, key, file.tensors[key]) for name, key in whole.items()}
-    turned = _find_turned(factors, [base.tensors.get(names[found.name]) for found in factors], config)
-    for found in factors:
-        name = names[found.name]
-        shape = found.turned if found.name in turned else found.straight
-        product = Product(found.a, found.b, config.scale(found.module, found.rank), found.name in turned)
+    turned = _find_turned(factors, [base.tensors.get(names[each.name]) for each in factors], config)
+    for each in factors:
+        name = names[each.name]
+        shape = each.turned if each.name in turned else each.straight
+        product = Product(each.a, each.b, config.scale(each.module, each.rank), each.name in turned)
         parts[name] = _add(base, parts.get(name), name, shape, product)
     return parts
 
 
 def _sort(file: Checkpoint) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Return the names of each module's factors, and of whole tensors by the names that these have in the model."""
+    """Return the keys of each module's factors, by module and letter, and of whole tensors by their model's names."""
     pairs: dict[str, dict[str, str]] = {}
     whole: dict[str, str] = {}
     for key in file.tensors:
-        if len(key) > LONGEST_NAME:
+        if len(key) > MAX_NAME_LENGTH:
             raise InvalidCheckpoint(f"{ADAPTER} has a name of {len(key)} characters, {show(key)}; {MERGE}.", field=key)
         name = key.removeprefix(PREFIX)
         if match := _FACTOR.fullmatch(name) if name != key else None:
@@ -123,7 +129,7 @@ def _sort(file: Checkpoint) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
         module, dot, leaf = name.rpartition(".")
         if name == key or any(part.startswith(("lora_", "token_adapter")) for part in name.split(".")):
             raise InvalidCheckpoint(
-                f"{ADAPTER} holds {show(key)}, which is no part of a plain LoRA adapter; {MERGE}.", field=key
+                f"{ADAPTER} holds {show(key)}, which does not belong to a plain LoRA adapter; {MERGE}.", field=key
             )
         name = module.removesuffix(".base_layer") + dot + leaf
         if name in whole:
@@ -133,7 +139,7 @@ def _sort(file: Checkpoint) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
 
 
 def _read_factors(file: Checkpoint, module: str, keys: Mapping[str, str], config: AdapterConfig) -> _Factors:
-    """See that a module's factors are two, and can be multiplied."""
+    """Check that a module has two factors, and that they can be multiplied."""
 
     def flawed(rule: str, step: str = MERGE) -> InvalidCheckpoint:
         return InvalidCheckpoint(f"The adapter's {show(module)} {rule}; {step}.", field=min(keys.values()))
@@ -147,49 +153,49 @@ def _read_factors(file: Checkpoint, module: str, keys: Mapping[str, str], config
         raise flawed("has factors that are not floating-point")
     if min(len(first), len(second)) < 2 or 0 in first + second:
         raise flawed("has factors of which parts are missing", "gather the shards of a distributed run, then save it")
-    rank, said = first[0], config.rank.of(module)
+    rank, expected = first[0], config.rank.number_of(module)
     if len(first) != len(second) or second[1] != rank or not set(second[2:]) <= {1} or (embedding and len(first) > 2):
         raise flawed(f"has factors {list(first)} and {list(second)}, which cannot be multiplied")
-    if rank != said:
-        raise flawed(f"has rank {rank}, and {CONFIG} says {said:g}", "use the two files of one adapter")
-    if rank > LARGEST_RANK:
-        raise flawed(f"has rank {rank}, more than the {LARGEST_RANK} allowed")
+    if rank != expected:
+        raise flawed(f"has rank {rank}, and {CONFIG} says {expected:g}", "use the two files of one adapter")
+    if rank > MAX_RANK:
+        raise flawed(f"has rank {rank}, more than the {MAX_RANK} allowed")
     return _Factors(module, a, b, rank, embedding, (second[0], *first[1:]), (*first[1:], second[0]))
 
 
 def _find_turned(
     factors: Sequence[_Factors], specs: Sequence[TensorSpec | None], config: AdapterConfig
 ) -> frozenset[str]:
-    """Return which weights are [in, out]: as their shapes say, and the settings of square ones.
+    """Return which weights are [in, out]: by their shapes, and square ones by the settings.
 
-    PEFT finds fan_in_fan_out out for each module, and saves what it found last. So where a shape contradicts it, what
-    it says of square ones is not to be trusted.
+    PEFT determines fan_in_fan_out for each module and saves that of the last one. So if a shape contradicts the
+    setting, the setting cannot be trusted for square weights.
     """
-    turned = {found.name for found in factors if found.embedding}
+    turned = {each.name for each in factors if each.embedding}
     flat = [
-        (found, spec.shape)
-        for found, spec in zip(factors, specs, strict=True)
-        if spec and not found.embedding and len(found.straight) == 2
+        (each, spec.shape)
+        for each, spec in zip(factors, specs, strict=True)
+        if spec and not each.embedding and len(each.straight) == 2
     ]
-    told = {
-        found.name: shape == found.turned
-        for found, shape in flat
-        if found.straight != found.turned and shape in (found.straight, found.turned)
+    by_shape = {
+        each.name: shape == each.turned
+        for each, shape in flat
+        if each.straight != each.turned and shape in (each.straight, each.turned)
     }
-    square = [found.name for found, _ in flat if found.straight == found.turned]
-    against = [name for name, lies_turned in told.items() if lies_turned != config.transposed]
+    square = [each.name for each, _ in flat if each.straight == each.turned]
+    against = [name for name, is_turned in by_shape.items() if is_turned != config.transposed]
     if square and against:
         raise InvalidCheckpoint(
             f"Whether {show(square[0])} is transposed is not clear: {CONFIG} says fan_in_fan_out "
             f"{str(config.transposed).lower()}, and the shape of {show(against[0])} says otherwise; {MERGE}.",
             field=square[0],
         )
-    turned |= {name for name, lies_turned in told.items() if lies_turned}
+    turned |= {name for name, is_turned in by_shape.items() if is_turned}
     return frozenset(turned.union(square) if config.transposed else turned)
 
 
 def _add(base: Checkpoint, own: Part | None, name: str, shape: tuple[int, ...], product: Product) -> Part:
-    """Return a product with the tensor that it is added to: the adapter's own, the base's, or the one tied to it."""
+    """Return the part that adds a product to a tensor: the adapter's own, the base's, or the one tied to it."""
     if own is not None:
         if own.spec.shape != shape or own.spec.dtype not in FLOATS:
             raise InvalidCheckpoint(
@@ -197,14 +203,14 @@ def _add(base: Checkpoint, own: Part | None, name: str, shape: tuple[int, ...], 
                 f"{list(shape)}; {MERGE}.",
                 field=own.name,
             )
-        return Part(own.source, own.name, TensorSpec(_made(own.spec), shape), product)
+        return Part(own.source, own.name, TensorSpec(_sum_dtype(own.spec), shape), product)
     spec = TensorSpec("F32", shape)
     if name not in base.tensors and says_tied(base.config):
         name = twin(name, spec, base.tensors) or name
-    return Part(base, name, TensorSpec(_made(base.tensors.get(name, spec)), shape), product)
+    return Part(base, name, TensorSpec(_sum_dtype(base.tensors.get(name, spec)), shape), product)
 
 
-def _made(spec: TensorSpec) -> str:
+def _sum_dtype(spec: TensorSpec) -> str:
     """Return the dtype that a sum is rounded to."""
     return "F64" if spec.dtype == "F64" else "F32"
 
@@ -212,46 +218,46 @@ def _made(spec: TensorSpec) -> str:
 def _rename(base: Checkpoint, names: Iterable[str]) -> dict[str, str]:
     """Return the base's name for each of the adapter's.
 
-    A checkpoint of a model without its head, and one with it, differ in a prefix like `model.` or `transformer.`. Names
-    that the base has are its own; where others fit by one prefix, taken away or added, that is what they lack. What
-    fits in no way keeps its name, for the comparison to tell or to leave out.
+    Checkpoints of a model with and without its head differ in a prefix like `model.` or `transformer.`. Names that the
+    base has stay. If one prefix, taken away or added, makes the others fit, they are renamed by it. A name that fits in
+    no way stays, for the comparison to report or to leave out.
 
     Raises:
-        CheckpointMismatch: They fit in several ways.
+        CheckpointMismatch: The names fit in several ways.
     """
-    found = {name: name for name in names}
-    strange = [name for name in found if name not in base.tensors]
+    renamed = {name: name for name in names}
+    unknown = [name for name in renamed if name not in base.tensors]
     endings: dict[str, list[str]] = {}
-    for name in base.tensors if strange else ():
+    for name in base.tensors if unknown else ():
         for ending in _endings(name):
             endings.setdefault(ending, []).append(name)
     ways = {}
-    for name in strange:
+    for name in unknown:
         longer = {("", theirs.removesuffix(name)) for theirs in endings.get(name, ())}
         shorter = {(name.removesuffix(ending), "") for ending in _endings(name) if ending in base.tensors}
         if longer or shorter:
             ways[name] = longer | shorter
     common = set.intersection(*ways.values()) if ways else set()
     if ways and len(common) != 1:
-        told = ", ".join(show(name) for name in list(ways)[:20])
+        missing = ", ".join(show(name) for name in list(ways)[:NAMES_SHOWN])
         raise CheckpointMismatch(
-            f"The base lacks {told}, and which of its tensors are meant is not clear; choose the base that the adapter "
-            "was trained on.",
+            f"The base has no {missing}, and which of its tensors are meant is not clear; choose the base that the "
+            "adapter was trained on.",
             field=next(iter(ways)),
         )
     for taken, added in common:
-        found |= {name: added + name.removeprefix(taken) for name in ways}
+        renamed |= {name: added + name.removeprefix(taken) for name in ways}
     for name in ways:
-        if found[name] in found.keys() - ways.keys():
+        if renamed[name] in renamed.keys() - ways.keys():
             raise CheckpointMismatch(
-                f"The adapter's {show(name)} and its {show(found[name])} are one tensor of the base; choose the base "
+                f"The adapter's {show(name)} and its {show(renamed[name])} are one tensor of the base; choose the base "
                 "that the adapter was trained on.",
                 field=name,
             )
-    return found
+    return renamed
 
 
 def _endings(name: str) -> list[str]:
-    """Return what remains of a name without its first parts, as many as a prefix may have."""
-    parts = name.split(".", LONGEST_PREFIX)
+    """Return what remains of a name without its first parts, for every number of parts that a prefix may have."""
+    parts = name.split(".", MAX_PREFIX_PARTS)
     return [".".join(parts[at:]) for at in range(1, len(parts))]

@@ -1,4 +1,4 @@
-"""A LoRA adapter, as PEFT saves one, read as the fine-tuned checkpoint that it makes of its base.
+"""Adapters: a LoRA adapter, as PEFT saves one, read as the fine-tuned checkpoint that it makes of its base.
 
     tuned[o, i] = round(W[o, i] + s (B[o, 0] A[0, i] + B[o, 1] A[1, i] + ... + B[o, r - 1] A[r - 1, i]))
 
@@ -6,16 +6,16 @@
                               (in, *kernel); lora_embedding_A [r, words], lora_embedding_B [width, r]
     W [out, in]               the base's tensor, or the adapter's own where it brings one (embeddings); transposed
                               for embeddings, and for what GPT-2 calls Conv1D
-    s                         see adapter_config.py; which tensor is which, adapter_parts.py
+    s                         see adapter_config.py; adapter_parts.py finds which tensor is which
 
 All of it is float64: the products of float32, float16 or bfloat16 factors are exact, their sum is in the order written,
-then come s and W. It is rounded once, to float32, or to float64 where W is; not to the base's dtype, since bfloat16
-would swallow most small changes before a patch, which holds changes, could have them. No step depends on the machine.
+then come s and W. The result is rounded once, to float32, or to float64 where W is float64; not to the base's dtype,
+since bfloat16 would swallow most small changes before a patch could hold them. No step depends on the machine.
 
 Tensors that an adapter brings whole (modules_to_save, biases) are taken as they are, and all others are the base's own.
-Elements are computed when they are read, block by block, so that no tensor is ever whole in memory, the factors aside.
-Where the base ties head and embedding and an adapter changes the embedding alone, the head goes with it, as it does
-in PEFT's merge_and_unload; a head that is changed alone is untied, which a patch cannot do.
+Elements are computed when they are read, block by block, so apart from the factors no tensor is whole in memory. Where
+the base ties head and embedding and an adapter changes the embedding alone, the head changes with it, as it does in
+PEFT's merge_and_unload; an adapter that changes the head alone unties it, which a patch cannot do.
 """
 
 import threading
@@ -25,11 +25,11 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, AdapterConfig, read_config
 from registry.breadcrumbs.diffing.adapter_parts import Part, Product, find_parts
-from registry.breadcrumbs.formats.checkpoint import TORCH, Checkpoint, octets, open_checkpoint
+from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_floats, read_raw
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
 from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, show
 from registry.breadcrumbs.kernels.adapters import add_product
 from registry.breadcrumbs.kernels.compose import CODES, PAD
@@ -40,7 +40,7 @@ Factor = npt.NDArray[np.floating[Any]]
 
 
 class Adapted:
-    """A base with a LoRA adapter, open for reading; make one with `open_tuned`, close it or use `with`.
+    """A base with a LoRA adapter, open for reading; open one with `open_tuned`, and close it or use `with`.
 
     Attributes:
         files: The adapter's file, by its name.
@@ -57,9 +57,9 @@ class Adapted:
         except BaseException:
             self.close()
             raise
-        made = {name: part.spec for name, part in self._parts.items()}
-        self.tensors = dict(sorted((dict(base.tensors) | made).items()))
-        self.shared = frozenset(base.tensors.keys() - made.keys())
+        changed = {name: part.spec for name, part in self._parts.items()}
+        self.tensors = dict(sorted((dict(base.tensors) | changed).items()))
+        self.shared = frozenset(base.tensors.keys() - changed.keys())
 
     def __enter__(self) -> Self:
         return self
@@ -74,27 +74,18 @@ class Adapted:
         self._file.close()
 
     def bytes_of(self, name: str) -> int:
-        """Bytes of a tensor."""
+        """Return how many bytes a tensor has."""
         return self.tensors[name].numel * DTYPES[self.tensors[name].dtype]
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Read elements of a tensor: [stop - start], of its dtype; errors as of `fill`."""
-        spec = self.tensors[name]
-        stop = spec.numel if stop is None else min(stop, spec.numel)
-        return self.read_raw(name, min(start, stop), stop).view(TORCH[spec.dtype])
-
-    def read_raw(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Read elements as their little-endian bytes: uint8 [(stop - start) * bytes per element]."""
-        width = DTYPES[self.tensors[name].dtype]
-        raw = torch.empty((stop - start) * width, dtype=torch.uint8)
-        self.fill(octets(raw), name, start * width)
-        return raw
+    def dtype_of(self, name: str) -> str:
+        """Return the dtype of a tensor."""
+        return self.tensors[name].dtype
 
     def fill(self, view: memoryview, name: str, start: int) -> None:
-        """Fill bytes with those of a tensor, whole elements from byte `start` of it on.
+        """Fill a view with whole elements of a tensor, from byte `start` on.
 
         Raises:
-            InvalidCheckpoint: A factor holds NaN or Inf, or a file has shrunk since it was opened.
+            InvalidCheckpoint: A factor holds NaN or Inf, or a file has become shorter since it was opened.
         """
         part = self._parts.get(name) or Part(self._base, name, self.tensors[name])
         if part.product is None:
@@ -103,18 +94,19 @@ class Adapted:
             self._compute(view, part, part.product, start)
 
     def _compute(self, view: memoryview, part: Part, product: Product, start: int) -> None:
-        made, given = part.spec.dtype, part.source.tensors[part.name].dtype
-        first, size = start // DTYPES[made], len(view) // DTYPES[made]
-        raw = np.empty(size * DTYPES[given] + PAD, np.uint8)
-        part.source.fill(memoryview(raw.data)[:-PAD], part.name, first * DTYPES[given])
+        """Fill a view with elements of a tensor to which a product is added."""
+        result, source = part.spec.dtype, part.source.dtype_of(part.name)
+        first, size = start // DTYPES[result], len(view) // DTYPES[result]
+        raw = np.empty(size * DTYPES[source] + PAD, np.uint8)
+        part.source.fill(octets(raw)[:-PAD], part.name, first * DTYPES[source])
         left, right = self._factors(product)
-        out = np.frombuffer(view, np.float64 if made == "F64" else np.float32)
-        add_product(raw, CODES[given], first, size, left, right, product.scale, out)
+        out = np.frombuffer(view, np.float64 if result == "F64" else np.float32)
+        add_product(raw, CODES[source], first, size, left, right, product.scale, out)
 
     def _factors(self, product: Product) -> tuple[Factor, Factor]:
-        """Return the factors of a weight, [rows, r] and [r, columns]; each thread keeps those it had last."""
+        """Return the factors of a weight, [rows, r] and [r, columns]; each thread keeps the last it asked for."""
         if self._local.product is not product:
-            self._local.product, self._local.factors = None, None  # never those of two weights in memory
+            self._local.product, self._local.factors = None, None  # so that those of two weights are not in memory
             a, b = self._factor(product.a), self._factor(product.b)
             pair = (a.T, b.T) if product.turned else (b, a)
             self._local.factors = np.ascontiguousarray(pair[0]), np.ascontiguousarray(pair[1])
@@ -123,18 +115,18 @@ class Adapted:
         return self._local.factors
 
     def _factor(self, key: str) -> Factor:
+        """Read a factor: float32 or float64 [rows, elements of a row]."""
         spec = self._file.tensors[key]
-        read = self._file.read(key)
-        values: Factor = (read if spec.dtype == "F64" else read.float()).numpy()
-        bad = values.size - int(np.isfinite(values).sum())
+        bad = count_not_finite(read_raw(self._file, key, 0, spec.numel), spec.dtype)
         if bad:
-            told = f"Tensor {show(key)} of the adapter holds {bad} NaN or Inf"
-            raise InvalidCheckpoint(f"{told}; a patch needs finite weights.", field=key)
-        return values.reshape(spec.shape[0], -1)
+            raise InvalidCheckpoint(
+                f"Tensor {show(key)} of the adapter holds {bad} NaN or Inf; a patch needs finite weights.", field=key
+            )
+        return read_floats(self._file, key, 0, spec.numel).reshape(spec.shape[0], -1)
 
 
 class _Local(threading.local):
-    """The factors that a thread works with."""
+    """The factors that a thread asked for last."""
 
     product: Product | None = None
     factors: tuple[Factor, Factor] | None = None
@@ -156,9 +148,9 @@ def open_tuned(path: Path, base: Checkpoint) -> Checkpoint | Adapted:
         What `diff` reads; close it.
 
     Raises:
-        InvalidCheckpoint: It is neither, or an adapter of a kind that is not read here.
+        InvalidCheckpoint: The path is neither, or an adapter of a kind that is not read here.
         CheckpointMismatch: Names of the adapter fit the base in several ways.
-        NotFound: Nothing is there.
+        NotFound: The path does not exist.
     """
     if not is_adapter(path):
         return open_checkpoint(path)

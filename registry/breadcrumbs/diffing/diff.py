@@ -1,9 +1,9 @@
-"""Write the patch from a base to a fine-tuned checkpoint.
+"""Diffs: write the patch from a base to a fine-tuned checkpoint.
 
     base, tuned --blocks--> changes (one thread a tensor) --> mask and values, in their place --> the patch file,
          └── sha256 of each tensor of the base ---------------> weights digest in its header      atomically
 
-Both checkpoints are read once. Tensors are compared side by side, the largest first, and lie in the patch in name
+Both checkpoints are read once. Several tensors are compared at a time, the largest first. They lie in the patch in name
 order, each its mask and then its values. A tensor keeps as many elements as its shares say, unless too few of them
 changed at all; so places are planned as if that never happened, and what turns out smaller is moved up when the file
 is hashed. Same inputs give the same bytes; the patch's identity is their sha256.
@@ -14,25 +14,28 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import torch
+import numpy as np
 
-from registry.breadcrumbs.diffing.changes import Changes, Gpu, Workspace
+from registry.breadcrumbs.diffing.changes import Changes, MaskFinder, Workspace
 from registry.breadcrumbs.diffing.mask import groups_of
-from registry.breadcrumbs.diffing.pairing import Pairing, pair
-from registry.breadcrumbs.formats.checkpoint import HASHED, Checkpoint, Weights, blocks, digest_of, octets, processors
+from registry.breadcrumbs.diffing.pairing import NAMES_SHOWN, Pairing, pair
+from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_raw
+from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
+from registry.breadcrumbs.formats.digest import digest_of
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, format_header, show
 from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo, format_metadata, layout
-from registry.breadcrumbs.kernels.devices import find_gpu, pick_device
+from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch
 from registry.files.copying import copy_range, read_at, write_at
 from registry.files.durable import new_files
 from registry.files.progress import Meter, Progress
+from registry.files.threads import call_each
 
 
 def diff(
@@ -53,12 +56,12 @@ def diff(
     Args:
         base: The base.
         tuned: The fine-tuned checkpoint, or the base with an adapter.
-        out: Where the patch is to be; it appears whole or not at all, and replaces a file already there.
+        out: The file to write; it appears whole or not at all, and replaces a file of that name.
         params: How to mask; the defaults when None.
         include: Globs on tensor names; when there are any, other tensors are left out.
         exclude: Globs on tensor names to leave out, neither read from tuned nor compared.
         progress: Called with (bytes read, bytes to read), from one thread at a time.
-        device: `auto`, `cpu` or `cuda`: where masks of whole tensors are found; it changes no byte.
+        device: `auto`, `cpu` or `cuda`: where the masks of whole tensors are found; it changes no byte.
         threads: How many tensors are compared at a time; as many as there are processors when None.
         device_memory: Most bytes to use on a GPU; the smaller of 4 GiB and a quarter of what is free when None.
 
@@ -67,25 +70,26 @@ def diff(
 
     Raises:
         CheckpointMismatch: The two do not fit together, or integer tensors differ.
-        InvalidCheckpoint: NaN or Inf in either.
+        InvalidCheckpoint: A tensor of one of them holds NaN or Inf.
         InvalidPatch: Nothing changed, or a value does not fit its dtype.
     """
     params = params or MaskParams()
-    gpu = None if pick_device(device) == "cpu" else Gpu(*find_gpu(device_memory))
+    gpu = None if pick_device(device) == "cpu" else open_gpu(device_memory)
     pairing = pair(base, tuned, include, exclude)
-    compared = [*pairing.partner.values(), *(name for pair_ in pairing.same for name in pair_)]
-    meter = Meter(base.size + sum(map(tuned.bytes_of, compared)), progress)
+    read = [*pairing.partner.values(), *(name for pair_ in pairing.same for name in pair_)]
+    meter = Meter(base.size + sum(map(tuned.bytes_of, read)), progress)
     digests = _compare_integers(base, tuned, pairing, meter)
     floats = [name for name in pairing.partner if base.tensors[name].dtype in FLOATS]
     with new_files([out]) as (file,), ExitStack() as stack:
         plan = _plan(base, floats, params)
         workspaces = _Workspaces(lambda: stack.enter_context(Workspace(out.parent, gpu)))
         comparison = _Comparison(base, tuned, pairing.partner, params, plan, file, meter, workspaces)
-        found = _each(comparison.compare, sorted(floats, key=base.bytes_of, reverse=True), threads or processors())
-        digests |= {name: tensor.digest for name, tensor in found.items()}
-        kept = {name: found[name] for name in floats if found[name].nnz}
+        largest_first = sorted(floats, key=base.bytes_of, reverse=True)
+        tensors = call_each(comparison.compare, largest_first, threads, "diff")
+        digests |= {name: tensor.digest for name, tensor in tensors.items()}
+        kept = {name: tensors[name] for name in floats if tensors[name].nnz}
         if not kept:
-            changes = sum(tensor.total for tensor in found.values())
+            changes = sum(tensor.total for tensor in tensors.values())
             raise InvalidPatch(
                 f"The mask keeps none of {changes} changes: they are outliers (drop_top {params.drop_top}) or small "
                 f"(drop_bottom {params.drop_bottom}); lower one of the two. No patch was written."
@@ -108,7 +112,7 @@ def _header(base: Checkpoint, nnz: Mapping[str, int], digest: str, params: MaskP
 
 
 def _plan(base: Checkpoint, names: Sequence[str], params: MaskParams) -> dict[str, int]:
-    """Return where each tensor's mask begins in the file if every one keeps all that it may."""
+    """Return the byte at which each tensor's mask begins in the file, if all tensors keep as much as they may."""
     most = {name: groups_of(base.tensors[name], params).most for name in names if base.tensors[name].numel}
     at = len(_header(base, {name: count for name, count in most.items() if count}, f"sha256:{'0' * 64}", params))
     plan = {}
@@ -118,20 +122,18 @@ def _plan(base: Checkpoint, names: Sequence[str], params: MaskParams) -> dict[st
     return plan
 
 
-def _each(call: Callable[[str], Any], names: Sequence[str], threads: int) -> dict[str, Any]:
-    """Make a call for every name, so many at a time; stop at the first that fails."""
-    pool = ThreadPoolExecutor(threads, "diff")
-    try:
-        return dict(zip(names, pool.map(call, names), strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
+def open_gpu(memory: int | None) -> MaskFinder:
+    """Open the GPU; `memory` is as of `find_gpu`."""
+    from registry.breadcrumbs.diffing.gpu_masks import open_gpu_masks  # imports torch
+
+    return open_gpu_masks(memory)
 
 
 # Integer tensors, and tensors that are one in the base
 
 
 def _compare_integers(base: Checkpoint, tuned: Weights, pairing: Pairing, meter: Meter) -> dict[str, str]:
-    """See that what has no task direction is equal; return the sha256 of every tensor that is not to be compared."""
+    """Check that tensors without a task direction are equal; return the sha256 of the base's tensors hashed here."""
     for extra, other in pairing.same:
         _check_same(tuned, extra, other, meter)
     digests: dict[str, str] = {}
@@ -143,30 +145,31 @@ def _compare_integers(base: Checkpoint, tuned: Weights, pairing: Pairing, meter:
             if not equal:
                 unequal.append(name)
     if unequal:
-        told = ", ".join(show(name) for name in unequal[:20])
-        more = f" and {len(unequal) - 20} more" if len(unequal) > 20 else ""
+        named = ", ".join(show(name) for name in unequal[:NAMES_SHOWN])
+        more = f" and {len(unequal) - NAMES_SHOWN} more" if len(unequal) > NAMES_SHOWN else ""
         raise CheckpointMismatch(
-            f"Integer or bool tensors differ: {told}{more}; they have no task direction. Leave them out with exclude.",
+            f"Integer or bool tensors differ: {named}{more}; they have no task direction. Leave them out with exclude.",
             field=unequal[0],
         )
     return digests
 
 
 def _compare(base: Weights, name: str, tuned: Weights, other: str | None, meter: Meter) -> tuple[str, bool]:
-    """Hash a base tensor and compare its bytes with its partner's, where it has one."""
+    """Hash a base tensor and compare its bytes with its partner's, if it has one: (sha256, whether they are equal)."""
     digest, equal = hashlib.sha256(), True
     for start, stop in blocks(base.tensors[name].numel):
-        raw = base.read_raw(name, start, stop)
+        raw = read_raw(base, name, start, stop)
         digest.update(octets(raw))
-        meter.add(raw.numel())
+        meter.add(raw.size)
         if other is not None:
-            theirs = tuned.read_raw(other, start, stop)
-            equal = equal and torch.equal(raw, theirs)
-            meter.add(theirs.numel())
+            theirs = read_raw(tuned, other, start, stop)
+            equal = equal and np.array_equal(raw, theirs)
+            meter.add(theirs.size)
     return digest.hexdigest(), equal
 
 
 def _check_same(tuned: Weights, extra: str, other: str, meter: Meter) -> None:
+    """Check that two tensors of the tuned checkpoint, which the base ties, are equal."""
     if tuned.tensors[extra].dtype == tuned.tensors[other].dtype and _compare(tuned, extra, tuned, other, meter)[1]:
         return
     raise CheckpointMismatch(
@@ -181,7 +184,14 @@ def _check_same(tuned: Weights, extra: str, other: str, meter: Meter) -> None:
 
 @dataclass(frozen=True)
 class _Compared:
-    """A tensor of the base: its sha256, how much changed and stays, and bytes of mask and values."""
+    """A tensor of the base, compared.
+
+    Args:
+        digest: sha256 of its bytes.
+        total: How many elements changed, as of `Changes`.
+        nnz: How many of them stay.
+        length: Bytes of mask and values in the patch.
+    """
 
     digest: str
     total: int = 0
@@ -212,7 +222,7 @@ class _Pair:
 
 
 class _Comparison:
-    """Compares tensors, each thread with a workspace of its own, and writes what stays of them where it is planned."""
+    """Compares tensors, each thread with its own workspace, and writes what stays of them to its planned place."""
 
     def __init__(
         self,
@@ -229,7 +239,7 @@ class _Comparison:
         self.file, self.meter, self.workspaces = file.fileno(), meter, workspaces
 
     def compare(self, name: str) -> _Compared:
-        """Find what changed in a tensor, and write what stays."""
+        """Find what changed in a tensor, and write what stays of it."""
         spec, digest = self.base.tensors[name], hashlib.sha256()
         if spec.numel == 0:
             return _Compared(digest.hexdigest())
@@ -242,8 +252,8 @@ class _Comparison:
 
         workspace = self.workspaces.get()
         changes = workspace.find(pair_, groups_of(spec, self.params), visit)
-        if changes.endless:
-            self._refuse_endless(pair_)
+        if changes.not_finite:
+            self._refuse_not_finite(pair_)
         if not changes.nnz:
             return _Compared(digest.hexdigest(), changes.total)
         length = self._write(workspace, changes, name, spec)
@@ -263,7 +273,8 @@ class _Comparison:
             )
         return sum(lengths)
 
-    def _refuse_endless(self, pair_: _Pair) -> None:
+    def _refuse_not_finite(self, pair_: _Pair) -> None:
+        """Raise the error for a tensor of which a delta is NaN or Inf: it says which side holds how many."""
         sides: tuple[tuple[str, Weights, str], ...] = (
             ("base", self.base, pair_.name),
             ("tuned", self.tuned, pair_.other),
@@ -271,10 +282,13 @@ class _Comparison:
         for what, checkpoint, name in sides:
             bad = 0
             for start, stop in blocks(pair_.numel):
-                bad += (stop - start) - int(torch.isfinite(checkpoint.read(name, start, stop)).sum())
+                bad += count_not_finite(read_raw(checkpoint, name, start, stop), checkpoint.dtype_of(name))
             if bad:
-                told = f"Tensor {show(name)} of the {what} checkpoint holds {bad} NaN or Inf"
-                raise InvalidCheckpoint(f"{told}; a patch needs finite weights.", field=name)
+                raise InvalidCheckpoint(
+                    f"Tensor {show(name)} of the {what} checkpoint holds {bad} NaN or Inf; "
+                    "a patch needs finite weights.",
+                    field=name,
+                )
         raise InvalidPatch(
             f"A change in {show(pair_.name)} is too large for float32; leave the tensor out with exclude.",
             field=pair_.name,
@@ -282,7 +296,7 @@ class _Comparison:
 
 
 class _Workspaces:
-    """A workspace for each thread, made when it asks for the first time."""
+    """A workspace for each thread, made when the thread first asks for it."""
 
     def __init__(self, make: Callable[[], Workspace]) -> None:
         self._make, self._threads, self._lock = make, threading.local(), threading.Lock()
@@ -308,13 +322,13 @@ class _Appender:
 
 
 def _settle(file: BinaryIO, header: bytes, parts: Sequence[tuple[int, int]], folder: Path) -> tuple[str, int]:
-    """Hash the file, and move together what is not yet where it belongs.
+    """Put the header and the parts one after another, and hash the file.
 
     Args:
-        file: Holds the parts; nothing else of it is kept.
-        header: Is to come first.
-        parts: (place, bytes) of the parts, ascending; each belongs after the one before.
-        folder: Where a copy may be made.
+        file: Holds the parts; anything else in it is overwritten.
+        header: Comes first.
+        parts: (place, bytes) of each part, ascending.
+        folder: Where a copy may be made for a while.
 
     Returns:
         sha256 and size of the file.
@@ -327,13 +341,13 @@ def _settle(file: BinaryIO, header: bytes, parts: Sequence[tuple[int, int]], fol
                 copy_range(file.fileno(), source, at, at + length, at)
         digest, to = hashlib.sha256(header), len(header)
         write_at(file.fileno(), memoryview(header), 0)
-        buffer = memoryview(bytearray(HASHED))
+        buffer = memoryview(bytearray(HASH_BYTES))
         for at, length in parts:
-            for start in range(at, at + length, HASHED):
-                view = buffer[: min(HASHED, at + length - start)]
+            for start in range(at, at + length, HASH_BYTES):
+                view = buffer[: min(HASH_BYTES, at + length - start)]
                 read_at(source, view, start)
                 digest.update(view)
-                if source != file.fileno() or start != to:  # to < start: nothing is overwritten that is still to come
+                if source != file.fileno() or start != to:  # in one file to < start: nothing unread is overwritten
                     write_at(file.fileno(), view, to)
                 to += len(view)
         os.ftruncate(file.fileno(), to)

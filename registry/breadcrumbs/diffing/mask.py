@@ -4,8 +4,8 @@
     order = elements by |delta| descending, ties by flat index ascending
     mask  = order without its first floor(drop_top * N) and last floor(drop_bottom * N), without zeros
 
-A group of N elements is the whole tensor, or one row of its last dimension (as the authors' code has it).
-Model Breadcrumbs, Davari & Belilovsky, arXiv 2312.06795. changes.py finds the mask.
+A group of N elements is the whole tensor, or one row of its last dimension (as in the authors' code).
+Source: Model Breadcrumbs, Davari & Belilovsky, arXiv 2312.06795. changes.py finds the mask.
 """
 
 import math
@@ -18,7 +18,14 @@ from registry.breadcrumbs.formats.layout import MaskParams
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """How a tensor is masked: `count` groups of `size` elements, of each `n_top` dropped and then `n_bottom`."""
+    """How a tensor is masked.
+
+    Args:
+        count: Number of groups.
+        size: Elements of a group.
+        n_top: How many of a group are dropped for being large.
+        n_bottom: How many are dropped for being small.
+    """
 
     count: int
     size: int
@@ -27,7 +34,7 @@ class Groups:
 
     @property
     def most(self) -> int:
-        """How many elements the mask keeps, if enough of them changed."""
+        """How many elements of the tensor the mask keeps, if enough of them changed."""
         return self.count * max(0, self.n_first - self.n_top)
 
     @property

@@ -1,19 +1,22 @@
-"""Which tensor of a fine-tuned checkpoint goes with which of its base, tied names and globs included."""
+"""Pairing: which tensor of a fine-tuned checkpoint belongs to which of its base, with tied names and globs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, TensorSpec, Weights
-from registry.breadcrumbs.formats.header import FLOATS, show
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
+from registry.breadcrumbs.formats.header import FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidRequest
 
 HEADS = ("lm_head.weight", "cls.predictions.decoder.weight", "output_projection.weight", "embed_out.weight",
          "output.weight", "lm_head.decoder.weight")  # fmt: skip
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight", "embed_in.weight",
               "tok_embeddings.weight", "embeddings.weight")  # fmt: skip
-SHOWN = 20
+"""Endings of the names of output heads and of input embeddings, which models tie."""
+
+NAMES_SHOWN = 20
+"""Most tensors that a message names."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Pairing:
 
     Args:
         partner: The tuned checkpoint's name for each base tensor to compare, in name order.
-        same: Pairs of tuned tensors that must be equal: one that the base ties to the other and does not hold.
+        same: Pairs of tuned tensors that must be equal: the base ties the first to the second and does not hold it.
     """
 
     partner: dict[str, str]
@@ -30,11 +33,11 @@ class Pairing:
 
 
 def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequence[str]) -> Pairing:
-    """Find the tuned partner of every base tensor that is chosen.
+    """Find the tuned partner of every base tensor that the globs choose.
 
     Args:
         base: The base.
-        tuned: The fine-tuned model; what it shares with the base has no partner.
+        tuned: The fine-tuned model; tensors that it shares with the base have no partner.
         include: Globs on names; when there are any, other tensors are left out.
         exclude: Globs on names of tensors to leave out.
 
@@ -62,11 +65,11 @@ def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequ
         if other is None or other not in tuned.tensors:
             wrong.append((name, "is missing from the tuned checkpoint"))
             continue
-        found = tuned.tensors[other]
-        if found.shape != spec.shape:
-            wrong.append((name, f"has shape {list(found.shape)}, in the base {list(spec.shape)}"))
-        elif found.dtype != spec.dtype and not {found.dtype, spec.dtype} <= FLOATS:
-            wrong.append((name, f"has dtype {found.dtype}, in the base {spec.dtype}"))
+        theirs = tuned.tensors[other]
+        if theirs.shape != spec.shape:
+            wrong.append((name, f"has shape {list(theirs.shape)}, in the base {list(spec.shape)}"))
+        elif theirs.dtype != spec.dtype and not {theirs.dtype, spec.dtype} <= FLOATS:
+            wrong.append((name, f"has dtype {theirs.dtype}, in the base {spec.dtype}"))
         elif other not in tuned.shared:
             partner[name] = other
     used = set(partner.values())
@@ -79,16 +82,17 @@ def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequ
         else:
             same.append((name, other))
     if wrong:
-        raise CheckpointMismatch(_listed(wrong), field=wrong[0][0])
+        raise CheckpointMismatch(_list_faults(wrong), field=wrong[0][0])
     return Pairing(partner, same)
 
 
-def _listed(wrong: Sequence[tuple[str, str]]) -> str:
-    told = "; ".join(f"{show(name)} {fault}" for name, fault in wrong[:SHOWN])
-    more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+def _list_faults(wrong: Sequence[tuple[str, str]]) -> str:
+    """Return the message for tensors that do not fit, given as (name, fault)."""
+    faults = "; ".join(f"{show(name)} {fault}" for name, fault in wrong[:NAMES_SHOWN])
+    more = f"; and {len(wrong) - NAMES_SHOWN} more" if len(wrong) > NAMES_SHOWN else ""
     plural = "tensor does" if len(wrong) == 1 else "tensors do"
     return (
-        f"{len(wrong)} {plural} not fit: {told}{more}. A patch needs the same tensors on both sides; "
+        f"{len(wrong)} {plural} not fit: {faults}{more}. A patch needs the same tensors on both sides; "
         "choose the right base, or leave tensors out with exclude."
     )
 
@@ -100,7 +104,7 @@ def says_tied(config: Mapping[str, Any]) -> bool:
 
 
 def twin(name: str, spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> str | None:
-    """Return the one tensor that `name` can be tied to: embedding for a head, head for an embedding, same shape."""
+    """Return the one tensor that `name` can be tied to, of the same shape: an embedding for a head, or the reverse."""
     wanted: tuple[str, ...]
     if _ends(name, HEADS):
         wanted = EMBEDDINGS
@@ -108,13 +112,8 @@ def twin(name: str, spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> str 
         wanted = HEADS
     else:
         return None
-    found = list(_of_shape(wanted, spec, tensors))
-    return found[0] if len(found) == 1 else None
-
-
-def _of_shape(endings: Iterable[str], spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> Iterator[str]:
-    endings = tuple(endings)
-    return (name for name, other in tensors.items() if other.shape == spec.shape and _ends(name, endings))
+    twins = [other for other, theirs in tensors.items() if theirs.shape == spec.shape and _ends(other, wanted)]
+    return twins[0] if len(twins) == 1 else None
 
 
 def _ends(name: str, endings: Iterable[str]) -> bool:

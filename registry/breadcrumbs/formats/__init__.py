@@ -1,1 +1,1 @@
-"""The file formats: safetensors headers, checkpoints, patch files, recipes."""
+"""File formats: safetensors headers, checkpoints and their digests, patch files, recipes."""

@@ -1,13 +1,13 @@
-"""The safetensors header, read strictly and written canonically.
+"""Headers of safetensors files, read strictly and written canonically.
 
     8 bytes   n, unsigned little-endian
     n bytes   {"__metadata__": {str: str}, "<name>": {"dtype": str, "shape": [int], "data_offsets": [start, stop]}, ...}
               UTF-8 JSON, first byte '{', padded with 0x20
     the rest  the tensors' raw bytes, without gap or overlap, offsets counted from 8 + n
 
-The `safetensors` library accepts more than its own text allows (duplicate names, unknown fields, any rank);
-two readers that disagree about one file are how scanners get fooled. So this is a parser of that grammar and of
-nothing else: whatever it accepts, the library accepts too, and both see the same tensors. It holds no tensor library.
+The `safetensors` library accepts more than its specification allows (duplicate names, unknown fields, any rank), and
+two readers that disagree about one file are how scanners get fooled. So this parser takes that grammar and nothing
+else: what it accepts, the library accepts too, and both see the same tensors. Only the standard library is used.
 """
 
 import json
@@ -42,7 +42,8 @@ DTYPES: dict[str, int] = {
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes that have a task direction."""
 
-LARGEST = 2**53
+MAX_ELEMENTS = 2**53
+"""Most elements of a tensor, and the largest integer in a header: JSON readers agree about integers up to here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +106,21 @@ class Header:
 
 
 class Flaw(ValueError):
-    """A broken rule, before it is known whose file it is."""
+    """A broken rule, raised where it is not known which file is being read."""
 
     def __init__(self, rule: str, entry: str | None = None) -> None:
         super().__init__(rule)
         self.rule = rule
         self.entry = entry
 
-    def told(self, what: str, error: type[InvalidInput]) -> InvalidInput:
-        """Return the error for people: which file, which entry, which rule."""
+    def as_error(self, what: str, error: type[InvalidInput]) -> InvalidInput:
+        """Return the error for people, which names the file, the entry and the rule."""
         where = f" entry {show(self.entry)}:" if self.entry is not None else ""
         return error(f"{what} is refused:{where} {self.rule}.", field=self.entry)
 
 
 def show(name: str) -> str:
-    """Return a stranger's name for a message: quoted, control characters escaped, not too long."""
+    """Return a name from a file for a message: quoted, with control characters escaped, and cut when it is long."""
     return ascii(name) if len(name) <= 200 else f"{name[:200]!a}..."
 
 
@@ -137,7 +138,7 @@ def read_header(file: BinaryIO, size: int, what: str, limits: Limits, error: typ
         The header; every entry's bytes lie inside the file, and together they are all of its data.
 
     Raises:
-        InvalidInput: As `error`, naming the entry and the rule.
+        InvalidInput: The header breaks a rule; raised as `error`, naming the entry and the rule.
     """
     try:
         prefix = file.read(8)
@@ -147,7 +148,9 @@ def read_header(file: BinaryIO, size: int, what: str, limits: Limits, error: typ
             raise Flaw("it is a Git LFS pointer; fetch the file itself with `git lfs pull`")
         length = int.from_bytes(prefix, "little")
         if not 2 <= length <= size - 8:
-            raise Flaw(f"its header claims {length} bytes, and the file has {size}; it is truncated or no safetensors")
+            raise Flaw(
+                f"its header claims {length} bytes, and the file has {size}; it is truncated, or not safetensors"
+            )
         if length > limits.header_bytes:
             raise Flaw(f"its header has {length} bytes, more than the {limits.header_bytes} allowed")
         raw = file.read(length)
@@ -159,17 +162,26 @@ def read_header(file: BinaryIO, size: int, what: str, limits: Limits, error: typ
             text = raw.decode("utf-8")
         except UnicodeDecodeError as problem:
             raise Flaw(f"its header is not UTF-8 at byte {problem.start}") from None
-        found, metadata, end = parse_entries(text, ("dtype", "shape", "data_offsets"), limits)
+        entries, metadata, end = parse_entries(text, ("dtype", "shape", "data_offsets"), limits)
         if text[end:].strip(" "):
             raise Flaw("its header is followed by something other than spaces")
-        return Header(_placed(found, size - 8 - length, 8 + length), metadata, 8 + length)
+        return Header(_place_entries(entries, size - 8 - length, 8 + length), metadata, 8 + length)
     except Flaw as flaw:
-        raise flaw.told(what, error) from None
+        raise flaw.as_error(what, error) from None
 
 
-def _placed(found: Mapping[str, Mapping[str, str | tuple[int, ...]]], room: int, origin: int) -> dict[str, Entry]:
+def _place_entries(
+    parsed: Mapping[str, Mapping[str, str | tuple[int, ...]]], room: int, origin: int
+) -> dict[str, Entry]:
+    """Return the entries in the order of their data, having checked that they fill it without gap or overlap.
+
+    Args:
+        parsed: The fields of each entry.
+        room: Bytes of data in the file.
+        origin: The byte of the file at which the data starts.
+    """
     entries = []
-    for name, fields in found.items():
+    for name, fields in parsed.items():
         dtype, shape, offsets = str(fields["dtype"]), fields["shape"], fields["data_offsets"]
         assert isinstance(shape, tuple) and isinstance(offsets, tuple)
         if len(offsets) != 2:
@@ -186,9 +198,7 @@ def _placed(found: Mapping[str, Mapping[str, str | tuple[int, ...]]], room: int,
     at = 0
     for entry in entries:
         if entry.start != at:
-            raise Flaw(
-                f"its data starts at {entry.start} where {at} was due; data has no gap and no overlap", entry.name
-            )
+            raise Flaw(f"its data starts at {entry.start} and not at {at}; data has no gap and no overlap", entry.name)
         at = entry.stop
     if at != room:
         raise Flaw(f"its tensors take {at} bytes, and the file holds {room} bytes of data")
@@ -206,7 +216,7 @@ _USUAL: dict[tuple[str, ...], re.Pattern[str]] = {
     )
     for fields in (("dtype", "shape"), ("dtype", "shape", "data_offsets"))
 }
-"""An entry as every program writes it, at once; whatever looks otherwise is taken apart word by word."""
+"""An entry as most programs write it, matched at once; any other spelling is parsed token by token."""
 
 _INTEGER = re.compile(r"[ \t\n\r]*+(0|[1-9][0-9]{0,15})[ \t\n\r]*+")
 
@@ -226,19 +236,19 @@ def parse_entries(
         The entries, the metadata, and where the object ends in the text.
 
     Raises:
-        Flaw: The entry and the rule.
+        Flaw: The text breaks a rule.
     """
-    found: dict[str, dict[str, str | tuple[int, ...]]] = {}
+    entries: dict[str, dict[str, str | tuple[int, ...]]] = {}
     metadata: dict[str, str] | None = None
     at = _mark(text, 0, "{")
     closed = _peek(text, at) == "}"
     usual = _USUAL[fields]
     while not closed:
         match = usual.match(text, at)
-        if match is not None and match[1] not in found and match[1] != "__metadata__":
+        if match is not None and match[1] not in entries and match[1] != "__metadata__":
             entry = _usual_entry(match, limits)
-            if entry is not None and len(found) < limits.entries:
-                found[match[1]] = entry
+            if entry is not None and len(entries) < limits.entries:
+                entries[match[1]] = entry
                 closed, at = _next(text, match.end(), match[1])
                 continue
         name, at = _string(text, at, None)
@@ -248,22 +258,22 @@ def parse_entries(
                 raise Flaw("the name occurs twice", name)
             metadata, at = _strings(text, at, limits)
         else:
-            if name in found:
+            if name in entries:
                 raise Flaw("the name occurs twice", name)
-            if len(found) >= limits.entries:
+            if len(entries) >= limits.entries:
                 raise Flaw(f"it has more than the {limits.entries} entries allowed")
             if any(mark in name for mark in "\0\t\n"):
                 raise Flaw("a name holds NUL, TAB or LF", name)
-            found[name], at = _entry(text, at, name, fields, limits)
+            entries[name], at = _entry(text, at, name, fields, limits)
         closed, at = _next(text, at, name)
-    return found, metadata or {}, _mark(text, at, "}")
+    return entries, metadata or {}, _mark(text, at, "}")
 
 
 def _usual_entry(match: re.Match[str], limits: Limits) -> dict[str, str | tuple[int, ...]] | None:
-    """Return the fields of an entry, or None where one of them breaks a rule, which is told word by word."""
+    """Return the fields of an entry, or None where one breaks a rule: parsing token by token then says which."""
     _, dtype, shape, start, stop = match.groups()
     lengths = tuple(map(int, shape.split(","))) if shape else ()
-    sound = dtype in DTYPES and len(lengths) <= limits.rank and math.prod(n or 1 for n in lengths) <= LARGEST
+    sound = dtype in DTYPES and len(lengths) <= limits.rank and math.prod(n or 1 for n in lengths) <= MAX_ELEMENTS
     if not sound:
         return None
     if not stop:
@@ -293,11 +303,11 @@ def _entry(
             values[field], at = _integers(text, at, name, limits)
         closed, at = _next(text, at, name)
     if len(values) != len(fields):
-        lacking = ", ".join(field for field in fields if field not in values)
-        raise Flaw(f"it lacks {lacking}", name)
+        missing = ", ".join(field for field in fields if field not in values)
+        raise Flaw(f"it has no {missing}", name)
     shape = values["shape"]
     # A zero beside a giant (2^62 x 0) is legal arithmetic and an overflow in somebody's code.
-    if math.prod(int(length) or 1 for length in shape) > LARGEST:
+    if math.prod(int(length) or 1 for length in shape) > MAX_ELEMENTS:
         raise Flaw("its shape has too many elements", name)
     return values, _mark(text, at, "}", name)
 
@@ -323,7 +333,7 @@ def _strings(text: str, at: int, limits: Limits) -> tuple[dict[str, str], int]:
 def _integers(text: str, at: int, name: str, limits: Limits) -> tuple[tuple[int, ...], int]:
     match = _INTEGERS.match(text, _skip(text, at))
     if match is None:
-        raise Flaw(f"a list of plain integers was due at character {at} of the header", name)
+        raise Flaw(f"a list of plain integers was expected at character {at} of the header", name)
     inside = match[1]
     if not inside.strip(" \t\n\r"):
         return (), match.end()
@@ -332,7 +342,7 @@ def _integers(text: str, at: int, name: str, limits: Limits) -> tuple[tuple[int,
     numbers = []
     for part in inside.split(","):
         digits = _INTEGER.fullmatch(part)
-        if digits is None or int(digits[1]) > LARGEST:
+        if digits is None or int(digits[1]) > MAX_ELEMENTS:
             raise Flaw(f"{part.strip()[:40]!r} is not a plain integer from 0 to 2^53", name)
         numbers.append(int(digits[1]))
     return tuple(numbers), match.end()
@@ -341,7 +351,7 @@ def _integers(text: str, at: int, name: str, limits: Limits) -> tuple[tuple[int,
 def _string(text: str, at: int, name: str | None) -> tuple[str, int]:
     match = _STRING.match(text, _skip(text, at))
     if match is None:
-        raise Flaw(f"a string was due at character {at} of the header", name)
+        raise Flaw(f"a string was expected at character {at} of the header", name)
     token = match[0]
     if "\\" not in token:
         return token[1:-1], match.end()
@@ -366,12 +376,12 @@ def _peek(text: str, at: int) -> str:
 def _mark(text: str, at: int, char: str, name: str | None = None) -> int:
     at = _skip(text, at)
     if text[at : at + 1] != char:
-        raise Flaw(f"'{char}' was due at character {at} of the header", name)
+        raise Flaw(f"'{char}' was expected at character {at} of the header", name)
     return at + 1
 
 
 def _next(text: str, at: int, name: str) -> tuple[bool, int]:
-    """Step over a comma, or see that the object ends here."""
+    """Step over a comma, or find that the object ends here: (whether it ends, the next character)."""
     if _peek(text, at) == "}":
         return True, at
     return False, _mark(text, at, ",", name)

@@ -1,4 +1,4 @@
-"""How a patch file is laid out, and what its header must say; no tensor library in here.
+"""The layout of a patch file, and what its header must say. Only the standard library is used.
 
     <name>.bitmask   U8 [ceil(N/8)]      when 32 * nnz >= N; bit i is byte i // 8, bit i % 8, padding bits 0
     <name>.indices   I32 [nnz]           otherwise (I64 when N > 2^31 - 1), strictly increasing
@@ -18,7 +18,7 @@ from registry.breadcrumbs.formats.recipe import normalise_decimal
 from registry.errors import InvalidInput, InvalidRequest
 from registry.files.names import WEIGHTS_DIGEST
 
-KEYS = ("base", "drop_bottom", "drop_top", "format", "granularity", "tensors", "value_dtype", "version")
+METADATA_KEYS = ("base", "drop_bottom", "drop_top", "format", "granularity", "tensors", "value_dtype", "version")
 GRANULARITIES = ("tensor", "row")
 VALUE_DTYPES = ("auto", "BF16", "F16", "F32")
 _WEIGHTS = re.compile(WEIGHTS_DIGEST)
@@ -35,7 +35,7 @@ class MaskParams:
         value_dtype: `auto` for the base tensor's (F64 becomes F32), or BF16, F16, F32.
 
     Raises:
-        InvalidRequest: One of them is out of bounds.
+        InvalidRequest: A decimal or choice is out of bounds.
     """
 
     drop_bottom: str = "0.85"
@@ -65,12 +65,12 @@ class PatchInfo:
     """What a patch file says of itself.
 
     Args:
-        base: Weights digest of the base it is for.
+        base: Weights digest of the base that it is for.
         params: How it was made.
         tensors: The base tensors that it touches, in name order.
-        nnz: How many elements it changes of each.
+        nnz: How many elements of each it changes.
         size: Bytes of the file.
-        sha256: Of the file, where it is known.
+        sha256: The file's sha256; None where it is not known.
     """
 
     base: str
@@ -82,7 +82,13 @@ class PatchInfo:
 
 
 def layout(name: str, spec: TensorSpec, nnz: int, params: MaskParams) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return the two entries, as (name, dtype, shape), that hold a tensor's mask and values."""
+    """Return the two entries that hold a tensor's mask and values, as (name, dtype, shape).
+
+    Args:
+        name, spec: The tensor.
+        nnz: How many of its elements are changed.
+        params: How values are stored.
+    """
     size = spec.numel
     if 32 * nnz >= size:
         mask = (f"{name}.bitmask", "U8", ((size + 7) // 8,))
@@ -115,7 +121,7 @@ def format_tensors(tensors: Mapping[str, TensorSpec]) -> str:
 
 
 def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
-    """Check everything that a patch's header says, short of comparing it with a base.
+    """Check everything that a patch's header says, without comparing it with a base.
 
     Args:
         header: The header.
@@ -123,16 +129,16 @@ def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
         limits: What the metadata may hold.
 
     Raises:
-        Flaw: The entry and the rule.
+        Flaw: The header breaks a rule.
     """
     metadata = header.metadata
     if "format" not in metadata and "base" not in metadata:
-        raise Flaw("it is safetensors, but no breadcrumb patch; make one with `crumb diff`")
-    for key in KEYS:
+        raise Flaw("it is safetensors, but not a breadcrumb patch; make one with `crumb diff`")
+    for key in METADATA_KEYS:
         if key not in metadata:
-            raise Flaw(f"the metadata lacks {key}", "__metadata__")
+            raise Flaw(f"the metadata has no {key}", "__metadata__")
     for key in metadata:
-        if key not in KEYS:
+        if key not in METADATA_KEYS:
             raise Flaw(f"metadata key {show(key)} is unknown", "__metadata__")
     if metadata["format"] != "breadcrumb-patch":
         raise Flaw(f"format is {show(metadata['format'])} and not breadcrumb-patch", "__metadata__")
@@ -147,9 +153,9 @@ def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
         raise Flaw(problem.message.rstrip("."), "__metadata__") from None
     for key, text in fields.items():
         if text != getattr(params, key):
-            raise Flaw(f"{key} is {show(text)}, which is written {getattr(params, key)}", "__metadata__")
+            raise Flaw(f"{key} is {show(text)}, which must be written {getattr(params, key)}", "__metadata__")
     tensors = _read_tensors(metadata["tensors"], limits)
-    nnz = {name: _matched(name, spec, header.entries, params) for name, spec in tensors.items()}
+    nnz = {name: _count_values(name, spec, header.entries, params) for name, spec in tensors.items()}
     if len(header.entries) != 2 * len(tensors):
         known = {f"{name}.{part}" for name in tensors for part in ("bitmask", "indices", "values")}
         extra = [entry for entry in header.entries if entry not in known]
@@ -159,12 +165,12 @@ def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
 
 def _read_tensors(text: str, limits: Limits) -> dict[str, TensorSpec]:
     try:
-        found, _, end = parse_entries(text, ("dtype", "shape"), limits)
+        parsed, _, end = parse_entries(text, ("dtype", "shape"), limits)
     except Flaw as flaw:
         where = f"metadata tensors, {show(flaw.entry)}" if flaw.entry is not None else "metadata tensors"
         raise Flaw(f"{where}: {flaw.rule}", "__metadata__") from None
     tensors = {}
-    for name, fields in found.items():
+    for name, fields in parsed.items():
         shape = fields["shape"]
         assert isinstance(shape, tuple)
         tensors[name] = TensorSpec(str(fields["dtype"]), shape)
@@ -175,8 +181,8 @@ def _read_tensors(text: str, limits: Limits) -> dict[str, TensorSpec]:
     return tensors
 
 
-def _matched(name: str, spec: TensorSpec, entries: Mapping[str, Entry], params: MaskParams) -> int:
-    """Check a tensor's two entries against the one layout that its number of values allows; return that number."""
+def _count_values(name: str, spec: TensorSpec, entries: Mapping[str, Entry], params: MaskParams) -> int:
+    """Return a tensor's number of values, after checking its two entries against the layout for that number."""
     if spec.dtype not in FLOATS:
         raise Flaw(f"metadata tensors: {show(name)} is {spec.dtype}, and only floating-point tensors are patched", name)
     values = entries.get(f"{name}.values")
@@ -187,12 +193,13 @@ def _matched(name: str, spec: TensorSpec, entries: Mapping[str, Entry], params: 
     nnz = values.shape[0]
     if not 1 <= nnz <= spec.numel:
         raise Flaw(
-            f"it has {nnz} values, and its tensor has {spec.numel} elements; 1 at least, all at most", values.name
+            f"it has {nnz} values, and its tensor has {spec.numel} elements; there must be 1 to {spec.numel} values",
+            values.name,
         )
     kinds = [kind for kind in ("bitmask", "indices") if f"{name}.{kind}" in entries]
     for expected, dtype, shape in layout(name, spec, nnz, params):
-        found = entries.get(expected)
-        if found is None:
+        entry = entries.get(expected)
+        if entry is None:
             if not kinds:
                 raise Flaw("it is missing; every mask has its values and every values their mask", expected)
             raise Flaw(
@@ -200,10 +207,10 @@ def _matched(name: str, spec: TensorSpec, entries: Mapping[str, Entry], params: 
                 "(a bitmask when 32 * nnz >= N, indices otherwise)",
                 f"{name}.{kinds[0]}",
             )
-        if found.dtype != dtype:
-            raise Flaw(f"its dtype is {found.dtype} where {dtype} is due", expected)
-        if found.shape != shape:
-            raise Flaw(f"its shape is {list(found.shape)} where {list(shape)} is due", expected)
+        if entry.dtype != dtype:
+            raise Flaw(f"its dtype is {entry.dtype}, and must be {dtype}", expected)
+        if entry.shape != shape:
+            raise Flaw(f"its shape is {list(entry.shape)}, and must be {list(shape)}", expected)
     if len(kinds) > 1:
         raise Flaw("it has both a bitmask and indices", f"{name}.{kinds[1]}")
     return nnz

@@ -1,6 +1,6 @@
-"""A patch file, opened: everything that its header says is checked, its data is read where it is wanted.
+"""Patch files: opened after checking everything that the header says; their data is read where it is wanted.
 
-layout.py says what is in it, diff.py writes it.
+layout.py says what is in a patch file, diff.py writes one, check.py checks its data.
 """
 
 import os
@@ -8,16 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-import torch
-
-from registry.breadcrumbs.formats.checkpoint import TORCH, read_bytes
-from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Entry, Flaw, Header, Limits, read_header
+from registry.breadcrumbs.formats.blocks import fill
+from registry.breadcrumbs.formats.header import PATCH_LIMITS, Entry, Flaw, Header, Limits, read_header
 from registry.breadcrumbs.formats.layout import PatchInfo, read_info
 from registry.errors import InvalidPatch
 
 
 class Patch:
-    """A patch file open for reading; make one with `open_patch`, close it or use `with`.
+    """A patch file open for reading; open one with `open_patch`, and close it or use `with`.
 
     Attributes:
         info: What the file says of itself.
@@ -40,28 +38,33 @@ class Patch:
         """Close the file."""
         self._file.close()
 
-    def mask_entry(self, name: str) -> Entry:
-        """Return the entry that holds a tensor's mask, `<name>.bitmask` or `<name>.indices`."""
-        return self._entries.get(f"{name}.bitmask") or self._entries[f"{name}.indices"]
-
-    def read_entry(self, entry: str, start: int, stop: int) -> torch.Tensor:
-        """Read elements of an entry, [stop - start] of its dtype, into fresh memory."""
-        found = self._entries[entry]
-        width = DTYPES[found.dtype]
-        raw = read_bytes(self._file, found.start + start * width, (stop - start) * width, "The patch", InvalidPatch)
-        return raw.view(TORCH[found.dtype])
-
     def fileno(self) -> int:
         """Return the descriptor of the file."""
         return self._file.fileno()
+
+    def mask_entry(self, name: str) -> Entry:
+        """Return the entry that holds a tensor's mask, `<name>.bitmask` or `<name>.indices`."""
+        return self._entries.get(f"{name}.bitmask") or self._entries[f"{name}.indices"]
 
     def value_entry(self, name: str) -> Entry:
         """Return the entry that holds a tensor's values."""
         return self._entries[f"{name}.values"]
 
-    def read_file(self, start: int, stop: int) -> torch.Tensor:
-        """Read the file's own bytes: uint8 [stop - start]."""
-        return read_bytes(self._file, start, stop - start, "The patch", InvalidPatch)
+    def dtype_of(self, entry: str) -> str:
+        """Return the dtype of an entry."""
+        return self._entries[entry].dtype
+
+    def fill(self, view: memoryview, entry: str, start: int) -> None:
+        """Fill a view with the bytes of an entry from byte `start` on; errors as of `fill_from_file`."""
+        self.fill_from_file(view, self._entries[entry].start + start)
+
+    def fill_from_file(self, view: memoryview, at: int) -> None:
+        """Fill a view with the file's own bytes from byte `at` on.
+
+        Raises:
+            InvalidPatch: The file has become shorter since it was opened.
+        """
+        fill(view, self._file.fileno(), at, "The patch", InvalidPatch)
 
 
 def called(path: Path) -> str:
@@ -72,8 +75,15 @@ def called(path: Path) -> str:
 def open_patch(path: Path, limits: Limits = PATCH_LIMITS) -> Patch:
     """Open a patch file, checking everything that its header says; the data is checked by `check_patch`.
 
+    Args:
+        path: The file.
+        limits: What its header may cost.
+
+    Returns:
+        The patch; close it.
+
     Raises:
-        InvalidPatch: It breaks a rule; the message names the entry and the rule.
+        InvalidPatch: The file breaks a rule; the message names the entry and the rule.
     """
     file = path.open("rb", buffering=0)
     try:
@@ -82,7 +92,7 @@ def open_patch(path: Path, limits: Limits = PATCH_LIMITS) -> Patch:
         try:
             return Patch(file, header, read_info(header, size, limits))
         except Flaw as flaw:
-            raise flaw.told(called(path), InvalidPatch) from None
+            raise flaw.as_error(called(path), InvalidPatch) from None
     except BaseException:
         file.close()
         raise

@@ -1,9 +1,9 @@
-"""What is composed: base + alpha * sum of weight x patch, its canonical form and its digest.
+"""Recipes: what is composed, base + alpha * sum of weight x patch, in canonical form and with a digest.
 
     {"alpha":"0.3","base":"sha256:...","method":"sum","patches":[{"sha256":"...","weight":"1"},...],"version":1}
 
-Keys sorted, no spaces, UTF-8, patches ascending by sha256, decimals as normalised strings. The digest is the
-sha256 of these bytes; whoever has the same base and patches gets the same weights from it, on any machine.
+Keys sorted, no spaces, UTF-8, patches ascending by sha256, decimals as normalised strings. The digest is the sha256 of
+these bytes. From one recipe, the same base and the same patches, every machine composes the same weights.
 """
 
 import hashlib
@@ -23,9 +23,10 @@ _HEX256 = re.compile(HEX256)
 _WEIGHTS = re.compile(WEIGHTS_DIGEST)
 
 ALPHA = "0.3"
-"""What is meant where nobody says how much of the patches a model is to have."""
+"""The default scale of all patches."""
 
 LARGEST_FLOAT32 = 2.0**128 - 2.0**104
+"""The largest finite float32."""
 
 
 class Item(NamedTuple):
@@ -37,7 +38,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A base, a scale and a set of weighted patches; build it with `make_recipe`.
+    """A base, a scale and a set of weighted patches; make one with `make_recipe`.
 
     Args:
         base: Weights digest of the base.
@@ -50,7 +51,7 @@ class Recipe:
     items: tuple[Item, ...]
 
     def canonical(self) -> bytes:
-        """Return the bytes that the digest is of."""
+        """Return the canonical JSON, whose sha256 is the digest."""
         patches = [{"sha256": item.sha256, "weight": item.weight} for item in self.items]
         table = {"alpha": self.alpha, "base": self.base, "method": "sum", "patches": patches, "version": 1}
         return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
@@ -62,14 +63,14 @@ class Recipe:
 
 
 def normalise_decimal(text: str, field: str) -> str:
-    """Return a decimal without sign of zero, leading or trailing zeros: `00.30` is `0.3`, `-0` is `0`.
+    """Return a decimal without leading and trailing zeros and without a sign of zero: `00.30` is `0.3`, `-0` is `0`.
 
     Args:
-        text: ASCII digits with an optional minus and fraction, at most 20 digits either side; no exponent.
-        field: What the decimal is, for the message.
+        text: ASCII digits with an optional minus and fraction, at most 20 digits on either side; no exponent.
+        field: What the message calls the decimal.
 
     Raises:
-        InvalidRequest: It is not such a decimal.
+        InvalidRequest: The text is not such a decimal.
     """
     match = _DECIMAL.fullmatch(text) if isinstance(text, str) else None
     if match is None:
@@ -84,12 +85,12 @@ def normalise_decimal(text: str, field: str) -> str:
 
 
 def make_recipe(base: str, alpha: str, items: Iterable[tuple[str, str]]) -> Recipe:
-    """Check and order what is to be composed.
+    """Check and order a recipe's parts, and return the recipe.
 
     Args:
         base: Weights digest of the base, `sha256:<hex>`.
         alpha: Decimal that scales the whole sum.
-        items: (sha256 of a patch file, decimal weight), in any order; none is the base itself.
+        items: (sha256 of a patch file, decimal weight), in any order; without items the recipe is the base itself.
 
     Raises:
         InvalidRecipe: A digest is malformed, a patch occurs twice, or a scale is beyond float32.
@@ -119,7 +120,10 @@ def make_recipe(base: str, alpha: str, items: Iterable[tuple[str, str]]) -> Reci
 def scale(alpha: str, weight: str) -> float:
     """Return float32(alpha * weight): the exact decimal product, rounded once to nearest even.
 
-    Rounding through a float64 first can land on a tie that the exact product is not on, and so go the other way.
+    Rounding to float64 first can produce a tie that the exact product is not, and then round the other way.
+
+    Args:
+        alpha, weight: Decimals.
 
     Raises:
         InvalidRecipe: The product is beyond the largest float32.

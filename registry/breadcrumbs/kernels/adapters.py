@@ -1,4 +1,4 @@
-"""The CPU kernel that adds the product of two factors to a weight."""
+"""The CPU kernel of adapters: adds the product of two factors to a weight."""
 
 from typing import Any
 
@@ -19,18 +19,18 @@ def add_product(
     scale: float,
     out: npt.NDArray[Any],
 ) -> None:
-    """Fill elements first..first + size - 1 of weight + scale * (left @ right), seen as one row after another.
+    """Compute elements first..first + size - 1 of weight + scale * (left @ right), in row-major order.
 
-    All in float64: the sum in the order of the rank, times scale, plus the weight; then rounded once to what `out` is.
+    All in float64: the sum in the order of the rank, times scale, plus the weight; then rounded once to out's dtype.
 
     Args:
-        weights: uint8 and PAD, the weight's bytes, from element `first` on.
-        code: Its dtype.
+        weights: uint8, the weight's bytes from element `first` on, and PAD more.
+        code: The weight's dtype.
         first, size: The elements.
         left: float32 or float64 [rows, rank].
         right: float32 or float64 [rank, columns].
-        scale: Of the product.
-        out: float32 or float64 [size].
+        scale: The factor of the product.
+        out: float32 or float64 [size], filled.
     """
     rank, columns = right.shape
     width = 2 if code <= F16 else 4 if code == F32 else 8

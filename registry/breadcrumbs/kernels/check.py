@@ -1,8 +1,8 @@
-"""The CPU kernel that measures the values of a patch."""
+"""The CPU kernel of checks: measures the values of a patch."""
 
 import numpy as np
 
-from registry.breadcrumbs.kernels.compose import SPAN, kernel, load_doubles
+from registry.breadcrumbs.kernels.compose import F32, PAD, SPAN, kernel, load_doubles
 
 
 @kernel
@@ -10,13 +10,13 @@ def measure_values(values, code, width, size):
     """Measure values in float64, one after another.
 
     Args:
-        values: uint8 and PAD, the values.
+        values: uint8, the values' bytes, and PAD more.
         code, width: Their dtype, and bytes of each.
-        size: How many.
+        size: How many there are.
 
     Returns:
-        The sum of their magnitudes, the sum of their squares, the largest magnitude, and the number of the first that
-        is NaN or Inf, or -1.
+        The sum of their magnitudes, the sum of their squares, the largest magnitude, and the number of the first value
+        that is NaN or Inf, or -1.
     """
     doubles = np.empty(SPAN + 16, np.float64)
     total = squares = largest = 0.0
@@ -34,3 +34,8 @@ def measure_values(values, code, width, size):
                 if not np.isfinite(doubles[place]):
                     return total, squares, largest, start + place
     return total, squares, largest, -1
+
+
+def warm_up() -> None:
+    """Measure no values, so that numba loads what it needs before any kernel: most of a second in a new process."""
+    measure_values(np.empty(PAD, np.uint8), F32, 4, 0)

@@ -3,9 +3,9 @@
     base bytes --> float64 sums --+--> rounded bytes          2,048 elements at a time, which stay in the L1 cache
     each patch: mask --> places, values x scale ^             while every patch is added in order
 
-Kernels release the interpreter's lock, check no bounds, and trust what their callers have checked; arrays have PAD
-bytes of room after their last element. numba compiles them on first use and keeps the result beside this file, or in
-the user's cache.
+Kernels release the interpreter's lock. They check no bounds: they trust what their callers have checked, and arrays
+have PAD bytes of room after their last element. numba compiles them on first use and keeps the machine code beside
+this file, or in the user's cache.
 """
 
 from collections.abc import Callable
@@ -46,23 +46,23 @@ PAD = 256
 
 BF16, F16, F32, F64 = range(4)
 CODES = {"BF16": BF16, "F16": F16, "F32": F32, "F64": F64}
-"""How kernels call the dtypes."""
+"""The kernels' codes for the dtypes."""
 
 AHEAD = 2
-"""How many patches ahead of the one that is added the next bytes are asked for."""
+"""How many patches ahead of the current one bytes are prefetched."""
 
 
 def kernel(function: Callable[..., Any], any_order: bool = False) -> Callable[..., Any]:
-    """Compile a function on first use; keep the machine code where that is possible.
+    """Compile a function on first use, and keep the machine code if there is a folder for it.
 
-    With `any_order` floats may be added up in whatever order suits the processor, which is always the same one there.
+    With `any_order`, floats may be added up in the order that suits the processor, which is the same every time.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc"} if any_order else False}
     try:
-        made: Callable[..., Any] = njit(function, cache=True, **options)
+        compiled: Callable[..., Any] = njit(function, cache=True, **options)
     except RuntimeError:  # there is no folder that numba may write to
-        made = njit(function, **options)
-    return made
+        compiled = njit(function, **options)
+    return compiled
 
 
 # Staging
@@ -70,7 +70,7 @@ def kernel(function: Callable[..., Any], any_order: bool = False) -> Callable[..
 
 @kernel
 def _read_whole(file, at, arena, to, left):
-    """Read `left` bytes of a file from byte `at` on; say whether all came."""
+    """Read `left` bytes of a file from byte `at` on; return whether the file has them all."""
     while left > 0:
         got = pread(np.int32(file), address_of(arena, to), np.uintp(left), at)
         if got <= 0:
@@ -81,14 +81,14 @@ def _read_whole(file, at, arena, to, left):
 
 @kernel
 def read_parts(parts, arena):
-    """Read parts of files, one after another, without a return to the interpreter in between.
+    """Read parts of files, one after another, without returning to the interpreter in between.
 
     Args:
-        parts: int64 [n, 4] of each part: file descriptor, offset in the file, offset in the arena, bytes.
+        parts: int64 [n, 4], for each part: file descriptor, offset in the file, offset in the arena, bytes.
         arena: uint8, filled.
 
     Returns:
-        The number of the first part that was not read whole, or -1.
+        The number of the first part that could not be read whole, or -1.
     """
     for number in range(parts.shape[0]):
         if not _read_whole(parts[number, 0], parts[number, 1], arena, parts[number, 2], parts[number, 3]):
@@ -97,8 +97,8 @@ def read_parts(parts, arena):
 
 
 FILE, MASK, VALUES, CODE, WIDTH, INDEX_WIDTH, NNZ = range(7)
-"""Columns of what is known of a patch's tensor: descriptor of the file; where mask and values start in it; dtype and
-bytes of a value; bytes of an index, or 0 for a bitmask; number of values."""
+"""Columns of the table of sources, which has a row for each patch that touches a tensor: descriptor of the file; where
+mask and values start in it; dtype and bytes of a value; bytes of an index, or 0 for a bitmask; number of values."""
 
 
 @kernel
@@ -106,16 +106,16 @@ def read_masks(sources, first, length, at, step, arena, places, counts):
     """Read the bitmasks of a chunk, one after another, and count their bits.
 
     Args:
-        sources: int64 [S, 7] of every patch, as above; those with indices are passed over.
-        first: Byte of each mask that the chunk begins with.
+        sources: int64 [S, 7], a row for each patch, as above; those with indices are skipped.
+        first: The byte of each mask at which the chunk begins.
         length: Bytes of each mask.
-        at, step: Where the first goes in the arena, and how far on each following one. There is room for 8 bytes more
-            each, which become 0, as kernels read whole words.
+        at, step: Offset of the first mask in the arena, and the distance to the next. There is room for 8 bytes more
+            after each, which become 0, since kernels read whole words.
         arena: uint8, filled.
-        places, counts: int64 [S], filled: where each mask is, and how many bits are set.
+        places, counts: int64 [S], filled: offset of each mask, and how many of its bits are set.
 
     Returns:
-        The number of the first patch whose mask was not read whole, or -1.
+        The number of the first patch whose mask could not be read whole, or -1.
     """
     for number in range(sources.shape[0]):
         if sources[number, INDEX_WIDTH] != 0:
@@ -123,29 +123,29 @@ def read_masks(sources, first, length, at, step, arena, places, counts):
         if not _read_whole(sources[number, FILE], sources[number, MASK] + first, arena, at, length):
             return number
         store64(arena, at + length, np.uint64(0))
-        found = 0
+        count = 0
         for place in range(at, at + length, 8):
-            found += ones(load64(arena, place))
-        places[number], counts[number] = at, found
+            count += ones(load64(arena, place))
+        places[number], counts[number] = at, count
         at += step
     return -1
 
 
 @kernel
 def lay_out(sources, scales, places, counts, used, at, align, pad, table, chosen, parts):
-    """Lay out the values of a chunk behind its masks, and list what is to be read.
+    """Lay out the values of a chunk behind its masks, and list what must be read.
 
     Args:
         sources, scales: int64 [S, 7] as above, and float64 [S].
-        places, counts: int64 [S], where each mask is, and how many values belong to it.
-        used: int64 [S], how many values the chunks before have taken.
-        at, align, pad: Where in the arena there is room, on which boundaries, and how much must be left between.
-        table: int64 [S, 5], filled with a row for each patch that has values, as `compose_chunk` has it.
-        chosen: float64 [S], filled with the scales of those.
-        parts: int64 [S, 4], filled with what is to be read for those, as `read_parts` has it.
+        places, counts: int64 [S], offset of each mask, and how many values belong to it.
+        used: int64 [S], how many values belong to the chunks before.
+        at, align, pad: Offset of the free room in the arena, its alignment, and the bytes left free between parts.
+        table: int64 [S, 5], filled with a row for each patch that has values, as `compose_chunk` takes it.
+        chosen: float64 [S], filled with the scales of those patches.
+        parts: int64 [S, 4], filled with what must be read for them, as `read_parts` takes it.
 
     Returns:
-        How many rows there are, and the end of what is laid out.
+        How many rows there are, and where the layout ends.
     """
     rows = 0
     for number in range(sources.shape[0]):
@@ -164,16 +164,16 @@ def lay_out(sources, scales, places, counts, used, at, align, pad, table, chosen
 
 @kernel
 def count_indices(arena, at, width, count, first, stop, last):
-    """Count the indices that belong to a chunk, and see that they increase.
+    """Count the indices that belong to a chunk, and check that they increase.
 
     Args:
-        arena: uint8, indices of `width` bytes at offset `at`.
-        at, width, count: Where they are, 4 or 8 bytes each, how many.
+        arena: uint8, holds the indices.
+        at, width, count: Their offset, bytes of each (4 or 8), and how many there are.
         first, stop: The chunk's elements.
         last: The index before them; -1 at the start.
 
     Returns:
-        How many are below `stop`, or -1: they do not strictly increase, or one is below `first`.
+        How many are below `stop`; or -1 if they do not strictly increase or one is below `first`.
     """
     for number in range(count):
         index = np.int64(load32(arena, at + 4 * number)) if width == 4 else np.int64(load64(arena, at + 8 * number))
@@ -188,11 +188,11 @@ def count_indices(arena, at, width, count, first, stop, last):
 @kernel
 def block_starts(arena, at, size, block, starts):
     """Count the bits set before each block of a mask: int32 [ceil(size / block)] into `starts`."""
-    found = 0
+    count = 0
     for number in range(starts.size):
-        starts[number] = found
+        starts[number] = count
         for place in range(at + number * block // 8, at + min(size, (number + 1) * block) // 8, 8):
-            found += ones(load64(arena, place))
+            count += ones(load64(arena, place))
 
 
 # Composing
@@ -200,47 +200,47 @@ def block_starts(arena, at, size, block, starts):
 
 @kernel
 def _places_of_bits_wide(arena, at, size, places):
-    found = 0
+    count = 0
     for start in range(0, size, 32):
         word = load32(arena, at + start // 8)
-        compress_places(word, start, places, found)
-        found += ones(np.uint64(word))
-    return found
+        compress_places(word, start, places, count)
+        count += ones(np.uint64(word))
+    return count
 
 
 @kernel
 def _places_of_bits_plain(arena, at, size, places):
-    found = 0
+    count = 0
     for start in range(0, size, 64):
         word = load64(arena, at + start // 8)
         while word != np.uint64(0):
-            places[found] = start + lowest(word)
-            found += 1
+            places[count] = start + lowest(word)
+            count += 1
             word &= word - np.uint64(1)
-    return found
+    return count
 
 
 places_of_bits = _places_of_bits_wide if WIDE else _places_of_bits_plain
-"""List the places of a mask's bits, in order, uint16: (arena, offset, size, places) -> how many; there is room for
-32 more."""
+"""List the places of the bits that are set in a mask, in order, as uint16: (arena, offset, size, places) -> how many
+are set; `places` has room for 32 more."""
 
 
 @kernel
 def places_of_indices(arena, at, width, count, first, stop, places):
-    """List the indices below `stop`, less `first`; they increase."""
-    found = 0
-    while found < count:
-        index = np.int64(load32(arena, at + 4 * found)) if width == 4 else np.int64(load64(arena, at + 8 * found))
+    """List the indices below `stop`, which increase, less `first`, as uint16; return how many there are."""
+    listed = 0
+    while listed < count:
+        index = np.int64(load32(arena, at + 4 * listed)) if width == 4 else np.int64(load64(arena, at + 8 * listed))
         if index >= stop:
             break
-        places[found] = index - first
-        found += 1
-    return found
+        places[listed] = index - first
+        listed += 1
+    return listed
 
 
 @kernel
 def _scaled(arena, at, code, count, scale, products):
-    """Multiply values of a dtype by a float32 scale: exact in float64."""
+    """Multiply values of a dtype by a float32 scale, exactly, into float64 products."""
     if code == BF16:
         for place in range(0, count, 16):
             scale_bf16(arena, at + 2 * place, scale, products, place)
@@ -254,7 +254,7 @@ def _scaled(arena, at, code, count, scale, products):
 
 @kernel
 def load_doubles(arena, at, code, size, sums):
-    """Load elements of a dtype from a byte offset on, as float64."""
+    """Load `size` elements of a dtype from a byte offset on into float64 sums."""
     if code == BF16:
         for place in range(0, size, 16):
             double_bf16(arena, at + 2 * place, sums, place)
@@ -271,7 +271,7 @@ def load_doubles(arena, at, code, size, sums):
 
 @kernel
 def _finish(sums, arena, at, code, size, out, to):
-    """Round sums to the base's dtype; return how many overflowed."""
+    """Round sums to the base's dtype; return how many overflow."""
     lost = 0
     for place in range(0, size, 16):
         if code == BF16:
@@ -289,8 +289,8 @@ def _finish(sums, arena, at, code, size, out, to):
 
 
 @kernel
-def _ask_for(arena, row, start, spent):
-    """Ask for the bytes of a patch that are next: with many patches, no processor sees them coming."""
+def _prefetch_next(arena, row, start, spent):
+    """Prefetch a patch's next bytes: with many patches, no processor predicts them."""
     mask = row[0] + (start // 8 if row[3] == 0 else row[3] * spent)
     for line in range(0, SPAN // 8, 64):
         prefetch(arena, mask + line)
@@ -304,14 +304,14 @@ def compose_chunk(arena, base_at, code, size, first, table, scales, out):
     """Compose a chunk of one tensor. All of the arithmetic is here.
 
     Args:
-        arena: uint8, what was read for the chunk, at the byte offsets that follow.
-        base_at, code: Where the base's bytes are, and their dtype.
+        arena: uint8, what was read for the chunk.
+        base_at, code: Offset of the base's bytes in the arena, and their dtype.
         size: Elements of the chunk.
-        first: Number of its first element in the tensor, from which indices count.
-        table: int64 [P, 5] of each patch, ascending by sha256: offset of the mask; offset of the values; dtype of the
+        first: Place of its first element in the tensor, from which indices count.
+        table: int64 [P, 5], for each patch, ascending by sha256: offset of the mask; offset of the values; dtype of the
             values; bytes of an index, or 0 for a bitmask; number of values in the chunk.
         scales: float64 [P], each a float32.
-        out: uint8, the composed bytes.
+        out: uint8, filled with the composed bytes.
 
     Returns:
         How many results are not finite where the base was.
@@ -327,19 +327,19 @@ def compose_chunk(arena, base_at, code, size, first, table, scales, out):
         load_doubles(arena, base_at + width * start, code, span, sums)
         for patch in range(table.shape[0]):
             mask_at, values_at, value_code = table[patch, 0], table[patch, 1], table[patch, 2]
-            index_width, count = table[patch, 3], table[patch, 4]
+            index_width, total = table[patch, 3], table[patch, 4]
             spent = used[patch]
             if patch + AHEAD < table.shape[0]:
-                _ask_for(arena, table[patch + AHEAD], start, used[patch + AHEAD])
+                _prefetch_next(arena, table[patch + AHEAD], start, used[patch + AHEAD])
             if index_width == 0:
-                found = places_of_bits(arena, mask_at + start // 8, span, places)
+                count = places_of_bits(arena, mask_at + start // 8, span, places)
             else:
-                at, left = mask_at + index_width * spent, count - spent
-                found = places_of_indices(arena, at, index_width, left, first + start, first + start + span, places)
+                at, left = mask_at + index_width * spent, total - spent
+                count = places_of_indices(arena, at, index_width, left, first + start, first + start + span, places)
             values_at += spent * (4 if value_code == F32 else 2)
-            _scaled(arena, values_at, value_code, found, scales[patch], products)
-            for number in range(found):
+            _scaled(arena, values_at, value_code, count, scales[patch], products)
+            for number in range(count):
                 sums[np.int64(places[number])] += products[number]
-            used[patch] = spent + found
+            used[patch] = spent + count
         lost += _finish(sums, arena, base_at + width * start, code, span, out, width * start)
     return lost

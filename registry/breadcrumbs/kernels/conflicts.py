@@ -1,11 +1,11 @@
-"""The CPU kernels that measure what patches do to the same weights.
+"""The CPU kernels of conflicts: measure what patches do to the same weights.
 
     each patch: mask --> bits, places; values --> float32 where the bits are, and sums over all of them
     all masks:  bits, added up plane by plane --> how many weights are touched by 1, 2, ... patches
     each pair:  bits AND bits --> places --> both values --> counts and sums over the overlap
 
-2,048 elements at a time, as in kernels.py. As for all kernels, nothing is checked here, and arrays have room after
-their last element.
+As in compose.py, 2,048 elements are processed at a time, nothing is checked, and arrays have room after their last
+element.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ L1, SQUARES = range(2)
 """What is summed over all values of a patch: |a|, a^2."""
 
 OVERLAP, OPPOSED = range(2)
-"""What is counted of a pair: weights that both touch, and those of them where the signs differ."""
+"""What is counted for a pair: weights that both touch, and how many of these with values of different sign."""
 
 OVERLAP_MASS, OPPOSED_MASS, DOT, FIRST_SQUARES, SECOND_SQUARES = range(5)
 """What is summed over a pair's overlap: min(|a|, |b|), the same where the signs differ, ab, a^2, b^2."""
@@ -35,16 +35,16 @@ def measure_chunk(arena, size, first, table, numbers, pairs, own, census, counts
     """Measure a chunk of one tensor.
 
     Args:
-        arena: uint8, what was read for the chunk, at the byte offsets that follow.
+        arena: uint8, what was read for the chunk.
         size: Elements of the chunk.
-        first: Number of its first element in the tensor, from which indices count.
-        table: int64 [R, 5] of each patch that touches the chunk, as `compose_chunk` has it.
+        first: Place of its first element in the tensor, from which indices count.
+        table: int64 [R, 5], a row for each patch that touches the chunk, as `compose_chunk` takes it.
         numbers: int64 [R], the number of each among the P patches that touch the tensor.
         pairs: int64 [K, 2], numbers of the patches to compare.
         own: float64 [P, 2], added to: L1, SQUARES of each patch.
-        census: int64 [P + 1], from 1 on added to: how many weights so many patches touch.
+        census: int64 [P + 1], added to from element 1 on: how many weights exactly 1, 2, ... patches touch.
         counts: int64 [K, 2], added to: OVERLAP, OPPOSED of each pair.
-        sums: float64 [K, 5], added to: OVERLAP_MASS and what follows, of each pair.
+        sums: float64 [K, 5], added to: OVERLAP_MASS, OPPOSED_MASS, DOT, FIRST_SQUARES, SECOND_SQUARES of each pair.
     """
     rows = table.shape[0]
     row_of = np.full(own.shape[0], -1, np.int64)
@@ -62,12 +62,12 @@ def measure_chunk(arena, size, first, table, numbers, pairs, own, census, counts
         span = min(SPAN, size - start)
         for row in range(rows):
             spent, code = used[row], table[row, 2]
-            found = _take_mask(arena, table[row], start, span, spent, first, octets, words, row * WORDS, places)
-            load_doubles(arena, table[row, 1] + spent * (4 if code == F32 else 2), code, found, doubles)
-            for number in range(found):
+            count = _take_mask(arena, table[row], start, span, spent, first, octets, words, row * WORDS, places)
+            load_doubles(arena, table[row, 1] + spent * (4 if code == F32 else 2), code, count, doubles)
+            for number in range(count):
                 values[row, np.int64(places[number])] = doubles[number]
-            _add_own(doubles, found, own[numbers[row]])
-            used[row] = spent + found
+            _add_own(doubles, count, own[numbers[row]])
+            used[row] = spent + count
         _take_census(words, rows, planes, carried, census)
         for pair in range(pairs.shape[0]):
             one, two = row_of[pairs[pair, 0]], row_of[pairs[pair, 1]]
@@ -75,8 +75,8 @@ def measure_chunk(arena, size, first, table, numbers, pairs, own, census, counts
                 continue
             for word in range(WORDS):
                 words[both + word] = words[one * WORDS + word] & words[two * WORDS + word]
-            found = places_of_bits(octets, 8 * both, SPAN, places)
-            _add_pair(values[one], values[two], places, found, counts[pair], sums[pair])
+            count = places_of_bits(octets, 8 * both, SPAN, places)
+            _add_pair(values[one], values[two], places, count, counts[pair], sums[pair])
 
 
 @kernel
@@ -90,7 +90,7 @@ def _length(number):
 
 @kernel
 def _take_mask(arena, row, start, span, spent, first, octets, words, at, places):
-    """Bring the bits of a span to word `at` and those that follow, and list their places; return how many there are."""
+    """Copy the mask of a span to the words from `at` on, and list its places; return how many there are."""
     for word in range(at, at + WORDS):
         words[word] = 0
     if row[3] == 0:
@@ -99,23 +99,23 @@ def _take_mask(arena, row, start, span, spent, first, octets, words, at, places)
             words[at + word] = load64(arena, mask + 8 * word)
         return places_of_bits(octets, 8 * at, SPAN, places)
     mask, left = row[0] + row[3] * spent, row[4] - spent
-    found = places_of_indices(arena, mask, row[3], left, first + start, first + start + span, places)
-    for number in range(found):
+    count = places_of_indices(arena, mask, row[3], left, first + start, first + start + span, places)
+    for number in range(count):
         place = np.int64(places[number])
         words[at + place // 64] |= np.uint64(1) << np.uint64(place % 64)
-    return found
+    return count
 
 
 @kernel
 def _take_census(words, rows, planes, carried, census):
-    """Count the weights of a span that so many patches touch.
+    """Count how many weights of a span exactly 1, 2, ... patches touch.
 
     Args:
         words: uint64 [rows * WORDS], the mask of each patch.
         rows: How many patches.
         planes: uint64 [n, WORDS], scratch: plane p has bit p of how many patches touch each weight; rows < 2^n.
         carried: uint64 [WORDS], scratch.
-        census: int64 [rows + 1], from 1 on added to.
+        census: int64 [rows + 1], added to from element 1 on.
     """
     planes[:, :] = 0
     for row in range(rows):
@@ -133,10 +133,10 @@ def _take_census(words, rows, planes, carried, census):
             flip = np.uint64(0) if number >> plane & 1 else ~np.uint64(0)
             for word in range(WORDS):
                 carried[word] &= planes[plane, word] ^ flip
-        found = 0
+        count = 0
         for word in range(WORDS):
-            found += ones(carried[word])
-        census[number] += found
+            count += ones(carried[word])
+        census[number] += count
 
 
 @summing
@@ -157,7 +157,7 @@ def _add_pair(first, second, places, count, counts, sums):
 
     Args:
         first, second: float32 [SPAN], the values of each where its mask is set.
-        places, count: uint16, where both masks are set, and how many.
+        places, count: uint16, the places where both masks are set, and how many there are.
         counts, sums: int64 [2] and float64 [5], added to.
     """
     opposed = 0

@@ -1,11 +1,22 @@
-"""Which device computes, and how much of its memory."""
+"""Devices: whether the CPU or a GPU computes, and how much of the GPU's memory.
 
-import torch
+torch is imported for a GPU only: the import takes a second and 130 MB, and the CPU's kernels do without it.
+"""
+
+import ctypes
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from registry.errors import InvalidRequest
 
+if TYPE_CHECKING:
+    import torch
+
 GiB = 2**30
-SMALLEST = 2**26
+DRIVER_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
+
+MIN_GPU_BYTES = 2**26
 """Fewest bytes of a GPU's memory that make sense."""
 
 
@@ -13,29 +24,58 @@ def pick_device(device: str) -> str:
     """Return `cpu` or `cuda` for `auto`, `cpu` or `cuda`.
 
     Raises:
-        InvalidRequest: It is another word, or there is no CUDA device.
+        InvalidRequest: The device is another word, or there is no CUDA device.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if has_cuda() else "cpu"
     if device not in ("cpu", "cuda"):
         raise InvalidRequest(f"Device {device[:40]!r} is unknown; choose auto, cpu or cuda.", field="device")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest("There is no CUDA device here; choose cpu or auto.", field="device")
+    if device == "cuda" and not torch_has_cuda():
+        raise InvalidRequest(
+            "There is no CUDA device here, or no torch that can use it; choose cpu or auto.", field="device"
+        )
     return device
 
 
-def find_gpu(memory: int | None) -> tuple[torch.device, int]:
+def has_cuda() -> bool:
+    """Say whether torch can use a GPU; torch is imported only where there is a driver for one."""
+    return has_driver() and torch_has_cuda()
+
+
+def has_driver() -> bool:
+    """Say whether NVIDIA's driver library can be loaded, as torch would load it, or AMD's kernel driver is there."""
+    for library in DRIVER_LIBRARIES:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return True
+    return Path("/dev/kfd").exists()  # a ROCm build of torch brings its library along
+
+
+def torch_has_cuda() -> bool:
+    """Say whether torch is installed and finds a GPU."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def find_gpu(memory: int | None) -> "tuple[torch.device, int]":
     """Return the GPU, and how many bytes of its memory to use: the smaller of 4 GiB and a quarter of what is free.
 
     Args:
-        memory: What is wanted instead; None for that.
+        memory: How many bytes to use instead; None for that default.
 
     Raises:
         InvalidRequest: That is too little to work with.
     """
-    if memory is not None and memory < SMALLEST:
+    import torch
+
+    if memory is not None and memory < MIN_GPU_BYTES:
         raise InvalidRequest(
-            f"A device memory of {memory} bytes is too little; allow {SMALLEST} or more.", field="device_memory"
+            f"A device memory of {memory} bytes is too little; allow {MIN_GPU_BYTES} or more.", field="device_memory"
         )
     device = torch.device("cuda", torch.cuda.current_device())
     return device, memory or min(4 * GiB, torch.cuda.mem_get_info(device)[0] // 4)

@@ -1,10 +1,10 @@
-"""The CPU kernels that find what a fine-tuning changed, and write what is kept of it.
+"""The CPU kernels of diffs: find what fine-tuning changed, and write what is kept of it.
 
     base, tuned bytes --> delta --> candidates: |delta| >= floor       one pass over the weights
     candidates --> counts of key bits --> cuts --> mask and values     passes over the candidates only
 
-The key of a delta is its bits without the sign: as integers they order as the magnitudes do. As for all kernels,
-nothing is checked here, and arrays have room after their last element.
+The key of a delta is its bits without the sign: as integers they order as the magnitudes do. As in compose.py, nothing
+is checked, and arrays have room after their last element.
 """
 
 import numpy as np
@@ -33,9 +33,10 @@ from registry.breadcrumbs.kernels.intrinsics import (
 )
 
 LOW = 15
-"""Bits of a key in the second count; the first is of the 16 above them."""
+"""Low bits of a key, which are counted second; the 16 high bits above them are counted first."""
 
 LOW_MASK = (1 << LOW) - 1
+"""The low bits of a key."""
 
 
 # Finding what changed
@@ -74,23 +75,23 @@ def _load_single(array, at, code, size, out):
 
 @kernel
 def _take_large_wide(delta, size, floor, mask, mask_at, values, kept):
-    endless = 0
+    not_finite = 0
     for place in range(0, size, 16):
-        found = compress_large(delta, place, floor, values, kept)
+        lanes = compress_large(delta, place, floor, values, kept)
         if size - place < 16:
             rest = np.uint64((1 << (size - place)) - 1)
-            found &= rest | rest << np.uint64(16)
-        large = found & np.uint64(0xFFFF)
+            lanes &= rest | rest << np.uint64(16)
+        large = lanes & np.uint64(0xFFFF)
         mask[mask_at + place // 8] = large & np.uint64(0xFF)
         mask[mask_at + place // 8 + 1] = large >> np.uint64(8)
         kept += ones(large)
-        endless += ones(found >> np.uint64(16))
-    return kept, endless
+        not_finite += ones(lanes >> np.uint64(16))
+    return kept, not_finite
 
 
 @kernel
 def _take_large_plain(delta, size, floor, mask, mask_at, values, kept):
-    endless = 0
+    not_finite = 0
     for start in range(0, size, 8):
         byte = 0
         for place in range(start, min(start + 8, size)):
@@ -99,9 +100,9 @@ def _take_large_plain(delta, size, floor, mask, mask_at, values, kept):
             values[kept] = delta[place]
             kept += large
             byte |= large << (place - start)
-            endless += key >= np.uint32(0x7F800000)
+            not_finite += key >= np.uint32(0x7F800000)
         mask[mask_at + start // 8] = byte
-    return kept, endless
+    return kept, not_finite
 
 
 _take_large = _take_large_wide if WIDE else _take_large_plain
@@ -115,10 +116,10 @@ def take_candidates(base, base_code, tuned, tuned_code, size, floor, mask, value
         base, tuned: uint8, their bytes from offset 0 on.
         base_code, tuned_code: Their dtypes.
         size: Elements of the block.
-        floor: uint32, at least 1, so that what did not change is no candidate.
-        mask: uint8 [ceil(size / 8)], which elements are taken.
-        values: float32, the task direction of those.
-        high: int64 [2^16], a count of the keys' high bits, added to.
+        floor: uint32, at least 1, so that elements that did not change are not taken.
+        mask: uint8 [ceil(size / 8)], filled: which elements are taken.
+        values: float32, filled: the task direction of those.
+        high: int64 [2^16], added to: how many keys have each high part.
 
     Returns:
         How many are taken, and how many deltas are NaN or Inf.
@@ -127,17 +128,17 @@ def take_candidates(base, base_code, tuned, tuned_code, size, floor, mask, value
     work = np.empty((2, SPAN + 16), np.float64)
     base_width = 2 if base_code <= F16 else 4 if base_code == F32 else 8
     tuned_width = 2 if tuned_code <= F16 else 4 if tuned_code == F32 else 8
-    kept = endless = 0
+    kept = not_finite = 0
     for start in range(0, size, SPAN):
         span = min(SPAN, size - start)
         at, theirs = base_width * start, tuned_width * start
         _subtract(base, at, base_code, tuned, theirs, tuned_code, span, work, delta)
         before = kept
         kept, more = _take_large(delta, span, floor, mask, start // 8, values, kept)
-        endless += more
+        not_finite += more
         for number in range(before, kept):
             high[(bits_of(values[number]) & np.uint32(0x7FFFFFFF)) >> np.uint32(LOW)] += 1
-    return kept, endless
+    return kept, not_finite
 
 
 @kernel
@@ -145,25 +146,25 @@ def count_low(values, size, bins, low):
     """Count the low bits of the keys in one or two bins of high bits.
 
     Args:
-        values: float32, of which the first `size` are counted.
-        size: How many.
-        bins: int64 [B] high bits, B = 1 or 2.
+        values: float32, the candidates.
+        size: How many of them are counted.
+        bins: int64 [B], the high bits, B = 1 or 2.
         low: int64 [B, 2^15], added to.
     """
     one, other = np.uint32(bins[0]), np.uint32(bins[-1])
     for start in range(0, size, 16):
-        found = in_bins(values, start, np.uint32(LOW), one, other)
+        lanes = in_bins(values, start, np.uint32(LOW), one, other)
         if size - start < 16:
-            found &= np.uint64((1 << (size - start)) - 1)
-        while found != np.uint64(0):
-            key = np.int64(bits_of(values[start + lowest(found)]) & np.uint32(0x7FFFFFFF))
+            lanes &= np.uint64((1 << (size - start)) - 1)
+        while lanes != np.uint64(0):
+            key = np.int64(bits_of(values[start + lowest(lanes)]) & np.uint32(0x7FFFFFFF))
             low[0 if key >> LOW == bins[0] else 1, key & LOW_MASK] += 1
-            found &= found - np.uint64(1)
+            lanes &= lanes - np.uint64(1)
 
 
 @kernel
 def nth_bin(counts, wanted):
-    """Find the bin that holds the wanted-th, counting from the last bin down; and its place in there, from 1 on."""
+    """Find the bin that holds the wanted-th, counting down from the last bin, and its place in that bin, from 1 on."""
     at = counts.size - 1
     while counts[at] < wanted:
         wanted -= counts[at]
@@ -173,7 +174,7 @@ def nth_bin(counts, wanted):
 
 @kernel
 def sample_keys(base, base_code, tuned, tuned_code, size, keys):
-    """Fill uint32 keys [size] of a block, as `take_candidates` would see them."""
+    """Fill uint32 keys [size] of a block; arguments as of `take_candidates`."""
     delta = np.empty(SPAN + 16, np.float32)
     work = np.empty((2, SPAN + 16), np.float64)
     base_width = 2 if base_code <= F16 else 4 if base_code == F32 else 8
@@ -196,16 +197,16 @@ def _nth_largest(keys, size, wanted, counts):
         wanted: 1..size.
         counts: int64 [2048], overwritten.
     """
-    found = 0
+    prefix = 0  # the highest bits of the key
     for shift, width in ((20, 11), (10, 10), (0, 10)):
         counts[: 1 << width] = 0
         for place in range(size):
             key = np.int64(keys[place])
-            if key >> (shift + width) == found:
+            if key >> (shift + width) == prefix:
                 counts[(key >> shift) & ((1 << width) - 1)] += 1
         part, wanted = nth_bin(counts[: 1 << width], wanted)
-        found = found << width | part
-    return found, wanted
+        prefix = prefix << width | part
+    return prefix, wanted
 
 
 @kernel
@@ -216,10 +217,10 @@ def take_rows(base, base_code, tuned, tuned_code, rows, size, n_top, n_first, ma
         base, tuned: uint8, their bytes from offset 0 on.
         base_code, tuned_code: Their dtypes.
         rows, size: Number of rows, and elements of each.
-        n_top: How many are dropped for being large.
-        n_first: How many are not dropped for being small; at least 1.
-        mask: uint8 [ceil(rows * size / 8)], which elements stay.
-        values: float32, the task direction of those.
+        n_top: How many of a row are dropped for being large.
+        n_first: How many of a row are not dropped for being small; at least 1.
+        mask: uint8 [ceil(rows * size / 8)], filled: which elements stay.
+        values: float32, filled: the task direction of those.
 
     Returns:
         How many stay, how many changed at all, and how many deltas are NaN or Inf.
@@ -232,7 +233,7 @@ def take_rows(base, base_code, tuned, tuned_code, rows, size, n_top, n_first, ma
     flags = np.zeros(rows * size + 64, np.uint8)
     base_width = 2 if base_code <= F16 else 4 if base_code == F32 else 8
     tuned_width = 2 if tuned_code <= F16 else 4 if tuned_code == F32 else 8
-    kept = changed = endless = 0
+    kept = changed = not_finite = 0
     for row in range(rows):
         for start in range(0, size, span):
             at = row * size + start
@@ -243,7 +244,7 @@ def take_rows(base, base_code, tuned, tuned_code, rows, size, n_top, n_first, ma
         for place in range(size):
             keys[place] = bits_of(delta[place]) & np.uint32(0x7FFFFFFF)
             changed += keys[place] != 0
-            endless += keys[place] >= np.uint32(0x7F800000)
+            not_finite += keys[place] >= np.uint32(0x7F800000)
         bottom, bottom_ties = -1, 0
         if n_first < size:
             bottom, bottom_ties = _nth_largest(keys, size, n_first, counts)
@@ -265,7 +266,7 @@ def take_rows(base, base_code, tuned, tuned_code, rows, size, n_top, n_first, ma
             kept += stays
     for place in range(0, rows * size, 64):
         store64(mask, place // 8, pack_flags(flags, place))
-    return kept, changed, endless
+    return kept, changed, not_finite
 
 
 # Writing what is kept
@@ -273,7 +274,7 @@ def take_rows(base, base_code, tuned, tuned_code, rows, size, n_top, n_first, ma
 
 @kernel
 def _keep_scalar(values, first, size, cuts, stays, kept_values, kept):
-    """Decide of candidates one by one: bits into `stays`, from bit `first` on, and values."""
+    """Decide about candidates one by one: set their bits in `stays`, from bit `first` on, and append their values."""
     for number in range(first, first + size):
         value = values[number]
         key = np.int64(bits_of(value) & np.uint32(0x7FFFFFFF))
@@ -297,16 +298,16 @@ def _keep_wide(values, size, cuts, stays, kept_values, kept):
     lane = np.uint64(0xFFFF)
     for start in range(0, size, 16):
         rest = min(16, size - start)
-        found = compare_keys(values, start, bottom, top)
+        lanes = compare_keys(values, start, bottom, top)
         live = np.uint64((1 << rest) - 1)
-        at_bottom, at_top = found >> np.uint64(16) & live, found >> np.uint64(48) & live
+        at_bottom, at_top = lanes >> np.uint64(16) & live, lanes >> np.uint64(48) & live
         low, high = ones(at_bottom), ones(at_top)
         if 0 < cuts[1] < low or 0 < cuts[3] < high:  # the ties end among these
             stays[start >> 3] = stays[(start >> 3) + 1] = 0
             kept = _keep_scalar(values, start, rest, cuts, stays, kept_values, kept)
             continue
-        above = found & live | (at_bottom if cuts[1] > 0 else np.uint64(0))
-        beyond = found >> np.uint64(32) & lane | (at_top if cuts[3] > 0 else np.uint64(0))
+        above = lanes & live | (at_bottom if cuts[1] > 0 else np.uint64(0))
+        beyond = lanes >> np.uint64(32) & lane | (at_top if cuts[3] > 0 else np.uint64(0))
         cuts[1] -= low
         cuts[3] -= high
         keep = above & ~beyond
@@ -325,14 +326,14 @@ def _keep_plain(values, size, cuts, stays, kept_values, kept):
 
 @kernel
 def _deposit_plain(bits, mask):
-    found = np.uint64(0)
+    deposited = np.uint64(0)
     while mask != np.uint64(0):
         lowest_bit = mask & (~mask + np.uint64(1))
         if bits & np.uint64(1) != np.uint64(0):
-            found |= lowest_bit
+            deposited |= lowest_bit
         bits >>= np.uint64(1)
         mask ^= lowest_bit
-    return found
+    return deposited
 
 
 _keep, _deposit = (_keep_wide, deposit) if WIDE else (_keep_plain, _deposit_plain)
@@ -343,16 +344,16 @@ def keep_between(mask, size, first, values, count, cuts, index_width, out, kept_
     """Decide which candidates of a block stay, and write their mask.
 
     Args:
-        mask: uint8 [ceil(size / 8)] and PAD, which elements are candidates.
+        mask: uint8 [ceil(size / 8)], which elements are candidates, and PAD more.
         size: Elements of the block.
-        first: Number of the block's first element, where indices are written.
+        first: Place of the block's first element in the tensor, from which indices count.
         values: float32, the candidates.
         count: How many there are.
-        cuts: int64 [4]: key of the bottom cut, and how many of the next that are equal to it are above it; the same
-            of the top cut. The two numbers are counted down.
+        cuts: int64 [4]: key of the bottom cut, and how many of the following candidates equal to it count as above it;
+            the same for the top cut. The two numbers are counted down.
         index_width: Bytes of an index to write, or 0 for a bitmask.
-        out: uint8, the mask or the indices.
-        kept_values: float32, the values that stay.
+        out: uint8, filled with the mask or the indices.
+        kept_values: float32, filled with the values that stay.
 
     Returns:
         How many candidates stay.
@@ -384,7 +385,7 @@ def keep_between(mask, size, first, values, count, cuts, index_width, out, kept_
 
 @kernel
 def round_values(values, size, code, out):
-    """Round float32 values to a dtype, nearest even, into uint8; return how many became infinite."""
+    """Round float32 values [size] to a dtype, nearest even, into bytes `out`; return how many become infinite."""
     lost = 0
     for place in range(0, size, 16):
         if code == BF16:

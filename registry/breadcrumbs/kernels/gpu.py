@@ -1,13 +1,13 @@
-"""The GPU kernels, in Triton: compose a chunk of one tensor; find what a fine-tuning changed. Bit for bit the CPU's.
+"""The GPU kernels, in Triton: compose a chunk of one tensor, and find what fine-tuning changed, to the CPU's bits.
 
-    compose   one launch: each program takes BLOCK elements to float64, adds every patch in order, rounds and stores.
-              A set bit's value is found by a prefix sum of the bits inside the block, after `starts` from outside;
+    compose   one launch: each program converts BLOCK elements to float64, adds every patch in order, rounds and stores.
+              The value of a set bit is found by a prefix sum of the bits in the block, added to the block's `starts`;
               neighbours read neighbouring values.
-    select    key bits are counted by atomics, high part and low part; ties are told apart by counts before each block
+    select    key bits are counted by atomics, high part and low part; ties are ordered by counts before each block
 
 Everything that must be exact is float64 or integer arithmetic, except float64 -> float32 -> float16 and back, which
-the hardware rounds to nearest even; no subnormal is flushed, as nothing asks for that. With TRITON_INTERPRET=1, set
-before Triton is first imported, the same kernels run on CPU tensors.
+the hardware rounds to nearest even. Subnormals are not flushed, since no option asks for it. With TRITON_INTERPRET=1,
+set before Triton is first imported, the same kernels run on CPU tensors.
 """
 
 import torch
@@ -29,7 +29,7 @@ LOW: tl.constexpr = tl.constexpr(diff.LOW)
 LOW_MASK: tl.constexpr = tl.constexpr(diff.LOW_MASK)
 
 CUTS = ["bottom", "bottom_ties", "top", "top_ties"]
-"""Numbers that every tensor has others of: Triton would compile again for each that is 1 or a multiple of 16."""
+"""Arguments that differ for every tensor: specialised, Triton would compile again for 1 and for multiples of 16."""
 
 
 # Composing
@@ -37,7 +37,7 @@ CUTS = ["bottom", "bottom_ties", "top", "top_ties"]
 
 @triton.jit
 def _single(arena, at, places, bits, code):
-    """Load values number `places` of a dtype where `bits` are set, as float32."""
+    """Load the values at `places`, of a dtype, where `bits` are set, as float32."""
     if code == F32:
         values = tl.load((arena + at).to(tl.pointer_type(tl.int32)) + places, mask=bits, other=0)
         values = values.to(tl.float32, bitcast=True)
@@ -87,21 +87,21 @@ def _compose(
     if DTYPE == BF16:
         single = sums.to(tl.float32).to(tl.int32, bitcast=True)
         rounded = (single + 0x7FFF + ((single >> 16) & 1)) >> 16
-        endless = ((single & 0x7F800000) == 0x7F800000) | ((rounded & 0x7F80) == 0x7F80)
+        not_finite = ((single & 0x7F800000) == 0x7F800000) | ((rounded & 0x7F80) == 0x7F80)
         tl.store(out.to(tl.pointer_type(tl.int16)) + place, tl.where(sound, rounded.to(tl.int16), raw), mask=live)
     elif DTYPE == F16:
         rounded = sums.to(tl.float32).to(tl.float16).to(tl.int16, bitcast=True)
-        endless = (rounded & 0x7C00) == 0x7C00
+        not_finite = (rounded & 0x7C00) == 0x7C00
         tl.store(out.to(tl.pointer_type(tl.int16)) + place, tl.where(sound, rounded, raw), mask=live)
     elif DTYPE == F32:
         single = sums.to(tl.float32).to(tl.int32, bitcast=True)
-        endless = (single & 0x7F800000) == 0x7F800000
+        not_finite = (single & 0x7F800000) == 0x7F800000
         tl.store(out.to(tl.pointer_type(tl.int32)) + place, tl.where(sound, single, raw), mask=live)
     else:
         double = sums.to(tl.int64, bitcast=True)
-        endless = (double & 0x7FF0000000000000) == 0x7FF0000000000000
+        not_finite = (double & 0x7FF0000000000000) == 0x7FF0000000000000
         tl.store(out.to(tl.pointer_type(tl.int64)) + place, tl.where(sound, double, raw), mask=live)
-    count = tl.sum((endless & sound & live).to(tl.int32), 0)
+    count = tl.sum((not_finite & sound & live).to(tl.int32), 0)
     if count > 0:
         tl.atomic_add(lost, count.to(tl.int64))
 
@@ -122,9 +122,9 @@ def compose_chunk(
     Args:
         arena: uint8, the patches' bitmasks, whose padding is 0, and values; offsets into it are multiples of 4.
         base: uint8, the base's bytes.
-        out: uint8, as many, overwritten.
-        dtype: Of the base: BF16, F16, F32 or F64.
-        table: int64 [P, 3] of each patch, ascending by sha256: offset of its bitmask, offset of its values, dtype of
+        out: uint8, as many, filled.
+        dtype: The base's dtype: BF16, F16, F32 or F64.
+        table: int64 [P, 3], for each patch, ascending by sha256: offset of its bitmask, offset of its values, dtype of
             the values (0 BF16, 1 F16, 2 F32).
         scales: float64 [P], each a float32.
         starts: int32 [P, ceil(n / block)], how many bits are set before each block.
@@ -149,8 +149,8 @@ def set_bits(indices: torch.Tensor, mask: torch.Tensor, first: int, block: int =
 
     Args:
         indices: int32 or int64 [k], increasing.
-        mask: int32 [m], whose bits stand for elements `first` and following.
-        first: Is taken from every index.
+        mask: int32 [m], whose bits stand for the elements from `first` on.
+        first: Subtracted from every index.
         block: Indices of a program.
     """
     if indices.numel():
@@ -199,7 +199,7 @@ def _count_ties(delta, ties, size, bottom, top, B: tl.constexpr):
 
 @triton.jit
 def _stays(keys, before, block, bottom, bottom_ties, top, top_ties):
-    """Say which keys stay, given how many equal to either cut come before the block; 0 is above no cut."""
+    """Return which keys stay, given how many keys equal to either cut come before the block; a key of 0 never stays."""
     at_bottom, at_top = (keys == bottom).to(tl.int32), (keys == top).to(tl.int32)
     low_rank = tl.load(before + 2 * block) + tl.cumsum(at_bottom, 0)  # from 1 on
     high_rank = tl.load(before + 2 * block + 1) + tl.cumsum(at_top, 0)
@@ -225,8 +225,8 @@ def _gather(delta, before, starts, values, size, bottom, bottom_ties, top, top_t
     place = block * B + tl.arange(0, B)
     stays = _stays(_load_keys(delta, place, size), before, block, bottom, bottom_ties, top, top_ties)
     to = tl.load(starts + block) + tl.cumsum(stays, 0) - stays
-    found = tl.load(delta + place, mask=stays != 0, other=0.0)
-    tl.store(values + to, found, mask=stays != 0)
+    kept = tl.load(delta + place, mask=stays != 0, other=0.0)
+    tl.store(values + to, kept, mask=stays != 0)
 
 
 def cut(delta: torch.Tensor, n_first: int, n_top: int, block: int = BLOCK) -> tuple[Cut, Cut]:
@@ -236,6 +236,9 @@ def cut(delta: torch.Tensor, n_first: int, n_top: int, block: int = BLOCK) -> tu
         delta: float32 [n], finite.
         n_first, n_top: How many; each 0 or more.
         block: Elements of a program.
+
+    Returns:
+        The bottom cut and the top cut.
     """
     grid = (triton.cdiv(delta.numel(), block),)
 
@@ -243,8 +246,8 @@ def cut(delta: torch.Tensor, n_first: int, n_top: int, block: int = BLOCK) -> tu
         low = torch.zeros(len(bins), LOW_BINS, dtype=torch.int64, device=delta.device)
         for row, wanted in zip(low, bins.tolist(), strict=True):
             _count_low[grid](delta, row, wanted, delta.numel(), B=block)
-        found: Counts = low.cpu().numpy()
-        return found
+        counts: Counts = low.cpu().numpy()
+        return counts
 
     high = torch.zeros(HIGH_BINS, dtype=torch.int64, device=delta.device)
     _count_high[grid](delta, high, delta.numel(), B=block)

@@ -1,8 +1,8 @@
-"""Words of LLVM that numba has no name for: unaligned loads, bit counts, sixteen lanes at a time.
+"""Intrinsics: LLVM operations that numba does not offer, such as unaligned loads, bit counts, vectors of sixteen lanes.
 
-Every word takes a contiguous array and a byte offset or an element number, and checks neither: the kernels do. All of
-it is portable LLVM IR but the two `compress` words, which are AVX-512; `WIDE` says whether this processor has them.
-numba's cache looks at the file of a kernel and not at this one: remove `__pycache__` after changing a word.
+Each takes a contiguous array and a byte offset or an element number, and checks neither: the kernels do. All are
+portable LLVM IR except the `compress` ones, which are AVX-512; `WIDE` says whether this processor has them. numba's
+cache looks at the file of a kernel and not at this one: remove `__pycache__` after changing an intrinsic.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 LANES = 16
-"""Elements that a vector word handles; arrays need room for a whole last group."""
+"""Elements of a vector; arrays need room for a whole last vector."""
 
 _TRIPLE, _, _FEATURES = cpu_target.target_context.codegen().magic_tuple()
 
@@ -23,7 +23,7 @@ WIDE = "+avx512vbmi2" in _FEATURES
 """Whether the processor that code is generated for packs 16-bit lanes by a mask (VPCOMPRESSW)."""
 
 HALVES = "+f16c" in _FEATURES or not _TRIPLE.startswith(("x86", "i"))
-"""Whether it converts float16; LLVM would call a function that is not there."""
+"""Whether it converts float16; without such an instruction LLVM would call a function that numba does not link."""
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 HALF, SINGLE, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -109,29 +109,29 @@ def lowest(typing_context: Any, word: Any) -> Any:
 def _load_lanes(context: Any, builder: Any, array_type: Any, array: Any, at: Any, dtype: str) -> Any:
     """Load sixteen elements of a dtype at a byte offset: as float32 lanes, or float64 for F64."""
     kind = {"BF16": I16, "F16": HALF if HALVES else I16, "F32": SINGLE, "F64": DOUBLE}[dtype]
-    found = builder.load(pointer(context, builder, array_type, array, at, 1, lanes(kind)), align=1)
+    loaded = builder.load(pointer(context, builder, array_type, array, at, 1, lanes(kind)), align=1)
     if dtype == "BF16":
-        wide = builder.shl(builder.zext(found, lanes(I32)), filled(I32, 16))
+        wide = builder.shl(builder.zext(loaded, lanes(I32)), filled(I32, 16))
         return builder.bitcast(wide, lanes(SINGLE))
     if dtype == "F16":
-        return builder.fpext(found, lanes(SINGLE)) if HALVES else _half_to_single(builder, found)
-    return found
+        return builder.fpext(loaded, lanes(SINGLE)) if HALVES else _half_to_single(builder, loaded)
+    return loaded
 
 
 def _half_to_single(builder: Any, halves: Any) -> Any:
-    """Widen the bits of float16 lanes: shifted into place, they lack a factor of 2^112, subnormal or not."""
+    """Widen the bits of float16 lanes: shifted into place, normal or subnormal, they still need a factor of 2^112."""
     wide = builder.zext(halves, lanes(I32))
     sign = builder.shl(builder.and_(wide, filled(I32, 0x8000)), filled(I32, 16))
     size = builder.shl(builder.and_(wide, filled(I32, 0x7FFF)), filled(I32, 13))
     factor = ir.Constant(lanes(SINGLE), [2.0**112] * LANES)
     finite = builder.bitcast(builder.fmul(builder.bitcast(size, lanes(SINGLE)), factor), lanes(I32))
-    endless = builder.icmp_unsigned(">=", size, filled(I32, 0x7C00 << 13))
-    bits = builder.select(endless, builder.or_(size, filled(I32, 0x7F800000)), finite)
+    not_finite = builder.icmp_unsigned(">=", size, filled(I32, 0x7C00 << 13))
+    bits = builder.select(not_finite, builder.or_(size, filled(I32, 0x7F800000)), finite)
     return builder.bitcast(builder.or_(bits, sign), lanes(SINGLE))
 
 
 def _single_to_half(builder: Any, values: Any) -> Any:
-    """Round float32 lanes to the bits of float16, nearest even; below 2^-14 by adding a half, whose unit is 2^-24."""
+    """Round float32 lanes to the bits of float16, nearest even; below 2^-14 by adding 0.5, whose last bit is 2^-24."""
     bits = builder.bitcast(values, lanes(I32))
     sign = builder.lshr(builder.and_(bits, filled(I32, 0x80000000)), filled(I32, 16))
     size = builder.and_(bits, filled(I32, 0x7FFFFFFF))
@@ -146,7 +146,7 @@ def _single_to_half(builder: Any, values: Any) -> Any:
 
 
 def _narrow_lanes(builder: Any, values: Any, dtype: str) -> Any:
-    """Round float32 lanes to a dtype, nearest even, and return their bits; no lane is NaN."""
+    """Round float32 lanes, of which none is NaN, to a dtype, nearest even, and return their bits."""
     if dtype == "F32":
         return builder.bitcast(values, lanes(I32))
     if dtype == "F16":
@@ -160,7 +160,7 @@ def _narrow_lanes(builder: Any, values: Any, dtype: str) -> Any:
 
 
 EXPONENT = {"BF16": (I16, 0x7F80), "F16": (I16, 0x7C00), "F32": (I32, 0x7F800000), "F64": (I64, 0x7FF << 52)}
-"""The integer that holds a float of a dtype, and the bits that are all set in NaN and Inf."""
+"""The integer that holds a float of a dtype, and the bits that are all set in NaN and Inf and in nothing else."""
 
 
 def _scaler(dtype: str) -> Any:
@@ -219,21 +219,21 @@ def _rounder(dtype: str) -> Any:
             acc, place, array, at, out, to = args
             source = pointer(context, builder, signature.args[0], acc, place, 8, lanes(DOUBLE))
             sums = builder.load(source, align=1)
-            endless = filled(I1, 0)
+            not_finite = filled(I1, 0)
             if dtype == "F64":
                 result = builder.bitcast(sums, lanes(I64))
             else:
                 single = builder.fptrunc(sums, lanes(SINGLE))
                 result = _narrow_lanes(builder, single, dtype)
                 all_set = filled(I32, EXPONENT["F32"][1])  # a NaN's payload may carry over when it is rounded
-                endless = builder.icmp_unsigned(
+                not_finite = builder.icmp_unsigned(
                     "==", builder.and_(builder.bitcast(single, lanes(I32)), all_set), all_set
                 )
             source = pointer(context, builder, signature.args[2], array, at, 1, lanes(holder))
             before, mask = builder.load(source, align=1), filled(holder, exponent)
             sound = builder.icmp_unsigned("!=", builder.and_(before, mask), mask)
-            endless = builder.or_(endless, builder.icmp_unsigned("==", builder.and_(result, mask), mask))
-            lost = builder.and_(sound, endless)
+            not_finite = builder.or_(not_finite, builder.icmp_unsigned("==", builder.and_(result, mask), mask))
+            lost = builder.and_(sound, not_finite)
             target = pointer(context, builder, signature.args[4], out, to, 1, lanes(holder))
             builder.store(builder.select(sound, result, before), target, align=1)
             return builder.zext(builder.bitcast(lost, I16), I64)
@@ -311,21 +311,21 @@ def compress_places(typing_context: Any, word: Any, first: Any, places: Any, at:
 def compress_large(typing_context: Any, delta: Any, place: Any, floor: Any, values: Any, at: Any) -> Any:
     """Store those of sixteen float32 whose magnitude's bits are `floor` or more, in order, from values[at] on.
 
-    16 values are written: (delta, element number, floor, values, at) -> uint64, the mask in the low 16 bits, and
-    above it a mask of what is NaN or Inf.
+    16 values are written, however many are stored: (delta, element number, floor, values, at) -> uint64, the mask in
+    the low 16 bits, and above it a mask of the lanes that are NaN or Inf.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         delta, place, floor, values, at = args
-        found = builder.load(pointer(context, builder, signature.args[0], delta, place, 4, lanes(SINGLE)), align=1)
-        keys = builder.and_(builder.bitcast(found, lanes(I32)), filled(I32, 0x7FFFFFFF))
+        loaded = builder.load(pointer(context, builder, signature.args[0], delta, place, 4, lanes(SINGLE)), align=1)
+        keys = builder.and_(builder.bitcast(loaded, lanes(I32)), filled(I32, 0x7FFFFFFF))
         least = builder.insert_element(ir.Constant(lanes(I32), ir.Undefined), floor, ir.Constant(I32, 0))
         least = builder.shuffle_vector(least, ir.Constant(lanes(I32), ir.Undefined), filled(I32, 0))
         large = builder.icmp_unsigned(">=", keys, least)
-        packed = _compress_floats(builder, found, large)
+        packed = _compress_floats(builder, loaded, large)
         builder.store(packed, pointer(context, builder, signature.args[3], values, at, 4, lanes(SINGLE)), align=1)
-        endless = builder.icmp_unsigned(">=", keys, filled(I32, 0x7F800000))
-        masks = [builder.zext(builder.bitcast(mask, I16), I64) for mask in (large, endless)]
+        not_finite = builder.icmp_unsigned(">=", keys, filled(I32, 0x7F800000))
+        masks = [builder.zext(builder.bitcast(mask, I16), I64) for mask in (large, not_finite)]
         return builder.or_(masks[0], builder.shl(masks[1], ir.Constant(I64, LANES)))
 
     return types.uint64(delta, types.int64, types.uint32, values, types.int64), generate
@@ -336,7 +336,7 @@ def _keys(builder: Any, values: Any) -> Any:
 
 
 def _spread(builder: Any, value: Any, kind: ir.Type) -> Any:
-    """Return sixteen lanes of one value."""
+    """Return sixteen lanes with one value."""
     one = builder.insert_element(ir.Constant(lanes(kind), ir.Undefined), value, ir.Constant(I32, 0))
     return builder.shuffle_vector(one, ir.Constant(lanes(kind), ir.Undefined), filled(I32, 0))
 
@@ -354,8 +354,8 @@ def compare_keys(typing_context: Any, values: Any, place: Any, bottom: Any, top:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values, place, bottom, top = args
-        found = builder.load(pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE)), align=1)
-        keys, result = _keys(builder, found), ir.Constant(I64, 0)
+        loaded = builder.load(pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE)), align=1)
+        keys, result = _keys(builder, loaded), ir.Constant(I64, 0)
         for number, (operator, other) in enumerate(((">", bottom), ("==", bottom), (">", top), ("==", top))):
             mask = _mask_bits(builder, builder.icmp_unsigned(operator, keys, _spread(builder, other, I32)))
             result = builder.or_(result, builder.shl(mask, ir.Constant(I64, LANES * number)))
@@ -366,15 +366,15 @@ def compare_keys(typing_context: Any, values: Any, place: Any, bottom: Any, top:
 
 @intrinsic
 def compress_values(typing_context: Any, values: Any, place: Any, mask: Any, out: Any, at: Any) -> Any:
-    """Store those of sixteen float32 that a mask names, in order, from out[at] on; sixteen are written.
+    """Store those of sixteen float32 whose bit in a mask is set, in order, from out[at] on; sixteen are written.
 
     (values, element number, mask in the low bits of a uint64, out, at)
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values, place, mask, out, at = args
-        found = builder.load(pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE)), align=1)
-        packed = _compress_floats(builder, found, builder.bitcast(builder.trunc(mask, I16), lanes(I1)))
+        loaded = builder.load(pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE)), align=1)
+        packed = _compress_floats(builder, loaded, builder.bitcast(builder.trunc(mask, I16), lanes(I1)))
         builder.store(packed, pointer(context, builder, signature.args[3], out, at, 4, lanes(SINGLE)), align=1)
         return context.get_dummy_value()
 
@@ -383,15 +383,15 @@ def compress_values(typing_context: Any, values: Any, place: Any, mask: Any, out
 
 @intrinsic
 def in_bins(typing_context: Any, values: Any, place: Any, shift: Any, one: Any, other: Any) -> Any:
-    """Say which of sixteen float32 have a key whose bits from `shift` on are `one` or `other`.
+    """Return which of sixteen float32 have a key whose bits from `shift` on are `one` or `other`.
 
     (values, element number, shift, one, other) -> uint64, a bit for each.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values, place, shift, one, other = args
-        found = builder.load(pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE)), align=1)
-        high = builder.lshr(_keys(builder, found), _spread(builder, shift, I32))
+        loaded = builder.load(pointer(context, builder, signature.args[0], values, place, 4, lanes(SINGLE)), align=1)
+        high = builder.lshr(_keys(builder, loaded), _spread(builder, shift, I32))
         first = builder.icmp_unsigned("==", high, _spread(builder, one, I32))
         second = builder.icmp_unsigned("==", high, _spread(builder, other, I32))
         return _mask_bits(builder, builder.or_(first, second))
@@ -401,7 +401,7 @@ def in_bins(typing_context: Any, values: Any, place: Any, shift: Any, one: Any, 
 
 @intrinsic
 def deposit(typing_context: Any, bits: Any, mask: Any) -> Any:
-    """Put the lowest bits, one after another, where a mask has ones (PDEP): (bits, mask) -> uint64."""
+    """Move the lowest bits, one after another, to where a mask has ones (PDEP): (bits, mask) -> uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(I64, [I64, I64])
@@ -412,7 +412,7 @@ def deposit(typing_context: Any, bits: Any, mask: Any) -> Any:
 
 @intrinsic
 def prefetch(typing_context: Any, array: Any, at: Any) -> Any:
-    """Ask for the cache line of a byte that is going to be read: (array, offset)."""
+    """Prefetch the cache line of a byte that will be read: (array, offset)."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address = pointer(context, builder, signature.args[0], args[0], args[1], 1, I8)
@@ -440,10 +440,10 @@ def address_of(typing_context: Any, array: Any, at: Any) -> Any:
 
 @intrinsic
 def pack_flags(typing_context: Any, flags: Any, at: Any) -> Any:
-    """Return the bits of 64 bytes, one for each that is not 0: (flags, element number) -> uint64."""
+    """Pack 64 bytes into 64 bits, each set where its byte is not 0: (flags, element number) -> uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        found = builder.load(pointer(context, builder, signature.args[0], args[0], args[1], 1, lanes(I8, 64)), align=1)
-        return builder.bitcast(builder.icmp_unsigned("!=", found, filled(I8, 0, 64)), I64)
+        loaded = builder.load(pointer(context, builder, signature.args[0], args[0], args[1], 1, lanes(I8, 64)), align=1)
+        return builder.bitcast(builder.icmp_unsigned("!=", loaded, filled(I8, 0, 64)), I64)
 
     return types.uint64(flags, types.int64), generate

@@ -1,4 +1,4 @@
-"""Exact order statistics of |delta| by counting, without sorting.
+"""Selection: exact order statistics of |delta| by counting, without sorting.
 
 The bits of a non-negative float32, read as an integer, order as the floats do: `key = bits & 0x7fffffff`. Counting
 the high 16 bits of the keys, then the low 15 of those that share the right high part, finds the m-th largest exactly.
@@ -15,6 +15,7 @@ from registry.breadcrumbs.kernels.diff import LOW, nth_bin
 Counts = npt.NDArray[np.int64]
 
 HIGH_BINS, LOW_BINS = 1 << (31 - LOW), 1 << LOW
+"""How many high parts and low parts of a key there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,22 @@ class Cut:
 
 
 ALL = Cut(0, 0)
-"""Everything that changed at all."""
+"""The cut below everything that changed."""
 
 NONE = Cut(2**31 - 1, 0)
-"""Nothing: the key is above that of every float32."""
+"""The cut above everything: its key is above that of every float32."""
 
 
 def find_cuts(high: Counts, count_low: Callable[[Counts], Counts], first: int, second: int) -> tuple[Cut, Cut]:
     """Find where the first m elements end in the order |delta| descending, index ascending, for two values of m.
 
     Args:
-        high: int64 [2^16], how many keys have each high part; of what did not change there is none.
-        count_low: Given one or two high parts, int64 [B], counts the low parts of their keys, int64 [B, 2^15].
+        high: int64 [2^16], how many keys have each high part; elements that did not change are not counted.
+        count_low: Called with one or two high parts, int64 [B]; counts the low parts of their keys, int64 [B, 2^15].
         first, second: The values of m, each 0 or more.
+
+    Returns:
+        The cuts for `first` and `second`.
     """
     total = int(high.sum())
     places = {m: nth_bin(high, m) for m in (first, second) if 0 < m < total}

@@ -1,31 +1,31 @@
 """All tables.
 
-    users ─< tokens ─< sign_ins              who may do what, from a command or a browser
+    users ─< tokens ─< sign_ins              what a user may do, from a command or a browser
     namespaces ─< namespace_members >─ users     where names live
     users ─< upload_sessions ─< upload_parts   bytes on their way in
-    blobs                                    bytes that are here, by sha256
+    blobs                                    stored bytes, by sha256
     models ─< base_files >─ blobs            a name pinned to one base
            ─< base_tensors
            ─< model_members >─ users
-           ─< model_tags, model_downloads    how it is found, how often it was fetched
+           ─< model_tags, model_downloads    how it is found, how often it was downloaded
            ─< patches ─< patch_revisions >─ blobs
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
            ─< evaluations                    of the base, a patch revision or a release
-    recipes ─< recipe_items                  what is composed, by content alone
+    recipes ─< recipe_items                  what to compose, by content alone
     models ─< compositions ─< composition_files >─ blobs
-           ─< builds                         who else composed it, and what came out
+           ─< builds                         who composed a recipe, and the result
            ─< releases ─< release_files >─ blobs
            ─< channels ─< channel_moves, channel_votes
            ─< webhooks ─< webhook_deliveries >─ audit_events
     patch_pairs, patch_sets                  what patches have in common, by content alone
-    jobs, workers                            work, and who does it
-    models ─< reports >─ users               what should not be here
-    audit_events, audit_heads                who did what when, chained by hashes
+    jobs, workers                            work, and the processes that do it
+    models ─< reports >─ users               what a user says should not be here
+    audit_events, audit_heads                who did what and when, chained by hashes
 
     models            importing ──> ready           (a failed import deletes the row: the name is free again)
     blobs             live <──> doomed ──> (deleted)
-                      remote ── fetched, and kept ──> live
+                      remote ── its bytes are stored here ──> live
     upload_sessions   open ──> done ──> (deleted when expired)
     jobs              queued ──> running ──> done | failed | cancelled
                         ^──────────┘ worker died or stopped

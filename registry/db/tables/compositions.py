@@ -1,4 +1,4 @@
-"""What is composed, by content alone, and what came of it."""
+"""Tables of recipes, compositions and builds."""
 
 import uuid
 from datetime import datetime
@@ -12,7 +12,7 @@ from registry.db.tables.people import User
 
 
 class Recipe(Table):
-    """What is composed, by content alone: the digest is over the canonical form."""
+    """What to compose, by content alone: the digest is over the canonical form."""
 
     __tablename__ = "recipes"
 
@@ -37,7 +37,7 @@ class RecipeItem(Table):
 
 
 class Composition(Table):
-    """The result of a recipe on one model. Its files hold the composed weights and the carried-over rest.
+    """The result of a recipe on one model. Its files are the composed weights and the other files of the base.
 
     `commit` is the Hub's name for these files.
     """
@@ -74,9 +74,9 @@ class CompositionFile(Table):
 
 
 class Build(Table):
-    """That somebody composed a recipe and what came out: a worker, by its name, or a user, by theirs.
+    """One builder's result of a recipe; `builder` is the name of a worker, or `user:<name>`.
 
-    All builds of a recipe must agree; two that do not are an alarm, and nothing is published on them.
+    All builds of a recipe must agree; if two differ, that is an alarm, and nothing is published on the recipe.
     """
 
     __tablename__ = "builds"

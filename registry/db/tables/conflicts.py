@@ -1,4 +1,4 @@
-"""What patches have in common, by content alone: computed once, for whichever model asks first."""
+"""Tables of conflicts: what patches have in common, by content alone, computed once for all models."""
 
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from registry.db.tables.declare import Table, now
 class PatchPair(Table):
     """What two patches of one base do to the same weights.
 
-    `sums` and each of `tensors` have the fields of `breadcrumbs.conflicts.Sums`; the former is over all tensors.
+    `sums` and each of `tensors` have the fields of `breadcrumbs.comparing.sums.Sums`; the former is over all tensors.
     """
 
     __tablename__ = "patch_pairs"
@@ -31,7 +31,7 @@ class PatchPair(Table):
 class PatchSet(Table):
     """How many weights of each tensor are touched by 0, 1, 2, … of a set of patches.
 
-    The digest is the sha256 over their sorted digests, one on a line.
+    The digest is the sha256 over their sorted digests, one per line.
     """
 
     __tablename__ = "patch_sets"

@@ -1,4 +1,4 @@
-"""Bytes, on their way in and here, and models: names pinned to a base."""
+"""Tables of contents: blobs, uploads, and models with the files and tensors of their bases."""
 
 import uuid
 from datetime import date, datetime
@@ -12,10 +12,10 @@ from registry.db.tables.people import ROLES, Namespace, User
 
 
 class Blob(Table):
-    """Bytes on disk. Owners hold foreign keys; a blob that nobody refers to or leases is doomed, and later deleted.
+    """Bytes on disk. Owners have foreign keys to it; a blob without owner or lease is doomed, and later deleted.
 
-    The bytes of a `remote` blob are at the Hub, where a base that is held by reference has them; they are fetched when
-    they are needed. `bucketed_at` is since when a bucket has them, too.
+    The bytes of a `remote` blob are at the Hub, where the weights of a base by reference are; they are fetched when
+    needed. `bucketed_at` is the time since when a bucket has them, too.
     """
 
     __tablename__ = "blobs"
@@ -57,7 +57,7 @@ class UploadSession(Table):
 
     @property
     def part_count(self) -> int:
-        """How many parts the bytes have."""
+        """The number of parts."""
         return -(-self.size // self.part_size)
 
 
@@ -77,9 +77,9 @@ class UploadPart(Table):
 class Model(Table):
     """`namespace/name`, pinned to one base, with the rules by which its patches are accepted.
 
-    `source` is where the base came from, `hf://org/name@<commit>`, or as it was asked for until it is imported; a base
-    `by_reference` has its weights there. `base_commit` is the Hub's name for the files of the base, `dtypes` how many
-    weights have which dtype.
+    `source` is where the base came from, `hf://org/name@<commit>`, or until it is imported the revision asked for. A
+    base `by_reference` has its weights there. `base_commit` is the Hub's name for the files of the base, `dtypes` the
+    number of weights by dtype.
     """
 
     __tablename__ = "models"
@@ -129,7 +129,7 @@ class Model(Table):
 
 
 class ModelTag(Table):
-    """A word by which a model is found, as on the Hub: `license:mit`, `transformers`, `text-generation`."""
+    """A word by which a model can be found, as on the Hub: `license:mit`, `transformers`, `text-generation`."""
 
     __tablename__ = "model_tags"
 
@@ -148,7 +148,7 @@ class ModelDownloads(Table):
 
 
 class ModelMember(Table):
-    """A user's role on one model, beside what the namespace gives."""
+    """A user's role on one model, in addition to their role in its namespace."""
 
     __tablename__ = "model_members"
     __table_args__ = (one_of("role", *ROLES),)

@@ -1,4 +1,4 @@
-"""What all tables have in common: UTC times, names for every constraint, enums as text with a CHECK."""
+"""The base of all tables: UTC times, a name for every constraint, enums as text with a CHECK, sealed rows."""
 
 import uuid
 from collections.abc import Callable, Collection
@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 def now() -> datetime:
-    """Return the time, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
@@ -25,7 +25,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a time without a zone")
+            raise ValueError(f"The time {value} has no time zone.")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -62,25 +62,25 @@ def key() -> Mapped[uuid.UUID]:
 
 
 def one_of(column: str, *values: str) -> CheckConstraint:
-    """Declare a text column to be one of a few words."""
+    """Declare the CHECK that a text column has one of these values."""
     return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=column)
 
 
 def seal(table: type[Table], changing: Collection[str], closed: Callable[[Any], bool]) -> None:
-    """Let nothing but some columns of a table's rows change once they are closed, whoever tries.
+    """Refuse every update of a closed row, except of some columns.
 
     Args:
         table: The table.
         changing: Names of the columns that may still change.
-        closed: Given the state of the row's attributes as they were read, says whether it was closed then.
+        closed: Says whether a row is closed, given its attributes as they were read.
     """
 
     @event.listens_for(table, "before_update")
     def refuse(_mapper: object, _connection: object, row: Any) -> None:
         attributes = inspect(row).mapper.column_attrs
         histories = {attribute.key: inspect(row).attrs[attribute.key].history for attribute in attributes}
-        before = {name: found.deleted[0] for name, found in histories.items() if found.deleted}
-        changed = {name for name, found in histories.items() if found.has_changes()} - set(changing)
-        was = {name: before.get(name, getattr(row, name)) for name in histories}
-        if changed and closed(was):
+        replaced = {name: history.deleted[0] for name, history in histories.items() if history.deleted}
+        changed = {name for name, history in histories.items() if history.has_changes()} - set(changing)
+        before = {name: replaced.get(name, getattr(row, name)) for name in histories}
+        if changed and closed(before):
             raise ValueError(f"{table.__tablename__} {row.id} is closed; {', '.join(sorted(changed))} must not change")

@@ -1,4 +1,4 @@
-"""Work for workers, the record of who did what, and who is told."""
+"""Tables of operations: jobs, workers, abuse reports, the audit log, and webhooks."""
 
 import uuid
 from datetime import datetime
@@ -18,8 +18,8 @@ class Job(Table):
     """Work for a worker.
 
     `attempt` counts claims and fences off a worker that lost its lease; `deaths` counts the leases that ran out.
-    `shared` says that somebody else asked for the same since: it is no longer one person's to cancel.
-    `not_worker` is the one worker that may not take it: who composed a recipe is not who rebuilds it.
+    `shared` says that another user has asked for the same since, so that one user alone can no longer cancel it.
+    `not_worker` is the one worker that may not claim it: the worker that composed a recipe does not rebuild it.
     """
 
     __tablename__ = "jobs"
@@ -59,7 +59,7 @@ class Job(Table):
 
 
 class Worker(Table):
-    """A worker, by the name that its jobs and builds have, and when it was last heard of."""
+    """A worker, by the name that its jobs and builds have, and when it was last seen."""
 
     __tablename__ = "workers"
 
@@ -70,7 +70,7 @@ class Worker(Table):
 
 
 class Report(Table):
-    """Somebody says that a model, or a patch of it (`number`), should not be here; an admin closes it."""
+    """An abuse report: a model, or a patch of it (`number`), should not be here; an admin closes it."""
 
     __tablename__ = "reports"
     __table_args__ = (
@@ -97,7 +97,7 @@ class Report(Table):
 class AuditEvent(Table):
     """Who did what to what, written in the transaction that did it, in commit order, each hashed over the one before.
 
-    No foreign keys: the log outlives what it speaks of. db/audit.py says what the hash is over.
+    No foreign keys: the log outlives its subjects. db/audit.py defines the hash.
     """
 
     __tablename__ = "audit_events"
@@ -118,7 +118,7 @@ class AuditEvent(Table):
 
 
 class AuditHead(Table):
-    """The one row that whoever appends to the log locks, last before the commit."""
+    """The one row that a transaction that appends to the log locks, just before its commit."""
 
     __tablename__ = "audit_heads"
 
@@ -128,7 +128,7 @@ class AuditHead(Table):
 
 
 class Webhook(Table):
-    """Where to tell of a model's events. The secret signs, so it is kept as it is; `cursor` is the last event seen."""
+    """An address that gets a model's events. Its secret signs, so it is stored in clear; `cursor` is the last event."""
 
     __tablename__ = "webhooks"
 
@@ -144,7 +144,7 @@ class Webhook(Table):
 
 
 class WebhookDelivery(Table):
-    """One event on its way to one webhook; `replay` counts from 0, the first time."""
+    """One event on its way to one webhook; `replay` is 0 for the first delivery, then counts repeats."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (

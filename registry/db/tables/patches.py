@@ -1,12 +1,12 @@
-"""What is contributed, and what people and checks say of it.
+"""Tables of patches: their revisions, checks, reviews, comments and evaluations.
 
 patches            draft ── propose ──> proposed ── accept ──> accepted ── accept of a newer one ──> superseded
                      │                   │    ^ │                  ^└ yank ─> yanked
                      │   request changes v    │ └ reject            └ unyank ───┘
                      │       changes_requested ── reject ──> rejected
                      └───── withdraw (also from proposed, changes_requested) ──> withdrawn
-quarantine         an axis of its own: an admin's `quarantined_at` hides the bytes and refuses compositions
-patch_revisions    checking ──> checked | refused     immutable but for this
+quarantine         independent of the state: an admin's `quarantined_at` hides the bytes and stops compositions
+patch_revisions    checking ──> checked | refused     otherwise immutable
 """
 
 import uuid
@@ -35,7 +35,7 @@ PATCH_STATES = (
 
 
 class Patch(Table):
-    """A contribution, numbered within its model; what it holds is in its revisions.
+    """A contribution, numbered within its model; its contents are in its revisions.
 
     `reason` says why it was rejected, withdrawn or yanked; `superseded_by` is the number of the newer patch.
     """
@@ -68,7 +68,7 @@ class Patch(Table):
 
 
 class PatchRevision(Table):
-    """Immutable bytes and words of a patch, like a commit; only `state` moves, once."""
+    """The immutable bytes and texts of a patch, like a commit; only `state` changes, once."""
 
     __tablename__ = "patch_revisions"
     __table_args__ = (
@@ -102,12 +102,22 @@ class PatchRevision(Table):
     )
 
 
-FOUND = ("state", "refusal", "blob_sha256", "nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype")
-seal(PatchRevision, FOUND, lambda was: True)
+SET_BY_CHECK = (
+    "state",
+    "refusal",
+    "blob_sha256",
+    "nnz",
+    "density",
+    "drop_bottom",
+    "drop_top",
+    "granularity",
+    "value_dtype",
+)
+seal(PatchRevision, SET_BY_CHECK, lambda before: True)
 
 
 class PatchTensor(Table):
-    """What a revision does to one tensor, recomputed here; norms are of the stored values."""
+    """What a revision does to one tensor, recomputed by the server; norms are of the stored values."""
 
     __tablename__ = "patch_tensors"
 
@@ -126,7 +136,7 @@ class PatchTensor(Table):
 
 
 class Check(Table):
-    """What a check found in a revision; one that is `required` and failed keeps the patch from being accepted."""
+    """The result of one check of a revision; one that is `required` and failed keeps the patch from being accepted."""
 
     __tablename__ = "checks"
     __table_args__ = (one_of("status", "pass", "warn", "fail"),)
@@ -142,7 +152,7 @@ class Check(Table):
 
 
 class Review(Table):
-    """A verdict on one revision, and so on its sha256; of several by one reviewer the newest counts."""
+    """A verdict on one revision, and so on its sha256; the newest of each reviewer counts."""
 
     __tablename__ = "reviews"
     __table_args__ = (one_of("verdict", "approve", "request_changes"),)
@@ -159,7 +169,7 @@ class Review(Table):
 
 
 class Comment(Table):
-    """Words on a patch, or on one revision of it."""
+    """A comment on a patch, or on one revision of it."""
 
     __tablename__ = "comments"
 
@@ -174,7 +184,7 @@ class Comment(Table):
 
 
 class Evaluation(Table):
-    """One measured number, of a base (neither revision nor release), a patch revision or a release."""
+    """One measured number of a patch revision, of a release, or of the base if it has neither."""
 
     __tablename__ = "evaluations"
     __table_args__ = (CheckConstraint("revision_id IS NULL OR release_id IS NULL", name="subject"),)

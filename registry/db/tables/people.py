@@ -1,4 +1,4 @@
-"""Who there is, where their names live, and what their tokens allow."""
+"""Tables of people: users, namespaces and their members, tokens, and sign-ins."""
 
 import uuid
 from datetime import datetime
@@ -12,7 +12,7 @@ ROLES = ("contributor", "reviewer", "maintainer", "owner")
 
 
 class User(Table):
-    """A person or a robot. Each has a namespace of the same name; a user who is not active can do nothing."""
+    """A person or a program. Each has a namespace of the same name; a user who is not active can do nothing."""
 
     __tablename__ = "users"
 
@@ -24,10 +24,10 @@ class User(Table):
 
 
 class Namespace(Table):
-    """Where models live: a user's own, or an organisation's.
+    """The owner of models: a user or an organisation.
 
-    `skeleton` is the name as a hasty reader sees it, so that no two names look alike. Quotas are the server's
-    setting where they are NULL.
+    `skeleton` is the name as a hasty reader sees it, so that no two names look alike. A quota that is NULL is the
+    server's setting.
     """
 
     __tablename__ = "namespaces"
@@ -57,7 +57,7 @@ class NamespaceMember(Table):
 
 
 class Token(Table):
-    """A bearer token; only its sha256 is stored. With a model it is good for nothing else."""
+    """A bearer token; only its sha256 is stored. One with a model is limited to that model."""
 
     __tablename__ = "tokens"
 
@@ -77,7 +77,7 @@ class Token(Table):
 
 
 class SignIn(Table):
-    """A browser that a token was pasted into; only the sha256 of its cookie is stored, and it ends with the token."""
+    """A browser in which a token was entered; only the sha256 of its cookie is stored, and it ends with the token."""
 
     __tablename__ = "sign_ins"
 

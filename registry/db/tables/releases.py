@@ -1,10 +1,9 @@
-"""Versions that users rely on, and the channels that point at them.
+"""Tables of releases and of the channels that point at them.
 
     releases    draft ── build ──> building ── composed ──> candidate ── publish ──> published ── yank ──> yanked
                   ^────── the composition failed ──┘
 
-A published release is closed for ever: of its row only `state`, the yank and a first signature may change, of its
-files nothing.
+A published release is sealed: only its `state`, the yank and a first signature may change, and none of its files.
 """
 
 import uuid
@@ -20,10 +19,10 @@ from registry.db.tables.people import User
 
 
 class Release(Table):
-    """A version of a model: a recipe, its composition, and what is said of it.
+    """A version of a model: a recipe, its composition, and the texts about it.
 
-    `sort` orders versions as text; `manifest` is canonical JSON, written at publishing and signed by the maintainer,
-    `commit` the Hub's name for the files that were settled then.
+    `sort` orders versions as text. `manifest` is canonical JSON, written when the release is published and signed by a
+    maintainer; `commit` is the Hub's name for the files, which are fixed then.
     """
 
     __tablename__ = "releases"
@@ -63,7 +62,7 @@ class Release(Table):
 seal(
     Release,
     ("state", "signature", "yank_reason", "yanked_at"),
-    lambda was: was["state"] in ("published", "yanked"),
+    lambda before: before["state"] in ("published", "yanked"),
 )
 
 
@@ -82,7 +81,7 @@ class ReleaseFile(Table):
 class Channel(Table):
     """A name that points at a release, and who may move it.
 
-    `approvals` is how many people must ask for the same move, the mover among them.
+    `approvals` is how many users must ask for the same move, including the one who moves it.
     """
 
     __tablename__ = "channels"
@@ -105,7 +104,7 @@ class Channel(Table):
 
 
 class ChannelMove(Table):
-    """One step of a channel's history; nothing here is ever changed."""
+    """One step of a channel's history; its rows never change."""
 
     __tablename__ = "channel_moves"
     __table_args__ = (UniqueConstraint("channel_id", "number"), one_of("kind", "move", "rollback"))
@@ -124,7 +123,7 @@ class ChannelMove(Table):
 
 
 class ChannelVote(Table):
-    """That somebody asked to move a channel to a release, while it needs more than one to ask."""
+    """A user's request to move a channel to a release, until enough users have asked for the same."""
 
     __tablename__ = "channel_votes"
 

@@ -1,11 +1,11 @@
 """Routes of channels."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 
 from registry import schemas
-from registry.server.edge.deps import ActorDep, ContextDep, ModelName, Route, allow
+from registry.server.edge.admission import ActorDep, Route, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ChannelName, ModelName
 from registry.server.errors import RESPONSES
 from registry.server.views import releases as release_views
 from registry.services.catalog import models
@@ -14,7 +14,6 @@ from registry.services.releasing import channels
 router = APIRouter(
     prefix="/api/v1/models/{namespace}/{name}/channels", tags=["channels"], route_class=Route, responses=RESPONSES
 )
-ChannelName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,32}$", alias="channel")]
 
 
 @router.get("")
@@ -22,8 +21,7 @@ ChannelName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,32}$", alias="channel")
 def listing(name: ModelName, ctx: ContextDep) -> list[schemas.Channel]:
     """List the channels of a model."""
     with ctx.database.read() as session:
-        model = models.find(session, name)
-        return [release_views.channel(session, model, row) for row in channels.listing(session, name)]
+        return release_views.channel_list(session, models.find(session, name))
 
 
 @router.put("/{channel}")
@@ -31,7 +29,7 @@ def listing(name: ModelName, ctx: ContextDep) -> list[schemas.Channel]:
 def move(
     name: ModelName, channel: ChannelName, body: schemas.ChannelRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Channel:
-    """Point a channel at a published release, or ask for it where more than one must ask."""
+    """Point a channel at a published release; where several people must ask for a move, ask for it."""
     with ctx.database.write() as session:
         row = channels.move(session, actor, name, channel, body.version, body.reason)
         return release_views.channel(session, models.find(session, name), row)
@@ -42,7 +40,7 @@ def move(
 def rollback(
     name: ModelName, channel: ChannelName, body: schemas.Reason, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Channel:
-    """Point a channel at the release before."""
+    """Point a channel at the release that it pointed at before."""
     with ctx.database.write() as session:
         row = channels.rollback(session, actor, name, channel, body.message)
         return release_views.channel(session, models.find(session, name), row)
@@ -53,8 +51,7 @@ def rollback(
 def history(name: ModelName, channel: ChannelName, ctx: ContextDep) -> list[schemas.ChannelMove]:
     """List the moves of a channel, oldest first: who, when and why."""
     with ctx.database.read() as session:
-        row = channels.find(session, models.find(session, name), channel)
-        return [release_views.channel_move(found) for found in channels.history(session, row)]
+        return release_views.history(session, models.find(session, name), channel)
 
 
 @router.put("/{channel}/protection")
@@ -62,7 +59,7 @@ def history(name: ModelName, channel: ChannelName, ctx: ContextDep) -> list[sche
 def protect(
     name: ModelName, channel: ChannelName, body: schemas.ChannelRule, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Channel:
-    """Say who may move a channel, how many must ask, and whether to releases with yanked patches."""
+    """Set who may move a channel, how many people must ask, and whether it takes releases with yanked patches."""
     with ctx.database.write() as session:
         row = channels.protect(session, actor, name, channel, body.role, body.approvals, body.allow_yanked)
         return release_views.channel(session, models.find(session, name), row)

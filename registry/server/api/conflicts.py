@@ -1,33 +1,24 @@
-"""Routes of where patches meet, and of what a recipe would be."""
+"""Routes of conflict analysis, and of recipe previews."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import StringConstraints
 
 from registry import schemas
-from registry.server.edge.deps import ActorDep, ContextDep, ModelName, PatchRef, Route, VisitorDep, allow, get_patch
+from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import PATCH, FirstPatch, ModelName, PatchRef, SecondPatch, parse_patch
 from registry.server.errors import RESPONSES
 from registry.server.views import conflicts as conflict_views
+from registry.server.views import recipes as recipe_views
 from registry.services.catalog import models, patches
-from registry.services.composing import conflicts, previews
-from registry.services.composing.compositions import Ingredient
+from registry.services.composing import conflicts
 
 router = APIRouter(
     prefix="/api/v1/models/{namespace}/{name}", tags=["conflicts"], route_class=Route, responses=RESPONSES
 )
-PATCH = r"^[0-9]{1,9}(\.[0-9]{1,9})?$"
-KNOWN: dict[int | str, dict[str, object]] = {200: {"model": schemas.Conflicts, "description": "All is known"}}
-
-
-def get_first(first: Annotated[str, Path(pattern=PATCH)]) -> tuple[int, int | None]:
-    """Return number and revision of a pair's first patch from the path."""
-    return get_patch(first)
-
-
-def get_second(second: Annotated[str, Path(pattern=PATCH)]) -> tuple[int, int | None]:
-    """Return number and revision of a pair's second patch from the path."""
-    return get_patch(second)
+KNOWN: dict[int | str, dict[str, object]] = {200: {"model": schemas.Conflicts, "description": "All pairs are known"}}
 
 
 @router.post("/conflicts", status_code=202, responses=KNOWN)
@@ -35,15 +26,14 @@ def get_second(second: Annotated[str, Path(pattern=PATCH)]) -> tuple[int, int | 
 def ask(
     name: ModelName, body: schemas.ConflictRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Conflicts:
-    """Have patches compared, each with each; what is known is not computed again."""
+    """Have the conflicts of patches computed, each with each; known pairs are not computed again."""
     with ctx.database.write() as session:
         model = models.ready(session, name, lock=True)
-        found, source = conflicts.choose(
-            session, actor, model, [(patch.number, patch.revision) for patch in body.patches]
-        )
-        job = conflicts.ask(session, actor, model, found)
+        refs = [(patch.number, patch.revision) for patch in body.patches]
+        rows, source = conflicts.choose(session, actor, model, refs)
+        job = conflicts.ask(session, actor, model, rows)
         response.status_code = 202 if job else 200
-        return conflict_views.conflicts(conflicts.known_conflicts(session, model, found, source))
+        return conflict_views.known_conflicts(session, model, rows, source)
 
 
 @router.get("/conflicts")
@@ -54,25 +44,21 @@ def show(
     ctx: ContextDep,
     patch: Annotated[list[Annotated[str, StringConstraints(pattern=PATCH)]], Query(max_length=64)] = [],  # noqa: B006
 ) -> schemas.Conflicts:
-    """Show what is known of where patches meet: of these (`3`, or `7.2`), or of the newest release's."""
+    """Show the known conflicts among patches (`3` or `7.2`), or among those of the newest release."""
     with ctx.database.read() as session:
         model = models.ready(session, name)
-        found, source = conflicts.choose(session, actor, model, [get_patch(text) for text in patch])
-        return conflict_views.conflicts(conflicts.known_conflicts(session, model, found, source))
+        rows, source = conflict_views.choose(session, actor, model, [parse_patch(text) for text in patch])
+        return conflict_views.known_conflicts(session, model, rows, source)
 
 
 @router.get("/conflicts/{first}/{second}")
 @allow("model.read")
 def show_pair(
-    name: ModelName,
-    first: Annotated[tuple[int, int | None], Depends(get_first)],
-    second: Annotated[tuple[int, int | None], Depends(get_second)],
-    actor: VisitorDep,
-    ctx: ContextDep,
+    name: ModelName, first: FirstPatch, second: SecondPatch, actor: VisitorDep, ctx: ContextDep
 ) -> schemas.ConflictPair:
-    """Show where two patches meet, tensor by tensor, once that has been computed."""
+    """Show the conflicts of two patches, tensor by tensor, once they have been computed."""
     with ctx.database.read() as session:
-        return conflict_views.pair(*conflicts.pair(session, actor, models.ready(session, name), first, second))
+        return conflict_views.show_pair(session, actor, models.ready(session, name), first, second)
 
 
 @router.get("/patches/{number}/conflicts")
@@ -84,20 +70,15 @@ def of_patch(
     ctx: ContextDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> list[schemas.ConflictPair]:
-    """List what is known of where a patch meets others of its model, the newest first."""
+    """List the known conflicts of a patch with others of its model, the newest patches first."""
     with ctx.database.read() as session:
         model = models.ready(session, name)
-        mine = patches.find(session, name, *patch)
-        found = conflicts.conflicts_of_patch(session, actor, model, mine, limit)
-        return [conflict_views.pair(mine, other, sums) for other, sums in found]
+        return conflict_views.pairs_of_patch(session, actor, model, patches.find_in(session, model, *patch), limit)
 
 
 @router.post("/preview")
 @allow("model.read")
 def preview(name: ModelName, body: schemas.RecipeRequest, actor: VisitorDep, ctx: ContextDep) -> schemas.Preview:
-    """Say what a recipe would be: its digest, what to know of its patches, and where they meet. Nothing is written."""
-    items = [Ingredient(item.number, item.weight, item.revision) for item in body.patches]
+    """Preview a recipe: its digest, warnings about its patches, and their conflicts; nothing is written."""
     with ctx.database.read() as session:
-        return conflict_views.preview(
-            previews.preview(session, actor, name, body.alpha, items, allow_yanked=body.allow_yanked)
-        )
+        return recipe_views.preview(session, actor, name, body)

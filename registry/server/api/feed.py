@@ -1,16 +1,17 @@
-"""Routes of what happened."""
+"""Routes of what happened: changes of models, and the audit log."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from registry import schemas
-from registry.db.tables import AuditEvent, Model
 from registry.files.names import NAME
-from registry.server.edge.deps import ContextDep, ModelName, Route, VisitorDep, allow
+from registry.server.edge.admission import Route, VisitorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName
 from registry.server.errors import RESPONSES
+from registry.server.views import feed as feed_views
 from registry.services.catalog import models
-from registry.services.events import feed
 
 router = APIRouter(prefix="/api/v1", tags=["feed"], route_class=Route, responses=RESPONSES)
 Serial = Annotated[int, Query(ge=0, le=2**63 - 1)]
@@ -23,10 +24,9 @@ User = Annotated[str | None, Query(pattern=rf"^{NAME}$")]
 @router.get("/changes")
 @allow("server.read")
 def changes(actor: VisitorDep, ctx: ContextDep, since: Serial = 0, limit: Limit = 100) -> schemas.ChangePage:
-    """List what happened after a serial to the models you may see, in order: what a mirror follows."""
+    """List the changes after a serial of the models you may see, in order, as a mirror follows them."""
     with ctx.database.read() as session:
-        found, cursor = feed.changes(session, actor, since, limit)
-        return schemas.ChangePage(items=[show_change(*row) for row in found], next=cursor)
+        return feed_views.changes(session, actor, since, limit)
 
 
 @router.get("/models/{namespace}/{name}/audit")
@@ -43,8 +43,7 @@ def model_audit(
     """Show who did what to a model, newest first."""
     with ctx.database.read() as session:
         model = models.find(session, name)
-        found = feed.audit(session, model=model, action=action, user=user, since=since, before=before, limit=limit)
-        return show_page(*found)
+        return feed_views.audit(session, model=model, action=action, user=user, since=since, before=before, limit=limit)
 
 
 @router.get("/audit")
@@ -59,28 +58,4 @@ def audit(
 ) -> schemas.AuditPage:
     """Show who did what on this server, newest first."""
     with ctx.database.read() as session:
-        found = feed.audit(session, action=action, user=user, since=since, before=before, limit=limit)
-        return show_page(*found)
-
-
-def show_change(row: AuditEvent, model: Model) -> schemas.Change:
-    """Show an event to everybody."""
-    same = {name: getattr(row, name) for name in ("serial", "at", "action", "subject", "before", "after")}
-    return schemas.Change(model=model.full_name, user=row.user_name, **same)
-
-
-def show_page(rows: list[AuditEvent], cursor: int | None) -> schemas.AuditPage:
-    """Show a page of the log as it is."""
-    return schemas.AuditPage(items=[show_event(row) for row in rows], next=cursor)
-
-
-def show_event(row: AuditEvent) -> schemas.AuditEvent:
-    """Show a row of the log as it is: its hash can be computed from what is shown."""
-    same = ("serial", "at", "action", "subject", "before", "after", "request_id", "previous_hash", "hash")
-    return schemas.AuditEvent(
-        user_id=str(row.user_id) if row.user_id else None,
-        user=row.user_name,
-        token=row.token_prefix,
-        model_id=str(row.model_id) if row.model_id else None,
-        **{name: getattr(row, name) for name in same},
-    )
+        return feed_views.audit(session, action=action, user=user, since=since, before=before, limit=limit)

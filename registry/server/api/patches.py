@@ -1,39 +1,41 @@
-"""Routes of patches, and of what is composed from them."""
+"""Routes of patches, and of the compositions and builds made from them."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from registry import schemas
-from registry.server.edge.deps import ActorDep, ContextDep, ModelName, Number, PatchRef, Route, VisitorDep, allow
+from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
+from registry.server.edge.context import ContextDep
 from registry.server.edge.downloads import serve
+from registry.server.edge.paths import ModelName, Number, PatchRef
 from registry.server.errors import RESPONSES
-from registry.server.views import models as model_views
 from registry.server.views import patches as patch_views
+from registry.server.views import recipes as recipe_views
 from registry.services.catalog import models, patches
 from registry.services.composing import builds, compositions, snapshots
 from registry.services.composing.compositions import Ingredient
 
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["patches"], route_class=Route, responses=RESPONSES)
 Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
-Part = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
-THERE: dict[int | str, dict[str, object]] = {200: {"model": schemas.Patch, "description": "There already"}}
+Fraction = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
+EXISTS: dict[int | str, dict[str, object]] = {200: {"model": schemas.Patch, "description": "Pushed already"}}
 
 
-@router.post("/patches", status_code=202, responses=THERE)
+@router.post("/patches", status_code=202, responses=EXISTS)
 @allow("patch.push")
 def push(
     name: ModelName, body: schemas.PatchRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
     """Contribute an uploaded patch file; a worker checks it before it can be composed."""
-    given = patches.Contribution(body.sha256, body.title, body.message, body.task, body.license)
+    contribution = patches.Contribution(body.sha256, body.title, body.message, body.task, body.license)
     with ctx.database.write() as session:
-        revision, job = patches.push(session, actor, name, given, body.propose)
+        revision, job = patches.push(session, actor, name, contribution, body.propose)
         response.status_code = 202 if job else 200
         return patch_views.patch(name, revision, job)
 
 
-@router.post("/patches/{number}/revisions", status_code=202, responses=THERE)
+@router.post("/patches/{number}/revisions", status_code=202, responses=EXISTS)
 @allow("patch.revise")
 def revise(
     name: ModelName,
@@ -43,10 +45,10 @@ def revise(
     actor: ActorDep,
     ctx: ContextDep,
 ) -> schemas.Patch:
-    """Add a revision to your patch: approvals and checks were of the one before."""
-    given = patches.Contribution(body.sha256, body.title, body.message, license=body.license)
+    """Add a revision to your patch; it needs checks and approvals of its own."""
+    contribution = patches.Contribution(body.sha256, body.title, body.message, license=body.license)
     with ctx.database.write() as session:
-        revision, job = patches.revise(session, actor, name, number, given)
+        revision, job = patches.revise(session, actor, name, number, contribution)
         response.status_code = 202 if job else 200
         return patch_views.patch(name, revision, job)
 
@@ -59,15 +61,15 @@ def listing(
     task: Words = None,
     author: Words = None,
     state: Annotated[schemas.PatchState | None, Query()] = None,
-    density_min: Part = None,
-    density_max: Part = None,
+    density_min: Fraction = None,
+    density_max: Fraction = None,
     tensor: Words = None,
     before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.PatchPage:
     """List patches, newest first."""
     with ctx.database.read() as session:
-        found, cursor = patches.listing(
+        return patch_views.listing(
             session,
             name,
             task=task,
@@ -79,7 +81,6 @@ def listing(
             before=before,
             limit=limit,
         )
-        return schemas.PatchPage(items=[patch_views.patch(name, revision) for revision in found], next=cursor)
 
 
 @router.get("/patches/{number}")
@@ -87,8 +88,8 @@ def listing(
 def show(name: ModelName, patch: PatchRef, ctx: ContextDep) -> schemas.Patch:
     """Show a patch at its newest revision (`12`), or at one (`12.2`)."""
     with ctx.database.read() as session:
-        revision = patches.find(session, name, *patch)
-        return patch_views.patch(name, revision, patches.check_job(session, revision))
+        model = models.find(session, name)
+        return patch_views.show(session, model, patches.find_in(session, model, *patch))
 
 
 @router.get("/patches/{number}/tensors")
@@ -96,7 +97,7 @@ def show(name: ModelName, patch: PatchRef, ctx: ContextDep) -> schemas.Patch:
 def tensors(name: ModelName, patch: PatchRef, ctx: ContextDep) -> list[schemas.TensorStats]:
     """Show what a checked patch does to each tensor."""
     with ctx.database.read() as session:
-        return [patch_views.tensor(row) for row in patches.tensors(session, patches.find(session, name, *patch))]
+        return patch_views.tensors(session, patches.find(session, name, *patch))
 
 
 @router.head("/patches/{number}/file", include_in_schema=False)
@@ -117,30 +118,30 @@ def file(name: ModelName, patch: PatchRef, request: Request, actor: VisitorDep, 
 def compose(
     name: ModelName, body: schemas.RecipeRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Composition:
-    """Compose base + alpha * sum(weight * patch); a recipe that has been composed is not composed again."""
+    """Compose base + alpha * sum(weight * patch), unless the recipe has been composed already."""
     items = [Ingredient(item.number, item.weight, item.revision) for item in body.patches]
     with ctx.database.write() as session:
         recipe, composition, job = compositions.request(
             session, actor, name, body.alpha, items, allow_yanked=body.allow_yanked
         )
         response.status_code = 200 if composition else 202
-        return model_views.composition(session, models.find(session, name), recipe, composition, job)
+        return recipe_views.composition(session, models.find(session, name), recipe, composition, job)
 
 
 @router.get("/recipes/{recipe}/builds")
 @allow("model.read")
 def list_builds(name: ModelName, recipe: schemas.Hex256, ctx: ContextDep) -> list[schemas.Build]:
-    """List who composed a recipe, and what came out."""
+    """List who composed a recipe, and with which result."""
     with ctx.database.read() as session:
-        return [model_views.build(row) for row in builds.builds_of(session, models.find(session, name).id, recipe)]
+        return recipe_views.build_list(session, models.find(session, name), recipe)
 
 
 @router.post("/builds", status_code=201)
 @allow("build.report")
 def report_build(name: ModelName, body: schemas.BuildRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Build:
-    """Report that you composed a recipe yourself: what agrees makes a release that can be published."""
+    """Report that you composed a recipe yourself; builds that agree make its release publishable."""
     with ctx.database.write() as session:
         model = models.ready(session, name, lock=True)
         composition = snapshots.find_composition(session, model, body.recipe)
-        row = builds.report(session, actor, model, composition.recipe_digest, body.weights_digest, body.device)
-        return model_views.build(row)
+        row = builds.attest(session, actor, model, composition.recipe_digest, body.weights_digest, body.device)
+        return recipe_views.build(row)

@@ -1,28 +1,24 @@
 """Routes of users, organisations and tokens."""
 
 import uuid
-from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 
 from registry import schemas
-from registry.files.names import NAME
-from registry.server.edge.deps import ActorDep, Context, ContextDep, Route, UserName, allow
+from registry.server.edge.admission import ActorDep, Route, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import NamespaceName, UserName
 from registry.server.errors import RESPONSES
 from registry.server.views import people as people_views
-from registry.services.blobs import quotas
 from registry.services.people import access, namespaces, tokens
-from registry.services.people.actors import Actor
-from registry.services.people.rules import Role
 
 router = APIRouter(prefix="/api/v1", tags=["people"], route_class=Route, responses=RESPONSES)
-NamespaceName = Annotated[str, Path(pattern=rf"^{NAME}$", alias="namespace")]
 
 
 @router.get("/whoami")
 @allow("user.read")
 def whoami(actor: ActorDep) -> schemas.Whoami:
-    """Say who the token speaks for."""
+    """Show the user that the token speaks for."""
     return people_views.whoami(actor)
 
 
@@ -31,20 +27,17 @@ def whoami(actor: ActorDep) -> schemas.Whoami:
 def list_tokens(actor: ActorDep, ctx: ContextDep) -> list[schemas.Token]:
     """List your tokens, without their secrets."""
     with ctx.database.read() as session:
-        found = tokens.listing(session, actor)
-        names = tokens.model_names(session, found)
-        return [people_views.token(row, names[row.model_id] if row.model_id else None) for row in found]
+        return people_views.token_list(session, actor)
 
 
 @router.post("/tokens", status_code=201)
 @allow("token.manage")
 def create_token(body: schemas.TokenRequest, actor: ActorDep, ctx: ContextDep) -> schemas.NewToken:
-    """Make a token that can do no more than the one you ask with; its secret is in this answer alone."""
+    """Create a token that may do no more than the one you use; only this answer shows its secret."""
     with ctx.database.write() as session:
         model = access.find_visible(session, actor, body.model) if body.model else None
         secret, row = tokens.create_own(session, actor, body.scopes, body.label, body.expires_days, model)
-        shown = people_views.token(row, body.model)
-    return schemas.NewToken(token=secret, **shown.model_dump())
+        return schemas.NewToken(token=secret, **people_views.token(row, body.model).model_dump())
 
 
 @router.delete("/tokens/{token_id}", status_code=204)
@@ -58,17 +51,18 @@ def revoke_token(token_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> None:
 @router.post("/namespaces", status_code=201)
 @allow("namespace.create")
 def create_namespace(body: schemas.NamespaceRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Namespace:
-    """Make an organisation, which is yours."""
+    """Create an organisation, with you as its owner."""
     with ctx.database.write() as session:
         namespaces.create_organisation(session, actor, body.name)
-    return show_namespace(body.name, actor, ctx)
+        return people_views.show_namespace(session, actor, body.name, ctx.upload_limits)
 
 
 @router.get("/namespaces/{namespace}")
 @allow("namespace.read")
 def namespace(namespace: NamespaceName, actor: ActorDep, ctx: ContextDep) -> schemas.Namespace:
-    """Show a namespace and its members; to its maintainers, how much of its quota is used."""
-    return show_namespace(namespace, actor, ctx)
+    """Show a namespace and its members; its maintainers also see the usage of its quota."""
+    with ctx.database.read() as session:
+        return people_views.show_namespace(session, actor, namespace, ctx.upload_limits)
 
 
 @router.put("/namespaces/{namespace}/members/{user}", status_code=204)
@@ -76,7 +70,7 @@ def namespace(namespace: NamespaceName, actor: ActorDep, ctx: ContextDep) -> sch
 def set_member(
     namespace: NamespaceName, user: UserName, body: schemas.MemberRequest, actor: ActorDep, ctx: ContextDep
 ) -> None:
-    """Give somebody a role on every model of a namespace."""
+    """Give a user a role on every model of a namespace."""
     with ctx.database.write() as session:
         namespaces.set_member(session, actor, namespace, user, body.role)
 
@@ -84,16 +78,6 @@ def set_member(
 @router.delete("/namespaces/{namespace}/members/{user}", status_code=204)
 @allow("namespace.manage")
 def remove_member(namespace: NamespaceName, user: UserName, actor: ActorDep, ctx: ContextDep) -> None:
-    """Take somebody's role in a namespace away."""
+    """Remove a user's role in a namespace."""
     with ctx.database.write() as session:
         namespaces.set_member(session, actor, namespace, user, None)
-
-
-def show_namespace(name: str, actor: Actor, ctx: Context) -> schemas.Namespace:
-    """Show a namespace in a reading transaction of its own."""
-    limits = ctx.upload_limits
-    with ctx.database.read() as session:
-        space = namespaces.find(session, name)
-        watched = access.role_in(session, actor, space) >= Role.MAINTAINER
-        used = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads) if watched else None
-        return people_views.namespace(space, used, namespaces.members(session, space))

@@ -5,14 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from registry import schemas
-from registry.server.edge.deps import ActorDep, ContextDep, ModelName, Route, VisitorDep, allow
+from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName
 from registry.server.errors import RESPONSES
 from registry.server.views import releases as release_views
 from registry.services.catalog import models
-from registry.services.composing import compositions
 from registry.services.composing.compositions import Ingredient
-from registry.services.queue import jobs
-from registry.services.releasing import publishing, releases
+from registry.services.releasing import cutting, publishing, releases
 
 router = APIRouter(
     prefix="/api/v1/models/{namespace}/{name}", tags=["releases"], route_class=Route, responses=RESPONSES
@@ -28,18 +28,9 @@ Ref = Annotated[str, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
 def cut(
     name: ModelName, body: schemas.ReleaseRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
-    """Cut a release; it is composed, and may then be published. Cutting it again, before that, replaces it."""
-    given = releases.Cut(
-        version=body.version,
-        patches=[Ingredient(item.number, item.weight, item.revision) for item in body.patches],
-        from_ref=body.from_ref,
-        add=[Ingredient(item.number, item.weight, item.revision) for item in body.add],
-        without=body.without,
-        alpha=body.alpha,
-        allow_yanked=body.allow_yanked,
-    )
+    """Cut a release: it is composed, and may then be published; cutting it again before that replaces it."""
     with ctx.database.write() as session:
-        row, job = releases.cut(session, actor, name, given)
+        row, job = cutting.cut(session, actor, name, read_cut(body))
         response.status_code = 202 if job else 201
         row = releases.find(session, name, row.version)
         return release_views.release(session, models.find(session, name), row, job)
@@ -55,17 +46,15 @@ def listing(
 ) -> schemas.ReleasePage:
     """List releases, newest version first."""
     with ctx.database.read() as session:
-        model = models.find(session, name)
-        found, cursor = releases.listing(session, name, before, limit)
-        return schemas.ReleasePage(items=release_views.releases(session, model, found), next=cursor)
+        return release_views.release_page(session, models.find(session, name), before, limit)
 
 
 @router.get("/compare")
 @allow("model.read")
 def compare(name: ModelName, before: Ref, after: Ref, actor: VisitorDep, ctx: ContextDep) -> schemas.ReleaseDiff:
-    """Show what changed between the recipes of two revisions."""
+    """Show what changed between the recipes of two references."""
     with ctx.database.read() as session:
-        return release_views.comparison(before, after, releases.compare(session, actor, name, before, after))
+        return release_views.compare(session, actor, name, before, after)
 
 
 @router.get("/releases/{version}")
@@ -73,9 +62,7 @@ def compare(name: ModelName, before: Ref, after: Ref, actor: VisitorDep, ctx: Co
 def show(name: ModelName, version: Version, ctx: ContextDep) -> schemas.Release:
     """Show a release."""
     with ctx.database.read() as session:
-        model, row = models.find(session, name), releases.find(session, name, version)
-        job = jobs.active(session, compositions.job_key(model, row.recipe_digest))
-        return release_views.release(session, model, row, job)
+        return release_views.show(session, models.find(session, name), version)
 
 
 @router.patch("/releases/{version}")
@@ -83,7 +70,7 @@ def show(name: ModelName, version: Version, ctx: ContextDep) -> schemas.Release:
 def edit(
     name: ModelName, version: Version, body: schemas.ReleaseUpdate, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
-    """Edit changelog or card before publishing."""
+    """Edit the changelog or the card of a release that is not published."""
     with ctx.database.write() as session:
         row = releases.edit(session, actor, name, version, body.changelog, body.card)
         return release_views.release(session, models.find(session, name), row)
@@ -92,16 +79,16 @@ def edit(
 @router.get("/releases/{version}/card", response_class=Response)
 @allow("model.read")
 def card(name: ModelName, version: Version, ctx: ContextDep) -> Response:
-    """Show the card: as published or edited, else as it would be generated now."""
+    """Show the card of a release: as published or edited, else as it would be generated now."""
     with ctx.database.read() as session:
-        text = publishing.card(session, models.find(session, name), releases.find(session, name, version))
+        text = release_views.card(session, models.find(session, name), version)
     return Response(text, media_type="text/markdown; charset=utf-8")
 
 
 @router.post("/releases/{version}/publish")
 @allow("release.publish")
 def publish(name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep) -> schemas.Release:
-    """Publish a candidate, once nothing is missing; it is closed for ever then."""
+    """Publish a candidate that meets all requirements; it cannot be changed afterwards."""
     with ctx.database.write() as session:
         row = publishing.publish(session, ctx.store, actor, name, version)
         return release_views.release(session, models.find(session, name), row)
@@ -112,7 +99,7 @@ def publish(name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep)
 def yank(
     name: ModelName, version: Version, body: schemas.ReasonNeeded, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
-    """Yank a published release: it stays pullable by its version, with a warning."""
+    """Yank a published release; it can still be pulled by its version, with a warning."""
     with ctx.database.write() as session:
         row = releases.yank(session, actor, name, version, body.message)
         return release_views.release(session, models.find(session, name), row)
@@ -121,7 +108,7 @@ def yank(
 @router.get("/releases/{version}/manifest", response_class=Response)
 @allow("model.read")
 def manifest(name: ModelName, version: Version, ctx: ContextDep) -> Response:
-    """Show the manifest of a published release: the bytes that are signed."""
+    """Show the manifest of a published release, as the bytes that are signed."""
     with ctx.database.read() as session:
         raw = publishing.read_manifest(session, name, version)
     return Response(raw, media_type="application/json")
@@ -132,13 +119,13 @@ def manifest(name: ModelName, version: Version, ctx: ContextDep) -> Response:
 def provenance(name: ModelName, version: Version, ctx: ContextDep) -> schemas.Provenance:
     """Show where a published release comes from, with an in-toto statement."""
     with ctx.database.read() as session:
-        return release_views.provenance(session, models.find(session, name), releases.find(session, name, version))
+        return release_views.provenance(session, models.find(session, name), version)
 
 
 @router.get("/releases/{version}/signature", response_class=Response)
 @allow("model.read")
 def signature(name: ModelName, version: Version, ctx: ContextDep) -> Response:
-    """Show the signature over the manifest, a Sigstore bundle."""
+    """Show the signature of the manifest, a Sigstore bundle."""
     with ctx.database.read() as session:
         text = publishing.signature(session, name, version)
     return Response(text, media_type="application/json")
@@ -149,7 +136,20 @@ def signature(name: ModelName, version: Version, ctx: ContextDep) -> Response:
 def sign(
     name: ModelName, version: Version, body: schemas.SignatureRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
-    """Keep a signature over the manifest; it can be given once."""
+    """Store a signature of the manifest; it cannot be replaced."""
     with ctx.database.write() as session:
         row = publishing.sign(session, actor, name, version, body.signature)
         return release_views.release(session, models.find(session, name), row)
+
+
+def read_cut(body: schemas.ReleaseRequest) -> cutting.Cut:
+    """Return the release that a body asks for."""
+    return cutting.Cut(
+        version=body.version,
+        patches=[Ingredient(item.number, item.weight, item.revision) for item in body.patches],
+        from_ref=body.from_ref,
+        add=[Ingredient(item.number, item.weight, item.revision) for item in body.add],
+        without=body.without,
+        alpha=body.alpha,
+        allow_yanked=body.allow_yanked,
+    )

@@ -1,4 +1,4 @@
-"""Routes of what people say and decide about patches, and of what they measured."""
+"""Routes of reviews: what people say and decide about patches, and their evaluations."""
 
 import uuid
 from typing import Annotated
@@ -6,24 +6,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from registry import schemas
-from registry.server.edge.deps import (
-    ActorDep,
-    Context,
-    ContextDep,
-    ModelName,
-    Number,
-    PatchRef,
-    Route,
-    VisitorDep,
-    allow,
-)
+from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
+from registry.server.edge.context import Context, ContextDep
+from registry.server.edge.paths import ModelName, Number, PatchRef
 from registry.server.errors import RESPONSES
 from registry.server.views import patches as patch_views
+from registry.server.views import reviews as review_views
 from registry.services.catalog import models, patches
 from registry.services.curation import evaluations, reviews
-from registry.services.curation import inbox as inboxes
 from registry.services.people.actors import Actor
-from registry.services.releasing import releases
 
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["reviews"], route_class=Route, responses=RESPONSES)
 
@@ -31,22 +22,23 @@ router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["reviews"],
 @router.get("/patches/{number}/discussion")
 @allow("model.read")
 def discussion(name: ModelName, patch: PatchRef, ctx: ContextDep) -> schemas.Discussion:
-    """Show all that was said and found of a patch."""
+    """Show a patch with its revisions, checks, reviews, comments and evaluations."""
     with ctx.database.read() as session:
-        return patch_views.discussion(session, models.find(session, name), patches.find(session, name, *patch))
+        model = models.find(session, name)
+        return review_views.discussion(session, model, patches.find_in(session, model, *patch))
 
 
 @router.post("/patches/{number}/propose")
 @allow("patch.propose")
 def propose(name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> schemas.Patch:
-    """Ask for review."""
+    """Propose a patch for review."""
     return move(ctx, actor, name, number, "propose", "")
 
 
 @router.post("/patches/{number}/withdraw")
 @allow("patch.withdraw")
 def withdraw(name: ModelName, number: Number, body: schemas.Reason, actor: ActorDep, ctx: ContextDep) -> schemas.Patch:
-    """Take your patch back."""
+    """Withdraw your patch."""
     return move(ctx, actor, name, number, "withdraw", body.message)
 
 
@@ -66,7 +58,7 @@ def review(
 def accept(
     name: ModelName, number: Number, body: schemas.AcceptRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
-    """Accept a patch, once checks, approvals and evaluations are there; releases may hold it then."""
+    """Accept a patch that has the required checks, approvals and evaluations; releases may then hold it."""
     with ctx.database.write() as session:
         row = reviews.accept(session, actor, name, number, body.message, body.revision, body.supersedes)
         return patch_views.patch(name, row)
@@ -86,7 +78,7 @@ def reject(
 def yank(
     name: ModelName, number: Number, body: schemas.ReasonNeeded, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
-    """Yank an accepted patch: no new composition holds it; the answer names the releases and channels that do."""
+    """Yank an accepted patch: no new composition may hold it; the answer names the releases and channels that do."""
     return move(ctx, actor, name, number, "yank", body.message)
 
 
@@ -102,7 +94,7 @@ def unyank(name: ModelName, number: Number, body: schemas.Reason, actor: ActorDe
 def quarantine(
     name: ModelName, number: Number, body: schemas.QuarantineRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
-    """Quarantine a patch: its bytes, and what is composed of it, are served to admins alone."""
+    """Quarantine a patch: its bytes, and whatever is composed of it, are served to admins only."""
     with ctx.database.write() as session:
         row = reviews.quarantine(session, actor, name, number, body.reason)
         affected = reviews.affected(session, row.patch)
@@ -114,10 +106,10 @@ def quarantine(
 def comment(
     name: ModelName, number: Number, body: schemas.CommentRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Comment:
-    """Say something about a patch."""
+    """Comment on a patch."""
     with ctx.database.write() as session:
         row = reviews.comment(session, actor, name, number, body.revision, body.message)
-        return schemas.Comment(author=actor.name, revision=row.revision, message=row.message, created_at=row.created_at)
+        return review_views.comment(row, actor.name)
 
 
 @router.get("/inbox")
@@ -125,12 +117,7 @@ def comment(
 def inbox(name: ModelName, actor: ActorDep, ctx: ContextDep) -> schemas.Inbox:
     """Show what waits for you in a model."""
     with ctx.database.read() as session:
-        model = models.find(session, name)
-        waiting = {
-            kind: [patch_views.patch(name, row) for row in rows]
-            for kind, rows in inboxes.inbox_of(session, actor, model).items()
-        }
-        return schemas.Inbox(**waiting, **releases.inbox(session, actor, model))
+        return review_views.inbox_of(session, actor, models.find(session, name))
 
 
 @router.post("/evaluations", status_code=201)
@@ -138,12 +125,12 @@ def inbox(name: ModelName, actor: ActorDep, ctx: ContextDep) -> schemas.Inbox:
 def add_evaluation(
     name: ModelName, body: schemas.EvaluationRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Evaluation:
-    """Record a measured number of the base, a patch revision or a release, as measured by you."""
-    given = evaluations.NewEvaluation(**body.model_dump(exclude={"ref"}))
+    """Record an evaluation of the base, of a patch revision or of a release, as measured by you."""
+    evaluation = evaluations.NewEvaluation(**body.model_dump(exclude={"ref"}))
     with ctx.database.write() as session:
-        row, subject = evaluations.add(session, actor, name, body.ref, given)
+        row, subject = evaluations.add(session, actor, name, body.ref, evaluation)
         session.refresh(row, ["user"])
-        return patch_views.evaluation(row, subject)
+        return review_views.evaluation(row, subject)
 
 
 @router.get("/evaluations")
@@ -156,19 +143,13 @@ def list_evaluations(
     after: uuid.UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.EvaluationPage:
-    """List what was measured: of one thing, all at once, or of everything, page by page."""
+    """List evaluations: all of one subject, or those of a whole model page by page."""
     with ctx.database.read() as session:
-        model = models.find(session, name)
-        if ref is None:
-            page, cursor = evaluations.listing(session, model, after, limit)
-            return schemas.EvaluationPage(items=[patch_views.evaluation(*row) for row in page], next=cursor)
-        subject = evaluations.find_subject(session, actor, model, ref)
-        found = evaluations.evaluations_of(session, model, subject)
-        return schemas.EvaluationPage(items=[patch_views.evaluation(row, subject) for row in found], next=None)
+        return review_views.evaluation_page(session, actor, models.find(session, name), ref, after, limit)
 
 
 def move(ctx: Context, actor: Actor, name: str, number: int, verb: str, message: str) -> schemas.Patch:
-    """Take one step in a patch's life; a yank says what it touches."""
+    """Take one step in a patch's life; the answer to a yank names the affected releases and channels."""
     with ctx.database.write() as session:
         row = reviews.move(session, actor, name, number, verb, message)
         affected = reviews.affected(session, row.patch) if verb == "yank" else None

@@ -13,9 +13,10 @@ from starlette.concurrency import run_in_threadpool
 
 from registry import schemas
 from registry.errors import DigestMismatch, InvalidRequest, WrongState
-from registry.server.edge.deps import ActorDep, Context, ContextDep, Route, allow
+from registry.server.edge.admission import ActorDep, Route, allow
+from registry.server.edge.context import Context, ContextDep
 from registry.server.errors import RESPONSES
-from registry.server.views import models as model_views
+from registry.server.views import uploads as upload_views
 from registry.services.blobs import uploads
 from registry.services.people.actors import Actor
 from registry.storage.store import Store
@@ -28,19 +29,19 @@ BUFFER = 4 * 2**20
 @router.post("", status_code=201, responses={200: {"model": schemas.Upload, "description": "Nothing to send"}})
 @allow("upload")
 def announce(body: schemas.UploadRequest, response: Response, actor: ActorDep, ctx: ContextDep) -> schemas.Upload:
-    """Announce bytes by digest and size; the same announcement returns the same open session."""
+    """Announce an upload by digest and size; the same announcement returns the same open session."""
     with ctx.database.write() as session:
         upload = uploads.announce(session, ctx.store, actor, body.sha256, body.size, ctx.upload_limits, body.namespace)
         response.status_code = 200 if upload.state == "done" else 201
-        return model_views.upload(upload)
+        return upload_views.upload(upload)
 
 
 @router.get("/{upload_id}")
 @allow("upload")
 def show(upload_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> schemas.Upload:
-    """Show a session, with the parts still to send."""
+    """Show an upload session, with the parts that are missing."""
     with ctx.database.read() as session:
-        return model_views.upload(uploads.find(session, actor, upload_id))
+        return upload_views.upload(uploads.find(session, actor, upload_id))
 
 
 @router.put(
@@ -65,15 +66,15 @@ def show(upload_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> schemas.Uplo
 async def put_part(
     upload_id: uuid.UUID, number: int, request: Request, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Part:
-    """Send part `number`: the bytes from number * part_size. Again is harmless; the answer means durable."""
-    digest, length = announced(request)
+    """Send part `number`, the bytes from number * part_size; the answer means that they are durable. Safe to repeat."""
+    digest, length = announced_part(request)
     place = await run_in_threadpool(find_slot, ctx, actor, upload_id, number, length)
     if place.stored not in (None, digest):
-        raise WrongState(f"Part {number} is there already with other bytes; cancel the upload to start over.")
-    found = await receive(request, ctx.store, place)
-    if found != digest:
+        raise WrongState(f"Part {number} was already sent with other bytes; cancel the upload to start over.")
+    received = await receive(request, ctx.store, place)
+    if received != digest:
         raise DigestMismatch(
-            f"Part {number} hashes to {found}, not to {digest}; send it again.", field="Content-Digest"
+            f"Part {number} hashes to {received}, not to {digest}; send it again.", field="Content-Digest"
         )
     return await run_in_threadpool(acknowledge, ctx, actor, upload_id, number, length, digest)
 
@@ -81,20 +82,20 @@ async def put_part(
 @router.post("/{upload_id}/complete")
 @allow("upload")
 async def complete(upload_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> schemas.Upload:
-    """Hash the whole and keep it; damaged parts become missing again. Only a few uploads are hashed at a time."""
+    """Hash the whole upload and store it; damaged parts become missing again. Few uploads are hashed at a time."""
     return await anyio.to_thread.run_sync(complete_now, ctx, actor, upload_id, limiter=ctx.hashing)
 
 
 @router.delete("/{upload_id}", status_code=204)
 @allow("upload")
 def cancel(upload_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> None:
-    """Forget a session and what was sent."""
+    """Cancel an upload session and delete its bytes."""
     with ctx.database.write() as session:
         uploads.cancel(session, ctx.store, actor, upload_id)
 
 
 def complete_now(ctx: Context, actor: Actor, upload_id: uuid.UUID) -> schemas.Upload:
-    """Verify and finish, alone with the staged bytes."""
+    """Verify and finish an upload, with its staged bytes locked."""
     with ctx.database.read() as session:
         upload = uploads.find(session, actor, upload_id)
     if upload.state == "open":
@@ -106,13 +107,17 @@ def complete_now(ctx: Context, actor: Actor, upload_id: uuid.UUID) -> schemas.Up
                 upload = uploads.finish(session, ctx.store, actor, upload_id, damaged, ctx.upload_limits.lifetime)
     if upload.state == "open":
         raise DigestMismatch(f"The bytes do not hash to {upload.sha256}; send the missing parts again.", field="sha256")
-    return model_views.upload(upload)
+    return upload_views.upload(upload)
 
 
-def announced(request: Request) -> tuple[str, int]:
-    """Return the digest (hex) and length that the headers of a part announce."""
-    found = CONTENT_DIGEST.fullmatch(request.headers.get("content-digest", ""))
-    if found is None:
+def announced_part(request: Request) -> tuple[str, int]:
+    """Return the digest (hex) and the length that the headers of a part announce.
+
+    Raises:
+        InvalidRequest: A header is missing or malformed.
+    """
+    header = CONTENT_DIGEST.fullmatch(request.headers.get("content-digest", ""))
+    if header is None:
         raise InvalidRequest(
             "Send the header 'Content-Digest: sha-256=:<base64>:' with a part.", field="Content-Digest"
         )
@@ -120,13 +125,13 @@ def announced(request: Request) -> tuple[str, int]:
     if not re.fullmatch(r"[0-9]{1,18}", length):
         raise InvalidRequest("Send the header 'Content-Length' with a part.", field="Content-Length")
     try:
-        return base64.b64decode(found[1], validate=True).hex(), int(length)
+        return base64.b64decode(header[1], validate=True).hex(), int(length)
     except binascii.Error:
         raise InvalidRequest("The header 'Content-Digest' is not base64.", field="Content-Digest") from None
 
 
 def find_slot(ctx: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> uploads.Slot:
-    """Say where a part goes, in a reading transaction of its own, and make its file."""
+    """Return where a part is written, in a reading transaction of its own, and create its file."""
     with ctx.database.read() as session:
         place = uploads.slot(session, ctx.store, actor, upload_id, number, length)
     uploads.create_staging(ctx.store, place.path)
@@ -136,7 +141,7 @@ def find_slot(ctx: Context, actor: Actor, upload_id: uuid.UUID, number: int, len
 async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
     """Write a part's bytes to its slot, make them durable, and return their sha256.
 
-    A part that is there already is only hashed: its acknowledged bytes are not touched again.
+    A part that was sent already is only hashed: its acknowledged bytes are not written again.
     """
     hasher, at, buffer = hashlib.sha256(), place.offset, bytearray()
     end = place.offset + place.size
@@ -154,7 +159,7 @@ async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
     with uploads.staging(store, place.path) as staged:
         async for chunk in request.stream():
             buffer += chunk
-            if at + len(buffer) > end:  # never past the slot, whatever the headers said
+            if at + len(buffer) > end:  # never past the slot, whatever the headers announced
                 break
             if len(buffer) >= BUFFER:
                 await run_in_threadpool(write, bytes(buffer), at)
@@ -168,7 +173,7 @@ async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
 def acknowledge(
     ctx: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int, digest: str
 ) -> schemas.Part:
-    """Write down a durable part, in a transaction of its own."""
+    """Record a durable part, in a transaction of its own."""
     with ctx.database.write() as session:
         part = uploads.record_part(session, actor, upload_id, number, length, digest, ctx.upload_limits.lifetime)
     return schemas.Part(number=part.number, size=part.size, sha256=part.sha256)

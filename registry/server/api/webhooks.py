@@ -6,9 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from registry import schemas
-from registry.server.edge.deps import ActorDep, ContextDep, ModelName, Route, allow
+from registry.server.edge.admission import ActorDep, Route, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName
 from registry.server.errors import RESPONSES
 from registry.server.views import webhooks as webhook_views
+from registry.services.events import deliveries as delivery_service
 from registry.services.events import webhooks
 
 router = APIRouter(
@@ -19,12 +22,11 @@ router = APIRouter(
 @router.post("", status_code=201)
 @allow("webhook.manage")
 def create(name: ModelName, body: schemas.WebhookRequest, actor: ActorDep, ctx: ContextDep) -> schemas.NewWebhook:
-    """Make a webhook; the secret that signs what it is sent is in this answer alone."""
+    """Create a webhook; only this answer shows the secret that signs its deliveries."""
     private = ctx.settings.webhook_private
     with ctx.database.write() as session:
         row = webhooks.create(session, actor, name, body.url, body.events, private=private)
-        shown = webhook_views.webhook(row, actor.name)
-    return schemas.NewWebhook(secret=row.secret, **shown.model_dump())
+        return schemas.NewWebhook(secret=row.secret, **webhook_views.webhook(row, actor.name).model_dump())
 
 
 @router.get("")
@@ -32,7 +34,7 @@ def create(name: ModelName, body: schemas.WebhookRequest, actor: ActorDep, ctx: 
 def listing(name: ModelName, ctx: ContextDep) -> list[schemas.Webhook]:
     """List the webhooks of a model."""
     with ctx.database.read() as session:
-        return [webhook_views.webhook(*row) for row in webhooks.listing(session, name)]
+        return webhook_views.listing(session, name)
 
 
 @router.get("/{webhook_id}")
@@ -40,8 +42,7 @@ def listing(name: ModelName, ctx: ContextDep) -> list[schemas.Webhook]:
 def show(name: ModelName, webhook_id: uuid.UUID, ctx: ContextDep) -> schemas.Webhook:
     """Show a webhook."""
     with ctx.database.read() as session:
-        row, _, creator = webhooks.find(session, name, webhook_id)
-        return webhook_views.webhook(row, creator)
+        return webhook_views.show(session, name, webhook_id)
 
 
 @router.patch("/{webhook_id}")
@@ -49,17 +50,16 @@ def show(name: ModelName, webhook_id: uuid.UUID, ctx: ContextDep) -> schemas.Web
 def update(
     name: ModelName, webhook_id: uuid.UUID, body: schemas.WebhookUpdate, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Webhook:
-    """Turn a webhook on or off; what happens while it is off is not told."""
+    """Turn a webhook on or off; events that happen while it is off are not delivered later."""
     with ctx.database.write() as session:
         webhooks.set_active(session, actor, name, webhook_id, body.active)
-        row, _, creator = webhooks.find(session, name, webhook_id)
-        return webhook_views.webhook(row, creator)
+        return webhook_views.show(session, name, webhook_id)
 
 
 @router.delete("/{webhook_id}", status_code=204)
 @allow("webhook.manage")
 def remove(name: ModelName, webhook_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> None:
-    """Delete a webhook, with the record of what it was sent."""
+    """Delete a webhook and the record of its deliveries."""
     with ctx.database.write() as session:
         webhooks.remove(session, actor, name, webhook_id)
 
@@ -67,9 +67,9 @@ def remove(name: ModelName, webhook_id: uuid.UUID, actor: ActorDep, ctx: Context
 @router.post("/{webhook_id}/test", status_code=202)
 @allow("webhook.manage")
 def ping(name: ModelName, webhook_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> schemas.WebhookDelivery:
-    """Send a webhook something to see whether it works."""
+    """Send a test delivery to a webhook."""
     with ctx.database.write() as session:
-        return webhook_views.delivery(webhooks.ping(session, actor, name, webhook_id))
+        return webhook_views.delivery(delivery_service.ping(session, actor, name, webhook_id))
 
 
 @router.get("/{webhook_id}/deliveries")
@@ -81,11 +81,9 @@ def deliveries(
     before: uuid.UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> schemas.WebhookDeliveryPage:
-    """List what was sent to a webhook and what it answered, newest first."""
+    """List the deliveries to a webhook and its answers, newest first."""
     with ctx.database.read() as session:
-        found, cursor = webhooks.deliveries(session, name, webhook_id, before, limit)
-        items = [webhook_views.delivery(row) for row in found]
-        return schemas.WebhookDeliveryPage(items=items, next=str(cursor) if cursor else None)
+        return webhook_views.deliveries(session, name, webhook_id, before, limit)
 
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/replay", status_code=202)
@@ -93,6 +91,6 @@ def deliveries(
 def replay(
     name: ModelName, webhook_id: uuid.UUID, delivery_id: uuid.UUID, actor: ActorDep, ctx: ContextDep
 ) -> schemas.WebhookDelivery:
-    """Send an event to a webhook again."""
+    """Deliver an event to a webhook again."""
     with ctx.database.write() as session:
-        return webhook_views.delivery(webhooks.replay(session, actor, name, webhook_id, delivery_id))
+        return webhook_views.delivery(delivery_service.replay(session, actor, name, webhook_id, delivery_id))

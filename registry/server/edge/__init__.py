@@ -1,1 +1,1 @@
-"""What every request passes: serving, middleware, limits, admission, downloads."""
+"""The edge of the server, which every request passes: limits, admission, bodies, downloads, serving."""

@@ -1,4 +1,4 @@
-"""Serving a blob: one byte range, strong ETag, Repr-Digest (RFC 9530), immutable caching; or where else it is."""
+"""Blobs over HTTP: one byte range, strong ETag, Repr-Digest (RFC 9530), immutable caching, or a redirect."""
 
 import base64
 import re
@@ -16,19 +16,19 @@ BUSY_SECONDS = 5
 
 
 class Gate:
-    """Counts the files that are being sent, and lets in no more than so many, give or take those that begin at once."""
+    """A count of the files being sent, and its limit; downloads that begin together may exceed it a little."""
 
     def __init__(self, most: int) -> None:
         self.most, self.inside = most, 0
 
     def require_room(self) -> None:
-        """Refuse to begin with another file.
+        """Refuse another file if the limit is reached.
 
         Raises:
-            TooMany: there are as many as there may be. A 429 is what every client comes back after.
+            TooMany: The limit is reached. Every client retries after a 429.
         """
         if self.inside >= self.most:
-            raise TooMany("The registry is sending too many files; come back in a moment.", retry_after=BUSY_SECONDS)
+            raise TooMany("The registry is sending too many files; try again in a moment.", retry_after=BUSY_SECONDS)
 
 
 class BlobResponse(FileResponse):
@@ -38,7 +38,7 @@ class BlobResponse(FileResponse):
     gate: Gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the file."""
         self.gate.inside += 1
         try:
             await super().__call__(scope, receive, send)
@@ -59,26 +59,26 @@ def serve(
     location: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Answer with a blob, or a range of it, or 304 when the client has it, or with where it is.
-
-    Args:
-        request: Whose Range and conditions count.
-        store: Where the blob is.
-        gate: How many are sent at a time.
-        sha256: The blob.
-        size: Its bytes.
-        filename: What it is called.
-        immutable: Whether this address has these bytes for ever.
-        cached: `public`, or `private` for what a shared cache must not hand to others.
-        location: An address that has the bytes in our place; the answer is 302 then, in the words of the Hub.
-        headers: What else the answer says.
+    """Answer with a blob or a range of it, with 304 if the client has it, or with a redirect to it.
 
     Several ranges, and malformed ones, are answered with the whole (RFC 9110 section 14.2 leaves that free).
 
+    Args:
+        request: The request, for its Range and conditions.
+        store: The store that holds the blob.
+        gate: The limit of files sent at a time.
+        sha256: The digest of the blob.
+        size: The size of the blob in bytes.
+        filename: The name that the file is saved under.
+        immutable: Whether this address has these bytes for ever.
+        cached: `public`, or `private` if a shared cache must not serve the blob to others.
+        location: An address that serves the blob instead; the answer is then a 302 with the Hub's headers.
+        headers: More headers for the answer.
+
     Raises:
-        RangeNotSatisfiable: the range starts after the end.
-        StorageFailed: the blob's file is gone.
-        TooMany: too many files are being sent.
+        RangeNotSatisfiable: The range starts after the end.
+        StorageFailed: The file of the blob is missing.
+        TooMany: Too many files are being sent.
     """
     etag = f'"{sha256}"'
     if location is not None:
@@ -99,12 +99,12 @@ def serve(
     wanted = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if etag in wanted or "*" in wanted:
         return Response(status_code=304, headers=headers)
-    found = RANGE.fullmatch(request.headers.get("range", ""))
+    byte_range = RANGE.fullmatch(request.headers.get("range", ""))
     outdated = request.headers.get("if-range", etag) != etag
-    if found is None or outdated or (found[2] and int(found[2]) < int(found[1])):
+    if byte_range is None or outdated or (byte_range[2] and int(byte_range[2]) < int(byte_range[1])):
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
-    elif (found[1] and int(found[1]) >= size) or (found[3] and (int(found[3]) == 0 or size == 0)):
-        message = f"{filename} has {size} bytes; there is nothing at {found[0]}."
+    elif (byte_range[1] and int(byte_range[1]) >= size) or (byte_range[3] and (int(byte_range[3]) == 0 or size == 0)):
+        message = f"{filename} has {size} bytes; the range {byte_range[0]} lies outside."
         raise RangeNotSatisfiable(message, field="Range", size=size)
     if request.method != "HEAD":
         gate.require_room()

@@ -1,4 +1,4 @@
-"""Sending a file of a revision: from our disk, or by saying where else it is; and counting downloads."""
+"""Downloads of a snapshot's files: sent from this server's disk or redirected, and counted."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.db.tables import Blob, Model
 from registry.outside.hub import file_url
-from registry.server.edge.deps import Context
+from registry.server.edge.context import Context
 from registry.server.edge.downloads import serve
 from registry.services.composing import snapshots
 from registry.services.composing.snapshots import Snapshot
@@ -25,20 +25,20 @@ def send(
     immutable: bool,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Answer with a file of a revision.
+    """Answer with a file of a snapshot.
 
     Args:
-        request: Whose Range and conditions count.
-        made: What the app is made of.
-        model: Whose revision it is.
-        found: The revision.
-        path: The file's, in the revision.
-        immutable: Whether the address that was asked for has these bytes for ever.
-        headers: What else the answer says.
+        request: The request, for its Range and conditions.
+        ctx: The parts of the app.
+        model: The model.
+        snapshot: The snapshot that holds the file.
+        path: The path of the file in the snapshot.
+        immutable: Whether the requested address has these bytes for ever.
+        headers: More headers for the answer.
 
     Raises:
-        EntryNotFound: there is no such file.
-        RangeNotSatisfiable, StorageFailed, TooMany: as `serve` says.
+        EntryNotFound: The snapshot has no such file.
+        RangeNotSatisfiable, StorageFailed, TooMany: As for `serve`.
     """
     blob = snapshots.find_file(snapshot, path)
     response = serve(
@@ -61,7 +61,7 @@ def send(
 
 
 def locate(ctx: Context, model: Model, blob: Blob, path: str) -> str | None:
-    """Return the address that has a file's bytes in our place: the Hub's, or a bucket's for a while; else None."""
+    """Return where else a file's bytes are: at the Hub, or for a while in a bucket; None if only on this server."""
     settings = ctx.settings
     if blob.state == "remote" and model.source is not None:
         return file_url(settings.hub_endpoint, model.source, path)

@@ -1,6 +1,6 @@
-"""What happens to every request: an id, a rate for its address, deadlines for its body, one log line, metrics.
+"""Middleware around every request: an id, a rate for its address, deadlines for its body, one log line, metrics.
 
-Whatever fails on the way is answered as a problem, never by a bare 500.
+An unexpected error is answered with problem details, too.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+from anyio import CapacityLimiter, to_thread
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,10 +21,11 @@ from registry.server.edge.limits import Rate, address_key
 from registry.server.errors import problem
 
 log = structlog.get_logger()
-METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}  # a stranger's inventions are one label
+METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}  # others are one label, `other`
 SECURITY = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-BODY_WINDOW = 60.0  # seconds of waiting for a body after which its rate is looked at, again and again
-UNLIMITED = {"/healthz"}  # whether the registry lives is asked by those who restart it
+BODY_WINDOW = 60.0  # seconds of waiting for a body after which its rate is checked, again and again
+UNLIMITED = {"/healthz"}  # asked by whoever restarts a registry that does not answer
+COUNTING = 8  # threads that wait for a shared store of rate limits
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 
@@ -40,19 +42,20 @@ class Metrics:
 
 
 class Edge:
-    """The outermost layer.
+    """The outermost layer of the app.
 
     Args:
-        app: What is inside.
-        metrics: Where requests are counted.
-        address_rate: How often an address may ask.
+        app: The layers inside.
+        metrics: The counters for requests.
+        address_rate: How many requests an address may send.
         body_seconds: The longest wait for the next bytes of a body.
-        body_rate: The fewest bytes of a body for each second that is waited for them; 0 for none.
+        body_rate: The fewest bytes of a body for each second of waiting; 0 for no limit.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, address_rate: Rate, body_seconds: float, body_rate: int) -> None:
         self.app, self.metrics, self.address_rate = app, metrics, address_rate
         self.body_seconds, self.body_rate = body_seconds, body_rate
+        self.counting = CapacityLimiter(COUNTING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event of ASGI."""
@@ -60,29 +63,33 @@ class Edge:
             await self.app(scope, receive, send)
             return
         started, status, body_over = time.perf_counter(), 0, False
-        waited, came = 0.0, 0  # seconds for the body, and its bytes, since its rate was looked at
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        waited, received = 0.0, 0  # seconds for the body, and its bytes, since its rate was checked
+        wanted_id = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = wanted_id.decode() if REQUEST_ID.fullmatch(wanted_id) else uuid.uuid4().hex
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
 
         async def receive_in_time() -> Message:
-            nonlocal body_over, waited, came
+            nonlocal body_over, waited, received
             if body_over:
                 return await receive()
-            asked = time.perf_counter()
+            began = time.perf_counter()
             try:
                 message = await asyncio.wait_for(receive(), self.body_seconds)
             except TimeoutError:
-                raise TimedOut(f"No bytes of the body came for {self.body_seconds:g} seconds; send it again.") from None
+                raise TimedOut(
+                    f"No bytes of the body arrived for {self.body_seconds:g} seconds; send the request again."
+                ) from None
             body_over = not message.get("more_body", False)
             size = len(message.get("body", b""))
             self.metrics.received.inc(size)
-            waited, came = waited + time.perf_counter() - asked, came + size
+            waited, received = waited + time.perf_counter() - began, received + size
             if waited >= BODY_WINDOW and not body_over:
-                if came < waited * self.body_rate:
-                    raise TimedOut(f"The body came by less than {self.body_rate} bytes per second; send it again.")
-                waited, came = 0.0, 0
+                if received < waited * self.body_rate:
+                    raise TimedOut(
+                        f"The body arrived at less than {self.body_rate} bytes per second; send the request again."
+                    )
+                waited, received = 0.0, 0
             return message
 
         async def send_marked(message: Message) -> None:
@@ -95,10 +102,10 @@ class Edge:
 
         bound = log.bind(request_id=request_id)
         try:
-            if (headers := self.refuse(scope)) is not None:
-                detail = f"This address asks too often; come back in {headers['Retry-After']} seconds."
-                told = {**headers, "X-Error-Message": detail}  # what the Hub's clients show
-                answer = problem(request_id, 429, TooMany.slug, detail, extra=told)
+            if (headers := await self.refuse(scope)) is not None:
+                detail = f"This address sends too many requests; try again in {headers['Retry-After']} seconds."
+                headers = {**headers, "X-Error-Message": detail}  # shown by the Hub's clients
+                answer = problem(request_id, 429, TooMany.slug, detail, extra=headers)
                 await answer(scope, receive, send_marked)
             else:
                 await self.app(scope, receive_in_time, send_marked)
@@ -108,7 +115,8 @@ class Edge:
             bound.exception("request.error")
             if status:
                 raise
-            answer = problem(request_id, 500, "error", "The registry failed on this request; its operator has the log.")
+            detail = "The registry failed on this request; its operator finds the reason in the log."
+            answer = problem(request_id, 500, "error", detail)
             await answer(scope, receive, send_marked)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
@@ -126,9 +134,11 @@ class Edge:
                 user=actor.name if actor else None,
             )
 
-    def refuse(self, scope: Scope) -> dict[str, str] | None:
-        """Return the headers of a refusal when the address of a request has asked too often, else None."""
+    async def refuse(self, scope: Scope) -> dict[str, str] | None:
+        """Return the headers of a refusal if the address of a request sends too many, else None."""
         if scope["path"] in UNLIMITED:
             return None
         host, _ = scope.get("client") or (None, 0)
+        if self.address_rate.shared:
+            return await to_thread.run_sync(self.address_rate.refuse, address_key(host), limiter=self.counting)
         return self.address_rate.refuse(address_key(host))

@@ -1,4 +1,4 @@
-"""Routes for monitoring: health and metrics."""
+"""Routes of monitoring: health and metrics."""
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -6,7 +6,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 import registry
-from registry.server.edge.deps import ContextDep, Route, allow
+from registry.server.edge.admission import Route, allow
+from registry.server.edge.context import ContextDep
 from registry.server.errors import RESPONSES
 from registry.services.queue import jobs
 
@@ -16,7 +17,7 @@ router = APIRouter(route_class=Route, responses=RESPONSES)
 @router.get("/healthz", tags=["operation"])
 @allow("server.read")
 def healthz(ctx: ContextDep) -> dict[str, str]:
-    """Say that database and disk answer."""
+    """Check that database and disk answer."""
     with ctx.database.read() as session:
         session.execute(text("SELECT 1"))
     ctx.store.staging.stat()
@@ -26,7 +27,7 @@ def healthz(ctx: ContextDep) -> dict[str, str]:
 @router.get("/metrics", tags=["operation"], response_class=Response)
 @allow("server.read")
 def metrics(request: Request, ctx: ContextDep) -> Response:
-    """Count requests, bytes and jobs, for Prometheus."""
+    """Return the counts of requests, bytes and jobs in Prometheus' text format."""
     with ctx.database.read() as session:
         lines = job_lines(session)
     return Response(generate_latest(request.app.state.metrics.registry) + lines, media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""Running the app under uvicorn, with deadlines for slow clients and a worker beside it."""
+"""The app under uvicorn, with deadlines for slow clients and a worker beside it."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ HEADER_BYTES = 16 * 2**10
 def deadline_protocol(seconds: float) -> type[H11Protocol]:
     """Return an HTTP protocol that closes a connection whose request header takes longer than `seconds`.
 
-    uvicorn itself waits for ever (a thousand such connections cost an attacker nothing).
+    uvicorn itself waits for ever, and a thousand such connections cost an attacker nothing.
     """
 
     class DeadlineProtocol(H11Protocol):
@@ -43,7 +43,7 @@ def deadline_protocol(seconds: float) -> type[H11Protocol]:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that says where it listens, once it does, and when it is about to end."""
+    """A uvicorn server that reports the address it listens on, and when it is about to end."""
 
     def __init__(self, config: uvicorn.Config, listening: Callable[[str], None], ending: Callable[[], None]) -> None:
         super().__init__(config)
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
             break
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """End what would go on for minutes, then wait for what is being answered."""
+        """End the streams, which would last for minutes, then wait for the requests in progress."""
         self.ending()
         await super().shutdown(sockets)  # type: ignore[arg-type]
 
@@ -82,7 +82,7 @@ def make_server(app: FastAPI, host: str, port: int, header_seconds: float, liste
 
 
 def run_beside(worker: Callable[[], None], stop: Callable[[], object], server: Server) -> None:
-    """Run the server, with a worker in a thread that is stopped and waited for at the end."""
+    """Run the server with a worker in a thread, and at the end stop the worker and wait for it."""
     thread = threading.Thread(target=worker, name="worker")
     thread.start()
     try:

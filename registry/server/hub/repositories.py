@@ -1,7 +1,7 @@
-"""The read side that clients of the Hugging Face Hub know: models as repositories, their revisions and files.
+"""Routes of the Hugging Face Hub, as its clients read it: models as repositories, their revisions and files.
 
-What these answers have to look like is what huggingface_hub, transformers, hf and others make of them; the tests run
-them. Nothing here is described at /docs: our own API is.
+The shape of an answer is what huggingface_hub, transformers, hf and others expect of it; the tests run them. These
+routes are not described at /docs, which shows our own API.
 """
 
 import base64
@@ -16,9 +16,11 @@ from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from registry.errors import EntryNotFound, InvalidRequest
-from registry.server.edge.deps import ActorDep, ContextDep, PublicUrl, VisitorDep, allow, check_json, read_bytes
+from registry.server.edge.admission import ActorDep, VisitorDep, allow
+from registry.server.edge.bodies import check_json, read_bytes
+from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.hub import views
-from registry.server.hub.route import Decoded, HubRoute, Repository, marks
+from registry.server.hub.route import Decoded, HubRoute, Repository, snapshot_headers
 from registry.services.catalog import tags
 from registry.services.hub import downloads, listings, repositories
 from registry.services.people import namespaces
@@ -35,7 +37,7 @@ Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 @router.get("/api/whoami-v2")
 @allow("user.read")
 def whoami(actor: ActorDep, ctx: ContextDep) -> dict[str, Any]:
-    """Say who the token speaks for."""
+    """Show the user that the token speaks for."""
     with ctx.database.read() as session:
         return views.whoami(actor, namespaces.of_user(session, actor))
 
@@ -60,7 +62,7 @@ def listing(
 ) -> Response:
     """List models."""
     wanted = [word for text in filter or () for word in text.split(",") if word]
-    asked = listings.Listing(
+    query = listings.Listing(
         search=search,
         author=author,
         tags=(*wanted, *([pipeline_tag] if pipeline_tag else [])),
@@ -68,7 +70,7 @@ def listing(
         descending=direction < 0,
     )
     with ctx.database.read() as session:
-        found, after = listings.page(session, actor, asked, read_cursor(cursor), min(limit, listings.MOST))
+        found, after = listings.page(session, actor, query, read_cursor(cursor), min(limit, listings.MOST_MODELS))
         named, totals = tags.of_models(session, found), downloads.totals(session, found)
         shown = [views.model(row, named[row.id], totals[row.id], card=full or cardData) for row in found]
     end = write_cursor(after) if after is not None else None
@@ -96,7 +98,7 @@ def show(name: str, rev: str, actor: VisitorDep, ctx: ContextDep, response: Resp
     with ctx.database.read() as session:
         model = repositories.ready(session, name)
         found = repositories.find(session, actor, model, rev)
-        response.headers.update(marks(found))
+        response.headers.update(snapshot_headers(found))
         known = tags.of_models(session, [model])[model.id]
         totals = downloads.totals(session, [model])[model.id]
         return views.revision(model, found, ctx.store, totals, known, blobs=blobs)
@@ -138,13 +140,13 @@ def tree(
     page = inside[: min(limit, PAGE)]
     shown = [views.expanded(entry, commit) for entry in page] if commit else page
     end = write_cursor([page[-1]["path"]]) if len(page) < len(inside) else None
-    return JSONResponse(shown, headers=marks(found) | next_page(request, here, "cursor", end))
+    return JSONResponse(shown, headers=snapshot_headers(found) | next_page(request, here, "cursor", end))
 
 
 @router.post(MODEL + "/paths-info/{rev}")
 @allow("model.read")
 async def paths_info(name: Repository, rev: Decoded, actor: VisitorDep, ctx: ContextDep, request: Request) -> Response:
-    """Show those files and folders of a revision that are named, and are there; a form or JSON."""
+    """Show the named files and folders of a revision, as far as they exist; the body is a form or JSON."""
     raw = await read_bytes(request, PATHS_BYTES)
     paths, expand = read_paths(raw, request.headers.get("content-type", ""))
 
@@ -156,7 +158,7 @@ async def paths_info(name: Repository, rev: Decoded, actor: VisitorDep, ctx: Con
         entries = views.tree(found)
         named = [entries[path] for path in dict.fromkeys(paths) if path in entries]
         shown = [views.expanded(entry, commit) for entry in named] if commit else named
-        return JSONResponse(shown, headers=marks(found))
+        return JSONResponse(shown, headers=snapshot_headers(found))
 
     return await run_in_threadpool(answer)
 
@@ -164,7 +166,7 @@ async def paths_info(name: Repository, rev: Decoded, actor: VisitorDep, ctx: Con
 @router.get(MODEL + "/refs")
 @allow("model.read")
 def refs(name: Repository, actor: VisitorDep, ctx: ContextDep, include_prs: bool = False) -> dict[str, Any]:
-    """List branches and tags, and pull requests when asked."""
+    """List branches and tags, and on request pull requests."""
     with ctx.database.read() as session:
         model = repositories.ready(session, name)
         return views.refs(repositories.refs(session, actor, model, pulls=include_prs), pulls=include_prs)
@@ -182,7 +184,7 @@ def commits(
     p: Annotated[int, Query(ge=0, le=10**6)] = 0,
     limit: Annotated[int, Query(ge=1)] = COMMITS,
 ) -> Response:
-    """List where a revision has come from, newest first."""
+    """List the commits that a revision comes from, newest first."""
     size = min(limit, COMMITS)
     with ctx.database.read() as session:
         model = repositories.ready(session, name)
@@ -196,14 +198,14 @@ def commits(
 @router.get(MODEL + "/auth-check")
 @allow("model.read")
 def may_read(name: Repository) -> dict[str, Any]:
-    """Say that the caller may read the model, as no other caller comes here."""
+    """Answer a caller who may read the model; admission refuses all others."""
     return {}
 
 
 @router.get(MODEL + "/auth-check/write")
 @allow("patch.push")
 def may_write(name: Repository) -> dict[str, Any]:
-    """Say that the caller may push to the model."""
+    """Answer a caller who may push to the model; admission refuses all others."""
     return {}
 
 
@@ -211,7 +213,7 @@ def read_paths(raw: bytes, kind: str) -> tuple[list[str], bool]:
     """Return the paths of a body that is a form (Python) or JSON (JavaScript), and whether to expand them.
 
     Raises:
-        InvalidRequest: it is neither.
+        InvalidRequest: The body is neither.
     """
     try:
         if kind.startswith("application/json"):
@@ -225,12 +227,12 @@ def read_paths(raw: bytes, kind: str) -> tuple[list[str], bool]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InvalidRequest("Send `paths` as a form or as JSON.", field="paths") from None
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths) or len(paths) > MOST_PATHS:
-        raise InvalidRequest(f"`paths` are at most {MOST_PATHS} texts.", field="paths")
+        raise InvalidRequest(f"`paths` must be a list of at most {MOST_PATHS} strings.", field="paths")
     return [path.strip("/") for path in paths], expand
 
 
 def next_page(request: Request, here: str, name: str, value: str | None) -> dict[str, str]:
-    """Return the Link to the page after this one (RFC 8288), the same address but for a parameter; none without one."""
+    """Return the Link header to the next page (RFC 8288): this address with another cursor; empty without a cursor."""
     if value is None:
         return {}
     pairs = [(key, text) for key, text in request.query_params.multi_items() if key != name]
@@ -238,15 +240,15 @@ def next_page(request: Request, here: str, name: str, value: str | None) -> dict
 
 
 def write_cursor(values: list[Any]) -> str:
-    """Return the end of a page as a word."""
+    """Return the cursor of the page that follows some values."""
     return base64.urlsafe_b64encode(json.dumps(values).encode("utf-8")).decode("ascii")
 
 
 def read_cursor(text: str | None) -> list[Any] | None:
-    """Return the end of the page before.
+    """Return the values of the last item of the page before.
 
     Raises:
-        InvalidRequest: it is no cursor.
+        InvalidRequest: The text is not a cursor.
     """
     if text is None:
         return None
@@ -255,5 +257,5 @@ def read_cursor(text: str | None) -> list[Any] | None:
     except ValueError:
         found = None
     if not isinstance(found, list) or not 0 < len(found) <= 2:
-        raise InvalidRequest("This is no cursor of a page before.", field="cursor")
+        raise InvalidRequest("The cursor is not valid; use the one that the page before gave.", field="cursor")
     return found

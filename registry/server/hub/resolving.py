@@ -1,14 +1,15 @@
-"""Files of a revision, at the addresses where clients of the Hugging Face Hub look for them.
+"""Routes of files of a revision, at the addresses that clients of the Hugging Face Hub use.
 
-/{namespace}/{name}/resolve/{revision}/{path}       what is in Git LFS on the Hub: here, all
-/{namespace}/{name}/raw/{revision}/{path}           the same; other clients read small files there
+/{namespace}/{name}/resolve/{revision}/{path}       at the Hub, files in Git LFS: here, all files
+/{namespace}/{name}/raw/{revision}/{path}           the same; some clients read small files there
 """
 
 from fastapi import APIRouter, Request, Response
 
-from registry.server.edge.deps import ContextDep, VisitorDep, allow
+from registry.server.edge.admission import VisitorDep, allow
+from registry.server.edge.context import ContextDep
 from registry.server.edge.files import send
-from registry.server.hub.route import Decoded, HubRoute, Repository, marks
+from registry.server.hub.route import Decoded, HubRoute, Repository, snapshot_headers
 from registry.services.hub import repositories
 
 router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
@@ -20,9 +21,9 @@ router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
 def resolve(
     name: Repository, rev: Decoded, path: Decoded, actor: VisitorDep, ctx: ContextDep, request: Request
 ) -> Response:
-    """Send a file of a revision, or say where it is."""
+    """Send a file of a revision, or redirect to it."""
     with ctx.database.read() as session:
         model = repositories.ready(session, name)
         found = repositories.find(session, actor, model, rev)
     request.state.commit = found.commit
-    return send(request, ctx, model, found, path, immutable=rev == found.commit, headers=marks(found))
+    return send(request, ctx, model, found, path, immutable=rev == found.commit, headers=snapshot_headers(found))

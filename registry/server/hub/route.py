@@ -1,11 +1,12 @@
-"""The way into the routes that clients of the Hugging Face Hub use: paths as they were sent, and errors in its terms.
+"""Admission to the routes of the Hugging Face Hub's clients: undecoded paths, and errors in the Hub's terms.
 
-    raw path ── RawPath ──> routed with %2F in it ── HubRoute ──> admitted; an unknown token is nobody's
-                                                        ├── not composed yet: composed, for whoever may ask
+    raw path ── RawPath ──> routed with %2F in it ── HubRoute ──> admitted; an unknown token counts as none
+                                                        ├── not composed yet: composed, if the caller may ask for it
                                                         └── errors: X-Error-Code, X-Error-Message
 
-A revision or a file may have a slash in its name, written `%2F`; servers decode a path before it is routed, and could
-not tell it from others. So paths of these routes are routed as they came, and each parameter is decoded by itself.
+A revision or a file may have a slash in its name, written `%2F`. Servers decode a path before it is routed, and could
+then not tell that slash from others. So the paths of these routes are routed undecoded, and each parameter is decoded
+by itself.
 """
 
 import asyncio
@@ -36,7 +37,8 @@ from registry.errors import (
     TooMany,
     WrongState,
 )
-from registry.server.edge.deps import Context, Route, context
+from registry.server.edge.admission import Route
+from registry.server.edge.context import Context, get_context
 from registry.server.errors import STATUS
 from registry.services.composing.snapshots import Snapshot
 from registry.services.hub import repositories
@@ -49,12 +51,12 @@ CODES: tuple[tuple[type[BreadcrumbError], str], ...] = (
     (NotFound, "RepoNotFound"),
 )
 HEAD_SECONDS = 8.0  # the Hub's clients wait ten for a HEAD
-CALL_SECONDS = 55.0  # and for ever for a call; proxies wait a minute
+CALL_SECONDS = 55.0  # for other calls they wait for ever, and proxies a minute
 LOOK_SECONDS = 0.2
 
 
 class RawPath:
-    """Route the Hub's paths as they were sent."""
+    """Middleware that routes the Hub's paths undecoded."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -63,16 +65,16 @@ class RawPath:
         """Handle one connection event of ASGI."""
         raw = scope.get("raw_path") or b""
         if scope["type"] == "http" and raw.isascii() and (PATHS.match(raw) or PATHS.match(scope["path"].encode())):
-            # Also where only the decoded path is one of ours: nothing is decoded twice.
+            # Also where only the decoded path is one of these, so that nothing is decoded twice.
             scope["path"] = raw.decode("ascii")
         await self.app(scope, receive, send)
 
 
 def decode(text: str) -> str:
-    """Return a parameter of a raw path as it was meant.
+    """Return a parameter of a raw path, decoded.
 
     Raises:
-        ValueError: it is not UTF-8.
+        ValueError: The parameter is not UTF-8.
     """
     try:
         return unquote(text, errors="strict")
@@ -89,7 +91,7 @@ class HubRoute(Route):
     lenient: ClassVar[bool] = True
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap the handler."""
+        """Return the handler behind admission, with errors in the Hub's terms."""
         handle = super().get_route_handler()
 
         async def translated(request: Request) -> Response:
@@ -104,7 +106,7 @@ class HubRoute(Route):
             except RequestValidationError as why:
                 first = why.errors()[0]
                 return answer(400, f"{first['loc'][-1]}: {first['msg']}.", {})
-            except OperationalError:  # a file's GET is tried again after a 429, and after no 503
+            except OperationalError:  # clients retry the GET of a file after a 429, but not after a 503
                 return refusal(request, TooMany("The database does not answer; try again in a moment.", retry_after=5))
 
         return translated
@@ -113,7 +115,7 @@ class HubRoute(Route):
 def refusal(request: Request, error: BreadcrumbError) -> JSONResponse:
     """Return an error as the Hub's clients understand it.
 
-    Who has no token hears 401 for a repository that is not there, since it may be there for others.
+    A caller without a token gets 401 for a missing repository, since others may be able to see it.
     """
     status, headers = STATUS[type(error)], dict[str, str]()
     if status == 422:
@@ -137,19 +139,18 @@ def refusal(request: Request, error: BreadcrumbError) -> JSONResponse:
 
 
 def answer(status: int, message: str, headers: dict[str, str]) -> JSONResponse:
-    """Return a refusal with a sentence."""
+    """Return a refusal with a message."""
     return JSONResponse({"error": message}, status, headers={**headers, "X-Error-Message": ascii_line(message)})
 
 
 def ascii_line(text: str) -> str:
-    """Return text as a header can have it."""
+    """Return text reduced to what a header may hold."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:1000]
 
 
-def marks(snapshot: Snapshot) -> dict[str, str]:
-    """Return the headers that say which commit an answer is of, and warn of what was yanked."""
-    told = {"X-Repo-Commit": snapshot.commit}
-    return told | (
+def snapshot_headers(snapshot: Snapshot) -> dict[str, str]:
+    """Return the headers that name the commit of an answer, and warn of yanked patches."""
+    return {"X-Repo-Commit": snapshot.commit} | (
         {"X-HF-Warning": f"{snapshot.ref}; {ascii_line(' '.join(snapshot.warnings))}"} if snapshot.warnings else {}
     )
 
@@ -158,29 +159,29 @@ async def compose(request: Request, why: NotComposed) -> None:
     """Have the revision of a request composed, and wait for it.
 
     Raises:
-        NotComposed: the caller may not ask for that.
-        RevisionNotFound: it cannot be composed.
-        TooMany: it takes longer than the caller waits; they should ask again.
+        NotComposed: The caller may not ask for compositions.
+        RevisionNotFound: The revision cannot be composed.
+        TooMany: The composition takes longer than the caller waits; they should ask again.
     """
     until = time.monotonic() + (HEAD_SECONDS if request.method == "HEAD" else CALL_SECONDS)
-    job = await run_in_threadpool(ask, request, why)
+    job = await run_in_threadpool(request_composition, request, why)
     while job is not None:
-        state, error = await run_in_threadpool(look, context(request), job)
+        state, error = await run_in_threadpool(job_state, get_context(request), job)
         if state == "done":
             return
         if state not in ("queued", "running"):
-            raise RevisionNotFound(f"It could not be composed: {error or state}")
+            raise RevisionNotFound(f"The revision could not be composed: {error or state}")
         if time.monotonic() > until:
-            raise TooMany("It is being composed; ask again in a moment.", retry_after=5)
+            raise TooMany("The revision is being composed; ask again in a moment.", retry_after=5)
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def ask(request: Request, why: NotComposed) -> uuid.UUID | None:
-    """Ask for the composition that a request needs; return its job, or None when it is there by now."""
+def request_composition(request: Request, why: NotComposed) -> uuid.UUID | None:
+    """Ask for the composition that a request needs; return its job, or None if it is composed by now."""
     actor, path = request.state.actor, request.path_params
     if actor is None:
         raise why
-    with context(request).database.write() as session:
+    with get_context(request).database.write() as session:
         try:
             access.admit(session, actor, "recipe.compose", path)
         except Forbidden:
@@ -190,15 +191,15 @@ def ask(request: Request, why: NotComposed) -> uuid.UUID | None:
         return job.id if job else None
 
 
-def look(ctx: Context, job_id: uuid.UUID) -> tuple[str, str | None]:
+def job_state(ctx: Context, job_id: uuid.UUID) -> tuple[str, str | None]:
     """Return the state of a job, and why it failed."""
     with ctx.database.read() as session:
         job = session.get(Job, job_id)
         return (job.state, job.error) if job else ("gone", None)
 
 
-def get_repository(namespace: str, name: str) -> str:
-    """Return `namespace/name` of the path; a caller who was admitted has named a model that there is."""
+async def get_repository(namespace: str, name: str) -> str:
+    """Return `namespace/name` from the path; admission has checked that the model exists."""
     return f"{namespace}/{name}"
 
 

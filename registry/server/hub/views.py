@@ -1,6 +1,6 @@
-"""From rows to the JSON of the Hub: models, files, references, commits, people.
+"""Views in the JSON of the Hub: models, files, references, commits, people.
 
-Dates end in `Z`, which the Hub's clients insist on; every file is one in Git LFS, so its ETag is its sha256.
+Dates end in `Z`, which the Hub's clients require; every file counts as one in Git LFS, so its ETag is its sha256.
 """
 
 import json
@@ -31,7 +31,7 @@ def moment(at: datetime) -> str:
 
 
 def model(row: Model, tags: Sequence[str], downloads: tuple[int, int], *, card: bool = False) -> dict[str, Any]:
-    """Show a model in a list; with the front matter of its base's card when asked."""
+    """Return a model in a list, on request with the front matter of its base's card."""
     front = read_front_matter(row.card or "")
     found = {
         "_id": row.id.hex[:24],
@@ -57,7 +57,7 @@ def model(row: Model, tags: Sequence[str], downloads: tuple[int, int], *, card: 
 def revision(
     row: Model, snapshot: Snapshot, store: Store, downloads: tuple[int, int], known: Sequence[str], *, blobs: bool
 ) -> dict[str, Any]:
-    """Show a model at a revision, with its files; with their sizes and digests when asked."""
+    """Return a model at a revision, with its files and on request their sizes and digests."""
     files = {file.path: file for file in snapshot.files}
     card = models.read_card(store, {"README.md": files["README.md"].sha256}) if "README.md" in files else None
     front = read_front_matter(card or "")
@@ -81,7 +81,7 @@ def revision(
 
 
 def sibling(sha256: str, size: int) -> Entry:
-    """Show what a file of a repository is, as model info does."""
+    """Return the size and digests of a file, as model info shows them."""
     raw = pointer(sha256, size)
     return {
         "size": size,
@@ -96,14 +96,14 @@ def library(card: dict[str, Any], tags: Iterable[str]) -> str | None:
 
 
 def one_word(value: Any) -> str | None:
-    """Return the one word that a field is, or None."""
+    """Return the value of a field that is one word, else None."""
     found = words(value)
     return found[0] if len(found) == 1 and isinstance(value, str) else None
 
 
 @lru_cache(maxsize=1024)
 def read_config(path: Path) -> dict[str, Any]:
-    """Return a config.json, or nothing when it is no JSON object of at most 1 MiB; the file never changes."""
+    """Return what is used of a config.json; nothing unless it is a JSON object of at most 1 MiB. Blobs never change."""
     try:
         with path.open("rb") as file:
             raw = file.read(CONFIG_BYTES + 1)
@@ -118,7 +118,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def tree(snapshot: Snapshot) -> dict[str, Entry]:
-    """Return every file and folder of a revision by its path, each folder before what lies in it."""
+    """Return every file and folder of a revision by its path, each folder before its contents."""
     entries: dict[str, Entry] = {}
     inside: dict[str, list[tuple[str, str, bool]]] = {"": []}
     for file in snapshot.files:
@@ -144,12 +144,12 @@ def tree(snapshot: Snapshot) -> dict[str, Entry]:
 
 
 def expanded(entry: Entry, commit: Commit) -> Entry:
-    """Show an entry of a tree with the commit that it is from."""
+    """Return an entry of a tree with the commit that it comes from."""
     return {**entry, "lastCommit": {"id": commit.id, "title": commit.title, "date": moment(commit.at)}}
 
 
 def refs(found: Iterable[Ref], *, pulls: bool) -> dict[str, Any]:
-    """Show branches, tags and pull requests."""
+    """Return branches, tags and pull requests."""
     shown: dict[str, list[Entry]] = {"branches": [], "converts": [], "tags": []}
     if pulls:
         shown["pullRequests"] = []
@@ -161,7 +161,7 @@ def refs(found: Iterable[Ref], *, pulls: bool) -> dict[str, Any]:
 
 
 def commit(found: Commit) -> Entry:
-    """Show a commit."""
+    """Return a commit."""
     return {
         "id": found.id,
         "title": found.title,
@@ -172,7 +172,7 @@ def commit(found: Commit) -> Entry:
 
 
 def whoami(actor: Actor, organisations: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Show who a token speaks for."""
+    """Return the user that a token speaks for."""
     token = actor.token
     return {
         "type": "user",

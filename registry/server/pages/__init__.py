@@ -1,14 +1,15 @@
-"""Web pages: what the API says, drawn for people; server-rendered, with htmx where something is live.
+"""Web pages: server-rendered, with htmx where something is live.
 
-A page calls the function of an API route, which is a plain function of the caller and the app, and draws what comes
-back. A form builds the body that the same route takes, so that both are held to the same rules.
+A page opens one read transaction, calls the views that the API calls, and renders what they return once the transaction
+has ended: what a page shows belongs together. A form builds the body of an API route and calls the route's function, so
+that a page can do nothing that a command cannot.
 """
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from registry.server.pages.catalog import home, models, settings, webhooks
-from registry.server.pages.comparing import comparisons
+from registry.server.pages.comparing import conflicts
 from registry.server.pages.composing import recipe_editor, recipes
 from registry.server.pages.curation import inbox, patch_forms, patches
 from registry.server.pages.frame.render import FOLDER, Static
@@ -21,7 +22,7 @@ from registry.server.pages.releasing import channels, releases
 
 
 def install(app: FastAPI) -> None:
-    """Add the pages to an app, after everything else, and the files that they need."""
+    """Add the pages and their static files to an app, after everything else."""
     app.state.streams = Streams(jobs.AT_ONCE)
     app.mount("/static", Static(directory=FOLDER / "static"), name="static")
     for module in (
@@ -31,7 +32,7 @@ def install(app: FastAPI) -> None:
         models,
         patches,
         patch_forms,
-        comparisons,
+        conflicts,
         recipe_editor,
         recipes,
         releases,
@@ -49,10 +50,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> Response:
-        """Draw a page for somebody with a browser who asks for an address that there is not."""
+        """Answer a browser that asks for a missing address with a page."""
         if "text/html" not in request.headers.get("accept", "") or request.url.path.startswith("/api/"):
             answer = problem(request, error)
             return answer if isinstance(answer, Response) else await answer
         request.state.actor = None
-        sentence = "There is nothing at this address." if error.status_code == 404 else f"{error.detail}."
+        sentence = "There is no page at this address." if error.status_code == 404 else f"{error.detail}."
         return guarded(request, refusal(request, error.status_code, sentence))

@@ -1,14 +1,23 @@
-"""From rows to the shapes on the wire: what admins see."""
+"""Views for admins: reports, workers, jobs, quarantine, quotas, counts."""
+
+from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.tables import Job, Namespace, Report
-from registry.server.views import models as model_views
+from registry.server.views import jobs as job_views
+from registry.server.views import patches as patch_views
+from registry.services.blobs import quotas
 from registry.services.blobs.quotas import Usage
+from registry.services.blobs.uploads import UploadLimits
+from registry.services.curation import reviews
+from registry.services.operating import reports, summaries
+from registry.services.people import namespaces
+from registry.services.queue import jobs, workers
 from registry.services.queue.workers import Seen
 
 
 def report(row: Report) -> schemas.Report:
-    """Show a report."""
+    """Return the shape of a report."""
     same = ("number", "reason", "message", "created_at", "answer", "closed_at")
     return schemas.Report.model_validate(
         {
@@ -21,26 +30,26 @@ def report(row: Report) -> schemas.Report:
     )
 
 
-def worker(found: Seen) -> schemas.Worker:
-    """Show a worker, and the job in its hands."""
-    row = found.worker
+def worker(seen: Seen) -> schemas.Worker:
+    """Return the shape of a worker, with its job."""
+    row = seen.worker
     return schemas.Worker(
         name=row.name,
         device=row.device,
         started_at=row.started_at,
         seen_at=row.seen_at,
-        alive=found.alive,
-        job=model_views.job(found.job) if found.job else None,
+        alive=seen.alive,
+        job=job_views.job(seen.job) if seen.job else None,
     )
 
 
 def job(row: Job, user: str) -> schemas.AdminJob:
-    """Show a job, with who asked for it and who has it."""
-    return schemas.AdminJob(user=user, worker=row.worker, **model_views.job(row).model_dump())
+    """Return the shape of a job, with who asked for it and its worker."""
+    return schemas.AdminJob(user=user, worker=row.worker, **job_views.job(row).model_dump())
 
 
 def namespace(row: Namespace, usage: Usage) -> schemas.NamespaceUsage:
-    """Show what a namespace may hold and what it holds."""
+    """Return the quota of a namespace, and its usage."""
     return schemas.NamespaceUsage(
         name=row.name,
         kind="user" if row.kind == "user" else "organisation",
@@ -48,3 +57,44 @@ def namespace(row: Namespace, usage: Usage) -> schemas.NamespaceUsage:
         own_uploads=row.quota_uploads,
         **vars(usage),
     )
+
+
+def summary(session: Session) -> schemas.Summary:
+    """Return counts of everything on the server."""
+    return schemas.Summary.model_validate(summaries.summary(session))
+
+
+def worker_list(session: Session) -> list[schemas.Worker]:
+    """Return the workers of the last day, with their jobs."""
+    return [worker(seen) for seen in workers.listing(session)]
+
+
+def job_page(
+    session: Session, *, state: str | None, kind: str | None, before: str | None, limit: int
+) -> schemas.AdminJobPage:
+    """Return a page of the jobs of all models, newest first."""
+    rows, cursor = jobs.listing(session, state=state, kind=kind, before=before, limit=limit)
+    return schemas.AdminJobPage(items=[job(*row) for row in rows], next=cursor)
+
+
+def quarantine_page(session: Session, before: str | None, limit: int) -> schemas.QuarantinePage:
+    """Return a page of the patches in quarantine, of all models, the last quarantined first."""
+    rows, cursor = reviews.quarantined(session, before, limit)
+    items = [patch_views.patch(row.patch.model.full_name, row) for row in rows]
+    return schemas.QuarantinePage(items=items, next=cursor)
+
+
+def namespace_page(
+    session: Session, limits: UploadLimits, search: str | None, after: str | None, limit: int
+) -> schemas.NamespaceUsagePage:
+    """Return a page of the quotas of namespaces and their usage, by name."""
+    spaces, cursor = namespaces.listing(session, search, after, limit)
+    usages = quotas.usages(session, spaces, limits.quota_bytes, limits.quota_uploads)
+    items = [namespace(*row) for row in zip(spaces, usages, strict=True)]
+    return schemas.NamespaceUsagePage(items=items, next=cursor)
+
+
+def report_page(session: Session, *, is_open: bool, before: str | None, limit: int) -> schemas.ReportPage:
+    """Return a page of the open reports, or of the closed ones, newest first."""
+    rows, cursor = reports.listing(session, is_open=is_open, before=before, limit=limit)
+    return schemas.ReportPage(items=[report(row) for row in rows], next=cursor)

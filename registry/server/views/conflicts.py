@@ -1,16 +1,22 @@
-"""From rows to the shapes on the wire: where patches meet, and what a recipe would be."""
+"""Views of conflict analysis: where the patches of a model meet, as pairs and as a set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import PatchRevision
-from registry.server.views import models as model_views
+from registry.db.tables import Model, PatchRevision
+from registry.server.views import jobs as job_views
+from registry.services.composing import conflict_sums, conflicts
 from registry.services.composing.conflicts import KnownConflicts
-from registry.services.composing.previews import Preview
+from registry.services.people.actors import Actor
+
+MOST = conflicts.MOST_PATCHES  # patches that are compared at once
+Ref = tuple[int, int | None]
 
 
-def name(row: PatchRevision) -> schemas.PatchName:
-    """Show a patch in a few words."""
+def patch_name(row: PatchRevision) -> schemas.PatchName:
+    """Return a patch in a few words."""
     return schemas.PatchName(
         number=row.patch.number,
         revision=row.number,
@@ -23,55 +29,63 @@ def name(row: PatchRevision) -> schemas.PatchName:
 def pair(
     first: PatchRevision, second: PatchRevision, whole: object, tensors: Mapping[str, object] | None = None
 ) -> schemas.ConflictPair:
-    """Show where two patches meet."""
+    """Return the shape of the conflicts of two patches."""
     by_tensor = None if tensors is None else {tensor: overlap(sums) for tensor, sums in tensors.items()}
-    return schemas.ConflictPair(first=name(first), second=name(second), whole=overlap(whole), tensors=by_tensor)
+    return schemas.ConflictPair(
+        first=patch_name(first), second=patch_name(second), whole=overlap(whole), tensors=by_tensor
+    )
 
 
 def overlap(sums: object) -> schemas.Overlap:
-    """Show sums, and what follows from them."""
+    """Return sums over the weights of two patches, and the metrics that follow from them."""
     return schemas.Overlap.model_validate(sums)
 
 
-def conflicts(found: KnownConflicts) -> schemas.Conflicts:
-    """Show where patches meet, each with each."""
+def conflicts_among(known: KnownConflicts) -> schemas.Conflicts:
+    """Return the shape of the known conflicts among patches."""
     return schemas.Conflicts(
-        patches=[name(row) for row in found.revisions],
-        source=found.source,
-        pairs=[pair(*known) for known in found.pairs],
-        missing=found.missing,
-        census=found.touched,
-        tensors=found.census,
-        energy=found.energy,
-        job=model_views.job(found.job) if found.job else None,
+        patches=[patch_name(row) for row in known.revisions],
+        source=known.source,
+        pairs=[pair(*found) for found in known.pairs],
+        missing=known.missing,
+        census=known.touched,
+        tensors=known.census,
+        energy=known.energy,
+        job=job_views.job(known.job) if known.job else None,
     )
 
 
-def preview(found: Preview) -> schemas.Preview:
-    """Show what a recipe would be."""
-    return schemas.Preview(
-        recipe=found.recipe.digest,
-        alpha=found.recipe.alpha,
-        composed=found.weights_digest is not None,
-        weights_digest=found.weights_digest,
-        patches=[
-            schemas.PreviewItem(
-                sha256=row.sha256,
-                weight=weight,
-                number=row.patch.number,
-                revision=row.number,
-                title=row.title,
-                author=row.patch.author.name,
-                license=row.license,
-                state=row.patch.state,
-                size=row.size,
-                warnings=warnings,
-            )
-            for row, weight, warnings in found.patches
-        ],
-        warnings=found.warnings,
-        patch_bytes=sum(row.size for row, _, _ in found.patches),
-        model_bytes=found.model_bytes,
-        touched=found.touched,
-        conflicts=conflicts(found.conflicts),
-    )
+def choose(
+    session: Session, actor: Actor | None, model: Model, refs: Sequence[Ref]
+) -> tuple[list[PatchRevision], str | None]:
+    """Return the rows of the patches to compare, for other views, and where they come from if none are named."""
+    return conflicts.choose(session, actor, model, refs)
+
+
+def known_conflicts(
+    session: Session, model: Model, rows: Sequence[PatchRevision], source: str | None = None
+) -> schemas.Conflicts:
+    """Return the known conflicts among patches, and the job that computes the others."""
+    return conflicts_among(conflicts.known_conflicts(session, model, rows, source))
+
+
+def squares(session: Session, rows: Sequence[PatchRevision]) -> dict[str, list[float]]:
+    """Return the squared norm of each patch, tensor by tensor."""
+    return conflict_sums.squares(session, rows)
+
+
+def show_pair(session: Session, actor: Actor | None, model: Model, first: Ref, second: Ref) -> schemas.ConflictPair:
+    """Return the conflicts of two patches, tensor by tensor.
+
+    Raises:
+        NotFound: A patch does not exist, or the pair has not been computed.
+    """
+    return pair(*conflicts.pair(session, actor, model, first, second))
+
+
+def pairs_of_patch(
+    session: Session, actor: Actor | None, model: Model, row: PatchRevision, limit: int
+) -> list[schemas.ConflictPair]:
+    """Return the known conflicts of a patch with others of its model, the newest patches first."""
+    found = conflicts.conflicts_of_patch(session, actor, model, row, limit)
+    return [pair(row, other, sums) for other, sums in found]

@@ -1,43 +1,26 @@
-"""From rows to the shapes on the wire: uploads, jobs, models, and what can be pulled of them."""
+"""Views of models: as a list, one by one, their members, and how a model came about."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import Build, Composition, Job, Model, PatchRevision, Recipe, RecipeItem, UploadSession
-from registry.services.blobs import uploads
-from registry.services.composing import compositions
-from registry.services.composing.snapshots import Snapshot
+from registry.db.tables import Job, Model
+from registry.server.views import jobs as job_views
+from registry.server.views import people as people_views
+from registry.server.views import releases as release_views
+from registry.services.catalog import models, tags
+from registry.services.hub import downloads
+from registry.services.people import access
+from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
-
-
-def upload(row: UploadSession) -> schemas.Upload:
-    """Show an upload session."""
-    return schemas.Upload(
-        id=str(row.id),
-        state="done" if row.state == "done" else "open",
-        sha256=row.sha256,
-        size=row.size,
-        part_size=row.part_size,
-        missing=uploads.missing_parts(row),
-        expires_at=row.expires_at,
-    )
-
-
-def job(row: Job, ahead: int | None = None) -> schemas.Job:
-    """Show a job, and how many are queued before it."""
-    return schemas.Job.model_validate(
-        {
-            "id": str(row.id),
-            "ahead": ahead,
-            **{name: getattr(row, name) for name in schemas.Job.model_fields if name not in ("id", "ahead")},
-        }
-    )
+from registry.services.releasing import lineage
+from registry.services.releasing.lineage import Contributor, Lineage
 
 
 def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Role | None = None) -> schemas.Model:
-    """Show a model, and what the caller is to it."""
+    """Return the shape of a model, with the caller's role on it."""
     return schemas.Model(
         name=row.full_name,
         creator=row.creator.name,
@@ -54,72 +37,75 @@ def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Ro
         patches=row.patch_count,
         role=role.word if role is not None else None,
         card=row.card if card else None,
-        job=job(job_row) if job_row else None,
+        job=job_views.job(job_row) if job_row else None,
         created_at=row.created_at,
     )
 
 
-def recipe(session: Session, row: Model, found: Recipe) -> schemas.Recipe:
-    """Show a recipe with the numbers its patches have in this model."""
-    return recipe_of(found, compositions.described(session, row, found))
+def find(session: Session, name: str) -> Model:
+    """Return the row of a model, for other views; the caller has been admitted to it.
+
+    Raises:
+        NotFound: No such model exists.
+    """
+    return models.find(session, name)
 
 
-def recipe_of(found: Recipe, items: Sequence[tuple[RecipeItem, PatchRevision | None]]) -> schemas.Recipe:
-    """Show a recipe whose patches are known."""
-    return schemas.Recipe(
-        digest=found.digest,
-        base=found.base_digest,
-        alpha=found.alpha,
-        patches=[recipe_item(item, revision) for item, revision in items],
-    )
+def find_ready(session: Session, name: str) -> Model:
+    """Return what `find` does, of a model whose base has been checked.
+
+    Raises:
+        NotFound: No such model exists.
+        WrongState: The base is still being checked.
+    """
+    return models.ready(session, name)
 
 
-def recipe_item(item: RecipeItem, revision: PatchRevision | None) -> schemas.RecipeItem:
-    """Show one patch of a recipe, as far as it is still listed."""
-    return schemas.RecipeItem(
-        sha256=item.sha256,
-        weight=item.weight,
-        number=revision.patch.number if revision else 0,
-        revision=revision.number if revision else 0,
-        title=revision.title if revision else "no longer listed",
-        author=revision.patch.author.name if revision else None,
-        license=revision.license if revision else None,
-        state=revision.patch.state if revision else None,
-    )
+def show(session: Session, actor: Actor | None, row: Model) -> schemas.Model:
+    """Return a model, with the job that imports it and the caller's role on it."""
+    return model(row, models.import_job(session, row), role=access.role_on(session, actor, row))
 
 
-def composition(
-    session: Session, row: Model, found: Recipe, made: Composition | None, job_row: Job | None
-) -> schemas.Composition:
-    """Show a recipe and, once composed, its result."""
-    return schemas.Composition(
-        recipe=recipe(session, row, found),
-        weights_digest=made.weights_digest if made else None,
-        device=made.device if made else None,
-        seconds=made.seconds if made else None,
-        job=job(job_row) if job_row else None,
-    )
+def listing(
+    session: Session, actor: Actor | None, *, search: str | None, author: str | None, after: str | None, limit: int
+) -> schemas.ModelPage:
+    """Return a page of the models that the caller may see, by name."""
+    rows, cursor = models.listing(session, actor, search, author, after, limit)
+    return schemas.ModelPage(items=[model(row, card=False) for row in rows], next=cursor)
 
 
-def build(row: Build) -> schemas.Build:
-    """Show who composed a recipe, and what came out."""
-    return schemas.Build.model_validate(row)
+def members(session: Session, row: Model) -> list[schemas.Member]:
+    """Return the members of a model and of its namespace."""
+    return [people_views.member(found, via) for found, via in models.members(session, row)]
 
 
-def snapshot(session: Session, row: Model, snapshot: Snapshot) -> schemas.Snapshot:
-    """Show a model that can be pulled."""
-    return schemas.Snapshot(
-        model=row.full_name,
-        ref=snapshot.ref,
-        release=snapshot.release.version if snapshot.release else None,
-        channel=snapshot.channel,
-        fixed=snapshot.fixed,
-        commit=snapshot.commit,
-        warnings=snapshot.warnings,
-        weights_digest=snapshot.weights_digest,
-        recipe=recipe(session, row, snapshot.recipe) if snapshot.recipe else None,
-        files=[
-            schemas.File(path=file.path, size=file.blob.size, sha256=file.sha256)
-            for file in sorted(snapshot.files, key=lambda file: file.path)
-        ],
+@dataclass(frozen=True)
+class Overview:
+    """How a model came about.
+
+    Args:
+        lineage: Its newest releases, their patches and channels.
+        contributors: Who pushed patches to it.
+        latest: Its newest published release.
+        tags: Its tags, as at the Hub.
+        downloads: In the last month, and in all.
+    """
+
+    lineage: Lineage
+    contributors: Sequence[Contributor]
+    latest: schemas.Release | None
+    tags: Sequence[str]
+    downloads: tuple[int, int]
+
+
+def overview(session: Session, row: Model) -> Overview:
+    """Return how a model came about."""
+    ancestry = lineage.lineage_of(session, row)
+    latest = next((release for release in ancestry.releases if release.state == "published"), None)
+    return Overview(
+        ancestry,
+        lineage.contributors(session, row),
+        release_views.release(session, row, latest) if latest else None,
+        tags.of_models(session, [row])[row.id],
+        downloads.totals(session, [row])[row.id],
     )

@@ -1,18 +1,18 @@
-"""From rows to the shapes on the wire: patches, and what is said and found of them."""
+"""Views of patches: as a list, one revision, its tensors and checks."""
 
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import Check, Comment, Evaluation, Job, Model, PatchRevision, PatchTensor, Review
-from registry.server.views import models as model_views
+from registry.db.tables import Check, Job, Model, PatchRevision, PatchTensor
+from registry.server.views import jobs as job_views
 from registry.services.catalog import patches
-from registry.services.curation import evaluations, reviews
+from registry.services.curation.reviews import Affected
 
 
 def patch(
-    full_name: str, row: PatchRevision, job_row: Job | None = None, affected: reviews.Affected | None = None
+    full_name: str, row: PatchRevision, job_row: Job | None = None, affected: Affected | None = None
 ) -> schemas.Patch:
-    """Show a patch at a revision."""
+    """Return the shape of a patch at a revision."""
     words = ("title", "message", "license", "sha256", "size", "refusal", "nnz", "density")
     mask = ("drop_bottom", "drop_top", "granularity", "value_dtype", "created_at")
     return schemas.Patch.model_validate(
@@ -29,7 +29,7 @@ def patch(
             "author": row.patch.author.name,
             "task": row.patch.task,
             "base": row.base_digest,
-            "job": model_views.job(job_row) if job_row else None,
+            "job": job_views.job(job_row) if job_row else None,
             "affected": affected,
             **{name: getattr(row, name) for name in (*words, *mask)},
         }
@@ -37,59 +37,58 @@ def patch(
 
 
 def tensor(row: PatchTensor) -> schemas.TensorStats:
-    """Show what a patch does to one tensor."""
+    """Return the shape of what a patch does to one tensor."""
     return schemas.TensorStats.model_validate(row)
 
 
 def check(row: Check) -> schemas.Check:
-    """Show what a check found."""
+    """Return the shape of what a check found."""
     return schemas.Check.model_validate(row)
 
 
-def review(row: Review, counts: bool) -> schemas.Review:
-    """Show a verdict."""
-    return schemas.Review.model_validate(
-        {
-            "reviewer": row.reviewer.name,
-            "verdict": row.verdict,
-            "revision": row.revision.number,
-            "sha256": row.revision.sha256,
-            "counts": counts,
-            "message": row.message,
-            "created_at": row.created_at,
-        }
+def find(session: Session, model: Model, ref: tuple[int, int | None]) -> PatchRevision:
+    """Return the row of a patch at a revision, for other views.
+
+    Raises:
+        NotFound: No such patch or revision exists.
+    """
+    return patches.find_in(session, model, *ref)
+
+
+def show(session: Session, model: Model, row: PatchRevision) -> schemas.Patch:
+    """Return a patch at a revision, with the job that checks it."""
+    return patch(model.full_name, row, patches.check_job(session, row))
+
+
+def listing(
+    session: Session,
+    name: str,
+    *,
+    task: str | None = None,
+    author: str | None = None,
+    state: str | None = None,
+    density_min: float | None = None,
+    density_max: float | None = None,
+    tensor: str | None = None,
+    before: int | None = None,
+    limit: int,
+) -> schemas.PatchPage:
+    """Return a page of a model's patches, newest first; see `services.catalog.patches.listing` for the filters."""
+    rows, cursor = patches.listing(
+        session,
+        name,
+        task=task,
+        author=author,
+        state=state,
+        density_min=density_min,
+        density_max=density_max,
+        tensor=tensor,
+        before=before,
+        limit=limit,
     )
+    return schemas.PatchPage(items=[patch(name, row) for row in rows], next=cursor)
 
 
-def comment(row: Comment) -> schemas.Comment:
-    """Show a comment."""
-    return schemas.Comment(
-        author=row.author.name, revision=row.revision, message=row.message, created_at=row.created_at
-    )
-
-
-def evaluation(row: Evaluation, subject: evaluations.Subject) -> schemas.Evaluation:
-    """Show a measured number."""
-    same = ("task", "dataset", "metric", "value", "higher_is_better", "source", "command", "created_at")
-    return schemas.Evaluation(
-        id=str(row.id),
-        subject=subject.name,
-        user=row.user.name,
-        **{name: getattr(row, name) for name in same},
-    )
-
-
-def discussion(session: Session, model: Model, row: PatchRevision) -> schemas.Discussion:
-    """Show all that was said and found of a patch."""
-    counting = {found.id for found in reviews.verdicts(session, model, row).values()}
-    subject = evaluations.Subject(revision=row)
-    return schemas.Discussion(
-        patch=patch(model.full_name, row, patches.check_job(session, row)),
-        revisions=[patch(model.full_name, found) for found in patches.history(session, row.patch)],
-        checks=[check(found) for found in patches.checks(session, row)],
-        reviews=[review(found, found.id in counting) for found in reviews.reviews(session, row.patch)],
-        comments=[comment(found) for found in reviews.comments(session, row.patch)],
-        evaluations=[evaluation(found, subject) for found in evaluations.evaluations_of(session, model, subject)],
-        affected=schemas.Affected.model_validate(reviews.affected(session, row.patch)),
-        missing=reviews.missing(session, model, row) if row.patch.state in patches.REVISABLE else [],
-    )
+def tensors(session: Session, row: PatchRevision) -> list[schemas.TensorStats]:
+    """Return what a checked revision does to each tensor, in name order."""
+    return [tensor(found) for found in patches.tensors(session, row)]

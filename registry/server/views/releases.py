@@ -1,41 +1,50 @@
-"""From rows to the shapes on the wire: releases and channels."""
+"""Views of releases and channels."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.tables import Channel, ChannelMove, Job, Model, Release
-from registry.documents.manifest import manifest_digest
-from registry.server.views import models as model_views
-from registry.server.views import patches as patch_views
+from registry.documents import provenance as provenance_documents
+from registry.documents.manifest import manifest_digest, read_manifest
+from registry.errors import InvalidRequest
+from registry.server.views import jobs as job_views
+from registry.server.views import recipes as recipe_views
+from registry.server.views import reviews as review_views
+from registry.services.composing import compositions, snapshots
 from registry.services.curation import evaluations
-from registry.services.releasing import channels, dossiers, publishing
-from registry.services.releasing import releases as release_service
-from registry.services.releasing.dossiers import Dossier
+from registry.services.curation.evaluations import MetricRow as MetricRow
+from registry.services.curation.evaluations import Subject
+from registry.services.people.actors import Actor
+from registry.services.queue import jobs
+from registry.services.releasing import channels, dossiers, publishing, releases
+from registry.services.releasing.dossiers import Dossier, Outline
+from registry.services.releasing.releases import Comparison
+
+COMPOSED = ("candidate", "published", "yanked")  # states of releases that can be pulled
+CHOICES = 100  # releases or channels in a list to choose from
 
 
 def release(session: Session, model: Model, row: Release, job: Job | None = None) -> schemas.Release:
-    """Show a release."""
-    return of_dossier(model, dossiers.dossiers_of(session, model, [row])[0], job)
+    """Return a release."""
+    return described_release(model, dossiers.dossiers_of(session, model, [row])[0], job)
 
 
-def releases(session: Session, model: Model, rows: Sequence[Release]) -> list[schemas.Release]:
-    """Show releases of one model, in their order."""
-    return [of_dossier(model, found) for found in dossiers.dossiers_of(session, model, rows)]
-
-
-def of_dossier(model: Model, found: Dossier, job: Job | None = None) -> schemas.Release:
-    """Show what is known of a release."""
-    row = found.release
+def described_release(model: Model, dossier: Dossier, job: Job | None = None) -> schemas.Release:
+    """Return the shape of a release whose dossier is at hand."""
+    row = dossier.release
     return schemas.Release.model_validate(
         {
             "model": model.full_name,
             "version": row.version,
             "state": row.state,
             "previous": row.previous_version,
-            "recipe": model_views.recipe_of(found.recipe, found.items),
-            "weights_digest": found.weights_digest,
+            "recipe": recipe_views.described_recipe(dossier.recipe, dossier.items),
+            "weights_digest": dossier.weights_digest,
             "changelog": row.changelog,
             "card": row.card,
             "creator": row.creator.name,
@@ -46,36 +55,60 @@ def of_dossier(model: Model, found: Dossier, job: Job | None = None) -> schemas.
             "yanked_at": row.yanked_at,
             "manifest_digest": manifest_digest(row.manifest.encode("utf-8")) if row.manifest else None,
             "signed": row.signature is not None,
-            "builds": [model_views.build(build) for build in found.builds],
-            "channels": found.channels,
-            "missing": found.missing,
-            "warnings": found.warnings,
-            "job": model_views.job(job) if job else None,
+            "builds": [recipe_views.build(build) for build in dossier.builds],
+            "channels": dossier.channels,
+            "missing": dossier.missing,
+            "warnings": dossier.warnings,
+            "job": job_views.job(job) if job else None,
         }
     )
 
 
-def provenance(session: Session, model: Model, row: Release) -> schemas.Provenance:
-    """Show where a published release comes from."""
-    subject = evaluations.Subject(release=row)
+def release_page(session: Session, model: Model, before: str | None, limit: int) -> schemas.ReleasePage:
+    """Return a page of the releases of a model, newest version first."""
+    rows, cursor = releases.listing(session, model.full_name, before, limit)
+    items = [described_release(model, dossier) for dossier in dossiers.dossiers_of(session, model, rows)]
+    return schemas.ReleasePage(items=items, next=cursor)
+
+
+def show(session: Session, model: Model, version: str) -> schemas.Release:
+    """Return a release, with the job that composes it."""
+    row = releases.find(session, model.full_name, version)
+    return release(session, model, row, jobs.active(session, compositions.job_key(model, row.recipe_digest)))
+
+
+def card(session: Session, model: Model, version: str) -> str:
+    """Return the card of a release: as published or edited, else as it would be generated now."""
+    return publishing.card(session, model, releases.find(session, model.full_name, version))
+
+
+def provenance(session: Session, model: Model, version: str) -> schemas.Provenance:
+    """Return where a published release comes from."""
+    row = releases.find(session, model.full_name, version)
+    subject = Subject(release=row)
     return schemas.Provenance(
         release=release(session, model, row),
         approvals=publishing.approvals(session, model, row),
         evaluations=[
-            patch_views.evaluation(found, subject) for found in evaluations.evaluations_of(session, model, subject)
+            review_views.evaluation(found, subject) for found in evaluations.evaluations_of(session, model, subject)
         ],
         statement=publishing.statement(session, model.full_name, row.version),
     )
 
 
-def comparison(before: str, after: str, found: release_service.Comparison) -> schemas.ReleaseDiff:
-    """Show what changed between two revisions."""
+def compare(session: Session, actor: Actor | None, name: str, before: str, after: str) -> schemas.ReleaseDiff:
+    """Return what changed between the recipes of two references."""
+    return comparison(before, after, releases.compare(session, actor, name, before, after))
+
+
+def comparison(before: str, after: str, found: Comparison) -> schemas.ReleaseDiff:
+    """Return the shape of a comparison of two recipes."""
     return schemas.ReleaseDiff(
         before=before,
         after=after,
         bump=found.bump,
-        added=[model_views.recipe_item(*pair) for pair in found.added],
-        removed=[model_views.recipe_item(*pair) for pair in found.removed],
+        added=[recipe_views.recipe_item(*pair) for pair in found.added],
+        removed=[recipe_views.recipe_item(*pair) for pair in found.removed],
         changed=[
             schemas.RecipeChange(
                 number=revision.patch.number if revision else 0,
@@ -88,9 +121,91 @@ def comparison(before: str, after: str, found: release_service.Comparison) -> sc
     )
 
 
+@dataclass(frozen=True)
+class ReleaseDocuments:
+    """The documents of a published release: its manifest, the manifest as people read it, and its provenance."""
+
+    manifest: dict[str, Any]
+    pretty: str
+    statement: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReleaseOverview:
+    """A release with what its page shows beside it.
+
+    Args:
+        release: The release.
+        job: The job that composes it, the first or the second time.
+        approvals: Who approved each patch, by `number.revision`.
+        evaluations: Of the base, of the previous release if `previous`, and of this one, by metric.
+        previous: Whether there is a previous release.
+        card: The card, once the release is composed.
+        documents: Its documents, once it is published.
+    """
+
+    release: schemas.Release
+    job: schemas.Job | None
+    approvals: Mapping[str, list[str]]
+    evaluations: Sequence[MetricRow]
+    previous: bool
+    card: str | None
+    documents: ReleaseDocuments | None
+
+
+def overview(session: Session, model: Model, version: str) -> ReleaseOverview:
+    """Return a release with what its page shows beside it."""
+    row = releases.find(session, model.full_name, version)
+    job, shown = releases.underway(session, model, row), release(session, model, row)
+    previous = snapshots.find_release(session, model, row.previous_version) if row.previous_version else None
+    older = [Subject(release=previous)] if previous else []
+    return ReleaseOverview(
+        shown,
+        job_views.queued(session, job) if job else None,
+        publishing.approved(session, model, row),
+        evaluations.compare_subjects(session, model, [Subject(), *older, Subject(release=row)]),
+        previous is not None,
+        publishing.card(session, model, row) if shown.weights_digest else None,
+        documents(row),
+    )
+
+
+def documents(row: Release) -> ReleaseDocuments | None:
+    """Return the documents of a release, once it is published."""
+    if row.manifest is None:
+        return None
+    manifest = json.loads(row.manifest)
+    statement = provenance_documents.statement(read_manifest(row.manifest.encode("utf-8")))
+    return ReleaseDocuments(manifest, json.dumps(manifest, indent=2, ensure_ascii=False), statement)
+
+
+def compare_evaluations(
+    session: Session, actor: Actor | None, model: Model, refs: Sequence[str]
+) -> Sequence[MetricRow]:
+    """Return the evaluations of what some references name, by metric; a recipe has none."""
+
+    def subject(ref: str) -> Subject | None:
+        try:
+            return evaluations.find_subject(session, actor, model, ref)
+        except InvalidRequest:
+            return None
+
+    return evaluations.compare_subjects(session, model, [subject(ref) for ref in refs])
+
+
+def outlines(session: Session, model: Model, before: str | None, limit: int) -> tuple[Sequence[Outline], str | None]:
+    """Return a page of releases in a few words each, newest version first, and the cursor of the next page."""
+    return dossiers.outlines(session, model, before, limit)
+
+
+def versions(session: Session, model: Model, states: Sequence[str] = COMPOSED) -> list[str]:
+    """Return the newest versions in some states, to choose from."""
+    return releases.newest(session, model, states, CHOICES)
+
+
 def channel(session: Session, model: Model, row: Channel) -> schemas.Channel:
-    """Show a channel."""
-    target = session.get(Release, row.release_id) if row.release_id else None
+    """Return a channel."""
+    target = target_of(session, row)
     return schemas.Channel(
         name=row.name,
         release=target.version if target else None,
@@ -98,12 +213,17 @@ def channel(session: Session, model: Model, row: Channel) -> schemas.Channel:
         approvals=row.approvals,
         allow_yanked=row.allow_yanked,
         asked=channels.pending_moves(session, row),
-        warnings=release_service.yanked_in(session, model, target) if target else [],
+        warnings=releases.yanked_in(session, model, target) if target else [],
     )
 
 
+def target_of(session: Session, row: Channel) -> Release | None:
+    """Return the release that a channel points at."""
+    return session.get(Release, row.release_id) if row.release_id else None
+
+
 def channel_move(row: ChannelMove) -> schemas.ChannelMove:
-    """Show one step of a channel's history."""
+    """Return the shape of one step of a channel's history."""
     return schemas.ChannelMove.model_validate(
         {
             "number": row.number,
@@ -114,3 +234,58 @@ def channel_move(row: ChannelMove) -> schemas.ChannelMove:
             "created_at": row.created_at,
         }
     )
+
+
+def channel_list(session: Session, model: Model) -> list[schemas.Channel]:
+    """Return the channels of a model, by name."""
+    return [channel(session, model, row) for row in channels.listing(session, model.full_name)]
+
+
+def history(session: Session, model: Model, name: str) -> list[schemas.ChannelMove]:
+    """Return the moves of a channel, oldest first."""
+    return [channel_move(row) for row in channels.history(session, channels.find(session, model, name))]
+
+
+@dataclass(frozen=True)
+class ChannelOverview:
+    """A channel with what its page shows beside it.
+
+    Args:
+        channel: The channel.
+        state: The state of the release that it points at.
+        yank_reason: Why that release was yanked.
+        moves: A page of its moves, newest first.
+        next: The cursor of the next page.
+        back: The version that a rollback leads to.
+    """
+
+    channel: schemas.Channel
+    state: str | None
+    yank_reason: str | None
+    moves: Sequence[schemas.ChannelMove]
+    next: int | None
+    back: str | None
+
+
+def channel_overview(session: Session, model: Model, name: str, before: int | None, limit: int) -> ChannelOverview:
+    """Return a channel with what its page shows beside it.
+
+    Raises:
+        NotFound: The model has no such channel.
+    """
+    row = channels.find(session, model, name)
+    target, back = target_of(session, row), channels.target_of_rollback(session, row)
+    moves, cursor = channels.moves(session, row, before, limit)
+    return ChannelOverview(
+        channel(session, model, row),
+        target.state if target else None,
+        target.yank_reason if target else None,
+        [channel_move(move) for move in moves],
+        cursor,
+        back.version if back else None,
+    )
+
+
+def pointers(session: Session, model: Model) -> list[tuple[str, str | None]]:
+    """Return the first channels of a model by name, each with the version that it points at."""
+    return channels.pointing(session, model, CHOICES)

@@ -1,1 +1,1 @@
-"""Blobs in the database: uploads, quotas, garbage collection, copies in a bucket."""
+"""Blobs in the database: uploads, quotas, garbage collection, and copies in a bucket."""

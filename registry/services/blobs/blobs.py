@@ -1,14 +1,13 @@
-"""The rows that stand for bytes: registering, leases, proof of possession, checking.
+"""Blobs: the rows for stored bytes, with registration, leases, proof of possession and checks.
 
 A blob's row and its file come and go under the row's lock: the file is in place before the commit that makes the row
-visible, and services/garbage.py takes it away only in a transaction that has seen no reference. Whoever is about to
-refer to a blob takes a lease under the same lock first, so either the collector sees the reference, or whoever wants
-the blob sees that it is gone. The row of a `remote` blob stands for bytes at the Hub, until they come here all the same
-by another way. Knowing a digest grants nothing: `readable` asks whether the user could download the bytes or has sent
-them.
+visible, and garbage.py removes it only in a transaction in which no row refers to the blob. Code that is about to add
+such a row takes a lease under the same lock first, so either the collector sees the row, or the code sees that the blob
+is gone. The row of a `remote` blob stands for bytes at the Hub, until they arrive here in another way. Knowing a digest
+grants nothing: `readable` asks whether the user could download the bytes or has sent them.
 
-The lock is FOR NO KEY UPDATE. It excludes the collector's FOR UPDATE and others who want the lock, but not the share
-lock of a foreign key; rows are locked in the order of their digests. So nobody waits in a circle.
+The lock is FOR NO KEY UPDATE. It excludes the collector's FOR UPDATE and other holders of this lock, but not the share
+lock of a foreign key; rows are locked in the order of their digests. So there are no deadlocks.
 """
 
 from collections.abc import Collection, Iterator
@@ -40,7 +39,7 @@ from registry.services.people import access
 from registry.services.people.actors import Actor
 from registry.storage.store import Store
 
-LEASE = timedelta(hours=24)  # how long a blob is kept for whoever has wanted it, referred to or not
+LEASE = timedelta(hours=24)  # how long a blob is kept after somebody asked for it, whether or not rows refer to it
 OWNERS = (
     BaseFile.sha256,
     PatchRevision.blob_sha256,
@@ -51,13 +50,13 @@ OWNERS = (
 
 
 def register(session: Session, store: Store, staged: Path, sha256: str, size: int) -> None:
-    """Make a staged file a blob; the caller vouches that its bytes hash to `sha256`.
+    """Make a staged file a blob; the caller guarantees that its bytes hash to `sha256`.
 
-    A staged file of another size is what is left when a process was killed after the bytes had been renamed into
-    place; the blob is there then, and only its row is missing.
+    A staged file of another size is left over when a process was killed after the bytes had been renamed into place:
+    then the blob's file exists, and only its row is missing.
 
     Raises:
-        StorageFull, StorageFailed: the disk failed; roll back.
+        StorageFull, StorageFailed: The disk failed; roll back.
     """
     lock(session, sha256, size)
     if staged.is_file() and staged.stat().st_size == size:
@@ -67,7 +66,7 @@ def register(session: Session, store: Store, staged: Path, sha256: str, size: in
 
 
 def lock(session: Session, sha256: str, size: int) -> None:
-    """Lock a blob's row and lease it, adding it when new; the caller sees to it that its bytes are here."""
+    """Lock a blob's row and lease it, adding it if new; the caller makes sure that its bytes are here."""
     blob, _ = find_or_add(session, sha256, size)
     blob.state, blob.doomed_at = "live", None
     keep(blob)
@@ -75,14 +74,14 @@ def lock(session: Session, sha256: str, size: int) -> None:
 
 
 def refer(session: Session, sha256: str, size: int) -> None:
-    """Lock and lease the row of a blob whose bytes are at the Hub, adding it when new; here already, it stays so."""
+    """Lock and lease the row of a blob whose bytes are at the Hub, adding it if new; a live blob stays live."""
     blob, _ = find_or_add(session, sha256, size, "remote")
     keep(blob)
     session.flush()
 
 
 def find_or_add(session: Session, sha256: str, size: int, state: str = "live") -> tuple[Blob, bool]:
-    """Return a blob's row, locked, and whether it was added; a twin that another transaction adds is waited for."""
+    """Return a blob's row, locked, and whether it was added; waits for a transaction that is adding the same one."""
     added = False
     while (blob := get_locked(session, sha256)) is None:
         with suppress(IntegrityError), session.begin_nested():
@@ -93,52 +92,52 @@ def find_or_add(session: Session, sha256: str, size: int, state: str = "live") -
 
 
 def get_locked(session: Session, sha256: str) -> Blob | None:
-    """Return a blob's row as it is once nobody else holds its lock."""
+    """Lock a blob's row and return it as it is then; None if there is no such row."""
     return session.get(Blob, sha256, with_for_update={"key_share": True}, populate_existing=True)
 
 
 def lease(session: Session, digests: Collection[str]) -> dict[str, int]:
-    """Lock and lease those blobs that are still there, doomed or not; return their size by digest."""
-    found = session.scalars(
+    """Lock and lease those blobs that still exist, doomed or not; return their size by digest."""
+    rows = session.scalars(
         select(Blob)
         .where(Blob.sha256.in_(set(digests)))
         .order_by(Blob.sha256)
         .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
     ).all()
-    for blob in found:
+    for blob in rows:
         keep(blob)
     session.flush()
-    return {blob.sha256: blob.size for blob in found}
+    return {blob.sha256: blob.size for blob in rows}
 
 
 def keep(blob: Blob) -> None:
-    """Let the collector leave a blob alone for a while; the caller holds its lock."""
+    """Extend a blob's lease, so that the collector leaves it alone; the caller holds its lock."""
     if blob.state == "doomed":
         blob.state, blob.doomed_at = "live", None
-    if blob.leased_until < now() + LEASE / 2:  # not a write for each of a thousand files each time
+    if blob.leased_until < now() + LEASE / 2:  # saves a write for each of a thousand files
         blob.leased_until = now() + LEASE
 
 
 def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[str, int]:
-    """Return size by digest of those blobs that somebody may use without sending bytes.
+    """Return size by digest of those blobs that the actor may use without sending their bytes.
 
-    These are what they have sent before, and files of bases, patches and compositions that they could download. They
-    are locked and leased, so a reference to them may be added in this transaction. What is at the Hub is not among
-    them: it would be here for nobody.
+    These are the blobs that they have sent before, and files of bases, patches and compositions that they could
+    download. They are locked and leased, so rows that refer to them may be added in this transaction. Blobs at the Hub
+    are left out: their bytes are not here.
     """
-    seen = access.visible(actor)
+    shown = access.visible(actor)
     sent = exists().where(
         UploadSession.sha256 == Blob.sha256, UploadSession.user_id == actor.user_id, UploadSession.state == "done"
     )
-    base = exists().where(BaseFile.sha256 == Blob.sha256, BaseFile.model_id == Model.id, Model.state == "ready", seen)
+    base = exists().where(BaseFile.sha256 == Blob.sha256, BaseFile.model_id == Model.id, Model.state == "ready", shown)
     patch = exists().where(
         PatchRevision.blob_sha256 == Blob.sha256,
         PatchRevision.state == "checked",
         PatchRevision.patch_id == Patch.id,
         Patch.quarantined_at.is_(None),
         Patch.model_id == Model.id,
-        seen,
+        shown,
     )
     quarantined = exists().where(
         RecipeItem.recipe_digest == Composition.recipe_digest,
@@ -151,36 +150,36 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
         CompositionFile.sha256 == Blob.sha256,
         CompositionFile.composition_id == Composition.id,
         Composition.model_id == Model.id,
-        seen,
+        shown,
         ~quarantined,
     )
-    found = session.scalars(
+    allowed = session.scalars(
         select(Blob.sha256).where(
             Blob.sha256.in_(set(digests)), Blob.state != "remote", or_(sent, base, patch, composed)
         )
     ).all()
-    return lease(session, found)
+    return lease(session, allowed)
 
 
 def adopt_orphans(session: Session, store: Store) -> int:
-    """Give a row of its own to every blob file without one (its writer died before the commit); return how many.
+    """Add a row for every blob file without one (its writer died before the commit); return how many.
 
-    An orphan with a row is ordinary garbage.
+    An orphan with a row is then collected like other garbage.
     """
     return len(adopt(session, store, find_orphans(session, store)))
 
 
 def find_orphans(session: Session, store: Store) -> list[str]:
-    """Return the digests of blob files without a row that says so; the row of some may be on its way."""
+    """Return the digests of blob files without a row; the transaction that adds some of these rows may be under way."""
     known = set(session.scalars(select(Blob.sha256).where(Blob.state != "remote")))
     return [sha256 for sha256 in store.digests() if sha256 not in known]
 
 
 def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str, int]:
-    """Give rows to files that have none, without a lease; return the sizes of those that still needed one."""
+    """Add rows, without a lease, for files that have none; return size by digest of those that still had none."""
     adopted = {}
     for sha256 in sorted(orphans):
-        with suppress(FileNotFoundError):  # another process was quicker, and has cleared it away as well
+        with suppress(FileNotFoundError):  # another process was faster, and has collected it since
             size = store.path(sha256).stat().st_size
             blob, added = find_or_add(session, sha256, size)
             if (added or blob.state == "remote") and store.exists(sha256):
@@ -194,13 +193,11 @@ def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str,
 def check(database: Database, store: Store) -> Iterator[str]:
     """Yield one sentence for every blob that is missing, damaged, of another size, or without a row.
 
-    Those at the Hub are not missing here.
-
-    No transaction is held while hashing, so a registry may be checked while it works: what looks wrong is looked at
-    again before it is reported, once nobody holds the lock of its row.
+    Blobs at the Hub do not count as missing. No transaction is open while hashing, so a registry can be checked while
+    it runs: what looks wrong is checked again under the lock of its row before it is reported.
     """
 
-    def settled(sha256: str) -> bool:
+    def has_row(sha256: str) -> bool:  # once no other transaction holds its lock
         with database.write() as session:
             return get_locked(session, sha256) is not None
 
@@ -210,11 +207,11 @@ def check(database: Database, store: Store) -> Iterator[str]:
     for sha256, size in sorted(sizes.items()):
         if sha256 in remote and not store.exists(sha256):
             continue
-        if flaw(store, sha256, size) and settled(sha256) and (wrong := flaw(store, sha256, size)):
-            yield f"The blob {sha256} {wrong}."
+        if flaw(store, sha256, size) and has_row(sha256) and (problem := flaw(store, sha256, size)):
+            yield f"The blob {sha256} {problem}."
     for sha256 in store.digests():
-        if sha256 not in sizes and not settled(sha256) and store.exists(sha256):
-            yield f"The file {sha256} has no row; the next start of a worker, or `crumb-server gc`, sees to it."
+        if sha256 not in sizes and not has_row(sha256) and store.exists(sha256):
+            yield f"The file {sha256} has no row; the next start of a worker, or `crumb-server gc`, gives it one."
 
 
 def flaw(store: Store, sha256: str, size: int) -> str | None:

@@ -1,14 +1,14 @@
-"""Copies of blobs in a bucket: which go there, which leave it, and what is true in between.
+"""Copies of blobs in a bucket: which are copied, which are deleted, and what holds in between.
 
     on disk, bucketed_at none ── copied, no transaction open ── still live? ──> bucketed_at set
         ^                                                                             │ doomed, and due to go
         └── wanted again: copied again ── object deleted <── bucketed_at none, committed
                                                └── row and file may go (services/garbage.py)
 
-Whose `bucketed_at` is set has an object. Two rules keep that true: objects are put and deleted, and `bucketed_at` is
-set, by none but the holder of one lock, a file in the data folder that the system lets go of when its holder dies; and
-`bucketed_at` is unset and committed before the object is deleted. Nothing is asked of the bucket in a transaction. A
-kill at any point leaves, at worst, an object that no row claims: it is written over when the blob is copied again, and
+A blob whose `bucketed_at` is set has an object. Two rules keep that true. Only the holder of one lock, a file in the
+data folder that the system releases when its holder dies, puts or deletes objects and sets `bucketed_at`. And
+`bucketed_at` is unset and committed before the object is deleted. The bucket is never called within a transaction. A
+kill at any point leaves, at worst, an object that no row claims: it is overwritten when the blob is copied again, and
 `reconcile` deletes it when the blob is gone.
 """
 
@@ -29,15 +29,15 @@ from registry.storage.bucket import Bucket, StoredObject
 from registry.storage.store import Store
 
 LOCK = "bucket.lock"
-LOOK = 1000  # blobs looked up at a time
-FAILURES = 3  # of the bucket, in a row, after which it is left alone for now
-# What is only announced is nobody's to download yet.
+BLOBS_AT_ONCE = 1000  # that one query returns
+MOST_FAILURES = 3  # of the bucket in a row, after which copying stops for now
+# Bytes that are only announced cannot be downloaded yet.
 SERVED = tuple(owner for owner in blobs.OWNERS if owner is not UploadSession.sha256)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one blob: `error` says why it was not copied."""
+    """The outcome for one blob: `error` says why it was not copied."""
 
     sha256: str
     size: int
@@ -46,21 +46,21 @@ class Outcome:
 
 @contextmanager
 def holding(store: Store, *, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock of whoever changes the bucket; say whether we have it.
+    """Hold the lock for changing the bucket; yield whether it was taken.
 
     Args:
         store: Whose folder the lock is in.
-        wait: Whether to wait until it is free, which may take as long as a large file takes to copy.
+        wait: Whether to wait until the lock is free, which may take as long as copying a large file.
     """
     with store.writing("the lock of the bucket"):
         handle = os.open(store.root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
+            locked = True
         except BlockingIOError:
-            held = False
-        yield held
+            locked = False
+        yield locked
     finally:
         os.close(handle)
 
@@ -70,24 +70,24 @@ def run(
 ) -> Iterator[Outcome]:
     """Copy what is not in the bucket yet, one blob at a time, until all is there or the bucket fails.
 
-    Yields what came of each. It ends at once when another process is copying, which goes on until all is there.
+    Yields the outcome of each. Ends at once if another process is copying: that one continues until all is there.
 
     Args:
-        database: Which blobs there are.
-        store: Where they are.
-        bucket: Where they go.
-        least: The smallest that goes there, in bytes.
-        stopping: Asked now and then, in the middle of a file too; once it says so, no more is copied.
+        database: Has the rows of the blobs.
+        store: Has their bytes.
+        bucket: Where they are copied to.
+        least: The size of the smallest blob that is copied, in bytes.
+        stopping: Called now and then, in the middle of a file too; copying stops once it returns True.
     """
     tried: set[str] = set()
     failures = 0
-    while found := [(sha256, size) for sha256, size in waiting(database, least) if sha256 not in tried]:
-        for sha256, size in found:
-            if stopping() or failures == FAILURES:
+    while batch := [(sha256, size) for sha256, size in waiting(database, least) if sha256 not in tried]:
+        for sha256, size in batch:
+            if stopping() or failures == MOST_FAILURES:
                 return
             tried.add(sha256)
-            with holding(store) as held:
-                if not held:
+            with holding(store) as locked:
+                if not locked:
                     return
                 outcome = copy(database, store, bucket, sha256, size, stopping)
             if outcome is not None:
@@ -96,22 +96,22 @@ def run(
 
 
 def waiting(database: Database, least: int) -> list[tuple[str, int]]:
-    """Return digest and size of up to LOOK blobs that somebody may download and the bucket does not have, by age."""
+    """Return digest and size of up to BLOBS_AT_ONCE blobs that can be downloaded and are not in the bucket, by age."""
     with database.read() as session:
-        found = session.execute(
+        rows = session.execute(
             select(Blob.sha256, Blob.size)
             .where(Blob.bucketed_at.is_(None), Blob.state == "live", Blob.size >= least)
             .where(or_(*(exists().where(owner == Blob.sha256) for owner in SERVED)))
             .order_by(Blob.created_at, Blob.sha256)
-            .limit(LOOK)
+            .limit(BLOBS_AT_ONCE)
         )
-        return [(sha256, size) for sha256, size in found]
+        return [(sha256, size) for sha256, size in rows]
 
 
 def copy(
     database: Database, store: Store, bucket: Bucket, sha256: str, size: int, stopping: Callable[[], bool]
 ) -> Outcome | None:
-    """Copy a blob and write that down; the caller holds the lock. None when somebody else has done so."""
+    """Copy a blob and record that; the caller holds the lock. None if another process has done so."""
     with database.read() as session:
         blob = session.get(Blob, sha256)
         if blob is None or blob.state != "live" or blob.bucketed_at is not None:
@@ -127,7 +127,7 @@ def copy(
 
 
 def claim(database: Database, sha256: str) -> bool:
-    """Write down that the bucket has a blob, if it still lives; say whether it does."""
+    """Record that the bucket has a blob, if the blob is still live; return whether it is."""
     with database.write() as session:
         blob = blobs.get_locked(session, sha256)
         if blob is None or blob.state != "live":
@@ -137,18 +137,18 @@ def claim(database: Database, sha256: str) -> bool:
 
 
 def withdraw(database: Database, store: Store, bucket: Bucket, before: datetime, *, wait: bool = False) -> None:
-    """Take out of the bucket what has been doomed since before a time; later when another process is copying.
+    """Delete from the bucket what was doomed before a time. Does nothing while another process copies, unless `wait`.
 
     Raises:
-        StorageFailed: the bucket does not delete.
+        StorageFailed: The bucket did not delete an object.
     """
-    with holding(store, wait=wait) as held:
-        while held and (sha256 := disclaim_next(database, before)):
+    with holding(store, wait=wait) as locked:
+        while locked and (sha256 := disclaim_next(database, before)):
             bucket.delete(sha256)
 
 
 def disclaim_next(database: Database, before: datetime) -> str | None:
-    """Write down, of one doomed blob, that the bucket does not have it; return its digest, None when there is none."""
+    """Record of one doomed blob that the bucket does not have it; return its digest, or None if none is left."""
     with database.write() as session:
         blob = session.scalars(
             select(Blob)
@@ -166,12 +166,12 @@ def disclaim_next(database: Database, before: datetime) -> str | None:
 def reconcile(
     database: Database, store: Store, bucket: Bucket, before: datetime, *, dry: bool = False
 ) -> tuple[list[StoredObject], list[str]]:
-    """List the bucket, delete what has no row, and let go of what it should have and has not: it is copied again.
+    """List the bucket, delete objects without a row, and mark blobs that it has lost, so that they are copied again.
 
     Args:
-        database: Which blobs there are.
-        store: Whose folder the lock is in; it is waited for.
-        bucket: What is listed.
+        database: Has the rows of the blobs.
+        store: Whose folder the lock is in; this waits for it.
+        bucket: The bucket to list.
         before: Objects put after this time are left alone.
         dry: Whether to change nothing.
 
@@ -179,7 +179,7 @@ def reconcile(
         The objects without a row, and the digests of the blobs that are to be copied again.
 
     Raises:
-        StorageFailed: the bucket does not list or delete.
+        StorageFailed: The bucket did not list or delete its objects.
     """
     with holding(store, wait=True):
         with database.read() as session:
@@ -187,14 +187,14 @@ def reconcile(
             claimed = select(Blob.sha256, Blob.size).where(Blob.bucketed_at.is_not(None))
             lost = {blob.sha256: blob.size for blob in session.execute(claimed)}
         strays = []
-        for found in bucket.list():
-            if lost.get(found.sha256) == found.size:
-                del lost[found.sha256]
-            elif found.sha256 not in known and found.put_at <= before:
-                strays.append(found)
+        for item in bucket.list():
+            if lost.get(item.sha256) == item.size:
+                del lost[item.sha256]
+            elif item.sha256 not in known and item.put_at <= before:
+                strays.append(item)
         if not dry:
-            for found in strays:  # a row that has come since claims no object: that takes the lock
-                bucket.delete(found.sha256)
+            for item in strays:  # a row added since claims no object: that needs the lock
+                bucket.delete(item.sha256)
             for sha256 in sorted(lost):
                 with database.write() as session:
                     blob = blobs.get_locked(session, sha256)
@@ -204,20 +204,20 @@ def reconcile(
 
 
 def check(database: Database, bucket: Bucket) -> Iterator[str]:
-    """Yield one sentence for every blob that the bucket should have and has not whole, or why it does not say."""
+    """Yield one sentence for every blob that the bucket has lost or holds in part, or why it cannot be asked."""
     with database.read() as session:
         claimed = select(Blob.sha256, Blob.size).where(Blob.bucketed_at.is_not(None)).order_by(Blob.sha256)
         sizes = [(sha256, size) for sha256, size in session.execute(claimed)]
     for sha256, size in sizes:
         try:
-            found = bucket.size(sha256)
+            stored = bucket.size(sha256)
         except StorageFailed as error:
             yield str(error)
             return
-        if found == size:
+        if stored == size:
             continue
-        with database.read() as session:  # once more: it may have been withdrawn meanwhile
+        with database.read() as session:  # again: it may have been withdrawn meanwhile
             blob = session.get(Blob, sha256)
         if blob is not None and blob.bucketed_at is not None:
-            has = "does not have" if found is None else f"has {found} of {size} bytes of"
+            has = "does not have" if stored is None else f"has {stored} of {size} bytes of"
             yield f"The bucket {has} blob {sha256}; `crumb-server gc` lets a worker copy it again."

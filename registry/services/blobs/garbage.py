@@ -1,19 +1,20 @@
-"""Clearing away what nobody needs: expired uploads, staged files that were left behind, and blobs.
+"""Garbage collection: of expired uploads, abandoned staging files, and blobs that nothing refers to.
 
     no row <── row deleted, file gone ──┐
-      │ register                        │ still so after the second grace
+      │ register                        │ still so after another quarter of the grace
       v                                 │
-    live ── no reference, no lease, older than the grace ──> doomed
-      ^─────── somebody wants it, or a reference is found ─────┘
+    live ── no row refers to it, no lease, old enough ──> doomed
+      ^────── leased again, or a row refers to it ──────────┘
 
-The row of a blob at the Hub has no file to wait for: it is deleted as soon as it would be doomed.
+The row of a blob at the Hub has no file: it is deleted as soon as it would be doomed.
 
-Every step is decided by the database, under the lock of the blob's row, and asked twice: a first query finds and locks
-rows, a second one, begun when the locks are held, sees every reference that was committed before. Rows that somebody
-holds are skipped; who waits for a lock of ours finds no row, and has to send the bytes.
+Every step is decided by the database, under the lock of the blob's row, with two queries: the first finds and locks
+rows; the second, begun when the locks are held, sees every row that was committed before and refers to them. Rows that
+are locked are skipped; a transaction that waits for one of our locks finds no row, and the bytes must be sent again.
 
-A file goes in three steps: aside, commit, away. When a process dies before the commit its row is still there, and the
-next run moves the file back; when it dies after, the next run ends it. What is in a bucket leaves that first.
+A file is deleted in three steps: it is moved aside, its row's deletion is committed, and it is unlinked. If the process
+dies before the commit, the row still exists and the next run moves the file back; if it dies after, the next run
+unlinks it. An object in a bucket is deleted first.
 """
 
 import re
@@ -36,9 +37,9 @@ from registry.services.blobs import blobs, bucket_copies, uploads
 from registry.storage.bucket import Bucket
 from registry.storage.store import Store
 
-BATCH = 100
-SECOND = 4  # the grace of what is doomed is this part of the first
-PUT_SECONDS = 3600.0  # a small file that is written at once; longer than that, and its writer is dead
+BATCH = 100  # blobs of one transaction
+DOOMED_SHARE = 4  # a blob stays doomed for the grace divided by this
+PUT_SECONDS = 3600.0  # small files are written at once; after this time their writer must be dead
 
 Transactions = Callable[[], AbstractContextManager[Session]]
 
@@ -56,7 +57,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Collected:
-    """What went, or would go; orphans are files that got a row, strays are objects of the bucket without one."""
+    """What was removed, or would be; orphans are files that got a row, strays are objects of the bucket without one."""
 
     uploads: Amount  # as announced
     staged: Amount
@@ -64,12 +65,12 @@ class Collected:
     doomed: Amount
     deleted: Amount
     strays: Amount = Amount()
-    lost: int = 0  # blobs that the bucket should have and has not
-    problem: str = ""  # why the bucket did not do its part; what is in there stays until it does
+    lost: int = 0  # blobs that the bucket should have but has not
+    problem: str = ""  # why the bucket failed; what it holds stays until it answers
 
 
 class Undone(Exception):
-    """A dry run is over: roll back."""
+    """Ends the transaction of a dry run, which is rolled back."""
 
 
 def run(
@@ -81,19 +82,19 @@ def run(
     dry: bool = False,
     bucket: Bucket | None = None,
 ) -> Collected:
-    """Clear away what nobody has needed for a time.
+    """Collect what nothing has referred to for some time.
 
     Args:
-        database: Where the decisions are made.
-        store: Where the bytes are.
-        grace: How old a blob must be to be doomed; it stays doomed for a quarter of that before it goes.
-        orphans: Whether to look for files and objects without a row, too, which reads the names of all; it waits for
-            whoever is copying into the bucket.
-        dry: Whether to change nothing, and only say what would go.
-        bucket: Where copies of blobs are, if anywhere.
+        database: Has the rows.
+        store: Has the bytes.
+        grace: How old a blob must be to be doomed; it stays doomed for a quarter of that before it is deleted.
+        orphans: Whether to look for files and objects without a row, too, which lists all of them, and waits for a
+            process that is copying into the bucket.
+        dry: Whether to change nothing, and only return what would be removed.
+        bucket: The bucket with copies of blobs, if there is one.
 
     Raises:
-        StorageFailed: a blob that was set aside could not be moved back.
+        StorageFailed: A blob that was set aside could not be moved back.
     """
     strays = []
     if orphans:
@@ -104,20 +105,20 @@ def run(
 
         def withdraw() -> None:
             if bucket is not None:
-                bucket_copies.withdraw(database, store, bucket, now() - grace / SECOND, wait=orphans)
+                bucket_copies.withdraw(database, store, bucket, now() - grace / DOOMED_SHARE, wait=orphans)
 
-        report = clear(database.write, store, grace, strays, dry, withdraw, bucketed=bucket is not None)
+        collected = clear(database.write, store, grace, strays, dry, withdraw, bucketed=bucket is not None)
     else:
         with suppress(Undone), database.write() as session:
-            report = clear(lambda: nullcontext(session), store, grace, strays, dry)
+            collected = clear(lambda: nullcontext(session), store, grace, strays, dry)
             raise Undone
-    if bucket is None or not orphans or report.problem:
-        return report
+    if bucket is None or not orphans or collected.problem:
+        return collected
     try:
         objects, lost = bucket_copies.reconcile(database, store, bucket, now() - grace, dry=dry)
     except StorageFailed as error:
-        return replace(report, problem=str(error))
-    return replace(report, strays=Amount(len(objects), sum(found.size for found in objects)), lost=len(lost))
+        return replace(collected, problem=str(error))
+    return replace(collected, strays=Amount(len(objects), sum(item.size for item in objects)), lost=len(lost))
 
 
 def clear(
@@ -130,9 +131,9 @@ def clear(
     *,
     bucketed: bool = False,
 ) -> Collected:
-    """Take every step, in transactions of their own; those of a dry run are one, which sees what it would do.
+    """Run every step, each in a transaction of its own; a dry run has one for all, to see what the steps would do.
 
-    Before blobs are deleted, `withdraw` takes them out of the bucket; with `bucketed`, what is still in there stays.
+    Before blobs are deleted, `withdraw` deletes them from the bucket; with `bucketed`, those still in there are kept.
     """
     with transactions() as session:
         sizes = uploads.expire(session)
@@ -145,8 +146,8 @@ def clear(
     doomed, seen = Amount(), BATCH
     while seen == BATCH:
         with transactions() as session:
-            seen, found = doom(session, grace)
-        doomed += found
+            seen, added = doom(session, grace)
+        doomed += added
     problem = ""
     try:
         withdraw()
@@ -155,7 +156,7 @@ def clear(
     deleted, seen = Amount(), BATCH
     while seen == BATCH:
         with transactions() as session:
-            seen, gone = delete(session, grace / SECOND, bucketed)
+            seen, gone = delete(session, grace / DOOMED_SHARE, bucketed)
             for sha256 in () if dry else gone:
                 set_aside(store, sha256)
         for sha256 in () if dry else gone:
@@ -166,86 +167,88 @@ def clear(
         with transactions() as session:
             seen, forgotten = forget(session, grace)
         deleted += Amount(forgotten)
-    added = Amount(len(adopted), sum(adopted.values()))
-    return Collected(Amount(len(sizes), sum(sizes)), left, added, doomed, deleted, problem=problem)
+    given_rows = Amount(len(adopted), sum(adopted.values()))
+    return Collected(Amount(len(sizes), sum(sizes)), left, given_rows, doomed, deleted, problem=problem)
 
 
 def unwanted() -> list[ColumnElement[bool]]:
-    """Return the conditions for a blob that nothing refers to and nobody has leased."""
+    """Return the conditions for a blob that no row refers to and that is not leased."""
     return [Blob.leased_until <= now(), *(~exists().where(owner == Blob.sha256) for owner in blobs.OWNERS)]
 
 
 def still_unwanted(session: Session, locked: Sequence[Blob]) -> set[str]:
-    """Return which of some blobs whose locks we hold are unwanted, as of now and not as of when they were found."""
+    """Return the digests of those locked blobs that are unwanted now, after their locks were taken."""
     named = Blob.sha256.in_([blob.sha256 for blob in locked])
     return set(session.scalars(select(Blob.sha256).where(named, *unwanted())))
 
 
 def lock_batch(session: Session, *conditions: ColumnElement[bool]) -> tuple[Sequence[Blob], set[str]]:
-    """Lock up to BATCH blobs that nobody else holds; return them, and the digests of those that are surely unwanted."""
-    found = session.scalars(
+    """Lock up to BATCH blobs that are not locked; return them, and the digests of those that are certainly unwanted."""
+    locked = session.scalars(
         select(Blob).where(*conditions).order_by(Blob.sha256).limit(BATCH).with_for_update(skip_locked=True)
     ).all()
-    return found, still_unwanted(session, found)
+    return locked, still_unwanted(session, locked)
 
 
 def doom(session: Session, grace: timedelta) -> tuple[int, Amount]:
-    """Doom up to BATCH unwanted blobs; return how many were looked at, and what was doomed."""
-    found, sure = lock_batch(session, Blob.state == "live", Blob.created_at <= now() - grace, *unwanted())
-    doomed = [blob for blob in found if blob.sha256 in sure]
+    """Doom up to BATCH unwanted blobs; return how many were examined, and what was doomed."""
+    locked, unwanted_digests = lock_batch(session, Blob.state == "live", Blob.created_at <= now() - grace, *unwanted())
+    doomed = [blob for blob in locked if blob.sha256 in unwanted_digests]
     for blob in doomed:
         blob.state, blob.doomed_at = "doomed", now()
     session.flush()
-    return len(found), Amount(len(doomed), sum(blob.size for blob in doomed))
+    return len(locked), Amount(len(doomed), sum(blob.size for blob in doomed))
 
 
 def delete(session: Session, grace: timedelta, bucketed: bool = False) -> tuple[int, dict[str, int]]:
-    """Delete the rows of up to BATCH blobs that have been doomed for a time, and pardon those that are wanted again.
+    """Delete the rows of up to BATCH blobs that were doomed for some time; those that are wanted again become live.
 
-    With `bucketed`, those that a bucket has are passed over: they have to leave it first.
+    With `bucketed`, blobs that the bucket has are skipped: they must be deleted from it first.
 
     Returns:
-        How many were looked at, and size by digest of those whose files have to go before the commit.
+        How many were examined, and size by digest of those whose files must be moved aside before the commit.
     """
-    there = Blob.bucketed_at.is_(None) if bucketed else true()
-    found, sure = lock_batch(session, Blob.state == "doomed", Blob.doomed_at <= now() - grace, there)
-    for blob in found:
-        if blob.sha256 in sure:
+    deletable = Blob.bucketed_at.is_(None) if bucketed else true()
+    locked, unwanted_digests = lock_batch(session, Blob.state == "doomed", Blob.doomed_at <= now() - grace, deletable)
+    for blob in locked:
+        if blob.sha256 in unwanted_digests:
             session.delete(blob)
         else:
             blob.state, blob.doomed_at = "live", None
     session.flush()
-    return len(found), {blob.sha256: blob.size for blob in found if blob.sha256 in sure}
+    return len(locked), {blob.sha256: blob.size for blob in locked if blob.sha256 in unwanted_digests}
 
 
 def forget(session: Session, grace: timedelta) -> tuple[int, int]:
-    """Delete the rows of up to BATCH unwanted blobs at the Hub; return how many were looked at, and how many went."""
-    found, sure = lock_batch(session, Blob.state == "remote", Blob.created_at <= now() - grace, *unwanted())
-    for blob in found:
-        if blob.sha256 in sure:
+    """Delete the rows of up to BATCH unwanted blobs at the Hub; return how many were examined, and how many deleted."""
+    locked, unwanted_digests = lock_batch(
+        session, Blob.state == "remote", Blob.created_at <= now() - grace, *unwanted()
+    )
+    for blob in locked:
+        if blob.sha256 in unwanted_digests:
             session.delete(blob)
     session.flush()
-    return len(found), len(sure)
+    return len(locked), len(unwanted_digests)
 
 
 def aside(store: Store, sha256: str) -> Path:
-    """Return where a blob's file is between the decision to delete it and the commit."""
+    """Return where a blob's file is kept between the decision to delete it and the commit."""
     return store.staging / f"trash-{sha256}"
 
 
 def set_aside(store: Store, sha256: str) -> None:
-    """Take a blob's file from its place; the caller holds the lock of its row."""
+    """Move a blob's file aside; the caller holds the lock of its row."""
     with store.writing(f"blob {sha256}"), suppress(FileNotFoundError):
         store.path(sha256).replace(aside(store, sha256))
 
 
 def restore(database: Database, store: Store) -> None:
-    """End what a killed run has begun: a file that was set aside goes back if its row is there, and away if not."""
+    """Finish what a killed run began: move a file that was set aside back if its row exists, else unlink it."""
     for path in sorted(store.staging.glob("trash-*")):
         sha256 = path.name.removeprefix("trash-")
         if not re.fullmatch(HEX256, sha256):
             continue
-        with database.write() as session:  # a run that is at it holds the lock
+        with database.write() as session:  # a run that is deleting it holds the lock
             row = session.get(Blob, sha256, with_for_update=True)
             if row is not None and not store.exists(sha256) and path.exists():
                 store.adopt(path, sha256)
@@ -253,16 +256,16 @@ def restore(database: Database, store: Store) -> None:
 
 
 def abandoned(session: Session, store: Store, grace: timedelta) -> Iterator[Path]:
-    """Yield what writers and workers that died have left in the staging area."""
+    """Yield the files and folders that dead writers and workers have left in the staging area."""
     for path in store.staging.glob("put-*"):
         if age(path) > max(grace.total_seconds(), PUT_SECONDS):
             yield path
     for path in store.staging.glob("job-*"):
-        if age(path) > grace.total_seconds() and not in_hand(session, path.name):
+        if age(path) > grace.total_seconds() and not is_running(session, path.name):
             yield path
 
 
-def in_hand(session: Session, name: str) -> bool:
+def is_running(session: Session, name: str) -> bool:
     """Say whether a worker may be writing into `job-<id>-<attempt>`."""
     try:
         _, job_id, attempt = name.split("-")
@@ -273,7 +276,7 @@ def in_hand(session: Session, name: str) -> bool:
 
 
 def age(path: Path) -> float:
-    """Return the seconds since a file was written, or a folder made; none when it is gone."""
+    """Return the seconds since a file or folder was written; 0 if it is gone."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""How much of a namespace's quota is used: computed from what is there, so that nothing has to be given back.
+"""Quotas: how much of a namespace's quota is used, computed from its rows, so that no counter can drift.
 
-used       files of bases of its models, and patches that its user has contributed, each blob once; weights that a base
-           has at the Hub count for nobody
-reserved   what is announced for it, until it expires: sessions that are open, or done and not among what is used
+used       files of bases of its models, and patches that its user has contributed, each blob once; weights of a base
+           that stay at the Hub do not count
+reserved   what is announced for it, until it expires: sessions that are open, or done with bytes that are not used yet
 
-Bytes that somebody need not send because they are here count all the same: who refers to them keeps them.
+Bytes count even where the user need not send them because they are here already: the rows that refer to them keep them.
 """
 
 import uuid
@@ -19,7 +19,7 @@ from registry.db.tables import BaseFile, Blob, Model, Namespace, Patch, PatchRev
 from registry.errors import InvalidRequest, NotFound, TooMany
 from registry.services.people.actors import Actor, record
 
-WAIT = 3600  # seconds; room comes by somebody's doing, not by asking again
+RETRY_SECONDS = 3600  # room is made by a person, not by asking again
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def blobs_used(spaces: Sequence[uuid.UUID]) -> Any:
 
 
 def usage(session: Session, space: Namespace, quota_bytes: int, quota_uploads: int) -> Usage:
-    """Return what a namespace uses; the quotas given are those of the server, where the namespace has none."""
+    """Return the usage of a namespace; the given quotas are the server's, for one that has none of its own."""
     return usages(session, [space], quota_bytes, quota_uploads)[0]
 
 
 def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quota_uploads: int) -> list[Usage]:
-    """Return what each of some namespaces uses, in their order, as `usage` does.
+    """Return the usage of each namespace, in their order, as `usage` does.
 
-    It is one statement: between two, a push would move bytes from what is reserved to what is used, and to neither.
+    It is one statement: between two, a push could move bytes from what is reserved to what is used, and hide them.
     """
     ids = [space.id for space in spaces]
     mine = blobs_used(ids).cte("mine")
@@ -88,67 +88,68 @@ def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quot
         .outerjoin(announced, announced.c.namespace_id == Namespace.id)
         .where(Namespace.id.in_(ids))
     )
-    found = {row[0]: [int(amount or 0) for amount in row[1:]] for row in session.execute(query)}
+    amounts = {row[0]: [int(amount or 0) for amount in row[1:]] for row in session.execute(query)}
     return [
         Usage(
             quota_bytes if space.quota_bytes is None else space.quota_bytes,
             quota_uploads if space.quota_uploads is None else space.quota_uploads,
-            *found[space.id],
+            *amounts[space.id],
         )
         for space in spaces
     ]
 
 
 def counts_against(session: Session, space: Namespace, sha256: str) -> bool:
-    """Say whether bytes are among what a namespace uses."""
-    found = blobs_used([space.id]).subquery()
-    return session.scalar(select(found.c.sha256).where(found.c.sha256 == sha256).limit(1)) is not None
+    """Say whether bytes count as used by a namespace."""
+    used = blobs_used([space.id]).subquery()
+    return session.scalar(select(used.c.sha256).where(used.c.sha256 == sha256).limit(1)) is not None
 
 
-def require_room(space: Namespace, found: Usage, size: int, *, is_open: bool) -> None:
-    """Refuse bytes that a namespace has no room for; the caller adds the session, and holds the namespace's lock.
+def require_room(space: Namespace, used: Usage, size: int, *, is_open: bool) -> None:
+    """Refuse bytes that a namespace has no room for; the caller holds the namespace's lock, and adds the session.
 
     Raises:
-        TooMany: names what is full, and what helps.
+        TooMany: The quota of bytes or of open uploads is used up; the message says which.
     """
-    if is_open and found.open_uploads >= found.quota_uploads:
+    if is_open and used.open_uploads >= used.quota_uploads:
         raise TooMany(
-            f"{space.name} has {found.open_uploads} open uploads; complete or cancel some first.", retry_after=WAIT
+            f"{space.name} has {used.open_uploads} open uploads; complete or cancel some first.",
+            retry_after=RETRY_SECONDS,
         )
-    taken = found.used_bytes + found.reserved_bytes
-    if taken + size > found.quota_bytes:
+    taken = used.used_bytes + used.reserved_bytes
+    if taken + size > used.quota_bytes:
         raise TooMany(
-            f"{space.name} has room for {found.quota_bytes} bytes, {taken} are taken or announced, and {size} more are "
-            "too many; cancel uploads, or ask the operator for a greater quota.",
+            f"{space.name} has room for {used.quota_bytes} bytes, {taken} are used or announced, and {size} more are "
+            "too many; cancel uploads, or ask the operator for a larger quota.",
             field="size",
-            retry_after=WAIT,
+            retry_after=RETRY_SECONDS,
         )
 
 
-def set_quota(session: Session, name: str, given: dict[str, int | None], actor: Actor | None = None) -> Namespace:
-    """Give a namespace quotas of its own, or the server's (None); what is so already changes nothing.
+def set_quota(session: Session, name: str, quotas: dict[str, int | None], actor: Actor | None = None) -> Namespace:
+    """Give a namespace quotas of its own, or the server's (None). Does nothing if they are already set.
 
     Args:
         session: A writing transaction.
-        name: Of the namespace.
-        given: `quota_bytes` and `quota_uploads`, as far as they change.
-        actor: Who; None for the operator.
+        name: The namespace's name.
+        quotas: `quota_bytes` and `quota_uploads`, as far as they change.
+        actor: The caller; None for the operator.
 
     Raises:
-        NotFound: there is no such namespace.
-        InvalidRequest: a quota is out of bounds.
+        NotFound: No such namespace exists.
+        InvalidRequest: A quota is out of bounds.
     """
     for field, most in (("quota_bytes", 2**63 - 1), ("quota_uploads", 2**31 - 1)):
-        value = given.get(field)
+        value = quotas.get(field)
         if value is not None and not 0 <= value <= most:
             raise InvalidRequest(f"A quota is a number from 0 to {most}, not {value}.", field=field)
     space = session.scalar(select(Namespace).where(Namespace.name == name).with_for_update(key_share=True))
     if space is None:
         raise NotFound(f"There is no user or organisation {name}.")
-    before = {field: getattr(space, field) for field in given}
-    if before != given:
-        for field, value in given.items():
+    before = {field: getattr(space, field) for field in quotas}
+    if before != quotas:
+        for field, value in quotas.items():
             setattr(space, field, value)
         session.flush()
-        record(session, actor, "namespace.quota", name, before=before, after=given)
+        record(session, actor, "namespace.quota", name, before=before, after=quotas)
     return space

@@ -1,8 +1,8 @@
 """Uploads: announced by digest and size, sent as idempotent parts that are verified one by one, then completed.
 
-Part n is the bytes from n * part_size; parts come in any order, in parallel, again, and from anywhere. A part has a
-row only when its bytes are durable in the session's staging file, so a crash at any moment leaves bytes that are
-simply sent again. `complete` hashes the whole file; a part that turns out damaged is forgotten and is missing again.
+Part n is the bytes from n * part_size; parts may arrive in any order, in parallel and repeatedly. A part has a row only
+once its bytes are durable in the session's staging file, so after a crash the missing bytes are simply sent again.
+Completing hashes the whole file; a part that turns out to be damaged loses its row and is missing again.
 """
 
 import fcntl
@@ -36,15 +36,15 @@ from registry.services.people.actors import Actor, record
 from registry.storage.store import CHUNK, Store
 
 MOST_PARTS = 9000
-MOST_EXPIRED = 10_000  # sessions deleted at a time
-WAIT = 5.0  # seconds that completing waits for parts in flight
-ENDED = "This upload was completed or cancelled at this moment; ask for its state."
-NOTHING = hashlib.sha256().hexdigest()
+MOST_EXPIRED = 10_000  # sessions that are deleted at a time
+COMPLETE_SECONDS = 5.0  # that completing waits for parts in flight
+ENDED = "This upload was completed or cancelled just now; ask for its state."
+EMPTY_SHA256 = hashlib.sha256().hexdigest()
 
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """What may be announced, at a time and for a namespace without a quota of its own; sizes in bytes."""
+    """Limits of one upload, and of a namespace without quotas of its own; sizes in bytes."""
 
     upload_bytes: int
     quota_bytes: int
@@ -55,7 +55,7 @@ class UploadLimits:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a part goes: `size` bytes at `offset` of `path`. `stored` is the digest of what is there already."""
+    """Where a part is written: `size` bytes at `offset` of `path`. `stored` is its digest if it was stored before."""
 
     path: Path
     offset: int
@@ -79,18 +79,18 @@ def announce(
 ) -> UploadSession:
     """Open an upload session, or find the user's own for the same bytes; return it with its parts.
 
-    The bytes count against the quota of `namespace`, the user's own when None, until the session ends or expires; a
-    session that had expired is announced as if it were new, but keeps its parts.
+    The bytes count against the quota of `namespace` (the user's own if None) until the session ends or expires; an
+    expired session is announced as if it were new, but keeps its parts.
 
     Raises:
-        InvalidRequest: no bytes at all, under a digest that is not theirs.
-        WrongState: the same digest was announced with another size.
-        TooLarge, TooMany: a limit of the namespace's, or the room on the disk.
+        InvalidRequest: The size is 0, and the digest is not that of empty bytes.
+        WrongState: The same digest was announced with another size.
+        TooLarge, TooMany: The namespace's quota, the limit of an upload or the disk has no room.
     """
-    if size == 0 and sha256 != NOTHING:
-        raise InvalidRequest(f"No bytes at all hash to {NOTHING}, not to {sha256}.", field="sha256")
+    if size == 0 and sha256 != EMPTY_SHA256:
+        raise InvalidRequest(f"The sha256 of empty bytes is {EMPTY_SHA256}, not {sha256}.", field="sha256")
     space = access.admit_to_namespace(session, actor, "upload.for", namespace or actor.name)
-    # One announcement for a namespace at a time, with its quota as it is now.
+    # One announcement for a namespace at a time, and its quota as it is now.
     session.get(Namespace, space.id, with_for_update={"key_share": True}, populate_existing=True)
     mine = select(UploadSession).where(UploadSession.user_id == actor.user_id, UploadSession.sha256 == sha256)
     upload = session.scalar(mine.options(selectinload(UploadSession.parts)).with_for_update())
@@ -108,7 +108,7 @@ def announce(
         record(session, actor, "upload.announce", space.name, after=after)
     else:
         if upload.state == "done" and not (blobs.lease(session, [sha256]) and store.exists(sha256)):
-            upload.state = "open"  # the operator lost the bytes; whoever has them may bring them back
+            upload.state = "open"  # the operator lost the bytes; whoever has them may send them again
         elif upload.size != size and upload.state == "open":
             raise WrongState(
                 f"These bytes were announced as {upload.size}, not {size}; cancel {upload.id} to start over."
@@ -122,23 +122,23 @@ def announce(
 
 
 def check_limits(session: Session, store: Store, space: Namespace, upload: UploadSession, limits: UploadLimits) -> None:
-    """Refuse a new announcement that passes a limit; bytes count from their announcement on."""
+    """Refuse an announcement that exceeds a limit; bytes count from their announcement on."""
     is_open = upload.state == "open"
     most = min(limits.upload_bytes, shutil.disk_usage(store.staging).free)
     if is_open and upload.size > most:
         raise TooLarge(f"The registry takes at most {most} bytes now, not {upload.size}.", field="size")
-    found = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
+    used = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
     if is_open or not quotas.counts_against(session, space, upload.sha256):
-        quotas.require_room(space, found, upload.size, is_open=is_open)
+        quotas.require_room(space, used, upload.size, is_open=is_open)
 
 
 def find(
     session: Session, actor: Actor, upload_id: uuid.UUID, *, parts: bool = True, lock: bool = False
 ) -> UploadSession:
-    """Return one of the user's own sessions, with its parts unless told otherwise.
+    """Return one of the user's own sessions, with its parts unless `parts` is false.
 
     Raises:
-        NotFound: there is none by that id, or it is somebody else's, or it has expired.
+        NotFound: No such session exists, it belongs to another user, or it has expired.
     """
     query = select(UploadSession).where(
         UploadSession.id == upload_id, UploadSession.user_id == actor.user_id, UploadSession.expires_at > now()
@@ -151,27 +151,29 @@ def find(
 
 
 def missing_parts(upload: UploadSession) -> list[int]:
-    """Return the numbers of the parts that are still to come."""
+    """Return the numbers of the parts that are not stored yet."""
     if upload.state == "done":
         return []
-    there = {part.number for part in upload.parts}
-    return [number for number in range(upload.part_count) if number not in there]
+    stored = {part.number for part in upload.parts}
+    return [number for number in range(upload.part_count) if number not in stored]
 
 
 def slot(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> Slot:
-    """Say where a part goes, before a byte of it is read.
+    """Return where a part is to be written, before any of it is read.
 
     Raises:
-        NotFound: there is no such session of the user's.
-        WrongState: the upload is complete.
-        RangeNotSatisfiable: there is no such part.
-        TooLarge, InvalidRequest: the length is not the part's.
+        NotFound: The user has no such session.
+        WrongState: The upload is complete.
+        RangeNotSatisfiable: The upload has no such part.
+        TooLarge, InvalidRequest: The length is not that of the part.
     """
     upload = find(session, actor, upload_id, parts=False)
     if upload.state == "done":
         raise WrongState("This upload is complete; it takes no more parts.")
     if not 0 <= number < upload.part_count:
-        raise RangeNotSatisfiable(f"Parts are numbered 0 to {upload.part_count - 1}; there is no part {number}.")
+        raise RangeNotSatisfiable(
+            f"This upload has no part {number}; its parts are numbered 0 to {upload.part_count - 1}."
+        )
     offset = number * upload.part_size
     size = min(upload.part_size, upload.size - offset)
     if length > size:
@@ -183,7 +185,7 @@ def slot(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, num
 
 
 def create_staging(store: Store, path: Path) -> None:
-    """Make a session's staging file, its name durable, unless it is there."""
+    """Create a session's staging file, its name durable, if it does not exist."""
     with store.writing("an upload"):
         if not path.exists():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -192,13 +194,13 @@ def create_staging(store: Store, path: Path) -> None:
 
 @contextmanager
 def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
-    """Lend the file descriptor of a session's staging file, shared with other parts, or alone to complete it.
+    """Open a session's staging file for a while: shared with other parts, or exclusively (`alone`) to complete it.
 
-    While somebody writes, nobody completes, and the other way round: a descriptor that was open for writing when the
-    file became a blob could change the blob.
+    Nobody completes an upload while a part is being written, and the other way round: a descriptor that was open for
+    writing when the file became a blob could change the blob.
 
     Raises:
-        WrongState: the other kind is under way (completing waits a little for parts), or the upload has ended.
+        WrongState: The other kind of access is under way (completing waits briefly for parts), or the upload has ended.
     """
     with store.writing("an upload"):
         try:
@@ -206,7 +208,7 @@ def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
         except FileNotFoundError:
             raise WrongState(ENDED) from None
     try:
-        deadline = time.monotonic() + (WAIT if alone else 0)
+        deadline = time.monotonic() + (COMPLETE_SECONDS if alone else 0)
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_NB | (fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
@@ -236,13 +238,13 @@ def record_part(
     sha256: str,
     lifetime: timedelta,
 ) -> UploadPart:
-    """Acknowledge a part whose bytes are durable."""
+    """Record a part whose bytes are durable."""
     upload = find(session, actor, upload_id, parts=False, lock=True)
     if upload.state == "done":
         raise WrongState("This upload is complete; it takes no more parts.")
     part = session.get(UploadPart, (upload_id, number))
     if part is not None and part.sha256 != sha256:
-        raise WrongState(f"Part {number} is there already with other bytes; cancel the upload to start over.")
+        raise WrongState(f"Part {number} was stored with other bytes; cancel the upload to start over.")
     if part is None:
         part = UploadPart(session_id=upload_id, number=number, size=size, sha256=sha256)
         session.add(part)
@@ -252,21 +254,21 @@ def record_part(
 
 
 def verify(upload: UploadSession, store: Store) -> list[int]:
-    """Hash the staged bytes; return the numbers of damaged parts, empty when the whole is right.
+    """Hash the staged bytes; return the numbers of damaged parts, none if the whole is right.
 
-    When every part is right but the whole is not, what was announced is wrong: all parts count as damaged.
+    If every part is right but the whole is not, the announced digest is wrong: all parts count as damaged.
 
     Raises:
-        WrongState: parts are missing.
+        WrongState: Parts are missing.
     """
-    if absent := missing_parts(upload):
-        some = ", ".join(map(str, absent[:10]))
+    if missing := missing_parts(upload):
+        some = ", ".join(map(str, missing[:10]))
         raise WrongState(
-            f"{len(absent)} parts are missing ({some}{' …' if len(absent) > 10 else ''}); send them first."
+            f"{len(missing)} parts are missing ({some}{' …' if len(missing) > 10 else ''}); send them first."
         )
     path = staging_path(store, upload.id)
     if path.stat().st_size != upload.size and store.exists(upload.sha256):
-        # A process was killed between renaming the bytes into place and writing that down.
+        # A process was killed between renaming the bytes into place and recording that.
         return [] if hash_file(store.path(upload.sha256)) == upload.sha256 else list(range(upload.part_count))
     whole, damaged = hashlib.sha256(), []
     digests = {part.number: part.sha256 for part in upload.parts}
@@ -287,7 +289,7 @@ def verify(upload: UploadSession, store: Store) -> list[int]:
 def finish(
     session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, damaged: Sequence[int], lifetime: timedelta
 ) -> UploadSession:
-    """Turn verified staged bytes into a blob, or make damaged parts missing again; a second call changes nothing."""
+    """Turn verified staged bytes into a blob, or make damaged parts missing again. Does nothing if it is done."""
     upload = find(session, actor, upload_id, lock=True)
     if upload.state == "done":
         return upload
@@ -303,37 +305,28 @@ def finish(
 
 
 def cancel(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID) -> None:
-    """End a session and forget its staged bytes."""
+    """End a session and delete its staged bytes."""
     upload = find(session, actor, upload_id, lock=True)
     session.delete(upload)
     session.flush()
     record(session, actor, "upload.cancel", actor.name, before={"sha256": upload.sha256, "size": upload.size})
-    staging_path(store, upload_id).unlink(missing_ok=True)  # a session that outlives a failed commit starts over
-
-
-def sweep(session: Session, store: Store) -> int:
-    """Delete expired sessions and staging files without one; return how many files went."""
-    expire(session)
-    found = stale(session, store)
-    for path in found:
-        path.unlink(missing_ok=True)
-    return len(found)
+    staging_path(store, upload_id).unlink(missing_ok=True)  # if the commit fails, the session starts over
 
 
 def expire(session: Session) -> list[int]:
-    """Delete the sessions that have expired, save those that somebody is at; return their sizes."""
-    gone = session.scalars(
+    """Delete the sessions that have expired, except those that are locked; return their sizes."""
+    expired = session.scalars(
         select(UploadSession)
         .where(UploadSession.expires_at <= now())
         .limit(MOST_EXPIRED)
         .with_for_update(skip_locked=True)
     ).all()
-    session.execute(delete(UploadSession).where(UploadSession.id.in_([upload.id for upload in gone])))
-    return [upload.size for upload in gone]
+    session.execute(delete(UploadSession).where(UploadSession.id.in_([upload.id for upload in expired])))
+    return [upload.size for upload in expired]
 
 
 def stale(session: Session, store: Store) -> list[Path]:
     """Return the staging files without a session."""
-    staged = list(store.staging.glob("upload-*"))  # before the rows: a file is younger than its session
+    staged = list(store.staging.glob("upload-*"))  # listed before the rows, since a file is younger than its session
     alive = {staging_path(store, upload_id).name for upload_id in session.scalars(select(UploadSession.id))}
     return [path for path in staged if path.name not in alive]

@@ -1,4 +1,4 @@
-"""Patches to choose from for a recipe: those that can be composed, accepted ones first."""
+"""Choices: the patches to choose from for a recipe, which can be composed; accepted ones first."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 from registry.db.tables import Model, Patch, PatchRevision, User
 from registry.errors import InvalidRequest
 from registry.services.catalog import patches
+from registry.services.people import paging
 
-CURSOR = re.compile(r"([01])-([0-9]{1,9})")  # whether the last one was not accepted, and its number
+CURSOR = re.compile(r"([01])-([0-9]{1,9})")  # 1 if the last patch was not accepted, else 0; and its number
 
 
 def page(
@@ -21,16 +22,16 @@ def page(
     Args:
         session: A transaction.
         model: Whose patches.
-        words: Only those whose title, author or task contains this, whatever the case; `#12` is one patch.
-        without: Numbers of patches that are left out.
-        before: The cursor of the page before.
-        limit: Most patches.
+        words: Only those whose title, author or task contains this, ignoring case; `#12` is one patch.
+        without: Numbers of patches to leave out.
+        before: The cursor of the previous page.
+        limit: Most patches of a page.
 
     Returns:
         The revisions, and the cursor of the next page.
 
     Raises:
-        InvalidRequest: the cursor is none.
+        InvalidRequest: The cursor is not valid.
     """
     rank = case((Patch.state == "accepted", 0), else_=1)
     query = (
@@ -49,18 +50,17 @@ def page(
         query = query.where(or_(*(column.icontains(words, autoescape=True) for column in columns)))
     if before is not None:
         if (cursor := CURSOR.fullmatch(before)) is None:
-            raise InvalidRequest("A page begins before what the last one gave as `next`.", field="before")
+            raise InvalidRequest(
+                "This is not a valid cursor; give what the previous page returned as `next`.", field="before"
+            )
         last = int(cursor[1])
         query = query.where(or_(rank > last, and_(rank == last, Patch.number < int(cursor[2]))))
-    found = list(session.scalars(query))
-    if len(found) <= limit:
-        return found, None
-    end = found[limit - 1].patch
-    return found[:limit], f"{int(end.state != 'accepted')}-{end.number}"
+    rows: Sequence[PatchRevision] = session.scalars(query).all()
+    return paging.cut(rows, limit, lambda row: f"{int(row.patch.state != 'accepted')}-{row.patch.number}")
 
 
 def named(session: Session, model: Model, wanted: Mapping[int, int | None]) -> Sequence[PatchRevision]:
-    """Return revisions of patches by number, the newest where None is said; what is not there is left out."""
+    """Return revisions of patches by number, the newest where the revision is None; skip those that do not exist."""
     query = patches.revisions().where(Patch.model_id == model.id, Patch.number.in_(wanted)).order_by(Patch.number)
     newest = [number for number, revision in wanted.items() if revision is None]
     pairs = [and_(Patch.number.in_(newest), PatchRevision.number == Patch.revision)]
@@ -69,5 +69,5 @@ def named(session: Session, model: Model, wanted: Mapping[int, int | None]) -> S
         for number, revision in wanted.items()
         if revision is not None
     ]
-    found: Sequence[PatchRevision] = session.scalars(query.where(or_(*pairs))).all()
-    return found
+    rows: Sequence[PatchRevision] = session.scalars(query.where(or_(*pairs))).all()
+    return rows

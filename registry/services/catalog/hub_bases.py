@@ -1,10 +1,10 @@
-"""Bases that come from a Hub: which files are taken, what is kept of them here, and what stays there.
+"""Bases from a Hub: which of their files are taken, which are kept here, and which stay there.
 
     hf://org/name@revision ── listed ── chosen ── fetched ── read ──> hf://org/name@<commit>
     asked for                 by the worker                           pinned, in the commit that opens the model
 
-A base by reference has its weights at the Hub: their blobs are `remote`, rows without a file. Everything else of it,
-and all of a base that is copied, becomes ordinary blobs.
+The weights of a base by reference stay at the Hub: their blobs are `remote`, rows without a file. Its other files, and
+all files of a base that is copied, become ordinary blobs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ PATH_LENGTH = 255
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a base at a Hub; `name` is the sha256 of its bytes where the Hub knows that, else git's id of them."""
+    """A file of a base at a Hub; `name` is the sha256 of its bytes if the Hub knows it, else their git object id."""
 
     path: str
     size: int
@@ -36,7 +36,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class BaseLimits:
-    """Most bytes of a base from a Hub, of the weights that may be here at a time, and of a namespace."""
+    """Most bytes of a base from a Hub, of its weights in the cache, and of a namespace."""
 
     upload_bytes: int
     cache_bytes: int
@@ -53,12 +53,12 @@ def choose(model: Model, listed: Sequence[tuple[str, int, str]], limits: BaseLim
     """Return which files of a base are taken, by path.
 
     Args:
-        model: Which is to have that base.
-        listed: (path, bytes, object) of all there are.
-        limits: What is too much.
+        model: The model that gets this base.
+        listed: (path, bytes, object) of every file at the Hub.
+        limits: The most that is allowed.
 
     Raises:
-        InvalidRequest: they are no base, or more than a limit.
+        InvalidRequest: The files are not a base, or exceed a limit.
     """
     chosen: dict[str, HubFile] = {}
     for path, size, name in sorted(listed):
@@ -73,53 +73,55 @@ def choose(model: Model, listed: Sequence[tuple[str, int, str]], limits: BaseLim
         if fits:
             chosen[path.casefold()] = HubFile(path, size, name)
         elif path.endswith(".safetensors"):
-            raise InvalidRequest(f"{model.source} has weights by a path that no registry takes: {path!r}.")
-    found = list(chosen.values())
-    if not any(is_weights(file.path) for file in found):
+            raise InvalidRequest(
+                f"{model.source} has weights at a path that no registry accepts: {path!r}; rename the file there."
+            )
+    files = list(chosen.values())
+    if not any(is_weights(file.path) for file in files):
         pickled = [path for path, _, _ in listed if is_pickle(path)]
-        why = f", only what may be pickles, which are never opened, like {min(pickled)}" if pickled else ""
+        why = f", only files that may be pickles, which are never opened, like {min(pickled)}" if pickled else ""
         raise InvalidRequest(f"{model.source} has no .safetensors file at its top level{why}.", field="source")
-    check_paths([file.path for file in found])
-    size = sum(file.size for file in found)
-    if len(found) > MOST_FILES or size > limits.upload_bytes:
+    check_paths([file.path for file in files])
+    size = sum(file.size for file in files)
+    if len(files) > MOST_FILES or size > limits.upload_bytes:
         raise InvalidRequest(
-            f"{model.source} has {len(found)} files of {size} bytes; a base has at most {MOST_FILES} of "
+            f"{model.source} has {len(files)} files of {size} bytes; a base has at most {MOST_FILES} of "
             f"{limits.upload_bytes}.",
             field="source",
         )
-    there = sum(file.size for file in found if stays(model, file.path))
-    if there > limits.cache_bytes:
+    remote_bytes = sum(file.size for file in files if stays(model, file.path))
+    if remote_bytes > limits.cache_bytes:
         raise InvalidRequest(
-            f"{model.source} has {there} bytes of weights, and this registry holds at most {limits.cache_bytes} from "
-            "a Hub at a time; ask the operator for a greater cache, or copy the base.",
+            f"{model.source} has {remote_bytes} bytes of weights, and this registry's cache holds at most "
+            f"{limits.cache_bytes}; ask the operator for a larger cache, or copy the base.",
             field="source",
         )
-    return found
+    return files
 
 
 def require_room(session: Session, model: Model, sizes: Mapping[str, int], limits: BaseLimits) -> None:
-    """Refuse what the namespace of a model has no room for, and hold the namespace's lock.
+    """Refuse bytes that the model's namespace has no room for; the namespace stays locked.
 
     Args:
         session: A writing transaction.
         model: The model.
-        sizes: Bytes of what would be kept, by sha256 or by another name where that is not known yet.
-        limits: Quotas of a namespace that has none of its own.
+        sizes: Bytes of each file to keep, by its sha256, or by its git object id while that is unknown.
+        limits: The quotas of a namespace that has none of its own.
 
     Raises:
-        InvalidRequest: there is no room.
+        InvalidRequest: The namespace has no room.
     """
     space = session.get_one(Namespace, model.namespace_id, with_for_update=True, populate_existing=True)
-    found = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
+    used = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
     size = sum(size for name, size in sizes.items() if not quotas.counts_against(session, space, name))
     try:
-        quotas.require_room(space, found, size, is_open=False)
+        quotas.require_room(space, used, size, is_open=False)
     except TooMany as why:
         raise InvalidRequest(str(why), field="source") from None
 
 
 def stored_files(model: Model, files: Sequence[HubFile]) -> dict[str, int]:
-    """Return the bytes of those files of a base that are kept here, by name."""
+    """Return the sizes of those files of a base that are kept here, by name."""
     return {file.name: file.size for file in files if not stays(model, file.path)}
 
 
@@ -132,26 +134,26 @@ def register(
     folder: Path,
     limits: BaseLimits,
 ) -> None:
-    """Pin a model to what was fetched of its base.
+    """Pin a model to the files that were fetched of its base.
 
     Args:
         session: A writing transaction.
-        store: Where blobs go.
+        store: Takes the blobs.
         model: The model.
         source: `hf://org/name@<commit>`.
         files: The files, by their sha256.
-        folder: Holds those that are kept here, by their sha256, on the store's file system.
-        limits: Quotas, which others may have used meanwhile.
+        folder: Holds the files that are kept here, named by their sha256, on the store's file system.
+        limits: The quotas, of which more may be used by now.
 
     Raises:
-        InvalidRequest: there is no room in the namespace.
-        StorageFull, StorageFailed: the disk failed; roll back.
+        InvalidRequest: The namespace has no room.
+        StorageFull, StorageFailed: The disk failed; roll back.
     """
-    here = stored_files(model, files)
-    require_room(session, model, here, limits)
+    stored = stored_files(model, files)
+    require_room(session, model, stored, limits)
     sizes = {file.name: file.size for file in files}
     for sha256, size in sorted(sizes.items()):  # one order, no deadlock
-        if sha256 in here:
+        if sha256 in stored:
             blobs.register(session, store, folder / sha256, sha256, size)
         else:
             blobs.refer(session, sha256, size)
@@ -161,7 +163,7 @@ def register(
 
 
 def remote(session: Session, model: Model) -> list[HubFile]:
-    """Return the files of a base whose bytes are at the Hub and not here, by path."""
+    """Return the files of a base whose bytes are only at the Hub, by path."""
     rows = session.execute(
         select(BaseFile.path, Blob.size, Blob.sha256)
         .join(Blob, Blob.sha256 == BaseFile.sha256)

@@ -1,4 +1,4 @@
-"""Models: a name pinned to one base, whose files are checked by a worker before anything can be built on them."""
+"""Models: each is a name pinned to one base, whose files a worker checks before it can take patches."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files.folders import check_paths
 from registry.services.blobs import blobs
 from registry.services.catalog import tags
-from registry.services.people import access, namespaces
+from registry.services.people import access, namespaces, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.names import check_name
 from registry.services.queue import jobs
@@ -36,16 +36,16 @@ def create(
 ) -> tuple[Model, Job | None]:
     """Create a model from (path, sha256) pairs of bytes the user has uploaded or could download, or from a source.
 
-    A source is `hf://org/name@revision`, and there are no pairs then; the job finds out what the files are.
+    A source is `hf://org/name@revision`; then there are no pairs, and the job finds out what the files are.
 
     Returns:
-        The model and its import job; no job when the same model is there already.
+        The model and its import job; no job if the same model exists already and is imported.
 
     Raises:
-        NotFound: there is no such namespace.
-        Forbidden: the user is no maintainer of it.
-        WrongState: the name is taken.
-        InvalidRequest: a name, a path or a digest is not acceptable; names it.
+        NotFound: No such namespace exists.
+        Forbidden: The user is not a maintainer of the namespace.
+        WrongState: The name is taken.
+        InvalidRequest: A name, path or digest is not valid; the message names it.
     """
     namespace, _, name = full_name.partition("/")
     check_name(name, "name")
@@ -55,23 +55,23 @@ def create(
     else:
         check_paths([path for path, _ in files])
     session.get(Namespace, space.id, with_for_update=True)
-    found = session.scalar(
+    existing = session.scalar(
         select(Model)
         .where(Model.namespace_id == space.id, Model.name == name)
         .options(selectinload(Model.files), joinedload(Model.creator))
     )
-    if found is not None:
+    if existing is not None:
         if source is not None:
-            same = asked_before(session, found, source, by_reference=by_reference)
+            same = asked_before(session, existing, source, by_reference=by_reference)
         else:
-            same = {(file.path, file.sha256) for file in found.files} == set(files)
+            same = {(file.path, file.sha256) for file in existing.files} == set(files)
         if not same:
             raise WrongState(f"There is a model {full_name} already; choose another name.", field="name")
-        return found, import_job(session, found)
+        return existing, import_job(session, existing)
     sizes = blobs.readable(session, actor, [sha256 for _, sha256 in files])
     for path, sha256 in files:
         if sha256 not in sizes:
-            raise InvalidRequest(f"The bytes of {path} are not here; upload them first.", field=path)
+            raise InvalidRequest(f"The bytes of {path} are missing; upload them first.", field=path)
     model = Model(
         namespace_id=space.id,
         name=name,
@@ -94,15 +94,15 @@ def create(
 
 
 def asked_before(session: Session, model: Model, source: str, *, by_reference: bool) -> bool:
-    """Say whether a model came from a source, by the words in which it was asked for or as it was pinned."""
+    """Say whether a model came from a source: as it was asked for, or as it was pinned."""
     if model.by_reference != by_reference or model.source is None:
         return False
-    asked = session.scalars(select(Job).where(Job.key == f"import:{model.id}")).all()
-    return source == model.source or any(job.payload.get("source") == source for job in asked)
+    imports = session.scalars(select(Job).where(Job.key == f"import:{model.id}")).all()
+    return source == model.source or any(job.payload.get("source") == source for job in imports)
 
 
 def import_job(session: Session, model: Model) -> Job | None:
-    """Return the job that imports a model, while there is one."""
+    """Return the job that imports a model, until it ends."""
     return jobs.active(session, f"import:{model.id}") if model.state == "importing" else None
 
 
@@ -112,16 +112,16 @@ def find(session: Session, full_name: str, *, lock: bool = False) -> Model:
     Args:
         session: A transaction.
         full_name: `namespace/name`.
-        lock: Whether others who ask for the lock wait until the transaction ends.
+        lock: Whether to lock the model's row until the transaction ends.
 
     Raises:
-        NotFound: there is none.
+        NotFound: No such model exists.
     """
     namespace, _, name = full_name.partition("/")
     query = select(Model).where(Model.namespace == namespace, Model.name == name).options(joinedload(Model.creator))
     model = session.scalar(query.with_for_update(of=Model) if lock else query)
     if model is None:
-        raise NotFound(f"There is no model {full_name}.")
+        raise NotFound(f"There is no model {full_name}; `crumb model list` shows those that you may see.")
     return model
 
 
@@ -129,8 +129,8 @@ def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
     """Return a model whose base has been checked.
 
     Raises:
-        NotFound: there is no such model.
-        WrongState: its base is still being checked.
+        NotFound: No such model exists.
+        WrongState: The model's base is still being checked.
     """
     model = find(session, full_name, lock=lock)
     if model.state != "ready":
@@ -141,7 +141,7 @@ def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
 def listing(
     session: Session, actor: Actor | None, search: str | None, author: str | None, after: str | None, limit: int
 ) -> tuple[list[Model], str | None]:
-    """Return a page of the models that somebody may see, by name, and the cursor of the next page."""
+    """Return a page of the models that the caller may see, by name, and the cursor of the next page."""
     query = select(Model).where(access.visible(actor)).options(joinedload(Model.creator))
     query = query.order_by(Model.namespace, Model.name)
     if search:
@@ -151,8 +151,7 @@ def listing(
     if after:
         namespace, _, name = after.partition("/")
         query = query.where(or_(Model.namespace > namespace, and_(Model.namespace == namespace, Model.name > name)))
-    found = list(session.scalars(query.limit(limit + 1)))
-    return found[:limit], found[limit - 1].full_name if len(found) > limit else None
+    return paging.cut(session.scalars(query.limit(limit + 1)).all(), limit, lambda model: model.full_name)
 
 
 def base_files(session: Session, model: Model) -> list[BaseFile]:
@@ -183,10 +182,10 @@ def read_card(store: Store, files: Mapping[str, str]) -> str | None:
     return None if len(raw) > CARD_BYTES else raw.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
-def update(session: Session, actor: Actor, full_name: str, given: dict[str, Any]) -> Model:
-    """Change a model's visibility, licence, or what accepting a patch needs."""
+def update(session: Session, actor: Actor, full_name: str, fields: dict[str, Any]) -> Model:
+    """Change a model's visibility, licence, or its requirements for accepting a patch."""
     model = find(session, full_name, lock=True)
-    changed = {name: value for name, value in given.items() if getattr(model, name) != value}
+    changed = {name: value for name, value in fields.items() if getattr(model, name) != value}
     if changed:
         before = {name: getattr(model, name) for name in changed}
         for name, value in changed.items():
@@ -199,7 +198,7 @@ def update(session: Session, actor: Actor, full_name: str, given: dict[str, Any]
 
 
 def members(session: Session, model: Model) -> list[tuple[ModelMember | NamespaceMember, str]]:
-    """Return who is what to a model, and through what: its namespace, or itself."""
+    """Return the members of a model, each with where the role is held: its namespace, or itself."""
     space = session.get_one(Namespace, model.namespace_id)
     own = session.scalars(
         select(ModelMember)
@@ -208,22 +207,22 @@ def members(session: Session, model: Model) -> list[tuple[ModelMember | Namespac
         .options(joinedload(ModelMember.user))
         .order_by(User.name)
     )
-    there = [(row, space.name) for row in namespaces.members(session, space)]
-    return [*there, *((row, model.full_name) for row in own)]
+    inherited = [(row, space.name) for row in namespaces.members(session, space)]
+    return [*inherited, *((row, model.full_name) for row in own)]
 
 
 def set_member(session: Session, actor: Actor, full_name: str, user_name: str, role: str | None) -> None:
-    """Give somebody a role on a model, or take it away (None); what is so already changes nothing.
+    """Give a user a role on a model, or take it away (None). Does nothing if the role is already set.
 
     Raises:
-        NotFound: there is no such user or member.
+        NotFound: No such user or member exists.
     """
     model = find(session, full_name, lock=True)
     user = namespaces.find_user(session, user_name)
     row = session.get(ModelMember, (model.id, user.id))
     before = row.role if row else None
     if row is None and role is None:
-        raise NotFound(f"{user_name} is no member of {full_name} itself; see `crumb member list {full_name}`.")
+        raise NotFound(f"{user_name} is not a member of {full_name} itself; see `crumb member list {full_name}`.")
     if before == role:
         return
     if row is not None and role is None:
@@ -241,28 +240,28 @@ def card_license(card: str) -> str | None:
     """Return the licence that a card's front matter names, if it names one."""
     front = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---", card, re.DOTALL)
     line = r"^license:[ \t]*[\"']?([a-z0-9][a-z0-9.+-]{0,63})[\"']?[ \t]*$"
-    found = re.search(line, front[1], re.MULTILINE) if front else None
-    return found[1] if found else None
+    match = re.search(line, front[1], re.MULTILINE) if front else None
+    return match[1] if match else None
 
 
-def finish_import(session: Session, model: Model, report: dict[str, Any], card: str | None) -> None:
-    """Write down what a worker found in the files, and open the model for patches."""
-    for position, (name, dtype, shape, sha256) in enumerate(report["tensors"]):
+def finish_import(session: Session, model: Model, contents: dict[str, Any], card: str | None) -> None:
+    """Record what a worker read in the files, and open the model for patches."""
+    for position, (name, dtype, shape, sha256) in enumerate(contents["tensors"]):
         session.add(
             BaseTensor(model_id=model.id, name=name, position=position, dtype=dtype, shape=shape, sha256=sha256)
         )
-    model.base_digest, model.parameters = report["weights_digest"], report["parameters"]
+    model.base_digest, model.parameters = contents["weights_digest"], contents["parameters"]
     model.card, model.state = card, "ready"
     model.license = model.license or card_license(card or "")
-    model.dtypes, model.modified_at = count_dtypes(report["tensors"]), now()
+    model.dtypes, model.modified_at = count_dtypes(contents["tensors"]), now()
     model.base_commit = commit_id({file.path: file.sha256 for file in base_files(session, model)})
-    tags.write(session, model, report["model_type"])
+    tags.write(session, model, contents["model_type"])
     session.flush()
     record(session, None, "model.ready", model.full_name, model, after={"base": model.base_digest})
 
 
 def count_dtypes(tensors: Sequence[tuple[str, str, Sequence[int], str]]) -> dict[str, int]:
-    """Return how many weights have which dtype, among (name, dtype, shape, sha256) of tensors."""
+    """Return how many weights of each dtype there are, given (name, dtype, shape, sha256) of each tensor."""
     counts: dict[str, int] = {}
     for _, dtype, shape, _ in tensors:
         counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
@@ -270,7 +269,7 @@ def count_dtypes(tensors: Sequence[tuple[str, str, Sequence[int], str]]) -> dict
 
 
 def refuse_import(session: Session, model: Model, error: str) -> None:
-    """Forget a model whose files are no sound base; the job keeps the reason."""
+    """Delete a model whose files are not a sound base; the job keeps the reason."""
     record(session, None, "model.refuse", model.full_name, model, after={"error": error})
     session.delete(model)
     session.flush()

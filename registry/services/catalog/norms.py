@@ -1,7 +1,7 @@
-"""Is a patch out of the ordinary for its model? A warning with the numbers, never a verdict.
+"""Norms: whether a patch is unusually large or small for its model. A warning with the numbers, never a verdict.
 
-The size of a patch is compared with those of the model's accepted patches, on a logarithmic scale, by the median and
-the median absolute deviation (MAD), which a few odd ones among them do not move.
+The norm of a patch is compared with those of the model's accepted patches, on a logarithmic scale, by the median and
+the median absolute deviation (MAD), which a few outliers among them do not move.
 """
 
 import math
@@ -14,17 +14,17 @@ from sqlalchemy.orm import Session
 
 from registry.db.tables import Model, Patch, PatchRevision, PatchTensor
 
-ENOUGH = 3  # accepted patches, below which nothing is ordinary
-FAR = 4.0  # deviations from the median that are worth a word
-LEAST = 0.1  # a deviation is at least this (natural logarithm), so that near-equal patches do not flag each other
-MOST_NAMED = 5
+LEAST_PATCHES = 3  # accepted ones, with fewer of which nothing is compared
+OUTLIER_DEVIATIONS = 4.0  # from the median, from which on a norm is worth a warning
+LEAST_SPREAD = 0.1  # of natural logarithms, so that near-equal patches do not flag each other
+MOST_NAMED = 5  # outliers of one summary
 
 
 def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Compare the norms of a patch with those of the model's accepted patches, in all and tensor by tensor.
+    """Compare the norms of a patch with those of the model's accepted patches, as a whole and tensor by tensor.
 
     Returns:
-        `name`, `status` (pass or warn) and `summary`, as the other checks.
+        `name`, `status` (pass or warn) and `summary`, like the other checks.
     """
     accepted = (
         select(PatchTensor.name, PatchTensor.revision_id, PatchTensor.l2)
@@ -37,15 +37,15 @@ def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequ
     for name, revision_id, l2 in session.execute(accepted):
         whole[revision_id] = whole.get(revision_id, 0.0) + l2 * l2
         by_tensor.setdefault(name, []).append(l2)
-    if len(whole) < ENOUGH:
-        summary = f"Not compared: {model.full_name} has {len(whole)} accepted patches, and {ENOUGH} are needed."
+    if len(whole) < LEAST_PATCHES:
+        summary = f"Not compared: {model.full_name} has {len(whole)} accepted patches, and {LEAST_PATCHES} are needed."
         return {"name": "norms", "status": "pass", "summary": summary}
     size = math.sqrt(sum(tensor["l2"] ** 2 for tensor in tensors))
     odd = [outlier_warning("the whole patch", size, [math.sqrt(square) for square in whole.values()])]
     odd += [
         outlier_warning(tensor["name"], tensor["l2"], by_tensor[tensor["name"]])
         for tensor in tensors
-        if len(by_tensor.get(tensor["name"], ())) >= ENOUGH
+        if len(by_tensor.get(tensor["name"], ())) >= LEAST_PATCHES
     ]
     named = [text for text in odd if text]
     if not named:
@@ -56,13 +56,13 @@ def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequ
 
 
 def outlier_warning(what: str, size: float, others: Sequence[float]) -> str | None:
-    """Say how far a norm is from the median of others, when it is far."""
+    """Say how far a norm is from the median of others; None if it is not an outlier."""
     logs = [math.log(other) for other in others if other > 0]
-    if size <= 0 or len(logs) < ENOUGH:
+    if size <= 0 or len(logs) < LEAST_PATCHES:
         return None
     middle = statistics.median(logs)
-    spread = max(LEAST, 1.4826 * statistics.median(abs(log - middle) for log in logs))
+    spread = max(LEAST_SPREAD, 1.4826 * statistics.median(abs(log - middle) for log in logs))
     deviations = (math.log(size) - middle) / spread
-    if abs(deviations) < FAR:
+    if abs(deviations) < OUTLIER_DEVIATIONS:
         return None
     return f"{what} has L2 norm {size:.4g}, {abs(deviations):.1f} deviations from the median {math.exp(middle):.4g}"

@@ -12,6 +12,7 @@ from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevisi
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.blobs import blobs
 from registry.services.catalog import models, norms
+from registry.services.people import paging
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
 
@@ -20,7 +21,7 @@ REVISABLE = ("draft", "proposed", "changes_requested")
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a contributor says of a patch."""
+    """What a contributor sends for a patch."""
 
     sha256: str
     title: str
@@ -30,70 +31,70 @@ class Contribution:
 
 
 def push(
-    session: Session, actor: Actor, full_name: str, given: Contribution, propose: bool = False
+    session: Session, actor: Actor, full_name: str, contribution: Contribution, propose: bool = False
 ) -> tuple[PatchRevision, Job | None]:
     """Add an uploaded patch file to a model under the next number, as a draft or, if asked, proposed.
 
     Returns:
-        The revision and its check job; no job when the author had pushed the same file before and it is checked.
+        The revision and its check job; no job if the author pushed the same file before and it is checked.
 
     Raises:
-        NotFound, WrongState: the model is not there, or not ready; or somebody else pushed the same file.
-        InvalidRequest: the bytes are not here.
+        NotFound, WrongState: The model does not exist or is not ready, or another user has pushed the same file.
+        InvalidRequest: The bytes were not uploaded.
     """
     model = models.ready(session, full_name, lock=True)
-    if (twin := find_twin(session, model, given.sha256)) is not None:
+    if (twin := find_twin(session, model, contribution.sha256)) is not None:
         if twin.patch.author_id != actor.user_id:
             raise WrongState(
                 f"{full_name}#{twin.patch.number} by {twin.patch.author.name} is the same file.", field="sha256"
             )
         return twin, jobs.active(session, f"check:{twin.id}")
-    size = require_bytes(session, actor, given.sha256)
+    size = require_bytes(session, actor, contribution.sha256)
     model.patch_count += 1
     patch = Patch(
         model_id=model.id,
         number=model.patch_count,
         author_id=actor.user_id,
-        task=given.task,
+        task=contribution.task,
         state="proposed" if propose else "draft",
     )
     session.add(patch)
     session.flush()
-    job = add_revision(session, actor, model, patch, given, size)
+    job = add_revision(session, actor, model, patch, contribution, size)
     subject = f"{full_name}#{patch.number}"
-    record(session, actor, "patch.push", subject, model, after={"sha256": given.sha256, "state": patch.state})
+    record(session, actor, "patch.push", subject, model, after={"sha256": contribution.sha256, "state": patch.state})
     return find(session, full_name, patch.number), job
 
 
 def revise(
-    session: Session, actor: Actor, full_name: str, number: int, given: Contribution
+    session: Session, actor: Actor, full_name: str, number: int, contribution: Contribution
 ) -> tuple[PatchRevision, Job | None]:
-    """Add the next revision to one's patch: what was approved and checked was another file, and has to be again.
+    """Add the next revision to the author's patch: it is another file, so checks and approvals start again.
 
     Raises:
-        WrongState: the patch has been decided on, or the same file is there already.
-        InvalidRequest: the bytes are not here.
+        WrongState: The patch has been decided on, or another revision is the same file.
+        InvalidRequest: The bytes were not uploaded.
     """
     model = models.ready(session, full_name, lock=True)
     before = find(session, full_name, number, lock=True)  # or it could be accepted meanwhile
     patch = before.patch
-    if before.sha256 == given.sha256 and before.state != "refused":
+    if before.sha256 == contribution.sha256 and before.state != "refused":
         return before, jobs.active(session, f"check:{before.id}")
-    if (twin := find_twin(session, model, given.sha256)) is not None:
+    if (twin := find_twin(session, model, contribution.sha256)) is not None:
         raise WrongState(f"{full_name}#{twin.patch.number}.{twin.number} is the same file.", field="sha256")
     if patch.state not in REVISABLE:
         raise WrongState(f"{full_name}#{number} is {patch.state} and takes no more revisions; push a new patch.")
-    size = require_bytes(session, actor, given.sha256)
+    size = require_bytes(session, actor, contribution.sha256)
     patch.revision += 1
-    job = add_revision(session, actor, model, patch, given, size)
-    was = {"revision": before.number, "sha256": before.sha256}
-    now_is = {"revision": patch.revision, "sha256": given.sha256}
-    record(session, actor, "patch.revise", f"{full_name}#{number}", model, before=was, after=now_is)
+    job = add_revision(session, actor, model, patch, contribution, size)
+    old = {"revision": before.number, "sha256": before.sha256}
+    new = {"revision": patch.revision, "sha256": contribution.sha256}
+    record(session, actor, "patch.revise", f"{full_name}#{number}", model, before=old, after=new)
     return find(session, full_name, number), job
 
 
 def find_twin(session: Session, model: Model, sha256: str) -> PatchRevision | None:
-    """Return the revision of any patch of a model that is this very file, unless it was refused."""
+    """Return the revision of any patch of a model that is this same file, unless it was refused."""
     twin: PatchRevision | None = session.scalar(
         revisions()
         .where(Patch.model_id == model.id, PatchRevision.sha256 == sha256, PatchRevision.state != "refused")
@@ -106,26 +107,28 @@ def require_bytes(session: Session, actor: Actor, sha256: str) -> int:
     """Return the size of uploaded bytes.
 
     Raises:
-        InvalidRequest: they are not here.
+        InvalidRequest: The bytes were not uploaded.
     """
     known = blobs.readable(session, actor, [sha256])
     if not known:
-        raise InvalidRequest("The bytes of this patch are not here; upload them first.", field="sha256")
+        raise InvalidRequest("The bytes of this patch are missing; upload them first.", field="sha256")
     return known[sha256]
 
 
-def add_revision(session: Session, actor: Actor, model: Model, patch: Patch, given: Contribution, size: int) -> Job:
-    """Add a patch's newest revision and ask for its check."""
+def add_revision(
+    session: Session, actor: Actor, model: Model, patch: Patch, contribution: Contribution, size: int
+) -> Job:
+    """Add a patch's newest revision and enqueue its check."""
     revision = PatchRevision(
         patch_id=patch.id,
         number=patch.revision or 1,
         state="checking",
-        title=given.title,
-        message=given.message,
-        license=given.license,
+        title=contribution.title,
+        message=contribution.message,
+        license=contribution.license,
         base_digest=model.base_digest,
-        sha256=given.sha256,
-        blob_sha256=given.sha256,
+        sha256=contribution.sha256,
+        blob_sha256=contribution.sha256,
         size=size,
     )
     session.add(revision)
@@ -157,14 +160,24 @@ def find(
     Args:
         session: A transaction.
         full_name: `namespace/name`; the caller has been admitted to it.
-        number: Of the patch.
-        revision: Of the revision.
-        lock: Whether others who ask for the lock of the patch wait until the transaction ends.
+        number: The patch's number.
+        revision: The revision's number.
+        lock: Whether to lock the patch's row until the transaction ends.
 
     Raises:
-        NotFound: there is no such patch or revision.
+        NotFound: There is no such patch or revision.
     """
-    model = models.find(session, full_name)
+    return find_in(session, models.find(session, full_name), number, revision, lock=lock)
+
+
+def find_in(
+    session: Session, model: Model, number: int, revision: int | None = None, *, lock: bool = False
+) -> PatchRevision:
+    """Return a revision of a patch as `find` does, in a model that is at hand.
+
+    Raises:
+        NotFound: No such patch or revision exists.
+    """
     if lock:
         session.scalar(select(Patch.id).where(Patch.model_id == model.id, Patch.number == number).with_for_update())
     query = current() if revision is None else revisions().where(PatchRevision.number == revision)
@@ -173,12 +186,12 @@ def find(
     )
     if found is None:
         dot = "" if revision is None else f".{revision}"
-        raise NotFound(f"There is no patch {full_name}#{number}{dot}.")
+        raise NotFound(f"There is no patch {model.full_name}#{number}{dot}; see `crumb log {model.full_name}`.")
     return found
 
 
 def check_job(session: Session, revision: PatchRevision) -> Job | None:
-    """Return the job that checks a revision, while there is one."""
+    """Return the job that checks a revision, until it ends."""
     return jobs.active(session, f"check:{revision.id}") if revision.state == "checking" else None
 
 
@@ -200,17 +213,17 @@ def listing(
     Args:
         session: A transaction.
         full_name: `namespace/name`; the caller has been admitted to it.
-        task: Only those for it.
-        author: Only those by this user.
-        state: Only those in it.
-        density_min: Only checked ones that change at least this part of all weights, between 0 and 1.
-        density_max: Only checked ones that change at most this part.
-        tensor: Only checked ones that change a tensor whose name contains this, whatever the case.
-        before: The cursor of the page before.
-        limit: Most patches.
+        task: Only patches for this task.
+        author: Only patches by this user.
+        state: Only patches in this state.
+        density_min: Only checked patches that change at least this fraction of all weights, between 0 and 1.
+        density_max: Only checked patches that change at most this fraction.
+        tensor: Only checked patches that change a tensor whose name contains this, ignoring case.
+        before: The cursor of the previous page.
+        limit: Most patches of a page.
 
     Raises:
-        NotFound: there is no such model.
+        NotFound: No such model exists.
     """
     model = models.find(session, full_name)
     query = current().where(Patch.model_id == model.id).order_by(Patch.number.desc())
@@ -228,13 +241,13 @@ def listing(
         query = query.where(touches(model, tensor))
     if before:
         query = query.where(Patch.number < before)
-    found = list(session.scalars(query.limit(limit + 1)))
-    return found[:limit], found[limit - 1].patch.number if len(found) > limit else None
+    rows: Sequence[PatchRevision] = session.scalars(query.limit(limit + 1)).all()
+    return paging.cut(rows, limit, lambda row: row.patch.number)
 
 
 def touches(model: Model, words: str) -> Any:
     """Return the condition for revisions that change a tensor of a model whose name contains some words."""
-    # By the names of the base, each of which is found by the key of `patch_tensors`: those rows are many.
+    # By the names of the base's tensors, each of which is looked up by the key of `patch_tensors`, a large table.
     named = select(BaseTensor.name).where(
         BaseTensor.model_id == model.id, func.lower(BaseTensor.name).contains(words.lower(), autoescape=True)
     )
@@ -243,10 +256,10 @@ def touches(model: Model, words: str) -> Any:
 
 def history(session: Session, patch: Patch) -> Sequence[PatchRevision]:
     """Return all revisions of a patch, oldest first."""
-    found: Sequence[PatchRevision] = session.scalars(
+    rows: Sequence[PatchRevision] = session.scalars(
         revisions().where(Patch.id == patch.id).order_by(PatchRevision.number)
     ).all()
-    return found
+    return rows
 
 
 def tensors(session: Session, revision: PatchRevision) -> Sequence[PatchTensor]:
@@ -264,29 +277,29 @@ def checks(session: Session, revision: PatchRevision) -> Sequence[Check]:
 def file(
     session: Session, actor: Actor | None, full_name: str, number: int, revision: int | None = None
 ) -> PatchRevision:
-    """Return a revision whose bytes may be served.
+    """Return a revision whose bytes may be downloaded.
 
     Raises:
-        NotFound: there is no such patch.
-        WrongState: it is not checked.
-        Forbidden: it is quarantined.
+        NotFound: No such patch or revision exists.
+        WrongState: The revision is not checked.
+        Forbidden: The patch is quarantined, and the caller is not an admin.
     """
-    found = find(session, full_name, number, revision)
-    if found.patch.quarantined_at is not None and not (actor and actor.admin):
+    row = find(session, full_name, number, revision)
+    if row.patch.quarantined_at is not None and not (actor and actor.admin):
         raise Forbidden(f"{full_name}#{number} is quarantined; only an admin may download it.")
-    if found.state != "checked":
-        raise WrongState(f"{full_name}#{number} is {found.state}; only checked patches can be downloaded.")
-    return found
+    if row.state != "checked":
+        raise WrongState(f"{full_name}#{number} is {row.state}; only checked patches can be downloaded.")
+    return row
 
 
 def by_digest(session: Session, model: Model, digests: Sequence[str]) -> dict[str, PatchRevision]:
-    """Return a model's checked revisions by the digest of their file."""
-    found = session.scalars(
+    """Return a model's checked revisions, by the digest of their file."""
+    rows = session.scalars(
         revisions().where(
             Patch.model_id == model.id, PatchRevision.sha256.in_(digests), PatchRevision.state == "checked"
         )
     )
-    return {revision.sha256: revision for revision in found}
+    return {revision.sha256: revision for revision in rows}
 
 
 def by_id(session: Session, revision_id: uuid.UUID) -> PatchRevision:
@@ -294,29 +307,31 @@ def by_id(session: Session, revision_id: uuid.UUID) -> PatchRevision:
     return session.get_one(PatchRevision, revision_id, options=[joinedload(PatchRevision.patch)])
 
 
-def finish_check(session: Session, model: Model, revision: PatchRevision, subject: str, report: dict[str, Any]) -> None:
-    """Write down what a worker found in a sound file, and open the patch for composing."""
-    for position, tensor in enumerate(report["tensors"]):
+def finish_check(
+    session: Session, model: Model, revision: PatchRevision, subject: str, contents: dict[str, Any]
+) -> None:
+    """Record what a worker read in a sound file, and open the patch for composing."""
+    for position, tensor in enumerate(contents["tensors"]):
         session.add(PatchTensor(revision_id=revision.id, position=position, **tensor))
     for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype"):
-        setattr(revision, name, report[name])
-    found = [*report["checks"], norms.check(session, model, revision, report["tensors"])]
-    for position, check in enumerate(found):
+        setattr(revision, name, contents[name])
+    checks = [*contents["checks"], norms.check(session, model, revision, contents["tensors"])]
+    for position, check in enumerate(checks):
         session.add(Check(revision_id=revision.id, position=position, required=check["name"] != "norms", **check))
     revision.state = "checked"
     session.flush()
-    verdicts = {check["name"]: check["status"] for check in found}
+    verdicts = {check["name"]: check["status"] for check in checks}
     record(session, None, "patch.checked", subject, model, after={"sha256": revision.sha256, "checks": verdicts})
 
 
 def refuse(session: Session, model: Model, revision: PatchRevision, subject: str, error: str) -> None:
-    """Refuse a revision and let go of its bytes; number, words and reason stay on record."""
+    """Refuse a revision and release its bytes; its number, texts and the reason are kept."""
     revision.state, revision.refusal, revision.blob_sha256 = "refused", error, None
     session.flush()
     record(session, None, "patch.refused", subject, model, after={"error": error})
 
 
-def licensed_parts(model: Model, found: Sequence[PatchRevision]) -> list[tuple[str, str | None]]:
-    """Return the base and some patches of a model, by what people call them, with the licence of each."""
+def licensed_parts(model: Model, chosen: Sequence[PatchRevision]) -> list[tuple[str, str | None]]:
+    """Return the base and some patches of a model, named as people name them, each with its licence."""
     named: list[tuple[str, str | None]] = [("the base", model.license)]
-    return named + [(f"patch #{revision.patch.number}", revision.license) for revision in found]
+    return named + [(f"patch #{revision.patch.number}", revision.license) for revision in chosen]

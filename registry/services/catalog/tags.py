@@ -1,4 +1,4 @@
-"""Words by which models are found, as on the Hub: from a model's card, its config and its licence."""
+"""Tags: words by which models are found, as on the Hub, from a model's card, config and licence."""
 
 import re
 from collections.abc import Iterable
@@ -11,19 +11,19 @@ from registry.db.tables import Model, ModelTag
 from registry.documents.front_matter import read_front_matter, words
 
 TAG = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
-MOST = 200
+MOST_TAGS = 200  # of a model
 
 
 def of_card(card: dict[str, Any], license: str | None, model_type: str | None = None) -> list[str]:
-    """Return the tags that a card's front matter and a licence stand for, in the order in which the Hub has them.
+    """Return the tags for a card's front matter and a licence, in the order of the Hub.
 
     Args:
-        card: Front matter.
-        license: Of the model; what the card says of it does not count.
-        model_type: What config.json says, for a model of transformers.
+        card: The front matter.
+        license: The model's licence; what the card says of it is ignored.
+        model_type: The model type in config.json, for a model of transformers.
     """
     library = words(card.get("library_name")) or (["transformers"] if model_type else [])
-    found = [
+    names = [
         *library,
         "safetensors",
         *([model_type] if model_type else []),
@@ -34,11 +34,11 @@ def of_card(card: dict[str, Any], license: str | None, model_type: str | None = 
         *(f"base_model:{name}" for name in words(card.get("base_model"))),
         *([f"license:{license}"] if license else []),
     ]
-    return [tag for tag in dict.fromkeys(found) if TAG.fullmatch(tag)][:MOST]
+    return [tag for tag in dict.fromkeys(names) if TAG.fullmatch(tag)][:MOST_TAGS]
 
 
 def write(session: Session, model: Model, model_type: object) -> None:
-    """Write down the tags of a model whose base has been read."""
+    """Add the tags of a model whose base was read."""
     known = model_type if isinstance(model_type, str) else None
     session.add_all(
         ModelTag(model_id=model.id, tag=tag)
@@ -47,7 +47,7 @@ def write(session: Session, model: Model, model_type: object) -> None:
 
 
 def relicense(session: Session, model: Model) -> None:
-    """Let a model be found by the licence that it has now."""
+    """Replace the licence tag of a model by that of its present licence."""
     session.execute(delete(ModelTag).where(ModelTag.model_id == model.id, ModelTag.tag.startswith("license:")))
     if model.license and model.state == "ready":
         session.add(ModelTag(model_id=model.id, tag=f"license:{model.license}"))
@@ -55,8 +55,8 @@ def relicense(session: Session, model: Model) -> None:
 
 def of_models(session: Session, models: Iterable[Model]) -> dict[Any, list[str]]:
     """Return the tags of models by the models' ids."""
-    found: dict[Any, list[str]] = {model.id: [] for model in models}
-    query = select(ModelTag).where(ModelTag.model_id.in_(found)).order_by(ModelTag.tag)
+    by_model: dict[Any, list[str]] = {model.id: [] for model in models}
+    query = select(ModelTag).where(ModelTag.model_id.in_(by_model)).order_by(ModelTag.tag)
     for row in session.scalars(query):
-        found[row.model_id].append(row.tag)
-    return found
+        by_model[row.model_id].append(row.tag)
+    return by_model

@@ -1,8 +1,8 @@
-"""Who composed a recipe and what came out: two who agree make a result that others can rely on.
+"""Builds: who composed a recipe, and the weights digest they came to. Two that agree make a result reliable.
 
 A build is a worker's, which composed on its own, or a user's, who ran `crumb verify --recompose`. All builds of a
-recipe must agree to the bit. Two that do not mean that a machine, a program or a person is wrong: an alarm, and
-nothing is published on that recipe until an operator has looked.
+recipe must agree to the bit. If two differ, a machine, a program or a person is wrong: that is an alarm, and nothing
+is published on the recipe until an operator has found out which.
 """
 
 import uuid
@@ -15,7 +15,7 @@ from registry.db.tables import Build, Model
 from registry.errors import WrongState
 from registry.services.people.actors import Actor, record
 
-ENOUGH = 2
+BUILDS_NEEDED = 2  # that agree, before a release can be published
 
 
 def add(
@@ -27,20 +27,20 @@ def add(
     weights_digest: str,
     device: str,
 ) -> Build:
-    """Write down a build; the same builder's second one with the same result changes nothing.
+    """Add a build. Does nothing if the same builder came to the same result before.
 
     Raises:
-        WrongState: the same builder has reported another result.
+        WrongState: The same builder came to another result before.
     """
-    found = session.scalar(
+    earlier = session.scalar(
         select(Build).where(Build.model_id == model.id, Build.recipe_digest == digest, Build.builder == builder)
     )
-    if found is not None:
-        if found.weights_digest != weights_digest:
+    if earlier is not None:
+        if earlier.weights_digest != weights_digest:
             raise WrongState(
-                f"{builder} has reported {found.weights_digest} for this recipe before; one of them is wrong."
+                f"{builder} came to {earlier.weights_digest} for this recipe before; one of the two results is wrong."
             )
-        return found
+        return earlier
     build = Build(
         model_id=model.id,
         recipe_digest=digest,
@@ -54,19 +54,19 @@ def add(
     return build
 
 
-def rebuilt(session: Session, model: Model, digest: str, worker: str, weights_digest: str, device: str) -> None:
-    """Write down that a worker composed again what another had composed; a difference is an alarm."""
+def add_rebuild(session: Session, model: Model, digest: str, worker: str, weights_digest: str, device: str) -> None:
+    """Record that a worker composed again what another had composed; a difference is an alarm."""
     add(session, model, digest, worker, None, weights_digest, device)
     after = {"recipe": digest, "weights_digest": weights_digest, "builder": worker}
     action = "recipe.alarm" if disagree(session, model, digest) else "recipe.rebuilt"
     record(session, None, action, model.full_name, model, after=after)
 
 
-def report(session: Session, actor: Actor, model: Model, digest: str, weights_digest: str, device: str) -> Build:
-    """Take a user's build, composed on their machine; the caller has seen that the model has this composition.
+def attest(session: Session, actor: Actor, model: Model, digest: str, weights_digest: str, device: str) -> Build:
+    """Add a user's build, composed on their machine; the caller has checked that the model has this composition.
 
     Raises:
-        WrongState: they have reported another result before.
+        WrongState: The user came to another result before.
     """
     known = {build.builder for build in builds_of(session, model.id, digest)}
     build = add(session, model, digest, f"user:{actor.name}", actor, weights_digest, device)
@@ -84,43 +84,43 @@ def builds_of(session: Session, model_id: uuid.UUID, digest: str) -> Sequence[Bu
 
 def builds_by_recipe(session: Session, model_id: uuid.UUID, digests: Collection[str]) -> dict[str, list[Build]]:
     """Return a model's builds of recipes, oldest first, by recipe."""
-    found: dict[str, list[Build]] = {digest: [] for digest in digests}
+    by_recipe: dict[str, list[Build]] = {digest: [] for digest in digests}
     query = select(Build).where(Build.model_id == model_id, Build.recipe_digest.in_(digests))
     for build in session.scalars(query.order_by(Build.created_at, Build.builder)):
-        found[build.recipe_digest].append(build)
-    return found
+        by_recipe[build.recipe_digest].append(build)
+    return by_recipe
 
 
 def counting(model: Model) -> ColumnElement[bool]:
     """Return the condition for the builds that must agree: of workers on any model, of users on this one alone.
 
-    Anybody may maintain a copy of a model, and report there what they like.
+    Anybody may maintain a copy of a model, and attest there to whatever they like.
     """
     return or_(Build.model_id == model.id, Build.user_id.is_(None))
 
 
 def results(session: Session, model: Model, digests: Collection[str]) -> dict[str, list[str]]:
     """Return the different results of recipes, by recipe."""
-    found: dict[str, list[str]] = {digest: [] for digest in digests}
+    by_recipe: dict[str, list[str]] = {digest: [] for digest in digests}
     query = select(Build.recipe_digest, Build.weights_digest).where(Build.recipe_digest.in_(digests), counting(model))
     for digest, result in session.execute(query.distinct().order_by(Build.weights_digest)) if digests else ():
-        found[digest].append(result)
-    return found
+        by_recipe[digest].append(result)
+    return by_recipe
 
 
 def disagree(session: Session, model: Model, digest: str) -> list[str]:
-    """Return the different results of a recipe, when there is more than one."""
-    found = results(session, model, [digest])[digest]
-    return found if len(found) > 1 else []
+    """Return the different results of a recipe if there is more than one; else an empty list."""
+    different = results(session, model, [digest])[digest]
+    return different if len(different) > 1 else []
 
 
-def dispute(results: Sequence[str], found: Sequence[Build], subject: str) -> str | None:
-    """Say why nothing can be published on a recipe that only one has built, or two differently; None if it can.
+def dispute(results: Sequence[str], known: Sequence[Build], subject: str) -> str | None:
+    """Say why a release cannot be published: only one builder, or results that differ; None if it can.
 
     Args:
         results: The different results that count.
-        found: The model's builds.
-        subject: What is to be published.
+        known: The model's builds.
+        subject: The release to publish.
 
     Returns:
         Who built what, and how to get a second build.
@@ -130,10 +130,10 @@ def dispute(results: Sequence[str], found: Sequence[Build], subject: str) -> str
             f"ALARM: {subject} was composed to {len(results)} different results ({', '.join(results)}); nothing is "
             "published on this recipe. An operator must find the machine that is wrong."
         )
-    if len(found) < ENOUGH:
-        who = ", ".join(build.builder for build in found) or "nobody"
+    if len(known) < BUILDS_NEEDED:
+        who = ", ".join(build.builder for build in known) or "nobody"
         return (
-            f"It has been composed by {who} alone, and {ENOUGH} must agree; publish it with --recompose, run "
+            f"It was composed by {who} alone, and {BUILDS_NEEDED} must agree; publish it with --recompose, run "
             f"`crumb verify DIR {subject} --recompose` as a maintainer, or start a second worker."
         )
     return None

@@ -1,4 +1,4 @@
-"""Recipes and what comes of them: composed once, kept by digest."""
+"""Compositions: the results of recipes, each composed once per model and kept by the recipe's digest."""
 
 import uuid
 from collections import Counter
@@ -32,7 +32,7 @@ from registry.services.queue import jobs
 
 
 class Ingredient(NamedTuple):
-    """A patch by its number, its newest revision unless one is named, and its weight as a decimal."""
+    """A patch by its number, its revision (None is the newest), and its weight as a decimal."""
 
     number: int
     weight: str = "1"
@@ -51,11 +51,11 @@ def request(
     """Ask for base + alpha * sum(weight * patch).
 
     Returns:
-        The recipe, and its composition when there is one, else the job that makes it.
+        The recipe, and its composition if there is one, else the job that composes it.
 
     Raises:
-        NotFound, WrongState: the model is not there, or not ready.
-        InvalidRecipe: names the patch or the decimal at fault.
+        NotFound, WrongState: The model does not exist, or is not ready.
+        InvalidRecipe: A patch cannot be composed, or a decimal is out of range; the message names it.
     """
     model = models.ready(session, full_name, lock=True)
     recipe = save(session, choose(session, model, alpha, items, allow_yanked=allow_yanked))
@@ -63,10 +63,10 @@ def request(
 
 
 def requested(session: Session, model: Model, digest: str) -> tuple[Recipe, Composition | None, Job | None]:
-    """Return a recipe that was asked for on a model, and its composition or else the newest job for it.
+    """Return a recipe that somebody asked for on a model, and its composition, or else the newest job for it.
 
     Raises:
-        RevisionNotFound: nobody has asked for it.
+        RevisionNotFound: Nobody has asked for this recipe.
     """
     recipe = session.get(Recipe, digest, options=[selectinload(Recipe.items)])
     if recipe is not None:
@@ -80,7 +80,7 @@ def requested(session: Session, model: Model, digest: str) -> tuple[Recipe, Comp
 
 
 def ask(session: Session, actor: Actor, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:
-    """Return a locked model's composition of a recipe, or the job that makes it; said once more, it changes nothing."""
+    """Return a locked model's composition of a recipe, or the job that composes it, which is enqueued only once."""
     active = jobs.active(session, job_key(model, recipe.digest))
     before = (active.shared, active.cancel_requested) if active else None
     composition, job = ensure(session, actor.user_id, model, recipe)
@@ -95,42 +95,47 @@ def choose(
     """Turn patch numbers into a recipe.
 
     Raises:
-        InvalidRecipe: a patch is not there, not checked, quarantined, or yanked and that was not allowed.
+        InvalidRecipe: A patch does not exist, is not checked, is quarantined, or is yanked and `allow_yanked` is false.
     """
-    found = named(session, model, items)
-    for item, revision in zip(items, found, strict=True):
+    revisions = named(session, model, items)
+    for item, revision in zip(items, revisions, strict=True):
         require_composable(revision, f"{model.full_name}#{item.number}{dot(item)}", allow_yanked)
-    return weighed(model, alpha, items, found)
+    return recipe_of(model, alpha, items, revisions)
 
 
-def weighed(model: Model, alpha: str, items: Sequence[Ingredient], found: Sequence[PatchRevision]) -> recipes.Recipe:
-    """Return the recipe of the revisions that items name, whether or not it may be composed.
+def recipe_of(
+    model: Model, alpha: str, items: Sequence[Ingredient], revisions: Sequence[PatchRevision]
+) -> recipes.Recipe:
+    """Return the recipe of the revisions that `items` name, whether or not it may be composed.
 
     Raises:
-        InvalidRecipe: a scale is beyond float32.
+        InvalidRecipe: A scale is beyond the range of float32.
     """
     assert model.base_digest is not None
-    weights = [(revision.sha256, item.weight) for item, revision in zip(items, found, strict=True)]
+    weights = [(revision.sha256, item.weight) for item, revision in zip(items, revisions, strict=True)]
     return recipes.make_recipe(model.base_digest, alpha, weights)
 
 
 def named(session: Session, model: Model, items: Sequence[Ingredient]) -> list[PatchRevision]:
-    """Return the revisions that items name.
+    """Return the revisions that `items` name, in their order.
 
     Raises:
-        InvalidRecipe: a patch is not there, or named twice.
+        InvalidRecipe: A patch does not exist, or is named twice.
     """
     chosen = []
     for number, count in Counter(item.number for item in items).items():
         if count > 1:
             raise InvalidRecipe(f"Patch #{number} is named twice; give it one weight.", field="patches")
     wanted = patches.revisions().where(Patch.model_id == model.id, Patch.number.in_([item.number for item in items]))
-    found = {(revision.patch.number, revision.number): revision for revision in session.scalars(wanted)}
-    newest = {revision.patch.number: revision.patch.revision for revision in found.values()}
+    by_name = {(revision.patch.number, revision.number): revision for revision in session.scalars(wanted)}
+    newest = {revision.patch.number: revision.patch.revision for revision in by_name.values()}
     for item in items:
-        revision = found.get((item.number, item.revision or newest.get(item.number, 0)))
+        revision = by_name.get((item.number, item.revision or newest.get(item.number, 0)))
         if revision is None:
-            raise InvalidRecipe(f"There is no patch {model.full_name}#{item.number}{dot(item)}.", field="patches")
+            raise InvalidRecipe(
+                f"There is no patch {model.full_name}#{item.number}{dot(item)}; see `crumb log {model.full_name}`.",
+                field="patches",
+            )
         chosen.append(revision)
     return chosen
 
@@ -144,7 +149,7 @@ def require_composable(revision: PatchRevision, subject: str, allow_yanked: bool
     """Refuse a patch that must not be composed.
 
     Raises:
-        InvalidRecipe: says why, and what would help.
+        InvalidRecipe: The patch must not be composed; the message says why, and what would help.
     """
     patch = revision.patch
     if patch.quarantined_at is not None:
@@ -154,13 +159,13 @@ def require_composable(revision: PatchRevision, subject: str, allow_yanked: bool
     if patch.state == "yanked" and not allow_yanked:
         why = f" ({patch.reason})" if patch.reason else ""
         raise InvalidRecipe(
-            f"{subject} was yanked{why}; leave it out, or say --allow-yanked to compose it all the same.",
+            f"{subject} was yanked{why}; leave it out, or pass --allow-yanked to compose it anyway.",
             field="patches",
         )
 
 
 def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:
-    """Return a model's composition of a recipe, or the job that makes it."""
+    """Return a model's composition of a recipe, or the job that composes it."""
     composition = composition_of(session, model, recipe.digest)
     if composition is not None:
         return composition, None
@@ -169,18 +174,25 @@ def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -
 
 
 def job_key(model: Model, digest: str) -> str:
-    """Return the key of the job that composes a recipe, of which there is one at a time."""
+    """Return the key of the job that composes a recipe; one such job is active at a time."""
     return f"compose:{model.id}:{digest}"
 
 
-def save(session: Session, made: recipes.Recipe) -> Recipe:
-    """Return the row of a recipe, adding it when new; another model's request may be adding it at the same time."""
-    query = select(Recipe).where(Recipe.digest == made.digest).options(selectinload(Recipe.items))
-    while (recipe := session.scalar(query)) is None:
+def save(session: Session, recipe: recipes.Recipe) -> Recipe:
+    """Return the row of a recipe, adding it if new; another model's request may be adding it at the same time."""
+    query = select(Recipe).where(Recipe.digest == recipe.digest).options(selectinload(Recipe.items))
+    while (row := session.scalar(query)) is None:
         with suppress(IntegrityError), session.begin_nested():
-            items = [RecipeItem(sha256=item.sha256, weight=item.weight) for item in made.items]
-            session.add(Recipe(digest=made.digest, base_digest=made.base, alpha=made.alpha, items=items))
-    return recipe
+            items = [RecipeItem(sha256=item.sha256, weight=item.weight) for item in recipe.items]
+            session.add(
+                Recipe(
+                    digest=recipe.digest,
+                    base_digest=recipe.base,
+                    alpha=recipe.alpha,
+                    items=items,
+                )
+            )
+    return row
 
 
 def load(session: Session, digest: str) -> Recipe:
@@ -189,7 +201,7 @@ def load(session: Session, digest: str) -> Recipe:
 
 
 def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | None:
-    """Return what composing this recipe gave on another model whose base has the same weight files, if it was."""
+    """Return the result of this recipe on another model whose base has the same weight files, if there is one."""
     mine = {(file.path, file.sha256) for file in models.base_files(session, model) if is_weights(file.path)}
     for other in session.scalars(
         select(Composition).where(Composition.recipe_digest == digest).options(selectinload(Composition.files))
@@ -207,17 +219,19 @@ def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | No
 
 
 def require_ingredients(session: Session, model: Model, recipe: Recipe) -> None:
-    """Refuse a recipe when a patch of it is no longer there to be composed, or has been quarantined since.
+    """Refuse a recipe if one of its patches is no longer listed, or was quarantined since.
 
     Raises:
-        InvalidRecipe: names the patch.
+        InvalidRecipe: A patch can no longer be composed; the message names it.
     """
-    found = patches.by_digest(session, model, [item.sha256 for item in recipe.items])
+    listed = patches.by_digest(session, model, [item.sha256 for item in recipe.items])
     for item in recipe.items:
-        if item.sha256 not in found:
-            raise InvalidRecipe(f"The patch {item.sha256} is no longer there to be composed.")
-        number = found[item.sha256].patch.number
-        require_composable(found[item.sha256], f"{model.full_name}#{number}", allow_yanked=True)
+        if item.sha256 not in listed:
+            raise InvalidRecipe(
+                f"The patch {item.sha256} is no longer listed in {model.full_name}; compose a recipe without it."
+            )
+        number = listed[item.sha256].patch.number
+        require_composable(listed[item.sha256], f"{model.full_name}#{number}", allow_yanked=True)
 
 
 def finish(
@@ -230,7 +244,7 @@ def finish(
     files: Mapping[str, str],
     builder: str,
 ) -> Composition:
-    """Write down a composition, its files (path -> blob) and the worker that built it."""
+    """Add a composition, its files (path -> blob) and the build of the worker that composed it."""
     composition = Composition(
         id=uuid.uuid4(),
         model_id=model.id,
@@ -250,13 +264,13 @@ def finish(
 
 
 def described(session: Session, model: Model, recipe: Recipe) -> list[tuple[RecipeItem, PatchRevision | None]]:
-    """Return a recipe's items with the revisions that they are in this model, as far as these are still listed."""
+    """Return a recipe's items, each with the revision that it is in this model; None if that is no longer listed."""
     known = patches.by_digest(session, model, [item.sha256 for item in recipe.items])
     return [(item, known.get(item.sha256)) for item in recipe.items]
 
 
 def composition_of(session: Session, model: Model, digest: str) -> Composition | None:
-    """Return a model's composition of a recipe, with its files."""
+    """Return a model's composition of a recipe, with its files; None if there is none."""
     return session.scalar(
         select(Composition)
         .where(Composition.model_id == model.id, Composition.recipe_digest == digest)

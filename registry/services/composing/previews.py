@@ -1,4 +1,4 @@
-"""What a recipe would be, before anybody composes it: nothing is written, and little is refused."""
+"""Previews: what a recipe would be, before anybody composes it. Nothing is written, and little is refused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class Preview:
     """What a recipe would be.
 
     Args:
-        recipe: What would be composed.
-        weights_digest: What came out when it was composed, if it was.
-        patches: Each with its weight and what to know of it, in the order they were named in.
-        warnings: What to know of the whole.
-        model_bytes: Of all files of the model.
-        touched: Weights that a patch changes, where that is known.
-        conflicts: Where those that may be compared meet.
+        recipe: The recipe that would be composed.
+        weights_digest: The result, if the recipe was composed.
+        patches: Each patch with its weight and its warnings, in the order in which they were named.
+        warnings: All warnings, of the patches and of the whole.
+        model_bytes: The bytes of all files of the model.
+        touched: How many weights a patch changes, if that is known.
+        conflicts: The conflicts between those patches that may be compared.
     """
 
     recipe: recipes.Recipe
@@ -49,54 +49,60 @@ def preview(
     *,
     allow_yanked: bool = False,
 ) -> Preview:
-    """Say what base + alpha * sum(weight * patch) would be.
+    """Return what base + alpha * sum(weight * patch) would be.
 
-    What keeps a patch from being composed is a warning here, as is what one should know of it.
+    What prevents a patch from being composed is a warning here, like everything else to know about it.
 
     Raises:
-        NotFound, WrongState: the model is not there, or not ready.
-        InvalidRecipe: there is no such patch, one is named twice, or a scale is beyond float32.
+        NotFound, WrongState: The model does not exist, or is not ready.
+        InvalidRecipe: A patch does not exist or is named twice, or a scale is beyond the range of float32.
     """
     model = models.ready(session, full_name)
-    found = compositions.named(session, model, items)
-    recipe = compositions.weighed(model, alpha, items, found)
+    revisions = compositions.named(session, model, items)
+    recipe = compositions.recipe_of(model, alpha, items, revisions)
     digest = session.scalar(
         select(Composition.weights_digest).where(
             Composition.model_id == model.id, Composition.recipe_digest == recipe.digest
         )
     )
-    told = [
+    described = [
         (revision, item.weight, warnings_of(model, revision, allow_yanked=allow_yanked))
-        for item, revision in zip(recipe_items(recipe, found), found, strict=True)
+        for item, revision in zip(recipe_items(recipe, revisions), revisions, strict=True)
     ]
-    warnings = [sentence for _, _, sentences in told for sentence in sentences] + licence_warnings(model, found)
-    may = [one for one in found if one.state == "checked" and (one.patch.quarantined_at is None or is_admin(actor))]
-    if len(may) > conflicts.MOST:
-        warnings.append(f"Where patches meet is told of at most {conflicts.MOST} at once, and these are {len(may)}.")
-        meeting = KnownConflicts(may, missing=len(may) * (len(may) - 1) // 2)
+    warnings = [sentence for _, _, sentences in described for sentence in sentences] + licence_warnings(
+        model, revisions
+    )
+    comparable = [
+        one for one in revisions if one.state == "checked" and (one.patch.quarantined_at is None or is_admin(actor))
+    ]
+    if len(comparable) > conflicts.MOST_PATCHES:
+        warnings.append(
+            f"Conflicts are shown of at most {conflicts.MOST_PATCHES} patches; these are {len(comparable)}."
+        )
+        known = KnownConflicts(comparable, missing=len(comparable) * (len(comparable) - 1) // 2)
     else:
-        meeting = conflicts.known_conflicts(session, model, may)
+        known = conflicts.known_conflicts(session, model, comparable)
     touched = None
-    if len(found) < 2:
-        touched = sum(one.nnz for one in found if one.nnz is not None)
-    elif len(may) == len(found) and meeting.touched is not None:
-        touched = sum(meeting.touched[1:])
-    return Preview(recipe, digest, told, warnings, model.size, touched, meeting)
+    if len(revisions) < 2:
+        touched = sum(one.nnz for one in revisions if one.nnz is not None)
+    elif len(comparable) == len(revisions) and known.touched is not None:
+        touched = sum(known.touched[1:])
+    return Preview(recipe, digest, described, warnings, model.size, touched, known)
 
 
 def is_admin(actor: Actor | None) -> bool:
-    """Say whether somebody is an admin of the registry."""
+    """Say whether the caller is an admin of the registry."""
     return actor is not None and actor.admin
 
 
-def recipe_items(recipe: recipes.Recipe, found: Sequence[PatchRevision]) -> list[recipes.Item]:
-    """Return the items of a recipe, which are in the order of their digests, in that of the patches."""
+def recipe_items(recipe: recipes.Recipe, revisions: Sequence[PatchRevision]) -> list[recipes.Item]:
+    """Return the items of a recipe in the order of the revisions; in the recipe they are sorted by digest."""
     items = {item.sha256: item for item in recipe.items}
-    return [items[revision.sha256] for revision in found]
+    return [items[revision.sha256] for revision in revisions]
 
 
 def warnings_of(model: Model, revision: PatchRevision, *, allow_yanked: bool) -> list[str]:
-    """Return what to know of a patch before it is composed, a sentence each; first what would refuse it."""
+    """Return the warnings about a patch, a sentence each; the first says why it would be refused, if it would."""
     patch, subject = revision.patch, f"{model.full_name}{conflicts.name_of(revision)}"
     warnings = []
     try:
@@ -109,13 +115,13 @@ def warnings_of(model: Model, revision: PatchRevision, *, allow_yanked: bool) ->
     if patch.state == "superseded":
         warnings.append(f"{subject} was superseded by #{patch.superseded_by}.")
     elif patch.state not in ("accepted", "yanked"):
-        warnings.append(f"{subject} is {patch.state.replace('_', ' ')}, and not accepted.")
+        warnings.append(f"{subject} is {patch.state.replace('_', ' ')}, not accepted.")
     if revision.number != patch.revision:
         warnings.append(f"{subject} is revision {revision.number}; the newest is {patch.revision}.")
     return warnings
 
 
-def licence_warnings(model: Model, found: Sequence[PatchRevision]) -> list[str]:
-    """Return a sentence for each two licences that do not go together, and for each that somebody should read."""
-    judged = licences.judge(patches.licensed_parts(model, found))
+def licence_warnings(model: Model, revisions: Sequence[PatchRevision]) -> list[str]:
+    """Return a sentence for each pair of incompatible licences, and for each licence that somebody should read."""
+    judged = licences.judge(patches.licensed_parts(model, revisions))
     return [pair.sentence for pair in judged.incompatible] + judged.warnings

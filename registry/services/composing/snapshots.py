@@ -1,10 +1,10 @@
-"""What a reference stands for, and with what warnings.
+"""Snapshots: what a name of a model's contents (`ref`) stands for, and with which warnings.
 
 main               the channel `stable`, else the newest published release, else the base
-base               the base, as is the weights digest of the base
+base               the base; so does its weights digest
 1.2.0              a release
 stable, beta, …    the release that a channel points at
-3f9c0a1b           a composed recipe, by its digest or 8 and more digits of it; else a commit, by as many of its 40
+3f9c0a1b           a composed recipe, by 8 or more digits of its digest; else a commit, by 8 or more of its 40 digits
 """
 
 import re
@@ -42,8 +42,8 @@ VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+.*")
 class Snapshot:
     """A model that can be pulled: the base (no recipe), a composition, or a release of one.
 
-    `ref` is what stays the same however often it is asked for, if `fixed`: `base`, a recipe digest or a version.
-    `commit` is the Hub's name for the files, `made_at` when they were.
+    `ref` is `base`, a recipe digest or a version; if `fixed`, it always stands for the same files. `commit` is the
+    Hub's name for the files, `made_at` the time when they were made.
     """
 
     ref: str
@@ -59,19 +59,19 @@ class Snapshot:
 
 
 def resolve(session: Session, actor: Actor | None, full_name: str, ref: str) -> tuple[Model, Snapshot]:
-    """Return what a reference stands for.
+    """Return a model and the snapshot that `ref` stands for.
 
     Raises:
-        RevisionNotFound: nothing by that name; the message says what to do.
-        InvalidRequest: the prefix of a digest is too short or not unique.
-        Forbidden: it holds a quarantined patch, and the caller is no admin.
+        RevisionNotFound: The model has nothing by that name; the message gives the next step.
+        InvalidRequest: The prefix of a digest is too short or not unique.
+        Forbidden: The snapshot holds a quarantined patch, and the caller is not an admin.
     """
     model = models.ready(session, full_name)
     return model, find(session, actor, model, ref)
 
 
 def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snapshot:
-    """Return what a reference stands for, on a model."""
+    """Return the snapshot of a model that `ref` stands for."""
     if ref == DEFAULT:
         return default_snapshot(session, actor, model)
     if ref in ("base", model.base_digest):
@@ -88,19 +88,19 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snaps
     try:
         return of_recipe(session, actor, model, find_composition(session, model, prefix[1]))
     except RevisionNotFound:
-        if (found := of_commit(session, actor, model, ref)) is None:
+        if (snapshot := of_commit(session, actor, model, ref)) is None:
             raise
-        return found
+        return snapshot
 
 
 def default_snapshot(session: Session, actor: Actor | None, model: Model) -> Snapshot:
-    """Return what is pulled when nothing is said."""
+    """Return the snapshot that `main` stands for."""
     release, channel = default_release(session, model)
     return base_snapshot(session, model) if release is None else of_release(session, actor, model, release, channel)
 
 
 def default_release(session: Session, model: Model) -> tuple[Release | None, str | None]:
-    """Return the release that is meant when nothing is said, if any, and the channel that points at it, if one does."""
+    """Return the release that `main` stands for, if any, and the channel that points at it, if one does."""
     stable = session.scalar(
         select(Release)
         .join(Channel, Channel.release_id == Release.id)
@@ -118,7 +118,7 @@ def default_release(session: Session, model: Model) -> tuple[Release | None, str
 
 
 def base_snapshot(session: Session, model: Model) -> Snapshot:
-    """Return the base of a model."""
+    """Return the base of a model as a snapshot."""
     assert model.base_digest is not None and model.base_commit is not None
     files = models.base_files(session, model)
     return Snapshot("base", model.base_commit, model.created_at, model.base_digest, None, files)
@@ -128,10 +128,12 @@ def of_channel(session: Session, actor: Actor | None, model: Model, channel: Cha
     """Return the release that a channel points at.
 
     Raises:
-        RevisionNotFound: it points at none yet.
+        RevisionNotFound: The channel points at no release yet.
     """
     if channel.release_id is None:
-        raise RevisionNotFound(f"The channel {model.full_name}@{channel.name} points at no release yet.")
+        raise RevisionNotFound(
+            f"The channel {model.full_name}@{channel.name} points at no release yet; move it to one first."
+        )
     release = session.get_one(Release, channel.release_id)
     return of_release(session, actor, model, release, channel.name)
 
@@ -140,7 +142,7 @@ def find_release(session: Session, model: Model, version: str) -> Release:
     """Return a release by its version.
 
     Raises:
-        RevisionNotFound: there is none.
+        RevisionNotFound: No such release exists.
     """
     release = session.scalar(select(Release).where(Release.model_id == model.id, Release.version == version))
     if release is None:
@@ -153,10 +155,10 @@ def find_release(session: Session, model: Model, version: str) -> Release:
 def of_release(
     session: Session, actor: Actor | None, model: Model, release: Release, channel: str | None = None
 ) -> Snapshot:
-    """Return a release's files: its own once published, those of its composition before.
+    """Return a release as a snapshot: with its own files once published, with those of its composition before.
 
     Raises:
-        WrongState: it is not composed yet.
+        WrongState: The release is not composed yet.
     """
     subject = f"{model.full_name}@{release.version}"
     composition = compositions.composition_of(session, model, release.recipe_digest)
@@ -186,7 +188,7 @@ def of_release(
 
 
 def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) -> Snapshot | None:
-    """Return the files that a commit id has named for ever, by the first digits of it; None when there are none."""
+    """Return the snapshot with a commit id that starts with these digits; None if there is none."""
     if model.base_commit is not None and model.base_commit.startswith(commit):
         return base_snapshot(session, model)
     release = session.scalar(
@@ -208,31 +210,31 @@ def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) 
 
 
 def find_composition(session: Session, model: Model, prefix: str) -> Composition:
-    """Return a composition by its recipe's digest, or a prefix of that.
+    """Return a composition by its recipe's digest, or by a prefix of it.
 
     Raises:
-        RevisionNotFound: there is none.
-        InvalidRequest: there are more than one.
+        RevisionNotFound: No composed recipe has this digest.
+        InvalidRequest: More than one recipe starts with this prefix.
     """
-    found = session.scalars(
+    rows = session.scalars(
         select(Composition)
         .where(Composition.model_id == model.id, Composition.recipe_digest.startswith(prefix))
         .options(selectinload(Composition.files).joinedload(CompositionFile.blob))
         .limit(2)
     ).all()
-    if len(found) > 1:
+    if len(rows) > 1:
         raise InvalidRequest(
             f"More than one recipe of {model.full_name} starts with {prefix}; give more digits.", field="ref"
         )
-    if not found:
+    if not rows:
         raise RevisionNotFound(
             f"{model.full_name} has no composed recipe {prefix}; compose it first with `crumb compose`."
         )
-    return found[0]
+    return rows[0]
 
 
 def of_recipe(session: Session, actor: Actor | None, model: Model, composition: Composition) -> Snapshot:
-    """Return a composition as it can be pulled."""
+    """Return a composition as a snapshot."""
     recipe = compositions.load(session, composition.recipe_digest)
     revisions = compositions.described(session, model, recipe)
     subject = f"{model.full_name}@{recipe.digest[:12]}"
@@ -245,7 +247,7 @@ def patch_warnings(actor: Actor | None, subject: str, revisions: Sequence[PatchR
     """Return a sentence for every yanked patch.
 
     Raises:
-        Forbidden: a patch is quarantined, and the caller is no admin.
+        Forbidden: A patch is quarantined, and the caller is not an admin.
     """
     warnings = []
     for revision in sorted(revisions, key=lambda revision: revision.patch.number):
@@ -260,10 +262,10 @@ def patch_warnings(actor: Actor | None, subject: str, revisions: Sequence[PatchR
 
 
 def find_file(snapshot: Snapshot, path: str) -> Blob:
-    """Return the blob of one file of a revision.
+    """Return the blob of one file of a snapshot.
 
     Raises:
-        EntryNotFound: it has no such file.
+        EntryNotFound: The snapshot has no such file.
     """
     for file in snapshot.files:
         if file.path == path:

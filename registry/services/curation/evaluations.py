@@ -1,4 +1,4 @@
-"""Measured numbers: of a base, of a patch revision, of a release; and whether those that a model asks for are there."""
+"""Evaluations: measured numbers of a base, a patch revision or a release, and which required ones are missing."""
 
 import re
 import uuid
@@ -14,6 +14,7 @@ from registry.db.tables import Evaluation, Model, PatchRevision, Release
 from registry.errors import InvalidRequest
 from registry.services.catalog import models, patches
 from registry.services.composing import snapshots
+from registry.services.people import paging
 from registry.services.people.actors import Actor, record
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -22,7 +23,7 @@ PATCH = re.compile(r"#([0-9]{1,9})(?:\.([0-9]{1,9}))?")
 
 @dataclass(frozen=True)
 class NewEvaluation:
-    """One number, in the terms of the Hub's evaluation results."""
+    """One measured number, in the terms of the Hub's evaluation results."""
 
     task: str
     dataset: str
@@ -35,7 +36,7 @@ class NewEvaluation:
 
 @dataclass(frozen=True)
 class Subject:
-    """What was measured: the base when neither a patch revision nor a release."""
+    """What was measured: a patch revision, a release, or the base if neither is given."""
 
     revision: PatchRevision | None = None
     release: Release | None = None
@@ -48,50 +49,52 @@ class Subject:
         return self.release.version if self.release is not None else "base"
 
 
-def add(session: Session, actor: Actor, full_name: str, ref: str, given: NewEvaluation) -> tuple[Evaluation, Subject]:
-    """Record a number as measured by somebody.
+def add(
+    session: Session, actor: Actor, full_name: str, ref: str, evaluation: NewEvaluation
+) -> tuple[Evaluation, Subject]:
+    """Add an evaluation by the caller.
 
     Raises:
-        NotFound: there is no such patch, release or channel.
-        InvalidRequest: the reference stands for a recipe that is no release, or a name has control characters.
+        NotFound: No such patch, release or channel exists.
+        InvalidRequest: `ref` is a recipe that is not a release, or a name has control characters.
     """
     model = models.ready(session, full_name)
     subject = find_subject(session, actor, model, ref)
-    for name in ("task", "dataset", "metric"):  # in the manifest of a release, which holds no controls
-        if CONTROLS.search(getattr(given, name)):
-            raise InvalidRequest(f"The {name} of a measurement is one line, without control characters.", field=name)
+    for name in ("task", "dataset", "metric"):  # a manifest holds them, and no control characters
+        if CONTROLS.search(getattr(evaluation, name)):
+            raise InvalidRequest(f"The {name} of an evaluation is one line without control characters.", field=name)
     row = Evaluation(
         model_id=model.id,
         revision_id=subject.revision.id if subject.revision else None,
         release_id=subject.release.id if subject.release else None,
         user_id=actor.user_id,
-        **vars(given),
+        **vars(evaluation),
     )
     session.add(row)
     session.flush()
     where = full_name + (subject.name if subject.revision else f"@{subject.name}")
-    after = {"dataset": given.dataset, "metric": given.metric, "value": given.value}
+    after = {"dataset": evaluation.dataset, "metric": evaluation.metric, "value": evaluation.value}
     record(session, actor, "evaluation.add", where, model, after=after)
     return row, subject
 
 
 def find_subject(session: Session, actor: Actor | None, model: Model, ref: str) -> Subject:
-    """Return what a reference to something measured stands for."""
-    if found := PATCH.fullmatch(ref):
-        number, revision = int(found[1]), int(found[2]) if found[2] else None
+    """Return what `ref` of an evaluation stands for."""
+    if match := PATCH.fullmatch(ref):
+        number, revision = int(match[1]), int(match[2]) if match[2] else None
         return Subject(revision=patches.find(session, model.full_name, number, revision))
-    if snapshots.VERSION.fullmatch(ref):  # one that is not composed yet may be measured elsewhere
+    if snapshots.VERSION.fullmatch(ref):  # also one that is not composed yet: it may be measured elsewhere
         return Subject(release=snapshots.find_release(session, model, ref))
-    found_revision = snapshots.find(session, actor, model, ref)
-    if found_revision.recipe is not None and found_revision.release is None:
+    snapshot = snapshots.find(session, actor, model, ref)
+    if snapshot.recipe is not None and snapshot.release is None:
         raise InvalidRequest(
-            f"{ref} is a recipe and no release; measure base, a patch like #12, a version or a channel.", field="ref"
+            f"{ref} is a recipe, not a release; name base, a patch like #12, a version or a channel.", field="ref"
         )
-    return Subject(release=found_revision.release)
+    return Subject(release=snapshot.release)
 
 
 def evaluations_of(session: Session, model: Model, subject: Subject) -> Sequence[Evaluation]:
-    """Return all that was measured of something, oldest first."""
+    """Return all evaluations of a subject, oldest first."""
     query = select(Evaluation).where(Evaluation.model_id == model.id).options(joinedload(Evaluation.user))
     if subject.revision is not None:
         query = query.where(Evaluation.revision_id == subject.revision.id)
@@ -105,7 +108,7 @@ def evaluations_of(session: Session, model: Model, subject: Subject) -> Sequence
 def listing(
     session: Session, model: Model, after: uuid.UUID | None, limit: int
 ) -> tuple[list[tuple[Evaluation, Subject]], str | None]:
-    """Return a page of all that was measured in a model, by key, and the cursor of the next page."""
+    """Return a page of a model's evaluations, by key, and the cursor of the next page."""
     query = (
         select(Evaluation)
         .where(Evaluation.model_id == model.id)
@@ -114,21 +117,21 @@ def listing(
     )
     if after is not None:
         query = query.where(Evaluation.id > after)
-    found = list(session.scalars(query.limit(limit + 1)))
+    rows, cursor = paging.cut(session.scalars(query.limit(limit + 1)).all(), limit, lambda row: str(row.id))
     releases = {
         release.id: release
         for release in session.scalars(
-            select(Release).where(Release.id.in_({row.release_id for row in found if row.release_id}))
+            select(Release).where(Release.id.in_({row.release_id for row in rows if row.release_id}))
         )
     }
-    page = [(row, Subject(row.revision, releases[row.release_id] if row.release_id else None)) for row in found[:limit]]
-    return page, str(found[limit - 1].id) if len(found) > limit else None
+    page = [(row, Subject(row.revision, releases[row.release_id] if row.release_id else None)) for row in rows]
+    return page, cursor
 
 
 def missing(
     session: Session, model: Model, *, revision: PatchRevision | None = None, release: Release | None = None
 ) -> list[str]:
-    """Return a sentence for each measurement (`dataset:metric`) that the model asks for and is not there."""
+    """Return a sentence for each required evaluation (`dataset:metric`) that a revision or release is missing."""
     if not model.required_evaluations:
         return []
     return missing_among(
@@ -137,24 +140,24 @@ def missing(
 
 
 def recorded(session: Session, query: Select[*tuple[Any, ...]]) -> dict[uuid.UUID, set[str]]:
-    """Return what was measured (`dataset:metric`), by subject, given a query for the subject's key and these two."""
-    found: dict[uuid.UUID, set[str]] = defaultdict(set)
+    """Return the evaluations (`dataset:metric`) by subject, given a query for the subject's key, dataset and metric."""
+    by_subject: dict[uuid.UUID, set[str]] = defaultdict(set)
     for key, dataset, metric in session.execute(query):
-        found[key].add(f"{dataset}:{metric}")
-    return found
+        by_subject[key].add(f"{dataset}:{metric}")
+    return by_subject
 
 
-def missing_among(model: Model, there: Collection[str]) -> list[str]:
-    """Return a sentence for each measurement (`dataset:metric`) that a model asks for and is not among those there."""
-    return [f"The evaluation {name} is not there." for name in model.required_evaluations if name not in there]
+def missing_among(model: Model, recorded: Collection[str]) -> list[str]:
+    """Return a sentence for each evaluation (`dataset:metric`) that a model requires and that is not recorded."""
+    return [f"The evaluation {name} is missing." for name in model.required_evaluations if name not in recorded]
 
 
-MOST_COMPARED = 1000  # evaluations that are looked at, newest first
+MOST_COMPARED = 1000  # evaluations, the newest
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One metric, and the newest measurement of each subject, in their order; None where there is none."""
+    """One metric, and the newest evaluation of each subject, in their order; None where there is none."""
 
     task: str
     dataset: str
@@ -164,9 +167,9 @@ class MetricRow:
 
 
 def compare_subjects(session: Session, model: Model, subjects: Sequence[Subject | None]) -> list[MetricRow]:
-    """Return all that was measured of some subjects, by dataset and metric; nothing is known of None.
+    """Return the evaluations of some subjects, by dataset and metric; there are none of a subject that is None.
 
-    Whether higher is better is what the newest measurement says.
+    Whether higher is better is taken from the newest evaluation.
     """
     columns = Evaluation.revision_id, Evaluation.release_id
     keys = [
@@ -177,17 +180,17 @@ def compare_subjects(session: Session, model: Model, subjects: Sequence[Subject 
     ]
     query = select(Evaluation).where(Evaluation.model_id == model.id, or_(False, *wanted))
     newest = query.order_by(Evaluation.created_at.desc(), Evaluation.id.desc()).limit(MOST_COMPARED)
-    found: dict[tuple[str, str, str], dict[tuple[object, object], Evaluation]] = {}
+    by_metric: dict[tuple[str, str, str], dict[tuple[object, object], Evaluation]] = {}
     for row in session.scalars(newest.options(joinedload(Evaluation.user))):
-        by_key = found.setdefault((row.dataset, row.metric, row.task), {})
-        by_key.setdefault((row.revision_id, row.release_id), row)
+        by_subject = by_metric.setdefault((row.dataset, row.metric, row.task), {})
+        by_subject.setdefault((row.revision_id, row.release_id), row)
     return [
         MetricRow(
             task,
             dataset,
             metric,
-            next(iter(by_key.values())).higher_is_better,
-            tuple(by_key.get(key) if key else None for key in keys),
+            next(iter(by_subject.values())).higher_is_better,
+            tuple(by_subject.get(key) if key else None for key in keys),
         )
-        for (dataset, metric, task), by_key in sorted(found.items())
+        for (dataset, metric, task), by_subject in sorted(by_metric.items())
     ]

@@ -1,6 +1,6 @@
-"""What waits for somebody in a model: patches to review, to accept, and their own.
+"""The inbox: patches of a model that wait for the caller to review, to accept, or to finish.
 
-However many patches wait, the database is asked a handful of questions, and two for each reviewer.
+A fixed number of queries, whatever the number of patches, and two more for each reviewer.
 """
 
 import uuid
@@ -22,35 +22,39 @@ Verdicts = Mapping[uuid.UUID, Mapping[uuid.UUID, Review]]  # by revision, then b
 
 
 def inbox_of(session: Session, actor: Actor, model: Model) -> dict[str, list[PatchRevision]]:
-    """Return what waits for somebody in a model, by number: `review`, `accept` and `mine`."""
+    """Return the patches that wait for the caller in a model, by number: `review`, `accept` and `mine`."""
     role = access.role_on(session, actor, model)
     waiting = patches.current().where(Patch.model_id == model.id).order_by(Patch.number)
     own = waiting.where(Patch.author_id == actor.user_id, Patch.state.in_(patches.REVISABLE))
-    found = {"review": [], "accept": [], "mine": list(session.scalars(own))}
+    waiting_for = {"review": [], "accept": [], "mine": list(session.scalars(own))}
     if role >= Role.REVIEWER:
         others = list(session.scalars(waiting.where(Patch.author_id != actor.user_id, Patch.state == "proposed")))
-        given = verdicts(session, model, others)
-        found["review"] = [row for row in others if actor.user_id not in given.get(row.id, {})]
+        counted = verdicts(session, model, others)
+        waiting_for["review"] = [row for row in others if actor.user_id not in counted.get(row.id, {})]
         if role >= Role.MAINTAINER:
-            found["accept"] = acceptable(session, model, others, given)
-    return found
+            waiting_for["accept"] = acceptable(session, model, others, counted)
+    return waiting_for
 
 
 def only_proposed(query: Any, model: Model) -> Any:
-    """Return a query, which is for rows of revisions, for those of the newest revisions of proposed patches alone."""
+    """Restrict a query over rows of revisions to the newest revisions of proposed patches."""
     newest = Patch.model_id == model.id, Patch.state == "proposed", Patch.revision == PatchRevision.number
     return query.join(Patch, Patch.id == PatchRevision.patch_id).where(*newest)
 
 
 def verdicts(session: Session, model: Model, others: Sequence[PatchRevision]) -> Verdicts:
-    """Return the verdicts on proposed patches that count."""
+    """Return the verdicts that count on proposed patches."""
     query = only_proposed(select(Review).join(PatchRevision, PatchRevision.id == Review.revision_id), model)
-    given = session.scalars(query.options(joinedload(Review.reviewer)).order_by(Review.created_at, Review.id)).all()
-    return reviews.counting(session, model, given, reviews.authors(others))
+    all_verdicts = session.scalars(
+        query.options(joinedload(Review.reviewer)).order_by(Review.created_at, Review.id)
+    ).all()
+    return reviews.counting(session, model, all_verdicts, reviews.authors(others))
 
 
-def acceptable(session: Session, model: Model, others: Sequence[PatchRevision], given: Verdicts) -> list[PatchRevision]:
-    """Return the patches that nothing is missing of, among proposed ones and with the verdicts on them."""
+def acceptable(
+    session: Session, model: Model, others: Sequence[PatchRevision], counted: Verdicts
+) -> list[PatchRevision]:
+    """Return the proposed patches that could be accepted, given the verdicts on them."""
     failed: dict[uuid.UUID, list[Check]] = defaultdict(list)
     checks = only_proposed(select(Check).join(PatchRevision, PatchRevision.id == Check.revision_id), model)
     for check in session.scalars(checks.where(Check.required, Check.status == "fail")):
@@ -65,7 +69,7 @@ def acceptable(session: Session, model: Model, others: Sequence[PatchRevision], 
             model,
             row,
             failed[row.id],
-            len(reviews.approving(given.get(row.id, {}))),
+            len(reviews.approving(counted.get(row.id, {}))),
             evaluations.missing_among(model, measured.get(row.id, ())),
         )
     ]

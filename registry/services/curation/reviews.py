@@ -1,7 +1,7 @@
-"""What people decide about a patch: one table of steps, one place that says what is missing.
+"""Reviews: the table of steps of a patch, verdicts and comments, and the list of what keeps a patch from acceptance.
 
-An approval is of a revision, and so of its sha256: a new revision has none. Nobody approves their own, and an approval
-counts only while whoever gave it is still a reviewer, of the patch's newest revision, and has not changed their mind.
+An approval is of a revision, and so of its sha256: a new revision has none. Nobody approves their own patch. An
+approval counts only while it is of the newest revision, its author is still a reviewer, and it is their newest verdict.
 """
 
 import uuid
@@ -33,22 +33,22 @@ STEPS: dict[str, tuple[frozenset[str], str]] = {  # verb -> (from, to)
 
 @dataclass(frozen=True)
 class Affected:
-    """The releases that hold a patch, and the channels that point at them, by name."""
+    """The releases that hold a patch, by version, and the channels that point at them, by name."""
 
     releases: list[str]
     channels: list[str]
 
 
 def step(patch: Patch, verb: str, subject: str) -> str:
-    """Move a patch along the table of steps; return the state it was in.
+    """Move a patch along the table of steps; return the state that it was in.
 
     Raises:
-        WrongState: there is no such step from where it is.
+        WrongState: The patch is in a state that does not allow this step.
     """
     start, end = STEPS[verb]
     if patch.state not in start:
-        where = " or ".join(sorted(start))
-        raise WrongState(f"{subject} is {patch.state}; {verb.replace('_', ' ')} needs it to be {where}.")
+        states = " or ".join(sorted(start))
+        raise WrongState(f"{subject} is {patch.state}; to {verb.replace('_', ' ')} it, it must be {states}.")
     before, patch.state = patch.state, end
     return before
 
@@ -57,7 +57,7 @@ def move(session: Session, actor: Actor, full_name: str, number: int, verb: str,
     """Propose, withdraw, reject, yank or unyank a patch.
 
     Raises:
-        WrongState: it is in a state that forbids this.
+        WrongState: The patch is in a state that does not allow this step.
     """
     revision = patches.find(session, full_name, number, lock=True)
     patch, subject = revision.patch, f"{full_name}#{number}"
@@ -79,26 +79,26 @@ def review(
         session: A writing transaction.
         actor: The reviewer.
         full_name: `namespace/name`.
-        number: Of the patch.
-        seen: The revision that was looked at.
+        number: The patch's number.
+        seen: The revision that the reviewer looked at.
         verdict: `approve` or `request_changes`.
-        message: Why.
+        message: The reasons.
 
     Raises:
-        Forbidden: it is the reviewer's own patch.
-        WrongState: the patch is not proposed, or has a newer revision than what was looked at.
+        Forbidden: The patch is the reviewer's own.
+        WrongState: The patch is not proposed, or has a newer revision than the one that was looked at.
     """
     revision = patches.find(session, full_name, number, lock=True)
     patch, subject = revision.patch, f"{full_name}#{number}"
     if patch.author_id == actor.user_id:
-        raise Forbidden(f"{subject} is your own; somebody else has to review it.")
+        raise Forbidden(f"{subject} is your own patch; somebody else has to review it.")
     if seen != revision.number:
         raise WrongState(f"{subject} is at revision {revision.number} now, not {seen}; look at it again.")
     before = patch.state
     if verdict == "request_changes":
         step(patch, verdict, subject)
     elif patch.state != "proposed":
-        raise WrongState(f"{subject} is {patch.state}; only what is proposed can be approved.")
+        raise WrongState(f"{subject} is {patch.state}; only a proposed patch can be approved.")
     session.add(Review(revision_id=revision.id, reviewer_id=actor.user_id, verdict=verdict, message=message))
     session.flush()
     after = {"verdict": verdict, "revision": revision.number, "sha256": revision.sha256, "state": patch.state}
@@ -116,18 +116,18 @@ def accept(
     seen: int | None,
     supersedes: Sequence[int],
 ) -> PatchRevision:
-    """Accept a patch, once nothing is missing; older accepted ones that it takes the place of are superseded.
+    """Accept a patch, once nothing is missing; the older accepted ones that it replaces become superseded.
 
     Raises:
-        WrongState: something is missing, or the patch or one that it supersedes is in another state.
+        WrongState: A requirement is missing, or the patch or one that it supersedes is in another state.
     """
     revision = patches.find(session, full_name, number, lock=True)
     model, patch, subject = models.find(session, full_name), revision.patch, f"{full_name}#{number}"
     if seen is not None and seen != revision.number:
         raise WrongState(f"{subject} is at revision {revision.number} now, not {seen}; look at it again.")
     before = step(patch, "accept", subject)
-    if lacking := missing(session, model, revision):
-        raise WrongState(f"{subject} cannot be accepted yet: {' '.join(lacking)}")
+    if reasons := missing(session, model, revision):
+        raise WrongState(f"{subject} cannot be accepted yet: {' '.join(reasons)}")
     for older in sorted(set(supersedes)):
         if older == number:
             raise InvalidRequest("A patch cannot supersede itself.", field="supersedes")
@@ -143,25 +143,25 @@ def accept(
 def missing(session: Session, model: Model, revision: PatchRevision) -> list[str]:
     """Return what keeps a revision from being accepted, a sentence each: checks, approvals, evaluations."""
     approvals = len(approvers(session, model, revision))
-    absent = evaluations.missing(session, model, revision=revision)
-    return missing_in(model, revision, patches.checks(session, revision), approvals, absent)
+    unmeasured = evaluations.missing(session, model, revision=revision)
+    return missing_in(model, revision, patches.checks(session, revision), approvals, unmeasured)
 
 
 def missing_in(
-    model: Model, revision: PatchRevision, checks: Sequence[Check], approvals: int, absent: Sequence[str]
+    model: Model, revision: PatchRevision, checks: Sequence[Check], approvals: int, unmeasured: Sequence[str]
 ) -> list[str]:
-    """Return what `missing` does, of a revision with its checks, approvals, and sentences on absent evaluations."""
+    """Return what `missing` returns, given a revision's checks, approvals, and the sentences on missing evaluations."""
     if revision.state != "checked":
         return [f"Its revision {revision.number} is {revision.state}."]
-    lacking = [] if revision.patch.quarantined_at is None else ["It is quarantined."]
-    lacking += [
+    reasons = [] if revision.patch.quarantined_at is None else ["It is quarantined."]
+    reasons += [
         f"The check '{check.name}' failed: {check.summary}"
         for check in checks
         if check.required and check.status == "fail"
     ]
     if approvals < model.min_approvals:
-        lacking.append(f"It has {approvals} of {model.min_approvals} approvals of revision {revision.number}.")
-    return [*lacking, *absent]
+        reasons.append(f"It has {approvals} of {model.min_approvals} approvals of revision {revision.number}.")
+    return [*reasons, *unmeasured]
 
 
 def reviews(session: Session, patch: Patch) -> Sequence[Review]:
@@ -176,60 +176,60 @@ def reviews(session: Session, patch: Patch) -> Sequence[Review]:
 
 
 def counting(
-    session: Session, model: Model, given: Sequence[Review], newest: Mapping[uuid.UUID, uuid.UUID]
+    session: Session, model: Model, verdicts: Sequence[Review], newest: Mapping[uuid.UUID, uuid.UUID]
 ) -> dict[uuid.UUID, dict[uuid.UUID, Review]]:
     """Return the verdicts that count, by revision and by reviewer: the newest of each who may review now.
 
     Args:
         session: A transaction.
-        model: Whose patches they are about.
-        given: Verdicts with their reviewers, oldest first.
-        newest: Who wrote each revision that is the newest of its patch: verdicts on others count for nothing.
+        model: The model of the patches.
+        verdicts: Verdicts with their reviewers, oldest first.
+        newest: The author of each revision that is the newest of its patch; verdicts on other revisions do not count.
     """
-    people = {row.reviewer_id: row.reviewer for row in given if row.reviewer.is_active}
+    people = {row.reviewer_id: row.reviewer for row in verdicts if row.reviewer.is_active}
     able = {
         key for key, user in people.items() if access.role_held(session, key, model, user.is_admin) >= Role.REVIEWER
     }
-    found: dict[uuid.UUID, dict[uuid.UUID, Review]] = {key: {} for key in newest}
-    for row in given:
-        if row.revision_id in found and row.reviewer_id in able - {newest[row.revision_id]}:
-            found[row.revision_id][row.reviewer_id] = row
-    return found
+    by_revision: dict[uuid.UUID, dict[uuid.UUID, Review]] = {key: {} for key in newest}
+    for row in verdicts:
+        if row.revision_id in by_revision and row.reviewer_id in able - {newest[row.revision_id]}:
+            by_revision[row.revision_id][row.reviewer_id] = row
+    return by_revision
 
 
 def verdicts(session: Session, model: Model, revision: PatchRevision) -> dict[uuid.UUID, Review]:
-    """Return the verdicts on a revision that count, by reviewer."""
+    """Return the verdicts that count on a revision, by reviewer."""
     return counting(session, model, reviews(session, revision.patch), authors([revision])).get(revision.id, {})
 
 
-def authors(found: Sequence[PatchRevision]) -> dict[uuid.UUID, uuid.UUID]:
-    """Return who wrote each of some revisions that is the newest of its patch."""
-    return {row.id: row.patch.author_id for row in found if row.number == row.patch.revision}
+def authors(revisions: Sequence[PatchRevision]) -> dict[uuid.UUID, uuid.UUID]:
+    """Return the author of each given revision that is the newest of its patch."""
+    return {row.id: row.patch.author_id for row in revisions if row.number == row.patch.revision}
 
 
 def approvers(session: Session, model: Model, revision: PatchRevision) -> list[str]:
-    """Return the names of those whose approval of a revision counts."""
+    """Return the names of the users whose approval of a revision counts."""
     return approving(verdicts(session, model, revision))
 
 
 def approving(counted: Mapping[uuid.UUID, Review]) -> list[str]:
-    """Return the names of those who approve, among verdicts that count."""
+    """Return the names of the reviewers who approve, among verdicts that count."""
     return sorted(review.reviewer.name for review in counted.values() if review.verdict == "approve")
 
 
-def approvals(session: Session, model: Model, found: Sequence[PatchRevision]) -> dict[uuid.UUID, list[str]]:
-    """Return the names of those whose approval counts, as `approvers` does, of many revisions by their keys."""
-    newest = authors(found)
+def approvals(session: Session, model: Model, revisions: Sequence[PatchRevision]) -> dict[uuid.UUID, list[str]]:
+    """Return what `approvers` returns, for many revisions at once, by their keys."""
+    newest = authors(revisions)
     query = select(Review).where(Review.revision_id.in_(newest)).options(joinedload(Review.reviewer))
-    given = session.scalars(query.order_by(Review.created_at, Review.id)).all()
-    counted = counting(session, model, given, newest)
-    return {row.id: approving(counted.get(row.id, {})) for row in found}
+    verdicts = session.scalars(query.order_by(Review.created_at, Review.id)).all()
+    counted = counting(session, model, verdicts, newest)
+    return {row.id: approving(counted.get(row.id, {})) for row in revisions}
 
 
 def comment(session: Session, actor: Actor, full_name: str, number: int, revision: int | None, message: str) -> Comment:
-    """Say something about a patch, or about one revision of it."""
-    found = patches.find(session, full_name, number, revision)
-    row = Comment(patch_id=found.patch.id, revision=revision, author_id=actor.user_id, message=message)
+    """Comment on a patch, or on one revision of it."""
+    commented = patches.find(session, full_name, number, revision)
+    row = Comment(patch_id=commented.patch.id, revision=revision, author_id=actor.user_id, message=message)
     session.add(row)
     session.flush()
     model = models.find(session, full_name)
@@ -238,7 +238,7 @@ def comment(session: Session, actor: Actor, full_name: str, number: int, revisio
 
 
 def comments(session: Session, patch: Patch) -> Sequence[Comment]:
-    """Return what was said about a patch, oldest first."""
+    """Return the comments on a patch, oldest first."""
     return session.scalars(
         select(Comment)
         .where(Comment.patch_id == patch.id)
@@ -248,7 +248,7 @@ def comments(session: Session, patch: Patch) -> Sequence[Comment]:
 
 
 def quarantine(session: Session, actor: Actor, full_name: str, number: int, reason: str | None) -> PatchRevision:
-    """Quarantine a patch, or (None) end that; what is so already changes nothing."""
+    """Quarantine a patch, or (None) end its quarantine. Does nothing if that is already so."""
     revision = patches.find(session, full_name, number, lock=True)
     patch = revision.patch
     if (patch.quarantine_reason, patch.quarantined_at is not None) == (reason, reason is not None):
@@ -263,20 +263,23 @@ def quarantine(session: Session, actor: Actor, full_name: str, number: int, reas
 
 
 def quarantined(session: Session, before: str | None, limit: int) -> tuple[list[PatchRevision], str | None]:
-    """Return a page of the patches in quarantine, of all models, the last that came there first, and the next cursor.
+    """Return a page of all models' quarantined patches, the latest first, and the cursor of the next page.
 
     Each is at its newest revision, with its model.
     """
+
+    def cursor_of(row: PatchRevision) -> str:
+        assert row.patch.quarantined_at is not None
+        return paging.write(row.patch.quarantined_at, row.patch.id)
+
     query = (
         patches.current()
         .where(Patch.quarantined_at.is_not(None))
         .options(joinedload(PatchRevision.patch).joinedload(Patch.model))
     )
-    found = list(session.scalars(paging.newest(query, Patch.quarantined_at, Patch.id, before, limit)))
-    last = found[limit - 1].patch if len(found) > limit else None
-    if last is None or last.quarantined_at is None:
-        return found[:limit], None
-    return found[:limit], paging.write(last.quarantined_at, last.id)
+    query = paging.newest(query, Patch.quarantined_at, Patch.id, before, limit)
+    rows: Sequence[PatchRevision] = session.scalars(query).all()
+    return paging.cut(rows, limit, cursor_of)
 
 
 def affected(session: Session, patch: Patch) -> Affected:

@@ -1,6 +1,6 @@
-"""What happened, read from the audit log: changes for everybody, in order, and the log itself for those who may.
+"""The feed: public changes in the order in which they happened, and pages of the audit log that they are read from.
 
-Serials follow commits, so whoever has seen everything up to a serial misses nothing before it, ever.
+Serials follow commits, so a reader who has seen everything up to a serial never misses an earlier event.
 """
 
 from typing import Any
@@ -9,31 +9,31 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import AuditEvent, AuditHead, Model
-from registry.services.people import access
+from registry.services.people import access, paging
 from registry.services.people.actors import Actor
 
 NOUNS = ("channel", "evaluation", "model", "patch", "recipe", "release")
-HIDDEN = ("model.member",)
-WINDOW = 10_000  # serials that one answer looks through
+HIDDEN_ACTIONS = ("model.member",)
+SERIALS_PER_ANSWER = 10_000  # that one answer goes through
 
 
 def changes(
     session: Session, actor: Actor | None, since: int, limit: int
 ) -> tuple[list[tuple[AuditEvent, Model]], int]:
-    """Return the next events that are public knowledge, of models that somebody may see, and where to go on.
+    """Return the next public events, of models that the caller may see, and the serial to continue from.
 
     Args:
         session: A transaction.
-        actor: Who asks; None for anybody.
-        since: The serial up to which they know everything.
+        actor: The caller; None without a token.
+        since: The serial up to which the caller has seen everything.
         limit: Most events.
 
     Returns:
-        Events after `since` with their models, oldest first; and the serial to ask with next time, which moves on over
-        what they may not see, and never beyond the head of the log.
+        Events after `since` with their models, oldest first; and the `since` of the next call, which skips events that
+        the caller may not see, and is never beyond the head of the log.
     """
     head = session.scalars(select(AuditHead.serial).where(AuditHead.id == 1)).one()
-    end = min(head, since + WINDOW)
+    end = min(head, since + SERIALS_PER_ANSWER)
     query = (
         select(AuditEvent, Model)
         .join(Model, Model.id == AuditEvent.model_id)
@@ -41,14 +41,14 @@ def changes(
             AuditEvent.serial > since,
             AuditEvent.serial <= end,
             or_(*(AuditEvent.action.startswith(f"{noun}.") for noun in NOUNS)),
-            AuditEvent.action.not_in(HIDDEN),
+            AuditEvent.action.not_in(HIDDEN_ACTIONS),
             access.visible(actor),
         )
         .order_by(AuditEvent.serial)
         .limit(limit)
     )
-    found = [(event, model) for event, model in session.execute(query)]
-    return found, found[-1][0].serial if len(found) == limit else end
+    events = [(event, model) for event, model in session.execute(query)]
+    return events, events[-1][0].serial if len(events) == limit else end
 
 
 def audit(
@@ -61,16 +61,16 @@ def audit(
     before: int | None = None,
     limit: int = 100,
 ) -> tuple[list[AuditEvent], int | None]:
-    """Return a page of the audit log, newest first, and the serial to ask before for the next page.
+    """Return a page of the audit log, newest first, and the `before` of the next page.
 
     Args:
         session: A transaction.
-        model: Only what is about it.
-        action: Only this, or with `noun.*` all of a noun.
-        user: Only what somebody of that name did.
-        since: Only what came after this serial.
-        before: Only what came before this serial.
-        limit: Most events.
+        model: Only events about this model.
+        action: Only events with this action; `noun.*` matches all actions of a noun.
+        user: Only events of the user with this name.
+        since: Only events after this serial.
+        before: Only events before this serial.
+        limit: Most events of a page.
     """
     wanted: list[Any] = [AuditEvent.serial > since]
     if model is not None:
@@ -84,5 +84,5 @@ def audit(
     if before is not None:
         wanted.append(AuditEvent.serial < before)
     query = select(AuditEvent).where(and_(*wanted)).order_by(AuditEvent.serial.desc()).limit(limit + 1)
-    found = list(session.scalars(query))
-    return found[:limit], found[limit - 1].serial if len(found) > limit else None
+    events = session.scalars(query).all()
+    return paging.cut(events, limit, lambda event: event.serial)

@@ -1,13 +1,12 @@
-"""What a webhook is sent: an event as huggingface_hub's WebhookPayload (version 3) has it, and as it is in our log.
+"""Payloads: the body of a webhook's request, an event as huggingface_hub's WebhookPayload (version 3) and as logged.
 
-    event        action and scope, in the Hub's words: what listens to the Hub understands it
+    event        action and scope, in the Hub's words, for programs that listen to the Hub
     repo         the model
-    discussion   the patch, when the event is about one; comment: what was said of it
+    discussion   the patch, if the event is about one; comment: a comment on it
     updatedRefs  where a channel, a version or a patch points now
-    crumb        the event in our own words; the Hub's reader passes over it
+    crumb        the event as in our log; the Hub's reader ignores it
 
-A `sha` is a commit id of the read side (services/repositories.py); of a patch, which has none until it is composed, the
-sha256 of its file.
+A `sha` is a commit id (documents/commits.py); for a patch, which has none until it is composed, the sha256 of its file.
 """
 
 import re
@@ -44,19 +43,19 @@ STATUS = {
 
 
 def describe(session: Session, event: AuditEvent, webhook_id: uuid.UUID, public_url: str) -> dict[str, Any]:
-    """Return what a webhook is sent of an event: JSON, without anything that would let somebody in.
+    """Return the payload of an event as JSON, without any secrets.
 
     Args:
         session: A transaction.
-        event: An event about a model that is there.
-        webhook_id: Whom it is for.
-        public_url: Where people reach the registry.
+        event: An event about a model that exists.
+        webhook_id: The webhook that gets it.
+        public_url: The address at which people reach the registry.
     """
     model = session.get_one(Model, event.model_id)
     noun, _, _ = event.action.partition(".")
     action, scope = WORDS.get(event.action, ("update", "discussion" if noun == "patch" else f"repo.config.{noun}"))
     root = public_url.rstrip("/")
-    found: dict[str, Any] = {
+    payload: dict[str, Any] = {
         "event": {"action": action, "scope": scope},
         "repo": repo(session, model, root),
         "webhook": {"id": str(webhook_id), "version": VERSION},
@@ -71,12 +70,12 @@ def describe(session: Session, event: AuditEvent, webhook_id: uuid.UUID, public_
         },
     }
     if refs := updated_refs(session, model, event):
-        found["updatedRefs"] = refs
+        payload["updatedRefs"] = refs
     if noun == "patch" and (revision := patch_of(session, model, event)) is not None:
-        found["discussion"] = discussion(model, event, revision, root)
+        payload["discussion"] = discussion(model, event, revision, root)
         if event.action == "patch.comment":
-            found["comment"] = comment(session, event, revision, found["discussion"]["url"])
-    return found
+            payload["comment"] = comment(session, event, revision, payload["discussion"]["url"])
+    return payload
 
 
 def repo(session: Session, model: Model, root: str) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def repo(session: Session, model: Model, root: str) -> dict[str, Any]:
     if model.state == "ready":
         try:
             head = snapshots.find(session, None, model, snapshots.DEFAULT).commit
-        except BreadcrumbError:  # quarantined, say: nothing that can be pulled
+        except BreadcrumbError:  # nothing can be pulled: a patch of it is quarantined, say
             head = None
     return {
         "type": "model",
@@ -95,23 +94,23 @@ def repo(session: Session, model: Model, root: str) -> dict[str, Any]:
         "owner": {"id": str(model.namespace_id)},
         "url": {"web": f"{root}/{model.full_name}", "api": f"{root}/api/v1/models/{model.full_name}"},
         "headSha": head,
-        "head_sha": head,  # the Hub sends the one, its own library reads the other
+        "head_sha": head,  # the Hub sends the first, its own library reads the second
     }
 
 
 def patch_of(session: Session, model: Model, event: AuditEvent) -> PatchRevision | None:
     """Return the newest revision of the patch that an event is about."""
-    number = re.search(r"#([0-9]{1,9})(?:\.[0-9]{1,9})?$", event.subject)
-    if number is None:
+    match = re.search(r"#([0-9]{1,9})(?:\.[0-9]{1,9})?$", event.subject)
+    if match is None:
         return None
     try:
-        return patches.find(session, model.full_name, int(number[1]))
+        return patches.find(session, model.full_name, int(match[1]))
     except BreadcrumbError:
         return None
 
 
 def discussion(model: Model, event: AuditEvent, revision: PatchRevision, root: str) -> dict[str, Any]:
-    """Describe a patch, in the state that the event left it in."""
+    """Describe a patch, in the state after the event."""
     patch = revision.patch
     number, state = patch.number, (event.after or {}).get("state", patch.state)
     return {
@@ -131,14 +130,14 @@ def discussion(model: Model, event: AuditEvent, revision: PatchRevision, root: s
 
 
 def comment(session: Session, event: AuditEvent, revision: PatchRevision, url: dict[str, str]) -> dict[str, Any]:
-    """Describe what was said of a patch."""
-    said = (event.after or {}).get("message", "")
+    """Describe a comment on a patch."""
+    message = (event.after or {}).get("message", "")
     row = session.scalar(
         select(Comment)
         .where(
             Comment.patch_id == revision.patch_id,
             Comment.author_id == event.user_id,
-            Comment.message == said,
+            Comment.message == message,
             Comment.created_at <= event.at,
         )
         .order_by(Comment.created_at.desc())
@@ -148,17 +147,17 @@ def comment(session: Session, event: AuditEvent, revision: PatchRevision, url: d
         "id": str(row.id) if row else str(event.serial),
         "author": {"id": str(event.user_id)},
         "hidden": False,
-        "content": said,
+        "content": message,
         "url": url,
     }
 
 
 def updated_refs(session: Session, model: Model, event: AuditEvent) -> list[dict[str, str | None]]:
-    """Return the references that an event moved, from where and to where."""
+    """Return the refs that an event moved, each with its old and new commit id."""
     before, after = event.before or {}, event.after or {}
     name = event.subject.rpartition("@")[2]
     if event.action in ("channel.move", "channel.rollback"):
-        old, new = (sha(session, model, there.get("release")) for there in (before, after))
+        old, new = (sha(session, model, state.get("release")) for state in (before, after))
         return [{"ref": f"refs/heads/{name}", "oldSha": old, "newSha": new}]
     if event.action == "release.publish":
         return [{"ref": f"refs/tags/{name}", "oldSha": None, "newSha": sha(session, model, name)}]

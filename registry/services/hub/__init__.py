@@ -1,1 +1,1 @@
-"""Models as repositories of the Hugging Face Hub."""
+"""Models as repositories of the Hugging Face Hub: refs, lists and downloads."""

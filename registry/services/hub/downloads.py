@@ -1,6 +1,6 @@
-"""How often models are downloaded: one whole GET of the one file that everybody fetches is one download.
+"""Download counts of models: one complete GET of the file that every download includes counts as one.
 
-That file is config.json, or the first weight file where there is none. The Hub counts in the same way.
+That file is config.json, or the first weight file if there is none. The Hub counts in the same way.
 """
 
 import uuid
@@ -19,7 +19,7 @@ RECENT = timedelta(days=30)
 
 
 def is_counted(snapshot: Snapshot, path: str) -> bool:
-    """Say whether this is the file of a revision whose downloads are counted."""
+    """Say whether this is the file of a snapshot whose downloads are counted."""
     paths = [file.path for file in snapshot.files]
     counted = "config.json" if "config.json" in paths else next(filter(is_weights, paths), None)
     return path == counted
@@ -28,30 +28,30 @@ def is_counted(snapshot: Snapshot, path: str) -> bool:
 def count(session: Session, model_id: uuid.UUID) -> None:
     """Count one download."""
     today = now().date()
-    here = (ModelDownloads.model_id == model_id, ModelDownloads.day == today)
-    step = update(ModelDownloads).where(*here).values(count=ModelDownloads.count + 1)
+    row = (ModelDownloads.model_id == model_id, ModelDownloads.day == today)
+    step = update(ModelDownloads).where(*row).values(count=ModelDownloads.count + 1)
     if session.execute(step).rowcount == 0:  # type: ignore[attr-defined]
         try:
             with session.begin_nested():
                 session.add(ModelDownloads(model_id=model_id, day=today, count=1))
-        except IntegrityError:  # another was first today
+        except IntegrityError:  # another request counted the first one today
             session.execute(step)
 
 
 def recent() -> ColumnElement[int]:
-    """Return the expression for a model's downloads of the last thirty days, among models."""
+    """Return the expression for a model's downloads of the last thirty days, in a query for models."""
     since = now().date() - RECENT
     total = select(func.coalesce(func.sum(ModelDownloads.count), 0))
     return total.where(ModelDownloads.model_id == Model.id, ModelDownloads.day > since).scalar_subquery()
 
 
 def totals(session: Session, models: Iterable[Model]) -> dict[uuid.UUID, tuple[int, int]]:
-    """Return the downloads of models, of the last thirty days and of all, by the models' ids."""
-    found = {model.id: (0, 0) for model in models}
+    """Return the downloads of models, of the last thirty days and in total, by the models' ids."""
+    counts = {model.id: (0, 0) for model in models}
     lately = func.sum(ModelDownloads.count).filter(ModelDownloads.day > now().date() - RECENT)
     query = (
         select(ModelDownloads.model_id, func.coalesce(lately, 0), func.sum(ModelDownloads.count))
-        .where(ModelDownloads.model_id.in_(found))
+        .where(ModelDownloads.model_id.in_(counts))
         .group_by(ModelDownloads.model_id)
     )
-    return found | {model_id: (int(few), int(all_)) for model_id, few, all_ in session.execute(query)}
+    return counts | {model_id: (int(few), int(all_)) for model_id, few, all_ in session.execute(query)}

@@ -1,4 +1,4 @@
-"""Lists of models as the Hub gives them: found by words and tags, in one of a few orders, by pages."""
+"""Lists of models as the Hub gives them: filtered by words and tags, sorted, in pages."""
 
 import uuid
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 from registry.db.tables import Model, ModelTag
 from registry.errors import InvalidRequest
 from registry.services.hub import downloads
-from registry.services.people import access
+from registry.services.people import access, paging
 from registry.services.people.actors import Actor
 
-MOST = 200
+MOST_MODELS = 200  # of a page
 ORDERS = {
     "downloads": "downloads",
-    "likes": "downloads",  # nobody can like anything here, and a client's order must not fail
+    "likes": "downloads",  # there are no likes here, and a client's order must not fail
     "trendingScore": "downloads",
     "trending_score": "downloads",
     "createdAt": "created_at",
@@ -29,7 +29,7 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Listing:
-    """What is listed, and how."""
+    """Which models are listed, and in which order."""
 
     search: str | None = None
     author: str | None = None
@@ -39,10 +39,10 @@ class Listing:
 
 
 def order(name: str | None) -> str:
-    """Return which order a name of the Hub means.
+    """Return the order that a name of the Hub stands for.
 
     Raises:
-        InvalidRequest: there is none of that name.
+        InvalidRequest: No order has this name.
     """
     if name is None:
         return "modified_at"
@@ -52,53 +52,57 @@ def order(name: str | None) -> str:
 
 
 def page(
-    session: Session, actor: Actor | None, asked: Listing, after: list[Any] | None, limit: int
+    session: Session, actor: Actor | None, wanted: Listing, after: list[Any] | None, limit: int
 ) -> tuple[list[Model], list[Any] | None]:
-    """Return a page of the models that somebody may see, and where the next one begins.
+    """Return a page of the models that the caller may see, and the cursor of the next page.
 
     Args:
         session: A transaction.
-        actor: Who asks.
-        asked: What for.
-        after: The end of the page before.
-        limit: Most models on a page.
+        actor: The caller.
+        wanted: The filters and the order.
+        after: The cursor, as the previous page returned it.
+        limit: Most models of a page.
     """
-    key: ColumnElement[Any] = downloads.recent() if asked.sort == "downloads" else getattr(Model, asked.sort)
+    key: ColumnElement[Any] = downloads.recent() if wanted.sort == "downloads" else getattr(Model, wanted.sort)
     query = select(Model, key).where(access.visible(actor), Model.state == "ready")
-    if asked.search:
+    if wanted.search:
         name = func.lower(Model.namespace + "/" + Model.name)
-        for word in asked.search.lower().split():
+        for word in wanted.search.lower().split():
             query = query.where(name.contains(word, autoescape=True))
-    if asked.author:
-        query = query.where(Model.namespace == asked.author)
-    for tag in asked.tags:
+    if wanted.author:
+        query = query.where(Model.namespace == wanted.author)
+    for tag in wanted.tags:
         query = query.where(Model.id.in_(select(ModelTag.model_id).where(ModelTag.tag == tag)))
     if after is not None:
-        value, last = read_end(after, asked.sort)
-        beyond = (key < value, Model.id < last) if asked.descending else (key > value, Model.id > last)
+        value, last = read_end(after, wanted.sort)
+        beyond = (key < value, Model.id < last) if wanted.descending else (key > value, Model.id > last)
         query = query.where(or_(beyond[0], and_(key == value, beyond[1])))
-    ends = (key.desc(), Model.id.desc()) if asked.descending else (key, Model.id)
+    ends = (key.desc(), Model.id.desc()) if wanted.descending else (key, Model.id)
     found = session.execute(query.order_by(*ends).limit(limit + 1)).all()
-    rows = [row for row, _ in found[:limit]]
-    if len(found) <= limit:
-        return rows, None
-    end = found[limit - 1][1]
-    return rows, [end.isoformat() if isinstance(end, datetime) else int(end), str(rows[-1].id)]
+    results, cursor = paging.cut(found, limit, lambda result: write_end(result[1], result[0]))
+    return [model for model, _ in results], cursor
+
+
+def write_end(value: Any, model: Model) -> list[Any]:
+    """Return the cursor of a page that ends with a model, which is sorted by a value."""
+    return [value.isoformat() if isinstance(value, datetime) else int(value), str(model.id)]
 
 
 def read_end(after: list[Any], sort: str) -> tuple[Any, uuid.UUID]:
-    """Return the value and the id at which a page has ended.
+    """Return the value and the id of the last model of a page.
 
     Raises:
-        InvalidRequest: it is no end of such a page.
+        InvalidRequest: The cursor is not valid.
     """
     try:
         value, last = after
         at = int(value) if sort == "downloads" else datetime.fromisoformat(value)
         if isinstance(at, datetime):
-            at.astimezone(UTC)  # which the first and the last day may not have
+            at.astimezone(UTC)  # fails for the first and the last day
         if (isinstance(at, datetime) and at.tzinfo is None) or (isinstance(at, int) and abs(at) > 2**62):
             raise ValueError
         return at, uuid.UUID(last)
     except (ValueError, TypeError, AttributeError, OverflowError):
-        raise InvalidRequest("This is no cursor of a page before.", field="cursor") from None
+        raise InvalidRequest(
+            "This is not a valid cursor; follow the `next` link of the previous page.", field="cursor"
+        ) from None

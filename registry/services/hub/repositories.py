@@ -1,4 +1,4 @@
-"""A model as a repository of the Hub: what its names for revisions stand for, its branches, tags and history.
+"""A model as a repository of the Hub: its refs (branches, tags, pull requests), commits and history.
 
     main, HEAD                the channel `stable`, else the newest published release, else the base
     1.2.0, refs/tags/1.2.0    a release                         a tag, once published
@@ -6,9 +6,9 @@
     base                      the base                          a branch
     refs/pr/12                base + 0.3 x patch #12            a pull request
     recipe-<8 to 64 hex>      a recipe
-    <7 to 40 hex>             a commit: the files of any of these, for ever
+    <7 to 40 hex>             a commit: the files of any of these, which never change
 
-What is not composed yet is composed on demand, for those who may ask for that.
+A recipe that is not composed yet is composed on demand, for callers who may compose.
 """
 
 import re
@@ -57,20 +57,20 @@ class Commit:
 
 
 def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snapshot:
-    """Return what a revision of the Hub stands for.
+    """Return the snapshot that a revision of the Hub stands for.
 
     Raises:
-        RevisionNotFound: nothing; the message says what to do.
-        NotComposed: a recipe that has to be composed first.
-        Forbidden: it holds a quarantined patch, and the caller is no admin.
+        RevisionNotFound: The model has no such revision; the message gives the next step.
+        NotComposed: The revision is a recipe that has to be composed first.
+        Forbidden: The snapshot holds a quarantined patch, and the caller is not an admin.
     """
-    name = short(ref)
+    name = short_ref(ref)
     if not name.isprintable():  # a database refuses NUL
         raise RevisionNotFound(f"{model.full_name} has no revision {ref!r}.")
     if (pull := PULL.fullmatch(name)) is not None:
         return of_recipe(session, actor, model, of_patch(session, model, int(pull[1])), pull[1])
-    if COMMIT.fullmatch(name) and (found := snapshots.of_commit(session, actor, model, name)) is not None:
-        return found
+    if COMMIT.fullmatch(name) and (snapshot := snapshots.of_commit(session, actor, model, name)) is not None:
+        return snapshot
     if (recipe := RECIPE.fullmatch(name)) is not None:
         return of_recipe(session, actor, model, known_recipe(session, model, recipe[1]), None)
     try:
@@ -79,16 +79,16 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snaps
         raise RevisionNotFound(why.message) from None
 
 
-def short(ref: str) -> str:
-    """Return a reference without what git writes before branches and tags."""
+def short_ref(ref: str) -> str:
+    """Return a ref without the prefix of branches and tags."""
     return re.sub(r"^refs/(heads|tags)/", "", "main" if ref == "HEAD" else ref)
 
 
 def of_patch(session: Session, model: Model, number: int) -> recipes.Recipe:
-    """Return the recipe of a patch alone, at the usual alpha, yanked or not.
+    """Return the recipe of one patch at the default alpha, whether or not it was yanked.
 
     Raises:
-        RevisionNotFound: there is no such patch, or it cannot be composed.
+        RevisionNotFound: The patch does not exist, or cannot be composed.
     """
     try:
         return compositions.choose(session, model, recipes.ALPHA, [Ingredient(number)], allow_yanked=True)
@@ -97,10 +97,10 @@ def of_patch(session: Session, model: Model, number: int) -> recipes.Recipe:
 
 
 def known_recipe(session: Session, model: Model, prefix: str) -> recipes.Recipe:
-    """Return the recipe by some digits of its digest, if somebody has asked for it and all its patches are here.
+    """Return the recipe whose digest starts with a prefix, if it was asked for before and all its patches are listed.
 
     Raises:
-        RevisionNotFound: there is none, or more than one.
+        RevisionNotFound: No recipe starts with this prefix, or more than one does.
     """
     rows = session.scalars(
         select(Recipe)
@@ -108,45 +108,45 @@ def known_recipe(session: Session, model: Model, prefix: str) -> recipes.Recipe:
         .options(selectinload(Recipe.items))
         .limit(2)
     ).all()
-    here = [row for row in rows if all(revision for _, revision in compositions.described(session, model, row))]
-    if len(here) != 1:
-        many = "has more than one recipe" if here else "has no recipe"
+    usable = [row for row in rows if all(revision for _, revision in compositions.described(session, model, row))]
+    if len(usable) != 1:
+        many = "has more than one recipe" if usable else "has no recipe"
         raise RevisionNotFound(
             f"{model.full_name} {many} {prefix}; compose it with `crumb compose {model.full_name} N`, "
             "which prints the digest."
         )
-    items = [(item.sha256, item.weight) for item in here[0].items]
-    return recipes.make_recipe(here[0].base_digest, here[0].alpha, items)
+    items = [(item.sha256, item.weight) for item in usable[0].items]
+    return recipes.make_recipe(usable[0].base_digest, usable[0].alpha, items)
 
 
 def of_recipe(
     session: Session, actor: Actor | None, model: Model, recipe: recipes.Recipe, number: str | None
 ) -> Snapshot:
-    """Return the composition of a recipe.
+    """Return the composition of a recipe as a snapshot.
 
     Raises:
-        NotComposed: it has to be composed first; says how to ask for it.
+        NotComposed: The recipe has to be composed first; the message says how.
     """
     composition = compositions.composition_of(session, model, recipe.digest)
     if composition is None:
         subject = f"{model.full_name} with patch #{number}" if number else f"The recipe {recipe.digest[:12]}"
         raise NotComposed(
-            f"{subject} is not composed yet. Whoever may push can have it composed: with a token of the scope "
-            f"'push' by asking for this revision again, or by `crumb compose {model.full_name} {number or 'N'}`."
+            f"{subject} is not composed yet. To have it composed, ask for this revision with a token of the scope "
+            f"'push', or run `crumb compose {model.full_name} {number or 'N'}`."
         )
-    found = snapshots.of_recipe(session, actor, model, composition)
-    return replace(found, fixed=False) if number else found
+    snapshot = snapshots.of_recipe(session, actor, model, composition)
+    return replace(snapshot, fixed=False) if number else snapshot
 
 
 def compose(session: Session, actor: Actor, model: Model, ref: str) -> Job | None:
-    """Ask for the composition of a pull request or a recipe, as `crumb compose` does; None when it is there.
+    """Ask for the composition of a pull request or a recipe, as `crumb compose` does; None if it is composed.
 
     The caller holds the model's lock.
 
     Raises:
-        RevisionNotFound: it cannot be composed; says why.
+        RevisionNotFound: The revision cannot be composed; the message says why.
     """
-    ref = short(ref)
+    ref = short_ref(ref)
     pull = PULL.fullmatch(ref)
     try:
         if pull is not None:
@@ -163,11 +163,11 @@ def compose(session: Session, actor: Actor, model: Model, ref: str) -> Job | Non
 
 
 def refs(session: Session, actor: Actor | None, model: Model, *, pulls: bool) -> list[Ref]:
-    """Return the names of a model's revisions: branches, tags, and when asked for the pull requests composed so far."""
+    """Return a model's refs: branches, tags, and with `pulls` the pull requests composed so far."""
     assert model.base_commit is not None
-    found = []
-    with suppress(Forbidden):  # what it holds is quarantined
-        found.append(Ref("branch", "main", snapshots.default_snapshot(session, actor, model).commit))
+    named = []
+    with suppress(Forbidden):  # it holds a quarantined patch
+        named.append(Ref("branch", "main", snapshots.default_snapshot(session, actor, model).commit))
     channels = (
         select(Channel.name, Release)
         .join(Release, Release.id == Channel.release_id)
@@ -175,23 +175,23 @@ def refs(session: Session, actor: Actor | None, model: Model, *, pulls: bool) ->
         .order_by(Channel.name)
     )
     hidden = set() if actor and actor.admin else quarantined(session, model)
-    found += [
+    named += [
         Ref("branch", name, release.commit)
         for name, release in session.execute(channels)
         if release.commit and release.recipe_digest not in hidden
     ]
-    found.append(Ref("branch", "base", model.base_commit))
+    named.append(Ref("branch", "base", model.base_commit))
     published = select(Release).where(Release.model_id == model.id, Release.state.in_(snapshots.PUBLISHED))
-    found += [
+    named += [
         Ref("tag", release.version, release.commit)
         for release in session.scalars(published.order_by(Release.sort))
         if release.commit and release.recipe_digest not in hidden
     ]
-    return found + (composed_pulls(session, actor, model) if pulls else [])
+    return named + (composed_pulls(session, actor, model) if pulls else [])
 
 
 def quarantined(session: Session, model: Model) -> set[str]:
-    """Return the recipes that hold a quarantined patch of a model, which only admins are served."""
+    """Return the recipes that hold a quarantined patch of a model; only admins may download their compositions."""
     return set(
         session.scalars(
             select(RecipeItem.recipe_digest)
@@ -203,7 +203,7 @@ def quarantined(session: Session, model: Model) -> set[str]:
 
 
 def composed_pulls(session: Session, actor: Actor | None, model: Model) -> list[Ref]:
-    """Return the pull requests of a model that have been composed, by number."""
+    """Return the pull requests of a model that were composed, by number."""
     assert model.base_digest is not None
     query = patches.revisions().where(Patch.model_id == model.id, PatchRevision.number == Patch.revision)
     query = query.where(PatchRevision.state == "checked")
@@ -213,25 +213,25 @@ def composed_pulls(session: Session, actor: Actor | None, model: Model) -> list[
         recipes.make_recipe(model.base_digest, recipes.ALPHA, [(revision.sha256, "1")]).digest: revision.patch.number
         for revision in session.scalars(query)
     }
-    made = select(Composition.recipe_digest, Composition.commit).where(
+    composed = select(Composition.recipe_digest, Composition.commit).where(
         Composition.model_id == model.id, Composition.recipe_digest.in_(digests)
     )
-    found = [(digests[digest], commit) for digest, commit in session.execute(made)]
-    return [Ref("pull", f"refs/pr/{number}", commit) for number, commit in sorted(found)]
+    numbered = [(digests[digest], commit) for digest, commit in session.execute(composed)]
+    return [Ref("pull", f"refs/pr/{number}", commit) for number, commit in sorted(numbered)]
 
 
 def history(session: Session, model: Model, snapshot: Snapshot, start: int = 0) -> Iterator[Commit]:
-    """Yield what a revision has come from, newest first: releases, or a recipe, and at last the base.
+    """Yield the history of a snapshot, newest commit first: releases, or a recipe, and finally the base.
 
     Args:
-        session: A transaction, which is asked as far as the steps are taken.
-        model: Whose revision it is.
-        revision: The revision.
-        start: Steps to leave out.
+        session: A transaction; each commit is read when it is yielded.
+        model: The model.
+        snapshot: The snapshot.
+        start: How many commits to skip.
     """
     steps: list[Callable[[], Commit]] = []
     if snapshot.release is not None:
-        steps += [partial(release_commit, session, model, row) for row in line(session, model, snapshot.release)]
+        steps += [partial(release_commit, session, model, row) for row in preceding(session, model, snapshot.release)]
     elif snapshot.recipe is not None:
         steps.append(partial(recipe_commit, session, model, snapshot, snapshot.recipe))
     steps.append(partial(base_commit, session, model))
@@ -239,8 +239,8 @@ def history(session: Session, model: Model, snapshot: Snapshot, start: int = 0) 
         yield step()
 
 
-def line(session: Session, model: Model, release: Release) -> Sequence[Release]:
-    """Return a release and those before it, newest first."""
+def preceding(session: Session, model: Model, release: Release) -> Sequence[Release]:
+    """Return a release and the releases that precede it, newest first."""
     earlier = session.scalars(
         select(Release)
         .where(
@@ -252,11 +252,11 @@ def line(session: Session, model: Model, release: Release) -> Sequence[Release]:
         .order_by(Release.sort.desc())
     ).all()
     by_version = {row.version: row for row in earlier}
-    found, version = [], release.version
+    chain, version = [], release.version
     while version in by_version:
-        found.append(by_version.pop(version))
-        version = found[-1].previous_version or ""
-    return found
+        chain.append(by_version.pop(version))
+        version = chain[-1].previous_version or ""
+    return chain
 
 
 def base_commit(session: Session, model: Model) -> Commit:
@@ -266,14 +266,14 @@ def base_commit(session: Session, model: Model) -> Commit:
 
 
 def recipe_commit(session: Session, model: Model, snapshot: Snapshot, recipe: Recipe) -> Commit:
-    """Return a composition as a commit by who contributed."""
+    """Return a composition as a commit, by its contributors."""
     named = compositions.described(session, model, recipe)
     title = f"Compose {recipe.digest[:12]}"
     return Commit(snapshot.commit, title, contents(named), snapshot.made_at, contributors(named))
 
 
 def release_commit(session: Session, model: Model, release: Release) -> Commit:
-    """Return a release as a commit by who published it and who contributed."""
+    """Return a release as a commit, by its publisher and contributors."""
     named = compositions.described(session, model, compositions.load(session, release.recipe_digest))
     composition = compositions.composition_of(session, model, release.recipe_digest)
     assert composition is not None
@@ -289,19 +289,19 @@ def release_commit(session: Session, model: Model, release: Release) -> Commit:
 
 def contents(named: Sequence[tuple[object, PatchRevision | None]]) -> str:
     """Return a line for each patch of a recipe."""
-    return "\n".join(f"#{found.patch.number} {found.title}" for _, found in named if found)
+    return "\n".join(f"#{revision.patch.number} {revision.title}" for _, revision in named if revision)
 
 
 def contributors(named: Sequence[tuple[object, PatchRevision | None]]) -> list[str]:
-    """Return who has contributed the patches of a recipe."""
-    return list(dict.fromkeys(found.patch.author.name for _, found in named if found))
+    """Return the authors of the patches of a recipe."""
+    return list(dict.fromkeys(revision.patch.author.name for _, revision in named if revision))
 
 
 def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
-    """Return a model whose base has been checked, locked when asked.
+    """Return a model whose base was checked, and lock it with `lock`.
 
     Raises:
-        RevisionNotFound: it is still being checked: a repository without a commit.
+        RevisionNotFound: The base is still being checked: to the Hub's clients, a repository without a commit.
     """
     model = models.find(session, full_name, lock=lock)
     if model.state != "ready":

@@ -1,10 +1,11 @@
-"""What people say should not be here; only admins see it.
+"""Abuse reports: a user says that a model or patch should not be here; only admins see that.
 
-The log's rows of a report name no model: whoever may read what happened to a model, its maintainers and its webhooks
-among them, is not told that somebody has reported it, or who.
+The log's rows of a report have no model id, so those who may read a model's events, its maintainers and webhooks among
+them, do not learn that it was reported, or by whom.
 """
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -16,29 +17,31 @@ from registry.services.catalog import models, patches
 from registry.services.people import paging
 from registry.services.people.actors import Actor, record
 
-MOST = 20  # open ones of one person
+MOST_OPEN = 20  # reports of one user
 
 
 def create(session: Session, actor: Actor, full_name: str, number: int | None, reason: str, message: str) -> Report:
-    """Report a model, or one of its patches; who has an open report of the same changes what it says.
+    """Report a model or one of its patches; a second report by the same user changes their open one.
 
     Args:
         session: A writing transaction.
-        actor: Who.
+        actor: The caller.
         full_name: `namespace/name`; the caller may see it.
-        number: Of the patch; None for the model.
-        reason: One of those that the table takes.
+        number: The patch's number; None for the model.
+        reason: One of the reasons that the table accepts.
         message: What is wrong.
 
     Raises:
-        NotFound: there is no such patch.
-        WrongState: the caller has enough open reports.
+        NotFound: No such patch exists.
+        WrongState: The caller has as many open reports as anybody may have.
     """
     model, about = models.find(session, full_name), full_name
     if number is not None:
         patches.find(session, full_name, number)
         about = f"{full_name}#{number}"
-    session.scalar(select(User.id).where(User.id == actor.user_id).with_for_update(key_share=True))  # one at a time
+    session.scalar(
+        select(User.id).where(User.id == actor.user_id).with_for_update(key_share=True)
+    )  # one report of a user at a time
     mine = Report.reporter_id == actor.user_id, Report.closed_at.is_(None)
     row = session.scalar(
         select(Report)
@@ -46,9 +49,9 @@ def create(session: Session, actor: Actor, full_name: str, number: int | None, r
         .with_for_update()
     )
     if row is None:
-        if session.scalars(select(func.count()).select_from(Report).where(*mine)).one() >= MOST:
+        if session.scalars(select(func.count()).select_from(Report).where(*mine)).one() >= MOST_OPEN:
             raise WrongState(
-                f"{MOST} of your reports are open, and no more are possible; wait until an admin closes one."
+                f"{MOST_OPEN} of your reports are open, the most that you may have; wait until an admin closes one."
             )
         row = Report(model_id=model.id, number=number, reporter_id=actor.user_id, reason=reason, message=message)
         session.add(row)
@@ -63,18 +66,20 @@ def create(session: Session, actor: Actor, full_name: str, number: int | None, r
 
 
 def close(session: Session, actor: Actor, report_id: uuid.UUID, answer: str) -> Report:
-    """Close a report with what came of it; the same answer again changes nothing.
+    """Close a report with an answer. Does nothing if it was closed with the same answer.
 
     Raises:
-        NotFound: there is no such report.
-        WrongState: it was closed with another answer.
+        NotFound: No such report exists.
+        WrongState: The report was closed with another answer.
     """
     session.scalar(select(Report.id).where(Report.id == report_id).with_for_update())
     row = find(session, report_id)
     if row.closed_at is not None:
         if row.answer != answer:
             who = row.closed_by.name if row.closed_by else "somebody"
-            raise WrongState(f"This report was closed by {who} at {row.closed_at:%Y-%m-%d %H:%M} UTC, and stays so.")
+            raise WrongState(
+                f"This report was closed by {who} at {row.closed_at:%Y-%m-%d %H:%M} UTC; its answer cannot be changed."
+            )
         return row
     row.answer, row.closed_by_id, row.closed_at = answer, actor.user_id, now()
     session.flush()
@@ -91,21 +96,20 @@ def listing(session: Session, *, is_open: bool, before: str | None, limit: int) 
     """Return a page of the open reports, or of the closed ones, newest first, and the cursor of the next page."""
     closed = Report.closed_at.is_(None) if is_open else Report.closed_at.is_not(None)
     query = paging.newest(loaded().where(closed), Report.created_at, Report.id, before, limit)
-    found = list(session.scalars(query))
-    last = found[limit - 1] if len(found) > limit else None
-    return found[:limit], paging.write(last.created_at, last.id) if last else None
+    rows: Sequence[Report] = session.scalars(query).all()
+    return paging.cut(rows, limit, lambda report: paging.write(report.created_at, report.id))
 
 
 def count_open(session: Session) -> int:
-    """Return how many reports nobody has closed."""
+    """Return how many reports are open."""
     return session.scalars(select(func.count()).select_from(Report).where(Report.closed_at.is_(None))).one()
 
 
 def find(session: Session, report_id: uuid.UUID) -> Report:
-    """Return a report with its model and people.
+    """Return a report with its model, reporter and closer.
 
     Raises:
-        NotFound: there is none by that id.
+        NotFound: No such report exists.
     """
     row: Report | None = session.scalar(
         loaded().where(Report.id == report_id).execution_options(populate_existing=True)
@@ -116,5 +120,5 @@ def find(session: Session, report_id: uuid.UUID) -> Report:
 
 
 def loaded() -> Any:
-    """Return a query for reports, each with its model and people."""
+    """Return a query for reports, each with its model, reporter and closer."""
     return select(Report).options(joinedload(Report.model), joinedload(Report.reporter), joinedload(Report.closed_by))

@@ -1,4 +1,4 @@
-"""What there is at the registry, in numbers."""
+"""Server statistics: how many users, models, patches, blobs, jobs and reports there are."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from registry.services.queue import jobs
 
 @dataclass(frozen=True)
 class Summary:
-    """How many of each; patches and jobs by state, blobs and their bytes without those that are at a Hub."""
+    """The counts: patches and jobs by state, blobs and their bytes without those that stay at a Hub."""
 
     users: int
     models: int
@@ -25,8 +25,8 @@ class Summary:
 
 def summary(session: Session) -> Summary:
     """Return how many there are of everything."""
-    here = select(func.count(), func.coalesce(func.sum(Blob.size), 0)).where(Blob.state != "remote")
-    blobs, size = session.execute(here).one()
+    stored = select(func.count(), func.coalesce(func.sum(Blob.size), 0)).where(Blob.state != "remote")
+    blobs, size = session.execute(stored).one()
     patches, work = dict.fromkeys(PATCH_STATES, 0), dict.fromkeys(jobs.STATES, 0)
     for state, number in session.execute(select(Patch.state, func.count()).group_by(Patch.state)):
         patches[state] += number

@@ -1,7 +1,8 @@
-"""What somebody is to a model or a namespace, and whether the rules let them: asked before anything of a body is read.
+"""Access: the role that a caller has on a model or namespace, and whether the rules allow an action.
 
-A role is computed from the members of the model and of its namespace each time; nothing is copied, so it ends with the
-membership. A private model that one has no role on is not there: the same 404 as for a name that nobody has.
+This is decided before any of a request's body is read. A role is computed from the members of the model and of its
+namespace each time; nothing is copied, so it ends with the membership. A private model on which the caller has no role
+does not exist for them: they get the same 404 as for a name that nobody has.
 """
 
 import re
@@ -20,18 +21,18 @@ from registry.services.people.rules import RULES, Role, Rule
 
 
 def admit(session: Session, actor: Actor | None, action: str, path: Mapping[str, Any]) -> None:
-    """Let somebody do an action on what the path of the request names, or refuse.
+    """Allow an action on what the path of the request names, or refuse it.
 
     Args:
         session: A transaction.
-        actor: Who; None for somebody without a token.
+        actor: The caller; None without a token.
         action: A name in RULES.
-        path: `namespace` and `name` of the model, `number` of the patch, as far as the action is about one.
+        path: `namespace` and `name` of the model, `number` of the patch, where the action is about one.
 
     Raises:
-        Unauthenticated: it needs a token, and there is none.
-        Forbidden: the token lacks the scope or is for another model, or the role is not enough.
-        NotFound: there is no such model, namespace or patch that the caller may see.
+        Unauthenticated: The action needs a token, and the request has none.
+        Forbidden: The token does not have the scope or is for another model, or the role is not enough.
+        NotFound: The caller may see no such model, namespace or patch.
     """
     rule = RULES[action]
     if actor is None and rule.role > Role.ANYONE:
@@ -54,11 +55,11 @@ def admit(session: Session, actor: Actor | None, action: str, path: Mapping[str,
 
 
 def admit_to_namespace(session: Session, actor: Actor | None, action: str, name: str) -> Namespace:
-    """Let somebody do an action on a namespace, or refuse; return it.
+    """Allow an action on a namespace, or refuse it; return the namespace.
 
     Raises:
-        NotFound: there is none of that name.
-        Forbidden: the role is not enough.
+        NotFound: No such namespace exists.
+        Forbidden: The role is not enough.
     """
     rule = RULES[action]
     space = session.scalar(select(Namespace).where(Namespace.name == name)) if re.fullmatch(NAME, name) else None
@@ -70,7 +71,7 @@ def admit_to_namespace(session: Session, actor: Actor | None, action: str, name:
 
 
 def refusal(action: str, rule: Rule, subject: str) -> str:
-    """Return the sentence for somebody whose role is not enough."""
+    """Return the sentence for a caller whose role is not enough."""
     if rule.role is Role.NOBODY:
         return f"Only the author of a patch may do this ({action} on {subject})."
     who = f"its author or {rule.role.one}" if rule.author else rule.role.one
@@ -78,57 +79,57 @@ def refusal(action: str, rule: Rule, subject: str) -> str:
 
 
 def check_token(actor: Actor | None, model: Model | None, rule: Rule) -> None:
-    """Refuse a token that is for one model where it is not that model that is meant.
+    """Refuse a token for one model if the action is about another.
 
-    Reading what everybody signed in may read is allowed, and so are uploads, without which it could push nothing.
+    Reading what every signed-in user may read is allowed, and so are uploads: without them it could push nothing.
 
     Raises:
-        Forbidden: it is for another model.
+        Forbidden: The token is for another model.
     """
     only = actor.token.model_id if actor else None
     if only is None or (model is not None and model.id == only):
         return
     if rule.on == "own" and rule.scope == "admin":
-        raise Forbidden("This token is for one model; it can neither make nor revoke tokens.")
+        raise Forbidden("This token is for one model; it can neither create nor revoke tokens.")
     if rule.on == "own" or (rule.scope == "read" and rule.role <= Role.CONTRIBUTOR):
         return
-    raise Forbidden("This token is for another model; use one that is not, or that is for this one.")
+    raise Forbidden("This token is for another model; use a token for this model, or one for all models.")
 
 
 def find_visible(session: Session, actor: Actor | None, full_name: str) -> Model:
-    """Return a model that somebody may see.
+    """Return a model that the caller may see.
 
     Raises:
-        NotFound: there is none.
+        NotFound: The caller may see no such model.
     """
     namespace, _, name = full_name.partition("/")
     model = None
-    if re.fullmatch(NAME, namespace) and re.fullmatch(
-        NAME, name
-    ):  # anything may stand in a path, and a database refuses NUL
+    if re.fullmatch(NAME, namespace) and re.fullmatch(NAME, name):  # a path may hold NUL, which a database refuses
         model = session.scalar(select(Model).where(Model.namespace == namespace, Model.name == name, visible(actor)))
     if model is None:
-        raise NotFound(f"There is no model {full_name}.")
+        raise NotFound(f"There is no model {full_name}; `crumb model list` shows those that you may see.")
     return model
 
 
 def visible(actor: Actor | None) -> ColumnElement[bool]:
-    """Return the condition for the models that somebody may see."""
+    """Return the condition for the models that a caller may see."""
     public = Model.visibility == "public"
     if actor is None:
         return public
     if actor.admin:
         return true()
-    here = exists().where(ModelMember.model_id == Model.id, ModelMember.user_id == actor.user_id)
-    there = exists().where(NamespaceMember.namespace_id == Model.namespace_id, NamespaceMember.user_id == actor.user_id)
-    member = or_(here, there)
+    of_model = exists().where(ModelMember.model_id == Model.id, ModelMember.user_id == actor.user_id)
+    of_namespace = exists().where(
+        NamespaceMember.namespace_id == Model.namespace_id, NamespaceMember.user_id == actor.user_id
+    )
+    member = or_(of_model, of_namespace)
     if actor.token.model_id is not None:
         member = and_(member, Model.id == actor.token.model_id)
     return or_(public, member)
 
 
 def role_on(session: Session, actor: Actor | None, model: Model) -> Role:
-    """Return what somebody is to a model: the greater of what model and namespace give."""
+    """Return the caller's role on a model: the greater of what model and namespace give."""
     least = Role.ANYONE if model.visibility == "public" else Role.NONE
     return least if actor is None else role_held(session, actor.user_id, model, actor.admin)
 
@@ -137,14 +138,16 @@ def role_held(session: Session, user_id: uuid.UUID, model: Model, admin: bool) -
     """Return what a user is to a model."""
     if admin:
         return Role.ADMIN
-    here = session.get(ModelMember, (model.id, user_id))
-    there = session.get(NamespaceMember, (model.namespace_id, user_id))
-    roles = [Role[row.role.upper()] for row in (here, there) if row is not None]
+    here = select(ModelMember.role).where(ModelMember.model_id == model.id, ModelMember.user_id == user_id)
+    there = select(NamespaceMember.role).where(
+        NamespaceMember.namespace_id == model.namespace_id, NamespaceMember.user_id == user_id
+    )
+    roles = [Role[role.upper()] for role in session.scalars(here.union_all(there))]
     return max(roles, default=Role.CONTRIBUTOR if model.visibility == "public" else Role.NONE)
 
 
 def role_in(session: Session, actor: Actor | None, space: Namespace) -> Role:
-    """Return what somebody is to a namespace; every signed-in user is a contributor to all."""
+    """Return the caller's role on a namespace; every signed-in user is a contributor to all."""
     if actor is None:
         return Role.ANYONE
     if actor.admin:
@@ -154,10 +157,10 @@ def role_in(session: Session, actor: Actor | None, space: Namespace) -> Role:
 
 
 def is_author(session: Session, actor: Actor | None, model: Model, rule: Rule, path: Mapping[str, Any]) -> bool:
-    """Say whether the rule lets the author of the patch, and this is them.
+    """Say whether the rule allows the author of the patch, and the caller is the author.
 
     Raises:
-        NotFound: there is no such patch.
+        NotFound: No such patch exists.
     """
     if not rule.author or actor is None:
         return False
@@ -166,5 +169,5 @@ def is_author(session: Session, actor: Actor | None, model: Model, rule: Rule, p
     if number.isdecimal() and len(number) < 10:
         author = session.scalar(select(Patch.author_id).where(Patch.model_id == model.id, Patch.number == int(number)))
     if author is None:
-        raise NotFound(f"There is no patch {model.full_name}#{number}.")
+        raise NotFound(f"There is no patch {model.full_name}#{number}; see `crumb log {model.full_name}`.")
     return author == actor.user_id

@@ -1,4 +1,4 @@
-"""Who is asking, and the record of what they did."""
+"""Actors: the user and token behind a request, and the audit record of what they did."""
 
 import hashlib
 import uuid
@@ -18,7 +18,7 @@ USE_RECORDED_EVERY = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Actor:
-    """The user a valid token speaks for, and the request that it came with."""
+    """The user that a valid token belongs to, and the request that it came with."""
 
     user_id: uuid.UUID
     name: str
@@ -28,35 +28,35 @@ class Actor:
     request_id: str | None = None
 
     def require(self, scope: str) -> None:
-        """Refuse when the token lacks a scope.
+        """Refuse an action whose scope the token does not have.
 
         Raises:
-            Forbidden: it does.
+            Forbidden: The token does not have the scope.
         """
         if scope not in self.scopes:
-            raise Forbidden(f"This token lacks the scope '{scope}'; ask for a token that has it.")
+            raise Forbidden(f"This token is missing the scope '{scope}'; use one that has it.")
 
 
 def hash_token(secret: str) -> str:
-    """Return what is stored of a token: random secrets need no slow hash."""
+    """Return what is stored of a token: its sha256, since a random secret needs no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def authenticate(session: Session, secret: str, request_id: str | None = None) -> Actor:
-    """Return who a token speaks for.
+    """Return the actor of a token.
 
     Raises:
-        Unauthenticated: it is unknown, expired or revoked, or its user is disabled.
+        Unauthenticated: The token is unknown, expired or revoked, or its user is disabled.
     """
     token = session.scalar(select(Token).where(Token.token_hash == hash_token(secret)).options(joinedload(Token.user)))
     return speaker(token, request_id)
 
 
 def speaker(token: Token | None, request_id: str | None) -> Actor:
-    """Return who a token speaks for, given its row with its user.
+    """Return the actor of a token, given its row with its user.
 
     Raises:
-        Unauthenticated: there is none, it is expired or revoked, or its user is disabled.
+        Unauthenticated: The token is None, expired or revoked, or its user is disabled.
     """
     if token is None or token.revoked_at is not None:
         raise Unauthenticated("The registry does not know this token; log in again with `crumb login`.")
@@ -75,7 +75,7 @@ def use_is_stale(actor: Actor) -> bool:
 
 
 def record_use(session: Session, actor: Actor) -> None:
-    """Write down that the token is in use."""
+    """Record that the token is in use."""
     token = session.get(Token, actor.token.id)
     if token is not None:
         token.last_used_at = now()
@@ -91,16 +91,16 @@ def record(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> None:
-    """Add an audit event to the transaction that does the thing: one for each call that changes something.
+    """Add an audit event to the transaction that makes the change: one for each call that changes something.
 
     Args:
         session: A writing transaction.
-        actor: Who; None for the operator and for workers.
+        actor: The caller; None for the operator and for workers.
         action: `noun.verb`.
         subject: What it was done to, as people write it.
         model: The model that it is about, if any.
-        before: What was there, as far as it changed.
-        after: What is there now, or what was said.
+        before: The fields that changed, as they were.
+        after: The fields that changed, as they are now, or what the caller sent.
     """
     event = AuditEvent(
         user_id=actor.user_id if actor else None,

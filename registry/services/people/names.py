@@ -1,4 +1,4 @@
-"""What may be a name of a user, an organisation or a model; and what a hasty reader takes for the same name."""
+"""Names of users, organisations and models: which are allowed, and which look alike to a hasty reader."""
 
 import re
 
@@ -23,11 +23,11 @@ def check_name(name: str, field: str, *, reserved: bool = True) -> None:
     """Refuse a user, organisation or model name that is malformed or, if asked, reserved.
 
     Raises:
-        InvalidRequest: it is.
+        InvalidRequest: The name is malformed or reserved.
     """
     if not re.fullmatch(NAME, name) or "--" in name or ".." in name or name.endswith(".git"):
         raise InvalidRequest(
-            f"'{name}' is no name: use 1 to 96 of a-z 0-9 . _ -, starting and ending with a letter or digit.",
+            f"'{name}' is not a valid name: use 1 to 96 of a-z 0-9 . _ -, starting and ending with a letter or digit.",
             field=field,
         )
     if reserved and (name in RESERVED or skeleton(name) in {skeleton(word) for word in RESERVED}):

@@ -1,4 +1,4 @@
-"""Users, organisations, and who is what in them."""
+"""Namespaces: users, organisations, and the roles of their members."""
 
 import uuid
 
@@ -8,16 +8,17 @@ from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import ROLES, Namespace, NamespaceMember, User
 from registry.errors import InvalidRequest, NotFound, WrongState
+from registry.services.people import paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.names import check_name, skeleton
 
 
 def ensure_user(session: Session, name: str, *, admin: bool = False) -> User:
-    """Return a user, made with a namespace of the same name when new.
+    """Return a user; a new one is created, with a namespace of the same name.
 
     Raises:
-        InvalidRequest: the name is malformed or reserved.
-        WrongState: it is an organisation's, or looks like another.
+        InvalidRequest: The name is malformed or reserved.
+        WrongState: The name is an organisation's, or looks like another.
     """
     user = session.scalar(select(User).where(User.name == name).with_for_update())
     if user is None:
@@ -35,7 +36,7 @@ def add_namespace(session: Session, name: str, kind: str, owner: User) -> Namesp
     """Add a namespace with its first owner.
 
     Raises:
-        WrongState: the name is taken, or looks like one that is.
+        WrongState: The name is taken, or looks like one that is.
     """
     alike = select(Namespace.name).where(Namespace.skeleton == skeleton(name))
     space = Namespace(name=name, skeleton=skeleton(name), kind=kind)
@@ -55,11 +56,11 @@ def add_namespace(session: Session, name: str, kind: str, owner: User) -> Namesp
 
 
 def create_organisation(session: Session, actor: Actor, name: str) -> Namespace:
-    """Make an organisation, owned by the caller.
+    """Create an organisation, owned by the caller.
 
     Raises:
-        InvalidRequest: the name is malformed or reserved.
-        WrongState: it is taken, or looks like one that is.
+        InvalidRequest: The name is malformed or reserved.
+        WrongState: The name is taken, or looks like one that is.
     """
     check_name(name, "name")
     space = add_namespace(session, name, "organisation", session.get_one(User, actor.user_id))
@@ -71,7 +72,7 @@ def find(session: Session, name: str) -> Namespace:
     """Return a namespace.
 
     Raises:
-        NotFound: there is none of that name.
+        NotFound: No such namespace exists.
     """
     space = session.scalar(select(Namespace).where(Namespace.name == name))
     if space is None:
@@ -80,21 +81,20 @@ def find(session: Session, name: str) -> Namespace:
 
 
 def listing(session: Session, search: str | None, after: str | None, limit: int) -> tuple[list[Namespace], str | None]:
-    """Return a page of all namespaces by name, only those that hold some words if asked, and the next cursor."""
+    """Return a page of namespaces by name, of those that contain `search`, and the cursor of the next page."""
     query = select(Namespace).order_by(Namespace.name)
     if search:
         query = query.where(Namespace.name.contains(search.lower(), autoescape=True))
     if after:
         query = query.where(Namespace.name > after)
-    found = list(session.scalars(query.limit(limit + 1)))
-    return found[:limit], found[limit - 1].name if len(found) > limit else None
+    return paging.cut(session.scalars(query.limit(limit + 1)).all(), limit, lambda space: space.name)
 
 
 def find_user(session: Session, name: str) -> User:
     """Return a user.
 
     Raises:
-        NotFound: there is none of that name.
+        NotFound: No such user exists.
     """
     user = session.scalar(select(User).where(User.name == name))
     if user is None:
@@ -103,7 +103,7 @@ def find_user(session: Session, name: str) -> User:
 
 
 def of_user(session: Session, actor: Actor) -> list[tuple[str, str]]:
-    """Return the organisations that somebody belongs to, each with their role in it."""
+    """Return the organisations that the caller belongs to, each with their role in it."""
     query = (
         select(Namespace.name, NamespaceMember.role)
         .join(NamespaceMember, NamespaceMember.namespace_id == Namespace.id)
@@ -127,12 +127,12 @@ def members(session: Session, space: Namespace) -> list[NamespaceMember]:
 
 
 def set_member(session: Session, actor: Actor, name: str, user_name: str, role: str | None) -> None:
-    """Give somebody a role in a namespace, or take it away (None); what is so already changes nothing.
+    """Give a user a role in a namespace, or take it away (None). Does nothing if the role is already set.
 
     Raises:
-        NotFound: there is no such namespace, user or member.
-        InvalidRequest: it is no role.
-        WrongState: the last owner, or the owner of a user's own namespace, would go.
+        NotFound: No such namespace, user or member exists.
+        InvalidRequest: The role is not valid.
+        WrongState: The last owner, or the owner of a user's own namespace, would go.
     """
     space = session.scalar(select(Namespace).where(Namespace.name == name).with_for_update())
     if space is None:
@@ -141,7 +141,7 @@ def set_member(session: Session, actor: Actor, name: str, user_name: str, role: 
     row = session.get(NamespaceMember, (space.id, user.id))
     before = row.role if row else None
     if row is None and role is None:
-        raise NotFound(f"{user_name} is no member of {name}.")
+        raise NotFound(f"{user_name} is not a member of {name}; `crumb member list {name}` lists the members.")
     if role is not None:
         check_role(role)
     if before == role:
@@ -166,20 +166,20 @@ def set_member(session: Session, actor: Actor, name: str, user_name: str, role: 
 
 
 def check_role(role: str) -> None:
-    """Refuse what is no role.
+    """Refuse a role that does not exist.
 
     Raises:
-        InvalidRequest: says which there are.
+        InvalidRequest: The role is not valid; the message lists the valid ones.
     """
     if role not in ROLES:
-        raise InvalidRequest(f"'{role}' is no role; there are {', '.join(ROLES)}.", field="role")
+        raise InvalidRequest(f"'{role}' is not a role; the roles are {', '.join(ROLES)}.", field="role")
 
 
 def require_another_owner(session: Session, space: Namespace, user_id: uuid.UUID) -> None:
     """Refuse to leave a namespace without an owner, or a user without their own.
 
     Raises:
-        WrongState: says so.
+        WrongState: No other owner is left, or the namespace is the user's own.
     """
     others = session.scalar(
         select(func.count())
@@ -198,10 +198,10 @@ def require_another_owner(session: Session, space: Namespace, user_id: uuid.UUID
 
 
 def set_active(session: Session, name: str, active: bool) -> bool:
-    """Let a user in or keep them out, from their next request on; return whether that changed anything.
+    """Enable or disable a user, from their next request on; return whether that changed anything.
 
     Raises:
-        NotFound: there is no such user.
+        NotFound: No such user exists.
     """
     user = session.scalar(select(User).where(User.name == name).with_for_update(key_share=True))
     if user is None:

@@ -1,9 +1,13 @@
-"""Pages of rows by time, newest first: the next one begins where the last row of this one stands."""
+"""Pagination: a query has one row more than a page, which shows whether another page follows; a cursor names the end.
+
+Pages of rows by time, newest first, have cursors of a time and a key.
+"""
 
 import re
 import uuid
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import and_, or_
 from sqlalchemy.orm import InstrumentedAttribute
@@ -13,20 +17,27 @@ from registry.errors import InvalidRequest
 CURSOR = r"^[0-9]{1,16}-[0-9a-f]{32}$"  # microseconds of the time, and the key
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Column = InstrumentedAttribute[Any]
+Row = TypeVar("Row")
+Cursor = TypeVar("Cursor")
+
+
+def cut(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], Cursor]) -> tuple[list[Row], Cursor | None]:
+    """Return the rows of a page, and the cursor of the next page if there are more rows than `limit`."""
+    return list(rows[:limit]), cursor_of(rows[limit - 1]) if len(rows) > limit else None
 
 
 def newest(query: Any, at: Column, key: Column, before: str | None, limit: int) -> Any:
-    """Return a query for a page, with one row more than fits: then there is another page.
+    """Return a query for a page, with one row more than fits, which shows whether another page follows.
 
     Args:
-        query: For all rows.
-        at: The time that they are sorted by.
-        key: Their key, for those of one moment.
-        before: The cursor of the page before; None for the first.
-        limit: Most rows.
+        query: The query for all rows.
+        at: The column of the time that they are sorted by.
+        key: The column of their key, which sorts rows of the same time.
+        before: The cursor of the previous page; None for the first.
+        limit: Most rows of a page.
 
     Raises:
-        InvalidRequest: the cursor is none.
+        InvalidRequest: The cursor is not valid.
     """
     if before is not None:
         moment, last = read(before)
@@ -40,12 +51,14 @@ def write(at: datetime, key: uuid.UUID) -> str:
 
 
 def read(text: str) -> tuple[datetime, uuid.UUID]:
-    """Return the time and the key of the row that a cursor is of.
+    """Return the time and the key of the row that a cursor names.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: The cursor is not valid.
     """
     if not re.fullmatch(CURSOR, text):
-        raise InvalidRequest("A page begins before what the last one gave as `next`.", field="before")
+        raise InvalidRequest(
+            "This is not a valid cursor; give what the previous page returned as `next`.", field="before"
+        )
     micros, _, key = text.partition("-")
     return EPOCH + timedelta(microseconds=int(micros)), uuid.UUID(key)

@@ -1,9 +1,9 @@
-"""Who may do what: the one table that every check is made from.
+"""Rules: the one table of who may do what, from which every check is made.
 
 A role is held on a model, through the model or its namespace; each includes those before it. On a public model
-everybody is `anyone`, and whoever is signed in is `contributor`; a private model does not exist for those without a
-role. `admin` is the server's. A token also needs the scope, and an author may do some things to their own patch
-whatever their role.
+everybody is `anyone`, and every signed-in user is `contributor`; a private model does not exist for those without a
+role. `admin` is a role on the whole server. A token also needs the scope, and an author may do some things to their
+own patch without the role.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SCOPES = ("read", "push", "review", "release", "admin")
 
 
 class Role(IntEnum):
-    """What somebody is to a model, or to a namespace."""
+    """A role on a model or a namespace; a greater one includes the lesser ones."""
 
     NONE = -1
     ANYONE = 0
@@ -43,8 +43,8 @@ On = Literal["server", "own", "namespace", "model", "patch"]
 class Rule:
     """The least role for an action, the scope that a token needs, and what the role is held on.
 
-    `server` asks for no role on anything but ADMIN or being signed in, `own` is about what is the caller's alone, and
-    a `patch` may say `author`: then its author may, too.
+    `server` needs no role but ADMIN or being signed in, `own` is about what belongs to the caller alone, and a rule on
+    a `patch` may have `author`: then the patch's author is allowed, too.
     """
 
     role: Role
@@ -54,7 +54,7 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {
-    # the server, and what is one's own
+    # the server, and what belongs to the caller
     "server.read": Rule(Role.ANYONE, "read", "server"),
     "audit.read": Rule(Role.ADMIN, "admin", "server"),
     "gc.run": Rule(Role.ADMIN, "admin", "server"),
@@ -77,7 +77,7 @@ RULES: dict[str, Rule] = {
     "inbox.read": Rule(Role.CONTRIBUTOR, "read", "model"),
     "report.create": Rule(Role.CONTRIBUTOR, "read", "model"),
     "webhook.manage": Rule(Role.OWNER, "admin", "model"),
-    "conflict.ask": Rule(Role.CONTRIBUTOR, "read", "model"),  # what has been found is read by model.read
+    "conflict.ask": Rule(Role.CONTRIBUTOR, "read", "model"),  # model.read is enough to read what has been compared
     "recipe.compose": Rule(Role.CONTRIBUTOR, "push", "model"),
     "evaluation.add": Rule(Role.CONTRIBUTOR, "push", "model"),
     # patches

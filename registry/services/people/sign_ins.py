@@ -1,4 +1,4 @@
-"""Browsers that a token was pasted into: a cookie of their own, which can do what the token can and ends with it."""
+"""Sign-ins of browsers: a cookie that can do what the token it was made from can, and ends with it."""
 
 import secrets
 from datetime import timedelta
@@ -15,10 +15,10 @@ LIFETIME = timedelta(days=14)
 
 
 def start(session: Session, token: str, request_id: str | None = None) -> str:
-    """Return the secret of a new sign-in by a token; it is stored as a hash, like the token itself.
+    """Return the secret of a new sign-in with a token; only its hash is stored, as for the token itself.
 
     Raises:
-        Unauthenticated: the registry does not know the token.
+        Unauthenticated: The token is unknown, expired or revoked, or its user is disabled.
     """
     actor = actors.authenticate(session, token, request_id)
     ends = [now() + LIFETIME, actor.token.expires_at]
@@ -37,10 +37,10 @@ def start(session: Session, token: str, request_id: str | None = None) -> str:
 
 
 def find(session: Session, secret: str, request_id: str | None = None) -> Actor:
-    """Return who has signed in.
+    """Return the actor of a sign-in.
 
     Raises:
-        Unauthenticated: nobody has, with this secret, or the sign-in or its token has ended.
+        Unauthenticated: The secret is unknown, or the sign-in or its token has ended.
     """
     token = session.scalar(
         select(Token)
@@ -49,11 +49,11 @@ def find(session: Session, secret: str, request_id: str | None = None) -> Actor:
         .options(joinedload(Token.user))
     )
     if token is None:
-        raise Unauthenticated("You are not signed in, or not any more; sign in again.")
+        raise Unauthenticated("You are not signed in, or your sign-in has ended; sign in again.")
     return actors.speaker(token, request_id)
 
 
 def end(session: Session, actor: Actor, secret: str) -> None:
-    """End a sign-in at once; a second time changes nothing."""
+    """End a sign-in at once. Does nothing if it has ended."""
     session.execute(delete(SignIn).where(SignIn.secret_hash == hash_token(secret)))
     record(session, actor, "sign_in.end", actor.name, after={"prefix": actor.token.prefix})

@@ -1,4 +1,4 @@
-"""Tokens: issued once, stored as hashes, with scopes, an end, and perhaps one model they are good for."""
+"""Tokens: shown once, stored as hashes, with scopes, an expiry, and optionally one model that they are limited to."""
 
 import secrets
 import string
@@ -16,7 +16,7 @@ from registry.services.people.namespaces import ensure_user
 from registry.services.people.rules import SCOPES
 
 ALPHABET = string.ascii_letters + string.digits
-LONGEST = 365.0  # days that a token made by another token may last
+LONGEST_DAYS = 365.0  # that a token made with another token may last
 
 
 def create_token(
@@ -28,7 +28,7 @@ def create_token(
     scopes: Collection[str] = SCOPES,
     label: str = "",
 ) -> tuple[str, Token]:
-    """Make a token for a user, creating the user when new; the secret is returned once and never stored.
+    """Create a token for a user, and the user if new; the secret is returned once and never stored.
 
     Args:
         session: A writing transaction.
@@ -39,7 +39,7 @@ def create_token(
         label: What it is called in lists.
 
     Raises:
-        InvalidRequest: the name is malformed, reserved or looks like another, a scope is unknown, or the days are not
+        InvalidRequest: The name is malformed, reserved or looks like another, a scope is unknown, or the days are not
             positive.
     """
     check_scopes(scopes)
@@ -52,17 +52,17 @@ def create_token(
 def create_own(
     session: Session, actor: Actor, scopes: Collection[str], label: str, expires_days: float, model: Model | None
 ) -> tuple[str, Token]:
-    """Make another token for the caller, which neither can do more than the one they hold nor outlasts it.
+    """Create another token for the caller, which cannot do more than the one they use, nor outlast it.
 
     Raises:
-        Forbidden: it would.
-        InvalidRequest: a scope is unknown, or the days are too many.
+        Forbidden: The token would have a scope that the caller's does not have.
+        InvalidRequest: A scope is unknown, or the days are too many.
     """
     check_scopes(scopes)
-    if not 0 < expires_days <= LONGEST:
-        raise InvalidRequest(f"A token lasts more than 0 and at most {LONGEST:g} days.", field="expires_days")
+    if not 0 < expires_days <= LONGEST_DAYS:
+        raise InvalidRequest(f"A token lasts more than 0 and at most {LONGEST_DAYS:g} days.", field="expires_days")
     if more := sorted(set(scopes) - actor.scopes):
-        raise Forbidden(f"Your token lacks the scope '{more[0]}', so it can make none that has it.")
+        raise Forbidden(f"Your token is missing the scope '{more[0]}', so it cannot create a token that has it.")
     return issue(session, actor, session.get_one(User, actor.user_id), scopes, label, expires_days, model)
 
 
@@ -75,7 +75,7 @@ def issue(
     expires_days: float | None,
     model: Model | None,
 ) -> tuple[str, Token]:
-    """Write down a new token."""
+    """Add a token to the database; return its secret and its row."""
     ends = [
         None if expires_days is None else now() + timedelta(days=expires_days),
         actor.token.expires_at if actor else None,
@@ -97,38 +97,38 @@ def issue(
 
 
 def check_scopes(scopes: Collection[str]) -> None:
-    """Refuse scopes that there are not.
+    """Refuse scopes that do not exist.
 
     Raises:
-        InvalidRequest: names the first, or says that there is none at all.
+        InvalidRequest: A scope is unknown, or no scope is given.
     """
     if not scopes:
         raise InvalidRequest(f"A token needs a scope: {', '.join(SCOPES)}.", field="scopes")
     for scope in scopes:
         if scope not in SCOPES:
-            raise InvalidRequest(f"'{scope}' is no scope; there are {', '.join(SCOPES)}.", field="scopes")
+            raise InvalidRequest(f"'{scope}' is not a scope; the scopes are {', '.join(SCOPES)}.", field="scopes")
 
 
 def listing(session: Session, actor: Actor) -> list[Token]:
-    """Return the caller's tokens that are not revoked, newest first; one for a model sees those for that model."""
+    """Return the caller's tokens that are not revoked, newest first; a token for one model sees only those for it."""
     query = select(Token).where(Token.user_id == actor.user_id, Token.revoked_at.is_(None))
     if actor.token.model_id is not None:
         query = query.where(Token.model_id == actor.token.model_id)
     return list(session.scalars(query.order_by(Token.created_at.desc(), Token.id)))
 
 
-def model_names(session: Session, found: Sequence[Token]) -> dict[uuid.UUID, str]:
-    """Return the names of the models that tokens are good for."""
-    keys = {token.model_id for token in found if token.model_id is not None}
+def model_names(session: Session, tokens: Sequence[Token]) -> dict[uuid.UUID, str]:
+    """Return the names of the models that tokens are limited to, by the models' ids."""
+    keys = {token.model_id for token in tokens if token.model_id is not None}
     query = select(Model.id, Model.namespace, Model.name).where(Model.id.in_(keys))
     return {key: f"{namespace}/{name}" for key, namespace, name in session.execute(query)}
 
 
 def revoke_own(session: Session, actor: Actor, token_id: uuid.UUID) -> None:
-    """Revoke one of the caller's tokens at once; a second time changes nothing.
+    """Revoke one of the caller's tokens at once. Does nothing if it is already revoked.
 
     Raises:
-        NotFound: it is not theirs.
+        NotFound: The caller has no such token.
     """
     token = session.scalar(select(Token).where(Token.id == token_id, Token.user_id == actor.user_id).with_for_update())
     if token is None:
@@ -142,13 +142,13 @@ def revoke_token(session: Session, prefix: str) -> str:
     """Revoke the one token that starts with a prefix of 9 or more letters; return its user's name.
 
     Raises:
-        InvalidRequest: none does, or more than one.
+        InvalidRequest: No token starts with the prefix, or more than one does.
     """
-    found = session.scalars(select(Token).where(Token.prefix == prefix[:9]).options(joinedload(Token.user))).all()
+    tokens = session.scalars(select(Token).where(Token.prefix == prefix[:9]).options(joinedload(Token.user))).all()
     if len(prefix) > 9:
-        found = [token for token in found if token.token_hash == hash_token(prefix)]
-    if len(found) != 1:
-        raise InvalidRequest(f"{len(found) or 'No'} tokens start like that; give the whole token.", field="prefix")
-    found[0].revoked_at = now()
-    record(session, None, "token.revoke", found[0].user.name, after={"prefix": found[0].prefix})
-    return found[0].user.name
+        tokens = [token for token in tokens if token.token_hash == hash_token(prefix)]
+    if len(tokens) != 1:
+        raise InvalidRequest(f"{len(tokens) or 'No'} tokens start like that; give the whole token.", field="prefix")
+    tokens[0].revoked_at = now()
+    record(session, None, "token.revoke", tokens[0].user.name, after={"prefix": tokens[0].prefix})
+    return tokens[0].user.name

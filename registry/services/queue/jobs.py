@@ -1,7 +1,7 @@
 """Jobs: rows that workers claim, hold by a lease, and end.
 
 A claim raises `attempt`; every later write of the worker names it. A worker that lost its lease (killed, paused,
-cut off) is thereby fenced off: its result is not taken, and another has taken the job up again.
+cut off) is thereby fenced off: its result is discarded, and another worker may have claimed the job.
 """
 
 import uuid
@@ -20,16 +20,16 @@ from registry.services.people.actors import Actor, record
 ACTIVE = ("queued", "running")
 STATES = (*ACTIVE, "done", "failed", "cancelled")
 CANCELLABLE = {"compose": "composition", "conflicts": "comparison"}
-REPEATABLE = (*CANCELLABLE, "rebuild")  # who asked for it can ask again when it failed
+REPEATABLE = (*CANCELLABLE, "rebuild")  # whoever asked for it can ask again when it failed
 
 
 class LeaseLost(Exception):
-    """Another worker has the job now, or it was ended: drop the work."""
+    """Another worker has the job now, or the job has ended: drop the work."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A job in a worker's hands."""
+    """A worker's claim on a job: which job it holds, and which attempt this is."""
 
     job_id: uuid.UUID
     attempt: int
@@ -50,7 +50,7 @@ def enqueue(
     payload: dict[str, Any],
     not_worker: str | None = None,
 ) -> Job:
-    """Return the active job with this key, or a new one. The caller holds the lock of what the job is about."""
+    """Return the active job with this key, or a new one. The caller has locked what the job is about."""
     job = active(session, key, lock=True)
     if job is not None:
         job.shared = job.shared or job.user_id != user_id
@@ -79,10 +79,10 @@ def active(session: Session, key: str, *, lock: bool = False) -> Job | None:
 
 
 def find(session: Session, actor: Actor | None, job_id: uuid.UUID) -> Job:
-    """Return a job of a model that somebody may see, or of one that is gone since and they asked for.
+    """Return a job on a model that the caller may see, or one that they asked for on a model that is deleted since.
 
     Raises:
-        NotFound: there is none by that id.
+        NotFound: No such job exists.
     """
     job = session.get(Job, job_id)
     if job is not None and not (actor and actor.admin):
@@ -101,8 +101,8 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
     """Cancel a job: at once when queued, at the worker's next heartbeat when running.
 
     Raises:
-        NotFound: there is none by that id.
-        Forbidden: it is somebody else's too, or it is a check or an import, which end by themselves.
+        NotFound: No such job exists.
+        Forbidden: The job is also another user's, or is a check or an import, which end by themselves.
     """
     find(session, actor, job_id)
     job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
@@ -119,22 +119,22 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
 
 
 def require_cancellable(actor: Actor, job: Job) -> None:
-    """Refuse to cancel what is not one's own alone, or ends by itself.
+    """Refuse to cancel a job that is not the caller's alone, or that ends by itself.
 
     Raises:
-        Forbidden: says which.
+        Forbidden: The job is also another user's, or ends by itself; the message says which.
     """
     if job.user_id != actor.user_id and not actor.admin:
-        raise Forbidden("Only who asked for a job, or an admin, may cancel it.")
+        raise Forbidden("Only the user who asked for a job, or an admin, may cancel it.")
     if job.kind not in CANCELLABLE:
         raise Forbidden("Only compositions and comparisons can be cancelled; checks and imports end by themselves.")
     if job.shared and not actor.admin:
-        what = CANCELLABLE[job.kind]
-        raise Forbidden(f"Somebody else has asked for this {what} too; only an admin may cancel it now.")
+        noun = CANCELLABLE[job.kind]
+        raise Forbidden(f"Another user has asked for this {noun} too; only an admin may cancel it now.")
 
 
 def cancellable(actor: Actor | None, job: Job) -> bool:
-    """Say whether somebody may cancel a job that has not ended."""
+    """Say whether the caller may cancel a job that has not ended."""
     if actor is None or job.state not in ACTIVE or job.cancel_requested:
         return False
     try:
@@ -145,14 +145,14 @@ def cancellable(actor: Actor | None, job: Job) -> bool:
 
 
 def jobs_ahead(session: Session, job: Job) -> int | None:
-    """Return how many jobs are queued before a queued one."""
+    """Return how many jobs are queued before this one; None if it is not queued."""
     if job.state != "queued":
         return None
     return session.scalar(select(func.count()).where(Job.state == "queued", Job.created_at < job.created_at))
 
 
 def last_given_up(session: Session, key: str, since: datetime) -> Job | None:
-    """Return the newest job with a key that failed or was cancelled, of those asked for since a time."""
+    """Return the newest job with this key, created since a time, that failed or was cancelled."""
     return session.scalar(
         select(Job)
         .where(Job.state.in_(("failed", "cancelled")), Job.created_at >= since, Job.key == key)
@@ -162,7 +162,7 @@ def last_given_up(session: Session, key: str, since: datetime) -> Job | None:
 
 
 def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
-    """Take the oldest job that nobody holds, or None. Two workers never take the same one."""
+    """Claim the oldest job that no worker holds; None if there is none. Two workers never claim the same one."""
     job = session.scalar(
         select(Job)
         .where(
@@ -187,7 +187,7 @@ def hold(session: Session, claim: Claim) -> Job:
     """Return the claimed job, locked, if it is still the worker's.
 
     Raises:
-        LeaseLost: it is not.
+        LeaseLost: The job is no longer the worker's.
     """
     job = session.get(Job, claim.job_id, with_for_update=True, populate_existing=True)
     if job is None or job.state != "running" or job.attempt != claim.attempt:
@@ -196,10 +196,10 @@ def hold(session: Session, claim: Claim) -> Job:
 
 
 def heartbeat(session: Session, claim: Claim, progress: float, lease: timedelta) -> bool:
-    """Extend the lease and write the progress; return whether the job was asked to stop.
+    """Extend the lease and record the progress; return whether the job was asked to stop.
 
     Raises:
-        LeaseLost: the job is no longer the worker's.
+        LeaseLost: The job is no longer the worker's.
     """
     job = hold(session, claim)
     job.progress, job.lease_until = progress, now() + lease
@@ -210,7 +210,7 @@ def end(session: Session, claim: Claim, state: str, error: str | None = None) ->
     """End the job as `done`, `failed` or `cancelled`, in the transaction that publishes its result.
 
     Raises:
-        LeaseLost: the job is no longer the worker's; roll back.
+        LeaseLost: The job is no longer the worker's; roll back.
     """
     job = hold(session, claim)
     job.state, job.error, job.finished_at, job.lease_until = state, error, now(), None
@@ -221,27 +221,27 @@ def end(session: Session, claim: Claim, state: str, error: str | None = None) ->
 
 
 def release(session: Session, claim: Claim) -> None:
-    """Give a job back unfinished, for a worker that is being stopped; this is no death."""
+    """Give a job back unfinished, for a worker that is being stopped; this does not count as a death."""
     job = hold(session, claim)
     job.state, job.lease_until, job.worker = "queued", None, None
 
 
 def postpone(session: Session, claim: Claim, delay: timedelta) -> None:
-    """Let a job be taken up again after a delay, as if its worker had died then."""
+    """Let a job be claimed again after a delay, as if its worker had died then."""
     hold(session, claim).lease_until = now() + delay
 
 
 def listing(
     session: Session, *, state: str | None, kind: str | None, before: str | None, limit: int
 ) -> tuple[list[tuple[Job, str]], str | None]:
-    """Return a page of the jobs of all models, newest first, each with the name of who asked for it.
+    """Return a page of the jobs of all models, newest first, each with the name of the user who asked for it.
 
     Args:
         session: A transaction.
-        state: Only those in it.
-        kind: Only those of it.
-        before: The cursor of the page before.
-        limit: Most jobs.
+        state: Only jobs in this state.
+        kind: Only jobs of this kind.
+        before: The cursor of the previous page.
+        limit: Most jobs of a page.
 
     Returns:
         The jobs, and the cursor of the next page.
@@ -252,9 +252,8 @@ def listing(
     if kind is not None:
         query = query.where(Job.kind == kind)
     query = paging.newest(query, Job.created_at, Job.id, before, limit)
-    found = [(job, name) for job, name in session.execute(query)]
-    last = found[limit - 1][0] if len(found) > limit else None
-    return found[:limit], paging.write(last.created_at, last.id) if last else None
+    rows = [(job, name) for job, name in session.execute(query)]
+    return paging.cut(rows, limit, lambda row: paging.write(row[0].created_at, row[0].id))
 
 
 def count_by_state(session: Session) -> list[tuple[str, str, int]]:

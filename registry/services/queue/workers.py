@@ -1,4 +1,4 @@
-"""Which workers there are: each says every few seconds that it is there, under the name that its jobs have."""
+"""Workers: each marks itself as seen every few seconds, under the name that its jobs have."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,14 +8,14 @@ from sqlalchemy.orm import Session
 
 from registry.db.tables import Job, Worker, now
 
-ALIVE = timedelta(seconds=60)  # without a word for longer than this, it is taken for dead
-FORGOTTEN = timedelta(days=1)
-MOST = 500  # in a list
+ALIVE_FOR = timedelta(seconds=60)  # after it was last seen; then a worker counts as dead
+KEPT_FOR = timedelta(days=1)
+MOST_LISTED = 500
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A worker, whether it is alive, and the job in its hands."""
+    """A worker, whether it is alive, and the job that it runs."""
 
     worker: Worker
     alive: bool
@@ -23,14 +23,14 @@ class Seen:
 
 
 def mark_seen(session: Session, name: str, device: str) -> None:
-    """Write down that a worker is there.
+    """Record that a worker is alive.
 
     Args:
         session: A writing transaction.
-        name: As in its jobs and builds.
+        name: The worker's name, as in its jobs and builds.
         device: Where it composes: `auto`, `cpu`, `cuda`.
     """
-    row = session.get(Worker, name, with_for_update=True)  # or it could be forgotten meanwhile
+    row = session.get(Worker, name, with_for_update=True)  # or its row could be deleted meanwhile
     if row is None:
         session.add(Worker(name=name, device=device))
     else:
@@ -39,17 +39,19 @@ def mark_seen(session: Session, name: str, device: str) -> None:
 
 
 def forget(session: Session) -> None:
-    """Delete the rows of workers that have not been seen for a day."""
-    session.execute(delete(Worker).where(Worker.seen_at < now() - FORGOTTEN))
+    """Delete the rows of workers that were not seen for a day."""
+    session.execute(delete(Worker).where(Worker.seen_at < now() - KEPT_FOR))
 
 
 def listing(session: Session) -> list[Seen]:
-    """Return the workers of the last day, last seen first; a dead one's job is in its hands until another takes it."""
+    """Return the workers of the last day, last seen first; a dead one keeps its job until another claims it."""
     query = (
         select(Worker, Job)
         .outerjoin(Job, (Job.worker == Worker.name) & (Job.state == "running"))
         .order_by(Worker.seen_at.desc(), Worker.name, Job.created_at)
-        .limit(MOST)
+        .limit(MOST_LISTED)
     )
-    found = {worker.name: Seen(worker, now() - worker.seen_at < ALIVE, job) for worker, job in session.execute(query)}
-    return list(found.values())
+    by_name = {
+        worker.name: Seen(worker, now() - worker.seen_at < ALIVE_FOR, job) for worker, job in session.execute(query)
+    }
+    return list(by_name.values())

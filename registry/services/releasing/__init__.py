@@ -1,1 +1,1 @@
-"""Releases, channels, and lineage."""
+"""Releases, their publishing, channels, and lineage."""

@@ -1,4 +1,4 @@
-"""Channels: names that point at releases, with a history, and a rule that every way of moving them obeys."""
+"""Channels: names that point at releases, with a history of moves, and a rule that every move obeys."""
 
 import re
 from collections.abc import Sequence
@@ -11,25 +11,30 @@ from registry.db.tables import Channel, ChannelMove, ChannelVote, Model, Release
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models
 from registry.services.composing import snapshots
-from registry.services.people import access
+from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
 from registry.services.releasing import releases
 
-NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?")
-RESERVED = frozenset({"base", "default", "head", "latest", "main", "master", "recipe", "release", "tag"})
-HEX = re.compile(r"[0-9a-f]{7,}")
+CHANNEL_NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?")
+RESERVED_NAMES = frozenset({"base", "default", "head", "latest", "main", "master", "recipe", "release", "tag"})
+LIKE_A_DIGEST = re.compile(r"[0-9a-f]{7,}")
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be told from another kind of reference.
+    """Refuse names that could be mistaken for another kind of ref.
 
     Raises:
-        InvalidRequest: says how to write it.
+        InvalidRequest: The name is not valid; the message says how to write one.
     """
-    if not NAME.fullmatch(name) or name in RESERVED or HEX.fullmatch(name) or name.startswith("recipe-"):
+    if (
+        not CHANNEL_NAME.fullmatch(name)
+        or name in RESERVED_NAMES
+        or LIKE_A_DIGEST.fullmatch(name)
+        or name.startswith("recipe-")
+    ):
         raise InvalidRequest(
-            f"'{name}' is no name for a channel: use 1 to 32 of a-z 0-9 -, first a letter, like stable or beta.",
+            f"'{name}' is not a valid channel name: use 1 to 32 of a-z 0-9 -, first a letter, like stable or beta.",
             field="channel",
         )
 
@@ -46,7 +51,7 @@ def find(session: Session, model: Model, name: str, *, lock: bool = False) -> Ch
     """Return a channel.
 
     Raises:
-        NotFound: the model has none of that name.
+        NotFound: The model has no such channel.
     """
     query = select(Channel).where(Channel.model_id == model.id, Channel.name == name)
     channel = session.scalar(query.with_for_update(of=Channel) if lock else query)
@@ -56,12 +61,12 @@ def find(session: Session, model: Model, name: str, *, lock: bool = False) -> Ch
 
 
 def move(session: Session, actor: Actor, full_name: str, name: str, version: str, reason: str) -> Channel:
-    """Point a channel at a release, making the channel when new; with too few who ask, only note that one more does.
+    """Point a channel at a release, creating it if new; with too few approvals, only record that the caller asked.
 
     Raises:
-        NotFound: there is no such release.
-        Forbidden: the channel's rule asks for a higher role.
-        WrongState: the release is not published, or is or holds what was yanked.
+        NotFound: No such release exists.
+        Forbidden: The channel's rule asks for a higher role.
+        WrongState: The release is not published, was yanked, or holds a yanked patch.
     """
     check_name(name)
     model = models.ready(session, full_name, lock=True)
@@ -77,22 +82,22 @@ def move(session: Session, actor: Actor, full_name: str, name: str, version: str
 
 
 def rollback(session: Session, actor: Actor, full_name: str, name: str, reason: str) -> Channel:
-    """Point a channel at the release it pointed at before; the same rule holds as for any move.
+    """Point a channel at the release that it pointed at before; the same rule applies as for any move.
 
     Raises:
-        NotFound: there is no such channel.
-        WrongState: there is nothing to go back to, or it may not be gone back to.
+        NotFound: The model has no such channel.
+        WrongState: The channel has no earlier release, or its rule does not allow that one.
     """
     model = models.ready(session, full_name, lock=True)
     channel = find(session, model, name)
     before = target_of_rollback(session, channel)
     if before is None:
-        raise WrongState(f"The channel {full_name}@{name} has pointed at nothing before; move it instead.")
+        raise WrongState(f"The channel {full_name}@{name} has no earlier release to go back to; move it instead.")
     return apply_move(session, actor, model, channel, before, "rollback", reason)
 
 
 def target_of_rollback(session: Session, channel: Channel) -> Release | None:
-    """Return where a channel pointed before: a second rollback goes further back, and not forth again."""
+    """Return the release that a channel pointed at before: a second rollback goes further back, not forth again."""
     moves = select(ChannelMove.kind, ChannelMove.release_id).where(ChannelMove.channel_id == channel.id)
     trail: list[UUID] = []
     for kind, release_id in session.execute(moves.order_by(ChannelMove.number)):
@@ -106,23 +111,23 @@ def target_of_rollback(session: Session, channel: Channel) -> Release | None:
 def apply_move(
     session: Session, actor: Actor, model: Model, channel: Channel, release: Release, kind: str, reason: str
 ) -> Channel:
-    """Move a channel if its rule lets it: the one place through which every move goes."""
+    """Move a channel if its rule allows it; every move goes through here."""
     subject = f"{model.full_name}@{channel.name}"
     least = Role[channel.role.upper()]
     if access.role_on(session, actor, model) < least:
         raise Forbidden(f"The channel {subject} is protected; moving it needs {least.one}.")
     if release.state != "published":
         raise WrongState(
-            f"{model.full_name}@{release.version} is {release.state}; channels point at what is published."
+            f"{model.full_name}@{release.version} is {release.state}; a channel points at a published release."
         )
     yanked = releases.yanked_in(session, model, release)
     if yanked and not channel.allow_yanked:
-        raise WrongState(f"{subject} takes no release with yanked patches: {' '.join(yanked)}")
+        raise WrongState(f"{subject} does not allow a release with yanked patches: {' '.join(yanked)}")
     before = session.get(Release, channel.release_id) if channel.release_id else None
-    already = pending_moves(session, channel).get(release.version, [])
-    if not enough_ask(session, actor, model, channel, release):
-        if actor.name not in already:
-            after = {"release": release.version, "asked": sorted([*already, actor.name])}
+    earlier_voters = pending_moves(session, channel).get(release.version, [])
+    if not vote(session, actor, model, channel, release):
+        if actor.name not in earlier_voters:
+            after = {"release": release.version, "asked": sorted([*earlier_voters, actor.name])}
             record(session, actor, "channel.ask", subject, model, after=after)
         return channel
     number = session.scalar(select(func.max(ChannelMove.number)).where(ChannelMove.channel_id == channel.id)) or 0
@@ -140,28 +145,21 @@ def apply_move(
     session.execute(delete(ChannelVote).where(ChannelVote.channel_id == channel.id))
     session.flush()
     session.refresh(channel, ["release"])
-    was = {"release": before.version if before else None}
-    record(
-        session,
-        actor,
-        f"channel.{kind}",
-        subject,
-        model,
-        before=was,
-        after={"release": release.version, "reason": reason},
-    )
+    old = {"release": before.version if before else None}
+    new = {"release": release.version, "reason": reason}
+    record(session, actor, f"channel.{kind}", subject, model, before=old, after=new)
     return channel
 
 
-def enough_ask(session: Session, actor: Actor, model: Model, channel: Channel, release: Release) -> bool:
-    """Note that somebody asks for a move, and say whether enough of those who may do."""
+def vote(session: Session, actor: Actor, model: Model, channel: Channel, release: Release) -> bool:
+    """Record that the caller asks for a move; return whether enough users with the role do now."""
     if channel.approvals <= 1:
         return True
-    vote = session.get(ChannelVote, (channel.id, actor.user_id))
-    if vote is None:
-        vote = ChannelVote(channel_id=channel.id, user_id=actor.user_id, release_id=release.id)
-        session.add(vote)
-    vote.release_id = release.id
+    row = session.get(ChannelVote, (channel.id, actor.user_id))
+    if row is None:
+        row = ChannelVote(channel_id=channel.id, user_id=actor.user_id, release_id=release.id)
+        session.add(row)
+    row.release_id = release.id
     session.flush()
     least = Role[channel.role.upper()]
     voters = session.execute(
@@ -174,8 +172,8 @@ def enough_ask(session: Session, actor: Actor, model: Model, channel: Channel, r
 
 
 def pending_moves(session: Session, channel: Channel) -> dict[str, list[str]]:
-    """Return who has asked to move a channel, by version."""
-    found: dict[str, list[str]] = {}
+    """Return the names of the users who have asked to move a channel, by version."""
+    by_version: dict[str, list[str]] = {}
     for version, name in session.execute(
         select(Release.version, User.name)
         .join(ChannelVote, ChannelVote.release_id == Release.id)
@@ -183,8 +181,8 @@ def pending_moves(session: Session, channel: Channel) -> dict[str, list[str]]:
         .where(ChannelVote.channel_id == channel.id)
         .order_by(Release.sort, User.name)
     ):
-        found.setdefault(version, []).append(name)
-    return found
+        by_version.setdefault(version, []).append(name)
+    return by_version
 
 
 def history(session: Session, channel: Channel) -> Sequence[ChannelMove]:
@@ -203,12 +201,12 @@ def moves(session: Session, channel: Channel, before: int | None, limit: int) ->
     if before is not None:
         query = query.where(ChannelMove.number < before)
     query = query.options(joinedload(ChannelMove.release).load_only(Release.version), joinedload(ChannelMove.user))
-    found = list(session.scalars(query.order_by(ChannelMove.number.desc()).limit(limit + 1)))
-    return found[:limit], found[limit - 1].number if len(found) > limit else None
+    rows = session.scalars(query.order_by(ChannelMove.number.desc()).limit(limit + 1)).all()
+    return paging.cut(rows, limit, lambda move: move.number)
 
 
 def pointing(session: Session, model: Model, limit: int) -> list[tuple[str, str | None]]:
-    """Return the first channels of a model by name, each with the version that it points at."""
+    """Return up to `limit` channels of a model by name, each with the version that it points at."""
     query = select(Channel.name, Release.version).outerjoin(Release, Release.id == Channel.release_id)
     query = query.where(Channel.model_id == model.id).order_by(Channel.name).limit(limit)
     return [(name, version) for name, version in session.execute(query)]
@@ -223,7 +221,7 @@ def protect(
     approvals: int | None,
     allow_yanked: bool | None,
 ) -> Channel:
-    """Change a channel's rule, making the channel when new; what is None stays as it is."""
+    """Change a channel's rule, creating the channel if new; arguments that are None change nothing."""
     check_name(name)
     model = models.ready(session, full_name, lock=True)
     channel = session.scalar(select(Channel).where(Channel.model_id == model.id, Channel.name == name))

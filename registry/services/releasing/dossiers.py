@@ -1,6 +1,6 @@
-"""All that is known of releases, for many at once: what they hold, who built them, what they lack, what to warn of.
+"""Dossiers: everything known of releases, for many at once: patches, builds, what is missing, and warnings.
 
-However many releases are asked about, the database is asked a handful of questions.
+A fixed number of queries, whatever the number of releases.
 """
 
 from collections import defaultdict
@@ -28,11 +28,12 @@ from registry.services.catalog import patches
 from registry.services.composing import builds
 from registry.services.composing.snapshots import PUBLISHED
 from registry.services.curation import evaluations
+from registry.services.people import paging
 
 
 @dataclass(frozen=True)
 class Dossier:
-    """A release, and what is known of it; `missing` is what keeps it from being published, a sentence each."""
+    """A release, and what is known of it; `missing` says what keeps it from being published, a sentence each."""
 
     release: Release
     recipe: Recipe
@@ -46,7 +47,7 @@ class Dossier:
 
 @dataclass(frozen=True)
 class Outline:
-    """A release as a list of many shows it: how many patches it holds, how many of them were yanked since."""
+    """A release as a list of many shows it: how many patches it holds, and how many of them were yanked."""
 
     release: Release
     signed: bool
@@ -67,28 +68,28 @@ def dossiers_of(session: Session, model: Model, rows: Sequence[Release]) -> list
     pointing = channels(session, rows)
     built = builds.builds_by_recipe(session, model.id, digests)
     open_ones = [row for row in rows if row.state not in PUBLISHED]
-    before, measured = previous(session, model, open_ones), measurements(session, model, open_ones)
+    before, evaluated = previous(session, model, open_ones), evaluations_by_release(session, model, open_ones)
     results = builds.results(session, model, {row.recipe_digest for row in open_ones})
-    made = []
+    dossiers = []
     for row in rows:
         recipe = recipes[row.recipe_digest]
         items = [(item, known.get(item.sha256)) for item in recipe.items]
-        lacking = []
+        missing = []
         if row.state not in PUBLISHED:
-            lacking = missing_in(model, row, items, before.get(row.id))
-            lacking += evaluations.missing_among(model, measured.get(row.id, ()))
+            missing = missing_in(row, items, before.get(row.id))
+            missing += evaluations.missing_among(model, evaluated.get(row.id, ()))
             subject = f"{model.full_name}@{row.version}"
             dispute = builds.dispute(results[recipe.digest], built[recipe.digest], subject)
-            lacking += [dispute] if dispute and row.state == "candidate" else []
-        found = [revision for _, revision in items if revision]
-        warnings = [*yanked(found), *licences.judge(patches.licensed_parts(model, found)).warnings]
+            missing += [dispute] if dispute and row.state == "candidate" else []
+        held = [revision for _, revision in items if revision]
+        warnings = [*yanked(held), *licences.judge(patches.licensed_parts(model, held)).warnings]
         weights = composed.get(recipe.digest)
-        made.append(Dossier(row, recipe, items, weights, built[recipe.digest], pointing[row.id], lacking, warnings))
-    return made
+        dossiers.append(Dossier(row, recipe, items, weights, built[recipe.digest], pointing[row.id], missing, warnings))
+    return dossiers
 
 
 def patches_held(session: Session, model: Model, digests: Iterable[str]) -> dict[str, PatchRevision]:
-    """Return the checked revisions that recipes hold, by the digest of their file, as far as they are listed still."""
+    """Return the checked revisions that recipes hold and that are still listed, by the digest of their file."""
     inside = select(RecipeItem.sha256).where(RecipeItem.recipe_digest.in_(list(digests)))
     query = patches.revisions().where(
         Patch.model_id == model.id, PatchRevision.sha256.in_(inside), PatchRevision.state == "checked"
@@ -98,12 +99,12 @@ def patches_held(session: Session, model: Model, digests: Iterable[str]) -> dict
 
 def channels(session: Session, rows: Sequence[Release]) -> dict[UUID, list[str]]:
     """Return the names of the channels that point at releases, by release."""
-    found: dict[UUID, list[str]] = defaultdict(list)
+    by_release: dict[UUID, list[str]] = defaultdict(list)
     query = select(Channel.release_id, Channel.name).where(Channel.release_id.in_([row.id for row in rows]))
     for release_id, name in session.execute(query.order_by(Channel.name)):
         if release_id is not None:
-            found[release_id].append(name)
-    return found
+            by_release[release_id].append(name)
+    return by_release
 
 
 def previous(session: Session, model: Model, rows: Sequence[Release]) -> dict[UUID, str | None]:
@@ -120,8 +121,8 @@ def previous(session: Session, model: Model, rows: Sequence[Release]) -> dict[UU
     return dict(session.execute(query).all()) if rows else {}
 
 
-def measurements(session: Session, model: Model, rows: Sequence[Release]) -> dict[UUID, set[str]]:
-    """Return what was measured of releases, `dataset:metric`, as far as the model asks for any."""
+def evaluations_by_release(session: Session, model: Model, rows: Sequence[Release]) -> dict[UUID, set[str]]:
+    """Return the evaluations of releases, `dataset:metric`; none if the model requires none."""
     if not (model.required_evaluations and rows):
         return {}
     query = select(Evaluation.release_id, Evaluation.dataset, Evaluation.metric)
@@ -129,36 +130,35 @@ def measurements(session: Session, model: Model, rows: Sequence[Release]) -> dic
 
 
 def missing_in(
-    model: Model, release: Release, items: Sequence[tuple[RecipeItem, PatchRevision | None]], before: str | None
+    release: Release, items: Sequence[tuple[RecipeItem, PatchRevision | None]], before: str | None
 ) -> list[str]:
-    """Return a sentence for whatever of a release's state and patches keeps it from being published.
+    """Return what of a release's state and patches keeps it from being published, a sentence each.
 
     Args:
-        model: Whose.
-        release: Which.
-        items: Its patches, with the revisions that they are.
+        release: The release.
+        items: Its patches, each with its revision.
         before: The published version that it would follow now.
     """
-    lacking = [] if release.state == "candidate" else [f"It is {release.state}, and not composed yet."]
+    reasons = [] if release.state == "candidate" else [f"It is {release.state}, and not composed yet."]
     if before is not None and before != release.previous_version:
-        lacking.append(f"{before} was published since it was cut; cut it again, as what follows that.")
+        reasons.append(f"{before} was published after it was cut; cut it again, to follow that.")
     for item, revision in items:
         if revision is None:
-            lacking.append(f"The patch {item.sha256} is no longer listed.")
+            reasons.append(f"The patch {item.sha256} is no longer listed.")
         elif revision.patch.quarantined_at is not None:
-            lacking.append(f"Patch #{revision.patch.number} is quarantined.")
+            reasons.append(f"Patch #{revision.patch.number} is quarantined.")
         elif revision.patch.state != "accepted" and not (release.allow_yanked and revision.patch.state == "yanked"):
-            lacking.append(f"Patch #{revision.patch.number} is {revision.patch.state}, and not accepted.")
+            reasons.append(f"Patch #{revision.patch.number} is {revision.patch.state}, not accepted.")
         elif revision.number != revision.patch.revision:
-            lacking.append(f"Patch #{revision.patch.number} was accepted at revision {revision.patch.revision}.")
-    return lacking
+            reasons.append(f"Patch #{revision.patch.number} was accepted at revision {revision.patch.revision}.")
+    return reasons
 
 
-def yanked(found: Sequence[PatchRevision]) -> list[str]:
+def yanked(revisions: Sequence[PatchRevision]) -> list[str]:
     """Return a sentence for each patch that was yanked."""
     return [
         f"Patch #{revision.patch.number} was yanked: {revision.patch.reason}"
-        for revision in found
+        for revision in revisions
         if revision.patch.state == "yanked"
     ]
 
@@ -166,7 +166,7 @@ def yanked(found: Sequence[PatchRevision]) -> list[str]:
 def outlines(session: Session, model: Model, before: str | None, limit: int) -> tuple[list[Outline], str | None]:
     """Return a page of a model's releases, newest version first, and the cursor of the next page.
 
-    Neither their texts nor their patches are read, however large they are.
+    Their texts and patches, which may be large, are not read.
     """
     columns = ("version", "sort", "state", "recipe_digest", "created_at", "published_at", "yank_reason", "yanked_at")
     query = (
@@ -178,12 +178,12 @@ def outlines(session: Session, model: Model, before: str | None, limit: int) -> 
     )
     if before:
         query = query.where(Release.sort < versions.parse_version(before).sort_key)
-    found = session.execute(query.limit(limit + 1)).all()
-    rows = [row for row, _ in found[:limit]]
+    results, cursor = paging.cut(session.execute(query.limit(limit + 1)).all(), limit, lambda result: result[0].version)
+    rows = [row for row, _ in results]
     digests, pointing = [row.recipe_digest for row in rows], channels(session, rows)
     counted = select(RecipeItem.recipe_digest, func.count()).where(RecipeItem.recipe_digest.in_(digests))
     counts = dict(session.execute(counted.group_by(RecipeItem.recipe_digest)).all())
-    gone = (
+    yanked_query = (
         select(RecipeItem.recipe_digest, func.count())
         .join(PatchRevision, PatchRevision.sha256 == RecipeItem.sha256)
         .join(Patch, Patch.id == PatchRevision.patch_id)
@@ -191,9 +191,9 @@ def outlines(session: Session, model: Model, before: str | None, limit: int) -> 
         .where(RecipeItem.recipe_digest.in_(digests))
         .group_by(RecipeItem.recipe_digest)
     )
-    yanks = dict(session.execute(gone).all())
-    made = [
+    yanks = dict(session.execute(yanked_query).all())
+    page = [
         Outline(row, signed, counts[row.recipe_digest], yanks.get(row.recipe_digest, 0), pointing[row.id])
-        for row, signed in found[:limit]
+        for row, signed in results
     ]
-    return made, rows[-1].version if len(found) > limit else None
+    return page, cursor

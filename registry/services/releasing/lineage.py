@@ -1,4 +1,4 @@
-"""Where a model comes from: who contributed to it, and which patches went into which releases."""
+"""Lineage of a model: who contributed to it, and which patches went into which releases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, joinedload
 from registry.db.tables import Channel, Model, Patch, PatchRevision, RecipeItem, Release, User
 from registry.services.composing.snapshots import PUBLISHED
 
-RELEASES, PATCHES, PEOPLE = 6, 24, 50  # most that are told of; the newest
+MOST_RELEASES, MOST_PATCHES, MOST_PEOPLE = 6, 24, 50  # that are shown; the newest
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,22 @@ def contributors(session: Session, model: Model) -> list[Contributor]:
         .where(Patch.model_id == model.id)
         .group_by(User.name)
         .order_by(accepted.desc(), func.count().desc(), User.name)
-        .limit(PEOPLE)
+        .limit(MOST_PEOPLE)
     )
     return [Contributor(*row) for row in rows]
 
 
 def lineage_of(session: Session, model: Model) -> Lineage:
-    """Return how patches became releases; `left_out` is how many patches of these releases are not told of."""
+    """Return how patches became releases; `left_out` is how many patches of these releases are not shown."""
     releases = session.scalars(
         select(Release)
         .where(Release.model_id == model.id, Release.state.in_(PUBLISHED))
         .order_by(Release.sort.desc())
-        .limit(RELEASES)
+        .limit(MOST_RELEASES)
         .options(joinedload(Release.creator), joinedload(Release.publisher))
     ).all()
     named = {release.id: release.version for release in releases}
-    held = session.execute(
+    rows = session.execute(
         select(Patch.number, PatchRevision.title, Release.version)
         .join(PatchRevision, PatchRevision.patch_id == Patch.id)
         .join(RecipeItem, RecipeItem.sha256 == PatchRevision.sha256)
@@ -67,15 +67,15 @@ def lineage_of(session: Session, model: Model) -> Lineage:
         .where(Patch.model_id == model.id, Release.id.in_(named), PatchRevision.state == "checked")
         .order_by(Patch.number.desc())
     ).all()
-    titles = {number: title for number, title, _ in held}
-    patches = dict(sorted(list(titles.items())[:PATCHES]))
+    titles = {number: title for number, title, _ in rows}
+    patches = dict(sorted(list(titles.items())[:MOST_PATCHES]))
     channels = session.execute(
         select(Channel.name, Channel.release_id).where(Channel.release_id.in_(named)).order_by(Channel.name)
     ).all()
     return Lineage(
         releases,
         patches,
-        [(number, version) for number, _, version in held if number in patches],
+        [(number, version) for number, _, version in rows if number in patches],
         [(name, named[release_id]) for name, release_id in channels if release_id],
         len(titles) - len(patches),
     )

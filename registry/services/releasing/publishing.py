@@ -1,4 +1,4 @@
-"""Publishing a release: its files, card and manifest are settled in one transaction, and never change again."""
+"""Publishing releases: files, card and manifest are fixed in one transaction, and never change again."""
 
 import hashlib
 import json
@@ -19,23 +19,23 @@ from registry.services.people.actors import Actor, record
 from registry.services.releasing import releases
 from registry.storage.store import Store
 
-CARD = "README.md"
+CARD_PATH = "README.md"
 
 
 def publish(session: Session, store: Store, actor: Actor, full_name: str, version: str) -> Release:
-    """Publish a candidate; publishing again changes nothing.
+    """Publish a candidate. Does nothing if it is already published.
 
     Raises:
-        WrongState: something is missing; names it all.
+        WrongState: Something is missing; the message names all of it.
     """
-    model = models.find(session, full_name, lock=True)  # one at a time: each follows the one before
+    model = models.find(session, full_name, lock=True)  # one release at a time: each follows the one before
     release, subject = releases.find(session, full_name, version, lock=True), f"{full_name}@{version}"
     if release.state == "published":
         return release
     if release.state == "yanked":
-        raise WrongState(f"{subject} was yanked and stays so; take the next version.")
-    if lacking := releases.missing(session, model, release):
-        raise WrongState(f"{subject} cannot be published yet: {' '.join(lacking)}")
+        raise WrongState(f"{subject} was yanked, which is final; cut the next version.")
+    if reasons := releases.missing(session, model, release):
+        raise WrongState(f"{subject} cannot be published yet: {' '.join(reasons)}")
     composition = compositions.composition_of(session, model, release.recipe_digest)
     assert composition is not None
     release.card = card(session, model, release)
@@ -43,9 +43,9 @@ def publish(session: Session, store: Store, actor: Actor, full_name: str, versio
     sha256 = hashlib.sha256(raw).hexdigest()
     blobs.lock(session, sha256, len(raw))
     store.put([raw], sha256)
-    files = {file.path: file.sha256 for file in composition.files} | {CARD: sha256}
+    files = {file.path: file.sha256 for file in composition.files} | {CARD_PATH: sha256}
     session.add_all(
-        ReleaseFile(release_id=release.id, path=path, sha256=found) for path, found in sorted(files.items())
+        ReleaseFile(release_id=release.id, path=path, sha256=digest) for path, digest in sorted(files.items())
     )
     release.publisher_id, release.published_at, release.commit = actor.user_id, now(), commits.commit_id(files)
     session.flush()
@@ -53,29 +53,31 @@ def publish(session: Session, store: Store, actor: Actor, full_name: str, versio
     release.state, model.modified_at = "published", now()
     session.flush()
     session.refresh(release, ["publisher"])
-    digest = manifest.manifest_digest(release.manifest.encode("utf-8"))
-    after = {"state": "published", "weights_digest": composition.weights_digest, "manifest": digest}
+    manifest_digest = manifest.manifest_digest(release.manifest.encode("utf-8"))
+    after = {"state": "published", "weights_digest": composition.weights_digest, "manifest": manifest_digest}
     record(session, actor, "release.publish", subject, model, before={"state": "candidate"}, after=after)
     return release
 
 
 def card(session: Session, model: Model, release: Release) -> str:
-    """Return the card of a release: as a maintainer edited it, or generated from what is there.
+    """Return the card of a release: as a maintainer edited it, or else generated.
 
     Raises:
-        WrongState: it is not composed yet.
+        WrongState: The release is not composed yet.
     """
     if release.card is not None:
         return release.card
     composition = compositions.composition_of(session, model, release.recipe_digest)
     if composition is None:
-        raise WrongState(f"{model.full_name}@{release.version} is not composed yet, and its card names the result.")
+        raise WrongState(
+            f"{model.full_name}@{release.version} is not composed yet, and its card names the result; try again later."
+        )
     recipe = compositions.load(session, release.recipe_digest)
     return cards.render_release_card(
         model.full_name,
         release.version,
         split(model.source)[0] if model.source else model.full_name,
-        releases.science(recipe),
+        releases.to_recipe(recipe),
         composition.weights_digest,
         [
             cards.CardPatch(
@@ -89,14 +91,14 @@ def card(session: Session, model: Model, release: Release) -> str:
             if revision is not None
         ],
         licence=model.license,
-        evaluations=measured(session, model, release),
+        evaluations=evaluations_of(session, model, release),
         changelog=release.changelog,
         base_card=model.card,
     )
 
 
-def measured(session: Session, model: Model, release: Release) -> tuple[manifest.Evaluation, ...]:
-    """Return what was measured of a release."""
+def evaluations_of(session: Session, model: Model, release: Release) -> tuple[manifest.Evaluation, ...]:
+    """Return the evaluations of a release, as its card and manifest have them."""
     return tuple(
         manifest.Evaluation(row.task, row.dataset, row.metric, row.value, row.higher_is_better, row.user.name)
         for row in evaluations.evaluations_of(session, model, evaluations.Subject(release=release))
@@ -104,7 +106,7 @@ def measured(session: Session, model: Model, release: Release) -> tuple[manifest
 
 
 def describe(session: Session, model: Model, release: Release, composition: Composition) -> bytes:
-    """Return the manifest of a release whose files are settled."""
+    """Return the manifest of a release whose files are fixed."""
     recipe = compositions.load(session, release.recipe_digest)
     sizes = session.execute(
         select(ReleaseFile.path, ReleaseFile.sha256, Blob.size)
@@ -130,38 +132,38 @@ def describe(session: Session, model: Model, release: Release, composition: Comp
             model=model.full_name,
             version=release.version,
             base=model.base_digest,
-            recipe=releases.science(recipe),
+            recipe=releases.to_recipe(recipe),
             weights_digest=composition.weights_digest,
             files=tuple(manifest.File(path, sha256, size) for path, sha256, size in sizes),
             patches=tuple(patches),
-            evaluations=measured(session, model, release),
+            evaluations=evaluations_of(session, model, release),
             changelog_sha256=hashlib.sha256(release.changelog.encode("utf-8")).hexdigest(),
             card_sha256=hashlib.sha256(release.card.encode("utf-8")).hexdigest(),
             builders=tuple(
                 manifest.Builder(build.builder, build.weights_digest, build.device)
                 for build in builds.builds_of(session, model.id, recipe.digest)
             ),
-            previous=before(session, model, release),
+            previous=previous(session, model, release),
             audit=manifest.Audit(head.serial, head.hash),
             created_at=release.published_at,
         )
     )
 
 
-def before(session: Session, model: Model, release: Release) -> manifest.Previous | None:
-    """Return the release that a release follows, with the digest of its manifest."""
+def previous(session: Session, model: Model, release: Release) -> manifest.Previous | None:
+    """Return the release that this one follows, with the digest of its manifest."""
     if release.previous_version is None:
         return None
-    found = snapshots.find_release(session, model, release.previous_version)
-    assert found.manifest is not None
-    return manifest.Previous(found.version, manifest.manifest_digest(found.manifest.encode("utf-8")))
+    earlier = snapshots.find_release(session, model, release.previous_version)
+    assert earlier.manifest is not None
+    return manifest.Previous(earlier.version, manifest.manifest_digest(earlier.manifest.encode("utf-8")))
 
 
 def read_manifest(session: Session, full_name: str, version: str) -> bytes:
     """Return the manifest of a published release.
 
     Raises:
-        NotFound: it is not published, and so has none.
+        NotFound: The release is not published, and so has no manifest.
     """
     release = releases.find(session, full_name, version)
     if release.manifest is None:
@@ -170,12 +172,12 @@ def read_manifest(session: Session, full_name: str, version: str) -> bytes:
 
 
 def sign(session: Session, actor: Actor, full_name: str, version: str, signature: str) -> Release:
-    """Keep a maintainer's signature over the manifest; the same again changes nothing.
+    """Add a maintainer's signature over the manifest. Does nothing if the release has the same signature.
 
     Raises:
-        NotFound: the release is not published.
-        WrongState: it has another signature.
-        InvalidRequest: it is no Sigstore bundle; whether it is by the right key is for those to say who have the key.
+        NotFound: The release is not published.
+        WrongState: The release has another signature.
+        InvalidRequest: The signature is not a Sigstore bundle. Whoever has the key checks whose it is.
     """
     release = releases.find(session, full_name, version, lock=True)
     read_manifest(session, full_name, version)
@@ -184,11 +186,13 @@ def sign(session: Session, actor: Actor, full_name: str, version: str, signature
     except ValueError:
         bundle = None
     if not isinstance(bundle, dict) or not {"verificationMaterial", "dsseEnvelope"} <= bundle.keys():
-        raise InvalidRequest("The signature is no Sigstore bundle; make it by `crumb release sign`.", field="signature")
+        raise InvalidRequest(
+            "The signature is not a Sigstore bundle; create one with `crumb release sign`.", field="signature"
+        )
     if release.signature == signature:
         return release
     if release.signature is not None:
-        raise WrongState(f"{full_name}@{version} is signed already, and closed for ever.")
+        raise WrongState(f"{full_name}@{version} is signed already, and its signature cannot be changed.")
     release.signature = signature
     session.flush()
     model = models.find(session, full_name)
@@ -201,34 +205,34 @@ def signature(session: Session, full_name: str, version: str) -> str:
     """Return the signature over a release's manifest.
 
     Raises:
-        NotFound: it has none.
+        NotFound: The release is not signed.
     """
-    found = releases.find(session, full_name, version).signature
-    if found is None:
-        raise NotFound(f"{full_name}@{version} is not signed.")
-    return found
+    stored = releases.find(session, full_name, version).signature
+    if stored is None:
+        raise NotFound(f"{full_name}@{version} is not signed; a maintainer can sign it with `crumb release sign`.")
+    return stored
 
 
 def statement(session: Session, full_name: str, version: str) -> dict[str, Any]:
     """Return the provenance of a published release as an in-toto statement.
 
     Raises:
-        NotFound: it is not published.
+        NotFound: The release is not published.
     """
     return provenance.statement(manifest.read_manifest(read_manifest(session, full_name, version)))
 
 
 def approvals(session: Session, model: Model, release: Release) -> dict[str, list[str]]:
-    """Return who approved each patch of a release, by `number.revision`."""
+    """Return the names of those who approve each patch of a release now, by `number.revision`."""
     recipe = compositions.load(session, release.recipe_digest)
-    found = [revision for _, revision in compositions.described(session, model, recipe) if revision]
-    names = reviews.approvals(session, model, found)
-    return {f"{revision.patch.number}.{revision.number}": names[revision.id] for revision in found}
+    revisions = [revision for _, revision in compositions.described(session, model, recipe) if revision]
+    names = reviews.approvals(session, model, revisions)
+    return {f"{revision.patch.number}.{revision.number}": names[revision.id] for revision in revisions}
 
 
 def approved(session: Session, model: Model, release: Release) -> dict[str, list[str]]:
-    """Return who approved each patch, by `number.revision`: as its manifest says once published, else as it counts."""
+    """Return who approved each patch, by `number.revision`: from the manifest once published, else as of now."""
     if release.manifest is None:
         return approvals(session, model, release)
-    told = json.loads(release.manifest)["patches"]
-    return {f"{one['number']}.{one['revision']}": sorted(by["who"] for by in one["approvals"]) for one in told}
+    listed = json.loads(release.manifest)["patches"]
+    return {f"{one['number']}.{one['revision']}": sorted(by["who"] for by in one["approvals"]) for one in listed}

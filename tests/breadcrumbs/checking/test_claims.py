@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from registry.breadcrumbs.checking.check import check_patch
 from registry.breadcrumbs.checking.claims import check_density
 from registry.breadcrumbs.diffing.diff import diff
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from tests.support.science_makers import build, slow_mask, take_apart, write_model
 

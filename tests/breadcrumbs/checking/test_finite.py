@@ -12,7 +12,8 @@ from registry.breadcrumbs.checking.finite import check_finite, find_overflow
 from registry.breadcrumbs.composing import engines, staging
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.composing.staging import Step
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import BaseMismatch, NotFinite, StorageFailed
@@ -132,7 +133,7 @@ def test_any_bits_are_judged_as_the_specification_says_and_as_composing_does(
 
 
 def test_tensors_are_named_in_order_whatever_the_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "SMALLEST", 64)
+    monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 64)
     monkeypatch.setattr(engines.CpuEngine, "step", Step(64, 64))
     sizes = {"b": 1000, "a": 900, "small": 4}
     base = {name: torch.full((size, 3), 60000.0).half() for name, size in sizes.items()}

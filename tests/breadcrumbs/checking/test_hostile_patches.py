@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from registry.breadcrumbs.checking.check import check_patch, limits_for
 from registry.breadcrumbs.composing.staging import Arena, Stager
 from registry.breadcrumbs.diffing.diff import diff
-from registry.breadcrumbs.formats import checkpoint
-from registry.breadcrumbs.formats.checkpoint import TensorSpec, open_checkpoint
-from registry.breadcrumbs.formats.header import PATCH_LIMITS, read_header
+from registry.breadcrumbs.formats import blocks
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.header import PATCH_LIMITS, TensorSpec, read_header
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.errors import BaseMismatch, InvalidInput, InvalidPatch, TooLarge
@@ -107,21 +107,25 @@ def turned(text):
 NAN, INF = struct.pack("<f", math.nan), struct.pack("<f", -math.inf)
 META = "__metadata__"
 CASES = {
-    "no metadata": (lambda c: c.meta.clear(), None, "no breadcrumb patch"),
-    "no base": (lambda c: c.meta.pop("base"), META, "lacks base"),
+    "no metadata": (lambda c: c.meta.clear(), None, "not a breadcrumb patch"),
+    "no base": (lambda c: c.meta.pop("base"), META, "has no base"),
     "another format": (lambda c: c.meta.update(format="lora"), META, "format is 'lora'"),
     "version 2": (lambda c: c.meta.update(version="2"), META, "version is '2'"),
     "version 01": (lambda c: c.meta.update(version="01"), META, "version"),
     "unknown key": (lambda c: c.meta.update(note="hi"), META, "metadata key 'note' is unknown"),
-    "missing key": (lambda c: c.meta.pop("granularity"), META, "lacks granularity"),
-    "metadata number": (lambda c: c.meta.update(version=1), META, "a string was due"),
-    "decimal not normal": (lambda c: c.meta.update(drop_top="0.0"), META, "drop_top is '0.0', which is written 0"),
+    "missing key": (lambda c: c.meta.pop("granularity"), META, "has no granularity"),
+    "metadata number": (lambda c: c.meta.update(version=1), META, "a string was expected"),
+    "decimal not normal": (lambda c: c.meta.update(drop_top="0.0"), META, "drop_top is '0.0', which must be written 0"),
     "decimal exponent": (lambda c: c.meta.update(drop_top="1e-3"), META, "drop_top"),
     "dropping everything": (lambda c: c.meta.update(drop_bottom="1"), META, "drop_bottom"),
     "negative drop": (lambda c: c.meta.update(drop_bottom="-0.1"), META, "drop_bottom"),
     "unknown granularity": (lambda c: c.meta.update(granularity="column"), META, "granularity"),
     "unknown value_dtype": (lambda c: c.meta.update(value_dtype="F64"), META, "value_dtype"),
-    "value_dtype of others": (lambda c: c.meta.update(value_dtype="BF16"), "a.values", "dtype is F32 where BF16"),
+    "value_dtype of others": (
+        lambda c: c.meta.update(value_dtype="BF16"),
+        "a.values",
+        "dtype is F32, and must be BF16",
+    ),
     "base malformed": (lambda c: c.meta.update(base="0" * 64), META, "not a weights digest"),
     "tensors not JSON": (lambda c: c.meta.update(tensors="{"), META, "metadata tensors"),
     "tensors nested": (lambda c: c.meta.update(tensors='{"a":' * 99), META, "metadata tensors"),
@@ -164,15 +168,15 @@ CASES = {
     "bitmask too short": (
         lambda c: c.set("a.bitmask", shape=[1], data=b"\xff"),
         "a.bitmask",
-        r"shape is \[1\] where \[2\]",
+        r"shape is \[1\], and must be \[2\]",
     ),
     "bitmask too long": (
         lambda c: c.set("a.bitmask", shape=[3], data=b"\xff\x07\0"),
         "a.bitmask",
-        r"shape is \[3\] where \[2\]",
+        r"shape is \[3\], and must be \[2\]",
     ),
     "bitmask of two dimensions": (lambda c: c.set("a.bitmask", shape=[1, 2]), "a.bitmask", r"shape is \[1, 2\]"),
-    "bitmask of bools": (lambda c: c.set("a.bitmask", dtype="BOOL"), "a.bitmask", "dtype is BOOL where U8"),
+    "bitmask of bools": (lambda c: c.set("a.bitmask", dtype="BOOL"), "a.bitmask", "dtype is BOOL, and must be U8"),
     "padding bit": (lambda c: c.set("a.bitmask", data=b"\xff\x83"), "a.bitmask", "padding bit"),
     "too few bits": (lambda c: c.set("a.bitmask", data=b"\xff\x03"), "a.bitmask", "sets 10 bits, and there are 11"),
     "too many bits": (lambda c: c.set("a.bitmask", data=b"\xff\x0f"), "a.bitmask", "sets 12 bits, and there are 11"),
@@ -185,8 +189,16 @@ CASES = {
     "a value less": (lambda c: c.set("a.values", shape=[10], data=bytes(40)), "a.bitmask", "sets 11 bits"),
     "values of two dimensions": (lambda c: c.set("a.values", shape=[11, 1]), "a.values", "one dimension"),
     "scalar values": (lambda c: c.set("a.values", shape=[], data=bytes(4)), "a.values", "one dimension"),
-    "values as F16": (lambda c: c.set("a.values", dtype="F16", data=bytes(22)), "a.values", "dtype is F16 where F32"),
-    "values as F64": (lambda c: c.set("d.values", dtype="F64", data=bytes(128)), "d.values", "dtype is F64 where F32"),
+    "values as F16": (
+        lambda c: c.set("a.values", dtype="F16", data=bytes(22)),
+        "a.values",
+        "dtype is F16, and must be F32",
+    ),
+    "values as F64": (
+        lambda c: c.set("d.values", dtype="F64", data=bytes(128)),
+        "d.values",
+        "dtype is F64, and must be F32",
+    ),
     "values as integers": (lambda c: c.set("a.values", dtype="I32"), "a.values", "dtype is I32"),
     "NaN": (lambda c: c.set("a.values", data=bytes(20) + NAN + bytes(20)), "a.values", "value number 5 is NaN or Inf"),
     "Inf": (lambda c: c.set("d.values", data=INF + bytes(60)), "d.values", "value number 0 is NaN or Inf"),
@@ -199,12 +211,12 @@ CASES = {
     "indices as I64": (
         lambda c: c.set("b.indices", dtype="I64", data=bytes(24)),
         "b.indices",
-        "dtype is I64 where I32",
+        "dtype is I64, and must be I32",
     ),
     "an index less": (
         lambda c: c.set("b.indices", shape=[2], data=bytes(8)),
         "b.indices",
-        r"shape is \[2\] where \[3\]",
+        r"shape is \[2\], and must be \[3\]",
     ),
     "bitmask where indices are due": (
         lambda c: c.set("b.indices", rename="b.bitmask", dtype="U8", shape=[25], data=bytes(25)),
@@ -238,7 +250,7 @@ def test_a_hostile_patch_is_refused_by_entry_and_rule(sound, tmp_path, name):
 
 @pytest.mark.parametrize("values", [(50, 52, 51), (50, 52, 52)])
 def test_order_is_checked_across_blocks(sound, tmp_path, monkeypatch, values):
-    monkeypatch.setattr(checkpoint.blocks, "__defaults__", (2,))
+    monkeypatch.setattr(blocks.blocks, "__defaults__", (2,))
     case = Case(sound)
     case.indices(*values)
     with pytest.raises(InvalidPatch, match="strictly increase"):

@@ -11,8 +11,9 @@ from registry.breadcrumbs.comparing import blame
 from registry.breadcrumbs.comparing.blame import blame_model, blame_tensor, blame_weight
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.diffing.diff import diff
-from registry.breadcrumbs.formats import checkpoint
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats import blocks
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.header import TensorSpec, format_header
 from registry.breadcrumbs.formats.layout import MaskParams, format_metadata, layout
 from registry.breadcrumbs.formats.patchfile import open_patch
@@ -227,8 +228,8 @@ def test_of_a_tensor_of_billions_only_the_weight_and_its_place_are_read(sparse, 
         file.write(front)
         file.truncate(len(front) + 2 * size)
     reads = []
-    real = checkpoint.read_at
-    monkeypatch.setattr(checkpoint, "read_at", lambda file, view, at: (reads.append(len(view)), real(file, view, at)))
+    real = blocks.read_at
+    monkeypatch.setattr(blocks, "read_at", lambda file, view, at: (reads.append(len(view)), real(file, view, at)))
 
     def value_at(flat):
         with open_checkpoint(tmp_path / "base.safetensors") as base, open_patch(tmp_path / "patch") as patch:
@@ -284,7 +285,7 @@ def agree(shares, expected):
 
 @pytest.mark.parametrize("block", [7, 2**20])
 def test_shares_of_tensors_and_model_are_those_of_the_energies(world, block, monkeypatch):
-    monkeypatch.setattr(blame, "BLOCK", block)
+    monkeypatch.setattr(blame, "READ_ELEMENTS", block)
     touched = sorted({name for decoded in world.decoded.values() for name in decoded})
     whole = blame_model(world.checkpoint, world.opened, world.recipe)
     agree(whole.total, slow_shares(world, world.recipe, touched))

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.breadcrumbs.comparing import engines
+from registry.breadcrumbs.comparing import torch_engine
 from registry.breadcrumbs.comparing.conflicts import Sums, analyse, total
-from registry.breadcrumbs.comparing.engines import CpuConflictEngine, TorchEngine
-from registry.breadcrumbs.composing.staging import Arena
-from registry.breadcrumbs.kernels.devices import SMALLEST
+from registry.breadcrumbs.comparing.engines import CpuConflictEngine
+from registry.breadcrumbs.comparing.torch_engine import TorchEngine
+from registry.breadcrumbs.composing.tensor_arena import TensorArena
+from registry.breadcrumbs.kernels.devices import MIN_GPU_BYTES
 from tests.support.conflict_makers import (
     ENGINES,
     KINDS,
@@ -251,7 +252,7 @@ def test_memory_is_that_of_a_chunk_however_large_the_tensor(engine, tmp_path, mo
     arenas = []
 
     def small(self):
-        arenas.append(Arena(64))
+        arenas.append(TensorArena(64, pinned=False))
         return arenas[-1]
 
     for kind in (CpuConflictEngine, TorchEngine):
@@ -264,13 +265,13 @@ def test_memory_is_that_of_a_chunk_however_large_the_tensor(engine, tmp_path, mo
 
 
 def test_what_does_not_fit_on_the_device_is_measured_on_the_cpu(tmp_path, monkeypatch):
-    paths, engine = random_paths(tmp_path), TorchEngine(torch.device("cpu"), SMALLEST)
+    paths, engine = random_paths(tmp_path), TorchEngine(torch.device("cpu"), MIN_GPU_BYTES)
     engine._room = 0
 
     def refuse(*parts):
         raise AssertionError("the device was asked")
 
-    monkeypatch.setattr(engines, "_measure_pair", refuse)
+    monkeypatch.setattr(torch_engine, "_measure_pair", refuse)
     with pytest.raises(AssertionError):
         compare(paths, engine="torch")
     assert compare(paths, engine=engine, step=64) == compare(paths, step=64)

@@ -12,7 +12,8 @@ from registry.breadcrumbs.composing import engines, staging
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.composing.staging import Step
 from registry.breadcrumbs.diffing.diff import diff
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe, scale
@@ -90,7 +91,7 @@ def test_order_threads_and_size_of_chunks_change_no_byte(world, monkeypatch):
     digests = {world.compose("out").weights_digest}
     items = dict(zip(world.paths, ("1", "-0.5", "2"), strict=True))
     for number, order in enumerate(itertools.permutations(world.paths)):
-        monkeypatch.setattr(staging, "SMALLEST", [64, 128, 2**15][number % 3])
+        monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", [64, 128, 2**15][number % 3])
         monkeypatch.setattr(
             engines.CpuEngine, "step", Step([64, 2000, 2**23][number % 3], [64, 256, 2**20][number % 3])
         )

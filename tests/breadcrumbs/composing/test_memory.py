@@ -14,16 +14,14 @@ SIZE = 2**24
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
-import torch
 from registry.breadcrumbs.checking.check import check_patch
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
-
-torch.set_num_threads(1)
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -14,7 +14,7 @@ from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from tests.support.adapter_makers import add_slowly, factors, open_adapted, scale_of, write_adapter
-from tests.support.science_makers import raw, read_all, write_model
+from tests.support.science_makers import raw, read_all, read_tensor, write_model
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 LOOSE = MaskParams("0.5", "0.01")
@@ -59,12 +59,12 @@ def test_every_element_is_the_base_and_a_scaled_sum_rounded_once(case: Any, data
         adapter = write_adapter(Path(folder) / "adapter", tensors, fan_in_fan_out=kind == "turned", **config)
         with open_checkpoint(base) as before, open_adapted(adapter, before) as after:
             assert after.tensors["m.weight"].shape == expected.shape
-            found = after.read("m.weight")
+            found = read_tensor(after, "m.weight")
             assert found.dtype == expected.dtype
             assert raw(found) == raw(expected)
             start = data.draw(st.integers(0, expected.numel()))
             stop = data.draw(st.integers(start, expected.numel()))
-            assert raw(after.read("m.weight", start, stop)) == raw(expected.reshape(-1)[start:stop])
+            assert raw(read_tensor(after, "m.weight", start, stop)) == raw(expected.reshape(-1)[start:stop])
 
 
 def base_tensors() -> dict[str, torch.Tensor]:
@@ -139,7 +139,7 @@ def test_what_an_adapter_leaves_alone_is_not_compared(folders: tuple[Path, Path,
         diff(base, adapted, tmp_path / "a", LOOSE, progress=lambda done, total: seen.append((done, total)))
         changed = sum(adapted.bytes_of(name) for name in adapted.tensors if name not in adapted.shared)
         assert seen[-1] == (base.size + changed,) * 2
-        assert torch.equal(adapted.read("model.steps"), torch.arange(5))
+        assert torch.equal(read_tensor(adapted, "model.steps"), torch.arange(5))
 
 
 def test_patterns_are_applied_as_peft_does(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_patterns_are_applied_as_peft_does(tmp_path: Path) -> None:
         for module, rank, alpha in zip(modules, ranks, alphas, strict=True):
             a, b = tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]
             expected = add_slowly(torch.zeros(3, 5), a, b, alpha / rank)
-            assert torch.equal(after.read(f"{module}.weight"), expected.flatten())
+            assert torch.equal(read_tensor(after, f"{module}.weight"), expected.flatten())
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_square_weights_lie_as_the_settings_say_unless_shapes_contradict(tmp_pat
             into = (3, 5) if turned else (5, 3)
             sound = write_adapter(tmp_path / f"sound{turned}", pair | factors("w", *into), fan_in_fan_out=turned)
             with open_adapted(sound, before) as after:
-                assert torch.equal(after.read("s.weight").reshape(5, 5), product.T if turned else product)
+                assert torch.equal(read_tensor(after, "s.weight").reshape(5, 5), product.T if turned else product)
             odd = write_adapter(tmp_path / f"odd{turned}", pair | factors("w", *into[::-1]), fan_in_fan_out=turned)
             with pytest.raises(errors.InvalidCheckpoint, match=r"'s\.weight' is transposed.*'w\.weight'"):
                 open_adapted(odd, before)

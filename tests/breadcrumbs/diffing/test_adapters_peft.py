@@ -10,7 +10,7 @@ import torch
 
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from tests.support.adapter_makers import open_adapted
-from tests.support.science_makers import write_model
+from tests.support.science_makers import read_tensor, write_model
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the two libraries, about each other
@@ -88,7 +88,7 @@ def test_weights_are_those_that_peft_merges(tmp_path: Path, case: str) -> None:
         assert adapted.shared == {name for name in before if torch.equal(before[name], merged[name])} - same(adapted)
         for name, tensor in before.items():
             assert adapted.tensors[name].shape == tuple(tensor.shape)
-            torch.testing.assert_close(adapted.read(name), merged[name].flatten(), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(read_tensor(adapted, name), merged[name].flatten(), rtol=1e-6, atol=1e-6)
 
 
 def same(adapted: Any) -> set[str]:
@@ -107,4 +107,4 @@ def test_a_base_without_a_head_or_inside_another_is_the_same_base(tmp_path: Path
     with open_checkpoint(base) as opened, open_adapted(tmp_path / "adapter", opened) as adapted:
         assert len(adapted.tensors) - len(adapted.shared) == 4
         for name, tensor in merged.items():
-            torch.testing.assert_close(adapted.read(prefix + name), tensor.flatten(), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(read_tensor(adapted, prefix + name), tensor.flatten(), rtol=1e-6, atol=1e-6)

@@ -55,7 +55,7 @@ def refuse(base: Path, adapter: Path, told: str) -> None:
         ({"lora_alpha": 10**400}, "lora_alpha is not a number"),
         ({"alpha_pattern": ["m"]}, "alpha_pattern is not an object"),
         ({"alpha_pattern": {"m": None}}, "alpha_pattern is not a number"),
-        ({"rank_pattern": {"(m": 2}}, "no regular expression"),
+        ({"rank_pattern": {"(m": 2}}, "not a regular expression"),
         ({"r": 3}, "'m' has rank 2, and adapter_config.json says 3"),
     ],
 )
@@ -74,10 +74,10 @@ def test_an_expression_that_might_match_for_ever_is_not_tried(base: Path, tmp_pa
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
-        (PAIR | {"m.lora_magnitude_vector": torch.ones(3)}, "lora_magnitude_vector.*no part of a plain LoRA"),
-        (PAIR | {"m.lora_B.bias": torch.ones(3)}, r"lora_B\.bias.*no part"),
-        (PAIR | {"m.token_adapter.trainable_tokens_delta": torch.ones(3)}, "token_adapter.*no part"),
-        (PAIR | {"m.lora_E": torch.ones(3)}, "lora_E.*no part"),
+        (PAIR | {"m.lora_magnitude_vector": torch.ones(3)}, "lora_magnitude_vector.*does not belong to a plain LoRA"),
+        (PAIR | {"m.lora_B.bias": torch.ones(3)}, r"lora_B\.bias.*does not belong"),
+        (PAIR | {"m.token_adapter.trainable_tokens_delta": torch.ones(3)}, "token_adapter.*does not belong"),
+        (PAIR | {"m.lora_E": torch.ones(3)}, "lora_E.*does not belong"),
         ({"m.lora_A.weight": A}, "needs one lora_A and one lora_B"),
         ({"m.lora_A.weight": A, "m.lora_embedding_B": B}, "needs one lora_A and one lora_B"),
         (PAIR | {"m.lora_embedding_B": B}, "needs one lora_A and one lora_B"),
@@ -102,7 +102,7 @@ def test_tensors_that_are_no_plain_adapter_are_told(base: Path, tmp_path: Path, 
 def test_tensors_that_peft_did_not_name_are_told(base: Path, tmp_path: Path, tensors: Tensors) -> None:
     adapter = write_adapter(tmp_path / "adapter", {})
     save_file(dict(tensors), adapter / "adapter_model.safetensors")
-    refuse(base, adapter, r"'m\.(lora_A\.)?weight', which is no part")
+    refuse(base, adapter, r"'m\.(lora_A\.)?weight', which does not belong")
 
 
 def test_two_tensors_for_one_of_the_base_are_told(base: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from registry.breadcrumbs.diffing import changes
 from registry.breadcrumbs.diffing.mask import dropped, groups_of
-from registry.breadcrumbs.formats.checkpoint import TensorSpec
+from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.layout import MaskParams
 from tests.support.science_makers import CODES, raw, slow_mask
 
@@ -75,7 +75,7 @@ def test_where_blocks_and_segments_are_cut_changes_no_mask(delta, bottom, top, r
     """The same law with tiny blocks: ties are split across them, floors are guessed, and files hold candidates."""
     delta = delta[: len(delta) // 10 * 10]
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in (("BLOCK", 64), ("SEGMENT", 128), ("RUNS", 2), ("RUN", 8)):
+        for name, value in (("READ_ELEMENTS", 64), ("SEGMENT_ELEMENTS", 128), ("SAMPLE_RUNS", 2), ("RUN_ELEMENTS", 8)):
             patched.setattr(changes, name, value)
         assert fast_mask(delta, row, bottom, top) == slow_mask(delta, row, bottom, top)
         assert fast_mask(delta, len(delta), bottom, top) == slow_mask(delta, None, bottom, top)
@@ -85,14 +85,14 @@ def test_where_blocks_and_segments_are_cut_changes_no_mask(delta, bottom, top, r
 def test_a_floor_that_was_guessed_wrong_changes_no_mask(monkeypatch, floor):
     torch.manual_seed(2)
     delta = torch.randn(1000).tolist()
-    for name, value in (("BLOCK", 64), ("SEGMENT", 128)):
+    for name, value in (("READ_ELEMENTS", 64), ("SEGMENT_ELEMENTS", 128)):
         monkeypatch.setattr(changes, name, value)
     monkeypatch.setattr(changes.Workspace, "_guess_floor", lambda self, pair, wanted: floor)
     assert fast_mask(delta, None, "0.85", "0.007") == slow_mask(delta, None, "0.85", "0.007")
 
 
 def test_one_workspace_serves_one_tensor_after_another(tmp_path, monkeypatch):
-    for name, value in (("BLOCK", 64), ("SEGMENT", 128), ("RUN", 8)):
+    for name, value in (("READ_ELEMENTS", 64), ("SEGMENT_ELEMENTS", 128), ("RUN_ELEMENTS", 8)):
         monkeypatch.setattr(changes, name, value)
     torch.manual_seed(4)
     with changes.Workspace(tmp_path) as workspace:

@@ -11,7 +11,8 @@ from registry.breadcrumbs.checking.check import check_patch
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.composing.staging import Arena, Stager
 from registry.breadcrumbs.diffing.diff import diff
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.breadcrumbs.composing import compose as compose_module
-from registry.breadcrumbs.composing import engines, staging
-from registry.breadcrumbs.composing.engines import GpuEngine
+from registry.breadcrumbs.composing import staging
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.residents import Residents
 from registry.breadcrumbs.composing.staging import Step
@@ -29,9 +28,11 @@ from tests.support.science_makers import PatchedBase, Touch, compose_block, raw,
 
 CUDA = torch.cuda.is_available()
 
-gpu = pytest.importorskip(
-    "registry.breadcrumbs.kernels.gpu", reason="Triton is not installed", exc_type=ModuleNotFoundError
+gpu, gpu_engine, gpu_masks = (
+    pytest.importorskip(f"registry.breadcrumbs.{name}", reason="Triton is not installed", exc_type=ModuleNotFoundError)
+    for name in ("kernels.gpu", "composing.gpu_engine", "diffing.gpu_masks")
 )
+GpuEngine = gpu_engine.GpuEngine
 
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
@@ -198,6 +199,7 @@ def test_what_is_too_large_for_float32_is_kept_in_float64():
     assert (found.tolist(), lost) == ([2.0**254, 2.0**227, -(2.0**254)], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=NAMES.get)
 def test_every_16_bit_number_is_read_and_rounded_alike(dtype):
     every = torch.arange(2**16).to(torch.uint16).view(dtype)
@@ -232,14 +234,14 @@ def test_16_bits_are_rounded_by_way_of_float32(dtype, half):
 @pytest.mark.parametrize("memory", [2**26, 2**20])
 def test_a_model_is_composed_to_the_cpus_bytes_in_chunks(tmp_path, monkeypatch, memory):
     """Through the pipeline, sparse patches and all; with too little memory for a chunk, the CPU helps out."""
-    monkeypatch.setattr(staging, "SMALLEST", 128)
+    monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 128)
     monkeypatch.setattr(gpu, "BLOCK", BLOCK)
     monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (BLOCK,))
     world = PatchedBase(tmp_path)
     expected = world.compose("cpu", file_digests=True)
 
     class Small(GpuEngine):
-        DEPTH = 3 if CUDA else 1  # the interpreter runs one kernel at a time
+        CHUNKS = 3 if CUDA else 1  # the interpreter runs one kernel at a time
 
     made = []
 
@@ -252,7 +254,7 @@ def test_a_model_is_composed_to_the_cpus_bytes_in_chunks(tmp_path, monkeypatch, 
     monkeypatch.setattr(compose_module, "open_engine", opened)
     if memory == 2**20:
         monkeypatch.setattr(Small, "_work", lambda self: pytest.fail("the GPU has no room"))
-        monkeypatch.setattr(GpuEngine, "ROOM", 64)
+        monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 64)
     found = world.compose("gpu", file_digests=True)
     assert made
     assert (found.weights_digest, found.files) == (expected.weights_digest, expected.files)
@@ -287,11 +289,11 @@ def marks(delta: torch.Tensor, n_bottom: int, n_top: int) -> list[bool]:
 def keeping(monkeypatch):
     """Let compose() use a GPU that keeps bases."""
     kept = Residents()
-    monkeypatch.setattr(engines, "RESIDENTS", kept)
-    monkeypatch.setattr(engines, "find_gpu", lambda memory: (torch.device(DEVICE), 2**27))
+    monkeypatch.setattr(gpu_engine, "RESIDENTS", kept)
+    monkeypatch.setattr(gpu_engine, "find_gpu", lambda memory: (torch.device(DEVICE), 2**27))
     monkeypatch.setattr(compose_module, "pick_device", lambda device: device)
-    monkeypatch.setattr(GpuEngine, "ROOM", 2**20)
-    monkeypatch.setattr(GpuEngine, "DEPTH", 3 if CUDA else 1)
+    monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 2**20)
+    monkeypatch.setattr(GpuEngine, "CHUNKS", 3 if CUDA else 1)
     monkeypatch.setattr(gpu, "BLOCK", BLOCK)
     monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (BLOCK,))
     return kept
@@ -316,7 +318,7 @@ def test_the_time_between_two_marks_is_that_of_one_phase():
         def elapsed_time(self, later):
             return later.at - self.at
 
-    work, phases = engines._Work(torch.device("cpu"), 64, 64), Phases()
+    work, phases = gpu_engine._Work(torch.device("cpu"), 64, 64), Phases()
     work._stream, work._marks = Stream(), [Mark(at) for at in (0, 1000, 3000, 6000)]
     work.finish(phases)
     assert work._stream.waited
@@ -368,7 +370,7 @@ def test_the_base_that_was_used_longest_ago_leaves_first():
 
 
 def test_masks_found_by_the_gpu_make_the_cpus_patch(tmp_path, monkeypatch):
-    for name, value in (("BLOCK", 64), ("SEGMENT", 128), ("RUN", 8)):
+    for name, value in (("READ_ELEMENTS", 64), ("SEGMENT_ELEMENTS", 128), ("RUN_ELEMENTS", 8)):
         monkeypatch.setattr(changes, name, value)
     monkeypatch.setattr(gpu.mark, "__defaults__", (BLOCK,))
     torch.manual_seed(5)
@@ -379,7 +381,7 @@ def test_masks_found_by_the_gpu_make_the_cpus_patch(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(gpu, "mark", lambda *given: asked.append(1) or mark(*given))
     monkeypatch.setattr(diff_module, "pick_device", lambda device: device)
-    monkeypatch.setattr(diff_module, "find_gpu", lambda memory: (torch.device(DEVICE), 2**20))
+    monkeypatch.setattr(gpu_masks, "find_gpu", lambda memory: (torch.device(DEVICE), 2**20))
     with open_checkpoint(tmp_path / "base") as b, open_checkpoint(tmp_path / "tuned") as t:
         for device in ("cpu", "cuda"):
             diff(b, t, tmp_path / device, MaskParams("0.6", "0.01"), device=device, threads=1)

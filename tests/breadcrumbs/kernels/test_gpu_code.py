@@ -13,7 +13,7 @@ import json, re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from registry.breadcrumbs import gpu
+from registry.breadcrumbs.kernels import gpu
 
 POINTERS = {"arena": "*u8", "base": "*u8", "out": "*u8", "table": "*i64", "scales": "*fp64", "starts": "*i32",
             "lost": "*i64", "size": "i32", "patches": "i32", "blocks": "i32"}

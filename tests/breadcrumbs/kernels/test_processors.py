@@ -12,7 +12,7 @@ import hashlib, json, sys, tempfile
 from pathlib import Path
 import torch
 from tests.support.science_makers import write_model
-from registry.breadcrumbs import intrinsics
+from registry.breadcrumbs.kernels import intrinsics
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.diffing.diff import diff

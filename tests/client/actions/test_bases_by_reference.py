@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from client.actions.transfers import Wanted, download
+from client.actions.downloads import Wanted, download
 from client.api.http import Connection
 from registry import errors
 from tests.support.hub_files import HubFiles
@@ -94,7 +94,7 @@ def test_what_comes_from_elsewhere_is_verified_and_its_faults_are_not_the_regist
         connection = Connection(registry.url)
         with pytest.raises(errors.DigestMismatch):
             download(connection, other)
-        with pytest.raises(errors.NotFound, match=r"127\.0\.0\.1, where the registry at .* has it, answered GET"):
+        with pytest.raises(errors.NotFound, match=r"127\.0\.0\.1, to which the registry at .* redirects, answered GET"):
             download(connection, gone)
         connection.close()
     assert not target.exists()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from client import Client
-from client.actions import transfers
-from client.actions.transfers import Wanted, download_all, partial_path
+from client.actions import downloads, transfers
+from client.actions.downloads import Wanted, partial_path
+from client.actions.transfers import download_all
 from client.api.http import Connection
 from registry import errors
 from tests.support.scripted import Request, serving
@@ -57,7 +58,7 @@ def test_a_download_is_verified_counted_and_leaves_nothing_beside_it(tmp_path: P
 def test_a_download_cut_again_and_again_goes_on_from_where_it_was(tmp_path: Path, no_pauses: list[float]) -> None:
     with serving(lambda request: send(request, cut=None if len(there.seen) > 9 else 100_000)) as there:
         connection = Connection(there.url)
-        transfers.download(connection, wanted(tmp_path / "x"))
+        downloads.download(connection, wanted(tmp_path / "x"))
         connection.close()
     assert (tmp_path / "x").read_bytes() == DATA
     starts = [request.headers.get("range", "bytes=0-") for request in there.seen]
@@ -193,7 +194,7 @@ def test_two_downloads_of_one_target_do_not_write_over_each_other(tmp_path: Path
     file = wanted(tmp_path / "x")
     partial_path(file).parent.mkdir()
     with (
-        transfers._locked(partial_path(file)),
+        downloads.lock_partial(partial_path(file)),
         serving(send) as there,
         pytest.raises(errors.WrongState, match="Another crumb"),
     ):
@@ -212,8 +213,8 @@ def test_a_registry_that_goes_away_for_good_leaves_a_word_on_how_to_go_on(
 ) -> None:
     connection = Connection("http://127.0.0.1:9", attempts=3)
     connection.answered = True
-    with pytest.raises(errors.Unavailable, match="goes on where it was"):
-        transfers.download(connection, wanted(tmp_path / "x"))
+    with pytest.raises(errors.Unavailable, match="resumes where it stopped"):
+        downloads.download(connection, wanted(tmp_path / "x"))
     connection.close()
 
 

@@ -1,3 +1,6 @@
+"""Debug lines, errors and retries of single calls."""
+
+import re
 import socket
 import time
 
@@ -138,7 +141,7 @@ def test_what_is_no_registry_is_told_apart(body: bytes) -> None:
     with (
         serving(lambda request: request.answer(200, body)) as there,
         Client(there.url) as client,
-        pytest.raises(errors.Unavailable, match="no registry"),
+        pytest.raises(errors.Unavailable, match="not one that this crumb understands"),
     ):
         client.whoami()
 
@@ -182,3 +185,72 @@ def test_a_model_name_that_cannot_be_is_not_asked_for(name: str) -> None:
     ):
         client.model(name)
     assert there.seen == []
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "client.api.http"]
+
+
+def test_each_call_has_a_debug_line_without_token_or_query(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "client")
+    page = {"items": [], "next": None}
+    with serving(lambda request: request.answer(200, page)) as there, Client(there.url, "hf_secret") as client:
+        list(client.models(search="very private words"))
+    (line,) = lines_of(caplog)
+    assert re.fullmatch(r"GET /api/v1/models: 200 in \d+\.\d{3} s \(attempt 1\)", line)
+    assert there.seen[0].path.startswith("/api/v1/models?search=very")
+
+
+def test_each_retry_has_a_debug_line_with_its_reason_and_wait(
+    caplog: pytest.LogCaptureFixture, no_pauses: list[float]
+) -> None:
+    caplog.set_level("DEBUG", "client")
+
+    def answer(request: Request) -> None:
+        if len(there.seen) == 1:
+            request.problem(429, "too-many", "Come back later.", Retry_After="7")
+        elif len(there.seen) == 2:
+            request.hang_up()
+        else:
+            request.answer(200, ME)
+
+    with serving(answer) as there, Client(there.url, "hf_secret") as client:
+        client.whoami()
+    called, waited, broken, again, last = lines_of(caplog)
+    assert re.fullmatch(r"GET /api/v1/whoami: 429 in \S+ s \(attempt 1\)", called)
+    assert waited == "attempt 1 of 8 failed: status 429; waiting 7.00 s"
+    assert re.fullmatch(r"GET /api/v1/whoami broke off after \S+ s \(\w+, attempt 2\)", broken)
+    assert re.fullmatch(r"attempt 2 of 8 failed: \w+; waiting 0\.\d\d s", again)
+    assert re.fullmatch(r"GET /api/v1/whoami: 200 in \S+ s \(attempt 3\)", last)
+    assert no_pauses[0] == 7
+
+
+def test_a_signed_address_is_logged_by_its_host_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "client")
+    signed = "/bucket/blob?X-Amz-Signature=secret"
+    with (
+        serving(lambda request: request.answer(200, ME)) as bucket,
+        serving(lambda request: request.answer(307, b"", Location=bucket.url + signed)) as there,
+        Client(there.url, "hf_secret") as client,
+    ):
+        client.whoami()
+    assert bucket.seen[0].path == signed
+    (line,) = lines_of(caplog)
+    assert re.fullmatch(r"GET /api/v1/whoami: 200 from 127\.0\.0\.1 in \S+ s \(attempt 1\)", line)
+
+
+def test_a_name_cannot_write_lines_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "client")
+    with (
+        serving(lambda request: request.answer(404, b"")) as there,
+        Client(there.url) as client,
+        pytest.raises(errors.NotFound),
+    ):
+        client.job("x\nforged \x1b[2J")
+    (line,) = lines_of(caplog)
+    assert line.startswith("GET /api/v1/jobs/x%0Aforged%20%1B%5B2J: 404")
+
+
+def test_a_client_shows_its_address_and_never_its_token() -> None:
+    with Client("http://localhost", "hf_secret") as client:
+        assert repr(client) == "Client('http://localhost')"

@@ -14,7 +14,8 @@ MODEL = "ada/odd"
 @pytest.fixture(scope="module")
 def admin(registry: Registry, files: Files) -> str:
     """The token of an admin, once there is a model with a patch."""
-    from client.actions.push import create, push
+    from client.actions.models import create
+    from client.actions.push import push
 
     command = [*SERVER, "token", "create", "chief", "--admin", "--data", str(registry.data), "--json"]
     made = subprocess.run(command, env=environment(), capture_output=True, check=True, text=True)
@@ -53,7 +54,7 @@ def test_a_report_goes_to_the_admins_and_is_closed(registry: Registry, crumb: Cr
     crumb("admin", "close", made["id"], "-m", "Or does it?", code=1)
     assert "closed by chief" in crumb.errors
     document(crumb, "admin", "close", whole["id"], "-m", "Settled.")
-    assert "No report is open" in crumb("admin", "reports")
+    assert "There are no open reports" in crumb("admin", "reports")
 
 
 @pytest.mark.usefixtures("chief")

@@ -15,18 +15,11 @@ SEEDS = {1: 1, 2: 2, 3: 1}  # of the patches; the third is the first, against it
 CROWD = 9
 
 
-@pytest.fixture
-def here(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """The registry, for ana."""
-    monkeypatch.setenv("CRUMB_URL", registry.url)
-    monkeypatch.setenv("CRUMB_TOKEN", registry.token("ana"))
-    return registry
-
-
 @pytest.fixture(scope="module")
 def model(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model of three patches, where #3 undoes #1, and #2 has nothing to do with either."""
-    from client.actions.push import create, push
+    from client.actions.models import create
+    from client.actions.push import push
 
     base = makers.make_checkpoint(tmp_path_factory.mktemp("conflicts") / "base", shapes={"embed.weight": (40, 16)})
     with registry.client() as client:
@@ -78,7 +71,7 @@ def test_one_measure_fills_the_whole_matrix(here: Registry, model: str, measure:
 
 def test_the_worst_tensors_are_the_worst_of_all_pairs_however_few_are_fetched(here: Registry, model: str) -> None:
     with here.client() as client:
-        every = conflicts.compare(client, model, [(1, None), (2, None), (3, None)], 1000)
+        every = conflicts.find_conflicts(client, model, [(1, None), (2, None), (3, None)], 1000)
         masses = [row.overlap.opposed_mass for row in every.worst]
         assert masses == sorted(masses, reverse=True)
         assert len(masses) > 3
@@ -110,7 +103,7 @@ def test_many_patches_fit_into_80_columns(here: Registry, model: str) -> None:
 
 def test_without_numbers_it_says_which_it_took(here: Registry, model: str, crumb: Crumb) -> None:
     crumb("conflicts", model, code=1)
-    assert "no two patches of ana/meeting" in crumb.errors
+    assert "ana/meeting has no two patches" in crumb.errors
     with here.client() as owner, here.client("ben") as reviewer:
         owner.add_member(model, "ben", "reviewer")
         for number in (1, 2):

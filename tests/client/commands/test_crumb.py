@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import makers
+from tests.support.scripted import serving
 from tests.support.visitors import Crumb, Files
 
 HEAVY = {"torch", "sqlalchemy", "fastapi", "transformers", "sklearn"}
@@ -124,7 +125,7 @@ def test_commands_that_need_no_torch_load_none(arguments: list[str], home: Path,
 def test_help_names_every_command_and_exit_code_and_fits_80_columns(crumb: Crumb) -> None:
     text = crumb("--help", COLUMNS="80")
     assert {command.split()[0] for command in COMMANDS} <= set(re.findall(r"^  ([a-z]+) ", text, re.M))
-    for code in ("0 done", "1 refused", "2 wrong usage", "3 bytes", "130 interrupted", "143 told"):
+    for code in ("0 done", "1 refused", "2 wrong usage", "3 bytes", "130 interrupted", "143 terminated"):
         assert code in " ".join(text.split())
     assert "..." not in text.partition("\n")[2]
     assert max(map(len, text.splitlines())) <= 80
@@ -151,7 +152,7 @@ def test_the_version_is_that_of_the_package(crumb: Crumb) -> None:
         (["push", "x", "n/m"], "Missing option"),
         (["frobnicate"], "No such command"),
         (["log", "n/m", "--limit", "0"], "--limit"),
-        (["verify", ".", "n/m"], "say which revision"),
+        (["verify", ".", "n/m"], "name the snapshot"),
         (["pull", "n/m", "-o", "x", "--base", "y"], "--as-patches"),
     ],
 )
@@ -173,7 +174,7 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(arguments: list[str], words
         (["diff", ".", ".", "-o", "sub/c"], "inside the model"),
         (["apply", ".", "p", "-o", "x"], "no file p"),
         (["compose", "n/m", "one"], "'one' is not a patch"),
-        (["pull", "n/m@Main", "-o", "x"], "names no revision"),
+        (["pull", "n/m@Main", "-o", "x"], "is not a reference"),
         (["verify", "a/b", "n/m@base"], "no folder a/b"),
         (["login", "example.org", "--token", "t"], "address"),
         (["login", "http://127.0.0.1:9"], "No token"),
@@ -202,13 +203,13 @@ def test_the_command_itself_exits_with_the_code(home: Path) -> None:
 def test_the_unexpected_is_one_sentence_too_and_a_traceback_on_request(home: Path) -> None:
     code = (
         "import client.machine.config\n"
-        "def burst():\n"
+        "def burst(*_):\n"
         "    raise ZeroDivisionError('oops')\n"
         "client.machine.config.current = burst\n"
         "from client.cli import main\n"
         "main()"
     )
-    for debug, expected in (("", "crumb: crumb met something it does not expect"), ("1", "Traceback")):
+    for debug, expected in (("", "crumb: crumb failed unexpectedly"), ("1", "Traceback")):
         command = [sys.executable, "-c", code, "whoami"]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CRUMB_DEBUG": debug})
         assert done.returncode == 1
@@ -264,3 +265,16 @@ def test_diff_takes_its_options(crumb: Crumb, files: Files) -> None:
     names = {tensor["name"] for tensor in shown["tensors"]}
     assert names
     assert all(name.startswith("layers.") and not name.endswith(".bias") for name in names)
+
+
+def test_debugging_shows_calls_and_no_secrets(home: Path) -> None:
+    me = {"user": "ana", "admin": False, "scopes": ["push"], "token": "hf_abc", "expires_at": None}
+    command = [sys.executable, "-c", "from client.cli import main; main()", "whoami"]
+    with serving(lambda request: request.answer(200, me)) as there:
+        ambient = {"CRUMB_URL": there.url, "CRUMB_TOKEN": "hf_secret"}
+        for debug in ("", "1"):
+            env = {**os.environ, **ambient, "CRUMB_DEBUG": debug}
+            done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+            assert ("client.api.http: GET /api/v1/whoami: 200 in " in done.stderr) is bool(debug)
+            assert "hf_secret" not in done.stderr + done.stdout
+            assert done.stdout.startswith("user")

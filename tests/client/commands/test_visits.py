@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 
 from client import Client
 from client.actions import transfers
-from client.actions.transfers import partial_path
+from client.actions.downloads import partial_path
+from client.actions.jobs import wait
 from registry import errors, schemas
 from tests.support import makers
 from tests.support.visitors import PART, SERVER, Crumb, Files, Registry, environment, eventually, serving
@@ -24,18 +26,11 @@ from tests.support.visitors import PART, SERVER, Crumb, Files, Registry, environ
 WEIGHTS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
-@pytest.fixture
-def here(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """The registry, with ana logged in by the environment."""
-    monkeypatch.setenv("CRUMB_URL", registry.url)
-    monkeypatch.setenv("CRUMB_TOKEN", registry.token("ana"))
-    return registry
-
-
 @pytest.fixture(scope="module")
 def model(registry: Registry, files: Files) -> str:
     """A model with two checked patches."""
-    from client.actions.push import create, push
+    from client.actions.models import create
+    from client.actions.push import push
 
     with registry.client() as client:
         create(client, "ana/llm", files.base)
@@ -229,12 +224,12 @@ def test_a_pull_brings_the_folder_up_to_date_and_touches_no_other(here: Registry
 def test_a_pull_whose_weights_are_not_those_announced_is_never_complete(
     here: Registry, model: str, crumb: Crumb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = Client.revision
+    ask = Client.snapshot
 
     def lie(client: Client, model: str, ref: str = "base") -> schemas.Snapshot:
         return ask(client, model, ref).model_copy(update={"weights_digest": "sha256:" + "0" * 64})
 
-    monkeypatch.setattr(Client, "revision", lie)
+    monkeypatch.setattr(Client, "snapshot", lie)
     assert crumb("pull", model, "-o", "it", code=3) == ""
     assert "sha256:000" in crumb.errors
     assert json.loads((crumb.cwd / "it/.crumb/source.json").read_text())["complete"] is False
@@ -326,7 +321,21 @@ def test_a_pull_that_waits_for_another_says_so(
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
     first = locks.locked(crumb.cwd / "it", Console())
     first.__enter__()
-    release = threading.Timer(0.5, first.__exit__, (None, None, None))
+    take, waits = locks.take_lock, threading.Event()
+
+    def watched(handle: int) -> bool:
+        taken = take(handle)
+        if not taken:
+            waits.set()
+        return taken
+
+    def end() -> None:
+        waits.wait(60)
+        time.sleep(0.5)
+        first.__exit__(None, None, None)
+
+    monkeypatch.setattr(locks, "take_lock", watched)
+    release = threading.Thread(target=end)
     release.start()
     crumb("pull", model, "-o", "it")
     release.join()
@@ -339,13 +348,13 @@ def test_a_pull_killed_while_it_switches_revisions_can_go_on_or_back_or_elsewher
     recipes = [crumb("compose", model, number, "-q").split()[0] for number in ("1", "2")]
     crumb("pull", f"{model}@{recipes[0]}", "-o", "it")
     code = (
-        "import os, signal, client.actions.transfers as transfers\n"
-        "sync, count = transfers.sync_folder, []\n"
+        "import os, signal, client.actions.downloads as downloads, client.actions.transfers as transfers\n"
+        "sync, count = downloads.sync_folder, []\n"
         "def counted(folder):\n"
         "    count.append(1)\n"
         "    if len(count) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    sync(folder)\n"
-        "transfers.sync_folder = counted\n"
+        "downloads.sync_folder = counted\n"
         "transfers.AT_ONCE = 1\n"
         "from client.cli import main\n"
         "main()\n"
@@ -383,8 +392,8 @@ def test_a_base_in_other_shards_is_no_fraud(here: Registry, model: str, files: F
 
 
 def test_a_pull_that_was_killed_goes_on(registry: Registry, model: str, tmp_path: Path) -> None:
+    from client.actions.downloads import Wanted
     from client.actions.pull import pull
-    from client.actions.transfers import Wanted
 
     with registry.client() as client:
         revision = client.snapshot(model)
@@ -466,9 +475,9 @@ def test_an_upload_goes_on_when_the_registry_is_killed_and_comes_back(
 
 def test_an_interrupted_wait_says_that_the_registry_goes_on(here: Registry, model: str, crumb: Crumb) -> None:
     code = (
-        "import client.api.client as api\n"
+        "import client.actions.jobs as jobs\n"
         "def interrupt(*a, **k): raise KeyboardInterrupt\n"
-        "api.Client.wait = interrupt\n"
+        "jobs.wait = interrupt\n"
         "from client.cli import main\n"
         "main()\n"
     )
@@ -507,12 +516,12 @@ def test_a_wait_has_an_end(registry: Registry, model: str) -> None:
         made = client.compose(model, [(2, "1")], alpha="0.789")
         assert made.job is not None
         seen: list[float] = []
-        assert client.wait(made.job, progress=seen.append, timeout=60).state == "done"
+        assert wait(client, made.job, progress=seen.append, timeout=60).state == "done"
         assert seen[-1] == 1.0
         running = made.job.model_copy(update={"state": "running"})
         client.job = lambda job: running  # type: ignore[method-assign]
         with pytest.raises(errors.Unavailable, match="still running"):
-            client.wait(running, timeout=0)
+            wait(client, running, timeout=0)
 
 
 def test_who_waits_for_no_worker_is_told(
@@ -523,11 +532,10 @@ def test_who_waits_for_no_worker_is_told(
         [*SERVER, "token", "create", "ana", "--data", str(data), "--json"],
         env=environment(), capture_output=True, check=True,
     )  # fmt: skip
-    monkeypatch.setattr("client.api.client.IDLE", 0.1)
+    monkeypatch.setattr("client.actions.jobs.IDLE", 0.1)
     with serving(data, more=["--no-worker"]) as url:
         token = json.loads(made.stdout)["token"]
-        wait = Client.wait
-        monkeypatch.setattr(Client, "wait", lambda *job, **how: wait(*job, **how, timeout=1))
+        monkeypatch.setattr("client.actions.jobs.wait", lambda *job, **how: wait(*job, **how, timeout=1))
         crumb("model", "create", "ana/slow", "--base", files.base, code=1, CRUMB_URL=url, CRUMB_TOKEN=token)
     assert crumb.errors.count("no worker is free") == 1
     assert "still queued" in crumb.errors

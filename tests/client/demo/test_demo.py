@@ -14,8 +14,9 @@ import httpx2
 import pytest
 
 from client.demo.server import environment, start
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
-from registry.errors import NotFound, Unavailable, WrongState
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
+from registry.errors import MissingExtra, Unavailable, WrongState
 
 CRUMB = str(Path(sysconfig.get_path("scripts")) / "crumb")
 
@@ -79,8 +80,8 @@ def test_the_demo_keeps_away_from_a_folder_in_use(tmp_path: Path) -> None:
 def test_without_its_extra_the_demo_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from client.demo.run import run_demo
 
-    monkeypatch.setattr("client.demo.run.NEEDED", {"no_such_module": "no-such-package"})
-    with pytest.raises(NotFound, match=r"needs no-such-package.*\[demo\]"):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(MissingExtra, match=r"needs sklearn.*'breadcrumb-registry\[demo\]'"):
         run_demo(None, True, False)
 
 

@@ -15,8 +15,12 @@ import huggingface_hub.constants
 import pytest
 
 from client import Client
-from client.actions.pull import pull, recompose
-from client.actions.push import create, push
+from client.actions.jobs import wait
+from client.actions.models import create
+from client.actions.pull import pull
+from client.actions.push import push
+from client.actions.transfers import download_snapshot
+from client.actions.verify import recompose
 from client.hub import repos as hub_repos
 from registry.schemas import Snapshot
 from tests.support import makers
@@ -48,7 +52,7 @@ def released(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> st
         for version, weight in (("1.0.0", "1"), ("1.1.0", "2"), ("1.2.0", "3")):
             made = client.cut_release(MODEL, version, [(1, weight)])
             if made.job is not None:
-                client.wait(made.job)
+                wait(client, made.job)
             if version == "1.0.0":
                 client.add_evaluation(MODEL, version, task="t", dataset="d", metric="m", value=0.5)
             if version != "1.2.0":
@@ -78,14 +82,14 @@ def stand_in(
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which files were asked for at the registry."""
     paths: list[str] = []
-    whole = Client.download_snapshot
-
-    def download(self: Client, snapshot: Snapshot, folder: Path, *, paths: Sequence[str], **how: Any) -> None:
-        seen.extend(paths)
-        whole(self, snapshot, folder, paths=paths, **how)
-
     seen = paths
-    monkeypatch.setattr(Client, "download_revision", download)
+
+    def download(client: Client, snapshot: Snapshot, folder: Path, *, paths: Sequence[str], **how: Any) -> None:
+        seen.extend(paths)
+        download_snapshot(client, snapshot, folder, paths=paths, **how)
+
+    for module in ("client.hub.publish", "client.actions.pull"):
+        monkeypatch.setattr(f"{module}.download_snapshot", download)
     return paths
 
 
@@ -182,7 +186,7 @@ def test_a_killed_run_goes_on_where_it_was(stand_in: HubStandIn, crumb: Crumb, f
 def test_after_a_commit_that_failed_no_large_file_is_sent_again(stand_in: HubStandIn, crumb: Crumb) -> None:
     stand_in.fail = lambda _method, path: 503 if "/commit/" in path else None
     crumb("publish", ONE, TO, code=1)
-    assert "out of order" in crumb.errors and "it goes on" in crumb.errors
+    assert "out of order" in crumb.errors and "it resumes" in crumb.errors
     stand_in.fail = lambda _method, path: 500 if "/tag/" in path else None
     crumb("publish", ONE, TO, code=1)
     stand_in.fail = lambda _method, _path: None
@@ -276,7 +280,7 @@ def test_the_card_never_names_a_strangers_repository_as_its_base(
     [
         (f"{MODEL}@1.1.0", "It forgets"),
         (f"{MODEL}@1.2.0", "crumb release publish"),
-        (f"{MODEL}@base", "no release"),
+        (f"{MODEL}@base", "not a release"),
         (f"{MODEL}@9.9.9", "There is no release"),
     ],
 )

@@ -2,13 +2,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import torch
 
 from client.machine.folders import (
     Source,
     check_target,
     copy_others,
-    digest_weights,
     inside,
     model_files,
     new_folder,
@@ -16,9 +14,6 @@ from client.machine.folders import (
     write_source,
 )
 from registry import errors
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
-from registry.files.folders import INDEX
-from tests.support import makers
 
 
 def sha(text: str) -> str:
@@ -120,32 +115,6 @@ def test_a_note_cannot_have_a_file_outside_the_folder_removed(tmp_path: Path) ->
     (folder / "out").symlink_to(tmp_path)
     write_source(folder, Source("n/m", "base", "", True, {"../victim": [sha("a")], "out/victim": [sha("a")]}))
     assert check_target(folder, {}) == ([], [])
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-def test_the_weights_digest_without_torch_is_that_of_the_science(tmp_path: Path, shards: int) -> None:
-    folder = makers.make_checkpoint(tmp_path / "m", shards=shards, dtypes=(torch.bfloat16, torch.float64))
-    with open_checkpoint(folder) as checkpoint:
-        assert digest_weights({file.name: file for file in folder.iterdir()}) == digest_checkpoint(checkpoint)
-
-
-@pytest.mark.parametrize("kind", ["nothing", "twice", "single", "index", "gone"])
-def test_the_weights_of_unsound_folders_have_no_digest(tmp_path: Path, kind: str) -> None:
-    folder = makers.make_checkpoint(tmp_path / "m", shards=2)
-    first = folder / "model-00001-of-00002.safetensors"
-    if kind == "nothing":
-        folder = tmp_path
-    elif kind == "twice":
-        (folder / INDEX).unlink()
-        (folder / "copy.safetensors").write_bytes(first.read_bytes())
-    elif kind == "single":
-        (folder / "model.safetensors").write_bytes(first.read_bytes())
-    elif kind == "index":
-        (folder / INDEX).write_text('{"weight_map": [1]}')
-    else:
-        first.unlink()
-    with pytest.raises(errors.InvalidCheckpoint):
-        digest_weights({file.name: file for file in folder.iterdir()})
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_what_the_hub_refuses_is_told_without_the_address_it_was_at(
         (hub.HFValidationError("x"), errors.InvalidRequest, "like org/name"),
         (hub.OfflineModeIsEnabled("x"), errors.Unavailable, "HF_HUB_OFFLINE"),
         (httpx2.ConnectError("refused"), errors.Unavailable, "does not answer"),
-        (KeyError("branches"), errors.Unavailable, "makes no sense"),
+        (KeyError("branches"), errors.Unavailable, "was not understood"),
         (RuntimeError(), errors.Unavailable, "RuntimeError"),
         (OSError("disk\nsecond line"), errors.Unavailable, "disk."),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from client.machine import signatures
 from client.machine.signatures import make_key, sign_manifest, verify_manifest
-from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, TooLarge
+from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, MissingExtra, TooLarge
 
 MANIFEST = b'{"model":"org/model","version":"1.0.0"}'
 
@@ -243,7 +243,7 @@ def test_the_librarys_own_command_verifies_what_was_signed_here(keys, bundle, tm
 def test_without_the_extra_there_is_a_sentence(keys, monkeypatch):
     for name in ("model_signing", "model_signing.signing", "model_signing.verifying"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InvalidRequest, match=r"pip install 'breadcrumb-registry\[sign\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'breadcrumb-registry\[sign\]'"):
         sign_manifest(MANIFEST, keys / "one")
 
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 import yaml
 
+from client.actions.jobs import wait
+from client.actions.models import create
 from client.actions.pull import find_snapshot
-from client.actions.push import create, push
+from client.actions.push import push
 from client.mergekit.config import WeightSource, read_config
 from client.mergekit.export import write_yaml
 from registry.errors import InvalidRequest
@@ -199,15 +201,15 @@ def test_what_makes_no_difference_is_noted() -> None:
         ("parameters: {lambda: 010}\n", "lambda is '010'"),
         ("parameters: {lambda: .nan}\n", "lambda is '.nan'"),
         ("parameters: {lambda: 1e-30}\n", "lambda has more than the 20 decimal places"),
-        ("parameters: [1]\n", "are no mapping"),
+        ("parameters: [1]\n", "are not a mapping"),
         ("models: []\n", "1 to 1000 models"),
         ("models: [{model: ./base}]\n", "merges nothing but the base"),
         ("models: [{model: a}]\n", "a in x.yaml has no weight"),
         ("models: [a]\n", "needs `model`"),
         ("models: [{model: a+b, parameters: {weight: 1}}]\n", "LoRA"),
-        ("models: [{model: {path: a}, parameters: {weight: 1}}]\n", "no path or Hub id"),
+        ("models: [{model: {path: a}, parameters: {weight: 1}}]\n", "not a path or Hub id"),
         ("models: [{model: a, weight: 1}]\n", "'weight' in a in x.yaml"),
-        ("models: [{model: a, parameters: {lambda: 1}}]\n", "mergekit overlooks it"),
+        ("models: [{model: a, parameters: {lambda: 1}}]\n", "mergekit ignores it"),
         ("models: [{model: a, parameters: {weight: [{filter: mlp, value: 1}]}}]\n", "weight in the parameters of a"),
         ("models: [{model: a, parameters: {weight: 1, density: 0}}]\n", "density must be positive"),
         ("models: [{model: a, parameters: {weight: 1, density: 0.1, gamma: -1}}]\n", "gamma not negative"),
@@ -231,13 +233,13 @@ def test_what_a_recipe_cannot_say_is_refused_by_name(change: str, words: str) ->
         ("a: [" + "1," * 20000 + "]", "too long"),
         ("a: !!python/object/apply:os.system [x]\n", "the tag tag:yaml.org,2002:python"),
         ("a: !mine x\n", "the tag !mine"),
-        ("<<: {a: 1}\n", "a key that is no word"),
-        ("[a]: 1\n", "a key that is no word"),
-        ("a: 1\n---\nb: 2\n", "no YAML"),
-        ("a: [1\nb: 2", "no YAML that can be read at line 2"),
-        ("- 1\n", "no mapping"),
-        ("", "no mapping"),
-        ("a: \x00", "no YAML"),
+        ("<<: {a: 1}\n", "a key that is not a word"),
+        ("[a]: 1\n", "a key that is not a word"),
+        ("a: 1\n---\nb: 2\n", "not YAML"),
+        ("a: [1\nb: 2", "not YAML that can be read at line 2"),
+        ("- 1\n", "not a mapping"),
+        ("", "not a mapping"),
+        ("a: \x00", "not YAML"),
     ],
 )
 def test_yaml_that_is_broken_or_a_trap_is_refused(text: str, words: str) -> None:
@@ -261,7 +263,7 @@ def exported(registry: Registry, files: Files) -> str:
             push(client, patch, "ana/kit", f"it's {number}: # [")
         made = client.compose("ana/kit", [(1, "0.5"), (2, "-1.25")], alpha="0.4")
         assert made.job is not None
-        client.wait(made.job)
+        wait(client, made.job)
     return f"ana/kit@{made.recipe.digest}"
 
 
@@ -297,7 +299,7 @@ def test_an_export_is_task_arithmetic_over_models_that_are_there(
     crumb("recipe", "export", exported, "-o", "again.yaml", "--models", code=1, **login)
     assert "models is there already" in crumb.errors
     crumb("recipe", "export", "ana/kit@base", code=1, **login)
-    assert "made of no patches" in crumb.errors
+    assert "has no patches" in crumb.errors
     crumb("recipe", "export", exported, "--models", code=2)
     crumb("recipe", "export", exported, "--format", "safetensors", code=2)
 

@@ -2,16 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from client.terminal.addresses import check_model, parse_file, parse_item, parse_patch, parse_revision, parse_subject
+from client.terminal.addresses import check_model, parse_file, parse_item, parse_patch, parse_snapshot, parse_subject
 from registry.errors import InvalidRequest
 
 
 def test_addresses_are_split() -> None:
-    assert parse_revision("ana/llm") == ("ana/llm", "main")
-    assert parse_revision("ana/llm@base") == ("ana/llm", "base")
-    assert parse_revision("ana/llm@0123ABCD") == ("ana/llm", "0123abcd")
-    assert parse_revision("ana/llm@1.2.0-rc.1") == ("ana/llm", "1.2.0-rc.1")
-    assert parse_revision("ana/llm@stable") == ("ana/llm", "stable")
+    assert parse_snapshot("ana/llm") == ("ana/llm", "main")
+    assert parse_snapshot("ana/llm@base") == ("ana/llm", "base")
+    assert parse_snapshot("ana/llm@0123ABCD") == ("ana/llm", "0123abcd")
+    assert parse_snapshot("ana/llm@1.2.0-rc.1") == ("ana/llm", "1.2.0-rc.1")
+    assert parse_snapshot("ana/llm@stable") == ("ana/llm", "stable")
     assert parse_patch("ana/llm#12") == ("ana/llm", 12, None)
     assert parse_patch("ana/llm#12.3") == ("ana/llm", 12, 3)
     assert parse_patch("one.safetensors") is None
@@ -31,9 +31,9 @@ def test_what_names_no_model_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["ana/llm@", "ana/llm@Main", "ana/llm@1.2", "ana/llm@../x", "ana/llm@0123abc", "ana/llm@" + "0" * 65]
 )
-def test_what_names_no_revision_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="revision"):
-        parse_revision(text)
+def test_what_is_not_a_reference_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="not a reference"):
+        parse_snapshot(text)
 
 
 @pytest.mark.parametrize("text", ["ana/llm#", "ana/llm#0", "ana/llm#1.2", "ana/llm##1", "ana#1", "ana/llm#1 "])

@@ -29,7 +29,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(registry: Registry, base: Path) -> str:
     """A model of two patches: #1 adds 1 to embed.weight[3, 5] and to the scalar, #2 adds 8 and 2 to two of embed."""
-    from client.actions.push import create, push
+    from client.actions.jobs import wait
+    from client.actions.models import create
+    from client.actions.push import push
 
     with registry.client() as client:
         create(client, "ana/blamed", base)
@@ -46,7 +48,7 @@ def address(registry: Registry, base: Path) -> str:
             push(client, patch, "ana/blamed", f"patch {number}")
         made = client.compose("ana/blamed", [(1, "1"), (2, str(WEIGHT))], alpha=str(ALPHA))
         if made.job is not None:
-            client.wait(made.job, timeout=60)
+            wait(client, made.job, timeout=60)
     return f"ana/blamed@{made.recipe.digest}"
 
 

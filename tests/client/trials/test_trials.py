@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client import Client
+from client.actions import composing, transfers
 from client.trials import bench
-from client.trials.bench import Candidate, RecipePart, multiply, run_command
-from client.trials.bisect import Change, Verdict, apply, difference, judge, search
-from client.trials.scores import Measurement, read_measurements, read_score
+from client.trials.bench import Candidate, ScaledPatch, exact_scale, run_command
+from client.trials.bisect import PatchChange, Verdict, apply, difference, judge, search
+from client.trials.scores import Score, read_number, read_scores
 from registry import errors, schemas
 from tests.support import makers
 from tests.support.visitors import Crumb, Registry, eventually
@@ -100,9 +101,9 @@ scales = st.sampled_from(["0.3", "-1", "0", "0.15"])
 recipes = st.dictionaries(st.integers(0, 9), st.tuples(st.sampled_from("ab"), scales))
 
 
-def part(number: int, sha256: str, scale: str, revision: int = 1) -> RecipePart:
+def part(number: int, sha256: str, scale: str, revision: int = 1) -> ScaledPatch:
     item = SimpleNamespace(number=number, sha256=sha256, revision=revision, title=f"patch {number}")
-    return RecipePart(item, scale)  # type: ignore[arg-type]
+    return ScaledPatch(item, scale)  # type: ignore[arg-type]
 
 
 def candidate(given: Mapping[int, tuple[str, str]]) -> Candidate:
@@ -129,10 +130,10 @@ def test_all_changes_make_one_recipe_the_other_and_each_is_of_one_patch(
 
 def test_changes_are_told_in_words() -> None:
     one, other, later = part(3, "a" * 64, "0.3"), part(3, "a" * 64, "0.15"), part(3, "b" * 64, "0.3", revision=2)
-    assert Change(3, (), (one,)).words == "added at 0.3"
-    assert Change(3, (one,), ()).words == "removed, was at 0.3"
-    assert Change(3, (one,), (other,)).words == "from 0.3 to 0.15"
-    assert Change(3, (one,), (later,)).words == "from revision 1 at 0.3 to revision 2 at 0.3"
+    assert PatchChange(3, (), (one,)).words == "added at 0.3"
+    assert PatchChange(3, (one,), ()).words == "removed, was at 0.3"
+    assert PatchChange(3, (one,), (other,)).words == "from 0.3 to 0.15"
+    assert PatchChange(3, (one,), (later,)).words == "from revision 1 at 0.3 to revision 2 at 0.3"
 
 
 def test_candidates_of_two_bases_are_not_compared() -> None:
@@ -147,7 +148,7 @@ decimals = st.from_regex(r"-?[0-9]{1,10}(\.[0-9]{1,10})?", fullmatch=True)
 def test_a_scale_is_the_exact_product_in_one_way_of_writing(alpha: str, weight: str) -> None:
     from registry.breadcrumbs.formats.recipe import normalise_decimal
 
-    found = multiply(alpha, weight)
+    found = exact_scale(alpha, weight)
     assert Fraction(found) == Fraction(alpha) * Fraction(weight)
     assert normalise_decimal(found, "it") == found
 
@@ -157,12 +158,12 @@ def test_a_scale_is_the_exact_product_in_one_way_of_writing(alpha: str, weight: 
 )
 def test_a_scale_of_too_many_digits_is_refused_and_never_rounded(alpha: str, weight: str) -> None:
     with pytest.raises(errors.InvalidRequest, match="20 digits"):
-        multiply(alpha, weight)
+        exact_scale(alpha, weight)
 
 
 def test_zeros_at_the_end_are_no_digits() -> None:
-    assert multiply("0.5000000000", "0.20000000000") == "0.1"
-    assert multiply("-0.5", "0") == "0"
+    assert exact_scale("0.5000000000", "0.20000000000") == "0.1"
+    assert exact_scale("-0.5", "0") == "0"
 
 
 # Commands ---------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def test_of_endless_output_the_end_is_kept(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(bench, "OUTPUT", 1000)
     output = run_command(python("print('x' * 10**6); print('y' * 10**6); print(0.5)"), tmp_path).output
     assert len(output) == 1000
-    assert read_score(output) == 0.5
+    assert read_number(output) == 0.5
 
 
 @pytest.mark.parametrize("name", ["no-such-command", "./nowhere", ""])
@@ -210,7 +211,9 @@ def test_interrupted_no_command_stays_behind(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
     script = (
-        f"import pathlib\nfrom client.trials.bench import run_command\nrun_command({python(code)!r}, pathlib.Path())"
+        "import pathlib, signal\nfrom client.trials.bench import run_command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell runs us in the background
+        f"run_command({python(code)!r}, pathlib.Path())"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     eventually(lambda: pid.exists() and pid.read_text() != "")
@@ -234,7 +237,7 @@ def test_interrupted_no_command_stays_behind(tmp_path: Path) -> None:
     ],
 )
 def test_a_score_is_read_from_the_last_line(output: str, score: float) -> None:
-    assert read_score(output) == score
+    assert read_number(output) == score
 
 
 @pytest.mark.parametrize(
@@ -244,22 +247,22 @@ def test_a_score_is_read_from_the_last_line(output: str, score: float) -> None:
 )  # fmt: skip
 def test_what_is_no_score_is_told_with_what_to_print(output: str) -> None:
     with pytest.raises(errors.InvalidRequest, match="print a number on the last line"):
-        read_score(output)
+        read_number(output)
 
 
 FULL = {"task": "math", "dataset": "gsm8k", "metric": "accuracy", "value": 0.5}
-WHOLE = Measurement("math", "gsm8k", "accuracy", 0.5)
+WHOLE = Score("math", "gsm8k", "accuracy", 0.5)
 
 
-def test_measurements_are_read_in_all_their_forms() -> None:
-    assert read_measurements(json.dumps(FULL)) == [WHOLE]
-    assert read_measurements(json.dumps([FULL], indent=1)) == [WHOLE]
-    assert read_measurements("loading\n" + json.dumps(FULL) + "\n\n") == [WHOLE]
-    assert read_measurements(json.dumps({"accuracy": 0.5}), "math", "gsm8k") == [WHOLE]
+def test_scores_are_read_in_all_their_forms() -> None:
+    assert read_scores(json.dumps(FULL)) == [WHOLE]
+    assert read_scores(json.dumps([FULL], indent=1)) == [WHOLE]
+    assert read_scores("loading\n" + json.dumps(FULL) + "\n\n") == [WHOLE]
+    assert read_scores(json.dumps({"accuracy": 0.5}), "math", "gsm8k") == [WHOLE]
     partly = {"metric": "loss", "value": 1, "higher_is_better": False, "dataset": "other"}
-    assert read_measurements(json.dumps([FULL, partly]), "art", "none") == [
+    assert read_scores(json.dumps([FULL, partly]), "art", "none") == [
         WHOLE,
-        Measurement("art", "other", "loss", 1.0, False),
+        Score("art", "other", "loss", 1.0, False),
     ]
 
 
@@ -280,24 +283,16 @@ def test_measurements_are_read_in_all_their_forms() -> None:
         ({**FULL, "metric": ""}, "metric must be"),
         ({**FULL, "task": "x" * 101}, "task must be"),
         ({**FULL, "dataset": 3}, "dataset must be"),
-        ({**FULL, "split": "test"}, "'split' says nothing"),
+        ({**FULL, "split": "test"}, "'split' is not a key"),
         ([FULL, FULL], "twice"),
     ],
 )
-def test_what_is_no_measurement_is_told(printed: object, words: str) -> None:
+def test_what_is_not_a_score_is_refused(printed: object, words: str) -> None:
     with pytest.raises(errors.InvalidRequest, match=words):
-        read_measurements(printed if isinstance(printed, str) else json.dumps(printed))
+        read_scores(printed if isinstance(printed, str) else json.dumps(printed))
 
 
 # On a registry ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def here(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """The registry, with ana logged in by the environment."""
-    monkeypatch.setenv("CRUMB_URL", registry.url)
-    monkeypatch.setenv("CRUMB_TOKEN", registry.token("ana"))
-    return registry
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +306,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(registry: Registry, base: Path) -> str:
     """A model with six patches: #n adds n to the weight [n, 0], and #4 also adds 20 to [0, 0]."""
-    from client.actions.push import create, push
+    from client.actions.models import create
+    from client.actions.push import push
 
     with registry.client() as client:
         create(client, "ana/tried", base)
@@ -397,10 +393,10 @@ def test_ends_that_are_not_what_they_are_said_to_be_are_named(
     here: Registry, model: str, all_of_it: str, crumb: Crumb
 ) -> None:
     crumb("bisect", model, "--good", all_of_it, "--bad", "base", "--", *judging(), code=1)
-    assert f"{model}@{all_of_it}, said to be good, is bad" in crumb.errors
+    assert f"{model}@{all_of_it}, given as good, is bad" in crumb.errors
     assert "swapped" in crumb.errors
     crumb("bisect", model, "--good", "base", "--bad", all_of_it, "--", *judging("sys.exit(0)"), code=1)
-    assert f"{model}@{all_of_it}, said to be bad, is good" in crumb.errors
+    assert f"{model}@{all_of_it}, given as bad, is good" in crumb.errors
     crumb("bisect", model, "--good", "base", "--bad", all_of_it, "--", *judging("sys.exit(125)"), code=1)
     assert f"cannot judge {model}@base" in crumb.errors
     crumb("bisect", model, "--good", "base", "--bad", "base", "--", *judging(), code=1)
@@ -426,7 +422,8 @@ def test_what_cannot_be_told_leaves_suspects(
 
 
 def test_a_candidate_that_overflows_cannot_be_told(here: Registry, base: Path, crumb: Crumb, scratch: Path) -> None:
-    from client.actions.push import create, push
+    from client.actions.models import create
+    from client.actions.push import push
 
     with here.client() as client:
         create(client, "ana/huge", base)
@@ -494,16 +491,16 @@ def test_base_and_patches_are_fetched_once_for_all_candidates(
     here: Registry, model: str, all_of_it: str, crumb: Crumb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for name in ("download_patch", "download_revision"):
-        method: Callable[..., None] = getattr(Client, name)
+    for name in ("download_patch", "download_snapshot"):
+        download: Callable[..., None] = getattr(transfers, name)
 
-        def counted(*a: Any, name: str = name, method: Callable[..., None] = method, **k: Any) -> None:
+        def counted(*a: Any, name: str = name, download: Callable[..., None] = download, **k: Any) -> None:
             calls.append(name)
-            method(*a, **k)
+            download(*a, **k)
 
-        monkeypatch.setattr(Client, name, counted)
+        monkeypatch.setattr(composing, name, counted)
     crumb("bisect", model, "--good", "base", "--bad", all_of_it, "-q", "--", *judging())
-    assert calls == ["download_revision", *["download_patch"] * COUNT]
+    assert calls == ["download_snapshot", *["download_patch"] * COUNT]
 
 
 def test_loo_shows_what_each_patch_adds(
@@ -576,7 +573,7 @@ def test_eval_run_records_all_or_nothing(
     crumb("eval", "run", f"{model}@base", "--", *python(f"print({json.dumps(FULL)!r}); raise SystemExit(1)"), code=1)
     assert f"failed on {model}@base: exit code 1" in crumb.errors
     crumb("eval", "run", f"{model}@{all_of_it}", "--", *python(f"print({json.dumps(FULL)!r})"), code=1)
-    assert "no release" in crumb.errors
+    assert "not a release" in crumb.errors
     crumb("eval", "run", f"{model}@base", "--", *python(f"print({json.dumps(FULL)!r})"), code=1, CRUMB_TOKEN="")
     assert "token" in crumb.errors
     assert recorded == []
@@ -608,5 +605,5 @@ def test_eval_list_shows_what_was_measured(crumb: Crumb, monkeypatch: pytest.Mon
     url = "http://127.0.0.1:9"
     assert crumb("eval", "list", "n/m", "-q", CRUMB_URL=url) == "#1.1 d:loss 0.5\n"
     assert json.loads(crumb("eval", "list", "n/m#1", "--json", CRUMB_URL=url))[0]["value"] == 0.5
-    assert "Nothing was measured of n/m@base" in crumb("eval", "list", "n/m@base", CRUMB_URL=url)
+    assert "There are no evaluations of n/m@base" in crumb("eval", "list", "n/m@base", CRUMB_URL=url)
     assert asked == [("n/m", None), ("n/m", "#1"), ("n/m", "base")]

@@ -10,9 +10,11 @@ from fastapi import APIRouter
 from registry import errors
 from registry.db.tables import Token, now
 from registry.logs import configure_logs
-from registry.server.edge.deps import Route
+from registry.server.edge.admission import Route
 from registry.server.errors import STATUS
 from tests.support.world import World, digest
+
+pytestmark = pytest.mark.heavy
 
 UPLOAD = b'{"sha256": "%s", "size": 5}' % digest(b"bytes").encode()
 

@@ -1,20 +1,23 @@
 """Nobody can ask so often, or send so slowly, that others wait."""
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from huggingface_hub.utils import parse_ratelimit_headers
+from limits.errors import StorageError
 
 from registry.errors import InvalidRequest
 from registry.server.edge import middleware
-from registry.server.edge.limits import Rate, address_key
+from registry.server.edge.limits import BoundedMemory, Rate, address_key, open_storage
 from registry.server.edge.serving import make_server
 from registry.settings import Settings
 from tests.support.processes import open_registry
@@ -133,7 +136,7 @@ def test_no_limit_is_no_limit(off: str) -> None:
     "text", ["fast", "5", "0/minute", "-1/minute", "5/fortnight", "5/minute; rm", "5/minute; 6/hour"]
 )
 def test_a_rate_that_is_none_is_refused_at_the_start(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="is no rate"):
+    with pytest.raises(InvalidRequest, match="is not a rate"):
         Rate("token", text)
 
 
@@ -173,22 +176,77 @@ def test_threads_together_get_no_more_than_one_would(clock: list[float]) -> None
 
 
 def test_memory_is_bounded_however_many_addresses_ask(clock: list[float]) -> None:
-    rate = Rate("address", "5/minute", most=1000)
+    storage = BoundedMemory(most=1000)
+    rate = Rate("address", "5/minute", storage)
     for _ in range(5):
         rate.refuse("busy")
     for number in range(20_000):
         rate.refuse(f"2001:db8:{number:x}::/64")
         if number % 500 == 0:
             assert rate.refuse("busy") is not None
-    assert len(rate.counters.windows) == 1000
+    assert len(storage.recent) == 1000
+    assert max(map(len, (storage.storage, storage.expirations, storage.locks))) <= 1000
+
+
+def test_memory_is_bounded_however_long_they_ask(clock: list[float]) -> None:
+    storage = BoundedMemory(most=100)
+    rate = Rate("address", "5/minute", storage)
+    for _ in range(1000):
+        clock[0] += 60
+        assert rate.refuse("x") is None
+    assert max(map(len, (storage.recent, storage.storage, storage.expirations, storage.locks))) <= 100
+    assert threading.active_count() < 10
 
 
 def test_who_keeps_asking_is_not_forgotten(clock: list[float]) -> None:
-    rate, let_in = Rate("address", "50/minute", most=100), 0
+    rate, let_in = Rate("address", "50/minute", BoundedMemory(most=100)), 0
     for number in range(5000):
         rate.refuse(f"stranger {number}")
         let_in += rate.refuse("busy") is None
     assert let_in == 50
+
+
+class BrokenStorage(BoundedMemory):
+    """A storage that does not answer, as a Redis that is down; it counts how often it is asked."""
+
+    asked = 0
+
+    def acquire_sliding_window_entry(self, *_: Any) -> bool:  # type: ignore[override]
+        self.asked += 1
+        raise StorageError(ConnectionError("Connection refused"))
+
+
+def test_a_storage_that_fails_refuses_nobody_and_is_left_alone_for_a_while(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = BrokenStorage()
+    with limited(tmp_path) as world:
+        rate = Rate("address", "1/minute", storage)
+        world.app.state.context = replace(world.app.state.context, token_rate=Rate("token", "1/minute", storage))
+        assert [world.client("alice").get("/api/v1/whoami").status_code for _ in range(5)] == [200] * 5
+        assert [rate.refuse("x") for _ in range(5)] == [None] * 5
+        assert storage.asked == 2, "each rate asks once, and then leaves it alone"
+        rate.paused_until = 0.0
+        assert rate.refuse("x") is None
+        assert storage.asked == 3
+    assert capsys.readouterr().err.count("limits.storage_failed") == 3
+
+
+@pytest.mark.parametrize(
+    "url", ["memcached://localhost:11211", "localhost:6379", "", "redis+sentinel://localhost:26379"]
+)
+def test_a_storage_of_another_kind_is_refused_at_the_start(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidRequest, match="REGISTRY_LIMITS_STORAGE"), limited(tmp_path, limits_storage=url):
+        pass
+
+
+@pytest.mark.parametrize(("url", "package"), [("redis://localhost:6379/0", "redis"), ("valkeys://cache", "valkey")])
+def test_a_storage_without_its_package_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, url: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InvalidRequest, match=f"REGISTRY_LIMITS_STORAGE.*pip install {package}"):
+        open_storage(url)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from registry.server.edge.serving import make_server
-from tests.support.world import World, announce, content_digest, open_world
+from tests.support.world import World, announce, content_digest
 
 DATA = b"x" * 1000
 
@@ -36,9 +36,8 @@ def served(world: World, header_seconds: float) -> Iterator[tuple[str, int]]:
 
 
 @pytest.fixture
-def world(tmp_path: Path, migrated_url: str) -> Iterator[World]:
-    with open_world(tmp_path / "data", migrated_url, body_seconds=0.3) as made:
-        yield made
+def world_settings() -> dict[str, Any]:
+    return {"body_seconds": 0.3}
 
 
 def talk(address: tuple[str, int], raw: bytes, wait: float = 10) -> bytes:

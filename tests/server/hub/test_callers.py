@@ -1,6 +1,5 @@
 """Downloads of the Hub's clients: how they are counted, when they are put off, and whom a token makes of a caller."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from registry.db.tables import ModelDownloads, Token, now
 from registry.services.people.tokens import create_token
-from tests.support.community import NAME, Community, open_community
+from tests.support.community import NAME, Community
 from tests.support.makers import make_checkpoint
 from tests.support.world import create_model
 
@@ -22,16 +21,9 @@ CONFIG = f"/{NAME}/resolve/main/config.json"
 
 
 @pytest.fixture
-def lived(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    with open_community(database_kind, tmp_path, request, released=True) as made:
-        yield made
-
-
-@pytest.fixture
-def plain(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """For tests that change something, where the database decides nothing."""
-    with open_community("sqlite", tmp_path, request, released=True) as made:
-        yield made
+def plain(sqlite_lived: Community) -> Community:
+    """For tests that change something."""
+    return sqlite_lived
 
 
 def sha(crew: Community, rev: str) -> str:
@@ -182,7 +174,9 @@ def test_a_private_model_is_there_for_those_with_a_role(plain: Community) -> Non
         for path in (*(f"{API}{path}" for path in paths), CONFIG, f"/{NAME}/raw/nightly/x"):
             answer = client.get(path)
             assert (answer.status_code, answer.headers["x-error-code"]) == (status, "RepoNotFound"), path
-            assert answer.json()["error"] == f"There is no model {NAME}."
+            assert (
+                answer.json()["error"] == f"There is no model {NAME}; `crumb model list` shows those that you may see."
+            )
         assert client.post(f"{API}/paths-info/main", data={"paths": "x"}).status_code == status
     for user in ("alice", "rita", "chief"):
         client = plain.world.client(user)

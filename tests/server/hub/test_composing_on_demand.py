@@ -2,8 +2,6 @@
 
 import re
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from registry.db.tables import Job
 from registry.errors import InvalidRecipe
 from registry.server.hub import route
 from registry.services.people.tokens import create_token
-from tests.support.community import NAME, Community, open_community
+from tests.support.community import NAME, Community
 from tests.support.makers import make_checkpoint
 from tests.support.world import create_model
 
@@ -23,30 +21,21 @@ FILE = f"/{NAME}/resolve/{PULL}/model.safetensors"
 
 
 @pytest.fixture
-def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """Four patches that nobody has accepted, and nothing composed."""
-    with open_community(database_kind, tmp_path, request) as made:
-        yield made
-
-
-@pytest.fixture
-def plain(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """The same, where the database decides nothing."""
-    with open_community("sqlite", tmp_path, request) as made:
-        yield made
+def plain(sqlite_crew: Community) -> Community:
+    return sqlite_crew
 
 
 @pytest.fixture
 def driven(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Let the worker do what there is to do whenever a waiting request looks after its job."""
     made: Community = request.getfixturevalue("crew" if "crew" in request.fixturenames else "plain")
-    look = route.look
+    look = route.job_state
 
     def step(*about: Any) -> Any:
         made.world.work()
         return look(*about)
 
-    monkeypatch.setattr(route, "look", step)
+    monkeypatch.setattr(route, "job_state", step)
     monkeypatch.setattr(route, "LOOK_SECONDS", 0.01)
 
 
@@ -159,8 +148,8 @@ def test_nobody_else_has_it_composed(plain: Community) -> None:
         for method, path in (("GET", f"{API}/revision/{PULL}"), ("GET", FILE)):
             told = no_revision(anybody.request(method, path, headers=headers))
             assert told == (
-                f"{NAME} with patch #4 is not composed yet. Whoever may push can have it composed: with a token of the "
-                f"scope 'push' by asking for this revision again, or by `crumb compose {NAME} 4`."
+                f"{NAME} with patch #4 is not composed yet. To have it composed, ask for this revision with a token of "
+                f"the scope 'push', or run `crumb compose {NAME} 4`."
             )
         assert anybody.head(FILE, headers=headers).status_code == 404
     assert (jobs(plain), plain.count_events()) == ([], before)
@@ -230,13 +219,13 @@ def test_a_composition_that_fails_says_why(plain: Community, monkeypatch: pytest
         raise InvalidRecipe("The sum is not finite.")
 
     monkeypatch.setattr("registry.services.composing.compositions.finish", fail)
-    assert no_revision(ask(plain, "carol")) == "It could not be composed: The sum is not finite."
+    assert no_revision(ask(plain, "carol")) == "The revision could not be composed: The sum is not finite."
     assert [job.state for job in jobs(plain)] == ["failed"]
     monkeypatch.undo()
 
 
 def test_a_job_that_ends_otherwise_is_an_answer(plain: Community, monkeypatch: pytest.MonkeyPatch) -> None:
-    look, end = route.look, {"how": ""}
+    look, end = route.job_state, {"how": ""}
 
     def ended(made: Any, job_id: Any) -> Any:
         with made.database.write() as session:
@@ -247,9 +236,9 @@ def test_a_job_that_ends_otherwise_is_an_answer(plain: Community, monkeypatch: p
                 job.state = end["how"]
         return look(made, job_id)
 
-    monkeypatch.setattr(route, "look", ended)
+    monkeypatch.setattr(route, "job_state", ended)
     for end["how"] in ("cancelled", "gone"):
-        assert no_revision(ask(plain, "carol")).startswith("It could not be composed: ")
+        assert no_revision(ask(plain, "carol")).startswith("The revision could not be composed: ")
 
 
 # how long it waits

@@ -36,7 +36,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     if request.param == "sqlite":
         url = f"sqlite:///{folder / 'registry.db'}"
     else:
-        url = request.getfixturevalue("create_database")(template)
+        url = request.getfixturevalue("databases").create(template)
     with open_world(folder / "data", url, public_url="https://crumbs.example.org/") as world:
         for seed, (name, front) in enumerate(CARDS.items()):
             base = make_checkpoint(folder / str(seed), seed=seed, shapes={"w": (4, 4)})
@@ -161,7 +161,10 @@ def test_what_is_no_cursor_is_refused(shelf: World) -> None:
             if (text, sort) in {(cursor([1, "0" * 32]), "downloads")}:
                 continue
             answer = ask(shelf, f"sort={sort}&cursor={text}", status=400)
-            assert answer.json()["error"] == "This is no cursor of a page before." or "cursor" in answer.json()["error"]
+            assert (
+                answer.json()["error"] == "The cursor is not valid; use the one that the page before gave."
+                or "cursor" in answer.json()["error"]
+            )
 
 
 def test_what_a_listing_cannot_do_is_refused(shelf: World) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,16 +19,9 @@ HEX = re.compile(r"[0-9a-f]{40}")
 INNER = ("a b/x+y.json", "onnx/config.json", "onnx/deep/er/one.txt", "onnx-2")
 
 
-@pytest.fixture
-def lived(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """Four accepted patches, and the releases 1.0.0 of [1], 1.1.0 of [1, 2], 1.2.0 of [1, 2, 3]."""
-    with open_community(database_kind, tmp_path, request, released=True) as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def still(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """The same, for tests that change nothing, with a model that has folders."""
+    """`lived`, for tests that change nothing, with a model that has folders."""
     folder = tmp_path_factory.mktemp("still")
     with open_community("sqlite", folder, request, released=True) as made:
         made.put("mary", "/channels/stable", version="1.1.0")

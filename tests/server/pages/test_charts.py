@@ -262,7 +262,7 @@ def test_marks_have_as_many_digits_as_tell_them_apart() -> None:
 @given(st.text(max_size=400), st.floats(10, 400))
 def test_words_fit_the_room_that_they_have(text: str, room: float) -> None:
     assert words.width(words.fit(text, room)) <= max(room, words.width("…")) + 0.2
-    assert len(words.said(text)) <= words.LONGEST
+    assert len(words.one_line(text)) <= words.LONGEST
 
 
 def themes() -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Nothing that anybody refers to is ever cleared away, and nothing else stays for ever."""
+"""Garbage collection removes nothing that a row refers to, and everything else in the end."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_an_old_orphan_is_doomed_and_goes_after_a_second_grace(world: World) -> 
     assert (state(world, young), state(world, old)) == ("live", "doomed")
     assert collect(world, DAY) == garbage.Collected(*[Amount()] * 5)
     with world.database.write() as session:
-        session.get_one(Blob, old).doomed_at = now() - DAY / garbage.SECOND
+        session.get_one(Blob, old).doomed_at = now() - DAY / garbage.DOOMED_SHARE
     assert collect(world, DAY).deleted == Amount(1, 3)
     assert (state(world, young), state(world, old)) == ("live", "gone")
 
@@ -160,7 +160,7 @@ def test_an_orphan_that_somebody_else_clears_away_meanwhile_is_passed_over(world
         assert session.get(Blob, gone) is None
 
 
-def test_what_the_dead_have_staged_goes_and_what_is_in_hand_stays(world: World) -> None:
+def test_staged_files_of_dead_processes_are_removed_and_those_of_running_jobs_stay(world: World) -> None:
     with world.database.write() as session:
         user = actors.authenticate(session, world.token("alice")) if world.tokens else None
     user = user or actor(world)
@@ -194,7 +194,7 @@ def everything(world: World) -> Any:
 
 
 def litter(world: World) -> None:
-    """Leave some of everything."""
+    """Leave garbage of every kind."""
     put_part(world.client(), announce(world.client(), b"open" * 500), b"open" * 500, 0)
     upload(world.client(), b"sent")
     with world.database.write() as session:
@@ -209,7 +209,7 @@ def litter(world: World) -> None:
 
 
 @pytest.mark.parametrize("grace", [DAY, NONE])
-def test_a_dry_run_says_what_would_go_and_changes_nothing(world: World, grace: timedelta) -> None:
+def test_a_dry_run_returns_what_would_be_removed_and_changes_nothing(world: World, grace: timedelta) -> None:
     litter(world)
     before = everything(world)
     would = collect(world, grace, dry=True)
@@ -247,7 +247,7 @@ def test_the_command_says_it_too(world: World) -> None:
 
 @contextmanager
 def collecting(world: World) -> Iterator[threading.Event]:
-    """Have a collector that has decided, and taken the files away, but not committed until the event is set."""
+    """Run a collector that has moved the files aside, but does not commit until the event is set."""
     decided, go_on = threading.Event(), threading.Event()
     failed: list[BaseException] = []
 
@@ -274,8 +274,8 @@ def collecting(world: World) -> Iterator[threading.Event]:
         assert not failed
 
 
-def test_who_comes_while_it_goes_is_told_to_send_the_bytes(world: World) -> None:
-    """The bytes were readable when the announcement looked, and are gone when it gets the lock."""
+def test_an_announcement_during_a_collection_must_send_the_bytes(world: World) -> None:
+    """The bytes were readable when the announcement began, and are gone when it gets the lock."""
     sha256, user = orphan(world), actor(world, "bob")
     seen: list[Any] = []
 
@@ -298,8 +298,8 @@ def test_who_comes_while_it_goes_is_told_to_send_the_bytes(world: World) -> None
     assert state(world, sha256) == "live"
 
 
-def test_who_was_quicker_keeps_it(world: World) -> None:
-    """git's hard case: an old orphan, referred to again in a transaction that the collector cannot see yet."""
+def test_a_blob_that_is_used_again_in_time_is_kept(world: World) -> None:
+    """The hard case of git: an old orphan, used again in a transaction that the collector cannot see yet."""
     sha256, user = orphan(world, age=100 * DAY, state="doomed", doomed_at=now() - 99 * DAY), actor(world)
     reports: list[garbage.Collected] = []
     thread = threading.Thread(target=lambda: reports.append(collect(world, orphans=False)))
@@ -324,16 +324,16 @@ def test_who_was_quicker_keeps_it(world: World) -> None:
 
 
 def look(session: Session, digests: Collection[str]) -> dict[str, int]:
-    """Return what `blobs.lease` does, without lock and lease."""
+    """Return what `blobs.lease` returns, without taking locks and leases."""
     found = session.execute(select(Blob.sha256, Blob.size).where(Blob.sha256.in_(set(digests))))
     return {row.sha256: row.size for row in found}
 
 
 @pytest.mark.parametrize("leased", [True, False])
-def test_a_lease_is_what_keeps_bytes_that_are_let_go_just_now(
+def test_a_lease_keeps_bytes_that_are_released_at_this_moment(
     world: World, database_kind: str, monkeypatch: pytest.MonkeyPatch, leased: bool
 ) -> None:
-    """Bob's announcement finds alice's patch; before it has a session, she lets go of it, and all garbage goes."""
+    """Bob's announcement finds alice's patch; before it has a session, she releases it, and garbage is collected."""
     if database_kind == "sqlite":
         pytest.skip("one writer at a time: there, every transaction is a lock")
     sha256, stress = upload(world.client(), DATA), Stress(world)
@@ -373,7 +373,7 @@ def test_a_foreign_key_alone_keeps_it_too(world: World) -> None:
     assert state(world, sha256) == "live"
 
 
-def test_a_reference_that_comes_too_late_is_a_clear_answer_and_half_of_nothing(
+def test_a_row_that_refers_to_a_blob_too_late_is_refused_as_a_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blobs, "readable", lambda _session, _actor, digests: dict.fromkeys(digests, 5))
@@ -407,7 +407,7 @@ import os, signal, sys
 from datetime import timedelta
 from pathlib import Path
 from registry.db.session import open_database
-from registry.services import garbage
+from registry.services.blobs import garbage
 from registry.storage.store import Store
 
 url, data, module, name, turn = sys.argv[1:]
@@ -427,7 +427,7 @@ garbage.run(open_database(url), Store(Path(data)), timedelta(0))
 
 
 def kill_in(world: World, module: str, name: str, turn: int) -> None:
-    """Collect in a process that is killed as soon as a function has been called so often."""
+    """Collect in a process that is killed once a function was called a number of times."""
     arguments = [str(world.settings.database), str(world.settings.data), module, name, str(turn)]
     done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -438,7 +438,7 @@ POINTS += [("garbage", "disk_bytes", 1), ("path", "unlink", 1), ("path", "unlink
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: f"{point[1]}-{point[2]}")
-def test_a_killed_collector_leaves_what_the_next_one_ends(world: World, point: tuple[str, str, int]) -> None:
+def test_the_next_collector_finishes_what_a_killed_one_began(world: World, point: tuple[str, str, int]) -> None:
     world.token("alice")
     kept = upload(world.client(), b"kept")
     garbage_blobs = [orphan(world, bytes([number]) * 9) for number in range(3)]
@@ -480,7 +480,7 @@ ENOUGH = 5  # of everything that is done
 
 
 class Stress:
-    """Users who send, find, refer to and let go of the same few bytes, while collectors run without a grace."""
+    """Users who send, find, use and release the same few bytes, while collectors run without a grace."""
 
     def __init__(self, world: World) -> None:
         self.world, self.made = world, world.app.state.context
@@ -501,7 +501,7 @@ class Stress:
             self.done[what] += more
 
     def present(self, what: str, sha256: str) -> None:
-        """Note a loss: something refers to bytes that are not there."""
+        """Record a loss: a row refers to bytes that are missing."""
         if not self.world.store.exists(sha256):
             self.lost.append(f"{what} {sha256[:8]}")
 
@@ -588,7 +588,7 @@ class Stress:
 
 @pytest.fixture
 def stress(tmp_path: Path, migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stress]:
-    """No grace, no leases, and sessions that expire at once: nothing but the locks is left to keep a blob."""
+    """No grace, no leases, and sessions that expire at once: only the locks keep a blob."""
     monkeypatch.setattr(blobs, "LEASE", NONE)
     with open_world(tmp_path / "data", migrated_url, upload_hours=0.1 / 3600) as world:
         yield Stress(world)

@@ -1,4 +1,4 @@
-"""What a namespace may hold: bytes count from their announcement on, and for one namespace only."""
+"""Quotas: bytes count from their announcement on, and for one namespace only."""
 
 import json
 import threading
@@ -65,7 +65,7 @@ def test_bytes_count_from_their_announcement_until_it_is_cancelled(world: World)
     first = ask(world, "alice", b"a" * 600).json()
     refused = ask(world, "alice", b"b" * 401)
     assert (refused.status_code, refused.json()["type"]) == (429, "urn:breadcrumb:problem:too-many")
-    assert "600 are taken" in refused.json()["detail"]
+    assert "600 are used or announced" in refused.json()["detail"]
     assert int(refused.headers["retry-after"]) > 60, "it does not pass by waiting, so clients should not wait"
     assert ask(world, "alice", b"c" * 400).status_code == 201
     assert usage(world, "alice").reserved_bytes == 1000
@@ -111,8 +111,8 @@ def test_what_is_abandoned_is_free_when_it_expires_and_before_it_is_swept(world:
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_what_has_expired_is_no_way_around(world: World, done: bool) -> None:
-    """An expired session that was not swept yet comes back to life only if there is room for it."""
+def test_an_expired_session_is_no_way_around_a_quota(world: World, done: bool) -> None:
+    """An expired session that was not deleted yet is opened again only if there is room for it."""
     allow(world, "alice", size=1000, count=1)
     upload(world.client(), b"a" * 900) if done else announce(world.client(), b"a" * 900)
     expire(world, b"a" * 900)
@@ -180,7 +180,7 @@ def test_a_patch_counts_for_its_author_wherever_it_is_pushed(world: World, tmp_p
 
 
 def together(calls: Sequence[Any]) -> list[Any]:
-    """Call all at once; return what came, in no order."""
+    """Call all functions at once; return their results, in any order."""
     came: list[Any] = []
     ready = threading.Barrier(len(calls))
 
@@ -213,7 +213,7 @@ def test_sixty_four_announcements_at_once_never_pass_the_quota(world: World) -> 
 
 
 def test_a_push_in_the_middle_of_an_announcement_hides_no_bytes(world: World, tmp_path: Path) -> None:
-    """Between what is used and what is reserved, bytes change sides; who adds them up must not look twice."""
+    """Bytes move from reserved to used; a sum over both must come from one statement."""
     create_model(world, "alice/tiny", make_checkpoint(tmp_path / "base"))
     bob = world.client("bob")
     files = [bytes([number]) * 100 for number in range(12)]
@@ -272,7 +272,7 @@ def test_the_operator_sets_and_shows_a_quota(world: World) -> None:
     ]
 
 
-def test_a_quota_that_is_none_is_refused(world: World) -> None:
+def test_an_invalid_quota_is_refused(world: World) -> None:
     world.token("alice")
     for given in ({"quota_bytes": -1}, {"quota_uploads": 2**31}):
         with pytest.raises(InvalidRequest), world.database.write() as session:

@@ -1,11 +1,12 @@
 import random
 import threading
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
 
 from registry.db.tables import AuditEvent, UploadSession, now
-from registry.services.blobs import blobs, uploads
+from registry.services.blobs import blobs, garbage
 from tests.support.world import World, announce, content_digest, digest, put_part, upload
 
 DATA = random.Random(1).randbytes(4500)  # parts of 1000 bytes: 0 to 4, the last one short
@@ -205,7 +206,7 @@ def test_a_lost_staging_file_is_sent_again(world: World) -> None:
     assert announce(client, DATA)["missing"] == [0, 1, 2, 3, 4]
 
 
-def test_a_cancelled_or_expired_session_leaves_nothing_after_a_sweep(world: World) -> None:
+def test_a_cancelled_or_expired_session_leaves_nothing_once_garbage_is_collected(world: World) -> None:
     client = world.client()
     cancelled, expired, alive = b"a" * 1500, b"b" * 1500, b"c" * 1500
     for data in (cancelled, expired, alive):
@@ -215,8 +216,8 @@ def test_a_cancelled_or_expired_session_leaves_nothing_after_a_sweep(world: Worl
     with world.database.write() as session:
         row = session.scalar(select(UploadSession).where(UploadSession.sha256 == digest(expired)))
         row.expires_at = now()
-    with world.database.write() as session:
-        assert uploads.sweep(session, world.store) == 1
+    collected = garbage.run(world.database, world.store, timedelta(hours=1))
+    assert (collected.uploads.count, collected.staged.count) == (1, 1)
     assert len(list(world.store.staging.iterdir())) == 1
     assert announce(client, alive)["missing"] == [1]
 

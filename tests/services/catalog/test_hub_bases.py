@@ -1,5 +1,3 @@
-import contextlib
-import os
 import shutil
 import threading
 import time
@@ -17,7 +15,6 @@ from registry.db.tables import BaseFile, Blob, Job, Model, now
 from registry.errors import InvalidRequest
 from registry.outside.hub import Hub, file_url, split
 from registry.services.blobs import blobs, garbage
-from registry.storage.cache import Cache
 from registry.worker.runner import Stopped
 from registry.worker.worker import Worker
 from tests.support.hub_files import HubFiles
@@ -56,10 +53,8 @@ def opened(folder: Path, url: str, hub: HubFiles, **settings: Any) -> Any:
 
 
 @pytest.fixture
-def world(tmp_path: Path, migrated_url: str, hub: HubFiles) -> Iterator[World]:
-    """A registry on each database."""
-    with opened(tmp_path, migrated_url, hub) as made:
-        yield made
+def world_settings(hub: HubFiles) -> dict[str, Any]:
+    return {"hub_endpoint": hub.url, "hub_hosts": ""}
 
 
 @pytest.fixture
@@ -71,7 +66,7 @@ def small(tmp_path: Path, migrated_template: Any, hub: HubFiles) -> Iterator[Wor
 
 
 def ask(world: World, name: str = NAME, source: str = f"hf://{REPOSITORY}@main", **words: Any) -> dict[str, Any]:
-    """Ask for a model and let the worker import it; return the model, or the job when it was refused."""
+    """Ask for a model and let the worker import it; return the model, or the job if it was refused."""
     client = world.client("alice")
     answer = client.post("/api/v1/models", json={"name": name, "source": source, **words})
     assert answer.status_code == 202, answer.text
@@ -110,7 +105,7 @@ def weights(base: Path) -> dict[str, bytes]:
 
 
 def age(world: World) -> None:
-    """Let every blob be as old as it must be to go."""
+    """Make every blob old enough to be collected."""
     with world.database.write() as session:
         session.execute(update(Blob).values(created_at=now() - 2 * DAY, leased_until=now() - DAY))
 
@@ -184,7 +179,7 @@ def test_asking_again_is_harmless_and_for_another_base_is_a_conflict(small: Worl
         (f"hf://{REPOSITORY}", (418, ""), "status 418"),
     ],
 )
-def test_what_cannot_be_had_is_refused_in_words(
+def test_what_the_hub_does_not_have_is_refused_with_a_reason(
     small: World, hub: HubFiles, source: str, closed: tuple[int, str] | None, said: str
 ) -> None:
     hub.closed = closed
@@ -276,23 +271,6 @@ def test_redirects_go_where_the_operator_allows_and_without_the_token(small: Wor
         assert hub.asked[-1].token == "Bearer secret"
 
 
-def test_least_recently_used_files_leave_the_cache_unless_they_are_in_use(small: World, tmp_path: Path) -> None:
-    cache, names = Cache(small.store), []
-    for place in range(3):
-        with cache.partial(f"{place:040x}") as file:
-            file.write(bytes([place]) * 100)
-            names.append(digest(bytes([place]) * 100))
-            cache.keep(file, f"{place:040x}", names[-1])
-    for place, name in enumerate(names):
-        os.utime(cache.path(name), (place, place))
-    with contextlib.ExitStack() as stack:
-        assert cache.hold(stack, [names[0], "f" * 64]) == ["f" * 64]
-        assert cache.trim(150) == 200
-        assert cache.path(names[0]).exists()
-        assert cache.trim(0) == 0
-    assert cache.trim(0) == 100
-
-
 def test_weights_at_the_hub_go_when_nothing_refers_to_them_and_are_never_missing(small: World, base: Path) -> None:
     ask(small)
     age(small)
@@ -321,7 +299,7 @@ def test_bytes_that_are_sent_all_the_same_turn_a_blob_live(world: World, base: P
     assert list(blobs.check(world.database, world.store)) == []
 
 
-def test_a_file_whose_writer_died_before_its_row_said_so_is_adopted(small: World, base: Path) -> None:
+def test_a_file_whose_writer_died_before_its_row_was_committed_is_adopted(small: World, base: Path) -> None:
     ask(small)
     sha256, data = next(iter(weights(base).items()))
     small.store.put([data], sha256)
@@ -330,7 +308,7 @@ def test_a_file_whose_writer_died_before_its_row_said_so_is_adopted(small: World
     assert list(states(small).values()).count("remote") == 1
 
 
-def test_what_is_at_the_hub_counts_for_nobody(small: World, base: Path) -> None:
+def test_files_that_stay_at_the_hub_count_against_no_quota(small: World, base: Path) -> None:
     client, whole = small.client("alice"), sum(len(data) for data in weights(base).values())
     used = []
     for name, by_reference in ((NAME, True), ("alice/copied", False)):

@@ -3,9 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from tests.support.makers import make_checkpoint
 from tests.support.world import World, create_model, digest, upload
+
+pytestmark = pytest.mark.heavy
 
 
 def request(files: dict[str, str], name: str = "alice/tiny") -> dict[str, object]:
@@ -51,7 +54,9 @@ def test_a_namespace_is_its_users_alone(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["truncated", "not safetensors", "nothing in it", "index disagrees"])
-def test_files_that_are_no_base_free_the_name_and_the_job_says_why(world: World, tmp_path: Path, broken: str) -> None:
+def test_files_that_are_not_a_base_free_the_name_and_the_job_says_why(
+    world: World, tmp_path: Path, broken: str
+) -> None:
     folder = make_checkpoint(tmp_path / "base", shards=2 if broken == "index disagrees" else 1)
     if broken == "index disagrees":
         index = folder / "model.safetensors.index.json"
@@ -100,8 +105,8 @@ def test_files_that_are_no_base_free_the_name_and_the_job_says_why(world: World,
         "",
     ],
 )
-def test_a_path_that_could_do_harm_is_named_and_refused(world: World, path: str) -> None:
-    client = world.client("alice")
+def test_a_path_that_could_do_harm_is_named_and_refused(calm: World, path: str) -> None:
+    client = calm.client("alice")
     sha256 = upload(client, b"x")
     answer = client.post("/api/v1/models", json=request({"model.safetensors": sha256, path: sha256}))
     assert answer.status_code == 422, answer.text
@@ -110,8 +115,8 @@ def test_a_path_that_could_do_harm_is_named_and_refused(world: World, path: str)
 
 @pytest.mark.parametrize("name", ["alice", "alice/", "alice/A", "alice/a--b", "alice/a..b", "alice/.a", "alice/a.git",
                                   "alice/api", "alice/a/b", "alice/" + "a" * 97, "alice/а"])  # fmt: skip
-def test_a_name_that_could_mislead_is_refused(world: World, name: str) -> None:
-    client = world.client("alice")
+def test_a_name_that_could_mislead_is_refused(calm: World, name: str) -> None:
+    client = calm.client("alice")
     sha256 = upload(client, b"x")
     assert client.post("/api/v1/models", json=request({"model.safetensors": sha256}, name)).status_code == 422
 
@@ -175,6 +180,6 @@ def test_a_file_is_served_whole_in_ranges_and_not_again(world: World, tmp_path: 
 
 
 @pytest.mark.parametrize("ref", ["mine", "abc", "recipe-", "0" * 7, "g" * 8, "../base", "%00"])
-def test_a_reference_that_is_none_is_refused_with_what_it_may_be(world: World, tmp_path: Path, ref: str) -> None:
+def test_an_invalid_ref_is_refused_with_the_valid_kinds(world: World, tmp_path: Path, ref: str) -> None:
     create_model(world, "alice/tiny", make_checkpoint(tmp_path / "base"))
     assert world.client(None).get(f"/api/v1/models/alice/tiny/revisions/{ref}").status_code in (404, 422)

@@ -11,12 +11,17 @@ import pytest
 import torch
 
 from registry.breadcrumbs.composing.compose import compose
-from registry.breadcrumbs.formats.checkpoint import digest_checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.db.tables import Composition, Job, Recipe
+from tests.support.community import Community
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.processes import until
 from tests.support.world import World, create_model, push_patch, upload
+
+pytestmark = pytest.mark.heavy
 
 SANDBOXED = "tests.support.sandboxed"
 
@@ -35,6 +40,12 @@ def files(world: World, tmp_path: Path) -> list[Path]:
         push_patch(world, "alice/tiny", out, title=f"Patch {seed}")
         made.append(out)
     return made
+
+
+@pytest.fixture
+def stocked(crew: Community) -> World:
+    """A registry with such a model, where a test needs none of the files."""
+    return crew.world
 
 
 def ask(world: World, *items: tuple[int, str], alpha: str = "0.3") -> Any:
@@ -84,24 +95,24 @@ def test_any_subset_is_what_a_local_composition_gives(world: World, files: list[
     assert (tmp_path / "pulled" / "config.json").read_bytes() == (files[0] / "config.json").read_bytes()
 
 
-def test_the_same_recipe_is_never_composed_twice(world: World, files: list[Path]) -> None:
-    first, second = ask(world, (1, "1"), (2, "1")), ask(world, (2, "1.0"), (1, "1"))
+def test_the_same_recipe_is_never_composed_twice(stocked: World) -> None:
+    first, second = ask(stocked, (1, "1"), (2, "1")), ask(stocked, (2, "1.0"), (1, "1"))
     assert first.json()["job"]["id"] == second.json()["job"]["id"]
-    world.work()
-    assert ask(world, (1, "1"), (2, "1")).json()["job"] is None
-    assert count_jobs(world) == 1
-    assert world.worker.device in ("cpu", "cuda"), "a worker says where it has composed"
+    stocked.work()
+    assert ask(stocked, (1, "1"), (2, "1")).json()["job"] is None
+    assert count_jobs(stocked) == 1
+    assert stocked.worker.device in ("cpu", "cuda"), "a worker says where it has composed"
 
 
-def test_many_who_ask_at_once_get_one_job(world: World, files: list[Path]) -> None:
+def test_requests_at_once_get_one_job(stocked: World) -> None:
     answers: list[int] = []
-    threads = [threading.Thread(target=lambda: answers.append(ask(world, (1, "1")).status_code)) for _ in range(6)]
+    threads = [threading.Thread(target=lambda: answers.append(ask(stocked, (1, "1")).status_code)) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert answers == [202] * 6
-    assert count_jobs(world) == 1
+    assert count_jobs(stocked) == 1
 
 
 def test_the_same_recipe_on_a_model_with_the_same_weights_is_not_computed_again(
@@ -119,10 +130,10 @@ def test_the_same_recipe_on_a_model_with_the_same_weights_is_not_computed_again(
         assert (first.recipe_digest, first.weights_digest) == (second.recipe_digest, second.weights_digest)
 
 
-def test_no_patch_at_all_is_the_base(world: World, files: list[Path]) -> None:
-    ask(world)
-    world.work()
-    assert ask(world).json()["weights_digest"] == ask(world).json()["recipe"]["base"]
+def test_no_patch_at_all_is_the_base(stocked: World) -> None:
+    ask(stocked)
+    stocked.work()
+    assert ask(stocked).json()["weights_digest"] == ask(stocked).json()["recipe"]["base"]
 
 
 @pytest.mark.parametrize(
@@ -140,12 +151,12 @@ def test_no_patch_at_all_is_the_base(world: World, files: list[Path]) -> None:
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_by_field(
-    world: World, files: list[Path], items: list[tuple[int, str]], alpha: str, field: str
+    stocked: World, items: list[tuple[int, str]], alpha: str, field: str
 ) -> None:
-    answer = ask(world, *items, alpha=alpha)
+    answer = ask(stocked, *items, alpha=alpha)
     assert answer.status_code == 422, answer.text
     assert answer.json()["field"] == field
-    assert count_jobs(world) == 0
+    assert count_jobs(stocked) == 0
 
 
 def test_a_composition_that_overflows_fails_and_names_the_tensor(world: World, tmp_path: Path) -> None:
@@ -168,31 +179,31 @@ def damage(blob: Path, at: int) -> None:
     blob.write_bytes(raw)
 
 
-def test_a_damaged_input_is_noticed_before_it_is_composed(world: World, files: list[Path]) -> None:
-    patch = world.client(None).get("/api/v1/models/alice/tiny/patches/1").json()
-    damage(world.store.path(patch["sha256"]), -1)
-    job = ask(world, (1, "1")).json()["job"]
-    world.work()
-    ended = world.client(None).get(f"/api/v1/jobs/{job['id']}").json()
+def test_a_damaged_input_is_noticed_before_it_is_composed(stocked: World) -> None:
+    patch = stocked.client(None).get("/api/v1/models/alice/tiny/patches/1").json()
+    damage(stocked.store.path(patch["sha256"]), -1)
+    job = ask(stocked, (1, "1")).json()["job"]
+    stocked.work()
+    ended = stocked.client(None).get(f"/api/v1/jobs/{job['id']}").json()
     assert ended["state"] == "failed"
     assert "damaged" in ended["error"]
 
 
 @pytest.mark.parametrize("at", [20, -1])
-def test_a_damaged_base_is_noticed_wherever_the_damage_is(world: World, files: list[Path], at: int) -> None:
-    found = world.client(None).get("/api/v1/models/alice/tiny/revisions/base").json()["files"]
+def test_a_damaged_base_is_noticed_wherever_the_damage_is(stocked: World, at: int) -> None:
+    found = stocked.client(None).get("/api/v1/models/alice/tiny/revisions/base").json()["files"]
     for file in found:
         if file["path"].endswith(".safetensors"):
-            damage(world.store.path(file["sha256"]), at)
-    job = ask(world, (1, "1")).json()["job"]
-    world.work()
-    ended = world.client(None).get(f"/api/v1/jobs/{job['id']}").json()
+            damage(stocked.store.path(file["sha256"]), at)
+    job = ask(stocked, (1, "1")).json()["job"]
+    stocked.work()
+    ended = stocked.client(None).get(f"/api/v1/jobs/{job['id']}").json()
     assert ended["state"] == "failed"
     assert "damaged" in ended["error"]
 
 
 def test_a_process_that_is_kept_serves_until_it_dies(world: World) -> None:
-    """As one does that holds a base on a GPU."""
+    """Like the process that keeps a base on a GPU."""
     claim = SimpleNamespace()  # heartbeats come later than these answers
     run = partial(world.worker.in_sandbox, claim, f"{SANDBOXED}:answer", keep=True)
     first, second = run(value=1), run(value=2)
@@ -211,61 +222,59 @@ def test_a_process_that_is_kept_serves_until_it_dies(world: World) -> None:
 
 
 def test_a_running_composition_is_cancelled_and_leaves_nothing(
-    world: World, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stocked: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = world.worker.in_sandbox
+    run = stocked.worker.in_sandbox
     pid = tmp_path / "pid"
     monkeypatch.setattr(
-        world.worker, "in_sandbox", lambda claim, *_, **__: run(claim, f"{SANDBOXED}:work", path=str(pid))
+        stocked.worker, "in_sandbox", lambda claim, *_, **__: run(claim, f"{SANDBOXED}:work", path=str(pid))
     )
-    job = ask(world, (1, "1")).json()["job"]
-    thread = threading.Thread(target=world.worker.step)
+    job = ask(stocked, (1, "1")).json()["job"]
+    thread = threading.Thread(target=stocked.worker.step)
     thread.start()
-    client, url = world.client("bob"), f"/api/v1/jobs/{job['id']}"
-    while client.get(url).json()["progress"] == 0:
-        pass
+    client, url = stocked.client("bob"), f"/api/v1/jobs/{job['id']}"
+    until(lambda: client.get(url).json()["progress"])
     client.post(f"{url}/cancel")
     thread.join(30)
     assert client.get(url).json()["state"] == "cancelled"
-    assert not list(world.store.staging.glob("job-*"))
+    assert not list(stocked.store.staging.glob("job-*"))
     monkeypatch.undo()
-    assert ask(world, (1, "1")).json()["job"]["id"] != job["id"]
+    assert ask(stocked, (1, "1")).json()["job"]["id"] != job["id"]
 
 
 def test_a_worker_that_is_stopped_gives_its_job_back(
-    world: World, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stocked: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = world.worker.in_sandbox
+    run = stocked.worker.in_sandbox
     monkeypatch.setattr(
-        world.worker,
+        stocked.worker,
         "in_sandbox",
         lambda claim, *_, **__: run(claim, f"{SANDBOXED}:work", path=str(tmp_path / "pid")),
     )
-    job = ask(world, (1, "1")).json()["job"]
-    thread = threading.Thread(target=world.worker.run)
+    job = ask(stocked, (1, "1")).json()["job"]
+    thread = threading.Thread(target=stocked.worker.run)
     thread.start()
-    while world.client(None).get(f"/api/v1/jobs/{job['id']}").json()["progress"] == 0:
-        pass
-    world.worker.stopping.set()
+    until(lambda: stocked.client(None).get(f"/api/v1/jobs/{job['id']}").json()["progress"])
+    stocked.worker.stopping.set()
     thread.join(30)
-    assert world.client(None).get(f"/api/v1/jobs/{job['id']}").json()["state"] == "queued"
+    assert stocked.client(None).get(f"/api/v1/jobs/{job['id']}").json()["state"] == "queued"
     monkeypatch.undo()
-    world.worker.stopping.clear()
-    world.work()
-    assert ask(world, (1, "1")).status_code == 200
+    stocked.worker.stopping.clear()
+    stocked.work()
+    assert ask(stocked, (1, "1")).status_code == 200
 
 
-def test_a_prefix_must_be_unique_and_an_uncomposed_recipe_says_what_to_do(world: World, files: list[Path]) -> None:
-    client = world.client(None)
+def test_a_prefix_must_be_unique_and_an_uncomposed_recipe_says_what_to_do(stocked: World) -> None:
+    client = stocked.client(None)
     absent = client.get(f"/api/v1/models/alice/tiny/revisions/{'0' * 64}")
     assert absent.status_code == 404
     assert "crumb compose" in absent.json()["detail"]
-    ask(world, (1, "1"))
-    world.work()
-    digest = ask(world, (1, "1")).json()["recipe"]["digest"]
+    ask(stocked, (1, "1"))
+    stocked.work()
+    digest = ask(stocked, (1, "1")).json()["recipe"]["digest"]
     for ref in (digest, digest[:8], f"sha256:{digest}", f"recipe-{digest[:12]}"):
         assert client.get(f"/api/v1/models/alice/tiny/revisions/{ref}").json()["ref"] == digest
-    with world.database.write() as session:
+    with stocked.database.write() as session:
         composition, recipe = session.query(Composition).one(), session.query(Recipe).one()
         twin = digest[:63] + ("0" if digest[63] != "0" else "1")
         session.add(Recipe(digest=twin, base_digest=recipe.base_digest, alpha="1", items=[]))
@@ -286,9 +295,9 @@ def test_a_prefix_must_be_unique_and_an_uncomposed_recipe_says_what_to_do(world:
     assert (ambiguous.status_code, ambiguous.json()["field"]) == (422, "ref")
 
 
-def test_nothing_of_a_request_is_kept_when_it_fails(world: World, files: list[Path]) -> None:
-    before = json.dumps(world.client(None).get("/api/v1/models/alice/tiny/patches").json())
-    client = world.client("bob")
+def test_nothing_of_a_request_is_kept_when_it_fails(stocked: World) -> None:
+    before = json.dumps(stocked.client(None).get("/api/v1/models/alice/tiny/patches").json())
+    client = stocked.client("bob")
     sha256 = upload(client, b"bytes")
     client.post("/api/v1/models/alice/tiny/patches", json={"sha256": sha256, "title": "x" * 201})
     assert json.dumps(client.get("/api/v1/models/alice/tiny/patches").json()) == before

@@ -1,9 +1,7 @@
-"""Where patches meet, asked of a registry: computed once, by whoever asks first, and shown to whoever may see them."""
+"""Conflicts at a registry: computed once, for the first user who asks, and shown to all who may see the patches."""
 
 import threading
-from collections.abc import Iterator
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,8 @@ from safetensors.numpy import load_file
 from sqlalchemy import event, func, select
 
 from registry.db.tables import Job, PatchPair, PatchSet
-from registry.services.composing import conflicts
-from tests.support.community import PATCHES, Community, open_community
+from registry.services.composing import conflict_sums, conflicts
+from tests.support.community import PATCHES, Community
 from tests.support.world import create_model, push_patch
 
 pytestmark = pytest.mark.heavy
@@ -22,26 +20,12 @@ PAIRS = PATCHES * (PATCHES - 1) // 2
 WHOLE = 40 * 16 + 16 + 40 + 40 * 16  # weights of the base: two tensors, integer positions and the head
 
 
-@pytest.fixture
-def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """Four checked drafts of bob's."""
-    with open_community(database_kind, tmp_path, request) as made:
-        yield made
-
-
-@pytest.fixture
-def lived(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """Four accepted patches, and the releases 1.0.0 of [1], 1.1.0 of [1, 2], 1.2.0 of [1, 2, 3]."""
-    with open_community(database_kind, tmp_path, request, released=True) as made:
-        yield made
-
-
 def ask(crew: Community, *numbers: int, user: str = "carol", status: int = 202) -> Any:
     return crew.post(user, "/conflicts", status, patches=[{"number": number} for number in numbers])
 
 
 def computed(crew: Community, *numbers: int) -> Any:
-    """Have patches compared, and return what is known then."""
+    """Have patches compared, and return the known conflicts."""
     assert ask(crew, *numbers)["job"]["state"] == "queued"
     crew.world.work()
     return ask(crew, *numbers, status=200)
@@ -65,7 +49,7 @@ def named(found: Any) -> list[int]:
 
 
 def dense(crew: Community, number: int) -> dict[str, np.ndarray]:
-    """Read a patch file: what it adds to each weight, NaN where it touches nothing."""
+    """Read a patch file into what it adds to each weight; NaN where it touches nothing."""
     entries = load_file(crew.world.store.path(crew.patch(number)["sha256"]))
     shapes = {row["name"]: row["shape"] for row in crew.get(f"/patches/{number}/tensors")}
     found = {}
@@ -82,7 +66,7 @@ def dense(crew: Community, number: int) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------------------------- asked and known
 
 
-def test_what_is_computed_is_what_the_files_hold_in_either_order(crew: Community) -> None:
+def test_computed_conflicts_agree_with_the_files_in_either_order(crew: Community) -> None:
     assert computed(crew, 1, 2)["missing"] == 0
     for first, second in ((1, 2), (2, 1)):
         a, b = dense(crew, first), dense(crew, second)
@@ -176,7 +160,7 @@ def test_two_workers_may_write_the_same_at_once(crew: Community) -> None:
     def finish() -> None:
         try:
             with crew.world.database.write() as session:
-                conflicts.finish(session, digests, report)
+                conflict_sums.finish(session, digests, report)
         except Exception as error:
             failures.append(error)
 
@@ -190,7 +174,7 @@ def test_two_workers_may_write_the_same_at_once(crew: Community) -> None:
 
 
 def test_a_large_job_is_done_in_rounds(crew: Community, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conflicts, "ROUND", 8)  # the base has four tensors: two pairs at a time
+    monkeypatch.setattr(conflicts, "TENSORS_PER_ROUND", 8)  # the base has four tensors: two pairs at a time
     run, seen = crew.world.worker.in_sandbox, []
 
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -217,7 +201,7 @@ def test_without_numbers_it_is_the_release_that_is_pulled(lived: Community) -> N
     assert (named(ask(lived)), ask(lived)["source"]) == ([1, 2], "1.1.0")
 
 
-def test_without_numbers_or_a_release_it_is_what_was_accepted(crew: Community) -> None:
+def test_without_numbers_or_a_release_the_accepted_patches_are_compared(crew: Community) -> None:
     assert (named(look(crew)), look(crew)["source"]) == ([], "accepted")
     assert "two" in ask(crew, status=422)["detail"]
     crew.accept(2, 4)
@@ -230,7 +214,9 @@ def test_without_numbers_or_a_release_it_is_what_was_accepted(crew: Community) -
     [((1, 9), 404, "no patch alice/tiny#9"), ((1, 1), 422, "named twice"), ((1,), 422, "no two patches"),
      (tuple(range(1, 66)), 422, "")],
 )  # fmt: skip
-def test_what_cannot_be_compared_is_told(crew: Community, numbers: tuple[int, ...], status: int, words: str) -> None:
+def test_what_cannot_be_compared_is_refused_with_a_reason(
+    crew: Community, numbers: tuple[int, ...], status: int, words: str
+) -> None:
     assert words in ask(crew, *numbers, status=status)["detail"]
     assert jobs(crew) == 0
 
@@ -272,7 +258,7 @@ def test_a_patch_lists_those_it_was_compared_with_the_newest_first(crew: Communi
     assert len(crew.get("/patches/2/conflicts?limit=1")) == 1
 
 
-def test_patches_of_another_model_are_not_told_of(crew: Community) -> None:
+def test_patches_of_another_model_are_not_listed(crew: Community) -> None:
     computed(crew, 1, 2)
     create_model(crew.world, "bob/twin", crew.base)
     file = crew.world.store.path(crew.patch(1)["sha256"])

@@ -1,22 +1,13 @@
-"""What a recipe would be, before anybody composes it."""
+"""Previews: what a recipe would be, before it is composed."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry.db.tables import Composition, Job, Recipe, now
-from tests.support.community import Community, open_community
+from tests.support.community import Community
 
 pytestmark = pytest.mark.heavy
-
-
-@pytest.fixture
-def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """Four checked drafts of bob's."""
-    with open_community(database_kind, tmp_path, request) as made:
-        yield made
 
 
 def recipe(*numbers: int, **more: Any) -> dict[str, Any]:
@@ -27,7 +18,7 @@ def preview(crew: Community, *numbers: int, user: str | None = None, status: int
     return crew.ask(user, "POST", "/preview", status, **recipe(*numbers, **more))
 
 
-def test_a_preview_tells_of_the_very_recipe_and_writes_nothing(crew: Community) -> None:
+def test_a_preview_is_of_the_same_recipe_and_writes_nothing(crew: Community) -> None:
     before = crew.count_events()
     body = {"alpha": "0.50", "patches": [{"number": 3, "weight": "-0.5"}, {"number": 1}]}
     told = crew.ask(None, "POST", "/preview", **body)
@@ -63,18 +54,18 @@ def test_a_preview_knows_what_has_been_compared_and_how_much_is_touched(crew: Co
     assert told["conflicts"]["missing"] == 0
 
 
-def test_what_would_be_refused_or_should_be_known_is_a_warning(crew: Community) -> None:
+def test_what_would_be_refused_is_a_warning_of_a_preview(crew: Community) -> None:
     crew.accept(1, 2, 3)
     crew.post("mary", "/patches/1/yank", message="It forgets.")
     crew.set(2, state="superseded", superseded_by=3)
     told = preview(crew, 1, 2, 3, 4)
     found = {item["number"]: item["warnings"] for item in told["patches"]}
     assert found[1] == [
-        "alice/tiny#1 was yanked (It forgets.); leave it out, or say --allow-yanked to compose it all the same."
+        "alice/tiny#1 was yanked (It forgets.); leave it out, or pass --allow-yanked to compose it anyway."
     ]
     assert found[2] == ["alice/tiny#2 was superseded by #3."]
     assert found[3] == []
-    assert found[4] == ["alice/tiny#4 is draft, and not accepted."]
+    assert found[4] == ["alice/tiny#4 is draft, not accepted."]
     assert told["warnings"][:3] == [*found[1], *found[2], *found[4]]
     assert "patch #1 states no licence; ask its author for one." in told["warnings"]
     allowed = preview(crew, 1, allow_yanked=True)["patches"][0]["warnings"]
@@ -93,7 +84,7 @@ def test_a_patch_that_nobody_may_compare_is_warned_of_and_left_out_of_the_confli
     assert [patch["number"] for patch in mine["conflicts"]["patches"]] == [1, 3, 4]
 
 
-def test_licences_that_do_not_go_together_are_told(crew: Community) -> None:
+def test_incompatible_licences_are_warnings(crew: Community) -> None:
     crew.rules(license="gpl-2.0")
     file = crew.spares[0]
     number = crew.push(file, license="apache-2.0")["number"]
@@ -101,7 +92,7 @@ def test_licences_that_do_not_go_together_are_told(crew: Community) -> None:
     assert told.startswith(f"the base (gpl-2.0) and patch #{number} (apache-2.0) cannot be in one release")
 
 
-def test_an_older_revision_is_told_to_be_one(crew: Community) -> None:
+def test_an_older_revision_is_a_warning(crew: Community) -> None:
     crew.revise(1, crew.spares[0])
     told = crew.ask(None, "POST", "/preview", patches=[{"number": 1, "revision": 1}])
     assert "alice/tiny#1 is revision 1; the newest is 2." in told["warnings"]
@@ -112,5 +103,5 @@ def test_an_older_revision_is_told_to_be_one(crew: Community) -> None:
     [(recipe(9), "patches"), (recipe(1, 1), "patches"), (recipe(1, alpha="1e3"), "alpha"),
      (recipe(1, alpha="9" * 20) | {"patches": [{"number": 1, "weight": "9" * 20}]}, "alpha")],
 )  # fmt: skip
-def test_what_no_recipe_can_be_is_refused(crew: Community, body: dict[str, Any], field: str) -> None:
+def test_an_impossible_recipe_is_refused(crew: Community, body: dict[str, Any], field: str) -> None:
     assert crew.ask(None, "POST", "/preview", 422, **body)["field"] == field

@@ -1,29 +1,21 @@
-"""An inbox: as quick for many patches as for one, and of the same mind as what accepts a patch."""
+"""The inbox: a fixed number of queries, and the same requirements as accepting a patch."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
 from registry.db.tables import Check, PatchRevision
-from tests.support.community import Community, open_community
+from tests.support.community import Community
 
 pytestmark = pytest.mark.heavy
-
-
-@pytest.fixture
-def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    with open_community(database_kind, tmp_path, request) as made:
-        yield made
 
 
 def acceptable(crew: Community) -> list[int]:
     return [patch["number"] for patch in crew.get("/inbox", "mary")["accept"]]
 
 
-def test_what_an_inbox_calls_acceptable_lacks_nothing(crew: Community) -> None:
+def test_what_an_inbox_lists_to_accept_can_be_accepted(crew: Community) -> None:
     crew.rules(min_approvals=2, required_evaluations=["mmlu:accuracy"])
     for number in (1, 2, 3, 4):
         crew.post("bob", f"/patches/{number}/propose")
@@ -49,7 +41,7 @@ def fails() -> dict[str, Any]:
     return {"position": 9, "required": True, "status": "fail", "summary": "NaN in a tensor"}
 
 
-def test_an_inbox_asks_the_database_no_more_for_many_patches(crew: Community) -> None:
+def test_an_inbox_takes_no_more_queries_for_many_patches(crew: Community) -> None:
     asked: list[str] = []
     event.listen(crew.world.database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
 

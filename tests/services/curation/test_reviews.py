@@ -1,8 +1,7 @@
-"""What people decide about patches, and what they may not."""
+"""Reviews: the steps of a patch, who may take them, and what must not be missing."""
 
 import math
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from registry.db.tables import Check, Comment, Patch, Review, User
 from registry.errors import WrongState
 from registry.services.catalog import norms, patches
 from registry.services.curation import reviews
-from tests.support.community import NAME, PATCHES, URL, Community, open_community
+from tests.support.community import NAME, PATCHES, URL, Community
 from tests.support.makers import changed, fine_tuned, make_patch
 from tests.support.world import upload
 
@@ -32,12 +31,6 @@ STEPS: dict[str, tuple[set[str], str, str, dict[str, Any]]] = {
     "unyank": ({"yanked"}, "accepted", "mary", {"message": "it was not so"}),
 }
 STATES = ("draft", "proposed", "changes_requested", "accepted", "rejected", "withdrawn", "superseded", "yanked")
-
-
-@pytest.fixture
-def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    with open_community(database_kind, tmp_path, request) as made:
-        yield made
 
 
 def propose(crew: Community, *numbers: int) -> None:
@@ -74,7 +67,7 @@ def test_a_step_leads_where_the_table_says_and_from_elsewhere_nowhere(crew: Comm
                 assert answer["reason"] == ("no use" if body.get("message") == "no use" else None)
         else:
             refused = crew.post(user, path, 409, **body)["detail"]
-            needs = "only what is proposed" if verb == "approve" else " or ".join(sorted(starts))
+            needs = "only a proposed patch" if verb == "approve" else " or ".join(sorted(starts))
             assert f"{NAME}#1 is {state}; " in refused
             assert needs in refused
             assert (crew.patch(1)["state"], crew.patch(1)["reason"]) == (state, "before")
@@ -121,7 +114,7 @@ def test_nobody_approves_their_own(crew: Community) -> None:
         assert (pushed["number"], pushed["state"]) == (number, "proposed")
         for verdict in ("approve", "request_changes"):
             refused = crew.post(user, f"/patches/{number}/reviews", 403, verdict=verdict, revision=1)
-            assert refused["detail"] == f"{NAME}#{number} is your own; somebody else has to review it."
+            assert refused["detail"] == f"{NAME}#{number} is your own patch; somebody else has to review it."
         with crew.world.database.write() as session:  # and if a row came there by another way, it would not count
             author = session.scalars(select(User).where(User.name == user)).one()
             revision = crew.revision(session, number)
@@ -190,7 +183,7 @@ def test_of_several_verdicts_the_newest_counts(crew: Community) -> None:
     accept(crew)
 
 
-def test_one_who_approves_twice_is_one(crew: Community) -> None:
+def test_two_approvals_of_one_reviewer_count_once(crew: Community) -> None:
     crew.rules(min_approvals=2)
     propose(crew, 1)
     approve(crew, "rita")
@@ -198,7 +191,7 @@ def test_one_who_approves_twice_is_one(crew: Community) -> None:
     assert missing(crew) == ["It has 1 of 2 approvals of revision 1."]
 
 
-def test_the_approval_of_somebody_who_lost_the_role_no_longer_counts(crew: Community) -> None:
+def test_the_approval_of_a_user_who_lost_the_role_no_longer_counts(crew: Community) -> None:
     propose(crew, 1)
     approve(crew, "rita")
     for lose, regain in [
@@ -240,8 +233,8 @@ def test_accepting_lists_everything_that_is_missing(crew: Community) -> None:
         "It is quarantined.",
         "The check 'made-up' failed: it is odd.",
         "It has 1 of 2 approvals of revision 1.",
-        "The evaluation squad:f1 is not there.",
-        "The evaluation glue:accuracy is not there.",
+        "The evaluation squad:f1 is missing.",
+        "The evaluation glue:accuracy is missing.",
     ]
     assert missing(crew) == sentences
     refused = accept(crew, 1, 409)["detail"]
@@ -283,7 +276,7 @@ def test_a_required_evaluation_is_of_this_revision_this_data_and_this_metric(cre
         measure(ref, dataset, metric)
     measure("#1.2", "squad", "exact")
     measure("#1", "glue", "f1")
-    assert accept(crew, 1, 409)["detail"].endswith("The evaluation squad:f1 is not there.")
+    assert accept(crew, 1, 409)["detail"].endswith("The evaluation squad:f1 is missing.")
     measure("#1", "squad", "f1")
     accept(crew)
 
@@ -294,7 +287,7 @@ def test_an_accepted_patch_takes_the_place_of_older_ones(crew: Community) -> Non
     approve(crew, "rita", 3)
     approve(crew, "rita", 4)
     refused = accept(crew, 3, 409, supersedes=[1, 4])["detail"]
-    assert refused == f"{NAME}#4 is proposed; supersede needs it to be accepted."
+    assert refused == f"{NAME}#4 is proposed; to supersede it, it must be accepted."
     assert accept(crew, 3, 422, supersedes=[1, 3])["field"] == "supersedes"
     assert accept(crew, 3, 404, supersedes=[1, 9])
     assert [crew.patch(number)["state"] for number in (1, 2, 3)] == ["accepted", "accepted", "proposed"]
@@ -340,7 +333,7 @@ def test_a_yanked_patch_is_composed_only_when_asked_for(crew: Community) -> None
     crew.post("mary", "/patches/1/yank", message="it forgets")
     refused = compose(crew, 1, 2, status=422)
     assert refused["detail"] == (
-        f"{NAME}#1 was yanked (it forgets); leave it out, or say --allow-yanked to compose it all the same."
+        f"{NAME}#1 was yanked (it forgets); leave it out, or pass --allow-yanked to compose it anyway."
     )
     compose(crew, 1, 2, allow_yanked=True)
     compose(crew, 2)
@@ -448,7 +441,7 @@ def test_an_inbox_shows_what_waits_for_its_owner(crew: Community) -> None:
     crew.get("/inbox", None, 401)
 
 
-def test_a_norm_far_from_the_others_is_told_with_the_numbers() -> None:
+def test_an_outlying_norm_is_a_warning_with_numbers() -> None:
     ordinary = [1.0, 1.1, 0.9, 1.05]
     assert norms.outlier_warning("x", 1.2, ordinary) is None
     assert norms.outlier_warning("x", 30.0, ordinary) == "x has L2 norm 30, 33.8 deviations from the median 1.025"
@@ -506,7 +499,7 @@ def test_the_worker_warns_of_a_patch_out_of_the_ordinary(crew: Community, tmp_pa
 def test_a_patch_accepted_while_its_next_revision_arrives_is_what_was_approved(
     crew: Community, database_kind: str
 ) -> None:
-    """Whoever is second waits, and then is refused: no accepted patch has a revision that nobody approved."""
+    """The second transaction waits, and is refused: no accepted patch has a revision that nobody approved."""
     propose(crew, 1)
     approve(crew, "rita")
     sha256 = upload(crew.world.client("bob"), crew.spares[0].read_bytes())

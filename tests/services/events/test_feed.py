@@ -1,4 +1,4 @@
-"""What happened: in order, nothing twice, nothing left out, and nothing private to strangers."""
+"""The feed: changes in order, each once, without gaps, and nothing private for strangers."""
 
 import itertools
 import threading
@@ -9,23 +9,14 @@ import pytest
 from sqlalchemy import select
 
 from registry.db.audit import hash_event
-from registry.db.tables import AuditEvent, AuditHead, Model, Namespace, User
+from registry.db.tables import AuditEvent, AuditHead, Model
 from registry.services.events import feed
 from registry.services.people import rules
 from registry.services.people.actors import record
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
-from tests.support.world import World, create_model, push_patch
+from tests.support.world import World, add_model, create_model, push_patch
 
 CHANGES = "/api/v1/changes"
-
-
-def add_model(world: World, name: str, visibility: str = "public") -> None:
-    """Add a model of alice's that has no files: these tests need none."""
-    world.token("alice")
-    with world.database.write() as session:
-        alice = session.scalars(select(User).where(User.name == "alice")).one()
-        space = session.scalars(select(Namespace).where(Namespace.name == "alice")).one()
-        session.add(Model(namespace_id=space.id, name=name, creator_id=alice.id, size=0, visibility=visibility))
 
 
 def happen(world: World, name: str, *actions: str) -> None:
@@ -41,7 +32,7 @@ def head(world: World) -> int:
 
 
 def follow(client: Any, since: int = 0, limit: int = 2) -> tuple[list[dict[str, Any]], int]:
-    """Ask for changes until there are no more, as a mirror does."""
+    """Follow the changes until there are no more, like a mirror."""
     items: list[dict[str, Any]] = []
     while True:
         answer = client.get(CHANGES, params={"since": since, "limit": limit})
@@ -56,7 +47,7 @@ def follow(client: Any, since: int = 0, limit: int = 2) -> tuple[list[dict[str, 
         since = page["next"]
 
 
-def test_strangers_are_told_of_public_models_alone_and_always_get_on(world: World) -> None:
+def test_strangers_see_changes_of_public_models_only_and_always_get_further(world: World) -> None:
     add_model(world, "open")
     add_model(world, "shut", "private")
     for _ in range(3):
@@ -77,8 +68,8 @@ def test_strangers_are_told_of_public_models_alone_and_always_get_on(world: Worl
     assert chief == seen["alice"]
 
 
-def test_what_is_nobodys_business_is_in_no_change(world: World, tmp_path: Path) -> None:
-    """Everything that the registry has a word for happens, to a public model."""
+def test_private_actions_are_in_no_change(world: World, tmp_path: Path) -> None:
+    """Every action of the registry happens to a public model."""
     base = make_checkpoint(tmp_path / "base")
     make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "1.safetensors")
     create_model(world, "alice/m", base)
@@ -110,7 +101,7 @@ def test_what_is_nobodys_business_is_in_no_change(world: World, tmp_path: Path) 
     assert [item["user"] for item in items if item["action"] == "patch.push"] == ["bob"]
 
 
-def test_nothing_after_the_head_is_answered_and_nothing_new_is_missed(world: World) -> None:
+def test_no_serial_beyond_the_head_is_given_and_no_new_event_is_missed(world: World) -> None:
     add_model(world, "open")
     happen(world, "open", "patch.push")
     client = world.client(None)
@@ -123,7 +114,7 @@ def test_nothing_after_the_head_is_answered_and_nothing_new_is_missed(world: Wor
 
 
 def test_a_mirror_gets_past_any_number_of_invisible_events(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "WINDOW", 4)
+    monkeypatch.setattr(feed, "SERIALS_PER_ANSWER", 4)
     add_model(world, "shut", "private")
     add_model(world, "open")
     happen(world, "shut", *["patch.push"] * 30)
@@ -235,7 +226,7 @@ def test_the_audit_of_the_server_is_for_admins_and_can_be_asked_in_parts(world: 
 
 
 def test_all_that_may_be_done_is_either_public_or_known_to_be_not() -> None:
-    """A new kind of action must be put on one side or the other."""
+    """A new kind of action must be listed as public or as private."""
     private = {"admin", "audit", "build", "gc", "inbox", "job", "namespace", "report", "server"}
     private |= {"conflict", "token", "upload", "user", "webhook"}
     assert {action.partition(".")[0] for action in rules.RULES} <= private | set(feed.NOUNS)

@@ -1,4 +1,4 @@
-"""Webhooks: every event is told to whoever asked, signed, once or more, and never not at all."""
+"""Webhooks: every event is delivered, signed, at least once, to every webhook that wants it."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,17 @@ from huggingface_hub import WebhookPayload
 from sqlalchemy import select, text
 
 from registry.db.audit import check_chain
-from registry.db.tables import AuditEvent, Model, Namespace, User, Webhook, WebhookDelivery, now
+from registry.db.tables import AuditEvent, Model, Webhook, WebhookDelivery, now
 from registry.outside.egress import Egress, Reply
+from registry.services.events import deliveries as delivery_service
 from registry.services.events import webhooks
 from registry.services.people.actors import record
 from registry.worker.courier import Courier
 from registry.worker.worker import Worker
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.processes import open_registry, until
-from tests.support.receivers import Received, Receiver, open_canary, open_receiver
-from tests.support.world import World, create_model, open_world, push_patch
+from tests.support.receivers import Received, Receiver, open_canary
+from tests.support.world import World, add_model, create_model, open_world, push_patch
 
 pytestmark = pytest.mark.heavy
 
@@ -35,29 +35,13 @@ PUBLIC = "https://crumbs.example.org"
 
 
 @pytest.fixture
-def world(tmp_path: Path, migrated_url: str) -> Iterator[World]:
-    """A registry that may call this machine."""
-    with open_world(tmp_path / "data", migrated_url, webhook_private=True, public_url=f"{PUBLIC}/") as made:
-        yield made
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with open_receiver() as made:
-        yield made
-
-
-def add_model(world: World, name: str = "m", visibility: str = "public") -> None:
-    """Add a model of alice's that has no files: these tests need none."""
-    world.token("alice")
-    with world.database.write() as session:
-        alice = session.scalars(select(User).where(User.name == "alice")).one()
-        space = session.scalars(select(Namespace).where(Namespace.name == "alice")).one()
-        session.add(Model(namespace_id=space.id, name=name, creator_id=alice.id, size=0, visibility=visibility))
+def world_settings() -> dict[str, Any]:
+    """It may call this machine."""
+    return {"webhook_private": True, "public_url": f"{PUBLIC}/"}
 
 
 def happen(world: World, *actions: str, name: str = "m") -> None:
-    """Let things happen to a model."""
+    """Record events of a model."""
     with world.database.write() as session:
         model = session.scalars(select(Model).where(Model.name == name)).one()
         for action in actions:
@@ -76,14 +60,14 @@ def courier(world: World, **how: Any) -> Courier:
 
 
 def send_all(world: World, made: Courier | None = None) -> None:
-    """Send everything that is due, and what was only resting."""
+    """Send everything that is due, also to resting webhooks."""
     made = made or courier(world)
     while made.step():
         made.failures.clear()
 
 
 def make_due(world: World) -> None:
-    """Let the pauses pass."""
+    """Make pending deliveries due."""
     with world.database.write() as session:
         for row in session.scalars(select(WebhookDelivery).where(WebhookDelivery.state == "pending")):
             row.due_at = now()
@@ -173,7 +157,7 @@ def test_a_webhook_is_of_its_model_alone(world: World, receiver: Receiver) -> No
         {"url": "https://" + "a" * 2000},
     ],
 )
-def test_a_webhook_that_makes_no_sense_is_refused(world: World, body: dict[str, Any]) -> None:
+def test_an_invalid_webhook_is_refused(world: World, body: dict[str, Any]) -> None:
     add_model(world)
     assert world.client("alice").post(HERE, json=body).status_code == 422
 
@@ -211,7 +195,7 @@ def test_a_model_has_at_most_twenty_webhooks(world: World) -> None:
 
 
 def sign(secret: str, message: bytes) -> str:
-    """Compute HMAC-SHA256 as RFC 2104 defines it."""
+    """Compute HMAC-SHA256 as defined in RFC 2104."""
     key = secret.encode().ljust(64, b"\0")
     assert len(key) == 64
     inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key) + message).digest()
@@ -236,7 +220,7 @@ def test_what_is_sent_is_signed(world: World, receiver: Receiver) -> None:
     assert {"Authorization", "Cookie"}.isdisjoint(headers)
 
 
-def test_only_what_was_asked_for_is_told_and_only_from_then_on(world: World, receiver: Receiver) -> None:
+def test_only_chosen_events_are_delivered_and_only_from_then_on(world: World, receiver: Receiver) -> None:
     add_model(world)
     add_model(world, "n")
     happen(world, "release.cut")
@@ -258,19 +242,19 @@ def test_only_what_was_asked_for_is_told_and_only_from_then_on(world: World, rec
     assert len(receiver.received) == 3 + (len(told) + 1) + 1
 
 
-def test_collecting_goes_on_where_it_was_however_much_there_is(
+def test_collecting_continues_at_the_cursor_however_many_events_there_are(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_model(world)
-    monkeypatch.setattr(webhooks, "PAGE", 3)
+    monkeypatch.setattr(delivery_service, "COLLECTED_AT_ONCE", 3)
     made = [add_webhook(world, receiver.url, "patch.push") for _ in range(5)]
     happen(world, *["patch.push", "release.cut"] * 10)
     rounds = 0
     with world.database.read() as session:
-        assert webhooks.waiting(session)
+        assert delivery_service.waiting(session)
     while True:
         with world.database.write() as session:
-            if not webhooks.collect(session):
+            if not delivery_service.collect(session):
                 break
         rounds += 1
         assert rounds < 100
@@ -280,7 +264,7 @@ def test_collecting_goes_on_where_it_was_however_much_there_is(
         assert {row.cursor for row in session.scalars(select(Webhook))} == {webhooks.head(session)}
 
 
-def test_what_fails_is_tried_again_later_under_the_same_id(world: World, receiver: Receiver) -> None:
+def test_a_failed_delivery_is_tried_again_later_under_the_same_id(world: World, receiver: Receiver) -> None:
     add_model(world)
     made = add_webhook(world, receiver.url)
     happen(world, "release.publish")
@@ -304,7 +288,7 @@ def test_what_fails_is_tried_again_later_under_the_same_id(world: World, receive
     assert 46 < pauses[1] < 72
 
 
-def test_what_fails_eight_times_is_given_up_and_can_be_asked_for_again(world: World, receiver: Receiver) -> None:
+def test_a_delivery_that_fails_eight_times_ends_and_can_be_replayed(world: World, receiver: Receiver) -> None:
     add_model(world)
     made = add_webhook(world, receiver.url)
     happen(world, "release.publish")
@@ -325,14 +309,16 @@ def test_what_fails_eight_times_is_given_up_and_can_be_asked_for_again(world: Wo
 
 
 def test_the_pauses_grow_over_a_day() -> None:
-    least = sum((webhooks.pause(attempts) for attempts in range(1, webhooks.ATTEMPTS)), timedelta())
+    least = sum(
+        (delivery_service.pause(attempts) for attempts in range(1, delivery_service.MOST_ATTEMPTS)), timedelta()
+    )
     assert timedelta(hours=18) < least < timedelta(hours=28)
-    assert len({webhooks.pause(1) for _ in range(10)}) > 1
+    assert len({delivery_service.pause(1) for _ in range(10)}) > 1
 
 
 def test_nobody_fills_the_queue_by_asking_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     add_model(world)
-    monkeypatch.setattr(webhooks, "MOST_WAITING", 3)
+    monkeypatch.setattr(delivery_service, "MOST_PENDING", 3)
     made = add_webhook(world, "https://hooks.example.org/")
     client = world.client("alice")
     found = [client.post(f"{HERE}/{made['id']}/test") for _ in range(4)]
@@ -341,7 +327,7 @@ def test_nobody_fills_the_queue_by_asking_again(world: World, monkeypatch: pytes
     client.patch(f"{HERE}/{made['id']}", json={"active": False})
     assert client.post(f"{HERE}/{made['id']}/test").status_code == 409
     with world.database.read() as session:
-        assert not webhooks.waiting(session)  # what is off is not sent
+        assert not delivery_service.waiting(session)  # what is off is not sent
 
 
 def test_deliveries_come_in_pages_newest_first(world: World) -> None:
@@ -349,7 +335,7 @@ def test_deliveries_come_in_pages_newest_first(world: World) -> None:
     made = add_webhook(world, "https://hooks.example.org/")
     happen(world, *["patch.push"] * 5)
     with world.database.write() as session:
-        webhooks.collect(session)
+        delivery_service.collect(session)
     client, seen, cursor = world.client("alice"), [], None
     while True:
         query = {"limit": 2, **({"before": cursor} if cursor else {})}
@@ -385,7 +371,7 @@ def test_many_couriers_send_each_delivery_once(world: World, receiver: Receiver)
         assert {row.state for row in session.scalars(select(WebhookDelivery))} == {"delivered"}
 
 
-def test_what_one_courier_is_taking_another_passes_over(world: World, database_kind: str) -> None:
+def test_what_one_courier_has_claimed_another_skips(world: World, database_kind: str) -> None:
     if database_kind == "sqlite":
         pytest.skip("one writer at a time")
     add_model(world)
@@ -394,10 +380,10 @@ def test_what_one_courier_is_taking_another_passes_over(world: World, database_k
     happen(world, "patch.push")
     with world.database.write() as one, world.database.write() as other:
         other.execute(text("SET LOCAL lock_timeout = '2s'"))
-        assert (webhooks.collect(one), webhooks.collect(other)) == (2, 0)
+        assert (delivery_service.collect(one), delivery_service.collect(other)) == (2, 0)
     with world.database.write() as one, world.database.write() as other:
         other.execute(text("SET LOCAL lock_timeout = '2s'"))
-        (first,), (second,) = webhooks.claim(one, (), 1), webhooks.claim(other, (), 8)
+        (first,), (second,) = delivery_service.claim(one, (), 1), delivery_service.claim(other, (), 8)
     assert first.delivery_id != second.delivery_id
 
 
@@ -454,10 +440,12 @@ def test_a_delivery_whose_webhook_is_deleted_meanwhile_ends_quietly(world: World
     receiver.answer = lambda _: (world.client("alice").delete(f"{HERE}/{made['id']}").status_code, {}, b"")
     send_all(world)
     (delivery,) = receiver.ids()
-    gone = webhooks.DueDelivery(uuid.UUID(delivery), uuid.UUID(made["id"]), 1, receiver.url, "", "release.publish", 1)
+    gone = delivery_service.DueDelivery(
+        uuid.UUID(delivery), uuid.UUID(made["id"]), 1, receiver.url, "", "release.publish", 1
+    )
     with world.database.write() as session:
         assert session.scalars(select(WebhookDelivery)).all() == []
-        assert webhooks.finish(session, gone, Reply(204, "")) is None
+        assert delivery_service.finish(session, gone, Reply(204, "")) is None
 
 
 def test_of_two_couriers_with_the_same_delivery_the_success_counts(world: World) -> None:
@@ -467,14 +455,14 @@ def test_of_two_couriers_with_the_same_delivery_the_success_counts(world: World)
     claims = []
     for _ in range(2):
         with world.database.write() as session:
-            webhooks.collect(session)
-            claims += webhooks.claim(session, (), 8)
+            delivery_service.collect(session)
+            claims += delivery_service.claim(session, (), 8)
         make_due(world)  # as if the lease had run out
     first, second = claims
     assert (first.delivery_id, first.attempt, second.attempt) == (second.delivery_id, 1, 2)
     for claim, status, state in ((first, 500, "pending"), (first, 200, "delivered"), (second, 500, "delivered")):
         with world.database.write() as session:
-            assert webhooks.finish(session, claim, Reply(status, str(status))) == state
+            assert delivery_service.finish(session, claim, Reply(status, str(status))) == state
     (row,) = deliveries(world, made)
     assert (row["status"], row["answer"]) == (200, "200")
 
@@ -516,7 +504,7 @@ def test_a_broken_delivery_stops_no_other(world: World, receiver: Receiver, monk
 def test_a_courier_killed_between_sending_and_writing_down_loses_nothing(
     tmp_path: Path, migrated_url: str, receiver: Receiver
 ) -> None:
-    """The receiver kills the process that calls it; what it was told is told again, under the same id."""
+    """The receiver kills the process that calls it; the delivery is repeated, under the same id."""
     with (
         open_registry(tmp_path / "registry", migrated_url, webhook_private=True) as registry,
         open_world(registry.data, migrated_url, webhook_private=True) as world,
@@ -556,7 +544,7 @@ def test_the_server_that_people_start_sends_too(tmp_path: Path, migrated_url: st
 
 
 def test_the_hubs_own_library_reads_what_is_sent(world: World, receiver: Receiver, tmp_path: Path) -> None:
-    """A whole life of a model, from its creation to a channel that moves."""
+    """The whole life of a model, from its creation to a channel that moves."""
     base = make_checkpoint(tmp_path / "base")
     create_model(world, MODEL, base)
     made = add_webhook(world, receiver.url)

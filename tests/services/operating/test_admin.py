@@ -1,21 +1,18 @@
-"""What admins look at: workers, jobs, patches in quarantine, quotas, and how much there is of everything."""
+"""Administration: workers, jobs, quarantined patches, quotas, and server statistics."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy
 from sqlalchemy import select, update
 
 from registry.db.tables import AuditEvent, Blob, Job, Model, Namespace, Patch, PatchRevision, User, Worker, now
 from registry.services.blobs import quotas
 from registry.services.queue import jobs, workers
 from registry.worker.runner import SEEN_EVERY, Stopped
-from tests.support.world import World, announce, create_model, enqueue, upload
+from tests.support.world import World, announce, create_model, enqueue, statements, upload
 
 pytestmark = pytest.mark.heavy
 
@@ -43,7 +40,7 @@ def follow(world: World, path: str, cursor: str = "before", **query: Any) -> lis
 
 
 def silence(world: World, **ago: float) -> None:
-    """Let it be some time since the worker was seen."""
+    """Set back the time when the worker was last seen."""
     with world.database.write() as session:
         session.execute(update(Worker).values(seen_at=now() - timedelta(**ago)))
 
@@ -74,7 +71,7 @@ def test_a_worker_is_alive_with_the_job_in_its_hands_until_it_is_silent(world: W
     assert ask(world, "workers")[0]["job"] is None
 
 
-def test_a_worker_says_that_it_is_there_every_few_seconds_and_not_at_every_look(world: World) -> None:
+def test_a_worker_is_marked_as_seen_every_few_seconds_only(world: World) -> None:
     world.work()
     first = ask(world, "workers")[0]["seen_at"]
     world.work()
@@ -182,21 +179,6 @@ def test_patches_in_quarantine_are_listed_over_all_models_the_last_first(world: 
 
 
 # ----------------------------------------------------------------------------------------------- namespaces, quotas
-
-
-@contextmanager
-def statements(world: World) -> Iterator[list[str]]:
-    """Write down what is asked of the database."""
-    seen: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
-
-    sqlalchemy.event.listen(world.database.engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        sqlalchemy.event.remove(world.database.engine, "before_cursor_execute", note)
 
 
 def test_namespaces_show_what_each_alone_would_in_as_few_questions(world: World) -> None:

@@ -1,4 +1,4 @@
-"""What should not be here: anybody may say so, once, and admins alone learn of it."""
+"""Abuse reports: every user may send them, once, and only admins see them."""
 
 import threading
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from registry.db.tables import AuditEvent, Model, Namespace, Patch, PatchRevision, Report, User, WebhookDelivery
-from registry.services.events import webhooks
+from registry.services.events import deliveries
 from registry.services.operating import reports
 from registry.services.people import actors
 from registry.services.people.tokens import create_token
@@ -20,7 +20,7 @@ ADMIN = "/api/v1/admin/reports"
 
 
 def add_model(world: World, name: str, visibility: str = "public", patches: int = 0) -> None:
-    """Add a model of alice's and patches of hers that have no files: these tests need none."""
+    """Add a model of alice's with patches but without files, which these tests do not need."""
     world.token("alice")
     with world.database.write() as session:
         alice = session.scalars(select(User).where(User.name == "alice")).one()
@@ -63,7 +63,7 @@ def close(world: World, made: dict[str, Any], answer: str = "Looked at.", status
     return done.json()
 
 
-def test_whoever_sees_a_model_may_report_it_and_admins_are_told_by_whom(world: World) -> None:
+def test_whoever_sees_a_model_may_report_it_and_admins_see_who_did(world: World) -> None:
     add_model(world, "open", patches=1)
     add_model(world, "shut", "private")
     made = report(world, "bob", number=1, reason="personal_data", message=" It knows my address. ")
@@ -132,10 +132,10 @@ def test_the_same_reported_by_one_person_at_once_is_one_report(world: World) -> 
 
 
 def test_nobody_has_more_than_twenty_open_and_a_closed_one_makes_room(world: World) -> None:
-    add_model(world, "open", patches=reports.MOST)
-    made = [report(world, "bob", number=number) for number in range(1, reports.MOST + 1)]
+    add_model(world, "open", patches=reports.MOST_OPEN)
+    made = [report(world, "bob", number=number) for number in range(1, reports.MOST_OPEN + 1)]
     refused = report(world, "bob", status=409)
-    assert f"{reports.MOST} of your reports" in refused["detail"]
+    assert f"{reports.MOST_OPEN} of your reports" in refused["detail"]
     assert report(world, "bob", number=1, message="Still.")["id"] == made[0]["id"]
     report(world, "carol")
     close(world, made[3])
@@ -183,7 +183,7 @@ def test_neither_owner_nor_feed_nor_webhook_is_told_of_a_report(world: World) ->
         report(world, "bob", name, message="It is worse.")
         close(world, made)
     with world.database.write() as session:
-        while webhooks.collect(session):
+        while deliveries.collect(session):
             pass
     with world.database.read() as session:
         told = session.scalars(
@@ -201,7 +201,7 @@ def test_neither_owner_nor_feed_nor_webhook_is_told_of_a_report(world: World) ->
     assert actions.count("report.create") == actions.count("report.update") == actions.count("report.close") == 2
 
 
-def test_what_no_report_says_is_refused(world: World) -> None:
+def test_an_invalid_report_is_refused(world: World) -> None:
     add_model(world, "open")
     for message in ("  ", "x" * 4001, "a\0b"):
         report(world, "bob", status=422, message=message)

@@ -1,4 +1,4 @@
-"""Who gets through which door: every route, every role, every kind of token, on models of one's own and of others."""
+"""Access: every route with every role and every kind of token, on one's own models and others'."""
 
 import contextlib
 import shutil
@@ -35,7 +35,7 @@ NONSENSE = {"nothing": "that any route knows"}  # refused by every route that re
 
 @dataclass
 class Place:
-    """A registry with a public model, a private one, and one that none of the actors but `chief` has a role on."""
+    """A registry with a public model, a private one, and one on which only `chief` has a role."""
 
     world: World
     http: TestClient
@@ -44,7 +44,7 @@ class Place:
     patches: dict[str, str] = field(default_factory=dict)
 
     def url(self, way: Way, model: str, **values: str) -> str:
-        """Return the way to a model; whatever else is named on it is not there."""
+        """Return the path of a route on a model; everything else that it names does not exist."""
         namespace, _, name = model.partition("/")
         anybody = {
             "namespace": namespace,
@@ -69,13 +69,13 @@ class Place:
         return way.url(**anybody | values)
 
     def ask(self, way: Way, model: str, secret: str | None, **values: str) -> Any:
-        """Go one way with a token, without changing anything: what is said is nonsense."""
+        """Call a route with a token and an invalid body, so that nothing changes."""
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         body = None if way.method in SAFE else NONSENSE
         return self.http.request(way.method, self.url(way, model, **values), headers=headers, json=body)
 
     def role(self, actor: str | None, model: str) -> Role:
-        """Say what an actor is to a model, as the fixture made it."""
+        """Return an actor's role on a model, as the fixture set it."""
         if actor == "chief":
             return Role.ADMIN
         if model == FOREIGN:
@@ -87,13 +87,13 @@ class Place:
         return Role.CONTRIBUTOR if actor else Role.ANYONE
 
     def role_in(self, actor: str | None, namespace: str) -> Role:
-        """Say what an actor is to a namespace: only in `band` do they hold anything."""
+        """Return an actor's role on a namespace: only `band` has members."""
         if actor == "chief":
             return Role.ADMIN
         return Role[actor.upper()] if actor in MEMBERS and namespace == "band" else Role.CONTRIBUTOR
 
     def token(self, user: str, scopes: tuple[str, ...] = SCOPES, model: str | None = None, days: float = 1) -> str:
-        """Make another token."""
+        """Create another token."""
         with self.world.database.write() as session:
             secret, row = create_token(session, user, scopes=scopes, expires_days=days)
             if model:
@@ -127,7 +127,7 @@ def place(
         shutil.copyfile(str(sqlalchemy.make_url(template).database), folder / "registry.db")
         url = f"sqlite:///{folder / 'registry.db'}"
     else:
-        url = request.getfixturevalue("create_database")(template)
+        url = request.getfixturevalue("databases").create(template)
     with (
         open_world(folder / "data", url) as world,
         TestClient(world.app, raise_server_exceptions=False) as http,
@@ -165,16 +165,17 @@ def place(
 
 
 def no_model(answer: Any, model: str, method: str = "GET", *, hub: bool = False) -> bool:
-    """Say whether an answer is that there is no such model."""
+    """Say whether an answer means that there is no such model."""
     if hub:
         return answer.headers.get("x-error-code") == "RepoNotFound" and answer.status_code in (401, 404)
     if method == "HEAD":
         return answer.status_code == 404
-    return answer.status_code == 404 and answer.json()["detail"] == f"There is no model {model}."
+    detail = f"There is no model {model}; `crumb model list` shows those that you may see."
+    return answer.status_code == 404 and answer.json()["detail"] == detail
 
 
 def expected(place: Place, way: Way, actor: str | None, model: str) -> str:
-    """Say what the table of rules wants: 401, 403, 404 or `in`."""
+    """Return what the table of rules requires: 401, 403, 404 or `in`."""
     rule, namespace = way.rule, model.partition("/")[0]
     if actor == "disabled" and way.lenient:
         actor = None
@@ -191,7 +192,7 @@ def expected(place: Place, way: Way, actor: str | None, model: str) -> str:
 
 
 def found(answer: Any, way: Way, model: str) -> str:
-    """Say what a route did: 401, 403, 404 (no such model), or `in`."""
+    """Return what a route did: 401, 403, 404 (no such model), or `in`."""
     if way.about_a_model and no_model(answer, model, way.method, hub=way.lenient):
         return "404"
     if answer.status_code in (401, 403):
@@ -200,7 +201,7 @@ def found(answer: Any, way: Way, model: str) -> str:
 
 
 def sentence(answer: Any) -> str:
-    """Return what a refusal says."""
+    """Return the message of a refusal."""
     body = answer.json()
     return str(body["detail"] if "detail" in body else body["error"])
 
@@ -332,7 +333,7 @@ PUT    uploads/{upload_id}/parts/{number}                   upload
 
 
 def test_every_route_is_the_action_that_it_is_called(place: Place) -> None:
-    """A route under a wrong action obeys the rules, and only this list sees it. What is not in it is open to all."""
+    """Only this list notices a route with a wrong action. Routes that are not in it are open to all."""
 
     def short(path: str) -> str:
         for start in ("/api/v1/models/{namespace}/{name}/", "/api/v1/models/", "/api/v1/"):
@@ -367,7 +368,7 @@ def test_a_name_that_no_model_may_have_is_no_model(place: Place) -> None:
 
 
 def way_of(place: Place, method: str, path: str) -> Way:
-    """Return one way by what it is called."""
+    """Return a way by its name."""
     return next(way for way in place.ways if (way.method, way.path) == (method, path))
 
 
@@ -375,7 +376,7 @@ def way_of(place: Place, method: str, path: str) -> Way:
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_token_without_the_scope_is_told_which_one_it_lacks(place: Place, scope: str) -> None:
+def test_a_token_without_the_scope_is_refused_with_the_missing_one(place: Place, scope: str) -> None:
     secret = place.token("owner", tuple(other for other in SCOPES if other != scope))
     for way in place.ways:
         model = FOREIGN if way.rule.scope == scope and way.about_a_model else OPEN  # it does not even say what is there
@@ -387,7 +388,7 @@ def test_a_token_without_the_scope_is_told_which_one_it_lacks(place: Place, scop
             assert found(answer, way, model) == expected(place, way, "owner", model), way
 
 
-def test_every_rule_asks_for_a_scope_that_there_is(place: Place) -> None:
+def test_every_rule_asks_for_an_existing_scope(place: Place) -> None:
     assert {rule.scope for rule in RULES.values()} == set(SCOPES)
 
 
@@ -477,8 +478,8 @@ def test_an_admin_is_none_without_the_scope_or_with_a_token_for_one_model(place:
 # ------------------------------------------------------------------------------------------- what is somebody else's
 
 
-def test_what_is_another_models_looks_like_what_nobody_has(place: Place) -> None:
-    """`vault/secret` has a second patch; the public model has one alone."""
+def test_what_belongs_to_another_model_looks_like_what_does_not_exist(place: Place) -> None:
+    """`vault/secret` has a second patch; the public model has only one."""
 
     def words(way: Way, number: str) -> tuple[int, str]:
         answer = place.ask(way, OPEN, place.secrets["chief"], number=number)
@@ -502,7 +503,7 @@ def test_the_author_of_a_patch_is_not_the_author_of_its_number_elsewhere(place: 
 
 
 def bearer(place: Place, user: str) -> dict[str, str]:
-    """Return the headers of somebody."""
+    """Return the headers of an actor."""
     return {"Authorization": f"Bearer {place.secrets[user]}"}
 
 
@@ -564,7 +565,7 @@ def test_a_recipe_that_only_another_model_has_composed_is_not_there(place: Place
 
 
 def test_knowing_a_digest_grants_nothing(place: Place) -> None:
-    """Bytes of a private model, and of a quarantined patch, have to be sent in full by whoever names them."""
+    """Bytes of a private model or a quarantined patch must be sent in full by whoever names their digest."""
     headers, founder, chief = (bearer(place, user) for user in ("stranger", "founder", "chief"))
     shown = place.http.get(f"/api/v1/models/{FOREIGN}/revisions/base", headers=founder).json()["files"]
     weights = next(file for file in shown if file["path"] == "config.json")
@@ -613,7 +614,7 @@ def test_nobody_reserves_room_in_a_namespace_that_they_cannot_fill(place: Place)
 # ------------------------------------------------------------------------------------ privilege ends with membership
 
 
-def test_who_loses_a_role_while_their_request_is_still_coming_in_is_refused(place: Place) -> None:
+def test_a_user_who_loses_the_role_during_a_request_is_refused(place: Place) -> None:
     owner, founder = bearer(place, "newcomer"), bearer(place, "founder")
     spaces = "/api/v1/namespaces/vault/members"
 
@@ -634,7 +635,7 @@ def test_who_loses_a_role_while_their_request_is_still_coming_in_is_refused(plac
         place.http.delete(f"{spaces}/newcomer", headers=founder)
 
 
-def test_who_leaves_a_private_model_sees_no_more_of_its_jobs(place: Place) -> None:
+def test_a_user_who_leaves_a_private_model_no_longer_sees_its_jobs(place: Place) -> None:
     newcomer, founder = bearer(place, "newcomer"), bearer(place, "founder")
     where, body = f"/api/v1/models/{FOREIGN}", {"alpha": "0.1", "patches": [{"number": 1}]}
     given = place.http.put(f"{where}/members/newcomer", json={"role": "contributor"}, headers=founder)
@@ -654,7 +655,7 @@ GRANTS = (None, "contributor", "reviewer", "maintainer", "owner")
 
 
 class Memberships(RuleBasedStateMachine):
-    """Roles come and go on a namespace and its model; at each moment each of three users may do what they may do."""
+    """Roles on a namespace and its model change; at each step, each of three users may do what their role allows."""
 
     place: Place
 
@@ -701,7 +702,7 @@ class Memberships(RuleBasedStateMachine):
         self.active[user] = active
 
     def may(self, user: str, needed: Role) -> int:
-        """Say how somebody is answered who asks for what needs a role: 200 stands for being let in."""
+        """Return the status of a request that needs a role: 200 means that it is allowed."""
         if not self.active[user]:
             return 401
         roles = [Role[held[user].upper()] for held in (self.here, self.there) if user in held]
@@ -736,7 +737,7 @@ def test_privilege_ends_when_membership_ends(place: Place, tmp_path_factory: pyt
 
 
 def restore(place: Place) -> None:
-    """Put the three users back where the other tests expect them, and hide the model from them."""
+    """Give the three users back the roles that other tests expect, and hide the model from them."""
     with place.world.database.write() as session:
         for user in session.scalars(select(User).where(User.name.in_(USERS))):
             user.is_active = True

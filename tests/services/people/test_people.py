@@ -1,4 +1,4 @@
-"""Tokens, organisations, members, and what is hidden from whom."""
+"""Tokens, organisations, members, and what they hide from others."""
 
 import re
 import uuid
@@ -53,7 +53,7 @@ def test_a_token_makes_no_token_that_can_do_more(world: World) -> None:
     assert make_token(less, scopes=["admin", "read", "read"])["scopes"] == ["read", "admin"]
     for more, lacking in ((["push"], "push"), (["read", "release"], "release"), (["review", "admin"], "review")):
         refused = less.post(TOKENS, json={"scopes": more})
-        detail = f"Your token lacks the scope '{lacking}', so it can make none that has it."
+        detail = f"Your token is missing the scope '{lacking}', so it cannot create a token that has it."
         assert (refused.status_code, refused.json()["detail"]) == (403, detail)
     for none in ([], ["everything"], ["read"] * 6):
         assert less.post(TOKENS, json={"scopes": none}).status_code == 422
@@ -119,7 +119,7 @@ def test_a_disabled_user_can_do_nothing_with_any_token(world: World) -> None:
 
 
 def test_a_secret_is_in_one_answer_and_nowhere_else(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither in the database, nor in a log, a later answer, or a metric; nor is what is stored a way in."""
+    """Not in the database, a log, a later answer or a metric; and what is stored cannot be used to sign in."""
     said: list[str] = []
     for form in ("json", "text"):
         configure_logs(form)
@@ -144,7 +144,7 @@ def test_a_secret_is_in_one_answer_and_nowhere_else(world: World, capsys: pytest
 
 
 def dump(world: World) -> str:
-    """Return all that is in the database."""
+    """Return everything in the database."""
     found = []
     with world.database.engine.connect() as connection:
         for table in sqlalchemy.inspect(connection).get_table_names():
@@ -384,7 +384,7 @@ def test_no_shared_cache_keeps_the_files_of_a_private_model(world: World, tmp_pa
     assert cached() == ["private", "private"]
 
 
-def test_there_is_no_such_token_for_a_key_that_is_none(world: World) -> None:
+def test_an_invalid_token_id_is_not_found(world: World) -> None:
     client = world.client("alice")
     assert client.delete(f"{TOKENS}/{uuid.uuid4()}").status_code == 404
     assert client.delete(f"{TOKENS}/1").status_code == 422

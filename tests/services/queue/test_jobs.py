@@ -106,7 +106,7 @@ def test_a_queued_job_is_cancelled_at_once_and_a_running_one_at_its_heartbeat(wo
         assert jobs.heartbeat(session, held, 0.1, LEASE) is True
 
 
-def test_only_who_asked_or_an_admin_cancels(world: World) -> None:
+def test_only_the_user_who_asked_or_an_admin_cancels(world: World) -> None:
     (job,) = enqueue(world)
     assert world.client("bob").post(f"/api/v1/jobs/{job.id}/cancel").status_code == 403
     assert world.client(None).post(f"/api/v1/jobs/{job.id}/cancel").status_code == 401

@@ -1,24 +1,20 @@
-"""Channels: who moves them, where to and back, and the rule that every way of moving them obeys."""
+"""Channels: who may move them, rollbacks, and the rule that every move obeys."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from registry.db.tables import Channel, ChannelMove, ChannelVote
-from tests.support.community import NAME, RELEASES, URL, Community, open_community
+from tests.support.community import NAME, RELEASES, URL, Community
 
 pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture
-def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """The releases 1.0.0 of [1], 1.1.0 of [1, 2], 1.2.0 of [1, 2, 3]."""
-    with open_community(database_kind, tmp_path, request, released=True) as made:
-        yield made
+def crew(lived: Community) -> Community:
+    return lived
 
 
 def move(crew: Community, version: str, user: str = "mary", status: int = 200, channel: str = "stable") -> Any:
@@ -62,16 +58,16 @@ def test_a_channel_is_made_by_its_first_move_and_says_who_moved_it_when_and_why(
     assert crew.get("/revisions/stable")["ref"] == "1.2.0"
 
 
-def test_moving_to_where_it_is_changes_nothing(crew: Community) -> None:
+def test_moving_a_channel_to_its_own_release_changes_nothing(crew: Community) -> None:
     move(crew, "1.0.0")
     events = crew.count_events()
     move(crew, "1.0.0", "max")
     assert (len(crew.get("/channels/stable/history")), crew.count_events()) == (1, events)
 
 
-def test_a_channel_points_only_at_what_is_published(crew: Community) -> None:
+def test_a_channel_points_only_at_published_releases(crew: Community) -> None:
     crew.cut("1.3.0", [1, 2, 3, 4])
-    sentence = f"{NAME}@1.3.0 is candidate; channels point at what is published."
+    sentence = f"{NAME}@1.3.0 is candidate; a channel points at a published release."
     assert move(crew, "1.3.0", status=409)["detail"] == sentence
     crew.post("mary", "/releases/1.2.0/yank", message="it forgets")
     assert "1.2.0 is yanked" in move(crew, "1.2.0", status=409)["detail"]
@@ -89,7 +85,7 @@ def test_each_rollback_goes_further_back(crew: Community) -> None:
     assert back(crew)["release"] == "1.1.0"
     assert back(crew)["release"] == "1.0.0"
     assert back(crew, status=409)["detail"] == (
-        f"The channel {NAME}@stable has pointed at nothing before; move it instead."
+        f"The channel {NAME}@stable has no earlier release to go back to; move it instead."
     )
     history = [(row["kind"], row["release"], row["reason"]) for row in crew.get("/channels/stable/history")]
     assert history[3:] == [("rollback", "1.1.0", "it forgets"), ("rollback", "1.0.0", "it forgets")]
@@ -99,7 +95,7 @@ def test_each_rollback_goes_further_back(crew: Community) -> None:
     crew.post("mary", "/channels/nightly/rollback", 404, message="")
 
 
-def test_a_rollback_does_not_lead_to_what_was_yanked_since(crew: Community) -> None:
+def test_a_rollback_to_a_yanked_release_is_refused(crew: Community) -> None:
     for version in ("1.0.0", "1.1.0", "1.2.0"):
         move(crew, version)
     crew.post("mary", "/releases/1.1.0/yank", message="it forgets")
@@ -107,7 +103,7 @@ def test_a_rollback_does_not_lead_to_what_was_yanked_since(crew: Community) -> N
     assert where(crew) == "1.2.0"
     crew.post("mary", "/patches/3/yank", message="so does this")
     move(crew, "1.0.0")
-    assert "takes no release with yanked patches: Patch #3" in back(crew, status=409)["detail"]
+    assert "does not allow a release with yanked patches: Patch #3" in back(crew, status=409)["detail"]
     protect(crew, allow_yanked=True)
     assert back(crew)["release"] == "1.2.0"
 
@@ -170,7 +166,7 @@ def test_a_rollback_needs_as_many_as_a_move_does(crew: Community) -> None:
 
 
 @pytest.mark.parametrize("lose", ["role", "membership", "account"])
-def test_the_wish_of_somebody_who_lost_the_role_does_not_count(crew: Community, lose: str) -> None:
+def test_the_vote_of_a_user_who_lost_the_role_does_not_count(crew: Community, lose: str) -> None:
     move(crew, "1.0.0")
     protect(crew, approvals=2)
     move(crew, "1.1.0", "mary")
@@ -202,7 +198,7 @@ def test_a_channel_can_be_protected_before_it_points_anywhere(crew: Community) -
     protect(crew, role="owner", approvals=2)
     assert where(crew) is None
     assert crew.get("/revisions/stable", status=404)["detail"] == (
-        f"The channel {NAME}@stable points at no release yet."
+        f"The channel {NAME}@stable points at no release yet; move it to one first."
     )
     move(crew, "1.0.0", "mary", 403)
     assert move(crew, "1.0.0", "alice")["release"] is None

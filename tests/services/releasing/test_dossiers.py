@@ -1,36 +1,30 @@
-"""Many releases at once: the same as one by one, with as few questions to the database."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+"""Dossiers of many releases: the same as one by one, with a fixed number of queries."""
 
 import pytest
-import sqlalchemy
 from sqlalchemy import select
 
 from registry.db.tables import Build, Evaluation, Release
 from registry.documents.versions import parse_version
 from registry.services.curation import reviews
 from registry.services.releasing import dossiers, publishing, releases
-from tests.support.community import Community, open_community
+from tests.support.community import Community
+from tests.support.world import statements
 
 pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture
-def lived(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """Four accepted patches, three releases, and 20 more that wait for all that can be missing."""
-    with open_community(database_kind, tmp_path, request, released=True) as made:
-        made.rules(required_evaluations=["gsm8k:accuracy"])
-        made.put("mary", "/channels/stable", 200, version="1.1.0")
-        made.put("mary", "/channels/beta", 200, version="1.1.0")
-        add(made, 20)
-        yield made
+def lived(lived: Community) -> Community:
+    """Twenty more releases, that wait for all that can be missing."""
+    lived.rules(required_evaluations=["gsm8k:accuracy"])
+    lived.put("mary", "/channels/stable", 200, version="1.1.0")
+    lived.put("mary", "/channels/beta", 200, version="1.1.0")
+    add(lived, 20)
+    return lived
 
 
 def add(crew: Community, count: int) -> None:
-    """Add releases, of the recipes of the three there are, in all states but the published ones."""
+    """Add unpublished releases in every state, with the recipes of the three published ones."""
     with crew.world.database.write() as session:
         model = crew.model(session)
         alice, old = crew.actor(session, "alice").user_id, session.scalars(select(Release).order_by(Release.sort)).all()
@@ -57,21 +51,6 @@ def add(crew: Community, count: int) -> None:
     crew.set(2, state="yanked", reason="It forgets.")
 
 
-@contextmanager
-def statements(crew: Community) -> Iterator[list[str]]:
-    """Write down what is asked of the database."""
-    seen: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
-
-    sqlalchemy.event.listen(crew.world.database.engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        sqlalchemy.event.remove(crew.world.database.engine, "before_cursor_execute", note)
-
-
 def test_a_list_of_releases_says_what_each_says_alone(lived: Community) -> None:
     listed = lived.get("/releases?limit=100")["items"]
     assert len(listed) == 23
@@ -81,29 +60,29 @@ def test_a_list_of_releases_says_what_each_says_alone(lived: Community) -> None:
     assert missing["1.0.0"] == [] and missing["1.1.0"] == []
     assert missing["1.0.1"] == [
         "It is draft, and not composed yet.",
-        "1.0.0 was published since it was cut; cut it again, as what follows that.",
-        "The evaluation gsm8k:accuracy is not there.",
+        "1.0.0 was published after it was cut; cut it again, to follow that.",
+        "The evaluation gsm8k:accuracy is missing.",
     ]
-    assert missing["1.2.3"][:1] == ["Patch #2 is yanked, and not accepted."]
+    assert missing["1.2.3"][:1] == ["Patch #2 is yanked, not accepted."]
     assert missing["1.2.3"][-1].startswith("ALARM: alice/tiny@1.2.3 was composed to 2 different results")
-    assert "The evaluation gsm8k:accuracy is not there." in missing["1.2.3"]
+    assert "The evaluation gsm8k:accuracy is missing." in missing["1.2.3"]
     by_version = {found["version"]: found for found in listed}
     assert by_version["1.1.0"]["channels"] == ["beta", "stable"]
     assert "Patch #2 was yanked: It forgets." in by_version["1.1.0"]["warnings"]
 
 
-def test_a_list_of_twenty_releases_asks_no_more_than_a_list_of_one(lived: Community) -> None:
+def test_a_list_of_twenty_releases_takes_no_more_queries_than_a_list_of_one(lived: Community) -> None:
     # The oldest three are published; newer ones ask for what is missing, too.
-    with statements(lived) as few:
+    with statements(lived.world) as few:
         assert len(lived.get("/releases?limit=1")["items"]) == 1
-    with statements(lived) as many:
+    with statements(lived.world) as many:
         assert len(lived.get("/releases?limit=20")["items"]) == 20
     assert len(many) == len(few) < 20
 
 
 def test_an_outline_agrees_with_the_release_and_reads_none_of_its_texts(lived: Community) -> None:
     listed = {found["version"]: found for found in lived.get("/releases?limit=100")["items"]}
-    with lived.world.database.read() as session, statements(lived) as seen:
+    with lived.world.database.read() as session, statements(lived.world) as seen:
         model = lived.model(session)
         found, cursor = dossiers.outlines(session, model, None, 20)
         rest, end = dossiers.outlines(session, model, cursor, 20)

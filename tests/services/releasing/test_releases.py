@@ -1,8 +1,7 @@
-"""Releases: cut, built twice, published once and for ever."""
+"""Releases: cut, built twice, published once."""
 
 import hashlib
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from sqlalchemy import select
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.db.tables import AuditEvent, Build, Job, Release, ReleaseFile
 from registry.documents.manifest import make_manifest, manifest_digest, read_manifest
-from tests.support.community import NAME, URL, Community, open_community
+from tests.support.community import NAME, URL, Community
 from tests.support.makers import make_checkpoint
 from tests.support.world import create_model, push_patch
 
@@ -24,21 +23,7 @@ pytestmark = pytest.mark.heavy
 
 OTHER = "sha256:" + "0" * 64
 BUNDLE = json.dumps({"verificationMaterial": {}, "dsseEnvelope": {}})
-ALONE = "has been composed by {worker} alone, and 2 must agree"
-
-
-@pytest.fixture
-def crew(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """Four patches that nobody has accepted."""
-    with open_community(database_kind, tmp_path, request) as made:
-        yield made
-
-
-@pytest.fixture
-def lived(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Community]:
-    """Four accepted patches, and the releases 1.0.0 of [1], 1.1.0 of [1, 2], 1.2.0 of [1, 2, 3]."""
-    with open_community(database_kind, tmp_path, request, released=True) as made:
-        yield made
+ALONE = "was composed by {worker} alone, and 2 must agree"
 
 
 def numbers(release: dict[str, Any]) -> dict[int, str]:
@@ -51,7 +36,7 @@ def scalars(crew: Community, query: Any) -> list[Any]:
 
 
 def row(crew: Community, version: str) -> dict[str, Any]:
-    """Return what the database holds of a release and its files."""
+    """Return the rows of a release and its files."""
     with crew.world.database.read() as session:
         found = session.scalars(select(Release).where(Release.version == version)).one()
         files = session.scalars(select(ReleaseFile).where(ReleaseFile.release_id == found.id))
@@ -139,13 +124,17 @@ def test_a_release_starts_from_another_with_some_more_and_without_some(lived: Co
     ("body", "field", "words"),
     [
         ({"patches": [{"number": 1}], "from_ref": "1.2.0"}, None, "not both"),
-        ({"from_ref": "1.2.0", "without": [4]}, "without", "Patch #4 is not there to be left out."),
+        ({"from_ref": "1.2.0", "without": [4]}, "without", "Patch #4 is not in the recipe, so it cannot be left out."),
         ({"from_ref": "1.0.0", "without": [1]}, "patches", "A release needs a patch"),
         ({"from_ref": "base"}, "patches", "A release needs a patch"),
         ({}, "patches", "A release needs a patch"),
         ({"patches": [{"number": 1}, {"number": 1, "weight": "2"}]}, "patches", "named twice"),
-        ({"patches": [{"number": 9}]}, "patches", f"There is no patch {NAME}#9."),
-        ({"patches": [{"number": 1, "revision": 2}]}, "patches", f"There is no patch {NAME}#1.2."),
+        ({"patches": [{"number": 9}]}, "patches", f"There is no patch {NAME}#9; see `crumb log {NAME}`."),
+        (
+            {"patches": [{"number": 1, "revision": 2}]},
+            "patches",
+            f"There is no patch {NAME}#1.2; see `crumb log {NAME}`.",
+        ),
         ({"patches": [{"number": 1, "weight": "many"}]}, "patches.0.weight", ""),
         ({"patches": [{"number": 1}], "alpha": "1e3"}, "alpha", ""),
     ],
@@ -159,7 +148,7 @@ def test_a_cut_that_cannot_be_is_refused_by_field(
     lived.get("/releases/2.0.0", status=404)
 
 
-def test_a_cut_from_what_is_not_there_is_not_found(lived: Community) -> None:
+def test_a_cut_from_a_missing_release_is_not_found(lived: Community) -> None:
     for ref in ("9.9.9", "nightly", "0" * 64):
         lived.post("mary", "/releases", 404, version="2.0.0", from_ref=ref)
 
@@ -204,13 +193,13 @@ def test_a_version_that_says_what_changed_is_taken(lived: Community) -> None:
 
 
 def test_a_release_that_was_overtaken_has_to_be_cut_again(crew: Community) -> None:
-    """Or two candidates at once would let a patch into 1.0.1, and a manifest would not name the one before it."""
+    """Otherwise two candidates at once could let a patch into 1.0.1, with a manifest that skips a release."""
     crew.accept(1, 2)
     crew.cut("1.0.0", [1])
     crew.cut("1.0.1", [1, 2])
     crew.rebuild()
     crew.post("mary", "/releases/1.0.0/publish")
-    sentence = "1.0.0 was published since it was cut; cut it again, as what follows that."
+    sentence = "1.0.0 was published after it was cut; cut it again, to follow that."
     assert crew.get("/releases/1.0.1")["missing"] == [sentence]
     assert sentence in crew.post("mary", "/releases/1.0.1/publish", 409)["detail"]
     assert "1.1.0" in crew.cut("1.0.1", [1, 2], 422)["detail"]
@@ -241,11 +230,11 @@ def test_publishing_lists_everything_that_is_missing(crew: Community) -> None:
     crew.set(3, state="yanked", reason="it forgets")
     crew.set(4, state="superseded")
     expected = {
-        "Patch #1 is draft, and not accepted.",
+        "Patch #1 is draft, not accepted.",
         "Patch #2 is quarantined.",
-        "Patch #3 is yanked, and not accepted.",
-        "Patch #4 is superseded, and not accepted.",
-        "The evaluation squad:f1 is not there.",
+        "Patch #3 is yanked, not accepted.",
+        "Patch #4 is superseded, not accepted.",
+        "The evaluation squad:f1 is missing.",
     }
     *lacking, alone = crew.get("/releases/1.0.0")["missing"]
     assert set(lacking) == expected
@@ -263,13 +252,13 @@ def test_each_thing_that_is_missing_is_enough_to_keep_it_back(crew: Community) -
     measure = {"task": "qa", "dataset": "squad", "metric": "f1", "value": 0.5}
     crew.post("carol", "/evaluations", 201, ref="#1", **measure)
     crew.post("carol", "/evaluations", 201, ref="base", **measure)
-    assert "The evaluation squad:f1 is not there." in crew.post("mary", "/releases/1.0.0/publish", 409)["detail"]
+    assert "The evaluation squad:f1 is missing." in crew.post("mary", "/releases/1.0.0/publish", 409)["detail"]
     crew.post("carol", "/evaluations", 201, ref="1.0.0", **measure)
     crew.put("chief", "/patches/1/quarantine", reason="odd")
     assert "Patch #1 is quarantined." in crew.post("mary", "/releases/1.0.0/publish", 409)["detail"]
     crew.world.client("chief").put(f"{URL}/patches/1/quarantine", json={"reason": None})
     crew.set(2, state="proposed")
-    assert "Patch #2 is proposed, and not accepted." in crew.post("mary", "/releases/1.0.0/publish", 409)["detail"]
+    assert "Patch #2 is proposed, not accepted." in crew.post("mary", "/releases/1.0.0/publish", 409)["detail"]
     crew.set(2, state="accepted")
     crew.post("mary", "/releases/1.0.0/publish")
 
@@ -316,7 +305,7 @@ def test_a_maintainer_who_composed_it_themselves_is_the_second_builder(crew: Com
     again = crew.post("mary", "/builds", 201, recipe=recipe, weights_digest=weights, device="cuda")
     assert again == made
     refused = crew.post("mary", "/builds", 409, recipe=recipe, weights_digest=OTHER)["detail"]
-    assert refused.startswith(f"user:mary has reported {weights} for this recipe before")
+    assert refused.startswith(f"user:mary came to {weights} for this recipe before")
     assert len(crew.events("recipe.rebuilt")) == 1
     crew.post("mary", "/releases/1.0.0/publish")
 
@@ -353,8 +342,8 @@ def test_a_worker_that_comes_to_another_result_raises_the_alarm(
     assert "ALARM" in crew.post("mary", "/releases/1.0.0/publish", 409)["detail"]
 
 
-def test_what_the_maintainer_of_a_copy_reports_is_no_alarm_elsewhere(crew: Community) -> None:
-    """Anybody may copy a public model; a worker's result counts wherever it was."""
+def test_a_result_on_a_copy_of_a_model_raises_no_alarm_elsewhere(crew: Community) -> None:
+    """Anybody may copy a public model; a worker's result counts on every model."""
     crew.accept(1)
     crew.cut("1.0.0", [1])
     crew.rebuild()
@@ -382,11 +371,11 @@ def test_what_the_maintainer_of_a_copy_reports_is_no_alarm_elsewhere(crew: Commu
 
 def test_a_published_release_is_closed(lived: Community) -> None:
     before, events = row(lived, "1.1.0"), lived.count_events()
-    closed = f"{NAME}@1.1.0 is published and closed for ever"
+    closed = f"{NAME}@1.1.0 is published and cannot change"
     for body in ({"changelog": "x"}, {"card": "x"}):
         assert lived.ask("alice", "PATCH", "/releases/1.1.0", 409, **body)["detail"].startswith(closed)
-    assert lived.cut("1.1.0", [1], 409)["detail"] == f"{closed}; take the next version."
-    assert lived.cut("1.1.0", [1, 2], 409)["detail"] == f"{closed}; take the next version."
+    assert lived.cut("1.1.0", [1], 409)["detail"] == f"{closed}; cut the next version."
+    assert lived.cut("1.1.0", [1, 2], 409)["detail"] == f"{closed}; cut the next version."
     assert lived.post("max", "/releases/1.1.0/publish")["publisher"] == "mary"
     assert (row(lived, "1.1.0"), lived.count_events()) == (before, events)
     lived.post("mary", "/releases/1.1.0/yank", message="it forgets")
@@ -455,7 +444,7 @@ def test_the_files_of_a_published_release_never_change(lived: Community) -> None
     assert pulled(lived, "1.0.0").keys() == before.keys()
 
 
-def test_words_are_edited_before_publishing_and_are_what_is_published(crew: Community) -> None:
+def test_texts_are_edited_before_publishing_and_published_as_edited(crew: Community) -> None:
     crew.accept(1)
     crew.cut("1.0.0", [1])
     crew.rebuild()
@@ -516,7 +505,7 @@ def test_a_candidate_is_pulled_with_a_warning(lived: Community) -> None:
     assert lived.get("/revisions/1.3.0-rc.1")["warnings"] == []
 
 
-def test_a_reference_that_is_none_says_what_there_may_be(lived: Community) -> None:
+def test_an_unknown_ref_is_refused_with_the_possible_ones(lived: Community) -> None:
     assert "crumb release list" in lived.get("/revisions/9.9.9", status=404)["detail"]
     assert "a version, a channel, base" in lived.get("/revisions/nightly", status=404)["detail"]
 
@@ -583,13 +572,13 @@ def test_each_manifest_names_the_one_before(lived: Community) -> None:
         assert before.audit.serial < after.audit.serial
 
 
-def test_what_is_not_published_has_no_manifest(lived: Community) -> None:
+def test_an_unpublished_release_has_no_manifest(lived: Community) -> None:
     lived.cut("1.3.0", [1, 2, 3, 4])
     for what in ("manifest", "provenance"):
         assert "is candidate" in lived.get(f"/releases/1.3.0/{what}", status=404)["detail"]
 
 
-def test_the_changelog_tells_what_changed(lived: Community) -> None:
+def test_the_changelog_lists_what_changed(lived: Community) -> None:
     today = datetime.now(UTC).date().isoformat()
     first = lived.get("/releases/1.0.0")["changelog"]
     assert first.splitlines()[0].startswith("## [1.0.0] - ")
@@ -681,8 +670,8 @@ def test_measurements_are_of_the_base_a_revision_or_a_release(lived: Community) 
 
 
 @pytest.mark.parametrize("field", ["task", "dataset", "metric"])
-def test_a_measurement_in_words_that_no_manifest_holds_is_refused(crew: Community, field: str) -> None:
-    """Or anybody could keep a release from being published for ever."""
+def test_an_evaluation_with_control_characters_is_refused(crew: Community, field: str) -> None:
+    """Otherwise anybody could prevent a release from being published."""
     given = {"ref": "base", "task": "qa", "dataset": "squad", "metric": "f1", "value": 1}
     for words in ("a\nb", "a\x07b", "a\x85b"):
         assert crew.post("carol", "/evaluations", 422, **{**given, field: words})["field"] == field
@@ -713,7 +702,7 @@ def test_a_yanked_patch_leaves_published_releases_as_they_are(lived: Community) 
         3: "accepted",
     }
     refused = lived.put("mary", "/channels/stable", 409, version="1.2.0")["detail"]
-    assert refused == f"{NAME}@stable takes no release with yanked patches: Patch #2 was yanked: it forgets"
+    assert refused == f"{NAME}@stable does not allow a release with yanked patches: Patch #2 was yanked: it forgets"
     lived.put("mary", "/channels/stable", version="1.0.0")
     assert lived.get("/revisions/beta")["ref"] == "1.2.0"
     lived.put("alice", "/channels/stable/protection", allow_yanked=True)
@@ -733,7 +722,7 @@ def test_a_yanked_patch_is_released_only_when_asked_for(lived: Community) -> Non
     lived.cut("1.3.0", [2, 4])
     lived.rebuild()
     lived.post("mary", "/patches/2/yank", message="it forgets")
-    assert lived.get("/releases/1.3.0")["missing"] == ["Patch #2 is yanked, and not accepted."]
+    assert lived.get("/releases/1.3.0")["missing"] == ["Patch #2 is yanked, not accepted."]
     lived.cut("1.3.0", [2, 4], 422)
     lived.cut("1.3.0", [2, 4], 201, allow_yanked=True)
     assert lived.get("/releases/1.3.0")["missing"] == []
@@ -742,7 +731,7 @@ def test_a_yanked_patch_is_released_only_when_asked_for(lived: Community) -> Non
 
 
 def test_a_release_of_a_model_with_the_same_weights_waits_for_a_second_builder_too(crew: Community) -> None:
-    """What was composed for another model is taken over with its builder, who is not asked again."""
+    """A composition of another model is reused with its builder, which does not build it again."""
     crew.accept(1)
     crew.cut("1.0.0", [1])
     create_model(crew.world, "carol/copy", crew.base)
@@ -762,7 +751,7 @@ def test_a_release_of_a_model_with_the_same_weights_waits_for_a_second_builder_t
 
 
 def test_a_base_with_other_weights_is_another_recipe(crew: Community, tmp_path: Path) -> None:
-    """So a release is never built from another model's composition by mistake."""
+    """Otherwise a release could be built from another model's composition by mistake."""
     crew.accept(1)
     crew.cut("1.0.0", [1])
     recipe = crew.get("/releases/1.0.0")["recipe"]

@@ -3,17 +3,14 @@
 from fastapi import APIRouter, Request, Response
 
 from registry import schemas
-from registry.server.api import channels, models
-from registry.server.edge.deps import ContextDep, ModelName, VisitorDep, allow
+from registry.server.edge.admission import VisitorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName
 from registry.server.pages import charts
 from registry.server.pages.frame import render
 from registry.server.pages.frame.route import PageRoute
+from registry.server.views import models as model_views
 from registry.server.views import releases as release_views
-from registry.services.catalog import models as model_service
-from registry.services.catalog import tags
-from registry.services.hub import downloads
-from registry.services.releasing import lineage
-from registry.services.releasing.lineage import Lineage
 
 router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, include_in_schema=False)
 
@@ -22,45 +19,41 @@ router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, in
 @allow("model.read")
 def model(request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Show a model: what it is, how to pull it, what it is made of, and by whom."""
-    shown = models.show(name, actor, ctx)
     with ctx.database.read() as session:
-        row = model_service.find(session, name)
-        ancestry = lineage.lineage_of(session, row)
-        latest = next((found for found in ancestry.releases if found.state == "published"), None)
-        people, found_tags = lineage.contributors(session, row), tags.of_models(session, [row])[row.id]
-        fetched = downloads.totals(session, [row])[row.id]
-        release = release_views.release(session, row, latest) if latest else None
+        row = model_views.find(session, name)
+        shown, overview = model_views.show(session, actor, row), model_views.overview(session, row)
+        channels = release_views.channel_list(session, row)
     return render.page(
         request,
         "model.html",
         model=shown,
-        channels=channels.listing(name, ctx),
-        lineage=ancestry,
-        graph=graph(shown, ancestry),
-        contributors=people,
-        downloads=fetched,
-        latest=release,
-        tags=found_tags,
+        channels=channels,
+        lineage=overview.lineage,
+        graph=graph(shown, overview),
+        contributors=overview.contributors,
+        downloads=overview.downloads,
+        latest=overview.latest,
+        tags=overview.tags,
     )
 
 
-def graph(model: schemas.Model, found: Lineage) -> tuple[list[charts.Node], list[tuple[str, str]]]:
-    """Return the drawing of how a base and patches became releases and channels."""
-    home = f"/{model.name}"
+def graph(model: schemas.Model, overview: model_views.Overview) -> tuple[list[charts.Node], list[tuple[str, str]]]:
+    """Return nodes and edges for a drawing of how a base and patches became releases and channels."""
+    home, lineage = f"/{model.name}", overview.lineage
     nodes = [charts.Node("base", "base", "base", 0, None, model.base or "importing")]
     nodes += [
         charts.Node(f"#{number}", f"#{number}", "patch", 1, f"{home}/patches/{number}", title)
-        for number, title in found.patches.items()
+        for number, title in lineage.patches.items()
     ]
     nodes += [
         charts.Node(release.version, release.version, "release", 2, f"{home}/releases/{release.version}", release.state)
-        for release in found.releases
+        for release in lineage.releases
     ]
     nodes += [
         charts.Node(f"@{name}", name, "channel", 3, f"{home}/channels/{name}", f"points at {version}")
-        for name, version in found.channels
+        for name, version in lineage.channels
     ]
-    edges = [("base", f"#{number}") for number in found.patches]
-    edges += [(f"#{number}", version) for number, version in found.holds]
-    edges += [(version, f"@{name}") for name, version in found.channels]
+    edges = [("base", f"#{number}") for number in lineage.patches]
+    edges += [(f"#{number}", version) for number, version in lineage.holds]
+    edges += [(version, f"@{name}") for name, version in lineage.channels]
     return nodes, edges

@@ -1,4 +1,4 @@
-"""Pages of a model's webhooks: who is told of what happens to it, and what became of each telling."""
+"""Pages of a model's webhooks and their deliveries."""
 
 import uuid
 
@@ -6,11 +6,14 @@ from fastapi import APIRouter, Request, Response
 
 from registry import schemas
 from registry.server.api import models, webhooks
-from registry.server.edge.deps import ActorDep, ContextDep, ModelName, allow
+from registry.server.edge.admission import ActorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.once import shown_once
 from registry.server.pages.frame.route import PageRoute, redirect
-from registry.services.events.webhooks import NOUNS
+from registry.server.views import models as model_views
+from registry.server.views import webhooks as webhook_views
 
 router = APIRouter(prefix="/{namespace:space}/{name}/settings/webhooks", route_class=PageRoute, include_in_schema=False)
 PAGE = 20
@@ -20,14 +23,16 @@ PAGE = 20
 @allow("webhook.manage")
 def listing(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
     """List the webhooks of a model, with a form for another one."""
-    found = webhooks.listing(name, ctx)
-    return render.page(request, "webhooks.html", model=models.show(name, actor, ctx), webhooks=found, nouns=NOUNS)
+    with ctx.database.read() as session:
+        shown = model_views.show(session, actor, model_views.find(session, name))
+        hooks = webhook_views.listing(session, name)
+    return render.page(request, "webhooks.html", model=shown, webhooks=hooks, nouns=webhook_views.NOUNS)
 
 
 @router.post("")
 @allow("webhook.manage")
 def create(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Make a webhook, and show its secret this once; nothing chosen is everything."""
+    """Create a webhook, and show its secret once; without a choice, it gets all events."""
     chosen = forms.fields(request).get("noun", []) + forms.field(request, "actions").replace(",", " ").split()
     given = {"events": chosen} if chosen else {}
     body = forms.read(schemas.WebhookRequest, request, **given)
@@ -45,16 +50,19 @@ def show(
     ctx: ContextDep,
     before: uuid.UUID | None = None,
 ) -> Response:
-    """Show a webhook, and what it was sent."""
-    page = webhooks.deliveries(name, webhook_id, ctx, before=before, limit=PAGE)
+    """Show a webhook and its deliveries."""
+    with ctx.database.read() as session:
+        shown = model_views.show(session, actor, model_views.find(session, name))
+        hook = webhook_views.show(session, name, webhook_id)
+        page = webhook_views.deliveries(session, name, webhook_id, before, PAGE)
     return render.page(
         request,
         "webhook.html",
-        model=models.show(name, actor, ctx),
-        webhook=webhooks.show(name, webhook_id, ctx),
+        model=shown,
+        webhook=hook,
         page=page,
         before=before,
-        next=f"{where(name, webhook_id)}{render.query(before=page.next)}" if page.next else None,
+        next=render.next_page(webhook_path(name, webhook_id), page.next),
     )
 
 
@@ -63,13 +71,13 @@ def show(
 def update(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
     """Turn a webhook on or off."""
     webhooks.update(name, webhook_id, forms.read(schemas.WebhookUpdate, request), actor, ctx)
-    return redirect(request, where(name, webhook_id))
+    return redirect(request, webhook_path(name, webhook_id))
 
 
 @router.post("/{webhook_id}/delete")
 @allow("webhook.manage")
 def remove(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Delete a webhook, with the record of what it was sent."""
+    """Delete a webhook and the record of its deliveries."""
     webhooks.remove(name, webhook_id, actor, ctx)
     return redirect(request, f"/{name}/settings/webhooks")
 
@@ -77,9 +85,9 @@ def remove(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: Acto
 @router.post("/{webhook_id}/test")
 @allow("webhook.manage")
 def ping(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Send a webhook something to see whether it works."""
+    """Send a test delivery to a webhook."""
     webhooks.ping(name, webhook_id, actor, ctx)
-    return redirect(request, where(name, webhook_id))
+    return redirect(request, webhook_path(name, webhook_id))
 
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/replay")
@@ -87,11 +95,11 @@ def ping(request: Request, name: ModelName, webhook_id: uuid.UUID, actor: ActorD
 def replay(
     request: Request, name: ModelName, webhook_id: uuid.UUID, delivery_id: uuid.UUID, actor: ActorDep, ctx: ContextDep
 ) -> Response:
-    """Send an event to a webhook again."""
+    """Deliver an event to a webhook again."""
     webhooks.replay(name, webhook_id, delivery_id, actor, ctx)
-    return redirect(request, where(name, webhook_id))
+    return redirect(request, webhook_path(name, webhook_id))
 
 
-def where(name: str, webhook_id: uuid.UUID) -> str:
-    """Return the page of a webhook."""
+def webhook_path(name: str, webhook_id: uuid.UUID) -> str:
+    """Return the path of the page of a webhook."""
     return f"/{name}/settings/webhooks/{webhook_id}"

@@ -1,8 +1,9 @@
 """Charts: from numbers to inline SVG that a strict Content-Security-Policy lets through.
 
-Nothing here has a style attribute, a script or an event handler: colours are classes of static/charts.css, values are
-shown on hover by `<title>`, and below each chart is the same as a table. Words come from strangers, and are escaped,
-put on one line and cut. Every chart is as wide as its container allows; one that would become too small scrolls.
+No chart has a style attribute, a script or an event handler: colours are classes of static/charts.css, values are
+shown on hover by `<title>`, and a table below each chart has the same numbers. Texts come from strangers, so they are
+escaped, put on one line and cut. Every chart is as wide as its container allows; one that would become too small
+scrolls.
 """
 
 from registry.server.pages.charts.cells import matrix

@@ -8,10 +8,10 @@ from markupsafe import Markup
 
 from registry.server.pages.charts import figures, scales
 from registry.server.pages.charts.figures import GAP, MOST, Drawing, Table, at, join
-from registry.server.pages.charts.words import UNIT, fit, said, width
+from registry.server.pages.charts.words import UNIT, fit, one_line, width
 
 SIDE = 64  # of the largest square; fewer columns leave room for more rows
-PRINTED = 16  # columns, with more of which values are told on hover only
+PRINTED = 16  # columns; with more, values are shown on hover only
 SHADES = 9
 TILTED = 150  # most that a name above a column may take
 _TILT = math.sqrt(0.5)  # of that, in height and in width
@@ -50,16 +50,16 @@ def matrix(
         cell_links: Where cells lead, of the shape of the values; by the mouse alone, as there are many: the page lists
             the same links.
         digits: Decimals of the values in the cells.
-        sentence: What is said where there are no cells.
+        sentence: Shown if there are no cells.
 
     Returns:
         A `<figure>`.
     """
-    columns = [said(text) for text in labels_columns[:SIDE]]
-    rows = [said(text) for text in labels_rows[: min(SIDE * SIDE // max(len(columns), 1), MOST)]]
+    columns = [one_line(text) for text in labels_columns[:SIDE]]
+    rows = [one_line(text) for text in labels_rows[: min(SIDE * SIDE // max(len(columns), 1), MOST)]]
     if not rows or not columns:
         return figures.empty(name, title, sentence)
-    unit = said(unit, UNIT)
+    unit = one_line(unit, UNIT)
     cells = [_row(values[place] if place < len(values) else (), len(columns)) for place in range(len(rows))]
     known = [value for row in cells for value in row if value is not None]
     low, high = _ends(known, low, high, diverging)
@@ -84,7 +84,7 @@ def matrix(
         y = top + tall * place
         marks.append(figures.label(text, left - GAP, y + tall / 2 + 5, left - GAP, href=hrefs[place]))
         for column, value in enumerate(row):
-            where = f"{text} × {columns[column]}: {scales.told(value, unit)}"
+            where = f"{text} × {columns[column]}: {scales.with_unit(value, unit)}"
             colour = None if value is None else f"{letter}{_shade(value, low, high)}"
             drawn = printed[place][column] if inside else ""
             cell = _cell(colour, where, drawn, left + wide * column, y, wide, tall)
@@ -172,6 +172,6 @@ def _summary(rows: int, columns: int, known: Sequence[float], unit: str) -> str:
     if not known:
         return f"A matrix of {rows} rows and {columns} columns without any value."
     return (
-        f"A matrix of {rows} rows and {columns} columns, from {scales.told(min(known), unit)} to "
-        f"{scales.told(max(known), unit)}; the table below has the same numbers."
+        f"A matrix of {rows} rows and {columns} columns, from {scales.with_unit(min(known), unit)} to "
+        f"{scales.with_unit(max(known), unit)}; the table below has the same numbers."
     )

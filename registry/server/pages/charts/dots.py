@@ -1,4 +1,4 @@
-"""Dots on a line: what a few things measure, by many measures."""
+"""Dots on a line: the values of a few things, by many metrics."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from markupsafe import Markup
 from registry.server.pages.charts import figures, scales
 from registry.server.pages.charts.figures import GAP, MOST, Drawing, Table, at, join
 from registry.server.pages.charts.scales import Axis
-from registry.server.pages.charts.words import UNIT, fit, said, width
+from registry.server.pages.charts.words import UNIT, fit, one_line, width
 
 PLOT = 240
 BOLD = 1.1  # how much wider that is
@@ -35,14 +35,14 @@ def grouped(
         series: What is compared; the first eight are shown.
         unit: Of the values.
         own_scale: Every row has an axis of its own, as where they are measured in different units.
-        sentence: What is said where there are no rows or series.
+        sentence: Shown if there are no rows or series.
 
     Returns:
         A `<figure>`.
     """
     if not rows or not series:
         return figures.empty(name, title, sentence)
-    unit = said(unit, UNIT)
+    unit = one_line(unit, UNIT)
     names = series[:SERIES]
     shown = [(text, _row(values, len(names))) for text, values in rows[:MOST]]
     known = [value for _, values in shown for value in values if value is not None]
@@ -61,7 +61,7 @@ def grouped(
     marks = [] if own_scale else [figures.grid(axis, left + INSET, right - INSET, top, bottom, unit=unit, twice=False)]
     for place, (each, end) in enumerate(zip(names, ends, strict=True)):
         drawn = fit(each, 96)
-        marks.append(_dot(place, end - width(drawn) * BOLD - 8, 13, said(each)))
+        marks.append(_dot(place, end - width(drawn) * BOLD - 8, 13, one_line(each)))
         marks.append(Markup('<text class="end strong" x="{}" y="18">{}</text>').format(at(end), drawn))
     for place, ((text, values), numbers) in enumerate(zip(shown, printed, strict=True)):
         y = top + tall * place
@@ -72,7 +72,7 @@ def grouped(
         )
         for which, value in enumerate(values):
             if value is not None:
-                where = f"{said(text)}, {said(names[which])}: {scales.told(value, unit)}"
+                where = f"{one_line(text)}, {one_line(names[which])}: {scales.with_unit(value, unit)}"
                 x = left + INSET + (PLOT - 2 * INSET) * own.place(value)
                 marks.append(_dot(which, x, y + TALL / 2 + beside * (which - (len(names) - 1) / 2), where))
         marks += [
@@ -86,7 +86,7 @@ def grouped(
     notes = [*figures.cut(len(shown), len(rows), "rows"), *figures.cut(len(names), len(series), "columns")]
     if own_scale:
         notes.append("Every line has a scale of its own, whose ends are written below it.")
-    summary = f"{len(shown)} rows that compare {', '.join(map(said, names))}; the table below has the same numbers."
+    summary = f"{len(shown)} rows that compare {', '.join(map(one_line, names))}; the table below has the same numbers."
     return figures.figure(name, title, drawing, table, unit=unit, summary=summary, notes=notes)
 
 

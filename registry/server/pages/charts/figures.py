@@ -1,4 +1,4 @@
-"""What all charts have in common: the figure, its title, the drawing that scales or scrolls, and the table below."""
+"""Figures: what all charts share, that is the title, the drawing that scales or scrolls, and the table below."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from registry.server.pages.charts.scales import Axis
-from registry.server.pages.charts.words import address, fit, said, slug, width
+from registry.server.pages.charts.words import address, fit, one_line, slug, width
 
 ROW, GAP = 24, 10  # height of a line of a chart; what is left between two things
 LABELS = 210  # most that labels on the left may take
@@ -38,20 +38,20 @@ class Table:
 
 
 def join(parts: Iterable[Markup]) -> Markup:
-    """Put pieces together."""
+    """Join pieces of markup."""
     return Markup("").join(parts)
 
 
 def at(place: float) -> str:
-    """Write a coordinate."""
+    """Return a coordinate as text."""
     return f"{round(place, 1):g}"
 
 
 def empty(name: str, title: str, sentence: str) -> Markup:
-    """Draw a figure that has nothing to show, and says so."""
+    """Draw a figure without data, with a sentence."""
     return Markup(
         '<figure class="chart" id="chart-{}"><figcaption>{}</figcaption><p class="chart-empty">{}</p></figure>'
-    ).format(slug(name), said(title), sentence)
+    ).format(slug(name), one_line(title), sentence)
 
 
 def figure(
@@ -73,14 +73,14 @@ def figure(
         drawing: The marks.
         table: The same as text.
         unit: Of the values; it is written behind the title.
-        summary: What somebody is told who does not see the drawing.
+        summary: A description for readers who do not see the drawing.
         legend: What colours mean.
         notes: Whole sentences below the drawing.
 
     Returns:
         A `<figure>`.
     """
-    key, shown = slug(name), said(f"{said(title)} ({unit})" if unit else title)
+    key, shown = slug(name), one_line(f"{one_line(title)} ({unit})" if unit else title)
     readable = 0.75 * drawing.width  # type is drawn at no less than three quarters of its size
     least = next((least for least in _LEAST if least >= readable), _LEAST[-1])
     wide = drawing.width > WIDEST
@@ -124,7 +124,7 @@ def addresses(links: Sequence[str | None], count: int) -> list[str | None]:
 
 
 def hatched(x: float, y: float, wide: float, tall: float) -> Markup:
-    """Draw what stands where there is no value."""
+    """Draw the mark of a missing value."""
     lines = []
     for place in range(6, int(wide + tall), 7):
         a, b = max(0.0, place - tall), min(wide, place)
@@ -136,7 +136,7 @@ def hatched(x: float, y: float, wide: float, tall: float) -> Markup:
 
 def room_for(labels: Iterable[str], most: float = LABELS) -> float:
     """Return how much the longest of some labels takes, and no more than there is."""
-    return min(max((width(said(text)) for text in labels), default=0), most)
+    return min(max((width(one_line(text)) for text in labels), default=0), most)
 
 
 def grid(axis: Axis, left: float, right: float, top: float, bottom: float, *, unit: str, twice: bool) -> Markup:
@@ -167,7 +167,7 @@ def grid(axis: Axis, left: float, right: float, top: float, bottom: float, *, un
 
 
 def cut(shown: int, count: int, what: str) -> list[str]:
-    """Return the sentence that says what was left out, if something was."""
+    """Return a sentence about what was left out, if anything was."""
     return [f"The first {shown:,} of {count:,} {what} are shown."] if count > shown else []
 
 
@@ -176,20 +176,20 @@ def _tick(text: str, x: float, y: float) -> Markup:
 
 
 def _scrolling(what: str, inner: Markup) -> Markup:
-    """Let something that is too wide be scrolled, by the keyboard, too."""
+    """Wrap something wide so that it scrolls, also by keyboard."""
     return Markup('<div class="chart-scroll" tabindex="0" role="region" aria-label="{}">{}</div>').format(what, inner)
 
 
 def _table(table: Table) -> Markup:
     kind = "" if table.words else "num"
-    first, *others = (said(name) for name in table.head)
+    first, *others = (one_line(name) for name in table.head)
     head = Markup('<th scope="col">{}</th>').format(first) + join(
         Markup('<th scope="col" class="{}">{}</th>').format(kind, name) for name in others
     )
     cell = Markup('<td class="{}">').format(kind)
     rows = (
         Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-            said(name), join(cell + escape(text) + Markup("</td>") for text in cells)
+            one_line(name), join(cell + escape(text) + Markup("</td>") for text in cells)
         )
         for name, cells in table.rows
     )

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from registry.server.pages.charts import figures, scales
 from registry.server.pages.charts.figures import GAP, MOST, ROW, Drawing, Table, at, join
 from registry.server.pages.charts.scales import Axis
-from registry.server.pages.charts.words import UNIT, said, width
+from registry.server.pages.charts.words import UNIT, one_line, width
 
 PLOT = 300
 BESIDE = 160  # labels that are longer stand above their bars, so that the drawing is not too wide
@@ -37,14 +37,14 @@ def bars(
         log: By decades; values that are not above zero have no bar then.
         highlight: Labels of bars that stand out.
         links: Where labels lead, on this server; in the order of the items.
-        sentence: What is said where there are no items.
+        sentence: Shown if there are no items.
 
     Returns:
         A `<figure>`.
     """
     if not items:
         return figures.empty(name, title, sentence)
-    unit = said(unit, UNIT)
+    unit = one_line(unit, UNIT)
     shown = [(text, scales.finite(value)) for text, value in items[:MOST]]
     values = [value for _, value in shown if value is not None]
     axis = scales.logarithmic(values) if log else scales.linear(values)
@@ -61,7 +61,7 @@ def bars(
     marks = [figures.grid(axis, left, left + PLOT, top, bottom, unit=measure, twice=twice)]
     for place, ((text, value), number) in enumerate(zip(shown, printed, strict=True)):
         y, strong = top + tall * place, "strong" if text in highlight else ""
-        marks.append(Markup("<g><title>{}: {}</title>").format(said(text), scales.told(value, unit)))
+        marks.append(Markup("<g><title>{}: {}</title>").format(one_line(text), scales.with_unit(value, unit)))
         if above:
             room = (whole - left) / BOLD
             marks.append(figures.label(text, left, y + 17, room, classes=strong, href=hrefs[place]))
@@ -104,6 +104,6 @@ def _summary(count: int, values: Sequence[float], unit: str) -> str:
     if not values:
         return f"{count} bars, all without a value."
     return (
-        f"{count} bars, from {scales.told(min(values), unit)} to {scales.told(max(values), unit)}; "
+        f"{count} bars, from {scales.with_unit(min(values), unit)} to {scales.with_unit(max(values), unit)}; "
         "the table below has the same numbers."
     )

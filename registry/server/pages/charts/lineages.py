@@ -1,4 +1,4 @@
-"""A graph in columns: what was made of what."""
+"""A graph in columns: how things were made from others."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from registry.server.pages.charts import figures
 from registry.server.pages.charts.figures import Drawing, Table, at, join
-from registry.server.pages.charts.words import address, fit, said, slug
+from registry.server.pages.charts.words import address, fit, one_line, slug
 
 NODES = 40  # of a column
 COLUMNS, EDGES = 8, 2000
@@ -18,7 +18,7 @@ SHORT = 8  # columns no longer than this are drawn around a common middle
 
 @dataclass(frozen=True)
 class Node:
-    """A thing in a graph: `column` counts from the left, `href` is where it leads, `note` what else is said of it."""
+    """A thing in a graph: `column` counts from the left, `href` is its link, `note` a further text on hover."""
 
     id: str
     label: str
@@ -41,9 +41,9 @@ def graph(
     nodes: Sequence[Node],
     edges: Iterable[tuple[str, str]],
     *,
-    sentence: str = "Nothing has been made yet.",
+    sentence: str = "There is nothing to draw yet.",
 ) -> Markup:
-    """Draw what was made of what, from left to right.
+    """Draw how things were made from others, from left to right.
 
     Args:
         name: Of the chart, once on a page.
@@ -51,7 +51,7 @@ def graph(
         nodes: The oldest of a column first. Of more than 40 in a column the newest are shown, below a box for the
             others, which has their edges; of more than eight columns, the first.
         edges: Pairs of ids; one that names no node is left out.
-        sentence: What is said where there are no nodes.
+        sentence: Shown if there are no nodes.
 
     Returns:
         A `<figure>`.
@@ -78,7 +78,10 @@ def graph(
     table = Table(
         ["name", "kind", "made of", "note"],
         [
-            (box.node.label, [said(box.node.kind), ", ".join(map(said, made_of.get(key, ()))), said(box.node.note)])
+            (
+                box.node.label,
+                [one_line(box.node.kind), ", ".join(map(one_line, made_of.get(key, ()))), one_line(box.node.note)],
+            )
             for key, box in boxes.items()
         ],
         words=True,
@@ -142,15 +145,15 @@ def _curve(start: _Box, end: _Box) -> Markup:
         from_x, to_x = start.x, end.x + WIDE
         path = f"M{at(from_x)} {at(a)}C{at(from_x - 40)} {at(a)} {at(to_x + 40)} {at(b)} {at(to_x)} {at(b)}"
     return Markup('<path class="edge" d="{}"><title>{} → {}</title></path>').format(
-        path, said(start.node.label), said(end.node.label)
+        path, one_line(start.node.label), one_line(end.node.label)
     )
 
 
 def _box(box: _Box) -> Markup:
     node = box.node
-    told = f"{said(node.label)}: {said(node.note)}" if node.note else said(node.label)
+    text = f"{one_line(node.label)}: {one_line(node.note)}" if node.note else one_line(node.label)
     drawn = Markup('<title>{}</title><rect class="box" x="{}" y="{}" width="{}" height="{}" rx="6"/>').format(
-        told, at(box.x), at(box.y), WIDE, TALL
+        text, at(box.x), at(box.y), WIDE, TALL
     )
     drawn += Markup('<rect class="edging" x="{}" y="{}" width="5" height="{}" rx="2"/>').format(
         at(box.x), at(box.y), TALL

@@ -57,8 +57,8 @@ def exact(value: float | None) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def told(value: float | None, unit: str) -> str:
-    """Write a number and its unit, as people read it on hover."""
+def with_unit(value: float | None, unit: str) -> str:
+    """Return a number and its unit, as shown on hover."""
     return exact(value) if value is None or not unit else f"{exact(value)} {unit}"
 
 

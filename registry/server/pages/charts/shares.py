@@ -1,4 +1,4 @@
-"""Bars in pieces: what parts make up each of many things."""
+"""Bars in pieces: the parts of each of many things."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from markupsafe import Markup
 
 from registry.server.pages.charts import figures, scales
 from registry.server.pages.charts.figures import GAP, MOST, ROW, Drawing, Table, at, join
-from registry.server.pages.charts.words import UNIT, said, width
+from registry.server.pages.charts.words import UNIT, one_line, width
 
 PLOT = 380
-SERIES = 8  # colours that are told apart; more series are put together
+SERIES = 8  # distinguishable colours; further series are put together
 
 
 def stacked(
@@ -34,14 +34,14 @@ def stacked(
         unit: Of the values.
         normalise: Pieces are shares of their row, in percent.
         ordered: The series are steps, such as counts, and have colours of one scale.
-        sentence: What is said where there are no rows or series.
+        sentence: Shown if there are no rows or series.
 
     Returns:
         A `<figure>`.
     """
     if not rows or not series:
         return figures.empty(name, title, sentence)
-    unit = said(unit, UNIT)
+    unit = one_line(unit, UNIT)
     names = list(series) if len(series) <= SERIES else [*series[: SERIES - 1], f"{len(series) - SERIES + 1} others"]
     shown = [(text, _pieces(values, len(series))) for text, values in rows[:MOST]]
     totals = [sum(pieces) for _, pieces in shown]
@@ -62,17 +62,17 @@ def stacked(
         for piece, series_name, colour in zip(pieces, names, colours, strict=True):
             ends = [PLOT * axis.place(100 * (each / total) if normalise else each) for each in (before, before + piece)]
             before += piece
-            value = scales.told(piece, unit) + (f", {_percent(piece / total)}" if normalise else "")
-            where = f"{said(text)}, {said(series_name)}: {value}"
+            value = scales.with_unit(piece, unit) + (f", {_percent(piece / total)}" if normalise else "")
+            where = f"{one_line(text)}, {one_line(series_name)}: {value}"
             inside = _percent(piece / total) if normalise else scales.short(piece)
             marks.append(_piece(where, inside, colour, left + ends[0], ends[1] - ends[0], y) if piece else Markup(""))
     drawing = Drawing(right + width(axis.mark(axis.high)) / 2 + 2, bottom + 44, join(marks))
     table = Table(["name", *names], [(text, [scales.exact(piece) for piece in pieces]) for text, pieces in shown])
     notes = figures.cut(len(shown), len(rows), "rows")
     summary = (
-        f"{len(shown)} bars in pieces: {', '.join(said(each) for each in names)}. The table below has the numbers."
+        f"{len(shown)} bars in pieces: {', '.join(one_line(each) for each in names)}. The table below has the numbers."
     )
-    legend = figures.keys((colour, said(each)) for colour, each in zip(colours, names, strict=True))
+    legend = figures.keys((colour, one_line(each)) for colour, each in zip(colours, names, strict=True))
     return figures.figure(name, title, drawing, table, unit=unit, summary=summary, legend=legend, notes=notes)
 
 
@@ -102,5 +102,5 @@ def _piece(where: str, inside: str, colour: str, x: float, length: float, y: flo
 
 def _nothing(text: str, left: float, y: float) -> Markup:
     return Markup('<g><title>{}: none</title>{}<text x="{}" y="{}">none</text></g>').format(
-        said(text), figures.hatched(left, y + 2, 40, ROW - 4), at(left + 48), at(y + 17)
+        one_line(text), figures.hatched(left, y + 2, 40, ROW - 4), at(left + 48), at(y + 17)
     )

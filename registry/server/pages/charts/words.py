@@ -8,14 +8,14 @@ import unicodedata
 
 from registry.documents.markdown import line
 
-LONGEST = 160  # signs of a label or a note that are told, on hover and in tables; tensor names may have 64 KiB
-UNIT = 24  # of a unit
+LONGEST = 160  # characters of a label or a note on hover and in tables; tensor names may have 64 KiB
+UNIT = 24  # characters of a unit
 SIZE = 13  # of the type, in the units of the drawing; as in charts.css
 _SHARES = {sign: share for signs, share in ((" !'(),./:;I[]`fijlrt|·", 0.4), ("_ckszxvy-", 0.58)) for sign in signs}
 _SHARES |= dict.fromkeys("#+<=>^wCGHNOQ~×≈–÷", 0.85) | dict.fromkeys("%&@MW—…→m", 1.0)
 
 
-def said(text: str, most: int = LONGEST) -> str:
+def one_line(text: str, most: int = LONGEST) -> str:
     """Put a stranger's words on one line, without controls, and cut what is too long in the middle."""
     if len(text) > 2 * most:  # before every sign of it is looked at
         text = text[:most] + text[-most:]
@@ -30,7 +30,7 @@ def width(text: str) -> float:
 
 def fit(text: str, room: float) -> str:
     """Return as much of both ends of a text as there is room for."""
-    text = said(text)
+    text = one_line(text)
     if width(text) <= room + 0.1:  # sums of fractions are not exact
         return text
     head, tail, left = "", "", room - width("…")

@@ -1,1 +1,1 @@
-"""Pages of conflicts between patches."""
+"""Pages of conflict analysis: where the patches of a model meet."""

@@ -1,57 +1,55 @@
-"""Recipes: what was asked to be composed, how far it is, and what came of it."""
+"""The page of a recipe that was asked for: its patches, and its result or the job that composes it."""
 
 from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.errors import BreadcrumbError
-from registry.server.api import conflicts, models, releases
-from registry.server.edge.deps import ActorDep, Context, ContextDep, ModelName, VisitorDep, allow
-from registry.server.pages.comparing import collisions
+from registry.server.api import releases
+from registry.server.edge.admission import ActorDep, VisitorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName
+from registry.server.pages.comparing import conflict_summary
 from registry.server.pages.frame import drafts, forms, render
 from registry.server.pages.frame.cookies import csrf
 from registry.server.pages.frame.drafts import Draft
 from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views import models as model_views
-from registry.services.catalog import models as model_service
-from registry.services.composing import compositions
+from registry.server.views import recipes as recipe_views
 from registry.services.people.actors import Actor
-from registry.services.queue import jobs
 
 router = APIRouter(prefix="/{namespace:space}/{name}/recipes", route_class=PageRoute, include_in_schema=False)
 Digits = Annotated[str, Path(pattern=r"^[0-9a-f]{8,64}$")]
-WHOLE = 64
 
 
 @router.get("/{recipe}")
 @allow("model.read")
 def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep, ctx: ContextDep) -> Response:
-    """Show a recipe: its result or, until there is one, the job that makes it."""
-    if len(recipe) < WHOLE:
-        return redirect(request, f"/{name}/recipes/{models.snapshot(name, recipe, actor, ctx).ref}")
-    model = models.show(name, actor, ctx)
+    """Show a recipe with its result or, until there is one, the job that composes it."""
     with ctx.database.read() as session:
-        row = model_service.find(session, name)
-        found, composition, job = compositions.requested(session, row, recipe)
-        shown = model_views.composition(session, row, found, composition, None)
-        progress = model_views.job(job, jobs.jobs_ahead(session, job)) if job else None
-        cancellable = job is not None and jobs.cancellable(actor, job)
-    draft = draft_of(shown.recipe)
-    preview = preview_of(name, draft, actor, ctx)
+        if len(recipe) < recipe_views.WHOLE:
+            return redirect(request, f"/{name}/recipes/{recipe_views.show_snapshot(session, actor, name, recipe).ref}")
+        row = model_views.find(session, name)
+        model, progress = model_views.show(session, actor, row), recipe_views.progress(session, actor, row, recipe)
+        composed = progress.composition.weights_digest is not None
+        snapshot = recipe_views.show_snapshot(session, actor, name, recipe) if composed else None
+        draft = draft_of(progress.composition.recipe)
+        preview = preview_of(session, actor, name, draft)
     here = f"/{name}/recipes/{recipe}"
     return render.page(
         request,
         "recipe.html",
         model=model,
-        composition=shown,
-        job=progress,
-        cancellable=cancellable,
-        revision=models.snapshot(name, recipe, actor, ctx) if composition else None,
+        composition=progress.composition,
+        job=progress.job,
+        cancellable=progress.cancellable,
+        revision=snapshot,
         draft=draft,
         preview=preview,
-        collisions=collisions.of(preview.conflicts) if preview else None,
+        conflicts=conflict_summary.summarise(preview.conflicts) if preview else None,
         here=here,
         again=here,
         token=csrf(request) if actor else None,
@@ -68,7 +66,7 @@ def cut(request: Request, name: ModelName, recipe: schemas.Hex256, actor: ActorD
 
 
 def draft_of(recipe: schemas.Recipe) -> Draft | None:
-    """Return what the builder would say of a recipe; None where a patch is not listed any more, or there are many."""
+    """Return a recipe as a draft; None if a patch is no longer listed, or there are too many patches for a draft."""
     if any(not item.number for item in recipe.patches):
         return None
     with suppress(BreadcrumbError):
@@ -76,10 +74,10 @@ def draft_of(recipe: schemas.Recipe) -> Draft | None:
     return None
 
 
-def preview_of(name: str, draft: Draft | None, actor: Actor | None, ctx: Context) -> schemas.Preview | None:
-    """Return what is known of the patches of a recipe, if they may still be composed."""
+def preview_of(session: Session, actor: Actor | None, name: str, draft: Draft | None) -> schemas.Preview | None:
+    """Return the preview of a recipe, if its patches may still be composed."""
     if draft is None or not draft.ticked:
         return None
     with suppress(BreadcrumbError):
-        return conflicts.preview(name, draft.request(), actor, ctx)
+        return recipe_views.preview(session, actor, name, draft.request())
     return None

@@ -1,12 +1,16 @@
-"""The page of what waits for somebody in a model."""
+"""The inbox: what waits for somebody in a model."""
 
 from fastapi import APIRouter, Request, Response
 
 from registry import schemas
-from registry.server.api import channels, models, reviews
-from registry.server.edge.deps import ActorDep, ContextDep, ModelName, allow
+from registry.server.edge.admission import ActorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName
 from registry.server.pages.frame import render
 from registry.server.pages.frame.route import PageRoute
+from registry.server.views import models as model_views
+from registry.server.views import releases as release_views
+from registry.server.views import reviews as review_views
 from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
 
@@ -17,28 +21,32 @@ MOST = 50  # of each kind on the page
 @router.get("/inbox")
 @allow("inbox.read")
 def inbox(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Show what waits for whoever has signed in, each with what to do next."""
-    shown = models.show(name, actor, ctx)
+    """Show what waits for the visitor, each item with the next step."""
+    with ctx.database.read() as session:
+        row = model_views.find(session, name)
+        shown, waiting = model_views.show(session, actor, row), review_views.inbox_of(session, actor, row)
+        channels = release_views.channel_list(session, row)
     role = Role[(shown.role or "anyone").upper()]
-    found = reviews.inbox(name, actor, ctx)
-    waiting = asked(channels.listing(name, ctx), role, actor)
+    moves = pending_moves(channels, role, actor)
     return render.page(
         request,
         "inbox.html",
         model=shown,
-        inbox=found,
-        asked=waiting,
+        inbox=waiting,
+        moves=moves,
         most=MOST,
-        nothing=not (waiting or any(getattr(found, kind) for kind in schemas.Inbox.model_fields)),
+        nothing=not (moves or any(getattr(waiting, kind) for kind in schemas.Inbox.model_fields)),
         watches=role >= Role.MAINTAINER,
     )
 
 
-def asked(found: list[schemas.Channel], role: Role, actor: Actor) -> list[tuple[schemas.Channel, str, list[str]]]:
-    """Return the moves that others have asked for and somebody may ask for, too: channel, version, who has asked."""
+def pending_moves(
+    channels: list[schemas.Channel], role: Role, actor: Actor
+) -> list[tuple[schemas.Channel, str, list[str]]]:
+    """Return the moves that others have asked for and the visitor may ask for, too: channel, version, who asked."""
     return [
         (channel, version, people)
-        for channel in found
+        for channel in channels
         if role >= max(Role.MAINTAINER, Role[channel.role.upper()])
         for version, people in channel.asked.items()
         if actor.name not in people

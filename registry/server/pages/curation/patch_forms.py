@@ -1,10 +1,12 @@
-"""What is done with a patch from its page: comments, verdicts, steps, reports; each is one call of the API."""
+"""Forms on the page of a patch: comments, verdicts, steps, reports; each is one call of the API."""
 
 from fastapi import APIRouter, Request, Response
 
 from registry import schemas
 from registry.server.api import admin, reviews
-from registry.server.edge.deps import ActorDep, ContextDep, ModelName, Number, allow
+from registry.server.edge.admission import ActorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName, Number
 from registry.server.pages.frame import forms
 from registry.server.pages.frame.route import PageRoute, redirect
 
@@ -12,14 +14,14 @@ router = APIRouter(prefix="/{namespace:space}/{name}/patches/{number}", route_cl
 
 
 def back(request: Request, name: str, number: int, tail: str = "") -> Response:
-    """Lead to the page of a patch at its newest revision."""
+    """Redirect to the page of a patch at its newest revision."""
     return redirect(request, f"/{name}/patches/{number}{tail}")
 
 
 @router.post("/comments")
 @allow("patch.comment")
 def comment(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Say something about a patch."""
+    """Comment on a patch."""
     body = forms.read(schemas.CommentRequest, request)
     reviews.comment(name, number, body, actor, ctx)
     return back(request, name, number)
@@ -36,7 +38,7 @@ def review(request: Request, name: ModelName, number: Number, actor: ActorDep, c
 @router.post("/propose")
 @allow("patch.propose")
 def propose(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Ask for review."""
+    """Propose a patch for review."""
     reviews.propose(name, number, actor, ctx)
     return back(request, name, number)
 
@@ -44,7 +46,7 @@ def propose(request: Request, name: ModelName, number: Number, actor: ActorDep, 
 @router.post("/withdraw")
 @allow("patch.withdraw")
 def withdraw(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Take one's patch back."""
+    """Withdraw a patch."""
     reviews.withdraw(name, number, forms.read(schemas.Reason, request), actor, ctx)
     return back(request, name, number)
 
@@ -52,7 +54,7 @@ def withdraw(request: Request, name: ModelName, number: Number, actor: ActorDep,
 @router.post("/accept")
 @allow("patch.accept")
 def accept(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Accept the revision that was shown, perhaps in the place of older patches."""
+    """Accept the revision that was shown, and perhaps supersede older patches."""
     older = forms.field(request, "supersedes").replace(",", " ").replace("#", " ").split()
     body = forms.read(schemas.AcceptRequest, request, supersedes=older)
     reviews.accept(name, number, body, actor, ctx)
@@ -86,7 +88,7 @@ def unyank(request: Request, name: ModelName, number: Number, actor: ActorDep, c
 @router.post("/quarantine")
 @allow("patch.quarantine")
 def quarantine(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Quarantine a patch, or (without a field for the reason) end that."""
+    """Quarantine a patch, or end its quarantine if the form has no field for the reason."""
     given = {} if "reason" in forms.fields(request) else {"reason": None}
     body = forms.read(schemas.QuarantineRequest, request, **given)
     reviews.quarantine(name, number, body, actor, ctx)
@@ -96,7 +98,7 @@ def quarantine(request: Request, name: ModelName, number: Number, actor: ActorDe
 @router.post("/reports")
 @allow("report.create")
 def report(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Tell the admins that a patch should not be here."""
+    """Report a patch to the admins."""
     body = forms.read(schemas.ReportRequest, request, number=number)
     admin.create_report(name, body, actor, ctx)
     return back(request, name, number, "?reported=true")

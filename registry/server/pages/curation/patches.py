@@ -1,28 +1,34 @@
-"""Pages of patches: the list of a model's, and one at a revision with all that was said and found of it."""
+"""Pages of patches: the list of a model's patches, and one patch at a revision."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator, Field
 
 from registry import schemas
-from registry.server.api import conflicts, models, patches, reviews
-from registry.server.edge.deps import ContextDep, ModelName, PatchRef, VisitorDep, allow
-from registry.server.pages.comparing import layers, overlaps
+from registry.server.api import patches
+from registry.server.edge.admission import VisitorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName, PatchRef
+from registry.server.pages.comparing import conflict_summary, layers
 from registry.server.pages.frame import permits, render
 from registry.server.pages.frame.route import PageRoute
+from registry.server.views import conflicts as conflict_views
+from registry.server.views import models as model_views
+from registry.server.views import patches as patch_views
+from registry.server.views import reviews as review_views
 
 router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, include_in_schema=False)
 STATES = get_args(schemas.PatchState)
 PAGE = 50
-BARS, ROWS, SAID, MET = 40, 500, 200, 50  # bars and rows of tensors, things said, pairs: most that a page shows
+BARS, ROWS, ENTRIES, PAIRS = 40, 500, 200, 50  # most that a page shows: bars and rows of tensors, entries, pairs
 Blank = BeforeValidator(lambda given: None if given == "" else given)  # a field of a form that was left empty
 State = Annotated[schemas.PatchState | None, Blank, Query()]
 Words = Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")]
 Percent = Annotated[Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None, Blank, Query()]
 Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
-Said = tuple[Literal["revision", "review", "comment"], schemas.Patch | schemas.Review | schemas.Comment]
+Entry = tuple[Literal["revision", "review", "comment"], schemas.Patch | schemas.Review | schemas.Comment]
 
 
 @router.get("/patches")
@@ -40,25 +46,33 @@ def listing(
     density_to: Percent = None,
     before: Before = None,
 ) -> Response:
-    """Show a model's patches, newest first, and find them."""
-    page = patches.listing(
-        name,
-        ctx,
-        task=task.strip() or None,
-        author=author.strip() or None,
-        state=state,
-        density_min=None if density_from is None else density_from / 100,
-        density_max=None if density_to is None else density_to / 100,
-        tensor=tensor.strip() or None,
-        before=before,
-        limit=PAGE,
-    )
-    given = {"task": task, "author": author, "tensor": tensor}
-    asked = {"state": state, **given, "density_from": density_from, "density_to": density_to}
-    following = render.query(**asked, before=page.next) if page.next else ""
-    shown = models.show(name, actor, ctx)
+    """Show the patches of a model, newest first, with filters."""
+    with ctx.database.read() as session:
+        page = patch_views.listing(
+            session,
+            name,
+            task=task.strip() or None,
+            author=author.strip() or None,
+            state=state,
+            density_min=None if density_from is None else density_from / 100,
+            density_max=None if density_to is None else density_to / 100,
+            tensor=tensor.strip() or None,
+            before=before,
+            limit=PAGE,
+        )
+        shown = model_views.show(session, actor, model_views.find(session, name))
+    filters: dict[str, Any] = {"state": state, "task": task, "author": author, "tensor": tensor}
+    filters |= {"density_from": density_from, "density_to": density_to}
+    following = render.next_page(f"/{name}/patches", page.next, **filters)
     return render.page(
-        request, "patches.html", model=shown, page=page, asked=asked, before=before, next=following, states=STATES
+        request,
+        "patches.html",
+        model=shown,
+        page=page,
+        filters=filters,
+        before=before,
+        next=following,
+        states=STATES,
     )
 
 
@@ -67,25 +81,31 @@ def listing(
 def patch(
     request: Request, name: ModelName, patch: PatchRef, actor: VisitorDep, ctx: ContextDep, reported: bool = False
 ) -> Response:
-    """Show a patch at a revision: what it does, what was said and found of it, and what can be done with it."""
-    model, told = models.show(name, actor, ctx), reviews.discussion(name, patch, ctx)
-    checked = told.patch.check == "checked"
-    may = permits.permitted(actor, model, told.patch.author)
+    """Show a patch at a revision: what it changes, its discussion, and what the visitor can do with it."""
+    with ctx.database.read() as session:
+        model_row = model_views.find(session, name)
+        row = patch_views.find(session, model_row, patch)
+        model = model_views.show(session, actor, model_row)
+        discussion = review_views.discussion(session, model_row, row)
+        checked = discussion.patch.check == "checked"
+        tensors = patch_views.tensors(session, row) if checked else []
+        pairs = conflict_views.pairs_of_patch(session, actor, model_row, row, PAIRS) if checked else []
+    may = permits.permitted(actor, model, discussion.patch.author)
     return render.page(
         request,
         "patch.html",
         model=model,
-        patch=told.patch,
-        told=told,
-        thread=thread(told),
-        tensors=patches.tensors(name, patch, ctx) if checked else [],
-        met=conflicts.of_patch(name, patch, actor, ctx, MET) if checked else [],
-        overlaps=overlaps,
+        patch=discussion.patch,
+        discussion=discussion,
+        thread=thread(discussion),
+        tensors=tensors,
+        pairs=pairs,
+        summary=conflict_summary,
         energy=energy,
         densities=densities,
         most=ROWS,
         may=may,
-        steps=permits.steps(actor, told.patch, may),
+        steps=permits.steps(actor, discussion.patch, may),
         reported=reported,
     )
 
@@ -93,25 +113,25 @@ def patch(
 @router.get("/patches/{number}/file")
 @allow("model.read")
 def file(request: Request, name: ModelName, patch: PatchRef, actor: VisitorDep, ctx: ContextDep) -> Response:
-    """Download a checked patch file, for whoever has signed in in a browser."""
+    """Download a checked patch file with the sign-in of a browser."""
     return patches.file(name, patch, request, actor, ctx)
 
 
-def thread(told: schemas.Discussion) -> list[Said]:
-    """Return what was pushed and said of a patch in the order of time; the newest, where it is much."""
-    said: list[Said] = [("revision", row) for row in told.revisions]
-    said += [("review", row) for row in told.reviews]
-    said += [("comment", row) for row in told.comments]
-    return sorted(said, key=lambda found: found[1].created_at)[-SAID:]
+def thread(discussion: schemas.Discussion) -> list[Entry]:
+    """Return the revisions, reviews and comments of a patch by time; only the newest if there are many."""
+    entries: list[Entry] = [("revision", row) for row in discussion.revisions]
+    entries += [("review", row) for row in discussion.reviews]
+    entries += [("comment", row) for row in discussion.comments]
+    return sorted(entries, key=lambda entry: entry[1].created_at)[-ENTRIES:]
 
 
 def energy(tensors: Sequence[schemas.TensorStats]) -> tuple[list[str], list[str], list[list[float | None]]]:
-    """Return how much of the whole change is in which layer and projection, in percent of its sum of squares."""
-    whole = sum(found.l2**2 for found in tensors)
-    return layers.grid({found.name: 100 * found.l2**2 / whole for found in tensors} if whole else {})
+    """Return the share of each layer and projection in the energy (sum of squares) of a patch, in percent."""
+    whole = sum(tensor.l2**2 for tensor in tensors)
+    return layers.grid({tensor.name: 100 * tensor.l2**2 / whole for tensor in tensors} if whole else {})
 
 
 def densities(tensors: Sequence[schemas.TensorStats]) -> list[tuple[str, float | None]]:
-    """Return the densest tensors, and how much of each the patch changes, in percent."""
-    found = sorted(tensors, key=lambda tensor: (-tensor.density, tensor.name))[:BARS]
-    return [(tensor.name, 100 * tensor.density) for tensor in found]
+    """Return the densest tensors, with the share of their weights that the patch changes, in percent."""
+    densest = sorted(tensors, key=lambda tensor: (-tensor.density, tensor.name))[:BARS]
+    return [(tensor.name, 100 * tensor.density) for tensor in densest]

@@ -1,1 +1,1 @@
-"""What every page shares: its route, sign-in cookie, templates, forms, Markdown."""
+"""What all pages share: their route, sign-in cookie, templates, forms, Markdown."""

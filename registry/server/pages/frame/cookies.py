@@ -1,7 +1,7 @@
-"""The one cookie: a secret that says which browser this is, and the CSRF token that follows from it.
+"""The one cookie: a secret that identifies a browser, and the CSRF token that is derived from it.
 
-Somebody who has not signed in has one, too, once they are shown a form; signing in gives another, so that a secret that
-somebody else has planted is worth nothing.
+A visitor who has not signed in gets one, too, with the first form that they are shown. Signing in replaces it, so a
+secret that somebody else has planted is worth nothing.
 """
 
 import hmac
@@ -10,14 +10,14 @@ from hashlib import sha256
 
 from fastapi import Request, Response
 
-from registry.server.edge.deps import context
+from registry.server.edge.context import get_context
 from registry.services.people import sign_ins
 
 COOKIE = "crumb_session"
 
 
 def csrf_of(secret: str) -> str:
-    """Return the CSRF token of a browser: what only a page that was sent to it holds."""
+    """Return the CSRF token of a browser, which only pages sent to it hold."""
     return hmac.new(secret.encode(), b"csrf", sha256).hexdigest()
 
 
@@ -32,8 +32,8 @@ def csrf(request: Request) -> str:
 
 
 def set_cookie(request: Request, response: Response, secret: str | None) -> None:
-    """Give a browser its secret, or take it away."""
-    public = context(request).settings.public_url
+    """Set the cookie of a browser, or delete it if the secret is None."""
+    public = get_context(request).settings.public_url
     secure = request.url.scheme == "https" or public.startswith("https:")
     if secret is None:
         response.delete_cookie(COOKIE, secure=secure, httponly=True, samesite="lax")

@@ -1,8 +1,8 @@
-"""A recipe that is not asked for yet: what the builder's form says, and the same as the query of an address.
+"""Drafts of recipes: the fields of the recipe editor's form, and the same as the query of an address.
 
     patch=3 & patch=7.2 & w3=0.5 & w7=1 & alpha=0.3 & allow_yanked=on
 
-Weights are decimals, kept as they were typed: nothing here makes a float of them.
+Weights are decimals, kept as they were typed: they are never converted to floats.
 """
 
 import re
@@ -15,7 +15,7 @@ from registry import schemas
 from registry.errors import InvalidRequest
 
 ALPHA: str = schemas.RecipeRequest.model_fields["alpha"].default
-MOST = 200  # patches that the builder takes: their weights have to fit into an address
+MOST = 200  # patches of a draft: their weights must fit into an address
 PATCH = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?")
 Fields = Mapping[str, Sequence[str]]
 
@@ -34,7 +34,7 @@ class Draft:
         return self.weights.get(number, "1")
 
     def query(self) -> dict[str, str | list[str]]:
-        """Return the fields of an address that says the same."""
+        """Return the draft as fields of an address."""
         weighted = {f"w{number}": self.weights[number] for number in self.ticked if self.weight(number) != "1"}
         return {
             "patch": [reference(number, revision) for number, revision in self.ticked.items()],
@@ -44,10 +44,10 @@ class Draft:
         }
 
     def request(self) -> schemas.RecipeRequest:
-        """Return the body that the API takes for it.
+        """Return the draft as a body of the API.
 
         Raises:
-            InvalidRequest: names the patch whose weight is no decimal, or says that alpha is none.
+            InvalidRequest: A weight or alpha is not a decimal; the message names which.
         """
         items = [
             {"number": number, "revision": revision, "weight": self.weight(number)}
@@ -62,7 +62,9 @@ class Draft:
             at = first["loc"]
             what = f"The weight of patch #{items[int(at[1])]['number']}" if len(at) > 1 else "Alpha"
             given = str(first["input"])[:80]
-            raise InvalidRequest(f"{what} is a decimal like 0.5 or -1.25, not {given!r}.", field="patches") from None
+            raise InvalidRequest(
+                f"{what} must be a decimal like 0.5 or -1.25, not {given!r}.", field="patches"
+            ) from None
 
 
 def reference(number: int, revision: int | None) -> str:
@@ -71,30 +73,32 @@ def reference(number: int, revision: int | None) -> str:
 
 
 def read(fields: Fields) -> Draft:
-    """Return what a form says; an empty field is as if it were not there.
+    """Return the draft that the fields of a form describe; empty fields are ignored.
 
     Raises:
-        InvalidRequest: a patch is none, or there are too many.
+        InvalidRequest: A patch is not a number, or there are too many patches.
     """
-    said = {name: [value.strip() for value in values if value.strip()] for name, values in fields.items()}
+    given = {name: [value.strip() for value in values if value.strip()] for name, values in fields.items()}
     ticked: dict[int, int | None] = {}
-    for value in said.get("patch", []):
-        found = PATCH.fullmatch(value)
-        if found is None or not 0 < int(found[1]) < 2**31 or not 0 < int(found[2] or 1) < 2**31:
-            raise InvalidRequest(f"A patch is a number like 12 or 12.2, not {value[:40]!r}.", field="patch")
-        ticked[int(found[1])] = int(found[2]) if found[2] else None
+    for value in given.get("patch", []):
+        match = PATCH.fullmatch(value)
+        if match is None or not 0 < int(match[1]) < 2**31 or not 0 < int(match[2] or 1) < 2**31:
+            raise InvalidRequest(f"A patch must be a number like 12 or 12.2, not {value[:40]!r}.", field="patch")
+        ticked[int(match[1])] = int(match[2]) if match[2] else None
     require_few(len(ticked))
     weights = {
-        int(name[1:]): values[-1] for name, values in said.items() if re.fullmatch(r"w[0-9]{1,9}", name) and values
+        int(name[1:]): values[-1] for name, values in given.items() if re.fullmatch(r"w[0-9]{1,9}", name) and values
     }
-    return Draft(said.get("alpha", [ALPHA])[-1], dict(sorted(ticked.items())), weights, bool(said.get("allow_yanked")))
+    return Draft(
+        given.get("alpha", [ALPHA])[-1], dict(sorted(ticked.items())), weights, bool(given.get("allow_yanked"))
+    )
 
 
 def draft_of(recipe: schemas.Recipe, draft: Draft | None = None) -> Draft:
-    """Return the draft that a recipe is, or with a draft, both: what the draft says of a patch goes before.
+    """Return a recipe as a draft; with a draft, merged into it, where the draft takes precedence.
 
     Raises:
-        InvalidRequest: it has more patches than the builder takes.
+        InvalidRequest: The recipe has too many patches.
     """
     listed = [item for item in recipe.patches if item.number]
     require_few(len(listed))
@@ -112,10 +116,12 @@ def draft_of(recipe: schemas.Recipe, draft: Draft | None = None) -> Draft:
 
 
 def require_few(count: int) -> None:
-    """Refuse more patches than the builder takes.
+    """Refuse more patches than a draft may hold.
 
     Raises:
-        InvalidRequest: there are more.
+        InvalidRequest: There are more.
     """
     if count > MOST:
-        raise InvalidRequest(f"Here a recipe has at most {MOST} patches; `crumb compose` takes more.", field="patch")
+        raise InvalidRequest(
+            f"The recipe editor takes at most {MOST} patches; `crumb compose` takes more.", field="patch"
+        )

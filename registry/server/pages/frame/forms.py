@@ -1,20 +1,22 @@
-"""From the fields of a form to the body that the API takes for the same."""
+"""Form fields: read one by one, or as the body that the API takes for the same."""
 
+import re
 import types
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from registry.errors import InvalidRequest
+from registry.errors import InvalidRequest, NotFound
+from registry.files.names import NAME
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
 def fields(request: Request) -> dict[str, list[str]]:
     """Return all fields of the form that was posted."""
-    found: dict[str, list[str]] = request.state.form
-    return found
+    form: dict[str, list[str]] = request.state.form
+    return form
 
 
 def field(request: Request, name: str) -> str:
@@ -22,18 +24,30 @@ def field(request: Request, name: str) -> str:
     return fields(request).get(name, [""])[-1].strip()
 
 
-def read(shape: type[Shape], request: Request, **given: Any) -> Shape:
-    """Return the body that a form stands for.
-
-    A field that was left empty is as if it were not there; a checkbox is `on` or not there.
-
-    Args:
-        shape: The body.
-        request: With the form, whose fields are called as the body's are.
-        given: Fields of the body that are no fields of the form.
+def user_name(request: Request) -> str:
+    """Return the user that a form about a member names.
 
     Raises:
-        InvalidRequest: names the field and the rule.
+        NotFound: The field is not the name of any possible user.
+    """
+    name = field(request, "user")
+    if not re.fullmatch(NAME, name):
+        raise NotFound(f"There is no user {name[:100]!r}; names are of a-z, 0-9, '.', '_' and '-'.")
+    return name
+
+
+def read(shape: type[Shape], request: Request, **given: Any) -> Shape:
+    """Return a posted form as a body of the API.
+
+    Empty fields are ignored; a checkbox is `on` or not sent.
+
+    Args:
+        shape: The class of the body.
+        request: The request with the form, whose fields have the names of the body's.
+        given: Fields of the body that the form does not have.
+
+    Raises:
+        InvalidRequest: A field is not valid; the message names the field and the rule.
     """
     values: dict[str, Any] = {}
     for name, info in shape.model_fields.items():
@@ -49,7 +63,7 @@ def read(shape: type[Shape], request: Request, **given: Any) -> Shape:
 
 
 def is_list(annotation: Any) -> bool:
-    """Say whether a field of a body is a list, perhaps of nothing."""
+    """Return whether a field of a body is a list, or optionally one."""
     if get_origin(annotation) in (Union, types.UnionType):
         return any(is_list(part) for part in get_args(annotation))
     return get_origin(annotation) is list

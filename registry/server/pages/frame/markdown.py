@@ -1,24 +1,24 @@
-"""Strangers' Markdown as HTML that can do nothing: no scripts, no styles, no pictures from elsewhere."""
+"""Markdown of strangers as harmless HTML: without scripts, styles, or pictures."""
 
 import nh3
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-LONGEST = 2**18  # characters that are drawn; a card may be longer, and is then cut
+LONGEST = 2**18  # characters that are rendered; a longer card is cut
 TAGS = {
     *("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre", "code", "em", "strong", "del", "s"),
     *("ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "a", "sub", "sup", "dl", "dt", "dd"),
 }
 ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}}
-DEEPER = 2  # steps that headings go down: above them, the page has its own
+DEEPER = 2  # levels by which headings are lowered, below those of the page
 _parser = MarkdownIt("commonmark", {"html": True, "maxNesting": 20}).enable(["table", "strikethrough"])
 
 
 def draw(text: str | None) -> Markup:
-    """Return a text in Markdown as harmless HTML.
+    """Return Markdown as harmless HTML.
 
-    Pictures are left out: those from elsewhere would tell their server who reads the page. Links open without a
-    referrer and count for no search engine. Front matter is not shown.
+    Pictures are left out, since one on another server would tell it who reads the page. Links send no referrer and
+    count for no search engine. Front matter is not shown.
     """
     body = without_front_matter(text or "")
     cut = body[:LONGEST] + ("\n\n…" if len(body) > LONGEST else "")

@@ -1,4 +1,4 @@
-"""An answer that is shown once: it holds a secret, and so has no address that it could be asked for again at."""
+"""Pages that are shown once: they hold a secret, and so have no address of their own."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from registry.server.pages.frame import render
 
 
 def shown_once(request: Request, template: str, **values: Any) -> Response:
-    """Return a page as the answer to a form; htmx puts it in the place of the page that the form is on.
+    """Return a page as the answer to a form; with htmx, it replaces the page that the form is on.
 
     Args:
-        request: With the form.
-        template: Of the page.
-        values: What the template shows.
+        request: The request with the form.
+        template: The template of the page.
+        values: The values that the template shows.
     """
     response = render.page(request, template, **values)
     if "hx-request" in request.headers:

@@ -1,7 +1,7 @@
-"""Which forms somebody is shown: by the table of rules and what they are; the API has the last word."""
+"""Permits: which forms a page shows to somebody, by the table of rules and their role; the API checks again."""
 
 from registry import schemas
-from registry.services.curation import reviews
+from registry.server.views import reviews as review_views
 from registry.services.people.actors import Actor
 from registry.services.people.rules import RULES, Role
 
@@ -17,15 +17,12 @@ VERBS = {
 
 
 def permitted(actor: Actor | None, model: schemas.Model, author: str | None = None) -> frozenset[str]:
-    """Return what somebody may do to a model, or to a patch of it.
+    """Return the actions in RULES that somebody may do on a model, or on a patch of it.
 
     Args:
-        actor: Who; None for somebody who has not signed in.
-        model: With the role that they have on it.
-        author: Whose patch it is.
-
-    Returns:
-        Names of actions in RULES.
+        actor: The visitor; None for somebody who has not signed in.
+        model: The model, with the visitor's role on it.
+        author: The author of the patch.
     """
     if actor is None or model.role is None:
         return frozenset()
@@ -38,10 +35,10 @@ def permitted(actor: Actor | None, model: schemas.Model, author: str | None = No
 
 
 def steps(actor: Actor | None, patch: schemas.Patch, may: frozenset[str]) -> frozenset[str]:
-    """Return the steps that somebody may take with a patch from where it is; nobody reviews their own."""
+    """Return the steps that somebody may take with a patch in its state; nobody reviews their own patch."""
     own = actor is not None and actor.name == patch.author
     return frozenset(
         verb
         for verb, action in VERBS.items()
-        if action in may and patch.state in reviews.STEPS[verb][0] and not (own and verb == "request_changes")
+        if action in may and review_views.can_take(patch.state, verb) and not (own and verb == "request_changes")
     )

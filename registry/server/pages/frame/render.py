@@ -1,4 +1,4 @@
-"""Templates: one environment, what every page shows, and how numbers, times and digests are written."""
+"""Templates: one environment, the values that every page has, and the format of numbers, times and digests."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 import registry
-from registry.server.edge.deps import get_public_url
+from registry.server.edge.context import get_public_url
 from registry.server.pages import charts
 from registry.server.pages.frame import markdown
 from registry.server.pages.frame.cookies import csrf
@@ -26,10 +26,10 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
 class Static(StaticFiles):
-    """Files that may be kept for ever: their address holds their digest."""
+    """Static files, which caches may keep for ever since their addresses hold their digests."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Answer with a file."""
+        """Return the answer with a file."""
         response = await super().get_response(path, scope)
         if response.status_code == 200:
             response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
@@ -38,12 +38,12 @@ class Static(StaticFiles):
 
 @cache
 def static(name: str) -> str:
-    """Return the address of a file that comes with the server."""
+    """Return the address of a static file."""
     return f"/static/{name}?v={hashlib.sha256((FOLDER / 'static' / name).read_bytes()).hexdigest()[:12]}"
 
 
 def size(count: float | None) -> str:
-    """Write a number of bytes."""
+    """Return a number of bytes as text."""
     if count is None:
         return "–"
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -54,14 +54,14 @@ def size(count: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Write a count with a separator for thousands, or a measured number with six digits."""
+    """Return a count with separators for thousands, or a measured number with six digits."""
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 def count(value: int | None) -> str:
-    """Write a large count shortly, like 7.2 G."""
+    """Return a large count in short, like 7.2 G."""
     if value is None:
         return "–"
     left = float(value)
@@ -73,17 +73,17 @@ def count(value: int | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Write a fraction as a percentage."""
+    """Return a fraction as a percentage."""
     return "–" if value is None else f"{100 * value:.3g} %"
 
 
 def short(digest: str | None) -> str:
-    """Write the beginning of a digest."""
+    """Return the beginning of a digest."""
     return "–" if digest is None else digest.removeprefix("sha256:")[:12]
 
 
 def time(at: datetime | None) -> Markup:
-    """Write how long ago something was; the exact time is shown on hover, and read out."""
+    """Return how long ago something was; the exact time is shown on hover."""
     if at is None:
         return Markup("–")
     exact = at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -92,7 +92,7 @@ def time(at: datetime | None) -> Markup:
 
 
 def ago(at: datetime, now: datetime) -> str:
-    """Write the distance between two times."""
+    """Return the distance between two times in words."""
     seconds = (now - at).total_seconds()
     for step, name in ((DAY, "day"), (HOUR, "hour"), (MINUTE, "minute")):
         if (whole := int(abs(seconds) // step)) >= 1:
@@ -104,22 +104,34 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def query(**values: Any) -> str:
-    """Write the query of an address, leaving out what is not said."""
-    said = {name: value for name, value in values.items() if value not in (None, "", [], False)}
-    return f"?{urlencode(said, doseq=True)}" if said else ""
+    """Return the query of an address, without empty values."""
+    given = {name: value for name, value in values.items() if value not in (None, "", [], False)}
+    return f"?{urlencode(given, doseq=True)}" if given else ""
+
+
+def next_page(path: str, cursor: object, by: str = "before", **values: Any) -> str | None:
+    """Return the address of the next page of a list, if there is one.
+
+    Args:
+        path: The path of the list.
+        cursor: The cursor of the next page; None on the last one.
+        by: The name of the parameter that takes the cursor.
+        values: The other parameters of the list.
+    """
+    return f"{path}{query(**values, **{by: cursor})}" if cursor else None
 
 
 @cache
 def environment() -> Environment:
-    """Return the templates."""
-    made = Environment(
+    """Return the environment of the templates."""
+    templates = Environment(
         loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    templates.filters |= {
         "bytes": size,
         "count": count,
         "markdown": markdown.draw,
@@ -128,18 +140,18 @@ def environment() -> Environment:
         "short": short,
         "time": time,
     }
-    made.globals |= {"charts": charts, "query": query, "static": static, "version": registry.version()}
-    return made
+    templates.globals |= {"charts": charts, "query": query, "static": static, "version": registry.version()}
+    return templates
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """Return a page.
 
     Args:
-        request: Whose.
-        template: Its file.
-        status: Of the answer.
-        values: What the template shows.
+        request: The request.
+        template: The file of the template.
+        status: The status of the answer.
+        values: The values that the template shows.
     """
     html = (
         environment()

@@ -1,10 +1,10 @@
-"""The one way into every page: a cookie in place of a token, a CSRF token in every form, errors as pages.
+"""Admission to pages: a cookie in place of a token, a CSRF token in every form, errors as pages.
 
-    GET   cookie ─ admitted ─ page                         nobody signed in, and one must be: on to /login
-    POST  cookie ─ admitted ─ form, bounded ─ CSRF token ─ one call of the API ─ 303 to where the result is
+    GET   cookie ─ admitted ─ page                         without a needed sign-in: redirected to /login
+    POST  cookie ─ admitted ─ form, bounded ─ CSRF token ─ one call of the API ─ 303 to the result
 
-A form that htmx sends stays as it was filled in when it is refused: the sentence is put into the form's own place for
-it. Without scripts, the same form is an ordinary one, and the refusal a page.
+A form sent by htmx keeps what was filled in when it is refused: the message appears inside the form. Without scripts,
+the same form is an ordinary one, and a refusal is a page.
 """
 
 import hmac
@@ -22,7 +22,9 @@ from sqlalchemy.orm import Session
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from registry.errors import BreadcrumbError, Forbidden, InvalidRequest, TooMany, Unauthenticated
-from registry.server.edge.deps import Route, context, read_bytes
+from registry.server.edge.admission import Route
+from registry.server.edge.bodies import read_bytes
+from registry.server.edge.context import get_context
 from registry.server.errors import STATUS
 from registry.server.pages.frame import render
 from registry.server.pages.frame.cookies import COOKIE, csrf_of, set_cookie
@@ -31,7 +33,7 @@ from registry.services.people.actors import Actor
 from registry.services.people.names import RESERVED
 
 FORM = "application/x-www-form-urlencoded"
-FIELDS = 4000  # of a form: as many patches as a recipe may have, and some more
+FIELDS = 4000  # most fields of a form: the patches of a draft, and more
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -39,7 +41,7 @@ POLICY = (
 
 
 class SpaceConvertor(StringConvertor):
-    """A path parameter that may be a namespace: no reserved word, so that the rest of the server stays in reach."""
+    """A path parameter for namespaces: it matches no reserved word, so that other routes stay reachable."""
 
     regex = rf"(?!(?:{'|'.join(re.escape(word) for word in sorted(RESERVED))})(?:/|$))[a-z0-9][a-z0-9._-]*"
 
@@ -48,12 +50,12 @@ register_url_convertor("space", SpaceConvertor())
 
 
 class PageRoute(Route):
-    """A route that is a page, or takes a form of one."""
+    """A route of a page or of a form on it."""
 
-    lenient: ClassVar[bool] = True  # a cookie that has ended is none
+    lenient: ClassVar[bool] = True  # an expired cookie counts as none
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap the handler."""
+        """Return the handler behind admission, with errors as pages."""
         handle = super().get_route_handler()
 
         async def drawn(request: Request) -> Response:
@@ -71,18 +73,20 @@ class PageRoute(Route):
             except OperationalError:
                 response = refusal(request, 503, "The database does not answer; try again in a moment.")
             except IntegrityError:
-                response = refusal(request, 409, "Somebody else did the same at this very moment; look, and try again.")
+                response = refusal(
+                    request, 409, "Somebody else changed the same thing at the same moment; look at it, and try again."
+                )
             return guarded(request, response)
 
         return drawn
 
     def authenticate(self, session: Session, request: Request) -> Actor | None:
-        """Return who has signed in in this browser, if anybody."""
+        """Return the user who has signed in in this browser, if any."""
         secret = request.cookies.get(COOKIE)
         return sign_ins.find(session, secret, request.state.request_id) if secret else None
 
     async def read(self, request: Request) -> bool:
-        """Read the form that was posted, and check that it came from one of our pages."""
+        """Read a posted form, and check that it came from one of our pages."""
         if request.method != "POST":
             return False
         request.state.form = await read_form(request)
@@ -93,15 +97,15 @@ async def read_form(request: Request) -> dict[str, list[str]]:
     """Return the fields of a form that one of our own pages sent.
 
     Raises:
-        InvalidRequest: it is no form, or not UTF-8, or has too many fields.
-        TooLarge: its body is larger than any JSON may be.
-        Forbidden: it did not come from a page that this browser was shown.
+        InvalidRequest: The body is not a form, is not UTF-8, or has too many fields.
+        TooLarge: The body is larger than the limit of JSON bodies.
+        Forbidden: The form does not come from a page that this browser was shown.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
-        raise InvalidRequest("A form is sent as application/x-www-form-urlencoded.", field="body")
+        raise InvalidRequest("A form must be sent as application/x-www-form-urlencoded.", field="body")
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise Forbidden("This form came from another site; open the page here, and send it again.")
-    raw = await read_bytes(request, context(request).settings.json_bytes)
+        raise Forbidden("This form was sent from another site; open the page here, and send it again.")
+    raw = await read_bytes(request, get_context(request).settings.json_bytes)
     try:
         fields = parse_qs(
             raw.decode("ascii"),
@@ -111,44 +115,46 @@ async def read_form(request: Request) -> dict[str, list[str]]:
             max_num_fields=FIELDS,
         )
     except ValueError:
-        raise InvalidRequest("This is no form that a browser sends.", field="body") from None
+        raise InvalidRequest("The form is malformed; no browser sends it like that.", field="body") from None
     given, secret = fields.pop("csrf", [""])[-1], request.cookies.get(COOKIE, "")
     if not secret or not hmac.compare_digest(given.encode(), csrf_of(secret).encode()):
-        raise Forbidden("This form has gone stale, as when somebody signed out; open the page again, and send it anew.")
+        raise Forbidden(
+            "This form is out of date, for instance because you signed out; open the page again, and send it again."
+        )
     return fields
 
 
 def to_sign_in(request: Request, why: Unauthenticated) -> Response:
-    """Lead somebody who has to sign in to where they can, and from there back."""
+    """Redirect to the sign-in page, which leads back to this one."""
     if request.method == "GET":
         here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return redirect(request, f"/login?next={quote(here, safe='/')}")
-    return refusal(request, 401, f"{why.message.partition(';')[0]}; sign in on another tab, and send this again.")
+    return refusal(request, 401, f"{why.message.partition(';')[0]}; sign in in another tab, and send this again.")
 
 
 def refusal(request: Request, status: int, sentence: str) -> Response:
-    """Return an error as a page, or as a sentence for the form that htmx has sent."""
+    """Return an error as a page, or for htmx as a message inside the form."""
     if "hx-request" in request.headers:
         return render.page(request, "refusal.html", status, sentence=sentence)
     return render.page(request, "error.html", status, sentence=sentence, title=HTTPStatus(status).phrase)
 
 
 def redirect(request: Request, path: str) -> Response:
-    """Lead the browser to another page of ours."""
+    """Redirect the browser to another of our pages."""
     if "hx-request" in request.headers:
         return Response(status_code=200, headers={"HX-Redirect": path})
     return RedirectResponse(path, 303)
 
 
 def local(path: str) -> str:
-    """Return a path that a stranger's link may lead to after signing in: one of ours, else home."""
+    """Return a path that a link may lead to after signing in: itself if it is one of ours, else home."""
     parts = urlsplit(path)
     ours = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
     return path if ours and not parts.scheme and not parts.netloc else "/"
 
 
 def guarded(request: Request, response: Response) -> Response:
-    """Add what every page says to browsers: what it may load, and that it is nobody else's."""
+    """Add the headers of every page: what it may load, and that shared caches must not store it."""
     response.headers.setdefault("Content-Security-Policy", POLICY)
     response.headers.setdefault("Cache-Control", "private, no-store")
     response.headers["Vary"] = "Cookie, HX-Request"

@@ -1,11 +1,12 @@
-"""Signing in by pasting a token, and out."""
+"""Pages of signing in with a token, and of signing out."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from registry.errors import Unauthenticated
-from registry.server.edge.deps import ActorDep, ContextDep, allow
+from registry.server.edge.admission import ActorDep, allow
+from registry.server.edge.context import ContextDep
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.cookies import COOKIE, set_cookie
 from registry.server.pages.frame.route import PageRoute, local, redirect, refusal
@@ -24,7 +25,7 @@ def login(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") 
 @router.post("/login")
 @allow("server.read")
 def sign_in(request: Request, ctx: ContextDep) -> Response:
-    """Take a token, and remember the browser."""
+    """Sign the browser in with a token."""
     try:
         with ctx.database.write() as session:
             secret = sign_ins.start(session, forms.field(request, "token"), request.state.request_id)
@@ -38,7 +39,7 @@ def sign_in(request: Request, ctx: ContextDep) -> Response:
 @router.post("/logout")
 @allow("user.read")
 def sign_out(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Forget the browser."""
+    """Sign the browser out."""
     with ctx.database.write() as session:
         sign_ins.end(session, actor, request.cookies[COOKIE])
     response = redirect(request, "/")

@@ -1,7 +1,7 @@
-"""Streams of events: answers that go on for minutes, and hold neither a thread nor a transaction while they wait.
+"""Streams of events: answers that last for minutes, and hold neither a thread nor a transaction while they wait.
 
-A stream ends when it has nothing more to say, after ten minutes (the browser asks again), when the browser goes away,
-and at once when the server is stopped.
+A stream ends when there is nothing more to report, after ten minutes (the browser reconnects), when the browser goes
+away, and at once when the server is stopped.
 """
 
 import asyncio
@@ -12,46 +12,46 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-LOOK = 0.5  # seconds between two looks at what is told of
-ALIVE = 15.0  # seconds of silence after which a comment says that the stream is alive
-LONGEST = 600.0  # seconds that a stream may take
-
-
+LOOK = 0.5  # seconds between two looks at the subject
+ALIVE = 15.0  # seconds without an event after which a comment keeps the connection open
+LONGEST = 600.0  # seconds that a stream may last
 Look = Callable[[], tuple[Iterable[str], bool]]
 
 
 class Streams:
-    """Counts the streams of a process, give or take those that begin at once, and tells them when to end."""
+    """A count of the streams of a process, its limit, and the signal that ends them.
+
+    Streams that begin at the same moment may exceed the limit a little.
+    """
 
     def __init__(self, most: int) -> None:
         self.most, self.open, self.ending = most, 0, False
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another."""
+        """Whether the limit is reached."""
         return self.ending or self.open >= self.most
 
     def end(self) -> None:
-        """Have all streams end, and take no more."""
+        """End all streams, and accept no more."""
         self.ending = True
 
 
 class EventStream(StreamingResponse):
-    """Events as they come, counted while they are sent.
+    """An answer that sends events as they happen.
 
     Args:
-        streams: Where it is counted.
-        look: Called in another thread every half second; returns the events to send, none if nothing is new, and
-            whether these were the last.
+        streams: The count of open streams.
+        look: Called in another thread every half second; returns the new events, and whether they were the last.
     """
 
     def __init__(self, streams: Streams, look: Look) -> None:
-        headers = {"X-Accel-Buffering": "no"}  # or a proxy like nginx keeps what should be told at once
+        headers = {"X-Accel-Buffering": "no"}  # or a proxy like nginx would hold events back
         super().__init__(follow(streams, look), headers=headers, media_type="text/event-stream")
         self.streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the events."""
         self.streams.open += 1
         try:
             await super().__call__(scope, receive, send)
@@ -60,7 +60,7 @@ class EventStream(StreamingResponse):
 
 
 async def follow(streams: Streams, look: Look) -> AsyncIterator[str]:
-    """Yield what is new until there is nothing more to come, or time is up."""
+    """Yield events until the last one, or until time is up."""
     began = spoke = time.monotonic()
     while not streams.ending and time.monotonic() - began < LONGEST:
         news, over = await run_in_threadpool(look)
@@ -76,6 +76,6 @@ async def follow(streams: Streams, look: Look) -> AsyncIterator[str]:
 
 
 def event(html: str, name: str | None = None) -> str:
-    """Write an event: what is put into the page or, with a name, what its elements are told."""
+    """Return an event: HTML for the page or, with a name, a signal to its elements."""
     lines = [f"event: {name}"] if name else []
     return "\n".join([*lines, *(f"data: {line}" for line in html.splitlines() or [""])]) + "\n\n"

@@ -1,35 +1,34 @@
-"""Releases: listed, cut, edited, published and yanked; what each holds, and what changed between two."""
+"""Pages of releases: the list, one release, and two compared, with the forms that cut, edit, publish and yank."""
 
 import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.errors import BreadcrumbError, InvalidRequest
-from registry.server.api import conflicts, models, releases
-from registry.server.edge.deps import ActorDep, Context, ContextDep, ModelName, VisitorDep, allow
-from registry.server.pages.comparing import collisions
+from registry.server.api import releases
+from registry.server.edge.admission import ActorDep, VisitorDep, allow
+from registry.server.edge.context import ContextDep
+from registry.server.edge.paths import ModelName
+from registry.server.pages.comparing import conflict_summary
+from registry.server.pages.comparing.conflict_summary import ConflictSummary
 from registry.server.pages.frame import forms, permits, render
 from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.pages.releasing import release_parts
+from registry.server.views import conflicts as conflict_views
 from registry.server.views import models as model_views
 from registry.server.views import releases as release_views
-from registry.services.catalog import models as model_service
-from registry.services.composing import snapshots
-from registry.services.curation import evaluations
-from registry.services.queue import jobs
-from registry.services.releasing import channels, dossiers, publishing
-from registry.services.releasing import releases as release_service
+from registry.services.people.actors import Actor
 
 router = APIRouter(prefix="/{namespace:space}/{name}/releases", route_class=PageRoute, include_in_schema=False)
 Version = Annotated[str, Path(pattern=r"^[0-9A-Za-z.-]{1,64}$")]
 Cursor = Annotated[str, Query(max_length=64, pattern=r"^[0-9A-Za-z.-]*$")]
 Ref = Annotated[str, Query(pattern=r"^([A-Za-z0-9][A-Za-z0-9._:-]{0,99})?$")]
 ITEM = re.compile(r"#?([0-9]{1,9})(?:\.([0-9]{1,9}))?(?::(\S{1,50}))?")
-PAGE, CHOICES, PATCHES = 20, 100, 100
-TOGETHER = 16  # patches of which the page of conflicts is asked
-COMPOSED = ("candidate", "published", "yanked")
+PAGE, PATCHES = 20, 100  # releases, and patches of one release, on a page
+TOGETHER = 16  # patches whose conflicts are shown with a release
 
 
 @router.get("")
@@ -37,23 +36,23 @@ COMPOSED = ("candidate", "published", "yanked")
 def listing(
     request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep, before: Cursor = "", start: Ref = ""
 ) -> Response:
-    """Show the releases of a model, newest version first, its channels, and the forms to add to both."""
-    shown = models.show(name, actor, ctx)
+    """Show the releases of a model, newest version first, and its channels, with forms that add to both."""
     with ctx.database.read() as session:
-        row = model_service.find(session, name)
-        found, cursor = dossiers.outlines(session, row, before or None, PAGE)
-        pointing = channels.pointing(session, row, CHOICES)
-        composed = release_service.newest(session, row, COMPOSED, CHOICES)
-        published = release_service.newest(session, row, ("published",), CHOICES)
+        row = model_views.find(session, name)
+        shown = model_views.show(session, actor, row)
+        outlines, cursor = release_views.outlines(session, row, before or None, PAGE)
+        channels = release_views.pointers(session, row)
+        composed = release_views.versions(session, row)
+        published = release_views.versions(session, row, ("published",))
     return render.page(
         request,
         "releases.html",
         model=shown,
         may=permits.permitted(actor, shown),
-        found=found,
-        next=f"/{name}/releases{render.query(before=cursor)}" if cursor else None,
+        outlines=outlines,
+        next=render.next_page(f"/{name}/releases", cursor),
         before=before,
-        channels=pointing,
+        channels=channels,
         composed=composed,
         published=published,
         start=start,
@@ -67,8 +66,8 @@ def cut(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> 
     named = {field: items(forms.field(request, field)) for field in ("patches", "add")}
     without = [item["number"] for item in items(forms.field(request, "without"))]
     body = forms.read(schemas.ReleaseRequest, request, **named, without=without)
-    found = releases.cut(name, body, Response(), actor, ctx)
-    return redirect(request, f"/{name}/releases/{found.version}")
+    release = releases.cut(name, body, Response(), actor, ctx)
+    return redirect(request, f"/{name}/releases/{release.version}")
 
 
 @router.get("/compare")
@@ -76,17 +75,17 @@ def cut(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> 
 def compare(
     request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep, before: Ref = "", after: Ref = ""
 ) -> Response:
-    """Show what changed between two revisions, once both are chosen."""
-    shown, difference, measured = models.show(name, actor, ctx), None, list[evaluations.MetricRow]()
-    if before and after:
-        difference = releases.compare(name, before, after, actor, ctx)
+    """Show what changed between two references, once both are chosen."""
+    difference, rows = None, []
     with ctx.database.read() as session:
-        row = model_service.find(session, name)
-        composed = release_service.newest(session, row, COMPOSED, CHOICES)
-        pointing = [channel for channel, version in channels.pointing(session, row, CHOICES) if version]
-        if difference is not None:
-            subjects = [release_parts.subject(session, actor, row, ref) for ref in (before, after)]
-            measured = evaluations.compare_subjects(session, row, subjects)
+        row = model_views.find(session, name)
+        shown = model_views.show(session, actor, row)
+        composed = release_views.versions(session, row)
+        channels = [channel for channel, version in release_views.pointers(session, row) if version]
+        if before and after:
+            difference = release_views.compare(session, actor, name, before, after)
+            measured = release_views.compare_evaluations(session, actor, row, (before, after))
+            rows = release_parts.differences(measured, 1)
     return render.page(
         request,
         "release_compare.html",
@@ -94,9 +93,9 @@ def compare(
         before=before,
         after=after,
         composed=composed,
-        channels=pointing,
+        channels=channels,
         difference=difference,
-        rows=release_parts.differences(measured, 1),
+        rows=rows,
     )
 
 
@@ -110,37 +109,32 @@ def show(
     ctx: ContextDep,
     after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
 ) -> Response:
-    """Show a release: what it holds, who built it, what is missing, and how to pull and verify it."""
-    shown = models.show(name, actor, ctx)
+    """Show a release: its patches, builds and documents, what it still needs, and how to pull and verify it."""
     with ctx.database.read() as session:
-        model, row = model_service.find(session, name), release_service.find(session, name, version)
-        job = release_service.underway(session, model, row)
-        release = release_views.release(session, model, row)
-        previous = snapshots.find_release(session, model, row.previous_version) if row.previous_version else None
-        older = [evaluations.Subject(release=previous)] if previous else []
-        subjects = [evaluations.Subject(), *older, evaluations.Subject(release=row)]
-        measured = evaluations.compare_subjects(session, model, subjects)
-        approved = publishing.approved(session, model, row)
-        card = publishing.card(session, model, row) if release.weights_digest else None
-        told = release_parts.told(row)
-        progress = model_views.job(job, jobs.jobs_ahead(session, job)) if job else None
-    parts = release_parts.parts(release, approved)
+        row = model_views.find(session, name)
+        shown, overview = model_views.show(session, actor, row), release_views.overview(session, row, version)
+        parts = release_parts.release_patches(overview.release, overview.approvals)
+        listed = [part.item for part in parts if part.item.number]
+        conflicts = conflicts_of(session, actor, name, listed)
     page = [part for part in parts if part.item.number > after or not after][:PATCHES]
+    documents = overview.documents
     return render.page(
         request,
         "release.html",
         model=shown,
         may=permits.permitted(actor, shown),
-        release=release,
-        job=progress,
+        release=overview.release,
+        job=overview.job,
         parts=page,
         after=after,
-        collisions=meeting(name, [part.item for part in parts if part.item.number], actor, ctx),
+        conflicts=conflicts,
         together=[f"{part.item.number}.{part.item.revision}" for part in parts[:TOGETHER] if part.item.number],
         following=page[-1].item.number if page and page[-1] is not parts[-1] else None,
-        rows=release_parts.differences(measured, 1 + len(older)),
-        told=told,
-        card=card,
+        rows=release_parts.differences(overview.evaluations, 1 + overview.previous),
+        documents=documents,
+        pretty=documents.pretty[: release_parts.PRETTY] if documents else "",
+        cut=documents is not None and len(documents.pretty) > release_parts.PRETTY,
+        card=overview.card,
     )
 
 
@@ -171,15 +165,17 @@ def yank(request: Request, name: ModelName, version: Version, actor: ActorDep, c
     return redirect(request, f"/{name}/releases/{version}")
 
 
-def meeting(
-    name: str, found: list[schemas.RecipeItem], actor: VisitorDep, ctx: Context
-) -> collisions.Collisions | None:
-    """Return what is known of where the patches of a release meet; of many, their own page tells."""
-    if not 2 <= len(found) <= TOGETHER:
+def conflicts_of(
+    session: Session, actor: Actor | None, name: str, patches: list[schemas.RecipeItem]
+) -> ConflictSummary | None:
+    """Return the known conflicts among the patches of a release; None if there are many, which have their own page."""
+    if not 2 <= len(patches) <= TOGETHER:
         return None
     try:
-        return collisions.of(conflicts.show(name, actor, ctx, [f"{item.number}.{item.revision}" for item in found]))
-    except BreadcrumbError:  # one is quarantined, say
+        row = model_views.find_ready(session, name)
+        rows, _ = conflict_views.choose(session, actor, row, [(item.number, item.revision) for item in patches])
+        return conflict_summary.summarise(conflict_views.known_conflicts(session, row, rows))
+    except BreadcrumbError:  # for instance, a patch is quarantined
         return None
 
 
@@ -187,11 +183,11 @@ def items(text: str) -> list[dict[str, Any]]:
     """Return the patches that somebody has typed, as `3 7:0.5 12.2:0.25`, with commas or without.
 
     Raises:
-        InvalidRequest: quotes what is none.
+        InvalidRequest: A word is not a patch; the message quotes it.
     """
-    found = []
+    patches = []
     for word in text.replace(",", " ").split():
         if (match := ITEM.fullmatch(word)) is None:
-            raise InvalidRequest(f"{word[:50]!r} is no patch: write its number, or number and weight, like 3:0.5.")
-        found.append({"number": int(match[1]), "revision": match[2] and int(match[2]), "weight": match[3] or "1"})
-    return found
+            raise InvalidRequest(f"{word[:50]!r} is not a patch; write its number, or number and weight, like 3:0.5.")
+        patches.append({"number": int(match[1]), "revision": match[2] and int(match[2]), "weight": match[3] or "1"})
+    return patches

@@ -1,4 +1,4 @@
-// What pages do beyond what the server sends: copy, switch the theme, show a slider's number, keep what one is writing.
+// What pages do beyond what the server sends: copy, switch the theme, show a slider's number, keep a form that is being filled in.
 (function () {
   const root = document.documentElement;
 
@@ -48,7 +48,7 @@
     if (form) form.dataset.touched = "yes";
   }
 
-  // What a job has made takes the place of what is there, but not of words that somebody has written or was answered.
+  // The result of a job replaces a part of the page, but not a form that somebody has filled in or sent.
   document.addEventListener("input", touched);
   document.addEventListener("submit", touched);
   document.addEventListener("htmx:before:request", (event) => {

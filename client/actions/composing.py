@@ -1,0 +1,210 @@
+"""Composing: any subset of a model's patches, at the registry or on this machine."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.actions.jobs import watch
+from client.actions.transfers import download_patch, download_snapshot
+from client.api.calls import Item
+from client.api.client import Client
+from client.machine.config import cache
+from client.machine.folders import check_room, inside
+from client.machine.locks import locked
+from client.terminal.console import Console
+from registry.breadcrumbs.formats.recipe import ALPHA, make_recipe
+from registry.errors import DigestMismatch, NotFound, WrongState
+from registry.schemas import Composition, RecipeItem, Snapshot
+
+if TYPE_CHECKING:
+    from registry.breadcrumbs.composing.compose import Composed
+    from registry.breadcrumbs.formats.checkpoint import Checkpoint
+    from registry.breadcrumbs.formats.patchfile import Patch
+    from registry.breadcrumbs.formats.recipe import Recipe
+
+QUIET = Console(quiet=True)
+
+
+def compose(
+    client: Client,
+    model: str,
+    patches: Sequence[Item],
+    *,
+    alpha: str = ALPHA,
+    allow_yanked: bool = False,
+    console: Console = QUIET,
+) -> Composition:
+    """Compose base + alpha * sum(weight * patch) at the registry, and wait for it.
+
+    Args:
+        client: The registry.
+        model: NS/NAME.
+        patches: Number, weight and perhaps revision of each.
+        alpha: The scale of all patches, a decimal.
+        allow_yanked: Whether patches may be yanked ones.
+        console: Where notes and progress go.
+
+    Returns:
+        The recipe and the weights digest of the composed model.
+
+    Raises:
+        NotFound: There is no such model or patch.
+        InvalidRequest: A weight or alpha is not a decimal.
+        JobFailed: The composition failed, for example because it overflows.
+    """
+    composition = client.compose(model, patches, alpha=alpha, allow_yanked=allow_yanked)
+    if composition.weights_digest is None and composition.job is not None:
+        watch(
+            client,
+            composition.job,
+            f"composing {composition.recipe.digest[:12]}",
+            console,
+            interrupted="The registry goes on composing; run the same command to wait for it again.",
+        )
+        composition = client.compose(model, patches, alpha=alpha, allow_yanked=allow_yanked)
+    return composition
+
+
+def compose_here(
+    client: Client,
+    snapshot: Snapshot,
+    out: Path,
+    *,
+    base: Path | None = None,
+    device: str = "auto",
+    device_memory: int | None = None,
+    same_files: bool = False,
+    console: Console = QUIET,
+) -> "Composed":
+    """Compose a snapshot's weight files on this machine, from base and patches, all of them verified.
+
+    Args:
+        client: The registry.
+        snapshot: It must have a recipe.
+        out: An empty folder.
+        base: A local copy of the base; downloaded into the cache when None.
+        device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU; see `compose` of the science.
+        same_files: Whether the weights must come out in the registry's files; these are then hashed, too.
+        console: Where notes and progress go.
+
+    Raises:
+        WrongState: The base has its weights in other files than the registry, and `same_files` is set.
+        DigestMismatch: The base or a patch is not the one that the recipe names.
+    """
+    from registry.breadcrumbs.composing.compose import compose as compose_weights
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+
+    recipe = recipe_of(snapshot)
+    assert snapshot.recipe is not None and recipe is not None
+    with open_checkpoint(base or fetch_base(client, snapshot.model, recipe.base, console=console)) as checkpoint:
+        if same_files and not checkpoint.files.keys() <= {file.path for file in snapshot.files}:
+            raise WrongState(other_files(snapshot.model, base))  # before the patches travel
+        entry = open_patches(client, snapshot.model, snapshot.recipe.patches, recipe.base, checkpoint, console=console)
+        with entry as patches, console.progress("composing") as progress:
+            return compose_weights(  # checks the base as it reads it
+                checkpoint,
+                patches,
+                recipe,
+                out,
+                device,
+                progress,
+                file_digests=same_files,
+                device_memory=device_memory,
+            )
+
+
+def recipe_of(snapshot: Snapshot) -> "Recipe | None":
+    """Return the recipe of a snapshot in canonical form; None for the base."""
+    recipe = snapshot.recipe
+    if recipe is None:
+        return None
+    return make_recipe(recipe.base, recipe.alpha, [(item.sha256, item.weight) for item in recipe.patches])
+
+
+@contextlib.contextmanager
+def open_cached(
+    client: Client, model: str, digest: str, items: Iterable[RecipeItem], *, console: Console = QUIET
+) -> Iterator[tuple[dict[str, Path], "Checkpoint", dict[str, "Patch"]]]:
+    """Download a base and patches into the cache and open them.
+
+    Args:
+        client: The registry.
+        model: NS/NAME.
+        digest: Weights digest of the base; files are verified, but not that the weights have this digest.
+        items: The patches.
+        console: Where notes and progress go.
+
+    Yields:
+        The base's files by path, its weights, and the patches by sha256.
+    """
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+
+    files = fetch_base(client, model, digest, console=console)
+    with (
+        open_checkpoint(files) as base,
+        open_patches(client, model, items, digest, base, console=console) as patches,
+    ):
+        yield files, base, patches
+
+
+@contextlib.contextmanager
+def open_patches(
+    client: Client,
+    model: str,
+    items: Iterable[RecipeItem],
+    digest: str,
+    base: "Checkpoint",
+    *,
+    console: Console = QUIET,
+) -> Iterator[dict[str, "Patch"]]:
+    """Download patches into the cache, check them against the base of this weights digest, and open them by sha256."""
+    from registry.breadcrumbs.checking.check import check_patches
+    from registry.breadcrumbs.formats.patchfile import open_patch
+
+    files = _fetch_patches(client, model, items, console)
+    with console.progress("checking patches") as progress:
+        check_patches(list(files.values()), digest, base.tensors, progress)
+    with contextlib.ExitStack() as stack:
+        yield {sha256: stack.enter_context(open_patch(path)) for sha256, path in files.items()}
+
+
+def fetch_base(client: Client, model: str, digest: str, *, console: Console = QUIET) -> dict[str, Path]:
+    """Download all files of a model's base into the cache and return them: path in the folder -> file.
+
+    Raises:
+        StorageFull: The disk has no room for the files.
+        DigestMismatch: The registry sent other bytes than it announced.
+    """
+    folder = cache() / "bases" / digest.removeprefix("sha256:")
+    snapshot = client.snapshot(model, "base")
+    with locked(folder, console), console.progress(f"fetching the base of {model}") as progress:
+        check_room(folder, {file.path: file.size for file in snapshot.files})
+        download_snapshot(client, snapshot, folder, progress=progress)
+    # Another registry may have brought the same weights in other files: those of this one alone are opened.
+    paths = [file.path for file in snapshot.files]
+    return dict(zip(paths, inside(folder, paths), strict=True))
+
+
+def other_files(model: str, base: Path | None) -> str:
+    """Return the sentence for a base whose weights are cut into other files than at the registry."""
+    return (
+        f"{base or 'The base'} holds the weights in other files than the base of {model} at the registry does; leave "
+        f"out --base, or take `crumb pull {model}@base` for it."
+    )
+
+
+def _fetch_patches(client: Client, model: str, items: Iterable[RecipeItem], console: Console) -> dict[str, Path]:
+    files = {}
+    for item in items:
+        if item.number == 0:
+            raise NotFound(f"Patch {item.sha256} is no longer listed in {model}, and cannot be fetched.")
+        patch = client.patch(model, item.number, item.revision)
+        if patch.sha256 != item.sha256:
+            raise DigestMismatch(f"{model}#{item.number} is {patch.sha256} now, but the recipe needs {item.sha256}.")
+        files[item.sha256] = cache() / "patches" / f"{item.sha256}.safetensors"
+        entry = locked(files[item.sha256].parent, console, f"{item.sha256}.lock")
+        with entry, console.progress(f"fetching patch #{item.number}") as progress:
+            download_patch(client, patch, files[item.sha256], progress=progress)
+    return files

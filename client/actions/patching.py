@@ -1,0 +1,267 @@
+"""Diff and apply: patches made of models on this machine, and put onto them, without a registry."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.actions.push import patch_base
+from client.machine.folders import check_vacant, copy_others, new_folder
+from client.machine.sources import resolve
+from client.terminal.addresses import decimal, parse_file
+from client.terminal.cards import Card
+from client.terminal.console import Console, size
+from registry.breadcrumbs.formats.recipe import ALPHA
+from registry.errors import InvalidCheckpoint, InvalidRecipe, InvalidRequest, NotFound, WrongState
+
+QUIET = Console(quiet=True)
+CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new card
+
+PatchChoice = str | Path | tuple[str | Path, str | float]
+"""A patch file: `FILE`, `FILE:WEIGHT`, or the file and its weight; the weight is 1 if left out."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MadePatch(Card):
+    """A patch file that `diff` wrote.
+
+    Args:
+        file: Where it is.
+        sha256: Of the file.
+        size: Of the file, in bytes.
+        base: Weights digest of the base that the patch is for.
+        tensors: Number of tensors that it changes.
+        nnz: Number of weights that it changes.
+        parameters: Number of weights of the base.
+        model_size: Of the base's weights, in bytes.
+        adapter: Whether the tuned model was a LoRA adapter.
+        adapter_base: The model that the adapter names as its base, if any.
+    """
+
+    file: Path
+    sha256: str
+    size: int
+    base: str
+    tensors: int
+    nnz: int
+    parameters: int
+    model_size: int
+    adapter: bool = False
+    adapter_base: str | None = None
+
+    @property
+    def density(self) -> float:
+        """The share of the base's weights that the patch changes, 0 to 1."""
+        return self.nnz / self.parameters
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what `crumb diff` shows."""
+        adapter = [("adapter", f"LoRA, trained on {self.adapter_base or 'a base that it does not name'}")]
+        return [
+            ("patch", str(self.file)),
+            ("sha256", self.sha256),
+            ("base", self.base),
+            *(adapter if self.adapter else []),
+            (
+                "changes",
+                f"{self.nnz:,} of {self.parameters:,} weights ({self.density:.2%}) in {self.tensors} tensors",
+            ),
+            (
+                "size",
+                f"{size(self.size)}, {self.size / self.model_size:.1%} of the model's {size(self.model_size)}",
+            ),
+        ]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Applied(Card):
+    """A model that `apply` composed.
+
+    Args:
+        folder: Where it is.
+        weights_digest: Of the model.
+        recipe: Digest of the recipe.
+        base: Weights digest of the base.
+        device: Where it was computed.
+        seconds: How long that took.
+    """
+
+    folder: Path
+    weights_digest: str
+    recipe: str
+    base: str
+    device: str
+    seconds: float
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what `crumb apply` shows."""
+        return [
+            ("model", str(self.folder)),
+            ("recipe", self.recipe),
+            ("weights", self.weights_digest),
+            ("computed", f"on {self.device} in {self.seconds:.1f} s"),
+        ]
+
+
+def diff(
+    base: str | Path,
+    tuned: str | Path,
+    out: str | Path,
+    *,
+    drop_bottom: str | float = "0.85",
+    drop_top: str | float = "0.007",
+    granularity: str = "tensor",
+    value_dtype: str = "auto",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    device: str = "cpu",
+    device_memory: int | None = None,
+    console: Console = QUIET,
+) -> MadePatch:
+    """Make a breadcrumb patch of what fine-tuning changed.
+
+    Args:
+        base: The model before: a .safetensors file, a model folder, or a Hub id `org/name[@revision]`.
+        tuned: The model after, likewise; or a LoRA adapter for the base, as PEFT saves it.
+        out: The patch file to write.
+        drop_bottom: Share of the smallest changes to leave out, 0 to 1.
+        drop_top: Share of the largest changes to leave out, 0 to 1.
+        granularity: `tensor` or `row`: what the shares are of.
+        value_dtype: Type of the stored changes: BF16, F16, F32, or auto for the base's.
+        include: Only tensors whose name matches one of these globs; all when empty.
+        exclude: No tensors whose name matches one of these globs.
+        device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU; None for 4 GiB or a quarter of what is free there.
+        console: Where notes and progress go.
+
+    Raises:
+        NotFound: There is no such model.
+        InvalidCheckpoint: A model is not sound safetensors, or holds NaN or Inf.
+        CheckpointMismatch: The two models do not fit together.
+        InvalidPatch: Nothing changed.
+        InvalidRequest: An option is out of bounds, or `out` is inside one of the models.
+        WrongState: `out` is a file of weights that are compared.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise InvalidRequest(f"{out} is a folder; name the patch file to write, like {out / 'patch.safetensors'}.")
+    models = resolve(base, quiet=console.quiet), resolve(tuned, quiet=console.quiet)
+    for model in models:
+        if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
+            raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
+
+    # Importing torch takes seconds: what is wrong without looking at weights has been raised before.
+    from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
+    from registry.breadcrumbs.diffing.diff import diff as write_patch
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+    from registry.breadcrumbs.formats.layout import MaskParams
+
+    dtype = "auto" if value_dtype.lower() == "auto" else value_dtype.upper()
+    params = MaskParams(decimal(drop_bottom), decimal(drop_top), granularity.lower(), dtype)
+    with open_checkpoint(models[0]) as before, open_tuned(models[1], before) as after:
+        if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
+            raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
+        with console.progress("comparing") as progress:
+            info = write_patch(
+                before, after, out, params, include, exclude, progress, device=device, device_memory=device_memory
+            )
+        adapter = after.config if isinstance(after, Adapted) else None
+        return MadePatch(
+            file=out,
+            sha256=str(info.sha256),
+            size=info.size,
+            base=info.base,
+            tensors=len(info.tensors),
+            nnz=sum(info.nnz.values()),
+            parameters=sum(spec.numel for spec in before.tensors.values()),
+            model_size=before.size,
+            adapter=adapter is not None,
+            adapter_base=adapter.base_model if adapter else None,
+        )
+
+
+def apply(
+    base: str | Path,
+    patches: Sequence[PatchChoice],
+    out: str | Path,
+    *,
+    alpha: str | float = ALPHA,
+    device: str = "auto",
+    device_memory: int | None = None,
+    console: Console = QUIET,
+) -> Applied:
+    """Write base + alpha * sum(weight * patch) as a whole model folder, which appears at once or not at all.
+
+    Args:
+        base: A .safetensors file, a model folder, or a Hub id `org/name[@revision]`.
+        patches: Patch files, each with a weight or without.
+        out: The folder to make; it must be new or empty.
+        alpha: The scale of all patches, a decimal.
+        device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU; None for 4 GiB or a quarter of what is free there.
+        console: Where notes and progress go.
+
+    Raises:
+        NotFound: There is no such base or patch.
+        WrongState: The folder is there and not empty.
+        InvalidPatch: A patch is not sound.
+        InvalidRecipe: There are no patches, or one is named twice.
+        BaseMismatch: A patch is for another base.
+        NotFinite: The composition overflows.
+    """
+    from registry.breadcrumbs.formats.recipe import make_recipe
+
+    folder = Path(out)
+    check_vacant(folder)
+    chosen = [_choose(patch) for patch in patches]
+    if not chosen:
+        raise InvalidRecipe("There are no patches to apply; name at least one.", field="patches")
+    name = None if Path(base).expanduser().exists() else str(base)  # a Hub id
+    base = resolve(base, quiet=console.quiet)
+    digest = patch_base(chosen[0][0])  # compose() holds the base to it, and check_patches() the other patches
+
+    from registry.breadcrumbs.checking.check import check_patches
+    from registry.breadcrumbs.composing.compose import compose
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+    from registry.breadcrumbs.formats.patchfile import open_patch
+    from registry.documents.composed_card import CardItem, render_card
+
+    with new_folder(folder) as temporary, contextlib.ExitStack() as stack:
+        checkpoint = stack.enter_context(open_checkpoint(base))
+        with console.progress("checking patches") as progress:
+            reports = check_patches([path for path, _ in chosen], digest, checkpoint.tensors, progress)
+        digests = [report.sha256 for report in reports]
+        if len(set(digests)) < len(digests):
+            raise InvalidRecipe("The same patch is named twice; add its weights up instead.", field="patches")
+        items = [(sha256, weight) for sha256, (_, weight) in zip(digests, chosen, strict=True)]
+        recipe = make_recipe(digest, decimal(alpha), items)
+        opened = {
+            sha256: stack.enter_context(open_patch(path)) for sha256, (path, _) in zip(digests, chosen, strict=True)
+        }
+        with console.progress("composing") as progress:
+            composed = compose(checkpoint, opened, recipe, temporary, device, progress, device_memory=device_memory)
+        assert composed.weights_digest is not None
+        copy_others(base, temporary, list(composed.files))
+        named = [CardItem(sha256, None, path.name) for sha256, (path, _) in zip(digests, chosen, strict=True)]
+        title, old = folder.absolute().name, _read_card(base)
+        card = render_card(title, name or digest, recipe, composed.weights_digest, named, old)
+        (temporary / "README.md").write_text(card, "utf-8")
+    return Applied(folder, composed.weights_digest, recipe.digest, digest, composed.device, composed.seconds)
+
+
+def _choose(patch: PatchChoice) -> tuple[Path, str]:
+    if isinstance(patch, tuple):
+        return Path(patch[0]), decimal(patch[1])
+    return (patch, "1") if isinstance(patch, Path) else parse_file(patch)
+
+
+def _read_card(base: Path) -> str | None:
+    card = base / "README.md"
+    if base.is_file() or not card.is_file() or card.stat().st_size > CARD_BYTES:
+        return None
+    try:
+        return card.read_text("utf-8")
+    except UnicodeDecodeError as why:
+        raise InvalidCheckpoint(f"{card} is not UTF-8 text; remove it or save it again.") from why
+    except FileNotFoundError as why:
+        raise NotFound(f"There is no {card}.") from why

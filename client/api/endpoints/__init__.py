@@ -1,0 +1,1 @@
+"""The endpoints of a registry, one mixin of `Client` for each noun."""

@@ -1,0 +1,77 @@
+"""Administration: reports of abuse, quarantine, quotas, workers and jobs."""
+
+from collections.abc import Iterator
+
+from client.api.calls import Calls, name_of, paged, part, valid
+from registry import schemas
+
+
+class Admin(Calls):
+    """Reports, which everybody signed in may send; the rest is for admins of the registry."""
+
+    def report(self, model: str, reason: str, message: str, number: int | None = None) -> schemas.Report:
+        """Report a model, or a patch of it, to the admins; reporting it again changes your open report."""
+        request = valid(schemas.ReportRequest, number=number, reason=reason, message=message)
+        return self._call(schemas.Report, "POST", f"/models/{name_of(model)}/reports", body=request)
+
+    def reports(self, *, is_open: bool = True, limit: int | None = None) -> Iterator[schemas.Report]:
+        """Yield the open reports, or the closed ones, newest first."""
+
+        def page(before: str | None, count: int) -> tuple[list[schemas.Report], str | None]:
+            params = {"open": str(is_open).lower(), "before": before, "limit": count}
+            answer = self._call(schemas.ReportPage, "GET", "/admin/reports", params=params)
+            return answer.items, answer.next
+
+        return paged(page, limit)
+
+    def close_report(self, report: str, answer: str) -> schemas.Report:
+        """Close a report with an answer."""
+        request = valid(schemas.ReportAnswer, answer=answer)
+        return self._call(schemas.Report, "POST", f"/admin/reports/{part(report)}/close", body=request)
+
+    def summary(self) -> schemas.Summary:
+        """Return the numbers of users, models, patches, blobs, jobs and open reports."""
+        return self._call(schemas.Summary, "GET", "/admin/summary")
+
+    def workers(self) -> list[schemas.Worker]:
+        """Return the workers seen in the last day and the job of each, last seen first."""
+        return self._list(schemas.Worker, "/admin/workers")
+
+    def jobs(
+        self, *, state: str | None = None, kind: str | None = None, limit: int | None = None
+    ) -> Iterator[schemas.AdminJob]:
+        """Yield the jobs of all models, newest first."""
+
+        def page(before: str | None, count: int) -> tuple[list[schemas.AdminJob], str | None]:
+            params = {"state": state, "kind": kind, "before": before, "limit": count}
+            answer = self._call(schemas.AdminJobPage, "GET", "/admin/jobs", params=params)
+            return answer.items, answer.next
+
+        return paged(page, limit)
+
+    def quarantined(self, *, limit: int | None = None) -> Iterator[schemas.Patch]:
+        """Yield the patches in quarantine, of all models, newest quarantine first."""
+
+        def page(before: str | None, count: int) -> tuple[list[schemas.Patch], str | None]:
+            params = {"before": before, "limit": count}
+            answer = self._call(schemas.QuarantinePage, "GET", "/admin/quarantine", params=params)
+            return answer.items, answer.next
+
+        return paged(page, limit)
+
+    def namespaces(self, *, search: str | None = None, limit: int | None = None) -> Iterator[schemas.NamespaceUsage]:
+        """Yield the quotas of namespaces and what they use, by name."""
+
+        def page(after: str | None, count: int) -> tuple[list[schemas.NamespaceUsage], str | None]:
+            params = {"search": search, "after": after, "limit": count}
+            answer = self._call(schemas.NamespaceUsagePage, "GET", "/admin/namespaces", params=params)
+            return answer.items, answer.next
+
+        return paged(page, limit)
+
+    def set_quota(self, namespace: str, **quotas: int | None) -> schemas.NamespaceUsage:
+        """Set a namespace's quota of `bytes` or of open `uploads`; None restores the server's default."""
+        request = valid(schemas.QuotaRequest, **quotas)
+        path = f"/api/v1/admin/namespaces/{part(namespace)}/quota"
+        answer = self.connection.json("PUT", path, body=request.model_dump(mode="json", exclude_unset=True))
+        return self._read(schemas.NamespaceUsage, answer, f"PUT {path}")

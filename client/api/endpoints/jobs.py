@@ -1,0 +1,16 @@
+"""Jobs: imports, checks, compositions and comparisons, which workers run."""
+
+from client.api.calls import Calls, part
+from registry import schemas
+
+
+class Jobs(Calls):
+    """One job at a time; admins list all of them."""
+
+    def job(self, job: str) -> schemas.Job:
+        """Return a job."""
+        return self._call(schemas.Job, "GET", f"/jobs/{part(job)}")
+
+    def cancel_job(self, job: str) -> schemas.Job:
+        """Cancel a job."""
+        return self._call(schemas.Job, "POST", f"/jobs/{part(job)}/cancel")

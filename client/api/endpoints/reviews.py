@@ -1,0 +1,120 @@
+"""Reviews: comments, verdicts and decisions on patches, and evaluations."""
+
+from collections.abc import Iterator, Sequence
+
+from client.api.calls import Calls, name_of, paged, patch_path, valid
+from registry import schemas
+
+
+class Reviews(Calls):
+    """Reviews, decisions and evaluations."""
+
+    def discussion(self, model: str, number: int, revision: int | None = None) -> schemas.Discussion:
+        """Return the checks, reviews, comments and evaluations of a patch."""
+        return self._call(schemas.Discussion, "GET", f"{patch_path(model, number, revision)}/discussion")
+
+    def inbox(self, model: str) -> schemas.Inbox:
+        """Return what is waiting for you in a model."""
+        return self._call(schemas.Inbox, "GET", f"/models/{name_of(model)}/inbox")
+
+    def propose(self, model: str, number: int) -> schemas.Patch:
+        """Ask for review of your patch."""
+        return self._call(schemas.Patch, "POST", f"{patch_path(model, number)}/propose")
+
+    def withdraw(self, model: str, number: int, message: str = "") -> schemas.Patch:
+        """Withdraw your patch."""
+        return self._step(model, number, "withdraw", message)
+
+    def review(self, model: str, number: int, verdict: str, revision: int, message: str = "") -> schemas.Patch:
+        """Give the verdict `approve` or `request_changes` on a revision, which must still be the newest."""
+        request = valid(schemas.ReviewRequest, verdict=verdict, revision=revision, message=message)
+        return self._call(schemas.Patch, "POST", f"{patch_path(model, number)}/reviews", body=request)
+
+    def accept(
+        self,
+        model: str,
+        number: int,
+        message: str = "",
+        *,
+        revision: int | None = None,
+        supersedes: Sequence[int] = (),
+    ) -> schemas.Patch:
+        """Accept a patch that meets all requirements; it may supersede older ones."""
+        request = valid(schemas.AcceptRequest, message=message, revision=revision, supersedes=list(supersedes))
+        return self._call(schemas.Patch, "POST", f"{patch_path(model, number)}/accept", body=request)
+
+    def reject(self, model: str, number: int, message: str) -> schemas.Patch:
+        """Reject a patch."""
+        return self._step(model, number, "reject", message)
+
+    def yank(self, model: str, number: int, message: str) -> schemas.Patch:
+        """Yank an accepted patch; `affected` names the releases and channels that hold it."""
+        return self._step(model, number, "yank", message)
+
+    def unyank(self, model: str, number: int, message: str = "") -> schemas.Patch:
+        """Undo a yank."""
+        return self._step(model, number, "unyank", message)
+
+    def quarantine(self, model: str, number: int, reason: str | None) -> schemas.Patch:
+        """Quarantine a patch for a reason, or end its quarantine (None); for admins of the registry."""
+        request = valid(schemas.QuarantineRequest, reason=reason)
+        return self._call(schemas.Patch, "PUT", f"{patch_path(model, number)}/quarantine", body=request)
+
+    def comment(self, model: str, number: int, message: str, revision: int | None = None) -> schemas.Comment:
+        """Comment on a patch, or on one revision of it."""
+        request = valid(schemas.CommentRequest, message=message, revision=revision)
+        return self._call(schemas.Comment, "POST", f"{patch_path(model, number)}/comments", body=request)
+
+    def add_evaluation(
+        self,
+        model: str,
+        ref: str,
+        *,
+        task: str,
+        dataset: str,
+        metric: str,
+        value: float,
+        higher_is_better: bool = True,
+        source: str | None = None,
+        command: str | None = None,
+    ) -> schemas.Evaluation:
+        """Record an evaluation, under your name.
+
+        Args:
+            model: NS/NAME.
+            ref: `base`, a patch (`#12`, `#12.2`), a version or a channel.
+            task: Like arithmetic.
+            dataset: Like openai/gsm8k.
+            metric: Like accuracy.
+            value: What was measured.
+            higher_is_better: False for a loss.
+            source: Address of a page about it.
+            command: The command that measured it.
+        """
+        request = valid(
+            schemas.EvaluationRequest,
+            ref=ref,
+            task=task,
+            dataset=dataset,
+            metric=metric,
+            value=value,
+            higher_is_better=higher_is_better,
+            source=source,
+            command=command,
+        )
+        return self._call(schemas.Evaluation, "POST", f"/models/{name_of(model)}/evaluations", body=request)
+
+    def evaluations(self, model: str, ref: str | None = None) -> Iterator[schemas.Evaluation]:
+        """Yield the evaluations of one reference, or of a whole model."""
+
+        def page(after: str | None, count: int) -> tuple[list[schemas.Evaluation], str | None]:
+            params = {"ref": ref, "after": after, "limit": count}
+            answer = self._call(schemas.EvaluationPage, "GET", f"/models/{name_of(model)}/evaluations", params=params)
+            return answer.items, answer.next
+
+        return paged(page, None)
+
+    def _step(self, model: str, number: int, verb: str, message: str) -> schemas.Patch:
+        shape = schemas.Reason if verb in ("withdraw", "unyank") else schemas.ReasonNeeded
+        request = valid(shape, message=message)
+        return self._call(schemas.Patch, "POST", f"{patch_path(model, number)}/{verb}", body=request)

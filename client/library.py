@@ -1,0 +1,260 @@
+"""The library: `pull`, `push`, `diff`, `apply`, `verify` and `compose` as notebooks and scripts call them.
+
+Each takes addresses as they are written on the command line and calls the same action as the command of its name. Those
+that need a registry take `client`, or `url` and `token`; else they use the login of `crumb login`, $CRUMB_URL and
+$CRUMB_TOKEN, as the commands do.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from client.actions import composing
+from client.actions import pull as pulling
+from client.actions import push as pushing
+from client.actions import verify as verifying
+from client.actions.patching import Applied, MadePatch, apply, diff
+from client.actions.results import ComposedModel, PulledModel, PushedPatch
+from client.actions.verify import Proof
+from client.api.calls import Item
+from client.api.client import Client, connect
+from client.machine.config import trusted_key
+from client.machine.sources import resolve
+from client.terminal.addresses import check_model, decimal, parse_item, parse_snapshot
+from client.terminal.console import Console
+from registry.breadcrumbs.formats.recipe import ALPHA
+from registry.errors import InvalidRequest
+
+__all__ = [
+    "Applied",
+    "ComposedModel",
+    "MadePatch",
+    "Proof",
+    "PulledModel",
+    "PushedPatch",
+    "apply",
+    "compose",
+    "diff",
+    "pull",
+    "push",
+    "verify",
+]
+
+PatchItem = int | str | tuple[int, str | float] | tuple[int, str | float, int | None]
+"""A patch of a composition: its number; its address `N[.R][:WEIGHT]`; or number, weight and perhaps revision."""
+
+
+def pull(
+    model: str,
+    folder: str | Path,
+    *,
+    as_patches: bool = False,
+    base: str | Path | None = None,
+    device: str = "auto",
+    device_memory: int | None = None,
+    client: Client | None = None,
+    url: str | None = None,
+    token: str | None = None,
+    quiet: bool = False,
+) -> PulledModel:
+    """Download a model: a release, the base, or another composition; every byte is verified.
+
+    Args:
+        model: NS/NAME[@REF]; REF is a version, a channel, `base`, or 8 or more digits of a recipe digest.
+        folder: The folder to pull into; it may hold an earlier pull of the same model.
+        as_patches: Whether to download base and patches, and compose here.
+        base: With `as_patches`, a local copy of the base.
+        device: With `as_patches`, where to compose: auto, cpu or cuda.
+        device_memory: With `as_patches`, most bytes to use on a GPU.
+        client: The registry; it stays open.
+        url: The registry's address, in place of `client`.
+        token: For `url`, or in place of the login's.
+        quiet: Whether to show neither progress nor notes.
+
+    Raises:
+        NotFound: There is no such model or snapshot that you may see.
+        WrongState: A file that no pull brought is in the way.
+        DigestMismatch: The bytes or weights are not those that the registry names.
+        StorageFull: The disk has no room for the files.
+        Unauthenticated: No registry is in use.
+    """
+    name, ref = parse_snapshot(model)
+    if base is not None and not as_patches:
+        raise InvalidRequest("A local base is only for as_patches=True.", field="base")
+    console, target = Console(quiet=quiet), Path(folder)
+    with _session(client, url, token) as session:
+        if as_patches:
+            local = None if base is None else resolve(base, quiet=quiet)
+            snapshot = pulling.pull_as_patches(
+                session, name, ref, target, base=local, device=device, device_memory=device_memory, console=console
+            )
+        else:
+            snapshot = pulling.pull(session, name, ref, target, console=console)
+    return PulledModel(snapshot, target)
+
+
+def push(
+    patch: str | Path,
+    model: str,
+    title: str,
+    *,
+    message: str = "",
+    task: str | None = None,
+    license: str | None = None,
+    propose: bool = False,
+    update: int | None = None,
+    wait: bool = True,
+    client: Client | None = None,
+    url: str | None = None,
+    token: str | None = None,
+    quiet: bool = False,
+) -> PushedPatch:
+    """Contribute a patch file to a model; the same file again gives the same patch.
+
+    Args:
+        patch: The patch file.
+        model: NS/NAME.
+        title: One line on what it does.
+        message: A longer description.
+        task: What it is for, like math or code/python.
+        license: Of the patch, like apache-2.0.
+        propose: Whether to ask for review at once.
+        update: Number of a patch of yours, to which this is the next revision.
+        wait: Whether to wait for the registry's check.
+        client: The registry; it stays open.
+        url: The registry's address, in place of `client`.
+        token: For `url`, or in place of the login's.
+        quiet: Whether to show neither progress nor notes.
+
+    Raises:
+        NotFound: There is no such file or model.
+        InvalidPatch: The file is not a patch, or the registry refused it.
+        BaseMismatch: The patch is for another base.
+        Unauthenticated: No registry is in use, or the token is missing or invalid.
+        Forbidden: The token or your role does not allow it.
+    """
+    with _session(client, url, token) as session:
+        pushed = pushing.push(
+            session,
+            Path(patch),
+            check_model(model),
+            title,
+            message=message,
+            task=task,
+            license=license,
+            propose=propose,
+            update=update,
+            wait=wait,
+            console=Console(quiet=quiet),
+        )
+    return PushedPatch(pushed)
+
+
+def verify(
+    folder: str | Path,
+    model: str | None = None,
+    *,
+    recompose: bool = False,
+    base: str | Path | None = None,
+    key: str | Path | None = None,
+    client: Client | None = None,
+    url: str | None = None,
+    token: str | None = None,
+    quiet: bool = False,
+) -> Proof:
+    """Compare a folder with the registry; `ok` of the result says whether everything agrees.
+
+    Args:
+        folder: The folder.
+        model: NS/NAME@REF that it should be; the one it was pulled from when None.
+        recompose: Whether to compose base and patches here, too. The registry is sent the digest that comes out if you
+            are a maintainer of the model.
+        base: With `recompose`, a local copy of the base.
+        key: The public key that the release must be signed by; the one trusted for the model, if any, when None.
+        client: The registry; it stays open.
+        url: The registry's address, in place of `client`.
+        token: For `url`, or in place of the login's.
+        quiet: Whether to show neither progress nor notes.
+
+    Raises:
+        NotFound: There is no such folder or snapshot, or the release is not signed.
+        InvalidRequest: The model is named without REF, or the base has no recipe to compose.
+        Unauthenticated: No registry is in use.
+    """
+    place = Path(folder)
+    address = model or verifying.pulled_from(place)
+    if "@" not in address:
+        raise InvalidRequest(f"{address} can be any of its snapshots; write {address}@REF.", field="model")
+    if base is not None and not recompose:
+        raise InvalidRequest("A local base is only for recompose=True.", field="base")
+    name, ref = parse_snapshot(address)
+    with _session(client, url, token) as session:
+        return verifying.verify(
+            session,
+            place,
+            name,
+            ref,
+            recompose=recompose,
+            base=None if base is None else resolve(base, quiet=quiet),
+            key=trusted_key(name) if key is None else Path(key),
+            console=Console(quiet=quiet),
+        )
+
+
+def compose(
+    model: str,
+    patches: Sequence[PatchItem],
+    *,
+    alpha: str | float = ALPHA,
+    allow_yanked: bool = False,
+    client: Client | None = None,
+    url: str | None = None,
+    token: str | None = None,
+    quiet: bool = False,
+) -> ComposedModel:
+    """Compose base + alpha * sum(weight * patch) at the registry, and wait for it.
+
+    Args:
+        model: NS/NAME.
+        patches: Like `[1, (3, "0.5"), "4.2:0.25"]`: numbers, with a weight and a revision if need be.
+        alpha: The scale of the sum, a decimal.
+        allow_yanked: Whether patches may be yanked ones.
+        client: The registry; it stays open.
+        url: The registry's address, in place of `client`.
+        token: For `url`, or in place of the login's.
+        quiet: Whether to show neither progress nor notes.
+
+    Raises:
+        NotFound: There is no such model or patch.
+        InvalidRequest: A patch, a weight or alpha is malformed.
+        JobFailed: The composition failed, for example because it overflows.
+        Unauthenticated: No registry is in use, or the token is missing or invalid.
+    """
+    items = [_item(patch) for patch in patches]
+    with _session(client, url, token) as session:
+        composition = composing.compose(
+            session,
+            check_model(model),
+            items,
+            alpha=decimal(alpha),
+            allow_yanked=allow_yanked,
+            console=Console(quiet=quiet),
+        )
+    return ComposedModel(model, composition)
+
+
+def _item(patch: PatchItem) -> Item:
+    if isinstance(patch, tuple):
+        return patch[0], decimal(patch[1]), patch[2] if len(patch) > 2 else None
+    return parse_item(str(patch))
+
+
+@contextlib.contextmanager
+def _session(client: Client | None, url: str | None, token: str | None) -> Iterator[Client]:
+    if client is not None:
+        if url is not None or token is not None:
+            raise InvalidRequest("Give a client, or url and token, not both.", field="client")
+        yield client
+        return
+    with connect(url, token) as session:
+        yield session

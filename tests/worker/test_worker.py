@@ -1,0 +1,168 @@
+"""The worker's loop: what becomes of a job when its work ends, fails, or is no longer the worker's."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from registry.db.tables import Job, now
+from registry.errors import InvalidRequest, JobCancelled, NotFinite, StorageFull
+from registry.services.queue import jobs
+from registry.worker.runner import Stopped
+from tests.support.world import World, enqueue
+
+DISK = StorageFull("The disk of the data folder is full.")
+
+
+def fail(world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, work: str = "compose") -> None:
+    """Let the work of a kind of job end with an error."""
+
+    def raising(_: jobs.Claim) -> None:
+        raise error
+
+    monkeypatch.setattr(world.worker, work, raising)
+
+
+def find(world: World, job: Job) -> Job:
+    with world.database.read() as session:
+        return session.get_one(Job, job.id)
+
+
+def test_without_a_job_there_is_nothing_to_do(world: World) -> None:
+    assert world.worker.step() is False
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "sentence"),
+    [
+        (NotFinite("The weight 'w' is not finite."), "failed", "The weight 'w' is not finite."),
+        (InvalidRequest("It cannot be."), "failed", "It cannot be."),
+        (JobCancelled("The job was cancelled."), "cancelled", None),
+        (DISK, "failed", str(DISK)),  # who asked for a composition can ask again
+    ],
+)
+def test_a_job_that_cannot_be_done_ends_with_a_sentence(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, state: str, sentence: str | None
+) -> None:
+    (job,) = enqueue(world)
+    fail(world, monkeypatch, error)
+    assert world.worker.step() is True
+    found = find(world, job)
+    assert (found.state, found.error, found.lease_until) == (state, sentence, None)
+    assert world.worker.step() is False
+
+
+def test_a_check_is_tried_again_when_the_disk_failed_after_a_pause_that_doubles_up_to_a_minute(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = enqueue(world, kind="check")
+    fail(world, monkeypatch, DISK, "check_patch")
+    for deaths, pause in enumerate((1, 2, 4, 8, 16, 32, 60, 60)):
+        before = now()
+        assert world.worker.step() is True
+        found = find(world, job)
+        assert (found.state, found.deaths, found.error) == ("running", deaths, None)
+        assert before + timedelta(seconds=pause) <= found.lease_until <= now() + timedelta(seconds=pause)
+        assert world.worker.step() is False, "it waits before it tries again"
+        with world.database.write() as session:
+            session.get_one(Job, job.id).lease_until = now() - timedelta(seconds=1)
+
+
+def test_a_database_that_is_away_postpones_even_what_could_be_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = enqueue(world)
+    fail(world, monkeypatch, OperationalError("INSERT", {}, Exception("server closed the connection")))
+    assert world.worker.step() is True
+    assert (find(world, job).state, find(world, job).error) == ("running", None)
+
+
+@pytest.mark.parametrize("error", [None, DISK, NotFinite("No number."), JobCancelled("Cancelled."), Stopped()])
+def test_a_job_that_another_worker_has_taken_is_left_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Whatever came of the work meanwhile."""
+    (job,) = enqueue(world)
+
+    def late(claim: jobs.Claim) -> None:
+        with world.database.write() as session:
+            session.get_one(Job, claim.job_id).lease_until = now() - timedelta(seconds=1)
+        with world.database.write() as session:
+            assert jobs.claim(session, "heir", timedelta(hours=1)) is not None
+        if error is not None:
+            raise error
+        with world.database.write() as session:
+            jobs.end(session, claim, "done")
+
+    monkeypatch.setattr(world.worker, "compose", late)
+    if isinstance(error, Stopped):
+        with pytest.raises(Stopped):
+            world.worker.step()
+    else:
+        assert world.worker.step() is True
+    found = find(world, job)
+    assert (found.state, found.worker, found.attempt, found.error) == ("running", "heir", 2, None)
+
+
+def running(world: World, monkeypatch: pytest.MonkeyPatch, step: Callable[[], bool]) -> threading.Thread:
+    """Start the worker's loop around a step, without what it does at start."""
+    monkeypatch.setattr(world.worker, "recover", lambda: None)
+    monkeypatch.setattr(world.worker, "step", step)
+    thread = threading.Thread(target=world.worker.run)
+    thread.start()
+    return thread
+
+
+def test_the_loop_survives_errors_and_looks_again_at_once_after_work(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[int] = []
+    answers: list[Any] = [True, True, OperationalError("SELECT", {}, Exception("away")), True, False]
+    waiting = world.worker.stopping.wait
+
+    def step() -> bool:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
+
+    def wait(seconds: float) -> bool:
+        pauses.append(len(answers))
+        if not answers:
+            world.worker.stopping.set()
+        return waiting(0)
+
+    monkeypatch.setattr(world.worker.stopping, "wait", wait)
+    thread = running(world, monkeypatch, step)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert pauses == [2, 0]  # after the error, and when there was nothing to do
+
+
+def test_a_stopped_job_ends_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step() -> bool:
+        raise Stopped
+
+    thread = running(world, monkeypatch, step)
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_sweeps_come_at_start_and_every_ten_minutes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, done = [1000.0], list[tuple[str, float]]()
+    monkeypatch.setattr("registry.worker.worker.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(world.worker, "recover", lambda: done.append(("recover", clock[0])))
+    monkeypatch.setattr(world.worker, "sweep", lambda: done.append(("sweep", clock[0])))
+
+    def step() -> bool:
+        clock[0] += 250
+        if clock[0] > 2500:
+            world.worker.stopping.set()
+        return True
+
+    monkeypatch.setattr(world.worker, "step", step)
+    world.worker.run()
+    assert done == [("recover", 1000.0), ("sweep", 1750.0), ("sweep", 2500.0)]
