@@ -23,11 +23,12 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import S3Store
 
 from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, NotFound, StorageFailed
+from registry.files.names import HEX256
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential
 
-HEX256 = re.compile(r"[0-9a-f]{64}")
+_HEX256 = re.compile(HEX256)
 ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9._/-]{0,500}))?")
 CHUNK = 2**20
 MOST_PARTS = 10_000  # of one object, as S3 allows
@@ -166,7 +167,7 @@ class Bucket:
             for page in obstore.list(self._quick, self.prefix.rstrip("/") or None, chunk_size=1000):
                 for meta in page:
                     name = meta["path"].removeprefix(self.prefix)
-                    if HEX256.fullmatch(name):
+                    if _HEX256.fullmatch(name):
                         yield StoredObject(name, int(meta["size"]), meta["last_modified"])
 
     def url(self, sha256: str, filename: str, seconds: int, method: str = "GET") -> str:
