@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import compose, conflicts, diff, gpu, mergekit, pages, report, scaling, size
+from benchmarks import compose, conflicts, database, diff, gpu, mergekit, pages, report, scaling, size
 from benchmarks.machine import Others
 from benchmarks.results import HERE, RESULTS, save, show
 from registry.errors import BreadcrumbError
@@ -20,6 +20,7 @@ COMMANDS = {
     "gpu": gpu,
     "size": size,
     "pages": pages,
+    "database": database,
 }
 
 BUSY = 0.05

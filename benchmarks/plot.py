@@ -119,6 +119,20 @@ def _pages(result: Result) -> Figure:
     return figure
 
 
+def _database(result: Result) -> Figure:
+    kinds = result.series
+    figure, spaces = plt.subplots(1, len(kinds), figsize=(9 * len(kinds), 16), layout="constrained", squeeze=False)
+    for axes, (kind, found) in zip(spaces[0], kinds.items(), strict=True):
+        ratios = {
+            path: _of([{"t": one} for one in large["milliseconds"]], "t")
+            / _of([{"t": one} for one in small["milliseconds"]], "t")
+            for path, (small, large) in found.items()
+        }
+        _bars(axes, [(path, ratio, BLUE) for path, ratio in ratios.items()], "time / time on a small database", "x")
+        axes.set_title(kind, loc="left")
+    return figure
+
+
 def _mergekit(result: Result) -> Figure:
     series = result.series
     names = [("mergekit", ORANGE), ("diff of all, compose", BLUE), ("compose", BLUE)]
@@ -218,4 +232,5 @@ PLOTS = {
     "gpu": _gpu,
     "size": _size,
     "pages": _pages,
+    "database": _database,
 }

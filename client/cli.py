@@ -4,8 +4,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -154,7 +155,7 @@ def run(arguments: list[str]) -> int:
 
     try:
         with naming_extras():
-            code = app(arguments, prog_name="crumb", standalone_mode=False)
+            code = _commands()(arguments, prog_name="crumb", standalone_mode=False)
         sys.stdout.flush()
     except typer.Abort:
         code = 130
@@ -176,6 +177,12 @@ def run(arguments: list[str]) -> int:
     if code == 130:
         print("Interrupted; run the same command to resume.", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+@cache
+def _commands() -> Callable[..., Any]:
+    """Return the commands as Typer works them out, once for a process."""
+    return typer.main.get_command(app)
 
 
 def _usage(error: Exception) -> int:

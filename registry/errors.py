@@ -11,6 +11,7 @@
     │   └── DigestMismatch             bytes that do not hash to their digest
     ├── TooLarge (ValueError)          more bytes than a stated limit
     ├── RangeNotSatisfiable (ValueError)
+    ├── PreconditionFailed             what the caller has seen is not what is there
     ├── NotFound (LookupError)         nothing by that name that the caller may see
     │   ├── RevisionNotFound           the model exists, but has nothing by that ref
     │   │   └── NotComposed            a recipe that has to be composed first
@@ -25,6 +26,7 @@
     ├── JobCancelled (RuntimeError)
     ├── StorageFull (OSError)          no room for the bytes
     ├── StorageFailed (OSError)        the disk did not take the bytes, or lost some
+    │   └── BlobDamaged                the file of a blob is missing, or holds other bytes
     ├── MissingExtra (ImportError)     a library of an extra is not installed
     └── Unavailable (ConnectionError)  the other side does not answer
 
@@ -103,6 +105,10 @@ class RangeNotSatisfiable(BreadcrumbError, ValueError):
         self.size = size
 
 
+class PreconditionFailed(BreadcrumbError):
+    """What the caller has seen, and named in a condition, is not what is there."""
+
+
 class NotFound(BreadcrumbError, LookupError):
     """The caller may see nothing by that name."""
 
@@ -163,6 +169,10 @@ class StorageFull(BreadcrumbError, OSError):
 
 class StorageFailed(BreadcrumbError, OSError):
     """The disk did not take the bytes, or lost some."""
+
+
+class BlobDamaged(StorageFailed):
+    """The file of a blob is missing or holds other bytes; it is not served until it is repaired."""
 
 
 class MissingExtra(BreadcrumbError, ImportError):

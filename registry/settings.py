@@ -1,9 +1,10 @@
 """Settings of the server, frozen; nothing else in the server reads the environment."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, ByteSize, Field, SecretStr
+from pydantic import AliasChoices, ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MiB = 2**20
@@ -19,23 +20,49 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="REGISTRY_", frozen=True, extra="forbid", populate_by_name=True)
 
     data: Path = Field(Path("registry-data"), description="folder of the database (SQLite), blobs and staging files")
+    umask: str = Field(
+        "077",
+        pattern="^[0-7]{3}$",
+        description="what others may not do with new files, in octal: 077 keeps them from all other users, 007 lets "
+        "the group of the folder in",
+    )
     database_url: str | None = Field(
         None,
         validation_alias=AliasChoices("database_url", "DATABASE_URL", "REGISTRY_DATABASE_URL"),
         description="a SQLAlchemy URL; if unset, SQLite in the data folder",
     )
-    json_bytes: int = Field(MiB, description="largest JSON request body")
+    json_bytes: int = Field(MiB, description="largest JSON request body or form")
+    anonymous_json_bytes: int = Field(MiB // 4, description="the same without a token or sign-in")
     upload_bytes: int = Field(1024 * GiB, description="largest single upload")
-    quota_bytes: int = Field(4096 * GiB, description="most bytes of a namespace, including announced uploads")
+    quota_bytes: int = Field(
+        4096 * GiB, description="most bytes of a namespace: bases, patches, compositions, and announced uploads"
+    )
     quota_uploads: int = Field(2000, description="most open uploads of a namespace")
+    text_bytes: int = Field(
+        8 * MiB,
+        ge=0,
+        description="most bytes of text that a user may write in a day: comments, reviews, evaluations, reports, "
+        "recipes, titles, messages and cards",
+    )
     part_bytes: int = Field(32 * MiB, ge=1, description="size of an upload part; larger for very large files")
+    reserve_bytes: ByteSize | None = Field(
+        None,
+        ge=0,
+        description="bytes of the disk that uploads, caches and compositions leave free, so that the database can "
+        "always write; if unset, a twentieth of the disk, at most 1 GiB",
+    )
+    scrub_days: float = Field(
+        30, ge=0, description="days within which workers read every blob again, to find damage; 0 for never"
+    )
     upload_hours: float = Field(24, description="hours after which an untouched upload session expires")
     body_seconds: float = Field(30, description="longest wait for the next bytes of a request body")
     body_rate: int = Field(
         1024,
         ge=0,
-        description="fewest bytes per second of a request body, in each minute of waiting for it; 0 for no limit",
+        description="fewest bytes per second of a request body, in each minute of waiting for it, and of an answer, in "
+        "each REGISTRY_SEND_SECONDS of waiting for its client; 0 for no limit",
     )
+    send_seconds: float = Field(60, gt=0, description="longest wait for a client to take the next bytes of an answer")
     rate_address: str = Field(
         "12000/minute",
         description="most requests of an address (an IPv6 /64), with or without a token; empty or 0 for no limit",
@@ -51,11 +78,29 @@ class Settings(BaseSettings):
         "redis://host:6379/0 or valkey://host:6379/0",
     )
     downloads_at_once: int = Field(512, ge=1, description="files sent at a time; who asks for more comes back later")
+    downloads_each: int = Field(
+        64, ge=1, description="how many of those may go to one user, or without a token to one address (an IPv6 /64)"
+    )
     header_seconds: float = Field(15, description="longest wait for a whole request header")
     lease_seconds: float = Field(30, description="how long a worker may be silent before another takes up its job")
+    counts_seconds: float = Field(
+        15.0, description="how long counts of everything are kept, for `crumb admin summary` and /metrics"
+    )
+    user_jobs: int = Field(100, ge=1, description="most jobs of a user that are queued or running")
+    model_jobs: int = Field(1000, ge=1, description="most jobs of a model that are queued or running")
     poll_seconds: float = Field(0.5, description="how often an idle worker looks for a job")
     job_attempts: int = Field(10, description="how many workers may die on a job before it counts as failed")
-    job_memory: int | None = Field(None, description="address space limit of a job's process; none if unset")
+    job_still_seconds: float = Field(
+        900,
+        ge=0,
+        description="how long a job may neither progress nor use a processor before it is killed and tried again; "
+        "0 for ever",
+    )
+    job_memory: ByteSize | None = Field(
+        None,
+        description="most memory of a job's process, like 8GiB, or 0 for no limit; if unset, three quarters of the "
+        "machine's",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where workers compose; auto takes a GPU if there is one"
     )
@@ -63,10 +108,18 @@ class Settings(BaseSettings):
         None,
         description="most memory that a job uses on a GPU, like 8GiB; if unset, 4 GiB or a quarter of what is free",
     )
+    proxies: str = Field(
+        "127.0.0.1,::1",
+        description="addresses and networks, separated by commas, of proxies in front of this server: what they say of "
+        "a client's address and scheme (X-Forwarded-For, X-Forwarded-Proto) is believed; empty for nobody",
+    )
     public_url: str = Field(
         "", description="address at which people reach the registry, like https://crumbs.example.org"
     )
     webhook_private: bool = Field(False, description="allow webhooks to call http:// and addresses that are not public")
+    metrics_token: SecretStr | None = Field(
+        None, min_length=16, description="token of Prometheus for /metrics; an admin's token opens it too"
+    )
     log_format: Literal["json", "text"] = Field("json", description="one JSON object per line, or text for people")
     bucket: str = Field(
         "", description="bucket that serves downloads, like s3://name/prefix; empty for this server; needs a key"
@@ -106,6 +159,14 @@ class Settings(BaseSettings):
         ge=0,
         description="most bytes of the cache of bases by reference, and of the weights of one such base",
     )
+
+    @field_validator("proxies")
+    @classmethod
+    def check_proxies(cls, value: str) -> str:
+        """Refuse what is no address and no network, since a mistake would go unnoticed."""
+        for part in value.split(",") if value else ():
+            ip_network(part.strip())
+        return value
 
     @property
     def hub(self) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from registry.db.session import migrate
 from registry.storage import bucket
 from tests.support import postgres
 from tests.support.community import Community, open_community
-from tests.support.databases import Databases
+from tests.support.databases import Databases, migrated_file
 from tests.support.in_memory import find_place
 from tests.support.receivers import Receiver, open_receiver
 from tests.support.s3_stand_in import S3, open_s3
@@ -95,18 +95,17 @@ def database_url(database_kind: str, tmp_path: Path, request: pytest.FixtureRequ
 
 
 @pytest.fixture(scope="session")
-def migrated_template(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], str]:
+def migrated_template(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """Return the URL of a database of some kind that the migrations built, once for the session."""
     made: dict[str, str] = {}
 
     def template(kind: str) -> str:
         if kind not in made:
             if kind == "sqlite":
-                url = f"sqlite:///{tmp_path_factory.mktemp('template') / 'registry.db'}"
+                made[kind] = f"sqlite:///{migrated_file()}"
             else:
-                url = request.getfixturevalue("databases").create()
-            migrate(url)
-            made[kind] = url
+                made[kind] = request.getfixturevalue("databases").create()
+                migrate(made[kind])
         return made[kind]
 
     return template

@@ -34,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
     bin = tmp_path / "bin"
     bin.mkdir()
     lean = f'PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 exec {sys.executable} -m pytest -p xdist.plugin "$@"'
-    for name, line in {"pytest": lean, "chromium": ""}.items():
+    for name, line in {"pytest": lean, "chromium": "", "nginx": "", "caddy": ""}.items():
         (bin / name).write_text(f"#!/bin/sh\n{line}\n")
         (bin / name).chmod(0o755)
     write_command(folder, "true && pytest -n 2")

@@ -46,7 +46,8 @@ def wide(tmp_path: Path) -> Path:
 
 
 def received(registry: Registry) -> float:
-    text = httpx2.get(f"{registry.url}/metrics").text
+    headers = {"Authorization": f"Bearer {registry.token('chief', '--admin')}"}
+    text = httpx2.get(f"{registry.url}/metrics", headers=headers).text
     found = re.search(r"^registry_received_bytes_total (\S+)", text, re.MULTILINE)
     assert found
     return float(found[1])

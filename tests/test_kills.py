@@ -1,8 +1,12 @@
-"""A server killed at random moments, again and again, while people upload, push and compose."""
+"""Servers and workers killed at random moments, while people upload, push, review, release, and gc runs beside them.
 
+REGISTRY_TEST_KILLS=200 kills more often; docs/concepts/reliability.md has the figures of such a run.
+"""
+
+import os
 import random
-import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,79 +14,150 @@ import pytest
 from client import Client
 from client.actions import transfers
 from registry.errors import BreadcrumbError
+from tests.support import launcher
+from tests.support.launcher import SERVER
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
-from tests.support.processes import open_registry, person, until
+from tests.support.processes import Person, Registry, open_registry, person, until
 
-KILLS = 15
+KILLS = int(os.environ.get("REGISTRY_TEST_KILLS", "15"))
+MODEL = "alice/tiny"
+PATCHES = 40
+
+
+class Life:
+    """What people do until they are stopped, and everything that the registry has acknowledged."""
+
+    def __init__(self, registry: Registry, alice: Person, patches: list[Path], source: Path, seed: int) -> None:
+        self.registry, self.alice, self.patches, self.source = registry, alice, patches, source
+        self.chance, self.stop = random.Random(seed), threading.Event()
+        self.uploaded, self.comments, self.collections = dict[str, int](), set[str](), 0
+        self.pushed, self.composed, self.published = dict[int, str](), dict[str, str](), dict[str, str]()
+        self.failures: list[BaseException] = []
+
+    def act(self, step: Callable[[Client], None]) -> threading.Thread:
+        """Repeat a step in a thread until it is time to stop; a registry that is away is no failure."""
+
+        def loop() -> None:
+            while not self.stop.is_set():
+                try:
+                    with Client(self.registry.url, self.alice.token, attempts=2) as client:
+                        step(client)
+                except BreadcrumbError:
+                    self.stop.wait(0.05)
+                except BaseException as failure:
+                    self.failures.append(failure)
+                    raise
+
+        thread = threading.Thread(target=loop)
+        thread.start()
+        return thread
+
+    def upload(self, client: Client) -> None:
+        self.source.write_bytes(self.chance.randbytes(self.chance.randrange(1, 90_000)))
+        sha256, size = transfers.upload(client, self.source)
+        self.uploaded[sha256] = size
+
+    def push(self, client: Client) -> None:
+        if not self.patches:
+            self.stop.wait(0.05)
+            return
+        sha256, _ = transfers.upload(client, self.patches[0])
+        patch = client.create_patch(MODEL, sha256, self.patches[0].stem)
+        self.pushed[patch.number] = sha256
+        self.patches.pop(0)
+        some = [number for number in (1, 2, 3) if self.chance.random() < 0.5 and number in self.pushed]
+        asked = client.compose(MODEL, [(number, "1") for number in some])
+        if asked.weights_digest:
+            self.composed[asked.recipe.digest] = asked.weights_digest
+
+    def discuss(self, client: Client) -> None:
+        if not self.pushed:
+            self.stop.wait(0.05)
+            return
+        message = f"comment {len(self.comments)} {self.chance.random()}"
+        client.comment(MODEL, 1, message)
+        self.comments.add(message)
+
+    def release(self, client: Client) -> None:
+        """Take one step towards the next release: accept a patch, cut a candidate, or publish it."""
+        version = f"1.{len(self.published)}.0"
+        for patch in client.patches(MODEL):
+            if patch.state == "draft" and patch.check == "checked":
+                client.propose(MODEL, patch.number)
+            elif patch.state == "proposed":
+                client.accept(MODEL, patch.number)
+        cut = {release.version for release in client.releases(MODEL)}
+        if version not in cut:
+            accepted = [patch.number for patch in client.patches(MODEL) if patch.state == "accepted"]
+            client.cut_release(MODEL, version, [(number, "1") for number in accepted[-4:]])
+        published = client.publish_release(MODEL, version)
+        assert published.weights_digest is not None
+        self.published[version] = published.weights_digest
+
+    def collect(self, _: Client) -> None:
+        data = ["--data", str(self.registry.data)]
+        done = launcher.run(SERVER, "gc", "--grace", "0", *data, environment=self.registry.environment)
+        assert done.returncode == 0 or "database" in done.stderr, done.stderr
+        self.collections += 1
+        self.stop.wait(0.2)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_nothing_acknowledged_is_lost_however_often_the_server_is_killed(tmp_path: Path) -> None:
+@pytest.mark.timeout(900 + 20 * KILLS)
+def test_nothing_acknowledged_is_lost_however_often_processes_are_killed(tmp_path: Path) -> None:
     """The moments are random and printed; restarting needs nobody's help."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    base = make_checkpoint(tmp_path / "base")
-    patches = []
-    for number in range(40):
+    base, patches = make_checkpoint(tmp_path / "base"), list[Path]()
+    for number in range(PATCHES):
         tuned = fine_tuned(base, tmp_path / f"tuned{number}", seed=number)
         make_patch(base, tuned, tmp_path / f"{number}.safetensors")
         patches.append(tmp_path / f"{number}.safetensors")
-    with open_registry(tmp_path / "registry", part_bytes=20_000, lease_seconds=1, job_attempts=999) as registry:
+    with open_registry(tmp_path / "registry", part_bytes=20_000, lease_seconds=1, job_attempts=9999) as registry:
         server = registry.serve()
         alice = person(registry, "alice")
-        alice.crumb("model", "create", "alice/tiny", "--base", str(base))
-        stop, uploaded, pushed, composed = threading.Event(), set[str](), dict[int, str](), dict[str, str]()
-
-        def upload() -> None:
-            source = tmp_path / "bytes"
-            while not stop.is_set():
-                source.write_bytes(random.randbytes(random.randrange(1, 90_000)))
-                try:
-                    with Client(registry.url, alice.token, attempts=2) as client:
-                        uploaded.add(transfers.upload(client, source)[0])
-                except BreadcrumbError:
-                    stop.wait(0.05)
-
-        def push() -> None:
-            waiting = list(patches)
-            while waiting and not stop.is_set():
-                try:
-                    with Client(registry.url, alice.token, attempts=2) as client:
-                        sha256, _ = transfers.upload(client, waiting[0])
-                        patch = client.create_patch("alice/tiny", sha256, waiting[0].stem)
-                        pushed[patch.number] = sha256
-                        waiting.pop(0)
-                        some = [number for number in (1, 2, 3) if moments.random() < 0.5 and number <= len(pushed)]
-                        asked = client.compose("alice/tiny", [(number, "1") for number in some])
-                        if asked.weights_digest:
-                            composed[asked.recipe.digest] = asked.weights_digest
-                except BreadcrumbError:
-                    stop.wait(0.05)
-
-        people = [threading.Thread(target=upload), threading.Thread(target=push)]
-        for thread in people:
-            thread.start()
+        alice.crumb("model", "create", MODEL, "--base", str(base))
+        with Client(registry.url, alice.token) as client:
+            client.update_model(MODEL, min_approvals=0)
+        worker = registry.start("worker")
+        life = Life(registry, alice, patches, tmp_path / "bytes", seed)
+        people = [life.act(step) for step in (life.upload, life.push, life.discuss, life.release, life.collect)]
         for _ in range(KILLS):
-            stop.wait(moments.uniform(0, 4))
-            server.send_signal(signal.SIGKILL)
-            server.wait()
-            server = registry.serve()
-        stop.set()
+            life.stop.wait(moments.uniform(0, 4))
+            if moments.random() < 0.7:
+                server.kill()
+                server.wait()
+                server = registry.serve()
+            else:
+                worker.kill()
+                worker.wait()
+                worker = registry.start("worker")
+        life.stop.set()
         for thread in people:
             thread.join()
-
-        with Client(registry.url, alice.token) as client:
-            until(lambda: all(patch.check == "checked" for patch in client.patches("alice/tiny")))
-            there = {patch.number: patch.sha256 for patch in client.patches("alice/tiny")}
-            assert pushed.items() <= there.items()
-            assert sorted(there) == list(range(1, len(there) + 1)), "a number was lost or given twice"
-            for digest, weights in composed.items():
-                assert client.snapshot("alice/tiny", digest).weights_digest == weights
-            source = tmp_path / "bytes"
-            for sha256 in uploaded:
-                assert client.announce_upload(sha256, source.stat().st_size).state == "done"
-        print(f"{len(uploaded)} uploads, {len(pushed)} patches, {len(composed)} compositions")
-        assert uploaded, "it was killed too often to show anything"
+        assert not life.failures
+        print(
+            f"{KILLS} kills, {life.collections} collections; acknowledged: {len(life.uploaded)} uploads, "
+            f"{len(life.pushed)} patches, {len(life.comments)} comments, {len(life.composed)} compositions, "
+            f"{len(life.published)} releases"
+        )
+        assert life.pushed and life.comments, "they were killed too often to show anything"
+        require_all_there(registry, life)
         registry.check()
+
+
+def require_all_there(registry: Registry, life: Life) -> None:
+    """Ask the registry for everything that it acknowledged."""
+    with Client(registry.url, life.alice.token) as client:
+        until(lambda: all(patch.check == "checked" for patch in client.patches(MODEL)))
+        there = {patch.number: patch.sha256 for patch in client.patches(MODEL)}
+        assert life.pushed.items() <= there.items()
+        assert sorted(there) == list(range(1, len(there) + 1)), "a number was lost or given twice"
+        assert life.comments <= {entry.message for entry in client.discussion(MODEL, 1).comments}
+        for digest, weights in life.composed.items():
+            assert client.snapshot(MODEL, digest).weights_digest == weights
+        for version, weights in life.published.items():
+            found = client.release(MODEL, version)
+            assert (found.state, found.weights_digest) == ("published", weights)
+            assert client.manifest(MODEL, version)

@@ -7,7 +7,7 @@
      3  a push twice     services/catalog/test_patches.py::test_the_same_patch_twice_is_one_patch
                          client/commands/test_visits.py::test_a_push_whose_process_is_killed_goes_on_where_it_was
      4  collecting       services/blobs/test_garbage.py::test_no_collector_takes_what_is_wanted
-     5  crashes          test_kills.py::test_nothing_acknowledged_is_lost_however_often_the_server_is_killed
+     5  crashes          test_kills.py::test_nothing_acknowledged_is_lost_however_often_processes_are_killed
                          server/test_hardening.py::test_killed_between_rename_and_commit_nothing_is_sent_again
      6  two uploaders    services/blobs/test_uploads.py::test_many_clients_at_once_make_one_blob_and_all_succeed
      7  401 and 403      services/blobs/test_uploads.py::test_a_refused_caller_leaves_no_byte

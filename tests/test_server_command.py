@@ -7,17 +7,13 @@ from pathlib import Path
 import pytest
 
 from registry.storage.store import Store
+from tests.support import launcher
+from tests.support.launcher import SERVER
 from tests.support.world import open_world
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from registry.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=60,
-    )
+    return launcher.run(SERVER, *arguments, environment={**os.environ, **environment})
 
 
 def test_a_token_is_made_on_a_fresh_folder_and_printed_once(tmp_path: Path) -> None:
@@ -32,6 +28,8 @@ def test_a_token_is_made_on_a_fresh_folder_and_printed_once(tmp_path: Path) -> N
 def test_a_revoked_token_is_dead_and_a_wrong_prefix_revokes_nothing(tmp_path: Path) -> None:
     token = run("token", "create", "alice", "--data", str(tmp_path)).stdout.strip()
     assert run("token", "revoke", "hf_absent", "--data", str(tmp_path)).returncode == 1
+    whole = run("token", "revoke", token, "--data", str(tmp_path))
+    assert (whole.returncode, "list of processes" in whole.stderr, token in whole.stderr) == (1, True, False)
     assert "alice" in run("token", "revoke", token[:9], "--data", str(tmp_path)).stdout
     with open_world(tmp_path, None) as world:
         refused = world.client(None).get("/api/v1/whoami", headers={"Authorization": f"Bearer {token}"})
@@ -67,6 +65,30 @@ def test_a_database_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
     assert "database" in refused.stderr
+
+
+def test_only_the_operator_may_look_into_the_data_folder(tmp_path: Path) -> None:
+    data, shared, old = tmp_path / "data", tmp_path / "shared", tmp_path / "old"
+    run("token", "create", "alice", "--data", str(data))
+    run("token", "create", "alice", "--data", str(shared), REGISTRY_UMASK="007")
+    rights = {path.stat().st_mode & 0o077 for path in (data, data / "registry.db", data / "blobs", data / "ballast")}
+    assert rights == {0}
+    assert [(shared / name).stat().st_mode & 0o777 for name in ("", "registry.db", "blobs")] == [0o770, 0o660, 0o770]
+    old.mkdir(mode=0o755)
+    told = run("migrate", "--data", str(old))
+    assert (told.returncode, "closed now" in told.stderr, old.stat().st_mode & 0o777) == (0, True, 0o700)
+    old.chmod(0o1777)  # a folder that is everybody's
+    told = run("migrate", "--data", str(old))
+    assert (told.returncode, "cannot be closed" in told.stderr, old.stat().st_mode & 0o777) == (0, True, 0o777)
+
+
+@pytest.mark.parametrize(("name", "value"), [("JSON_BYTES", "many"), ("PROXIES", "my.proxy"), ("DEVICE", "tpu")])
+def test_a_setting_that_cannot_be_is_named_in_one_sentence(tmp_path: Path, name: str, value: str) -> None:
+    refused = run("migrate", "--data", str(tmp_path / "data"), **{f"REGISTRY_{name}": value})
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"crumb-server: REGISTRY_{name} cannot be {value!r}: ")
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "data").exists()
 
 
 def test_help_needs_no_torch_and_no_server() -> None:

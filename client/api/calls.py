@@ -94,7 +94,7 @@ def paged(page: Callable[[Any, int], tuple[list[T], Any]], limit: int | None) ->
         items, following = page(cursor, PAGE if left is None else min(left, PAGE))
         yield from items if left is None else items[:left]
         left = None if left is None else left - len(items)
-        if following is None or following in seen or not items:
+        if following is None or following in seen:
             return
         seen.add(following)
         cursor = following

@@ -24,6 +24,10 @@ from registry.errors import (
 )
 
 ERROR_BYTES = 64 * 2**10
+BODY_REFUSED = (  # a registry says so in a problem document
+    "A proxy in front of the registry refuses so long a body: its operator can allow it "
+    "(nginx: client_max_body_size 0), or have uploads come in smaller parts (REGISTRY_PART_BYTES)."
+)
 TEXT = 2000  # characters of a server's sentence that are repeated to a person
 BY_STATUS: dict[int, type[BreadcrumbError]] = {
     401: Unauthenticated,
@@ -62,6 +66,8 @@ def problem(response: httpx2.Response, url: str) -> BreadcrumbError:
             where = f"{response.url.host}, to which the registry at {url} redirects,"
         path = response.history[0].url.path if response.history else response.url.path
         detail = f"{where} answered {response.request.method} {path} with {reason}."
+        if status == 413:
+            detail += f" {BODY_REFUSED}"
     request_id = document.get("instance")
     if status >= 500 and isinstance(request_id, str) and request_id:
         detail = f"{detail} (request {request_id})"

@@ -59,6 +59,12 @@ def hash_event(event: AuditEvent) -> str:
     return hashlib.sha256(json.dumps(row, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def read_head(session: Session) -> dict[str, int | str]:
+    """Return serial and hash of the last row that was written; 0 if the head is missing."""
+    head = session.get(AuditHead, 1)
+    return {"serial": head.serial, "hash": head.hash} if head else {"serial": 0, "hash": FIRST_HASH}
+
+
 def check_chain(session: Session) -> Iterator[str]:
     """Yield a sentence for the first row that was changed, removed or added by hand, if there is one.
 

@@ -6,7 +6,7 @@ however long the busy timeout.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,12 +17,14 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from registry.db.audit import append_pending
-from registry.errors import Unavailable, WrongState
+from registry.db.turns import Turns
+from registry.errors import StorageFull, Unavailable, WrongState
 
+RECONNECT_SECONDS = 600  # a connection of SQLite reads the statistics once, when it opens
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000")
 
 
@@ -30,7 +32,7 @@ def make_engine(url: str) -> Engine:
     """Return an engine for SQLite or PostgreSQL, set up as described above."""
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40)
-    engine = create_engine(url, pool_size=10, max_overflow=40)
+    engine = create_engine(url, pool_size=10, max_overflow=40, pool_recycle=RECONNECT_SECONDS)
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: Any) -> None:
@@ -46,6 +48,12 @@ def make_engine(url: str) -> Engine:
     return engine
 
 
+@cache
+def turns_of(database: str) -> Turns:
+    """Return the turns of a SQLite file in this process, in which a server and a worker may each have opened it."""
+    return Turns()
+
+
 @dataclass(frozen=True)
 class Database:
     """A database, which opens transactions."""
@@ -55,7 +63,9 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Run one writing transaction: append its audit events and commit at the end, roll back on any error."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        sqlite = self.engine.dialect.name == "sqlite"
+        turn = turns_of(str(self.engine.url)).take() if sqlite else nullcontext()
+        with turn, Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
             append_pending(session)
 
@@ -69,16 +79,29 @@ class Database:
 
 @contextmanager
 def reaching_database() -> Iterator[None]:
-    """Turn the error of a database that does not answer into a sentence.
+    """Turn an error of the database into a sentence.
 
     Raises:
-        Unavailable: The database does not answer.
+        StorageFull: Its disk is full.
+        Unavailable: It does not answer, or failed in another way.
     """
     try:
         yield
-    except OperationalError as error:
-        reason = " ".join(str(error.orig).split())
-        raise Unavailable(f"The database does not answer: {reason}. Check DATABASE_URL.") from error
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split()).rstrip(".")
+        if is_full(error):
+            raise StorageFull(
+                f"The disk of the database is full, or fails: {reason}. Free some space, or run `crumb-server gc`."
+            ) from error
+        verb, step = (
+            ("does not answer", "Check DATABASE_URL.") if isinstance(error, OperationalError) else ("failed", "")
+        )
+        raise Unavailable(f"The database {verb}: {reason}. {step}".rstrip()) from error
+
+
+def is_full(error: DBAPIError) -> bool:
+    """Say whether an error of the database is that of a full disk; SQLite's I/O error often is one."""
+    return any(words in str(error.orig) for words in ("disk is full", "disk I/O error", "No space left"))
 
 
 def open_database(url: str) -> Database:

@@ -21,6 +21,7 @@ from typing import Any
 import httpx2
 
 from registry.errors import InvalidRequest, Unavailable
+from registry.outside.tls import public_authorities
 
 CALL_SECONDS = 10.0
 MOST_READ = 64 * 2**10  # bytes of an answer
@@ -166,7 +167,7 @@ class Egress:
         seconds: float = CALL_SECONDS,
     ) -> None:
         self.private, self.look_up, self.seconds = private, look_up, seconds
-        self.tls = tls or httpx2.create_ssl_context(trust_env=False)
+        self.tls = tls or public_authorities()
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """POST a body and return the answer, whatever its status.

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import httpx2
 
 from registry.errors import BreadcrumbError, InvalidRequest, JobFailed, Unavailable
+from registry.outside.tls import public_authorities
 
 SOURCE = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([A-Za-z0-9][\w.+/-]*)", re.ASCII)
 OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # a git blob id, or a sha256
@@ -77,7 +78,7 @@ class Checked(httpx2.BaseTransport):
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.inner = httpx2.HTTPTransport(verify=httpx2.create_ssl_context(trust_env=False), trust_env=False)
+        self.inner = httpx2.HTTPTransport(verify=public_authorities(), trust_env=False)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, unless it goes elsewhere.

@@ -117,5 +117,6 @@ class Summary(Answer):
     patches: dict[str, int]
     blobs: int
     blob_bytes: int
+    damaged_blobs: int = Field(description="not served until they are repaired; `crumb-server check` lists them")
     jobs: dict[str, int]
     open_reports: int

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from registry.schemas.operations import Job
-from registry.schemas.wire import Answer, Hex256, License, Message, Text, WeightsDigest, Wire
+from registry.schemas.wire import Answer, Hex256, License, Message, Text, WeightsDigest, Wire, most_bytes
 
 CheckState = Literal["checking", "checked", "refused"]
 PatchState = Literal[
@@ -157,13 +157,37 @@ class Review(Answer):
     created_at: datetime
 
 
-class Comment(Answer):
-    """A comment on a patch."""
+class ReviewPage(Answer):
+    """Verdicts on a patch, newest first; `next` is the cursor of the page after this one."""
 
+    items: list[Review]
+    next: str | None
+
+
+class Deletion(Answer):
+    """Who deleted a comment, when and why."""
+
+    user: str
+    reason: str
+    at: datetime
+
+
+class Comment(Answer):
+    """A comment on a patch; one that was deleted has no message."""
+
+    id: str
     author: str
     revision: int | None
     message: str
     created_at: datetime
+    deleted: Deletion | None
+
+
+class CommentPage(Answer):
+    """Comments on a patch, newest first; `next` is the cursor of the page after this one."""
+
+    items: list[Comment]
+    next: str | None
 
 
 class EvaluationRequest(Wire):
@@ -178,7 +202,7 @@ class EvaluationRequest(Wire):
     value: float = Field(allow_inf_nan=False)
     higher_is_better: bool = True
     source: Annotated[Text, StringConstraints(max_length=500)] | None = None
-    command: Message | None = None
+    command: Annotated[Text, StringConstraints(max_length=4096), most_bytes(4096)] | None = None
 
 
 class Evaluation(Answer):
@@ -208,20 +232,23 @@ class Discussion(Answer):
     """A patch with its revisions, checks, reviews, comments and evaluations."""
 
     patch: Patch
-    revisions: list[Patch]
+    revisions: list[Patch] = Field(description="the newest")
     checks: list[Check] = Field(description="of the newest revision")
-    reviews: list[Review]
-    comments: list[Comment]
-    evaluations: list[Evaluation] = Field(description="of the newest revision")
+    reviews: list[Review] = Field(description="the newest, oldest first")
+    earlier_reviews: str | None = Field(description="cursor of the reviews before these, if there are any")
+    comments: list[Comment] = Field(description="the newest, oldest first")
+    earlier_comments: str | None = Field(description="cursor of the comments before these, if there are any")
+    evaluations: list[Evaluation] = Field(description="of the newest revision, the newest")
     affected: Affected
     missing: list[str] = Field(description="what keeps it from being accepted, a sentence each")
 
 
 class Inbox(Answer):
-    """What waits for you in a model."""
+    """A page of what waits for you in a model; releases and recipes are on the first page."""
 
     review: list[Patch] = Field(description="proposed by others, without a verdict of yours on the newest revision")
     accept: list[Patch] = Field(description="approved, for you to accept or reject")
     mine: list[Patch] = Field(description="your own, not decided yet")
     candidates: list[str] = Field(description="releases to publish")
     alarms: list[str] = Field(description="recipes that were composed to different results")
+    next: int | None = Field(None, description="the `after` of the next page of patches")

@@ -2,10 +2,24 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from registry.files.folders import PATH_LENGTH
 from registry.files.names import HEX256, MODEL, WEIGHTS_DIGEST
+
+MESSAGE_BYTES = 65536
+
+
+def most_bytes(most: int) -> AfterValidator:
+    """Return the rule that a text has at most so many bytes in UTF-8."""
+
+    def check(text: str) -> str:
+        if (size := len(text.encode("utf-8", "surrogatepass"))) > most:
+            raise ValueError(f"it has {size} bytes, and {most} are the most")
+        return text
+
+    return AfterValidator(check)
+
 
 Hex256 = Annotated[str, StringConstraints(pattern=rf"^{HEX256}$")]
 WeightsDigest = Annotated[str, StringConstraints(pattern=rf"^{WEIGHTS_DIGEST}$")]
@@ -13,7 +27,7 @@ Decimal = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,20}(\.[0-9]{1,20
 ModelName = Annotated[str, StringConstraints(pattern=rf"^{MODEL}$", max_length=193)]
 FilePath = Annotated[str, Field(max_length=PATH_LENGTH)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
-Message = Annotated[Text, StringConstraints(max_length=65536)]
+Message = Annotated[Text, StringConstraints(max_length=MESSAGE_BYTES), most_bytes(MESSAGE_BYTES)]
 License = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}$")]
 
 

@@ -25,17 +25,22 @@ from registry.server.api import (
 )
 from registry.server.edge import monitoring
 from registry.server.edge.context import Context
+from registry.server.edge.counts import Kept
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate, open_storage
 from registry.server.edge.middleware import Edge, Metrics
 from registry.server.hub import repositories, resolving
 from registry.server.hub.route import RawPath
+from registry.services.blobs.quotas import JobLimits
 from registry.services.blobs.uploads import UploadLimits
+from registry.services.operating import summaries
+from registry.services.queue import jobs as job_rows
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
 
 HASHING = 2  # uploads hashed at a time, each in a thread of its own
+PARSING = 2  # request bodies parsed at a time, likewise
 DESCRIPTION = """
 Sparse patches of fine-tuned models, and any subset of them composed into a model, bit for bit the same everywhere.
 Errors are RFC 9457 problem details. Send `Authorization: Bearer <token>`; public models can be read without a token.
@@ -49,13 +54,14 @@ def create_app(settings: Settings) -> FastAPI:
         WrongState: The database is at another migration.
         InvalidRequest: A setting of rates, of their storage or of the bucket is not valid.
     """
-    database, store = open_database(settings.database), Store(settings.data)
+    database, store = open_database(settings.database), Store(settings.data, settings.reserve_bytes)
     require_head(database, settings.database)
     store.prepare()
     app = FastAPI(
         title="Breadcrumb registry",
         version=registry.version(),
         description=DESCRIPTION,
+        openapi_url=None,  # our own routes describe the API
         generate_unique_id_function=lambda route: f"{route.tags[0] if route.tags else 'system'}_{route.name}",
     )
     limits = UploadLimits(
@@ -72,11 +78,15 @@ def create_app(settings: Settings) -> FastAPI:
         store,
         limits,
         CapacityLimiter(HASHING),
+        CapacityLimiter(PARSING),
         Rate("token", settings.rate_token, storage),
-        Gate(settings.downloads_at_once),
+        Gate(settings.downloads_at_once, settings.downloads_each),
         open_bucket(settings.bucket, **settings.bucket_access),
+        Kept(summaries.summary, settings.counts_seconds),
+        Kept(job_rows.count_by_state, settings.counts_seconds),
+        JobLimits(settings.user_jobs, settings.model_jobs, settings.quota_bytes, settings.quota_uploads),
     )
-    app.state.metrics = Metrics()
+    app.state.metrics, app.state.health = Metrics(), monitoring.Health()
     app.add_middleware(RawPath)
     app.add_middleware(
         Edge,

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
 from registry import errors
+from registry.db.session import is_full
 from registry.schemas import Problem
 
 log = structlog.get_logger()
@@ -25,6 +26,7 @@ STATUS: dict[type[errors.BreadcrumbError], int] = {
     errors.DigestMismatch: 422,
     errors.TooLarge: 413,
     errors.RangeNotSatisfiable: 416,
+    errors.PreconditionFailed: 412,
     errors.NotFound: 404,
     errors.RevisionNotFound: 404,
     errors.NotComposed: 404,
@@ -39,6 +41,7 @@ STATUS: dict[type[errors.BreadcrumbError], int] = {
     errors.JobCancelled: 409,
     errors.StorageFull: 507,
     errors.StorageFailed: 500,
+    errors.BlobDamaged: 500,
     errors.MissingExtra: 500,
     errors.Unavailable: 503,
     errors.BreadcrumbError: 500,
@@ -97,7 +100,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(OperationalError)
     async def database_failed(request: Request, error: OperationalError) -> JSONResponse:
         log.error("database.error", error=str(error.orig), request_id=request.state.request_id)
-        if "disk is full" in str(error.orig) or "No space left" in str(error.orig):
+        if is_full(error):
             detail = "The disk of the database is full; its operator must free space."
             return problem(request.state.request_id, 507, errors.StorageFull.slug, detail)
         detail = "The database does not answer; try again in a moment."

@@ -1,4 +1,4 @@
-"""A bucket that speaks S3, from which people download: put, head, delete, list, and signed addresses.
+"""A bucket that speaks S3, from which people download: put, head, read, delete, list, and signed addresses.
 
     s3://BUCKET/PREFIX/<64 hex>     a blob of at least so many bytes, never changed
 
@@ -147,6 +147,16 @@ class Bucket:
                 return int(obstore.head(self._quick, self.prefix + sha256)["size"])
             except FileNotFoundError:
                 return None
+
+    def read(self, sha256: str) -> Iterator[bytes]:
+        """Yield the bytes of a blob in the bucket; whoever takes them checks the digest.
+
+        Raises:
+            StorageFailed: The bucket does not have the blob, or did not send it.
+        """
+        with reaching("send", sha256):
+            for chunk in obstore.get(self._parts, self.prefix + sha256).stream(min_chunk_size=CHUNK):
+                yield bytes(chunk)
 
     def delete(self, sha256: str) -> None:
         """Delete a blob from the bucket, if it is there.

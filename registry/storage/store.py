@@ -1,7 +1,8 @@
-"""The store: blobs by sha256 on a local disk; put, adopt, open, exists.
+"""The store: blobs by sha256 on a local disk; put, adopt, read, holds.
 
     DATA/blobs/sha256/ab/cd/<64 hex>     complete bytes, read-only, never changed
     DATA/staging/<name>                  bytes on their way in: uploads and the folders of jobs
+    DATA/ballast                         bytes that `crumb-server gc` gives up when the disk is full
 
 There is one way to write: bytes in `staging` (on the same file system), hashed, fsync, atomic rename, fsync of the
 folder. A database row may name the blob only after `put` or `adopt` has returned. A failed fsync is never repeated: the
@@ -9,22 +10,32 @@ bytes are thrown away and an error is raised (the page cache may have dropped th
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from registry.errors import BreadcrumbError, DigestMismatch, NotFound, StorageFailed, StorageFull, TooMany
+from registry.errors import (
+    BlobDamaged,
+    BreadcrumbError,
+    DigestMismatch,
+    NotFound,
+    StorageFailed,
+    StorageFull,
+    TooMany,
+)
 from registry.files.durable import sync_folder
 from registry.files.names import HEX256
 
 _HEX256 = re.compile(HEX256)
 CHUNK = 2**20
+RESERVE_SHARE, MOST_RESERVE = 20, 2**30  # a twentieth of the disk, at most 1 GiB
+BALLAST_BYTES = 2**20  # SQLite cannot even be read without some room
 
 
 @dataclass
@@ -33,10 +44,12 @@ class Store:
 
     Attributes:
         root: The folder.
+        reserve: Bytes of the disk that stay free for the database; None for a twentieth of it, at most 1 GiB.
         failed: Why no more bytes are written, once the disk has failed.
     """
 
     root: Path
+    reserve: int | None = None
     failed: str | None = None
 
     @property
@@ -72,6 +85,45 @@ class Store:
                 self.failed = f"{what}: {error.strerror}"
             raise StorageFailed(f"The disk failed on {what}: {error.strerror or error}.") from error
 
+    def room(self) -> int:
+        """Return how many more bytes the disk may take, so that the reserve stays free."""
+        usage = shutil.disk_usage(self.root)
+        reserve = min(usage.total // RESERVE_SHARE, MOST_RESERVE) if self.reserve is None else self.reserve
+        return max(0, usage.free - reserve)
+
+    def require_room(self, size: int, what: str) -> None:
+        """Refuse bytes for which the disk has no room beside the reserve.
+
+        Raises:
+            StorageFull: It has none.
+        """
+        if size > (room := self.room()):
+            raise StorageFull(
+                f"There is no room left for {what} ({size} bytes, and {room} are free beside the reserve); the "
+                "operator must free space."
+            )
+
+    @contextmanager
+    def holding(self, name: str, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
+        """Hold a lock, a file that the system releases when its holder dies; yield whether it was taken.
+
+        Args:
+            name: The name of the file.
+            shared: Whether others may hold it too, if they also share it.
+            wait: Whether to wait until the lock is free.
+        """
+        with self.writing(f"the lock {name}"):
+            handle = os.open(self.root / name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+                locked = True
+            except BlockingIOError:
+                locked = False
+            yield locked
+        finally:
+            os.close(handle)
+
     def prepare(self) -> None:
         """Create the folders; safe to call again."""
         with self.writing("the data folder"):
@@ -79,6 +131,23 @@ class Store:
             self.staging.mkdir(exist_ok=True)
             for folder in (self.root / "blobs", self.root, self.root.absolute().parent):
                 sync_folder(folder)
+        self.take_ballast()
+
+    @property
+    def ballast(self) -> Path:
+        """The file that is given up when the disk is full."""
+        return self.root / "ballast"
+
+    def take_ballast(self) -> None:
+        """Create the ballast, if it does not exist and there is room for it."""
+        if self.ballast.exists() or self.room() < BALLAST_BYTES or not hasattr(os, "posix_fallocate"):
+            return
+        with suppress(OSError), self.ballast.open("wb") as file:  # a disk that fails says so where it matters
+            os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+
+    def drop_ballast(self) -> None:
+        """Delete the ballast, so that the database can be read and written for as long as it takes to free more."""
+        self.ballast.unlink(missing_ok=True)
 
     def path(self, sha256: str) -> Path:
         """Return the path of a blob, whether or not it exists.
@@ -94,16 +163,33 @@ class Store:
         """Say whether a blob is stored."""
         return self.path(sha256).is_file()
 
-    def open(self, sha256: str) -> BinaryIO:
-        """Open a blob for reading.
+    def size(self, sha256: str) -> int | None:
+        """Return the size of a blob's file in bytes; None if there is no file."""
+        try:
+            return self.path(sha256).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def holds(self, sha256: str, size: int) -> bool:
+        """Say whether a blob's file exists and has the right size."""
+        return self.size(sha256) == size
+
+    def read(self, sha256: str, most: int) -> bytes | None:
+        """Return the bytes of a small blob, hashed again; None if there are more than `most`.
 
         Raises:
-            NotFound: No such blob exists.
+            BlobDamaged: The file is missing, or holds other bytes.
         """
         try:
-            return self.path(sha256).open("rb")
+            with self.path(sha256).open("rb") as file:
+                raw = file.read(most + 1)
         except FileNotFoundError:
-            raise NotFound(f"There is no blob {sha256}.") from None
+            raise damaged(sha256) from None
+        if len(raw) > most:
+            return None
+        if hashlib.sha256(raw).hexdigest() != sha256:
+            raise damaged(sha256)
+        return raw
 
     def put(self, chunks: Iterable[bytes], sha256: str | None = None) -> tuple[str, int]:
         """Store bytes and return their digest and size, once they are durable.
@@ -116,20 +202,31 @@ class Store:
             DigestMismatch: The bytes hash to something else; nothing is kept.
             StorageFull, StorageFailed: The disk did not take the bytes; nothing is kept.
         """
+        with self.staged(chunks, sha256) as (staged, digest, size):
+            self.adopt(staged, digest)
+        return digest, size
+
+    @contextmanager
+    def staged(self, chunks: Iterable[bytes], sha256: str | None = None) -> Iterator[tuple[Path, str, int]]:
+        """Stage bytes for a while; yield the file, their digest and their size, so that the file can be adopted.
+
+        Raises:
+            DigestMismatch, StorageFull, StorageFailed: As of `put`.
+        """
         staged = self.staging / f"put-{os.urandom(16).hex()}"
         hasher, size = hashlib.sha256(), 0
         try:
             with self.writing("a blob"), staged.open("xb") as file:
                 for chunk in chunks:
+                    self.require_room(len(chunk), "a blob")
                     hasher.update(chunk)
                     size += file.write(chunk)
             digest = hasher.hexdigest()
             if sha256 is not None and digest != sha256:
                 raise DigestMismatch(f"The bytes hash to {digest}, not to {sha256}.")
-            self.adopt(staged, digest)
+            yield staged, digest, size
         finally:
             staged.unlink(missing_ok=True)
-        return digest, size
 
     def adopt(self, staged: Path, sha256: str) -> None:
         """Move a staged file whose bytes hash to `sha256` to its place and make it durable.
@@ -180,3 +277,12 @@ class Store:
             shutil.rmtree(staged, ignore_errors=True)
         else:
             staged.unlink(missing_ok=True)
+
+
+def damaged(sha256: str) -> BlobDamaged:
+    """Return the error for a blob whose file is missing or holds other bytes."""
+    return BlobDamaged(
+        f"The bytes of blob {sha256} are damaged on the registry's disk, so they are not sent; its operator was told. "
+        "Try again later, or upload the same bytes again if you have them.",
+        field=sha256,
+    )

@@ -1,7 +1,7 @@
 """The runner: runs a job's task in a sandbox, with heartbeats meanwhile, and fetches the base if needed.
 
 claim ── sandbox ── heartbeat every second ── result
-             │            └─ cancelled, or the lease is lost: kill the sandbox
+             │            └─ cancelled, hung, or the lease is lost: kill the sandbox
              └─ crashed or refused: an error with one sentence
 """
 
@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -36,6 +36,30 @@ MOST_FETCHES = 3  # of a base, if the cache drops fetched files before they are 
 
 class Stopped(Exception):
     """The worker was asked to stop."""
+
+
+class Hung(Exception):
+    """The process of a job stood still for too long."""
+
+
+class Stillness:
+    """Notices when what is looked at has not changed for some time.
+
+    Args:
+        seconds: How long; 0 for ever.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.clock = seconds, clock
+        self.last: object = None
+        self.since = clock()
+
+    def look(self, activity: object) -> bool:
+        """Say whether the activity has been the same for too long; None counts as a change."""
+        if activity is None or activity != self.last:
+            self.last, self.since = activity, self.clock()
+        return 0 < self.seconds <= self.clock() - self.since
 
 
 class Runner:
@@ -67,6 +91,7 @@ class Runner:
         *,
         keep: bool = False,
         network: bool = False,
+        grows: bool = False,
         done: tuple[float, float] = (0.0, 1.0),
         **kwargs: Any,
     ) -> Any:
@@ -77,20 +102,25 @@ class Runner:
             function: `module:name`.
             keep: Whether to reuse the process that the last such task left, and to leave it for the next.
             network: Whether the process may reach other machines; if not, the kernel prevents it where it can.
+            grows: Whether the process writes much, so that it is ended when the disk has no room beside the reserve.
             done: The share of the job that is done before the task, and the share that the task does.
             kwargs: Arguments of the function.
 
         Raises:
-            JobCancelled, LeaseLost, Stopped: The process was killed.
+            JobCancelled, LeaseLost, Stopped, Hung: The process was killed.
+            StorageFull: The process was killed, since it left no room on the disk.
             BreadcrumbError: The task raised it; JobFailed when the process crashed.
         """
         sandbox = self.take_kept(kwargs) if keep else None
         sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
         beat, ended = time.monotonic(), False
+        stillness = Stillness(self.settings.job_still_seconds)
         try:
             while (result := sandbox.wait(0.25)) is None:
                 if self.stopping.is_set():
                     raise Stopped
+                if grows:
+                    self.store.require_room(1, "what this job writes")
                 if time.monotonic() - beat >= min(HEARTBEAT_EVERY, self.settings.lease_seconds / 4):
                     beat = time.monotonic()
                     with self.database.write() as session:
@@ -98,6 +128,11 @@ class Runner:
                         progress = done[0] + done[1] * sandbox.progress
                         if jobs.heartbeat(session, claim, progress, self.lease):
                             raise JobCancelled("The job was cancelled.")
+                    if stillness.look(sandbox.activity):
+                        raise Hung(
+                            f"Its process neither progressed nor used a processor for {stillness.seconds:g} seconds, "
+                            f"at {progress:.0%}."
+                        )
             ended = True
             return result
         except JobFailed:
@@ -145,10 +180,12 @@ class Runner:
                     claim,
                     "registry.worker.tasks:fetch",
                     network=True,
+                    grows=True,
                     hub=self.settings.hub,
                     source=source,
                     files=[(file.path, file.size, file.name) for file in wanted.values()],
                     data=str(self.store.root),
+                    reserve=self.store.reserve,
                 )
                 current = [replace(file, name=brought.get(file.name, file.name)) for file in current]
         else:

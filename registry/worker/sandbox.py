@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import BreadcrumbError, JobFailed, by_slug
+from registry.worker.processes import machine_memory, processor_time
 
 PRELOAD = ["registry.worker.preload"]
 KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
@@ -52,7 +53,7 @@ class Sandbox:
         function: `module:name`; it is called with `kwargs` and `progress`, and returns JSON. It is given by name, so
             that the caller does not import what only the process needs.
         kwargs: Its arguments.
-        memory: Limit of its address space in bytes, or None.
+        memory: Most bytes of memory that it may allocate; None for three quarters of the machine's, 0 for no limit.
         keep: Whether the process stays after a result, for `again`; after an error it always ends.
         network: Whether it may reach other machines, only for functions that fetch bytes and do not parse them.
     """
@@ -67,6 +68,8 @@ class Sandbox:
     ) -> None:
         self.progress = 0.0
         self.keep = keep
+        if memory is None:
+            memory = machine_memory() * 3 // 4
         forkserver_context = context()
         self._pipe, theirs = forkserver_context.Pipe()
         self._process: ForkServerProcess = forkserver_context.Process(
@@ -122,6 +125,12 @@ class Sandbox:
         self._pipe.close()
 
     @property
+    def activity(self) -> tuple[float, int] | None:
+        """Its progress and its processor time, which change while it works; None where that cannot be known."""
+        ticks = None if self.pid is None else processor_time(self.pid)
+        return None if ticks is None else (self.progress, ticks)
+
+    @property
     def pid(self) -> int | None:
         """The process id."""
         return self._process.pid
@@ -147,8 +156,8 @@ def _main(
     for name in [name for name in os.environ if name not in KEPT_VARIABLES]:
         del os.environ[name]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if memory is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # a GPU's driver reserves addresses without end
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     if not network:

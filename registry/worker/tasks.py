@@ -5,7 +5,6 @@ lose bits. Fetching from a Hub is a task as well, and does not look into the fil
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
 from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
-from registry.errors import InvalidInput, StorageFailed, StorageFull
+from registry.errors import BlobDamaged, InvalidInput, StorageFailed
 from registry.files.hashing import hash_file
 from registry.files.threads import processors
 from registry.outside.hub import Download, Hub, listing
@@ -54,7 +53,12 @@ def list_source(hub: Mapping[str, Any], source: str, progress: Progress) -> dict
 
 
 def fetch(
-    hub: Mapping[str, Any], source: str, files: Sequence[tuple[str, int, str]], data: str, progress: Progress
+    hub: Mapping[str, Any],
+    source: str,
+    files: Sequence[tuple[str, int, str]],
+    data: str,
+    reserve: int | None,
+    progress: Progress,
 ) -> dict[str, str]:
     """Fetch files of a base into the cache; interrupted downloads resume.
 
@@ -63,6 +67,7 @@ def fetch(
         source: `hf://org/name@<commit>`.
         files: (path, bytes, object) of each; the object is a sha256, or git's id.
         data: The folder that the cache is in.
+        reserve: Bytes of its disk that stay free; None for the default.
         progress: Called with a number from 0 to 1 now and then.
 
     Returns:
@@ -72,7 +77,7 @@ def fetch(
         JobFailed, Unavailable: As of `registry.outside.hub.Download`.
         StorageFull, StorageFailed: The disk has no room for them, or failed.
     """
-    cache, host, fetched = Cache(Store(Path(data))), Hub(**hub), dict[str, str]()
+    cache, host, fetched = Cache(Store(Path(data), reserve)), Hub(**hub), dict[str, str]()
     whole, done = sum(size for _, size, _ in files), 0
 
     def advance(count: int) -> None:
@@ -87,8 +92,7 @@ def fetch(
                     cache.discard(name)
                     fetched[name] = name
                 else:
-                    if size - os.fstat(file.fileno()).st_size > (free := shutil.disk_usage(data).free):
-                        raise StorageFull(f"There is no room for the {size} bytes of {path}; {free} are free.")
+                    cache.store.require_room(size - os.fstat(file.fileno()).st_size, path)
                     fetched[name] = Download(host, source, path, size, name, file, advance).run(client)
                     cache.keep(file, name, fetched[name])
     return fetched
@@ -292,10 +296,10 @@ def require_files(paths: Iterable[str]) -> None:
     """Refuse to start when an input is missing, which is for the operator to repair."""
     for path in map(Path, paths):
         if not path.is_file():
-            raise StorageFailed(f"The blob {path.name} is missing; the operator should run `crumb-server check`.")
+            raise BlobDamaged(f"The blob {path.name} is missing; the operator was told.", field=path.name)
 
 
 def require_digest(expected: str, actual: str) -> None:
     """Refuse an input whose bytes have changed on disk."""
     if actual != expected:
-        raise StorageFailed(f"The blob {expected} is damaged: its bytes hash to {actual}.")
+        raise BlobDamaged(f"The blob {expected} is damaged: its bytes hash to {actual}.", field=expected)

@@ -2,6 +2,7 @@
 
 claim ── runner.py ── publish (result and `done` in one commit, fenced by the attempt)
              ├─ cancelled, or the lease is lost: nothing is published
+             ├─ hung: claimed again later, as if the worker had died
              └─ crashed or refused: the job fails with a sentence
 """
 
@@ -9,6 +10,7 @@ import contextlib
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,24 +18,27 @@ from typing import Any
 import structlog
 
 from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.db import statistics
 from registry.db.session import Database
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
-from registry.errors import BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
+from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
 from registry.files.hashing import hash_file
-from registry.services.blobs import blobs, bucket_copies, garbage
+from registry.services.blobs import blobs, bucket_copies, damage, garbage, scrubbing
 from registry.services.catalog import hub_bases, models, patches
 from registry.services.composing import builds, compositions, conflict_sums, conflicts
+from registry.services.hub import downloads
 from registry.services.queue import jobs, workers
 from registry.services.releasing import releases
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
-from registry.worker.runner import Runner, Stopped
+from registry.worker.runner import Hung, Runner, Stopped
 from registry.worker.sandbox import warm_up
 
 log = structlog.get_logger()
 SWEEP_EVERY = 600.0  # seconds
+MOST_HANGS = 3  # attempts of a job that hangs: each takes a worker for as long as it may stand still
 
 
 class Worker(Runner):
@@ -43,13 +48,16 @@ class Worker(Runner):
         super().__init__(settings, database, store)
         self.bucket = open_bucket(settings.bucket, **settings.bucket_access)
         self.fresh = threading.Event()  # there may be something to copy into the bucket
+        self.swept = threading.Event()  # there may be blobs to read again
 
     def run(self) -> None:
         """Work until `stopping` is set; give back the job that is running then."""
         log.info("worker.start", worker=self.name)
-        copier = threading.Thread(target=self.copy_beside, name="bucket")
+        threads = [threading.Thread(target=self.beside, args=(self.swept, self.scrub), name="scrub")]
         if self.bucket:
-            copier.start()
+            threads.append(threading.Thread(target=self.beside, args=(self.fresh, self.offload), name="bucket"))
+        for thread in threads:
+            thread.start()
         due = 0.0
         while not self.stopping.is_set():
             try:
@@ -67,8 +75,9 @@ class Worker(Runner):
                 self.stopping.wait(self.settings.poll_seconds)
         if self.kept:
             self.kept.kill()
-        if self.bucket:
-            copier.join()
+        self.stopping.set()
+        for thread in threads:
+            thread.join()
         log.info("worker.stop", worker=self.name)
 
     def recover(self) -> None:
@@ -82,27 +91,42 @@ class Worker(Runner):
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove expired uploads, abandoned staging files, bytes that nothing refers to, and workers of long ago."""
+        """Remove what nothing needs any more, and renew the counts and statistics that reads rely on.
+
+        Removed are expired uploads, abandoned staging files, bytes that nothing refers to, and workers of long ago.
+        """
         grace = timedelta(hours=self.settings.upload_hours)
         collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
         if collected.problem:
             log.warning("bucket.failed", error=collected.problem)
         with self.database.write() as session:
             workers.forget(session)
+        downloads.renew(self.database)
+        statistics.refresh(self.database)
         self.fresh.set()
+        self.swept.set()
 
-    def copy_beside(self) -> None:
-        """Copy blobs into the bucket in a thread, since a job must not wait for a large file.
+    def beside(self, event: threading.Event, work: Callable[[], None]) -> None:
+        """Work in a thread whenever an event is set, since a job must not wait for the reading of a large file.
 
         What failed is tried again after the next job, or the next sweep.
         """
         while not self.stopping.is_set():
-            if self.fresh.wait(self.settings.poll_seconds):
-                self.fresh.clear()
+            if event.wait(self.settings.poll_seconds):
+                event.clear()
                 try:
-                    self.offload()
+                    work()
                 except Exception:  # the database does not answer, say
                     log.exception("worker.error")
+
+    def scrub(self) -> None:
+        """Read the blobs that are due again, until all are read or the worker stops; mark and repair damaged ones."""
+        if self.settings.scrub_days:
+            period = timedelta(days=self.settings.scrub_days)
+            for found in scrubbing.run(self.database, self.store, period, self.stopping, self.bucket):
+                tell = log.info if found.repaired else log.error
+                event = "blob.repaired" if found.repaired else "blob.damaged"
+                tell(event, sha256=found.sha256, problem=found.problem)
 
     def offload(self) -> None:
         """Copy blobs into the bucket, one at a time, until all are there, the bucket fails, or the worker stops."""
@@ -126,7 +150,8 @@ class Worker(Runner):
         bound.info("job.start", attempt=claim.attempt)
         try:
             if claim.deaths >= self.settings.job_attempts:
-                raise JobFailed(f"{claim.deaths} workers died on this job, so it is not tried again.")
+                last = f" {claim.error}" if claim.error else ""
+                raise JobFailed(f"{claim.deaths} workers died on this job, so it is not tried again.{last}")
             work = {
                 "import": self.import_base,
                 "check": self.check_patch,
@@ -142,6 +167,13 @@ class Worker(Runner):
             with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
                 jobs.release(session, claim)
             raise
+        except Hung as why:
+            bound.warning("job.hung", attempt=claim.attempt, error=str(why))
+            if claim.deaths + 1 >= min(MOST_HANGS, self.settings.job_attempts):
+                self.give_up(claim, "failed", JobFailed(f"This job hung on attempt {claim.attempt}. {why}"))
+            else:
+                with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+                    jobs.postpone(session, claim, timedelta(seconds=2**claim.deaths), f"It hung: {why}")
         except JobCancelled:
             self.give_up(claim, "cancelled", None)
             bound.info("job.cancelled")
@@ -149,6 +181,8 @@ class Worker(Runner):
             self.give_up(claim, "failed", error)
             bound.warning("job.failed", error=str(error))
         except Exception as error:  # the database or the disk failed, not what the job is about
+            if isinstance(error, BlobDamaged) and error.field:
+                damage.note(self.database, self.store, error.field)
             if isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE:  # whoever asked can ask again
                 self.give_up(claim, "failed", error)
             else:
@@ -178,6 +212,7 @@ class Worker(Runner):
         if model.source is not None and not files:
             self.import_source(claim, model, model.source)
             return
+        damage.require_sound(self.database, self.store, files.values())
         contents = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(files))
         card = models.read_card(self.store, files)
         with self.database.write() as session:
@@ -222,6 +257,7 @@ class Worker(Runner):
             revision = patches.by_id(session, revision_id)
             tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in models.base_tensors(session, model)]
             files = {file.path: file.sha256 for file in models.base_files(session, model)}
+        damage.require_sound(self.database, self.store, [revision.sha256, *files.values()])
         with self.base_here(claim):
             contents = self.in_sandbox(
                 claim,
@@ -260,21 +296,23 @@ class Worker(Runner):
             (folder / "README.md").write_text(card)
             files = {**base, **result["files"], "README.md": hash_file(folder / "README.md")}
             with self.database.write() as session:
-                jobs.hold(session, claim)
+                job = jobs.hold(session, claim)
                 for path in sorted(folder.iterdir(), key=lambda path: files[path.name]):  # one order, no deadlock
                     blobs.register(session, self.store, path, files[path.name], path.stat().st_size)
                 model = self.model(session, claim)
-                compositions.finish(
-                    session,
-                    model,
-                    recipe.digest,
-                    result["weights_digest"],
-                    result["device"],
-                    result["seconds"],
-                    files,
-                    result["builder"],
-                )
-                releases.composed(session, model, recipe.digest)
+                if compositions.composition_of(session, model, recipe.digest) is None:  # else its bytes were damaged
+                    compositions.finish(
+                        session,
+                        model,
+                        recipe.digest,
+                        result["weights_digest"],
+                        result["device"],
+                        result["seconds"],
+                        files,
+                        result["builder"],
+                        job.user_id,
+                    )
+                    releases.composed(session, model, recipe.digest)
                 jobs.end(session, claim, "done")
 
     def compose_into(
@@ -282,12 +320,16 @@ class Worker(Runner):
     ) -> dict[str, Any]:
         """Compose the weight files of a recipe into a folder, in the process that the last composition left, if any."""
         items = [(item.sha256, item.weight) for item in recipe.items]
+        damage.require_sound(self.database, self.store, [*base.values(), *(sha256 for sha256, _ in items)])
         with self.base_here(claim):
+            files = self.readable(base)
+            self.store.require_room(sum(Path(file).stat().st_size for file in files.values()), "the composition")
             result: dict[str, Any] = self.in_sandbox(
                 claim,
                 "registry.worker.tasks:compose",
                 keep=keep and self.settings.device != "cpu",
-                base={path: (file, base[path]) for path, file in self.readable(base).items()},
+                grows=True,
+                base={path: (file, base[path]) for path, file in files.items()},
                 patches={sha256: str(self.store.path(sha256)) for sha256, _ in items},
                 recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
                 out=str(folder),
@@ -319,6 +361,7 @@ class Worker(Runner):
         with self.database.read() as session:
             model = self.model(session, claim)
             rounds = conflicts.rounds(session, model, claim.payload["patches"], claim.payload["pairs"])
+        damage.require_sound(self.database, self.store, claim.payload["patches"])
         for number, (digests, pairs) in enumerate(rounds):
             computed = self.in_sandbox(
                 claim,

@@ -1,7 +1,5 @@
 """A real registry in its own process, and small models and patches to send there."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import pytest
 
 import client.api.http
 from tests.support import makers
-from tests.support.visitors import SERVER, Crumb, Files, Registry, environment, serving
+from tests.support.visitors import Crumb, Files, Registry, create_token, serving
 
 
 @pytest.fixture(scope="session")
@@ -18,14 +16,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     folder = tmp_path_factory.mktemp("registry")
     data = folder / "data"
 
-    def token(user: str) -> str:
-        command = [*SERVER, "token", "create", user, "--data", str(data), "--json"]
-        made = subprocess.run(command, env=environment(), capture_output=True, check=True, text=True)
-        return str(json.loads(made.stdout)["token"])
-
     tokens: dict[str, str] = {}
     with serving(data) as url:
-        yield Registry(url, data, lambda user: tokens.get(user) or tokens.setdefault(user, token(user)))
+        yield Registry(url, data, lambda user: tokens.get(user) or tokens.setdefault(user, create_token(data, user)))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, func, select, text
+from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
 from registry.cli import app
@@ -208,7 +209,19 @@ def tell_patches(story: Story, files: Sequence[Path]) -> None:
     story.world.work()
     step("bob", 1, "propose", "draft", "proposed")
     said = {"message": "Looks fine."}
-    story.tell("carol", f"POST {one}/comments", said, **first, wrote="patch.comment", after=said, adds=True)
+    story.tell("carol", f"POST {one}/comments", said, **first, wrote="patch.comment", after={}, adds=True)
+    discussion = story.world.client("carol").get("/api/v1/models/crew/tiny/patches/1/discussion").json()
+    comment = discussion["comments"][0]["id"]
+    story.tell(
+        "carol",
+        f"POST {one}/comments/{{comment_id}}/delete",
+        {"message": "A mistake."},
+        **first,
+        comment_id=comment,
+        wrote="patch.delete_comment",
+        before={"comment": comment, "author": "carol"},
+        after={"reason": "A mistake."},
+    )
     verdict = {"verdict": "approve", "revision": 2}
     story.tell(
         "carol",
@@ -265,6 +278,18 @@ def tell_releases(story: Story) -> None:
         wrote="job.cancel",
         about=f"crew/tiny {recipe}",
         before={"state": "queued"},
+    )
+    client = story.world.client("bob")
+    client.post("/api/v1/models/crew/tiny/compositions", json=body)
+    story.world.work()
+    composed = client.get(f"/api/v1/models/crew/tiny/revisions/{recipe}").json()
+    story.tell(
+        "bob",
+        f"DELETE {MODEL}/compositions/{{recipe}}",
+        recipe=recipe,
+        wrote="recipe.delete",
+        about="crew/tiny",
+        before={"recipe": recipe, "weights_digest": composed["weights_digest"]},
     )
     way, one = f"{MODEL}/releases", f"{MODEL}/releases/{{version}}"
     for version, alpha in (("0.1.0", "0.3"), ("0.2.0", "0.4")):
@@ -489,7 +514,42 @@ def log(world: World) -> World:
         assert client.post("/api/v1/namespaces", json={"name": name}).status_code == 201
     assert [row.serial for row in rows(world)] == [1, 2, 3, 4, 5, 6, 7]
     assert not complaints(world)
+    open_log(world)
     return world
+
+
+def open_log(world: World) -> None:
+    """Drop the triggers that guard the log, as its owner could."""
+    with world.database.engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("ALTER TABLE audit_events DISABLE TRIGGER USER"))
+        else:
+            for name in ("audit_events_update", "audit_events_delete", "audit_events_insert"):
+                connection.execute(text(f"DROP TRIGGER {name}"))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_events SET user_name = 'eve'",
+        "UPDATE audit_events SET user_name = user_name WHERE serial = 1",
+        "DELETE FROM audit_events WHERE serial = 1",
+        "DELETE FROM audit_events",
+        "TRUNCATE audit_events CASCADE",
+        "INSERT OR REPLACE INTO audit_events SELECT * FROM audit_events WHERE serial = 1",
+    ],
+)
+def test_the_database_refuses_to_change_or_delete_a_row(world: World, statement: str) -> None:
+    if world.database.engine.dialect.name not in {"TRUNCATE": "postgresql", "INSERT": "sqlite"}.get(
+        statement.split()[0], world.database.engine.dialect.name
+    ):
+        pytest.skip("not in the words of this database")
+    world.token("alice")
+    before = rows(world)
+    assert before
+    with pytest.raises(DBAPIError, match="only grows"):
+        by_hand(world, statement)
+    assert [row.hash for row in rows(world)] == [row.hash for row in before]
 
 
 def by_hand(world: World, statement: str, **values: Any) -> None:
@@ -675,6 +735,10 @@ def test_the_operators_check_names_the_row_and_exits_1(log: World, monkeypatch: 
     check = ["check", "--data", str(log.settings.data)]
     fine = CliRunner().invoke(app, check)
     assert (fine.exit_code, "unbroken" in fine.output) == (0, True), fine.output
+    newest = rows(log)[-1]
+    assert f"ends at serial 7 with hash {newest.hash}." in fine.output
+    shown = json.loads(CliRunner().invoke(app, [*check, "--json"]).output)
+    assert shown["audit"] == {"serial": 7, "hash": newest.hash}
     by_hand(log, "UPDATE audit_events SET user_name = 'eve' WHERE serial = 5")
     wrong = CliRunner().invoke(app, check)
     named = "Row 5 of the audit log (namespace.member, alice)"

@@ -1,6 +1,5 @@
 """Egress: the server is no proxy; whatever an address says, only public machines are reached."""
 
-import datetime
 import ipaddress
 import socket
 import ssl
@@ -11,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from registry.errors import InvalidRequest, Unavailable
 from registry.outside import egress
 from registry.outside.egress import Egress, check_url, is_public
+from tests.support.certificates import certify
 from tests.support.receivers import Canary, Receiver, open_canary, open_receiver
 
 NAME = "hooks.example.org"
@@ -331,31 +327,6 @@ def test_public_addresses_are_public(address: str) -> None:
 def test_sound_addresses_are_taken_apart(url: str, netloc: str, path: str) -> None:
     target = check_url(url, private=False)
     assert (target.netloc, target.path) == (netloc, path)
-
-
-def certify(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write a self-signed certificate for a name, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / f"{name}.pem", folder / f"{name}.key"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths
 
 
 def test_the_certificate_is_checked_for_the_name_though_an_address_is_connected_to(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def test_the_wheel_serves_from_an_empty_folder(tmp_path: Path, monkeypatch: pyte
     where = run("python", "-c", "import client, registry; print(client.__file__, registry.__file__)").split()
     assert all(Path(path).is_relative_to(tmp_path / "venv") for path in where)
     assert "pull" in run("crumb", "--help")
-    monkeypatch.setattr("tests.support.processes.SERVER", [str(commands / "crumb-server")])
     with open_registry(tmp_path / "registry") as registry:
+        registry.program = commands / "crumb-server"
         registry.serve()
         page = httpx2.get(f"{registry.url}/")
         assert page.status_code == 200

@@ -6,7 +6,7 @@ from typing import Any
 from playwright.sync_api import Page, expect
 from sqlalchemy import select, update
 
-from registry.db.tables import Job, Patch, PatchRevision
+from registry.db.tables import Job, Model, Patch, PatchRevision
 from registry.services.people.tokens import create_token
 from registry.services.queue import jobs
 from tests.support.browsers import Site
@@ -116,6 +116,7 @@ def test_pages_and_filters_keep_what_is_ticked(site: Site) -> None:
         like = site.community.revision(session, 1)
         old = session.get_one(Patch, like.patch_id)
         mask = ("base_digest", "license", "size", "nnz", "density")
+        session.get_one(Model, old.model_id).patch_count = 49
         for number in range(5, 50):
             patch = Patch(model_id=old.model_id, author_id=old.author_id, number=number, revision=1, state="proposed")
             session.add(patch)

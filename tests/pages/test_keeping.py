@@ -115,7 +115,7 @@ def test_the_log_of_a_model_is_for_its_maintainers_and_comes_page_by_page(site: 
         page.get_by_role("button", name="Find").click()
     page.get_by_role("link", name="Next page").click()
     expect(page.locator("tbody tr")).to_have_count(10)
-    expect(page.get_by_text(f"{HOSTILE} 0", exact=False)).to_be_visible()
+    expect(page.get_by_text(HOSTILE)).to_have_count(0)  # a comment can be deleted, so the log does not repeat it
     unharmed(page)
     page.goto(f"/{NAME}/audit?action=channel.move")
     expect(page.get_by_text("Nothing in the log matches.")).to_be_visible()
@@ -189,6 +189,7 @@ def test_an_inbox_of_a_thousand_patches_shows_the_first_of_them(site: Site) -> N
         session.get_one(Model, model.id).min_approvals = 0
     page = site.open("mary", f"/{NAME}/inbox")
     expect(page.get_by_role("region", name=re.compile("^To accept")).get_by_role("listitem")).to_have_count(50)
-    page.get_by_role("link", name="946 more").first.click()
-    page.wait_for_url(f"**/{NAME}/patches?state=proposed")
-    assert len(crew.get("/inbox", "mary")["accept"]) == 996
+    page.get_by_role("link", name="More that waits for you").click()
+    page.wait_for_url(f"**/{NAME}/inbox?after=*")
+    expect(page.get_by_role("region", name=re.compile("^To accept")).get_by_role("listitem")).to_have_count(50)
+    assert len(crew.get("/inbox?after=960", "mary")["accept"]) == 40

@@ -522,7 +522,7 @@ class ReleaseLives(Lives):
                 model = session.get_one(Model, self.model_id)
                 if works:
                     args = (session, model, digest, self.weights(digest), "cpu", 0.1, {"config.json": self.config})
-                    compositions.finish(*args, "host:1:first")
+                    compositions.finish(*args, "host:1:first", None)
                     releases.composed(session, model, digest)
                 else:
                     releases.failed(session, model, digest)

@@ -2,10 +2,11 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from registry.errors import DigestMismatch, NotFound, StorageFailed, StorageFull, TooMany
+from registry.errors import BlobDamaged, DigestMismatch, NotFound, StorageFailed, StorageFull, TooMany
 from registry.storage.store import Store
 
 
@@ -29,8 +30,8 @@ def break_disk(monkeypatch: pytest.MonkeyPatch, code: int, call: str = "fsync") 
 def test_bytes_come_back_by_their_digest(store: Store) -> None:
     sha256, size = store.put([b"bread", b"crumb"])
     assert (sha256, size) == (hashlib.sha256(b"breadcrumb").hexdigest(), 10)
-    with store.open(sha256) as file:
-        assert file.read() == b"breadcrumb"
+    assert store.read(sha256, 10) == b"breadcrumb"
+    assert store.read(sha256, 9) is None
     assert store.path(sha256).stat().st_mode & 0o777 == 0o444
 
 
@@ -76,10 +77,34 @@ def test_only_a_digest_names_a_blob(store: Store, name: str) -> None:
         store.path(name)
 
 
-def test_an_absent_blob_is_not_found(store: Store) -> None:
+def test_an_absent_blob_is_damage(store: Store) -> None:
     assert not store.exists("a" * 64)
-    with pytest.raises(NotFound):
-        store.open("a" * 64)
+    assert not store.holds("a" * 64, 0)
+    with pytest.raises(BlobDamaged):
+        store.read("a" * 64, 10)
+
+
+@pytest.mark.parametrize("damage", [b"", b"brea", b"breadcrumbs", b"Breadcrumb"])
+def test_damaged_bytes_are_not_read(store: Store, damage: bytes) -> None:
+    sha256, size = store.put([b"breadcrumb"])
+    store.path(sha256).chmod(0o644)
+    store.path(sha256).write_bytes(damage)
+    assert store.holds(sha256, size) == (len(damage) == size)
+    with pytest.raises(BlobDamaged):
+        store.read(sha256, 100)
+
+
+def test_the_reserve_stays_free(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**6, free=10**5))
+    assert store.room() == 10**5 - 10**6 // 20
+    store.reserve = 10**5 - 10
+    assert store.room() == 10
+    store.put([b"ten bytes."])
+    with pytest.raises(StorageFull, match="beside the reserve"):
+        store.put([b"eleven bytes"])
+    assert not list(store.staging.iterdir())
+    store.reserve = 10**6
+    assert store.room() == 0
 
 
 @pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, StorageFull), (errno.EIO, StorageFailed)])
@@ -139,8 +164,7 @@ def test_after_a_failed_disk_nothing_more_is_written_but_all_is_read(
     monkeypatch.undo()
     with pytest.raises(StorageFailed, match="before"):
         store.put([b"more"])
-    with store.open(kept) as file:
-        assert file.read() == b"kept"
+    assert store.read(kept, 4) == b"kept"
 
 
 def test_a_full_disk_is_no_failed_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

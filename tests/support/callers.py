@@ -1,5 +1,7 @@
 """Requests to an app in this process, each handed to the event loop once."""
 
+from typing import Any
+
 import httpx2
 from anyio.from_thread import BlockingPortal
 from fastapi import FastAPI
@@ -13,8 +15,8 @@ class Caller(TestClient):
     `portal` set to None it does that again, in a loop of its own.
     """
 
-    def __init__(self, app: FastAPI, portal: BlockingPortal, headers: dict[str, str]) -> None:
-        super().__init__(app, headers=headers, raise_server_exceptions=False)
+    def __init__(self, app: FastAPI, portal: BlockingPortal, headers: dict[str, str], **how: Any) -> None:
+        super().__init__(app, headers=headers, raise_server_exceptions=False, **how)
         self.portal = portal
         self._transport = _OneCall(self, self._transport)
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,18 @@ ROLES = {"mary": "maintainer", "max": "maintainer", "rita": "reviewer", "rolf": 
 PATCHES = 4  # by bob, checked drafts without a licence
 SHAPES = {"embed.weight": (40, 16), "layers.0.norm.weight": (16,)}
 RELEASES = {"1.0.0": [1], "1.1.0": [1, 2], "1.2.0": [1, 2, 3]}
-_made: dict[tuple[str, bool], tuple[str, Path, dict[str, str]]] = {}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A registry to copy: its database, the folder with its data and files if it has any, and people's tokens."""
+
+    url: str
+    folder: Path | None = None
+    tokens: dict[str, str] = field(default_factory=dict)
+
+
+_made: dict[tuple[str, bool], Made] = {}
 
 
 @dataclass
@@ -135,7 +146,7 @@ class Community:
             return session.query(AuditEvent).count()
 
 
-def prepare(folder: Path, url: str, released: bool) -> dict[str, str]:
+def prepare(folder: Path, url: str) -> dict[str, str]:
     """Fill an empty registry; return the tokens of its people."""
     base = make_checkpoint(folder / "base", shapes=SHAPES)
     with open_world(folder / "data", url) as world:
@@ -153,12 +164,43 @@ def prepare(folder: Path, url: str, released: bool) -> dict[str, str]:
             for user, role in ROLES.items():
                 user_id = session.scalars(select(User.id).where(User.name == user)).one()
                 session.add(ModelMember(model_id=model_id, user_id=user_id, role=role))
-        if released:
-            crew = Community(world, base, [])
-            crew.accept(1, 2, 3, 4)
-            for version, numbers in RELEASES.items():
-                crew.publish(version, numbers)
         return dict(world.tokens)
+
+
+def release(crew: Community) -> None:
+    """Accept the patches and publish RELEASES."""
+    crew.accept(1, 2, 3, 4)
+    for version, numbers in RELEASES.items():
+        crew.publish(version, numbers)
+
+
+def copy(kind: str, made: Made, folder: Path, request: pytest.FixtureRequest) -> str:
+    """Copy a registry into a folder; return the URL of its database."""
+    if made.folder is not None:
+        shutil.copytree(made.folder / "data", folder / "data")
+    if kind == "postgresql":
+        return str(request.getfixturevalue("databases").create(made.url))
+    shutil.copyfile(str(sqlalchemy.make_url(made.url).database), folder / "registry.db")
+    return f"sqlite:///{folder / 'registry.db'}"
+
+
+def prepared(kind: str, released: bool, request: pytest.FixtureRequest) -> Made:
+    """Return a registry to copy, made when it is first asked for; the one with releases grows from the one without."""
+    if (kind, released) not in _made:
+        folder = request.getfixturevalue("tmp_path_factory").mktemp("community")
+        if released:
+            source = prepared(kind, False, request)
+            url = copy(kind, source, folder, request)
+            with open_world(folder / "data", url) as world:
+                world.tokens.update(source.tokens)
+                release(Community(world, folder, []))
+            tokens = source.tokens
+        else:
+            template = request.getfixturevalue("migrated_template")(kind)
+            url = copy(kind, Made(template), folder, request)
+            tokens = prepare(folder, url)
+        _made[kind, released] = Made(url, folder, tokens)
+    return _made[kind, released]
 
 
 @contextmanager
@@ -166,23 +208,13 @@ def open_community(
     kind: str, folder: Path, request: pytest.FixtureRequest, *, released: bool = False
 ) -> Iterator[Community]:
     """Open a copy of the community on a database of some kind; `released`: all accepted, RELEASES published."""
-    get = request.getfixturevalue
-    if (kind, released) not in _made:
-        template, made = get("migrated_template")(kind), get("tmp_path_factory").mktemp("community")
-        if kind == "sqlite":
-            shutil.copyfile(str(sqlalchemy.make_url(template).database), made / "registry.db")
-            url = f"sqlite:///{made / 'registry.db'}"
-        else:
-            url = get("databases").create(template)
-        _made[kind, released] = url, made, prepare(made, url, released)
-    url, made, tokens = _made[kind, released]
-    shutil.copytree(made / "data", folder / "data")
-    with ExitStack() as stack:
-        if kind == "sqlite":
-            shutil.copyfile(made / "registry.db", folder / "registry.db")
-            url = f"sqlite:///{folder / 'registry.db'}"
-        else:
-            url = stack.enter_context(get("databases").lent(url))
-        world = stack.enter_context(open_world(folder / "data", url))
-        world.tokens.update(tokens)
-        yield Community(world, made / "base", [made / f"{PATCHES + n}.safetensors" for n in (1, 2, 3)])
+    made, files = prepared(kind, released, request), prepared(kind, False, request).folder
+    assert files is not None
+    url = copy(kind, made, folder, request)
+    try:
+        with open_world(folder / "data", url) as world:
+            world.tokens.update(made.tokens)
+            yield Community(world, files / "base", [files / f"{PATCHES + n}.safetensors" for n in (1, 2, 3)])
+    finally:
+        if kind == "postgresql":
+            request.getfixturevalue("databases").drop(str(sqlalchemy.make_url(url).database))

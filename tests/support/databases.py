@@ -1,10 +1,34 @@
-"""PostgreSQL databases for tests: copies of a template, dropped when they have been used."""
+"""Databases for tests: copies of one that the migrations built, dropped when they have been used."""
 
+import atexit
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import sqlalchemy
+
+from registry.db.session import migrate
+from tests.support.in_memory import find_place
+
+
+@cache
+def migrated_file() -> Path:
+    """Return a SQLite database that the migrations built, once for a process."""
+    folder = Path(tempfile.mkdtemp(prefix="migrated-", dir=find_place()))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    migrate(f"sqlite:///{folder / 'registry.db'}")
+    return folder / "registry.db"
+
+
+def seed(data: Path) -> None:
+    """Put a migrated database into the data folder of a registry that is not there yet: migrating takes a second."""
+    if not data.exists():
+        data.mkdir(mode=0o700, parents=True)
+        shutil.copyfile(migrated_file(), data / "registry.db")
 
 
 class Databases:

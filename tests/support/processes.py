@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +22,9 @@ from unittest import mock
 import httpx2
 
 from client.cli import run
-
-SERVER = [sys.executable, "-c", "from registry.cli import main; main()"]
-CRUMB = [sys.executable, "-c", "from client.cli import main; main()"]
+from tests.support import launcher
+from tests.support.databases import seed
+from tests.support.launcher import CRUMB, SERVER, Process
 
 
 def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
@@ -44,26 +43,29 @@ class Registry:
     folder: Path
     environment: dict[str, str]
     url: str = ""
-    running: list[subprocess.Popen[str]] = field(default_factory=list)
+    running: list[Process] = field(default_factory=list)
+    program: Path | None = None  # a `crumb-server` other than that of the source at hand
 
     @property
     def data(self) -> Path:
         return self.folder / "data"
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> Process:
         """Start `crumb-server` with its log in a file."""
         with (self.folder / f"server-{len(self.running)}.log").open("w") as log:
-            process = subprocess.Popen(
-                [*SERVER, *arguments, "--data", str(self.data)],
-                stdout=subprocess.PIPE if arguments[0] == "serve" else log,
-                stderr=log,
-                text=True,
-                env=self.environment,
-            )
+            command = [*arguments, "--data", str(self.data)]
+            out, errors = subprocess.PIPE if arguments[0] == "serve" else log.fileno(), log.fileno()
+            process: Process
+            if self.program:
+                process = subprocess.Popen(
+                    [self.program, *command], env=self.environment, stdout=out, stderr=errors, text=True
+                )
+            else:
+                process = launcher.start(SERVER, command, self.environment, stdout=out, stderr=errors)
         self.running.append(process)
         return process
 
-    def serve(self, *arguments: str) -> subprocess.Popen[str]:
+    def serve(self, *arguments: str) -> Process:
         """Start serving, and wait until it listens."""
         process = self.start("serve", "--port", self.url.rpartition(":")[2] or "0", *arguments)
         assert process.stdout is not None
@@ -73,14 +75,12 @@ class Registry:
         return process
 
     def token(self, user: str, *options: str) -> str:
-        command = [*SERVER, "token", "create", user, *options, "--data", str(self.data)]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["token", "create", user, *options, "--data", str(self.data)]
+        return launcher.run(SERVER, *command, environment=self.environment, check=True).stdout.strip()
 
     def check(self) -> None:
         """Let `crumb-server check` look over every blob."""
-        command = [*SERVER, "check", "--data", str(self.data)]
-        found = subprocess.run(command, env=self.environment, capture_output=True, text=True)
-        assert found.returncode == 0, found.stdout + found.stderr
+        launcher.run(SERVER, "check", "--data", str(self.data), environment=self.environment, check=True)
 
     def stop(self) -> None:
         for process in self.running:
@@ -105,6 +105,8 @@ def open_registry(folder: Path, database_url: str | None = None, **settings: obj
         environment["DATABASE_URL"] = database_url
     folder.mkdir(parents=True, exist_ok=True)
     registry = Registry(folder, environment)
+    if database_url is None:
+        seed(registry.data)
     try:
         yield registry
     finally:
@@ -251,15 +253,11 @@ class Person:
             "CRUMB_TOKEN": self.token,
         }
 
-    def start(self, *arguments: str, url: str | None = None) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, url: str | None = None) -> Process:
         """Start a command and leave it running."""
-        return subprocess.Popen(
-            [*CRUMB, *arguments],
-            env={**self.environment, "CRUMB_URL": url or self.registry.url},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        environment = {**self.environment, "CRUMB_URL": url or self.registry.url}
+        with open(os.devnull, "w") as nothing:
+            return launcher.start(CRUMB, arguments, environment, stdout=nothing.fileno(), stderr=nothing.fileno())
 
     def crumb(self, *arguments: str, code: int = 0) -> str:
         """Run a command to its end, in this process to spare its imports; return what it printed."""

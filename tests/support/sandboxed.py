@@ -39,6 +39,26 @@ def take_memory(progress: Callable[[float], None]) -> int:
     return len(bytearray(8 * 2**30))
 
 
+def stand_still(path: str, progress: Callable[[float], None]) -> None:
+    """Progress once, say who stands still, and then stop as a read of a dead disk does."""
+    progress(0.25)
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def count(until: float, progress: Callable[[float], None]) -> str:
+    """Use the processor in a process of its own for some seconds, without any progress."""
+    child = os.fork()
+    if child == 0:
+        end = time.monotonic() + until
+        while time.monotonic() < end:
+            pass
+        os._exit(0)
+    os.waitpid(child, 0)
+    return "counted"
+
+
 def work(path: str, progress: Callable[[float], None]) -> None:
     """Say who works on a file, then never end."""
     with open(path, "w") as file:

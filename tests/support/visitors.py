@@ -1,9 +1,9 @@
 """What the fixtures of the client's tests hand out."""
 
 import io
+import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -14,9 +14,11 @@ import pytest
 
 from client import Client
 from client.cli import run
+from tests.support import launcher
+from tests.support.databases import seed
+from tests.support.launcher import SERVER
 
 PART = 1024  # bytes of an upload's part: small, so that a small model has many
-SERVER = [sys.executable, "-c", "from registry.cli import main; main()"]
 
 
 def environment() -> dict[str, str]:
@@ -28,10 +30,11 @@ def environment() -> dict[str, str]:
 @contextmanager
 def serving(data: Path, port: int = 0, more: Sequence[str] = ()) -> Iterator[str]:
     """`crumb-server serve`, killed at the end; yields its address."""
-    command = [*SERVER, "serve", "--data", str(data), "--port", str(port), *more]
+    seed(data)
+    command = ["serve", "--data", str(data), "--port", str(port), *more]
     log = data.with_name("log")
     with log.open("ab") as errors:
-        process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = launcher.start(SERVER, command, environment(), stdout=subprocess.PIPE, stderr=errors.fileno())
     with process:
         try:
             assert process.stdout is not None
@@ -40,6 +43,13 @@ def serving(data: Path, port: int = 0, more: Sequence[str] = ()) -> Iterator[str
             yield line.removeprefix("Listening on ").strip()
         finally:
             process.kill()
+
+
+def create_token(data: Path, user: str, *options: str) -> str:
+    """Create a token with `crumb-server`."""
+    seed(data)
+    command = ["token", "create", user, *options, "--data", str(data), "--json"]
+    return str(json.loads(launcher.run(SERVER, *command, environment=environment(), check=True).stdout)["token"])
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from typing import Any
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from fastapi.routing import _IncludedRouter
-from sqlalchemy import event, select
+from sqlalchemy import Engine, event, select
 from starlette.testclient import TestClient
 
-from registry.db.session import Database, migrate, open_database, require_head
+from registry.db.session import Database, migrate
 from registry.db.tables import Job, Model, Namespace, User
 from registry.errors import WrongState
 from registry.logs import configure_logs
 from registry.server.app import close_app, create_app
+from registry.services.catalog import search
 from registry.services.people.tokens import create_token
 from registry.services.queue import jobs
 from registry.settings import Settings
@@ -27,6 +28,7 @@ from registry.worker.worker import Worker
 from tests.support.callers import Caller
 
 _routes: list[Any] = []
+_engines: dict[str, Engine] = {}
 
 
 @dataclass
@@ -49,6 +51,10 @@ class World:
         headers = {"Authorization": f"Bearer {self.token(user, admin=admin)}"} if user else {}
         return Caller(self.app, self.portal, headers)
 
+    def browser(self, **how: Any) -> TestClient:
+        """Return a client of nobody's that keeps cookies and follows no redirect."""
+        return Caller(self.app, self.portal, {}, follow_redirects=False, **how)
+
     def work(self) -> None:
         """Run jobs until there are none."""
         while self.worker.step():
@@ -57,13 +63,17 @@ class World:
 
 @contextmanager
 def open_world(folder: Path, database_url: str, **settings: Any) -> Iterator[World]:
-    defaults = {"part_bytes": 1000, "lease_seconds": 5, "rate_address": "", "rate_token": ""}
+    defaults = {"part_bytes": 1000, "lease_seconds": 5, "rate_address": "", "rate_token": "", "counts_seconds": 0}
     made = Settings(data=folder, database_url=database_url, **{**defaults, **settings})
-    made.data.mkdir(parents=True, exist_ok=True)
+    made.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     configure_logs("text")
-    bring_to_head(made.database)
-    app = create_app(made)
+    try:
+        app = create_app(made)
+    except WrongState:  # not a copy of a database that the migrations built
+        migrate(made.database)
+        app = create_app(made)
     share_routes(app)
+    share_statements(app.state.context.database.engine)
     context = app.state.context
     worker = Worker(made, context.database, context.store)
     try:
@@ -71,17 +81,6 @@ def open_world(folder: Path, database_url: str, **settings: Any) -> Iterator[Wor
             yield World(made, app, context.database, context.store, worker, portal)
     finally:
         close_app(app)
-
-
-def bring_to_head(url: str) -> None:
-    """Migrate a database that needs it; most are copies of one that the migrations built."""
-    database = open_database(url)
-    try:
-        require_head(database, url)
-    except WrongState:
-        migrate(url)
-    finally:
-        database.engine.dispose()
 
 
 def share_routes(app: FastAPI) -> None:
@@ -92,6 +91,13 @@ def share_routes(app: FastAPI) -> None:
         if isinstance(route, _IncludedRouter):
             assert route.original_router is first.original_router
             app.router.routes[place] = first
+
+
+def share_statements(engine: Engine) -> None:
+    """Give an engine the dialect and the compiled statements of the first of its kind, instead of compiling its own."""
+    first = _engines.setdefault(engine.dialect.name, engine)
+    engine.dialect = engine.pool._dialect = first.dialect
+    engine._compiled_cache = first._compiled_cache
 
 
 def digest(data: bytes) -> str:
@@ -154,7 +160,11 @@ def add_model(world: World, name: str = "m", visibility: str = "public") -> None
     with world.database.write() as session:
         alice = session.scalars(select(User).where(User.name == "alice")).one()
         space = session.scalars(select(Namespace).where(Namespace.name == "alice")).one()
-        session.add(Model(namespace_id=space.id, name=name, creator_id=alice.id, size=0, visibility=visibility))
+        model = Model(namespace_id=space.id, name=name, creator_id=alice.id, size=0, visibility=visibility)
+        session.add(model)
+        session.flush()
+        session.refresh(model, ["namespace"])
+        search.write(session, model)
 
 
 @contextmanager
@@ -172,19 +182,21 @@ def statements(world: World) -> Iterator[list[str]]:
         event.remove(world.database.engine, "before_cursor_execute", note)
 
 
-def enqueue(world: World, count: int = 1, kind: str = "compose") -> list[Job]:
-    """Add jobs of alice's, about a model without files."""
+def enqueue(world: World, count: int = 1, kind: str = "compose", user: str = "alice") -> list[Job]:
+    """Add jobs of a user's, about a model of alice's without files."""
     world.token("alice")
+    world.token(user)
     with world.database.write() as session:
-        alice = session.scalars(select(User).where(User.name == "alice")).one()
+        people = {name: session.scalars(select(User).where(User.name == name)).one() for name in {"alice", user}}
         space = session.scalars(select(Namespace).where(Namespace.name == "alice")).one()
         model = session.scalar(select(Model).where(Model.name == "m"))
         if model is None:
-            model = Model(namespace_id=space.id, name="m", creator_id=alice.id, size=0)
+            model = Model(namespace_id=space.id, name="m", creator_id=people["alice"].id, size=0)
             session.add(model)
             session.flush()
             session.refresh(model, ["namespace"])
+        prefix = "" if user == "alice" else f"{user} "
         return [
-            jobs.enqueue(session, alice.id, kind, f"key {n}", model, f"#{n}", {"recipe": "0" * 64})
+            jobs.enqueue(session, people[user].id, kind, f"{prefix}key {n}", model, f"#{n}", {"recipe": "0" * 64})
             for n in range(count)
         ]

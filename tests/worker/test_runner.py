@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from registry.db.tables import Job, now
-from registry.errors import InvalidPatch, JobCancelled, JobFailed, Unavailable
+from registry.errors import InvalidPatch, JobCancelled, JobFailed, StorageFull, Unavailable
 from registry.services.catalog.hub_bases import HubFile
 from registry.services.queue import jobs
-from registry.worker.runner import Runner, Stopped
+from registry.worker.runner import Hung, Runner, Stillness, Stopped
 from tests.support.processes import until
 from tests.support.world import World, enqueue
 
-ANSWER, WORK, REFUSE = (f"tests.support.sandboxed:{name}" for name in ("answer", "work", "refuse"))
+ANSWER, WORK, REFUSE, STAND_STILL, COUNT = (
+    f"tests.support.sandboxed:{name}" for name in ("answer", "work", "refuse", "stand_still", "count")
+)
 LEASE = timedelta(seconds=60)
 SOURCE = "hf://org/name@main"
 
@@ -102,6 +104,47 @@ def test_a_task_is_killed_when_the_worker_is_stopped(
     until(lambda: job(world, claim).progress > 0)
     runner.stopping.set()
     assert isinstance(working.end(), Stopped)
+
+
+def test_a_task_that_stands_still_is_killed_and_the_job_is_tried_again(
+    world: World, runner: Runner, claim: jobs.Claim, tmp_path: Path
+) -> None:
+    runner.settings = world.settings.model_copy(update={"job_still_seconds": 0.5})
+    pid = tmp_path / "pid"
+    with pytest.raises(Hung, match=r"for 0\.5 seconds, at 25%"):
+        runner.in_sandbox(claim, STAND_STILL, path=str(pid))
+    assert not Path(f"/proc/{pid.read_text()}").exists()
+
+
+def test_a_task_that_only_uses_the_processor_of_a_child_does_not_stand_still(
+    world: World, runner: Runner, claim: jobs.Claim
+) -> None:
+    runner.settings = world.settings.model_copy(update={"job_still_seconds": 0.5})
+    assert runner.in_sandbox(claim, COUNT, until=1.5) == "counted"
+
+
+def test_standing_still_is_measured_from_the_last_change_and_not_at_all_where_nothing_is_known() -> None:
+    clock = [0.0]
+    stillness = Stillness(10, lambda: clock[0])
+    seen = []
+    for at, activity in [(1, (0.0, 5)), (10, (0.0, 5)), (11, (0.0, 6)), (20, (0.0, 6)), (21, (0.0, 6))]:
+        clock[0] = at
+        seen.append(stillness.look(activity))
+    assert seen == [False, False, False, False, True]
+    clock[0] = 1000
+    assert not stillness.look(None)
+    never = Stillness(0, lambda: clock[0])
+    clock[0] = 10**9
+    assert not never.look((0.0, 5))
+
+
+def test_a_task_that_writes_is_killed_when_it_leaves_no_room_for_the_database(
+    world: World, runner: Runner, claim: jobs.Claim, tmp_path: Path
+) -> None:
+    working = Working(runner, claim, tmp_path, grows=True)
+    until(lambda: job(world, claim).progress > 0)
+    runner.store.reserve = 2**62
+    assert isinstance(working.end(), StorageFull)
 
 
 def test_a_process_is_kept_only_when_asked_and_only_after_a_result(runner: Runner, claim: jobs.Claim) -> None:

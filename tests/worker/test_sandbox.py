@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import InvalidPatch, JobFailed
+from registry.worker.processes import machine_memory
 from registry.worker.sandbox import Sandbox
 from tests.support.processes import until
 
@@ -66,6 +67,13 @@ def test_a_process_that_is_kept_is_called_again_and_ends_with_an_error() -> None
 def test_memory_is_limited() -> None:
     with pytest.raises(JobFailed, match="memory"):
         Sandbox("tests.support.sandboxed:take_memory", {}, memory=6 * 2**30).wait(60)
+
+
+def test_memory_is_limited_to_most_of_the_machine_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.worker.sandbox.machine_memory", lambda: 8 * 2**30)
+    with pytest.raises(JobFailed, match="memory"):
+        Sandbox("tests.support.sandboxed:take_memory", {}).wait(60)
+    assert machine_memory() > 2**28
 
 
 def test_progress_arrives_and_killing_ends_the_process(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from registry.db.tables import Job, now
 from registry.errors import InvalidRequest, JobCancelled, NotFinite, StorageFull
 from registry.services.queue import jobs
-from registry.worker.runner import Stopped
+from registry.worker.runner import Hung, Stopped
 from tests.support.world import World, enqueue
 
 DISK = StorageFull("The disk of the data folder is full.")
@@ -53,6 +53,35 @@ def test_a_job_that_cannot_be_done_ends_with_a_sentence(
     found = find(world, job)
     assert (found.state, found.error, found.lease_until) == (state, sentence, None)
     assert world.worker.step() is False
+
+
+def test_a_job_that_hangs_is_tried_again_and_in_the_end_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job,) = enqueue(world)
+    fail(world, monkeypatch, Hung("Its process stood still."))
+    for attempt in (1, 2):
+        assert world.worker.step() is True
+        found = find(world, job)
+        assert (found.state, found.attempt, found.error) == ("running", attempt, "It hung: Its process stood still.")
+        assert world.worker.step() is False, "it rests"
+        with world.database.write() as session:
+            session.get_one(Job, job.id).lease_until = now() - timedelta(seconds=1)
+    assert world.worker.step() is True
+    found = find(world, job)
+    assert (found.state, found.deaths) == ("failed", 2)
+    assert found.error == "This job hung on attempt 3. Its process stood still."
+
+
+def test_a_job_that_hung_and_then_is_done_has_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job,) = enqueue(world)
+    fail(world, monkeypatch, Hung("Its process stood still."))
+    world.worker.step()
+    with world.database.write() as session:
+        session.get_one(Job, job.id).lease_until = now() - timedelta(seconds=1)
+        held = jobs.claim(session, "w", timedelta(seconds=30))
+        assert held is not None
+        assert held.error == "It hung: Its process stood still."
+        jobs.end(session, held, "done")
+    assert (find(world, job).state, find(world, job).error) == ("done", None)
 
 
 def test_a_check_is_tried_again_when_the_disk_failed_after_a_pause_that_doubles_up_to_a_minute(

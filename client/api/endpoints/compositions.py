@@ -17,6 +17,15 @@ class Compositions(Calls):
         request = _request(patches, alpha, allow_yanked)
         return self._call(schemas.Composition, "POST", f"/models/{name_of(model)}/compositions", body=request)
 
+    def delete_composition(self, model: str, recipe: str) -> None:
+        """Delete the files of a composition that no release or job holds; the recipe can be composed again.
+
+        Args:
+            model: NS/NAME.
+            recipe: The recipe's whole digest.
+        """
+        self._send("DELETE", f"/models/{name_of(model)}/compositions/{part(recipe)}")
+
     def preview(
         self, model: str, patches: Sequence[Item], *, alpha: str = ALPHA, allow_yanked: bool = False
     ) -> schemas.Preview:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from client.api.calls import Calls, name_of, paged, patch_path, valid
+from client.api.calls import Calls, name_of, paged, part, patch_path, valid
 from registry import schemas
 
 
@@ -10,12 +10,46 @@ class Reviews(Calls):
     """Reviews, decisions and evaluations."""
 
     def discussion(self, model: str, number: int, revision: int | None = None) -> schemas.Discussion:
-        """Return the checks, reviews, comments and evaluations of a patch."""
-        return self._call(schemas.Discussion, "GET", f"{patch_path(model, number, revision)}/discussion")
+        """Return the checks, evaluations, and all reviews and comments of a patch."""
+        newest = self._call(schemas.Discussion, "GET", f"{patch_path(model, number, revision)}/discussion")
+        reviews, comments = newest.reviews, newest.comments
+        if newest.earlier_reviews:
+            reviews = [*list(self.reviews(model, number, newest.earlier_reviews))[::-1], *reviews]
+        if newest.earlier_comments:
+            comments = [*list(self.comments(model, number, newest.earlier_comments))[::-1], *comments]
+        whole = {"reviews": reviews, "comments": comments, "earlier_reviews": None, "earlier_comments": None}
+        return newest.model_copy(update=whole)
+
+    def comments(self, model: str, number: int, before: str | None = None) -> Iterator[schemas.Comment]:
+        """Yield the comments on a patch, newest first, or those before a cursor."""
+
+        def page(cursor: str | None, count: int) -> tuple[list[schemas.Comment], str | None]:
+            params = {"before": cursor or before, "limit": count}
+            answer = self._call(schemas.CommentPage, "GET", f"{patch_path(model, number)}/comments", params=params)
+            return answer.items, answer.next
+
+        return paged(page, None)
+
+    def reviews(self, model: str, number: int, before: str | None = None) -> Iterator[schemas.Review]:
+        """Yield the verdicts on a patch, newest first, or those before a cursor."""
+
+        def page(cursor: str | None, count: int) -> tuple[list[schemas.Review], str | None]:
+            params = {"before": cursor or before, "limit": count}
+            answer = self._call(schemas.ReviewPage, "GET", f"{patch_path(model, number)}/reviews", params=params)
+            return answer.items, answer.next
+
+        return paged(page, None)
 
     def inbox(self, model: str) -> schemas.Inbox:
-        """Return what is waiting for you in a model."""
-        return self._call(schemas.Inbox, "GET", f"/models/{name_of(model)}/inbox")
+        """Return all that is waiting for you in a model."""
+        path, after = f"/models/{name_of(model)}/inbox", 0
+        pages = [self._call(schemas.Inbox, "GET", path)]
+        while (following := pages[-1].next) is not None and following > after:
+            after = following
+            pages.append(self._call(schemas.Inbox, "GET", path, params={"after": after}))
+        kinds = ("review", "accept", "mine")
+        patches = {kind: [patch for page in pages for patch in getattr(page, kind)] for kind in kinds}
+        return pages[0].model_copy(update={**patches, "next": None})
 
     def propose(self, model: str, number: int) -> schemas.Patch:
         """Ask for review of your patch."""
@@ -64,6 +98,12 @@ class Reviews(Calls):
         """Comment on a patch, or on one revision of it."""
         request = valid(schemas.CommentRequest, message=message, revision=revision)
         return self._call(schemas.Comment, "POST", f"{patch_path(model, number)}/comments", body=request)
+
+    def delete_comment(self, model: str, number: int, comment: str, message: str = "") -> schemas.Comment:
+        """Delete your comment or, as a maintainer who says why, anybody's; who, when and why stay."""
+        request = valid(schemas.Reason, message=message)
+        path = f"{patch_path(model, number)}/comments/{part(comment)}/delete"
+        return self._call(schemas.Comment, "POST", path, body=request)
 
     def add_evaluation(
         self,

@@ -1,4 +1,4 @@
-"""recipe export, recipe import: recipes to and from mergekit."""
+"""recipe export, recipe import, recipe delete: recipes to and from mergekit; compositions that are not needed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from client.mergekit.imports import Imported
 
 group = typer.Typer(
-    name="recipe", help="Convert recipes to and from mergekit.", no_args_is_help=True, rich_markup_mode=None
+    name="recipe",
+    help="Convert recipes to and from mergekit; delete compositions.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -90,6 +93,33 @@ def import_(
     imported = import_recipe(file, out, base=base, console=console)
     document = {"folder": str(out), **asdict(imported), "compose": _apply(imported, out)}
     console.result(document, _text(imported, out), imported.recipe)
+
+
+@group.command()
+def delete(
+    snapshot: Annotated[
+        str, typer.Argument(metavar="NS/NAME@RECIPE", help="8 or more digits of a recipe.", show_default=False)
+    ],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Delete the files of a composition, which then no longer count for whoever asked for it.
+
+    You may if you asked for it, or as a maintainer, while no release and no job holds it. The recipe stays: composing
+    it again gives the same bytes.
+    """
+    from client.terminal.addresses import parse_snapshot
+    from registry.errors import InvalidRequest
+
+    model, ref = parse_snapshot(snapshot)
+    with connect() as client:
+        found = client.snapshot(model, ref)
+        if found.recipe is None:
+            raise InvalidRequest(f"{model}@{ref} is a base, not a composition.")
+        client.delete_composition(model, found.recipe.digest)
+        digest = found.recipe.digest
+    document = {"model": model, "recipe": digest}
+    Console(as_json, quiet).result(document, f"Deleted the composition {digest[:12]} of {model}.", digest)
 
 
 def _text(imported: "Imported", out: Path) -> str:

@@ -73,17 +73,32 @@ def review(
 def comment(
     model: Model,
     number: Annotated[str, typer.Argument(metavar="N[.R]", help="The patch, or a revision of it.", show_default=False)],
-    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Your comment.")],
+    message: Annotated[
+        str, typer.Option("--message", "-m", metavar="TEXT", help="Your comment, or why one is deleted.")
+    ] = "",
+    delete: Annotated[
+        str | None, typer.Option("--delete", metavar="ID", help="Delete a comment; `crumb review` shows its id.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Comment on a patch, or on one revision of it."""
+    """Comment on a patch, or delete a comment.
+
+    Everybody may delete their own comments, and maintainers anybody's, with a reason. Who deleted it, when and why
+    stays in its place.
+    """
     from client.terminal.addresses import parse_item
 
     patch, _, revision = parse_item(number)
+    if not message and delete is None:
+        raise typer.BadParameter("give a comment with -m TEXT, or --delete ID.")
     with connect() as client:
-        done = client.comment(model, patch, message, revision)
-    Console(as_json, quiet).result(done, f"Commented on {model}#{patch}.", "")
+        if delete is not None:
+            done = client.delete_comment(model, patch, delete, message)
+        else:
+            done = client.comment(model, patch, message, revision)
+    text = f"Commented on {model}#{patch}." if delete is None else f"Deleted the comment {done.id}."
+    Console(as_json, quiet).result(done, text, done.id)
 
 
 def accept(
@@ -215,5 +230,9 @@ def _discussion(discussion: "Discussion") -> str:
     text = fields(pairs)
     for row in discussion.comments:
         at = f"{row.created_at.astimezone():%Y-%m-%d %H:%M}"
-        text += f"\n\n{plain(row.author)}, {at}:\n" + plain(row.message.strip(), lines=True)
+        text += f"\n\n{plain(row.author)}, {at} ({row.id}):\n"
+        if row.deleted:
+            text += f"deleted by {plain(row.deleted.user)}: {plain(row.deleted.reason) or 'no reason given'}"
+        else:
+            text += plain(row.message.strip(), lines=True)
     return text

@@ -50,6 +50,7 @@ def summary(as_json: Json = False, quiet: Quiet = False) -> None:
         ("models", str(numbers.models)),
         ("patches", _counts(numbers.patches)),
         ("blobs", f"{numbers.blobs}, {size(numbers.blob_bytes)}"),
+        ("damaged blobs", str(numbers.damaged_blobs)),
         ("jobs", _counts(numbers.jobs)),
         ("open reports", str(numbers.open_reports)),
     ]

@@ -7,7 +7,8 @@
     models ─< base_files >─ blobs            a name pinned to one base
            ─< base_tensors
            ─< model_members >─ users
-           ─< model_tags, model_downloads    how it is found, how often it was downloaded
+           ─< model_tags, model_trigrams     how it is found
+           ─< model_downloads                how often it was downloaded
            ─< patches ─< patch_revisions >─ blobs
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
@@ -45,6 +46,7 @@ from registry.db.tables.contents import (
     ModelDownloads,
     ModelMember,
     ModelTag,
+    ModelTrigram,
     UploadPart,
     UploadSession,
 )
@@ -85,6 +87,7 @@ __all__ = [
     "ModelDownloads",
     "ModelMember",
     "ModelTag",
+    "ModelTrigram",
     "Namespace",
     "NamespaceMember",
     "Patch",

@@ -39,15 +39,19 @@ class RecipeItem(Table):
 class Composition(Table):
     """The result of a recipe on one model. Its files are the composed weights and the other files of the base.
 
-    `commit` is the Hub's name for these files.
+    `commit` is the Hub's name for these files. They count for the user who asked for them.
     """
 
     __tablename__ = "compositions"
-    __table_args__ = (UniqueConstraint("model_id", "recipe_digest"),)
+    __table_args__ = (
+        UniqueConstraint("model_id", "recipe_digest"),
+        Index("ix_compositions_model_id_created_at", "model_id", "created_at"),
+    )
 
     id: Mapped[uuid.UUID] = key()
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
     recipe_digest: Mapped[str] = mapped_column(ForeignKey("recipes.digest", ondelete="RESTRICT"), index=True)
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     weights_digest: Mapped[str] = mapped_column(String(71))
     commit: Mapped[str] = mapped_column(String(40), index=True)
     device: Mapped[str] = mapped_column(String(64))
@@ -82,7 +86,7 @@ class Build(Table):
     __tablename__ = "builds"
     __table_args__ = (
         UniqueConstraint("model_id", "recipe_digest", "builder"),
-        Index("ix_builds_recipe_digest", "recipe_digest"),
+        Index("ix_builds_recipe_digest_weights_digest", "recipe_digest", "weights_digest", "model_id", "user_id"),
     )
 
     id: Mapped[uuid.UUID] = key()

@@ -4,7 +4,7 @@ import uuid
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Integer, String, Text, UniqueConstraint, select
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, UniqueConstraint, select
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from registry.db.tables.declare import Table, key, now, one_of
@@ -15,11 +15,16 @@ class Blob(Table):
     """Bytes on disk. Owners have foreign keys to it; a blob without owner or lease is doomed, and later deleted.
 
     The bytes of a `remote` blob are at the Hub, where the weights of a base by reference are; they are fetched when
-    needed. `bucketed_at` is the time since when a bucket has them, too.
+    needed. `bucketed_at` is the time since when a bucket has them, too. `checked_at` is when they last hashed right;
+    `damaged_at` is set once they are found missing or different, until the same bytes are stored again.
     """
 
     __tablename__ = "blobs"
-    __table_args__ = (CheckConstraint("size >= 0", name="size"), one_of("state", "live", "doomed", "remote"))
+    __table_args__ = (
+        CheckConstraint("size >= 0", name="size"),
+        one_of("state", "live", "doomed", "remote"),
+        Index("ix_blobs_state_size", "state", "size"),
+    )
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
@@ -27,6 +32,8 @@ class Blob(Table):
     leased_until: Mapped[datetime] = mapped_column(default=now)
     doomed_at: Mapped[datetime | None]
     bucketed_at: Mapped[datetime | None] = mapped_column(index=True)
+    checked_at: Mapped[datetime | None] = mapped_column(default=now, index=True)
+    damaged_at: Mapped[datetime | None] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -79,7 +86,7 @@ class Model(Table):
 
     `source` is where the base came from, `hf://org/name@<commit>`, or until it is imported the revision asked for. A
     base `by_reference` has its weights there. `base_commit` is the Hub's name for the files of the base, `dtypes` the
-    number of weights by dtype.
+    number of weights by dtype. A worker's sweep renews `downloads_30d`, the downloads of the last thirty days.
     """
 
     __tablename__ = "models"
@@ -88,6 +95,9 @@ class Model(Table):
         one_of("state", "importing", "ready"),
         one_of("visibility", "public", "private"),
         CheckConstraint("min_approvals BETWEEN 0 AND 10", name="min_approvals"),
+        Index("ix_models_downloads_30d_id", "downloads_30d", "id"),
+        Index("ix_models_created_at_id", "created_at", "id"),
+        Index("ix_models_modified_at_id", "modified_at", "id"),
     )
 
     id: Mapped[uuid.UUID] = key()
@@ -108,11 +118,12 @@ class Model(Table):
     size: Mapped[int] = mapped_column(BigInteger)
     card: Mapped[str | None] = mapped_column(Text)
     patch_count: Mapped[int] = mapped_column(default=0)
-    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
-    modified_at: Mapped[datetime] = mapped_column(default=now, index=True)
+    downloads_30d: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    modified_at: Mapped[datetime] = mapped_column(default=now)
 
     namespace: Mapped[str] = column_property(
-        select(Namespace.name).where(Namespace.id == namespace_id).scalar_subquery()
+        select(Namespace.name).where(Namespace.id == namespace_id).correlate_except(Namespace).scalar_subquery()
     )
     creator: Mapped[User] = relationship(lazy="raise")
     files: Mapped[list["BaseFile"]] = relationship(
@@ -135,6 +146,17 @@ class ModelTag(Table):
 
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
     tag: Mapped[str] = mapped_column(String(100), primary_key=True, index=True)
+
+
+class ModelTrigram(Table):
+    """Three letters in a row of a model's full name, by which search finds it."""
+
+    __tablename__ = "model_trigrams"
+
+    trigram: Mapped[str] = mapped_column(String(3), primary_key=True)
+    model_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
 
 
 class ModelDownloads(Table):

@@ -20,6 +20,8 @@ class Job(Table):
     `attempt` counts claims and fences off a worker that lost its lease; `deaths` counts the leases that ran out.
     `shared` says that another user has asked for the same since, so that one user alone can no longer cancel it.
     `not_worker` is the one worker that may not claim it: the worker that composed a recipe does not rebuild it.
+    `rank` and `turn` are its place in the queue (services/queue/jobs.py). `size` is what it will add to the bytes that
+    count for the user, as far as that is known before.
     """
 
     __tablename__ = "jobs"
@@ -27,7 +29,13 @@ class Job(Table):
         one_of("kind", "import", "check", "compose", "rebuild", "conflicts"),
         one_of("state", "queued", "running", "done", "failed", "cancelled"),
         Index("ix_jobs_state_created_at", "state", "created_at"),
+        Index("ix_jobs_state_rank_turn_created_at", "state", "rank", "turn", "created_at"),
+        Index("ix_jobs_user_id_state", "user_id", "state"),
+        Index("ix_jobs_model_state", "model", "state"),
         Index("ix_jobs_created_at", "created_at"),
+        Index("ix_jobs_kind_state", "kind", "state"),
+        Index("ix_jobs_kind_created_at", "kind", "created_at"),
+        Index("ix_jobs_key", "key"),
         Index(
             "uq_jobs_active_key",
             "key",
@@ -44,7 +52,10 @@ class Job(Table):
     model: Mapped[str] = mapped_column(String(193))
     subject: Mapped[str] = mapped_column(String(80))
     payload: Mapped[dict[str, Any]]
-    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
+    rank: Mapped[int] = mapped_column(default=0)
+    turn: Mapped[int] = mapped_column(BigInteger, default=0)
+    size: Mapped[int] = mapped_column(BigInteger, default=0)
     progress: Mapped[float] = mapped_column(default=0.0)
     attempt: Mapped[int] = mapped_column(default=0)
     deaths: Mapped[int] = mapped_column(default=0)
@@ -101,6 +112,13 @@ class AuditEvent(Table):
     """
 
     __tablename__ = "audit_events"
+    __table_args__ = (
+        Index("ix_audit_events_model_id_serial", "model_id", "serial"),
+        Index("ix_audit_events_model_id_user_name_serial", "model_id", "user_name", "serial"),
+        Index("ix_audit_events_model_id_action_serial", "model_id", "action", "serial"),
+        Index("ix_audit_events_user_name_serial", "user_name", "serial"),
+        Index("ix_audit_events_action_serial", "action", "serial"),
+    )
 
     serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     at: Mapped[datetime]
@@ -109,7 +127,7 @@ class AuditEvent(Table):
     token_prefix: Mapped[str | None] = mapped_column(String(16))
     action: Mapped[str] = mapped_column(String(64))
     subject: Mapped[str] = mapped_column(String(300), index=True)
-    model_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    model_id: Mapped[uuid.UUID | None]
     before: Mapped[dict[str, Any] | None]
     after: Mapped[dict[str, Any] | None]
     request_id: Mapped[str | None] = mapped_column(String(64))

@@ -13,7 +13,7 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db.tables.declare import Table, key, now, one_of, seal
@@ -44,7 +44,16 @@ class Patch(Table):
     __table_args__ = (
         UniqueConstraint("model_id", "number"),
         one_of("state", *PATCH_STATES),
-        Index("ix_patches_model_id_state", "model_id", "state"),
+        Index("ix_patches_model_id_state_number", "model_id", "state", "number"),
+        Index("ix_patches_model_id_task_number", "model_id", "task", "number"),
+        Index("ix_patches_model_id_author_id_state_number", "model_id", "author_id", "state", "number"),
+        Index(
+            "ix_patches_quarantined_at",
+            "quarantined_at",
+            "id",
+            sqlite_where=text("quarantined_at IS NOT NULL"),
+            postgresql_where=text("quarantined_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[uuid.UUID] = key()
@@ -56,7 +65,7 @@ class Patch(Table):
     quarantined_at: Mapped[datetime | None]
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
     author_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
-    task: Mapped[str | None] = mapped_column(String(64), index=True)
+    task: Mapped[str | None] = mapped_column(String(64))
     revision: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -169,18 +178,23 @@ class Review(Table):
 
 
 class Comment(Table):
-    """A comment on a patch, or on one revision of it."""
+    """A comment on a patch, or on one revision of it. One that was deleted stays, without its text."""
 
     __tablename__ = "comments"
+    __table_args__ = (Index("ix_comments_patch_id_created_at_id", "patch_id", "created_at", "id"),)
 
     id: Mapped[uuid.UUID] = key()
-    patch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("patches.id", ondelete="CASCADE"), index=True)
+    patch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("patches.id", ondelete="CASCADE"))
     revision: Mapped[int | None]
     author_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     message: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
+    deleted_by_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    deleted_at: Mapped[datetime | None]
+    deletion_reason: Mapped[str | None] = mapped_column(Text)
 
-    author: Mapped[User] = relationship(lazy="raise")
+    author: Mapped[User] = relationship(lazy="raise", foreign_keys=[author_id])
+    deleted_by: Mapped[User | None] = relationship(lazy="raise", foreign_keys=[deleted_by_id])
 
 
 class Evaluation(Table):

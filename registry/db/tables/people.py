@@ -12,7 +12,10 @@ ROLES = ("contributor", "reviewer", "maintainer", "owner")
 
 
 class User(Table):
-    """A person or a program. Each has a namespace of the same name; a user who is not active can do nothing."""
+    """A person or a program. Each has a namespace of the same name; a user who is not active can do nothing.
+
+    `text_bytes` is what they have written since `text_since`, for at most a day.
+    """
 
     __tablename__ = "users"
 
@@ -20,6 +23,8 @@ class User(Table):
     name: Mapped[str] = mapped_column(String(96), unique=True)
     is_admin: Mapped[bool] = mapped_column(default=False)
     is_active: Mapped[bool] = mapped_column(default=True)
+    text_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    text_since: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 

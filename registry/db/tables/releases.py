@@ -9,7 +9,7 @@ A published release is sealed: only its `state`, the yank and a first signature 
 import uuid
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db.tables.compositions import Recipe
@@ -28,13 +28,15 @@ class Release(Table):
     __tablename__ = "releases"
     __table_args__ = (
         UniqueConstraint("model_id", "version"),
+        Index("ix_releases_model_id_sort", "model_id", "sort"),
+        Index("ix_releases_model_id_state_sort", "model_id", "state", "sort"),
         one_of("state", "draft", "building", "candidate", "published", "yanked"),
     )
 
     id: Mapped[uuid.UUID] = key()
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
     version: Mapped[str] = mapped_column(String(64))
-    sort: Mapped[str] = mapped_column(String(300), index=True)
+    sort: Mapped[str] = mapped_column(String(300))
     state: Mapped[str] = mapped_column(String(16), default="draft")
     recipe_digest: Mapped[str] = mapped_column(ForeignKey("recipes.digest", ondelete="RESTRICT"), index=True)
     previous_version: Mapped[str | None] = mapped_column(String(64))

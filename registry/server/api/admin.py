@@ -28,7 +28,7 @@ After = Annotated[str | None, Query(pattern=rf"^{NAME}$")]
 def summary(ctx: ContextDep) -> schemas.Summary:
     """Count users, models, patches, blobs, jobs and open reports."""
     with ctx.database.read() as session:
-        return admin_views.summary(session)
+        return admin_views.summary(ctx.summary.get(session))
 
 
 @router.get("/admin/workers", tags=["admin"])
@@ -89,6 +89,7 @@ def set_quota(
 def create_report(name: ModelName, body: schemas.ReportRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Report:
     """Report a model or a patch to the admins; a second report of yours replaces the first."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         return admin_views.report(reports.create(session, actor, name, body.number, body.reason, body.message))
 
 

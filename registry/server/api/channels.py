@@ -31,6 +31,7 @@ def move(
 ) -> schemas.Channel:
     """Point a channel at a published release; where several people must ask for a move, ask for it."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row = channels.move(session, actor, name, channel, body.version, body.reason)
         return release_views.channel(session, models.find(session, name), row)
 
@@ -42,6 +43,7 @@ def rollback(
 ) -> schemas.Channel:
     """Point a channel at the release that it pointed at before."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row = channels.rollback(session, actor, name, channel, body.message)
         return release_views.channel(session, models.find(session, name), row)
 

@@ -28,10 +28,12 @@ def ask(
 ) -> schemas.Conflicts:
     """Have the conflicts of patches computed, each with each; known pairs are not computed again."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         model = models.ready(session, name, lock=True)
         refs = [(patch.number, patch.revision) for patch in body.patches]
         rows, source = conflicts.choose(session, actor, model, refs)
         job = conflicts.ask(session, actor, model, rows)
+        ctx.admit(session, job)
         response.status_code = 202 if job else 200
         return conflict_views.known_conflicts(session, model, rows, source)
 

@@ -27,6 +27,7 @@ def create(body: schemas.ModelRequest, actor: ActorDep, ctx: ContextDep) -> sche
     """Create a model from uploaded files or from a base at a Hub; a worker checks it before patches are accepted."""
     files = [(file.path, file.sha256) for file in body.files]
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         model, job = models.create(
             session,
             actor,
@@ -37,6 +38,7 @@ def create(body: schemas.ModelRequest, actor: ActorDep, ctx: ContextDep) -> sche
             visibility=body.visibility,
             license=body.license,
         )
+        ctx.admit(session, job)
         return model_views.model(model, job)
 
 
@@ -68,6 +70,7 @@ def show(name: ModelName, actor: VisitorDep, ctx: ContextDep) -> schemas.Model:
 def update(name: ModelName, body: schemas.ModelUpdate, actor: ActorDep, ctx: ContextDep) -> schemas.Model:
     """Change a model's visibility, its licence, or the requirements for accepting a patch."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         return model_views.show(session, actor, models.update(session, actor, name, body.model_dump(exclude_none=True)))
 
 

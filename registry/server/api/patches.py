@@ -5,9 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from registry import schemas
+from registry.db.tables import Blob
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
-from registry.server.edge.downloads import serve
+from registry.server.edge.files import send_blob
 from registry.server.edge.paths import ModelName, Number, PatchRef
 from registry.server.errors import RESPONSES
 from registry.server.views import patches as patch_views
@@ -30,7 +31,9 @@ def push(
     """Contribute an uploaded patch file; a worker checks it before it can be composed."""
     contribution = patches.Contribution(body.sha256, body.title, body.message, body.task, body.license)
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         revision, job = patches.push(session, actor, name, contribution, body.propose)
+        ctx.admit(session, job)
         response.status_code = 202 if job else 200
         return patch_views.patch(name, revision, job)
 
@@ -48,7 +51,9 @@ def revise(
     """Add a revision to your patch; it needs checks and approvals of its own."""
     contribution = patches.Contribution(body.sha256, body.title, body.message, license=body.license)
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         revision, job = patches.revise(session, actor, name, number, contribution)
+        ctx.admit(session, job)
         response.status_code = 202 if job else 200
         return patch_views.patch(name, revision, job)
 
@@ -108,9 +113,10 @@ def file(name: ModelName, patch: PatchRef, request: Request, actor: VisitorDep, 
     with ctx.database.read() as session:
         revision = patches.file(session, actor, name, *patch)
         public = models.find(session, name).visibility == "public" and revision.patch.quarantined_at is None
+        blob = session.get_one(Blob, revision.sha256)
     filename = f"{name.replace('/', '-')}-{revision.patch.number}.{revision.number}.safetensors"
     cached = "public" if public else "private"
-    return serve(request, ctx.store, ctx.gate, revision.sha256, revision.size, filename, immutable=False, cached=cached)
+    return send_blob(request, ctx, blob, filename, immutable=False, cached=cached)
 
 
 @router.post("/compositions", status_code=202, responses={200: {"model": schemas.Composition, "description": "Ready"}})
@@ -121,11 +127,21 @@ def compose(
     """Compose base + alpha * sum(weight * patch), unless the recipe has been composed already."""
     items = [Ingredient(item.number, item.weight, item.revision) for item in body.patches]
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         recipe, composition, job = compositions.request(
             session, actor, name, body.alpha, items, allow_yanked=body.allow_yanked
         )
+        ctx.admit(session, job)
         response.status_code = 200 if composition else 202
         return recipe_views.composition(session, models.find(session, name), recipe, composition, job)
+
+
+@router.delete("/compositions/{recipe}", status_code=204)
+@allow("recipe.delete")
+def delete_composition(name: ModelName, recipe: schemas.Hex256, actor: ActorDep, ctx: ContextDep) -> None:
+    """Delete the files of a composition that you asked for or, as a maintainer, of any that no release or job holds."""
+    with ctx.database.write() as session:
+        compositions.delete(session, actor, name, recipe)
 
 
 @router.get("/recipes/{recipe}/builds")
@@ -141,6 +157,7 @@ def list_builds(name: ModelName, recipe: schemas.Hex256, ctx: ContextDep) -> lis
 def report_build(name: ModelName, body: schemas.BuildRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Build:
     """Report that you composed a recipe yourself; builds that agree make its release publishable."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         model = models.ready(session, name, lock=True)
         composition = snapshots.find_composition(session, model, body.recipe)
         row = builds.attest(session, actor, model, composition.recipe_digest, body.weights_digest, body.device)

@@ -30,7 +30,9 @@ def cut(
 ) -> schemas.Release:
     """Cut a release: it is composed, and may then be published; cutting it again before that replaces it."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row, job = cutting.cut(session, actor, name, read_cut(body))
+        ctx.admit(session, job)
         response.status_code = 202 if job else 201
         row = releases.find(session, name, row.version)
         return release_views.release(session, models.find(session, name), row, job)
@@ -72,6 +74,7 @@ def edit(
 ) -> schemas.Release:
     """Edit the changelog or the card of a release that is not published."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row = releases.edit(session, actor, name, version, body.changelog, body.card)
         return release_views.release(session, models.find(session, name), row)
 
@@ -101,6 +104,7 @@ def yank(
 ) -> schemas.Release:
     """Yank a published release; it can still be pulled by its version, with a warning."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row = releases.yank(session, actor, name, version, body.message)
         return release_views.release(session, models.find(session, name), row)
 
@@ -138,6 +142,7 @@ def sign(
 ) -> schemas.Release:
     """Store a signature of the manifest; it cannot be replaced."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row = publishing.sign(session, actor, name, version, body.signature)
         return release_views.release(session, models.find(session, name), row)
 

@@ -14,8 +14,11 @@ from registry.server.views import patches as patch_views
 from registry.server.views import reviews as review_views
 from registry.services.catalog import models, patches
 from registry.services.curation import evaluations, reviews
+from registry.services.people import paging
 from registry.services.people.actors import Actor
 
+Before = Annotated[str | None, Query(pattern=paging.CURSOR)]
+Limit = Annotated[int, Query(ge=1, le=100)]
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["reviews"], route_class=Route, responses=RESPONSES)
 
 
@@ -32,14 +35,14 @@ def discussion(name: ModelName, patch: PatchRef, ctx: ContextDep) -> schemas.Dis
 @allow("patch.propose")
 def propose(name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> schemas.Patch:
     """Propose a patch for review."""
-    return move(ctx, actor, name, number, "propose", "")
+    return move(ctx, actor, name, number, "propose", schemas.Reason())
 
 
 @router.post("/patches/{number}/withdraw")
 @allow("patch.withdraw")
 def withdraw(name: ModelName, number: Number, body: schemas.Reason, actor: ActorDep, ctx: ContextDep) -> schemas.Patch:
     """Withdraw your patch."""
-    return move(ctx, actor, name, number, "withdraw", body.message)
+    return move(ctx, actor, name, number, "withdraw", body)
 
 
 @router.post("/patches/{number}/reviews", status_code=201)
@@ -49,6 +52,7 @@ def review(
 ) -> schemas.Patch:
     """Approve the newest revision of somebody else's patch, or request changes."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row = reviews.review(session, actor, name, number, body.revision, body.verdict, body.message)
         return patch_views.patch(name, row)
 
@@ -60,6 +64,7 @@ def accept(
 ) -> schemas.Patch:
     """Accept a patch that has the required checks, approvals and evaluations; releases may then hold it."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row = reviews.accept(session, actor, name, number, body.message, body.revision, body.supersedes)
         return patch_views.patch(name, row)
 
@@ -70,7 +75,7 @@ def reject(
     name: ModelName, number: Number, body: schemas.ReasonNeeded, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
     """Reject a patch."""
-    return move(ctx, actor, name, number, "reject", body.message)
+    return move(ctx, actor, name, number, "reject", body)
 
 
 @router.post("/patches/{number}/yank")
@@ -79,14 +84,14 @@ def yank(
     name: ModelName, number: Number, body: schemas.ReasonNeeded, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
     """Yank an accepted patch: no new composition may hold it; the answer names the releases and channels that do."""
-    return move(ctx, actor, name, number, "yank", body.message)
+    return move(ctx, actor, name, number, "yank", body)
 
 
 @router.post("/patches/{number}/unyank")
 @allow("patch.yank")
 def unyank(name: ModelName, number: Number, body: schemas.Reason, actor: ActorDep, ctx: ContextDep) -> schemas.Patch:
     """Undo a yank."""
-    return move(ctx, actor, name, number, "unyank", body.message)
+    return move(ctx, actor, name, number, "unyank", body)
 
 
 @router.put("/patches/{number}/quarantine")
@@ -96,6 +101,7 @@ def quarantine(
 ) -> schemas.Patch:
     """Quarantine a patch: its bytes, and whatever is composed of it, are served to admins only."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row = reviews.quarantine(session, actor, name, number, body.reason)
         affected = reviews.affected(session, row.patch)
         return patch_views.patch(name, row, affected=affected)
@@ -108,16 +114,55 @@ def comment(
 ) -> schemas.Comment:
     """Comment on a patch."""
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row = reviews.comment(session, actor, name, number, body.revision, body.message)
-        return review_views.comment(row, actor.name)
+        return review_views.comment(row)
+
+
+@router.post("/patches/{number}/comments/{comment_id}/delete")
+@allow("comment.delete")
+def delete_comment(
+    name: ModelName, number: Number, comment_id: uuid.UUID, body: schemas.Reason, actor: ActorDep, ctx: ContextDep
+) -> schemas.Comment:
+    """Delete a comment: your own or, as a maintainer and with a reason, anybody's; who, when and why stay."""
+    with ctx.database.write() as session:
+        row = reviews.delete_comment(session, actor, name, number, comment_id, body.message)
+        return review_views.comment(row)
+
+
+@router.get("/patches/{number}/comments")
+@allow("model.read")
+def list_comments(
+    name: ModelName, number: Number, ctx: ContextDep, before: Before = None, limit: Limit = 20
+) -> schemas.CommentPage:
+    """List the comments on a patch, newest first."""
+    with ctx.database.read() as session:
+        return review_views.comment_page(session, patches.find(session, name, number), before, limit)
+
+
+@router.get("/patches/{number}/reviews")
+@allow("model.read")
+def list_reviews(
+    name: ModelName, number: Number, ctx: ContextDep, before: Before = None, limit: Limit = 20
+) -> schemas.ReviewPage:
+    """List the verdicts on a patch, newest first."""
+    with ctx.database.read() as session:
+        model = models.find(session, name)
+        return review_views.review_page(session, model, patches.find_in(session, model, number, None), before, limit)
 
 
 @router.get("/inbox")
 @allow("inbox.read")
-def inbox(name: ModelName, actor: ActorDep, ctx: ContextDep) -> schemas.Inbox:
-    """Show what waits for you in a model."""
+def inbox(
+    name: ModelName,
+    actor: ActorDep,
+    ctx: ContextDep,
+    after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    limit: Annotated[int, Query(ge=1, le=100)] = 100,
+) -> schemas.Inbox:
+    """Show what waits for you in a model: patches by number, and releases to publish."""
     with ctx.database.read() as session:
-        return review_views.inbox_of(session, actor, models.find(session, name))
+        return review_views.inbox_of(session, actor, models.find(session, name), after, limit)
 
 
 @router.post("/evaluations", status_code=201)
@@ -128,6 +173,7 @@ def add_evaluation(
     """Record an evaluation of the base, of a patch revision or of a release, as measured by you."""
     evaluation = evaluations.NewEvaluation(**body.model_dump(exclude={"ref"}))
     with ctx.database.write() as session:
+        ctx.count_text(session, actor, body)
         row, subject = evaluations.add(session, actor, name, body.ref, evaluation)
         session.refresh(row, ["user"])
         return review_views.evaluation(row, subject)
@@ -143,14 +189,17 @@ def list_evaluations(
     after: uuid.UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.EvaluationPage:
-    """List evaluations: all of one subject, or those of a whole model page by page."""
+    """List evaluations, of one subject or of a whole model."""
     with ctx.database.read() as session:
         return review_views.evaluation_page(session, actor, models.find(session, name), ref, after, limit)
 
 
-def move(ctx: Context, actor: Actor, name: str, number: int, verb: str, message: str) -> schemas.Patch:
+def move(
+    ctx: Context, actor: Actor, name: str, number: int, verb: str, body: schemas.Reason | schemas.ReasonNeeded
+) -> schemas.Patch:
     """Take one step in a patch's life; the answer to a yank names the affected releases and channels."""
     with ctx.database.write() as session:
-        row = reviews.move(session, actor, name, number, verb, message)
+        ctx.count_text(session, actor, body)
+        row = reviews.move(session, actor, name, number, verb, body.message)
         affected = reviews.affected(session, row.patch) if verb == "yank" else None
         return patch_views.patch(name, row, affected=affected)

@@ -150,6 +150,7 @@ async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
         hasher.update(chunk)
         if place.stored is None:
             with store.writing("an upload"):
+                store.require_room(len(chunk), "an upload")
                 os.pwrite(staged, chunk, offset)
 
     def sync() -> None:

@@ -1,7 +1,9 @@
 """Admission to a route: who is asking, whether the rules allow it, and a body that is small and strict.
 
 FastAPI reads a JSON body before it calls any dependency, so admission happens in the route class: nothing of a body is
-read before the token and the announced length have been accepted. A route without a policy cannot be registered.
+read before the token and the announced length have been accepted. FastAPI would also parse and validate in the event
+loop: it finds that done, since it takes an instance of a route's schema as it is. A route without a policy cannot be
+registered.
 
 A route opens its one transaction itself and ends it before it returns. As a dependency it would stay open while
 FastAPI waits for a second thread to serialise the answer, and forty writers would wait for each other for ever.
@@ -9,20 +11,27 @@ FastAPI waits for a second thread to serialise the answer, and forty writers wou
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, ClassVar, TypeVar
 
+import structlog
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from registry.errors import TooMany, Unauthenticated
-from registry.server.edge.bodies import read_json
+from registry.errors import BlobDamaged, TooMany, Unauthenticated
+from registry.server.edge.bodies import parse_body, validate_json
+from registry.server.edge.conditions import tag
 from registry.server.edge.context import get_context
+from registry.services.blobs import damage
 from registry.services.people import access, actors
 from registry.services.people.actors import Actor
 from registry.services.people.rules import RULES
+
+log = structlog.get_logger()
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -50,13 +59,18 @@ class Route(APIRoute):
         """Return the handler behind admission."""
         handle = super().get_route_handler()
         action = self.endpoint.__dict__["action"]  # a route without @allow fails here, at start
+        assert self.body_field is None or issubclass(self.shape, BaseModel), self.path
 
         async def admitted(request: Request) -> Response:
             request.state.actor = None
             await run_in_threadpool(self.admit, request, action)
             if await self.read(request):
                 await run_in_threadpool(self.identify, request, action)  # reading a body may have taken long
-            return await handle(request)
+            try:
+                return tag(request, await handle(request))
+            except BlobDamaged as error:  # its sentence says that the operator was told
+                await run_in_threadpool(note_damage, request, error)
+                raise
 
         return admitted
 
@@ -98,11 +112,19 @@ class Route(APIRoute):
         secret = bearer_token(request)
         return actors.authenticate(session, secret, request.state.request_id) if secret else None
 
+    @property
+    def shape(self) -> type[BaseModel]:
+        """The schema of the body, on a route that takes one."""
+        assert self.body_field is not None
+        shape: type[BaseModel] = self.body_field.field_info.annotation  # type: ignore[assignment]
+        return shape
+
     async def read(self, request: Request) -> bool:
         """Read the body if the route takes one; return whether it does."""
-        if self.body_field is not None:
-            await read_json(request, get_context(request).settings.json_bytes)
-        return self.body_field is not None
+        if self.body_field is None:
+            return False
+        request._json = await parse_body(request, partial(validate_json, self.shape))
+        return True
 
 
 def count_request(request: Request, actor: Actor) -> None:
@@ -147,3 +169,12 @@ async def get_visitor(request: Request) -> Actor | None:
 
 ActorDep = Annotated[Actor, Depends(get_actor)]
 VisitorDep = Annotated[Actor | None, Depends(get_visitor)]
+
+
+def note_damage(request: Request, error: BlobDamaged) -> None:
+    """Tell the operator of a damaged blob: in the log, and by a mark on its row."""
+    log.error("blob.damaged", sha256=error.field, path=request.url.path)
+    ctx = get_context(request)
+    if error.field is not None:
+        with suppress(DBAPIError):
+            damage.note(ctx.database, ctx.store, error.field)

@@ -5,11 +5,19 @@ from typing import Annotated
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
 from registry.db.session import Database
+from registry.db.tables import Job
+from registry.server.edge.counts import Kept
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate
+from registry.services.blobs import quotas
 from registry.services.blobs.uploads import UploadLimits
+from registry.services.operating.summaries import Summary
+from registry.services.people import budgets
+from registry.services.people.actors import Actor
 from registry.settings import Settings
 from registry.storage.bucket import Bucket
 from registry.storage.store import Store
@@ -24,9 +32,30 @@ class Context:
     store: Store
     upload_limits: UploadLimits
     hashing: CapacityLimiter
+    parsing: CapacityLimiter
     token_rate: Rate
     gate: Gate
     bucket: Bucket | None
+    summary: Kept[Summary]
+    job_counts: Kept[list[tuple[str, str, int]]]
+    job_limits: quotas.JobLimits
+
+    def count_text(self, session: Session, actor: Actor, body: BaseModel) -> None:
+        """Count a body for what its sender may write in a day; first in its transaction.
+
+        Raises:
+            TooMany: The sender has written too much today.
+        """
+        budgets.spend(session, actor, len(body.model_dump_json(exclude_unset=True).encode()), self.settings.text_bytes)
+
+    def admit(self, session: Session, job: Job | None) -> None:
+        """Refuse a job that a transaction has added if its user or model has too many, or no room for its result.
+
+        Raises:
+            TooMany: There are too many jobs, or there is no room.
+        """
+        if job is not None:
+            quotas.require_room_for(session, job, self.job_limits)
 
 
 def get_context(request: Request) -> Context:

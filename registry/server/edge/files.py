@@ -13,6 +13,7 @@ from registry.server.edge.downloads import serve
 from registry.services.composing import snapshots
 from registry.services.composing.snapshots import Snapshot
 from registry.services.hub import downloads
+from registry.storage.store import damaged
 
 
 def send(
@@ -38,15 +39,13 @@ def send(
 
     Raises:
         EntryNotFound: The snapshot has no such file.
-        RangeNotSatisfiable, StorageFailed, TooMany: As for `serve`.
+        PreconditionFailed, RangeNotSatisfiable, BlobDamaged, TooMany: As for `send_blob`.
     """
     blob = snapshots.find_file(snapshot, path)
-    response = serve(
+    response = send_blob(
         request,
-        ctx.store,
-        ctx.gate,
-        blob.sha256,
-        blob.size,
+        ctx,
+        blob,
         path,
         immutable=immutable,
         cached="public" if model.visibility == "public" else "private",
@@ -58,6 +57,29 @@ def send(
         with suppress(DBAPIError), ctx.database.write() as session:  # reading must not depend on writing
             downloads.count(session, model.id)
     return response
+
+
+def send_blob(
+    request: Request,
+    ctx: Context,
+    blob: Blob,
+    filename: str,
+    *,
+    immutable: bool,
+    cached: str,
+    location: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer with a blob, unless its row says that it is damaged here; see `serve`.
+
+    Raises:
+        BlobDamaged: The blob is damaged, and there is no `location` where it is sound.
+        RangeNotSatisfiable, TooMany: As for `serve`.
+    """
+    if location is None and blob.damaged_at is not None:
+        raise damaged(blob.sha256)
+    named = (ctx.store, ctx.gate, blob.sha256, blob.size, filename)
+    return serve(request, *named, immutable=immutable, cached=cached, location=location, headers=headers)
 
 
 def locate(ctx: Context, model: Model, blob: Blob, path: str) -> str | None:

@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import structlog
@@ -23,8 +23,12 @@ from registry.server.errors import problem
 log = structlog.get_logger()
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}  # others are one label, `other`
 SECURITY = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+HTML_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+OTHER_POLICY = b"default-src 'none'; frame-ancestors 'none'; sandbox"
 BODY_WINDOW = 60.0  # seconds of waiting for a body after which its rate is checked, again and again
-UNLIMITED = {"/healthz"}  # asked by whoever restarts a registry that does not answer
 COUNTING = 8  # threads that wait for a shared store of rate limits
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
@@ -39,6 +43,12 @@ class Metrics:
         self.seconds = Histogram("registry_request_seconds", "Time to answer", ("route",), registry=self.registry)
         self.received = Counter("registry_received_bytes", "Bytes of request bodies", registry=self.registry)
         self.sent = Counter("registry_sent_bytes", "Bytes of answers", registry=self.registry)
+
+
+def policy(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return what a browser may do with an answer: the one place that says so, for every route."""
+    kind = dict(headers).get(b"content-type", b"").lower()
+    return HTML_POLICY if kind.startswith(b"text/html") else OTHER_POLICY
 
 
 class Edge:
@@ -96,7 +106,8 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *SECURITY]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] += [*SECURITY, (b"content-security-policy", policy(message["headers"]))]
             self.metrics.sent.inc(len(message.get("body", b"")))
             await send(message)
 
@@ -136,8 +147,6 @@ class Edge:
 
     async def refuse(self, scope: Scope) -> dict[str, str] | None:
         """Return the headers of a refusal if the address of a request sends too many, else None."""
-        if scope["path"] in UNLIMITED:
-            return None
         host, _ = scope.get("client") or (None, 0)
         if self.address_rate.shared:
             return await to_thread.run_sync(self.address_rate.refuse, address_key(host), limiter=self.counting)

@@ -1,42 +1,110 @@
-"""Routes of monitoring: health and metrics."""
+"""Routes about the server itself: health, metrics, the description of the API."""
+
+import hmac
+import threading
+import time
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 import registry
-from registry.server.edge.admission import Route, allow
-from registry.server.edge.context import ContextDep
+from registry.server.edge.admission import Route, allow, bearer_token
+from registry.server.edge.context import Context, ContextDep, get_context
 from registry.server.errors import RESPONSES
-from registry.services.queue import jobs
+from registry.services.blobs import damage
+
+HEALTH_SECONDS = 2.0  # for which an answer about the registry's health holds
+
+
+class Health:
+    """Whether database and disk answer, asked at most once in `HEALTH_SECONDS` however many want to know."""
+
+    def __init__(self) -> None:
+        self.lock, self.until = threading.Lock(), 0.0
+        self.failure: Exception | None = None
+
+    def check(self, ctx: Context) -> None:
+        """Return if database and disk answer, or answered a moment ago.
+
+        Raises:
+            OperationalError, OSError: The database or the disk does not answer.
+        """
+        with self.lock:
+            if time.monotonic() >= self.until:
+                try:
+                    with ctx.database.read() as session:
+                        session.execute(text("SELECT 1"))
+                    ctx.store.staging.stat()
+                    self.failure = None
+                except (OperationalError, OSError) as error:
+                    self.failure = error
+                self.until = time.monotonic() + HEALTH_SECONDS
+            if self.failure is not None:
+                raise self.failure.with_traceback(None)
+
+
+class MetricsRoute(Route):
+    """A route for admins, and for the bearer of the operator's own token for Prometheus."""
+
+    def admit(self, request: Request, action: str) -> None:
+        """Admit whoever has that token without asking the database; anybody else as usual."""
+        secret = get_context(request).settings.metrics_token
+        given = bearer_token(request)
+        if (
+            secret is None
+            or given is None
+            or not hmac.compare_digest(given.encode(), secret.get_secret_value().encode())
+        ):
+            super().admit(request, action)
+
 
 router = APIRouter(route_class=Route, responses=RESPONSES)
+scraped = APIRouter(route_class=MetricsRoute, responses=RESPONSES)
 
 
 @router.get("/healthz", tags=["operation"])
 @allow("server.read")
-def healthz(ctx: ContextDep) -> dict[str, str]:
+def healthz(request: Request, ctx: ContextDep) -> dict[str, str]:
     """Check that database and disk answer."""
-    with ctx.database.read() as session:
-        session.execute(text("SELECT 1"))
-    ctx.store.staging.stat()
+    request.app.state.health.check(ctx)
     return {"status": "ok", "version": registry.version()}
 
 
-@router.get("/metrics", tags=["operation"], response_class=Response)
-@allow("server.read")
+@scraped.get("/metrics", tags=["operation"], response_class=Response)
+@allow("admin.read")
 def metrics(request: Request, ctx: ContextDep) -> Response:
-    """Return the counts of requests, bytes and jobs in Prometheus' text format."""
+    """Return the counts of requests, bytes, jobs and damaged blobs in Prometheus' text format.
+
+    Also with REGISTRY_METRICS_TOKEN.
+    """
     with ctx.database.read() as session:
-        lines = job_lines(session)
+        lines = job_lines(ctx.job_counts.get(session)) + damage_lines(session)
     return Response(generate_latest(request.app.state.metrics.registry) + lines, media_type=CONTENT_TYPE_LATEST)
 
 
-def job_lines(session: Session) -> bytes:
+@router.get("/openapi.json", include_in_schema=False)
+@allow("server.read")
+def description(request: Request) -> JSONResponse:
+    """Describe the API in OpenAPI's terms."""
+    return JSONResponse(request.app.openapi())
+
+
+router.include_router(scraped)
+
+
+def job_lines(counts: Sequence[tuple[str, str, int]]) -> bytes:
     """Return the number of jobs by kind and state in Prometheus' text format."""
     lines = ["# HELP registry_jobs Jobs by kind and state", "# TYPE registry_jobs gauge"]
-    lines += [
-        f'registry_jobs{{kind="{kind}",state="{state}"}} {count}' for kind, state, count in jobs.count_by_state(session)
-    ]
+    lines += [f'registry_jobs{{kind="{kind}",state="{state}"}} {count}' for kind, state, count in counts]
     return ("\n".join(lines) + "\n").encode()
+
+
+def damage_lines(session: Session) -> bytes:
+    """Return the number of damaged blobs in Prometheus' text format."""
+    name = "registry_damaged_blobs"
+    return f"# HELP {name} Blobs that are damaged\n# TYPE {name} gauge\n{name} {damage.count(session)}\n".encode()

@@ -6,7 +6,6 @@ routes are not described at /docs, which shows our own API.
 
 import base64
 import json
-from itertools import islice
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
@@ -17,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from registry.errors import EntryNotFound, InvalidRequest
 from registry.server.edge.admission import ActorDep, VisitorDep, allow
-from registry.server.edge.bodies import check_json, read_bytes
+from registry.server.edge.bodies import load_json, parse_body
 from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.hub import views
 from registry.server.hub.route import Decoded, HubRoute, Repository, snapshot_headers
@@ -29,7 +28,6 @@ router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
 MODEL = "/api/models/{namespace}/{name}"
 PAGE = 1000  # llama.cpp reads no second page of a tree
 COMMITS = 50
-PATHS_BYTES = 2**20
 MOST_PATHS = 5000
 Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 
@@ -125,7 +123,7 @@ def tree(
     with ctx.database.read() as session:
         model = repositories.ready(session, name)
         found = repositories.find(session, actor, model, rev)
-        commit = next(repositories.history(session, model, found)) if expand else None
+        commit = repositories.history(session, model, found, 0, 1)[0] if expand else None
     request.state.commit = found.commit
     entries = views.tree(found)
     if path and entries.get(path, {}).get("type") != "directory":
@@ -147,14 +145,14 @@ def tree(
 @allow("model.read")
 async def paths_info(name: Repository, rev: Decoded, actor: VisitorDep, ctx: ContextDep, request: Request) -> Response:
     """Show the named files and folders of a revision, as far as they exist; the body is a form or JSON."""
-    raw = await read_bytes(request, PATHS_BYTES)
-    paths, expand = read_paths(raw, request.headers.get("content-type", ""))
+    kind = request.headers.get("content-type", "")
+    paths, expand = await parse_body(request, lambda raw: read_paths(raw, kind))
 
     def answer() -> Response:
         with ctx.database.read() as session:
             model = repositories.ready(session, name)
             found = repositories.find(session, actor, model, rev)
-            commit = next(repositories.history(session, model, found)) if expand else None
+            commit = repositories.history(session, model, found, 0, 1)[0] if expand else None
         entries = views.tree(found)
         named = [entries[path] for path in dict.fromkeys(paths) if path in entries]
         shown = [views.expanded(entry, commit) for entry in named] if commit else named
@@ -189,7 +187,7 @@ def commits(
     with ctx.database.read() as session:
         model = repositories.ready(session, name)
         found = repositories.find(session, actor, model, rev)
-        steps = list(islice(repositories.history(session, model, found, p * size), size + 1))
+        steps = repositories.history(session, model, found, p * size, size + 1)
     more = str(p + 1) if len(steps) > size else None
     shown = [views.commit(step) for step in steps[:size]]
     return JSONResponse(shown, headers=next_page(request, here, "p", more))
@@ -217,8 +215,7 @@ def read_paths(raw: bytes, kind: str) -> tuple[list[str], bool]:
     """
     try:
         if kind.startswith("application/json"):
-            check_json(raw)
-            given = json.loads(raw)
+            given = load_json(raw)
             paths, expand = given["paths"], bool(given.get("expand"))
             paths = [paths] if isinstance(paths, str) else paths
         else:

@@ -188,6 +188,7 @@ def request_composition(request: Request, why: NotComposed) -> uuid.UUID | None:
             raise why from None
         model = repositories.ready(session, f"{path['namespace']}/{path['name']}", lock=True)
         job = repositories.compose(session, actor, model, decode(path["rev"]))
+        get_context(request).admit(session, job)
         return job.id if job else None
 
 

@@ -61,7 +61,7 @@ def revision(
     files = {file.path: file for file in snapshot.files}
     card = models.read_card(store, {"README.md": files["README.md"].sha256}) if "README.md" in files else None
     front = read_front_matter(card or "")
-    config = read_config(store.path(files["config.json"].sha256)) if "config.json" in files else {}
+    config = read_config(store.root, files["config.json"].sha256) if "config.json" in files else {}
     tags = dict.fromkeys([*of_card(front, row.license, one_word(config.get("model_type"))), *known])
     return {
         **model(row, list(tags), downloads),
@@ -102,12 +102,10 @@ def one_word(value: Any) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(root: Path, sha256: str) -> dict[str, Any]:
     """Return what is used of a config.json; nothing unless it is a JSON object of at most 1 MiB. Blobs never change."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(CONFIG_BYTES + 1)
-        found = json.loads(raw) if len(raw) <= CONFIG_BYTES else {}
+        found = json.loads(Store(root).read(sha256, CONFIG_BYTES) or "{}")
     except (ValueError, RecursionError):
         return {}
     architectures = found.get("architectures") if isinstance(found, dict) else None

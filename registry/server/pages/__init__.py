@@ -14,7 +14,7 @@ from registry.server.pages.composing import recipe_editor, recipes
 from registry.server.pages.curation import inbox, patch_forms, patches
 from registry.server.pages.frame.render import FOLDER, Static
 from registry.server.pages.frame.route import guarded, refusal
-from registry.server.pages.operating import admin, moderation
+from registry.server.pages.operating import admin, moderation, reference
 from registry.server.pages.people import namespaces, sign_in, tokens
 from registry.server.pages.queue import jobs
 from registry.server.pages.queue.streams import Streams
@@ -44,6 +44,7 @@ def install(app: FastAPI) -> None:
         webhooks,
         admin,
         moderation,
+        reference,
     ):
         app.include_router(module.router)
     problem = app.exception_handlers[HTTPException]

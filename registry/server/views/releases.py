@@ -22,6 +22,7 @@ from registry.services.curation.evaluations import Subject
 from registry.services.people.actors import Actor
 from registry.services.queue import jobs
 from registry.services.releasing import channels, dossiers, publishing, releases
+from registry.services.releasing.channels import Pointer
 from registry.services.releasing.dossiers import Dossier, Outline
 from registry.services.releasing.releases import Comparison
 
@@ -205,15 +206,20 @@ def versions(session: Session, model: Model, states: Sequence[str] = COMPOSED) -
 
 def channel(session: Session, model: Model, row: Channel) -> schemas.Channel:
     """Return a channel."""
-    target = target_of(session, row)
+    return described_channel(channels.pointers(session, model, row)[0])
+
+
+def described_channel(pointer: Pointer) -> schemas.Channel:
+    """Return the shape of a channel."""
+    row = pointer.channel
     return schemas.Channel(
         name=row.name,
-        release=target.version if target else None,
+        release=pointer.version,
         role=row.role,
         approvals=row.approvals,
         allow_yanked=row.allow_yanked,
-        asked=channels.pending_moves(session, row),
-        warnings=releases.yanked_in(session, model, target) if target else [],
+        asked=pointer.asked,
+        warnings=pointer.warnings,
     )
 
 
@@ -238,7 +244,7 @@ def channel_move(row: ChannelMove) -> schemas.ChannelMove:
 
 def channel_list(session: Session, model: Model) -> list[schemas.Channel]:
     """Return the channels of a model, by name."""
-    return [channel(session, model, row) for row in channels.listing(session, model.full_name)]
+    return [described_channel(pointer) for pointer in channels.pointers(session, model)]
 
 
 def history(session: Session, model: Model, name: str) -> list[schemas.ChannelMove]:

@@ -13,6 +13,9 @@ from registry.services.curation.evaluations import Subject
 from registry.services.people.actors import Actor
 from registry.services.releasing import releases
 
+NEWEST = 30  # revisions, reviews and comments of a discussion; the others are in pages of their own
+EVALUATIONS = 100
+
 
 def review(row: Review, counts: bool) -> schemas.Review:
     """Return the shape of a verdict."""
@@ -29,9 +32,34 @@ def review(row: Review, counts: bool) -> schemas.Review:
     )
 
 
-def comment(row: Comment, author: str) -> schemas.Comment:
+def review_page(
+    session: Session, model: Model, row: PatchRevision, before: str | None, limit: int
+) -> schemas.ReviewPage:
+    """Return a page of the verdicts on a patch, newest first."""
+    counting = {verdict.id for verdict in reviews.verdicts(session, model, row).values()}
+    rows, cursor = reviews.reviews(session, row.patch, before, limit)
+    return schemas.ReviewPage(items=[review(found, found.id in counting) for found in rows], next=cursor)
+
+
+def comment(row: Comment) -> schemas.Comment:
     """Return the shape of a comment."""
-    return schemas.Comment(author=author, revision=row.revision, message=row.message, created_at=row.created_at)
+    deleted = None
+    if row.deleted_at is not None and row.deleted_by is not None:
+        deleted = schemas.Deletion(user=row.deleted_by.name, reason=row.deletion_reason or "", at=row.deleted_at)
+    return schemas.Comment(
+        id=str(row.id),
+        author=row.author.name,
+        revision=row.revision,
+        message=row.message,
+        created_at=row.created_at,
+        deleted=deleted,
+    )
+
+
+def comment_page(session: Session, row: PatchRevision, before: str | None, limit: int) -> schemas.CommentPage:
+    """Return a page of the comments on a patch, newest first."""
+    rows, cursor = reviews.comments(session, row.patch, before, limit)
+    return schemas.CommentPage(items=[comment(found) for found in rows], next=cursor)
 
 
 def evaluation(row: Evaluation, subject: Subject) -> schemas.Evaluation:
@@ -45,50 +73,53 @@ def evaluation(row: Evaluation, subject: Subject) -> schemas.Evaluation:
     )
 
 
-def discussion(session: Session, model: Model, row: PatchRevision) -> schemas.Discussion:
-    """Return a patch with its revisions, checks, reviews, comments and evaluations, and what it still needs.
+def discussion(session: Session, model: Model, row: PatchRevision, before: str | None = None) -> schemas.Discussion:
+    """Return a patch with the newest of what was said about it, and what it still needs.
 
-    Each table is queried once: `missing` is computed from the rows at hand.
+    Args:
+        session: A transaction.
+        model: The patch's model.
+        row: The patch at a revision.
+        before: The cursor of earlier comments to return instead of the newest.
     """
-    subject = Subject(revision=row)
-    checks, verdicts = patches.checks(session, row), reviews.reviews(session, row.patch)
-    measured = evaluations.evaluations_of(session, model, subject)
-    counted = reviews.counting(session, model, verdicts, reviews.authors([row])).get(row.id, {})
+    subject, checks = Subject(revision=row), patches.checks(session, row)
+    counted = reviews.verdicts(session, model, row)
     counting = {verdict.id for verdict in counted.values()}
-    recorded = {f"{found.dataset}:{found.metric}" for found in measured}
-    lacking = evaluations.missing_among(model, recorded)
-    missing = reviews.missing_in(model, row, checks, len(reviews.approving(counted)), lacking)
+    verdicts, earlier_reviews = reviews.reviews(session, row.patch, None, NEWEST)
+    comments, earlier_comments = reviews.comments(session, row.patch, before, NEWEST)
+    unmeasured = evaluations.missing(session, model, revision=row)
+    missing = reviews.missing_in(model, row, checks, len(reviews.approving(counted)), unmeasured)
     return schemas.Discussion(
         patch=patch_views.show(session, model, row),
-        revisions=[patch_views.patch(model.full_name, found) for found in patches.history(session, row.patch)],
+        revisions=[patch_views.patch(model.full_name, found) for found in patches.history(session, row.patch, NEWEST)],
         checks=[patch_views.check(found) for found in checks],
-        reviews=[review(found, found.id in counting) for found in verdicts],
-        comments=[comment(found, found.author.name) for found in reviews.comments(session, row.patch)],
-        evaluations=[evaluation(found, subject) for found in measured],
+        reviews=[review(found, found.id in counting) for found in verdicts[::-1]],
+        earlier_reviews=earlier_reviews,
+        comments=[comment(found) for found in comments[::-1]],
+        earlier_comments=earlier_comments,
+        evaluations=[
+            evaluation(found, subject) for found in evaluations.newest_of(session, model, subject, EVALUATIONS)
+        ],
         affected=schemas.Affected.model_validate(reviews.affected(session, row.patch)),
         missing=missing if row.patch.state in patches.REVISABLE else [],
     )
 
 
-def inbox_of(session: Session, actor: Actor, model: Model) -> schemas.Inbox:
-    """Return what waits for the caller in a model."""
-    waiting = {
-        kind: [patch_views.patch(model.full_name, row) for row in rows]
-        for kind, rows in inbox.inbox_of(session, actor, model).items()
-    }
-    return schemas.Inbox(**waiting, **releases.inbox(session, actor, model))
+def inbox_of(session: Session, actor: Actor, model: Model, after: int, limit: int) -> schemas.Inbox:
+    """Return a page of what waits for the caller in a model; all but patches is on the first page."""
+    rows, cursor = inbox.inbox_of(session, actor, model, after, limit)
+    waiting = {kind: [patch_views.patch(model.full_name, row) for row in found] for kind, found in rows.items()}
+    others = releases.inbox(session, actor, model) if after == 0 else {"candidates": [], "alarms": []}
+    return schemas.Inbox(**waiting, **others, next=cursor)
 
 
 def evaluation_page(
     session: Session, actor: Actor | None, model: Model, ref: str | None, after: uuid.UUID | None, limit: int
 ) -> schemas.EvaluationPage:
-    """Return all evaluations of what a reference names or, without one, a page of all evaluations in a model."""
-    if ref is None:
-        rows, cursor = evaluations.listing(session, model, after, limit)
-        return schemas.EvaluationPage(items=[evaluation(*row) for row in rows], next=cursor)
-    subject = evaluations.find_subject(session, actor, model, ref)
-    found = evaluations.evaluations_of(session, model, subject)
-    return schemas.EvaluationPage(items=[evaluation(row, subject) for row in found], next=None)
+    """Return a page of the evaluations of what a reference names or, without one, of all in a model."""
+    subject = None if ref is None else evaluations.find_subject(session, actor, model, ref)
+    rows, cursor = evaluations.listing(session, model, subject, after, limit)
+    return schemas.EvaluationPage(items=[evaluation(*row) for row in rows], next=cursor)
 
 
 def can_take(state: schemas.PatchState, verb: str) -> bool:

@@ -1,4 +1,4 @@
-"""Blobs: the rows for stored bytes, with registration, leases, proof of possession and checks.
+"""Blobs: the rows for stored bytes, with registration, leases and proof of possession.
 
 A blob's row and its file come and go under the row's lock: the file is in place before the commit that makes the row
 visible, and garbage.py removes it only in a transaction in which no row refers to the blob. Code that is about to add
@@ -10,7 +10,7 @@ The lock is FOR NO KEY UPDATE. It excludes the collector's FOR UPDATE and other 
 lock of a foreign key; rows are locked in the order of their digests. So there are no deadlocks.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,6 @@ from sqlalchemy import exists, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry.db.session import Database
 from registry.db.tables import (
     BaseFile,
     Blob,
@@ -34,7 +33,6 @@ from registry.db.tables import (
     now,
 )
 from registry.errors import StorageFailed
-from registry.files.hashing import hash_file
 from registry.services.people import access
 from registry.services.people.actors import Actor
 from registry.storage.store import Store
@@ -58,17 +56,24 @@ def register(session: Session, store: Store, staged: Path, sha256: str, size: in
     Raises:
         StorageFull, StorageFailed: The disk failed; roll back.
     """
-    lock(session, sha256, size)
+    blob, _ = find_or_add(session, sha256, size)
     if staged.is_file() and staged.stat().st_size == size:
         store.adopt(staged, sha256)
-    elif not store.exists(sha256):
+    elif blob.damaged_at is not None or not store.holds(sha256, size):
         raise StorageFailed(f"The bytes of {sha256} are gone; send them again.")
+    revive(session, blob, size)
 
 
 def lock(session: Session, sha256: str, size: int) -> None:
-    """Lock a blob's row and lease it, adding it if new; the caller makes sure that its bytes are here."""
+    """Lock a blob's row and lease it, adding it if new; the caller stores its bytes, whether or not they are here."""
     blob, _ = find_or_add(session, sha256, size)
-    blob.state, blob.doomed_at = "live", None
+    revive(session, blob, size)
+
+
+def revive(session: Session, blob: Blob, size: int) -> None:
+    """Record that sound bytes of a blob are here, and lease it; the caller holds its lock."""
+    blob.state, blob.doomed_at, blob.size = "live", None, size
+    blob.checked_at, blob.damaged_at = now(), None
     keep(blob)
     session.flush()
 
@@ -124,7 +129,7 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
 
     These are the blobs that they have sent before, and files of bases, patches and compositions that they could
     download. They are locked and leased, so rows that refer to them may be added in this transaction. Blobs at the Hub
-    are left out: their bytes are not here.
+    and damaged ones are left out: their bytes are not here.
     """
     shown = access.visible(actor)
     sent = exists().where(
@@ -155,7 +160,10 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
     )
     allowed = session.scalars(
         select(Blob.sha256).where(
-            Blob.sha256.in_(set(digests)), Blob.state != "remote", or_(sent, base, patch, composed)
+            Blob.sha256.in_(set(digests)),
+            Blob.state != "remote",
+            Blob.damaged_at.is_(None),
+            or_(sent, base, patch, composed),
         )
     ).all()
     return lease(session, allowed)
@@ -188,37 +196,3 @@ def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str,
                 session.delete(blob)
     session.flush()
     return adopted
-
-
-def check(database: Database, store: Store) -> Iterator[str]:
-    """Yield one sentence for every blob that is missing, damaged, of another size, or without a row.
-
-    Blobs at the Hub do not count as missing. No transaction is open while hashing, so a registry can be checked while
-    it runs: what looks wrong is checked again under the lock of its row before it is reported.
-    """
-
-    def has_row(sha256: str) -> bool:  # once no other transaction holds its lock
-        with database.write() as session:
-            return get_locked(session, sha256) is not None
-
-    with database.read() as session:
-        sizes = {blob.sha256: blob.size for blob in session.execute(select(Blob.sha256, Blob.size))}
-        remote = set(session.scalars(select(Blob.sha256).where(Blob.state == "remote")))
-    for sha256, size in sorted(sizes.items()):
-        if sha256 in remote and not store.exists(sha256):
-            continue
-        if flaw(store, sha256, size) and has_row(sha256) and (problem := flaw(store, sha256, size)):
-            yield f"The blob {sha256} {problem}."
-    for sha256 in store.digests():
-        if sha256 not in sizes and not has_row(sha256) and store.exists(sha256):
-            yield f"The file {sha256} has no row; the next start of a worker, or `crumb-server gc`, gives it one."
-
-
-def flaw(store: Store, sha256: str, size: int) -> str | None:
-    """Say what is wrong with a blob's file, if anything."""
-    path = store.path(sha256)
-    if not path.is_file():
-        return "is missing"
-    if path.stat().st_size != size:
-        return f"has {path.stat().st_size} bytes, not {size}"
-    return None if hash_file(path) == sha256 else "is damaged: its bytes hash to something else"

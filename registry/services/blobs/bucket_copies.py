@@ -12,10 +12,8 @@ kill at any point leaves, at worst, an object that no row claims: it is overwrit
 `reconcile` deletes it when the blob is gone.
 """
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,8 +21,8 @@ from sqlalchemy import exists, or_, select
 
 from registry.db.session import Database
 from registry.db.tables import Blob, UploadSession, now
-from registry.errors import BreadcrumbError, StorageFailed
-from registry.services.blobs import blobs
+from registry.errors import BreadcrumbError, DigestMismatch, NotFound, StorageFailed
+from registry.services.blobs import blobs, damage
 from registry.storage.bucket import Bucket, StoredObject
 from registry.storage.store import Store
 
@@ -44,25 +42,14 @@ class Outcome:
     error: BreadcrumbError | None = None
 
 
-@contextmanager
-def holding(store: Store, *, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock for changing the bucket; yield whether it was taken.
+def holding(store: Store, *, wait: bool = False) -> AbstractContextManager[bool]:
+    """Hold the lock for changing the bucket; the value is whether it was taken.
 
     Args:
         store: Whose folder the lock is in.
         wait: Whether to wait until the lock is free, which may take as long as copying a large file.
     """
-    with store.writing("the lock of the bucket"):
-        handle = os.open(store.root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            locked = True
-        except BlockingIOError:
-            locked = False
-        yield locked
-    finally:
-        os.close(handle)
+    return store.holding(LOCK, wait=wait)
 
 
 def run(
@@ -100,7 +87,7 @@ def waiting(database: Database, least: int) -> list[tuple[str, int]]:
     with database.read() as session:
         rows = session.execute(
             select(Blob.sha256, Blob.size)
-            .where(Blob.bucketed_at.is_(None), Blob.state == "live", Blob.size >= least)
+            .where(Blob.bucketed_at.is_(None), Blob.damaged_at.is_(None), Blob.state == "live", Blob.size >= least)
             .where(or_(*(exists().where(owner == Blob.sha256) for owner in SERVED)))
             .order_by(Blob.created_at, Blob.sha256)
             .limit(BLOBS_AT_ONCE)
@@ -122,6 +109,8 @@ def copy(
             bucket.delete(sha256)
             return None
     except BreadcrumbError as error:
+        if isinstance(error, DigestMismatch | NotFound):
+            damage.examine(database, store, sha256)
         return Outcome(sha256, size, error)
     return Outcome(sha256, size)
 

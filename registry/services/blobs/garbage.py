@@ -37,6 +37,7 @@ from registry.services.blobs import blobs, bucket_copies, uploads
 from registry.storage.bucket import Bucket
 from registry.storage.store import Store
 
+LOCK = "gc.lock"  # shared by all who delete blobs; a backup, which needs them, holds it alone
 BATCH = 100  # blobs of one transaction
 DOOMED_SHARE = 4  # a blob stays doomed for the grace divided by this
 PUT_SECONDS = 3600.0  # small files are written at once; after this time their writer must be dead
@@ -67,6 +68,7 @@ class Collected:
     strays: Amount = Amount()
     lost: int = 0  # blobs that the bucket should have but has not
     problem: str = ""  # why the bucket failed; what it holds stays until it answers
+    held: bool = False  # whether a backup kept blobs from being deleted
 
 
 class Undone(Exception):
@@ -96,7 +98,11 @@ def run(
     Raises:
         StorageFailed: A blob that was set aside could not be moved back.
     """
-    strays = []
+    strays, left = [], Amount()
+    if not dry:  # first, since this needs no room to write in the database
+        with database.read() as session:
+            staged = abandoned(session, store, grace)
+        left = discard(store, staged)
     if orphans:
         with database.read() as session:
             strays = blobs.find_orphans(session, store)
@@ -108,6 +114,7 @@ def run(
                 bucket_copies.withdraw(database, store, bucket, now() - grace / DOOMED_SHARE, wait=orphans)
 
         collected = clear(database.write, store, grace, strays, dry, withdraw, bucketed=bucket is not None)
+        collected = replace(collected, staged=left + collected.staged)
     else:
         with suppress(Undone), database.write() as session:
             collected = clear(lambda: nullcontext(session), store, grace, strays, dry)
@@ -137,10 +144,8 @@ def clear(
     """
     with transactions() as session:
         sizes = uploads.expire(session)
-        staged = [*uploads.stale(session, store), *abandoned(session, store, grace)]
-    left = Amount(len(staged), sum(disk_bytes(path) for path in staged))
-    for path in () if dry else staged:
-        store.discard(path)
+        staged = abandoned(session, store, grace)
+    left = discard(store, staged, dry=dry)
     with transactions() as session:
         adopted = blobs.adopt(session, store, strays)
     doomed, seen = Amount(), BATCH
@@ -154,21 +159,23 @@ def clear(
     except StorageFailed as error:
         problem = str(error)
     deleted, seen = Amount(), BATCH
-    while seen == BATCH:
-        with transactions() as session:
-            seen, gone = delete(session, grace / DOOMED_SHARE, bucketed)
+    with store.holding(LOCK, shared=True) as locked:
+        while seen == BATCH and locked:
+            with transactions() as session:
+                seen, gone = delete(session, grace / DOOMED_SHARE, bucketed)
+                for sha256 in () if dry else gone:
+                    set_aside(store, sha256)
             for sha256 in () if dry else gone:
-                set_aside(store, sha256)
-        for sha256 in () if dry else gone:
-            aside(store, sha256).unlink(missing_ok=True)
-        deleted += Amount(len(gone), sum(gone.values()))
+                aside(store, sha256).unlink(missing_ok=True)
+            deleted += Amount(len(gone), sum(gone.values()))
     seen = BATCH
     while seen == BATCH:
         with transactions() as session:
             seen, forgotten = forget(session, grace)
         deleted += Amount(forgotten)
     given_rows = Amount(len(adopted), sum(adopted.values()))
-    return Collected(Amount(len(sizes), sum(sizes)), left, given_rows, doomed, deleted, problem=problem)
+    expired = Amount(len(sizes), sum(sizes))
+    return Collected(expired, left, given_rows, doomed, deleted, problem=problem, held=not locked)
 
 
 def unwanted() -> list[ColumnElement[bool]]:
@@ -255,8 +262,21 @@ def restore(database: Database, store: Store) -> None:
             path.unlink(missing_ok=True)
 
 
-def abandoned(session: Session, store: Store, grace: timedelta) -> Iterator[Path]:
-    """Yield the files and folders that dead writers and workers have left in the staging area."""
+def discard(store: Store, staged: Sequence[Path], *, dry: bool = False) -> Amount:
+    """Remove files and folders of the staging area, and return how much they are; a dry run leaves them there."""
+    left = Amount(len(staged), sum(disk_bytes(path) for path in staged))
+    for path in () if dry else staged:
+        store.discard(path)
+    return left
+
+
+def abandoned(session: Session, store: Store, grace: timedelta) -> list[Path]:
+    """Return what is left in the staging area: files without a session, and those of dead writers and workers."""
+    return [*uploads.stale(session, store), *left_by_the_dead(session, store, grace)]
+
+
+def left_by_the_dead(session: Session, store: Store, grace: timedelta) -> Iterator[Path]:
+    """Yield the files and folders of writers and workers that have died."""
     for path in store.staging.glob("put-*"):
         if age(path) > max(grace.total_seconds(), PUT_SECONDS):
             yield path

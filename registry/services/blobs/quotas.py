@@ -1,8 +1,9 @@
 """Quotas: how much of a namespace's quota is used, computed from its rows, so that no counter can drift.
 
-used       files of bases of its models, and patches that its user has contributed, each blob once; weights of a base
-           that stay at the Hub do not count
-reserved   what is announced for it, until it expires: sessions that are open, or done with bytes that are not used yet
+used       files of bases of its models, patches that its user has contributed, and compositions that its user has asked
+           for, each blob once; weights of a base that stay at the Hub do not count
+reserved   what is announced for it, until it expires: sessions that are open, or done with bytes that are not used yet;
+           and what its user's active jobs will add
 
 Bytes count even where the user need not send them because they are here already: the rows that refer to them keep them.
 """
@@ -15,11 +16,26 @@ from typing import Any
 from sqlalchemy import and_, case, func, or_, select, union
 from sqlalchemy.orm import Session
 
-from registry.db.tables import BaseFile, Blob, Model, Namespace, Patch, PatchRevision, UploadSession, User, now
+from registry.db.tables import (
+    BaseFile,
+    Blob,
+    Composition,
+    CompositionFile,
+    Job,
+    Model,
+    Namespace,
+    Patch,
+    PatchRevision,
+    UploadSession,
+    User,
+    now,
+)
 from registry.errors import InvalidRequest, NotFound, TooMany
 from registry.services.people.actors import Actor, record
 
 RETRY_SECONDS = 3600  # room is made by a person, not by asking again
+JOB_SECONDS = 30  # a job ends by itself, soon
+ACTIVE = ("queued", "running")
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,16 @@ class Usage:
     used_bytes: int
     reserved_bytes: int
     open_uploads: int
+
+
+@dataclass(frozen=True)
+class JobLimits:
+    """Most active jobs of a user and of a model, and the quotas of a namespace without its own."""
+
+    user_jobs: int
+    model_jobs: int
+    quota_bytes: int
+    quota_uploads: int
 
 
 def blobs_used(spaces: Sequence[uuid.UUID]) -> Any:
@@ -48,7 +74,14 @@ def blobs_used(spaces: Sequence[uuid.UUID]) -> Any:
         .join(Namespace, Namespace.name == User.name)
         .where(Namespace.id.in_(spaces), PatchRevision.blob_sha256.is_not(None))
     )
-    return union(bases, patches)
+    composed = (
+        select(Namespace.id, CompositionFile.sha256)
+        .join(Composition, Composition.id == CompositionFile.composition_id)
+        .join(User, User.id == Composition.user_id)
+        .join(Namespace, Namespace.name == User.name)
+        .where(Namespace.id.in_(spaces))
+    )
+    return union(bases, patches, composed)
 
 
 def usage(session: Session, space: Namespace, quota_bytes: int, quota_uploads: int) -> Usage:
@@ -82,10 +115,20 @@ def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quot
         .group_by(UploadSession.namespace_id)
         .subquery()
     )
+    asked = (
+        select(Namespace.id.label("namespace_id"), func.sum(Job.size).label("bytes"))
+        .join(User, User.name == Namespace.name)
+        .join(Job, and_(Job.user_id == User.id, Job.state.in_(ACTIVE)))
+        .where(Namespace.id.in_(ids))
+        .group_by(Namespace.id)
+        .subquery()
+    )
+    reserved = func.coalesce(announced.c.bytes, 0) + func.coalesce(asked.c.bytes, 0)
     query = (
-        select(Namespace.id, used.c.bytes, announced.c.bytes, announced.c.open)
+        select(Namespace.id, used.c.bytes, reserved, announced.c.open)
         .outerjoin(used, used.c.namespace_id == Namespace.id)
         .outerjoin(announced, announced.c.namespace_id == Namespace.id)
+        .outerjoin(asked, asked.c.namespace_id == Namespace.id)
         .where(Namespace.id.in_(ids))
     )
     amounts = {row[0]: [int(amount or 0) for amount in row[1:]] for row in session.execute(query)}
@@ -120,10 +163,50 @@ def require_room(space: Namespace, used: Usage, size: int, *, is_open: bool) -> 
     if taken + size > used.quota_bytes:
         raise TooMany(
             f"{space.name} has room for {used.quota_bytes} bytes, {taken} are used or announced, and {size} more are "
-            "too many; cancel uploads, or ask the operator for a larger quota.",
+            "too many; cancel uploads, delete compositions, or ask the operator for a larger quota.",
             field="size",
             retry_after=RETRY_SECONDS,
         )
+
+
+def require_room_for(session: Session, job: Job, limits: JobLimits) -> None:
+    """Refuse a job that was added to this transaction if its user or model has too many, or no room for its result.
+
+    A job that was there before is counted already, so asking for it again is not refused.
+
+    Raises:
+        TooMany: The user or the model has too many active jobs, or the user's quota of bytes is used up.
+    """
+    space = session.scalars(  # one job of a user at a time
+        select(Namespace)
+        .join(User, User.name == Namespace.name)
+        .where(User.id == job.user_id)
+        .with_for_update(key_share=True, of=Namespace)
+        .execution_options(populate_existing=True)
+    ).one()
+    active = select(func.count()).select_from(Job).where(Job.state.in_(ACTIVE))
+    mine, everybodys = session.execute(
+        select(
+            active.where(Job.user_id == job.user_id).scalar_subquery(),
+            active.where(Job.model == job.model).scalar_subquery(),
+        )
+    ).one()
+    if mine > limits.user_jobs:
+        raise TooMany(
+            f"You have {mine - 1} jobs queued or running, and {limits.user_jobs} is the most of a user; "
+            "wait until some are done, or cancel compositions that you no longer need.",
+            retry_after=JOB_SECONDS,
+        )
+    if everybodys > limits.model_jobs:
+        raise TooMany(
+            f"{job.model} has {everybodys - 1} jobs queued or running, and {limits.model_jobs} is the most of a "
+            "model; wait until some are done.",
+            retry_after=JOB_SECONDS,
+        )
+    if job.size:
+        used = usage(session, space, limits.quota_bytes, limits.quota_uploads)
+        before = Usage(**{**vars(used), "reserved_bytes": used.reserved_bytes - job.size})
+        require_room(space, before, job.size, is_open=False)
 
 
 def set_quota(session: Session, name: str, quotas: dict[str, int | None], actor: Actor | None = None) -> Namespace:

@@ -8,7 +8,6 @@ Completing hashes the whole file; a part that turns out to be damaged loses its 
 import fcntl
 import hashlib
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -99,7 +98,7 @@ def announce(
             user_id=actor.user_id, namespace_id=space.id, sha256=sha256, size=size, state="open", parts=[]
         )
         known = blobs.readable(session, actor, [sha256])
-        if known and store.exists(sha256):
+        if known and store.holds(sha256, known[sha256]):
             upload.state, upload.size = "done", known[sha256]
         check_limits(session, store, space, upload, limits)
         upload.part_size = max(limits.part_bytes, -(-upload.size // MOST_PARTS))
@@ -107,8 +106,8 @@ def announce(
         after = {"sha256": sha256, "size": upload.size, "state": upload.state}
         record(session, actor, "upload.announce", space.name, after=after)
     else:
-        if upload.state == "done" and not (blobs.lease(session, [sha256]) and store.exists(sha256)):
-            upload.state = "open"  # the operator lost the bytes; whoever has them may send them again
+        if upload.state == "done" and not store.holds(sha256, blobs.readable(session, actor, [sha256]).get(sha256, -1)):
+            upload.state = "open"  # the bytes are lost or damaged; whoever has them may send them again
         elif upload.size != size and upload.state == "open":
             raise WrongState(
                 f"These bytes were announced as {upload.size}, not {size}; cancel {upload.id} to start over."
@@ -124,7 +123,7 @@ def announce(
 def check_limits(session: Session, store: Store, space: Namespace, upload: UploadSession, limits: UploadLimits) -> None:
     """Refuse an announcement that exceeds a limit; bytes count from their announcement on."""
     is_open = upload.state == "open"
-    most = min(limits.upload_bytes, shutil.disk_usage(store.staging).free)
+    most = min(limits.upload_bytes, store.room())
     if is_open and upload.size > most:
         raise TooLarge(f"The registry takes at most {most} bytes now, not {upload.size}.", field="size")
     used = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)

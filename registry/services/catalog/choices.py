@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import and_, case, or_
+from sqlalchemy import and_, or_
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Model, Patch, PatchRevision, User
@@ -19,6 +19,9 @@ def page(
 ) -> tuple[Sequence[PatchRevision], str | None]:
     """Return a page of the newest revisions that can be composed, accepted patches first, then the newest.
 
+    Words are looked for patch by patch, so a page with words goes through a bounded number of patches: it may have few
+    items, or none, and still be followed by another.
+
     Args:
         session: A transaction.
         model: Whose patches.
@@ -33,30 +36,50 @@ def page(
     Raises:
         InvalidRequest: The cursor is not valid.
     """
-    rank = case((Patch.state == "accepted", 0), else_=1)
     query = (
         patches.current()
         .join(User, User.id == Patch.author_id)
         .where(Patch.model_id == model.id, Patch.quarantined_at.is_(None), PatchRevision.state == "checked")
-        .order_by(rank, Patch.number.desc())
-        .limit(limit + 1)
+        .order_by(Patch.number.desc())
     )
     if without:
         query = query.where(Patch.number.not_in(without))
+    looking = False
     if (number := re.fullmatch(r"#([0-9]{1,9})", words)) is not None:
         query = query.where(Patch.number == int(number[1]))
     elif words:
-        columns = (PatchRevision.title, User.name, Patch.task)
+        columns, looking = (PatchRevision.title, User.name, Patch.task), True
         query = query.where(or_(*(column.icontains(words, autoescape=True) for column in columns)))
-    if before is not None:
-        if (cursor := CURSOR.fullmatch(before)) is None:
-            raise InvalidRequest(
-                "This is not a valid cursor; give what the previous page returned as `next`.", field="before"
-            )
-        last = int(cursor[1])
-        query = query.where(or_(rank > last, and_(rank == last, Patch.number < int(cursor[2]))))
-    rows: Sequence[PatchRevision] = session.scalars(query).all()
-    return paging.cut(rows, limit, lambda row: f"{int(row.patch.state != 'accepted')}-{row.patch.number}")
+    rank, last = read_cursor(before)
+    beyond = model.patch_count + 1
+    first = beyond if last is None else min(last, beyond)
+    rows: list[PatchRevision] = []
+    for accepted in (True, False)[rank:]:
+        state = Patch.state == "accepted" if accepted else Patch.state != "accepted"
+        end = max(1, first - paging.WINDOW) if looking else 1
+        within = query.where(state, Patch.number < first, Patch.number >= end)
+        rows += session.scalars(within.limit(limit + 1 - len(rows)))
+        if len(rows) > limit:
+            return paging.cut(rows, limit, lambda row: f"{int(row.patch.state != 'accepted')}-{row.patch.number}")
+        if end > 1:
+            return rows, f"{int(not accepted)}-{end}"
+        first = beyond
+    return rows, None
+
+
+def read_cursor(before: str | None) -> tuple[int, int | None]:
+    """Return whether the last patch of a page was not accepted, as 0 or 1, and its number; 0 and None without a page.
+
+    Raises:
+        InvalidRequest: The cursor is not valid.
+    """
+    if before is None:
+        return 0, None
+    if (cursor := CURSOR.fullmatch(before)) is None:
+        raise InvalidRequest(
+            "This is not a valid cursor; give what the previous page returned as `next`.", field="before"
+        )
+    return int(cursor[1]), int(cursor[2])
 
 
 def named(session: Session, model: Model, wanted: Mapping[int, int | None]) -> Sequence[PatchRevision]:

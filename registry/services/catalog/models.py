@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from registry.db.tables import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User, now
@@ -13,7 +13,7 @@ from registry.documents.commits import commit_id
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files.folders import check_paths
 from registry.services.blobs import blobs
-from registry.services.catalog import tags
+from registry.services.catalog import search, tags
 from registry.services.people import access, namespaces, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.names import check_name
@@ -87,6 +87,7 @@ def create(
     session.add(model)
     session.flush()
     session.refresh(model, ["namespace"])
+    search.write(session, model)
     job = jobs.enqueue(session, actor.user_id, "import", f"import:{model.id}", model, "base", {"source": source})
     after = {"visibility": visibility, "license": license} | ({"source": source} if source else {})
     record(session, actor, "model.create", full_name, model, after=after)
@@ -118,7 +119,7 @@ def find(session: Session, full_name: str, *, lock: bool = False) -> Model:
         NotFound: No such model exists.
     """
     namespace, _, name = full_name.partition("/")
-    query = select(Model).where(Model.namespace == namespace, Model.name == name).options(joinedload(Model.creator))
+    query = access.named(namespace, name).options(joinedload(Model.creator))
     model = session.scalar(query.with_for_update(of=Model) if lock else query)
     if model is None:
         raise NotFound(f"There is no model {full_name}; `crumb model list` shows those that you may see.")
@@ -139,18 +140,21 @@ def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
 
 
 def listing(
-    session: Session, actor: Actor | None, search: str | None, author: str | None, after: str | None, limit: int
+    session: Session, actor: Actor | None, words: str | None, author: str | None, after: str | None, limit: int
 ) -> tuple[list[Model], str | None]:
     """Return a page of the models that the caller may see, by name, and the cursor of the next page."""
-    query = select(Model).where(access.visible(actor)).options(joinedload(Model.creator))
-    query = query.order_by(Model.namespace, Model.name)
-    if search:
-        query = query.where(func.lower(Model.namespace + "/" + Model.name).contains(search.lower(), autoescape=True))
+    query = select(Model).join(Namespace, Namespace.id == Model.namespace_id).where(access.visible(actor))
+    query = query.options(joinedload(Model.creator)).order_by(Namespace.name, Model.name)
+    if words:
+        query = query.where(search.containing(words))
     if author:
-        query = query.where(Model.namespace == author)
+        query = query.where(access.in_namespace(author))
     if after:
         namespace, _, name = after.partition("/")
-        query = query.where(or_(Model.namespace > namespace, and_(Model.namespace == namespace, Model.name > name)))
+        query = query.where(
+            Namespace.name >= namespace,  # which an index can look up
+            or_(Namespace.name > namespace, Model.name > name),
+        )
     return paging.cut(session.scalars(query.limit(limit + 1)).all(), limit, lambda model: model.full_name)
 
 
@@ -177,9 +181,8 @@ def read_card(store: Store, files: Mapping[str, str]) -> str | None:
     """Return the text of README.md among (path -> sha256) files, if there is one of at most 1 MiB of UTF-8."""
     if "README.md" not in files:
         return None
-    with store.open(files["README.md"]) as file:
-        raw = file.read(CARD_BYTES + 1)
-    return None if len(raw) > CARD_BYTES else raw.decode("utf-8", "replace").replace("\0", "\ufffd")
+    raw = store.read(files["README.md"], CARD_BYTES)
+    return None if raw is None else raw.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
 def update(session: Session, actor: Actor, full_name: str, fields: dict[str, Any]) -> Model:

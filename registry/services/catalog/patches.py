@@ -210,6 +210,9 @@ def listing(
 ) -> tuple[list[PatchRevision], int | None]:
     """Return a page of a model's patches, newest first, and the cursor of the next page.
 
+    Densities and tensors are compared patch by patch, so such a page goes through a bounded number of patches: it may
+    have few items, or none, and still be followed by another.
+
     Args:
         session: A transaction.
         full_name: `namespace/name`; the caller has been admitted to it.
@@ -241,8 +244,13 @@ def listing(
         query = query.where(touches(model, tensor))
     if before:
         query = query.where(Patch.number < before)
+    end = 1
+    if tensor or density_min is not None or density_max is not None:
+        end = max(1, min(before or model.patch_count + 1, model.patch_count + 1) - paging.WINDOW)
+        query = query.where(Patch.number >= end)
     rows: Sequence[PatchRevision] = session.scalars(query.limit(limit + 1)).all()
-    return paging.cut(rows, limit, lambda row: row.patch.number)
+    page, cursor = paging.cut(rows, limit, lambda row: row.patch.number)
+    return page, cursor or (end if end > 1 else None)
 
 
 def touches(model: Model, words: str) -> Any:
@@ -254,12 +262,11 @@ def touches(model: Model, words: str) -> Any:
     return exists().where(PatchTensor.revision_id == PatchRevision.id, PatchTensor.nnz > 0, PatchTensor.name.in_(named))
 
 
-def history(session: Session, patch: Patch) -> Sequence[PatchRevision]:
-    """Return all revisions of a patch, oldest first."""
-    rows: Sequence[PatchRevision] = session.scalars(
-        revisions().where(Patch.id == patch.id).order_by(PatchRevision.number)
-    ).all()
-    return rows
+def history(session: Session, patch: Patch, limit: int) -> Sequence[PatchRevision]:
+    """Return the newest revisions of a patch, oldest first."""
+    query = revisions().where(Patch.id == patch.id).order_by(PatchRevision.number.desc()).limit(limit)
+    rows: Sequence[PatchRevision] = session.scalars(query).all()
+    return rows[::-1]
 
 
 def tensors(session: Session, revision: PatchRevision) -> Sequence[PatchTensor]:

@@ -2,7 +2,7 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -21,13 +21,16 @@ from registry.db.tables import (
     PatchRevision,
     Recipe,
     RecipeItem,
+    Release,
 )
 from registry.documents.commits import commit_id
-from registry.errors import InvalidRecipe, RevisionNotFound
+from registry.errors import Forbidden, InvalidRecipe, RevisionNotFound, WrongState
 from registry.files.folders import is_weights
 from registry.services.catalog import models, patches
 from registry.services.composing import builds
+from registry.services.people import access
 from registry.services.people.actors import Actor, record
+from registry.services.people.rules import Role
 from registry.services.queue import jobs
 
 
@@ -165,17 +168,23 @@ def require_composable(revision: PatchRevision, subject: str, allow_yanked: bool
 
 
 def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:
-    """Return a model's composition of a recipe, or the job that composes it."""
+    """Return a model's composition of a recipe, or the job that composes it: again, if its bytes are damaged."""
     composition = composition_of(session, model, recipe.digest)
-    if composition is not None:
+    if composition is not None and not is_damaged(composition):
         return composition, None
     key = job_key(model, recipe.digest)
-    return None, jobs.enqueue(session, user_id, "compose", key, model, recipe.digest, {"recipe": recipe.digest})
+    payload = {"recipe": recipe.digest}
+    return None, jobs.enqueue(session, user_id, "compose", key, model, recipe.digest, payload, size=model.size)
 
 
 def job_key(model: Model, digest: str) -> str:
     """Return the key of the job that composes a recipe; one such job is active at a time."""
     return f"compose:{model.id}:{digest}"
+
+
+def rebuild_key(model: Model, digest: str) -> str:
+    """Return the key of the job that composes a recipe again, to compare the results."""
+    return f"rebuild:{model.id}:{digest}"
 
 
 def save(session: Session, recipe: recipes.Recipe) -> Recipe:
@@ -204,9 +213,13 @@ def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | No
     """Return the result of this recipe on another model whose base has the same weight files, if there is one."""
     mine = {(file.path, file.sha256) for file in models.base_files(session, model) if is_weights(file.path)}
     for other in session.scalars(
-        select(Composition).where(Composition.recipe_digest == digest).options(selectinload(Composition.files))
+        select(Composition)
+        .where(Composition.recipe_digest == digest)
+        .options(selectinload(Composition.files).joinedload(CompositionFile.blob))
     ):
         theirs = session.scalars(select(BaseFile).where(BaseFile.model_id == other.model_id))
+        if any(file.blob.damaged_at for file in other.files if is_weights(file.path)):
+            continue
         if mine == {(file.path, file.sha256) for file in theirs if is_weights(file.path)}:
             return {
                 "builder": builds.builds_of(session, other.model_id, digest)[0].builder,
@@ -243,12 +256,14 @@ def finish(
     seconds: float,
     files: Mapping[str, str],
     builder: str,
+    user_id: uuid.UUID | None,
 ) -> Composition:
-    """Add a composition, its files (path -> blob) and the build of the worker that composed it."""
+    """Add a composition that a user asked for, its files (path -> blob) and the build of the worker."""
     composition = Composition(
         id=uuid.uuid4(),
         model_id=model.id,
         recipe_digest=digest,
+        user_id=user_id,
         weights_digest=weights_digest,
         commit=commit_id(files),
         device=device,
@@ -263,10 +278,52 @@ def finish(
     return composition
 
 
+def delete(session: Session, actor: Actor, full_name: str, digest: str) -> None:
+    """Delete the files of a recipe's composition; its recipe and builds stay, and it can be composed again.
+
+    Raises:
+        RevisionNotFound: The recipe is not composed.
+        Forbidden: Another user asked for it, and the caller is not a maintainer.
+        WrongState: A release or an open job holds it.
+    """
+    model = models.ready(session, full_name, lock=True)
+    composition = composition_of(session, model, digest)
+    if composition is None:
+        raise RevisionNotFound(f"The recipe {digest[:12]} is not composed on {full_name}.")
+    if composition.user_id != actor.user_id and access.role_on(session, actor, model) < Role.MAINTAINER:
+        raise Forbidden(
+            f"Somebody else asked for this composition; only they or a maintainer of {full_name} may delete it."
+        )
+    held = select(Release.version).where(Release.model_id == model.id, Release.recipe_digest == digest)
+    if version := session.scalar(held.order_by(Release.sort.desc()).limit(1)):
+        raise WrongState(f"The release {full_name}@{version} holds this composition; it stays as long as the release.")
+    if jobs.active(session, rebuild_key(model, digest)):
+        raise WrongState("A worker is composing this recipe again to compare the results; try again later.")
+    before = {"recipe": digest, "weights_digest": composition.weights_digest}
+    session.delete(composition)
+    session.flush()
+    record(session, actor, "recipe.delete", full_name, model, before=before)
+
+
+def is_damaged(composition: Composition) -> bool:
+    """Say whether a file that composing writes is damaged, so that composing again repairs it."""
+    written = [file for file in composition.files if is_weights(file.path) or file.path == "README.md"]
+    return any(file.blob.damaged_at is not None for file in written)
+
+
 def described(session: Session, model: Model, recipe: Recipe) -> list[tuple[RecipeItem, PatchRevision | None]]:
     """Return a recipe's items, each with the revision that it is in this model; None if that is no longer listed."""
     known = patches.by_digest(session, model, [item.sha256 for item in recipe.items])
     return [(item, known.get(item.sha256)) for item in recipe.items]
+
+
+def held(session: Session, model: Model, digests: Collection[str]) -> dict[str, PatchRevision]:
+    """Return the checked revisions that recipes hold and that are still listed, by the digest of their file."""
+    inside = select(RecipeItem.sha256).where(RecipeItem.recipe_digest.in_(digests))
+    query = patches.revisions().where(
+        Patch.model_id == model.id, PatchRevision.sha256.in_(inside), PatchRevision.state == "checked"
+    )
+    return {revision.sha256: revision for revision in session.scalars(query)}
 
 
 def composition_of(session: Session, model: Model, digest: str) -> Composition | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import Select, and_, or_, select, tuple_
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Evaluation, Model, PatchRevision, Release
@@ -95,28 +95,42 @@ def find_subject(session: Session, actor: Actor | None, model: Model, ref: str) 
 
 def evaluations_of(session: Session, model: Model, subject: Subject) -> Sequence[Evaluation]:
     """Return all evaluations of a subject, oldest first."""
-    query = select(Evaluation).where(Evaluation.model_id == model.id).options(joinedload(Evaluation.user))
-    if subject.revision is not None:
-        query = query.where(Evaluation.revision_id == subject.revision.id)
-    elif subject.release is not None:
-        query = query.where(Evaluation.release_id == subject.release.id)
-    else:
-        query = query.where(Evaluation.revision_id.is_(None), Evaluation.release_id.is_(None))
+    query = of_subject(select(Evaluation), model, subject).options(joinedload(Evaluation.user))
     return session.scalars(query.order_by(Evaluation.created_at, Evaluation.id)).all()
 
 
+def newest_of(session: Session, model: Model, subject: Subject, limit: int) -> Sequence[Evaluation]:
+    """Return the newest evaluations of a subject, oldest first."""
+    query = of_subject(select(Evaluation), model, subject).options(joinedload(Evaluation.user))
+    order = Evaluation.created_at.desc(), Evaluation.id.desc()
+    return session.scalars(query.order_by(*order).limit(limit)).all()[::-1]
+
+
+def of_subject(query: Any, model: Model, subject: Subject) -> Any:
+    """Restrict a query for evaluations to those of a subject."""
+    return query.where(
+        Evaluation.model_id == model.id,
+        Evaluation.revision_id.is_not_distinct_from(subject.revision and subject.revision.id),
+        Evaluation.release_id.is_not_distinct_from(subject.release and subject.release.id),
+    )
+
+
 def listing(
-    session: Session, model: Model, after: uuid.UUID | None, limit: int
+    session: Session, model: Model, subject: Subject | None, after: uuid.UUID | None, limit: int
 ) -> tuple[list[tuple[Evaluation, Subject]], str | None]:
-    """Return a page of a model's evaluations, by key, and the cursor of the next page."""
+    """Return a page of a subject's evaluations by time or (None) a model's by key, and the cursor of the next page."""
     query = (
         select(Evaluation)
         .where(Evaluation.model_id == model.id)
         .options(joinedload(Evaluation.user), joinedload(Evaluation.revision).joinedload(PatchRevision.patch))
-        .order_by(Evaluation.id)
     )
+    order = (Evaluation.id,) if subject is None else (Evaluation.created_at, Evaluation.id)
+    if subject is not None:
+        query = of_subject(query, model, subject)
     if after is not None:
-        query = query.where(Evaluation.id > after)
+        last = [select(column).where(Evaluation.id == after).scalar_subquery() for column in order[:-1]]
+        query = query.where(tuple_(*order) > tuple_(*last, after))
+    query = query.order_by(*order)
     rows, cursor = paging.cut(session.scalars(query.limit(limit + 1)).all(), limit, lambda row: str(row.id))
     releases = {
         release.id: release
@@ -134,9 +148,8 @@ def missing(
     """Return a sentence for each required evaluation (`dataset:metric`) that a revision or release is missing."""
     if not model.required_evaluations:
         return []
-    return missing_among(
-        model, {f"{row.dataset}:{row.metric}" for row in evaluations_of(session, model, Subject(revision, release))}
-    )
+    names = of_subject(select(Evaluation.dataset, Evaluation.metric), model, Subject(revision, release)).distinct()
+    return missing_among(model, {f"{dataset}:{metric}" for dataset, metric in session.execute(names)})
 
 
 def recorded(session: Session, query: Select[*tuple[Any, ...]]) -> dict[uuid.UUID, set[str]]:

@@ -1,12 +1,11 @@
 """The inbox: patches of a model that wait for the caller to review, to accept, or to finish.
 
-A fixed number of queries, whatever the number of patches, and two more for each reviewer.
+A fixed number of queries, whatever the number of patches and reviewers.
 """
 
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
@@ -14,37 +13,50 @@ from sqlalchemy.orm import Session, joinedload
 from registry.db.tables import Check, Evaluation, Model, Patch, PatchRevision, Review
 from registry.services.catalog import patches
 from registry.services.curation import evaluations, reviews
-from registry.services.people import access
+from registry.services.people import access, paging
 from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
 
 Verdicts = Mapping[uuid.UUID, Mapping[uuid.UUID, Review]]  # by revision, then by reviewer
 
 
-def inbox_of(session: Session, actor: Actor, model: Model) -> dict[str, list[PatchRevision]]:
-    """Return the patches that wait for the caller in a model, by number: `review`, `accept` and `mine`."""
+def inbox_of(
+    session: Session, actor: Actor, model: Model, after: int, limit: int
+) -> tuple[dict[str, list[PatchRevision]], int | None]:
+    """Return a page of the patches that wait for the caller in a model, by number, and the cursor of the next page.
+
+    Args:
+        session: A transaction.
+        actor: The caller.
+        model: The model.
+        after: Only patches with greater numbers; the cursor of the previous page.
+        limit: Most patches that are looked at: the caller's own that are not decided, and what others propose.
+
+    Returns:
+        The patches as `review`, `accept` and `mine`, and the cursor.
+    """
     role = access.role_on(session, actor, model)
-    waiting = patches.current().where(Patch.model_id == model.id).order_by(Patch.number)
-    own = waiting.where(Patch.author_id == actor.user_id, Patch.state.in_(patches.REVISABLE))
-    waiting_for = {"review": [], "accept": [], "mine": list(session.scalars(own))}
+    waiting = patches.current().where(Patch.model_id == model.id, Patch.number > after).order_by(Patch.number)
+    waiting = waiting.limit(limit + 1)
+    rows = list(session.scalars(waiting.where(Patch.author_id == actor.user_id, Patch.state.in_(patches.REVISABLE))))
     if role >= Role.REVIEWER:
-        others = list(session.scalars(waiting.where(Patch.author_id != actor.user_id, Patch.state == "proposed")))
-        counted = verdicts(session, model, others)
-        waiting_for["review"] = [row for row in others if actor.user_id not in counted.get(row.id, {})]
-        if role >= Role.MAINTAINER:
-            waiting_for["accept"] = acceptable(session, model, others, counted)
-    return waiting_for
-
-
-def only_proposed(query: Any, model: Model) -> Any:
-    """Restrict a query over rows of revisions to the newest revisions of proposed patches."""
-    newest = Patch.model_id == model.id, Patch.state == "proposed", Patch.revision == PatchRevision.number
-    return query.join(Patch, Patch.id == PatchRevision.patch_id).where(*newest)
+        rows += session.scalars(waiting.where(Patch.author_id != actor.user_id, Patch.state == "proposed"))
+    page, cursor = paging.cut(sorted(rows, key=lambda row: row.patch.number), limit, lambda row: row.patch.number)
+    others = [row for row in page if row.patch.author_id != actor.user_id]
+    counted = verdicts(session, model, others)
+    waiting_for = {
+        "review": [row for row in others if actor.user_id not in counted.get(row.id, {})],
+        "accept": acceptable(session, model, others, counted) if role >= Role.MAINTAINER else [],
+        "mine": [row for row in page if row.patch.author_id == actor.user_id],
+    }
+    return waiting_for, cursor
 
 
 def verdicts(session: Session, model: Model, others: Sequence[PatchRevision]) -> Verdicts:
     """Return the verdicts that count on proposed patches."""
-    query = only_proposed(select(Review).join(PatchRevision, PatchRevision.id == Review.revision_id), model)
+    if not others:
+        return {}
+    query = select(Review).where(Review.revision_id.in_([row.id for row in others]))
     all_verdicts = session.scalars(
         query.options(joinedload(Review.reviewer)).order_by(Review.created_at, Review.id)
     ).all()
@@ -55,13 +67,14 @@ def acceptable(
     session: Session, model: Model, others: Sequence[PatchRevision], counted: Verdicts
 ) -> list[PatchRevision]:
     """Return the proposed patches that could be accepted, given the verdicts on them."""
+    keys = [row.id for row in others]
     failed: dict[uuid.UUID, list[Check]] = defaultdict(list)
-    checks = only_proposed(select(Check).join(PatchRevision, PatchRevision.id == Check.revision_id), model)
-    for check in session.scalars(checks.where(Check.required, Check.status == "fail")):
+    checks = select(Check).where(Check.revision_id.in_(keys), Check.required, Check.status == "fail")
+    for check in session.scalars(checks) if keys else ():
         failed[check.revision_id].append(check)
     columns = select(Evaluation.revision_id, Evaluation.dataset, Evaluation.metric)
-    query = only_proposed(columns.join(PatchRevision, PatchRevision.id == Evaluation.revision_id), model)
-    measured = evaluations.recorded(session, query) if model.required_evaluations else {}
+    query = columns.where(Evaluation.revision_id.in_(keys))
+    measured = evaluations.recorded(session, query) if model.required_evaluations and keys else {}
     return [
         row
         for row in others

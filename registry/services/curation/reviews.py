@@ -7,12 +7,13 @@ approval counts only while it is of the newest revision, its author is still a r
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, defer, joinedload
 
 from registry.db.tables import Channel, Check, Comment, Model, Patch, PatchRevision, RecipeItem, Release, Review, now
-from registry.errors import Forbidden, InvalidRequest, WrongState
+from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models, patches
 from registry.services.curation import evaluations
 from registry.services.people import access, paging
@@ -164,15 +165,16 @@ def missing_in(
     return [*reasons, *unmeasured]
 
 
-def reviews(session: Session, patch: Patch) -> Sequence[Review]:
-    """Return all verdicts on a patch, oldest first."""
-    return session.scalars(
+def reviews(session: Session, patch: Patch, before: str | None, limit: int) -> tuple[list[Review], str | None]:
+    """Return a page of the verdicts on a patch, newest first, and the cursor of the next page."""
+    query = (
         select(Review)
         .join(PatchRevision, PatchRevision.id == Review.revision_id)
         .where(PatchRevision.patch_id == patch.id)
         .options(joinedload(Review.reviewer), joinedload(Review.revision))
-        .order_by(Review.created_at, Review.id)
-    ).all()
+    )
+    rows = session.scalars(paging.newest(query, Review.created_at, Review.id, before, limit)).all()
+    return paging.cut(rows, limit, lambda row: paging.write(row.created_at, row.id))
 
 
 def counting(
@@ -187,9 +189,8 @@ def counting(
         newest: The author of each revision that is the newest of its patch; verdicts on other revisions do not count.
     """
     people = {row.reviewer_id: row.reviewer for row in verdicts if row.reviewer.is_active}
-    able = {
-        key for key, user in people.items() if access.role_held(session, key, model, user.is_admin) >= Role.REVIEWER
-    }
+    reviewers = access.members_of(session, model, Role.REVIEWER) if people else set()
+    able = {key for key, user in people.items() if user.is_admin or key in reviewers}
     by_revision: dict[uuid.UUID, dict[uuid.UUID, Review]] = {key: {} for key in newest}
     for row in verdicts:
         if row.revision_id in by_revision and row.reviewer_id in able - {newest[row.revision_id]}:
@@ -199,7 +200,9 @@ def counting(
 
 def verdicts(session: Session, model: Model, revision: PatchRevision) -> dict[uuid.UUID, Review]:
     """Return the verdicts that count on a revision, by reviewer."""
-    return counting(session, model, reviews(session, revision.patch), authors([revision])).get(revision.id, {})
+    query = select(Review).where(Review.revision_id == revision.id).order_by(Review.created_at, Review.id)
+    given = session.scalars(query.options(joinedload(Review.reviewer), defer(Review.message, raiseload=True))).all()
+    return counting(session, model, given, authors([revision])).get(revision.id, {})
 
 
 def authors(revisions: Sequence[PatchRevision]) -> dict[uuid.UUID, uuid.UUID]:
@@ -233,18 +236,53 @@ def comment(session: Session, actor: Actor, full_name: str, number: int, revisio
     session.add(row)
     session.flush()
     model = models.find(session, full_name)
-    record(session, actor, "patch.comment", f"{full_name}#{number}", model, after={"message": message})
+    record(session, actor, "patch.comment", f"{full_name}#{number}", model, after={"comment": str(row.id)})
+    session.refresh(row, ["author", "deleted_by"])
     return row
 
 
-def comments(session: Session, patch: Patch) -> Sequence[Comment]:
-    """Return the comments on a patch, oldest first."""
-    return session.scalars(
-        select(Comment)
-        .where(Comment.patch_id == patch.id)
-        .options(joinedload(Comment.author))
-        .order_by(Comment.created_at, Comment.id)
-    ).all()
+def delete_comment(
+    session: Session, actor: Actor, full_name: str, number: int, comment_id: uuid.UUID, reason: str
+) -> Comment:
+    """Delete the text of a comment; who deleted it, when and why stay. Does nothing if it is deleted already.
+
+    Raises:
+        NotFound: The patch has no such comment.
+        Forbidden: The comment is somebody else's, and the caller is not a maintainer.
+        InvalidRequest: The comment is somebody else's, and there is no reason.
+    """
+    patch = patches.find(session, full_name, number).patch
+    query = loaded_comments().where(Comment.id == comment_id, Comment.patch_id == patch.id)
+    row: Comment | None = session.scalar(query.with_for_update(of=Comment))
+    if row is None:
+        raise NotFound(f"There is no such comment on {full_name}#{number}; see `crumb review {full_name} {number}`.")
+    model = models.find(session, full_name)
+    if row.author_id != actor.user_id:
+        if access.role_on(session, actor, model) < Role.MAINTAINER:
+            raise Forbidden(f"Only its author or a maintainer of {full_name} may delete a comment.")
+        if not reason:
+            raise InvalidRequest("Say why this comment is deleted; its author will see it.", field="message")
+    if row.deleted_at is not None:
+        return row
+    row.message, row.deleted_by_id, row.deleted_at, row.deletion_reason = "", actor.user_id, now(), reason
+    session.flush()
+    session.refresh(row, ["deleted_by"])
+    before = {"comment": str(row.id), "author": row.author.name}
+    subject = f"{full_name}#{number}"
+    record(session, actor, "patch.delete_comment", subject, model, before=before, after={"reason": reason})
+    return row
+
+
+def comments(session: Session, patch: Patch, before: str | None, limit: int) -> tuple[list[Comment], str | None]:
+    """Return a page of the comments on a patch, newest first, and the cursor of the next page."""
+    query = loaded_comments().where(Comment.patch_id == patch.id)
+    rows = session.scalars(paging.newest(query, Comment.created_at, Comment.id, before, limit)).all()
+    return paging.cut(rows, limit, lambda row: paging.write(row.created_at, row.id))
+
+
+def loaded_comments() -> Any:
+    """Return a query for comments, each with its author and who deleted it."""
+    return select(Comment).options(joinedload(Comment.author), joinedload(Comment.deleted_by))
 
 
 def quarantine(session: Session, actor: Actor, full_name: str, number: int, reason: str | None) -> PatchRevision:

@@ -29,6 +29,7 @@ WORDS: dict[str, tuple[str, str]] = {  # our action -> the Hub's action and scop
     "patch.push": ("create", "discussion"),
     "patch.revise": ("update", "repo.content"),
     "patch.comment": ("create", "discussion.comment"),
+    "patch.delete_comment": ("delete", "discussion.comment"),
     "release.publish": ("update", "repo.content"),
     "channel.move": ("update", "repo.content"),
     "channel.rollback": ("update", "repo.content"),
@@ -73,7 +74,7 @@ def describe(session: Session, event: AuditEvent, webhook_id: uuid.UUID, public_
         payload["updatedRefs"] = refs
     if noun == "patch" and (revision := patch_of(session, model, event)) is not None:
         payload["discussion"] = discussion(model, event, revision, root)
-        if event.action == "patch.comment":
+        if event.action in ("patch.comment", "patch.delete_comment"):
             payload["comment"] = comment(session, event, revision, payload["discussion"]["url"])
     return payload
 
@@ -131,23 +132,13 @@ def discussion(model: Model, event: AuditEvent, revision: PatchRevision, root: s
 
 def comment(session: Session, event: AuditEvent, revision: PatchRevision, url: dict[str, str]) -> dict[str, Any]:
     """Describe a comment on a patch."""
-    message = (event.after or {}).get("message", "")
-    row = session.scalar(
-        select(Comment)
-        .where(
-            Comment.patch_id == revision.patch_id,
-            Comment.author_id == event.user_id,
-            Comment.message == message,
-            Comment.created_at <= event.at,
-        )
-        .order_by(Comment.created_at.desc())
-        .limit(1)
-    )
+    about = (event.after or {}) | (event.before or {})
+    row = session.get(Comment, uuid.UUID(about["comment"])) if "comment" in about else None
     return {
         "id": str(row.id) if row else str(event.serial),
-        "author": {"id": str(event.user_id)},
-        "hidden": False,
-        "content": message,
+        "author": {"id": str(row.author_id if row else event.user_id)},
+        "hidden": row is not None and row.deleted_at is not None,
+        "content": row.message if row else about.get("message", ""),
         "url": url,
     }
 

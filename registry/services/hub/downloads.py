@@ -7,15 +7,17 @@ import uuid
 from collections.abc import Iterable
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from registry.db.session import Database
 from registry.db.tables import Model, ModelDownloads, now
 from registry.files.folders import is_weights
 from registry.services.composing.snapshots import Snapshot
 
 RECENT = timedelta(days=30)
+RENEWED_AT_ONCE = 500  # models in one transaction
 
 
 def is_counted(snapshot: Snapshot, path: str) -> bool:
@@ -38,11 +40,17 @@ def count(session: Session, model_id: uuid.UUID) -> None:
             session.execute(step)
 
 
-def recent() -> ColumnElement[int]:
-    """Return the expression for a model's downloads of the last thirty days, in a query for models."""
-    since = now().date() - RECENT
+def renew(database: Database) -> None:
+    """Write the downloads of the last thirty days to the models where they have changed."""
     total = select(func.coalesce(func.sum(ModelDownloads.count), 0))
-    return total.where(ModelDownloads.model_id == Model.id, ModelDownloads.day > since).scalar_subquery()
+    total = total.where(ModelDownloads.model_id == Model.id, ModelDownloads.day > now().date() - RECENT)
+    recent = total.scalar_subquery()
+    with database.read() as session:
+        changed = session.execute(select(Model.id, recent).where(Model.downloads_30d != recent)).all()
+    for start in range(0, len(changed), RENEWED_AT_ONCE):
+        rows = [{"id": key, "downloads_30d": count} for key, count in changed[start : start + RENEWED_AT_ONCE]]
+        with database.write() as session:
+            session.execute(update(Model), rows)
 
 
 def totals(session: Session, models: Iterable[Model]) -> dict[uuid.UUID, tuple[int, int]]:

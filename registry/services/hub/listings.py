@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Model, ModelTag
+from registry.db.tables import Model, ModelTag, Namespace
 from registry.errors import InvalidRequest
-from registry.services.hub import downloads
+from registry.services.catalog import search
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor
 
 MOST_MODELS = 200  # of a page
 ORDERS = {
-    "downloads": "downloads",
-    "likes": "downloads",  # there are no likes here, and a client's order must not fail
-    "trendingScore": "downloads",
-    "trending_score": "downloads",
+    "downloads": "downloads_30d",
+    "likes": "downloads_30d",  # there are no likes here, and a client's order must not fail
+    "trendingScore": "downloads_30d",
+    "trending_score": "downloads_30d",
     "createdAt": "created_at",
     "created_at": "created_at",
     "lastModified": "modified_at",
@@ -63,14 +63,13 @@ def page(
         after: The cursor, as the previous page returned it.
         limit: Most models of a page.
     """
-    key: ColumnElement[Any] = downloads.recent() if wanted.sort == "downloads" else getattr(Model, wanted.sort)
+    key: ColumnElement[Any] = getattr(Model, wanted.sort)
     query = select(Model, key).where(access.visible(actor), Model.state == "ready")
     if wanted.search:
-        name = func.lower(Model.namespace + "/" + Model.name)
-        for word in wanted.search.lower().split():
-            query = query.where(name.contains(word, autoescape=True))
+        query = query.join(Namespace, Namespace.id == Model.namespace_id)
+        query = query.where(*(search.containing(word) for word in wanted.search.split()))
     if wanted.author:
-        query = query.where(Model.namespace == wanted.author)
+        query = query.where(access.in_namespace(wanted.author))
     for tag in wanted.tags:
         query = query.where(Model.id.in_(select(ModelTag.model_id).where(ModelTag.tag == tag)))
     if after is not None:
@@ -96,7 +95,7 @@ def read_end(after: list[Any], sort: str) -> tuple[Any, uuid.UUID]:
     """
     try:
         value, last = after
-        at = int(value) if sort == "downloads" else datetime.fromisoformat(value)
+        at = int(value) if sort == "downloads_30d" else datetime.fromisoformat(value)
         if isinstance(at, datetime):
             at.astimezone(UTC)  # fails for the first and the last day
         if (isinstance(at, datetime) and at.tzinfo is None) or (isinstance(at, int) and abs(at) > 2**62):

@@ -12,20 +12,21 @@ A recipe that is not composed yet is composed on demand, for callers who may com
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from typing import Literal
+from uuid import UUID
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy import exists, or_, select
+from sqlalchemy.orm import Session, aliased, joinedload, load_only, selectinload
 
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Channel, Composition, Job, Model, Patch, PatchRevision, Recipe, RecipeItem, Release
 from registry.errors import Forbidden, InvalidInput, NotComposed, RevisionNotFound
-from registry.services.catalog import models, patches
+from registry.services.catalog import models
 from registry.services.composing import compositions, snapshots
 from registry.services.composing.compositions import Ingredient
 from registry.services.composing.snapshots import Snapshot
@@ -33,6 +34,7 @@ from registry.services.people.actors import Actor
 
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
 PULL = re.compile(r"refs/pr/([1-9][0-9]{0,8})")
+MOST_PULLS = 1000  # that a list of refs has
 RECIPE = re.compile(r"recipe-([0-9a-f]{8,64})")
 
 
@@ -169,23 +171,24 @@ def refs(session: Session, actor: Actor | None, model: Model, *, pulls: bool) ->
     with suppress(Forbidden):  # it holds a quarantined patch
         named.append(Ref("branch", "main", snapshots.default_snapshot(session, actor, model).commit))
     channels = (
-        select(Channel.name, Release)
+        select(Channel.name, Release.commit, Release.recipe_digest)
         .join(Release, Release.id == Channel.release_id)
         .where(Channel.model_id == model.id)
         .order_by(Channel.name)
     )
     hidden = set() if actor and actor.admin else quarantined(session, model)
     named += [
-        Ref("branch", name, release.commit)
-        for name, release in session.execute(channels)
-        if release.commit and release.recipe_digest not in hidden
+        Ref("branch", name, commit)
+        for name, commit, digest in session.execute(channels)
+        if commit and digest not in hidden
     ]
     named.append(Ref("branch", "base", model.base_commit))
-    published = select(Release).where(Release.model_id == model.id, Release.state.in_(snapshots.PUBLISHED))
+    columns = select(Release.version, Release.commit, Release.recipe_digest)
+    published = columns.where(Release.model_id == model.id, Release.state.in_(snapshots.PUBLISHED))
     named += [
-        Ref("tag", release.version, release.commit)
-        for release in session.scalars(published.order_by(Release.sort))
-        if release.commit and release.recipe_digest not in hidden
+        Ref("tag", version, commit)
+        for version, commit, digest in session.execute(published.order_by(Release.sort))
+        if commit and digest not in hidden
     ]
     return named + (composed_pulls(session, actor, model) if pulls else [])
 
@@ -203,59 +206,62 @@ def quarantined(session: Session, model: Model) -> set[str]:
 
 
 def composed_pulls(session: Session, actor: Actor | None, model: Model) -> list[Ref]:
-    """Return the pull requests of a model that were composed, by number."""
-    assert model.base_digest is not None
-    query = patches.revisions().where(Patch.model_id == model.id, PatchRevision.number == Patch.revision)
-    query = query.where(PatchRevision.state == "checked")
+    """Return the pull requests of a model that were composed, by number; of very many, those composed last."""
+    item, other = RecipeItem, aliased(RecipeItem)
+    more = exists().where(other.recipe_digest == item.recipe_digest, other.sha256 != item.sha256)
+    query = (
+        select(Patch.number, Composition.commit)
+        .select_from(Composition)
+        .join(Recipe, Recipe.digest == Composition.recipe_digest)
+        .join(item, item.recipe_digest == Recipe.digest)
+        .join(PatchRevision, PatchRevision.sha256 == item.sha256)
+        .join(Patch, Patch.id == PatchRevision.patch_id)
+        .where(Composition.model_id == model.id, Patch.model_id == model.id)
+        .where(Recipe.base_digest == model.base_digest, Recipe.alpha == recipes.ALPHA, item.weight == "1", ~more)
+        .where(Patch.revision == PatchRevision.number, PatchRevision.state == "checked")
+        .order_by(Composition.created_at.desc())
+        .limit(MOST_PULLS)
+    )
     if not (actor and actor.admin):
         query = query.where(Patch.quarantined_at.is_(None))
-    digests = {
-        recipes.make_recipe(model.base_digest, recipes.ALPHA, [(revision.sha256, "1")]).digest: revision.patch.number
-        for revision in session.scalars(query)
-    }
-    composed = select(Composition.recipe_digest, Composition.commit).where(
-        Composition.model_id == model.id, Composition.recipe_digest.in_(digests)
-    )
-    numbered = [(digests[digest], commit) for digest, commit in session.execute(composed)]
-    return [Ref("pull", f"refs/pr/{number}", commit) for number, commit in sorted(numbered)]
+    numbered = sorted((number, commit) for number, commit in session.execute(query))
+    return [Ref("pull", f"refs/pr/{number}", commit) for number, commit in numbered]
 
 
-def history(session: Session, model: Model, snapshot: Snapshot, start: int = 0) -> Iterator[Commit]:
-    """Yield the history of a snapshot, newest commit first: releases, or a recipe, and finally the base.
+def history(session: Session, model: Model, snapshot: Snapshot, start: int, limit: int) -> list[Commit]:
+    """Return a page of the history of a snapshot, newest commit first: releases, or a recipe, and finally the base.
 
     Args:
-        session: A transaction; each commit is read when it is yielded.
+        session: A transaction.
         model: The model.
         snapshot: The snapshot.
         start: How many commits to skip.
+        limit: Most commits to return.
     """
-    steps: list[Callable[[], Commit]] = []
+    length, steps = 0, list[Commit]()
     if snapshot.release is not None:
-        steps += [partial(release_commit, session, model, row) for row in preceding(session, model, snapshot.release)]
+        chain = preceding(session, model, snapshot.release)
+        length, steps = len(chain), release_commits(session, model, chain[start : start + limit])
     elif snapshot.recipe is not None:
-        steps.append(partial(recipe_commit, session, model, snapshot, snapshot.recipe))
-    steps.append(partial(base_commit, session, model))
-    for step in steps[start:]:
-        yield step()
+        length, steps = 1, [recipe_commit(session, model, snapshot, snapshot.recipe)][start : start + limit]
+    return [*steps, base_commit(session, model)] if start <= length < start + limit else steps
 
 
-def preceding(session: Session, model: Model, release: Release) -> Sequence[Release]:
-    """Return a release and the releases that precede it, newest first."""
-    earlier = session.scalars(
-        select(Release)
-        .where(
+def preceding(session: Session, model: Model, release: Release) -> Sequence[UUID]:
+    """Return the keys of a release and of the releases that precede it, newest first."""
+    earlier = session.execute(
+        select(Release.version, Release.previous_version, Release.id).where(
             Release.model_id == model.id,
             or_(Release.id == release.id, Release.state.in_(snapshots.PUBLISHED)),
             Release.sort <= release.sort,
         )
-        .options(joinedload(Release.creator), joinedload(Release.publisher))
-        .order_by(Release.sort.desc())
-    ).all()
-    by_version = {row.version: row for row in earlier}
+    )
+    by_version = {version: (key, before) for version, before, key in earlier}
     chain, version = [], release.version
     while version in by_version:
-        chain.append(by_version.pop(version))
-        version = chain[-1].previous_version or ""
+        key, before = by_version.pop(version)
+        chain.append(key)
+        version = before or ""
     return chain
 
 
@@ -272,19 +278,34 @@ def recipe_commit(session: Session, model: Model, snapshot: Snapshot, recipe: Re
     return Commit(snapshot.commit, title, contents(named), snapshot.made_at, contributors(named))
 
 
-def release_commit(session: Session, model: Model, release: Release) -> Commit:
-    """Return a release as a commit, by its publisher and contributors."""
-    named = compositions.described(session, model, compositions.load(session, release.recipe_digest))
-    composition = compositions.composition_of(session, model, release.recipe_digest)
-    assert composition is not None
-    who = (release.publisher or release.creator).name
-    return Commit(
-        release.commit or composition.commit,
-        f"Release {release.version}",
-        release.changelog,
-        release.published_at or composition.created_at,
-        list(dict.fromkeys([who, *contributors(named)])),
+def release_commits(session: Session, model: Model, keys: Sequence[UUID]) -> list[Commit]:
+    """Return releases as commits, in the order of their keys, each by its publisher and contributors."""
+    columns = ("version", "recipe_digest", "commit", "changelog", "published_at")
+    rows = session.scalars(
+        select(Release)
+        .where(Release.id.in_(keys))
+        .options(load_only(*(getattr(Release, name) for name in columns)))
+        .options(joinedload(Release.creator), joinedload(Release.publisher))
     )
+    releases = {row.id: row for row in rows}
+    digests = {row.recipe_digest for row in releases.values()}
+    composed = select(Composition.recipe_digest, Composition.commit, Composition.created_at)
+    composed = composed.where(Composition.model_id == model.id, Composition.recipe_digest.in_(digests))
+    results = {digest: (commit, at) for digest, commit, at in session.execute(composed)}
+    items = select(RecipeItem.recipe_digest, RecipeItem.sha256).where(RecipeItem.recipe_digest.in_(digests))
+    known, inside = compositions.held(session, model, digests), defaultdict[str, list[str]](list)
+    for digest, sha256 in session.execute(items.order_by(RecipeItem.sha256)):
+        inside[digest].append(sha256)
+    commits = []
+    for row in (releases[key] for key in keys):
+        authors = contributors([(None, known.get(sha256)) for sha256 in inside[row.recipe_digest]])
+        names = list(dict.fromkeys([(row.publisher or row.creator).name, *authors]))
+        title = f"Release {row.version}"
+        commit, at = row.commit, row.published_at
+        if commit is None or at is None:
+            commit, at = results[row.recipe_digest]
+        commits.append(Commit(commit, title, row.changelog, at, names))
+    return commits
 
 
 def contents(named: Sequence[tuple[object, PatchRevision | None]]) -> str:

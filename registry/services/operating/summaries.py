@@ -6,6 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import PATCH_STATES, Blob, Model, Patch, User
+from registry.services.blobs import damage
 from registry.services.operating import reports
 from registry.services.queue import jobs
 
@@ -19,6 +20,7 @@ class Summary:
     patches: dict[str, int]
     blobs: int
     blob_bytes: int
+    damaged_blobs: int
     jobs: dict[str, int]
     open_reports: int
 
@@ -38,6 +40,7 @@ def summary(session: Session) -> Summary:
         patches=patches,
         blobs=blobs,
         blob_bytes=int(size),
+        damaged_blobs=damage.count(session),
         jobs=work,
         open_reports=reports.count_open(session),
     )

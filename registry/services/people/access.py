@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, true
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, exists, or_, select, true
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Model, ModelMember, Namespace, NamespaceMember, Patch
@@ -105,7 +105,16 @@ def find_visible(session: Session, actor: Actor | None, full_name: str) -> Model
     namespace, _, name = full_name.partition("/")
     model = None
     if re.fullmatch(NAME, namespace) and re.fullmatch(NAME, name):  # a path may hold NUL, which a database refuses
-        model = session.scalar(select(Model).where(Model.namespace == namespace, Model.name == name, visible(actor)))
+        values: dict[str, Any] = {"namespace": namespace, "name": name}
+        if actor is None:
+            query = PUBLIC_MODEL
+        elif actor.admin:
+            query = ANY_MODEL
+        else:  # one statement whatever the answer, so that its time tells nothing of what the caller may not see
+            query, values["user"] = VISIBLE_MODEL, actor.user_id
+            if actor.token.model_id is not None:
+                query, values["only"] = VISIBLE_MODEL_OF_TOKEN, actor.token.model_id
+        model = session.scalar(query, values)
     if model is None:
         raise NotFound(f"There is no model {full_name}; `crumb model list` shows those that you may see.")
     return model
@@ -113,19 +122,33 @@ def find_visible(session: Session, actor: Actor | None, full_name: str) -> Model
 
 def visible(actor: Actor | None) -> ColumnElement[bool]:
     """Return the condition for the models that a caller may see."""
-    public = Model.visibility == "public"
     if actor is None:
-        return public
-    if actor.admin:
-        return true()
-    of_model = exists().where(ModelMember.model_id == Model.id, ModelMember.user_id == actor.user_id)
+        return Model.visibility == "public"
+    return true() if actor.admin else visible_to(actor.user_id, actor.token.model_id)
+
+
+def visible_to(
+    user_id: uuid.UUID | BindParameter[Any], only: uuid.UUID | BindParameter[Any] | None = None
+) -> ColumnElement[bool]:
+    """Return the condition for the models that a user may see, with a token for one model if `only` is given."""
+    of_model = exists().where(ModelMember.model_id == Model.id, ModelMember.user_id == user_id)
     of_namespace = exists().where(
-        NamespaceMember.namespace_id == Model.namespace_id, NamespaceMember.user_id == actor.user_id
+        NamespaceMember.namespace_id == Model.namespace_id, NamespaceMember.user_id == user_id
     )
     member = or_(of_model, of_namespace)
-    if actor.token.model_id is not None:
-        member = and_(member, Model.id == actor.token.model_id)
-    return or_(public, member)
+    if only is not None:
+        member = and_(member, Model.id == only)
+    return or_(Model.visibility == "public", member)
+
+
+def named(namespace: str | BindParameter[Any], name: str | BindParameter[Any]) -> Select[Model]:
+    """Return the query for the model of a name, whoever may see it."""
+    return select(Model).where(in_namespace(namespace), Model.name == name)
+
+
+def in_namespace(name: str | BindParameter[Any]) -> ColumnElement[bool]:
+    """Return the condition for the models of a namespace; one on `Model.namespace` would look at every model."""
+    return Model.namespace_id == select(Namespace.id).where(Namespace.name == name).correlate(None).scalar_subquery()
 
 
 def role_on(session: Session, actor: Actor | None, model: Model) -> Role:
@@ -138,12 +161,19 @@ def role_held(session: Session, user_id: uuid.UUID, model: Model, admin: bool) -
     """Return what a user is to a model."""
     if admin:
         return Role.ADMIN
-    here = select(ModelMember.role).where(ModelMember.model_id == model.id, ModelMember.user_id == user_id)
-    there = select(NamespaceMember.role).where(
-        NamespaceMember.namespace_id == model.namespace_id, NamespaceMember.user_id == user_id
-    )
-    roles = [Role[role.upper()] for role in session.scalars(here.union_all(there))]
+    values = {"model": model.id, "namespace": model.namespace_id, "user": user_id}
+    roles = [Role[role.upper()] for role in session.scalars(ROLES, values)]
     return max(roles, default=Role.CONTRIBUTOR if model.visibility == "public" else Role.NONE)
+
+
+def members_of(session: Session, model: Model, least: Role) -> set[uuid.UUID]:
+    """Return the users to whom a model or its namespace gives this role or a greater one; not the server's admins."""
+    roles = [role.word for role in Role if least <= role <= Role.OWNER]
+    own = select(ModelMember.user_id).where(ModelMember.model_id == model.id, ModelMember.role.in_(roles))
+    inherited = select(NamespaceMember.user_id).where(
+        NamespaceMember.namespace_id == model.namespace_id, NamespaceMember.role.in_(roles)
+    )
+    return set(session.scalars(own.union(inherited)))
 
 
 def role_in(session: Session, actor: Actor | None, space: Namespace) -> Role:
@@ -171,3 +201,19 @@ def is_author(session: Session, actor: Actor | None, model: Model, rule: Rule, p
     if author is None:
         raise NotFound(f"There is no patch {model.full_name}#{number}; see `crumb log {model.full_name}`.")
     return author == actor.user_id
+
+
+# What every request asks, built once: building a statement takes longer than running it.
+ANY_MODEL = named(bindparam("namespace"), bindparam("name"))
+PUBLIC_MODEL = ANY_MODEL.where(visible(None))
+VISIBLE_MODEL = ANY_MODEL.where(visible_to(bindparam("user")))
+VISIBLE_MODEL_OF_TOKEN = ANY_MODEL.where(visible_to(bindparam("user"), bindparam("only")))
+ROLES = (
+    select(ModelMember.role)
+    .where(ModelMember.model_id == bindparam("model"), ModelMember.user_id == bindparam("user"))
+    .union_all(
+        select(NamespaceMember.role).where(
+            NamespaceMember.namespace_id == bindparam("namespace"), NamespaceMember.user_id == bindparam("user")
+        )
+    )
+)

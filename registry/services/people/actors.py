@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.audit import append_later
@@ -14,6 +14,7 @@ from registry.db.tables import AuditEvent, Model, Token, now
 from registry.errors import Forbidden, Unauthenticated
 
 USE_RECORDED_EVERY = timedelta(minutes=1)
+BY_HASH = select(Token).where(Token.token_hash == bindparam("hash")).options(joinedload(Token.user))
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ def authenticate(session: Session, secret: str, request_id: str | None = None) -
     Raises:
         Unauthenticated: The token is unknown, expired or revoked, or its user is disabled.
     """
-    token = session.scalar(select(Token).where(Token.token_hash == hash_token(secret)).options(joinedload(Token.user)))
-    return speaker(token, request_id)
+    return speaker(session.scalar(BY_HASH, {"hash": hash_token(secret)}), request_id)
 
 
 def speaker(token: Token | None, request_id: str | None) -> Actor:

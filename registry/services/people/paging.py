@@ -15,6 +15,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from registry.errors import InvalidRequest
 
 CURSOR = r"^[0-9]{1,16}-[0-9a-f]{32}$"  # microseconds of the time, and the key
+WINDOW = 1000  # rows that one page goes through where no index can look up a filter; the next page goes on from there
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Column = InstrumentedAttribute[Any]
 Row = TypeVar("Row")

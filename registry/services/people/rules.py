@@ -79,6 +79,7 @@ RULES: dict[str, Rule] = {
     "webhook.manage": Rule(Role.OWNER, "admin", "model"),
     "conflict.ask": Rule(Role.CONTRIBUTOR, "read", "model"),  # model.read is enough to read what has been compared
     "recipe.compose": Rule(Role.CONTRIBUTOR, "push", "model"),
+    "recipe.delete": Rule(Role.CONTRIBUTOR, "push", "model"),  # by who asked for the composition, or a maintainer
     "evaluation.add": Rule(Role.CONTRIBUTOR, "push", "model"),
     # patches
     "patch.push": Rule(Role.CONTRIBUTOR, "push", "model"),
@@ -86,6 +87,7 @@ RULES: dict[str, Rule] = {
     "patch.propose": Rule(Role.NOBODY, "push", "patch", author=True),
     "patch.withdraw": Rule(Role.NOBODY, "push", "patch", author=True),
     "patch.comment": Rule(Role.CONTRIBUTOR, "push", "patch"),
+    "comment.delete": Rule(Role.CONTRIBUTOR, "push", "patch"),  # by its author, or a maintainer
     "patch.review": Rule(Role.REVIEWER, "review", "patch"),
     "patch.accept": Rule(Role.MAINTAINER, "review", "patch"),
     "patch.reject": Rule(Role.MAINTAINER, "review", "patch"),

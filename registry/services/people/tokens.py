@@ -15,6 +15,7 @@ from registry.services.people.actors import Actor, hash_token, record
 from registry.services.people.namespaces import ensure_user
 from registry.services.people.rules import SCOPES
 
+PREFIX_LENGTH = 9  # characters of a token that lists and logs show
 ALPHABET = string.ascii_letters + string.digits
 LONGEST_DAYS = 365.0  # that a token made with another token may last
 
@@ -84,7 +85,7 @@ def issue(
     token = Token(
         user_id=user.id,
         label=label,
-        prefix=secret[:9],
+        prefix=secret[:PREFIX_LENGTH],
         token_hash=hash_token(secret),
         scopes=[scope for scope in SCOPES if scope in scopes],
         model_id=model.id if model else None,
@@ -139,16 +140,24 @@ def revoke_own(session: Session, actor: Actor, token_id: uuid.UUID) -> None:
 
 
 def revoke_token(session: Session, prefix: str) -> str:
-    """Revoke the one token that starts with a prefix of 9 or more letters; return its user's name.
+    """Revoke the one token that starts with a prefix, its first 9 characters; return its user's name.
 
     Raises:
-        InvalidRequest: No token starts with the prefix, or more than one does.
+        InvalidRequest: It is a whole token, no token starts with it, or more than one does.
     """
-    tokens = session.scalars(select(Token).where(Token.prefix == prefix[:9]).options(joinedload(Token.user))).all()
-    if len(prefix) > 9:
-        tokens = [token for token in tokens if token.token_hash == hash_token(prefix)]
+    if len(prefix) > PREFIX_LENGTH:
+        raise InvalidRequest(
+            f"Give only the first {PREFIX_LENGTH} characters of the token, {prefix[:PREFIX_LENGTH]}: other users of "
+            "this machine can read a whole one in the list of processes.",
+            field="prefix",
+        )
+    tokens = session.scalars(select(Token).where(Token.prefix == prefix).options(joinedload(Token.user))).all()
     if len(tokens) != 1:
-        raise InvalidRequest(f"{len(tokens) or 'No'} tokens start like that; give the whole token.", field="prefix")
+        raise InvalidRequest(
+            f"{len(tokens) or 'No'} tokens start with {prefix}; give the first {PREFIX_LENGTH} characters, as "
+            "`crumb token list` shows them to its user.",
+            field="prefix",
+        )
     tokens[0].revoked_at = now()
     record(session, None, "token.revoke", tokens[0].user.name, after={"prefix": tokens[0].prefix})
     return tokens[0].user.name

@@ -2,6 +2,11 @@
 
 A claim raises `attempt`; every later write of the worker names it. A worker that lost its lease (killed, paused,
 cut off) is thereby fenced off: its result is discarded, and another worker may have claimed the job.
+
+Workers claim by rank, then by turn, then by age. Checks and imports have the first rank. Within a rank users take
+turns: the turn of a job is one more than that of the user's job before it, and at least the one that is being served,
+so that a user with one job waits for one job of each other user, however many those have (start-time fair queueing;
+Goyal, Vin and Cheng 1996). Turns are given once, when a job is queued, so that claiming reads one row of an index.
 """
 
 import uuid
@@ -9,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Job, Model, User, now
@@ -18,8 +23,11 @@ from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 
 ACTIVE = ("queued", "running")
+IS_ACTIVE = Job.state.in_([literal_column(f"'{state}'") for state in ACTIVE])  # as the partial index has it
 STATES = (*ACTIVE, "done", "failed", "cancelled")
 CANCELLABLE = {"compose": "composition", "conflicts": "comparison"}
+FIRST = ("check", "import")  # short, and people wait for them
+ORDER = (Job.rank, Job.turn, Job.created_at)
 REPEATABLE = (*CANCELLABLE, "rebuild")  # whoever asked for it can ask again when it failed
 
 
@@ -38,6 +46,7 @@ class Claim:
     model: str
     subject: str
     payload: dict[str, Any]
+    error: str | None = None  # of the attempt before
 
 
 def enqueue(
@@ -49,17 +58,34 @@ def enqueue(
     subject: str,
     payload: dict[str, Any],
     not_worker: str | None = None,
+    size: int = 0,
 ) -> Job:
-    """Return the active job with this key, or a new one. The caller has locked what the job is about."""
+    """Return the active job with this key, or a new one. The caller has locked what the job is about.
+
+    Args:
+        session: A writing transaction.
+        user_id: Who asks.
+        kind: One of the kinds that the table accepts.
+        key: Names the work; one job with this key is active at a time.
+        model: The model that it is about.
+        subject: What it is about, as people write it.
+        payload: What the worker needs to know.
+        not_worker: The one worker that may not claim it.
+        size: Bytes that its result will add to what counts for the user.
+    """
     job = active(session, key, lock=True)
     if job is not None:
         job.shared = job.shared or job.user_id != user_id
         job.cancel_requested = False  # whoever asks now wants it
         session.flush()
     else:
+        rank = 0 if kind in FIRST else 1
         job = Job(
             kind=kind,
             key=key,
+            rank=rank,
+            turn=next_turn(session, user_id, rank),
+            size=size,
             model=model.full_name,
             subject=subject,
             payload={"model_id": str(model.id), **payload},
@@ -72,9 +98,23 @@ def enqueue(
     return job
 
 
+def next_turn(session: Session, user_id: uuid.UUID, rank: int) -> int:
+    """Return the turn of a user's next job: after their last one, and not before the turn that is being served."""
+
+    def bound(turns: Any, *conditions: Any) -> Any:
+        return select(func.coalesce(turns, 0)).where(Job.rank == rank, *conditions).scalar_subquery()
+
+    mine = bound(func.max(Job.turn), Job.user_id == user_id, Job.state.in_(ACTIVE))
+    running = bound(func.max(Job.turn), Job.state == "running")
+    waiting = bound(func.min(Job.turn), Job.state == "queued")
+    last, served, next_queued = session.execute(select(mine, running, waiting)).one()
+    turn: int = max(last, served, next_queued - 1) + 1
+    return turn
+
+
 def active(session: Session, key: str, *, lock: bool = False) -> Job | None:
     """Return the queued or running job with this key, locked when asked."""
-    query = select(Job).where(Job.key == key, Job.state.in_(ACTIVE))
+    query = select(Job).where(Job.key == key, IS_ACTIVE)
     return session.scalar(query.with_for_update() if lock else query)
 
 
@@ -148,7 +188,8 @@ def jobs_ahead(session: Session, job: Job) -> int | None:
     """Return how many jobs are queued before this one; None if it is not queued."""
     if job.state != "queued":
         return None
-    return session.scalar(select(func.count()).where(Job.state == "queued", Job.created_at < job.created_at))
+    place = tuple_(*ORDER) < tuple_(job.rank, job.turn, job.created_at)
+    return session.scalar(select(func.count()).where(Job.state == "queued", place))
 
 
 def last_given_up(session: Session, key: str, since: datetime) -> Job | None:
@@ -162,17 +203,19 @@ def last_given_up(session: Session, key: str, since: datetime) -> Job | None:
 
 
 def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
-    """Claim the oldest job that no worker holds; None if there is none. Two workers never claim the same one."""
-    job = session.scalar(
-        select(Job)
-        .where(
-            or_(Job.state == "queued", (Job.state == "running") & (Job.lease_until < now())),
-            or_(Job.not_worker.is_(None), Job.not_worker != worker),
+    """Claim the next job that no worker holds; None if there is none. Two workers never claim the same one."""
+    free = (Job.state == "queued",), (Job.state == "running", Job.lease_until < now())
+    found = [
+        session.scalar(
+            select(Job)
+            .where(*conditions, or_(Job.not_worker.is_(None), Job.not_worker != worker))
+            .order_by(*ORDER)
+            .limit(1)
+            .with_for_update(skip_locked=True)
         )
-        .order_by(Job.created_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+        for conditions in free  # one after the other: each is one range of the index
+    ]
+    job = min((job for job in found if job), key=lambda job: (job.rank, job.turn, job.created_at), default=None)
     if job is None:
         return None
     job.deaths += job.state == "running"
@@ -180,7 +223,7 @@ def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
     job.attempt += 1
     job.progress = 0.0
     session.flush()
-    return Claim(job.id, job.attempt, job.deaths, job.kind, job.model, job.subject, job.payload)
+    return Claim(job.id, job.attempt, job.deaths, job.kind, job.model, job.subject, job.payload, job.error)
 
 
 def hold(session: Session, claim: Claim) -> Job:
@@ -226,9 +269,10 @@ def release(session: Session, claim: Claim) -> None:
     job.state, job.lease_until, job.worker = "queued", None, None
 
 
-def postpone(session: Session, claim: Claim, delay: timedelta) -> None:
-    """Let a job be claimed again after a delay, as if its worker had died then."""
-    hold(session, claim).lease_until = now() + delay
+def postpone(session: Session, claim: Claim, delay: timedelta, error: str | None = None) -> None:
+    """Let a job be claimed again after a delay, as if its worker had died then; `error` says why, meanwhile."""
+    job = hold(session, claim)
+    job.lease_until, job.error = now() + delay, error
 
 
 def listing(
@@ -246,7 +290,7 @@ def listing(
     Returns:
         The jobs, and the cursor of the next page.
     """
-    query = select(Job, User.name).join(User, User.id == Job.user_id)
+    query = select(Job, User.name).outerjoin(User, User.id == Job.user_id)  # outer, or SQLite begins with the users
     if state is not None:
         query = query.where(Job.state == state)
     if kind is not None:

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Channel, ChannelMove, ChannelVote, Model, Release, User, now
@@ -14,7 +15,7 @@ from registry.services.composing import snapshots
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
-from registry.services.releasing import releases
+from registry.services.releasing import dossiers, releases
 
 CHANNEL_NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?")
 RESERVED_NAMES = frozenset({"base", "default", "head", "latest", "main", "master", "recipe", "release", "tag"})
@@ -39,12 +40,27 @@ def check_name(name: str) -> None:
         )
 
 
-def listing(session: Session, full_name: str) -> Sequence[Channel]:
-    """Return a model's channels, by name."""
-    model = models.find(session, full_name)
-    return session.scalars(
-        select(Channel).where(Channel.model_id == model.id).options(joinedload(Channel.release)).order_by(Channel.name)
-    ).all()
+@dataclass(frozen=True)
+class Pointer:
+    """A channel, the version that it points at, who has asked for which move, and a sentence for each yanked patch."""
+
+    channel: Channel
+    version: str | None
+    asked: dict[str, list[str]]
+    warnings: list[str]
+
+
+def pointers(session: Session, model: Model, only: Channel | None = None) -> list[Pointer]:
+    """Return a model's channels by name, or one of them, with what they point at, in a fixed number of queries."""
+    chosen = Channel.model_id == model.id if only is None else Channel.id == only.id
+    aims = select(Channel, Release.version, Release.recipe_digest).outerjoin(Release, Release.id == Channel.release_id)
+    rows = session.execute(aims.where(chosen).order_by(Channel.name)).all()
+    inside = select(Release.recipe_digest).join(Channel, Channel.release_id == Release.id).where(chosen)
+    yanked, asked = dossiers.yanked_by_recipe(session, model, inside), pending(session, chosen)
+    return [
+        Pointer(channel, version, asked.get(channel.id, {}), yanked.get(digest, []))
+        for channel, version, digest in rows
+    ]
 
 
 def find(session: Session, model: Model, name: str, *, lock: bool = False) -> Channel:
@@ -173,16 +189,22 @@ def vote(session: Session, actor: Actor, model: Model, channel: Channel, release
 
 def pending_moves(session: Session, channel: Channel) -> dict[str, list[str]]:
     """Return the names of the users who have asked to move a channel, by version."""
-    by_version: dict[str, list[str]] = {}
-    for version, name in session.execute(
-        select(Release.version, User.name)
-        .join(ChannelVote, ChannelVote.release_id == Release.id)
+    return pending(session, Channel.id == channel.id).get(channel.id, {})
+
+
+def pending(session: Session, chosen: ColumnElement[bool]) -> dict[UUID, dict[str, list[str]]]:
+    """Return what `pending_moves` does, for all channels that meet a condition, by their keys."""
+    by_channel: dict[UUID, dict[str, list[str]]] = {}
+    for key, version, name in session.execute(
+        select(Channel.id, Release.version, User.name)
+        .join(ChannelVote, ChannelVote.channel_id == Channel.id)
+        .join(Release, Release.id == ChannelVote.release_id)
         .join(User, User.id == ChannelVote.user_id)
-        .where(ChannelVote.channel_id == channel.id)
+        .where(chosen)
         .order_by(Release.sort, User.name)
     ):
-        by_version.setdefault(version, []).append(name)
-    return by_version
+        by_channel.setdefault(key, {}).setdefault(version, []).append(name)
+    return by_channel
 
 
 def history(session: Session, channel: Channel) -> Sequence[ChannelMove]:

@@ -4,11 +4,11 @@ A fixed number of queries, whatever the number of releases.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session, aliased, joinedload, load_only, selectinload
 
 from registry.db.tables import (
@@ -25,7 +25,7 @@ from registry.db.tables import (
 )
 from registry.documents import licences, versions
 from registry.services.catalog import patches
-from registry.services.composing import builds
+from registry.services.composing import builds, compositions
 from registry.services.composing.snapshots import PUBLISHED
 from registry.services.curation import evaluations
 from registry.services.people import paging
@@ -61,7 +61,7 @@ def dossiers_of(session: Session, model: Model, rows: Sequence[Release]) -> list
     digests = {row.recipe_digest for row in rows}
     query = select(Recipe).where(Recipe.digest.in_(digests)).options(selectinload(Recipe.items))
     recipes = {recipe.digest: recipe for recipe in session.scalars(query)}
-    known = patches_held(session, model, digests)
+    known = compositions.held(session, model, digests)
     results_of = select(Composition.recipe_digest, Composition.weights_digest)
     results_of = results_of.where(Composition.model_id == model.id, Composition.recipe_digest.in_(digests))
     composed = dict(session.execute(results_of).all())
@@ -86,15 +86,6 @@ def dossiers_of(session: Session, model: Model, rows: Sequence[Release]) -> list
         weights = composed.get(recipe.digest)
         dossiers.append(Dossier(row, recipe, items, weights, built[recipe.digest], pointing[row.id], missing, warnings))
     return dossiers
-
-
-def patches_held(session: Session, model: Model, digests: Iterable[str]) -> dict[str, PatchRevision]:
-    """Return the checked revisions that recipes hold and that are still listed, by the digest of their file."""
-    inside = select(RecipeItem.sha256).where(RecipeItem.recipe_digest.in_(list(digests)))
-    query = patches.revisions().where(
-        Patch.model_id == model.id, PatchRevision.sha256.in_(inside), PatchRevision.state == "checked"
-    )
-    return {revision.sha256: revision for revision in session.scalars(query)}
 
 
 def channels(session: Session, rows: Sequence[Release]) -> dict[UUID, list[str]]:
@@ -161,6 +152,23 @@ def yanked(revisions: Sequence[PatchRevision]) -> list[str]:
         for revision in revisions
         if revision.patch.state == "yanked"
     ]
+
+
+def yanked_by_recipe(session: Session, model: Model, digests: Collection[str] | Select[str]) -> dict[str, list[str]]:
+    """Return a sentence for each yanked patch of some recipes, by recipe."""
+    listed = and_(PatchRevision.sha256 == RecipeItem.sha256, PatchRevision.state == "checked")
+    query = (  # outer joins, or SQLite begins with all yanked patches of the model
+        select(RecipeItem.recipe_digest, Patch.number, Patch.state, Patch.reason)
+        .outerjoin(PatchRevision, listed)
+        .outerjoin(Patch, and_(Patch.id == PatchRevision.patch_id, Patch.model_id == model.id))
+        .where(RecipeItem.recipe_digest.in_(digests))
+        .order_by(Patch.number)
+    )
+    by_recipe: dict[str, list[str]] = defaultdict(list)
+    for digest, number, state, reason in session.execute(query):
+        if state == "yanked":
+            by_recipe[digest].append(f"Patch #{number} was yanked: {reason}")
+    return by_recipe
 
 
 def outlines(session: Session, model: Model, before: str | None, limit: int) -> tuple[list[Outline], str | None]:

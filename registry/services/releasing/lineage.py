@@ -37,14 +37,20 @@ class Lineage:
 
 def contributors(session: Session, model: Model) -> list[Contributor]:
     """Return who contributed to a model, those with the most accepted patches first."""
-    accepted = func.count().filter(Patch.state == "accepted")
-    rows = session.execute(
-        select(User.name, accepted, func.count())
-        .join(Patch, Patch.author_id == User.id)
+    accepted = func.count().filter(Patch.state == "accepted").label("accepted")
+    counted = (
+        select(Patch.author_id, accepted, func.count().label("patches"))
         .where(Patch.model_id == model.id)
-        .group_by(User.name)
-        .order_by(accepted.desc(), func.count().desc(), User.name)
+        .group_by(Patch.author_id)
+        .order_by(accepted.desc(), func.count().desc(), Patch.author_id)
         .limit(MOST_PEOPLE)
+        .subquery()
+    )
+    counts = counted.c.accepted, counted.c.patches
+    rows = session.execute(
+        select(User.name, *counts)
+        .join(counted, counted.c.author_id == User.id)
+        .order_by(*(count.desc() for count in counts), User.name)
     )
     return [Contributor(*row) for row in rows]
 

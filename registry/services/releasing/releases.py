@@ -24,6 +24,8 @@ from registry.services.people.rules import Role
 from registry.services.queue import jobs
 from registry.services.releasing import dossiers
 
+MOST_CANDIDATES = 100  # in an inbox
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -52,14 +54,9 @@ def composed(session: Session, model: Model, digest: str) -> None:
         session.flush()
         built = builds.builds_of(session, model.id, digest)
         if len(built) < builds.BUILDS_NEEDED:
-            key, worker = rebuild_key(model, digest), built[0].builder if built else None
+            key, worker = compositions.rebuild_key(model, digest), built[0].builder if built else None
             payload = {"recipe": digest}
             jobs.enqueue(session, release.creator_id, "rebuild", key, model, digest, payload, not_worker=worker)
-
-
-def rebuild_key(model: Model, digest: str) -> str:
-    """Return the key of the job that composes a recipe again, to compare the results."""
-    return f"rebuild:{model.id}:{digest}"
 
 
 def underway(session: Session, model: Model, release: Release) -> Job | None:
@@ -67,7 +64,7 @@ def underway(session: Session, model: Model, release: Release) -> Job | None:
     if release.state in PUBLISHED:
         return None
     first = jobs.active(session, compositions.job_key(model, release.recipe_digest))
-    return first or jobs.active(session, rebuild_key(model, release.recipe_digest))
+    return first or jobs.active(session, compositions.rebuild_key(model, release.recipe_digest))
 
 
 def failed(session: Session, model: Model, digest: str) -> None:
@@ -149,7 +146,7 @@ def inbox(session: Session, actor: Actor, model: Model) -> dict[str, list[str]]:
         .order_by(Build.recipe_digest)
     )
     return {
-        "candidates": list(session.scalars(candidates.order_by(Release.sort))),
+        "candidates": list(session.scalars(candidates.order_by(Release.sort).limit(MOST_CANDIDATES))),
         "alarms": list(session.scalars(alarms)),
     }
 
@@ -161,8 +158,7 @@ def missing(session: Session, model: Model, release: Release) -> list[str]:
 
 def yanked_in(session: Session, model: Model, release: Release) -> list[str]:
     """Return a sentence for each patch of a release that was yanked."""
-    recipe = compositions.load(session, release.recipe_digest)
-    return dossiers.yanked([revision for _, revision in compositions.described(session, model, recipe) if revision])
+    return dossiers.yanked_by_recipe(session, model, [release.recipe_digest])[release.recipe_digest]
 
 
 def compare(session: Session, actor: Actor | None, full_name: str, before: str, after: str) -> Comparison:

@@ -37,6 +37,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu_and_flush_no_subnormals(tmp_path, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

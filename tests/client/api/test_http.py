@@ -51,6 +51,16 @@ def test_an_unknown_problem_is_raised_by_its_status(status: int, cls: type[Excep
         client.whoami()
 
 
+def test_a_proxy_that_refuses_a_part_is_told_of() -> None:
+    page = b"<html><title>413 Request Entity Too Large</title></html>"
+    with (
+        serving(lambda request: request.answer(413, page)) as there,
+        Client(there.url) as client,
+        pytest.raises(errors.TooLarge, match=r"client_max_body_size 0.*REGISTRY_PART_BYTES"),
+    ):
+        client.whoami()
+
+
 def test_a_busy_registry_is_asked_again_after_the_time_it_names(no_pauses: list[float]) -> None:
     def answer(request: Request) -> None:
         if len(there.seen) < 3:

@@ -1,12 +1,11 @@
 """Reports, and what admins look at, by the commands they type, against a real registry."""
 
 import json
-import subprocess
 from typing import Any
 
 import pytest
 
-from tests.support.visitors import SERVER, Crumb, Files, Registry, environment
+from tests.support.visitors import Crumb, Files, Registry, create_token
 
 MODEL = "ada/odd"
 
@@ -17,12 +16,11 @@ def admin(registry: Registry, files: Files) -> str:
     from client.actions.models import create
     from client.actions.push import push
 
-    command = [*SERVER, "token", "create", "chief", "--admin", "--data", str(registry.data), "--json"]
-    made = subprocess.run(command, env=environment(), capture_output=True, check=True, text=True)
+    secret = create_token(registry.data, "chief", "--admin")
     with registry.client("ada") as client:
         create(client, MODEL, files.base)
         push(client, files.patches[0], MODEL, "A \x1b[31mred\x1b[0m title")
-    return str(json.loads(made.stdout)["token"])
+    return secret
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from client.actions import transfers
 from client.actions.downloads import partial_path
 from client.actions.jobs import wait
 from registry import errors, schemas
-from tests.support import makers
-from tests.support.visitors import PART, SERVER, Crumb, Files, Registry, environment, eventually, serving
+from tests.support import launcher, makers
+from tests.support.visitors import PART, Crumb, Files, Registry, create_token, eventually, serving
 
 WEIGHTS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
@@ -359,9 +359,9 @@ def test_a_pull_killed_while_it_switches_revisions_can_go_on_or_back_or_elsewher
         "from client.cli import main\n"
         "main()\n"
     )
-    command = [sys.executable, "-c", code, "pull", f"{model}@{recipes[1]}", "-o", str(crumb.cwd / "it")]
+    command = ["pull", f"{model}@{recipes[1]}", "-o", str(crumb.cwd / "it")]
     for ref in (recipes[0], "base", recipes[1]):
-        assert subprocess.run(command, env=os.environ, check=False).returncode == -signal.SIGKILL
+        assert launcher.run(code, *command, environment=os.environ).returncode == -signal.SIGKILL
         (crumb.cwd / "it/.crumb" / f"{'0' * 64}.00000000.part").write_bytes(b"half")
         crumb("pull", f"{model}@{ref}", "-o", "it")
         crumb("verify", "it", f"{model}@{ref}")
@@ -430,8 +430,8 @@ def test_a_push_whose_process_is_killed_goes_on_where_it_was(here: Registry, mod
         "from client.cli import main\n"
         "main()\n"
     )
-    command = [sys.executable, "-c", code, "push", str(patch), model, "-m", "killed"]
-    assert subprocess.run(command, env=os.environ, check=False).returncode == -signal.SIGKILL
+    killed = launcher.run(code, "push", str(patch), model, "-m", "killed", environment=os.environ)
+    assert killed.returncode == -signal.SIGKILL
     assert info.sha256 is not None
     with here.client() as client:
         session = client.announce_upload(info.sha256, info.size)
@@ -450,14 +450,11 @@ def test_an_upload_goes_on_when_the_registry_is_killed_and_comes_back(
     data, source = tmp_path / "data", tmp_path / "source"
     source.write_bytes(random.Random(1).randbytes(20 * PART))
     monkeypatch.setattr("client.actions.transfers.AT_ONCE", 1)
-    made = subprocess.run(
-        [*SERVER, "token", "create", "ana", "--data", str(data), "--json"],
-        env=environment(), capture_output=True, check=True,
-    )  # fmt: skip
+    token = create_token(data, "ana")
     sent: list[int] = []
     with ExitStack() as first, ExitStack() as second:
         url = first.enter_context(serving(data))
-        client = second.enter_context(Client(url, json.loads(made.stdout)["token"]))
+        client = second.enter_context(Client(url, token))
         send = client.send_part
 
         def part(upload: str, number: int, *rest: Any, **more: Any) -> Any:
@@ -482,7 +479,7 @@ def test_an_interrupted_wait_says_that_the_registry_goes_on(here: Registry, mode
         "main()\n"
     )
     arguments = ["compose", model, "1", "--alpha", "0.123"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=os.environ)
+    done = launcher.run(code, *arguments, environment=os.environ)
     assert done.returncode == 130
     assert "goes on composing" in done.stderr
     assert "Traceback" not in done.stderr
@@ -528,13 +525,9 @@ def test_who_waits_for_no_worker_is_told(
     tmp_path: Path, files: Files, crumb: Crumb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
-    made = subprocess.run(
-        [*SERVER, "token", "create", "ana", "--data", str(data), "--json"],
-        env=environment(), capture_output=True, check=True,
-    )  # fmt: skip
+    token = create_token(data, "ana")
     monkeypatch.setattr("client.actions.jobs.IDLE", 0.1)
     with serving(data, more=["--no-worker"]) as url:
-        token = json.loads(made.stdout)["token"]
         monkeypatch.setattr("client.actions.jobs.wait", lambda *job, **how: wait(*job, **how, timeout=1))
         crumb("model", "create", "ana/slow", "--base", files.base, code=1, CRUMB_URL=url, CRUMB_TOKEN=token)
     assert crumb.errors.count("no worker is free") == 1

@@ -105,6 +105,33 @@ def test_a_header_that_does_not_end_is_refused_long_before_its_deadline(world: W
         assert answer.startswith(b"HTTP/1.1 400")
 
 
+HOST = b"Host: x\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize("fields", [b"X-Long: " + b"a" * 17_000 + b"\r\n", b"X: y\r\n" * 101, b"X: y\n" * 101])
+def test_a_header_that_arrives_at_once_has_the_same_limits(calm: World, fields: bytes) -> None:
+    with served(calm, header_seconds=60) as address:
+        assert talk(address, b"GET /healthz HTTP/1.1\r\n" + HOST + fields + b"\r\n").startswith(b"HTTP/1.1 400")
+        few = b"X: y\r\n" * 90
+        assert talk(address, b"GET /healthz HTTP/1.1\r\n" + HOST + few + b"\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_a_long_body_in_the_segment_of_its_header_is_no_long_header(world: World) -> None:
+    raw = json.dumps({"sha256": "0" * 64, "size": 5}).encode() + b" " * 20_000
+    head = b"POST /api/v1/uploads HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n" % len(raw)
+    head += b"Content-Type: application/json\r\nAuthorization: Bearer " + world.token("alice").encode()
+    with served(world, header_seconds=60) as address:
+        assert talk(address, head + b"\r\n\r\n" + raw).startswith(b"HTTP/1.1 201")
+
+
+def test_a_body_with_two_lengths_is_refused_and_nothing_after_it_is_read(calm: World) -> None:
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+    raw = b"POST /api/v1/uploads HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with served(calm, header_seconds=60) as address:
+        answer = talk(address, raw + b"0\r\n\r\n" + hidden)
+        assert (answer.count(b"HTTP/1.1"), answer[:12]) == (1, b"HTTP/1.1 400")
+
+
 def test_a_client_that_goes_away_in_the_middle_of_a_part_leaves_it_missing(world: World) -> None:
     with served(world, header_seconds=10) as address:
         with socket.create_connection(address) as connection:

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from registry.db.tables import Model, ModelDownloads, now
 from registry.documents.commits import blob_id, pointer
+from registry.services.hub import downloads
 from tests.support.makers import make_checkpoint
 from tests.support.world import World, create_model, open_world
 
@@ -51,6 +52,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
                 model.created_at = model.modified_at = DAY + timedelta(seconds=place == 0, microseconds=5)
                 if place < 2:
                     session.add(ModelDownloads(model_id=model.id, day=now().date(), count=5 - place))
+        downloads.renew(world.database)
         yield world
 
 

@@ -1,5 +1,6 @@
 """Who gets to see which page, and whose forms are taken: every page, every role, with a cookie in place of a token."""
 
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,14 +8,17 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from starlette.responses import HTMLResponse
 from starlette.testclient import TestClient
 
 from registry.db.tables import Model, SignIn, now
+from registry.server.edge.limits import Rate
+from registry.server.edge.middleware import Edge, Metrics
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
 from registry.services.people import sign_ins
 from registry.services.people.rules import Role
 from tests.support.community import NAME, Community, open_community
-from tests.support.routes import Way, every_page
+from tests.support.routes import Way, every_page, every_way
 
 ROLES = {None: Role.ANYONE, "carol": Role.CONTRIBUTOR, "rita": Role.REVIEWER, "mary": Role.MAINTAINER}
 ROLES |= {"alice": Role.OWNER, "chief": Role.ADMIN}
@@ -31,7 +35,7 @@ def released(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Communi
 
 def sign_in(community: Community, user: str | None) -> tuple[TestClient, str]:
     """Return a browser of somebody, and the secret in its cookie."""
-    http = TestClient(community.world.app, follow_redirects=False, raise_server_exceptions=False)
+    http = community.world.browser()
     http.headers["accept"] = "text/html"
     if user is None:
         return http, ""
@@ -113,15 +117,32 @@ def test_looking_changes_nothing(released: Community) -> None:
     assert released.count_events() == before
 
 
-def test_every_page_says_what_it_may_load_and_that_it_is_nobody_elses(released: Community) -> None:
-    http, _ = sign_in(released, "alice")
-    for path in ("/", f"/{NAME}", "/login", "/nothing/here", "/settings/tokens"):
+def test_every_answer_says_what_a_browser_may_do_with_it(released: Community) -> None:
+    http, _ = sign_in(released, "chief")
+    ways = [way for way in (*every_way(released.world.app), *every_page(released.world.app)) if way.method == "GET"]
+    paths = [address(way) for way in ways if not way.path.endswith("/events")]
+    shown = 0
+    for path in (*paths, "/nothing/here", "/api/v1/nothing", "/static/style.css", "/static/nothing"):
         answer = http.get(path)
-        policy = answer.headers["content-security-policy"]
-        assert "'unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
-        assert answer.headers["cache-control"] == "private, no-store"
+        (policy,) = answer.headers.get_list("content-security-policy")
+        assert "'unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy, path
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert "style=" not in answer.text and "onclick" not in answer.text, path
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        html = answer.headers.get("content-type", "").startswith("text/html")
+        assert html != policy.endswith("sandbox"), path
+        if html:
+            shown += 1
+            assert answer.headers["cache-control"] == "private, no-store", path
+            assert "style=" not in answer.text and "onclick" not in answer.text, path
+            assert not re.search(r"""(src|action)=["'](https?:)?//""", answer.text), path
+    assert shown > 30
+
+
+def test_a_route_that_answers_html_and_forgets_its_policy_gets_it() -> None:
+    inner = HTMLResponse("<script>alert(1)</script>", media_type="Text/HTML")
+    app = Edge(inner, Metrics(), Rate("address", ""), body_seconds=1, body_rate=0)
+    policy = TestClient(app).get("/new").headers["content-security-policy"]
+    assert "script-src 'self'" in policy and "frame-ancestors 'none'" in policy
 
 
 def test_a_sign_in_ends_with_its_token_its_time_and_its_user(released: Community) -> None:
@@ -153,13 +174,13 @@ def test_signing_in_gives_a_new_secret_and_leads_nowhere_else(released: Communit
 
 def test_the_cookie_is_sent_over_tls_alone_where_the_registry_is_reached_by_tls(released: Community) -> None:
     for base, secure in (("http://testserver", False), ("https://testserver", True)):
-        http = TestClient(released.world.app, base_url=base)
+        http = released.world.browser(base_url=base)
         said = http.get("/login").headers["set-cookie"].lower()
         assert "httponly" in said and "samesite=lax" in said and ("secure" in said) == secure
 
 
 def test_a_token_in_a_header_opens_no_page_and_a_cookie_no_api(released: Community) -> None:
-    http = TestClient(released.world.app, follow_redirects=False)
+    http = released.world.browser()
     token = {"authorization": f"Bearer {released.world.token('chief')}"}
     assert http.get("/admin", headers=token).status_code == 303
     http, _ = sign_in(released, "chief")

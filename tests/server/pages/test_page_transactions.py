@@ -89,7 +89,7 @@ def addresses(community: Community) -> dict[str, str]:
 def browsers(community: Community) -> Iterator[tuple[str | None, TestClient]]:
     """Yield a browser of nobody, and of somebody who may see every page, whose token has just been used."""
     for user in (None, "alice", "chief"):
-        http = TestClient(community.world.app, follow_redirects=False)
+        http = community.world.browser()
         if user is not None:
             with community.world.database.write() as session:
                 http.cookies.set(COOKIE, sign_ins.start(session, community.world.token(user)))

@@ -322,7 +322,9 @@ def test_check_names_what_the_bucket_has_lost_and_gc_lets_it_be_copied_again(
 
     def command(*words: str) -> tuple[int, Any]:
         found = CliRunner().invoke(app, [*words, "--json"])
-        return found.exit_code, json.loads(found.stdout)
+        answer = json.loads(found.stdout)
+        answer.pop("audit", None)
+        return found.exit_code, answer
 
     kept, lost, cut = served(world), served(world, DATA[1:]), served(world, DATA[2:])
     offload(world)

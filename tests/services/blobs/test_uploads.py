@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from registry.db.tables import AuditEvent, UploadSession, now
-from registry.services.blobs import blobs, garbage
+from registry.services.blobs import damage, garbage
 from tests.support.world import World, announce, content_digest, digest, put_part, upload
 
 DATA = random.Random(1).randbytes(4500)  # parts of 1000 bytes: 0 to 4, the last one short
@@ -231,13 +231,13 @@ def test_limits_are_checked_at_the_announcement(world: World) -> None:
 
 def test_check_finds_missing_damaged_and_unknown_blobs(world: World) -> None:
     first, second = upload(world.client(), DATA), upload(world.client(), DATA + b"x")
-    assert list(blobs.check(world.database, world.store)) == []
+    assert list(damage.check(world.database, world.store)) == []
     world.store.path(first).unlink()
     damaged = world.store.path(second)
     damaged.chmod(0o644)
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"y")
     unknown, _ = world.store.put([b"unknown"])
-    found = list(blobs.check(world.database, world.store))
+    found = list(damage.check(world.database, world.store))
     assert len(found) == 3
     for sha256, word in ((first, "missing"), (second, "damaged"), (unknown, "no row")):
         assert any(sha256 in line and word in line for line in found)

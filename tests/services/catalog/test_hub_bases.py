@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from registry.db.tables import BaseFile, Blob, Job, Model, now
 from registry.errors import InvalidRequest
 from registry.outside.hub import Hub, file_url, split
-from registry.services.blobs import blobs, garbage
+from registry.services.blobs import blobs, damage, garbage
 from registry.worker.runner import Stopped
 from registry.worker.worker import Worker
 from tests.support.hub_files import HubFiles
@@ -125,7 +125,7 @@ def test_a_base_by_reference_is_pinned_and_leaves_its_weights_at_the_hub(world: 
     }
     assert all((state == "remote") == path.endswith(".safetensors") for path, state in found.items())
     assert made["license"] == "apache-2.0"
-    assert list(blobs.check(world.database, world.store)) == []
+    assert list(damage.check(world.database, world.store)) == []
 
 
 def test_it_composes_to_the_same_weights_as_an_uploaded_and_a_copied_base(
@@ -283,7 +283,7 @@ def test_weights_at_the_hub_go_when_nothing_refers_to_them_and_are_never_missing
     garbage.run(small.database, small.store, DAY)
     with small.database.read() as session:
         assert set(session.scalars(select(Blob.sha256))).isdisjoint(weights(base))
-    assert list(blobs.check(small.database, small.store)) == []
+    assert list(damage.check(small.database, small.store)) == []
 
 
 def test_bytes_that_are_sent_all_the_same_turn_a_blob_live(world: World, base: Path) -> None:
@@ -296,7 +296,7 @@ def test_bytes_that_are_sent_all_the_same_turn_a_blob_live(world: World, base: P
     assert upload(client, data) == sha256
     assert sorted(states(world).values()).count("remote") == 1
     assert world.store.exists(sha256)
-    assert list(blobs.check(world.database, world.store)) == []
+    assert list(damage.check(world.database, world.store)) == []
 
 
 def test_a_file_whose_writer_died_before_its_row_was_committed_is_adopted(small: World, base: Path) -> None:

@@ -7,7 +7,10 @@ from sqlalchemy import func, select
 from registry.breadcrumbs.checking.check import check_patch
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.db.tables import PatchRevision, PatchTensor
-from registry.services.blobs import blobs, garbage
+from registry.services.blobs import damage, garbage
+from registry.services.catalog import choices
+from registry.services.people import paging
+from tests.support.community import URL, Community
 from tests.support.makers import changed, fine_tuned, make_checkpoint, make_patch
 from tests.support.world import World, create_model, digest, push_patch, upload
 
@@ -136,7 +139,7 @@ def test_a_refused_file_is_let_go_and_never_served_or_composed(world: World, bas
     with world.database.read() as session:
         held = select(func.count()).select_from(PatchRevision).where(PatchRevision.blob_sha256.is_not(None))
         assert session.scalar(held) == 0
-        assert list(blobs.check(world.database, world.store)) == []
+        assert list(damage.check(world.database, world.store)) == []
 
 
 def test_only_a_ready_model_takes_patches(world: World, tmp_path: Path) -> None:
@@ -201,3 +204,26 @@ def test_bytes_in_use_outlive_the_sweep(world: World, base: Path, tmp_path: Path
         session.connection().exec_driver_sql("DELETE FROM upload_sessions")
     assert garbage.run(world.database, world.store, timedelta(0)).deleted.count == 0
     assert world.client(None).get("/api/v1/models/alice/tiny/patches/1/file").content == file.read_bytes()
+
+
+def test_pages_of_a_search_go_through_a_bounded_number_of_patches(
+    crew: Community, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every match is found, though some pages are empty."""
+    monkeypatch.setattr(paging, "WINDOW", 1)
+    url = f"{URL}/patches?tensor=norm&limit=10"
+    client, pages, before = crew.world.client(), [], ""
+    while before is not None:
+        page = client.get(f"{url}{before}").json()
+        pages.append([patch["number"] for patch in page["items"]])
+        before = f"&before={page['next']}" if page["next"] else None
+    assert pages == [[4], [3], [2], [1]]
+    with crew.world.database.read() as session:
+        model, given, cursor = crew.model(session), [], None
+        while True:
+            rows, cursor = choices.page(session, model, words="patch 2", without=[], before=cursor, limit=5)
+            given.append([row.patch.number for row in rows])
+            if cursor is None:
+                break
+    assert [number for numbers in given for number in numbers] == [2]
+    assert len(given) > 1

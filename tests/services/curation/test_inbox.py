@@ -70,3 +70,14 @@ def test_an_approval_of_an_older_revision_counts_in_no_inbox(crew: Community) ->
         assert session.query(PatchRevision).count() == 5
     assert acceptable(crew) == []
     assert [patch["revision"] for patch in crew.get("/inbox", "rita")["review"]] == [2]
+
+
+def test_an_inbox_is_paged_and_the_client_reads_all_of_it(crew: Community) -> None:
+    for number in (1, 2, 3):
+        crew.post("bob", f"/patches/{number}/propose")
+    first = crew.get("/inbox?limit=2", "rita")
+    assert [patch["number"] for patch in first["review"]] == [1, 2]
+    assert first["next"] == 2
+    second = crew.get("/inbox?limit=2&after=2", "rita")
+    assert ([patch["number"] for patch in second["review"]], second["next"]) == ([3], None)
+    assert [patch["number"] for patch in crew.get("/inbox?limit=1&after=3", "bob")["mine"]] == [4]

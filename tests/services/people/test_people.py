@@ -28,7 +28,9 @@ def make_token(client: TestClient, **wanted: Any) -> dict[str, Any]:
 
 
 def with_token(world: World, secret: str) -> TestClient:
-    return TestClient(world.app, headers={"Authorization": f"Bearer {secret}"}, raise_server_exceptions=False)
+    client = world.client(None)
+    client.headers["Authorization"] = f"Bearer {secret}"
+    return client
 
 
 def organisation(world: World, name: str, owner: str = "alice", **members: str) -> TestClient:

@@ -1,7 +1,10 @@
 import threading
+import uuid
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import event, insert, select, text
 
 from registry.db.tables import Job, User, now
 from registry.errors import Forbidden
@@ -134,3 +137,98 @@ def test_a_job_that_outlives_its_workers_fails_with_a_sentence(world: World) -> 
     found = world.client().get(f"/api/v1/jobs/{job.id}").json()
     assert found["state"] == "failed"
     assert "workers died" in found["error"]
+
+
+def served(world: World, count: int) -> list[str]:
+    """Return whose jobs are claimed next, and end each."""
+    order = []
+    for _ in range(count):
+        held = claim(world)
+        assert held is not None
+        with world.database.write() as session:
+            job = jobs.end(session, held, "done")
+            order.append(session.get_one(User, job.user_id).name)
+    return order
+
+
+def ahead(world: World, job: Job) -> int | None:
+    with world.database.read() as session:
+        return jobs.jobs_ahead(session, session.get_one(Job, job.id))
+
+
+def test_users_take_turns_however_many_jobs_each_has(world: World) -> None:
+    enqueue(world, 6, user="carol")
+    assert served(world, 2) == ["carol", "carol"]
+    mine = enqueue(world, 2, user="alice")
+    (bobs,) = enqueue(world, 1, user="bob")
+    assert [ahead(world, job) for job in (*mine, bobs)] == [1, 4, 2], "at most one of each other user a turn"
+    assert served(world, 7) == ["carol", "alice", "bob", "carol", "alice", "carol", "carol"]
+
+
+def test_a_user_gains_no_turns_by_having_been_away_and_loses_none_by_having_been_served(world: World) -> None:
+    enqueue(world, 20, user="carol")
+    assert set(served(world, 15)) == {"carol"}
+    enqueue(world, 3, user="bob")
+    assert served(world, 6) == ["carol", "bob", "carol", "bob", "carol", "bob"]
+    assert served(world, 2) == ["carol", "carol"]
+    (job,) = enqueue(world, 1, user="carol")
+    enqueue(world, 1, user="bob")
+    assert ahead(world, job) == 0
+
+
+def test_a_job_that_has_run_for_long_gives_newcomers_no_earlier_turns(world: World) -> None:
+    enqueue(world, 20, user="carol")
+    assert claim(world) is not None
+    assert set(served(world, 10)) == {"carol"}
+    enqueue(world, 9, user="bob")
+    assert served(world, 4) == ["carol", "bob", "carol", "bob"]
+
+
+def test_checks_and_imports_come_first(world: World) -> None:
+    enqueue(world, 3, user="carol")
+    (check,) = enqueue(world, 1, "check", user="bob")
+    assert ahead(world, check) == 0
+    assert served(world, 2) == ["bob", "carol"]
+
+
+def test_a_job_whose_worker_died_is_behind_a_check_and_keeps_its_turn(world: World) -> None:
+    enqueue(world, 2, user="carol")
+    dead = claim(world, "dead", timedelta(seconds=-1))
+    (check,) = enqueue(world, 1, "check", user="bob")
+    first, second = claim(world), claim(world)
+    assert first is not None
+    assert second is not None
+    assert dead is not None
+    assert (first.job_id, second.job_id) == (check.id, dead.job_id)
+
+
+@pytest.mark.heavy
+def test_claiming_reads_one_row_of_an_index_however_long_the_queue_is(world: World) -> None:
+    """10,000 jobs of 50 users: neither database scans or sorts them."""
+    enqueue(world)
+    with world.database.write() as session:
+        first = session.scalars(select(Job)).one()
+        columns = {column.key: getattr(first, column.key) for column in Job.__table__.columns}
+        rows = [{**columns, "id": uuid.uuid4(), "key": f"k{n}", "turn": n // 50, "rank": n % 2} for n in range(10_000)]
+        session.execute(insert(Job), rows)
+    with world.database.write() as session:
+        session.execute(text("ANALYZE"))
+    asked: list[tuple[str, Any]] = []
+    listen = "before_cursor_execute", lambda _c, _d, statement, given, *_: asked.append((statement, given))
+    event.listen(world.database.engine, *listen)
+    assert claim(world) is not None
+    event.remove(world.database.engine, *listen)
+    explain = "EXPLAIN " if world.database.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
+    plans = []
+    with world.database.engine.connect() as connection:
+        for statement, given in asked:
+            if "ORDER BY jobs.rank" in statement:
+                rows = connection.exec_driver_sql(explain + statement, given)
+                plans.append(" ".join(str(value) for row in rows for value in row))
+    assert len(plans) == 2
+    for plan in plans:
+        assert "ix_jobs_state_rank_turn_created_at" in plan, plan
+        assert "Seq Scan" not in plan
+        assert "SCAN jobs" not in plan
+        assert "Sort" not in plan
+        assert "TEMP B-TREE" not in plan

@@ -1,6 +1,8 @@
 """The inbox: what waits for somebody in a model."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
 
 from registry import schemas
 from registry.server.edge.admission import ActorDep, allow
@@ -15,19 +17,26 @@ from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
 
 router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, include_in_schema=False)
-MOST = 50  # of each kind on the page
+MOST = 50  # patches of a page, and releases and moves on the first
 
 
 @router.get("/inbox")
 @allow("inbox.read")
-def inbox(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
+def inbox(
+    request: Request,
+    name: ModelName,
+    actor: ActorDep,
+    ctx: ContextDep,
+    after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+) -> Response:
     """Show what waits for the visitor, each item with the next step."""
     with ctx.database.read() as session:
         row = model_views.find(session, name)
-        shown, waiting = model_views.show(session, actor, row), review_views.inbox_of(session, actor, row)
+        shown = model_views.show(session, actor, row)
+        waiting = review_views.inbox_of(session, actor, row, after, MOST)
         channels = release_views.channel_list(session, row)
     role = Role[(shown.role or "anyone").upper()]
-    moves = pending_moves(channels, role, actor)
+    moves = [] if after else pending_moves(channels, role, actor)
     return render.page(
         request,
         "inbox.html",
@@ -35,7 +44,9 @@ def inbox(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -
         inbox=waiting,
         moves=moves,
         most=MOST,
-        nothing=not (moves or any(getattr(waiting, kind) for kind in schemas.Inbox.model_fields)),
+        after=after,
+        following=render.query(after=waiting.next) if waiting.next else None,
+        nothing=not moves and waiting == schemas.Inbox(review=[], accept=[], mine=[], candidates=[], alarms=[]),
         watches=role >= Role.MAINTAINER,
     )
 

@@ -1,5 +1,7 @@
 """Forms on the page of a patch: comments, verdicts, steps, reports; each is one call of the API."""
 
+import uuid
+
 from fastapi import APIRouter, Request, Response
 
 from registry import schemas
@@ -24,6 +26,16 @@ def comment(request: Request, name: ModelName, number: Number, actor: ActorDep, 
     """Comment on a patch."""
     body = forms.read(schemas.CommentRequest, request)
     reviews.comment(name, number, body, actor, ctx)
+    return back(request, name, number)
+
+
+@router.post("/comments/{comment_id}/delete")
+@allow("comment.delete")
+def delete_comment(
+    request: Request, name: ModelName, number: Number, comment_id: uuid.UUID, actor: ActorDep, ctx: ContextDep
+) -> Response:
+    """Delete a comment."""
+    reviews.delete_comment(name, number, comment_id, forms.read(schemas.Reason, request), actor, ctx)
     return back(request, name, number)
 
 

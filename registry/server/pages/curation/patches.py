@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from registry import schemas
 from registry.server.api import patches
+from registry.server.api.reviews import Before as Cursor
 from registry.server.edge.admission import VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import ModelName, PatchRef
@@ -22,7 +23,7 @@ from registry.server.views import reviews as review_views
 router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, include_in_schema=False)
 STATES = get_args(schemas.PatchState)
 PAGE = 50
-BARS, ROWS, ENTRIES, PAIRS = 40, 500, 200, 50  # most that a page shows: bars and rows of tensors, entries, pairs
+BARS, ROWS, PAIRS = 40, 500, 50  # most that a page shows: bars and rows of tensors, pairs
 Blank = BeforeValidator(lambda given: None if given == "" else given)  # a field of a form that was left empty
 State = Annotated[schemas.PatchState | None, Blank, Query()]
 Words = Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")]
@@ -79,14 +80,20 @@ def listing(
 @router.get("/patches/{number}")
 @allow("model.read")
 def patch(
-    request: Request, name: ModelName, patch: PatchRef, actor: VisitorDep, ctx: ContextDep, reported: bool = False
+    request: Request,
+    name: ModelName,
+    patch: PatchRef,
+    actor: VisitorDep,
+    ctx: ContextDep,
+    reported: bool = False,
+    before: Cursor = None,
 ) -> Response:
     """Show a patch at a revision: what it changes, its discussion, and what the visitor can do with it."""
     with ctx.database.read() as session:
         model_row = model_views.find(session, name)
         row = patch_views.find(session, model_row, patch)
         model = model_views.show(session, actor, model_row)
-        discussion = review_views.discussion(session, model_row, row)
+        discussion = review_views.discussion(session, model_row, row, before)
         checked = discussion.patch.check == "checked"
         tensors = patch_views.tensors(session, row) if checked else []
         pairs = conflict_views.pairs_of_patch(session, actor, model_row, row, PAIRS) if checked else []
@@ -97,7 +104,8 @@ def patch(
         model=model,
         patch=discussion.patch,
         discussion=discussion,
-        thread=thread(discussion),
+        thread=thread(discussion, newest=before is None),
+        earlier=render.next_page(request.url.path, discussion.earlier_comments),
         tensors=tensors,
         pairs=pairs,
         summary=conflict_summary,
@@ -117,12 +125,13 @@ def file(request: Request, name: ModelName, patch: PatchRef, actor: VisitorDep, 
     return patches.file(name, patch, request, actor, ctx)
 
 
-def thread(discussion: schemas.Discussion) -> list[Entry]:
-    """Return the revisions, reviews and comments of a patch by time; only the newest if there are many."""
-    entries: list[Entry] = [("revision", row) for row in discussion.revisions]
-    entries += [("review", row) for row in discussion.reviews]
-    entries += [("comment", row) for row in discussion.comments]
-    return sorted(entries, key=lambda entry: entry[1].created_at)[-ENTRIES:]
+def thread(discussion: schemas.Discussion, *, newest: bool) -> list[Entry]:
+    """Return the revisions, reviews and comments of a patch by time; comments alone on pages of earlier ones."""
+    entries: list[Entry] = [("comment", row) for row in discussion.comments]
+    if newest:
+        entries += [("revision", row) for row in discussion.revisions]
+        entries += [("review", row) for row in discussion.reviews]
+    return sorted(entries, key=lambda entry: entry[1].created_at)
 
 
 def energy(tensors: Sequence[schemas.TensorStats]) -> tuple[list[str], list[str], list[list[float | None]]]:

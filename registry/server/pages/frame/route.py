@@ -23,8 +23,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from registry.errors import BreadcrumbError, Forbidden, InvalidRequest, TooMany, Unauthenticated
 from registry.server.edge.admission import Route
-from registry.server.edge.bodies import read_bytes
-from registry.server.edge.context import get_context
+from registry.server.edge.bodies import parse_body
 from registry.server.errors import STATUS
 from registry.server.pages.frame import render
 from registry.server.pages.frame.cookies import COOKIE, csrf_of, set_cookie
@@ -34,10 +33,6 @@ from registry.services.people.names import RESERVED
 
 FORM = "application/x-www-form-urlencoded"
 FIELDS = 4000  # most fields of a form: the patches of a draft, and more
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
 
 
 class SpaceConvertor(StringConvertor):
@@ -105,9 +100,23 @@ async def read_form(request: Request) -> dict[str, list[str]]:
         raise InvalidRequest("A form must be sent as application/x-www-form-urlencoded.", field="body")
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise Forbidden("This form was sent from another site; open the page here, and send it again.")
-    raw = await read_bytes(request, get_context(request).settings.json_bytes)
+    fields = await parse_body(request, parse_form)
+    given, secret = fields.pop("csrf", [""])[-1], request.cookies.get(COOKIE, "")
+    if not secret or not hmac.compare_digest(given.encode(), csrf_of(secret).encode()):
+        raise Forbidden(
+            "This form is out of date, for instance because you signed out; open the page again, and send it again."
+        )
+    return fields
+
+
+def parse_form(raw: bytes) -> dict[str, list[str]]:
+    """Return the fields of a form.
+
+    Raises:
+        InvalidRequest: The bytes are not a form, are not UTF-8, or have too many fields.
+    """
     try:
-        fields = parse_qs(
+        return parse_qs(
             raw.decode("ascii"),
             keep_blank_values=True,
             strict_parsing=bool(raw),
@@ -116,12 +125,6 @@ async def read_form(request: Request) -> dict[str, list[str]]:
         )
     except ValueError:
         raise InvalidRequest("The form is malformed; no browser sends it like that.", field="body") from None
-    given, secret = fields.pop("csrf", [""])[-1], request.cookies.get(COOKIE, "")
-    if not secret or not hmac.compare_digest(given.encode(), csrf_of(secret).encode()):
-        raise Forbidden(
-            "This form is out of date, for instance because you signed out; open the page again, and send it again."
-        )
-    return fields
 
 
 def to_sign_in(request: Request, why: Unauthenticated) -> Response:
@@ -154,8 +157,7 @@ def local(path: str) -> str:
 
 
 def guarded(request: Request, response: Response) -> Response:
-    """Add the headers of every page: what it may load, and that shared caches must not store it."""
-    response.headers.setdefault("Content-Security-Policy", POLICY)
+    """Add the headers of a page: shared caches must not store it."""
     response.headers.setdefault("Cache-Control", "private, no-store")
     response.headers["Vary"] = "Cookie, HX-Request"
     if hasattr(request.state, "guest"):

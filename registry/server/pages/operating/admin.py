@@ -26,7 +26,7 @@ PAGE = 50
 def dashboard(request: Request, ctx: ContextDep) -> Response:
     """Show counts of everything, and whether workers are alive."""
     with ctx.database.read() as session:
-        summary, workers = admin_views.summary(session), admin_views.worker_list(session)
+        summary, workers = admin_views.summary(ctx.summary.get(session)), admin_views.worker_list(session)
     return render.page(
         request,
         "admin.html",

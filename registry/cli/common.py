@@ -1,0 +1,108 @@
+"""What commands of the server share: options, settings, the data folder and the database."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from registry.errors import InvalidRequest, WrongState
+
+if TYPE_CHECKING:
+    from registry.db.session import Database
+    from registry.settings import Settings
+    from registry.storage.store import Store
+
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the registry.  [default: registry-data]")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def settings_for(data: Path | None) -> "Settings":
+    """Return the settings, with the data folder of the command line if it is given; apply a umask that was set.
+
+    Raises:
+        InvalidRequest: A setting is not valid.
+    """
+    from pydantic import ValidationError
+
+    from registry.settings import Settings
+
+    try:
+        settings = Settings() if data is None else Settings(data=data)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        name = "_".join(map(str, wrong["loc"])).upper().removeprefix("REGISTRY_")
+        name = name if name == "DATABASE_URL" else f"REGISTRY_{name}"
+        raise InvalidRequest(f"{name} cannot be {wrong['input']!r}: {wrong['msg']}.") from None
+    if "umask" in settings.model_fields_set:
+        os.umask(int(settings.umask, 8))
+    return settings
+
+
+def open_store(settings: "Settings") -> "Store":
+    """Return the store in the data folder."""
+    from registry.storage.store import Store
+
+    return Store(settings.data, settings.reserve_bytes)
+
+
+def prepare(settings: "Settings") -> None:
+    """Create the data folder, close it to other users, and bring the database to the newest migration."""
+    from registry.db.session import migrate
+    from registry.services.operating.backups import RESTORING
+
+    if (settings.data / RESTORING).exists():
+        raise WrongState(f"A restore into {settings.data} was interrupted; run `crumb-server restore` again.")
+    settings.data.mkdir(parents=True, exist_ok=True)
+    close_to_others(settings.data, int(settings.umask, 8))
+    open_store(settings).prepare()
+    migrate(settings.database)
+    if settings.database_url is None:
+        with suppress(PermissionError):  # another user of the group made it; SQLite lets only its owner write
+            (settings.data / "registry.db").chmod(0o666 & ~int(settings.umask, 8))
+
+
+def close_to_others(folder: Path, umask: int) -> None:
+    """Take the rights from a folder that a umask would not have given; say so, or that it cannot be done."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if not mode & umask:
+        return
+    try:
+        if mode & stat.S_ISVTX:
+            raise PermissionError("everybody may write there")
+        folder.chmod(mode & ~umask)
+        told = f"The folder {folder} was open to other users, and is closed now; REGISTRY_UMASK=007 lets its group in."
+    except PermissionError as error:
+        told = f"The folder {folder} is open to other users, and cannot be closed ({error}); see `chmod`."
+    print(f"crumb-server: {told}", file=sys.stderr)
+
+
+@contextmanager
+def open_for(settings: "Settings") -> Iterator["Database"]:
+    """Open the database, and close its connections afterwards; its errors become sentences."""
+    from registry.db.session import open_database, reaching_database
+
+    database = open_database(settings.database)
+    try:
+        with reaching_database():
+            yield database
+    finally:
+        database.engine.dispose()
+
+
+def parse_size(text: str, field: str) -> int:
+    """Return a number that may have a unit, like 500GiB.
+
+    Raises:
+        InvalidRequest: The text is not a number.
+    """
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise InvalidRequest(f"'{text}' is not a size; write one like 500GiB.", field=field) from None

@@ -1,0 +1,150 @@
+"""gc, check, backup, restore: looking after what a registry keeps."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from registry.cli.common import Data, Json, open_for, open_store, settings_for
+
+
+def gc(
+    data: Data = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; show what would be removed.")] = False,
+    grace: Annotated[
+        float | None,
+        typer.Option(metavar="HOURS", min=0, help="Least age of what is removed.  [default: REGISTRY_UPLOAD_HOURS]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove expired uploads and bytes that nothing refers to. Safe at any time; workers do this every ten minutes."""
+    from dataclasses import asdict
+    from datetime import timedelta
+
+    from registry.db.session import require_head
+    from registry.services.blobs import garbage
+    from registry.storage.bucket import open_bucket
+
+    settings = settings_for(data)
+    hours = settings.upload_hours if grace is None else grace
+    bucket, store = open_bucket(settings.bucket, **settings.bucket_access), open_store(settings)
+    if not dry_run:
+        store.drop_ballast()
+    with open_for(settings) as database:
+        require_head(database, settings.database)
+        collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket)
+    if not dry_run:
+        store.take_ballast()
+    lines = [
+        (collected.uploads, "uploads expired"),
+        (collected.staged, "staged files removed"),
+        (collected.orphans, "files without a row were given one"),
+        (collected.doomed, "blobs doomed"),
+        (collected.deleted, "blobs deleted"),
+        (collected.strays, "objects without a row deleted from the bucket"),
+    ]
+    if as_json:
+        print(json.dumps({"dry_run": dry_run, **asdict(collected)}))
+    else:
+        for amount, label in lines if bucket else lines[:-1]:
+            print(f"{amount.count} {label} ({amount.bytes} bytes)")
+        if bucket:
+            print(f"{collected.lost} blobs that the bucket has lost will be copied again")
+        if collected.held:
+            print("A backup is under way, so no blobs were deleted; workers delete them afterwards.")
+        if dry_run:
+            print("Nothing was changed: this is what would happen.")
+    if collected.problem:
+        print(f"crumb-server: {collected.problem}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def check(data: Data = None, as_json: Json = False) -> None:
+    """Check that every blob exists, hashes right and has a row, and that the audit log is unbroken.
+
+    Damaged blobs are marked, so that they are not served. With a bucket, also check that it has the blobs that it
+    should have. Keep the head of the audit log elsewhere, so that even its owner cannot rewrite the log unnoticed.
+    """
+    from registry.db.audit import check_chain, read_head
+    from registry.db.session import require_head
+    from registry.services.blobs.bucket_copies import check as check_bucket
+    from registry.services.blobs.damage import check as check_blobs
+    from registry.storage.bucket import open_bucket
+
+    settings = settings_for(data)
+    bucket = open_bucket(settings.bucket, **settings.bucket_access)
+    with open_for(settings) as database:
+        require_head(database, settings.database)
+        with database.read() as session:
+            head = read_head(session)
+            problems = list(check_chain(session))
+        problems += check_blobs(database, open_store(settings))
+        problems += check_bucket(database, bucket) if bucket else ()
+    if as_json:
+        print(json.dumps({"ok": not problems, "problems": problems, "audit": head}))
+    else:
+        print("\n".join(problems) or "Every blob exists, hashes right and has a row; the audit log is unbroken.")
+        print(f"The audit log ends at serial {head['serial']} with hash {head['hash']}.")
+    raise SystemExit(1 if problems else 0)
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where it goes: a new folder, or a backup to renew.")],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Back up the database and every blob that it names, while the registry works. Run again, it adds what is new.
+
+    A backup that is interrupted leaves the one before it whole. Blobs are hard links where the file system allows them,
+    so copy the folder to another disk. For PostgreSQL, pg_dump has to be on the PATH.
+    """
+    from dataclasses import asdict
+
+    from registry.db.session import require_head
+    from registry.services.operating import backups
+
+    settings = settings_for(data)
+    with open_for(settings) as database:
+        require_head(database, settings.database)
+        placed = backups.back_up(database, open_store(settings), settings.database, folder)
+    report(
+        asdict(placed),
+        placed.problems,
+        f"The backup in {folder} holds {placed.kept + placed.linked + placed.copied} blobs ({placed.bytes} bytes): "
+        f"{placed.linked} were linked, {placed.copied} were copied, {placed.kept} were there.",
+        as_json,
+    )
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `crumb-server backup` wrote.")],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Make a registry from a backup, in an empty folder and an empty database, and check all of it.
+
+    For PostgreSQL, set DATABASE_URL to the new database; pg_restore has to be on the PATH.
+    """
+    from dataclasses import asdict
+
+    from registry.db.session import reaching_database
+    from registry.services.operating import backups
+
+    settings = settings_for(data)
+    with reaching_database():
+        placed = backups.restore(folder, settings.data, settings.database)
+    report(
+        asdict(placed),
+        placed.problems,
+        f"Restored the database and {placed.kept + placed.linked + placed.copied} blobs ({placed.bytes} bytes) into "
+        f"{settings.data}, and checked them and the audit log. Now run `crumb-server serve`.",
+        as_json,
+    )
+
+
+def report(outcome: dict[str, object], problems: list[str], words: str, as_json: bool) -> None:
+    """Print the outcome of a backup or a restore; the exit code says whether there were problems."""
+    print(json.dumps({"ok": not problems, **outcome}) if as_json else "\n".join([*problems, words]))
+    raise SystemExit(1 if problems else 0)
