@@ -1,6 +1,6 @@
 """Calls: one call, one answer of a known shape, and pages that follow each other; for every endpoint."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -61,6 +61,30 @@ class Calls:
         except ValidationError as why:
             raise self._strange(f"GET {path}") from why
 
+    def _pages(
+        self, shape: type[Any], path: str, cursor: str, limit: int | None = None, start: Any = None, **params: Any
+    ) -> Iterator[Any]:
+        """Yield the items of the pages of a list.
+
+        Args:
+            shape: The shape of a page, with `items` and `next`.
+            path: The path of the list.
+            cursor: Name of the parameter that says where a page begins: `before` or `after`.
+            limit: Most items; None for all.
+            start: Where the first page begins.
+            params: The other parameters.
+        """
+        seen: set[Any] = set()
+        while limit is None or limit > 0:
+            count = PAGE if limit is None else min(limit, PAGE)
+            page = self._call(shape, "GET", path, params={**params, cursor: start, "limit": count})
+            yield from page.items if limit is None else page.items[:limit]
+            limit = None if limit is None else limit - len(page.items)
+            if page.next is None or page.next in seen:
+                return
+            seen.add(page.next)
+            start = page.next
+
     def _send(self, method: str, path: str, body: BaseModel | None = None) -> None:
         document = None if body is None else body.model_dump(mode="json")
         self.connection.json(method, f"/api/v1{path}", body=document)
@@ -79,25 +103,6 @@ class Calls:
             f"The answer from {self.url} is not one that this crumb understands ({call}); check that the address is "
             "that of a registry, or upgrade crumb."
         )
-
-
-def paged(page: Callable[[Any, int], tuple[list[T], Any]], limit: int | None) -> Iterator[T]:
-    """Yield the items of pages that follow each other, at most `limit`.
-
-    Args:
-        page: Given a cursor (None for the first page) and a number of items, returns items and the next cursor.
-        limit: Most items; None for all.
-    """
-    left, cursor = limit, None
-    seen: set[Any] = set()
-    while left is None or left > 0:
-        items, following = page(cursor, PAGE if left is None else min(left, PAGE))
-        yield from items if left is None else items[:left]
-        left = None if left is None else left - len(items)
-        if following is None or following in seen:
-            return
-        seen.add(following)
-        cursor = following
 
 
 def valid(shape: type[T], **values: Any) -> T:

@@ -112,7 +112,7 @@ def backup(
     report(
         asdict(placed),
         placed.problems,
-        f"The backup in {folder} holds {placed.kept + placed.linked + placed.copied} blobs ({placed.bytes} bytes): "
+        f"The backup in {folder} holds {placed.blobs} blobs ({placed.bytes} bytes): "
         f"{placed.linked} were linked, {placed.copied} were copied, {placed.kept} were there.",
         as_json,
     )
@@ -138,7 +138,7 @@ def restore(
     report(
         asdict(placed),
         placed.problems,
-        f"Restored the database and {placed.kept + placed.linked + placed.copied} blobs ({placed.bytes} bytes) into "
+        f"Restored the database and {placed.blobs} blobs ({placed.bytes} bytes) into "
         f"{settings.data}, and checked them and the audit log. Now run `crumb-server serve`.",
         as_json,
     )

@@ -8,7 +8,7 @@ however long the busy timeout.
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,19 @@ class Database:
 
     engine: Engine
 
+    @cached_property
+    def turns(self) -> Turns | None:
+        """The turns of those who write to the same SQLite file in this process; PostgreSQL needs none."""
+        return turns_of(str(self.engine.url)) if self.engine.dialect.name == "sqlite" else None
+
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Run one writing transaction: append its audit events and commit at the end, roll back on any error."""
-        sqlite = self.engine.dialect.name == "sqlite"
-        turn = turns_of(str(self.engine.url)).take() if sqlite else nullcontext()
-        with turn, Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with (
+            self.turns.take() if self.turns else nullcontext(),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
             append_pending(session)
 

@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
         Kept(job_rows.count_by_state, settings.counts_seconds),
         JobLimits(settings.user_jobs, settings.model_jobs, settings.quota_bytes, settings.quota_uploads),
     )
-    app.state.metrics, app.state.health = Metrics(), monitoring.Health()
+    app.state.metrics, app.state.health = Metrics(), Kept(monitoring.probe, monitoring.HEALTH_SECONDS)
     app.add_middleware(RawPath)
     app.add_middleware(
         Edge,

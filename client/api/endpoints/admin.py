@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from client.api.calls import Calls, name_of, paged, part, valid
+from client.api.calls import Calls, name_of, part, valid
 from registry import schemas
 
 
@@ -16,13 +16,7 @@ class Admin(Calls):
 
     def reports(self, *, is_open: bool = True, limit: int | None = None) -> Iterator[schemas.Report]:
         """Yield the open reports, or the closed ones, newest first."""
-
-        def page(before: str | None, count: int) -> tuple[list[schemas.Report], str | None]:
-            params = {"open": str(is_open).lower(), "before": before, "limit": count}
-            answer = self._call(schemas.ReportPage, "GET", "/admin/reports", params=params)
-            return answer.items, answer.next
-
-        return paged(page, limit)
+        return self._pages(schemas.ReportPage, "/admin/reports", "before", limit, open=str(is_open).lower())
 
     def close_report(self, report: str, answer: str) -> schemas.Report:
         """Close a report with an answer."""
@@ -41,33 +35,15 @@ class Admin(Calls):
         self, *, state: str | None = None, kind: str | None = None, limit: int | None = None
     ) -> Iterator[schemas.AdminJob]:
         """Yield the jobs of all models, newest first."""
-
-        def page(before: str | None, count: int) -> tuple[list[schemas.AdminJob], str | None]:
-            params = {"state": state, "kind": kind, "before": before, "limit": count}
-            answer = self._call(schemas.AdminJobPage, "GET", "/admin/jobs", params=params)
-            return answer.items, answer.next
-
-        return paged(page, limit)
+        return self._pages(schemas.AdminJobPage, "/admin/jobs", "before", limit, state=state, kind=kind)
 
     def quarantined(self, *, limit: int | None = None) -> Iterator[schemas.Patch]:
         """Yield the patches in quarantine, of all models, newest quarantine first."""
-
-        def page(before: str | None, count: int) -> tuple[list[schemas.Patch], str | None]:
-            params = {"before": before, "limit": count}
-            answer = self._call(schemas.QuarantinePage, "GET", "/admin/quarantine", params=params)
-            return answer.items, answer.next
-
-        return paged(page, limit)
+        return self._pages(schemas.QuarantinePage, "/admin/quarantine", "before", limit)
 
     def namespaces(self, *, search: str | None = None, limit: int | None = None) -> Iterator[schemas.NamespaceUsage]:
         """Yield the quotas of namespaces and what they use, by name."""
-
-        def page(after: str | None, count: int) -> tuple[list[schemas.NamespaceUsage], str | None]:
-            params = {"search": search, "after": after, "limit": count}
-            answer = self._call(schemas.NamespaceUsagePage, "GET", "/admin/namespaces", params=params)
-            return answer.items, answer.next
-
-        return paged(page, limit)
+        return self._pages(schemas.NamespaceUsagePage, "/admin/namespaces", "after", limit, search=search)
 
     def set_quota(self, namespace: str, **quotas: int | None) -> schemas.NamespaceUsage:
         """Set a namespace's quota of `bytes` or of open `uploads`; None restores the server's default."""

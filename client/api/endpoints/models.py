@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from client.api.calls import Calls, name_of, paged, valid
+from client.api.calls import Calls, name_of, valid
 from registry import schemas
 
 
@@ -45,13 +45,7 @@ class Models(Calls):
         self, *, search: str | None = None, author: str | None = None, limit: int | None = None
     ) -> Iterator[schemas.Model]:
         """Yield models by name, at most `limit`."""
-
-        def page(after: str | None, count: int) -> tuple[list[schemas.Model], str | None]:
-            params = {"search": search, "author": author, "limit": count, "after": after}
-            answer = self._call(schemas.ModelPage, "GET", "/models", params=params)
-            return answer.items, answer.next
-
-        return paged(page, limit)
+        return self._pages(schemas.ModelPage, "/models", "after", limit, search=search, author=author)
 
     def model(self, name: str) -> schemas.Model:
         """Return a model, with its card."""

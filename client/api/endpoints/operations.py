@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from client.api.calls import Calls, name_of, paged, part, valid
+from client.api.calls import Calls, name_of, part, valid
 from registry import schemas
 
 
@@ -35,13 +35,7 @@ class Operations(Calls):
         self, model: str, webhook: str, *, limit: int | None = None
     ) -> Iterator[schemas.WebhookDelivery]:
         """Yield the deliveries to a webhook, newest first."""
-
-        def page(before: str | None, count: int) -> tuple[list[schemas.WebhookDelivery], str | None]:
-            path = f"{_hooks(model)}/{part(webhook)}/deliveries"
-            answer = self._call(schemas.WebhookDeliveryPage, "GET", path, params={"before": before, "limit": count})
-            return answer.items, answer.next
-
-        return paged(page, limit)
+        return self._pages(schemas.WebhookDeliveryPage, f"{_hooks(model)}/{part(webhook)}/deliveries", "before", limit)
 
     def replay_delivery(self, model: str, webhook: str, delivery: str) -> schemas.WebhookDelivery:
         """Send a delivery's event again."""
@@ -63,12 +57,7 @@ class Operations(Calls):
         """Yield audit events, newest first: of one model, for its maintainers, or of the registry, for admins."""
         path = "/audit" if model is None else f"/models/{name_of(model)}/audit"
 
-        def page(before: int | None, count: int) -> tuple[list[schemas.AuditEvent], int | None]:
-            params = {"action": action, "user": user, "before": before, "limit": count}
-            answer = self._call(schemas.AuditPage, "GET", path, params=params)
-            return answer.items, answer.next
-
-        return paged(page, limit)
+        return self._pages(schemas.AuditPage, path, "before", limit, action=action, user=user)
 
 
 def _hooks(model: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from client.api.calls import Calls, name_of, paged, patch_path, valid
+from client.api.calls import Calls, name_of, patch_path, valid
 from registry import schemas
 
 
@@ -72,12 +72,7 @@ class Patches(Calls):
             "tensor": tensor,
         }
 
-        def page(before: int | None, count: int) -> tuple[list[schemas.Patch], int | None]:
-            params = filters | {"limit": count, "before": before}
-            answer = self._call(schemas.PatchPage, "GET", f"/models/{name_of(model)}/patches", params=params)
-            return answer.items, answer.next
-
-        return paged(page, limit)
+        return self._pages(schemas.PatchPage, f"/models/{name_of(model)}/patches", "before", limit, **filters)
 
     def patch(self, model: str, number: int, revision: int | None = None) -> schemas.Patch:
         """Return one patch, at its newest revision unless another is given."""

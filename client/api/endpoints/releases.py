@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from client.api.calls import Calls, Item, name_of, paged, part, recipe_items, valid
+from client.api.calls import Calls, Item, name_of, part, recipe_items, valid
 from registry import schemas
 from registry.breadcrumbs.formats.recipe import normalise_decimal
 
@@ -58,13 +58,7 @@ class Releases(Calls):
 
     def releases(self, model: str, *, limit: int | None = None) -> Iterator[schemas.Release]:
         """Yield the releases of a model, newest version first."""
-
-        def page(before: str | None, count: int) -> tuple[list[schemas.Release], str | None]:
-            params = {"before": before, "limit": count}
-            answer = self._call(schemas.ReleasePage, "GET", f"/models/{name_of(model)}/releases", params=params)
-            return answer.items, answer.next
-
-        return paged(page, limit)
+        return self._pages(schemas.ReleasePage, f"/models/{name_of(model)}/releases", "before", limit)
 
     def edit_release(
         self, model: str, version: str, *, changelog: str | None = None, card: str | None = None

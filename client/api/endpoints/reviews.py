@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from client.api.calls import Calls, name_of, paged, part, patch_path, valid
+from client.api.calls import Calls, name_of, part, patch_path, valid
 from registry import schemas
 
 
@@ -22,23 +22,11 @@ class Reviews(Calls):
 
     def comments(self, model: str, number: int, before: str | None = None) -> Iterator[schemas.Comment]:
         """Yield the comments on a patch, newest first, or those before a cursor."""
-
-        def page(cursor: str | None, count: int) -> tuple[list[schemas.Comment], str | None]:
-            params = {"before": cursor or before, "limit": count}
-            answer = self._call(schemas.CommentPage, "GET", f"{patch_path(model, number)}/comments", params=params)
-            return answer.items, answer.next
-
-        return paged(page, None)
+        return self._pages(schemas.CommentPage, f"{patch_path(model, number)}/comments", "before", start=before)
 
     def reviews(self, model: str, number: int, before: str | None = None) -> Iterator[schemas.Review]:
         """Yield the verdicts on a patch, newest first, or those before a cursor."""
-
-        def page(cursor: str | None, count: int) -> tuple[list[schemas.Review], str | None]:
-            params = {"before": cursor or before, "limit": count}
-            answer = self._call(schemas.ReviewPage, "GET", f"{patch_path(model, number)}/reviews", params=params)
-            return answer.items, answer.next
-
-        return paged(page, None)
+        return self._pages(schemas.ReviewPage, f"{patch_path(model, number)}/reviews", "before", start=before)
 
     def inbox(self, model: str) -> schemas.Inbox:
         """Return all that is waiting for you in a model."""
@@ -146,13 +134,7 @@ class Reviews(Calls):
 
     def evaluations(self, model: str, ref: str | None = None) -> Iterator[schemas.Evaluation]:
         """Yield the evaluations of one reference, or of a whole model."""
-
-        def page(after: str | None, count: int) -> tuple[list[schemas.Evaluation], str | None]:
-            params = {"ref": ref, "after": after, "limit": count}
-            answer = self._call(schemas.EvaluationPage, "GET", f"/models/{name_of(model)}/evaluations", params=params)
-            return answer.items, answer.next
-
-        return paged(page, None)
+        return self._pages(schemas.EvaluationPage, f"/models/{name_of(model)}/evaluations", "after", ref=ref)
 
     def _step(self, model: str, number: int, verb: str, message: str) -> schemas.Patch:
         shape = schemas.Reason if verb in ("withdraw", "unyank") else schemas.ReasonNeeded

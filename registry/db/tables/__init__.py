@@ -51,7 +51,16 @@ from registry.db.tables.contents import (
     UploadSession,
 )
 from registry.db.tables.declare import Table, UTCDateTime, now
-from registry.db.tables.operations import AuditEvent, AuditHead, Job, Report, Webhook, WebhookDelivery, Worker
+from registry.db.tables.operations import (
+    ACTIVE_JOBS,
+    AuditEvent,
+    AuditHead,
+    Job,
+    Report,
+    Webhook,
+    WebhookDelivery,
+    Worker,
+)
 from registry.db.tables.patches import (
     PATCH_STATES,
     Check,
@@ -66,6 +75,7 @@ from registry.db.tables.people import ROLES, Namespace, NamespaceMember, SignIn,
 from registry.db.tables.releases import Channel, ChannelMove, ChannelVote, Release, ReleaseFile
 
 __all__ = [
+    "ACTIVE_JOBS",
     "PATCH_STATES",
     "ROLES",
     "AuditEvent",

@@ -13,6 +13,8 @@ from registry.db.tables.people import User
 if TYPE_CHECKING:
     from registry.db.tables.contents import Model
 
+ACTIVE_JOBS = ("queued", "running")  # states of jobs that are not over
+
 
 class Job(Table):
     """Work for a worker.

@@ -88,8 +88,7 @@ def set_quota(
 @allow("report.create")
 def create_report(name: ModelName, body: schemas.ReportRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Report:
     """Report a model or a patch to the admins; a second report of yours replaces the first."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         return admin_views.report(reports.create(session, actor, name, body.number, body.reason, body.message))
 
 

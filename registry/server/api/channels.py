@@ -30,8 +30,7 @@ def move(
     name: ModelName, channel: ChannelName, body: schemas.ChannelRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Channel:
     """Point a channel at a published release; where several people must ask for a move, ask for it."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = channels.move(session, actor, name, channel, body.version, body.reason)
         return release_views.channel(session, models.find(session, name), row)
 
@@ -42,8 +41,7 @@ def rollback(
     name: ModelName, channel: ChannelName, body: schemas.Reason, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Channel:
     """Point a channel at the release that it pointed at before."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = channels.rollback(session, actor, name, channel, body.message)
         return release_views.channel(session, models.find(session, name), row)
 

@@ -27,8 +27,7 @@ def ask(
     name: ModelName, body: schemas.ConflictRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Conflicts:
     """Have the conflicts of patches computed, each with each; known pairs are not computed again."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         model = models.ready(session, name, lock=True)
         refs = [(patch.number, patch.revision) for patch in body.patches]
         rows, source = conflicts.choose(session, actor, model, refs)

@@ -26,8 +26,7 @@ Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
 def create(body: schemas.ModelRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Model:
     """Create a model from uploaded files or from a base at a Hub; a worker checks it before patches are accepted."""
     files = [(file.path, file.sha256) for file in body.files]
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         model, job = models.create(
             session,
             actor,
@@ -69,8 +68,7 @@ def show(name: ModelName, actor: VisitorDep, ctx: ContextDep) -> schemas.Model:
 @allow("model.manage")
 def update(name: ModelName, body: schemas.ModelUpdate, actor: ActorDep, ctx: ContextDep) -> schemas.Model:
     """Change a model's visibility, its licence, or the requirements for accepting a patch."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         return model_views.show(session, actor, models.update(session, actor, name, body.model_dump(exclude_none=True)))
 
 

@@ -30,8 +30,7 @@ def push(
 ) -> schemas.Patch:
     """Contribute an uploaded patch file; a worker checks it before it can be composed."""
     contribution = patches.Contribution(body.sha256, body.title, body.message, body.task, body.license)
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         revision, job = patches.push(session, actor, name, contribution, body.propose)
         ctx.admit(session, job)
         response.status_code = 202 if job else 200
@@ -50,8 +49,7 @@ def revise(
 ) -> schemas.Patch:
     """Add a revision to your patch; it needs checks and approvals of its own."""
     contribution = patches.Contribution(body.sha256, body.title, body.message, license=body.license)
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         revision, job = patches.revise(session, actor, name, number, contribution)
         ctx.admit(session, job)
         response.status_code = 202 if job else 200
@@ -126,8 +124,7 @@ def compose(
 ) -> schemas.Composition:
     """Compose base + alpha * sum(weight * patch), unless the recipe has been composed already."""
     items = [Ingredient(item.number, item.weight, item.revision) for item in body.patches]
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         recipe, composition, job = compositions.request(
             session, actor, name, body.alpha, items, allow_yanked=body.allow_yanked
         )
@@ -156,8 +153,7 @@ def list_builds(name: ModelName, recipe: schemas.Hex256, ctx: ContextDep) -> lis
 @allow("build.report")
 def report_build(name: ModelName, body: schemas.BuildRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Build:
     """Report that you composed a recipe yourself; builds that agree make its release publishable."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         model = models.ready(session, name, lock=True)
         composition = snapshots.find_composition(session, model, body.recipe)
         row = builds.attest(session, actor, model, composition.recipe_digest, body.weights_digest, body.device)

@@ -29,8 +29,7 @@ def cut(
     name: ModelName, body: schemas.ReleaseRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
     """Cut a release: it is composed, and may then be published; cutting it again before that replaces it."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row, job = cutting.cut(session, actor, name, read_cut(body))
         ctx.admit(session, job)
         response.status_code = 202 if job else 201
@@ -73,8 +72,7 @@ def edit(
     name: ModelName, version: Version, body: schemas.ReleaseUpdate, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
     """Edit the changelog or the card of a release that is not published."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = releases.edit(session, actor, name, version, body.changelog, body.card)
         return release_views.release(session, models.find(session, name), row)
 
@@ -103,8 +101,7 @@ def yank(
     name: ModelName, version: Version, body: schemas.ReasonNeeded, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
     """Yank a published release; it can still be pulled by its version, with a warning."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = releases.yank(session, actor, name, version, body.message)
         return release_views.release(session, models.find(session, name), row)
 
@@ -141,8 +138,7 @@ def sign(
     name: ModelName, version: Version, body: schemas.SignatureRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Release:
     """Store a signature of the manifest; it cannot be replaced."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = publishing.sign(session, actor, name, version, body.signature)
         return release_views.release(session, models.find(session, name), row)
 

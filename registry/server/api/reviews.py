@@ -51,8 +51,7 @@ def review(
     name: ModelName, number: Number, body: schemas.ReviewRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
     """Approve the newest revision of somebody else's patch, or request changes."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = reviews.review(session, actor, name, number, body.revision, body.verdict, body.message)
         return patch_views.patch(name, row)
 
@@ -63,8 +62,7 @@ def accept(
     name: ModelName, number: Number, body: schemas.AcceptRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
     """Accept a patch that has the required checks, approvals and evaluations; releases may then hold it."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = reviews.accept(session, actor, name, number, body.message, body.revision, body.supersedes)
         return patch_views.patch(name, row)
 
@@ -100,8 +98,7 @@ def quarantine(
     name: ModelName, number: Number, body: schemas.QuarantineRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
     """Quarantine a patch: its bytes, and whatever is composed of it, are served to admins only."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = reviews.quarantine(session, actor, name, number, body.reason)
         affected = reviews.affected(session, row.patch)
         return patch_views.patch(name, row, affected=affected)
@@ -113,8 +110,7 @@ def comment(
     name: ModelName, number: Number, body: schemas.CommentRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Comment:
     """Comment on a patch."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = reviews.comment(session, actor, name, number, body.revision, body.message)
         return review_views.comment(row)
 
@@ -172,8 +168,7 @@ def add_evaluation(
 ) -> schemas.Evaluation:
     """Record an evaluation of the base, of a patch revision or of a release, as measured by you."""
     evaluation = evaluations.NewEvaluation(**body.model_dump(exclude={"ref"}))
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row, subject = evaluations.add(session, actor, name, body.ref, evaluation)
         session.refresh(row, ["user"])
         return review_views.evaluation(row, subject)
@@ -198,8 +193,7 @@ def move(
     ctx: Context, actor: Actor, name: str, number: int, verb: str, body: schemas.Reason | schemas.ReasonNeeded
 ) -> schemas.Patch:
     """Take one step in a patch's life; the answer to a yank names the affected releases and channels."""
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = reviews.move(session, actor, name, number, verb, body.message)
         affected = reviews.affected(session, row.patch) if verb == "yank" else None
         return patch_views.patch(name, row, affected=affected)

@@ -24,8 +24,7 @@ router = APIRouter(
 def create(name: ModelName, body: schemas.WebhookRequest, actor: ActorDep, ctx: ContextDep) -> schemas.NewWebhook:
     """Create a webhook; only this answer shows the secret that signs its deliveries."""
     private = ctx.settings.webhook_private
-    with ctx.database.write() as session:
-        ctx.count_text(session, actor, body)
+    with ctx.writing(actor, body) as session:
         row = webhooks.create(session, actor, name, body.url, body.events, private=private)
         return schemas.NewWebhook(secret=row.secret, **webhook_views.webhook(row, actor.name).model_dump())
 

@@ -1,5 +1,7 @@
 """The parts of an app that its routes use, and where a request finds them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -36,17 +38,21 @@ class Context:
     token_rate: Rate
     gate: Gate
     bucket: Bucket | None
-    summary: Kept[Summary]
-    job_counts: Kept[list[tuple[str, str, int]]]
+    summary: Kept[Session, Summary]
+    job_counts: Kept[Session, list[tuple[str, str, int]]]
     job_limits: quotas.JobLimits
 
-    def count_text(self, session: Session, actor: Actor, body: BaseModel) -> None:
-        """Count a body for what its sender may write in a day; first in its transaction.
+    @contextmanager
+    def writing(self, actor: Actor, body: BaseModel) -> Iterator[Session]:
+        """Open a writing transaction that first counts a body for what its sender may write in a day.
 
         Raises:
             TooMany: The sender has written too much today.
         """
-        budgets.spend(session, actor, len(body.model_dump_json(exclude_unset=True).encode()), self.settings.text_bytes)
+        size = len(body.model_dump_json(exclude_unset=True).encode())
+        with self.database.write() as session:
+            budgets.spend(session, actor, size, self.settings.text_bytes)
+            yield session
 
     def admit(self, session: Session, job: Job | None) -> None:
         """Refuse a job that a transaction has added if its user or model has too many, or no room for its result.

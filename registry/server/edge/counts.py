@@ -1,27 +1,26 @@
-"""Counts of everything, kept for some seconds: each walks through an index, and monitoring asks again and again."""
+"""Answers that are kept for some seconds, since they cost much and monitoring asks again and again."""
 
 import threading
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from sqlalchemy.orm import Session
-
+Source = TypeVar("Source")
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Value]):
-    """A value that is read from the database again once it is some seconds old; callers wait for one reader."""
+class Kept(Generic[Source, Value]):
+    """A value that is read again once it is some seconds old; callers wait for one reader."""
 
-    def __init__(self, read: Callable[[Session], Value], seconds: float) -> None:
+    def __init__(self, read: Callable[[Source], Value], seconds: float) -> None:
         self.read, self.seconds = read, seconds
         self.lock = threading.Lock()
         self.known: tuple[float, Value] | None = None
 
-    def get(self, session: Session) -> Value:
-        """Return the value."""
+    def get(self, source: Source) -> Value:
+        """Return the value, read from the source if it is too old."""
         with self.lock:
             if self.known is None or time.monotonic() - self.known[0] >= self.seconds:
-                value = self.read(session)
+                value = self.read(source)
                 self.known = time.monotonic(), value
             return self.known[1]

@@ -1,5 +1,10 @@
-"""Downloads of a snapshot's files: sent from this server's disk or redirected, and counted."""
+"""Files: blobs and files of snapshots, sent from this server's disk or redirected.
 
+One byte range, a strong ETag, Repr-Digest (RFC 9530) and immutable caching; downloads of snapshots are counted.
+"""
+
+import base64
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -7,13 +12,17 @@ from fastapi import Request, Response
 from sqlalchemy.exc import DBAPIError
 
 from registry.db.tables import Blob, Model
+from registry.errors import PreconditionFailed, RangeNotSatisfiable
 from registry.outside.hub import file_url
+from registry.server.edge.conditions import read_tags
 from registry.server.edge.context import Context
-from registry.server.edge.downloads import serve
+from registry.server.edge.downloads import BlobResponse, name_caller
 from registry.services.composing import snapshots
 from registry.services.composing.snapshots import Snapshot
 from registry.services.hub import downloads
 from registry.storage.store import damaged
+
+RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
 
 
 def send(
@@ -70,16 +79,72 @@ def send_blob(
     location: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Answer with a blob, unless its row says that it is damaged here; see `serve`.
+    """Answer with a blob or a range of it, with 304 if the client has it, or with a redirect to it.
+
+    Several ranges, and malformed ones, are answered with the whole (RFC 9110 section 14.2 leaves that free).
+
+    Args:
+        request: The request, for its Range and conditions.
+        ctx: The parts of the app.
+        blob: The row of the blob.
+        filename: The name that the file is saved under.
+        immutable: Whether this address has these bytes for ever.
+        cached: `public`, or `private` if a shared cache must not serve the blob to others.
+        location: An address that serves the blob instead; the answer is then a 302 with the Hub's headers.
+        headers: More headers for the answer.
 
     Raises:
-        BlobDamaged: The blob is damaged, and there is no `location` where it is sound.
-        RangeNotSatisfiable, TooMany: As for `serve`.
+        PreconditionFailed: The client asked for another version than this one.
+        RangeNotSatisfiable: The range starts after the end.
+        BlobDamaged: The blob is damaged, missing or of another size, and there is no `location` where it is sound.
+        TooMany: Too many files are being sent.
     """
-    if location is None and blob.damaged_at is not None:
+    size, etag = blob.size, f'"{blob.sha256}"'
+    if location is not None:
+        linked = {
+            "Location": location,
+            "X-Linked-Etag": etag,
+            "X-Linked-Size": str(size),
+            "Cache-Control": "no-store",
+        }
+        return Response(status_code=302, headers={**(headers or {}), **linked})
+    if blob.damaged_at is not None:
         raise damaged(blob.sha256)
-    named = (ctx.store, ctx.gate, blob.sha256, blob.size, filename)
-    return serve(request, *named, immutable=immutable, cached=cached, location=location, headers=headers)
+    path = ctx.store.path(blob.sha256)
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise damaged(blob.sha256) from None
+    if status.st_size != size:
+        raise damaged(blob.sha256)
+    headers = {
+        **(headers or {}),
+        "ETag": etag,
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(blob.sha256)).decode()}:",
+        "Cache-Control": f"{cached}, max-age=31536000, immutable" if immutable else f"{cached}, no-cache",
+    }
+    if not {etag, "*"} & read_tags(request, "if-match", etag):
+        raise PreconditionFailed(f"{filename} is not what If-Match names; ask for it again without.", field="If-Match")
+    if {etag, f"W/{etag}", "*"} & read_tags(request, "if-none-match"):
+        return Response(status_code=304, headers=headers)
+    byte_range = RANGE.fullmatch(request.headers.get("range", ""))
+    outdated = request.headers.get("if-range", etag) != etag
+    decided = {b"if-range"}  # here, and not once more by starlette
+    if byte_range is None or outdated or (byte_range[2] and int(byte_range[2]) < int(byte_range[1])):
+        decided.add(b"range")
+    elif (byte_range[1] and int(byte_range[1]) >= size) or (byte_range[3] and (int(byte_range[3]) == 0 or size == 0)):
+        message = f"{filename} has {size} bytes; the range {byte_range[0]} lies outside."
+        raise RangeNotSatisfiable(message, field="Range", size=size)
+    request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] not in decided]
+    caller = name_caller(request)
+    if request.method != "HEAD":
+        ctx.gate.require_room(caller)
+    name = filename.rpartition("/")[2]
+    response = BlobResponse(
+        path, headers=headers, media_type="application/octet-stream", filename=name, stat_result=status
+    )
+    response.gate, response.caller = ctx.gate, caller
+    return response
 
 
 def locate(ctx: Context, model: Model, blob: Blob, path: str) -> str | None:

@@ -1,8 +1,6 @@
 """Routes about the server itself: health, metrics, the description of the API."""
 
 import hmac
-import threading
-import time
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
@@ -21,31 +19,15 @@ from registry.services.blobs import damage
 HEALTH_SECONDS = 2.0  # for which an answer about the registry's health holds
 
 
-class Health:
-    """Whether database and disk answer, asked at most once in `HEALTH_SECONDS` however many want to know."""
-
-    def __init__(self) -> None:
-        self.lock, self.until = threading.Lock(), 0.0
-        self.failure: Exception | None = None
-
-    def check(self, ctx: Context) -> None:
-        """Return if database and disk answer, or answered a moment ago.
-
-        Raises:
-            OperationalError, OSError: The database or the disk does not answer.
-        """
-        with self.lock:
-            if time.monotonic() >= self.until:
-                try:
-                    with ctx.database.read() as session:
-                        session.execute(text("SELECT 1"))
-                    ctx.store.staging.stat()
-                    self.failure = None
-                except (OperationalError, OSError) as error:
-                    self.failure = error
-                self.until = time.monotonic() + HEALTH_SECONDS
-            if self.failure is not None:
-                raise self.failure.with_traceback(None)
+def probe(ctx: Context) -> Exception | None:
+    """Return why database or disk do not answer; None if both do."""
+    try:
+        with ctx.database.read() as session:
+            session.execute(text("SELECT 1"))
+        ctx.store.staging.stat()
+    except (OperationalError, OSError) as error:
+        return error
+    return None
 
 
 class MetricsRoute(Route):
@@ -71,7 +53,9 @@ scraped = APIRouter(route_class=MetricsRoute, responses=RESPONSES)
 @allow("server.read")
 def healthz(request: Request, ctx: ContextDep) -> dict[str, str]:
     """Check that database and disk answer."""
-    request.app.state.health.check(ctx)
+    failure = request.app.state.health.get(ctx)
+    if failure is not None:
+        raise failure.with_traceback(None)
     return {"status": "ok", "version": registry.version()}
 
 

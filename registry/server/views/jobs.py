@@ -5,7 +5,7 @@ import uuid
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import Job
+from registry.db.tables import ACTIVE_JOBS, Job
 from registry.services.people.actors import Actor
 from registry.services.queue import jobs
 
@@ -39,4 +39,4 @@ def show_cancellable(session: Session, actor: Actor | None, job_id: uuid.UUID) -
 
 def is_over(found: schemas.Job) -> bool:
     """Return whether a job has ended."""
-    return found.state not in jobs.ACTIVE
+    return found.state not in ACTIVE_JOBS

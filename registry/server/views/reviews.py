@@ -98,7 +98,7 @@ def discussion(session: Session, model: Model, row: PatchRevision, before: str |
         comments=[comment(found) for found in comments[::-1]],
         earlier_comments=earlier_comments,
         evaluations=[
-            evaluation(found, subject) for found in evaluations.newest_of(session, model, subject, EVALUATIONS)
+            evaluation(found, subject) for found in evaluations.evaluations_of(session, model, subject, EVALUATIONS)
         ],
         affected=schemas.Affected.model_validate(reviews.affected(session, row.patch)),
         missing=missing if row.patch.state in patches.REVISABLE else [],

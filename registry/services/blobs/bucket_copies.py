@@ -13,7 +13,6 @@ kill at any point leaves, at worst, an object that no row claims: it is overwrit
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -42,16 +41,6 @@ class Outcome:
     error: BreadcrumbError | None = None
 
 
-def holding(store: Store, *, wait: bool = False) -> AbstractContextManager[bool]:
-    """Hold the lock for changing the bucket; the value is whether it was taken.
-
-    Args:
-        store: Whose folder the lock is in.
-        wait: Whether to wait until the lock is free, which may take as long as copying a large file.
-    """
-    return store.holding(LOCK, wait=wait)
-
-
 def run(
     database: Database, store: Store, bucket: Bucket, least: int, stopping: Callable[[], bool] = lambda: False
 ) -> Iterator[Outcome]:
@@ -73,7 +62,7 @@ def run(
             if stopping() or failures == MOST_FAILURES:
                 return
             tried.add(sha256)
-            with holding(store) as locked:
+            with store.holding(LOCK) as locked:
                 if not locked:
                     return
                 outcome = copy(database, store, bucket, sha256, size, stopping)
@@ -131,7 +120,7 @@ def withdraw(database: Database, store: Store, bucket: Bucket, before: datetime,
     Raises:
         StorageFailed: The bucket did not delete an object.
     """
-    with holding(store, wait=wait) as locked:
+    with store.holding(LOCK, wait=wait) as locked:
         while locked and (sha256 := disclaim_next(database, before)):
             bucket.delete(sha256)
 
@@ -170,7 +159,7 @@ def reconcile(
     Raises:
         StorageFailed: The bucket did not list or delete its objects.
     """
-    with holding(store, wait=True):
+    with store.holding(LOCK, wait=True):
         with database.read() as session:
             known = set(session.scalars(select(Blob.sha256)))
             claimed = select(Blob.sha256, Blob.size).where(Blob.bucketed_at.is_not(None))

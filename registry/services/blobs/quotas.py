@@ -17,6 +17,7 @@ from sqlalchemy import and_, case, func, or_, select, union
 from sqlalchemy.orm import Session
 
 from registry.db.tables import (
+    ACTIVE_JOBS,
     BaseFile,
     Blob,
     Composition,
@@ -35,7 +36,6 @@ from registry.services.people.actors import Actor, record
 
 RETRY_SECONDS = 3600  # room is made by a person, not by asking again
 JOB_SECONDS = 30  # a job ends by itself, soon
-ACTIVE = ("queued", "running")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quot
     asked = (
         select(Namespace.id.label("namespace_id"), func.sum(Job.size).label("bytes"))
         .join(User, User.name == Namespace.name)
-        .join(Job, and_(Job.user_id == User.id, Job.state.in_(ACTIVE)))
+        .join(Job, and_(Job.user_id == User.id, Job.state.in_(ACTIVE_JOBS)))
         .where(Namespace.id.in_(ids))
         .group_by(Namespace.id)
         .subquery()
@@ -184,7 +184,7 @@ def require_room_for(session: Session, job: Job, limits: JobLimits) -> None:
         .with_for_update(key_share=True, of=Namespace)
         .execution_options(populate_existing=True)
     ).one()
-    active = select(func.count()).select_from(Job).where(Job.state.in_(ACTIVE))
+    active = select(func.count()).select_from(Job).where(Job.state.in_(ACTIVE_JOBS))
     mine, everybodys = session.execute(
         select(
             active.where(Job.user_id == job.user_id).scalar_subquery(),

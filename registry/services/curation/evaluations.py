@@ -93,17 +93,11 @@ def find_subject(session: Session, actor: Actor | None, model: Model, ref: str) 
     return Subject(release=snapshot.release)
 
 
-def evaluations_of(session: Session, model: Model, subject: Subject) -> Sequence[Evaluation]:
-    """Return all evaluations of a subject, oldest first."""
-    query = of_subject(select(Evaluation), model, subject).options(joinedload(Evaluation.user))
-    return session.scalars(query.order_by(Evaluation.created_at, Evaluation.id)).all()
-
-
-def newest_of(session: Session, model: Model, subject: Subject, limit: int) -> Sequence[Evaluation]:
-    """Return the newest evaluations of a subject, oldest first."""
+def evaluations_of(session: Session, model: Model, subject: Subject, newest: int | None = None) -> Sequence[Evaluation]:
+    """Return all evaluations of a subject, or so many of the newest, oldest first."""
     query = of_subject(select(Evaluation), model, subject).options(joinedload(Evaluation.user))
     order = Evaluation.created_at.desc(), Evaluation.id.desc()
-    return session.scalars(query.order_by(*order).limit(limit)).all()[::-1]
+    return session.scalars(query.order_by(*order).limit(newest)).all()[::-1]
 
 
 def of_subject(query: Any, model: Model, subject: Subject) -> Any:

@@ -58,6 +58,11 @@ class Placed:
     bytes: int = 0
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def blobs(self) -> int:
+        """How many blobs are there now."""
+        return self.kept + self.linked + self.copied
+
 
 def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
     """Back up a registry, which may be at work, into a new folder or into that of the backup before.

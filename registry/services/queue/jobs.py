@@ -17,14 +17,13 @@ from typing import Any
 from sqlalchemy import func, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Job, Model, User, now
+from registry.db.tables import ACTIVE_JOBS, Job, Model, User, now
 from registry.errors import Forbidden, NotFound
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 
-ACTIVE = ("queued", "running")
-IS_ACTIVE = Job.state.in_([literal_column(f"'{state}'") for state in ACTIVE])  # as the partial index has it
-STATES = (*ACTIVE, "done", "failed", "cancelled")
+IS_ACTIVE = Job.state.in_([literal_column(f"'{state}'") for state in ACTIVE_JOBS])  # as the partial index has it
+STATES = (*ACTIVE_JOBS, "done", "failed", "cancelled")
 CANCELLABLE = {"compose": "composition", "conflicts": "comparison"}
 FIRST = ("check", "import")  # short, and people wait for them
 ORDER = (Job.rank, Job.turn, Job.created_at)
@@ -104,7 +103,7 @@ def next_turn(session: Session, user_id: uuid.UUID, rank: int) -> int:
     def bound(turns: Any, *conditions: Any) -> Any:
         return select(func.coalesce(turns, 0)).where(Job.rank == rank, *conditions).scalar_subquery()
 
-    mine = bound(func.max(Job.turn), Job.user_id == user_id, Job.state.in_(ACTIVE))
+    mine = bound(func.max(Job.turn), Job.user_id == user_id, Job.state.in_(ACTIVE_JOBS))
     running = bound(func.max(Job.turn), Job.state == "running")
     waiting = bound(func.min(Job.turn), Job.state == "queued")
     last, served, next_queued = session.execute(select(mine, running, waiting)).one()
@@ -175,7 +174,7 @@ def require_cancellable(actor: Actor, job: Job) -> None:
 
 def cancellable(actor: Actor | None, job: Job) -> bool:
     """Say whether the caller may cancel a job that has not ended."""
-    if actor is None or job.state not in ACTIVE or job.cancel_requested:
+    if actor is None or job.state not in ACTIVE_JOBS or job.cancel_requested:
         return False
     try:
         require_cancellable(actor, job)

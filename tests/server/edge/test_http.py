@@ -198,10 +198,10 @@ def test_health_is_asked_of_the_database_once_for_many(world: World, monkeypatch
     assert [statement for statement in seen if "SELECT" in statement] == ["SELECT 1"]
     staging = world.store.staging
     staging.rename(staging.with_name("away"))
-    world.app.state.health.until = 0.0  # a moment later
+    world.app.state.health.known = None  # a moment later
     assert [client.get("/healthz").status_code for _ in range(2)] == [500, 500]
     staging.with_name("away").rename(staging)
-    world.app.state.health.until = 0.0
+    world.app.state.health.known = None
     assert client.get("/healthz").status_code == 200
 
 

@@ -179,7 +179,7 @@ def test_while_another_copies_what_is_in_the_bucket_stays_whole(world: World, s3
     sha256 = served(world)
     offload(world)
     unwanted(world, sha256)
-    with bucket_copies.holding(world.store) as held:
+    with world.store.holding(bucket_copies.LOCK) as held:
         assert held
         found = collect(world, orphans=False)
     assert (found.doomed.count, found.deleted.count, found.problem) == (1, 0, "")
