@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,10 @@ class Crumb:
         self.errors = errors.getvalue()
         assert found == code, (found, out.getvalue(), self.errors)
         return out.getvalue()
+
+    def json(self, *arguments: object, **more: Any) -> Any:
+        """Run a command with --json, and return what it printed."""
+        return json.loads(self(*arguments, "--json", **more))
 
 
 def eventually(true: Callable[[], bool], seconds: float = 20) -> None:

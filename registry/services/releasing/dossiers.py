@@ -145,10 +145,15 @@ def missing_in(
     return reasons
 
 
+def notice(number: int, reason: str | None) -> str:
+    """Return the sentence that a release has for a yanked patch."""
+    return f"Patch #{number} was yanked: {reason}"
+
+
 def yanked(revisions: Sequence[PatchRevision]) -> list[str]:
     """Return a sentence for each patch that was yanked."""
     return [
-        f"Patch #{revision.patch.number} was yanked: {revision.patch.reason}"
+        notice(revision.patch.number, revision.patch.reason)
         for revision in revisions
         if revision.patch.state == "yanked"
     ]
@@ -167,7 +172,7 @@ def yanked_by_recipe(session: Session, model: Model, digests: Collection[str] | 
     by_recipe: dict[str, list[str]] = defaultdict(list)
     for digest, number, state, reason in session.execute(query):
         if state == "yanked":
-            by_recipe[digest].append(f"Patch #{number} was yanked: {reason}")
+            by_recipe[digest].append(notice(number, reason))
     return by_recipe
 
 

@@ -1,8 +1,5 @@
 """Reports, and what admins look at, by the commands they type, against a real registry."""
 
-import json
-from typing import Any
-
 import pytest
 
 from tests.support.visitors import Crumb, Files, Registry, create_token
@@ -30,28 +27,24 @@ def chief(registry: Registry, admin: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("CRUMB_TOKEN", admin)
 
 
-def document(crumb: Crumb, *arguments: object, **more: Any) -> Any:
-    return json.loads(crumb(*arguments, "--json", **more))
-
-
 @pytest.mark.usefixtures("chief")
 def test_a_report_goes_to_the_admins_and_is_closed(registry: Registry, crumb: Crumb) -> None:
     bob = {"CRUMB_TOKEN": registry.token("bob")}
     said = ("report", f"{MODEL}#1", "--reason", "malware", "-m", "It \x1b[1mphones\x1b[0m home.")
-    made = document(crumb, *said, **bob)
+    made = crumb.json(*said, **bob)
     assert (made["model"], made["number"], made["reporter"]) == (MODEL, 1, "bob")
     assert crumb(*said, "-q", **bob) == made["id"] + "\n"
-    whole = document(crumb, "report", MODEL, "--reason", "licence", "-m", "It is mine.", **bob)
+    whole = crumb.json("report", MODEL, "--reason", "licence", "-m", "It is mine.", **bob)
     assert crumb("admin", "reports", "-q") == f"{whole['id']}\n{made['id']}\n"
     shown = crumb("admin", "reports")
     assert f"{MODEL}#1  malware" in shown and "phones" in shown
     assert "\x1b" not in shown
     assert crumb("admin", "close", made["id"], "-m", "It does not.", "-q") == made["id"] + "\n"
-    assert [row["id"] for row in document(crumb, "admin", "reports")] == [whole["id"]]
-    assert [row["answer"] for row in document(crumb, "admin", "reports", "--closed")] == ["It does not."]
+    assert [row["id"] for row in crumb.json("admin", "reports")] == [whole["id"]]
+    assert [row["answer"] for row in crumb.json("admin", "reports", "--closed")] == ["It does not."]
     crumb("admin", "close", made["id"], "-m", "Or does it?", code=1)
     assert "closed by chief" in crumb.errors
-    document(crumb, "admin", "close", whole["id"], "-m", "Settled.")
+    crumb.json("admin", "close", whole["id"], "-m", "Settled.")
     assert "There are no open reports" in crumb("admin", "reports")
 
 
@@ -72,15 +65,15 @@ def test_what_cannot_be_reported_is_one_sentence(registry: Registry, crumb: Crum
 
 @pytest.mark.usefixtures("chief")
 def test_workers_and_jobs_are_shown(crumb: Crumb) -> None:
-    worker = document(crumb, "admin", "workers")[0]
+    worker = crumb.json("admin", "workers")[0]
     assert worker["alive"]
     assert worker["name"] in crumb("admin", "workers", "-q").splitlines()
     assert "alive" in crumb("admin", "workers")
-    done = document(crumb, "admin", "jobs", "--state", "done")
+    done = crumb.json("admin", "jobs", "--state", "done")
     assert {(row["kind"], row["model"], row["user"], row["worker"]) for row in done} >= {
         (kind, MODEL, "ada", worker["name"]) for kind in ("import", "check")
     }
-    newest = document(crumb, "admin", "jobs")[0]
+    newest = crumb.json("admin", "jobs")[0]
     assert crumb("admin", "jobs", "--limit", "1", "-q") == f"{newest['id']} {newest['state']}\n"
     assert worker["name"] in crumb("admin", "jobs", "--kind", "check")
     assert "no such jobs" in crumb("admin", "jobs", "--kind", "rebuild", "--state", "cancelled")
@@ -90,29 +83,29 @@ def test_workers_and_jobs_are_shown(crumb: Crumb) -> None:
 
 @pytest.mark.usefixtures("chief")
 def test_a_patch_in_quarantine_is_listed_until_that_ends(crumb: Crumb) -> None:
-    before = document(crumb, "admin", "quarantine")
+    before = crumb.json("admin", "quarantine")
     crumb("quarantine", MODEL, 1, "-m", "It is odd.")
     assert crumb("admin", "quarantine", "-q").splitlines()[0] == f"{MODEL}#1"
     shown = crumb("admin", "quarantine")
     assert "It is odd." in shown and "\x1b" not in shown
-    assert document(crumb, "admin", "quarantine")[0]["quarantined"] == "It is odd."
+    assert crumb.json("admin", "quarantine")[0]["quarantined"] == "It is odd."
     crumb("quarantine", MODEL, 1, "--end")
-    assert document(crumb, "admin", "quarantine") == before
+    assert crumb.json("admin", "quarantine") == before
     assert before or "Nothing is in quarantine" in crumb("admin", "quarantine")
 
 
 @pytest.mark.usefixtures("chief")
 def test_a_quota_is_set_shown_and_given_back(crumb: Crumb) -> None:
-    (before,) = document(crumb, "admin", "namespaces", "--search", "ada")
+    (before,) = crumb.json("admin", "namespaces", "--search", "ada")
     assert before["used_bytes"] > 0 and before["own_bytes"] is None
     assert "(default)" in crumb("admin", "quota", "ada")
     crumb("admin", "quota", "ada", "--bytes", "2GB", "--uploads", "7")
     assert crumb("admin", "quota", "ada", "-q") == "2000000000 7\n"
-    changed = document(crumb, "admin", "quota", "ada", "--bytes", "1MiB")
+    changed = crumb.json("admin", "quota", "ada", "--bytes", "1MiB")
     assert (changed["own_bytes"], changed["own_uploads"]) == (2**20, 7)
     assert "1.05 MB" in crumb("admin", "namespaces", "--search", "ada")
     assert "ada" in crumb("admin", "namespaces", "-q").split()
-    again = document(crumb, "admin", "quota", "ada", "--bytes", "default", "--uploads", "default")
+    again = crumb.json("admin", "quota", "ada", "--bytes", "default", "--uploads", "default")
     assert again == before
     crumb("admin", "quota", "ada", "--bytes", "much", code=1)
     assert "size" in crumb.errors
@@ -120,6 +113,6 @@ def test_a_quota_is_set_shown_and_given_back(crumb: Crumb) -> None:
 
 @pytest.mark.usefixtures("chief")
 def test_the_summary_is_numbers(crumb: Crumb) -> None:
-    found = document(crumb, "admin", "summary")
+    found = crumb.json("admin", "summary")
     assert found["models"] >= 1 and found["patches"]["draft"] >= 1 and found["blob_bytes"] > 0
     assert "draft" in crumb("admin", "summary")

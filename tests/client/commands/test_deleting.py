@@ -1,8 +1,5 @@
 """Comments and compositions that are no longer wanted, by the commands that people type, against a real registry."""
 
-import json
-from typing import Any
-
 import pytest
 
 from tests.support.visitors import Crumb, Files, Registry
@@ -27,17 +24,13 @@ def ada(registry: Registry, model: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CRUMB_TOKEN", registry.token("ada"))
 
 
-def document(crumb: Crumb, *arguments: object, **more: Any) -> Any:
-    return json.loads(crumb(*arguments, "--json", **more))
-
-
 @pytest.mark.usefixtures("ada")
 def test_a_discussion_is_shown_whole_and_a_comment_is_deleted(registry: Registry, crumb: Crumb) -> None:
     with registry.client("bob") as client:
         said = [client.comment(MODEL, 1, f"Remark {n}.").id for n in range(32)]
-    rows = document(crumb, "review", MODEL, "1")["comments"]
+    rows = crumb.json("review", MODEL, "1")["comments"]
     assert [row["id"] for row in rows] == said
-    assert document(crumb, "comment", MODEL, "1", "--delete", said[3], "-m", "Off topic.")["message"] == ""
+    assert crumb.json("comment", MODEL, "1", "--delete", said[3], "-m", "Off topic.")["message"] == ""
     shown = crumb("review", MODEL, "1")
     assert "Remark 3." not in shown
     assert "deleted by ada: Off topic." in shown
@@ -49,12 +42,12 @@ def test_a_discussion_is_shown_whole_and_a_comment_is_deleted(registry: Registry
 @pytest.mark.usefixtures("ada")
 def test_a_composition_is_deleted_and_composed_again_to_the_same_weights(registry: Registry, crumb: Crumb) -> None:
     bob = {"CRUMB_TOKEN": registry.token("bob")}
-    first = document(crumb, "compose", MODEL, "1:0.25", **bob)
+    first = crumb.json("compose", MODEL, "1:0.25", **bob)
     digest = first["recipe"]["digest"]
     crumb("recipe", "delete", f"{MODEL}@base", code=1)
     assert "not a composition" in crumb.errors
     assert crumb("recipe", "delete", f"{MODEL}@{digest[:8]}", "-q", **bob) == digest + "\n"
     crumb("recipe", "delete", f"{MODEL}@{digest}", code=1, **bob)
-    again = document(crumb, "compose", MODEL, "1:0.25", **bob)
+    again = crumb.json("compose", MODEL, "1:0.25", **bob)
     assert again["weights_digest"] == first["weights_digest"]
-    assert document(crumb, "recipe", "delete", f"{MODEL}@{digest}") == {"model": MODEL, "recipe": digest}
+    assert crumb.json("recipe", "delete", f"{MODEL}@{digest}") == {"model": MODEL, "recipe": digest}
