@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import compose, conflicts, database, diff, gpu, mergekit, pages, report, scaling, size
+from benchmarks import compose, conflicts, database, diff, gpu, mergekit, pages, report, requests, scaling, size
 from benchmarks.machine import Others
 from benchmarks.results import HERE, RESULTS, save, show
 from registry.errors import BreadcrumbError
@@ -21,6 +21,7 @@ COMMANDS = {
     "size": size,
     "pages": pages,
     "database": database,
+    "requests": requests,
 }
 
 BUSY = 0.05

@@ -16,11 +16,12 @@ from typing import Any
 from sqlalchemy import JSON, Connection, select
 
 from registry.breadcrumbs.comparing.sums import Sums
-from registry.breadcrumbs.formats.recipe import ALPHA, make_recipe
+from registry.breadcrumbs.formats.recipe import ALONE, make_recipe
 from registry.db import tables
 from registry.db.audit import hash_event
 from registry.db.session import Database
 from registry.documents.versions import parse_version
+from registry.services.blobs import quotas
 from registry.services.catalog import search
 from registry.services.people import sign_ins
 from registry.services.people.tokens import create_token
@@ -140,6 +141,9 @@ def fill(database: Database, sizes: Sizes) -> Secrets:
             Filler(Rows(connection), sizes, owner, space).fill()
             add_events(connection, Rows(connection), sizes)
         connection.invalidate()
+    with database.write() as session:
+        for key in session.scalars(select(tables.Namespace.id)).all():
+            quotas.recount(session, key)
     return Secrets(alice, bob, cookie)
 
 
@@ -387,7 +391,7 @@ class Filler:
 
     def add_recipes(self, named: list[tuple[str, int, list[int]]]) -> None:
         """Add recipes, each given by its digest, the place of its model, and numbers of patches."""
-        self.rows.add(tables.Recipe, ({"digest": key, "base_digest": BASE, "alpha": ALPHA} for key, _, _ in named))
+        self.rows.add(tables.Recipe, ({"digest": key, "base_digest": BASE, "alpha": ALONE} for key, _, _ in named))
         self.rows.add(
             tables.RecipeItem,
             (
@@ -505,7 +509,7 @@ class Filler:
     def add_compositions(self) -> None:
         """Add compositions of one patch each to the large model, as people who try patches leave them."""
         numbers = range(1, 1 + self.sizes.large // 5)
-        named = [(make_recipe(BASE, ALPHA, [(digest("patch", 0, one), "1")]).digest, 0, [one]) for one in numbers]
+        named = [(make_recipe(BASE, ALONE, [(digest("patch", 0, one), "1")]).digest, 0, [one]) for one in numbers]
         self.add_recipes(named)
         self.add_composed([(recipe, n) for recipe, n, _ in named])
 

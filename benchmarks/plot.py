@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.database import NAMES, SAME
 from benchmarks.makers import llama
 from benchmarks.results import Result
 
@@ -120,16 +121,36 @@ def _pages(result: Result) -> Figure:
 
 
 def _database(result: Result) -> Figure:
+    """Draw each read's time on the large database over that on the small one, and the bar of 3."""
     kinds = result.series
-    figure, spaces = plt.subplots(1, len(kinds), figsize=(9 * len(kinds), 16), layout="constrained", squeeze=False)
+    figure, spaces = plt.subplots(1, len(kinds), figsize=(6.5 * len(kinds), 5.5), layout="constrained", squeeze=False)
     for axes, (kind, found) in zip(spaces[0], kinds.items(), strict=True):
-        ratios = {
-            path: _of([{"t": one} for one in large["milliseconds"]], "t")
-            / _of([{"t": one} for one in small["milliseconds"]], "t")
-            for path, (small, large) in found.items()
-        }
-        _bars(axes, [(path, ratio, BLUE) for path, ratio in ratios.items()], "time / time on a small database", "x")
-        axes.set_title(kind, loc="left")
+        best = {path: [min(one["milliseconds"]) for one in pair] for path, pair in found.items()}
+        low, high = min(map(min, best.values())) / 1.5, max(map(max, best.values())) * 1.5
+        for label, same, colour in (("shows the same", True, BLUE), ("shows more", False, ORANGE)):
+            chosen = [
+                best[path] for path, (small, large) in found.items() if (large["size"] <= SAME * small["size"]) is same
+            ]
+            axes.plot(*zip(*chosen, strict=True), "o", color=colour, label=label, alpha=0.8)
+        for times, text in ((1, "as fast"), (3, "3 times as long")):
+            axes.plot([low, high], [times * low, times * high], color=GREY, linestyle="-" if times == 1 else "--")
+            axes.annotate(text, (high / times, high), ha="right", va="top", color=GREY)
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        axes.set(xlabel="ms on the small database", ylabel=f"ms on one {result.parameters['times smaller']} x as large")
+        axes.set_title(NAMES[kind], loc="left")
+        axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _requests(result: Result) -> Figure:
+    series = next(iter(result.series.values())) if "10" not in result.series else result.series["10"]
+    rows = [
+        (name, 1000 * float(median(one["processor"] / one["answers"] for one in rounds)), GREY if "," in name else BLUE)
+        for name, rounds in series.items()
+    ]
+    figure, axes = plt.subplots(figsize=(7, 2.4))
+    _bars(axes, rows, "milliseconds of the processor for a request (median)", "ms")
+    axes.set_title("Requests", loc="left")
     return figure
 
 
@@ -233,4 +254,5 @@ PLOTS = {
     "size": _size,
     "pages": _pages,
     "database": _database,
+    "requests": _requests,
 }

@@ -16,6 +16,7 @@ NAMES = {
     "size": "Size of patches",
     "pages": "Web pages",
     "database": "A large database",
+    "requests": "Requests a second",
 }
 HEAD = """\
 <!-- Written by `python -m benchmarks report` from results/*.json; change those by measuring again. -->
@@ -25,7 +26,7 @@ One command for each comparison. Everything is measured on synthetic models of t
 makes, and what is compared is measured in turn in the same run: compare ratios, and distrust seconds.
 
     pip install -c constraints.txt -e '.[bench]'
-    python -m benchmarks compose          # diff, conflicts, mergekit, scaling, gpu, size, pages, database; see --help
+    python -m benchmarks compose          # diff, conflicts, mergekit, scaling, gpu, size, pages, ...; see --help
     python -m benchmarks all              # everything, and this page
     python -m benchmarks report           # this page alone
 

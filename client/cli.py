@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from client.commands import integrations, models
-from client.commands.composing import conflicts, local, pulls, recipes, trials
+from client.commands.composing import conflicts, local, pulls, recipes, trials, tuning
 from client.commands.curation import patches, reviews
 from client.commands.operating import admin, operations
 from client.commands.options import Json, Quiet
@@ -106,6 +106,7 @@ for _group in (releases.group, channels.group, recipes.group, trials.evals):
     app.add_typer(_group)
 for _command in _TRIALS:
     app.command()(_command)
+app.command(cls=tuning.RunsCommand)(tuning.tune)
 for _group in (
     people.organisations,
     people.members,

@@ -22,7 +22,7 @@ from client.machine.config import trusted_key
 from client.machine.sources import resolve
 from client.terminal.addresses import check_model, decimal, parse_item, parse_snapshot
 from client.terminal.console import Console
-from registry.breadcrumbs.formats.recipe import ALPHA
+from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.errors import InvalidRequest
 
 __all__ = [
@@ -205,19 +205,22 @@ def compose(
     model: str,
     patches: Sequence[PatchItem],
     *,
-    alpha: str | float = ALPHA,
+    alpha: str | float = AUTO,
+    method: str = "sum",
     allow_yanked: bool = False,
     client: Client | None = None,
     url: str | None = None,
     token: str | None = None,
     quiet: bool = False,
 ) -> ComposedModel:
-    """Compose base + alpha * sum(weight * patch) at the registry, and wait for it.
+    """Compose base + alpha * (patches combined by a method) at the registry, and wait for it.
 
     Args:
         model: NS/NAME.
-        patches: Like `[1, (3, "0.5"), "4.2:0.25"]`: numbers, with a weight and a revision if need be.
-        alpha: The scale of the sum, a decimal.
+        patches: Like `[1, (3, "0.5"), "4.2:0.25"]`: numbers, with a weight and a revision if need be, and in a tuple of
+            four with factors of the weight by tensor: `(3, "1", None, [("layers.0.*", "0.5")])`.
+        alpha: The scale of the whole, a decimal, or `auto` for the one that the patches give.
+        method: sum, ties or mean.
         allow_yanked: Whether patches may be yanked ones.
         client: The registry; it stays open.
         url: The registry's address, in place of `client`.
@@ -237,6 +240,7 @@ def compose(
             check_model(model),
             items,
             alpha=decimal(alpha),
+            method=method,
             allow_yanked=allow_yanked,
             console=Console(quiet=quiet),
         )
@@ -245,7 +249,8 @@ def compose(
 
 def _item(patch: PatchItem) -> Item:
     if isinstance(patch, tuple):
-        return patch[0], decimal(patch[1]), patch[2] if len(patch) > 2 else None
+        number, weight, *more = patch
+        return (number, decimal(weight), *more)  # type: ignore[return-value]
     return parse_item(str(patch))
 
 

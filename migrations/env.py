@@ -1,7 +1,7 @@
 """Run migrations on the database that the caller names, or that of the settings."""
 
 from alembic import context
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from registry.db.session import make_engine
 from registry.db.tables import Table, UTCDateTime
@@ -16,6 +16,13 @@ def render_item(kind: str, item: object, _context: object) -> str | bool:
 def run() -> None:
     url = context.config.attributes.get("url") or Settings().database
     engine = make_engine(url)
+    try:
+        migrate(engine)
+    finally:
+        engine.dispose()  # and with the connection, the lock goes
+
+
+def migrate(engine: Engine) -> None:
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             # Two servers that start together take turns; a migration that cannot get its locks fails early.
@@ -38,7 +45,6 @@ def run() -> None:
             if connection.dialect.name == "sqlite" and connection.execute(text("PRAGMA foreign_key_check")).first():
                 raise RuntimeError("The migration left rows that refer to nothing; the database is as it was before.")
         connection.commit()
-    engine.dispose()
 
 
 run()

@@ -17,6 +17,7 @@
     │   │   └── NotComposed            a recipe that has to be composed first
     │   └── EntryNotFound              the revision exists, but has no file of that name
     ├── WrongState                     the subject is in a state that does not allow this
+    │   └── NotCompared                patches that have to be compared with each other first
     ├── Unauthenticated (PermissionError)
     ├── Forbidden (PermissionError)
     ├── TooMany                        too many at once; try again later
@@ -129,6 +130,10 @@ class WrongState(BreadcrumbError):
     """The subject is in a state that does not allow this."""
 
     slug = "conflict"
+
+
+class NotCompared(WrongState):
+    """The patches have to be compared with each other first."""
 
 
 class Unauthenticated(BreadcrumbError, PermissionError):

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, ByteSize, Field, SecretStr, field_validator
+from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MiB = 2**20
@@ -82,7 +82,9 @@ class Settings(BaseSettings):
         64, ge=1, description="how many of those may go to one user, or without a token to one address (an IPv6 /64)"
     )
     header_seconds: float = Field(15, description="longest wait for a whole request header")
-    lease_seconds: float = Field(30, description="how long a worker may be silent before another takes up its job")
+    lease_seconds: float = Field(
+        30, description="how long a worker may be silent before another takes up its job; the same for all workers"
+    )
     counts_seconds: float = Field(
         15.0, description="how long counts of everything are kept, for `crumb admin summary` and /metrics"
     )
@@ -112,6 +114,12 @@ class Settings(BaseSettings):
         "127.0.0.1,::1",
         description="addresses and networks, separated by commas, of proxies in front of this server: what they say of "
         "a client's address and scheme (X-Forwarded-For, X-Forwarded-Proto) is believed; empty for nobody",
+    )
+    accel: str = Field(
+        "",
+        pattern=r"^((/[A-Za-z0-9_-]+)+)?$",
+        description="internal location of an nginx among those proxies, like /_blobs, which has the folder `blobs` of "
+        "the data folder and sends files in place of this server (X-Accel-Redirect); empty for none",
     )
     public_url: str = Field(
         "", description="address at which people reach the registry, like https://crumbs.example.org"
@@ -166,6 +174,14 @@ class Settings(BaseSettings):
         """Refuse what is no address and no network, since a mistake would go unnoticed."""
         for part in value.split(",") if value else ():
             ip_network(part.strip())
+        return value
+
+    @field_validator("accel")
+    @classmethod
+    def check_accel(cls, value: str, known: ValidationInfo) -> str:
+        """Refuse a location without a proxy that could have it."""
+        if value and not known.data.get("proxies"):
+            raise ValueError("it needs a proxy, named in REGISTRY_PROXIES")
         return value
 
     @property

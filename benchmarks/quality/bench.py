@@ -9,6 +9,7 @@ patches/<default>/...                      as they came back from the registry
 import copy
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -19,11 +20,27 @@ from safetensors import safe_open
 from torch import nn
 
 from benchmarks.quality.kinds import Batch, Kind
-from benchmarks.quality.merging import Setting, Values, Vector, add_patches, elect, exact, read_patch, read_weights
+from benchmarks.quality.merging import (
+    Setting,
+    Values,
+    Vector,
+    add_patches,
+    elect,
+    exact,
+    mean,
+    read_patch,
+    read_weights,
+)
 from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.files.hashing import hash_file
+
+COMBINED = {"TIES": elect, "mean": mean}
+"""Methods that make one vector of the patches, which is then scaled."""
+
+HELD = 32_000_000
+"""About how many weights are held of each thing that is read once and used often: patches, combinations."""
 
 DEFAULT = Setting("breadcrumbs", "0.85", "0.007", "0.3")
 """What `crumb diff` and `crumb compose` do when they are told nothing."""
@@ -36,6 +53,8 @@ class Bench:
         kind: The kind of data.
         seed: The world's.
         folder: Where everything is.
+        default: What `crumb` does when it is told nothing, with values as the kind keeps them.
+        shapes: Of the tensors that are composed.
         parts: Each task's examples.
         tuned: Score of each task's own fine-tuned model on the test part, which is 1 when normalised.
         untuned: The base's.
@@ -43,17 +62,21 @@ class Bench:
 
     def __init__(self, kind: Kind, seed: int, folder: Path) -> None:
         self.kind, self.seed, self.folder = kind, seed, folder
+        self.default = replace(DEFAULT, value_dtype=kind.value_dtype)
         self.parts = kind.world(seed).parts
         self.model = kind.load(folder / "base").eval()
         with safe_open(folder / "base" / "model.safetensors", "np") as file:
-            self.shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            names = [name for name in file.keys() if not name.startswith(tuple(kind.frozen))]  # noqa: SIM118
+            self.shapes = {name: file.get_slice(name).get_shape() for name in names}
         sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
         self.starts = dict(zip(self.shapes, np.cumsum([0, *sizes]).tolist(), strict=False))
         self.size = sum(sizes)
         self.base = read_weights(folder / "base", list(self.shapes))
         self._names = names_of(self.model)
-        self.patches = lru_cache(maxsize=8)(self._read_patches)
-        self._elected = lru_cache(maxsize=8)(self._elect)
+        held = min(8, max(2, HELD // self.size))
+        self.patches = lru_cache(held)(self._read_patches)
+        self._combined = lru_cache(held)(self._combine)
+        self._elsewhere = lru_cache(len(kind.tasks))(self._move)
         self._evaluated = cache(self._evaluate)
         tasks = [*kind.tasks, *kind.held_out]
         self.tuned = {task: self.score(self.weights(task), task, "test") for task in tasks}
@@ -74,14 +97,23 @@ class Bench:
         self.put(weights)
         return self._score(task, part)
 
-    def normalised(self, weights: Vector, tasks: Sequence[str], part: str) -> float:
-        """Return the mean over tasks of score / score of the task's own fine-tuned model."""
+    def normalised(self, weights: Vector, tasks: Sequence[str], part: str, most: int | None = None) -> float:
+        """Return the mean over tasks of score / score of the task's own fine-tuned model.
+
+        Args:
+            weights: The model.
+            tasks: Whose examples are looked at.
+            part: Which part of them.
+            most: How many of each, the first ones; all when None.
+        """
         known = self.tuned if part == "test" else self.tuned_validation
         self.put(weights)
-        return float(np.mean([self._score(task, part) / known[task] for task in tasks]))
+        return float(np.mean([self._score(task, part, most) / known[task] for task in tasks]))
 
-    def _score(self, task: str, part: str) -> float:
+    def _score(self, task: str, part: str, most: int | None = None) -> float:
         batch: Batch = getattr(self.parts[task], part)
+        if most is not None and most < len(batch):
+            batch = batch.take(torch.arange(most))
         with torch.inference_mode():
             found = self.kind.score(self.model, batch)
         return max(0.0, found) if np.isfinite(found) else 0.0
@@ -100,30 +132,34 @@ class Bench:
 
     def merge(self, setting: Setting, tasks: Sequence[str]) -> Vector:
         """Return the weights of a composed model."""
-        if setting.method == "TIES":
-            elected = self._elected(setting.at(""), tuple(tasks))
-            return (self.base + exact(setting.alpha) * elected).astype(np.float32)
+        if setting.method in COMBINED:
+            return (self.base + exact(setting.alpha) * self.combined(setting, tasks)).astype(np.float32)
         alpha = 1 / len(tasks) if setting.method == "averaging" else exact(setting.alpha)
         return add_patches(self.base, self.of_tasks(setting, tasks), alpha)
 
-    def evaluate(self, setting: Setting, tasks: Sequence[str], part: str) -> float:
+    def evaluate(self, setting: Setting, tasks: Sequence[str], part: str, most: int | None = None) -> float:
         """Return the mean normalised score of a composed model over its own tasks, whose order does not matter."""
-        return self._evaluated(setting, tuple(task for task in self.kind.tasks if task in tasks), part)
+        return self._evaluated(setting, self._sorted(tasks), part, most)
 
-    def _elect(self, setting: Setting, tasks: tuple[str, ...]) -> NDArray[np.float64]:
-        return elect(self.of_tasks(setting, tasks), self.size)
+    def combined(self, setting: Setting, tasks: Sequence[str]) -> NDArray[np.float64]:
+        """Return what TIES or mean makes of patches, before it is scaled."""
+        return self._combined(setting.at(""), self._sorted(tasks))
 
-    def _evaluate(self, setting: Setting, tasks: tuple[str, ...], part: str) -> float:
-        return self.normalised(self.merge(setting, tasks), tasks, part)
+    def _combine(self, setting: Setting, tasks: tuple[str, ...]) -> NDArray[np.float64]:
+        return COMBINED[setting.method](self.of_tasks(setting, tasks), self.size)
+
+    def _evaluate(self, setting: Setting, tasks: tuple[str, ...], part: str, most: int | None) -> float:
+        return self.normalised(self.merge(setting, tasks), tasks, part, most)
+
+    def _sorted(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        return tuple(task for task in self.kind.tasks if task in tasks)
 
     def of_tasks(self, setting: Setting, tasks: Sequence[str]) -> list[Values]:
         """Return the patches of tasks."""
+        if setting.random:
+            return [self._elsewhere(setting.params, task, setting.random) for task in tasks]
         patches = self.patches(setting.params)
-        found = [patches[task] for task in tasks]
-        if not setting.random:
-            return found
-        dense = self.patches(Setting("task arithmetic").params)
-        return [self._elsewhere(dense[task], patch, setting.random) for task, patch in zip(tasks, found, strict=True)]
+        return [patches[task] for task in tasks]
 
     def path(self, params: MaskParams, task: str) -> Path:
         """Return the patch file of a task, which is made if it is not there."""
@@ -132,15 +168,17 @@ class Bench:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with open_checkpoint(self.folder / "base") as base, open_checkpoint(self.folder / "tuned" / task) as tuned:
-                diff(base, tuned, path, params, threads=1)
+                diff(base, tuned, path, params, exclude=[f"{start}*" for start in self.kind.frozen], threads=1)
         return path
 
     def _read_patches(self, params: MaskParams) -> dict[str, Values]:
         paths = {task: self.path(params, task) for task in self.kind.tasks}
         return {task: read_patch(path, hash_file(path), self.starts, self.size) for task, path in paths.items()}
 
-    def _elsewhere(self, whole: Values, patch: Values, seed: int) -> Values:
-        """Return as many changes of each tensor as a patch has there, chosen at random."""
+    def _move(self, params: MaskParams, task: str, seed: int) -> Values:
+        """Return as many changes of each tensor as a task's patch has there, chosen at random."""
+        patch = self.patches(params)[task]
+        whole = self.patches(MaskParams("0", "0", "tensor", params.value_dtype))[task]
         changes, random = whole.dense(self.size), np.random.default_rng([self.seed, seed, int(patch.sha256[:8], 16)])
         kept = patch.dense(self.size) != 0
         places = []

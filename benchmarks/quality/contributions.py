@@ -4,15 +4,17 @@ Patches are pushed, checked by the registry and downloaded again; the experiment
 composes at the registry is pulled and loaded with `from_pretrained`, and compared bit by bit with what they composed.
 """
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.bench import DEFAULT, Bench
-from benchmarks.quality.merging import Setting
+from benchmarks.quality.bench import Bench
+from benchmarks.quality.merging import Setting, read_weights
 from client.actions.composing import compose
 from client.actions.conflicts import find_conflicts
 from client.actions.models import create
@@ -20,10 +22,18 @@ from client.actions.pull import pull
 from client.actions.push import push
 from client.actions.transfers import download_patch
 from client.api.client import Client
+from registry.breadcrumbs.composing.compose import compose as compose_weights
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import Recipe, make_recipe
 from registry.errors import NotFound
+from registry.files.hashing import hash_file
 from registry.schemas import Patch
 
 OWNER = "quality"
+METHODS = {"breadcrumbs": "sum", "task arithmetic": "sum", "TIES": "ties", "mean": "mean"}
+"""What recipes call the methods of the experiments."""
+
 MEASURES = (
     "iou",
     "lift",
@@ -70,7 +80,7 @@ class Model:
             if key not in self.patches:
                 file = self.bench.path(setting.params, task)
                 client = self.clients[1 + number % (len(self.clients) - 1)]
-                before = self.patches.get((str(DEFAULT.params), task))
+                before = self.patches.get((str(self.bench.default.params), task))
                 update = before.number if before else None
                 self.patches[key] = push(client, file, self.name, task, task=task, update=update)
             found[task] = self.patches[key]
@@ -78,9 +88,9 @@ class Model:
 
     def fetch(self) -> dict[str, dict[str, Any]]:
         """Push the default patches and put what the registry has of them in their place; say what is known of them."""
-        pushed = self.push(DEFAULT)
+        pushed = self.push(self.bench.default)
         for task, patch in pushed.items():
-            file = self.bench.path(DEFAULT.params, task)
+            file = self.bench.path(self.bench.default.params, task)
             file.unlink()
             download_patch(self.owner, patch, file)
         return {
@@ -90,7 +100,7 @@ class Model:
 
     def conflicts(self) -> dict[tuple[str, str], dict[str, float]]:
         """Return what the registry says of each two patches; of the two tasks, the first in name order comes first."""
-        pushed = self.push(DEFAULT)
+        pushed = self.push(self.bench.default)
         overview = find_conflicts(
             self.owner, self.name, [(patch.number, patch.revision) for patch in pushed.values()], 0
         )
@@ -113,6 +123,28 @@ class Model:
         same = np.array_equal(loaded.view(np.uint32), expected.view(np.uint32))
         shutil.rmtree(folder)
         return {"setting": setting.key, "count": len(tasks), "recipe": made.recipe.digest, "same": bool(same)}
+
+    def compose_here(self, setting: Setting, tasks: Sequence[str]) -> dict[str, Any]:
+        """Compose the registry's patches on this machine, by any method, and compare likewise."""
+        folder = self.bench.folder / "composed"
+        shutil.rmtree(folder, ignore_errors=True)
+        files = [self.bench.path(setting.params, task) for task in tasks]
+        recipe = compose_files(self.bench.folder / "base", files, setting, folder)
+        made, expected = read_weights(folder, list(self.bench.shapes)), self.bench.merge(setting, tasks)
+        same = np.array_equal(made.view(np.uint32), expected.view(np.uint32))
+        shutil.rmtree(folder)
+        return {"setting": setting.key, "count": len(tasks), "recipe": recipe.digest, "same": bool(same)}
+
+
+def compose_files(base: Path, files: Sequence[Path], setting: Setting, out: Path) -> Recipe:
+    """Compose patch files by any method into a new folder, as the product does; return the recipe."""
+    out.mkdir()
+    with contextlib.ExitStack() as stack:
+        opened = {hash_file(file): stack.enter_context(open_patch(file)) for file in files}
+        digest, items = next(iter(opened.values())).info.base, [(sha256, "1") for sha256 in opened]
+        recipe = make_recipe(digest, setting.alpha, items, METHODS[setting.method])
+        compose_weights(stack.enter_context(open_checkpoint(base)), opened, recipe, out, "cpu", threads=1)
+    return recipe
 
 
 def value_of(overlap: Any, name: str) -> float:

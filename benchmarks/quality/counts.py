@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.quality.alphas import ascending, beyond
 from benchmarks.quality.bench import DEFAULT, Bench
 from benchmarks.quality.merging import Setting
 from benchmarks.quality.plan import Plan
@@ -26,12 +27,15 @@ def run(bench: Bench, plan: Plan) -> list[dict[str, Any]]:
 
 def run_order(bench: Bench, plan: Plan, order: list[str]) -> dict[str, Any]:
     """Run one order."""
-    methods, counts = plan.tuned_settings(), bench.kind.counts
+    counts = bench.kind.counts
     validation: dict[int, dict[Setting, float]] = {count: {} for count in counts}
-    for settings in methods.values():
-        for setting in settings:
+    methods: dict[str, list[Setting]] = {}
+    for method, cuts in plan.tuned_cuts().items():
+        for setting in cuts:
+            found = try_alphas(bench, plan.alphas, setting, order)
+            methods.setdefault(method, []).extend(setting.at(alpha) for alpha in found[counts[0]])
             for count in counts:
-                validation[count][setting] = bench.evaluate(setting, order[:count], "validation")
+                validation[count] |= {setting.at(alpha): score for alpha, score in found[count].items()}
     once = {method: choose(settings, validation, plan.few) for method, settings in methods.items()}
     again = {
         method: {count: choose(settings, validation, [count]) for count in counts}
@@ -40,7 +44,7 @@ def run_order(bench: Bench, plan: Plan, order: list[str]) -> dict[str, Any]:
     test = {}
     for count in counts:
         wanted = set(UNTUNED.values())
-        wanted |= {setting.at(alpha) for setting in once.values() for alpha in plan.alphas}
+        wanted |= {setting for setting in validation[count] if setting.at("") in {one.at("") for one in once.values()}}
         wanted |= {found[count] for found in again.values()}
         tasks = order[:count]
         test[count] = {setting.key: bench.evaluate(setting, tasks, "test") for setting in sorted(wanted)}
@@ -54,6 +58,20 @@ def run_order(bench: Bench, plan: Plan, order: list[str]) -> dict[str, Any]:
         },
         "test": test,
     }
+
+
+def try_alphas(
+    bench: Bench, alphas: Sequence[str], setting: Setting, order: Sequence[str]
+) -> dict[int, dict[str, float]]:
+    """Return the validation scores of alphas, by number of tasks; all numbers go on while the edge wins at one."""
+    found: dict[int, dict[str, float]] = {count: {} for count in bench.kind.counts}
+    waiting = list(alphas)
+    while waiting:
+        for count, scores in found.items():
+            for alpha in waiting:
+                scores[alpha] = bench.evaluate(setting.at(alpha), order[:count], "validation")
+        waiting = sorted({alpha for scores in found.values() if (alpha := beyond(scores)) is not None})
+    return {count: ascending(scores) for count, scores in found.items()}
 
 
 def choose(settings: list[Setting], scores: Mapping[int, Mapping[Setting, float]], counts: Sequence[int]) -> Setting:

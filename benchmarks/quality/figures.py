@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks.plot import BLUE, GREEN, GREY, ORANGE, RED, write
+from benchmarks.quality.minilm import results as real
+from benchmarks.quality.minilm.kind import CORE
 from benchmarks.quality.results import METHODS, Results
 from benchmarks.quality.statistics import mean
 
@@ -21,8 +23,10 @@ MARKS = {"breadcrumbs": "o", "task arithmetic": "s", "TIES": "^", "averaging": "
 def draw(results: Results, folder: Path) -> None:
     """Write all figures."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in FIGURES.items():
+    for name, figure in FIGURES.items() if results.kinds else ():
         write(partial(figure, results), folder / f"{name}.svg")
+    if real.kinds(results):
+        write(partial(real_base, results), folder / "real-base.svg")
 
 
 def _panels(results: Results, height: float = 3.6) -> tuple[Figure, list[Any]]:
@@ -46,7 +50,7 @@ def counts(results: Results) -> Figure:
                 numbers, found[:, 0] - found[:, 1], found[:, 0] + found[:, 1], color=colour, alpha=0.15, linewidth=0
             )
             if method in METHODS:
-                best = [mean([o.oracle(n, method, results.plan["alphas"]) for o in orders])[0] for n in numbers]
+                best = [mean([o.oracle(n, method) for o in orders])[0] for n in numbers]
                 panel.plot(numbers, best, "--", color=colour, linewidth=1)
         panel.set_xticks(numbers)
         panel.set_xlabel("tasks composed")
@@ -60,12 +64,12 @@ def grid(results: Results) -> Figure:
     kinds = results.kinds
     figure, axes = plt.subplots(2, len(kinds), figsize=(4.6 * len(kinds), 6.6), layout="constrained", squeeze=False)
     bottoms, tops = list(results.plan["fine_bottoms"]), list(results.plan["fine_tops"])
-    alphas = list(results.plan["alphas"])
     for column, kind in enumerate(kinds):
         cells: dict[tuple[str, str, str], list[float]] = {}
         for world in results.worlds(kind):
             for cell in world["ablation"]["grid"]:
                 cells.setdefault((cell["drop_bottom"], cell["drop_top"], cell["alpha"]), []).append(cell["validation"])
+        alphas = sorted({alpha for _, _, alpha in cells}, key=float)
         means = {key: float(np.mean(found)) for key, found in cells.items()}
         by_cuts = [[_best(means, lambda k, b=b, t=t: k[:2] == (b, t)) for t in tops] for b in bottoms]
         by_alpha = [[_best(means, lambda k, b=b, a=a: (k[0], k[2]) == (b, a)) for a in alphas] for b in bottoms]
@@ -132,6 +136,28 @@ def pairs(results: Results) -> Figure:
         panel.set_xlabel("cosine of the two patches")
     panels[0].set_ylabel("normalised score lost")
     panels[-1].legend(frameon=False)
+    return figure
+
+
+def real_base(results: Results) -> Figure:
+    """Score over number of tasks on the real base, at the best alpha, for each learning rate."""
+    kinds = real.kinds(results)
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4.6 * len(kinds), 3.6), layout="constrained", squeeze=False)
+    for panel, kind in zip(axes[0], kinds, strict=True):
+        counts = results.kind(kind)["counts"]
+        for plain, style in (("base", ":"), ("averaging", "--")):
+            panel.plot(counts, [np.mean(real.plain(results, kind, plain, n)) for n in counts], style, label=plain)
+        for setting in real.settings(results, kind):
+            if setting in CORE:
+                runs = real.runs(results, [kind], setting)
+                centres, halves = np.array([mean([run.score(n) for run in runs]) for n in counts]).T
+                panel.errorbar(counts, centres, halves, fmt="o-", markersize=4, capsize=2, label=real.name_of(setting))
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(counts, [str(count) for count in counts])
+        panel.set_xlabel("tasks composed")
+        panel.set_title(kind, loc="left")
+    axes[0][0].set_ylabel("mean normalised score (test)")
+    axes[0][-1].legend(frameon=False, fontsize=8)
     return figure
 
 

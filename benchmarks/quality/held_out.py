@@ -28,8 +28,10 @@ STEPS_EACH = {16: 20, 64: 40}
 def run(bench: Bench, plan: Plan, again: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
     """Return a score for each start, task, number of examples and seed; `again` as an order of `counts` has it."""
     tasks = list(bench.kind.tasks)
-    tuned = {name: {setting.key: setting for setting in found} for name, found in plan.tuned_settings().items()}
-    settings = {name: found[again[name][str(len(tasks))]] for name, found in tuned.items()} | UNTUNED
+    settings = dict(UNTUNED)
+    for name, cuts in plan.tuned_cuts().items():
+        key, _, alpha = again[name][str(len(tasks))].rpartition(" x ")
+        settings[name] = {setting.key: setting for setting in cuts}[key].at(alpha)
     starts = {"base": bench.base} | {name: bench.merge(setting, tasks) for name, setting in settings.items()}
     found = []
     for name, weights in starts.items():

@@ -65,9 +65,9 @@ def cut(tasks: Iterable[str], part: Callable[[str, str], Batch]) -> dict[str, Pa
 
 @dataclass(frozen=True)
 class World:
-    """What one seed makes of the data: batches to train a base on, and each task's parts."""
+    """What one seed makes of the data: batches to train a base on, if it is trained here, and each task's parts."""
 
-    mixture: MakeBatch
+    mixture: MakeBatch | None
     parts: Mapping[str, Parts]
 
 
@@ -87,6 +87,8 @@ class Kind(ABC):
         tune_steps: Steps of fine-tuning.
         rate: Learning rate of fine-tuning.
         batch: Examples in a step.
+        frozen: How the names of tensors begin that are not trained; nothing is composed of them.
+        value_dtype: How patches keep their values.
     """
 
     name: str
@@ -100,6 +102,15 @@ class Kind(ABC):
     tune_steps: int
     rate: float
     batch: int
+    frozen: Sequence[str] = ()
+    value_dtype: str = "F32"
+
+    def prepare(self) -> None:  # noqa: B027 (most kinds have nothing to do)
+        """Fetch what the kind needs, before any process cuts data."""
+
+    def ready_base(self) -> Path | None:
+        """Return the folder of a base that is trained already; None where it is trained here."""
+        return None
 
     @abstractmethod
     def world(self, seed: int) -> World:

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.quality.kinds import Batch, Kind, Parts, World
 
@@ -133,6 +132,8 @@ class Language(Kind):
 
     def new(self) -> nn.Module:
         """Return a model with random weights."""
+        from transformers import LlamaConfig, LlamaForCausalLM
+
         config = LlamaConfig(
             vocab_size=256,
             hidden_size=128,
@@ -148,6 +149,8 @@ class Language(Kind):
 
     def load(self, folder: Path) -> nn.Module:
         """Load a model."""
+        from transformers import LlamaForCausalLM
+
         model: nn.Module = LlamaForCausalLM.from_pretrained(folder)
         return model
 

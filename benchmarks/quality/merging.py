@@ -5,6 +5,9 @@ task arithmetic  the same with patches of which nothing is dropped
 averaging        task arithmetic with alpha = 1 / number of patches
 TIES             of patches without their smallest values, per weight: the sign with more mass; the mean of the
                  values that have it; alpha x that (Yadav et al., arXiv 2306.01708)
+mean             per weight the mean of the values that patches have there; alpha x that
+
+The last two are the methods `ties` and `mean` of recipes, to the bit (docs/reference/format.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +31,7 @@ class Setting:
     """A method and its numbers, decimals as text.
 
     Attributes:
-        method: breadcrumbs, task arithmetic, averaging or TIES.
+        method: breadcrumbs, task arithmetic, averaging, TIES or mean.
         drop_bottom: Part of each tensor's changes that is dropped for being small.
         drop_top: Part that is dropped for being large.
         alpha: What the sum is multiplied by; empty for averaging.
@@ -116,17 +119,48 @@ def add_patches(base: Vector, patches: Sequence[Values], alpha: float) -> Vector
 
 def elect(patches: Sequence[Values], size: int) -> NDArray[np.float64]:
     """Return what TIES makes of patches: of each weight the mean of the values that have the sign with more mass."""
-    total = np.zeros(size)
-    for patch in patches:
-        total += patch.dense(size)
-    sign = np.where(total >= 0, 1.0, -1.0)
-    agreed, count = np.zeros(size), np.zeros(size)
-    for patch in patches:
-        values = patch.dense(size)
-        same = values * sign > 0
-        agreed[same] += values[same]
-        count += same
-    return agreed / np.maximum(count, 1)
+    positive, negative = average(patches, size, 1), average(patches, size, -1)
+    more = positive.total >= negative.total
+    return rounded(np.where(more, positive.mean(), -negative.mean()))
+
+
+def mean(patches: Sequence[Values], size: int) -> NDArray[np.float64]:
+    """Return the mean of the values that patches have, of each weight; of none it is 0."""
+    return rounded(average(patches, size, 0).mean())
+
+
+@dataclass(frozen=True)
+class Average:
+    """Sums and numbers of values, for each weight."""
+
+    total: NDArray[np.float64]
+    count: NDArray[np.float64]
+
+    def mean(self) -> NDArray[np.float64]:
+        """Return the means; of no values it is 0."""
+        found: NDArray[np.float64] = self.total / np.maximum(self.count, 1)
+        return found
+
+
+def average(patches: Sequence[Values], size: int, sign: int) -> Average:
+    """Add up the values that have a sign, without it, or all of them for 0: ascending by sha256.
+
+    In a patch that is held as a whole vector, 0 is no value.
+    """
+    found = Average(np.zeros(size), np.zeros(size))
+    for patch in sorted(patches, key=lambda patch: patch.sha256):
+        wanted = patch.values * sign > 0 if sign else np.ones(len(patch.values), bool)
+        if patch.places is None:
+            wanted &= patch.values != 0
+        places = np.flatnonzero(wanted) if patch.places is None else patch.places[wanted]
+        found.total[places] += patch.values[wanted] * (sign or 1)
+        found.count[places] += 1
+    return found
+
+
+def rounded(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return them rounded to float32, as recipes have it: alpha x mean is exact then."""
+    return means.astype(np.float32).astype(np.float64)
 
 
 def exact(alpha: str) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.quality.kinds import Kind
 from benchmarks.quality.language import Language
 from benchmarks.quality.merging import Setting
+from benchmarks.quality.minilm import kind as minilm
 from benchmarks.quality.restoration import Restoration
 from benchmarks.quality.vision import Vision
 
@@ -17,7 +18,7 @@ class Plan:
 
     Attributes:
         kinds: The kinds of data.
-        alphas: Values of alpha, a grid with nearly equal ratios.
+        alphas: Values of alpha, a grid with nearly equal ratios, which goes on while its edge wins (alphas.py).
         bottoms, tops: Cuts among which breadcrumbs are tuned.
         trims: Values of drop_bottom among which TIES is tuned.
         few: Numbers of tasks on which settings are chosen once.
@@ -41,23 +42,25 @@ class Plan:
     few_samples: Sequence[int] = (16, 64)
     few_seeds: int = 1
 
-    def tuned_settings(self) -> dict[str, list[Setting]]:
-        """Return what each method is tuned over."""
-        cuts = [(bottom, top) for bottom in self.bottoms for top in self.tops]
+    def tuned_cuts(self) -> dict[str, list[Setting]]:
+        """Return what each method is tuned over, without alphas."""
         return {
-            "breadcrumbs": [Setting("breadcrumbs", *cut, alpha) for cut in cuts for alpha in self.alphas],
-            "task arithmetic": [Setting("task arithmetic", alpha=alpha) for alpha in self.alphas],
-            "TIES": [Setting("TIES", trim, "0", alpha) for trim in self.trims for alpha in self.alphas],
+            "breadcrumbs": [Setting("breadcrumbs", bottom, top) for bottom in self.bottoms for top in self.tops],
+            "task arithmetic": [Setting("task arithmetic")],
+            "TIES": [Setting("TIES", trim, "0") for trim in self.trims],
         }
 
 
-FULL = Plan((Language(), Vision(), Restoration()))
+FULL = Plan((Language(), Vision(), Restoration(), *minilm.kinds()))
 
 
 def quick() -> Plan:
     """Return the plan of `--quick`."""
     small = {"worlds": 1, "orders": 1, "base_steps": 40, "tune_steps": 10, "counts": (1, 2, 3)}
-    kinds = [replace(kind, tasks=kind.tasks[:3], held_out=kind.held_out[:1], **small) for kind in FULL.kinds]
+    real = minilm.MiniLM(settings=(minilm.BREADCRUMBS, minilm.WHOLE, minilm.TIES), texts=96, tested=96)
+    kinds = [
+        replace(kind, tasks=kind.tasks[:3], held_out=kind.held_out[:1], **small) for kind in (*FULL.kinds[:3], real)
+    ]
     return Plan(
         kinds,
         alphas=("0.1", "0.3", "1"),

@@ -12,6 +12,8 @@ from benchmarks.quality import figures
 from benchmarks.quality.bench import DEFAULT
 from benchmarks.quality.contributions import MEASURES
 from benchmarks.quality.merging import Setting
+from benchmarks.quality.minilm import report as minilm_report
+from benchmarks.quality.minilm import results as minilm_results
 from benchmarks.quality.results import METHODS, Order, Results, load, nearest
 from benchmarks.quality.statistics import correlation, mean
 from benchmarks.results import Table
@@ -27,10 +29,14 @@ PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "scipy", "numba")
 def write(folder: Path) -> None:
     """Write the report of the results in a folder."""
     results = load(folder / "results.json")
+    real = minilm_results.kinds(results)
     figures.draw(results, folder / "figures")
     findings = folder / "findings.md"
     said = findings.read_text("utf-8").strip() if findings.exists() else "Nothing is concluded from this run."
-    parts = [HEAD, said, what(results), *(section(results) for section in SECTIONS), how(results)]
+    parts = [HEAD, *([minilm_report.answers(results)] if real else []), said]
+    parts += [what(results), *(section(results) for section in SECTIONS)] if results.kinds else []
+    parts += [minilm_report.section(results)] if real else []
+    parts += [how(results)]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", "utf-8")
 
 
@@ -79,7 +85,9 @@ def what(results: Results) -> str:
         f"* {kind}: {', '.join(results.kind(kind)['tasks'])}; held out {', '.join(results.kind(kind)['held_out'])}."
         for kind in results.kinds
     )
-    same = [found["same"] for world in results.document["worlds"] for found in world["compositions"]]
+    same = [
+        found["same"] for kind in results.kinds for world in results.worlds(kind) for found in world["compositions"]
+    ]
     orders, bases = len(results.orders(results.kinds[0])), results.kind(results.kinds[0])["worlds"]
     return f"""## What was trained
 
@@ -119,10 +127,10 @@ def once(method: str) -> At:
 
 def counts(results: Results) -> str:
     """Experiment 1."""
-    alphas, ours, tables = results.plan["alphas"], METHODS[0], []
+    ours, tables = METHODS[0], []
 
     def oracle(method: str) -> At:
-        return lambda order, count: order.oracle(count, method, alphas)
+        return lambda order, count: order.oracle(count, method)
 
     def less(one: At, other: At) -> At:
         return lambda order, count: one(order, count) - other(order, count)
@@ -153,7 +161,7 @@ def retuning(results: Results) -> str:
         return lambda order, count: order.again(count, method) - held(order, count)
 
     def shrunk(power: float) -> At:
-        return lambda order, count: order.shrunk(count, ours, plan["alphas"], power, plan["few"])
+        return lambda order, count: order.shrunk(count, ours, power, plan["few"])
 
     columns: dict[str, At] = {f"{ours} retuned": lambda order, count: order.again(count, ours)}
     columns |= {method: regret(method, once(method)) for method in METHODS}
@@ -164,7 +172,7 @@ def retuning(results: Results) -> str:
     for kind in results.kinds:
         numbers, rows = results.kind(kind)["counts"], []
         for name, setting in tuned(results).items():
-            best = [[order.best_alpha(n, setting, plan["alphas"]) for order in results.orders(kind)] for n in numbers]
+            best = [[order.best_alpha(n, setting) for order in results.orders(kind)] for n in numbers]
             rows.append([name, *(f"{np.exp(np.mean(np.log(values))):.2f}" for values in best)])
         tables.append(Table(f"{kind}, best alpha", ["tasks", *map(str, numbers)], rows).markdown())
         rows = []
@@ -187,11 +195,10 @@ of the default alpha, and of one that tasks share (a description and no test, si
 
 def rules(results: Results) -> dict[str, Callable[[Order, int], str]]:
     """Return ways to say alpha for a number of tasks."""
-    alphas = results.plan["alphas"]
     return {
         DEFAULT.alpha: lambda order, count: DEFAULT.alpha,
-        f"{SHARED} / tasks, at most {alphas[-1]}": lambda order, count: nearest(alphas, SHARED / count),
-        "best for each": lambda order, count: nearest(alphas, order.best_alpha(count, DEFAULT, alphas)),
+        f"{SHARED} / tasks": lambda order, count: nearest(order.alphas(count, DEFAULT), SHARED / count),
+        "best for each": lambda order, count: nearest(order.alphas(count, DEFAULT), order.best_alpha(count, DEFAULT)),
     }
 
 
@@ -309,7 +316,7 @@ Mean bytes of a patch file, and the score of the composition; the checkpoint is 
 def interference(results: Results) -> str:
     """Experiment 6."""
     rows = []
-    alphas = list(dict.fromkeys(pair["alpha"] for pair in results.document["worlds"][0]["pairs"]))
+    alphas = list(dict.fromkeys(pair["alpha"] for pair in results.worlds(results.kinds[0])[0]["pairs"]))
     for kind in results.kinds:
         for alpha in alphas:
             worlds = [[pair for pair in world["pairs"] if pair["alpha"] == alpha] for world in results.worlds(kind)]
@@ -377,6 +384,9 @@ def how(results: Results) -> str:
 
     pip install -c constraints.txt -e '.[demo,bench]'
     python -m benchmarks.quality            # all of it; --quick for a little of everything
+    python -m benchmarks.quality --kinds minilm     # the real base alone; its texts need Debian, pip and npm
+
+`--collect` reports what an unfinished run has found so far.
 
 {", ".join(known)}.
 

@@ -12,9 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
-from transformers import ViTConfig, ViTForMaskedImageModeling
 
 from benchmarks.quality.kinds import VISION_TRANSFORMER, Batch, Kind, World, cut
 
@@ -119,11 +117,15 @@ class Restoration(Kind):
 
     def new(self) -> nn.Module:
         """Return a model with random weights."""
+        from transformers import ViTConfig, ViTForMaskedImageModeling
+
         config = ViTConfig(**VISION_TRANSFORMER, num_channels=3, encoder_stride=4)
         return ViTForMaskedImageModeling(config)
 
     def load(self, folder: Path) -> nn.Module:
         """Load a model."""
+        from transformers import ViTForMaskedImageModeling
+
         model: nn.Module = ViTForMaskedImageModeling.from_pretrained(folder)
         return model
 
@@ -139,6 +141,8 @@ class Restoration(Kind):
 
 def _tiles() -> Tensor:
     """Return the photographs as tiles, float32 [tiles, 3, TILE, TILE] in -0.5 to 0.5."""
+    from sklearn.datasets import load_sample_images
+
     found = []
     for image in load_sample_images().images:
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255 - 0.5

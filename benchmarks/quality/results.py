@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.quality.counts import UNTUNED
 from benchmarks.quality.merging import Setting
+from benchmarks.quality.minilm.kind import is_real
 
 METHODS = ("breadcrumbs", "task arithmetic", "TIES")
 """Those with numbers to choose."""
@@ -27,8 +28,8 @@ class Results:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of data."""
-        return [kind["name"] for kind in self.plan["kinds"]]
+        """The kinds of data whose base was trained here."""
+        return [kind["name"] for kind in self.plan["kinds"] if not is_real(kind["name"])]
 
     def kind(self, name: str) -> Mapping[str, Any]:
         """Return what the plan says of a kind."""
@@ -72,22 +73,31 @@ class Order:
         score: float = self.found["test"][str(count)][self.found["again"][method][str(count)]]
         return score
 
-    def oracle(self, count: int, method: str, alphas: Sequence[str]) -> float:
+    def oracle(self, count: int, method: str) -> float:
         """Return the best score over alpha, on the test part itself, at the cuts that were chosen once."""
-        return max(self.test(count, self.once(method).at(alpha)) for alpha in alphas)
+        setting = self.once(method)
+        return max(self.test(count, setting.at(alpha)) for alpha in self.alphas(count, setting))
+
+    def alphas(self, count: int, setting: Setting) -> list[str]:
+        """Return the alphas that were tried at the cuts of a setting, ascending."""
+        cuts = setting.at("").key
+        parts = [key.rpartition(" x ") for key in self.found["validation"][str(count)]]
+        return sorted((alpha for key, _, alpha in parts if key == cuts), key=float)
 
     def validated(self, count: int, setting: Setting) -> float:
         """Return the score on the validation part."""
         score: float = self.found["validation"][str(count)][setting.key]
         return score
 
-    def best_alpha(self, count: int, setting: Setting, alphas: Sequence[str]) -> float:
+    def best_alpha(self, count: int, setting: Setting) -> float:
         """Return the alpha that is best on the validation part."""
-        return float(max(alphas, key=lambda alpha: self.validated(count, setting.at(alpha))))
+        tried = self.alphas(count, setting)
+        return float(max(tried, key=lambda alpha: self.validated(count, setting.at(alpha))))
 
-    def shrunk(self, count: int, method: str, alphas: Sequence[str], power: float, few: Sequence[int]) -> float:
-        """Return the score of alpha = c / count ** power, c chosen once; alpha is the nearest of the grid's."""
+    def shrunk(self, count: int, method: str, power: float, few: Sequence[int]) -> float:
+        """Return the score of alpha = c / count ** power, c chosen once; alpha is the nearest of those tried."""
         cuts = self.once(method)
+        alphas = self.alphas(count, cuts)
 
         def near(c: float, count: int) -> Setting:
             return cuts.at(nearest(alphas, c / count**power))

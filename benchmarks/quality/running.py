@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from benchmarks import mergekit
 from benchmarks.quality import ablation, counts, held_out, pairs, peers, sizes
@@ -18,6 +17,8 @@ from benchmarks.quality.bench import DEFAULT, Bench
 from benchmarks.quality.contributions import Login, Model
 from benchmarks.quality.kinds import Kind
 from benchmarks.quality.merging import Setting
+from benchmarks.quality.minilm import experiment
+from benchmarks.quality.minilm.kind import MiniLM
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.worlds import train
 from registry.files.threads import processors
@@ -25,6 +26,8 @@ from registry.files.threads import processors
 
 def run_all(plan: Plan, work: Path, login: Login) -> None:
     """Run worlds side by side."""
+    for kind in plan.kinds:
+        kind.prepare()
     # A process of its own for each world: what one allocates does not stay, and torch starts with one thread.
     with ProcessPoolExecutor(processors(), get_context("spawn"), max_tasks_per_child=1) as pool:
         jobs = [(kind, seed) for kind in plan.kinds for seed in range(kind.worlds)]
@@ -47,34 +50,47 @@ def run_world(plan: Plan, kind: Kind, seed: int, work: Path, login: Login) -> No
     try:
         steps.run("scores", lambda: {"tuned": bench.tuned, "untuned": bench.untuned, "weights": bench.size})
         steps.run("patches", model.fetch)
-        first = steps.run("counts", lambda: counts.run(bench, plan))[0]
-        steps.run(
-            "compositions",
-            lambda: [
-                model.compose(setting, bench.order(0)[:count])
-                for setting in (DEFAULT, Setting(**first["once"]["breadcrumbs"]))
-                for count in kind.counts
-            ],
-        )
-        steps.run("ablation", lambda: ablation.run(bench, plan))
-        steps.run("sizes", lambda: sizes.run(bench, plan))
-        steps.run("pairs", lambda: pairs.run(bench, [DEFAULT.alpha, "1"], model.conflicts()))
-        steps.run("held-out", lambda: held_out.run(bench, plan, first["again"]))
+        if isinstance(kind, MiniLM):
+            experiment.run(bench, model, kind, steps)
+        else:
+            run_experiments(bench, model, plan, steps)
     finally:
         model.close()
 
 
+def run_experiments(bench: Bench, model: Model, plan: Plan, steps: "Steps") -> None:
+    """Run the steps of a world whose base is trained here."""
+    first = steps.run("counts", lambda: counts.run(bench, plan))[0]
+    steps.run(
+        "compositions",
+        lambda: [
+            model.compose(setting, bench.order(0)[:count])
+            for setting in (DEFAULT, Setting(**first["once"]["breadcrumbs"]))
+            for count in bench.kind.counts
+        ],
+    )
+    steps.run("ablation", lambda: ablation.run(bench, plan))
+    steps.run("sizes", lambda: sizes.run(bench, plan))
+    steps.run("pairs", lambda: pairs.run(bench, [DEFAULT.alpha, "1"], model.conflicts()))
+    steps.run("held-out", lambda: held_out.run(bench, plan, first["again"]))
+
+
 def compare_all(plan: Plan, work: Path) -> None:
-    """Compare the first world of every kind with mergekit's merges."""
+    """Compare the first world of every kind that is trained here with mergekit's merges."""
+    kinds = [kind for kind in plan.kinds if not isinstance(kind, MiniLM)]
+    if not kinds:
+        return
     quieten()
     command = mergekit.install(mergekit.VENV)
-    for kind in plan.kinds:
+    for kind in kinds:
         steps = Steps(work, kind, 0)
         steps.run("peers", lambda steps=steps, kind=kind: peers.run(Bench(kind, 0, steps.folder), command))
 
 
 def quieten() -> None:
     """Keep to one thread, and show no bars."""
+    from transformers.utils import logging
+
     torch.set_num_threads(1)
     logging.disable_progress_bar()
 

@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from transformers import ViTConfig, ViTForImageClassification
 
 from benchmarks.quality.kinds import VISION_TRANSFORMER, Batch, Kind, World, cut
 
@@ -133,6 +131,8 @@ class Vision(Kind):
 
     def world(self, seed: int) -> World:
         """Cut the digits."""
+        from sklearn.datasets import load_digits
+
         found = load_digits()
         images, digits = torch.from_numpy(found.images).float() / 16, torch.from_numpy(found.target)
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)))
@@ -152,11 +152,15 @@ class Vision(Kind):
 
     def new(self) -> nn.Module:
         """Return a model with random weights."""
+        from transformers import ViTConfig, ViTForImageClassification
+
         config = ViTConfig(**VISION_TRANSFORMER, num_channels=1, num_labels=sum(WIDTHS.values()))
         return ViTForImageClassification(config)
 
     def load(self, folder: Path) -> nn.Module:
         """Load a model."""
+        from transformers import ViTForImageClassification
+
         model: nn.Module = ViTForImageClassification.from_pretrained(folder)
         return model
 

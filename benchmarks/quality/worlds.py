@@ -13,7 +13,12 @@ from benchmarks.quality.training import fine_tune, train_base
 def train(kind: Kind, seed: int, folder: Path) -> None:
     """Train the base and all tasks, but for what is there already."""
     world = kind.world(seed)
+    ready = kind.ready_base()
+    if ready is not None and not (folder / "base").exists():
+        shutil.copytree(ready, folder / ".base", dirs_exist_ok=True)
+        (folder / ".base").rename(folder / "base")
     if not (folder / "base").exists():
+        assert world.mixture is not None, f"nothing to train a base of {kind.name} on"
         keep(train_base(kind, world.mixture, seed), folder / "base")
     base = kind.load(folder / "base")
     for number, task in enumerate([*kind.tasks, *kind.held_out]):

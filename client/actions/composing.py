@@ -1,10 +1,12 @@
 """Composing: any subset of a model's patches, at the registry or on this machine."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from client.actions.conflicts import find_conflicts
 from client.actions.jobs import watch
 from client.actions.transfers import download_patch, download_snapshot
 from client.api.calls import Item
@@ -13,8 +15,10 @@ from client.machine.config import cache
 from client.machine.folders import check_room, inside
 from client.machine.locks import locked
 from client.terminal.console import Console
-from registry.breadcrumbs.formats.recipe import ALPHA, make_recipe
-from registry.errors import DigestMismatch, NotFound, WrongState
+from registry.breadcrumbs.comparing.alpha import AUTO
+from registry.breadcrumbs.formats.recipe import Item as RecipePart
+from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.errors import DigestMismatch, NotCompared, NotFound, WrongState
 from registry.schemas import Composition, RecipeItem, Snapshot
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from registry.breadcrumbs.formats.patchfile import Patch
     from registry.breadcrumbs.formats.recipe import Recipe
 
+T = TypeVar("T")
 QUIET = Console(quiet=True)
 
 
@@ -31,17 +36,19 @@ def compose(
     model: str,
     patches: Sequence[Item],
     *,
-    alpha: str = ALPHA,
+    alpha: str = AUTO,
+    method: str = "sum",
     allow_yanked: bool = False,
     console: Console = QUIET,
 ) -> Composition:
-    """Compose base + alpha * sum(weight * patch) at the registry, and wait for it.
+    """Compose base + alpha * (patches combined by a method) at the registry, and wait for it.
 
     Args:
         client: The registry.
         model: NS/NAME.
-        patches: Number, weight and perhaps revision of each.
-        alpha: The scale of all patches, a decimal.
+        patches: Number, weight and perhaps revision and weights by tensor of each.
+        alpha: The scale of all patches, a decimal, or `auto` for the one that the patches give.
+        method: sum, ties or mean.
         allow_yanked: Whether patches may be yanked ones.
         console: Where notes and progress go.
 
@@ -53,7 +60,8 @@ def compose(
         InvalidRequest: A weight or alpha is not a decimal.
         JobFailed: The composition failed, for example because it overflows.
     """
-    composition = client.compose(model, patches, alpha=alpha, allow_yanked=allow_yanked)
+    ask = partial(client.compose, model, patches, alpha=alpha, method=method, allow_yanked=allow_yanked)
+    composition = with_alpha(client, model, lambda: patches, ask, console=console)
     if composition.weights_digest is None and composition.job is not None:
         watch(
             client,
@@ -62,8 +70,28 @@ def compose(
             console,
             interrupted="The registry goes on composing; run the same command to wait for it again.",
         )
-        composition = client.compose(model, patches, alpha=alpha, allow_yanked=allow_yanked)
+        composition = ask()
     return composition
+
+
+def with_alpha(
+    client: Client, model: str, patches: Callable[[], Iterable[Item]], ask: Callable[[], T], *, console: Console = QUIET
+) -> T:
+    """Ask for something that takes alpha `auto`; if patches have to be compared for it, have that done and ask again.
+
+    Args:
+        client: The registry.
+        model: NS/NAME.
+        patches: Returns those to compare.
+        ask: What to ask.
+        console: Where notes and progress go.
+    """
+    try:
+        return ask()
+    except NotCompared:
+        choices = [(item[0], item[2] if len(item) > 2 else None) for item in patches()]
+        find_conflicts(client, model, choices, 0, console=console)
+        return ask()
 
 
 def compose_here(
@@ -120,7 +148,8 @@ def recipe_of(snapshot: Snapshot) -> "Recipe | None":
     recipe = snapshot.recipe
     if recipe is None:
         return None
-    return make_recipe(recipe.base, recipe.alpha, [(item.sha256, item.weight) for item in recipe.patches])
+    items = [RecipePart(item.sha256, item.weight, tuple(item.where)) for item in recipe.patches]
+    return make_recipe(recipe.base, recipe.alpha, items, recipe.method)
 
 
 @contextlib.contextmanager

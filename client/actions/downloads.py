@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from client.api.http import Again, Connection, check_stop
-from client.machine.folders import OWN
+from client.machine.folders import OWN, make_own
 from client.machine.locks import take_lock
 from registry.errors import (
     BreadcrumbError,
@@ -179,10 +179,10 @@ def lock_partial(partial: Path) -> Iterator[BinaryIO]:
     """Open a partial file for this process alone, making its folder; the lock ends with the process.
 
     Raises:
-        WrongState: Another process has the file.
+        WrongState: Another process has the file, or a link is where `.crumb` must be.
     """
     while True:
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        make_own(partial.parent.parent)
         try:
             handle = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except FileNotFoundError:  # another download ended just now and removed the empty folder

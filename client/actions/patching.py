@@ -1,18 +1,23 @@
 """Diff and apply: patches made of models on this machine, and put onto them, without a registry."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from client.actions.conflicts import alpha_of_files
 from client.actions.push import patch_base
 from client.machine.folders import check_vacant, copy_others, new_folder
 from client.machine.sources import resolve
 from client.terminal.addresses import decimal, parse_file
 from client.terminal.cards import Card
 from client.terminal.console import Console, size
-from registry.breadcrumbs.formats.recipe import ALPHA
+from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.errors import InvalidCheckpoint, InvalidRecipe, InvalidRequest, NotFound, WrongState
+
+if TYPE_CHECKING:
+    from registry.breadcrumbs.checking.check import PatchReport
 
 QUIET = Console(quiet=True)
 CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new card
@@ -185,18 +190,22 @@ def apply(
     patches: Sequence[PatchChoice],
     out: str | Path,
     *,
-    alpha: str | float = ALPHA,
+    alpha: str | float = AUTO,
+    method: str = "sum",
+    where: Iterable[tuple[int, str, str]] = (),
     device: str = "auto",
     device_memory: int | None = None,
     console: Console = QUIET,
 ) -> Applied:
-    """Write base + alpha * sum(weight * patch) as a whole model folder, which appears at once or not at all.
+    """Write base + alpha * (patches combined by a method) as a model folder, which appears at once or not at all.
 
     Args:
         base: A .safetensors file, a model folder, or a Hub id `org/name[@revision]`.
         patches: Patch files, each with a weight or without.
         out: The folder to make; it must be new or empty.
-        alpha: The scale of all patches, a decimal.
+        alpha: The scale of the whole, a decimal, or `auto` for the one that the patches give.
+        method: sum, ties or mean.
+        where: Weights by tensor: position of the patch, from 1; glob of tensor names; factor, a decimal.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for 4 GiB or a quarter of what is free there.
         console: Where notes and progress go.
@@ -205,11 +214,12 @@ def apply(
         NotFound: There is no such base or patch.
         WrongState: The folder is there and not empty.
         InvalidPatch: A patch is not sound.
-        InvalidRecipe: There are no patches, or one is named twice.
+        InvalidRecipe: There are no patches, one is named twice, a weight is not one that the method takes, or a glob
+            matches no tensor of its patch.
         BaseMismatch: A patch is for another base.
         NotFinite: The composition overflows.
     """
-    from registry.breadcrumbs.formats.recipe import make_recipe
+    from registry.breadcrumbs.formats.recipe import ALONE, Item, make_recipe
 
     folder = Path(out)
     check_vacant(folder)
@@ -233,11 +243,18 @@ def apply(
         digests = [report.sha256 for report in reports]
         if len(set(digests)) < len(digests):
             raise InvalidRecipe("The same patch is named twice; add its weights up instead.", field="patches")
-        items = [(sha256, weight) for sha256, (_, weight) in zip(digests, chosen, strict=True)]
-        recipe = make_recipe(digest, decimal(alpha), items)
+        factors = _factors(where, reports)
+        parts = zip(digests, chosen, factors, strict=True)
+        items = [Item(sha256, weight, pairs) for sha256, (_, weight), pairs in parts]
         opened = {
             sha256: stack.enter_context(open_patch(path)) for sha256, (path, _) in zip(digests, chosen, strict=True)
         }
+        if alpha == AUTO:
+            make_recipe(digest, ALONE, items, method)  # whatever is wrong is told before patches are compared
+            alpha = alpha_of_files(opened, [(item.sha256, item.weight) for item in items], method, console=console)
+            if len(items) > 1:
+                console.note(f"alpha {alpha}, by the sizes of the patches")
+        recipe = make_recipe(digest, decimal(alpha), items, method)
         with console.progress("composing") as progress:
             composed = compose(checkpoint, opened, recipe, temporary, device, progress, device_memory=device_memory)
         assert composed.weights_digest is not None
@@ -247,6 +264,31 @@ def apply(
         card = render_card(title, name or digest, recipe, composed.weights_digest, named, old)
         (temporary / "README.md").write_text(card, "utf-8")
     return Applied(folder, composed.weights_digest, recipe.digest, digest, composed.device, composed.seconds)
+
+
+def _factors(
+    where: Iterable[tuple[int, str, str]], reports: "Sequence[PatchReport]"
+) -> list[tuple[tuple[str, str], ...]]:
+    """Return the weights by tensor of each patch.
+
+    Raises:
+        InvalidRecipe: There is no such patch, or it changes no such tensor.
+    """
+    from registry.breadcrumbs.formats.globs import matches
+
+    factors: list[list[tuple[str, str]]] = [[] for _ in reports]
+    for position, glob, factor in where:
+        if not 0 < position <= len(reports):
+            raise InvalidRecipe(
+                f"There is no patch {position}; they are counted from 1 to {len(reports)}.", field="where"
+            )
+        if not any(matches(glob, tensor.name) for tensor in reports[position - 1].tensors):
+            raise InvalidRecipe(
+                f"Patch {position} changes no tensor that matches {glob!r}; `crumb show` lists those that it does.",
+                field="where",
+            )
+        factors[position - 1].append((glob, factor))
+    return [tuple(pairs) for pairs in factors]
 
 
 def _choose(patch: PatchChoice) -> tuple[Path, str]:

@@ -192,7 +192,7 @@ def _sweep(folder: Path, paths: Sequence[str]) -> None:
     """Remove what killed pulls left in this folder."""
     shutil.rmtree(folder / OWN / COMPOSING, ignore_errors=True)
     for own in {(folder / path).parent / OWN for path in paths}:
-        for partial in own.glob("*.part"):
+        for partial in () if own.is_symlink() else own.glob("*.part"):
             partial.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             own.rmdir()  # only when it is empty

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from client.terminal.cards import Card
 from client.terminal.console import size
+from client.terminal.recipes import describe_recipe
 from registry.schemas import Composition, Patch, Snapshot
 
 
@@ -86,15 +87,11 @@ class ComposedModel(Card):
     def rows(self) -> list[tuple[str, str]]:
         """Return what `crumb compose` shows."""
         recipe = self.composition.recipe
-        patches = ", ".join(
-            f"#{item.number}.{item.revision}" + (f":{item.weight}" if item.weight != "1" else "")
-            for item in recipe.patches
-        )
         rows = [
             ("model", self.model),
             ("recipe", recipe.digest),
             ("weights", self.composition.weights_digest or "-"),
-            ("patches", f"{patches or 'none'} at alpha {recipe.alpha}"),
+            ("patches", describe_recipe(recipe)),
         ]
         if self.composition.seconds is not None:
             rows.append(("computed", f"on {self.composition.device or '?'} in {self.composition.seconds:.1f} s"))

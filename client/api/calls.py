@@ -7,12 +7,16 @@ from urllib.parse import quote
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from client.api.http import Connection
+from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats.recipe import normalise_decimal
 from registry.errors import InvalidRequest, Unavailable
 
 T = TypeVar("T", bound=BaseModel)
-Item = tuple[int, str] | tuple[int, str, int | None]
-"""A patch of a recipe: its number, its weight as a decimal, and its revision (the newest when None or left out)."""
+Where = Sequence[tuple[str, str]]
+"""Factors of a weight by tensor: (glob of names, decimal); the first that matches counts."""
+Item = tuple[int, str] | tuple[int, str, int | None] | tuple[int, str, int | None, Where]
+"""A patch of a recipe: its number, its weight as a decimal, its revision (the newest when None or left out), and its
+weights by tensor."""
 Choice = tuple[int, int | None]
 """A patch's number, and its revision (the newest when None)."""
 
@@ -148,17 +152,28 @@ def patch_path(model: str, number: int, revision: int | None = None) -> str:
     return f"/models/{name_of(model)}/patches/{number:d}{dot}"
 
 
+def alpha_of(text: str) -> str:
+    """Return an alpha as a request has it: a normalised decimal, or `auto`.
+
+    Raises:
+        InvalidRequest: The text is neither.
+    """
+    return text if text == AUTO else normalise_decimal(text, "alpha")
+
+
 def recipe_items(items: Sequence[Item]) -> list[dict[str, Any]]:
     """Return the patches of a recipe as a request has them.
 
     Raises:
-        InvalidRequest: A weight is not a decimal.
+        InvalidRequest: A weight or factor is not a decimal.
     """
-    return [
-        {
-            "number": item[0],
-            "weight": normalise_decimal(item[1], "weight"),
-            "revision": item[2] if len(item) > 2 else None,
-        }
-        for item in items
-    ]
+    return [_item(*item) for item in items]
+
+
+def _item(number: int, weight: str, revision: int | None = None, where: Where = ()) -> dict[str, Any]:
+    return {
+        "number": number,
+        "weight": normalise_decimal(weight, "weight"),
+        "revision": revision,
+        "where": [(glob, normalise_decimal(factor, "where")) for glob, factor in where],
+    }

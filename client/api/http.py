@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx2
 
-from client.api.problems import bounded, no_answer, problem, redirected, retry_after
+from client.api.problems import bounded, no_answer, problem, redirected, retry_after, unsupported
 from client.machine.config import clean_url
 from registry.errors import BreadcrumbError, Unauthenticated, Unavailable
 
@@ -202,7 +202,7 @@ class Connection:
         except httpx2.TooManyRedirects as why:
             raise Unavailable(f"The registry at {self.url} redirects in a circle.") from why
         except httpx2.UnsupportedProtocol as why:
-            raise Unavailable(f"{self.url} is not an http or https address.") from why
+            raise unsupported(why, self.url) from why
         except (httpx2.TransportError, httpx2.DecodingError) as why:
             reason, seconds = type(why).__name__, time.monotonic() - start
             logger.debug("%s %s broke off after %.3f s (%s, attempt %d)", *_called(request), seconds, reason, attempt)

@@ -90,6 +90,17 @@ def no_answer(why: Exception, url: str) -> Unavailable:
     )
 
 
+def unsupported(why: httpx2.UnsupportedProtocol, url: str) -> Unavailable:
+    """Return the error for an address that is not http or https: the registry's own, or one that it redirects to."""
+    target = why.request.url
+    if url.startswith(("http://", "https://")):
+        scheme = _plain(target.scheme)[:20]
+        return Unavailable(
+            f"The registry at {url} redirects to a {scheme}: address, which is never followed; tell its operator."
+        )
+    return Unavailable(f"{url} is not an http or https address.")
+
+
 def redirected(response: httpx2.Response, url: str) -> Unavailable:
     """Return the error for a call that the registry sends elsewhere, naming no more than scheme and host."""
     try:

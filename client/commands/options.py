@@ -10,7 +10,19 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; print only what a script needs.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the registry's check.")]
-Alpha = Annotated[str, typer.Option("--alpha", metavar="DECIMAL", help="Scale of the sum of all patches.")]
+Alpha = Annotated[
+    str, typer.Option("--alpha", metavar="DECIMAL|auto", help="Scale of all patches; auto goes by their sizes.")
+]
+Method = Annotated[
+    str,
+    typer.Option("--method", metavar="sum|ties|mean", help="How patches combine: add up, or average where they meet."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", metavar="N:GLOB=F", help="Multiply the weight of patch N by F in these tensors; repeatable."
+    ),
+]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 DeviceMemory = Annotated[
     str | None,

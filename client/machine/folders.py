@@ -109,11 +109,23 @@ def read_source(folder: Path) -> Source | None:
 
 def write_source(folder: Path, source: Source) -> None:
     """Record what a folder is pulled from."""
-    own = folder / OWN
-    own.mkdir(parents=True, exist_ok=True)
+    own = make_own(folder)
     temporary = own / "source.json.new"
     temporary.write_text(json.dumps(asdict(source), indent=1, sort_keys=True) + "\n", "utf-8")
     temporary.replace(own / "source.json")
+
+
+def make_own(folder: Path) -> Path:
+    """Make the folder for work under way in a target, unless it is there, and return it.
+
+    Raises:
+        WrongState: A link is in its place.
+    """
+    own = folder / OWN
+    if own.is_symlink():
+        raise WrongState(f"{own} is a link, which would lead what is written elsewhere; remove it.")
+    own.mkdir(parents=True, exist_ok=True)
+    return own
 
 
 def check_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from client.machine.folders import OWN
+from client.machine.folders import make_own
 from client.terminal.console import Console
 from registry.files.durable import storage_error
 
@@ -21,10 +21,10 @@ def locked(folder: Path, console: Console, name: str = "lock") -> Iterator[None]
     Raises:
         StorageFull: The disk has no room for the lock's file.
         StorageFailed: The lock's file cannot be written.
+        WrongState: A link is where `.crumb` must be.
     """
     try:
-        (folder / OWN).mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / OWN / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        handle = os.open(make_own(folder) / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as why:
         raise storage_error(why, folder) from why
     try:

@@ -1,24 +1,32 @@
 """Configurations of mergekit, read as recipes; a key without counterpart is an error, never ignored.
 
-    breadcrumbs        gamma -> drop_top        1 - density - gamma -> drop_bottom     lambda -> alpha
-    task_arithmetic    nothing is dropped                                              weight -> weight
+    breadcrumbs        gamma -> drop_top        1 - density - gamma -> drop_bottom     sum     lambda -> alpha
+    breadcrumbs_ties   likewise                                                        ties    weight -> weight
+    ties               1 - density -> drop_bottom                                      ties
+    task_arithmetic    nothing is dropped                                              sum
+    linear             nothing is dropped; weight / sum of weights -> weight           sum
 
 Numbers are read as they are written, never through binary fractions. A model's own setting precedes the one for all
-models, as in mergekit; defaults are those of mergekit 0.1.5: density 1, gamma 0.01, lambda 1.
+models, as in mergekit; defaults are those of mergekit 0.1.5: density 1, gamma 0.01, lambda 1. A list of `filter` and
+`value` for `weight` becomes weights by tensor.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from client.mergekit.yaml import read_yaml
-from registry.breadcrumbs.formats.recipe import normalise_decimal
+from registry.breadcrumbs.formats.globs import check_glob
+from registry.breadcrumbs.formats.recipe import normalise_decimal, scale
 from registry.errors import InvalidRequest
 
 MOST_MODELS = 1000
-METHODS = ("breadcrumbs", "task_arithmetic")
+METHODS = {"breadcrumbs": "sum", "breadcrumbs_ties": "ties", "linear": "sum", "task_arithmetic": "sum", "ties": "ties"}
+"""Methods of mergekit, and what a recipe calls how they combine changes."""
+WHOLE = ("linear", "task_arithmetic")  # drop nothing
+NORMALISED = ("linear", "ties")  # by default
 DTYPES = {"float64": "F32", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 TOP = ("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "tokenizer_source")
 OWN = ("weight", "density", "gamma")  # also allowed for each model
@@ -37,12 +45,13 @@ _NO = ("false", "no", "off", "0")
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """A fine-tuned model, its weight, and how it is masked, in decimals."""
+    """A fine-tuned model, its weight, how it is masked, in decimals, and its weights by tensor, as an item has them."""
 
     model: str
     weight: str
     drop_bottom: str
     drop_top: str
+    where: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,7 @@ class Config:
 
     Args:
         base: The base model, as it is written; None if the configuration has none.
+        method: Of the recipe.
         alpha: A decimal.
         sources: The models to merge into it.
         value_dtype: The type in which mergekit holds the changes, as `diff` takes it.
@@ -58,18 +68,20 @@ class Config:
     """
 
     base: str | None
+    method: str
     alpha: str
     sources: tuple[WeightSource, ...]
     value_dtype: str
     notes: tuple[str, ...]
 
 
-def read_config(text: str, name: str) -> Config:
+def read_config(text: str, name: str, base: str | None = None) -> Config:
     """Read a mergekit configuration.
 
     Args:
         text: YAML.
         name: Of the file, for messages.
+        base: The base model, in place of the configuration's own.
 
     Raises:
         InvalidRequest: The text is malformed, or a recipe cannot express it; the message names the key.
@@ -80,13 +92,13 @@ def read_config(text: str, name: str) -> Config:
             raise InvalidRequest(f"{name} has `{key}`, which {REFUSED[key]}.", field=key)
     _known(table, TOP, name)
     method = table.get("merge_method")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise InvalidRequest(
-            f"{name} has merge_method {str(method)[:60]!r}; only {' and '.join(METHODS)} are sums of patches, which a "
-            "recipe can express.",
+            f"{name} has merge_method {str(method)[:60]!r}; a recipe can express {', '.join(METHODS)}.",
             field="merge_method",
         )
-    base = None if table.get("base_model") is None else _model(table["base_model"], f"base_model of {name}")
+    if base is None and table.get("base_model") is not None:
+        base = _model(table["base_model"], f"base_model of {name}")
     shared = _settings(table.get("parameters"), (*OWN, *SHARED), f"the parameters of {name}")
     notes: list[str] = []
     value_dtype = _dtypes(table, name, notes)
@@ -97,51 +109,72 @@ def read_config(text: str, name: str) -> Config:
             field="rescale",
         )
     _flag(shared, "int8_mask")
-    sources = _sources(table.get("models"), method, base, shared, name, notes)
-    if _flag(shared, "normalize"):
-        sources = _normalised(sources, name)
-    idle = ["int8_mask", *(("density", "gamma") if method == "task_arithmetic" else ())]
+    sources, base_weight = _sources(table.get("models"), method, base, shared, name, notes)
+    idle = ["int8_mask", *(("density", "gamma") if method in WHOLE else ("gamma",) if method == "ties" else ())]
+    if method == "linear":
+        idle.append("lambda")
     notes += [f"{key} has no effect on {method}, in mergekit and here." for key in idle if key in shared]
-    alpha = _decimal(_number(shared.get("lambda", "1"), "lambda"), "lambda")
-    return Config(base, alpha, tuple(sources), value_dtype, tuple(notes))
+    alpha = "1" if method == "linear" else _decimal(_number(shared.get("lambda", "1"), "lambda"), "lambda")
+    normalise = _flag(shared, "normalize", "true" if method in NORMALISED else "false")
+    if METHODS[method] == "ties":
+        if not normalise:
+            raise InvalidRequest(
+                f"{name} has {method} with normalize: false, which adds up what has the elected sign, and a recipe "
+                "averages it. Set normalize to true, and lambda as you need it.",
+                field="normalize",
+            )
+    elif normalise:
+        sources = _normalised(sources, base_weight, alpha, name)
+    elif method == "linear" and base_weight + sum(Fraction(source.weight) for source in sources) != 1:
+        raise InvalidRequest(
+            f"{name} has linear with normalize: false and weights that do not add up to 1, which scales the base too; "
+            "a recipe cannot do that. Set normalize to true.",
+            field="normalize",
+        )
+    return Config(base, METHODS[method], alpha, tuple(sources), value_dtype, tuple(notes))
 
 
 def _sources(
-    models: Any, method: str, base: str | None, shared: Mapping[str, str], name: str, notes: list[str]
-) -> list[WeightSource]:
+    models: Any, method: str, base: str | None, shared: Mapping[str, Any], name: str, notes: list[str]
+) -> tuple[list[WeightSource], Fraction]:
+    """Return the models to merge, and the weight of the base among them, which only `linear` counts."""
     if not isinstance(models, list) or not 0 < len(models) <= MOST_MODELS:
         raise InvalidRequest(f"{name} needs a list `models` of 1 to {MOST_MODELS} models.", field="models")
     sources: dict[str, WeightSource] = {}
+    base_weight = Fraction()
     for entry in models:
         if not isinstance(entry, dict) or "model" not in entry:
             raise InvalidRequest(f"Each of `models` in {name} needs `model`, a path or a Hub id.", field="models")
         model = _model(entry["model"], f"A model in {name}")
         _known(entry, ("model", "parameters"), f"{model} in {name}")
         own = _settings(entry.get("parameters"), OWN, f"the parameters of {model} in {name}")
+        if model == base and method == "linear":
+            base_weight += Fraction(_source(model, method, {**shared, **own}, name, notes).weight)
+            continue
         if model == base:
             if own:
                 notes.append(f"{model} is the base itself; its {', '.join(own)} has no effect, as in mergekit.")
             continue
         if model in sources:
             raise InvalidRequest(f"{name} names {model} twice; add its weights up instead.", field="models")
-        if method == "task_arithmetic":
+        if method in WHOLE:
             notes += [
                 f"{key} of {model} has no effect on {method}, in mergekit and here." for key in own if key != "weight"
             ]
         sources[model] = _source(model, method, {**shared, **own}, name, notes)
     if not sources:
         raise InvalidRequest(f"{name} merges nothing but the base into the base.", field="models")
-    return list(sources.values())
+    return list(sources.values()), base_weight
 
 
-def _source(model: str, method: str, settings: Mapping[str, str], name: str, notes: list[str]) -> WeightSource:
+def _source(model: str, method: str, settings: Mapping[str, Any], name: str, notes: list[str]) -> WeightSource:
     if "weight" not in settings:
         raise InvalidRequest(f"{model} in {name} has no weight, which mergekit needs as well.", field="weight")
-    weight = _decimal(_number(settings["weight"], f"weight of {model}"), f"weight of {model}")
-    if method == "task_arithmetic":
-        return WeightSource(model, weight, "0", "0")
+    weight, where = _weight(settings["weight"], f"weight of {model}", method, name)
+    if method in WHOLE:
+        return WeightSource(model, weight, "0", "0", where)
     density = _number(settings.get("density", "1"), f"density of {model}")
-    gamma = _number(settings.get("gamma", "0.01"), f"gamma of {model}")
+    gamma = _number("0" if method == "ties" else settings.get("gamma", "0.01"), f"gamma of {model}")
     if density <= 0 or gamma < 0:
         raise InvalidRequest(
             f"{model} in {name} has density {settings.get('density', '1')} and gamma {settings.get('gamma', '0.01')}; "
@@ -151,31 +184,68 @@ def _source(model: str, method: str, settings: Mapping[str, str], name: str, not
     if density >= 1:
         if "gamma" in settings:
             notes.append(f"Of {model} nothing is dropped: with density 1, mergekit's default, gamma has no effect.")
-        return WeightSource(model, weight, "0", "0")
+        return WeightSource(model, weight, "0", "0", where)
     top = min(gamma, 1 - density)  # mergekit keeps the density, if need be by dropping fewer of the largest
     if top < gamma:
         notes.append(f"density and gamma of {model} add up to more than 1; as in mergekit, density goes before gamma.")
     bottom = _decimal(1 - density - top, f"drop_bottom of {model}")
-    return WeightSource(model, weight, bottom, _decimal(top, f"drop_top of {model}"))
+    return WeightSource(model, weight, bottom, _decimal(top, f"drop_top of {model}"), where)
 
 
-def _normalised(sources: list[WeightSource], name: str) -> list[WeightSource]:
-    """Return the sources with each weight divided by their sum, as mergekit divides the merged change."""
-    total = sum((Fraction(source.weight) for source in sources), Fraction())
+def _weight(value: Any, field: str, method: str, name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return a weight, and weights by tensor: of a list of filters, whose first that is in a tensor's name counts."""
+    if isinstance(value, str):
+        return _decimal(_number(value, field), field), ()
+    if method == "linear":
+        raise InvalidRequest(f"{field} in {name} is a list, by which linear divides each tensor anew.", field="weight")
+    where = []
+    for entry in value:
+        if not isinstance(entry, dict) or not isinstance(entry.get("value"), str) or set(entry) > {"filter", "value"}:
+            raise InvalidRequest(
+                f"{field} in {name} is a gradient over layers, or not a list of `filter` and `value`; write one value "
+                "for each filter.",
+                field="weight",
+            )
+        part = entry.get("filter")
+        glob = "*" if part in (None, "*") else check_glob(f"*{str(part).replace('[', '[[]')}*", "weight")
+        where.append((glob, _decimal(_number(entry["value"], field), field)))
+    if not where or where[-1][0] != "*":
+        raise InvalidRequest(
+            f"{field} in {name} has no last entry without a filter, for all other tensors.", field="weight"
+        )
+    return "1", tuple(where)
+
+
+def _normalised(sources: list[WeightSource], base_weight: Fraction, alpha: str, name: str) -> list[WeightSource]:
+    """Return the sources with each weight divided by the sum of all, as mergekit divides the merged change."""
+    if any(source.where for source in sources):
+        raise InvalidRequest(
+            f"{name} has normalize: true and weights by tensor, by whose sum mergekit divides each tensor; a recipe "
+            "cannot do that. Set normalize to false.",
+            field="normalize",
+        )
+    total = base_weight + sum(Fraction(source.weight) for source in sources)
     if abs(total) < Fraction(1, 10**8):
         return sources  # by which mergekit does not divide
-    normalised = []
-    for source in sources:
-        try:
-            weight = _decimal(Fraction(source.weight) / total, "weight")
-        except InvalidRequest as why:
-            raise InvalidRequest(
-                f"{name} has normalize: true, and {source.weight} / {float(total):.12g}, the weight of {source.model}, "
-                "is not a short decimal. Write weights that add up to 1, and set normalize to false.",
-                field="normalize",
-            ) from why
-        normalised.append(WeightSource(source.model, weight, source.drop_bottom, source.drop_top))
-    return normalised
+    return [
+        replace(source, weight=_quotient(Fraction(source.weight) / total, alpha, source, name)) for source in sources
+    ]
+
+
+def _quotient(exact: Fraction, alpha: str, source: WeightSource, name: str) -> str:
+    """Return the decimal nearest to a quotient, if it gives the same scale.
+
+    Raises:
+        InvalidRequest: It does not.
+    """
+    near = _decimal(Fraction(round(exact * 10**20), 10**20), "weight")
+    if scale(alpha, near) != scale(alpha, str(exact)):
+        raise InvalidRequest(
+            f"{name} has normalize: true, and no decimal of 20 places stands for {exact}, the weight of "
+            f"{source.model}. Write weights that add up to 1, and set normalize to false.",
+            field="normalize",
+        )
+    return near
 
 
 def _dtypes(table: Mapping[str, Any], name: str, notes: list[str]) -> str:
@@ -213,8 +283,8 @@ def _model(value: Any, what: str) -> str:
     return value
 
 
-def _settings(value: Any, allowed: tuple[str, ...], what: str) -> dict[str, str]:
-    """Return parameters as written; each must be one plain value."""
+def _settings(value: Any, allowed: tuple[str, ...], what: str) -> dict[str, Any]:
+    """Return parameters as written; each must be one plain value, but `weight`, which may be a list."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -226,9 +296,9 @@ def _settings(value: Any, allowed: tuple[str, ...], what: str) -> dict[str, str]
             )
     _known(value, allowed, what)
     for key, setting in value.items():
-        if not isinstance(setting, str):
+        if not isinstance(setting, str) and not (key == "weight" and isinstance(setting, list)):
             raise InvalidRequest(
-                f"{key} in {what} is a list, a gradient or a filter by layer; a patch has one for the whole model. "
+                f"{key} in {what} is a gradient, a filter by layer or none; a patch has one for the whole model. "
                 "Write one plain value.",
                 field=key,
             )
@@ -245,8 +315,8 @@ def _known(table: Mapping[str, Any], allowed: tuple[str, ...], what: str) -> Non
             )
 
 
-def _flag(settings: Mapping[str, str], key: str) -> bool:
-    value = settings.get(key, "false").lower()
+def _flag(settings: Mapping[str, Any], key: str, default: str = "false") -> bool:
+    value = settings.get(key, default).lower()
     if value not in _YES + _NO:
         raise InvalidRequest(f"{key} is {value[:60]!r}; write true or false.", field=key)
     return value in _YES

@@ -2,6 +2,7 @@
 
     base + alpha * sum(weight * patch)
      = base + lambda * sum(weight * (model - base))    with model = base + patch: task_arithmetic
+    base + alpha * ties(weight, patch)                 likewise, ties with normalize: true
 
 mergekit has no patches: it subtracts whole models. A model that is the base and one patch, at alpha 1 and weight 1, has
 the patch's mask in it already, so that nothing is left to mask and plain task arithmetic gives our sum. Its
@@ -21,9 +22,17 @@ QUIET = Console(quiet=True)
 MODELS = "models"
 """The folder beside the YAML that holds its models."""
 
+MERGE_METHODS = {"sum": "task_arithmetic", "ties": "ties"}
+"""mergekit's names of the methods that it has, too."""
+
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+NORMALISED = {
+    "sum": "No weights are normalised by us; hence `normalize: false`.",
+    "ties": "We divide by the weights of the patches that have the elected sign; hence `normalize: true`. The models\n"
+    "#    below hold patches, which are trimmed already; hence no `density`.",
+}
 HEAD = """\
-# {name} for mergekit 0.1.5: base + {alpha} * the sum of weight * patch, by task arithmetic.
+# {name} for mergekit 0.1.5: base + {alpha} * {combined} the patches, by {method}.
 # recipe {recipe}
 # base   {base}
 # weights of our own composition: {weights}
@@ -40,7 +49,7 @@ HEAD = """\
 #  * We round alpha * weight once, and sum in float64, in the order of the patches' digests. mergekit multiplies by
 #    weight, sums, and multiplies by lambda, in `dtype`, in the order below.
 #  * We keep each tensor's dtype. mergekit writes all of them, also those that no patch touches, in {written}.
-#  * No weights are normalised by us; hence `normalize: false`.
+#  * {normalised}
 #  * mergekit copies config and tokenizer, and goes by what it knows of the architecture. We carry over every file but
 #    the card, and every tensor.
 #
@@ -95,25 +104,38 @@ def write_yaml(snapshot: Snapshot, patches: Mapping[str, Patch], dtypes: set[str
     name = f"{snapshot.model}@{snapshot.release or snapshot.ref[:12]}"
     if recipe is None or not recipe.patches:
         raise InvalidRequest(f"{name} has no patches, so there is nothing to merge.", field="ref")
+    if recipe.method not in MERGE_METHODS:
+        raise InvalidRequest(
+            f"{name} is combined by {recipe.method}, which mergekit does not have; it has sum and ties.", field="ref"
+        )
+    if recipe.method == "ties" and any(item.where for item in recipe.patches):
+        raise InvalidRequest(
+            f"{name} has weights by tensor, with which mergekit's ties divides by other sums; export one without.",
+            field="ref",
+        )
     compute = "float64" if "F64" in dtypes else "float32"
     one = DTYPES.get(next(iter(dtypes))) if len(dtypes) == 1 else None
     head = HEAD.format(
         name=name,
         alpha=recipe.alpha,
+        combined="the weighted sum of" if recipe.method == "sum" else "the elected mean of",
+        method=MERGE_METHODS[recipe.method],
+        normalised=NORMALISED[recipe.method],
         recipe=recipe.digest,
         base=recipe.base,
         weights=snapshot.weights_digest,
         folder=MODELS,
         written=f"`out_dtype`, {one}" if one else f"`dtype`, {compute}",
     )
-    lines = ["merge_method: task_arithmetic", f"base_model: ./{MODELS}/base", "models:"]
+    lines = [f"merge_method: {MERGE_METHODS[recipe.method]}", f"base_model: ./{MODELS}/base", "models:"]
     for item in recipe.patches:
         lines += [
             f"  - model: ./{MODELS}/{folder_of(item)}  # {_describe(item, patches.get(item.sha256))}",
             "    parameters:",
             f"      weight: {item.weight}",
         ]
-    lines += ["parameters:", f"  lambda: {recipe.alpha}", "  normalize: false", f"dtype: {compute}"]
+    normalize = "false" if recipe.method == "sum" else "true"
+    lines += ["parameters:", f"  lambda: {recipe.alpha}", f"  normalize: {normalize}", f"dtype: {compute}"]
     if one:
         lines.append(f"out_dtype: {one}")
     return head + "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ DIR/recipe.json   base, alpha, weights, sha256 of the patches, and the recipe di
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from client.machine.sources import read_text, resolve
 from client.mergekit.config import Config, read_config
 from client.mergekit.yaml import MOST_BYTES
 from client.terminal.console import Console
+from registry.breadcrumbs.formats.globs import matches
 from registry.errors import BreadcrumbError, InvalidRequest
 
 QUIET = Console(quiet=True)
@@ -22,7 +24,7 @@ RECIPE = "recipe.json"
 
 @dataclass(frozen=True, slots=True)
 class ImportedPatch:
-    """A patch file in the folder, the model that it was made from, its weight, and its mask."""
+    """A patch file in the folder, the model that it was made from, its weight, its mask, and its weights by tensor."""
 
     file: str
     sha256: str
@@ -30,6 +32,7 @@ class ImportedPatch:
     model: str
     drop_bottom: str
     drop_top: str
+    where: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Imported:
     Args:
         base_model: Path or Hub id of the base.
         base: Its weights digest.
+        method: Of the recipe.
         alpha: A decimal.
         recipe: Digest of the recipe.
         patches: In the order of the configuration.
@@ -47,6 +51,7 @@ class Imported:
 
     base_model: str
     base: str
+    method: str
     alpha: str
     recipe: str
     patches: tuple[ImportedPatch, ...]
@@ -69,9 +74,9 @@ def import_recipe(file: Path, folder: Path, *, base: str | None = None, console:
         InvalidCheckpoint: A model is not sound safetensors.
         InvalidPatch: A model does not differ from the base.
     """
-    config = read_config(read_text(file, MOST_BYTES), file.name)
+    config = read_config(read_text(file, MOST_BYTES), file.name, base)
     check_vacant(folder)
-    base_model = base or config.base
+    base_model = config.base
     if base_model is None:
         raise InvalidRequest(f"{file.name} names no base_model; add it, or give --base.", field="base_model")
     models = {name: resolve(name, quiet=console.quiet) for name in (base_model, *(s.model for s in config.sources))}
@@ -80,7 +85,7 @@ def import_recipe(file: Path, folder: Path, *, base: str | None = None, console:
             raise InvalidRequest(f"{folder} is inside the model {name}, which it would change; choose another folder.")
     with new_folder(folder) as out:
         imported = _write(config, base_model, models, out, console)
-        table = {**asdict(imported), "method": "sum", "version": 1}
+        table = {**asdict(imported), "version": 1}
         (out / RECIPE).write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return imported
 
@@ -89,7 +94,7 @@ def _write(config: Config, base_model: str, models: dict[str, Path], out: Path, 
     from registry.breadcrumbs.diffing.diff import diff
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
     from registry.breadcrumbs.formats.layout import MaskParams
-    from registry.breadcrumbs.formats.recipe import make_recipe
+    from registry.breadcrumbs.formats.recipe import Item, make_recipe
 
     patches: list[ImportedPatch] = []
     digest = ""
@@ -108,10 +113,25 @@ def _write(config: Config, base_model: str, models: dict[str, Path], out: Path, 
             assert info.sha256 is not None
             digest = info.base
             patches.append(
-                ImportedPatch(name, info.sha256, source.weight, source.model, params.drop_bottom, params.drop_top)
+                ImportedPatch(
+                    name,
+                    info.sha256,
+                    source.weight,
+                    source.model,
+                    params.drop_bottom,
+                    params.drop_top,
+                    _used(source.where, info.tensors),
+                )
             )
-    recipe = make_recipe(digest, config.alpha, [(patch.sha256, patch.weight) for patch in patches])
-    return Imported(base_model, digest, recipe.alpha, recipe.digest, tuple(patches), config.notes)
+    items = [Item(patch.sha256, patch.weight, patch.where) for patch in patches]
+    recipe = make_recipe(digest, config.alpha, items, config.method)
+    return Imported(base_model, digest, recipe.method, recipe.alpha, recipe.digest, tuple(patches), config.notes)
+
+
+def _used(where: tuple[tuple[str, str], ...], tensors: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Return the weights by tensor that match one; others are refused where a recipe is asked for."""
+    names = list(tensors)
+    return tuple((glob, factor) for glob, factor in where if any(matches(glob, name) for name in names))
 
 
 def _name(model: str, taken: set[str]) -> str:

@@ -1,6 +1,7 @@
 """Addresses on a command line: NS/NAME, NS/NAME@REF, NS/NAME#N[.R], N[.R][:WEIGHT], FILE[:WEIGHT]."""
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -81,6 +82,42 @@ def parse_item(text: str) -> tuple[int, str, int | None]:
     if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
         raise InvalidRequest(f"{text!r} is not a patch: write its number, or N:WEIGHT like 3:0.5.", field="patches")
     return int(match[1]), match[3] or "1", int(match[2]) if match[2] else None
+
+
+def parse_items(
+    texts: Sequence[str], where: Sequence[str] | None
+) -> list[tuple[int, str, int | None, list[tuple[str, str]]]]:
+    """Read patches with their weights, and the factors by tensor that belong to them.
+
+    Args:
+        texts: N[.R][:WEIGHT] each.
+        where: N:GLOB=FACTOR each, with the number of one of the patches.
+
+    Raises:
+        InvalidRequest: A text is not of its form, or names none of the patches.
+    """
+    items = [parse_item(text) for text in texts]
+    factors: dict[int, list[tuple[str, str]]] = {number: [] for number, _, _ in items}
+    for text in where or ():
+        number, glob, factor = parse_factor(text)
+        if number not in factors:
+            raise InvalidRequest(f"--where {text!r} is for #{number}, which is not among the patches.", field="where")
+        factors[number].append((glob, factor))
+    return [(number, weight, revision, factors[number]) for number, weight, revision in items]
+
+
+def parse_factor(text: str) -> tuple[int, str, str]:
+    """Split N:GLOB=FACTOR into the number, the glob of tensor names, and the decimal.
+
+    Raises:
+        InvalidRequest: The text is not of that form.
+    """
+    match = re.fullmatch(rf"#?([0-9]{{1,9}}):(.+)=({_DECIMAL})", text)
+    if not match or int(match[1]) < 1:
+        raise InvalidRequest(
+            f"--where {text!r} is not a factor by tensor: write N:GLOB=FACTOR, like '3:layers.0.*=0.5'.", field="where"
+        )
+    return int(match[1]), match[2], match[3]
 
 
 def parse_choice(text: str) -> tuple[int, int | None]:

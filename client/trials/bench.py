@@ -1,9 +1,9 @@
 """The bench: models composed on this machine, and a person's command run on each.
 
-A candidate is base + sum(scale x patch), whether or not the registry knows it. It is composed from the base and the
-patches in the cache, so the right to read is enough and nothing is left at the registry. A command is run without a
-shell; `{model}` in an argument becomes the folder of the model, which is the last argument if no argument has it, and
-$CRUMB_MODEL in any case.
+A candidate is base + sum(scale x patch), or what another method makes of them, whether or not the registry knows it.
+It is composed from the base and the patches in the cache, so the right to read is enough and nothing is left at the
+registry. A command is run without a shell; `{model}` in an argument becomes the folder of the model, which is the last
+argument if no argument has it, and $CRUMB_MODEL in any case.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ DIGITS = 20  # on either side of the point, as many as a recipe takes
 
 @dataclass(frozen=True, slots=True)
 class ScaledPatch:
-    """A patch and its scale in a candidate: alpha times weight, as an exact decimal."""
+    """A patch and its scale in a candidate, an exact decimal: alpha times weight with `sum`, elsewhere the weight."""
 
     item: RecipeItem
     scale: str
@@ -49,16 +49,26 @@ class ScaledPatch:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """base + sum(scale x patch), whether or not the registry knows it; `base` is a weights digest."""
+    """A composition, whether or not the registry knows it.
+
+    Args:
+        base: A weights digest.
+        patches: What is combined.
+        method: How.
+        alpha: By what that is multiplied; 1 with `sum`, where it is part of the scales.
+    """
 
     base: str
     patches: tuple[ScaledPatch, ...]
+    method: str = "sum"
+    alpha: str = "1"
 
     def recipe(self) -> "Recipe":
-        """Return its recipe, with alpha 1."""
-        from registry.breadcrumbs.formats.recipe import make_recipe
+        """Return its recipe."""
+        from registry.breadcrumbs.formats.recipe import Item, make_recipe
 
-        return make_recipe(self.base, "1", [(patch.item.sha256, patch.scale) for patch in self.patches])
+        items = [Item(patch.item.sha256, patch.scale, tuple(patch.item.where)) for patch in self.patches]
+        return make_recipe(self.base, self.alpha, items, self.method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +169,13 @@ def candidate_of(snapshot: Snapshot) -> Candidate:
     """
     if snapshot.recipe is None:
         return Candidate(snapshot.weights_digest, ())
-    alpha = snapshot.recipe.alpha
-    patches = [ScaledPatch(item, exact_scale(alpha, item.weight)) for item in snapshot.recipe.patches]
-    return Candidate(snapshot.recipe.base, tuple(patches))
+    recipe = snapshot.recipe
+    if recipe.method != "sum":
+        return Candidate(
+            recipe.base, tuple(ScaledPatch(item, item.weight) for item in recipe.patches), recipe.method, recipe.alpha
+        )
+    patches = [ScaledPatch(item, exact_scale(recipe.alpha, item.weight)) for item in recipe.patches]
+    return Candidate(recipe.base, tuple(patches))
 
 
 def exact_scale(alpha: str, weight: str) -> str:

@@ -9,7 +9,7 @@ as `git bisect run` does. Where candidates cannot be judged, a row of suspects i
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -140,7 +140,7 @@ def bisect(
 
         def test(applied: int) -> Verdict:
             what = names.get(applied, f"{model}@{good} with {applied} of {len(changes)} changes")
-            step = _try(opened, command, apply(start, changes[:applied]), applied, len(changes), what)
+            step = _try(opened, command, apply(start, changes[:applied], end), applied, len(changes), what)
             steps.append(step)
             how = "the composition overflows" if step.code is None else ending(step.code)
             console.note(f"{applied} of {len(changes)} changes: {step.verdict} ({how})")
@@ -157,8 +157,13 @@ def difference(before: Candidate, after: Candidate) -> list[PatchChange]:
     """Return the changes that make one candidate the other, one for each patch, ascending by number.
 
     Raises:
-        InvalidRequest: The candidates have different bases.
+        InvalidRequest: The candidates have different bases, or combine their patches in different ways.
     """
+    if before.patches and after.patches and (before.method, before.alpha) != (after.method, after.alpha):
+        raise InvalidRequest(
+            f"One combines its patches by {before.method} at alpha {before.alpha} and the other by {after.method} at "
+            f"alpha {after.alpha}, which changes all of them at once; compose one with the other's method first."
+        )
     if before.base != after.base:
         raise InvalidRequest(f"One has the base {before.base} and the other {after.base}; nothing lies between them.")
     old, new = _by_patch(before.patches), _by_patch(after.patches)
@@ -169,14 +174,15 @@ def difference(before: Candidate, after: Candidate) -> list[PatchChange]:
     ]
 
 
-def apply(start: Candidate, changes: Iterable[PatchChange]) -> Candidate:
-    """Return a candidate with some changes made."""
+def apply(start: Candidate, changes: Iterable[PatchChange], like: Candidate) -> Candidate:
+    """Return a candidate with some changes made; one without patches combines them as `like` does."""
     patches = list(start.patches)
     for change in changes:
         gone = {patch.item.sha256 for patch in change.before}
         patches = [patch for patch in patches if patch.item.sha256 not in gone]
         patches += change.after
-    return Candidate(start.base, tuple(patches))
+    how = start if start.patches else like
+    return replace(how, base=start.base, patches=tuple(patches))
 
 
 def search(count: int, test: Callable[[int], Verdict]) -> tuple[int, int]:
@@ -256,9 +262,14 @@ def _by_patch(patches: Iterable[ScaledPatch]) -> dict[tuple[int, str], tuple[Sca
     return groups
 
 
-def _content(patches: Iterable[ScaledPatch]) -> list[tuple[str, str]]:
-    return [(patch.item.sha256, patch.scale) for patch in patches]
+def _content(patches: Iterable[ScaledPatch]) -> list[tuple[str, str, tuple[tuple[str, str], ...]]]:
+    return [(patch.item.sha256, patch.scale, tuple(patch.item.where)) for patch in patches]
 
 
 def _scales(patches: Iterable[ScaledPatch]) -> str:
-    return " and ".join(patch.scale for patch in patches)
+    return " and ".join(_scale(patch) for patch in patches)
+
+
+def _scale(patch: ScaledPatch) -> str:
+    factors = ", ".join(f"{glob} x {factor}" for glob, factor in patch.item.where)
+    return f"{patch.scale} ({factors})" if factors else patch.scale

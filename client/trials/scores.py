@@ -12,7 +12,7 @@ import math
 import shlex
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -100,7 +100,7 @@ def leave_one_out(
         for patch in sorted(whole.patches, key=lambda patch: (patch.item.number, patch.item.sha256)):
             item, rest = patch.item, tuple(other for other in whole.patches if other is not patch)
             folder_name, what = f"without-{item.number}.{item.revision}", f"{model}@{ref} without #{item.number}"
-            score = score_of(Candidate(whole.base, rest), folder_name, what)
+            score = score_of(replace(whole, patches=rest), folder_name, what)
             without.append(ScoreWithout(item.number, item.title, patch.scale, score, with_all - score))
     return LeaveOneOut(with_all, without)
 

@@ -2,8 +2,10 @@
 # ruff: noqa: D103
 
 import json
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from hashlib import sha256
+from math import prod
 
 import numpy as np
 
@@ -27,9 +29,9 @@ def weights_digest(file):
     return "sha256:" + sha256("".join(rows).encode()).hexdigest()
 
 
-def recipe_digest(base, alpha, weights):  # weights: {sha256 of a patch: weight}
-    chosen = [{"sha256": digest, "weight": weight} for digest, weight in sorted(weights.items())]
-    table = {"alpha": alpha, "base": base, "method": "sum", "patches": chosen, "version": 1}
+def recipe_digest(base, alpha, items, method="sum"):  # items: [(sha256 of a patch, weight, [(glob, factor)])]
+    chosen = [{"sha256": d, "weight": w} | ({"where": where} if where else {}) for d, w, where in sorted(items)]
+    table = {"alpha": alpha, "base": base, "method": method, "patches": chosen, "version": 1}
     return sha256(compact(table).encode()).hexdigest()
 
 
@@ -76,25 +78,48 @@ def make_patch(base, tuned, drop_bottom="0.85", drop_top="0.007", granularity="t
     return len(text).to_bytes(8, "little") + text + data
 
 
-def scale(alpha, weight):  # the float32 nearest to the exact product
-    exact = Fraction(alpha) * Fraction(weight)
+def scale(*factors):  # the float32 nearest to the exact product
+    exact = prod(map(Fraction, factors))
     near = np.float32(float(exact))  # or beside it, since that rounds twice; of two as near it is the even one
     around = [near, np.nextafter(near, np.float32("-inf")), np.nextafter(near, np.float32("inf"))]
     return min(around, key=lambda one: abs(Fraction(float(one)) - exact))
 
 
-def compose(base, alpha, patches):  # patches: [(bytes of the file, weight)]
+def combine(old, alpha, touches, method):  # touches: [(places, scale, values)], ascending by sha256
+    new, votes = old.copy(), np.zeros((4, old.size))  # P, CP, N, CN
+    for places, by, values in touches:
+        products = by * values
+        if method == "sum":
+            new[places] += products
+        elif method == "mean":
+            votes[0][places] += products
+            votes[1][places] += by
+        else:
+            for side, chosen in ((0, products > 0), (2, products < 0)):
+                votes[side][places[chosen]] += np.abs(products[chosen])
+                votes[side + 1][places[chosen]] += by
+    mass, weight = np.where((votes[0] >= votes[2]) | (method == "mean"), votes[:2], votes[2:] * [[-1], [1]])
+    there = weight > 0
+    new[there] += np.float64(scale(alpha)) * (mass[there] / weight[there]).astype("<f4")
+    return new
+
+
+def compose(base, alpha, patches, method="sum"):  # patches: [(bytes of the file, weight, [(glob, factor)])]
     header, tensors = read(base)
     ordered = sorted(patches, key=lambda patch: sha256(patch[0]).hexdigest())
     for name, (dtype, shape, raw) in tensors.items():
-        total = old = decode(dtype, raw) if dtype in CODES else np.zeros(0)
-        for entries, factor in ((read(file)[1], scale(alpha, weight)) for file, weight in ordered):
-            if f"{name}.values" in entries:
-                total, held = total.copy(), entries.get(f"{name}.indices") or entries[f"{name}.bitmask"]
+        touches = []
+        for file, weight, where in ordered:
+            factor = next((factor for glob, factor in where if fnmatchcase(name, glob)), "1")
+            if f"{name}.values" in (entries := read(file)[1]) and factor != "0":
+                held = entries.get(f"{name}.indices") or entries[f"{name}.bitmask"]
                 places = np.frombuffer(held[2], "u1" if held[0] == "U8" else "<i4")
                 places = np.flatnonzero(np.unpackbits(places, bitorder="little")) if held[0] == "U8" else places
-                total[places] += factor * decode(*entries[f"{name}.values"][::2])
-        if total is not old:  # what is not finite in the base keeps its bits
-            new, kept = (np.frombuffer(bits, CODES[dtype]) for bits in (encode(total, dtype), raw))
+                by = scale(*([alpha] if method == "sum" else []), weight, factor)
+                touches.append((places, np.float64(by), decode(*entries[f"{name}.values"][::2])))
+        if touches:  # what is not finite in the base keeps its bits
+            old = decode(dtype, raw)
+            changed = encode(combine(old, alpha, touches, method), dtype)
+            new, kept = (np.frombuffer(bits, CODES[dtype]) for bits in (changed, raw))
             tensors[name] = dtype, shape, np.where(np.isfinite(old), new, kept).tobytes()
     return header + b"".join(raw for _, _, raw in tensors.values())

@@ -64,13 +64,15 @@ def gc(
 def check(data: Data = None, as_json: Json = False) -> None:
     """Check that every blob exists, hashes right and has a row, and that the audit log is unbroken.
 
-    Damaged blobs are marked, so that they are not served. With a bucket, also check that it has the blobs that it
-    should have. Keep the head of the audit log elsewhere, so that even its owner cannot rewrite the log unnoticed.
+    Damaged blobs are marked, so that they are not served, and used bytes of namespaces that are wrong are corrected.
+    With a bucket, also check that it has the blobs that it should have. Keep the head of the audit log elsewhere, so
+    that even its owner cannot rewrite the log unnoticed.
     """
     from registry.db.audit import check_chain, read_head
     from registry.db.session import require_head
     from registry.services.blobs.bucket_copies import check as check_bucket
     from registry.services.blobs.damage import check as check_blobs
+    from registry.services.blobs.quotas import check as check_quotas
     from registry.storage.bucket import open_bucket
 
     settings = settings_for(data)
@@ -82,6 +84,7 @@ def check(data: Data = None, as_json: Json = False) -> None:
             problems = list(check_chain(session))
         problems += check_blobs(database, open_store(settings))
         problems += check_bucket(database, bucket) if bucket else ()
+        problems += check_quotas(database)
     if as_json:
         print(json.dumps({"ok": not problems, "problems": problems, "audit": head}))
     else:

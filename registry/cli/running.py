@@ -1,18 +1,28 @@
 """serve, worker, migrate: running a registry."""
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from registry.cli.common import Data, open_store, prepare, settings_for
+from registry.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from socket import socket
+
+    from registry.server.edge.serving import Server
     from registry.settings import Settings
     from registry.worker.worker import Worker
+
+MOST_PROCESSES = 256
 
 
 def make_worker(settings: "Settings") -> "Worker":
@@ -38,31 +48,116 @@ def courier_beside(settings: "Settings", worker: "Worker") -> Iterator[None]:
         thread.join()
 
 
+@contextmanager
+def ending_in_order(server: "Server") -> Iterator[None]:
+    """Hold SIGTERM back until what is inside has ended: uvicorn raises it again as soon as the server has."""
+    noted: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        noted.append(number)
+        server.should_exit = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if noted:
+        signal.raise_signal(signal.SIGTERM)
+
+
 def serve(
     data: Data = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
-    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run a worker in this process too.")] = True,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run a worker too.")] = True,
+    processes: Annotated[
+        int, typer.Option(min=1, max=MOST_PROCESSES, help="Processes that answer requests, beside that of the worker.")
+    ] = 1,
 ) -> None:
     """Serve the HTTP API and the web pages; migrations are applied at start."""
     from registry.logs import configure_logs
     from registry.server.app import create_app
-    from registry.server.edge.serving import make_server, run_beside
+    from registry.server.edge.serving import listen, make_server, run_beside
 
     settings = settings_for(data)
     configure_logs(settings.log_format)
     prepare(settings)
+    try:
+        sockets = listen(host, port)
+    except OSError as why:
+        raise InvalidRequest(
+            f"{host}:{port} cannot be listened on: {why.strerror or why}; choose another --port or --host.",
+            field="port",
+        ) from why
+    if processes > 1:
+        serve_by_many(settings, host, port, sockets, processes, worker)
+        return
     server = make_server(
         create_app(settings), host, port, settings.header_seconds, lambda url: print(f"Listening on {url}", flush=True)
     )
     if worker:
         beside = make_worker(settings)
-        with courier_beside(settings, beside):
-            run_beside(beside.run, beside.stopping.set, server)
+        with ending_in_order(server), courier_beside(settings, beside):
+            run_beside(beside.run, beside.stopping.set, server, sockets)
     else:
-        server.run()
+        server.run(sockets)
     if not server.started:
         raise SystemExit(1)
+
+
+def serve_by_many(
+    settings: "Settings", host: str, port: int, sockets: "list[socket]", processes: int, worker: bool
+) -> None:
+    """Serve by several processes on one socket, with one worker and one courier in a process of their own.
+
+    Raises:
+        InvalidRequest: The system cannot fork processes.
+    """
+    from registry.server.app import create_app, open_shared
+    from registry.server.edge.serving import address_of, make_server
+    from registry.server.processes.supervising import Child, Ready, Supervisor
+
+    if not hasattr(os, "fork"):
+        raise InvalidRequest("This system cannot fork processes; leave out --processes.", field="processes")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="crumb-server-")))
+        url = address_of(sockets[0])
+        shared = open_shared(settings, processes, folder)
+
+        def answer(number: int, ready: Ready) -> None:
+            shared.join(number)
+            app = create_app(settings, shared)
+            make_server(app, host, port, settings.header_seconds, lambda _: ready(), alone=False).run(sockets)
+
+        def close() -> None:
+            for listener in sockets:
+                listener.close()
+
+        def work(ready: Ready) -> None:
+            close()
+            run_worker(settings, ready)
+
+        children = [
+            Child(f"server {number}", partial(answer, number), partial(shared.free, number))
+            for number in range(processes)
+        ]
+        if worker:
+            children.append(Child("worker", work, lambda: None))
+        ended_by = Supervisor(children, lambda: print(f"Listening on {url}", flush=True), close).run()
+    if ended_by is None:
+        raise SystemExit(1)
+    signal.raise_signal(ended_by)
+
+
+def run_worker(settings: "Settings", ready: Callable[[], None]) -> None:
+    """Run a worker and a courier until a signal ends them."""
+    runner = make_worker(settings)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: runner.stopping.set())
+    ready()
+    with courier_beside(settings, runner):
+        runner.run()
 
 
 def worker(data: Data = None) -> None:
@@ -72,11 +167,7 @@ def worker(data: Data = None) -> None:
     settings = settings_for(data)
     configure_logs(settings.log_format)
     prepare(settings)
-    runner = make_worker(settings)
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: runner.stopping.set())
-    with courier_beside(settings, runner):
-        runner.run()
+    run_worker(settings, lambda: None)
 
 
 def migrate(data: Data = None) -> None:

@@ -7,6 +7,7 @@ however long the busy timeout.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,14 +26,15 @@ from registry.db.turns import Turns
 from registry.errors import StorageFull, Unavailable, WrongState
 
 RECONNECT_SECONDS = 600  # a connection of SQLite reads the statistics once, when it opens
+KEPT = ContextVar[list[Session] | None]("kept", default=None)  # a reading transaction for the next one to go on with
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000")
 
 
 def make_engine(url: str) -> Engine:
     """Return an engine for SQLite or PostgreSQL, set up as described above."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40)
-    engine = create_engine(url, pool_size=10, max_overflow=40, pool_recycle=RECONNECT_SECONDS)
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=50)
+    engine = create_engine(url, pool_size=10, max_overflow=50, pool_recycle=RECONNECT_SECONDS)
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: Any) -> None:
@@ -42,8 +44,10 @@ def make_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        reading = connection.get_execution_options().get("reading", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("reading", False):
+            connection.connection.cursor().execute("BEGIN")  # takes no lock, so that it cannot fail
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
@@ -68,6 +72,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Run one writing transaction: append its audit events and commit at the end, roll back on any error."""
+        close_kept()
         with (
             self.turns.take() if self.turns else nullcontext(),
             Session(self.engine, expire_on_commit=False) as session,
@@ -79,9 +84,50 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Run one reading transaction, which never waits for a writer and sees one state of the database."""
-        options = {"isolation_level": "REPEATABLE READ"} if self.engine.dialect.name == "postgresql" else {}
-        with Session(self.engine.execution_options(reading=True, **options), expire_on_commit=False) as session:
+        kept = KEPT.get()
+        session = kept.pop() if kept else Session(self.reader, expire_on_commit=False, info={"seen": {}})
+        try:
             yield session
+        except BaseException:
+            session.close()
+            raise
+        if kept is None:
+            session.close()
+        else:
+            kept.append(session)
+
+    @cached_property
+    def reader(self) -> Engine:
+        """The engine of reading transactions."""
+        options = {"isolation_level": "REPEATABLE READ"} if self.engine.dialect.name == "postgresql" else {}
+        return self.engine.execution_options(reading=True, **options)
+
+
+def seen(session: Session) -> dict[str, Any]:
+    """Return the models that a reading transaction has found, by their full names, so that none is looked up twice.
+
+    That of a writing transaction is empty, since it may change what it has found.
+    """
+    found: dict[str, Any] = session.info.get("seen", {})
+    return found
+
+
+@contextmanager
+def one_reading() -> Iterator[None]:
+    """Let what this task or thread reads one after the other be one reading transaction, until it writes."""
+    token = KEPT.set([])
+    try:
+        yield
+    finally:
+        close_kept()
+        KEPT.reset(token)
+
+
+def close_kept() -> None:
+    """Close the reading transaction that the next one would go on with."""
+    kept = KEPT.get()
+    while kept:
+        kept.pop().close()
 
 
 @contextmanager
@@ -96,6 +142,8 @@ def reaching_database() -> Iterator[None]:
         yield
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split()).rstrip(".")
+        if is_read_only(error):
+            raise Unavailable(f"The database cannot be written: {reason}. Make its disk writable again.") from error
         if is_full(error):
             raise StorageFull(
                 f"The disk of the database is full, or fails: {reason}. Free some space, or run `crumb-server gc`."
@@ -109,6 +157,11 @@ def reaching_database() -> Iterator[None]:
 def is_full(error: DBAPIError) -> bool:
     """Say whether an error of the database is that of a full disk; SQLite's I/O error often is one."""
     return any(words in str(error.orig) for words in ("disk is full", "disk I/O error", "No space left"))
+
+
+def is_read_only(error: DBAPIError) -> bool:
+    """Say whether the database can be read, and not written: its disk is read-only, or it is a standby."""
+    return any(words in str(error.orig) for words in ("readonly database", "read-only transaction"))
 
 
 def open_database(url: str) -> Database:
@@ -127,9 +180,44 @@ def migrations_config(url: str) -> Config:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database to a migration; processes that do so at once take turns."""
+    """Bring the database to a migration; processes that do so at once take turns.
+
+    Raises:
+        WrongState: The database is newer than this program.
+        StorageFull, Unavailable: The database failed.
+    """
     with reaching_database():
+        engine = make_engine(url)
+        try:
+            require_known(current_migration(engine))
+        finally:
+            engine.dispose()
         command.upgrade(migrations_config(url), revision)
+
+
+def current_migration(engine: Engine) -> str | None:
+    """Return the migration that a database is at; None if it is empty."""
+    with engine.execution_options(reading=True).connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def require_known(migration: str | None) -> None:
+    """Refuse a migration of a later version.
+
+    Raises:
+        WrongState: This program does not have the migration.
+    """
+    if migration not in (None, *known_migrations()):
+        raise WrongState(
+            f"The database is newer than this crumb-server: it is at migration {migration}, which this version does "
+            "not have. Install the version that wrote it, or a later one; or restore a backup that this one wrote."
+        )
+
+
+@cache
+def known_migrations() -> frozenset[str]:
+    """Return the revisions of all migrations, read once."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(migrations_config("")).walk_revisions())
 
 
 @cache
@@ -145,8 +233,9 @@ def require_head(database: Database, url: str) -> None:
         WrongState: The database is at another migration; the message says what to run.
     """
     head = newest_migration()
-    with reaching_database(), database.engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
+    with reaching_database():
+        current = current_migration(database.engine)
+    require_known(current)
     if current != head:
         raise WrongState(
             f"The database is at migration {current or 'none'}, not at {head} as needed; run `crumb-server migrate`."

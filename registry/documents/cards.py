@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from registry.breadcrumbs.formats.recipe import Recipe
-from registry.documents.composed_card import kept_fields
+from registry.documents.composed_card import COMBINED, kept_fields, weight_of
 from registry.documents.manifest import Evaluation
 from registry.documents.markdown import code, inline, line
 from registry.errors import InvalidRequest
@@ -109,7 +109,13 @@ def _body(
     for item in recipe.items:
         patch = known.get(item.sha256)
         words = (f"\\#{patch.number}", patch.title, patch.author) if patch else ("", "", "")
-        cells = [words[0], inline(words[1]), inline(words[2]), item.weight, inline((patch and patch.licence) or "none")]
+        cells = [
+            words[0],
+            inline(words[1]),
+            inline(words[2]),
+            weight_of(item),
+            inline((patch and patch.licence) or "none"),
+        ]
         rows.append(f"| {' | '.join(cells)} | `{item.sha256}` |")
     made_of = ["| patch | title | author | weight | licence | sha256 |", "|---|---|---|---|---|---|", *rows]
     measured = [
@@ -120,7 +126,7 @@ def _body(
     lines = [
         f"# {inline(model)} {inline(version)}",
         "",
-        f"{inline(base)} + {recipe.alpha} × the weighted sum of {count}"
+        f"{inline(base)} + {recipe.alpha} × {COMBINED[recipe.method]} {count}"
         " ([Model Breadcrumbs](https://arxiv.org/abs/2312.06795)).",
         "",
         *(made_of if rows else ["No patches: the base."]),

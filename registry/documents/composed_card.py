@@ -5,10 +5,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry.breadcrumbs.formats.recipe import Recipe
+from registry.breadcrumbs.formats.recipe import Item, Recipe
 
 KEPT = ("license", "license_name", "license_link", "language", "library_name", "pipeline_tag", "datasets")
 """Fields of the base's front matter that hold for the composed model too."""
+
+
+COMBINED = {
+    "sum": "the weighted sum of",
+    "ties": "the mean, for the sign with more weight ([TIES](https://arxiv.org/abs/2306.01708)), of",
+    "mean": "the weighted mean, where they meet, of",
+}
+"""What a method does, in words that are followed by how many patches there are."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,13 @@ def render_card(
         listed = known.get(item.sha256)
         number = f"#{listed.number}" if listed and listed.number else ""
         title = _cell(listed.title) if listed else ""
-        rows.append(f"| {number} | {title} | {item.weight} | `{item.sha256}` |")
+        rows.append(f"| {number} | {title} | {weight_of(item)} | `{item.sha256}` |")
     table = ["| patch | title | weight | sha256 |", "|---|---|---|---|", *rows] if rows else ["No patches: the base."]
     count = "1 breadcrumb patch" if len(rows) == 1 else f"{len(rows)} breadcrumb patches"
     body = [
         f"# {_cell(name)}",
         "",
-        f"`{_cell(base)}` + {recipe.alpha} × the weighted sum of {count}"
+        f"`{_cell(base)}` + {recipe.alpha} × {COMBINED[recipe.method]} {count}"
         " ([Model Breadcrumbs](https://arxiv.org/abs/2312.06795)).",
         "",
         *table,
@@ -68,6 +76,12 @@ def render_card(
         "```",
     ]
     return "\n".join([*front, "", *body, ""])
+
+
+def weight_of(item: Item) -> str:
+    """Return the weight of a patch, with its factors by tensor."""
+    factors = ", ".join(f"{_cell(glob)} × {factor}" for glob, factor in item.where)
+    return f"{item.weight} ({factors})" if factors else item.weight
 
 
 def kept_fields(card: str) -> list[str]:

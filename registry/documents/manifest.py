@@ -185,8 +185,12 @@ def _wrong(why: str) -> InvalidRequest:
 
 def _recipe(value: Any) -> Recipe:
     try:
-        recipe = make_recipe(value["base"], value["alpha"], [Item(**item) for item in value["patches"]])
-    except (BreadcrumbError, KeyError, TypeError):
+        items = [
+            Item(item["sha256"], item["weight"], tuple((glob, factor) for glob, factor in item.get("where", ())))
+            for item in value["patches"]
+        ]
+        recipe = make_recipe(value["base"], value["alpha"], items, value["method"])
+    except (AttributeError, BreadcrumbError, KeyError, TypeError, ValueError):
         raise ValueError("its recipe cannot be composed") from None
     if json.loads(recipe.canonical()) != value:
         raise ValueError("its recipe is not in canonical form")
@@ -224,7 +228,9 @@ def _check(manifest: Manifest) -> None:
         raise _wrong("it has no files, or a path twice")
     if manifest.recipe.base != manifest.base:
         raise _wrong("its recipe is for another base")
-    if sorted((patch.sha256, patch.weight) for patch in manifest.patches) != list(map(tuple, manifest.recipe.items)):
+    if sorted((patch.sha256, patch.weight) for patch in manifest.patches) != [
+        (item.sha256, item.weight) for item in manifest.recipe.items
+    ]:
         raise _wrong("its patches are not those of its recipe")
     if any(approval.sha256 != patch.sha256 for patch in manifest.patches for approval in patch.approvals):
         raise _wrong("an approval is of other bytes than its patch")

@@ -1,7 +1,8 @@
 """Versions: semver 2.0.0, and the least step that a change of recipe needs.
 
     major   another base
-    minor   a patch added or strengthened: |alpha x weight| grew, or changed its sign
+    minor   a patch added or strengthened: |alpha x weight| grew, or changed its sign; another method; or other
+            weights by tensor
     patch   patches only weakened or removed
     none    the same weights
 
@@ -104,11 +105,17 @@ def required_bump(before: Recipe, after: Recipe) -> Bump:
     """Return the least step of the version that a change from one recipe to another needs."""
     if before.base != after.base:
         return "major"
+    if before.method != after.method or _factors(before) != _factors(after):
+        return "minor"
     old, new = _scales(before), _scales(after)
     changed = [(old.get(patch, Fraction()), new.get(patch, Fraction())) for patch in old.keys() | new.keys()]
     if any(abs(b) > abs(a) or a * b < 0 for a, b in changed):
         return "minor"
     return "patch" if any(a != b for a, b in changed) else "none"
+
+
+def _factors(recipe: Recipe) -> dict[str, tuple[tuple[str, str], ...]]:
+    return {item.sha256: item.where for item in recipe.items if item.where}
 
 
 def _scales(recipe: Recipe) -> dict[str, Fraction]:
@@ -117,7 +124,7 @@ def _scales(recipe: Recipe) -> dict[str, Fraction]:
 
 _REASONS = {
     "major": "it has another base",
-    "minor": "it adds or strengthens a patch",
+    "minor": "it adds or strengthens a patch, or combines them in another way",
     "patch": "it only removes or weakens patches",
     "none": "it has the same weights, and a release needs a version of its own",
 }

@@ -12,21 +12,26 @@ from registry.schemas.wire import Answer, Decimal, Hex256, Message, WeightsDiges
 
 ReleaseState = Literal["draft", "building", "candidate", "published", "yanked"]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9A-Za-z.-]{1,40})?$")]
+Alpha = Annotated[str, StringConstraints(pattern=r"^(auto|-?[0-9]{1,20}(\.[0-9]{1,20})?)$")]
+Method = Literal["sum", "ties", "mean"]
+Glob = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Ref = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
 
 
 class RecipeItemRequest(Wire):
-    """One patch of a recipe."""
+    """One patch of a recipe. The first glob of `where` that matches a tensor's name gives a factor of its weight."""
 
     number: int = Field(ge=1, le=2**31 - 1)
     weight: Decimal = "1"
     revision: int | None = Field(None, ge=1, le=2**31 - 1, description="the newest if null")
+    where: list[tuple[Glob, Decimal]] = Field([], max_length=100, description="[glob of tensor names, factor]")
 
 
 class RecipeRequest(Wire):
-    """Compose base + alpha * sum(weight * patch) over any subset of checked patches."""
+    """Compose base + alpha * (patches combined by a method) over any subset of checked patches."""
 
-    alpha: Decimal = "0.3"
+    alpha: Alpha = Field("0.3", description="a decimal, or auto for the one that the patches give; recipes have that")
+    method: Method = "sum"
     patches: list[RecipeItemRequest] = Field(max_length=1000)
     allow_yanked: bool = False
 
@@ -36,6 +41,7 @@ class RecipeItem(Answer):
 
     sha256: Hex256
     weight: str
+    where: list[tuple[str, str]] = Field([], description="factors of the weight by tensor: [glob, factor]")
     number: int
     revision: int
     title: str
@@ -50,6 +56,7 @@ class Recipe(Answer):
     digest: Hex256
     base: WeightsDigest
     alpha: str
+    method: str = "sum"
     patches: list[RecipeItem]
 
 
@@ -103,7 +110,8 @@ class ReleaseRequest(Wire):
     from_ref: Ref | None = Field(None, description="start from the recipe of this ref")
     add: list[RecipeItemRequest] = Field([], max_length=1000, description="patches to add, or to give another weight")
     without: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field([], max_length=1000)
-    alpha: Decimal | None = Field(None, description="if null, that of from_ref, or 0.3")
+    alpha: Alpha | None = Field(None, description="if null, that of from_ref, or 0.3")
+    method: Method | None = Field(None, description="if null, that of from_ref, or sum")
     allow_yanked: bool = False
 
 
@@ -192,7 +200,7 @@ class ChannelMove(Answer):
 
 
 class RecipeChange(Answer):
-    """A patch whose scale alpha * weight changed, as exact decimals."""
+    """A patch whose scale alpha * weight changed, as exact decimals, or whose weights by tensor did."""
 
     number: int
     title: str

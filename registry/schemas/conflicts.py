@@ -105,8 +105,9 @@ class PreviewItem(RecipeItem):
 class Preview(Answer):
     """What a recipe would be, without composing it."""
 
-    recipe: Hex256 = Field(description="the recipe's digest")
-    alpha: str
+    recipe: Hex256 | None = Field(description="the recipe's digest; null while its alpha is not known")
+    alpha: str = Field(description="a decimal; auto while it is not known")
+    method: str = "sum"
     composed: bool
     weights_digest: WeightsDigest | None = Field(description="the result, if it was composed")
     patches: list[PreviewItem]

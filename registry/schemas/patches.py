@@ -130,6 +130,12 @@ class CommentRequest(Wire):
     revision: int | None = Field(None, ge=1, le=2**31 - 1)
 
 
+class HideRequest(Wire):
+    """Hide a comment from all but maintainers, or (null) show it again."""
+
+    reason: Annotated[Message, StringConstraints(min_length=1)] | None
+
+
 class QuarantineRequest(Wire):
     """Quarantine a patch, or (null) end its quarantine."""
 
@@ -164,8 +170,8 @@ class ReviewPage(Answer):
     next: str | None
 
 
-class Deletion(Answer):
-    """Who deleted a comment, when and why."""
+class Moderation(Answer):
+    """Who deleted or hid a comment, when and why."""
 
     user: str
     reason: str
@@ -173,14 +179,15 @@ class Deletion(Answer):
 
 
 class Comment(Answer):
-    """A comment on a patch; one that was deleted has no message."""
+    """A comment on a patch; one that was deleted has no message, and one that is hidden only for its maintainers."""
 
     id: str
     author: str
     revision: int | None
     message: str
     created_at: datetime
-    deleted: Deletion | None
+    deleted: Moderation | None
+    hidden: Moderation | None
 
 
 class CommentPage(Answer):

@@ -1,6 +1,7 @@
 """The app: the one place where the parts of the server are joined."""
 
 from datetime import timedelta
+from pathlib import Path
 
 from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
@@ -8,7 +9,7 @@ from fastapi.security import HTTPBearer
 
 import registry
 from registry.db.session import open_database, require_head
-from registry.server import errors, pages
+from registry.server import errors, pages, routing
 from registry.server.api import (
     admin,
     channels,
@@ -31,6 +32,8 @@ from registry.server.edge.limits import Rate, open_storage
 from registry.server.edge.middleware import Edge, Metrics
 from registry.server.hub import repositories, resolving
 from registry.server.hub.route import RawPath
+from registry.server.pages.queue.jobs import AT_ONCE
+from registry.server.processes.sharing import Shared
 from registry.services.blobs.quotas import JobLimits
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.operating import summaries
@@ -39,16 +42,25 @@ from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
 
-HASHING = 2  # uploads hashed at a time, each in a thread of its own
-PARSING = 2  # request bodies parsed at a time, likewise
+HASHING = 2  # uploads hashed at a time by a process, each in a thread of its own
+PARSING = 2  # request bodies parsed at a time by a process, likewise
 DESCRIPTION = """
 Sparse patches of fine-tuned models, and any subset of them composed into a model, bit for bit the same everywhere.
 Errors are RFC 9457 problem details. Send `Authorization: Bearer <token>`; public models can be read without a token.
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
+def open_shared(settings: Settings, processes: int = 1, folder: Path | None = None) -> Shared:
+    """Return what the processes of a server share; several need a folder for its files."""
+    return Shared(settings.downloads_at_once, AT_ONCE, processes, folder)
+
+
+def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     """Return the app for a data folder and a database that is at the newest migration.
+
+    Args:
+        settings: The settings.
+        shared: What this process shares with others of its server; None if it is alone.
 
     Raises:
         WrongState: The database is at another migration.
@@ -62,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=registry.version(),
         description=DESCRIPTION,
         openapi_url=None,  # our own routes describe the API
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics and our log say what is to be known
         generate_unique_id_function=lambda route: f"{route.tags[0] if route.tags else 'system'}_{route.name}",
     )
     limits = UploadLimits(
@@ -71,7 +84,8 @@ def create_app(settings: Settings) -> FastAPI:
         part_bytes=settings.part_bytes,
         lifetime=timedelta(hours=settings.upload_hours),
     )
-    storage = open_storage(settings.limits_storage)
+    shared = shared or open_shared(settings)
+    storage = open_storage(settings.limits_storage, shared.counters)
     app.state.context = Context(
         settings,
         database,
@@ -80,13 +94,15 @@ def create_app(settings: Settings) -> FastAPI:
         CapacityLimiter(HASHING),
         CapacityLimiter(PARSING),
         Rate("token", settings.rate_token, storage),
-        Gate(settings.downloads_at_once, settings.downloads_each),
+        Gate(shared.downloads, settings.downloads_each),
         open_bucket(settings.bucket, **settings.bucket_access),
         Kept(summaries.summary, settings.counts_seconds),
         Kept(job_rows.count_by_state, settings.counts_seconds),
+        Kept(job_rows.count_hung, settings.counts_seconds),
         JobLimits(settings.user_jobs, settings.model_jobs, settings.quota_bytes, settings.quota_uploads),
     )
-    app.state.metrics, app.state.health = Metrics(), Kept(monitoring.probe, monitoring.HEALTH_SECONDS)
+    app.state.metrics = Metrics(shared.folder, shared.process)
+    app.state.health = Kept(monitoring.probe, monitoring.HEALTH_SECONDS)
     app.add_middleware(RawPath)
     app.add_middleware(
         Edge,
@@ -94,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
         address_rate=Rate("address", settings.rate_address, storage),
         body_seconds=settings.body_seconds,
         body_rate=settings.body_rate,
+        encrypted=settings.public_url.startswith("https://"),
     )
     errors.install(app)
     for module in (
@@ -114,7 +131,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router, dependencies=[Depends(HTTPBearer(auto_error=False))])
     for module in (repositories, resolving):
         app.include_router(module.router)
-    pages.install(app)
+    pages.install(app, shared.streams)
+    routing.install(app)
     return app
 
 

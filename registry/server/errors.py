@@ -7,11 +7,11 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
 from registry import errors
-from registry.db.session import is_full
+from registry.db.session import is_full, is_read_only
 from registry.schemas import Problem
 
 log = structlog.get_logger()
@@ -31,6 +31,7 @@ STATUS: dict[type[errors.BreadcrumbError], int] = {
     errors.RevisionNotFound: 404,
     errors.NotComposed: 404,
     errors.EntryNotFound: 404,
+    errors.NotCompared: 409,
     errors.WrongState: 409,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
@@ -97,13 +98,20 @@ def install(app: FastAPI) -> None:
         detail = f"{request.method} {request.url.path}: {error.detail}."
         return problem(request.state.request_id, status, slug, detail, extra=dict(error.headers or {}))
 
-    @app.exception_handler(OperationalError)
-    async def database_failed(request: Request, error: OperationalError) -> JSONResponse:
+    @app.exception_handler(DBAPIError)
+    async def database_failed(request: Request, error: DBAPIError) -> JSONResponse:
         log.error("database.error", error=str(error.orig), request_id=request.state.request_id)
-        if is_full(error):
-            detail = "The disk of the database is full; its operator must free space."
+        if is_read_only(error):
+            detail = (
+                "The registry can be read, but not written now: its disk is read-only; its operator must see to it."
+            )
+        elif is_full(error):
+            detail = "The disk of the database is full, or fails; its operator must free space, or look at the disk."
             return problem(request.state.request_id, 507, errors.StorageFull.slug, detail)
-        detail = "The database does not answer; try again in a moment."
+        elif isinstance(error, OperationalError):
+            detail = "The database does not answer; try again in a moment."
+        else:
+            raise error
         return problem(request.state.request_id, 503, errors.Unavailable.slug, detail)
 
     @app.exception_handler(IntegrityError)

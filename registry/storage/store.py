@@ -61,7 +61,8 @@ class Store:
     def writing(self, what: str) -> Iterator[None]:
         """Guard a write: turn a disk error into a sentence, and after an I/O error write nothing more.
 
-        A disk that failed once may have dropped what it still shows as written; a person has to look at that.
+        A disk that failed once may have dropped what it still shows as written; a person has to look at that. One that
+        is read-only drops nothing, and is written to again as soon as it can be.
 
         Raises:
             StorageFull: The disk has no room.
@@ -81,7 +82,7 @@ class Store:
                 raise StorageFull(f"There is no room left for {what}; free space and send it again.") from error
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise TooMany("The registry has too many files open; try again in a moment.") from error
-            if error.errno in (errno.EIO, errno.EROFS):
+            if error.errno == errno.EIO:
                 self.failed = f"{what}: {error.strerror}"
             raise StorageFailed(f"The disk failed on {what}: {error.strerror or error}.") from error
 
@@ -157,7 +158,7 @@ class Store:
         """
         if not _HEX256.fullmatch(sha256):
             raise NotFound("A blob is named by 64 lowercase hex digits.")
-        return self.root / "blobs" / "sha256" / sha256[:2] / sha256[2:4] / sha256
+        return Path(self.root, "blobs", "sha256", sha256[:2], sha256[2:4], sha256)
 
     def exists(self, sha256: str) -> bool:
         """Say whether a blob is stored."""

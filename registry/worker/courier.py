@@ -25,7 +25,7 @@ from registry.settings import Settings
 log = structlog.get_logger()
 DELIVERIES_AT_ONCE = 8
 LONGEST_REST = 300.0  # seconds
-SWEEP_EVERY = 3600.0  # seconds
+SWEEP_EVERY = 600.0  # seconds
 KEPT_FOR = timedelta(days=30)  # deliveries that ended
 
 
@@ -56,9 +56,10 @@ class Courier:
         log.info("courier.stop")
 
     def sweep(self) -> None:
-        """Delete deliveries that ended long ago."""
+        """Delete deliveries that ended long ago, and hurry those that wait for a time that a wrong clock set."""
         with self.database.write() as session:
             deliveries.forget(session, now() - KEPT_FOR)
+            deliveries.hurry(session)
 
     def step(self) -> bool:
         """Collect events and send what is due; return whether there was anything to do."""

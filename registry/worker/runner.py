@@ -6,6 +6,7 @@ claim ── sandbox ── heartbeat every second ── result
 """
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -16,11 +17,20 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
 from registry.db.tables import Model
-from registry.errors import JobCancelled, JobFailed, Unavailable
+from registry.errors import (
+    BlobDamaged,
+    BreadcrumbError,
+    JobCancelled,
+    JobFailed,
+    StorageFailed,
+    StorageFull,
+    Unavailable,
+)
 from registry.files.folders import CONFIG, INDEX, is_weights
 from registry.services.catalog import hub_bases
 from registry.services.queue import jobs, workers
@@ -29,8 +39,14 @@ from registry.storage.cache import Cache
 from registry.storage.store import Store
 from registry.worker.sandbox import Sandbox
 
+log = structlog.get_logger()
 HEARTBEAT_EVERY = 1.0  # seconds
 SEEN_EVERY = 15.0  # seconds; a worker that was not seen for four times as long counts as dead
+IS_FENCED = "registry.worker.sandbox:is_fenced"
+NO_FENCE = (
+    "Processes that read strangers' files can reach the network, since the kernel gives this user no namespaces; "
+    "allow them (on Linux: sysctl user.max_user_namespaces, and AppArmor's rules), or let a firewall fence them in."
+)
 MOST_FETCHES = 3  # of a base, if the cache drops fetched files before they are used
 
 
@@ -40,6 +56,13 @@ class Stopped(Exception):
 
 class Hung(Exception):
     """The process of a job stood still for too long."""
+
+
+def fails_for_all(error: Exception) -> bool:
+    """Say whether the disk failed, so that any job would: it is no fault of this one, and does not count as a death."""
+    if isinstance(error, BreadcrumbError):
+        return isinstance(error, StorageFull | StorageFailed) and not isinstance(error, BlobDamaged)
+    return isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT)
 
 
 class Stillness:
@@ -144,6 +167,19 @@ class Runner:
                 self.kept = sandbox
             else:
                 sandbox.kill()
+
+    def look_at_fence(self) -> None:
+        """Say in the log if jobs that read strangers' bytes can reach other machines here."""
+        sandbox, fenced = Sandbox(IS_FENCED, {}, self.settings.job_memory), None
+        try:
+            while fenced is None and not self.stopping.is_set():
+                fenced = sandbox.wait(0.25)
+        except JobFailed as error:
+            log.warning("worker.no_sandbox", error=str(error))
+        finally:
+            sandbox.kill()
+        if fenced is False:
+            log.warning("worker.no_fence", hint=NO_FENCE)
 
     def take_kept(self, kwargs: dict[str, Any]) -> Sandbox | None:
         """Call the task again in the process that was kept; None if there is none, or it has died since."""

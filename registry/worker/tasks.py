@@ -201,7 +201,7 @@ def compose(
     Args:
         base: (path, sha256) of each file of the base by its name in the folder.
         patches: Path of each patch file by its sha256.
-        recipe: `base`, `alpha` and `items` (pairs of sha256 and weight).
+        recipe: `base`, `alpha`, `items` and `method`, as `make_recipe` takes them.
         out: The folder to write to.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for the default.
@@ -213,7 +213,7 @@ def compose(
     """
     inputs = {sha256: path for path, sha256 in base.values()} | dict(patches)
     require_files(inputs.values())
-    checked = make_recipe(recipe["base"], recipe["alpha"], recipe["items"])
+    checked = make_recipe(**recipe)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(1))
         hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while it is composed

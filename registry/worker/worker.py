@@ -3,6 +3,7 @@
 claim ── runner.py ── publish (result and `done` in one commit, fenced by the attempt)
              ├─ cancelled, or the lease is lost: nothing is published
              ├─ hung: claimed again later, as if the worker had died
+             ├─ the disk failed: given back; the worker rests and tries again
              └─ crashed or refused: the job fails with a sentence
 """
 
@@ -17,14 +18,13 @@ from typing import Any
 
 import structlog
 
-from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.db import statistics
 from registry.db.session import Database
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
 from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
 from registry.files.hashing import hash_file
-from registry.services.blobs import blobs, bucket_copies, damage, garbage, scrubbing
+from registry.services.blobs import blobs, bucket_copies, damage, garbage, quotas, scrubbing
 from registry.services.catalog import hub_bases, models, patches
 from registry.services.composing import builds, compositions, conflict_sums, conflicts
 from registry.services.hub import downloads
@@ -33,11 +33,12 @@ from registry.services.releasing import releases
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
-from registry.worker.runner import Hung, Runner, Stopped
+from registry.worker.runner import Hung, Runner, Stopped, fails_for_all
 from registry.worker.sandbox import warm_up
 
 log = structlog.get_logger()
 SWEEP_EVERY = 600.0  # seconds
+DISK_REST = 10.0  # seconds of a worker whose disk fails, before it tries again
 MOST_HANGS = 3  # attempts of a job that hangs: each takes a worker for as long as it may stand still
 
 
@@ -83,6 +84,7 @@ class Worker(Runner):
     def recover(self) -> None:
         """Repair what a killed process left behind, and warm up; safe at any time."""
         warm_up()
+        self.look_at_fence()
         with self.database.write() as session:
             self.be_seen(session)
             orphans = blobs.adopt_orphans(session, self.store)
@@ -170,10 +172,10 @@ class Worker(Runner):
         except Hung as why:
             bound.warning("job.hung", attempt=claim.attempt, error=str(why))
             if claim.deaths + 1 >= min(MOST_HANGS, self.settings.job_attempts):
-                self.give_up(claim, "failed", JobFailed(f"This job hung on attempt {claim.attempt}. {why}"))
+                self.give_up(claim, "failed", JobFailed(f"{jobs.HUNG_AT_LAST}{claim.attempt}. {why}"))
             else:
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
-                    jobs.postpone(session, claim, timedelta(seconds=2**claim.deaths), f"It hung: {why}")
+                    jobs.postpone(session, claim, timedelta(seconds=2**claim.deaths), f"{jobs.HUNG}{why}")
         except JobCancelled:
             self.give_up(claim, "cancelled", None)
             bound.info("job.cancelled")
@@ -183,11 +185,17 @@ class Worker(Runner):
         except Exception as error:  # the database or the disk failed, not what the job is about
             if isinstance(error, BlobDamaged) and error.field:
                 damage.note(self.database, self.store, error.field)
+            if fails_for_all(error) and not (isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE):
+                with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+                    jobs.release(session, claim)
+                bound.exception("job.error")
+                self.stopping.wait(DISK_REST)
+                return False
             if isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE:  # whoever asked can ask again
                 self.give_up(claim, "failed", error)
             else:
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
-                    jobs.postpone(session, claim, timedelta(seconds=min(60, 2**claim.deaths)))
+                    jobs.postpone(session, claim, timedelta(seconds=2 ** min(claim.deaths, 6)))
             bound.exception("job.error")
         return True
 
@@ -281,14 +289,13 @@ class Worker(Runner):
             base = {file.path: file.sha256 for file in models.base_files(session, model)}
             named = compositions.described(session, model, recipe)
             result = compositions.reusable(session, model, recipe.digest)
-        items = [(item.sha256, item.weight) for item in recipe.items]
         with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
             if result is None:
                 result = self.compose_into(folder, claim, base, recipe) | {"builder": self.name}
             card = render_card(
                 model.full_name,
                 model.full_name,
-                make_recipe(recipe.base_digest, recipe.alpha, items),
+                compositions.to_recipe(recipe),
                 result["weights_digest"],
                 [CardItem(item.sha256, revision.patch.number, revision.title) for item, revision in named if revision],
                 models.read_card(self.store, base),
@@ -297,6 +304,7 @@ class Worker(Runner):
             files = {**base, **result["files"], "README.md": hash_file(folder / "README.md")}
             with self.database.write() as session:
                 job = jobs.hold(session, claim)
+                quotas.lock_payer(session, job.user_id)
                 for path in sorted(folder.iterdir(), key=lambda path: files[path.name]):  # one order, no deadlock
                     blobs.register(session, self.store, path, files[path.name], path.stat().st_size)
                 model = self.model(session, claim)
@@ -319,8 +327,9 @@ class Worker(Runner):
         self, folder: Path, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, keep: bool = True
     ) -> dict[str, Any]:
         """Compose the weight files of a recipe into a folder, in the process that the last composition left, if any."""
-        items = [(item.sha256, item.weight) for item in recipe.items]
-        damage.require_sound(self.database, self.store, [*base.values(), *(sha256 for sha256, _ in items)])
+        wanted = compositions.to_recipe(recipe)
+        used = [item.sha256 for item in wanted.items]
+        damage.require_sound(self.database, self.store, [*base.values(), *used])
         with self.base_here(claim):
             files = self.readable(base)
             self.store.require_room(sum(Path(file).stat().st_size for file in files.values()), "the composition")
@@ -330,8 +339,8 @@ class Worker(Runner):
                 keep=keep and self.settings.device != "cpu",
                 grows=True,
                 base={path: (file, base[path]) for path, file in files.items()},
-                patches={sha256: str(self.store.path(sha256)) for sha256, _ in items},
-                recipe={"base": recipe.base_digest, "alpha": recipe.alpha, "items": items},
+                patches={sha256: str(self.store.path(sha256)) for sha256 in used},
+                recipe={"base": wanted.base, "alpha": wanted.alpha, "items": wanted.items, "method": wanted.method},
                 out=str(folder),
                 device=self.settings.device,
                 device_memory=self.settings.device_memory,

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmarks.quality.bench import Bench
+from benchmarks.quality.__main__ import begin, only
+from benchmarks.quality.bench import COMBINED, Bench
+from benchmarks.quality.contributions import compose_files
 from benchmarks.quality.counts import choose
 from benchmarks.quality.language import Language
 from benchmarks.quality.merging import Setting, Values, add_patches, elect, exact, read_patch, read_weights
@@ -23,7 +26,6 @@ from benchmarks.quality.restoration import DAMAGES, Restoration
 from benchmarks.quality.running import Steps
 from benchmarks.quality.statistics import correlation, mean
 from benchmarks.quality.vision import VIEWS, Vision
-from client.actions.patching import apply
 from tests.support.makers import SHAPES, fine_tuned, make_checkpoint, make_patch, write_weights
 from tests.support.makers import read_weights as read_tensors
 
@@ -36,8 +38,9 @@ def without_integers(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("method", ["breadcrumbs", "TIES", "mean"])
 @pytest.mark.parametrize(("drop_bottom", "drop_top"), [("0.85", "0.007"), ("0.98", "0"), ("0", "0")])
-def test_the_experiments_compose_what_crumb_composes(tmp_path, drop_bottom, drop_top):
+def test_the_experiments_compose_what_the_product_composes(tmp_path, drop_bottom, drop_top, method):
     base = without_integers(make_checkpoint(tmp_path / "base"))
     names = sorted(read_tensors(base))
     starts = dict(
@@ -48,11 +51,15 @@ def test_the_experiments_compose_what_crumb_composes(tmp_path, drop_bottom, drop
     for seed in (1, 2, 3):
         tuned, file = fine_tuned(base, tmp_path / f"tuned{seed}", seed), tmp_path / f"{seed}.safetensors"
         info = make_patch(base, tuned, file, drop_bottom=drop_bottom, drop_top=drop_top)
-        files.append((file, "1"))
+        files.append(file)
         patches.append(read_patch(file, info.sha256, starts, len(start)))
-    apply(base, files, tmp_path / "composed", alpha="0.3", device="cpu")
+    compose_files(base, files, Setting(method, alpha="0.3"), tmp_path / "composed")
     expected = read_weights(tmp_path / "composed", names)
-    assert np.array_equal(add_patches(start, patches, exact("0.3")).view(np.uint32), expected.view(np.uint32))
+    if method in COMBINED:
+        made = (start + exact("0.3") * COMBINED[method](patches, len(start))).astype(np.float32)
+    else:
+        made = add_patches(start, patches, exact("0.3"))
+    assert np.array_equal(made.view(np.uint32), expected.view(np.uint32))
     assert set(SHAPES) <= set(names)
 
 
@@ -66,7 +73,7 @@ def test_ties_takes_the_mean_of_what_has_the_heavier_sign(table):
     for column in table.T:
         sign = 1 if sum(column) >= 0 else -1
         same = [value for value in column if value * sign > 0]
-        expected.append(sum(same) / len(same) if same else 0.0)
+        expected.append(float(np.float32(sum(same) / len(same))) if same else 0.0)
     assert elect(patches, 12).tolist() == expected
 
 
@@ -154,9 +161,10 @@ def test_views_and_damages_keep_shapes_and_differ():
 @pytest.mark.timeout(1200)
 def test_a_little_of_everything_from_data_to_report(tmp_path):
     command = [sys.executable, "-m", "benchmarks.quality", "--quick", "--work", str(tmp_path)]
+    plan = only(quick(), ["language", "vision", "restoration"])  # the real base needs a network
+    command += ["--kinds", *(kind.name for kind in plan.kinds)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=1000)
     first = json.loads((tmp_path / "results.json").read_text())
-    plan = quick()
     assert [world["kind"] for world in first["worlds"]] == [kind.name for kind in plan.kinds]
     for world in first["worlds"]:
         assert all(found["same"] for found in world["compositions"])
@@ -194,6 +202,20 @@ def test_a_little_of_everything_from_data_to_report(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")} == trained
     assert [world["pairs"] for world in again["worlds"]] == [world["pairs"] for world in first["worlds"]]
     assert again["hours"] > first["hours"]
+
+
+def test_kinds_run_one_after_the_other_and_plans_do_not_mix(tmp_path):
+    plan = quick()
+    begin(only(plan, ["vision"]), tmp_path)
+    begin(only(plan, ["minilm", "vision"]), tmp_path)
+    with pytest.raises(SystemExit, match="models of another plan"):
+        begin(replace(plan, few=(1,)), tmp_path)
+    changed = replace(plan, kinds=[replace(kind, tune_steps=11) for kind in plan.kinds])
+    with pytest.raises(SystemExit, match="models of another plan"):
+        begin(only(changed, ["vision"]), tmp_path)
+    begin(only(changed, ["language"]), tmp_path)
+    with pytest.raises(SystemExit, match="sound is not a kind"):
+        only(plan, ["sound"])
 
 
 @pytest.mark.slow

@@ -44,10 +44,10 @@ def test_a_notebook_goes_from_diff_to_a_verified_model(
 
     composed = compose(model, [1, (2, 0.5)], alpha=0.3)
     assert composed.address == f"{model}@{composed.composition.recipe.digest}"
-    assert compose(model, ["1.1", (2, "0.50", 1)]).composition == composed.composition
+    assert compose(model, ["1.1", (2, "0.50", 1)], alpha=0.3).composition == composed.composition
     pulled = pull(composed.address, tmp_path / "merged")
     assert pulled.snapshot.weights_digest == composed.composition.weights_digest
-    here = apply(files.base, [made[0].file, (made[1].file, 0.5)], tmp_path / "here", device="cpu")
+    here = apply(files.base, [made[0].file, (made[1].file, 0.5)], tmp_path / "here", alpha=0.3, device="cpu")
     assert here.weights_digest == composed.composition.weights_digest
     assert (
         apply(str(files.base), [str(made[0].file), f"{made[1].file}:0.5"], str(tmp_path / "again"), alpha="0.30").recipe

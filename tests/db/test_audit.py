@@ -212,6 +212,17 @@ def tell_patches(story: Story, files: Sequence[Path]) -> None:
     story.tell("carol", f"POST {one}/comments", said, **first, wrote="patch.comment", after={}, adds=True)
     discussion = story.world.client("carol").get("/api/v1/models/crew/tiny/patches/1/discussion").json()
     comment = discussion["comments"][0]["id"]
+    for verb, was, is_now in (("hide", None, "Rude."), ("unhide", "Rude.", None)):
+        story.tell(
+            "carol",
+            f"PUT {one}/comments/{{comment_id}}/hidden",
+            {"reason": is_now},
+            **first,
+            comment_id=comment,
+            wrote=f"patch.{verb}_comment",
+            before={"comment": comment, "author": "carol", "hidden": was},
+            after={"hidden": is_now},
+        )
     story.tell(
         "carol",
         f"POST {one}/comments/{{comment_id}}/delete",

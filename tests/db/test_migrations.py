@@ -12,7 +12,7 @@ from sqlalchemy import MetaData, Uuid, func, insert, inspect, select
 from sqlalchemy.orm import Session
 
 from registry.db.session import make_engine, migrate, migrations_config, open_database, require_head
-from registry.db.tables import Composition, Job, Table
+from registry.db.tables import Composition, Job, Namespace, Recipe, Table
 from registry.errors import WrongState
 
 
@@ -76,6 +76,17 @@ def test_a_database_at_another_migration_is_refused_with_the_command(database_ur
     database.engine.dispose()
 
 
+def test_a_database_of_a_later_version_is_refused_with_a_sentence_and_left_alone(database_url: str) -> None:
+    migrate(database_url)
+    database = open_database(database_url)
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from2030'")
+    for use in (lambda: migrate(database_url), lambda: require_head(database, database_url)):
+        with pytest.raises(WrongState, match=r"newer than this crumb-server.*from2030.*Install the version"):
+            use()
+    database.engine.dispose()
+
+
 def test_sqlite_is_set_up_to_keep_what_it_acknowledged(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'r.db'}"
     migrate(url)
@@ -108,10 +119,11 @@ def test_compositions_of_before_count_for_whoever_had_them_composed_and_nothing_
         "namespaces": space,
         "models": {**tiny, "size": 1, "patch_count": 1, "modified_at": at},
         "recipes": recipe,
-        "blobs": {"sha256": "d" * 64, "size": 1, "state": "live", "leased_until": at},
+        "blobs": {"sha256": "d" * 64, "size": 7, "state": "live", "leased_until": at},
         "compositions": {**result, "commit": "e" * 40, "device": "cpu", "seconds": 1.0},
         "composition_files": {"composition_id": composition, "path": "f", "sha256": "d" * 64},
         "jobs": {**job, "deaths": 0, "shared": False, "cancel_requested": False},
+        "base_files": {"model_id": model, "path": "f", "sha256": "d" * 64},
         "patches": {"id": patch, "model_id": model, "number": 1, "state": "draft", "author_id": user, "revision": 1},
         "comments": {"id": uuid.uuid4(), "patch_id": patch, "author_id": user, "message": "m"},
     }
@@ -123,9 +135,18 @@ def test_compositions_of_before_count_for_whoever_had_them_composed_and_nothing_
             for key, kind in kinds.items():
                 table.c[key].type = kind
             connection.execute(insert(table).values(row))
+        table = metadata.tables["builds"]
+        for name in ("id", "model_id"):
+            table.c[name].type = Uuid()
+        build = {"model_id": model, "recipe_digest": "a" * 64, "device": "cpu", "created_at": at}
+        for other in "cf":
+            build |= {"id": uuid.uuid4(), "builder": other, "weights_digest": other * 71}
+            connection.execute(insert(table).values(build))
     migrate(database_url)
     with Session(engine) as session:
         assert session.scalars(select(Composition.user_id)).all() == [user]
+        assert session.scalars(select(Namespace.used_bytes)).all() == [7], "the blob of both files, once"
+        assert session.scalars(select(Recipe.disputed)).all() == [True]
         for name in rows:
             assert session.scalar(select(func.count()).select_from(metadata.tables[name])) == 1, name
         assert session.scalars(select(Job.rank)).one() == 1

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, PATCH_LIMITS
 from registry.breadcrumbs.formats.layout import METADATA_KEYS, MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
-from registry.breadcrumbs.formats.recipe import make_recipe, scale
+from registry.breadcrumbs.formats.recipe import Item, make_recipe, scale
 from registry.errors import InvalidPatch
 from tests.support.science_makers import build
 
@@ -38,6 +39,14 @@ drops = st.sampled_from(
     [("0.85", "0.007"), ("0.5", "0.1"), ("0", "0"), ("0.29", "0.3"), ("0.97", "0"), ("0.6", "0.05")]
 )
 decimals = st.sampled_from(["0", "0.3", "1", "-0.25", "1.5", "0.0000001", "0.30000001192092896", "3"])
+
+
+factors = st.lists(
+    st.tuples(
+        st.sampled_from(["layer.0", "layer.[12]", "l*.?", "*", "nowhere"]), st.sampled_from(["0", "0.5", "1", "3"])
+    ),
+    max_size=2,
+)
 
 
 @st.composite
@@ -73,11 +82,16 @@ def checkpoints(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     value_dtype=st.sampled_from(["auto", "F32", "BF16", "F16"]),
     alpha=decimals,
     weights=st.lists(decimals, min_size=3, max_size=3),
+    where=st.lists(factors, min_size=3, max_size=3),
+    method=st.sampled_from(["sum", "ties", "mean"]),
 )
 def test_the_engine_makes_what_the_reference_makes(
-    tmp_path_factory, files, drop, granularity, value_dtype, alpha, weights
+    tmp_path_factory, files, drop, granularity, value_dtype, alpha, weights, where, method
 ) -> None:
-    compare(tmp_path_factory.mktemp("format"), *files, (*drop, granularity, value_dtype), alpha, weights)
+    if method != "sum":  # takes weights above 0
+        weights = [weight if Fraction(weight) > 0 else "0.5" for weight in weights]
+    params = (*drop, granularity, value_dtype)
+    compare(tmp_path_factory.mktemp("format"), *files, params, alpha, weights, where, method)
 
 
 def test_the_order_of_additions_is_that_of_the_digests(tmp_path) -> None:
@@ -93,6 +107,8 @@ def compare(
     params: tuple[str, str, str, str],
     alpha: str,
     weights: Sequence[str],
+    where: Sequence[Sequence[tuple[str, str]]] = ((), (), ()),
+    method: str = "sum",
 ) -> None:
     """Make patches and a model by the engine and by the reference; every file and digest is the same."""
     (folder / "model.safetensors").write_bytes(base)
@@ -110,9 +126,9 @@ def compare(
             assert (folder / "patch").read_bytes() == expected
             assert (found.sha256, found.base) == (sha256(expected).hexdigest(), reference.weights_digest(base))
             patches[found.sha256] = expected
-        items = dict(zip(patches, weights, strict=False))
-        recipe = make_recipe(reference.weights_digest(base), alpha, items.items())
-        assert recipe.digest == reference.recipe_digest(recipe.base, alpha, items)
+        items = [Item(*item) for item in zip(patches, weights, map(tuple, where), strict=False)]
+        recipe = make_recipe(reference.weights_digest(base), alpha, items, method)
+        assert recipe.digest == reference.recipe_digest(recipe.base, alpha, items, method)
         for digest, raw in patches.items():
             (folder / digest).write_bytes(raw)
         opened = {digest: open_patch(folder / digest) for digest in patches}
@@ -120,7 +136,7 @@ def compare(
         made = compose(before, opened, recipe, folder / "out", "cpu")
         for patch in opened.values():
             patch.close()
-    expected = reference.compose(base, alpha, [(patches[digest], weight) for digest, weight in items.items()])
+    expected = reference.compose(base, alpha, [(patches[digest], *how) for digest, *how in items], method)
     assert (folder / "out" / "model.safetensors").read_bytes() == expected
     assert made.weights_digest == reference.weights_digest(expected)
 
@@ -137,7 +153,7 @@ def test_what_is_not_finite_in_a_base_keeps_its_bits() -> None:
     base = build(None, entries)
     tuned = build(None, [("w", "F32", [3], np.array([1, 2, 3], "<f4").tobytes())])
     with np.errstate(invalid="ignore"):
-        composed = reference.compose(base, "1", [(reference.make_patch(base, tuned, "0", "0"), "1")])
+        composed = reference.compose(base, "1", [(reference.make_patch(base, tuned, "0", "0"), "1", [])])
     assert reference.read(composed)[1]["w"][2][:4] == entries[0][3][:4]
 
 
@@ -146,9 +162,9 @@ def test_the_reference_is_short_and_stands_alone() -> None:
     tree = ast.parse(source)
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert names == {"json", "fractions", "hashlib", "numpy"}
+    assert names == {"fnmatch", "fractions", "hashlib", "json", "math", "numpy"}
     lines = [line for line in source.splitlines()[1:] if line.strip() and not line.startswith("#")]
-    assert len(lines) <= 75
+    assert len(lines) <= 100
 
 
 def test_the_golden_files_have_the_digests_in_the_document() -> None:
@@ -160,9 +176,11 @@ def test_the_golden_files_have_the_digests_in_the_document() -> None:
         "weights digest of the tuned model": reference.weights_digest(tuned),
         "sha256 of the patch": sha256(patch).hexdigest(),
         "recipe digest": reference.recipe_digest(
-            reference.weights_digest(base), "0.3", {sha256(patch).hexdigest(): "1.5"}
+            reference.weights_digest(base), "0.3", [(sha256(patch).hexdigest(), "1.5", [])]
         ),
-        "weights digest of the composition": reference.weights_digest(reference.compose(base, "0.3", [(patch, "1.5")])),
+        "weights digest of the composition": reference.weights_digest(
+            reference.compose(base, "0.3", [(patch, "1.5", [])])
+        ),
     }
 
 

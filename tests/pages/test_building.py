@@ -54,7 +54,7 @@ def test_a_recipe_is_ticked_weighed_compared_and_composed(site: Site) -> None:
     box.fill("0.30000000000000000001")  # no float holds it
     expect(preview(page)).to_contain_text("0.30000000000000000001")
     page.get_by_label("Alpha", exact=True).fill("0.50")
-    expect(preview(page)).to_contain_text("alpha 0.50")
+    expect(preview(page)).to_contain_text("alpha 0.5")
     page.get_by_role("button", name="Analyse conflicts").click()
     expect(preview(page).locator("figcaption")).to_be_visible()
     expect(page.get_by_role("link", name="#1 and #3")).to_have_attribute("href", f"/{NAME}/patches/1.1/compare/3.1")
@@ -159,7 +159,7 @@ def test_pages_and_filters_keep_what_is_ticked(site: Site) -> None:
         ("patch=999", f"There is no patch {NAME}#999."),
         ("patch=x", "A patch must be a number like 12 or 12.2, not 'x'."),
         ("patch=1&w1=1e3", "The weight of patch #1 must be a decimal like 0.5 or -1.25, not '1e3'."),
-        ("patch=1&alpha=much", "Alpha must be a decimal like 0.5 or -1.25, not 'much'."),
+        ("patch=1&alpha=much", "Alpha must be auto, or a decimal like 0.5 or -1.25, not 'much'."),
         ("&".join(f"patch={n}" for n in range(1, 202)), "at most 200 patches"),
         ("from=9.9.9", f"There is no release {NAME}@9.9.9"),
     ):
@@ -263,3 +263,27 @@ def test_strangers_words_stay_words_and_all_pages_can_be_used(site: Site) -> Non
             expect(page.get_by_text(HOSTILE).first).to_be_visible()
         unharmed(page)
     usable(site, "mary", f"{NEW}?patch=1&patch=2", NEW, recipe, f"/jobs/{job.id}")
+
+
+def test_a_composition_is_deleted_by_who_may_unless_a_release_holds_it(site: Site) -> None:
+    site.community.accept(1, 3)
+    world = site.community.world
+    made = {}
+    for number in (1, 3):
+        asked = world.client("bob").post(f"/api/v1/models/{NAME}/compositions", json={"patches": [{"number": number}]})
+        made[number] = asked.json()["recipe"]["digest"]
+    expect(site.open("bob", f"/{NAME}/recipes/{made[1]}").get_by_text("Use this recipe")).to_be_visible()
+    body = {"version": "1.0.0", "from_ref": made[1]}
+    assert world.client("mary").post(f"/api/v1/models/{NAME}/releases", json=body).status_code in (201, 202)
+    held = site.open("mary", f"/{NAME}/recipes/{made[1]}")
+    expect(held.get_by_text("@1.0.0 holds this composition; it stays as long as the release.")).to_be_visible()
+    assert held.get_by_text("Delete the composition").count() == 0
+    expect(site.open("bob", f"/{NAME}/recipes/{made[3]}").get_by_text("Use this recipe")).to_be_visible()
+    for user in (None, "carol"):
+        assert site.open(user, f"/{NAME}/recipes/{made[3]}").get_by_text("Delete this composition").count() == 0
+    page = site.open("bob", f"/{NAME}/recipes/{made[3]}")
+    page.get_by_label("Delete: the composition").click()
+    page.get_by_role("button", name="Delete the composition").click()
+    expect(page).to_have_url(re.compile(rf"/{NAME}$"))
+    gone = world.client("bob").get(f"/api/v1/models/{NAME}/revisions/{made[3]}")
+    assert gone.status_code == 404, gone.text

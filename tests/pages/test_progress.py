@@ -12,8 +12,10 @@ from registry.db.tables import Job, SignIn, now
 from registry.server.edge.serving import make_server
 from registry.server.pages.frame.cookies import COOKIE
 from registry.server.pages.queue.streams import Streams
+from registry.server.processes.locks import Lock
+from registry.server.processes.places import Places
 from registry.services.composing import compositions
-from registry.services.composing.compositions import Ingredient
+from registry.services.composing.compositions import Ingredient, Mix
 from registry.services.people import sign_ins
 from registry.services.queue import jobs
 from tests.support.browsers import Site
@@ -25,17 +27,18 @@ class Counted(Streams):
     """Streams that say when there is one, and when there are none any more."""
 
     def __init__(self, most: int) -> None:
-        self.some, self.none, self.count = threading.Event(), threading.Event(), 0
-        super().__init__(most)
+        self.some, self.none = threading.Event(), threading.Event()
+        super().__init__(Places(most, Lock()))
 
-    @property
-    def open(self) -> int:
-        return self.count
-
-    @open.setter
-    def open(self, count: int) -> None:
-        self.count = count
-        (self.some if count else self.none).set()
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        try:
+            with super().open():
+                self.some.set()
+                yield
+        finally:
+            if not self.places.count():
+                self.none.set()
 
 
 @contextmanager
@@ -77,7 +80,7 @@ def test_a_worker_is_killed_and_the_page_goes_on_with_the_next(site: Site) -> No
     expect(other.get_by_text("Composing is done.")).to_be_visible()
     other.get_by_role("link", name="View the result").click()
     other.wait_for_url(f"**/{NAME}/recipes/{claim.subject}")
-    assert watched.none.wait(30) and watched.open == 0
+    assert watched.none.wait(30) and watched.places.count() == 0
     with community.world.database.read() as session:
         assert session.get_one(Job, claim.job_id).attempt == 2
 
@@ -176,7 +179,7 @@ def test_a_server_that_stops_does_not_wait_for_those_who_watch(sqlite_crew: Comm
 def test_a_queued_job_says_how_many_are_before_it(sqlite_crew: Community) -> None:
     with sqlite_crew.world.database.write() as session:
         actor = sqlite_crew.actor(session, "bob")
-        made = [compositions.request(session, actor, NAME, "0.3", [Ingredient(number)])[2] for number in (1, 2, 3)]
+        made = [compositions.request(session, actor, NAME, Mix([Ingredient(number)]))[2] for number in (1, 2, 3)]
         secret = sign_ins.start(session, sqlite_crew.world.token("bob"))
     client = sqlite_crew.world.client(None)
     for place, words in enumerate(("next in line", "1 job before it", "2 jobs before it")):

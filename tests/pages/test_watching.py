@@ -121,7 +121,7 @@ def test_jobs_and_workers_are_shown_with_what_went_wrong(site: Site) -> None:
         session.flush()
         held = Job(kind="compose", key="held", state="running", model=NAME, subject="0" * 64, payload=failed.payload)
         held.user_id, held.worker, held.progress, held.attempt = failed.user_id, HOSTILE, 0.25, 1
-        held.lease_until = now() + timedelta(hours=1)
+        held.lease_until = now() + timedelta(minutes=1)
         session.add(held)
     page = site.open("chief", "/admin/jobs")
     page.get_by_label("State").select_option("failed")

@@ -1,5 +1,7 @@
 """Behind nginx and Caddy, set up as the guide says: what people do works, and who they are is known."""
 
+import hashlib
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +15,11 @@ from pydantic import ValidationError
 from registry.settings import Settings
 from tests.support.launcher import Process
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
-from tests.support.processes import Person, Registry, open_registry, person
+from tests.support.processes import Cutter, Person, Registry, open_registry, person
 from tests.support.proxies import open_proxy
 
 MODEL = "alice/m"
+METRICS_TOKEN = "of-the-operator-for-prometheus"
 RATE = 200  # requests a minute and address; the other tests stay far below
 
 
@@ -101,6 +104,108 @@ def test_each_client_has_its_own_limit_whatever_it_says_of_itself(behind: Behind
         ]
         assert set(answers[:RATE]) == {200} and answers[-1] == 429
         assert other.get("/api/v1/models").status_code == 200
+
+
+@pytest.fixture
+def accelerated(tmp_path: Path) -> Iterator[Behind]:
+    """A registry whose files are sent by nginx."""
+    with open_registry(
+        tmp_path / "registry", accel="/_blobs", part_bytes=3 * 2**20, metrics_token=METRICS_TOKEN
+    ) as registry:
+        registry.serve("--no-worker")
+        worker = registry.start("worker")
+        alice = person(registry, "alice")
+        behind = registry.url
+        with open_proxy("nginx", tmp_path, registry.url, registry.data) as (registry.url, certificate):
+            registry.environment |= {"SSL_CERT_FILE": str(certificate), "BEHIND": behind}
+            yield Behind(registry, worker, certificate, alice, tmp_path)
+
+
+@pytest.mark.slow
+def test_nginx_sends_files_as_the_registry_would(accelerated: Behind) -> None:
+    accelerated.push()
+    path, here = f"/{MODEL}/resolve/main/model.safetensors", accelerated.registry.environment["BEHIND"]
+    with accelerated.client() as there, httpx2.Client(base_url=here) as direct:
+        ours = direct.get(path)  # from a trusted address, but on nobody's behalf
+        whole, etag = ours.content, ours.headers["etag"]
+        told = direct.get(path, headers={"X-Forwarded-For": "203.0.113.1"})
+        assert (told.content, told.headers["x-accel-redirect"][:15]) == (b"", "/_blobs/sha256/")
+        last = f"bytes={len(whole) - 5}-"
+        for conditions in (
+            {},
+            {"Range": "bytes=10-19"},
+            {"Range": last},
+            {"Range": "bytes=-7"},
+            {"Range": "bytes=0-1,5-6"},
+            {"Range": "bytes=9-2"},
+            {"Range": f"bytes={len(whole)}-"},
+            {"Range": last, "If-Range": etag},
+            {"Range": last, "If-Range": '"another"'},
+            {"Range": last, "If-Match": etag},
+            {"If-Match": '"another"'},
+            {"If-None-Match": etag},
+            {"If-None-Match": '"another"'},
+            {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"},
+            {"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:01 GMT"},
+        ):
+            for method in ("GET", "HEAD"):
+                answers = [client.request(method, path, headers=conditions) for client in (direct, there)]
+                ours, theirs = ({**answer.headers, "status": answer.status_code} for answer in answers)
+                own = {"date", "server", "connection", "x-request-id", "accept-ranges"}  # nginx: none in a 206
+                assert {name for name in ours if ours[name] != theirs.get(name)} <= own, conditions
+                assert set(theirs) - set(ours) <= own and len(theirs["x-request-id"]) == 32
+                if answers[0].status_code < 400:
+                    assert answers[0].content == answers[1].content
+        there.get(f"/{MODEL}/resolve/main/config.json").raise_for_status()
+        assert there.get(f"/api/models/{MODEL}").json()["downloadsAllTime"] == 1
+
+
+@pytest.mark.slow
+def test_what_nginx_sends_is_neither_public_nor_anywhere_else(accelerated: Behind) -> None:
+    accelerated.push()
+    accelerated.alice.crumb("model", "set", MODEL, "--private")
+    path = f"/{MODEL}/resolve/main/model.safetensors"
+    with accelerated.client() as client:
+        assert client.get(path).status_code in (401, 404)
+        token = {"Authorization": f"Bearer {accelerated.alice.token}"}
+        sent = client.get(path, headers=token)
+        sha256 = sent.headers["etag"].strip('"')
+        assert hashlib.sha256(sent.content).hexdigest() == sha256
+        assert sent.headers["cache-control"].startswith("private")
+        for inside in (f"sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}", "../registry.db", "%2e%2e/registry.db", ""):
+            assert client.get(f"/_blobs/{inside}", headers=token).status_code == 404
+
+
+@pytest.mark.slow
+def test_a_pull_through_nginx_resumes(accelerated: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerated.push()
+    pulled, before = accelerated.folder / "pulled", sent_bytes(accelerated)
+    monkeypatch.setenv("SSL_CERT_FILE", str(accelerated.certificate))
+    with Cutter(accelerated.registry.url, after=2**21) as cutter:
+        accelerated.registry.url = cutter.url
+        accelerated.alice.crumb("pull", f"{MODEL}@base", "-o", str(pulled))
+    weights = (accelerated.folder / "base" / "model.safetensors").read_bytes()
+    assert (pulled / "model.safetensors").read_bytes() == weights
+    assert cutter.cut.is_set() and any(cutter.ranges)
+    assert sent_bytes(accelerated) - before < 2**18 < len(weights)
+
+
+def sent_bytes(behind: Behind) -> float:
+    """Return how many bytes the registry itself has sent."""
+    headers = {"Authorization": f"Bearer {METRICS_TOKEN}"}
+    text = httpx2.get(f"{behind.registry.environment['BEHIND']}/metrics", headers=headers).text
+    return float(re.findall(r"^registry_sent_bytes_total (.*)$", text, re.MULTILINE)[0])
+
+
+def test_a_location_needs_a_proxy_that_has_it() -> None:
+    for wrong in (
+        {"accel": "/_blobs", "proxies": ""},
+        {"accel": "_blobs"},
+        {"accel": "/_blobs/"},
+        {"accel": "/a/../b"},
+    ):
+        with pytest.raises(ValidationError, match="accel"):
+            Settings(**wrong)
 
 
 def test_only_addresses_and_networks_are_proxies() -> None:

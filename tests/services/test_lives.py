@@ -34,7 +34,7 @@ from registry.db.tables import (
 from registry.errors import BreadcrumbError, Forbidden, InvalidRecipe, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models, patches
 from registry.services.composing import builds, compositions
-from registry.services.composing.compositions import Ingredient
+from registry.services.composing.compositions import Ingredient, Mix
 from registry.services.curation import reviews
 from registry.services.people import access
 from registry.services.people.actors import Actor, authenticate
@@ -395,7 +395,7 @@ class PatchLives(Lives):
             for allow in (False, True):
                 refused = told["quarantined"] or (told["state"] == "yanked" and not allow)
                 try:
-                    compositions.choose(session, model, "0.3", items, allow_yanked=allow)
+                    compositions.choose(session, model, Mix(items, allow_yanked=allow))
                     assert not refused
                 except InvalidRecipe:
                     assert refused
@@ -489,7 +489,8 @@ class ReleaseLives(Lives):
         made: list[str] = []
 
         def do(session: Any, actor: Actor) -> None:
-            given = cutting.Cut(version, [Ingredient(number) for number in sorted(numbers)], allow_yanked=allow)
+            items = [Ingredient(number) for number in sorted(numbers)]
+            given = cutting.Cut(version, items, alpha="0.3", allow_yanked=allow)
             row, _ = cutting.cut(session, actor, self.name, given)
             made.extend([row.recipe_digest, row.state])
 

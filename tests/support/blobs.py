@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import BaseFile, Blob, Model, Namespace, User, now
+from registry.services.blobs import quotas
 from tests.support.world import World
 
 DATA = random.Random(1).randbytes(2500)
@@ -35,5 +36,6 @@ def refer(session: Session, sha256: str) -> None:
     assert space is not None
     name = f"m{uuid.uuid4().hex[:12]}"
     files = [BaseFile(path="model.safetensors", sha256=sha256)]
+    quotas.charge(session, space.id, [sha256])
     session.add(Model(namespace_id=space.id, name=name, creator_id=user.id, size=1, files=files))
     session.flush()

@@ -49,7 +49,7 @@ class Community:
     def __post_init__(self) -> None:
         self.second = Worker(self.world.settings, self.world.database, self.world.store)
 
-    def ask(self, user: str | None, method: str, path: str, status: int | None = 200, **body: Any) -> Any:
+    def ask(self, user: str | None, method: str, path: str, status: int | None = 200, /, **body: Any) -> Any:
         """Send a request about the model; return what is answered, which has to have a status."""
         answer = self.world.client(user).request(method, f"{URL}{path}", json=body or None)
         if status is not None:
@@ -125,8 +125,8 @@ class Community:
 
     def cut(self, version: str, patches: Sequence[int] = (), status: int = 202, **body: Any) -> Any:
         """Have mary cut a release, and the first worker compose it."""
-        named = {"patches": [{"number": number} for number in patches]} if patches else {}
-        answer = self.post("mary", "/releases", status, version=version, **named, **body)
+        named = {"patches": [{"number": number} for number in patches], "alpha": "0.3"} if patches else {}
+        answer = self.post("mary", "/releases", status, version=version, **{**named, **body})
         self.world.work()
         return answer
 

@@ -1,21 +1,19 @@
 """A job in the hands of a worker that does nothing with it, as when it works for long or is dead."""
 
-from datetime import timedelta
-
 from registry.db.tables import now
 from registry.services.composing import compositions
-from registry.services.composing.compositions import Ingredient
+from registry.services.composing.compositions import Ingredient, Mix
 from registry.services.queue import jobs
 from tests.support.community import NAME, Community
 
-LONG = timedelta(hours=1)
+LONG = jobs.LONGEST_DELAY  # as far ahead as a lease may be
 
 
 def held(community: Community, number: int) -> jobs.Claim:
     """Have bob ask for a recipe of one patch, and a worker claim the job before any other can."""
     with community.world.database.write() as session:
         actor = community.actor(session, "bob")
-        _, _, job = compositions.request(session, actor, NAME, "0.3", [Ingredient(number)])
+        _, _, job = compositions.request(session, actor, NAME, Mix([Ingredient(number)]))
         assert job is not None
         job.state, job.worker, job.lease_until, job.attempt = "running", "idle", now() + LONG, 1
         return jobs.Claim(job.id, 1, 0, job.kind, job.model, job.subject, job.payload)

@@ -101,7 +101,7 @@ def fill(world: World, folder: Path) -> Path:
     for number in (1, 2):
         assert alice.post(f"{where}/patches/{number}/accept", json={"message": ""}).status_code == 200
     for version, numbers in (("1.0.0", [1]), ("1.1.0", [1, 2])):
-        asked = {"version": version, "patches": [{"number": number} for number in numbers]}
+        asked = {"version": version, "patches": [{"number": number} for number in numbers], "alpha": "0.3"}
         assert alice.post(f"{where}/releases", json=asked).status_code == 202
         world.work()
         while second.step():

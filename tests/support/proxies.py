@@ -15,9 +15,10 @@ from tests.support.certificates import certify
 from tests.support.processes import until
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "operate"
-NAME = "crumbs.example.org"  # in the configuration files
+NAME, DATA = "crumbs.example.org", "/srv/crumbs/registry-data"  # in the configuration files
 NGINX = """
 daemon off;
+user root;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{}}
@@ -35,8 +36,11 @@ CADDY = "{{\n\tadmin off\n\tauto_https disable_redirects\n}}\n"
 
 
 @contextmanager
-def open_proxy(kind: str, folder: Path, url: str) -> Iterator[tuple[str, Path]]:
-    """Put a proxy in front of a registry; lend its https address, and the certificate to trust."""
+def open_proxy(kind: str, folder: Path, url: str, data: Path | None = None) -> Iterator[tuple[str, Path]]:
+    """Put a proxy in front of a registry; lend its https address, and the certificate to trust.
+
+    With a data folder, nginx sends its blobs.
+    """
     program = shutil.which(kind)
     if program is None:
         pytest.skip(f"{kind} is not installed")
@@ -47,6 +51,9 @@ def open_proxy(kind: str, folder: Path, url: str) -> Iterator[tuple[str, Path]]:
         text = text.replace("/etc/ssl/crumbs/fullchain.pem", str(certificate)).replace(
             "/etc/ssl/crumbs/key.pem", str(key)
         )
+        if data is not None:
+            (folder / "blobs.conf").write_text((GUIDE / "nginx-blobs.conf").read_text().replace(DATA, str(data)))
+            text = text.replace("    location / {", f"    include {folder}/blobs.conf;\n\n    location / {{")
         (folder / "registry.conf").write_text(text.replace("127.0.0.1:8000", backend).replace(NAME, "localhost"))
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
         command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]

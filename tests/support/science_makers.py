@@ -1,7 +1,9 @@
 """Small real checkpoints and patches, and the specification written down slowly, once more."""
 
+import functools
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +22,7 @@ from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
-from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.breadcrumbs.formats.recipe import Item, make_recipe
 from registry.breadcrumbs.kernels import compose as kernels
 
 Tensors = Mapping[str, torch.Tensor]
@@ -124,7 +126,30 @@ class Touch(NamedTuple):
     scale: float
 
 
-def compose_block(base: torch.Tensor, touches: Sequence[Touch], indices: bool = False) -> tuple[torch.Tensor, int]:
+def slow_combine(base: float, votes: Sequence[tuple[float, float]], method: str, alpha: float) -> float:
+    """Section 4 of the specification for one element: its base, and (scale, value) of the patches that touch it."""
+    if method == "sum":
+        for scale, value in votes:
+            base = base + scale * value
+        return base
+    if method == "mean":
+        total = weight = 0.0
+        for scale, value in votes:
+            total, weight = total + scale * value, weight + scale
+        return base + alpha * float(np.float32(total / weight)) if votes else base
+    plus = [(scale * value, scale) for scale, value in votes if scale * value > 0]
+    minus = [(-scale * value, scale) for scale, value in votes if scale * value < 0]
+    if not plus and not minus:
+        return base
+    masses = [functools.reduce(operator.add, (mass for mass, _ in side), 0.0) for side in (plus, minus)]
+    weights = [functools.reduce(operator.add, (weight for _, weight in side), 0.0) for side in (plus, minus)]
+    elected = masses[0] / weights[0] if masses[0] >= masses[1] else -(masses[1] / weights[1])
+    return base + alpha * float(np.float32(elected))
+
+
+def compose_block(
+    base: torch.Tensor, touches: Sequence[Touch], indices: bool = False, method: str = "sum", alpha: float = 1.0
+) -> tuple[torch.Tensor, int]:
     """Compose a block by the CPU kernel, masks given as bits or as indices; return it and how many are lost."""
     arena, rows = Arena(64), []
     base_at = put(arena, raw(base))
@@ -138,7 +163,8 @@ def compose_block(base: torch.Tensor, touches: Sequence[Touch], indices: bool = 
     out = np.empty(base.nbytes + kernels.PAD, np.uint8)
     table, scales = np.array(rows, np.int64).reshape(-1, 5), np.array([touch.scale for touch in touches], np.float64)
     code = kernels.CODES[CODES[base.dtype]]
-    lost = kernels.compose_chunk(arena.bytes, base_at, code, base.numel(), 0, table, scales, out)
+    ask = arena.bytes, base_at, code, base.numel(), 0, table, scales, out
+    lost = kernels.compose_chunk(*ask, kernels.METHODS[method], alpha)
     return torch.from_numpy(out[: base.nbytes].copy()).view(base.dtype), lost
 
 
@@ -208,11 +234,13 @@ class PatchedBase:
                     info = diff(b, t, folder / f"patch{seed}", params, exclude=["untouched"])
                 self.paths[info.sha256] = folder / f"patch{seed}"
 
-    def compose(self, out, alpha="0.3", weights=("1", "-0.5", "2"), device="cpu", **options):
-        items = list(zip(self.paths, weights, strict=False))
-        recipe = make_recipe(self.digest, alpha, items)
+    def compose(
+        self, out, alpha="0.3", weights=("1", "-0.5", "2"), device="cpu", method="sum", where=((), (), ()), **options
+    ):
+        items = [Item(*item) for item in zip(self.paths, weights, where, strict=False)]
+        recipe = make_recipe(self.digest, alpha, items, method)
         (self.folder / out).mkdir()
-        patches = {sha256: open_patch(self.paths[sha256]) for sha256, _ in items}
+        patches = {item.sha256: open_patch(self.paths[item.sha256]) for item in items}
         try:
             with open_checkpoint(self.folder / "base") as b:
                 return compose(b, patches, recipe, self.folder / out, device, **options)

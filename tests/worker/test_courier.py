@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from registry.db.session import Database
 from registry.db.tables import WebhookDelivery, now
 from registry.outside.egress import Egress
+from registry.services.events import deliveries
 from registry.worker import courier as couriers
 from registry.worker.courier import Courier
 from tests.support.receivers import Received, Receiver
@@ -137,14 +139,14 @@ def test_what_cannot_be_written_down_is_sent_again_under_the_same_id_when_the_le
     assert json.loads(receiver.received[0].body) == json.loads(receiver.received[1].body)
 
 
-def test_the_loop_survives_a_database_that_is_away_and_sweeps_at_start_and_every_hour(
+def test_the_loop_survives_a_database_that_is_away_and_sweeps_at_start_and_every_ten_minutes(
     courier: Courier, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, sweeps, pauses = list[float](), list[float](), list[float]()
 
     def step() -> bool:
         steps.append(clock[0])
-        clock[0] += 1800
+        clock[0] += 300
         if len(steps) == 2:
             raise AWAY
         if len(steps) == 5:
@@ -156,5 +158,22 @@ def test_the_loop_survives_a_database_that_is_away_and_sweeps_at_start_and_every
     monkeypatch.setattr(courier.stopping, "wait", lambda seconds: pauses.append(seconds) or courier.stopping.is_set())
     courier.run()
     assert len(steps) == 5
-    assert sweeps == [1000.0, 4600.0, 8200.0]
+    assert sweeps == [1000.0, 1600.0, 2200.0]
     assert pauses == [courier.settings.poll_seconds] * 4  # none after the step that had something to do
+
+
+def test_a_delivery_waits_for_no_time_that_a_wrong_clock_set(
+    world: World, courier: Courier, receiver: Receiver
+) -> None:
+    webhook = add(world, receiver.url)
+    for _ in range(3):
+        ping(world, webhook)
+    day = timedelta(days=1)
+    with world.database.write() as session:
+        fresh, tried, late = session.scalars(select(WebhookDelivery).order_by(WebhookDelivery.event_serial))
+        fresh.due_at, tried.due_at, late.due_at = now() + day, now() + day, now() + day / 2
+        tried.attempts, late.attempts = 2, 7
+    courier.sweep()
+    with world.database.read() as session:
+        due = session.scalars(deliveries.due().order_by(WebhookDelivery.event_serial)).all()
+    assert [row.id for row in due] == [fresh.id, tried.id], "after seven attempts half a day is a fair pause"

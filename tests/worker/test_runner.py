@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import CapturingLogger
 
 from registry.db.tables import Job, now
 from registry.errors import InvalidPatch, JobCancelled, JobFailed, StorageFull, Unavailable
@@ -220,3 +221,15 @@ def test_files_among_the_blobs_are_not_fetched_and_cached_ones_are_held_while_in
         assert runner.cache.trim(0) == 0
     assert runner.cache.trim(0) == 6
     assert runner.readable({"model.safetensors": blob}) == {"model.safetensors": str(world.store.path(blob))}
+
+
+def test_a_worker_says_so_if_strangers_files_are_read_where_the_network_is(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr("registry.worker.runner.log", log)
+    runner.look_at_fence()
+    assert log.calls == []
+    monkeypatch.setattr("registry.worker.runner.IS_FENCED", "tests.support.sandboxed:fence_is_open")
+    runner.look_at_fence()
+    assert [(call.method_name, *call.args) for call in log.calls] == [("warning", "worker.no_fence")]

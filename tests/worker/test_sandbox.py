@@ -28,6 +28,16 @@ def test_the_result_comes_back_from_another_process_without_our_secrets(monkeypa
     assert "DATABASE_URL" not in found["environment"]
 
 
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize("user", [0, 65534])
+def test_the_network_is_left_as_root_and_as_anybody_else(user: int) -> None:
+    """Where the kernel lets everybody have namespaces; elsewhere a worker says that it is not so."""
+    script = f"import os; from registry.worker import sandbox as s; os.setuid({user}); s.leave_network(); "
+    found = subprocess.run([sys.executable, "-c", script + "print(s.is_fenced())"], capture_output=True, text=True)
+    allowed = user == 0 or int(Path("/proc/sys/user/max_user_namespaces").read_text()) > 0
+    assert found.stdout.strip() == str(allowed), found.stderr
+
+
 def test_an_error_keeps_its_class_sentence_and_field() -> None:
     with pytest.raises(InvalidPatch, match="too short") as caught:
         Sandbox("tests.support.sandboxed:refuse", {}).wait(60)

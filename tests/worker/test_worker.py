@@ -1,5 +1,7 @@
 """The worker's loop: what becomes of a job when its work ends, fails, or is no longer the worker's."""
 
+import errno
+import re
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,9 +11,10 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from registry.db.tables import Job, now
-from registry.errors import InvalidRequest, JobCancelled, NotFinite, StorageFull
+from registry.errors import InvalidRequest, JobCancelled, NotFinite, StorageFailed, StorageFull
 from registry.services.queue import jobs
 from registry.worker.runner import Hung, Stopped
+from registry.worker.worker import DISK_REST
 from tests.support.world import World, enqueue
 
 DISK = StorageFull("The disk of the data folder is full.")
@@ -55,6 +58,13 @@ def test_a_job_that_cannot_be_done_ends_with_a_sentence(
     assert world.worker.step() is False
 
 
+def hung(world: World) -> int:
+    (line,) = re.findall(
+        r"^registry_hung_jobs (\d+)$", world.client("root", admin=True).get("/metrics").text, re.MULTILINE
+    )
+    return int(line)
+
+
 def test_a_job_that_hangs_is_tried_again_and_in_the_end_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = enqueue(world)
     fail(world, monkeypatch, Hung("Its process stood still."))
@@ -63,12 +73,14 @@ def test_a_job_that_hangs_is_tried_again_and_in_the_end_says_so(world: World, mo
         found = find(world, job)
         assert (found.state, found.attempt, found.error) == ("running", attempt, "It hung: Its process stood still.")
         assert world.worker.step() is False, "it rests"
+        assert hung(world) == 1
         with world.database.write() as session:
             session.get_one(Job, job.id).lease_until = now() - timedelta(seconds=1)
     assert world.worker.step() is True
     found = find(world, job)
     assert (found.state, found.deaths) == ("failed", 2)
     assert found.error == "This job hung on attempt 3. Its process stood still."
+    assert hung(world) == 1
 
 
 def test_a_job_that_hung_and_then_is_done_has_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,13 +94,29 @@ def test_a_job_that_hung_and_then_is_done_has_no_error(world: World, monkeypatch
         assert held.error == "It hung: Its process stood still."
         jobs.end(session, held, "done")
     assert (find(world, job).state, find(world, job).error) == ("done", None)
+    assert hung(world) == 0
 
 
-def test_a_check_is_tried_again_when_the_disk_failed_after_a_pause_that_doubles_up_to_a_minute(
+@pytest.mark.parametrize("error", [DISK, StorageFailed("It failed."), OSError(errno.EROFS, "Read-only file system")])
+def test_a_check_waits_for_a_disk_that_fails_however_long_that_takes(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    (job,) = enqueue(world, kind="check")
+    rests = list[float]()
+    monkeypatch.setattr(world.worker.stopping, "wait", rests.append)
+    fail(world, monkeypatch, error, "check_patch")
+    for attempt in range(1, 2 * world.settings.job_attempts):
+        assert world.worker.step() is False
+        found = find(world, job)
+        assert (found.state, found.deaths, found.attempt, found.error) == ("queued", 0, attempt, None)
+    assert rests == [DISK_REST] * attempt
+
+
+def test_what_is_no_fault_of_the_disk_counts_and_waits_longer_each_time_up_to_a_minute(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job,) = enqueue(world, kind="check")
-    fail(world, monkeypatch, DISK, "check_patch")
+    fail(world, monkeypatch, RuntimeError("a mistake of ours"), "check_patch")
     for deaths, pause in enumerate((1, 2, 4, 8, 16, 32, 60, 60)):
         before = now()
         assert world.worker.step() is True

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from client.api.calls import Calls, Item, name_of, part, recipe_items, valid
+from client.api.calls import Calls, Item, alpha_of, name_of, part, recipe_items, valid
 from registry import schemas
-from registry.breadcrumbs.formats.recipe import normalise_decimal
 
 
 class Releases(Calls):
@@ -26,6 +25,7 @@ class Releases(Calls):
         add: Sequence[Item] = (),
         without: Sequence[int] = (),
         alpha: str | None = None,
+        method: str | None = None,
         allow_yanked: bool = False,
     ) -> schemas.Release:
         """Cut a release candidate.
@@ -37,7 +37,8 @@ class Releases(Calls):
             from_ref: Start from the recipe of this reference.
             add: Patches added to that recipe.
             without: Numbers of patches removed from it.
-            alpha: Scale of the whole sum; when None that of `from_ref`, or the default.
+            alpha: Scale of the whole, a decimal or `auto`; when None that of `from_ref`, or 0.3.
+            method: sum, ties or mean; when None that of `from_ref`, or sum.
             allow_yanked: Whether patches may be yanked ones.
         """
         request = valid(
@@ -47,7 +48,8 @@ class Releases(Calls):
             from_ref=from_ref,
             add=recipe_items(add),
             without=list(without),
-            alpha=None if alpha is None else normalise_decimal(alpha, "alpha"),
+            alpha=None if alpha is None else alpha_of(alpha),
+            method=method,
             allow_yanked=allow_yanked,
         )
         return self._call(schemas.Release, "POST", f"/models/{name_of(model)}/releases", body=request)

@@ -93,6 +93,12 @@ class Reviews(Calls):
         path = f"{patch_path(model, number)}/comments/{part(comment)}/delete"
         return self._call(schemas.Comment, "POST", path, body=request)
 
+    def hide_comment(self, model: str, number: int, comment: str, reason: str | None) -> schemas.Comment:
+        """Hide a comment from all but maintainers for a reason, or show it again (None); for maintainers."""
+        request = valid(schemas.HideRequest, reason=reason)
+        path = f"{patch_path(model, number)}/comments/{part(comment)}/hidden"
+        return self._call(schemas.Comment, "PUT", path, body=request)
+
     def add_evaluation(
         self,
         model: str,

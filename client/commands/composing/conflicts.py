@@ -87,7 +87,8 @@ MEASURES: dict[str, "Callable[[Overlap], float | None]"] = {
 def describe(preview: "Preview") -> list[tuple[str, str]]:
     """Return a preview as names and values for a person."""
     pairs = [
-        ("recipe", preview.recipe),
+        ("recipe", preview.recipe or "-"),
+        ("alpha", preview.alpha),
         ("composed", "yes" if preview.composed else "no"),
         ("weights", preview.weights_digest or "-"),
         ("size", f"{size(preview.patch_bytes)} of patches for a model of {size(preview.model_bytes)}"),

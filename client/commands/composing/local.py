@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.commands.options import Alpha, Device, DeviceMemory, Json, Quiet, connect, parse_size
+from client.commands.options import Alpha, Device, DeviceMemory, Json, Method, Quiet, connect, parse_size
 from client.terminal.console import Console, fields, plain, size, table
+from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats.layout import MaskParams
-from registry.breadcrumbs.formats.recipe import ALPHA
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.checking.check import PatchReport
@@ -221,7 +221,14 @@ def apply(
         typer.Argument(metavar="PATCH[:WEIGHT]", help="Patch files; the weight is 1 by default.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The model folder to make.")],
-    alpha: Alpha = ALPHA,
+    alpha: Alpha = AUTO,
+    method: Method = "sum",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where", metavar="K:GLOB=F", help="Multiply the weight of the K-th patch by F in these tensors."
+        ),
+    ] = None,
     device: Device = "auto",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
@@ -229,17 +236,28 @@ def apply(
 ) -> None:
     """Compose patches onto a base here, without a registry.
 
-    Writes base + alpha * sum(weight * patch) as a whole model folder, which appears at once or not at all.
+    Writes base + alpha * sum(weight * patch) as a whole model folder, which appears at once or not at all. The other
+    methods average patches where they meet: ties those with the sign that has more weight, mean all of them. --where
+    '2:layers.0.*=0.5' halves the second patch in these tensors; the first that matches a tensor counts.
 
     BASE is a .safetensors file, a model folder, or a Hub id org/name[@revision]. DIR must be new or empty.
     """
     from dataclasses import asdict
 
     from client.actions.patching import apply as run
+    from client.terminal.addresses import parse_factor
 
     console = Console(as_json, quiet)
     model = run(
-        base, patches, out, alpha=alpha, device=device, device_memory=parse_size(device_memory), console=console
+        base,
+        patches,
+        out,
+        alpha=alpha,
+        method=method,
+        where=[parse_factor(text) for text in where or ()],
+        device=device,
+        device_memory=parse_size(device_memory),
+        console=console,
     )
     document = {**asdict(model), "folder": str(model.folder)}
     console.result(document, fields(model.rows()), model.weights_digest)

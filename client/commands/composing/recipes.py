@@ -82,8 +82,9 @@ def import_(
 ) -> None:
     """Make patches and a recipe from a mergekit configuration.
 
-    Takes merge_method breadcrumbs and task_arithmetic, with one value for each parameter. Models are paths or Hub ids
-    org/name[@revision]. DIR gets a patch file for each of them, and recipe.json.
+    Takes merge_method breadcrumbs, breadcrumbs_ties, ties, task_arithmetic and linear, with one value for each
+    parameter, but weights also by `filter`. Models are paths or Hub ids org/name[@revision]. DIR gets a patch file for
+    each of them, and recipe.json.
     """
     from dataclasses import asdict
 
@@ -137,4 +138,8 @@ def _apply(imported: "Imported", out: Path) -> str:
     import shlex
 
     files = [f"{out / patch.file}{'' if patch.weight == '1' else f':{patch.weight}'}" for patch in imported.patches]
-    return shlex.join(["crumb", "apply", imported.base_model, *files, "-o", "merged", "--alpha", imported.alpha])
+    how = ["--alpha", imported.alpha, *(["--method", imported.method] if imported.method != "sum" else [])]
+    for position, patch in enumerate(imported.patches, 1):
+        for glob, factor in patch.where:
+            how += ["--where", f"{position}:{glob}={factor}"]
+    return shlex.join(["crumb", "apply", imported.base_model, *files, "-o", "merged", *how])

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.composing.conflicts import describe
-from client.commands.options import Alpha, Author, Json, Limit, Model, NoWait, Quiet, connect
+from client.commands.options import Alpha, Author, Json, Limit, Method, Model, NoWait, Quiet, Where, connect
 from client.terminal.console import Console, fields, plain, size
-from registry.breadcrumbs.formats.recipe import ALPHA
+from client.terminal.recipes import describe_recipe
+from registry.breadcrumbs.comparing.alpha import AUTO
 
 if TYPE_CHECKING:
     from registry.schemas import Patch
@@ -125,7 +126,9 @@ def compose(
         list[str],
         typer.Argument(metavar="N[.R][:WEIGHT]", help="Patch numbers; the weight is 1 by default.", show_default=False),
     ],
-    alpha: Alpha = ALPHA,
+    alpha: Alpha = AUTO,
+    method: Method = "sum",
+    where: Where = None,
     allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Allow patches that were yanked.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is known about it.")] = False,
     as_json: Json = False,
@@ -133,31 +136,30 @@ def compose(
 ) -> None:
     """Compose any subset of a model's patches at the registry.
 
-    The model is base + alpha * sum(weight * patch). Prints the recipe digest, by which the model is pulled, and its
-    weights digest.
+    The model is base + alpha * sum(weight * patch); the other methods average patches where they meet. --where
+    '3:layers.0.*=0.5' halves patch 3 in these tensors; the first that matches a tensor counts.
+
+    Prints the recipe digest, by which the model is pulled, and its weights digest.
 
     With --dry-run nothing is composed: it shows the size, known conflicts and warnings.
 
     Ctrl-C only stops waiting: the registry goes on, and the same command waits again.
     """
     from client.actions.composing import compose as run
-    from client.terminal.addresses import parse_item
+    from client.terminal.addresses import parse_items
 
     console = Console(as_json, quiet)
-    items = [parse_item(text) for text in patches]
+    items = parse_items(patches, where)
     with connect() as client:
         if dry_run:
-            preview = client.preview(model, items, alpha=alpha, allow_yanked=allow_yanked)
-            console.result(preview, fields(describe(preview)), preview.recipe)
+            preview = client.preview(model, items, alpha=alpha, method=method, allow_yanked=allow_yanked)
+            console.result(preview, fields(describe(preview)), preview.recipe or "-")
             return
-        composition = run(client, model, items, alpha=alpha, allow_yanked=allow_yanked, console=console)
-    used = ", ".join(
-        f"#{item.number}" + (f":{item.weight}" if item.weight != "1" else "") for item in composition.recipe.patches
-    )
+        composition = run(client, model, items, alpha=alpha, method=method, allow_yanked=allow_yanked, console=console)
     pairs = [
         ("recipe", composition.recipe.digest),
         ("weights", composition.weights_digest or "-"),
-        ("patches", f"{used} at alpha {composition.recipe.alpha}"),
+        ("patches", describe_recipe(composition.recipe)),
     ]
     if composition.seconds is not None:
         pairs.append(("computed", f"on {plain(composition.device or '?')} in {composition.seconds:.1f} s"))

@@ -74,31 +74,38 @@ def comment(
     model: Model,
     number: Annotated[str, typer.Argument(metavar="N[.R]", help="The patch, or a revision of it.", show_default=False)],
     message: Annotated[
-        str, typer.Option("--message", "-m", metavar="TEXT", help="Your comment, or why one is deleted.")
+        str, typer.Option("--message", "-m", metavar="TEXT", help="Your comment, or why one is deleted or hidden.")
     ] = "",
     delete: Annotated[
         str | None, typer.Option("--delete", metavar="ID", help="Delete a comment; `crumb review` shows its id.")
     ] = None,
+    hide: Annotated[str | None, typer.Option("--hide", metavar="ID", help="Hide a comment.")] = None,
+    unhide: Annotated[str | None, typer.Option("--unhide", metavar="ID", help="Show a hidden comment again.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Comment on a patch, or delete a comment.
+    """Comment on a patch, or delete, hide or unhide a comment.
 
     Everybody may delete their own comments, and maintainers anybody's, with a reason. Who deleted it, when and why
-    stays in its place.
+    stays in its place. Maintainers may also hide a comment: its text is kept, and shown to maintainers only.
     """
     from client.terminal.addresses import parse_item
 
     patch, _, revision = parse_item(number)
-    if not message and delete is None:
-        raise typer.BadParameter("give a comment with -m TEXT, or --delete ID.")
+    if sum(chosen is not None for chosen in (delete, hide, unhide)) > 1:
+        raise typer.BadParameter("give one of --delete, --hide and --unhide.")
+    if not message and delete is None and unhide is None:
+        raise typer.BadParameter("say why with -m TEXT." if hide else "give a comment with -m TEXT, or --delete ID.")
     with connect() as client:
         if delete is not None:
-            done = client.delete_comment(model, patch, delete, message)
+            done, text = client.delete_comment(model, patch, delete, message), "Deleted the comment"
+        elif hide is not None:
+            done, text = client.hide_comment(model, patch, hide, message), "Hid the comment"
+        elif unhide is not None:
+            done, text = client.hide_comment(model, patch, unhide, None), "Everybody sees again the comment"
         else:
-            done = client.comment(model, patch, message, revision)
-    text = f"Commented on {model}#{patch}." if delete is None else f"Deleted the comment {done.id}."
-    Console(as_json, quiet).result(done, text, done.id)
+            done, text = client.comment(model, patch, message, revision), f"Commented on {model}#{patch}:"
+    Console(as_json, quiet).result(done, f"{text} {done.id}.", done.id)
 
 
 def accept(
@@ -233,6 +240,8 @@ def _discussion(discussion: "Discussion") -> str:
         text += f"\n\n{plain(row.author)}, {at} ({row.id}):\n"
         if row.deleted:
             text += f"deleted by {plain(row.deleted.user)}: {plain(row.deleted.reason) or 'no reason given'}"
-        else:
-            text += plain(row.message.strip(), lines=True)
+            continue
+        if row.hidden:
+            text += f"hidden by {plain(row.hidden.user)}: {plain(row.hidden.reason)}\n"
+        text += plain(row.message.strip(), lines=True)
     return text

@@ -1,15 +1,20 @@
 """release cut, edit, publish, sign, yank, show, list, diff: the versions of a model."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands.options import Json, Limit, Model, NoWait, Quiet, connect
+from client.commands.options import Json, Limit, Model, NoWait, Quiet, Where, connect
 from client.terminal.console import Console, fields, plain, table
-from registry.breadcrumbs.formats.recipe import ALPHA
+from client.terminal.recipes import describe_recipe, weight_of
+from registry.breadcrumbs.comparing.alpha import AUTO
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from client.api.calls import Item
     from client.api.client import Client
     from registry.schemas import Provenance, Release
 
@@ -41,9 +46,16 @@ def cut(
     alpha: Annotated[
         str | None,
         typer.Option(
-            "--alpha", metavar="A", help=f"Scale of the sum of all patches; by default that of --from, or {ALPHA}."
+            "--alpha", metavar="DECIMAL|auto", help="Scale of all patches; by default that of --from, or auto."
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", metavar="sum|ties|mean", help="How patches combine; by default that of --from, or sum."
+        ),
+    ] = None,
+    where: Where = None,
     allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Allow patches that were yanked.")] = False,
     no_wait: NoWait = False,
     as_json: Json = False,
@@ -54,25 +66,45 @@ def cut(
     The version must match what changed: a minor step for a patch added or strengthened, a patch step for one removed or
     weakened. Until it is published, cutting the same version again replaces it.
     """
+    from client.actions.composing import with_alpha
     from client.actions.jobs import watch
-    from client.terminal.addresses import parse_item, parse_number
+    from client.terminal.addresses import parse_items, parse_number
 
     console = Console(as_json, quiet)
+    named = parse_items([*(patches or ()), *(add or ())], where)
     with connect() as client:
-        release = client.cut_release(
+        ask = partial(
+            client.cut_release,
             model,
             version,
-            [parse_item(text) for text in patches or ()],
+            named[: len(patches or ())],
             from_ref=start,
-            add=[parse_item(text) for text in add or ()],
+            add=named[len(patches or ()) :],
             without=[parse_number(text) for text in without or ()],
-            alpha=alpha,
+            alpha=alpha if alpha or start else AUTO,
+            method=method,
             allow_yanked=allow_yanked,
+        )
+        release = with_alpha(
+            client, model, partial(_released, client, model, start, named, without or ()), ask, console=console
         )
         if release.job is not None and not no_wait:
             watch(client, release.job, f"composing {version}", console)
             release = client.release(model, version)
     _print(console, release)
+
+
+def _released(
+    client: "Client", model: str, start: str | None, named: "Sequence[Item]", without: "Sequence[str]"
+) -> "list[Item]":
+    """Return the patches of a release to be: those of a snapshot, with others added and some left out."""
+    recipe = client.snapshot(model, start).recipe if start else None
+    items: dict[int, Item] = {}
+    for one in recipe.patches if recipe else []:
+        items[one.number] = one.number, one.weight, one.revision
+    items |= {item[0]: item for item in named}
+    gone = {number.lstrip("#") for number in without}
+    return [item for number, item in items.items() if str(number) not in gone]
 
 
 @group.command()
@@ -248,13 +280,9 @@ def _print(console: Console, release: "Release") -> None:
 
 
 def _text(release: "Release") -> str:
-    items = ", ".join(
-        f"#{item.number}.{item.revision}" + (f":{item.weight}" if item.weight != "1" else "")
-        for item in sorted(release.recipe.patches, key=lambda item: item.number)
-    )
     pairs = [
         ("release", f"{release.model}@{plain(release.version)}, {release.state}"),
-        ("patches", f"{items or 'none'} at alpha {release.recipe.alpha}"),
+        ("patches", describe_recipe(release.recipe)),
         ("recipe", release.recipe.digest),
         ("weights", release.weights_digest or "-"),
         ("cut", f"by {plain(release.creator)}, {release.created_at.astimezone():%Y-%m-%d %H:%M %z}"),
@@ -286,7 +314,7 @@ def _provenance(provenance: "Provenance") -> str:
         by = f", approved by {plain(', '.join(approvals))}" if approvals else ""
         lines.append(
             f"patch #{item.number}.{item.revision} by {plain(item.author or '?')}{by}: {plain(item.title)}\n"
-            f"  weight {item.weight}, licence {plain(item.license or 'not stated')}, sha256 {item.sha256}"
+            f"  weight {weight_of(item)}, licence {plain(item.license or 'not stated')}, sha256 {item.sha256}"
         )
     lines += [
         f"{plain(row.metric)} {row.value:g} on {plain(row.dataset)}, measured by {plain(row.user)}"

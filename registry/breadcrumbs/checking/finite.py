@@ -8,7 +8,7 @@ The kernel is the one that composes models, so the arithmetic is the same to the
 import threading
 
 from registry.breadcrumbs.checking.claims import CheckResult, require_fit
-from registry.breadcrumbs.composing.engines import Buffers, CpuEngine
+from registry.breadcrumbs.composing.engines import Buffers, CpuEngine, Rule
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.staging import Stager
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
@@ -53,7 +53,7 @@ def find_overflow(base: Checkpoint, patch: Patch, progress: Progress | None = No
     """
     require_fit("The patch", patch, base)
     meter = Meter(sum(map(base.bytes_of, patch.info.tensors)), progress)
-    engine, local = CpuEngine(Phases()), threading.local()
+    engine, local = CpuEngine(Phases(), Rule()), threading.local()
 
     def count(name: str) -> int:
         if not hasattr(local, "buffers"):

@@ -1,6 +1,7 @@
 """Blame: what each patch of a recipe adds to a weight, a tensor or a whole model.
 
-    contribution_p = float64(scale_p) * float64(value_p)                  of one weight, exact
+    contribution_p = float64(scale_p) * float64(value_p)                  of one weight, exact, with the method sum
+                     alpha * w_p * value_p / (sum of w that are averaged) with ties and mean; 0 for a sign not elected
     energy_p       = scale_p^2 * sum(value_p^2)                           of a tensor, or of all
     share_p        = energy_p / sum(energy of every patch)
 
@@ -12,7 +13,7 @@ import bisect
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.breadcrumbs.formats.recipe import Recipe, scale
+from registry.breadcrumbs.formats.recipe import Item, Recipe, scale
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRecipe, InvalidRequest
 from registry.files.progress import Meter, Progress
 
@@ -32,7 +33,7 @@ READ_ELEMENTS = 2**20
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a patch adds to one weight: `amount` is `scale` (a float32) times the stored `value`, in float64."""
+    """What a patch adds to one weight: with the method sum `amount` is `scale` (a float32) times the stored `value`."""
 
     sha256: str
     value: float
@@ -87,8 +88,8 @@ class ModelBlame:
     tensors: dict[str, tuple[Share, ...]]
 
 
-Scaled = tuple[str, Patch, float]
-"""sha256 of a patch's file, the patch, and its scale."""
+Scaled = tuple[Item, Patch]
+"""An item of a recipe, and its patch."""
 
 
 def blame_weight(
@@ -108,16 +109,17 @@ def blame_weight(
         InvalidRecipe, BaseMismatch: Recipe, patches and base do not fit together.
         InvalidPatch, InvalidCheckpoint: A file has changed since it was checked.
     """
-    scaled = _scale_patches(base, patches, recipe)
+    scaled = _find_patches(base, patches, recipe)
     spec = _require_tensor(base, tensor)
     flat = _flat_index(tensor, spec, index)
     before = float(read_floats(base, tensor, flat, flat + 1)[0])
-    contributions, total = [], before
-    for sha256, patch, factor in scaled:
-        value = _value_at(patch, tensor, flat) if tensor in patch.info.tensors else None
-        if value is not None:
-            contributions.append(Contribution(sha256, value, factor, factor * value))
-            total += factor * value
+    found = []
+    for item, patch in scaled:
+        by = recipe.scale_in(item, tensor) if tensor in patch.info.tensors else None
+        value = None if by is None else _value_at(patch, tensor, flat)
+        if by is not None and value is not None:
+            found.append(Contribution(item.sha256, value, by, by * value))
+    total, contributions = _combine(before, found, recipe)
     contributions.sort(key=lambda part: -abs(part.amount))  # equal ones stay in the order of sha256
     return WeightBlame(tensor, tuple(index), spec.dtype, before, round_to(total, spec.dtype), tuple(contributions))
 
@@ -139,11 +141,11 @@ def blame_tensor(
         InvalidRequest: The base has no such tensor.
         InvalidRecipe, BaseMismatch, InvalidPatch: As of `blame_weight`.
     """
-    scaled = _scale_patches(base, patches, recipe)
+    scaled = _find_patches(base, patches, recipe)
     _require_tensor(base, tensor)
-    touching = [part for part in scaled if tensor in part[1].info.tensors]
-    meter = Meter(sum(_value_bytes(patch, tensor) for _, patch, _ in touching), progress)
-    return _shares(_measure(part, tensor, meter) for part in touching)
+    touching = [part for part in scaled if _touches(recipe, part, tensor)]
+    meter = Meter(sum(_value_bytes(patch, tensor) for _, patch in touching), progress)
+    return _shares(_measure(recipe, part, tensor, meter) for part in touching)
 
 
 def blame_model(
@@ -160,21 +162,50 @@ def blame_model(
     Raises:
         InvalidRecipe, BaseMismatch, InvalidPatch: As of `blame_weight`.
     """
-    scaled = _scale_patches(base, patches, recipe)
-    meter = Meter(sum(_value_bytes(patch, name) for _, patch, _ in scaled for name in patch.info.tensors), progress)
+    scaled = _find_patches(base, patches, recipe)
+    touched = [(part, [name for name in part[1].info.tensors if _touches(recipe, part, name)]) for part in scaled]
+    meter = Meter(sum(_value_bytes(part[1], name) for part, names in touched for name in names), progress)
     tensors: dict[str, list[_Energy]] = {}
     total = []
-    for part in scaled:
-        measured = {name: _measure(part, name, meter) for name in part[1].info.tensors}
+    for part, names in touched:
+        measured = {name: _measure(recipe, part, name, meter) for name in names}
         for name, energy in measured.items():
             tensors.setdefault(name, []).append(energy)
-        nnz, energies = sum(part[1].info.nnz.values()), [energy.energy for energy in measured.values()]
-        total.append(_Energy(part[0], nnz, math.fsum(energies)))
+        nnz, energies = sum(part[1].info.nnz[name] for name in names), [one.energy for one in measured.values()]
+        total.append(_Energy(part[0].sha256, nnz, math.fsum(energies)))
     return ModelBlame(_shares(total), {name: _shares(tensors[name]) for name in sorted(tensors)})
 
 
-def _scale_patches(base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe) -> list[Scaled]:
-    """Return the patches of a recipe with their scales, ascending by sha256."""
+def _combine(before: float, found: list[Contribution], recipe: Recipe) -> tuple[float, list[Contribution]]:
+    """Combine what patches have for a weight of the base: its value before it is rounded, and what each adds."""
+    if recipe.method == "sum":
+        for part in found:
+            before += part.amount
+        return before, found
+    votes = [part for part in found if part.value or recipe.method == "mean"]
+    if recipe.method == "ties":
+        plus = _mass(part.amount for part in votes if part.amount > 0)
+        minus = _mass(-part.amount for part in votes if part.amount < 0)
+        votes = [part for part in votes if (part.amount > 0) == (plus >= minus)]
+    if not votes:
+        return before, [replace(part, amount=0.0) for part in found]
+    alpha, weight = scale(recipe.alpha), _mass(part.scale for part in votes)
+    mean = float(np.float32(_mass(part.amount for part in votes) / weight))
+    elected = {part.sha256 for part in votes}
+    shares = [replace(part, amount=alpha * part.amount / weight if part.sha256 in elected else 0.0) for part in found]
+    return before + alpha * mean, shares
+
+
+def _mass(parts: Iterable[float]) -> float:
+    """Add up in order; `sum` of newer Pythons compensates what is lost, and composing does not."""
+    total = 0.0
+    for part in parts:
+        total += part
+    return total
+
+
+def _find_patches(base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe) -> list[Scaled]:
+    """Return the items of a recipe with their patches, ascending by sha256."""
     scaled = []
     for item in recipe.items:
         if item.sha256 not in patches:
@@ -185,8 +216,13 @@ def _scale_patches(base: Checkpoint, patches: Mapping[str, Patch], recipe: Recip
                 f"Patch {item.sha256} is for base {patch.info.base}, the recipe for {recipe.base}.", field="base"
             )
         require_fit(f"Patch {item.sha256}", patch, base)
-        scaled.append((item.sha256, patch, scale(recipe.alpha, item.weight)))
+        scaled.append((item, patch))
     return scaled
+
+
+def _touches(recipe: Recipe, part: Scaled, tensor: str) -> bool:
+    item, patch = part
+    return tensor in patch.info.tensors and recipe.scale_in(item, tensor) is not None
 
 
 def _require_tensor(base: Checkpoint, tensor: str) -> TensorSpec:
@@ -254,14 +290,17 @@ class _Energy:
     energy: float
 
 
-def _measure(part: Scaled, tensor: str, meter: Meter) -> _Energy:
-    """Add up the squares of what a patch adds to a tensor."""
-    sha256, patch, factor = part
+def _measure(recipe: Recipe, part: Scaled, tensor: str, meter: Meter) -> _Energy:
+    """Add up the squares of what a patch by itself adds to a tensor that it touches."""
+    item, patch = part
+    by = recipe.scale_in(item, tensor) or 0.0
+    if recipe.method != "sum":
+        by *= scale(recipe.alpha)
     values, sums = patch.value_entry(tensor), []
     for start, stop in blocks(values.shape[0], READ_ELEMENTS):
         sums.append(float(np.square(read_floats(patch, values.name, start, stop), dtype=np.float64).sum()))
         meter.add((stop - start) * DTYPES[values.dtype])
-    return _Energy(sha256, values.shape[0], factor * factor * math.fsum(sums))
+    return _Energy(item.sha256, values.shape[0], by * by * math.fsum(sums))
 
 
 def _value_bytes(patch: Patch, tensor: str) -> int:

@@ -1,12 +1,16 @@
-"""Compositions: base + sum of scale x patch, streamed, to the same bytes on every device.
+"""Compositions: base + alpha * patches combined, streamed, to the same bytes on every device.
 
-    scale_p = float32(alpha * weight_p)                     exact decimal product, one rounding
-    acc     = float64(b);  for p ascending by sha256:  acc += float64(scale_p) * float64(value_p)
+    sum     scale_p = float32(alpha * weight_p * factor_p)  exact decimal product, one rounding
+            acc     = float64(b);  for p ascending by sha256:  acc += float64(scale_p) * float64(value_p)
+    ties    x = float64(float32(weight_p * factor_p)) * float64(value_p)
+            x > 0: P += x, CP += w;   x < 0: N += -x, CN += w
+            m = P / CP  if P >= N  else  -(N / CN);   acc = float64(b) + alpha * float32(m)   where P or N is not 0
+    mean    S += x, C += w;   m = S / C;   acc as above where a patch touches the element
     out     = round(float32(acc)) to the base's dtype, nearest even both times (F64: no rounding)
 
 The product of two float32 is exact in float64, so fused multiply-add changes nothing; the order is fixed; the places
-of one patch are distinct, so nothing is added twice. So every device, number of threads and size of chunk gives the
-same bits.
+of one patch are distinct, so nothing is added twice; a division is rounded to nearest everywhere. So every device,
+number of threads and size of chunk gives the same bits.
 
 Every stage works on chunks in buffers that are used again, so memory does not grow with the model: staging.py reads a
 chunk, an engine composes it, writer.py writes and hashes, all at the same time.
@@ -18,14 +22,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from registry.breadcrumbs.composing.engines import CpuEngine, Engine
+from registry.breadcrumbs.composing.engines import CpuEngine, Engine, Rule
 from registry.breadcrumbs.composing.lanes import Crew, Phases
 from registry.breadcrumbs.composing.writer import LANES, Writer
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.digest import digest_of
 from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.breadcrumbs.formats.recipe import Recipe, scale
+from registry.breadcrumbs.formats.recipe import Recipe
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import BaseMismatch, InvalidRecipe
 from registry.files.durable import new_files
@@ -110,7 +114,9 @@ def compose(
         patch = patches[item.sha256]
         _check_fits(item.sha256, patch, recipe, base)
         for tensor in patch.info.tensors:
-            touching.setdefault(tensor, []).append((patch, scale(recipe.alpha, item.weight)))
+            by = recipe.scale_in(item, tensor)
+            if by is not None:
+                touching.setdefault(tensor, []).append((patch, by))
     hashed = [
         *(["base files" if base_files else "base tensors"] if digests and check_base else []),
         *(["tensors"] if digests else []),
@@ -119,7 +125,7 @@ def compose(
     phases = Phases()
     with (
         new_files([out / name for name in base.files]) as files,
-        open_engine(chosen, device_memory, phases, recipe.base, base.size) as engine,
+        open_engine(chosen, device_memory, phases, recipe, base.size) as engine,
     ):
         if engine.resident and digests and check_base:
             base_files = None  # what stays on the GPU is not read again, so only tensors can be compared
@@ -142,21 +148,25 @@ def compose(
 
 
 @contextmanager
-def open_engine(device: str, device_memory: int | None, phases: Phases, base: str, base_size: int) -> Iterator[Engine]:
+def open_engine(
+    device: str, device_memory: int | None, phases: Phases, recipe: Recipe, base_size: int
+) -> Iterator[Engine]:
     """Open the engine of a device.
 
     Args:
         device: `cpu` or `cuda`.
         device_memory: Most bytes of a GPU's memory; the smaller of 4 GiB and a quarter of what is free when None.
         phases: Where time is counted.
-        base, base_size: Weights digest and bytes of the base.
+        recipe: What is composed.
+        base_size: Bytes of its base.
     """
+    rule = Rule.of(recipe)
     if device == "cpu":
-        yield CpuEngine(phases)
+        yield CpuEngine(phases, rule)
         return
     from registry.breadcrumbs.composing.gpu_engine import open_gpu_engine  # imports torch
 
-    with open_gpu_engine(device_memory, phases, base, base_size) as engine:
+    with open_gpu_engine(device_memory, phases, rule, recipe.base, base_size) as engine:
         yield engine
 
 

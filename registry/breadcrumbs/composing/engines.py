@@ -10,10 +10,24 @@ from typing import TYPE_CHECKING, Protocol
 
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.staging import CHUNK_BYTES, MAX_CHUNK_ELEMENTS, Arena, Chunk, Step
-from registry.breadcrumbs.kernels.compose import CODES, compose_chunk
+from registry.breadcrumbs.formats.recipe import Recipe, scale
+from registry.breadcrumbs.kernels.compose import CODES, METHODS, SUM, compose_chunk
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.composing.residents import Resident
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How engines combine the patches of a chunk: the kernels' code of the method, and alpha as a float32."""
+
+    method: int = SUM
+    alpha: float = 1.0
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Rule":
+        """Return the rule of a recipe."""
+        return cls(METHODS[recipe.method], scale(recipe.alpha))
 
 
 @dataclass
@@ -51,8 +65,8 @@ class CpuEngine:
     step = Step(CHUNK_BYTES, MAX_CHUNK_ELEMENTS)
     resident: "Resident | None" = None
 
-    def __init__(self, phases: Phases) -> None:
-        self.phases = phases
+    def __init__(self, phases: Phases, rule: Rule) -> None:
+        self.phases, self.rule = phases, rule
 
     def depth(self, workers: int) -> int:
         """Return how many chunks are composed at a time."""
@@ -65,7 +79,6 @@ class CpuEngine:
     def compose(self, chunk: Chunk, buffers: Buffers) -> int:
         """Compose a chunk into `buffers.out`; return how many results are not finite where the base was."""
         arena, out, code = buffers.arena.bytes, buffers.out.bytes, CODES[chunk.spec.dtype]
+        ask = arena, chunk.base_at, code, chunk.size, chunk.first, chunk.table, chunk.scales, out
         with self.phases.of("kernel"):
-            return int(
-                compose_chunk(arena, chunk.base_at, code, chunk.size, chunk.first, chunk.table, chunk.scales, out)
-            )
+            return int(compose_chunk(*ask, self.rule.method, self.rule.alpha))

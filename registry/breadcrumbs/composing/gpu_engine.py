@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from registry.breadcrumbs.composing.engines import Buffers, CpuEngine
+from registry.breadcrumbs.composing.engines import Buffers, CpuEngine, Rule
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.residents import RESIDENTS
 from registry.breadcrumbs.composing.staging import CHUNK_BYTES, Chunk, Step
@@ -33,6 +33,7 @@ class GpuEngine:
         device: The GPU; a CPU only where Triton interprets.
         memory: Most bytes of its memory to use.
         phases: Where time is counted: that of copies and kernels as the GPU has it.
+        rule: How patches are combined.
         base, base_size: Weights digest and bytes of the base, which stays there if it fits into what is left.
     """
 
@@ -45,8 +46,10 @@ class GpuEngine:
     OUT_BYTES = 2**26
     """Most bytes of a chunk's result."""
 
-    def __init__(self, device: torch.device, memory: int, phases: Phases, base: str, base_size: int) -> None:
-        self.device, self.phases, self.cpu = device, phases, CpuEngine(phases)
+    def __init__(
+        self, device: torch.device, memory: int, phases: Phases, rule: Rule, base: str, base_size: int
+    ) -> None:
+        self.device, self.phases, self.rule, self.cpu = device, phases, rule, CpuEngine(phases, rule)
         share = memory // self.CHUNKS  # arena and result of one chunk, the arena with room for uneven masks
         self._out_room = min(self.OUT_BYTES, share // 4)
         self._arena_room = min(self.ARENA_BYTES, share - self._out_room)
@@ -103,7 +106,8 @@ class GpuEngine:
                 base = kept[start : start + chunk.length]
             elif kept is not None:
                 kept[start : start + chunk.length].copy_(base)
-            rows, scales, before = (torch.from_numpy(part).to(self.device) for part in (table, chunk.scales, starts))
+            factors = np.append(chunk.scales, self.rule.alpha)
+            rows, scales, before = (torch.from_numpy(part).to(self.device) for part in (table, factors, starts))
             work.mark()
             for number, at in sparse:
                 mask_at, width, entries = (int(chunk.table[number, column]) for column in (0, 3, 4))
@@ -113,7 +117,7 @@ class GpuEngine:
                 gpu.set_bits(there[mask_at : mask_at + width * entries].view(kind), mask, chunk.first)
             work.lost.zero_()
             out = work.out[: chunk.length]
-            gpu.compose_chunk(there, base, out, chunk.spec.dtype, rows, scales, before, work.lost)
+            gpu.compose_chunk(there, base, out, chunk.spec.dtype, rows, scales, before, work.lost, self.rule.method)
             work.mark()
             buffers.out.tensor[: chunk.length].copy_(out, non_blocking=True)
             lost = work.lost.to("cpu", non_blocking=True)
@@ -166,16 +170,19 @@ class _Work:
 
 
 @contextmanager
-def open_gpu_engine(device_memory: int | None, phases: Phases, base: str, base_size: int) -> Iterator[GpuEngine]:
+def open_gpu_engine(
+    device_memory: int | None, phases: Phases, rule: Rule, base: str, base_size: int
+) -> Iterator[GpuEngine]:
     """Open the GPU's engine; on an error, what stays of the base on the GPU is dropped.
 
     Args:
         device_memory: Most bytes of its memory; the smaller of 4 GiB and a quarter of what is free when None.
         phases: Where time is counted.
+        rule: How patches are combined.
         base, base_size: Weights digest and bytes of the base.
     """
     try:
-        yield GpuEngine(*find_gpu(device_memory), phases, base, base_size)
+        yield GpuEngine(*find_gpu(device_memory), phases, rule, base, base_size)
     except BaseException:
         RESIDENTS.drop(base)
         raise

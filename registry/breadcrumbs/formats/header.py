@@ -55,12 +55,14 @@ class Limits:
         entries: Most tensors.
         metadata_bytes: Longest `__metadata__` object, in characters of the text.
         rank: Most dimensions of a tensor.
+        metadata_keys: Most keys of `__metadata__`; a million short ones take seconds.
     """
 
     header_bytes: int
     entries: int
     metadata_bytes: int
     rank: int = 8
+    metadata_keys: int = 10_000
 
 
 CHECKPOINT_LIMITS = Limits(header_bytes=16_000_000, entries=100_000, metadata_bytes=4_000_000)
@@ -320,6 +322,8 @@ def _strings(text: str, at: int, limits: Limits) -> tuple[dict[str, str], int]:
         key, at = _string(text, at, "__metadata__")
         if key in values:
             raise Flaw(f"key {show(key)} occurs twice", "__metadata__")
+        if len(values) >= limits.metadata_keys:
+            raise Flaw(f"it has more than the {limits.metadata_keys} keys allowed", "__metadata__")
         at = _mark(text, at, ":", "__metadata__")
         values[key], at = _string(text, at, "__metadata__")
         if "\0" in key or "\0" in values[key]:

@@ -3,6 +3,8 @@
     base bytes --> float64 sums --+--> rounded bytes          2,048 elements at a time, which stay in the L1 cache
     each patch: mask --> places, values x scale ^             while every patch is added in order
 
+With `ties` and `mean` patches are added to masses, 1,024 elements at a time; their means are added to the sums.
+
 Kernels release the interpreter's lock. They check no bounds: they trust what their callers have checked, and arrays
 have PAD bytes of room after their last element. numba compiles them on first use and keeps the machine code beside
 this file, or in the user's cache.
@@ -48,6 +50,10 @@ BF16, F16, F32, F64 = range(4)
 CODES = {"BF16": BF16, "F16": F16, "F32": F32, "F64": F64}
 """The kernels' codes for the dtypes."""
 
+SUM, TIES, MEAN = range(3)
+METHODS = {"sum": SUM, "ties": TIES, "mean": MEAN}
+"""The kernels' codes for the methods."""
+
 AHEAD = 2
 """How many patches ahead of the current one bytes are prefetched."""
 
@@ -57,7 +63,7 @@ def kernel(function: Callable[..., Any], any_order: bool = False) -> Callable[..
 
     With `any_order`, floats may be added up in the order that suits the processor, which is the same every time.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc"} if any_order else False}
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc"} if any_order else False, "error_model": "numpy"}
     try:
         compiled: Callable[..., Any] = njit(function, cache=True, **options)
     except RuntimeError:  # there is no folder that numba may write to
@@ -300,7 +306,52 @@ def _prefetch_next(arena, row, start, spent):
 
 
 @kernel
-def compose_chunk(arena, base_at, code, size, first, table, scales, out):
+def _vote_by_sign(masses, weights, reach, places, products, count, weight):
+    """Add products to the masses of their signs, [2 * reach]: plus, then minus; and what voted to the weights."""
+    for number in range(count):
+        product = products[number]
+        at = np.int64(places[number]) + reach * np.int64(product < 0)
+        masses[at] += abs(product)
+        weights[at] += weight * np.float64(product != 0)
+
+
+@kernel
+def _elect(masses, weights, reach, size, alpha, sums):
+    """Add alpha times the mean of the sign with more mass to every sum that has votes; equal masses elect plus."""
+    pluses, minuses, plus_weights, minus_weights = masses[:reach], masses[reach:], weights[:reach], weights[reach:]
+    for place in range(size):
+        plus, minus, plus_weight, minus_weight = (
+            pluses[place],
+            minuses[place],
+            plus_weights[place],
+            minus_weights[place],
+        )
+        elected = plus >= minus
+        weight = plus_weight if elected else minus_weight
+        total = sums[place] + alpha * np.float64(np.float32((plus if elected else -minus) / weight))
+        sums[place] = total if weight != 0 else sums[place]
+
+
+@kernel
+def _vote(masses, weights, places, products, count, weight):
+    """Add products, and the weight for each."""
+    for number in range(count):
+        at = np.int64(places[number])
+        masses[at] += products[number]
+        weights[at] += weight
+
+
+@kernel
+def _average(masses, weights, size, alpha, sums):
+    """Add alpha times the mean of the products to every sum that has votes."""
+    for place in range(size):
+        weight = weights[place]
+        total = sums[place] + alpha * np.float64(np.float32(masses[place] / weight))
+        sums[place] = total if weight != 0 else sums[place]
+
+
+@kernel
+def compose_chunk(arena, base_at, code, size, first, table, scales, out, method, alpha):
     """Compose a chunk of one tensor. All of the arithmetic is here.
 
     Args:
@@ -310,21 +361,28 @@ def compose_chunk(arena, base_at, code, size, first, table, scales, out):
         first: Place of its first element in the tensor, from which indices count.
         table: int64 [P, 5], for each patch, ascending by sha256: offset of the mask; offset of the values; dtype of the
             values; bytes of an index, or 0 for a bitmask; number of values in the chunk.
-        scales: float64 [P], each a float32.
+        scales: float64 [P], each a float32: with SUM alpha times the weight, elsewhere the weight.
         out: uint8, filled with the composed bytes.
+        method: SUM, TIES or MEAN.
+        alpha: A float32, by which TIES and MEAN multiply what they combine.
 
     Returns:
         How many results are not finite where the base was.
     """
+    reach = SPAN if method == SUM else SPAN // 2
     sums = np.empty(SPAN + 16, np.float64)
     products = np.empty(SPAN + 16, np.float64)
+    masses = np.empty(0 if method == SUM else 2 * reach, np.float64)
+    weights = np.empty(masses.size, np.float64)
     places = np.empty(SPAN + 32, np.uint16)
     used = np.zeros(table.shape[0], np.int64)
     width = 2 if code <= F16 else 4 if code == F32 else 8
     lost = 0
-    for start in range(0, size, SPAN):
-        span = min(SPAN, size - start)
+    for start in range(0, size, reach):
+        span = min(reach, size - start)
         load_doubles(arena, base_at + width * start, code, span, sums)
+        masses[:] = 0.0
+        weights[:] = 0.0
         for patch in range(table.shape[0]):
             mask_at, values_at, value_code = table[patch, 0], table[patch, 1], table[patch, 2]
             index_width, total = table[patch, 3], table[patch, 4]
@@ -338,8 +396,17 @@ def compose_chunk(arena, base_at, code, size, first, table, scales, out):
                 count = places_of_indices(arena, at, index_width, left, first + start, first + start + span, places)
             values_at += spent * (4 if value_code == F32 else 2)
             _scaled(arena, values_at, value_code, count, scales[patch], products)
-            for number in range(count):
-                sums[np.int64(places[number])] += products[number]
+            if method == SUM:
+                for number in range(count):
+                    sums[np.int64(places[number])] += products[number]
+            elif method == TIES:
+                _vote_by_sign(masses, weights, reach, places, products, count, scales[patch])
+            else:
+                _vote(masses, weights, places, products, count, scales[patch])
             used[patch] = spent + count
+        if method == TIES:
+            _elect(masses, weights, reach, span, alpha, sums)
+        elif method == MEAN:
+            _average(masses, weights, span, alpha, sums)
         lost += _finish(sums, arena, base_at + width * start, code, span, out, width * start)
     return lost

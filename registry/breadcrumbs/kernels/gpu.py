@@ -1,8 +1,8 @@
 """The GPU kernels, in Triton: compose a chunk of one tensor, and find what fine-tuning changed, to the CPU's bits.
 
-    compose   one launch: each program converts BLOCK elements to float64, adds every patch in order, rounds and stores.
-              The value of a set bit is found by a prefix sum of the bits in the block, added to the block's `starts`;
-              neighbours read neighbouring values.
+    compose   one launch: each program converts BLOCK elements to float64, adds every patch in order (or the mean of
+              what they vote for), rounds and stores. The value of a set bit is found by a prefix sum of the bits in the
+              block, added to the block's `starts`; neighbours read neighbouring values.
     select    key bits are counted by atomics, high part and low part; ties are ordered by counts before each block
 
 Everything that must be exact is float64 or integer arithmetic, except float64 -> float32 -> float16 and back, which
@@ -25,6 +25,8 @@ CODES = compose.CODES
 BF16: tl.constexpr = tl.constexpr(compose.BF16)
 F16: tl.constexpr = tl.constexpr(compose.F16)
 F32: tl.constexpr = tl.constexpr(compose.F32)
+SUM: tl.constexpr = tl.constexpr(compose.SUM)
+TIES: tl.constexpr = tl.constexpr(compose.TIES)
 LOW: tl.constexpr = tl.constexpr(diff.LOW)
 LOW_MASK: tl.constexpr = tl.constexpr(diff.LOW_MASK)
 
@@ -52,7 +54,19 @@ def _single(arena, at, places, bits, code):
 
 @triton.jit(do_not_specialize=["patches", "blocks"])
 def _compose(
-    arena, base, out, table, scales, starts, lost, size, patches, blocks, DTYPE: tl.constexpr, B: tl.constexpr
+    arena,
+    base,
+    out,
+    table,
+    scales,
+    starts,
+    lost,
+    size,
+    patches,
+    blocks,
+    DTYPE: tl.constexpr,
+    METHOD: tl.constexpr,
+    B: tl.constexpr,
 ):
     block = tl.program_id(0).to(tl.int64)
     place = block * B + tl.arange(0, B)
@@ -75,6 +89,8 @@ def _compose(
         sound = (raw & 0x7FF0000000000000) != 0x7FF0000000000000
     bytes_at = block * (B // 8) + tl.arange(0, B // 8)
     shifts = tl.arange(0, 8)
+    plus, plus_weight = tl.zeros([B], tl.float64), tl.zeros([B], tl.float64)  # not used by SUM
+    minus, minus_weight = tl.zeros([B], tl.float64), tl.zeros([B], tl.float64)  # used by TIES only
     for patch in range(patches):
         mask_at, values_at = tl.load(table + 3 * patch), tl.load(table + 3 * patch + 1)
         code, scale = tl.load(table + 3 * patch + 2), tl.load(scales + patch)
@@ -83,7 +99,23 @@ def _compose(
         bits = tl.reshape((octets[:, None] >> shifts[None, :]) & 1, [B])
         places = start + tl.cumsum(bits, 0) - bits
         values = _single(arena, values_at, places, bits != 0, code)
-        sums = tl.where(bits != 0, sums + scale * values.to(tl.float64), sums)
+        products = scale * values.to(tl.float64)
+        if METHOD == SUM:
+            sums = tl.where(bits != 0, sums + products, sums)
+        elif METHOD == TIES:
+            up, down = (bits != 0) & (products > 0), (bits != 0) & (products < 0)
+            plus, plus_weight = tl.where(up, plus + products, plus), tl.where(up, plus_weight + scale, plus_weight)
+            minus = tl.where(down, minus - products, minus)
+            minus_weight = tl.where(down, minus_weight + scale, minus_weight)
+        else:
+            plus = tl.where(bits != 0, plus + products, plus)
+            plus_weight = tl.where(bits != 0, plus_weight + scale, plus_weight)
+    if METHOD != SUM:
+        elected = plus >= minus if METHOD == TIES else plus_weight != 0
+        mass, weight = tl.where(elected, plus, -minus), tl.where(elected, plus_weight, minus_weight)
+        touched = weight != 0
+        mean = (mass / tl.where(touched, weight, 1.0)).to(tl.float32).to(tl.float64)
+        sums = tl.where(touched, sums + tl.load(scales + patches) * mean, sums)
     if DTYPE == BF16:
         single = sums.to(tl.float32).to(tl.int32, bitcast=True)
         rounded = (single + 0x7FFF + ((single >> 16) & 1)) >> 16
@@ -115,6 +147,7 @@ def compose_chunk(
     scales: torch.Tensor,
     starts: torch.Tensor,
     lost: torch.Tensor,
+    method: int = compose.SUM,
     block: int = BLOCK,
 ) -> None:
     """Compose a chunk of one tensor.
@@ -126,15 +159,16 @@ def compose_chunk(
         dtype: The base's dtype: BF16, F16, F32 or F64.
         table: int64 [P, 3], for each patch, ascending by sha256: offset of its bitmask, offset of its values, dtype of
             the values (0 BF16, 1 F16, 2 F32).
-        scales: float64 [P], each a float32.
+        scales: float64 [P + 1], each a float32: as `kernels.compose.compose_chunk` has them, then its alpha.
         starts: int32 [P, ceil(n / block)], how many bits are set before each block.
         lost: int64 [1], increased by how many results are not finite where the base was.
+        method: SUM, TIES or MEAN of `kernels.compose`.
         block: Elements of a program.
     """
     size = base.numel() // (2 if dtype in ("BF16", "F16") else 4 if dtype == "F32" else 8)
     blocks = triton.cdiv(size, block)
-    code = CODES[dtype]
-    _compose[(blocks,)](arena, base, out, table, scales, starts, lost, size, len(table), blocks, DTYPE=code, B=block)
+    ask = arena, base, out, table, scales, starts, lost, size, len(table), blocks
+    _compose[(blocks,)](*ask, DTYPE=CODES[dtype], METHOD=method, B=block)
 
 
 @triton.jit(do_not_specialize=["size", "first"])

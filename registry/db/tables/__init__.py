@@ -50,7 +50,7 @@ from registry.db.tables.contents import (
     UploadPart,
     UploadSession,
 )
-from registry.db.tables.declare import Table, UTCDateTime, now
+from registry.db.tables.declare import Table, UTCDateTime, after, now
 from registry.db.tables.operations import (
     ACTIVE_JOBS,
     AuditEvent,
@@ -121,5 +121,6 @@ __all__ = [
     "Webhook",
     "WebhookDelivery",
     "Worker",
+    "after",
     "now",
 ]

@@ -3,7 +3,7 @@
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db.tables.contents import Blob
@@ -12,13 +12,21 @@ from registry.db.tables.people import User
 
 
 class Recipe(Table):
-    """What to compose, by content alone: the digest is over the canonical form."""
+    """What to compose, by content alone: the digest is over the canonical form.
+
+    `disputed` says that some builds of it differ, on whatever models.
+    """
 
     __tablename__ = "recipes"
+    __table_args__ = (
+        Index("ix_recipes_disputed", "digest", sqlite_where=text("disputed = 1"), postgresql_where=text("disputed")),
+    )
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     base_digest: Mapped[str] = mapped_column(String(71))
     alpha: Mapped[str] = mapped_column(String(64))
+    method: Mapped[str] = mapped_column(String(16), default="sum", server_default="sum")
+    disputed: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     items: Mapped[list["RecipeItem"]] = relationship(
@@ -34,6 +42,12 @@ class RecipeItem(Table):
     recipe_digest: Mapped[str] = mapped_column(ForeignKey("recipes.digest", ondelete="CASCADE"), primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     weight: Mapped[str] = mapped_column(String(64))
+    factors: Mapped[list[list[str]] | None] = mapped_column(JSON(none_as_null=True))
+
+    @property
+    def where(self) -> tuple[tuple[str, str], ...]:
+        """Its weights by tensor, as an item of a recipe has them."""
+        return tuple((glob, factor) for glob, factor in self.factors or ())
 
 
 class Composition(Table):

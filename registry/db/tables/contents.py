@@ -125,7 +125,9 @@ class Model(Table):
     namespace: Mapped[str] = column_property(
         select(Namespace.name).where(Namespace.id == namespace_id).correlate_except(Namespace).scalar_subquery()
     )
-    creator: Mapped[User] = relationship(lazy="raise")
+    creator: Mapped[str] = column_property(
+        select(User.name).where(User.id == creator_id).correlate_except(User).scalar_subquery()
+    )
     files: Mapped[list["BaseFile"]] = relationship(
         lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="BaseFile.path"
     )

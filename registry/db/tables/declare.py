@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, MetaData, TypeDecorator, Uuid, event, inspect
@@ -12,6 +12,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 def now() -> datetime:
     """Return the current time in UTC."""
     return datetime.now(UTC)
+
+
+def after(earlier: datetime | None) -> datetime:
+    """Return the current time, or the next microsecond after an earlier time if the clock has gone back since.
+
+    For rows of which the newest counts.
+    """
+    return now() if earlier is None else max(now(), earlier + timedelta(microseconds=1))
 
 
 class UTCDateTime(TypeDecorator[datetime]):

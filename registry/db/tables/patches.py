@@ -178,7 +178,10 @@ class Review(Table):
 
 
 class Comment(Table):
-    """A comment on a patch, or on one revision of it. One that was deleted stays, without its text."""
+    """A comment on a patch, or on one revision of it.
+
+    One that was deleted stays, without its text; one that is hidden keeps it, for those who may hide comments.
+    """
 
     __tablename__ = "comments"
     __table_args__ = (Index("ix_comments_patch_id_created_at_id", "patch_id", "created_at", "id"),)
@@ -192,9 +195,13 @@ class Comment(Table):
     deleted_by_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     deleted_at: Mapped[datetime | None]
     deletion_reason: Mapped[str | None] = mapped_column(Text)
+    hidden_by_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    hidden_at: Mapped[datetime | None]
+    hiding_reason: Mapped[str | None] = mapped_column(Text)
 
     author: Mapped[User] = relationship(lazy="raise", foreign_keys=[author_id])
     deleted_by: Mapped[User | None] = relationship(lazy="raise", foreign_keys=[deleted_by_id])
+    hidden_by: Mapped[User | None] = relationship(lazy="raise", foreign_keys=[hidden_by_id])
 
 
 class Evaluation(Table):

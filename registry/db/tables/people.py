@@ -32,7 +32,7 @@ class Namespace(Table):
     """The owner of models: a user or an organisation.
 
     `skeleton` is the name as a hasty reader sees it, so that no two names look alike. A quota that is NULL is the
-    server's setting.
+    server's setting. `used_bytes` is the sum that services/blobs/quotas.py keeps.
     """
 
     __tablename__ = "namespaces"
@@ -44,6 +44,7 @@ class Namespace(Table):
     kind: Mapped[str] = mapped_column(String(16))
     quota_bytes: Mapped[int | None] = mapped_column(BigInteger)
     quota_uploads: Mapped[int | None]
+    used_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 

@@ -15,7 +15,6 @@ from registry.server.views import patches as patch_views
 from registry.server.views import recipes as recipe_views
 from registry.services.catalog import models, patches
 from registry.services.composing import builds, compositions, snapshots
-from registry.services.composing.compositions import Ingredient
 
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["patches"], route_class=Route, responses=RESPONSES)
 Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
@@ -122,12 +121,9 @@ def file(name: ModelName, patch: PatchRef, request: Request, actor: VisitorDep, 
 def compose(
     name: ModelName, body: schemas.RecipeRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Composition:
-    """Compose base + alpha * sum(weight * patch), unless the recipe has been composed already."""
-    items = [Ingredient(item.number, item.weight, item.revision) for item in body.patches]
+    """Compose patches onto the base, unless the recipe has been composed already."""
     with ctx.writing(actor, body) as session:
-        recipe, composition, job = compositions.request(
-            session, actor, name, body.alpha, items, allow_yanked=body.allow_yanked
-        )
+        recipe, composition, job = compositions.request(session, actor, name, recipe_views.mix(body))
         ctx.admit(session, job)
         response.status_code = 200 if composition else 202
         return recipe_views.composition(session, models.find(session, name), recipe, composition, job)

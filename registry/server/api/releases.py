@@ -9,9 +9,9 @@ from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import ModelName
 from registry.server.errors import RESPONSES
+from registry.server.views import recipes as recipe_views
 from registry.server.views import releases as release_views
 from registry.services.catalog import models
-from registry.services.composing.compositions import Ingredient
 from registry.services.releasing import cutting, publishing, releases
 
 router = APIRouter(
@@ -147,10 +147,11 @@ def read_cut(body: schemas.ReleaseRequest) -> cutting.Cut:
     """Return the release that a body asks for."""
     return cutting.Cut(
         version=body.version,
-        patches=[Ingredient(item.number, item.weight, item.revision) for item in body.patches],
+        patches=recipe_views.ingredients(body.patches),
         from_ref=body.from_ref,
-        add=[Ingredient(item.number, item.weight, item.revision) for item in body.add],
+        add=recipe_views.ingredients(body.add),
         without=body.without,
         alpha=body.alpha,
+        method=body.method,
         allow_yanked=body.allow_yanked,
     )

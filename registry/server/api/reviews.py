@@ -13,7 +13,7 @@ from registry.server.errors import RESPONSES
 from registry.server.views import patches as patch_views
 from registry.server.views import reviews as review_views
 from registry.services.catalog import models, patches
-from registry.services.curation import evaluations, reviews
+from registry.services.curation import comments, evaluations, reviews
 from registry.services.people import paging
 from registry.services.people.actors import Actor
 
@@ -24,11 +24,11 @@ router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["reviews"],
 
 @router.get("/patches/{number}/discussion")
 @allow("model.read")
-def discussion(name: ModelName, patch: PatchRef, ctx: ContextDep) -> schemas.Discussion:
+def discussion(name: ModelName, patch: PatchRef, actor: VisitorDep, ctx: ContextDep) -> schemas.Discussion:
     """Show a patch with its revisions, checks, reviews, comments and evaluations."""
     with ctx.database.read() as session:
         model = models.find(session, name)
-        return review_views.discussion(session, model, patches.find_in(session, model, *patch))
+        return review_views.discussion(session, actor, model, patches.find_in(session, model, *patch))
 
 
 @router.post("/patches/{number}/propose")
@@ -111,7 +111,7 @@ def comment(
 ) -> schemas.Comment:
     """Comment on a patch."""
     with ctx.writing(actor, body) as session:
-        row = reviews.comment(session, actor, name, number, body.revision, body.message)
+        row = comments.add(session, actor, name, number, body.revision, body.message)
         return review_views.comment(row)
 
 
@@ -122,18 +122,31 @@ def delete_comment(
 ) -> schemas.Comment:
     """Delete a comment: your own or, as a maintainer and with a reason, anybody's; who, when and why stay."""
     with ctx.database.write() as session:
-        row = reviews.delete_comment(session, actor, name, number, comment_id, body.message)
+        row = comments.delete(session, actor, name, number, comment_id, body.message)
         return review_views.comment(row)
+
+
+@router.put("/patches/{number}/comments/{comment_id}/hidden")
+@allow("comment.hide")
+def hide_comment(
+    name: ModelName, number: Number, comment_id: uuid.UUID, body: schemas.HideRequest, actor: ActorDep, ctx: ContextDep
+) -> schemas.Comment:
+    """Hide a comment, with a reason, or (null) show it again; while it is hidden, only maintainers see its text."""
+    with ctx.writing(actor, body) as session:
+        row = comments.hide(session, actor, name, number, comment_id, body.reason)
+        return review_views.comment(row, sees_hidden=True)
 
 
 @router.get("/patches/{number}/comments")
 @allow("model.read")
 def list_comments(
-    name: ModelName, number: Number, ctx: ContextDep, before: Before = None, limit: Limit = 20
+    name: ModelName, number: Number, actor: VisitorDep, ctx: ContextDep, before: Before = None, limit: Limit = 20
 ) -> schemas.CommentPage:
     """List the comments on a patch, newest first."""
     with ctx.database.read() as session:
-        return review_views.comment_page(session, patches.find(session, name, number), before, limit)
+        model = models.find(session, name)
+        row = patches.find_in(session, model, number, None)
+        return review_views.comment_page(session, actor, model, row, before, limit)
 
 
 @router.get("/patches/{number}/reviews")

@@ -2,7 +2,8 @@
 
 FastAPI reads a JSON body before it calls any dependency, so admission happens in the route class: nothing of a body is
 read before the token and the announced length have been accepted. FastAPI would also parse and validate in the event
-loop: it finds that done, since it takes an instance of a route's schema as it is. A route without a policy cannot be
+loop: it finds that done, since it takes an instance of a route's schema as it is. A request that only reads has no
+body: it is admitted, given its arguments and answered in one turn of one thread. A route without a policy cannot be
 registered.
 
 A route opens its one transaction itself and ends it before it returns. As a dependency it would stay open while
@@ -11,21 +12,27 @@ FastAPI waits for a second thread to serialise the answer, and forty writers wou
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from functools import partial
-from typing import Annotated, Any, ClassVar, TypeVar
+from functools import cached_property, partial
+from inspect import Parameter, iscoroutinefunction, signature
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 import structlog
 from fastapi import Depends, Request, Response
+from fastapi.params import Depends as DependsMark
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from registry.db.session import one_reading
 from registry.errors import BlobDamaged, TooMany, Unauthenticated
+from registry.server.arguments import Arguments
 from registry.server.edge.bodies import parse_body, validate_json
-from registry.server.edge.conditions import tag
+from registry.server.edge.conditions import TAGGED, tag
 from registry.server.edge.context import get_context
+from registry.server.threads import READERS
 from registry.services.blobs import damage
 from registry.services.people import access, actors
 from registry.services.people.actors import Actor
@@ -34,6 +41,7 @@ from registry.services.people.rules import RULES
 log = structlog.get_logger()
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+READING = {"GET", "HEAD"}
 
 
 def allow(action: str) -> Callable[[Endpoint], Endpoint]:
@@ -55,6 +63,36 @@ class Route(APIRoute):
 
     lenient: ClassVar[bool] = False
 
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self.in_one_turn = set(options["methods"] or ()) <= READING and not waits(endpoint)
+        super().__init__(path, endpoint, **options)
+
+    def answer(self, request: Request) -> Response:
+        """Admit the caller, answer, and write the answer as JSON, all in one thread and one reading transaction.
+
+        FastAPI would go to a thread for each of the three.
+        """
+        added = Response() if self.arguments.adds_headers else None
+        with one_reading():
+            self.admit(request, self.endpoint.__dict__["action"])
+            found = self.endpoint(**self.arguments.read(request, added))
+        if isinstance(found, Response):
+            return found
+        answer = Response(self.written.dump_json(found, by_alias=True), self.status_code or 200, media_type=TAGGED)
+        if added is not None:
+            answer.headers.update({name: value for name, value in added.headers.items() if name != "content-length"})
+        return answer
+
+    @cached_property
+    def arguments(self) -> Arguments:
+        """The arguments of this route's function."""
+        return Arguments(self.dependant)
+
+    @cached_property
+    def written(self) -> TypeAdapter[Any]:
+        """What writes an answer of this route as JSON, unless it makes a response itself."""
+        return TypeAdapter(self.response_model)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler behind admission."""
         handle = super().get_route_handler()
@@ -63,16 +101,29 @@ class Route(APIRoute):
 
         async def admitted(request: Request) -> Response:
             request.state.actor = None
-            await run_in_threadpool(self.admit, request, action)
-            if await self.read(request):
-                await run_in_threadpool(self.identify, request, action)  # reading a body may have taken long
             try:
+                if self.in_one_turn:
+                    return tag(request, await READERS.run(self.answer, request))
+                await run_in_threadpool(self.admit, request, action)
+                if await self.read(request):
+                    await run_in_threadpool(self.identify, request, action)  # reading a body may have taken long
                 return tag(request, await handle(request))
             except BlobDamaged as error:  # its sentence says that the operator was told
                 await run_in_threadpool(note_damage, request, error)
                 raise
 
         return admitted
+
+    @cached_property
+    def direct(self) -> ASGIApp | None:
+        """The handler without what FastAPI wraps it in, on a route that needs none of it: see `routing`."""
+        handle = self.get_route_handler()
+
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await handle(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        return respond if self.in_one_turn else None
 
     def admit(self, request: Request, action: str) -> None:
         """Admit the caller if the rules allow the action on what the path names; count the request of a token.
@@ -125,6 +176,18 @@ class Route(APIRoute):
             return False
         request._json = await parse_body(request, partial(validate_json, self.shape))
         return True
+
+
+def waits(endpoint: Callable[..., Any]) -> bool:
+    """Say whether a route's function is async, or depends on one that needs a thread, and so the caller's admission."""
+    metadata = (one.annotation.__metadata__ for one in signature(endpoint).parameters.values() if is_annotated(one))
+    needed = [mark.dependency for marks in metadata for mark in marks if isinstance(mark, DependsMark)]
+    return iscoroutinefunction(endpoint) or not all(map(iscoroutinefunction, needed))
+
+
+def is_annotated(parameter: Parameter) -> bool:
+    """Say whether a parameter has metadata."""
+    return get_origin(parameter.annotation) is Annotated
 
 
 def count_request(request: Request, actor: Actor) -> None:

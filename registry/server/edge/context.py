@@ -40,6 +40,7 @@ class Context:
     bucket: Bucket | None
     summary: Kept[Session, Summary]
     job_counts: Kept[Session, list[tuple[str, str, int]]]
+    hung_jobs: Kept[Session, int]
     job_limits: quotas.JobLimits
 
     @contextmanager

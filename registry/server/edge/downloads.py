@@ -1,33 +1,35 @@
 """Downloads: the files being sent, a limit of them, and the share that each caller has."""
 
 import os
-from collections import Counter
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from fastapi import Request
 from fastapi.responses import FileResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from registry.errors import TooMany
 from registry.server.edge.limits import address_key
+from registry.server.processes.places import Places
 
 BUSY_SECONDS = 5
+SMALL, LARGE = 2**17, 2**20  # bytes of a chunk
+QUICK = 0.1  # seconds in which a client that keeps up takes a chunk
+PROVEN = 2**22  # bytes after which a client that keeps up gets large chunks: more than the kernel takes for it
+FEW = 64  # files being sent at a time up to which chunks may be large; any of these clients may stop to read
 
 
 class Gate:
-    """A count of the files being sent, its limit, and the share that one caller may have of it.
-
-    Downloads that begin together may exceed a limit a little.
+    """A limit of the files being sent, by all processes of this server, and the share that one caller may have of it.
 
     Args:
-        most: The most files sent at a time.
+        places: As many places as files may be sent at a time.
         each: The most files sent at a time to one caller.
     """
 
-    def __init__(self, most: int, each: int) -> None:
-        self.most, self.each, self.inside = most, each, 0
-        self.shares: Counter[str] = Counter()
+    def __init__(self, places: Places, each: int) -> None:
+        self.places, self.each = places, each
 
     def require_room(self, caller: str) -> None:
         """Refuse another file if a limit is reached.
@@ -35,48 +37,64 @@ class Gate:
         Raises:
             TooMany: A limit is reached. Every client retries after a 429.
         """
-        if self.shares[caller] >= self.each:
+        if self.places.count(caller) >= self.each:
             raise TooMany(
                 f"The registry is sending you {self.each} files already; try again when one of them is done.",
                 retry_after=BUSY_SECONDS,
             )
-        if self.inside >= self.most:
+        if self.places.count() >= self.places.most:
             raise TooMany("The registry is sending too many files; try again in a moment.", retry_after=BUSY_SECONDS)
 
     @contextmanager
     def sending(self, caller: str) -> Iterator[None]:
-        """Count a file as long as it is being sent."""
-        self.inside += 1
-        self.shares[caller] += 1
+        """Count a file as long as it is being sent.
+
+        Raises:
+            TooMany: As for `require_room`, for one that began at the same moment as others.
+        """
+        with self.places.lock:
+            self.require_room(caller)
+            self.places.take(caller)
         try:
             yield
         finally:
-            self.inside -= 1
-            self.shares[caller] -= 1
-            if not self.shares[caller]:
-                del self.shares[caller]
+            self.places.leave(caller)
 
 
 class BlobResponse(FileResponse):
-    """A file in chunks, counted at the gate while it is sent. For a client that is slow, two chunks are in memory.
+    """A file in chunks, counted at the gate while it is sent; one chunk of it is in memory.
+
+    Chunks are large, since each costs a turn of a thread, but small for a client that has not kept up so far, which may
+    be one of very many who do not read, and for all while very many read.
 
     It has an ETag and no date: what an address leads to can become older, and dates would call that unmodified. Without
     a date, If-Modified-Since and If-Unmodified-Since have to be ignored (RFC 9110 sections 13.1.3 and 13.1.4).
     """
 
-    chunk_size = 2**17
+    chunk_size = SMALL
     gate: Gate
     caller: str
 
     def set_stat_headers(self, stat_result: os.stat_result) -> None:
         """Set the length, and not the date."""
-        super().set_stat_headers(stat_result)
-        del self.headers["last-modified"]
+        self.headers["content-length"] = str(stat_result.st_size)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file."""
-        with self.gate.sending(self.caller):
-            await super().__call__(scope, receive, send)
+        """Send the file, or only its headers."""
+        taken = 0  # bytes since the client last did not keep up
+
+        async def send_whole(message: Message) -> None:
+            nonlocal taken
+            await send(message)
+            if message.get("more_body"):
+                began = time.monotonic()
+                await send({"type": "http.response.body", "body": b"", "more_body": True})  # when the chunk is taken
+                taken = taken + len(message["body"]) if time.monotonic() < began + QUICK else 0
+                keeps_up = taken >= PROVEN and self.gate.places.count() <= FEW
+                self.chunk_size = LARGE if keeps_up else SMALL
+
+        with nullcontext() if scope["method"] == "HEAD" else self.gate.sending(self.caller):
+            await super().__call__(scope, receive, send_whole)
 
 
 def name_caller(request: Request) -> str:

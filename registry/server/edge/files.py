@@ -1,4 +1,4 @@
-"""Files: blobs and files of snapshots, sent from this server's disk or redirected.
+"""Files: blobs and files of snapshots, sent from this server's disk, by the proxy in front of it, or redirected.
 
 One byte range, a strong ETag, Repr-Digest (RFC 9530) and immutable caching; downloads of snapshots are counted.
 """
@@ -18,10 +18,12 @@ from registry.server.edge.conditions import read_tags
 from registry.server.edge.context import Context
 from registry.server.edge.downloads import BlobResponse, name_caller
 from registry.services.composing import snapshots
-from registry.services.composing.snapshots import Snapshot
+from registry.services.composing.snapshots import File, Snapshot
 from registry.services.hub import downloads
+from registry.settings import Settings
 from registry.storage.store import damaged
 
+DECIDED_HERE = {"if-match", "if-modified-since", "if-unmodified-since"}
 RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
 
 
@@ -71,7 +73,7 @@ def send(
 def send_blob(
     request: Request,
     ctx: Context,
-    blob: Blob,
+    blob: Blob | File,
     filename: str,
     *,
     immutable: bool,
@@ -86,7 +88,7 @@ def send_blob(
     Args:
         request: The request, for its Range and conditions.
         ctx: The parts of the app.
-        blob: The row of the blob.
+        blob: What is known of the blob.
         filename: The name that the file is saved under.
         immutable: Whether this address has these bytes for ever.
         cached: `public`, or `private` if a shared cache must not serve the blob to others.
@@ -135,19 +137,37 @@ def send_blob(
     elif (byte_range[1] and int(byte_range[1]) >= size) or (byte_range[3] and (int(byte_range[3]) == 0 or size == 0)):
         message = f"{filename} has {size} bytes; the range {byte_range[0]} lies outside."
         raise RangeNotSatisfiable(message, field="Range", size=size)
+    agreed = b"range" not in decided or "range" not in request.headers
     request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] not in decided]
-    caller = name_caller(request)
-    if request.method != "HEAD":
-        ctx.gate.require_room(caller)
     name = filename.rpartition("/")[2]
     response = BlobResponse(
         path, headers=headers, media_type="application/octet-stream", filename=name, stat_result=status
     )
-    response.gate, response.caller = ctx.gate, caller
+    if agreed and may_hand_over(request, ctx.settings):
+        return hand_over(response, f"{ctx.settings.accel}/{path.relative_to(ctx.store.root / 'blobs')}")
+    response.gate, response.caller = ctx.gate, name_caller(request)
+    if request.method != "HEAD":
+        ctx.gate.require_room(response.caller)
     return response
 
 
-def locate(ctx: Context, model: Model, blob: Blob, path: str) -> str | None:
+def may_hand_over(request: Request, settings: Settings) -> bool:
+    """Return whether a proxy may send a file: one that we trust, and that would decide on nothing.
+
+    nginx does not know our entity tags, so it would answer requests with these conditions otherwise than we do.
+    """
+    # uvicorn knows no port of a client that a trusted proxy speaks for; one that is connected to us has a port.
+    forwarded = request.client is not None and request.client.port == 0
+    return bool(settings.accel) and forwarded and request.method == "GET" and not DECIDED_HERE & {*request.headers}
+
+
+def hand_over(response: BlobResponse, location: str) -> Response:
+    """Return an answer without a body that tells nginx to send a file of an internal location in its place."""
+    kept = {name: value for name, value in response.headers.items() if name not in ("content-length", "accept-ranges")}
+    return Response(headers={**kept, "X-Accel-Redirect": location})
+
+
+def locate(ctx: Context, model: Model, blob: File, path: str) -> str | None:
     """Return where else a file's bytes are: at the Hub, or for a while in a bucket; None if only on this server."""
     settings = ctx.settings
     if blob.state == "remote" and model.source is not None:

@@ -4,15 +4,18 @@ An unexpected error is answered with problem details, too.
 """
 
 import asyncio
+import os
 import re
 import time
 import uuid
 from collections.abc import Iterable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import structlog
 from anyio import CapacityLimiter, to_thread
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +26,9 @@ from registry.server.errors import problem
 log = structlog.get_logger()
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}  # others are one label, `other`
 SECURITY = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+# A year, which is what browsers' own lists ask for, so that nobody who comes back now and then is ever sent in clear.
+# Other hosts of the domain are their operators' affair.
+STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 HTML_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -34,15 +40,31 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 
 class Metrics:
-    """The counters of one app."""
+    """The counters of one server, whose processes each write a file of their own.
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    Args:
+        folder: The folder of those files; None for a server of one process, which needs none.
+        process: The number of this process. One that replaces another counts on from where that ended.
+    """
+
+    def __init__(self, folder: Path | None = None, process: int = 0) -> None:
+        self.registry, self.folder = CollectorRegistry(), folder
+        if folder is not None:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # the library's only way to be told
+            values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
         labels = ("method", "route", "status")
         self.requests = Counter("registry_requests", "Requests answered", labels, registry=self.registry)
         self.seconds = Histogram("registry_request_seconds", "Time to answer", ("route",), registry=self.registry)
         self.received = Counter("registry_received_bytes", "Bytes of request bodies", registry=self.registry)
         self.sent = Counter("registry_sent_bytes", "Bytes of answers", registry=self.registry)
+
+    def render(self) -> bytes:
+        """Return the sums over all processes in Prometheus' text format."""
+        if self.folder is None:
+            return generate_latest(self.registry)
+        whole = CollectorRegistry()
+        MultiProcessCollector(whole, str(self.folder))  # type: ignore[no-untyped-call]
+        return generate_latest(whole)
 
 
 def policy(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -60,12 +82,23 @@ class Edge:
         address_rate: How many requests an address may send.
         body_seconds: The longest wait for the next bytes of a body.
         body_rate: The fewest bytes of a body for each second of waiting; 0 for no limit.
+        encrypted: Whether people reach this registry by https alone; browsers are told so.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, address_rate: Rate, body_seconds: float, body_rate: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        address_rate: Rate,
+        body_seconds: float,
+        body_rate: int,
+        encrypted: bool = False,
+    ) -> None:
         self.app, self.metrics, self.address_rate = app, metrics, address_rate
         self.body_seconds, self.body_rate = body_seconds, body_rate
         self.counting = CapacityLimiter(COUNTING)
+        self.security = (*SECURITY, STRICT_TRANSPORT) if encrypted else SECURITY
+        self.log = log.bind()  # configured by now; `log` itself looks that up for every line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event of ASGI."""
@@ -107,11 +140,10 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-                message["headers"] += [*SECURITY, (b"content-security-policy", policy(message["headers"]))]
+                message["headers"] += [*self.security, (b"content-security-policy", policy(message["headers"]))]
             self.metrics.sent.inc(len(message.get("body", b"")))
             await send(message)
 
-        bound = log.bind(request_id=request_id)
         try:
             if (headers := await self.refuse(scope)) is not None:
                 detail = f"This address sends too many requests; try again in {headers['Retry-After']} seconds."
@@ -123,7 +155,7 @@ class Edge:
         except ClientDisconnect:
             status = 499
         except Exception:
-            bound.exception("request.error")
+            self.log.exception("request.error", request_id=request_id)
             if status:
                 raise
             detail = "The registry failed on this request; its operator finds the reason in the log."
@@ -136,8 +168,9 @@ class Edge:
             self.metrics.requests.labels(method, route, status).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             actor = state.get("actor")
-            bound.info(
+            self.log.info(
                 "request",
+                request_id=request_id,
                 method=method,
                 path=scope["path"],
                 status=status,

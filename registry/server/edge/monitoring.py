@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
 import registry
 from registry.server.edge.admission import Route, allow, bearer_token
@@ -62,13 +61,15 @@ def healthz(request: Request, ctx: ContextDep) -> dict[str, str]:
 @scraped.get("/metrics", tags=["operation"], response_class=Response)
 @allow("admin.read")
 def metrics(request: Request, ctx: ContextDep) -> Response:
-    """Return the counts of requests, bytes, jobs and damaged blobs in Prometheus' text format.
+    """Return the counts of requests, bytes, jobs, hung jobs and damaged blobs in Prometheus' text format.
 
     Also with REGISTRY_METRICS_TOKEN.
     """
     with ctx.database.read() as session:
-        lines = job_lines(ctx.job_counts.get(session)) + damage_lines(session)
-    return Response(generate_latest(request.app.state.metrics.registry) + lines, media_type=CONTENT_TYPE_LATEST)
+        lines = job_lines(ctx.job_counts.get(session))
+        lines += gauge("registry_hung_jobs", "Jobs that hung: tried again, or failed", ctx.hung_jobs.get(session))
+        lines += gauge("registry_damaged_blobs", "Blobs that are damaged", damage.count(session))
+    return Response(request.app.state.metrics.render() + lines, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/openapi.json", include_in_schema=False)
@@ -88,7 +89,6 @@ def job_lines(counts: Sequence[tuple[str, str, int]]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def damage_lines(session: Session) -> bytes:
-    """Return the number of damaged blobs in Prometheus' text format."""
-    name = "registry_damaged_blobs"
-    return f"# HELP {name} Blobs that are damaged\n# TYPE {name} gauge\n{name} {damage.count(session)}\n".encode()
+def gauge(name: str, meaning: str, value: int) -> bytes:
+    """Return a number in Prometheus' text format."""
+    return f"# HELP {name} {meaning}\n# TYPE {name} gauge\n{name} {value}\n".encode()

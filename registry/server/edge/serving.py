@@ -6,11 +6,10 @@ import struct
 import threading
 from collections.abc import Callable
 
-import h11
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from registry.settings import Settings
 
@@ -18,37 +17,16 @@ log = structlog.get_logger()
 HEADER_BYTES = 16 * 2**10
 HEADERS = 100  # fields of a header
 UNSENT_BYTES = 2**17  # that the kernel takes for a client beyond those on their way to it
-END_OF_HEADER = (b"\n\r\n", b"\n\n")
+BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
+AHEAD = 16  # requests of a connection that wait for the one before
 
 
-class StrictConnection(h11.Connection):
-    """A parser of HTTP/1.1 that refuses long headers however they arrive, and bodies with two lengths."""
-
-    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return the next event.
-
-        Raises:
-            RemoteProtocolError: The client broke the protocol, or one of our limits; uvicorn answers 400 and closes.
-        """
-        if self.their_state is h11.IDLE:
-            received = self.trailing_data[0]
-            ends = [at for mark in END_OF_HEADER if (at := received.find(mark)) >= 0]
-            if min(ends, default=len(received)) > HEADER_BYTES:
-                raise h11.RemoteProtocolError("the header is too long")
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            names = [name for name, _ in event.headers]
-            if len(names) > HEADERS:
-                raise h11.RemoteProtocolError("the header has too many fields")
-            if b"content-length" in names and b"transfer-encoding" in names:  # RFC 9112 section 6.3
-                raise h11.RemoteProtocolError("the body has two lengths")
-        return event
-
-
-def deadline_protocol(header_seconds: float, send_seconds: float, send_rate: int) -> type[H11Protocol]:
+def deadline_protocol(header_seconds: float, send_seconds: float, send_rate: int) -> type[HttpToolsProtocol]:
     """Return an HTTP protocol that closes a connection whose client sends its header, or takes the answer, too slowly.
 
-    uvicorn itself waits for ever, and a thousand such connections cost an attacker nothing.
+    uvicorn itself waits for ever, and a thousand such connections cost an attacker nothing. Nor does it limit a header,
+    the trailers of a body, or the requests that a client sends ahead: each of them would be kept in memory. A body with
+    two lengths is refused by the parser, llhttp (RFC 9112 section 6.3).
 
     Args:
         header_seconds: The longest wait for a whole header.
@@ -56,32 +34,71 @@ def deadline_protocol(header_seconds: float, send_seconds: float, send_rate: int
         send_rate: The fewest bytes for each of those seconds.
     """
 
-    class DeadlineProtocol(H11Protocol):
+    class DeadlineProtocol(HttpToolsProtocol):
         waiting: asyncio.TimerHandle | None = None
         sending: asyncio.TimerHandle | None = None
         unsent = 0
-
-        def __init__(self, *arguments: object, **options: object) -> None:
-            super().__init__(*arguments, **options)  # type: ignore[arg-type]
-            self.conn = StrictConnection(h11.SERVER, HEADER_BYTES)
+        fruitless = 0  # bytes received since a header was complete, or a piece of a body
+        fruitful = False  # whether some of the bytes at hand are such
+        in_header = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.waiting = self.loop.call_later(header_seconds, transport.close)
+            self.await_header()
             transport.set_write_buffer_limits(high=0)  # `pause_writing` is called whenever bytes have to wait
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 connection: socket.socket = transport.get_extra_info("socket")
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
         def data_received(self, data: bytes) -> None:
-            before = self.cycle
+            self.fruitful = False
             super().data_received(data)
-            busy = self.cycle is not None and not self.cycle.response_complete
-            if self.waiting is not None and (busy or self.cycle is not before):
+            self.fruitless = 0 if self.fruitful else self.fruitless + len(data)
+            if self.fruitless > HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response("The header is too long.")
+            if self.cycle is None or self.cycle.response_complete:
+                self.await_header()  # whatever the bytes are
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self.in_header = True
+            self.await_header()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self.in_header:  # not of a trailer, which must not pass for a header (RFC 9110 section 6.5.1)
+                super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            if len(self.headers) > HEADERS:
+                raise ValueError("the header has too many fields")
+            if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEADER_BYTES:
+                raise ValueError("the header is too long")
+            if len(self.pipeline) >= AHEAD:
+                raise ValueError("too many requests were sent ahead")
+            self.fruitful, self.in_header = True, False
+            if self.waiting is not None:
                 self.waiting.cancel()
                 self.waiting = None
-            if self.waiting is None and not busy:  # the first bytes of a next request on a kept connection
-                self.waiting = self.loop.call_later(header_seconds, self.transport.close)
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self.fruitful = True
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self.fruitful = True
+            super().on_message_complete()
+
+        def await_header(self) -> None:
+            if self.waiting is None:
+                self.waiting = self.loop.call_later(header_seconds, self.shutdown)  # after an answer in progress
+
+        def send_400_response(self, msg: str) -> None:
+            answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+            if answering or self.pipeline:  # it would stand in the middle of another answer
+                self.transport.close()
+            else:
+                super().send_400_response(msg)
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -115,6 +132,25 @@ def deadline_protocol(header_seconds: float, send_seconds: float, send_rate: int
     return DeadlineProtocol
 
 
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen at a host and a port, as uvicorn does by itself, for several processes.
+
+    Raises:
+        OSError: The host has no address, or one cannot be listened on.
+    """
+    kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
+    found = dict.fromkeys(
+        (family, where) for family, *_, where in socket.getaddrinfo(host, port, type=kind, flags=flags)
+    )
+    return [socket.create_server(where[:2], family=family, backlog=BACKLOG) for family, where in found]
+
+
+def address_of(bound: socket.socket) -> str:
+    """Return the address of a server that listens on a socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 class Server(uvicorn.Server):
     """A uvicorn server that reports the address it listens on, and when it is about to end."""
 
@@ -122,13 +158,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.listening, self.ending = listening, ending
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Bind, then report the address."""
-        await super().startup(sockets)  # type: ignore[arg-type]
-        for bound in (bound for server in self.servers for bound in server.sockets):
-            host, port = bound.getsockname()[:2]
-            self.listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-            break
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then report the address."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(BACKLOG)  # asyncio has made it as short as the number that it accepts at a time
+        self.listening(address_of(self.servers[0].sockets[0]))
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """End the streams, which would last for minutes, then wait for the requests in progress."""
@@ -136,8 +171,20 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)  # type: ignore[arg-type]
 
 
-def make_server(app: FastAPI, host: str, port: int, header_seconds: float, listening: Callable[[str], None]) -> Server:
-    """Return a server for an app; `run()` it, and set `should_exit` to end it."""
+def make_server(
+    app: FastAPI, host: str, port: int, header_seconds: float, listening: Callable[[str], None], alone: bool = True
+) -> Server:
+    """Return a server for an app; `run()` it, and set `should_exit` to end it.
+
+    Args:
+        app: The app.
+        host: Where it listens, unless it is run with sockets.
+        port: Likewise.
+        header_seconds: The longest wait for a whole header.
+        listening: Called with the address once it listens.
+        alone: Whether no other process accepts connections on its sockets. If others do, it accepts one at a time, or
+            the first to wake would take all that have come together.
+    """
     settings: Settings = app.state.context.settings
     config = uvicorn.Config(
         app,
@@ -146,6 +193,7 @@ def make_server(app: FastAPI, host: str, port: int, header_seconds: float, liste
         http=deadline_protocol(header_seconds, settings.send_seconds, settings.body_rate),
         ws="none",
         lifespan="off",
+        backlog=BACKLOG if alone else 1,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -156,12 +204,14 @@ def make_server(app: FastAPI, host: str, port: int, header_seconds: float, liste
     return Server(config, listening, app.state.streams.end)
 
 
-def run_beside(worker: Callable[[], None], stop: Callable[[], object], server: Server) -> None:
+def run_beside(
+    worker: Callable[[], None], stop: Callable[[], object], server: Server, sockets: list[socket.socket]
+) -> None:
     """Run the server with a worker in a thread, and at the end stop the worker and wait for it."""
     thread = threading.Thread(target=worker, name="worker")
     thread.start()
     try:
-        server.run()
+        server.run(sockets)
     finally:
         stop()
         thread.join()

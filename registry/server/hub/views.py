@@ -71,9 +71,9 @@ def revision(
         "cardData": front,
         "config": {name: config[name] for name in ("architectures", "model_type") if name in config},
         "safetensors": {"parameters": row.dtypes, "total": row.parameters},
-        "usedStorage": sum(file.blob.size for file in snapshot.files),
+        "usedStorage": sum(file.size for file in snapshot.files),
         "siblings": [
-            {"rfilename": file.path, **(sibling(file.blob.sha256, file.blob.size) if blobs else {})}
+            {"rfilename": file.path, **(sibling(file.sha256, file.size) if blobs else {})}
             for file in sorted(snapshot.files, key=lambda file: file.path)
         ],
         "spaces": [],
@@ -120,15 +120,16 @@ def tree(snapshot: Snapshot) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     inside: dict[str, list[tuple[str, str, bool]]] = {"": []}
     for file in snapshot.files:
-        raw = pointer(file.sha256, file.blob.size)
+        raw = pointer(file.sha256, file.size)
+        object_id = blob_id(raw)
         folder, _, name = file.path.rpartition("/")
-        inside.setdefault(folder, []).append((name, blob_id(raw), False))
+        inside.setdefault(folder, []).append((name, object_id, False))
         entries[file.path] = {
             "type": "file",
-            "oid": blob_id(raw),
-            "size": file.blob.size,
+            "oid": object_id,
+            "size": file.size,
             "path": file.path,
-            "lfs": {"oid": file.sha256, "size": file.blob.size, "pointerSize": len(raw)},
+            "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": len(raw)},
         }
         while folder:  # every folder on the way
             folder = folder.rpartition("/")[0]

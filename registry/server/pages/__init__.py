@@ -1,7 +1,7 @@
 """Web pages: server-rendered, with htmx where something is live.
 
-A page opens one read transaction, calls the views that the API calls, and renders what they return once the transaction
-has ended: what a page shows belongs together. A form builds the body of an API route and calls the route's function, so
+A page opens one read transaction, that of its admission, calls the views that the API calls, and renders what they
+return: what a page shows belongs together. A form builds the body of an API route and calls the route's function, so
 that a page can do nothing that a command cannot.
 """
 
@@ -19,11 +19,12 @@ from registry.server.pages.people import namespaces, sign_in, tokens
 from registry.server.pages.queue import jobs
 from registry.server.pages.queue.streams import Streams
 from registry.server.pages.releasing import channels, releases
+from registry.server.processes.places import Places
 
 
-def install(app: FastAPI) -> None:
-    """Add the pages and their static files to an app, after everything else."""
-    app.state.streams = Streams(jobs.AT_ONCE)
+def install(app: FastAPI, streams: Places) -> None:
+    """Add the pages and their static files to an app, after everything else; streams of events take those places."""
+    app.state.streams = Streams(streams)
     app.mount("/static", Static(directory=FOLDER / "static"), name="static")
     for module in (
         home,

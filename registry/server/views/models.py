@@ -23,7 +23,7 @@ def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Ro
     """Return the shape of a model, with the caller's role on it."""
     return schemas.Model(
         name=row.full_name,
-        creator=row.creator.name,
+        creator=row.creator,
         visibility="public" if row.visibility == "public" else "private",
         license=row.license,
         min_approvals=row.min_approvals,

@@ -13,7 +13,7 @@ from registry.server.views import jobs as job_views
 from registry.server.views import patches as patch_views
 from registry.services.catalog import choices
 from registry.services.composing import builds, compositions, previews, snapshots
-from registry.services.composing.compositions import Ingredient
+from registry.services.composing.compositions import Ingredient, Mix
 from registry.services.composing.previews import Preview
 from registry.services.composing.snapshots import Snapshot
 from registry.services.people.actors import Actor
@@ -33,6 +33,7 @@ def described_recipe(row: Recipe, items: Sequence[tuple[RecipeItem, PatchRevisio
         digest=row.digest,
         base=row.base_digest,
         alpha=row.alpha,
+        method=row.method,
         patches=[recipe_item(item, revision) for item, revision in items],
     )
 
@@ -42,6 +43,7 @@ def recipe_item(item: RecipeItem, revision: PatchRevision | None) -> schemas.Rec
     return schemas.RecipeItem(
         sha256=item.sha256,
         weight=item.weight,
+        where=list(item.where),
         number=revision.patch.number if revision else 0,
         revision=revision.number if revision else 0,
         title=revision.title if revision else "no longer listed",
@@ -76,18 +78,19 @@ def build_list(session: Session, model: Model, digest: str) -> list[schemas.Buil
 
 def snapshot(session: Session, model: Model, found: Snapshot) -> schemas.Snapshot:
     """Return the shape of a snapshot."""
+    row = snapshots.recipe_of(session, found)
     return schemas.Snapshot(
         model=model.full_name,
         ref=found.ref,
-        release=found.release.version if found.release else None,
+        release=found.ref if found.release_id else None,
         channel=found.channel,
         fixed=found.fixed,
         commit=found.commit,
         warnings=found.warnings,
         weights_digest=found.weights_digest,
-        recipe=recipe(session, model, found.recipe) if found.recipe else None,
+        recipe=recipe(session, model, row) if row else None,
         files=[
-            schemas.File(path=file.path, size=file.blob.size, sha256=file.sha256)
+            schemas.File(path=file.path, size=file.size, sha256=file.sha256)
             for file in sorted(found.files, key=lambda file: file.path)
         ],
     )
@@ -105,11 +108,16 @@ def show_snapshot(session: Session, actor: Actor | None, name: str, ref: str) ->
 
 @dataclass(frozen=True)
 class RecipeProgress:
-    """A recipe that was asked for: its result, or the job that composes it and whether the caller may cancel that."""
+    """A recipe that was asked for: its result, or the job that composes it, and what the caller may do with either.
+
+    `kept` says why nobody can delete the result.
+    """
 
     composition: schemas.Composition
     job: schemas.Job | None
     cancellable: bool
+    deletable: bool
+    kept: str | None
 
 
 def progress(session: Session, actor: Actor | None, model: Model, digest: str) -> RecipeProgress:
@@ -123,20 +131,32 @@ def progress(session: Session, actor: Actor | None, model: Model, digest: str) -
         composition(session, model, row, result, None),
         job_views.queued(session, job) if job else None,
         job is not None and jobs.cancellable(actor, job),
+        result is not None and actor is not None and compositions.may_delete(session, actor, model, result),
+        compositions.kept_because(session, model, digest) if result is not None else None,
     )
 
 
 def preview(session: Session, actor: Actor | None, name: str, body: schemas.RecipeRequest) -> schemas.Preview:
     """Return what a recipe would give; nothing is written."""
-    items = [Ingredient(item.number, item.weight, item.revision) for item in body.patches]
-    return previewed(previews.preview(session, actor, name, body.alpha, items, allow_yanked=body.allow_yanked))
+    return previewed(previews.preview(session, actor, name, mix(body)))
+
+
+def mix(body: schemas.RecipeRequest) -> Mix:
+    """Return what a body asks for."""
+    return Mix(ingredients(body.patches), body.alpha, body.method, body.allow_yanked)
+
+
+def ingredients(items: Sequence[schemas.RecipeItemRequest]) -> list[Ingredient]:
+    """Return the patches that a body names."""
+    return [Ingredient(item.number, item.weight, item.revision, item.where) for item in items]
 
 
 def previewed(found: Preview) -> schemas.Preview:
     """Return the shape of a preview."""
     return schemas.Preview(
-        recipe=found.recipe.digest,
-        alpha=found.recipe.alpha,
+        recipe=found.recipe.digest if found.recipe else None,
+        alpha=found.recipe.alpha if found.recipe else found.mix.alpha,
+        method=found.mix.method,
         composed=found.weights_digest is not None,
         weights_digest=found.weights_digest,
         patches=[
@@ -184,7 +204,7 @@ def recipe_at(session: Session, actor: Actor | None, model: Model, ref: str) -> 
         InvalidRequest: The beginning of a digest is too short or not unique.
     """
     try:
-        row = snapshots.find(session, actor, model, ref).recipe
+        row = snapshots.recipe_of(session, snapshots.find(session, actor, model, ref))
     except RevisionNotFound:
         if len(ref) < WHOLE:
             raise

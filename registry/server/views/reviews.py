@@ -1,14 +1,15 @@
 """Views of what people say and decide about patches, and of evaluations: the discussion of a patch, and the inbox."""
 
 import uuid
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import Comment, Evaluation, Model, PatchRevision, Review
+from registry.db.tables import Comment, Evaluation, Model, PatchRevision, Review, User
 from registry.server.views import patches as patch_views
 from registry.services.catalog import patches
-from registry.services.curation import evaluations, inbox, reviews
+from registry.services.curation import comments, evaluations, inbox, reviews
 from registry.services.curation.evaluations import Subject
 from registry.services.people.actors import Actor
 from registry.services.releasing import releases
@@ -41,25 +42,31 @@ def review_page(
     return schemas.ReviewPage(items=[review(found, found.id in counting) for found in rows], next=cursor)
 
 
-def comment(row: Comment) -> schemas.Comment:
-    """Return the shape of a comment."""
-    deleted = None
-    if row.deleted_at is not None and row.deleted_by is not None:
-        deleted = schemas.Deletion(user=row.deleted_by.name, reason=row.deletion_reason or "", at=row.deleted_at)
+def comment(row: Comment, sees_hidden: bool = False) -> schemas.Comment:
+    """Return the shape of a comment; the text of a hidden one only for those who see it."""
     return schemas.Comment(
         id=str(row.id),
         author=row.author.name,
         revision=row.revision,
-        message=row.message,
+        message=row.message if sees_hidden or row.hidden_at is None else "",
         created_at=row.created_at,
-        deleted=deleted,
+        deleted=moderation(row.deleted_by, row.deleted_at, row.deletion_reason),
+        hidden=moderation(row.hidden_by, row.hidden_at, row.hiding_reason),
     )
 
 
-def comment_page(session: Session, row: PatchRevision, before: str | None, limit: int) -> schemas.CommentPage:
+def moderation(user: User | None, at: datetime | None, reason: str | None) -> schemas.Moderation | None:
+    """Return the shape of who did something to a comment, when and why; None if nobody did."""
+    return schemas.Moderation(user=user.name, reason=reason or "", at=at) if user and at else None
+
+
+def comment_page(
+    session: Session, actor: Actor | None, model: Model, row: PatchRevision, before: str | None, limit: int
+) -> schemas.CommentPage:
     """Return a page of the comments on a patch, newest first."""
-    rows, cursor = reviews.comments(session, row.patch, before, limit)
-    return schemas.CommentPage(items=[comment(found) for found in rows], next=cursor)
+    rows, cursor = comments.listing(session, row.patch, before, limit)
+    sees = comments.sees_hidden(session, actor, model)
+    return schemas.CommentPage(items=[comment(found, sees) for found in rows], next=cursor)
 
 
 def evaluation(row: Evaluation, subject: Subject) -> schemas.Evaluation:
@@ -73,11 +80,14 @@ def evaluation(row: Evaluation, subject: Subject) -> schemas.Evaluation:
     )
 
 
-def discussion(session: Session, model: Model, row: PatchRevision, before: str | None = None) -> schemas.Discussion:
+def discussion(
+    session: Session, actor: Actor | None, model: Model, row: PatchRevision, before: str | None = None
+) -> schemas.Discussion:
     """Return a patch with the newest of what was said about it, and what it still needs.
 
     Args:
         session: A transaction.
+        actor: The caller.
         model: The patch's model.
         row: The patch at a revision.
         before: The cursor of earlier comments to return instead of the newest.
@@ -86,7 +96,8 @@ def discussion(session: Session, model: Model, row: PatchRevision, before: str |
     counted = reviews.verdicts(session, model, row)
     counting = {verdict.id for verdict in counted.values()}
     verdicts, earlier_reviews = reviews.reviews(session, row.patch, None, NEWEST)
-    comments, earlier_comments = reviews.comments(session, row.patch, before, NEWEST)
+    said, earlier_comments = comments.listing(session, row.patch, before, NEWEST)
+    sees = comments.sees_hidden(session, actor, model)
     unmeasured = evaluations.missing(session, model, revision=row)
     missing = reviews.missing_in(model, row, checks, len(reviews.approving(counted)), unmeasured)
     return schemas.Discussion(
@@ -95,7 +106,7 @@ def discussion(session: Session, model: Model, row: PatchRevision, before: str |
         checks=[patch_views.check(found) for found in checks],
         reviews=[review(found, found.id in counting) for found in verdicts[::-1]],
         earlier_reviews=earlier_reviews,
-        comments=[comment(found) for found in comments[::-1]],
+        comments=[comment(found, sees) for found in said[::-1]],
         earlier_comments=earlier_comments,
         evaluations=[
             evaluation(found, subject) for found in evaluations.evaluations_of(session, model, subject, EVALUATIONS)

@@ -1,4 +1,4 @@
-"""Quotas: how much of a namespace's quota is used, computed from its rows, so that no counter can drift.
+"""Quotas: how much of a namespace's quota is used.
 
 used       files of bases of its models, patches that its user has contributed, and compositions that its user has asked
            for, each blob once; weights of a base that stay at the Hub do not count
@@ -6,16 +6,21 @@ reserved   what is announced for it, until it expires: sessions that are open, o
            and what its user's active jobs will add
 
 Bytes count even where the user need not send them because they are here already: the rows that refer to them keep them.
+
+What is reserved is computed from rows. What is used is kept in `namespaces.used_bytes`, since summing thousands of
+patches at every look takes long: each transaction that adds rows calls `charge` before, each that removes some calls
+`recount` after, under the namespace's lock. `check` compares the kept sums with the rows.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select, union
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, union
 from sqlalchemy.orm import Session
 
+from registry.db.session import Database
 from registry.db.tables import (
     ACTIVE_JOBS,
     BaseFile,
@@ -36,6 +41,7 @@ from registry.services.people.actors import Actor, record
 
 RETRY_SECONDS = 3600  # room is made by a person, not by asking again
 JOB_SECONDS = 30  # a job ends by itself, soon
+AT_ONCE = 500  # keys in one statement
 
 
 @dataclass(frozen=True)
@@ -59,29 +65,105 @@ class JobLimits:
     quota_uploads: int
 
 
-def blobs_used(spaces: Sequence[uuid.UUID]) -> Any:
-    """Return a query for what namespaces use: each with the digests of its blobs, once."""
+def sources() -> list[Any]:
+    """Return queries for what namespaces use, each with the columns `namespace_id` and `sha256`; a blob may recur."""
     at_the_hub = and_(Model.by_reference, BaseFile.path.endswith(".safetensors"))
+    namespace_id = Namespace.id.label("namespace_id")
     bases = (
         select(Model.namespace_id.label("namespace_id"), BaseFile.sha256.label("sha256"))
         .join(Model, Model.id == BaseFile.model_id)
-        .where(Model.namespace_id.in_(spaces), ~at_the_hub)
+        .where(~at_the_hub)
     )
     patches = (
-        select(Namespace.id, PatchRevision.blob_sha256)
+        select(namespace_id, PatchRevision.blob_sha256.label("sha256"))
         .join(Patch, Patch.id == PatchRevision.patch_id)
         .join(User, User.id == Patch.author_id)
         .join(Namespace, Namespace.name == User.name)
-        .where(Namespace.id.in_(spaces), PatchRevision.blob_sha256.is_not(None))
+        .where(PatchRevision.blob_sha256.is_not(None))
     )
     composed = (
-        select(Namespace.id, CompositionFile.sha256)
+        select(namespace_id, CompositionFile.sha256.label("sha256"))
         .join(Composition, Composition.id == CompositionFile.composition_id)
         .join(User, User.id == Composition.user_id)
         .join(Namespace, Namespace.name == User.name)
-        .where(Namespace.id.in_(spaces))
     )
-    return union(bases, patches, composed)
+    return [bases, patches, composed]
+
+
+def uses(space: Any, sha256: Any) -> ColumnElement[bool]:
+    """Return the condition that a namespace, by its id, uses a blob; both may be columns of the query around it."""
+    conditions = []
+    for query in sources():
+        owner, blob = query.selected_columns
+        conditions.append(query.where(owner == space, blob == sha256).correlate(UploadSession, Blob).exists())
+    return or_(*conditions)
+
+
+def computed(spaces: Sequence[uuid.UUID]) -> Any:
+    """Return a query for the bytes that namespaces use, each blob once; a namespace that uses none has no row."""
+    narrowed = [query.where(query.selected_columns[0].in_(spaces)) for query in sources()]
+    mine = union(*narrowed).subquery()
+    total = select(mine.c.namespace_id, func.sum(Blob.size)).join(Blob, Blob.sha256 == mine.c.sha256)
+    return total.group_by(mine.c.namespace_id)
+
+
+def charge(session: Session, space: uuid.UUID, blobs: Collection[str]) -> None:
+    """Count blobs that rows are about to make a namespace use; call it before those rows are added.
+
+    The blobs have rows already. The namespace stays locked, so that of two transactions that add the same blob only one
+    counts it.
+    """
+    row = locked(session, space)
+    names = sorted(set(blobs))
+    for start in range(0, len(names), AT_ONCE):
+        size = func.coalesce(func.sum(Blob.size), 0)
+        new = select(size).where(Blob.sha256.in_(names[start : start + AT_ONCE]), ~uses(space, Blob.sha256))
+        row.used_bytes += int(session.scalars(new).one())
+    session.flush()
+
+
+def recount(session: Session, space: uuid.UUID) -> None:
+    """Compute what a namespace uses, after rows that made it use blobs were removed."""
+    row = locked(session, space)
+    row.used_bytes = next((int(size) for _, size in session.execute(computed([space]))), 0)
+    session.flush()
+
+
+def locked(session: Session, space: uuid.UUID) -> Namespace:
+    """Return a namespace as it is now, locked until the transaction ends."""
+    return session.get_one(Namespace, space, with_for_update={"key_share": True}, populate_existing=True)
+
+
+def lock_payer(session: Session, user: uuid.UUID | None) -> None:
+    """Lock the namespace that pays for what a user contributes; call it before the blobs are locked, or two may wait.
+
+    Everybody locks namespaces before blobs, and both before the audit log.
+    """
+    if user is not None:
+        locked(session, payer(session, user))
+
+
+def payer(session: Session, user: uuid.UUID) -> uuid.UUID:
+    """Return the namespace that pays for what a user contributes: their own."""
+    query = select(Namespace.id).join(User, User.name == Namespace.name).where(User.id == user)
+    return session.scalars(query).one()
+
+
+def check(database: Database) -> Iterator[str]:
+    """Yield a sentence for every namespace whose used bytes are not what its rows say, and correct them."""
+    with database.read() as session:
+        kept = session.execute(select(Namespace.id, Namespace.used_bytes).order_by(Namespace.name)).all()
+    for start in range(0, len(kept), AT_ONCE):
+        with database.read() as session:
+            ids = [key for key, _ in kept[start : start + AT_ONCE]]
+            sizes = {key: int(size) for key, size in session.execute(computed(ids))}
+            spaces = session.scalars(select(Namespace).where(Namespace.id.in_(ids))).all()
+        for space in spaces:
+            size = sizes.get(space.id, 0)
+            if space.used_bytes != size:
+                with database.write() as session:
+                    recount(session, space.id)
+                yield f"{space.name} was counted as using {space.used_bytes} bytes, not {size}; that is corrected."
 
 
 def usage(session: Session, space: Namespace, quota_bytes: int, quota_uploads: int) -> Usage:
@@ -95,22 +177,14 @@ def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quot
     It is one statement: between two, a push could move bytes from what is reserved to what is used, and hide them.
     """
     ids = [space.id for space in spaces]
-    mine = blobs_used(ids).cte("mine")
-    used = (
-        select(mine.c.namespace_id, func.sum(Blob.size).label("bytes"))
-        .join(Blob, Blob.sha256 == mine.c.sha256)
-        .group_by(mine.c.namespace_id)
-        .subquery()
-    )
     is_open = UploadSession.state == "open"
-    ours = and_(mine.c.namespace_id == UploadSession.namespace_id, mine.c.sha256 == UploadSession.sha256)
+    unused = ~uses(UploadSession.namespace_id, UploadSession.sha256)
     announced = (
         select(
             UploadSession.namespace_id,
-            func.sum(case((or_(is_open, mine.c.sha256.is_(None)), UploadSession.size), else_=0)).label("bytes"),
+            func.sum(case((or_(is_open, unused), UploadSession.size), else_=0)).label("bytes"),
             func.sum(case((is_open, 1), else_=0)).label("open"),
         )
-        .outerjoin(mine, ours)
         .where(UploadSession.namespace_id.in_(ids), UploadSession.expires_at > now())
         .group_by(UploadSession.namespace_id)
         .subquery()
@@ -125,8 +199,7 @@ def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quot
     )
     reserved = func.coalesce(announced.c.bytes, 0) + func.coalesce(asked.c.bytes, 0)
     query = (
-        select(Namespace.id, used.c.bytes, reserved, announced.c.open)
-        .outerjoin(used, used.c.namespace_id == Namespace.id)
+        select(Namespace.id, Namespace.used_bytes, reserved, announced.c.open)
         .outerjoin(announced, announced.c.namespace_id == Namespace.id)
         .outerjoin(asked, asked.c.namespace_id == Namespace.id)
         .where(Namespace.id.in_(ids))
@@ -144,8 +217,7 @@ def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quot
 
 def counts_against(session: Session, space: Namespace, sha256: str) -> bool:
     """Say whether bytes count as used by a namespace."""
-    used = blobs_used([space.id]).subquery()
-    return session.scalar(select(used.c.sha256).where(used.c.sha256 == sha256).limit(1)) is not None
+    return bool(session.scalar(select(uses(space.id, sha256))))
 
 
 def require_room(space: Namespace, used: Usage, size: int, *, is_open: bool) -> None:

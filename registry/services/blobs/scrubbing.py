@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, func, or_, select, update
 
 from registry.db.session import Database
 from registry.db.tables import Blob, now
@@ -52,6 +52,8 @@ def run(
     """
     begun = now()
     with store.holding(LOCK) as locked:
+        if locked:
+            distrust(database, begun, period)
         rate = max(LEAST_RATE, 2 * total(database) / period.total_seconds())
         while locked and not stopping.is_set() and (due := next_due(database, begun, period)):
             sha256, marked = due
@@ -90,6 +92,12 @@ def total(database: Database) -> int:
     with database.read() as session:
         stored = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.state != "remote")
         return int(session.scalars(stored).one())
+
+
+def distrust(database: Database, begun: datetime, period: timedelta) -> None:
+    """Make blobs due that were read at a time which is still to come: the clock was wrong then."""
+    with database.write() as session:
+        session.execute(update(Blob).where(Blob.checked_at > begun + RETRY).values(checked_at=begun - period))
 
 
 def next_due(database: Database, begun: datetime, period: timedelta) -> tuple[str, bool] | None:

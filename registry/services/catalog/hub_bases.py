@@ -157,6 +157,7 @@ def register(
             blobs.register(session, store, folder / sha256, sha256, size)
         else:
             blobs.refer(session, sha256, size)
+    quotas.charge(session, model.namespace_id, stored)
     session.add_all(BaseFile(model_id=model.id, path=file.path, sha256=file.name) for file in files)
     model.source, model.size = source, sum(file.size for file in files)
     session.flush()

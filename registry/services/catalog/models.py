@@ -5,14 +5,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
+from registry.db.session import seen
 from registry.db.tables import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User, now
 from registry.documents.commits import commit_id
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files.folders import check_paths
-from registry.services.blobs import blobs
+from registry.services.blobs import blobs, quotas
 from registry.services.catalog import search, tags
 from registry.services.people import access, namespaces, paging
 from registry.services.people.actors import Actor, record
@@ -21,6 +22,13 @@ from registry.services.queue import jobs
 from registry.storage.store import Store
 
 CARD_BYTES = 2**20
+# What most requests ask, built once: building a statement takes longer than running it.
+FILES = (
+    select(BaseFile)
+    .where(BaseFile.model_id == bindparam("model"))
+    .options(joinedload(BaseFile.blob))
+    .order_by(BaseFile.path)
+)
 
 
 def create(
@@ -56,9 +64,7 @@ def create(
         check_paths([path for path, _ in files])
     session.get(Namespace, space.id, with_for_update=True)
     existing = session.scalar(
-        select(Model)
-        .where(Model.namespace_id == space.id, Model.name == name)
-        .options(selectinload(Model.files), joinedload(Model.creator))
+        select(Model).where(Model.namespace_id == space.id, Model.name == name).options(selectinload(Model.files))
     )
     if existing is not None:
         if source is not None:
@@ -72,6 +78,7 @@ def create(
     for path, sha256 in files:
         if sha256 not in sizes:
             raise InvalidRequest(f"The bytes of {path} are missing; upload them first.", field=path)
+    quotas.charge(session, space.id, sizes)
     model = Model(
         namespace_id=space.id,
         name=name,
@@ -108,7 +115,7 @@ def import_job(session: Session, model: Model) -> Job | None:
 
 
 def find(session: Session, full_name: str, *, lock: bool = False) -> Model:
-    """Return a model with its creator; the caller has been admitted to it.
+    """Return a model; the caller has been admitted to it, and a reading transaction has seen it by then.
 
     Args:
         session: A transaction.
@@ -119,8 +126,10 @@ def find(session: Session, full_name: str, *, lock: bool = False) -> Model:
         NotFound: No such model exists.
     """
     namespace, _, name = full_name.partition("/")
-    query = access.named(namespace, name).options(joinedload(Model.creator))
-    model = session.scalar(query.with_for_update(of=Model) if lock else query)
+    model: Model | None = None if lock else seen(session).get(full_name)
+    if model is None:
+        query = access.ANY_MODEL.with_for_update(of=Model) if lock else access.ANY_MODEL
+        model = session.scalar(query, {"namespace": namespace, "name": name})
     if model is None:
         raise NotFound(f"There is no model {full_name}; `crumb model list` shows those that you may see.")
     return model
@@ -144,7 +153,7 @@ def listing(
 ) -> tuple[list[Model], str | None]:
     """Return a page of the models that the caller may see, by name, and the cursor of the next page."""
     query = select(Model).join(Namespace, Namespace.id == Model.namespace_id).where(access.visible(actor))
-    query = query.options(joinedload(Model.creator)).order_by(Namespace.name, Model.name)
+    query = query.order_by(Namespace.name, Model.name)
     if words:
         query = query.where(search.containing(words))
     if author:
@@ -160,14 +169,7 @@ def listing(
 
 def base_files(session: Session, model: Model) -> list[BaseFile]:
     """Return the files of a base with their blobs, by path."""
-    return list(
-        session.scalars(
-            select(BaseFile)
-            .where(BaseFile.model_id == model.id)
-            .options(joinedload(BaseFile.blob))
-            .order_by(BaseFile.path)
-        )
-    )
+    return list(session.scalars(FILES, {"model": model.id}))
 
 
 def base_tensors(session: Session, model: Model) -> list[BaseTensor]:
@@ -273,6 +275,8 @@ def count_dtypes(tensors: Sequence[tuple[str, str, Sequence[int], str]]) -> dict
 
 def refuse_import(session: Session, model: Model, error: str) -> None:
     """Delete a model whose files are not a sound base; the job keeps the reason."""
+    quotas.locked(session, model.namespace_id)  # before the audit log, as everywhere, or two would wait for each other
     record(session, None, "model.refuse", model.full_name, model, after={"error": error})
     session.delete(model)
     session.flush()
+    quotas.recount(session, model.namespace_id)

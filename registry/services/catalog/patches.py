@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import and_, exists, func, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, User
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
-from registry.services.blobs import blobs
+from registry.services.blobs import blobs, quotas
 from registry.services.catalog import models, norms
 from registry.services.people import paging
 from registry.services.people.actors import Actor, record
@@ -49,6 +49,7 @@ def push(
                 f"{full_name}#{twin.patch.number} by {twin.patch.author.name} is the same file.", field="sha256"
             )
         return twin, jobs.active(session, f"check:{twin.id}")
+    quotas.lock_payer(session, actor.user_id)
     size = require_bytes(session, actor, contribution.sha256)
     model.patch_count += 1
     patch = Patch(
@@ -84,6 +85,7 @@ def revise(
         raise WrongState(f"{full_name}#{twin.patch.number}.{twin.number} is the same file.", field="sha256")
     if patch.state not in REVISABLE:
         raise WrongState(f"{full_name}#{number} is {patch.state} and takes no more revisions; push a new patch.")
+    quotas.lock_payer(session, patch.author_id)
     size = require_bytes(session, actor, contribution.sha256)
     patch.revision += 1
     job = add_revision(session, actor, model, patch, contribution, size)
@@ -119,6 +121,7 @@ def add_revision(
     session: Session, actor: Actor, model: Model, patch: Patch, contribution: Contribution, size: int
 ) -> Job:
     """Add a patch's newest revision and enqueue its check."""
+    quotas.charge(session, quotas.payer(session, patch.author_id), [contribution.sha256])
     revision = PatchRevision(
         patch_id=patch.id,
         number=patch.revision or 1,
@@ -255,11 +258,16 @@ def listing(
 
 def touches(model: Model, words: str) -> Any:
     """Return the condition for revisions that change a tensor of a model whose name contains some words."""
-    # By the names of the base's tensors, each of which is looked up by the key of `patch_tensors`, a large table.
+    # The names are found once, among the base's tensors, and each is looked up by the key of `patch_tensors`, a large
+    # table. PostgreSQL would otherwise go through all tensors of each revision, and compare each name again.
     named = select(BaseTensor.name).where(
         BaseTensor.model_id == model.id, func.lower(BaseTensor.name).contains(words.lower(), autoescape=True)
     )
-    return exists().where(PatchTensor.revision_id == PatchRevision.id, PatchTensor.nnz > 0, PatchTensor.name.in_(named))
+    once = named.cte("named").prefix_with("MATERIALIZED", dialect="postgresql")
+    touched = exists().where(
+        PatchTensor.revision_id == PatchRevision.id, PatchTensor.nnz > 0, PatchTensor.name.in_(select(once.c.name))
+    )
+    return and_(select(once.c.name).exists(), touched)
 
 
 def history(session: Session, patch: Patch, limit: int) -> Sequence[PatchRevision]:
@@ -335,6 +343,7 @@ def refuse(session: Session, model: Model, revision: PatchRevision, subject: str
     """Refuse a revision and release its bytes; its number, texts and the reason are kept."""
     revision.state, revision.refusal, revision.blob_sha256 = "refused", error, None
     session.flush()
+    quotas.recount(session, quotas.payer(session, revision.patch.author_id))
     record(session, None, "patch.refused", subject, model, after={"error": error})
 
 

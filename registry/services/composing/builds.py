@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Build, Model
+from registry.db.tables import Build, Model, Recipe
 from registry.errors import WrongState
 from registry.services.people.actors import Actor, record
 
@@ -49,7 +49,11 @@ def add(
         weights_digest=weights_digest,
         device=device,
     )
+    recipe = session.get_one(Recipe, digest, with_for_update={"key_share": True}, populate_existing=True)
     session.add(build)
+    session.flush()
+    others = select(Build.id).where(Build.recipe_digest == digest, Build.weights_digest != weights_digest)
+    recipe.disputed = recipe.disputed or session.scalar(others.limit(1)) is not None
     session.flush()
     return build
 

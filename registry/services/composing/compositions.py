@@ -4,13 +4,17 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
+from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats import recipe as recipes
+from registry.breadcrumbs.formats.globs import matches
+from registry.breadcrumbs.formats.recipe import ALONE
 from registry.db.tables import (
     BaseFile,
     Composition,
@@ -19,6 +23,7 @@ from registry.db.tables import (
     Model,
     Patch,
     PatchRevision,
+    PatchTensor,
     Recipe,
     RecipeItem,
     Release,
@@ -26,8 +31,9 @@ from registry.db.tables import (
 from registry.documents.commits import commit_id
 from registry.errors import Forbidden, InvalidRecipe, RevisionNotFound, WrongState
 from registry.files.folders import is_weights
+from registry.services.blobs import quotas
 from registry.services.catalog import models, patches
-from registry.services.composing import builds
+from registry.services.composing import alphas, builds
 from registry.services.people import access
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
@@ -35,23 +41,33 @@ from registry.services.queue import jobs
 
 
 class Ingredient(NamedTuple):
-    """A patch by its number, its revision (None is the newest), and its weight as a decimal."""
+    """A patch by its number, its revision (None is the newest), its weight as a decimal, and its weights by tensor."""
 
     number: int
     weight: str = "1"
     revision: int | None = None
+    where: Sequence[tuple[str, str]] = ()
 
 
-def request(
-    session: Session,
-    actor: Actor,
-    full_name: str,
-    alpha: str,
-    items: Sequence[Ingredient],
-    *,
-    allow_yanked: bool = False,
-) -> tuple[Recipe, Composition | None, Job | None]:
-    """Ask for base + alpha * sum(weight * patch).
+@dataclass(frozen=True)
+class Mix:
+    """What to compose: base + alpha * (patches combined by a method).
+
+    Args:
+        items: The patches.
+        alpha: A decimal, or `auto` for the one that the patches give.
+        method: sum, ties or mean.
+        allow_yanked: Whether patches may be yanked ones.
+    """
+
+    items: Sequence[Ingredient]
+    alpha: str = recipes.ALPHA
+    method: str = "sum"
+    allow_yanked: bool = False
+
+
+def request(session: Session, actor: Actor, full_name: str, mix: Mix) -> tuple[Recipe, Composition | None, Job | None]:
+    """Ask for the composition of some patches.
 
     Returns:
         The recipe, and its composition if there is one, else the job that composes it.
@@ -61,7 +77,7 @@ def request(
         InvalidRecipe: A patch cannot be composed, or a decimal is out of range; the message names it.
     """
     model = models.ready(session, full_name, lock=True)
-    recipe = save(session, choose(session, model, alpha, items, allow_yanked=allow_yanked))
+    recipe = save(session, choose(session, model, mix))
     return recipe, *ask(session, actor, model, recipe)
 
 
@@ -74,7 +90,7 @@ def requested(session: Session, model: Model, digest: str) -> tuple[Recipe, Comp
     recipe = session.get(Recipe, digest, options=[selectinload(Recipe.items)])
     if recipe is not None:
         composition, key = composition_of(session, model, digest), job_key(model, digest)
-        job = None if composition else jobs.active(session, key) or jobs.last_given_up(session, key, recipe.created_at)
+        job = None if composition else jobs.active(session, key) or jobs.last_given_up(session, key)
         if composition is not None or job is not None:
             return recipe, composition, job
     raise RevisionNotFound(
@@ -92,31 +108,64 @@ def ask(session: Session, actor: Actor, model: Model, recipe: Recipe) -> tuple[C
     return composition, job
 
 
-def choose(
-    session: Session, model: Model, alpha: str, items: Sequence[Ingredient], *, allow_yanked: bool
-) -> recipes.Recipe:
+def choose(session: Session, model: Model, mix: Mix) -> recipes.Recipe:
     """Turn patch numbers into a recipe.
 
     Raises:
-        InvalidRecipe: A patch does not exist, is not checked, is quarantined, or is yanked and `allow_yanked` is false.
+        InvalidRecipe: A patch does not exist, is not checked, is quarantined, or is yanked and that is not allowed; or
+            a glob matches none of its tensors.
+        NotCompared: Alpha is `auto`, and the patches have to be compared first.
     """
-    revisions = named(session, model, items)
-    for item, revision in zip(items, revisions, strict=True):
-        require_composable(revision, f"{model.full_name}#{item.number}{dot(item)}", allow_yanked)
-    return recipe_of(model, alpha, items, revisions)
+    revisions = named(session, model, mix.items)
+    subjects = [f"{model.full_name}#{item.number}{dot(item)}" for item in mix.items]
+    for revision, subject in zip(revisions, subjects, strict=True):
+        require_composable(revision, subject, mix.allow_yanked)
+    recipe = recipe_of(session, model, mix, revisions)
+    for item, revision, subject in zip(mix.items, revisions, subjects, strict=True):
+        require_tensors(session, revision, subject, [glob for glob, _ in item.where])
+    return recipe
 
 
-def recipe_of(
-    model: Model, alpha: str, items: Sequence[Ingredient], revisions: Sequence[PatchRevision]
-) -> recipes.Recipe:
-    """Return the recipe of the revisions that `items` name, whether or not it may be composed.
+def recipe_of(session: Session, model: Model, mix: Mix, revisions: Sequence[PatchRevision]) -> recipes.Recipe:
+    """Return the recipe of the revisions that a mix names, whether or not it may be composed.
 
     Raises:
-        InvalidRecipe: A scale is beyond the range of float32.
+        InvalidRecipe: A scale is beyond the range of float32, or not one that the method takes.
+        NotCompared: Alpha is `auto`, and the patches have to be compared first.
     """
     assert model.base_digest is not None
-    weights = [(revision.sha256, item.weight) for item, revision in zip(items, revisions, strict=True)]
-    return recipes.make_recipe(model.base_digest, alpha, weights)
+    items = [
+        recipes.Item(revision.sha256, item.weight, tuple(item.where))
+        for item, revision in zip(mix.items, revisions, strict=True)
+    ]
+    recipe = recipes.make_recipe(model.base_digest, ALONE if mix.alpha == AUTO else mix.alpha, items, mix.method)
+    if mix.alpha != AUTO:
+        return recipe
+    alpha = alphas.find(session, model, mix.method, revisions, [item.weight for item in items])
+    return recipes.make_recipe(model.base_digest, alpha, items, mix.method)
+
+
+def to_recipe(row: Recipe) -> recipes.Recipe:
+    """Return a recipe's row as the recipe that compositions are computed from."""
+    items = [recipes.Item(item.sha256, item.weight, item.where) for item in row.items]
+    return recipes.make_recipe(row.base_digest, row.alpha, items, row.method)
+
+
+def require_tensors(session: Session, revision: PatchRevision, subject: str, globs: Sequence[str]) -> None:
+    """Refuse weights by tensor that a patch has no use for, since they are a mistake.
+
+    Raises:
+        InvalidRecipe: A glob matches no tensor that the patch changes.
+    """
+    if not globs:
+        return
+    names = session.scalars(select(PatchTensor.name).where(PatchTensor.revision_id == revision.id)).all()
+    for glob in globs:
+        if not any(matches(glob, name) for name in names):
+            raise InvalidRecipe(
+                f"{subject} changes no tensor that matches {glob!r}; `crumb show {subject}` lists those that it does.",
+                field="where",
+            )
 
 
 def named(session: Session, model: Model, items: Sequence[Ingredient]) -> list[PatchRevision]:
@@ -192,12 +241,16 @@ def save(session: Session, recipe: recipes.Recipe) -> Recipe:
     query = select(Recipe).where(Recipe.digest == recipe.digest).options(selectinload(Recipe.items))
     while (row := session.scalar(query)) is None:
         with suppress(IntegrityError), session.begin_nested():
-            items = [RecipeItem(sha256=item.sha256, weight=item.weight) for item in recipe.items]
+            items = [
+                RecipeItem(sha256=item.sha256, weight=item.weight, factors=[list(pair) for pair in item.where] or None)
+                for item in recipe.items
+            ]
             session.add(
                 Recipe(
                     digest=recipe.digest,
                     base_digest=recipe.base,
                     alpha=recipe.alpha,
+                    method=recipe.method,
                     items=items,
                 )
             )
@@ -259,6 +312,8 @@ def finish(
     user_id: uuid.UUID | None,
 ) -> Composition:
     """Add a composition that a user asked for, its files (path -> blob) and the build of the worker."""
+    if user_id is not None:
+        quotas.charge(session, quotas.payer(session, user_id), files.values())
     composition = Composition(
         id=uuid.uuid4(),
         model_id=model.id,
@@ -290,19 +345,33 @@ def delete(session: Session, actor: Actor, full_name: str, digest: str) -> None:
     composition = composition_of(session, model, digest)
     if composition is None:
         raise RevisionNotFound(f"The recipe {digest[:12]} is not composed on {full_name}.")
-    if composition.user_id != actor.user_id and access.role_on(session, actor, model) < Role.MAINTAINER:
+    if not may_delete(session, actor, model, composition):
         raise Forbidden(
             f"Somebody else asked for this composition; only they or a maintainer of {full_name} may delete it."
         )
-    held = select(Release.version).where(Release.model_id == model.id, Release.recipe_digest == digest)
-    if version := session.scalar(held.order_by(Release.sort.desc()).limit(1)):
-        raise WrongState(f"The release {full_name}@{version} holds this composition; it stays as long as the release.")
-    if jobs.active(session, rebuild_key(model, digest)):
-        raise WrongState("A worker is composing this recipe again to compare the results; try again later.")
+    if reason := kept_because(session, model, digest):
+        raise WrongState(reason)
     before = {"recipe": digest, "weights_digest": composition.weights_digest}
     session.delete(composition)
     session.flush()
+    if composition.user_id is not None:
+        quotas.recount(session, quotas.payer(session, composition.user_id))
     record(session, actor, "recipe.delete", full_name, model, before=before)
+
+
+def may_delete(session: Session, actor: Actor, model: Model, composition: Composition) -> bool:
+    """Say whether somebody may delete a composition: who asked for it, and maintainers."""
+    return composition.user_id == actor.user_id or access.role_on(session, actor, model) >= Role.MAINTAINER
+
+
+def kept_because(session: Session, model: Model, digest: str) -> str | None:
+    """Say why a composition cannot be deleted by anybody: a release or an open job holds it; None if it can."""
+    held = select(Release.version).where(Release.model_id == model.id, Release.recipe_digest == digest)
+    if version := session.scalar(held.order_by(Release.sort.desc()).limit(1)):
+        return f"The release {model.full_name}@{version} holds this composition; it stays as long as the release."
+    if jobs.active(session, rebuild_key(model, digest)):
+        return "A worker is composing this recipe again to compare the results; try again later."
+    return None
 
 
 def is_damaged(composition: Composition) -> bool:

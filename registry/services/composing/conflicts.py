@@ -73,7 +73,7 @@ def choose(
     query = patches.revisions().where(
         Patch.model_id == model.id, PatchRevision.state == "checked", Patch.quarantined_at.is_(None)
     )
-    release, _ = snapshots.default_release(session, model)
+    release = snapshots.default_release(session, model)
     if release is not None:
         recipe = compositions.load(session, release.recipe_digest)
         query = query.where(PatchRevision.sha256.in_([item.sha256 for item in recipe.items]))

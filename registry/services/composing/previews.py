@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Composition, Model, PatchRevision
 from registry.documents import licences
-from registry.errors import InvalidRecipe
+from registry.errors import InvalidRecipe, NotCompared
 from registry.services.catalog import models, patches
 from registry.services.composing import compositions, conflicts
-from registry.services.composing.compositions import Ingredient
+from registry.services.composing.compositions import Mix
 from registry.services.composing.conflicts import KnownConflicts
 from registry.services.people.actors import Actor
 
@@ -22,7 +22,8 @@ class Preview:
     """What a recipe would be.
 
     Args:
-        recipe: The recipe that would be composed.
+        mix: What was asked for.
+        recipe: The recipe that would be composed; None while its alpha is not known.
         weights_digest: The result, if the recipe was composed.
         patches: Each patch with its weight and its warnings, in the order in which they were named.
         warnings: All warnings, of the patches and of the whole.
@@ -31,7 +32,8 @@ class Preview:
         conflicts: The conflicts between those patches that may be compared.
     """
 
-    recipe: recipes.Recipe
+    mix: Mix
+    recipe: recipes.Recipe | None
     weights_digest: str | None
     patches: list[tuple[PatchRevision, str, list[str]]]
     warnings: list[str]
@@ -44,12 +46,9 @@ def preview(
     session: Session,
     actor: Actor | None,
     full_name: str,
-    alpha: str,
-    items: Sequence[Ingredient],
-    *,
-    allow_yanked: bool = False,
+    mix: Mix,
 ) -> Preview:
-    """Return what base + alpha * sum(weight * patch) would be.
+    """Return what the composition of some patches would be.
 
     What prevents a patch from being composed is a warning here, like everything else to know about it.
 
@@ -58,19 +57,27 @@ def preview(
         InvalidRecipe: A patch does not exist or is named twice, or a scale is beyond the range of float32.
     """
     model = models.ready(session, full_name)
-    revisions = compositions.named(session, model, items)
-    recipe = compositions.recipe_of(model, alpha, items, revisions)
-    digest = session.scalar(
-        select(Composition.weights_digest).where(
-            Composition.model_id == model.id, Composition.recipe_digest == recipe.digest
-        )
-    )
+    revisions = compositions.named(session, model, mix.items)
+    recipe: recipes.Recipe | None = None
+    unknown: list[str] = []
+    try:
+        recipe = compositions.recipe_of(session, model, mix, revisions)
+    except NotCompared as why:
+        unknown.append(why.message)
+    mine = Composition.model_id == model.id, Composition.recipe_digest == (recipe.digest if recipe else None)
+    digest = session.scalar(select(Composition.weights_digest).where(*mine)) if recipe else None
     described = [
-        (revision, item.weight, warnings_of(model, revision, allow_yanked=allow_yanked))
-        for item, revision in zip(recipe_items(recipe, revisions), revisions, strict=True)
+        (
+            revision,
+            recipes.normalise_decimal(item.weight, "weight"),
+            warnings_of(model, revision, allow_yanked=mix.allow_yanked),
+        )
+        for item, revision in zip(mix.items, revisions, strict=True)
     ]
-    warnings = [sentence for _, _, sentences in described for sentence in sentences] + licence_warnings(
-        model, revisions
+    warnings = (
+        unknown
+        + [sentence for _, _, sentences in described for sentence in sentences]
+        + licence_warnings(model, revisions)
     )
     comparable = [
         one for one in revisions if one.state == "checked" and (one.patch.quarantined_at is None or is_admin(actor))
@@ -87,18 +94,12 @@ def preview(
         touched = sum(one.nnz for one in revisions if one.nnz is not None)
     elif len(comparable) == len(revisions) and known.touched is not None:
         touched = sum(known.touched[1:])
-    return Preview(recipe, digest, described, warnings, model.size, touched, known)
+    return Preview(mix, recipe, digest, described, warnings, model.size, touched, known)
 
 
 def is_admin(actor: Actor | None) -> bool:
     """Say whether the caller is an admin of the registry."""
     return actor is not None and actor.admin
-
-
-def recipe_items(recipe: recipes.Recipe, revisions: Sequence[PatchRevision]) -> list[recipes.Item]:
-    """Return the items of a recipe in the order of the revisions; in the recipe they are sorted by digest."""
-    items = {item.sha256: item for item in recipe.items}
-    return [items[revision.sha256] for revision in revisions]
 
 
 def warnings_of(model: Model, revision: PatchRevision, *, allow_yanked: bool) -> list[str]:

@@ -11,9 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, NamedTuple, NoReturn
+from uuid import UUID
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy import Row, Select, and_, bindparam, func, or_, outerjoin, select
+from sqlalchemy.orm import Session
 
 from registry.db.tables import (
     BaseFile,
@@ -22,8 +24,10 @@ from registry.db.tables import (
     Composition,
     CompositionFile,
     Model,
+    Patch,
     PatchRevision,
     Recipe,
+    RecipeItem,
     Release,
     ReleaseFile,
 )
@@ -38,9 +42,82 @@ PUBLISHED = ("published", "yanked")
 VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+.*")
 
 
+# What most downloads ask, built once, since building a statement takes longer than running it; and of the tables' own
+# columns, since making an object of each row does, too.
+RELEASE, COMPOSITION, CHANNEL, BLOB = (table.__table__.c for table in (Release, Composition, Channel, Blob))
+PATCH, REVISION, ITEM = Patch.__table__.c, PatchRevision.__table__.c, RecipeItem.__table__.c
+
+
+NOT_IN_ORDER = or_(PATCH.quarantined_at.is_not(None), PATCH.state == "yanked")
+HELD = (PATCH.id == REVISION.patch_id, REVISION.state == "checked", REVISION.sha256 == ITEM.sha256)
+FLAWS = (
+    select(*PATCH["number", "state", "reason", "quarantined_at", "quarantine_reason"])
+    .where(*HELD, ITEM.recipe_digest == bindparam("recipe"), PATCH.model_id == bindparam("model"), NOT_IN_ORDER)
+    .distinct()
+    .order_by(PATCH.number)
+)
+FLAWED = (
+    select(PATCH.id)
+    .where(*HELD, ITEM.recipe_digest == RELEASE.recipe_digest, PATCH.model_id == RELEASE.model_id, NOT_IN_ORDER)
+    .correlate(Release.__table__)
+    .exists()
+)
+RELEASED = (
+    select(*RELEASE["id", "version", "state", "recipe_digest", "commit", "published_at", "yank_reason"])
+    .add_columns(FLAWED.label("flawed"))
+    .add_columns(COMPOSITION.id.label("composition"), COMPOSITION.weights_digest)
+    .add_columns(COMPOSITION.commit.label("composed"), COMPOSITION.created_at.label("composed_at"))
+    .select_from(
+        outerjoin(
+            Release.__table__,
+            Composition.__table__,
+            and_(COMPOSITION.model_id == RELEASE.model_id, COMPOSITION.recipe_digest == RELEASE.recipe_digest),
+        )
+    )
+    .where(RELEASE.model_id == bindparam("model"))
+)
+STABLE = (
+    select(CHANNEL.release_id).where(CHANNEL.model_id == bindparam("model"), CHANNEL.name == "stable").scalar_subquery()
+)
+LATER = Release.__table__.alias("later").c
+NEWEST = (
+    select(LATER.id)
+    .where(LATER.model_id == bindparam("model"), LATER.state == "published")
+    .order_by(LATER.sort.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+MAIN = RELEASED.add_columns(STABLE.label("stable")).where(RELEASE.id == func.coalesce(STABLE, NEWEST))
+BY_VERSION = RELEASED.where(RELEASE.version == bindparam("version"))
+BY_ID = RELEASED.where(RELEASE.id == bindparam("release"))
+
+
+def files_in(table: type[BaseFile | CompositionFile | ReleaseFile], owner: str) -> Select[Any]:
+    """Return the query for the files of a base, a composition or a release, by path."""
+    file = table.__table__.c
+    query = select(file.path, *BLOB["sha256", "size", "state", "bucketed_at", "damaged_at"])
+    return query.where(file.sha256 == BLOB.sha256, file[owner] == bindparam("owner")).order_by(file.path)
+
+
+BASE_FILES = files_in(BaseFile, "model_id")
+COMPOSED_FILES = files_in(CompositionFile, "composition_id")
+RELEASED_FILES = files_in(ReleaseFile, "release_id")
+
+
+class File(NamedTuple):
+    """A file of a snapshot, with what its blob is: see `Blob`."""
+
+    path: str
+    sha256: str
+    size: int
+    state: str
+    bucketed_at: datetime | None
+    damaged_at: datetime | None
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """A model that can be pulled: the base (no recipe), a composition, or a release of one.
+    """A model that can be pulled: the base (no `recipe_digest`), a composition, or a release of one.
 
     `ref` is `base`, a recipe digest or a version; if `fixed`, it always stands for the same files. `commit` is the
     Hub's name for the files, `made_at` the time when they were made.
@@ -50,9 +127,9 @@ class Snapshot:
     commit: str
     made_at: datetime
     weights_digest: str
-    recipe: Recipe | None
-    files: Sequence[BaseFile | CompositionFile | ReleaseFile]
-    release: Release | None = None
+    recipe_digest: str | None
+    files: Sequence[File]
+    release_id: UUID | None = None
     channel: str | None = None
     fixed: bool = True
     warnings: list[str] = field(default_factory=list)
@@ -77,7 +154,8 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snaps
     if ref in ("base", model.base_digest):
         return base_snapshot(session, model)
     if VERSION.fullmatch(ref):
-        return of_release(session, actor, model, find_release(session, model, ref))
+        release = session.execute(BY_VERSION, {"model": model.id, "version": ref}).one_or_none()
+        return of_release(session, actor, model, release or unknown_release(model, ref))
     channel = session.scalar(select(Channel).where(Channel.model_id == model.id, Channel.name == ref))
     if channel is not None:
         return of_channel(session, actor, model, channel)
@@ -95,33 +173,27 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snaps
 
 def default_snapshot(session: Session, actor: Actor | None, model: Model) -> Snapshot:
     """Return the snapshot that `main` stands for."""
-    release, channel = default_release(session, model)
-    return base_snapshot(session, model) if release is None else of_release(session, actor, model, release, channel)
+    release = default_release(session, model)
+    if release is None:
+        return base_snapshot(session, model)
+    return of_release(session, actor, model, release, "stable" if release.stable else None)
 
 
-def default_release(session: Session, model: Model) -> tuple[Release | None, str | None]:
-    """Return the release that `main` stands for, if any, and the channel that points at it, if one does."""
-    stable = session.scalar(
-        select(Release)
-        .join(Channel, Channel.release_id == Release.id)
-        .where(Channel.model_id == model.id, Channel.name == "stable")
-    )
-    if stable is not None:
-        return stable, "stable"
-    newest = session.scalar(
-        select(Release)
-        .where(Release.model_id == model.id, Release.state == "published")
-        .order_by(Release.sort.desc())
-        .limit(1)
-    )
-    return newest, None
+def default_release(session: Session, model: Model) -> Row[Any] | None:
+    """Return the release that `main` stands for, if any, and the release that the channel `stable` points at."""
+    return session.execute(MAIN, {"model": model.id}).one_or_none()
 
 
 def base_snapshot(session: Session, model: Model) -> Snapshot:
     """Return the base of a model as a snapshot."""
     assert model.base_digest is not None and model.base_commit is not None
-    files = models.base_files(session, model)
+    files = list_files(session, BASE_FILES, model.id)
     return Snapshot("base", model.base_commit, model.created_at, model.base_digest, None, files)
+
+
+def list_files(session: Session, query: Select[Any], owner: UUID) -> list[File]:
+    """Return the files of a base, a composition or a release, by path."""
+    return [File._make(row) for row in session.execute(query, {"owner": owner})]
 
 
 def of_channel(session: Session, actor: Actor | None, model: Model, channel: Channel) -> Snapshot:
@@ -134,7 +206,7 @@ def of_channel(session: Session, actor: Actor | None, model: Model, channel: Cha
         raise RevisionNotFound(
             f"The channel {model.full_name}@{channel.name} points at no release yet; move it to one first."
         )
-    release = session.get_one(Release, channel.release_id)
+    release = session.execute(BY_ID, {"model": model.id, "release": channel.release_id}).one()
     return of_release(session, actor, model, release, channel.name)
 
 
@@ -145,64 +217,54 @@ def find_release(session: Session, model: Model, version: str) -> Release:
         RevisionNotFound: No such release exists.
     """
     release = session.scalar(select(Release).where(Release.model_id == model.id, Release.version == version))
-    if release is None:
-        raise RevisionNotFound(
-            f"There is no release {model.full_name}@{version}; see `crumb release list {model.full_name}`."
-        )
-    return release
+    return release or unknown_release(model, version)
+
+
+def unknown_release(model: Model, version: str) -> NoReturn:
+    """Refuse a version that no release has."""
+    raise RevisionNotFound(
+        f"There is no release {model.full_name}@{version}; see `crumb release list {model.full_name}`."
+    )
 
 
 def of_release(
-    session: Session, actor: Actor | None, model: Model, release: Release, channel: str | None = None
+    session: Session, actor: Actor | None, model: Model, release: Row[Any], channel: str | None = None
 ) -> Snapshot:
-    """Return a release as a snapshot: with its own files once published, with those of its composition before.
+    """Return a release, as RELEASED reads it: with its own files once published, with its composition's before.
 
     Raises:
         WrongState: The release is not composed yet.
     """
     subject = f"{model.full_name}@{release.version}"
-    composition = compositions.composition_of(session, model, release.recipe_digest)
-    if composition is None:
+    recipe = release.recipe_digest
+    if release.composition is None:
         raise WrongState(f"{subject} is {release.state} and not composed yet; try again in a moment.")
-    recipe = compositions.load(session, release.recipe_digest)
-    revisions = compositions.described(session, model, recipe)
-    warnings = patch_warnings(actor, subject, [revision for _, revision in revisions if revision])
-    files: Sequence[CompositionFile | ReleaseFile] = composition.files
-    commit, made_at = composition.commit, composition.created_at
+    warnings = patch_warnings(session, actor, model, subject, recipe) if release.flawed else []
     fixed = release.state in PUBLISHED
     if fixed:
-        assert release.commit is not None and release.published_at is not None
         commit, made_at = release.commit, release.published_at
-        files = session.scalars(
-            select(ReleaseFile)
-            .where(ReleaseFile.release_id == release.id)
-            .options(joinedload(ReleaseFile.blob))
-            .order_by(ReleaseFile.path)
-        ).all()
+        files = list_files(session, RELEASED_FILES, release.id)
     else:
+        commit, made_at = release.composed, release.composed_at
+        files = list_files(session, COMPOSED_FILES, release.composition)
         warnings.insert(0, f"{subject} is a {release.state} and not published; it may still change.")
     if release.state == "yanked":
         warnings.insert(0, f"{subject} was yanked: {release.yank_reason}")
-    digest = composition.weights_digest
-    return Snapshot(release.version, commit, made_at, digest, recipe, files, release, channel, fixed, warnings)
+    digest = release.weights_digest
+    return Snapshot(release.version, commit, made_at, digest, recipe, files, release.id, channel, fixed, warnings)
 
 
 def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) -> Snapshot | None:
     """Return the snapshot with a commit id that starts with these digits; None if there is none."""
     if model.base_commit is not None and model.base_commit.startswith(commit):
         return base_snapshot(session, model)
-    release = session.scalar(
-        select(Release)
-        .where(Release.model_id == model.id, Release.state.in_(PUBLISHED), Release.commit.startswith(commit))
-        .order_by(Release.sort)
-        .limit(1)
-    )
+    same = RELEASED.where(RELEASE.state.in_(PUBLISHED), RELEASE.commit.startswith(commit))
+    release = session.execute(same.order_by(RELEASE.sort).limit(1), {"model": model.id}).one_or_none()
     if release is not None:
         return of_release(session, actor, model, release)
     composition = session.scalar(
         select(Composition)
         .where(Composition.model_id == model.id, Composition.commit.startswith(commit))
-        .options(selectinload(Composition.files).joinedload(CompositionFile.blob))
         .order_by(Composition.commit)
         .limit(1)
     )
@@ -219,7 +281,6 @@ def find_composition(session: Session, model: Model, prefix: str) -> Composition
     rows = session.scalars(
         select(Composition)
         .where(Composition.model_id == model.id, Composition.recipe_digest.startswith(prefix))
-        .options(selectinload(Composition.files).joinedload(CompositionFile.blob))
         .limit(2)
     ).all()
     if len(rows) > 1:
@@ -235,23 +296,20 @@ def find_composition(session: Session, model: Model, prefix: str) -> Composition
 
 def of_recipe(session: Session, actor: Actor | None, model: Model, composition: Composition) -> Snapshot:
     """Return a composition as a snapshot."""
-    recipe = compositions.load(session, composition.recipe_digest)
-    revisions = compositions.described(session, model, recipe)
-    subject = f"{model.full_name}@{recipe.digest[:12]}"
-    warnings = patch_warnings(actor, subject, [revision for _, revision in revisions if revision])
+    recipe = composition.recipe_digest
+    warnings = patch_warnings(session, actor, model, f"{model.full_name}@{recipe[:12]}", recipe)
     made = composition.commit, composition.created_at, composition.weights_digest
-    return Snapshot(recipe.digest, *made, recipe, composition.files, warnings=warnings)
+    return Snapshot(recipe, *made, recipe, list_files(session, COMPOSED_FILES, composition.id), warnings=warnings)
 
 
-def patch_warnings(actor: Actor | None, subject: str, revisions: Sequence[PatchRevision]) -> list[str]:
-    """Return a sentence for every yanked patch.
+def patch_warnings(session: Session, actor: Actor | None, model: Model, subject: str, recipe: str) -> list[str]:
+    """Return a sentence for every yanked patch of a recipe.
 
     Raises:
         Forbidden: A patch is quarantined, and the caller is not an admin.
     """
     warnings = []
-    for revision in sorted(revisions, key=lambda revision: revision.patch.number):
-        patch = revision.patch
+    for patch in session.execute(FLAWS, {"model": model.id, "recipe": recipe}):
         if patch.quarantined_at is not None:
             if not (actor and actor.admin):
                 raise Forbidden(f"{subject} holds patch #{patch.number}, which is quarantined; it is not served.")
@@ -261,13 +319,18 @@ def patch_warnings(actor: Actor | None, subject: str, revisions: Sequence[PatchR
     return warnings
 
 
-def find_file(snapshot: Snapshot, path: str) -> Blob:
-    """Return the blob of one file of a snapshot.
+def recipe_of(session: Session, snapshot: Snapshot) -> Recipe | None:
+    """Return the recipe of a snapshot with its items; None for the base."""
+    return compositions.load(session, snapshot.recipe_digest) if snapshot.recipe_digest else None
+
+
+def find_file(snapshot: Snapshot, path: str) -> File:
+    """Return one file of a snapshot.
 
     Raises:
         EntryNotFound: The snapshot has no such file.
     """
     for file in snapshot.files:
         if file.path == path:
-            return file.blob
+            return file
     raise EntryNotFound(f"There is no file {path!r} in this revision.")

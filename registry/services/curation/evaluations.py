@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select, tuple_
+from sqlalchemy import Select, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.tables import Evaluation, Model, PatchRevision, Release
+from registry.db.tables import Evaluation, Model, PatchRevision, Release, after
 from registry.errors import InvalidRequest
 from registry.services.catalog import models, patches
 from registry.services.composing import snapshots
@@ -70,11 +70,14 @@ def add(
         user_id=actor.user_id,
         **vars(evaluation),
     )
+    same = [getattr(Evaluation, name) == getattr(row, name) for name in ("model_id", "revision_id", "release_id")]
+    same += [getattr(Evaluation, name) == getattr(row, name) for name in ("task", "dataset", "metric")]
+    row.created_at = after(session.scalar(select(func.max(Evaluation.created_at)).where(*same)))
     session.add(row)
     session.flush()
     where = full_name + (subject.name if subject.revision else f"@{subject.name}")
-    after = {"dataset": evaluation.dataset, "metric": evaluation.metric, "value": evaluation.value}
-    record(session, actor, "evaluation.add", where, model, after=after)
+    told = {"dataset": evaluation.dataset, "metric": evaluation.metric, "value": evaluation.value}
+    record(session, actor, "evaluation.add", where, model, after=told)
     return row, subject
 
 
@@ -86,11 +89,11 @@ def find_subject(session: Session, actor: Actor | None, model: Model, ref: str) 
     if snapshots.VERSION.fullmatch(ref):  # also one that is not composed yet: it may be measured elsewhere
         return Subject(release=snapshots.find_release(session, model, ref))
     snapshot = snapshots.find(session, actor, model, ref)
-    if snapshot.recipe is not None and snapshot.release is None:
+    if snapshot.recipe_digest is not None and snapshot.release_id is None:
         raise InvalidRequest(
             f"{ref} is a recipe, not a release; name base, a patch like #12, a version or a channel.", field="ref"
         )
-    return Subject(release=snapshot.release)
+    return Subject(release=session.get(Release, snapshot.release_id) if snapshot.release_id else None)
 
 
 def evaluations_of(session: Session, model: Model, subject: Subject, newest: int | None = None) -> Sequence[Evaluation]:

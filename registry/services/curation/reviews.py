@@ -1,4 +1,4 @@
-"""Reviews: the table of steps of a patch, verdicts and comments, and the list of what keeps a patch from acceptance.
+"""Reviews: the table of steps of a patch, verdicts, and the list of what keeps a patch from acceptance.
 
 An approval is of a revision, and so of its sha256: a new revision has none. Nobody approves their own patch. An
 approval counts only while it is of the newest revision, its author is still a reviewer, and it is their newest verdict.
@@ -7,13 +7,23 @@ approval counts only while it is of the newest revision, its author is still a r
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer, joinedload
 
-from registry.db.tables import Channel, Check, Comment, Model, Patch, PatchRevision, RecipeItem, Release, Review, now
-from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
+from registry.db.tables import (
+    Channel,
+    Check,
+    Model,
+    Patch,
+    PatchRevision,
+    RecipeItem,
+    Release,
+    Review,
+    after,
+    now,
+)
+from registry.errors import Forbidden, InvalidRequest, WrongState
 from registry.services.catalog import models, patches
 from registry.services.curation import evaluations
 from registry.services.people import access, paging
@@ -100,11 +110,15 @@ def review(
         step(patch, verdict, subject)
     elif patch.state != "proposed":
         raise WrongState(f"{subject} is {patch.state}; only a proposed patch can be approved.")
-    session.add(Review(revision_id=revision.id, reviewer_id=actor.user_id, verdict=verdict, message=message))
+    own = select(func.max(Review.created_at)).where(Review.revision_id == revision.id)
+    last = session.scalar(own.where(Review.reviewer_id == actor.user_id))
+    row = Review(revision_id=revision.id, reviewer_id=actor.user_id, verdict=verdict, message=message)
+    row.created_at = after(last)
+    session.add(row)
     session.flush()
-    after = {"verdict": verdict, "revision": revision.number, "sha256": revision.sha256, "state": patch.state}
+    told = {"verdict": verdict, "revision": revision.number, "sha256": revision.sha256, "state": patch.state}
     model = models.find(session, full_name)
-    record(session, actor, "patch.review", subject, model, before={"state": before}, after=after)
+    record(session, actor, "patch.review", subject, model, before={"state": before}, after=told)
     return revision
 
 
@@ -227,62 +241,6 @@ def approvals(session: Session, model: Model, revisions: Sequence[PatchRevision]
     verdicts = session.scalars(query.order_by(Review.created_at, Review.id)).all()
     counted = counting(session, model, verdicts, newest)
     return {row.id: approving(counted.get(row.id, {})) for row in revisions}
-
-
-def comment(session: Session, actor: Actor, full_name: str, number: int, revision: int | None, message: str) -> Comment:
-    """Comment on a patch, or on one revision of it."""
-    commented = patches.find(session, full_name, number, revision)
-    row = Comment(patch_id=commented.patch.id, revision=revision, author_id=actor.user_id, message=message)
-    session.add(row)
-    session.flush()
-    model = models.find(session, full_name)
-    record(session, actor, "patch.comment", f"{full_name}#{number}", model, after={"comment": str(row.id)})
-    session.refresh(row, ["author", "deleted_by"])
-    return row
-
-
-def delete_comment(
-    session: Session, actor: Actor, full_name: str, number: int, comment_id: uuid.UUID, reason: str
-) -> Comment:
-    """Delete the text of a comment; who deleted it, when and why stay. Does nothing if it is deleted already.
-
-    Raises:
-        NotFound: The patch has no such comment.
-        Forbidden: The comment is somebody else's, and the caller is not a maintainer.
-        InvalidRequest: The comment is somebody else's, and there is no reason.
-    """
-    patch = patches.find(session, full_name, number).patch
-    query = loaded_comments().where(Comment.id == comment_id, Comment.patch_id == patch.id)
-    row: Comment | None = session.scalar(query.with_for_update(of=Comment))
-    if row is None:
-        raise NotFound(f"There is no such comment on {full_name}#{number}; see `crumb review {full_name} {number}`.")
-    model = models.find(session, full_name)
-    if row.author_id != actor.user_id:
-        if access.role_on(session, actor, model) < Role.MAINTAINER:
-            raise Forbidden(f"Only its author or a maintainer of {full_name} may delete a comment.")
-        if not reason:
-            raise InvalidRequest("Say why this comment is deleted; its author will see it.", field="message")
-    if row.deleted_at is not None:
-        return row
-    row.message, row.deleted_by_id, row.deleted_at, row.deletion_reason = "", actor.user_id, now(), reason
-    session.flush()
-    session.refresh(row, ["deleted_by"])
-    before = {"comment": str(row.id), "author": row.author.name}
-    subject = f"{full_name}#{number}"
-    record(session, actor, "patch.delete_comment", subject, model, before=before, after={"reason": reason})
-    return row
-
-
-def comments(session: Session, patch: Patch, before: str | None, limit: int) -> tuple[list[Comment], str | None]:
-    """Return a page of the comments on a patch, newest first, and the cursor of the next page."""
-    query = loaded_comments().where(Comment.patch_id == patch.id)
-    rows = session.scalars(paging.newest(query, Comment.created_at, Comment.id, before, limit)).all()
-    return paging.cut(rows, limit, lambda row: paging.write(row.created_at, row.id))
-
-
-def loaded_comments() -> Any:
-    """Return a query for comments, each with its author and who deleted it."""
-    return select(Comment).options(joinedload(Comment.author), joinedload(Comment.deleted_by))
 
 
 def quarantine(session: Session, actor: Actor, full_name: str, number: int, reason: str | None) -> PatchRevision:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, and_, delete, exists, func, or_, select
+from sqlalchemy import CursorResult, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.audit import append_pending
@@ -31,6 +31,7 @@ MOST_PENDING = 100  # deliveries of a webhook, beyond which nobody may ask for m
 COLLECTED_AT_ONCE = 100  # webhooks, and events of each
 MOST_ATTEMPTS = 8
 FIRST_PAUSE = timedelta(seconds=15)  # each later pause is four times as long; all of them take a day
+MOST_VARIED = 1.2  # times a pause
 LEASE = timedelta(seconds=60)  # longer than any attempt
 
 
@@ -250,9 +251,24 @@ def finish(session: Session, claimed: DueDelivery, reply: Reply) -> str | None:
     return delivery.state
 
 
+def hurry(session: Session) -> None:
+    """Make deliveries due whose time is further ahead than their pause may be long: the clock has gone back since."""
+    for attempts in range(MOST_ATTEMPTS):
+        ahead = max(LEASE, longest_pause(attempts))
+        wrong = WebhookDelivery.state == "pending", WebhookDelivery.due_at > now() + ahead
+        session.execute(
+            update(WebhookDelivery).where(*wrong, WebhookDelivery.attempts == attempts).values(due_at=now())
+        )
+
+
+def longest_pause(attempts: int) -> timedelta:
+    """Return the longest pause after this many attempts; none before the first."""
+    return FIRST_PAUSE * float(4 ** (attempts - 1)) * MOST_VARIED if attempts else timedelta(0)
+
+
 def pause(attempts: int) -> timedelta:
     """Return the pause after this many attempts: from 15 seconds to 17 hours, with some random variation."""
-    return FIRST_PAUSE * float(4 ** (attempts - 1)) * random.uniform(0.8, 1.2)  # noqa: S311
+    return FIRST_PAUSE * float(4 ** (attempts - 1)) * random.uniform(0.8, MOST_VARIED)  # noqa: S311
 
 
 def forget(session: Session, before: datetime) -> int:

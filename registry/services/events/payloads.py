@@ -30,6 +30,8 @@ WORDS: dict[str, tuple[str, str]] = {  # our action -> the Hub's action and scop
     "patch.revise": ("update", "repo.content"),
     "patch.comment": ("create", "discussion.comment"),
     "patch.delete_comment": ("delete", "discussion.comment"),
+    "patch.hide_comment": ("update", "discussion.comment"),
+    "patch.unhide_comment": ("update", "discussion.comment"),
     "release.publish": ("update", "repo.content"),
     "channel.move": ("update", "repo.content"),
     "channel.rollback": ("update", "repo.content"),
@@ -74,7 +76,7 @@ def describe(session: Session, event: AuditEvent, webhook_id: uuid.UUID, public_
         payload["updatedRefs"] = refs
     if noun == "patch" and (revision := patch_of(session, model, event)) is not None:
         payload["discussion"] = discussion(model, event, revision, root)
-        if event.action in ("patch.comment", "patch.delete_comment"):
+        if scope == "discussion.comment":
             payload["comment"] = comment(session, event, revision, payload["discussion"]["url"])
     return payload
 
@@ -131,14 +133,15 @@ def discussion(model: Model, event: AuditEvent, revision: PatchRevision, root: s
 
 
 def comment(session: Session, event: AuditEvent, revision: PatchRevision, url: dict[str, str]) -> dict[str, Any]:
-    """Describe a comment on a patch."""
+    """Describe a comment on a patch, without its text if it is hidden by now."""
     about = (event.after or {}) | (event.before or {})
     row = session.get(Comment, uuid.UUID(about["comment"])) if "comment" in about else None
+    hidden = row is not None and (row.hidden_at or row.deleted_at) is not None
     return {
         "id": str(row.id) if row else str(event.serial),
         "author": {"id": str(row.author_id if row else event.user_id)},
-        "hidden": row is not None and row.deleted_at is not None,
-        "content": row.message if row else about.get("message", ""),
+        "hidden": hidden,
+        "content": "" if hidden else row.message if row else about.get("message", ""),
         "url": url,
     }
 

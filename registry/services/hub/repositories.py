@@ -4,7 +4,7 @@
     1.2.0, refs/tags/1.2.0    a release                         a tag, once published
     stable, refs/heads/...    the release a channel points at   a branch
     base                      the base                          a branch
-    refs/pr/12                base + 0.3 x patch #12            a pull request
+    refs/pr/12                base + patch #12                  a pull request
     recipe-<8 to 64 hex>      a recipe
     <7 to 40 hex>             a commit: the files of any of these, which never change
 
@@ -20,15 +20,16 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import exists, or_, select
-from sqlalchemy.orm import Session, aliased, joinedload, load_only, selectinload
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session, joinedload, load_only, selectinload
 
 from registry.breadcrumbs.formats import recipe as recipes
+from registry.breadcrumbs.formats.recipe import ALONE
 from registry.db.tables import Channel, Composition, Job, Model, Patch, PatchRevision, Recipe, RecipeItem, Release
 from registry.errors import Forbidden, InvalidInput, NotComposed, RevisionNotFound
 from registry.services.catalog import models
 from registry.services.composing import compositions, snapshots
-from registry.services.composing.compositions import Ingredient
+from registry.services.composing.compositions import Ingredient, Mix
 from registry.services.composing.snapshots import Snapshot
 from registry.services.people.actors import Actor
 
@@ -87,13 +88,13 @@ def short_ref(ref: str) -> str:
 
 
 def of_patch(session: Session, model: Model, number: int) -> recipes.Recipe:
-    """Return the recipe of one patch at the default alpha, whether or not it was yanked.
+    """Return the recipe of one patch as it is, at alpha 1, whether or not it was yanked.
 
     Raises:
         RevisionNotFound: The patch does not exist, or cannot be composed.
     """
     try:
-        return compositions.choose(session, model, recipes.ALPHA, [Ingredient(number)], allow_yanked=True)
+        return compositions.choose(session, model, Mix([Ingredient(number)], ALONE, allow_yanked=True))
     except InvalidInput as why:
         raise RevisionNotFound(why.message) from None
 
@@ -117,8 +118,7 @@ def known_recipe(session: Session, model: Model, prefix: str) -> recipes.Recipe:
             f"{model.full_name} {many} {prefix}; compose it with `crumb compose {model.full_name} N`, "
             "which prints the digest."
         )
-    items = [(item.sha256, item.weight) for item in usable[0].items]
-    return recipes.make_recipe(usable[0].base_digest, usable[0].alpha, items)
+    return compositions.to_recipe(usable[0])
 
 
 def of_recipe(
@@ -152,8 +152,8 @@ def compose(session: Session, actor: Actor, model: Model, ref: str) -> Job | Non
     pull = PULL.fullmatch(ref)
     try:
         if pull is not None:
-            items = [Ingredient(int(pull[1]))]
-            _, _, job = compositions.request(session, actor, model.full_name, recipes.ALPHA, items)
+            mix = Mix([Ingredient(int(pull[1]))], ALONE)
+            _, _, job = compositions.request(session, actor, model.full_name, mix)
             return job
         recipe = known_recipe(session, model, ref.removeprefix("recipe-"))
         row = compositions.save(session, recipe)
@@ -207,17 +207,18 @@ def quarantined(session: Session, model: Model) -> set[str]:
 
 def composed_pulls(session: Session, actor: Actor | None, model: Model) -> list[Ref]:
     """Return the pull requests of a model that were composed, by number; of very many, those composed last."""
-    item, other = RecipeItem, aliased(RecipeItem)
-    more = exists().where(other.recipe_digest == item.recipe_digest, other.sha256 != item.sha256)
+    # The only item of a recipe, by aggregates: as a join, PostgreSQL would read the items of all recipes.
+    items = select(func.min(RecipeItem.sha256)).where(RecipeItem.recipe_digest == Composition.recipe_digest)
+    plain = func.min(RecipeItem.weight) == "1", func.count(RecipeItem.factors) == 0
+    alone = items.having(func.count() == 1, *plain).scalar_subquery()
     query = (
         select(Patch.number, Composition.commit)
         .select_from(Composition)
         .join(Recipe, Recipe.digest == Composition.recipe_digest)
-        .join(item, item.recipe_digest == Recipe.digest)
-        .join(PatchRevision, PatchRevision.sha256 == item.sha256)
+        .join(PatchRevision, PatchRevision.sha256 == alone)
         .join(Patch, Patch.id == PatchRevision.patch_id)
         .where(Composition.model_id == model.id, Patch.model_id == model.id)
-        .where(Recipe.base_digest == model.base_digest, Recipe.alpha == recipes.ALPHA, item.weight == "1", ~more)
+        .where(Recipe.base_digest == model.base_digest, Recipe.alpha == ALONE, Recipe.method == "sum")
         .where(Patch.revision == PatchRevision.number, PatchRevision.state == "checked")
         .order_by(Composition.created_at.desc())
         .limit(MOST_PULLS)
@@ -239,16 +240,17 @@ def history(session: Session, model: Model, snapshot: Snapshot, start: int, limi
         limit: Most commits to return.
     """
     length, steps = 0, list[Commit]()
-    if snapshot.release is not None:
-        chain = preceding(session, model, snapshot.release)
+    if snapshot.release_id is not None:
+        chain = preceding(session, model, snapshot.release_id)
         length, steps = len(chain), release_commits(session, model, chain[start : start + limit])
-    elif snapshot.recipe is not None:
-        length, steps = 1, [recipe_commit(session, model, snapshot, snapshot.recipe)][start : start + limit]
+    elif (recipe := snapshots.recipe_of(session, snapshot)) is not None:
+        length, steps = 1, [recipe_commit(session, model, snapshot, recipe)][start : start + limit]
     return [*steps, base_commit(session, model)] if start <= length < start + limit else steps
 
 
-def preceding(session: Session, model: Model, release: Release) -> Sequence[UUID]:
+def preceding(session: Session, model: Model, release_id: UUID) -> Sequence[UUID]:
     """Return the keys of a release and of the releases that precede it, newest first."""
+    release = session.execute(select(Release.id, Release.version, Release.sort).where(Release.id == release_id)).one()
     earlier = session.execute(
         select(Release.version, Release.previous_version, Release.id).where(
             Release.model_id == model.id,
@@ -268,7 +270,7 @@ def preceding(session: Session, model: Model, release: Release) -> Sequence[UUID
 def base_commit(session: Session, model: Model) -> Commit:
     """Return the base as the first commit."""
     base = snapshots.base_snapshot(session, model)
-    return Commit(base.commit, "Base model", f"weights {base.weights_digest}", base.made_at, [model.creator.name])
+    return Commit(base.commit, "Base model", f"weights {base.weights_digest}", base.made_at, [model.creator])
 
 
 def recipe_commit(session: Session, model: Model, snapshot: Snapshot, recipe: Recipe) -> Commit:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, exists, or_, select, true
 from sqlalchemy.orm import Session
 
+from registry.db.session import seen
 from registry.db.tables import Model, ModelMember, Namespace, NamespaceMember, Patch
 from registry.errors import Forbidden, NotFound, Unauthenticated
 from registry.files.names import NAME
@@ -117,6 +118,7 @@ def find_visible(session: Session, actor: Actor | None, full_name: str) -> Model
         model = session.scalar(query, values)
     if model is None:
         raise NotFound(f"There is no model {full_name}; `crumb model list` shows those that you may see.")
+    seen(session)[full_name] = model
     return model
 
 

@@ -71,7 +71,7 @@ def speaker(token: Token | None, request_id: str | None) -> Actor:
 
 def use_is_stale(actor: Actor) -> bool:
     """Say whether the token's last use should be written again."""
-    return actor.token.last_used_at is None or now() - actor.token.last_used_at > USE_RECORDED_EVERY
+    return actor.token.last_used_at is None or abs(now() - actor.token.last_used_at) > USE_RECORDED_EVERY
 
 
 def record_use(session: Session, actor: Actor) -> None:

@@ -29,7 +29,7 @@ def spend(session: Session, actor: Actor, size: int, most: int) -> None:
         TooMany: The day has no room for it; the message says when the next one begins.
     """
     user = session.get_one(User, actor.user_id, with_for_update={"key_share": True}, populate_existing=True)
-    if user.text_since is None or user.text_since + DAY <= now():
+    if user.text_since is None or not user.text_since <= now() < user.text_since + DAY:  # or the clock went back
         user.text_since, user.text_bytes = now(), 0
     if user.text_bytes + size + ENTRY_BYTES > most:
         ends = user.text_since + DAY

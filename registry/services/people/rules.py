@@ -88,6 +88,7 @@ RULES: dict[str, Rule] = {
     "patch.withdraw": Rule(Role.NOBODY, "push", "patch", author=True),
     "patch.comment": Rule(Role.CONTRIBUTOR, "push", "patch"),
     "comment.delete": Rule(Role.CONTRIBUTOR, "push", "patch"),  # by its author, or a maintainer
+    "comment.hide": Rule(Role.MAINTAINER, "push", "patch"),
     "patch.review": Rule(Role.REVIEWER, "review", "patch"),
     "patch.accept": Rule(Role.MAINTAINER, "review", "patch"),
     "patch.reject": Rule(Role.MAINTAINER, "review", "patch"),

@@ -25,7 +25,9 @@ from registry.services.people.actors import Actor, record
 IS_ACTIVE = Job.state.in_([literal_column(f"'{state}'") for state in ACTIVE_JOBS])  # as the partial index has it
 STATES = (*ACTIVE_JOBS, "done", "failed", "cancelled")
 CANCELLABLE = {"compose": "composition", "conflicts": "comparison"}
+HUNG, HUNG_AT_LAST = "It hung: ", "This job hung on attempt "  # how the error of a job that was killed for it begins
 FIRST = ("check", "import")  # short, and people wait for them
+LONGEST_DELAY = timedelta(minutes=1)  # after which a job that a worker put off is claimed again
 ORDER = (Job.rank, Job.turn, Job.created_at)
 REPEATABLE = (*CANCELLABLE, "rebuild")  # whoever asked for it can ask again when it failed
 
@@ -191,19 +193,24 @@ def jobs_ahead(session: Session, job: Job) -> int | None:
     return session.scalar(select(func.count()).where(Job.state == "queued", place))
 
 
-def last_given_up(session: Session, key: str, since: datetime) -> Job | None:
-    """Return the newest job with this key, created since a time, that failed or was cancelled."""
+def last_given_up(session: Session, key: str) -> Job | None:
+    """Return the newest job with this key that failed or was cancelled."""
     return session.scalar(
         select(Job)
-        .where(Job.state.in_(("failed", "cancelled")), Job.created_at >= since, Job.key == key)
+        .where(Job.state.in_(("failed", "cancelled")), Job.key == key)
         .order_by(Job.created_at.desc())
         .limit(1)
     )
 
 
 def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
-    """Claim the next job that no worker holds; None if there is none. Two workers never claim the same one."""
-    free = (Job.state == "queued",), (Job.state == "running", Job.lease_until < now())
+    """Claim the next job that no worker holds; None if there is none. Two workers never claim the same one.
+
+    A lease that ends later than any that is given now was given before the clock went back, and its worker has died:
+    it would have renewed the lease. All workers of a registry have the same `lease`.
+    """
+    ended = or_(Job.lease_until < now(), Job.lease_until > latest(lease))
+    free = (Job.state == "queued",), (Job.state == "running", ended)
     found = [
         session.scalar(
             select(Job)
@@ -223,6 +230,11 @@ def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
     job.progress = 0.0
     session.flush()
     return Claim(job.id, job.attempt, job.deaths, job.kind, job.model, job.subject, job.payload, job.error)
+
+
+def latest(lease: timedelta) -> datetime:
+    """Return the latest time at which a lease that is given now may end, with room for clocks that differ a little."""
+    return now() + lease + LONGEST_DELAY
 
 
 def hold(session: Session, claim: Claim) -> Job:
@@ -269,9 +281,9 @@ def release(session: Session, claim: Claim) -> None:
 
 
 def postpone(session: Session, claim: Claim, delay: timedelta, error: str | None = None) -> None:
-    """Let a job be claimed again after a delay, as if its worker had died then; `error` says why, meanwhile."""
+    """Let a job be claimed again after a delay, a minute at most, as if its worker had died then; `error` says why."""
     job = hold(session, claim)
-    job.lease_until, job.error = now() + delay, error
+    job.lease_until, job.error = now() + min(delay, LONGEST_DELAY), error
 
 
 def listing(
@@ -303,3 +315,9 @@ def count_by_state(session: Session) -> list[tuple[str, str, int]]:
     """Return how many jobs there are, by kind and state."""
     query = select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state).order_by(Job.kind, Job.state)
     return [(kind, state, count) for kind, state, count in session.execute(query)]
+
+
+def count_hung(session: Session) -> int:
+    """Return how many jobs hung and were killed: those that wait for another attempt, and those that failed by it."""
+    hung = or_(*(Job.error.startswith(sentence, autoescape=True) for sentence in (HUNG, HUNG_AT_LAST)))
+    return session.scalar(select(func.count()).where(Job.state.in_((*ACTIVE_JOBS, "failed")), hung)) or 0

@@ -52,6 +52,7 @@ def listing(session: Session) -> list[Seen]:
         .limit(MOST_LISTED)
     )
     by_name = {
-        worker.name: Seen(worker, now() - worker.seen_at < ALIVE_FOR, job) for worker, job in session.execute(query)
+        worker.name: Seen(worker, abs(now() - worker.seen_at) < ALIVE_FOR, job)
+        for worker, job in session.execute(query)
     }
     return list(by_name.values())

@@ -12,7 +12,7 @@ from registry.documents import changelog, licences, versions
 from registry.errors import InvalidRequest, WrongState
 from registry.services.catalog import models, patches
 from registry.services.composing import compositions, snapshots
-from registry.services.composing.compositions import Ingredient
+from registry.services.composing.compositions import Ingredient, Mix
 from registry.services.composing.snapshots import PUBLISHED
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
@@ -29,6 +29,7 @@ class Cut:
     add: Sequence[Ingredient] = ()
     without: Sequence[int] = ()
     alpha: str | None = None
+    method: str | None = None
     allow_yanked: bool = False
 
 
@@ -45,7 +46,7 @@ def cut(session: Session, actor: Actor, full_name: str, wanted: Cut) -> tuple[Re
     before = previous(session, model, wanted.version)
     old = compositions.load(session, before.recipe_digest) if before else None
     versions.check_version(
-        wanted.version, before.version if before else None, releases.to_recipe(old) if old else None, new_recipe
+        wanted.version, before.version if before else None, compositions.to_recipe(old) if old else None, new_recipe
     )
     recipe = compositions.save(session, new_recipe)
     described = compositions.described(session, model, recipe)
@@ -84,27 +85,28 @@ def choose(session: Session, actor: Actor, model: Model, wanted: Cut) -> recipes
     Raises:
         InvalidRequest: Patches are named beside a snapshot to start from, or one to leave out is not in it.
     """
-    items, alpha = {item.number: item for item in wanted.patches}, wanted.alpha or recipes.ALPHA
+    items, start = {item.number: item for item in wanted.patches}, None
     if len(items) < len(wanted.patches):
         raise InvalidRequest("A patch is named twice; name it once, with one weight.", field="patches")
     if wanted.from_ref is not None:
         if wanted.patches:
             raise InvalidRequest("Name patches or --from, not both; --add adds patches to those of --from.")
-        start = snapshots.find(session, actor, model, wanted.from_ref).recipe
+        start = snapshots.recipe_of(session, snapshots.find(session, actor, model, wanted.from_ref))
         for item, revision in compositions.described(session, model, start) if start else []:
             if revision is None:
                 raise InvalidRequest(
                     f"The patch {item.sha256} of {wanted.from_ref} is no longer listed; start from another revision."
                 )
-            items[revision.patch.number] = Ingredient(revision.patch.number, item.weight, revision.number)
-        alpha = wanted.alpha or (start.alpha if start else alpha)
+            items[revision.patch.number] = Ingredient(revision.patch.number, item.weight, revision.number, item.where)
     items |= {item.number: item for item in wanted.add}
     for number in wanted.without:
         if items.pop(number, None) is None:
             raise InvalidRequest(f"Patch #{number} is not in the recipe, so it cannot be left out.", field="without")
     if not items:
         raise InvalidRequest("A release needs a patch; name some, or --from a revision that has some.", field="patches")
-    return compositions.choose(session, model, alpha, list(items.values()), allow_yanked=wanted.allow_yanked)
+    alpha = wanted.alpha or (start.alpha if start else recipes.ALPHA)
+    method = wanted.method or (start.method if start else "sum")
+    return compositions.choose(session, model, Mix(list(items.values()), alpha, method, wanted.allow_yanked))
 
 
 def previous(session: Session, model: Model, version: str) -> Release | None:

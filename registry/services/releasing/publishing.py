@@ -77,7 +77,7 @@ def card(session: Session, model: Model, release: Release) -> str:
         model.full_name,
         release.version,
         split(model.source)[0] if model.source else model.full_name,
-        releases.to_recipe(recipe),
+        compositions.to_recipe(recipe),
         composition.weights_digest,
         [
             cards.CardPatch(
@@ -132,7 +132,7 @@ def describe(session: Session, model: Model, release: Release, composition: Comp
             model=model.full_name,
             version=release.version,
             base=model.base_digest,
-            recipe=releases.to_recipe(recipe),
+            recipe=compositions.to_recipe(recipe),
             weights_digest=composition.weights_digest,
             files=tuple(manifest.File(path, sha256, size) for path, sha256, size in sizes),
             patches=tuple(patches),

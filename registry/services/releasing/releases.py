@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, aliased, joinedload
 
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Build, Job, Model, PatchRevision, Recipe, RecipeItem, Release, now
@@ -35,11 +35,6 @@ class Comparison:
     added: list[tuple[RecipeItem, PatchRevision | None]]
     removed: list[tuple[RecipeItem, PatchRevision | None]]
     changed: list[tuple[PatchRevision | None, str, str]]
-
-
-def to_recipe(row: Recipe) -> recipes.Recipe:
-    """Return a recipe's row as the recipe that compositions are computed from."""
-    return recipes.make_recipe(row.base_digest, row.alpha, [(item.sha256, item.weight) for item in row.items])
 
 
 def composed(session: Session, model: Model, digest: str) -> None:
@@ -137,10 +132,11 @@ def inbox(session: Session, actor: Actor, model: Model) -> dict[str, list[str]]:
     if access.role_on(session, actor, model) < Role.MAINTAINER:
         return {"candidates": [], "alarms": []}
     candidates = select(Release.version).where(Release.model_id == model.id, Release.state == "candidate")
+    mine = aliased(Build)
+    ours = select(mine.id).where(mine.recipe_digest == Recipe.digest, mine.model_id == model.id).exists()
     alarms = (
         select(Build.recipe_digest)
-        .where(Build.recipe_digest.in_(select(Build.recipe_digest).where(Build.model_id == model.id)))
-        .where(builds.counting(model))
+        .where(Build.recipe_digest.in_(select(Recipe.digest).where(Recipe.disputed, ours)), builds.counting(model))
         .group_by(Build.recipe_digest)
         .having(func.count(Build.weights_digest.distinct()) > 1)
         .order_by(Build.recipe_digest)
@@ -169,11 +165,13 @@ def compare(session: Session, actor: Actor | None, full_name: str, before: str, 
     """
     model = models.ready(session, full_name)
     assert model.base_digest is not None
-    rows = [snapshots.find(session, actor, model, ref).recipe for ref in (before, after)]
-    compared = [to_recipe(row) if row else recipes.make_recipe(model.base_digest, "1", []) for row in rows]
+    named = [snapshots.find(session, actor, model, ref) for ref in (before, after)]
+    rows = [snapshots.recipe_of(session, one) for one in named]
+    compared = [compositions.to_recipe(row) if row else recipes.make_recipe(model.base_digest, "1", []) for row in rows]
     items = [{item.sha256: item for item in row.items} if row else {} for row in rows]
     old, new = (
-        {item.sha256: versions.effective_scale(one.alpha, item.weight) for item in one.items} for one in compared
+        {item.sha256: (versions.effective_scale(one.alpha, item.weight), item.where) for item in one.items}
+        for one in compared
     )
     known = patches.by_digest(session, model, [*old, *new])
     return Comparison(
@@ -181,7 +179,7 @@ def compare(session: Session, actor: Actor | None, full_name: str, before: str, 
         added=[(items[1][sha256], known.get(sha256)) for sha256 in new if sha256 not in old],
         removed=[(items[0][sha256], known.get(sha256)) for sha256 in old if sha256 not in new],
         changed=[
-            (known.get(sha256), old[sha256], new[sha256])
+            (known.get(sha256), old[sha256][0], new[sha256][0])
             for sha256 in new
             if sha256 in old and old[sha256] != new[sha256]
         ],

@@ -12,7 +12,7 @@ from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Limits, forma
 from registry.errors import InvalidCheckpoint
 from tests.support.science_makers import build, frame
 
-SMALL = Limits(header_bytes=2000, entries=5, metadata_bytes=300)
+SMALL = Limits(header_bytes=2000, entries=5, metadata_bytes=300, metadata_keys=10)
 GOOD = '{"dtype":"U8","shape":[2],"data_offsets":[0,2]}'
 
 
@@ -84,6 +84,10 @@ HOSTILE = {
     "metadata key twice": (frame(b'{"__metadata__":{"a":"1","a":"2"}}', b""), "key 'a' occurs twice"),
     "metadata number": (frame(b'{"__metadata__":{"a":1}}', b""), "a string was expected"),
     "metadata null": (frame(b'{"__metadata__":null}', b""), "'{' was expected"),
+    "metadata of many keys": (
+        frame(b'{"__metadata__":{' + b",".join(b'"%x":""' % key for key in range(11)) + b"}}", b""),
+        "more than the 10 keys allowed",
+    ),
     "metadata too long": (frame(b'{"__metadata__":{"a":"' + b"x" * 400 + b'"}}', b""), "longer than the 300"),
     "unknown dtype": (build(None, [("a", "U9", [2], b"xx")]), "'a': dtype 'U9' is unknown"),
     "dtype in lower case": (build(None, [("a", "u8", [2], b"xx")]), "dtype 'u8' is unknown"),

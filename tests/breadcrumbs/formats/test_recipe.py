@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from registry.breadcrumbs.formats.globs import check_glob, matches
 from registry.breadcrumbs.formats.recipe import Item, make_recipe, normalise_decimal, scale
 from registry.errors import InvalidRecipe, InvalidRequest
 
@@ -115,6 +116,81 @@ def test_the_same_set_of_patches_is_the_same_recipe():
 def test_a_recipe_that_cannot_be_is_refused(base, items, rule):
     with pytest.raises(InvalidRecipe, match=rule):
         make_recipe(base, "9" * 20, items)
+
+
+def test_methods_and_weights_by_tensor_are_part_of_the_recipe():
+    plain = make_recipe(BASE, "1", [(A, "1")])
+    assert make_recipe(BASE, "1", [Item(A, "1", ())]) == plain
+    recipe = make_recipe(BASE, "1", [Item(B, "2", (("layers.0.*", "0.50"), ("*", "0"))), (A, "1")], "ties")
+    assert (
+        recipe.canonical()
+        == (
+            f'{{"alpha":"1","base":"{BASE}","method":"ties","patches":[{{"sha256":"{A}","weight":"1"}},'
+            f'{{"sha256":"{B}","weight":"2","where":[["layers.0.*","0.5"],["*","0"]]}}],"version":1}}'
+        ).encode()
+    )
+    swapped = make_recipe(BASE, "1", [Item(B, "2", (("*", "0"), ("layers.0.*", "0.5"))), (A, "1")], "ties")
+    assert swapped.digest != recipe.digest
+    first, second = recipe.items
+    assert [recipe.scale_in(second, name) for name in ("layers.0.w", "layers.1.w")] == [1.0, None]
+    assert recipe.scale_in(first, "layers.0.w") == 1.0
+
+
+def test_with_sum_alpha_is_part_of_the_scale_and_elsewhere_not():
+    items = [Item(A, "0.1", (("w", "0.7"),))]
+    for method, alpha in (("sum", "0.3"), ("mean", "1")):
+        recipe = make_recipe(BASE, "0.3", items, method)
+        assert recipe.scale_in(recipe.items[0], "w") == scale(alpha, "0.1", "0.7")
+    exact = Fraction("0.3") * Fraction("0.1") * Fraction("0.7")
+    assert scale("0.3", "0.1", "0.7") == float(np.float32(float(exact)))
+
+
+@pytest.mark.parametrize(
+    ("item", "method", "field", "rule"),
+    [
+        (Item(A, "1"), "slerp", "method", "'slerp' is not a method.*sum, ties, mean"),
+        (Item(A, "0"), "ties", "weight", "above 0"),
+        (Item(A, "-1"), "mean", "weight", "above 0"),
+        (Item(A, "1", (("w", "-0.5"),)), "ties", "weight", "1 times -0.5"),
+        (
+            Item(A, "0." + "0" * 19 + "1", (("w", "0." + "0" * 19 + "1"), ("v", "0." + "0" * 18 + "1"))),
+            "sum",
+            None,
+            None,
+        ),
+        (Item(A, "9" * 20, (("w", "9" * 20),)), "sum", "alpha", "too large"),
+        (Item(A, "1", (("w", "1e3"),)), "sum", "where", "plain decimal"),
+        (Item(A, "1", (("", "1"),)), "sum", "where", "not a glob"),
+        (Item(A, "1", (("[", "1"),)), "sum", "where", "not a glob"),
+        (Item(A, "1", (("[z-a]", "1"),)), "sum", "where", "not a glob"),
+        (Item(A, "1", (("*" * 201, "1"),)), "sum", "where", "not a glob"),
+        (Item(A, "1", (("*", "1"),) * 101), "sum", "where", "101 factors"),
+    ],
+)
+def test_methods_and_factors_that_cannot_be_are_refused(item, method, field, rule):
+    if rule is None:
+        assert make_recipe(BASE, "1", [item], method)
+        return
+    with pytest.raises((InvalidRecipe, InvalidRequest), match=rule) as caught:
+        make_recipe(BASE, "1", [item], method)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("glob", "yes", "no"),
+    [
+        ("*", ["", "a.b/c"], []),
+        ("layers.?.w", ["layers.1.w"], ["layers.10.w", "Layers.1.w"]),
+        ("layers.[0-2].w", ["layers.0.w", "layers.2.w"], ["layers.3.w"]),
+        ("[!a]b", ["cb"], ["ab"]),
+        ("x[[]0]", ["x[0]"], ["x0"]),
+        ("a.b", ["a.b"], ["acb", "a.b.c"]),
+    ],
+)
+def test_globs_match_as_a_shell_has_them(glob, yes, no):
+    check_glob(glob, "where")
+    assert all(matches(glob, name) for name in yes)
+    assert not any(matches(glob, name) for name in no)
 
 
 def test_recipes_headers_layouts_and_cards_load_no_tensor_library():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from registry.breadcrumbs.composing import compose as compose_module
 from registry.breadcrumbs.composing import staging
+from registry.breadcrumbs.composing.engines import Rule
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.residents import Residents
 from registry.breadcrumbs.composing.staging import Step
@@ -24,7 +25,15 @@ from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.kernels import compose as kernels
 from registry.errors import BaseMismatch
-from tests.support.science_makers import PatchedBase, Touch, compose_block, raw, slow_mask, write_model
+from tests.support.science_makers import (
+    PatchedBase,
+    Touch,
+    compose_block,
+    raw,
+    slow_combine,
+    slow_mask,
+    write_model,
+)
 
 CUDA = torch.cuda.is_available()
 
@@ -65,15 +74,18 @@ def nearest(value: float | Fraction, dtype: torch.dtype) -> float:
     return math.copysign(math.inf if rounded >= Fraction(2) ** most else float(rounded), value)
 
 
-def compose_slowly(base: torch.Tensor, touches: list[Touch]) -> tuple[torch.Tensor, int]:
+def compose_slowly(
+    base: torch.Tensor, touches: list[Touch], method: str = "sum", alpha: float = 1.0
+) -> tuple[torch.Tensor, int]:
     """Compose a block as the specification says, in Python; return it and how many are lost."""
-    sums, touched = base.double().tolist(), set()
+    before: list[float] = base.double().tolist()
+    votes: dict[int, list[tuple[float, float]]] = {}
     for touch in touches:
         for place, value in zip(touch.places.tolist(), touch.values.double().tolist(), strict=True):
-            sums[place] = sums[place] + touch.scale * value
-            touched.add(place)
-    places = [place for place in sorted(touched) if torch.isfinite(base[place])]
-    results = [sums[place] for place in places]
+            if method != "ties" or value:
+                votes.setdefault(place, []).append((touch.scale, value))
+    places = [place for place in sorted(votes) if torch.isfinite(base[place])]
+    results = [slow_combine(before[place], votes[place], method, alpha) for place in places]
     if base.dtype != torch.float64:
         results = [nearest(nearest(value, torch.float32), base.dtype) for value in results]
     found = base.clone()
@@ -82,7 +94,12 @@ def compose_slowly(base: torch.Tensor, touches: list[Touch]) -> tuple[torch.Tens
 
 
 def compose_on_gpu(
-    base: torch.Tensor, touches: list[Touch], indices: bool = False, block: int = BLOCK
+    base: torch.Tensor,
+    touches: list[Touch],
+    indices: bool = False,
+    block: int = BLOCK,
+    method: str = "sum",
+    alpha: float = 1.0,
 ) -> tuple[torch.Tensor, int]:
     """Compose a block as `compose_block` does, by the GPU's kernel."""
     size, blocks = base.numel(), -(-base.numel() // block)
@@ -106,23 +123,33 @@ def compose_on_gpu(
     guarded = torch.full((base.nbytes + 2 * GUARD,), 0xA5, dtype=torch.uint8, device=DEVICE)
     out, lost = guarded[GUARD : GUARD + base.nbytes], torch.full((1,), 5, dtype=torch.int64, device=DEVICE)
     table = torch.tensor(rows, dtype=torch.int64, device=DEVICE).reshape(-1, 3)
-    scales = torch.tensor([touch.scale for touch in touches], dtype=torch.float64, device=DEVICE)
+    scales = torch.tensor([*(touch.scale for touch in touches), alpha], dtype=torch.float64, device=DEVICE)
     before = torch.from_numpy(starts).to(DEVICE)
     octets = base.view(torch.uint8).to(DEVICE)
-    gpu.compose_chunk(there, octets, out, NAMES[base.dtype], table, scales, before, lost, block=block)
+    ask = there, octets, out, NAMES[base.dtype], table, scales, before, lost
+    gpu.compose_chunk(*ask, kernels.METHODS[method], block=block)
     assert set(guarded[:GUARD].tolist() + guarded[GUARD + base.nbytes :].tolist()) == {0xA5}
     return out.cpu().view(base.dtype), int(lost) - 5
 
 
 def same(
-    base: torch.Tensor, touches: list[Touch], indices: bool = False, block: int = BLOCK
+    base: torch.Tensor,
+    touches: list[Touch],
+    indices: bool = False,
+    block: int = BLOCK,
+    method: str = "sum",
+    alpha: float = 1.0,
 ) -> tuple[torch.Tensor, int]:
     """Compose a block on the GPU, on the CPU and slowly; see that all agree, and return it and how many are lost."""
-    ours, lost = compose_on_gpu(base, touches, indices, block)
-    for theirs, expected in (compose_block(base, touches, indices), compose_slowly(base, touches)):
+    ours, lost = compose_on_gpu(base, touches, indices, block, method, alpha)
+    others = compose_block(base, touches, indices, method, alpha), compose_slowly(base, touches, method, alpha)
+    for theirs, expected in others:
         assert raw(ours) == raw(theirs)
         assert lost == expected
     return ours, lost
+
+
+DENSITIES = (0.14, 0, 1, 0.02, 0.5)
 
 
 def touch(size: int, dtype: torch.dtype, density: float, seed: int, scale: float) -> Touch:
@@ -143,10 +170,25 @@ def everywhere(values: list[float] | torch.Tensor, scale: float = 1.0) -> Touch:
 def test_the_gpu_composes_to_the_cpus_bits(dtype, value_dtype):
     for size in (1, 7, 63, 64, 65, 210):
         base = torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64).to(dtype)
-        touches = [touch(size, value_dtype, density, n, 0.3 - n) for n, density in enumerate((0.14, 0, 1, 0.02, 0.5))]
+        touches = [touch(size, value_dtype, density, n, 0.3 - n) for n, density in enumerate(DENSITIES)]
         same(base, touches)
         same(base, touches, indices=True)
         same(base, [])
+
+
+@pytest.mark.parametrize("method", ["ties", "mean"])
+@ALL_DTYPES
+def test_the_gpu_votes_to_the_cpus_bits(dtype, method):
+    base = torch.randn(210, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    kinds = [torch.bfloat16, torch.float16, torch.float32, torch.float32, torch.bfloat16]
+    pairs = zip(kinds, DENSITIES, strict=True)
+    touches = [touch(210, kind, density, n, 0.3 + n) for n, (kind, density) in enumerate(pairs)]
+    touches[2].values[::3] = 0.0
+    touches[4] = touches[4]._replace(values=-touches[4].values)
+    voted, _ = same(base, touches, method=method, alpha=-1.7)
+    same(base, touches, indices=True, method=method, alpha=0.25)
+    assert not torch.equal(voted, same(base, touches)[0])
+    same(base, [], method=method)
 
 
 def test_a_chunk_without_elements_is_composed_to_nothing():
@@ -231,14 +273,20 @@ def test_16_bits_are_rounded_by_way_of_float32(dtype, half):
     assert found.tolist() == [1.0, 1 + 2 * half, 1 + 4 * half, 1 + 2 * half]
 
 
-@pytest.mark.parametrize("memory", [2**26, 2**20])
-def test_a_model_is_composed_to_the_cpus_bytes_in_chunks(tmp_path, monkeypatch, memory):
+VOTING = {"weights": ("1", "0.5", "2"), "where": ((), (("*loat*", "0.25"), ("scalar", "0")), ())}
+
+
+@pytest.mark.parametrize(
+    ("memory", "how"),
+    [(2**26, {}), (2**20, {}), (2**26, {"method": "ties", **VOTING}), (2**26, {"method": "mean", **VOTING})],
+)
+def test_a_model_is_composed_to_the_cpus_bytes_in_chunks(tmp_path, monkeypatch, memory, how):
     """Through the pipeline, sparse patches and all; with too little memory for a chunk, the CPU helps out."""
     monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 128)
     monkeypatch.setattr(gpu, "BLOCK", BLOCK)
-    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (BLOCK,))
+    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (kernels.SUM, BLOCK))
     world = PatchedBase(tmp_path)
-    expected = world.compose("cpu", file_digests=True)
+    expected = world.compose("cpu", file_digests=True, **how)
 
     class Small(GpuEngine):
         CHUNKS = 3 if CUDA else 1  # the interpreter runs one kernel at a time
@@ -246,8 +294,8 @@ def test_a_model_is_composed_to_the_cpus_bytes_in_chunks(tmp_path, monkeypatch, 
     made = []
 
     @contextlib.contextmanager
-    def opened(device, device_memory, phases, base, base_size):
-        made.append(Small(torch.device(DEVICE), memory, phases, base, base_size))
+    def opened(device, device_memory, phases, recipe, base_size):
+        made.append(Small(torch.device(DEVICE), memory, phases, Rule.of(recipe), recipe.base, base_size))
         made[0].step = Step(2000, 256)
         yield made[0]
 
@@ -255,7 +303,7 @@ def test_a_model_is_composed_to_the_cpus_bytes_in_chunks(tmp_path, monkeypatch, 
     if memory == 2**20:
         monkeypatch.setattr(Small, "_work", lambda self: pytest.fail("the GPU has no room"))
         monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 64)
-    found = world.compose("gpu", file_digests=True)
+    found = world.compose("gpu", file_digests=True, **how)
     assert made
     assert (found.weights_digest, found.files) == (expected.weights_digest, expected.files)
 
@@ -295,7 +343,7 @@ def keeping(monkeypatch):
     monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 2**20)
     monkeypatch.setattr(GpuEngine, "CHUNKS", 3 if CUDA else 1)
     monkeypatch.setattr(gpu, "BLOCK", BLOCK)
-    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (BLOCK,))
+    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (kernels.SUM, BLOCK))
     return kept
 
 

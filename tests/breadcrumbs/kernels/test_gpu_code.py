@@ -13,12 +13,14 @@ import json, re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from registry.breadcrumbs.kernels import gpu
+from registry.breadcrumbs.kernels import compose, gpu
 
 POINTERS = {"arena": "*u8", "base": "*u8", "out": "*u8", "table": "*i64", "scales": "*fp64", "starts": "*i32",
             "lost": "*i64", "size": "i32", "patches": "i32", "blocks": "i32"}
 CUTS = {"size": "i64", "bottom": "i32", "bottom_ties": "i32", "top": "i32", "top_ties": "i32"}
-KERNELS = [(gpu._compose, POINTERS | {"DTYPE": "constexpr"}, {"DTYPE": code}) for code in gpu.CODES.values()] + [
+CHOICES = {"DTYPE": "constexpr", "METHOD": "constexpr"}
+KERNELS = [(gpu._compose, POINTERS | CHOICES, {"DTYPE": code, "METHOD": method})
+           for code in gpu.CODES.values() for method in compose.METHODS.values()] + [
     (gpu._set_bits, {"indices": "*i32", "mask": "*i32", "size": "i32", "first": "i64"}, {}),
     (gpu._count_high, {"delta": "*fp32", "high": "*i64", "size": "i64"}, {}),
     (gpu._count_low, {"delta": "*fp32", "low": "*i64", "wanted": "i32", "size": "i64"}, {}),
@@ -32,7 +34,7 @@ for kernel, signature, constants in KERNELS:
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32))
     ptx = made.asm["ptx"]
     found.append({"name": kernel.__name__, "code": len(made.asm["cubin"]), "floats": sorted(
-        set(re.findall(r"^.*?((?:add|sub|mul|fma|cvt)[a-z0-9.]*[.]f(?:16|32|64)[a-z0-9.]*)", ptx, re.M)))})
+        set(re.findall(r"^.*?((?:add|sub|mul|div|fma|cvt)[a-z0-9.]*[.]f(?:16|32|64)[a-z0-9.]*)", ptx, re.M)))})
 print(json.dumps(found))
 """
 
@@ -44,7 +46,7 @@ def test_the_kernels_compile_for_a_gpu_and_flush_no_subnormals(tmp_path, monkeyp
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 10
+    assert len(found) == 18
     for kernel in found:
         assert kernel["code"] > 0
         for operation in kernel["floats"]:

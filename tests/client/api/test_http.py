@@ -125,6 +125,16 @@ def test_the_token_does_not_follow_a_redirect_to_another_host() -> None:
     assert "authorization" not in other.seen[0].headers
 
 
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "gopher://x/"])
+def test_a_redirect_to_no_http_address_is_named_as_one(target: str) -> None:
+    with (
+        serving(lambda request: request.answer(302, b"", Location=target)) as there,
+        Client(there.url) as client,
+        pytest.raises(errors.Unavailable, match=f"at {there.url} redirects to a {target.partition(':')[0]}: address"),
+    ):
+        client.whoami()
+
+
 def test_what_is_sent_is_never_redirected() -> None:
     with (
         serving(lambda request: request.answer(200, ME)) as other,

@@ -1,9 +1,12 @@
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from client.actions.downloads import lock_partial
 from client.machine.folders import (
+    OWN,
     Source,
     check_target,
     copy_others,
@@ -13,6 +16,8 @@ from client.machine.folders import (
     read_source,
     write_source,
 )
+from client.machine.locks import locked
+from client.terminal.console import Console
 from registry import errors
 
 
@@ -44,6 +49,22 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "in/out").symlink_to(tmp_path)
     with pytest.raises(errors.WrongState, match="link"):
         inside(tmp_path / "in", ["out/x"])
+
+
+def test_nothing_is_written_through_a_link_in_the_place_of_our_own_folder(tmp_path: Path) -> None:
+    for folder in ("target", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    own = tmp_path / "target" / OWN
+    own.symlink_to(tmp_path / "elsewhere")
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: locked(own.parent, Console(quiet=True)).__enter__(),
+        lambda: write_source(own.parent, Source("a/b", "main", "sha256:0")),
+        lambda: lock_partial(own / "x.part").__enter__(),
+    )
+    for step in steps:
+        with pytest.raises(errors.WrongState, match=r"\.crumb is a link"):
+            step()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_two_names_that_differ_by_case_alone_are_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from client.actions.pull import find_snapshot
 from client.actions.push import push
 from client.mergekit.config import WeightSource, read_config
 from client.mergekit.export import write_yaml
+from registry.breadcrumbs.formats.recipe import scale
 from registry.errors import InvalidRequest
 from tests.support import makers
 from tests.support.visitors import Crumb, Files, Registry
@@ -97,12 +98,52 @@ def test_what_is_imported_composes_to_what_the_configuration_means(
     assert_close(weights(three / "merged"), reference(weights(three / "base"), sources, "0.3"))
     written = json.loads((three / "kit" / "recipe.json").read_text())
     assert written == {name: value for name, value in found.items() if name not in ("folder", "compose")} | {
-        "method": "sum",
         "version": 1,
     }
+    assert written["method"] == "sum"
     assert written["recipe"] in (three / "merged" / "README.md").read_text()
     assert [patch["file"] for patch in written["patches"]] == ["one.safetensors", "two.safetensors"]
     assert written["base"] == crumb("digest", "base", "-q").strip()
+
+
+def test_ties_and_filters_compose_to_what_they_mean(three: Path, crumb: Crumb) -> None:
+    names = sorted(weights(three / "base"))
+    part = names[0].replace("[", "")
+    text = (
+        "merge_method: ties\nbase_model: ./base\nmodels:\n"
+        f"  - model: ./one\n    parameters: {{weight: [{{filter: {part}, value: 0.25}}, {{value: 2}}]}}\n"
+        "  - model: ./two\n    parameters: {weight: 1}\n"
+        "parameters: {density: 0.4, lambda: 0.7}\n"
+    )
+    found = imported(crumb, text)
+    assert (found["method"], found["patches"][0]["where"]) == ("ties", [[f"*{part}*", "0.25"], ["*", "2"]])
+    base, merged = weights(three / "base"), weights(three / "merged")
+    nothing = {name: np.zeros_like(tensor) for name, tensor in base.items()}
+    for name, before in base.items():
+        changes = [{name: weights(three / tuned)[name] - before} for tuned in ("one", "two")]
+        kept = [reference({name: nothing[name]}, [(change, "1", "0", "0.6")], "1")[name] for change in changes]
+        votes = np.stack(kept).astype(np.float64)
+        by = np.array([0.25 if part in name else 2.0, 1.0]).reshape(2, *[1] * before.ndim)
+        plus, minus = (np.where(sign * votes > 0, sign * votes * by, 0).sum(0) for sign in (1, -1))
+        counts = [np.where(sign * votes > 0, by, 0).sum(0) for sign in (1, -1)]
+        sides = [mass / np.where(count, count, 1) for mass, count in zip((plus, minus), counts, strict=True)]
+        expected = before + 0.7 * np.where(plus >= minus, sides[0], -sides[1])
+        np.testing.assert_allclose(merged[name], expected.astype(np.float32), rtol=3e-7, atol=1e-8, err_msg=name)
+
+
+def test_linear_is_a_sum_with_weights_that_add_up_to_one(three: Path, crumb: Crumb) -> None:
+    models = "".join(
+        f"  - model: ./{name}\n    parameters: {{weight: {weight}}}\n"
+        for name, weight in (("base", 1), ("one", 2), ("two", 3))
+    )
+    imported(crumb, f"merge_method: linear\nmodels:\n{models}", "--base", "./base")
+    parts = [(weights(three / name), weight / 6) for name, weight in (("base", 1), ("one", 2), ("two", 3))]
+    merged = weights(three / "merged")
+    for name in merged:
+        expected = sum(part[name].astype(np.float64) * weight for part, weight in parts)
+        np.testing.assert_allclose(merged[name], expected, rtol=1e-6, atol=1e-7, err_msg=name)
+    with pytest.raises(InvalidRequest, match="do not add up to 1"):
+        read_config(f"merge_method: linear\nparameters: {{normalize: false}}\nmodels:\n{models}", "x.yaml", "./base")
 
 
 def test_models_of_one_name_are_patches_of_two(three: Path, crumb: Crumb) -> None:
@@ -159,8 +200,12 @@ def test_weights_are_normalised_where_that_is_exact() -> None:
     assert ([source.weight for source in config.sources], config.alpha) == (["0.75", "0.25"], "2")
     config = read_config(models % ("1", "-1") + more, "x.yaml")
     assert [source.weight for source in config.sources] == ["1", "-1"]  # by nothing mergekit does not divide
-    with pytest.raises(InvalidRequest, match="normalize: true, and 1 / 3"):
-        read_config(models % ("1", "2") + more, "x.yaml")
+    config = read_config(models % ("1", "2") + more, "x.yaml")
+    for source, exact in zip(config.sources, (Fraction(1, 3), Fraction(2, 3)), strict=True):
+        assert len(source.weight) == 22
+        assert scale("2", source.weight) == float(np.float32(float(2 * exact)))
+    with pytest.raises(InvalidRequest, match="no decimal of 20 places stands for 1/30000000"):
+        read_config(models % ("1", "29999999999999999999") + more, "x.yaml")
 
 
 def test_what_makes_no_difference_is_noted() -> None:
@@ -185,8 +230,9 @@ def test_what_makes_no_difference_is_noted() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("merge_method: breadcrumbs_ties\n", "merge_method 'breadcrumbs_ties'"),
+        ("merge_method: breadcrumbs_ties\n", "with normalize: false"),
         ("merge_method: [slerp]\n", "merge_method"),
+        ("merge_method: dare_ties\n", "merge_method 'dare_ties'"),
         ("slices: []\n", "`slices`"),
         ("modules: {}\n", "`modules`"),
         ("chat_template: auto\n", "`chat_template`"),
@@ -197,7 +243,7 @@ def test_what_makes_no_difference_is_noted() -> None:
         ("parameters: {rescale: true}\n", "rescale: true"),
         ("parameters: {normalize: perhaps}\n", "normalize is 'perhaps'"),
         ("parameters: {epsilon: 0.1}\n", "'epsilon' in the parameters of x.yaml"),
-        ("parameters: {lambda: [0.1, 0.2]}\n", "lambda in the parameters of x.yaml is a list"),
+        ("parameters: {lambda: [0.1, 0.2]}\n", "lambda in the parameters of x.yaml is a gradient"),
         ("parameters: {lambda: 010}\n", "lambda is '010'"),
         ("parameters: {lambda: .nan}\n", "lambda is '.nan'"),
         ("parameters: {lambda: 1e-30}\n", "lambda has more than the 20 decimal places"),
@@ -210,7 +256,9 @@ def test_what_makes_no_difference_is_noted() -> None:
         ("models: [{model: {path: a}, parameters: {weight: 1}}]\n", "not a path or Hub id"),
         ("models: [{model: a, weight: 1}]\n", "'weight' in a in x.yaml"),
         ("models: [{model: a, parameters: {lambda: 1}}]\n", "mergekit ignores it"),
-        ("models: [{model: a, parameters: {weight: [{filter: mlp, value: 1}]}}]\n", "weight in the parameters of a"),
+        ("models: [{model: a, parameters: {weight: [{filter: mlp, value: 1}]}}]\n", "no last entry without a filter"),
+        ("models: [{model: a, parameters: {weight: [0, 1]}}]\n", "weight of a in x.yaml is a gradient"),
+        ("models: [{model: a, parameters: {density: [0, 1]}}]\n", "density in the parameters of a in x.yaml is"),
         ("models: [{model: a, parameters: {weight: 1, density: 0}}]\n", "density must be positive"),
         ("models: [{model: a, parameters: {weight: 1, density: 0.1, gamma: -1}}]\n", "gamma not negative"),
         ("models: [{model: a, parameters: {weight: 1}}, {model: a, parameters: {weight: 2}}]\n", "names a twice"),

@@ -102,7 +102,7 @@ recipes = st.dictionaries(st.integers(0, 9), st.tuples(st.sampled_from("ab"), sc
 
 
 def part(number: int, sha256: str, scale: str, revision: int = 1) -> ScaledPatch:
-    item = SimpleNamespace(number=number, sha256=sha256, revision=revision, title=f"patch {number}")
+    item = SimpleNamespace(number=number, sha256=sha256, revision=revision, title=f"patch {number}", where=[])
     return ScaledPatch(item, scale)  # type: ignore[arg-type]
 
 
@@ -117,8 +117,8 @@ def test_all_changes_make_one_recipe_the_other_and_each_is_of_one_patch(
 ) -> None:
     start, end = candidate(before), candidate(after)
     changes = difference(start, end)
-    assert apply(start, changes).recipe() == end.recipe()
-    assert apply(start, []).recipe() == start.recipe()
+    assert apply(start, changes, end).recipe() == end.recipe()
+    assert apply(start, [], end).recipe() == start.recipe()
     numbers = [change.number for change in changes]
     assert numbers == sorted(numbers)
     unlisted = {half for found in (before, after) for number, (half, _) in found.items() if number == 0}

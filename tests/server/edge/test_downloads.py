@@ -45,9 +45,9 @@ def test_clients_that_never_read_are_cut_off_and_others_get_their_files(tmp_path
     with big_model(tmp_path, send_seconds=0.5, downloads_at_once=5) as (world, url), ExitStack() as stack:
         gate = world.app.state.context.gate
         stalled = [stack.enter_context(stall(url)) for _ in range(5)]
-        until(lambda: gate.inside == 5)
+        until(lambda: gate.places.count() == 5)
         assert httpx2.get(url + FILE).status_code == 429
-        until(lambda: gate.inside == 0)
+        until(lambda: gate.places.count() == 0)
         assert len(httpx2.get(url + FILE).content) > SIZE
         for connection in stalled:
             with pytest.raises(ConnectionResetError):
@@ -67,17 +67,17 @@ def read_for(connection: socket.socket, most: int, pause: float, reading: Callab
 def test_a_client_that_trickles_is_cut_off(tmp_path: Path) -> None:
     with big_model(tmp_path, send_seconds=0.5) as (world, url), stall(url) as slow:
         gate = world.app.state.context.gate
-        until(lambda: gate.inside == 1)
-        assert read_for(slow, 1, 0.01, lambda: gate.inside == 1) < SIZE
+        until(lambda: gate.places.count() == 1)
+        assert read_for(slow, 1, 0.01, lambda: gate.places.count() == 1) < SIZE
 
 
 @pytest.mark.slow
 def test_a_client_that_is_only_slow_gets_its_file(tmp_path: Path) -> None:
     with big_model(tmp_path, send_seconds=1, body_rate=1000) as (world, url), stall(url, buffer=2**17) as slow:
-        until(lambda: world.app.state.context.gate.inside == 1)
+        until(lambda: world.app.state.context.gate.places.count() == 1)
         end = time.monotonic() + 4
         read_for(slow, 2**16, 0.1, lambda: time.monotonic() < end)
-        assert world.app.state.context.gate.inside == 1
+        assert world.app.state.context.gate.places.count() == 1
 
 
 def test_one_caller_has_a_share_of_the_downloads_and_no_more(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_one_caller_has_a_share_of_the_downloads_and_no_more(tmp_path: Path) -> 
         gate, alice, bob = world.app.state.context.gate, world.token("alice"), world.token("bob")
         for token in (alice, alice, None, None):
             stack.enter_context(stall(url, token))
-        until(lambda: gate.inside == 4)
+        until(lambda: gate.places.count() == 4)
         for token, status in ((alice, 429), (None, 429), (bob, 206)):
             headers = {"Range": "bytes=0-9", **({"Authorization": f"Bearer {token}"} if token else {})}
             answer = httpx2.get(url + FILE, headers=headers)

@@ -13,7 +13,7 @@ from registry.logs import configure_logs
 from registry.server.edge.admission import Route
 from registry.server.errors import STATUS
 from tests.support.routes import every_way
-from tests.support.world import World, add_model, digest, statements
+from tests.support.world import World, add_model, digest, open_world, statements
 
 pytestmark = pytest.mark.heavy
 
@@ -252,3 +252,15 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert (made.database, made.json_bytes) == ("postgresql+psycopg://u@h/d", 99)
     monkeypatch.delenv("DATABASE_URL")
     assert Settings(data=tmp_path).database == f"sqlite:///{tmp_path / 'registry.db'}"
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [("https://crumbs.example.org", "max-age=31536000"), ("http://crumbs.example.org", None), ("", None)],
+)
+def test_browsers_are_told_to_come_by_https_if_that_is_where_the_registry_is(
+    tmp_path: Path, address: str, told: str | None
+) -> None:
+    with open_world(tmp_path / "data", f"sqlite:///{tmp_path / 'registry.db'}", public_url=address) as world:
+        for path in ("/healthz", "/", "/static/style.css", "/api/v1/absent"):
+            assert world.client(None).get(path).headers.get("strict-transport-security") == told

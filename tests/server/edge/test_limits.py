@@ -17,8 +17,10 @@ from limits.errors import StorageError
 
 from registry.errors import InvalidRequest
 from registry.server.edge import middleware
-from registry.server.edge.limits import BoundedMemory, Rate, address_key, open_storage
+from registry.server.edge.limits import Rate, address_key, open_storage
 from registry.server.edge.serving import make_server
+from registry.server.processes.counters import Counters
+from registry.server.processes.locks import Lock
 from registry.settings import Settings
 from tests.support.processes import open_registry
 from tests.support.world import World, announce, content_digest, digest, open_world
@@ -47,6 +49,10 @@ def served(world: World) -> Iterator[tuple[str, int]]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def counters(most: int = 1000) -> Counters:
+    return Counters(most, Lock())
 
 
 @pytest.fixture
@@ -128,7 +134,7 @@ def test_nothing_of_a_refused_body_is_read(tmp_path: Path, which: str) -> None:
 
 @pytest.mark.parametrize("off", ["", "0"])
 def test_no_limit_is_no_limit(off: str) -> None:
-    rate = Rate("token", off)
+    rate = Rate("token", off, counters())
     assert [rate.refuse("x") for _ in range(100)] == [None] * 100
 
 
@@ -137,11 +143,11 @@ def test_no_limit_is_no_limit(off: str) -> None:
 )
 def test_a_rate_that_is_none_is_refused_at_the_start(text: str) -> None:
     with pytest.raises(InvalidRequest, match="is not a rate"):
-        Rate("token", text)
+        Rate("token", text, counters())
 
 
 def test_the_window_slides(clock: list[float]) -> None:
-    rate = Rate("token", "60/minute")
+    rate = Rate("token", "60/minute", counters())
     assert [rate.refuse("x") for _ in range(60)] == [None] * 60
     clock[0] += 59
     assert rate.refuse("x") is not None, "a new window is no new start"
@@ -151,7 +157,7 @@ def test_the_window_slides(clock: list[float]) -> None:
 
 def test_who_waits_as_told_is_let_in(clock: list[float]) -> None:
     for amount, pause in ((1, 0.0), (3, 7.5), (60, 0.4), (100, 1.0)):
-        rate = Rate("token", f"{amount}/minute")
+        rate = Rate("token", f"{amount}/minute", counters())
         for _ in range(1000):
             refused = rate.refuse("x")
             clock[0] += pause
@@ -161,7 +167,7 @@ def test_who_waits_as_told_is_let_in(clock: list[float]) -> None:
 
 
 def test_threads_together_get_no_more_than_one_would(clock: list[float]) -> None:
-    rate, let_in = Rate("token", "500/minute"), []
+    rate, let_in = Rate("token", "500/minute", counters()), []
 
     def ask() -> None:
         for _ in range(200):
@@ -175,38 +181,27 @@ def test_threads_together_get_no_more_than_one_would(clock: list[float]) -> None
     assert sum(let_in) == 500
 
 
-def test_memory_is_bounded_however_many_addresses_ask(clock: list[float]) -> None:
-    storage = BoundedMemory(most=1000)
-    rate = Rate("address", "5/minute", storage)
-    for _ in range(5):
-        rate.refuse("busy")
+def test_who_keeps_asking_is_not_forgotten_however_many_addresses_ask(clock: list[float]) -> None:
+    storage = counters(most=1000)
+    rate, size, let_in = Rate("address", "50/minute", storage), len(storage.memory), 0
     for number in range(20_000):
         rate.refuse(f"2001:db8:{number:x}::/64")
-        if number % 500 == 0:
-            assert rate.refuse("busy") is not None
-    assert len(storage.recent) == 1000
-    assert max(map(len, (storage.storage, storage.expirations, storage.locks))) <= 1000
+        if number % 20 == 0:
+            let_in += rate.refuse("busy") is None
+    assert (let_in, len(storage.memory)) == (50, size)
 
 
-def test_memory_is_bounded_however_long_they_ask(clock: list[float]) -> None:
-    storage = BoundedMemory(most=100)
-    rate = Rate("address", "5/minute", storage)
-    for _ in range(1000):
-        clock[0] += 60
-        assert rate.refuse("x") is None
-    assert max(map(len, (storage.recent, storage.storage, storage.expirations, storage.locks))) <= 100
-    assert threading.active_count() < 10
+def test_in_a_full_table_the_counter_that_was_idle_longest_makes_room(clock: list[float]) -> None:
+    rate = Rate("address", "1/minute", counters(most=8))  # one row
+    for name in "abcdefgh":
+        assert rate.refuse(name) is None
+    assert rate.refuse("a") is not None
+    assert rate.refuse("i") is None
+    assert [name for name in "acdefghi" if rate.refuse(name) is None] == []
+    assert rate.refuse("b") is None
 
 
-def test_who_keeps_asking_is_not_forgotten(clock: list[float]) -> None:
-    rate, let_in = Rate("address", "50/minute", BoundedMemory(most=100)), 0
-    for number in range(5000):
-        rate.refuse(f"stranger {number}")
-        let_in += rate.refuse("busy") is None
-    assert let_in == 50
-
-
-class BrokenStorage(BoundedMemory):
+class BrokenStorage(Counters):
     """A storage that does not answer, as a Redis that is down; it counts how often it is asked."""
 
     asked = 0
@@ -219,7 +214,7 @@ class BrokenStorage(BoundedMemory):
 def test_a_storage_that_fails_refuses_nobody_and_is_left_alone_for_a_while(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage = BrokenStorage()
+    storage = BrokenStorage(1000, Lock())
     with limited(tmp_path) as world:
         rate = Rate("address", "1/minute", storage)
         world.app.state.context = replace(world.app.state.context, token_rate=Rate("token", "1/minute", storage))
@@ -246,7 +241,7 @@ def test_a_storage_without_its_package_is_refused_at_the_start(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InvalidRequest, match=f"REGISTRY_LIMITS_STORAGE.*pip install {package}"):
-        open_storage(url)
+        open_storage(url, counters())
 
 
 @pytest.mark.parametrize(
@@ -269,7 +264,8 @@ def test_an_ipv6_address_counts_as_its_network(host: str | None, key: str) -> No
 def test_the_defaults_let_a_busy_client_through(clock: list[float]) -> None:
     """Eight connections with 32 MiB parts at 10 Gbit/s for ten minutes, then a pull of 1,000 files at once."""
     settings = Settings()
-    token, address = Rate("token", settings.rate_token), Rate("address", settings.rate_address)
+    token = Rate("token", settings.rate_token, counters())
+    address = Rate("address", settings.rate_address, counters())
     for _ in range(600 * 38):
         clock[0] += 1 / 38
         assert token.refuse("t") is None

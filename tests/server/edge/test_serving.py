@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,7 +70,9 @@ def test_a_header_that_takes_too_long_ends_the_connection(world: World) -> None:
 def test_a_second_header_on_a_kept_connection_has_the_same_deadline(world: World) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
     with served(world, header_seconds=0.3) as address:
+        began = time.monotonic()
         assert talk(address, request + b"GET /heal").count(b"HTTP/1.1 200") == 1
+        assert time.monotonic() < began + 4  # not only by the 5 s that uvicorn keeps an idle connection
 
 
 @pytest.mark.heavy
@@ -130,6 +133,32 @@ def test_a_body_with_two_lengths_is_refused_and_nothing_after_it_is_read(calm: W
     with served(calm, header_seconds=60) as address:
         answer = talk(address, raw + b"0\r\n\r\n" + hidden)
         assert (answer.count(b"HTTP/1.1"), answer[:12]) == (1, b"HTTP/1.1 400")
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
+
+
+def test_what_follows_a_body_is_bounded_and_is_no_header(world: World) -> None:
+    body = json.dumps({"sha256": "0" * 64, "size": 5}).encode()
+    chunks = b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+    token = b"Authorization: Bearer " + world.token("alice").encode() + b"\r\n"
+    head = b"POST /api/v1/uploads HTTP/1.1\r\n" + HOST + CHUNKED
+    with served(world, header_seconds=60) as address:
+        assert talk(address, head + token + b"\r\n" + chunks + b"\r\n").startswith(b"HTTP/1.1 201")
+        assert talk(address, head + b"\r\n" + chunks + token + b"\r\n").startswith(b"HTTP/1.1 401")
+        try:
+            answer = talk(address, head + token + b"\r\n" + chunks + b"X: " + b"a" * 600_000)
+        except ConnectionError:  # closed while we were sending
+            answer = b""
+        assert not answer or answer.startswith(b"HTTP/1.1 400")
+
+
+def test_requests_sent_ahead_are_few(calm: World) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with served(calm, header_seconds=60) as address:
+        last = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        assert talk(address, request * 9 + last).count(b"HTTP/1.1 200") == 10
+        assert talk(address, request * 1000).count(b"HTTP/1.1") < 1000
 
 
 def test_a_client_that_goes_away_in_the_middle_of_a_part_leaves_it_missing(world: World) -> None:

@@ -92,16 +92,17 @@ def test_a_download_does_not_wait_for_being_counted(plain: Community, monkeypatc
 
 def test_with_too_many_files_under_way_a_get_comes_back_later_and_a_head_is_answered(plain: Community) -> None:
     client, gate = plain.world.client(None), plain.world.app.state.context.gate
-    gate.inside = gate.most
+    for number in range(gate.places.most):
+        gate.places.take(str(number))
     answer = client.get(CONFIG)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
     assert "error" in answer.json()
     assert client.head(CONFIG).status_code == 200
     etag = client.head(CONFIG).headers["etag"]
     assert client.get(CONFIG, headers={"if-none-match": etag}).status_code == 304
-    gate.inside -= 1
+    gate.places.leave("7")
     assert client.get(CONFIG).status_code == 200
-    assert gate.inside == gate.most - 1
+    assert gate.places.count() == gate.places.most - 1
     assert downloads(plain) == (1, 1)
 
 

@@ -60,7 +60,7 @@ def jobs(crew: Community) -> list[Job]:
 
 def recipe_of(crew: Community, numbers: list[int], user: str = "bob") -> str:
     """Ask for a composition that no worker takes, and cancel it; return the recipe's digest."""
-    body = {"patches": [{"number": number} for number in numbers]}
+    body = {"patches": [{"number": number} for number in numbers], "alpha": "0.3"}
     made = crew.post(user, "/compositions", 202, **body)
     assert crew.world.client(user).post(f"/api/v1/jobs/{made['job']['id']}/cancel").status_code == 200
     return str(made["recipe"]["digest"])

@@ -144,7 +144,7 @@ def test_a_candidate_is_pulled_by_its_version_and_is_no_tag(lived: Community) ->
 
 
 def test_what_waits_for_its_composition_is_not_found_yet(lived: Community) -> None:
-    asked = {"version": "1.3.0", "patches": [{"number": number} for number in (1, 2, 3, 4)]}
+    asked = {"version": "1.3.0", "patches": [{"number": number} for number in (1, 2, 3, 4)], "alpha": "0.3"}
     lived.post("mary", "/releases", 202, **asked)
     assert "not composed yet" in refused(get(lived, "/revision/1.3.0", status=404), 404, "RevisionNotFound")
     files = [{"path": one["path"], "sha256": one["sha256"]} for one in lived.get("/revisions/base")["files"]]
@@ -223,7 +223,9 @@ def test_without_a_main_that_may_be_served_there_is_none(lived: Community) -> No
 
 def test_refs_are_branches_tags_and_the_pull_requests_that_were_composed(lived: Community) -> None:
     lived.put("mary", "/channels/beta", version="1.2.0")
-    lived.world.client("bob").post(f"/api/v1/models/{NAME}/compositions", json={"patches": [{"number": 4}]})
+    lived.world.client("bob").post(
+        f"/api/v1/models/{NAME}/compositions", json={"alpha": "1", "patches": [{"number": 4}]}
+    )
     lived.world.work()
     found = get(lived, "/refs").json()
     assert set(found) == {"branches", "converts", "tags"}

@@ -15,6 +15,8 @@ from registry.db.tables import Model, SignIn, now
 from registry.server.edge.limits import Rate
 from registry.server.edge.middleware import Edge, Metrics
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
+from registry.server.processes.counters import Counters
+from registry.server.processes.locks import Lock
 from registry.services.people import sign_ins
 from registry.services.people.rules import Role
 from tests.support.community import NAME, Community, open_community
@@ -140,7 +142,7 @@ def test_every_answer_says_what_a_browser_may_do_with_it(released: Community) ->
 
 def test_a_route_that_answers_html_and_forgets_its_policy_gets_it() -> None:
     inner = HTMLResponse("<script>alert(1)</script>", media_type="Text/HTML")
-    app = Edge(inner, Metrics(), Rate("address", ""), body_seconds=1, body_rate=0)
+    app = Edge(inner, Metrics(), Rate("address", "", Counters(8, Lock())), body_seconds=1, body_rate=0)
     policy = TestClient(app).get("/new").headers["content-security-policy"]
     assert "script-src 'self'" in policy and "frame-ancestors 'none'" in policy
 

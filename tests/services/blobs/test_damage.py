@@ -118,6 +118,16 @@ def test_a_scrub_reads_what_is_due_and_marks_one_flipped_bit(world: World) -> No
     assert scrub(world) == []
 
 
+def test_a_blob_that_was_read_next_year_is_read_again(world: World) -> None:
+    early, recent = orphan(world, b"early"), orphan(world, b"recent")
+    for sha256 in (early, recent):
+        harm(world, sha256, flip)
+    age(world, early, timedelta(days=-365))
+    age(world, recent, -scrubbing.RETRY / 2)
+    assert [one.sha256 for one in scrub(world)] == [early]
+    assert scrub(world) == []
+
+
 def test_a_file_that_was_put_back_loses_its_mark(world: World) -> None:
     sha256 = orphan(world, DATA)
     raw = harm(world, sha256)

@@ -343,7 +343,7 @@ def test_a_lease_keeps_bytes_that_are_released_at_this_moment(
 
     def pausing(*arguments: Any) -> quotas.Usage:  # what the announcement asks for last
         with world.database.write() as other:
-            patches.refuse(other, models.find(other, "alice/base"), other.get_one(PatchRevision, revision.id), "", "")
+            patches.refuse(other, models.find(other, "alice/base"), patches.by_id(other, revision.id), "", "")
             other.scalars(select(UploadSession)).one().expires_at = now()
         collect(world)
         return usage(*arguments)
@@ -543,7 +543,8 @@ class Stress:
         self.count("pushed")
         time.sleep(0.002)
         with self.world.database.write() as session:  # the same bytes again are the same patch, which others refuse
-            mine = session.get_one(PatchRevision, revision.id, with_for_update=True)
+            session.get_one(PatchRevision, revision.id, with_for_update=True)
+            mine = patches.by_id(session, revision.id)
             if mine.blob_sha256 is not None:
                 self.present("a patch", digest(data))
                 patches.refuse(session, models.find(session, "alice/base"), mine, "alice/base#1", "enough")

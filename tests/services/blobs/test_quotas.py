@@ -12,14 +12,14 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from registry.cli import app
-from registry.db.tables import AuditEvent, Namespace, NamespaceMember, PatchRevision, UploadSession, User, now
+from registry.db.tables import AuditEvent, BaseFile, Namespace, NamespaceMember, PatchRevision, UploadSession, User, now
 from registry.errors import InvalidRequest, NotFound
 from registry.services.blobs import quotas
 from registry.services.blobs.quotas import Usage
 from registry.services.catalog import patches
 from registry.services.people import namespaces
-from tests.support.makers import make_checkpoint
-from tests.support.world import World, announce, create_model, digest, put_part, upload
+from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.world import World, announce, create_model, digest, push_patch, put_part, upload
 
 PATCH = b"p" * 300
 
@@ -175,8 +175,72 @@ def test_a_patch_counts_for_its_author_wherever_it_is_pushed(world: World, tmp_p
     assert usage(world, "acme") == before
     with world.database.write() as session:
         model = patches.models.find(session, "acme/tiny")
-        patches.refuse(session, model, session.scalars(select(PatchRevision)).one(), "acme/tiny#1", "no")
+        revision = patches.by_id(session, session.scalars(select(PatchRevision.id)).one())
+        patches.refuse(session, model, revision, "acme/tiny#1", "no")
     assert usage(world, "bob") == Usage(10**12, 10**6, 0, 0, 0)
+
+
+def test_the_kept_sum_is_what_the_rows_say_through_every_change(world: World, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    create_model(world, "alice/tiny", base)
+    assert list(quotas.check(world.database)) == []
+    patch = tmp_path / "p.safetensors"
+    make_patch(base, fine_tuned(base, tmp_path / "tuned"), patch)
+    push_patch(world, "alice/tiny", patch)
+    (tmp_path / "bad.safetensors").write_bytes(b"bad")
+    push_patch(world, "alice/tiny", tmp_path / "bad.safetensors")  # which a worker refuses
+    carol = world.client("carol")
+    carol.post(
+        "/api/v1/models", json={"name": "carol/bad", "files": [{"path": "config.json", "sha256": digest(b"no")}]}
+    )
+    asked = carol.post("/api/v1/models/alice/tiny/compositions", json={"patches": [{"number": 1}]})
+    assert asked.status_code == 202, asked.text
+    world.work()
+    assert list(quotas.check(world.database)) == []
+    assert usage(world, "bob").used_bytes == patch.stat().st_size
+    before = usage(world, "carol").used_bytes
+    assert before > 0
+    recipe = asked.json()["recipe"]["digest"]
+    assert world.client("alice").delete(f"/api/v1/models/alice/tiny/compositions/{recipe}").status_code == 204
+    assert usage(world, "carol").used_bytes == 0
+    assert list(quotas.check(world.database)) == []
+
+
+def test_a_kept_sum_that_is_wrong_is_named_and_corrected(world: World) -> None:
+    world.token("alice")
+    with world.database.write() as session:
+        session.scalars(select(Namespace).where(Namespace.name == "alice")).one().used_bytes = 7
+    assert "alice was counted as using 7 bytes, not 0; that is corrected." in crumb_server(world, "check", code=1)
+    assert usage(world, "alice").used_bytes == 0
+    crumb_server(world, "check")
+
+
+def test_bytes_that_two_transactions_add_at_once_count_once(world: World, tmp_path: Path) -> None:
+    create_model(world, "alice/tiny", make_checkpoint(tmp_path / "base"))
+    sha256 = upload(world.client(), PATCH)
+    before = usage(world, "alice").used_bytes
+    with world.database.read() as session:
+        model = patches.models.find(session, "alice/tiny")
+    charged, go = threading.Event(), threading.Event()
+
+    def add(path: str, *, first: bool) -> None:
+        with world.database.write() as session:
+            quotas.charge(session, model.namespace_id, [sha256])
+            session.add(BaseFile(model_id=model.id, path=path, sha256=sha256))
+            if first:
+                charged.set()
+                go.wait(60)
+
+    threads = [threading.Thread(target=add, args=(path,), kwargs={"first": path == "a"}) for path in ("a", "b")]
+    threads[0].start()
+    assert charged.wait(60)
+    threads[1].start()
+    threads[1].join(0.2)  # it waits for the first; without the lock it would be done
+    assert threads[1].is_alive()
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert usage(world, "alice").used_bytes == before + len(PATCH)
 
 
 def together(calls: Sequence[Any]) -> list[Any]:

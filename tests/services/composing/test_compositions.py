@@ -123,7 +123,7 @@ def test_the_same_recipe_on_a_model_with_the_same_weights_is_not_computed_again(
     ask(world, (1, "1"))
     world.work()
     monkeypatch.setattr(world.worker, "in_sandbox", lambda *_, **__: pytest.fail("composed again"))
-    world.client("bob").post(URL.replace("tiny", "twin"), json={"patches": [{"number": 1}]})
+    world.client("bob").post(URL.replace("tiny", "twin"), json={"patches": [{"number": 1}], "alpha": "0.3"})
     world.work()
     with world.database.read() as session:
         first, second = session.query(Composition).all()

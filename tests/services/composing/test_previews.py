@@ -11,7 +11,7 @@ pytestmark = pytest.mark.heavy
 
 
 def recipe(*numbers: int, **more: Any) -> dict[str, Any]:
-    return {"patches": [{"number": number} for number in numbers], **more}
+    return {"patches": [{"number": number} for number in numbers], "alpha": "0.3", **more}
 
 
 def preview(crew: Community, *numbers: int, user: str | None = None, status: int = 200, **more: Any) -> Any:
@@ -46,7 +46,7 @@ def test_a_preview_knows_what_has_been_compared_and_how_much_is_touched(crew: Co
     assert preview(crew, 1)["touched"] == nnz[0]
     unknown = preview(crew, 1, 2)
     assert (unknown["touched"], unknown["conflicts"]["missing"]) == (None, 1)
-    job = crew.post("carol", "/conflicts", 202, **recipe(1, 2))["job"]
+    job = crew.post("carol", "/conflicts", 202, patches=recipe(1, 2)["patches"])["job"]
     assert preview(crew, 1, 2)["conflicts"]["job"]["id"] == job["id"]
     crew.world.work()
     told = preview(crew, 1, 2)

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from sqlalchemy import select, text
 
-from registry.db.tables import Check, Comment, Patch, Review, User
+from registry.db.tables import Check, Comment, Patch, Review, User, now
 from registry.errors import WrongState
 from registry.services.catalog import norms, patches
 from registry.services.curation import reviews
@@ -183,6 +184,17 @@ def test_of_several_verdicts_the_newest_counts(crew: Community) -> None:
     accept(crew)
 
 
+def test_an_approval_that_a_clock_dated_tomorrow_is_withdrawn_all_the_same(crew: Community) -> None:
+    propose(crew, 1)
+    approve(crew, "rita")
+    with crew.world.database.write() as session:
+        session.scalars(select(Review)).one().created_at = now() + timedelta(days=1)
+    crew.post("rita", "/patches/1/reviews", 201, verdict="request_changes", revision=1, message="the clock went back")
+    assert missing(crew) == ["It has 0 of 1 approvals of revision 1."]
+    propose(crew, 1)
+    accept(crew, 1, 409)
+
+
 def test_two_approvals_of_one_reviewer_count_once(crew: Community) -> None:
     crew.rules(min_approvals=2)
     propose(crew, 1)
@@ -325,7 +337,7 @@ def test_a_yank_names_the_releases_and_channels_that_hold_the_patch(crew: Commun
 
 def compose(crew: Community, *numbers: int, user: str = "carol", status: int = 202, **body: Any) -> Any:
     patches = [{"number": number} for number in numbers]
-    return crew.post(user, "/compositions", status, patches=patches, **body)
+    return crew.post(user, "/compositions", status, patches=patches, **{"alpha": "0.3", **body})
 
 
 def test_a_yanked_patch_is_composed_only_when_asked_for(crew: Community) -> None:

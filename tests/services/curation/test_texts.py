@@ -1,6 +1,7 @@
-"""Texts: how much a user may write in a day, discussions page by page, and comments that are deleted."""
+"""Texts: how much a user may write in a day, discussions page by page, and comments that are deleted or hidden."""
 
 import json
+import uuid
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from registry.db.tables import AuditEvent, Comment, Evaluation, Review, User, now
+from registry.services.events import payloads
 from registry.services.people import budgets
 from tests.support.community import NAME, URL, Community
 
@@ -64,6 +66,10 @@ def test_a_user_writes_so_much_a_day_and_then_waits_for_the_next(crew: Community
     with crew.world.database.write() as session:
         session.get_one(User, user_id(crew, "carol")).text_since = now() - budgets.DAY
     assert say(crew, "x" * 4000).status_code == 201
+    assert [say(crew, "x" * 4000).status_code for _ in range(2)] == [201, 429]
+    with crew.world.database.write() as session:
+        session.get_one(User, user_id(crew, "carol")).text_since = now() + budgets.DAY
+    assert say(crew, "x" * 4000).status_code == 201, "a day that begins tomorrow was begun by a wrong clock"
     with crew.world.database.read() as session:
         assert session.get_one(User, user_id(crew, "carol")).text_bytes < 5000
 
@@ -100,6 +106,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST reports": {"reason": "other", "message": "m"},
     "POST webhooks": {"url": "https://example.org", "events": ["patch.push"]},
     "PUT channels/{channel}": {"version": "1.0.0", "reason": "r"},
+    "PUT patches/{number}/comments/{comment_id}/hidden": {"reason": "r"},
     "PUT patches/{number}/quarantine": {"reason": "r"},
     "PUT releases/{version}/signature": {"signature": "s"},
 }
@@ -125,6 +132,7 @@ def test_every_route_with_a_text_about_a_model_counts_it(sqlite_crew: Community)
                 found[f"{method.upper()} {short}"] = (method.upper(), path)
     assert set(found) == set(BODIES) | FREE
     values = {"namespace": "alice", "name": "tiny", "version": "1.0.0", "channel": "stable"}
+    values["comment_id"] = str(uuid.uuid4())
     for name, (method, path) in found.items():
         if name in FREE:
             continue
@@ -202,3 +210,34 @@ def test_a_deleted_comment_leaves_who_when_and_why_and_no_text(crew: Community) 
     page = crew.world.client(None).get(f"/{NAME}/patches/1").text
     assert "hunter2" not in page
     assert "Holds a password." in page
+
+
+def test_a_hidden_comment_is_read_by_maintainers_alone_until_it_is_shown_again(crew: Community) -> None:
+    secret = "a rude word"
+    said = say(crew, secret, "bob").json()["id"]
+    where = f"/patches/1/comments/{said}/hidden"
+    for user in ("carol", "rita", "bob"):
+        crew.put(user, where, 403, reason="I do not like it.")
+    assert crew.put("mary", where, 422, reason="")["field"] == "reason"
+    crew.put("mary", f"/patches/2/comments/{said}/hidden", 404, reason="Of another patch.")
+    hidden = crew.put("mary", where, reason="It is rude.")
+    assert (hidden["message"], hidden["hidden"]["user"], hidden["hidden"]["reason"]) == (secret, "mary", "It is rude.")
+    for user, shown in ((None, ""), ("carol", ""), ("rita", ""), ("bob", ""), ("mary", secret), ("alice", secret)):
+        client = crew.world.client(user)
+        for path in ("discussion", "comments"):
+            answer = client.get(f"/api/v1/models/{NAME}/patches/1/{path}")
+            rows = answer.json()["comments" if path == "discussion" else "items"]
+            assert [(row["message"], row["hidden"]["user"]) for row in rows] == [(shown, "mary")], (user, path)
+    page = crew.world.client(None).get(f"/{NAME}/patches/1").text
+    assert (secret in page, "It is rude." in page) == (False, True)
+    (event,) = crew.events("patch.hide_comment")
+    assert (event.user_name, event.before["author"], event.after) == ("mary", "bob", {"hidden": "It is rude."})
+    with crew.world.database.read() as session:
+        (told,) = session.scalars(select(AuditEvent).where(AuditEvent.action == "patch.comment"))
+        payload = payloads.describe(session, told, uuid.uuid4(), "http://here")
+    assert (payload["comment"]["hidden"], payload["comment"]["content"]) == (True, "")
+    shown = crew.put("alice", where, reason=None)
+    assert (shown["message"], shown["hidden"]) == (secret, None)
+    assert crew.get("/patches/1/discussion", None)["comments"][0]["message"] == secret
+    crew.post("bob", f"/patches/1/comments/{said}/delete", message="")
+    crew.put("mary", where, 409, reason="Too late.")

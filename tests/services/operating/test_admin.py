@@ -200,6 +200,8 @@ def test_namespaces_show_what_each_alone_would_in_as_few_questions(world: World)
             blob = session.scalars(select(Blob).where(Blob.size == data)).one().sha256
             words = {"title": "t", "message": "", "base_digest": "sha256:" + "0" * 64, "size": data}
             session.add(PatchRevision(patch_id=patch.id, number=1, sha256=blob, blob_sha256=blob, **words))
+            session.flush()
+            quotas.recount(session, quotas.payer(session, author_id))
     pages = follow(world, "namespaces", "after")
     found = {row["name"]: row for row in pages}
     assert [row["name"] for row in pages] == ["alice", "bob", "carol", "chief", "crew", "dave"]

@@ -330,6 +330,7 @@ PUT    channels/{channel}                                   channel.move
 PUT    channels/{channel}/protection                        channel.protect
 PUT    members/{user}                                       model.manage
 PUT    namespaces/{namespace}/members/{user}                namespace.manage
+PUT    patches/{number}/comments/{comment_id}/hidden        comment.hide
 PUT    patches/{number}/quarantine                          patch.quarantine
 PUT    releases/{version}/signature                         release.publish
 PUT    uploads/{upload_id}/parts/{number}                   upload

@@ -74,6 +74,39 @@ def test_a_job_whose_lease_ran_out_is_taken_up_and_the_old_worker_is_fenced_off(
     assert state(world, heir.job_id) == "done"
 
 
+def test_a_lease_given_before_the_clock_went_back_does_not_hold_a_job_for_as_long(world: World) -> None:
+    enqueue(world)
+    alive = claim(world, "alive")
+    assert alive is not None
+    with world.database.write() as session:
+        session.get_one(Job, alive.job_id).lease_until = now() + LEASE + timedelta(days=1)
+    heir = claim(world, "heir")
+    assert heir is not None, "nobody takes it up for a day"
+    assert (heir.job_id, heir.attempt, heir.deaths) == (alive.job_id, 2, 1)
+    with pytest.raises(jobs.LeaseLost), world.database.write() as session:
+        jobs.end(session, alive, "done")
+    assert claim(world, "third") is None
+
+
+def test_a_living_worker_keeps_its_job_when_the_clock_goes_back_and_a_job_put_off_waits_no_longer_than_is_trusted(
+    world: World,
+) -> None:
+    enqueue(world)
+    held = claim(world)
+    assert held is not None
+    with world.database.write() as session:
+        session.get_one(Job, held.job_id).lease_until = now() + timedelta(days=1)
+    with world.database.write() as session:
+        jobs.heartbeat(session, held, 0.5, LEASE)
+    assert claim(world, "other") is None
+    with world.database.write() as session:
+        jobs.postpone(session, held, timedelta(days=1))
+    assert claim(world, "other", timedelta(0)) is None
+    with world.database.read() as session:
+        until = session.get_one(Job, held.job_id).lease_until
+    assert until is not None and until <= now() + jobs.LONGEST_DELAY
+
+
 def test_a_heartbeat_extends_the_lease(world: World) -> None:
     enqueue(world)
     held = claim(world, "w", timedelta(seconds=-1))

@@ -49,7 +49,9 @@ def row(crew: Community, version: str) -> dict[str, Any]:
 
 def test_a_release_is_cut_composed_built_twice_published_and_yanked(crew: Community) -> None:
     crew.accept(1, 2)
-    cut = crew.post("mary", "/releases", 202, version="1.0.0", patches=[{"number": 2, "weight": "0.5"}, {"number": 1}])
+    cut = crew.post(
+        "mary", "/releases", 202, version="1.0.0", alpha="0.3", patches=[{"number": 2, "weight": "0.5"}, {"number": 1}]
+    )
     assert (cut["state"], cut["creator"], cut["previous"], cut["weights_digest"]) == ("building", "mary", None, None)
     assert (cut["job"]["kind"], cut["job"]["state"]) == ("compose", "queued")
     assert (numbers(cut), cut["recipe"]["alpha"]) == ({1: "1", 2: "0.5"}, "0.3")
@@ -156,9 +158,9 @@ def test_a_cut_from_a_missing_release_is_not_found(lived: Community) -> None:
 @pytest.mark.parametrize(
     ("version", "patches", "alpha", "words"),
     [
-        ("1.2.1", [1, 2, 3, 4], "0.3", "it adds or strengthens a patch. The lowest that fits is 1.3.0"),
-        ("1.2.1", [1, 2, 3], "0.31", "it adds or strengthens a patch. The lowest that fits is 1.3.0"),
-        ("1.2.1", [1, 2, 3], "-0.3", "it adds or strengthens a patch. The lowest that fits is 1.3.0"),
+        ("1.2.1", [1, 2, 3, 4], "0.3", "combines them in another way. The lowest that fits is 1.3.0"),
+        ("1.2.1", [1, 2, 3], "0.31", "combines them in another way. The lowest that fits is 1.3.0"),
+        ("1.2.1", [1, 2, 3], "-0.3", "combines them in another way. The lowest that fits is 1.3.0"),
         ("1.0.1", [1, 2], "0.3", "does not fit after 1.0.0"),
         ("1.2.1+build", [1, 2], "0.3", ""),
         ("01.3.0", [1, 2], "0.3", "'01.3.0' is not a version"),
@@ -352,7 +354,7 @@ def test_a_result_on_a_copy_of_a_model_raises_no_alarm_elsewhere(crew: Community
     file = crew.world.store.path(crew.patch(1)["sha256"])
     push_patch(crew.world, "carol/copy", file, "carol")
     carol, copy = crew.world.client("carol"), URL.replace(NAME, "carol/copy")
-    carol.post(f"{copy}/compositions", json={"patches": [{"number": 1}]})
+    carol.post(f"{copy}/compositions", json={"patches": [{"number": 1}], "alpha": "0.3"})
     crew.world.work()
     answer = carol.post(f"{copy}/builds", json={"recipe": recipe, "weights_digest": OTHER})
     assert answer.status_code == 201, answer.text
@@ -737,7 +739,7 @@ def test_a_release_of_a_model_with_the_same_weights_waits_for_a_second_builder_t
     create_model(crew.world, "carol/copy", crew.base)
     push_patch(crew.world, "carol/copy", crew.world.store.path(crew.patch(1)["sha256"]), "carol", propose=True)
     carol, copy = crew.world.client("carol"), URL.replace(NAME, "carol/copy")
-    cut = carol.post(f"{copy}/releases", json={"version": "1.0.0", "patches": [{"number": 1}]})
+    cut = carol.post(f"{copy}/releases", json={"version": "1.0.0", "patches": [{"number": 1}], "alpha": "0.3"})
     assert cut.status_code == 202, cut.text
     crew.world.work()
     found = carol.get(f"{copy}/releases/1.0.0").json()

@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.errors import BreadcrumbError
-from registry.server.api import releases
+from registry.server.api import patches, releases
 from registry.server.edge.admission import ActorDep, VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import ModelName
 from registry.server.pages.comparing import conflict_summary
-from registry.server.pages.frame import drafts, forms, render
+from registry.server.pages.frame import drafts, forms, permits, render
 from registry.server.pages.frame.cookies import csrf
 from registry.server.pages.frame.drafts import Draft
 from registry.server.pages.frame.route import PageRoute, redirect
@@ -46,6 +46,8 @@ def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep,
         composition=progress.composition,
         job=progress.job,
         cancellable=progress.cancellable,
+        deletable=progress.deletable and "recipe.delete" in permits.permitted(actor, model),
+        kept=progress.kept,
         revision=snapshot,
         draft=draft,
         preview=preview,
@@ -63,6 +65,14 @@ def cut(request: Request, name: ModelName, recipe: schemas.Hex256, actor: ActorD
     body = forms.read(schemas.ReleaseRequest, request, from_ref=recipe)
     release = releases.cut(name, body, Response(), actor, ctx)
     return redirect(request, f"/{name}/releases/{release.version}")
+
+
+@router.post("/{recipe}/delete")
+@allow("recipe.delete")
+def delete(request: Request, name: ModelName, recipe: schemas.Hex256, actor: ActorDep, ctx: ContextDep) -> Response:
+    """Delete the files of a composition."""
+    patches.delete_composition(name, recipe, actor, ctx)
+    return redirect(request, f"/{name}")
 
 
 def draft_of(recipe: schemas.Recipe) -> Draft | None:

@@ -39,6 +39,17 @@ def delete_comment(
     return back(request, name, number)
 
 
+@router.post("/comments/{comment_id}/hidden")
+@allow("comment.hide")
+def hide_comment(
+    request: Request, name: ModelName, number: Number, comment_id: uuid.UUID, actor: ActorDep, ctx: ContextDep
+) -> Response:
+    """Hide a comment, or show it again if the form has no field for the reason."""
+    given = {} if "reason" in forms.fields(request) else {"reason": None}
+    reviews.hide_comment(name, number, comment_id, forms.read(schemas.HideRequest, request, **given), actor, ctx)
+    return back(request, name, number)
+
+
 @router.post("/reviews")
 @allow("patch.review")
 def review(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:

@@ -93,7 +93,7 @@ def patch(
         model_row = model_views.find(session, name)
         row = patch_views.find(session, model_row, patch)
         model = model_views.show(session, actor, model_row)
-        discussion = review_views.discussion(session, model_row, row, before)
+        discussion = review_views.discussion(session, actor, model_row, row, before)
         checked = discussion.patch.check == "checked"
         tensors = patch_views.tensors(session, row) if checked else []
         pairs = conflict_views.pairs_of_patch(session, actor, model_row, row, PAIRS) if checked else []

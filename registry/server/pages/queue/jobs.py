@@ -19,7 +19,7 @@ from registry.server.views import jobs as job_views
 from registry.services.people import access, sign_ins
 
 router = APIRouter(prefix="/jobs/{job_id}", route_class=PageRoute, include_in_schema=False)
-AT_ONCE = 200  # most streams of a process
+AT_ONCE = 200  # most streams of a server
 ENDED = "job-ended"
 JobDep = Annotated[schemas.Job, Depends(job_routes.job)]
 

@@ -6,11 +6,15 @@ away, and at once when the server is stopped.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
+
+from registry.errors import Unavailable
+from registry.server.processes.places import Places
 
 LOOK = 0.5  # seconds between two looks at the subject
 ALIVE = 15.0  # seconds without an event after which a comment keeps the connection open
@@ -19,18 +23,35 @@ Look = Callable[[], tuple[Iterable[str], bool]]
 
 
 class Streams:
-    """A count of the streams of a process, its limit, and the signal that ends them.
+    """The streams of all processes of a server, their limit, and the signal that ends those of this process.
 
-    Streams that begin at the same moment may exceed the limit a little.
+    Args:
+        places: As many places as there may be streams.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most, self.open, self.ending = most, 0, False
+    def __init__(self, places: Places) -> None:
+        self.places, self.ending = places, False
 
     @property
     def full(self) -> bool:
         """Whether the limit is reached."""
-        return self.ending or self.open >= self.most
+        return self.ending or self.places.count() >= self.places.most
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Count a stream as long as it is open.
+
+        Raises:
+            Unavailable: The limit is reached, for one that began at the same moment as others.
+        """
+        with self.places.lock:
+            if self.full:
+                raise Unavailable("Too many pages update themselves just now; reload this one in a moment.")
+            self.places.take("")
+        try:
+            yield
+        finally:
+            self.places.leave("")
 
     def end(self) -> None:
         """End all streams, and accept no more."""
@@ -41,7 +62,7 @@ class EventStream(StreamingResponse):
     """An answer that sends events as they happen.
 
     Args:
-        streams: The count of open streams.
+        streams: The streams of the server.
         look: Called in another thread every half second; returns the new events, and whether they were the last.
     """
 
@@ -52,11 +73,8 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        self.streams.open += 1
-        try:
+        with self.streams.open():
             await super().__call__(scope, receive, send)
-        finally:
-            self.streams.open -= 1
 
 
 async def follow(streams: Streams, look: Look) -> AsyncIterator[str]:

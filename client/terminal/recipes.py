@@ -1,0 +1,28 @@
+"""Recipes in a line: `#1.1, #3.2:0.5 (layers.0.* x 0.5) by ties at alpha 0.3`."""
+
+from typing import TYPE_CHECKING
+
+from client.terminal.console import plain
+
+if TYPE_CHECKING:
+    from registry.schemas import Recipe, RecipeItem
+
+
+def describe_recipe(recipe: "Recipe") -> str:
+    """Return the patches of a recipe by number, its method and its alpha."""
+    items = sorted(recipe.patches, key=lambda item: item.number)
+    named = [f"#{item.number}.{item.revision}" + _weight(item) for item in items]
+    how = "" if recipe.method == "sum" else f" by {plain(recipe.method)}"
+    return f"{', '.join(named) or 'none'}{how} at alpha {plain(recipe.alpha)}"
+
+
+def weight_of(item: "RecipeItem") -> str:
+    """Return the weight of a patch, with its factors by tensor."""
+    factors = ", ".join(f"{plain(glob)} x {plain(factor)}" for glob, factor in item.where)
+    return f"{plain(item.weight)} ({factors})" if factors else plain(item.weight)
+
+
+def _weight(item: "RecipeItem") -> str:
+    if item.weight == "1" and not item.where:
+        return ""
+    return f":{weight_of(item)}"

@@ -1,0 +1,112 @@
+"""Comments on patches: added, deleted by their author or a maintainer, hidden and shown again by maintainers.
+
+A deleted comment loses its text for good; a hidden one keeps it, for maintainers alone. Who did it, when and why stays
+in the place of either.
+"""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+
+from registry.db.tables import Comment, Model, Patch, User, now
+from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
+from registry.services.catalog import models, patches
+from registry.services.people import access, paging
+from registry.services.people.actors import Actor, record
+from registry.services.people.rules import RULES, Role
+
+
+def add(session: Session, actor: Actor, full_name: str, number: int, revision: int | None, message: str) -> Comment:
+    """Comment on a patch, or on one revision of it."""
+    model = models.find(session, full_name)
+    patch = patches.find_in(session, model, number, revision).patch
+    author = session.get_one(User, actor.user_id)
+    row = Comment(patch_id=patch.id, revision=revision, author=author, message=message, deleted_by=None, hidden_by=None)
+    session.add(row)
+    session.flush()
+    record(session, actor, "patch.comment", f"{full_name}#{number}", model, after={"comment": str(row.id)})
+    return row
+
+
+def delete(session: Session, actor: Actor, full_name: str, number: int, comment_id: uuid.UUID, reason: str) -> Comment:
+    """Delete the text of a comment; who deleted it, when and why stay. Does nothing if it is deleted already.
+
+    Raises:
+        NotFound: The patch has no such comment.
+        Forbidden: The comment is somebody else's, and the caller is not a maintainer.
+        InvalidRequest: The comment is somebody else's, and there is no reason.
+    """
+    row = find(session, full_name, number, comment_id)
+    model = models.find(session, full_name)
+    if row.author_id != actor.user_id:
+        if access.role_on(session, actor, model) < Role.MAINTAINER:
+            raise Forbidden(f"Only its author or a maintainer of {full_name} may delete a comment.")
+        if not reason:
+            raise InvalidRequest("Say why this comment is deleted; its author will see it.", field="message")
+    if row.deleted_at is not None:
+        return row
+    row.message, row.deleted_by_id, row.deleted_at, row.deletion_reason = "", actor.user_id, now(), reason
+    session.flush()
+    session.refresh(row, ["deleted_by"])
+    before = {"comment": str(row.id), "author": row.author.name}
+    subject = f"{full_name}#{number}"
+    record(session, actor, "patch.delete_comment", subject, model, before=before, after={"reason": reason})
+    return row
+
+
+def hide(
+    session: Session, actor: Actor, full_name: str, number: int, comment_id: uuid.UUID, reason: str | None
+) -> Comment:
+    """Hide a comment from all but maintainers, or (None) show it again. Does nothing if that is already so.
+
+    Raises:
+        NotFound: The patch has no such comment.
+        WrongState: The comment is deleted.
+    """
+    row = find(session, full_name, number, comment_id)
+    if row.deleted_at is not None:
+        raise WrongState("This comment is deleted, so there is no text left to hide or to show.")
+    if (row.hiding_reason, row.hidden_at is not None) == (reason, reason is not None):
+        return row
+    before = {"comment": str(row.id), "author": row.author.name, "hidden": row.hiding_reason}
+    row.hiding_reason = reason
+    row.hidden_by_id, row.hidden_at = (None, None) if reason is None else (actor.user_id, now())
+    session.flush()
+    session.refresh(row, ["hidden_by"])
+    verb, model = "patch.unhide_comment" if reason is None else "patch.hide_comment", models.find(session, full_name)
+    record(session, actor, verb, f"{full_name}#{number}", model, before=before, after={"hidden": reason})
+    return row
+
+
+def sees_hidden(session: Session, actor: Actor | None, model: Model) -> bool:
+    """Say whether somebody sees the text of hidden comments: whoever may hide them."""
+    return access.role_on(session, actor, model) >= RULES["comment.hide"].role
+
+
+def find(session: Session, full_name: str, number: int, comment_id: uuid.UUID) -> Comment:
+    """Return a comment on a patch, locked.
+
+    Raises:
+        NotFound: The patch has no such comment.
+    """
+    patch = patches.find(session, full_name, number).patch
+    query = loaded().where(Comment.id == comment_id, Comment.patch_id == patch.id)
+    row: Comment | None = session.scalar(query.with_for_update(of=Comment))
+    if row is None:
+        raise NotFound(f"There is no such comment on {full_name}#{number}; see `crumb review {full_name} {number}`.")
+    return row
+
+
+def listing(session: Session, patch: Patch, before: str | None, limit: int) -> tuple[list[Comment], str | None]:
+    """Return a page of the comments on a patch, newest first, and the cursor of the next page."""
+    query = loaded().where(Comment.patch_id == patch.id)
+    rows = session.scalars(paging.newest(query, Comment.created_at, Comment.id, before, limit)).all()
+    return paging.cut(rows, limit, lambda row: paging.write(row.created_at, row.id))
+
+
+def loaded() -> Any:
+    """Return a query for comments, each with its author and who deleted or hid it."""
+    people = (Comment.author, Comment.deleted_by, Comment.hidden_by)
+    return select(Comment).options(*(joinedload(person) for person in people))
