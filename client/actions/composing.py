@@ -22,6 +22,7 @@ from registry.errors import DigestMismatch, NotCompared, NotFound, WrongState
 from registry.schemas import Composition, RecipeItem, Snapshot
 
 if TYPE_CHECKING:
+    from registry.breadcrumbs.checking.check import PatchReport
     from registry.breadcrumbs.composing.compose import Composed
     from registry.breadcrumbs.formats.checkpoint import Checkpoint
     from registry.breadcrumbs.formats.patchfile import Patch
@@ -189,14 +190,23 @@ def open_patches(
     console: Console = QUIET,
 ) -> Iterator[dict[str, "Patch"]]:
     """Download patches into the cache, check them against the base of this weights digest, and open them by sha256."""
+    files = _fetch_patches(client, model, items, console)
+    with open_checked(list(files.values()), digest, base, console=console) as opened:
+        yield dict(zip(files, (patch for _, patch in opened), strict=True))
+
+
+@contextlib.contextmanager
+def open_checked(
+    files: Sequence[Path], digest: str, base: "Checkpoint", *, console: Console = QUIET
+) -> "Iterator[list[tuple[PatchReport, Patch]]]":
+    """Check patch files against the base of this weights digest, and open them, in their order."""
     from registry.breadcrumbs.checking.check import check_patches
     from registry.breadcrumbs.formats.patchfile import open_patch
 
-    files = _fetch_patches(client, model, items, console)
     with console.progress("checking patches") as progress:
-        check_patches(list(files.values()), digest, base.tensors, progress)
+        reports = check_patches(files, digest, base.tensors, progress)
     with contextlib.ExitStack() as stack:
-        yield {sha256: stack.enter_context(open_patch(path)) for sha256, path in files.items()}
+        yield [(report, stack.enter_context(open_patch(path))) for report, path in zip(reports, files, strict=True)]
 
 
 def fetch_base(client: Client, model: str, digest: str, *, console: Console = QUIET) -> dict[str, Path]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.actions.composing import open_checked
 from client.actions.conflicts import alpha_of_files
 from client.actions.push import patch_base
 from client.machine.folders import check_vacant, copy_others, new_folder
@@ -228,27 +229,23 @@ def apply(
         raise InvalidRecipe("There are no patches to apply; name at least one.", field="patches")
     name = None if Path(base).expanduser().exists() else str(base)  # a Hub id
     base = resolve(base, quiet=console.quiet)
-    digest = patch_base(chosen[0][0])  # compose() holds the base to it, and check_patches() the other patches
+    digest = patch_base(chosen[0][0])  # compose() holds the base to it, and open_checked() the other patches
 
-    from registry.breadcrumbs.checking.check import check_patches
     from registry.breadcrumbs.composing.compose import compose
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-    from registry.breadcrumbs.formats.patchfile import open_patch
     from registry.documents.composed_card import CardItem, render_card
 
     with new_folder(folder) as temporary, contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(base))
-        with console.progress("checking patches") as progress:
-            reports = check_patches([path for path, _ in chosen], digest, checkpoint.tensors, progress)
-        digests = [report.sha256 for report in reports]
+        files = [path for path, _ in chosen]
+        checked = stack.enter_context(open_checked(files, digest, checkpoint, console=console))
+        digests = [report.sha256 for report, _ in checked]
         if len(set(digests)) < len(digests):
             raise InvalidRecipe("The same patch is named twice; add its weights up instead.", field="patches")
-        factors = _factors(where, reports)
+        factors = _factors(where, [report for report, _ in checked])
         parts = zip(digests, chosen, factors, strict=True)
         items = [Item(sha256, weight, pairs) for sha256, (_, weight), pairs in parts]
-        opened = {
-            sha256: stack.enter_context(open_patch(path)) for sha256, (path, _) in zip(digests, chosen, strict=True)
-        }
+        opened = {report.sha256: patch for report, patch in checked}
         if alpha == AUTO:
             make_recipe(digest, ALONE, items, method)  # whatever is wrong is told before patches are compared
             alpha = alpha_of_files(opened, [(item.sha256, item.weight) for item in items], method, console=console)
@@ -259,7 +256,7 @@ def apply(
             composed = compose(checkpoint, opened, recipe, temporary, device, progress, device_memory=device_memory)
         assert composed.weights_digest is not None
         copy_others(base, temporary, list(composed.files))
-        named = [CardItem(sha256, None, path.name) for sha256, (path, _) in zip(digests, chosen, strict=True)]
+        named = [CardItem(sha256, None, path.name) for sha256, path in zip(digests, files, strict=True)]
         title, old = folder.absolute().name, _read_card(base)
         card = render_card(title, name or digest, recipe, composed.weights_digest, named, old)
         (temporary / "README.md").write_text(card, "utf-8")
@@ -274,7 +271,7 @@ def _factors(
     Raises:
         InvalidRecipe: There is no such patch, or it changes no such tensor.
     """
-    from registry.breadcrumbs.formats.globs import matches
+    from registry.breadcrumbs.formats.globs import require_matches
 
     factors: list[list[tuple[str, str]]] = [[] for _ in reports]
     for position, glob, factor in where:
@@ -282,11 +279,8 @@ def _factors(
             raise InvalidRecipe(
                 f"There is no patch {position}; they are counted from 1 to {len(reports)}.", field="where"
             )
-        if not any(matches(glob, tensor.name) for tensor in reports[position - 1].tensors):
-            raise InvalidRecipe(
-                f"Patch {position} changes no tensor that matches {glob!r}; `crumb show` lists those that it does.",
-                field="where",
-            )
+        names = [tensor.name for tensor in reports[position - 1].tensors]
+        require_matches([glob], names, f"Patch {position}", "crumb show")
         factors[position - 1].append((glob, factor))
     return [tuple(pairs) for pairs in factors]
 

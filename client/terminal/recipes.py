@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from client.terminal.console import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from registry.schemas import Recipe, RecipeItem
 
 
@@ -18,8 +20,13 @@ def describe_recipe(recipe: "Recipe") -> str:
 
 def weight_of(item: "RecipeItem") -> str:
     """Return the weight of a patch, with its factors by tensor."""
-    factors = ", ".join(f"{plain(glob)} x {plain(factor)}" for glob, factor in item.where)
-    return f"{plain(item.weight)} ({factors})" if factors else plain(item.weight)
+    return with_factors(item.weight, item.where)
+
+
+def with_factors(number: str, where: "Sequence[tuple[str, str]]") -> str:
+    """Return a weight or scale, with factors by tensor where there are some."""
+    factors = ", ".join(f"{plain(glob)} x {plain(factor)}" for glob, factor in where)
+    return f"{plain(number)} ({factors})" if factors else plain(number)
 
 
 def _weight(item: "RecipeItem") -> str:

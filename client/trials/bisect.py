@@ -17,6 +17,7 @@ from typing import Literal
 from client.actions.pull import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console, plain
+from client.terminal.recipes import with_factors
 from client.trials.bench import (
     QUIET,
     Bench,
@@ -267,9 +268,4 @@ def _content(patches: Iterable[ScaledPatch]) -> list[tuple[str, str, tuple[tuple
 
 
 def _scales(patches: Iterable[ScaledPatch]) -> str:
-    return " and ".join(_scale(patch) for patch in patches)
-
-
-def _scale(patch: ScaledPatch) -> str:
-    factors = ", ".join(f"{glob} x {factor}" for glob, factor in patch.item.where)
-    return f"{patch.scale} ({factors})" if factors else patch.scale
+    return " and ".join(with_factors(patch.scale, patch.item.where) for patch in patches)

@@ -11,7 +11,7 @@ be what the result is reported on: it has chosen the model.
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -195,7 +195,7 @@ class Scores:
     def __init__(self, folder: Path, command: Sequence[str], again: bool = False) -> None:
         name = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()
         self.file = folder / f"{name}.json"
-        self.kept: dict[str, float] = {} if again else dict(self._read())
+        self.kept: dict[str, float] = {} if again else self._read()
         self.lock = threading.Lock()
 
     def keep(self, recipe: str, score: float) -> None:
@@ -209,10 +209,11 @@ class Scores:
         with new_files([self.file]) as (file,):
             file.write(json.dumps(self.kept, indent=1).encode())
 
-    def _read(self) -> Iterator[tuple[str, float]]:
+    def _read(self) -> dict[str, float]:
         try:
             table = json.loads(self.file.read_bytes())
         except (FileNotFoundError, ValueError):
-            return
-        if isinstance(table, Mapping):
-            yield from ((key, float(value)) for key, value in table.items() if isinstance(value, int | float))
+            return {}
+        if not isinstance(table, dict):
+            return {}
+        return {recipe: float(score) for recipe, score in table.items() if isinstance(score, int | float)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from client.actions.composing import open_checked
 from client.actions.conflicts import alpha_of_files
 from client.actions.pull import find_snapshot
 from client.actions.push import patch_base
@@ -125,25 +126,19 @@ def tune_files(base: str | Path, files: Sequence[tuple[Path, str]], how: How, *,
 def _open_files(
     base: Path, files: Sequence[tuple[Path, str]], how: How, console: Console
 ) -> Iterator[tuple[Bench, tuple[ScaledPatch, ...]]]:
-    from registry.breadcrumbs.checking.check import check_patches
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-    from registry.breadcrumbs.formats.patchfile import open_patch
 
     digest = patch_base(files[0][0])
-    with contextlib.ExitStack() as stack:
-        checkpoint = stack.enter_context(open_checkpoint(base))
-        with console.progress("checking patches") as progress:
-            reports = check_patches([path for path, _ in files], digest, checkpoint.tensors, progress)
-        opened = {
-            report.sha256: stack.enter_context(open_patch(path))
-            for report, (path, _) in zip(reports, files, strict=True)
-        }
+    with (
+        open_checkpoint(base) as checkpoint,
+        open_checked([path for path, _ in files], digest, checkpoint, console=console) as checked,
+    ):
+        opened = {report.sha256: patch for report, patch in checked}
         scaled = tuple(
             ScaledPatch(_item(report.sha256, weight, place, 1, path.name), weight)
-            for place, (report, (path, weight)) in enumerate(zip(reports, files, strict=True), 1)
+            for place, ((report, _), (path, weight)) in enumerate(zip(checked, files, strict=True), 1)
         )
-        folder = base if base.is_dir() else base.parent
-        others = {path.name: path for path in folder.iterdir() if path.is_file()} if base.is_dir() else {}
+        others = {path.name: path for path in base.iterdir() if path.is_file()} if base.is_dir() else {}
         yield Bench(digest, checkpoint, others, opened, how.device, how.keep, console), scaled
 
 
@@ -162,12 +157,12 @@ def _search(opened: Bench, scaled: tuple[ScaledPatch, ...], how: How) -> Tuned:
         how.workers,
         how.told,
     )
-    search = Search(Setting(three_digits_of(alpha), weights), scorer, how.budget, how.lowest)
+    search = Search(Setting(_start(alpha), weights), scorer, how.budget, how.lowest)
     best = search.run()
     return Tuned(best, search.tried, [patch.item for patch in scaled], how.method)
 
 
-def three_digits_of(alpha: str) -> str:
+def _start(alpha: str) -> str:
     """Return an alpha that a search can start from.
 
     Raises:

@@ -22,8 +22,9 @@ from registry.breadcrumbs.composing.staging import CHUNK_BYTES, Chunk, Step
 from registry.breadcrumbs.composing.tensor_arena import TensorArena
 from registry.breadcrumbs.formats.header import DTYPES
 from registry.breadcrumbs.kernels import gpu
-from registry.breadcrumbs.kernels.compose import PAD, block_starts
+from registry.breadcrumbs.kernels.compose import PAD
 from registry.breadcrumbs.kernels.devices import find_gpu
+from registry.breadcrumbs.kernels.staging import block_starts
 
 
 class GpuEngine:

@@ -19,13 +19,12 @@ from registry.breadcrumbs.formats.arrays import Octets
 from registry.breadcrumbs.formats.blocks import fill
 from registry.breadcrumbs.formats.header import DTYPES, TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.breadcrumbs.kernels.compose import (
-    CODES,
+from registry.breadcrumbs.kernels.compose import CODES, PAD
+from registry.breadcrumbs.kernels.staging import (
     FILE,
     INDEX_WIDTH,
     MASK,
     NNZ,
-    PAD,
     WIDTH,
     count_indices,
     lay_out,

@@ -8,6 +8,7 @@ Everything else stands for itself. Recipes hold globs, so what one matches must 
 """
 
 import re
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
 from registry.breadcrumbs.formats.header import show
@@ -36,6 +37,26 @@ def check_glob(glob: str, field: str) -> str:
             field=field,
         )
     return glob
+
+
+def require_matches(globs: Iterable[str], names: Collection[str], subject: str, command: str) -> None:
+    """Refuse globs that match none of the tensors that a patch changes, since they are a mistake.
+
+    Args:
+        globs: The globs.
+        names: Of the tensors.
+        subject: What the message calls the patch.
+        command: Lists its tensors.
+
+    Raises:
+        InvalidRecipe: A glob matches none.
+    """
+    for glob in globs:
+        if not any(matches(glob, name) for name in names):
+            raise InvalidRecipe(
+                f"{subject} changes no tensor that matches {glob!r}; `{command}` lists those that it does.",
+                field="where",
+            )
 
 
 def matches(glob: str, name: str) -> bool:

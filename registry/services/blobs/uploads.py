@@ -90,7 +90,7 @@ def announce(
         raise InvalidRequest(f"The sha256 of empty bytes is {EMPTY_SHA256}, not {sha256}.", field="sha256")
     space = access.admit_to_namespace(session, actor, "upload.for", namespace or actor.name)
     # One announcement for a namespace at a time, and its quota as it is now.
-    session.get(Namespace, space.id, with_for_update={"key_share": True}, populate_existing=True)
+    quotas.locked(session, space.id)
     mine = select(UploadSession).where(UploadSession.user_id == actor.user_id, UploadSession.sha256 == sha256)
     upload = session.scalar(mine.options(selectinload(UploadSession.parts)).with_for_update())
     if upload is None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats import recipe as recipes
-from registry.breadcrumbs.formats.globs import matches
+from registry.breadcrumbs.formats.globs import require_matches
 from registry.breadcrumbs.formats.recipe import ALONE
 from registry.db.tables import (
     BaseFile,
@@ -152,20 +152,14 @@ def to_recipe(row: Recipe) -> recipes.Recipe:
 
 
 def require_tensors(session: Session, revision: PatchRevision, subject: str, globs: Sequence[str]) -> None:
-    """Refuse weights by tensor that a patch has no use for, since they are a mistake.
+    """Refuse weights by tensor that a patch has no use for.
 
     Raises:
         InvalidRecipe: A glob matches no tensor that the patch changes.
     """
-    if not globs:
-        return
-    names = session.scalars(select(PatchTensor.name).where(PatchTensor.revision_id == revision.id)).all()
-    for glob in globs:
-        if not any(matches(glob, name) for name in names):
-            raise InvalidRecipe(
-                f"{subject} changes no tensor that matches {glob!r}; `crumb show {subject}` lists those that it does.",
-                field="where",
-            )
+    if globs:
+        names = session.scalars(select(PatchTensor.name).where(PatchTensor.revision_id == revision.id)).all()
+        require_matches(globs, names, subject, f"crumb show {subject}")
 
 
 def named(session: Session, model: Model, items: Sequence[Ingredient]) -> list[PatchRevision]:

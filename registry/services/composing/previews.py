@@ -64,8 +64,13 @@ def preview(
         recipe = compositions.recipe_of(session, model, mix, revisions)
     except NotCompared as why:
         unknown.append(why.message)
-    mine = Composition.model_id == model.id, Composition.recipe_digest == (recipe.digest if recipe else None)
-    digest = session.scalar(select(Composition.weights_digest).where(*mine)) if recipe else None
+    digest = None
+    if recipe is not None:
+        digest = session.scalar(
+            select(Composition.weights_digest).where(
+                Composition.model_id == model.id, Composition.recipe_digest == recipe.digest
+            )
+        )
     described = [
         (
             revision,

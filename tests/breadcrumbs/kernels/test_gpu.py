@@ -24,6 +24,7 @@ from registry.breadcrumbs.diffing.mask import dropped
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.kernels import compose as kernels
+from registry.breadcrumbs.kernels.staging import block_starts
 from registry.errors import BaseMismatch
 from tests.support.science_makers import (
     PatchedBase,
@@ -113,7 +114,7 @@ def compose_on_gpu(
             gpu.set_bits((touch.places + 1000).to(DEVICE), words, 1000, block=BLOCK)
             assert words.cpu().numpy().tobytes() == mask
         arena = np.frombuffer(mask + bytes(8), np.uint8).copy()
-        kernels.block_starts(arena, 0, size, block, starts[number])
+        block_starts(arena, 0, size, block, starts[number])
         values = raw(touch.values)
         padding = [bytes(-len(part) % 64) for part in (mask, values)]
         rows.append((at, at + len(mask) + len(padding[0]), kernels.CODES[NAMES[touch.values.dtype]]))

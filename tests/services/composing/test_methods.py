@@ -23,14 +23,20 @@ def ask(world: World, *items: dict[str, Any], path: str = "/compositions", **how
     return world.client("bob").post(URL + path, json={"patches": list(items), **how})
 
 
-def test_what_is_composed_is_what_apply_makes_here(world: World, tmp_path: Path) -> None:
-    base = make_checkpoint(tmp_path / "base")
+def push_three(world: World, folder: Path) -> tuple[Path, list[Path]]:
+    """Create alice/tiny with three patches, and return its base and their files."""
+    base = make_checkpoint(folder / "base")
     create_model(world, "alice/tiny", base)
     files = []
     for seed in (1, 2, 3):
-        files.append(tmp_path / f"{seed}.safetensors")
-        make_patch(base, fine_tuned(base, tmp_path / f"tuned{seed}", seed=seed), files[-1])
+        files.append(folder / f"{seed}.safetensors")
+        make_patch(base, fine_tuned(base, folder / f"tuned{seed}", seed=seed), files[-1])
         push_patch(world, "alice/tiny", files[-1])
+    return base, files
+
+
+def test_what_is_composed_is_what_apply_makes_here(world: World, tmp_path: Path) -> None:
+    base, files = push_three(world, tmp_path)
     items = [{"number": 1}, {"number": 2, "weight": "0.5", "where": [["*", "0.25"]]}, {"number": 3}]
     for method in ("ties", "mean"):
         asked = ask(world, *items, method=method, alpha="0.7").json()["recipe"]
@@ -111,13 +117,7 @@ def test_a_database_with_such_recipes_is_not_taken_back(database_url: str) -> No
 
 
 def test_alpha_auto_is_the_decimal_that_the_patches_give(world: World, tmp_path: Path) -> None:
-    base = make_checkpoint(tmp_path / "base")
-    create_model(world, "alice/tiny", base)
-    files = []
-    for seed in (1, 2, 3):
-        files.append(tmp_path / f"{seed}.safetensors")
-        make_patch(base, fine_tuned(base, tmp_path / f"tuned{seed}", seed=seed), files[-1])
-        push_patch(world, "alice/tiny", files[-1])
+    base, files = push_three(world, tmp_path)
     items = [{"number": 1}, {"number": 2, "weight": "0.5"}, {"number": 3}]
     refused = ask(world, *items, alpha="auto")
     assert (refused.status_code, refused.json()["type"]) == (409, "urn:breadcrumb:problem:not-compared")
