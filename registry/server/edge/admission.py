@@ -44,12 +44,17 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 READING = {"GET", "HEAD"}
 
 
-def allow(action: str) -> Callable[[Endpoint], Endpoint]:
-    """Name the action of a route; its rule in services/people/rules.py decides who may call it."""
+def allow(action: str, extend: access.Extension | None = None) -> Callable[[Endpoint], Endpoint]:
+    """Name the action of a route; its rule in services/people/rules.py decides who may call it.
+
+    Args:
+        action: The action.
+        extend: If a glance at the model is enough for the route, what is read along with it: see `find_visible`.
+    """
     assert action in RULES, action
 
     def mark(endpoint: Endpoint) -> Endpoint:
-        endpoint.__dict__["action"] = action
+        endpoint.__dict__.update(action=action, extend=extend)
         return endpoint
 
     return mark
@@ -151,7 +156,7 @@ class Route(APIRoute):
             request.state.actor = actor
             if actor is not None and counted:
                 count_request(request, actor)
-            access.admit(session, actor, action, request.path_params)
+            access.admit(session, actor, action, request.path_params, self.endpoint.__dict__["extend"])
         return actor
 
     def authenticate(self, session: Session, request: Request) -> Actor | None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from fastapi import Request, Response
 from sqlalchemy.exc import DBAPIError
 
-from registry.db.tables import Blob, Model
+from registry.db.tables import Blob
 from registry.errors import PreconditionFailed, RangeNotSatisfiable
 from registry.outside.hub import file_url
 from registry.server.edge.conditions import read_tags
@@ -20,6 +20,7 @@ from registry.server.edge.downloads import BlobResponse, name_caller
 from registry.services.composing import snapshots
 from registry.services.composing.snapshots import File, Snapshot
 from registry.services.hub import downloads
+from registry.services.people.access import AnyModel
 from registry.settings import Settings
 from registry.storage.store import damaged
 
@@ -30,7 +31,7 @@ RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
 def send(
     request: Request,
     ctx: Context,
-    model: Model,
+    model: AnyModel,
     snapshot: Snapshot,
     path: str,
     *,
@@ -167,7 +168,7 @@ def hand_over(response: BlobResponse, location: str) -> Response:
     return Response(headers={**kept, "X-Accel-Redirect": location})
 
 
-def locate(ctx: Context, model: Model, blob: File, path: str) -> str | None:
+def locate(ctx: Context, model: AnyModel, blob: File, path: str) -> str | None:
     """Return where else a file's bytes are: at the Hub, or for a while in a bucket; None if only on this server."""
     settings = ctx.settings
     if blob.state == "remote" and model.source is not None:

@@ -21,6 +21,7 @@ from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.hub import views
 from registry.server.hub.route import Decoded, HubRoute, Repository, snapshot_headers
 from registry.services.catalog import tags
+from registry.services.composing import snapshots
 from registry.services.hub import downloads, listings, repositories
 from registry.services.people import namespaces
 
@@ -104,7 +105,7 @@ def show(name: str, rev: str, actor: VisitorDep, ctx: ContextDep, response: Resp
 
 @router.get(MODEL + "/tree/{rev}")
 @router.get(MODEL + "/tree/{rev}/{path:path}")
-@allow("model.read")
+@allow("model.read", snapshots.with_main)
 def tree(
     name: Repository,
     rev: Decoded,
@@ -121,9 +122,10 @@ def tree(
     """List the files and folders of a revision, or of a folder in it."""
     path = path.strip("/")
     with ctx.database.read() as session:
-        model = repositories.ready(session, name)
+        model = repositories.glance(session, name)
         found = repositories.find(session, actor, model, rev)
-        commit = repositories.history(session, model, found, 0, 1)[0] if expand else None
+        full = repositories.ready(session, name) if expand else None
+        commit = repositories.history(session, full, found, 0, 1)[0] if full else None
     request.state.commit = found.commit
     entries = views.tree(found)
     if path and entries.get(path, {}).get("type") != "directory":

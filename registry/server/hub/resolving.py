@@ -10,6 +10,7 @@ from registry.server.edge.admission import VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.files import send
 from registry.server.hub.route import Decoded, HubRoute, Repository, snapshot_headers
+from registry.services.composing import snapshots
 from registry.services.hub import repositories
 
 router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
@@ -17,13 +18,13 @@ router = APIRouter(tags=["hub"], route_class=HubRoute, include_in_schema=False)
 
 @router.api_route("/{namespace}/{name}/resolve/{rev}/{path:path}", methods=["GET", "HEAD"], response_class=Response)
 @router.api_route("/{namespace}/{name}/raw/{rev}/{path:path}", methods=["GET", "HEAD"], response_class=Response)
-@allow("model.read")
+@allow("model.read", snapshots.with_main)
 def resolve(
     name: Repository, rev: Decoded, path: Decoded, actor: VisitorDep, ctx: ContextDep, request: Request
 ) -> Response:
     """Send a file of a revision, or redirect to it."""
     with ctx.database.read() as session:
-        model = repositories.ready(session, name)
+        model = repositories.glance(session, name)
         found = repositories.find(session, actor, model, rev)
     request.state.commit = found.commit
     return send(request, ctx, model, found, path, immutable=rev == found.commit, headers=snapshot_headers(found))

@@ -56,9 +56,12 @@ def page(
     rows: list[PatchRevision] = []
     for accepted in (True, False)[rank:]:
         state = Patch.state == "accepted" if accepted else Patch.state != "accepted"
-        end = max(1, first - paging.WINDOW) if looking else 1
-        within = query.where(state, Patch.number < first, Patch.number >= end)
-        rows += session.scalars(within.limit(limit + 1 - len(rows)))
+        some, end, left = query.where(state), 1, limit - len(rows)
+        if looking:
+            more, end = paging.rows_within(session, some, Patch.number, first, left)
+            rows += more
+        else:
+            rows += session.scalars(some.where(Patch.number < first).limit(left + 1))
         if len(rows) > limit:
             return paging.cut(rows, limit, lambda row: f"{int(row.patch.state != 'accepted')}-{row.patch.number}")
         if end > 1:

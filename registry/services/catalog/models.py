@@ -126,12 +126,13 @@ def find(session: Session, full_name: str, *, lock: bool = False) -> Model:
         NotFound: No such model exists.
     """
     namespace, _, name = full_name.partition("/")
-    model: Model | None = None if lock else seen(session).get(full_name)
-    if model is None:
-        query = access.ANY_MODEL.with_for_update(of=Model) if lock else access.ANY_MODEL
+    model = None if lock else seen(session).get(full_name)
+    if not isinstance(model, Model):
+        query = access.of_name(access.ANY)
+        query = query.with_for_update(of=Model) if lock else query
         model = session.scalar(query, {"namespace": namespace, "name": name})
     if model is None:
-        raise NotFound(f"There is no model {full_name}; `crumb model list` shows those that you may see.")
+        raise access.missing(full_name)
     return model
 
 

@@ -13,6 +13,7 @@ from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import models, norms
 from registry.services.people import paging
+from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
 
@@ -245,13 +246,11 @@ def listing(
         query = query.where(PatchRevision.density <= density_max)
     if tensor:
         query = query.where(touches(model, tensor))
-    if before:
-        query = query.where(Patch.number < before)
-    end = 1
+    first, end = min(before or model.patch_count + 1, model.patch_count + 1), 1
     if tensor or density_min is not None or density_max is not None:
-        end = max(1, min(before or model.patch_count + 1, model.patch_count + 1) - paging.WINDOW)
-        query = query.where(Patch.number >= end)
-    rows: Sequence[PatchRevision] = session.scalars(query.limit(limit + 1)).all()
+        rows, end = paging.rows_within(session, query, Patch.number, first, limit)
+    else:
+        rows = list(session.scalars(query.where(Patch.number < first).limit(limit + 1)))
     page, cursor = paging.cut(rows, limit, lambda row: row.patch.number)
     return page, cursor or (end if end > 1 else None)
 
@@ -307,7 +306,7 @@ def file(
     return row
 
 
-def by_digest(session: Session, model: Model, digests: Sequence[str]) -> dict[str, PatchRevision]:
+def by_digest(session: Session, model: AnyModel, digests: Sequence[str]) -> dict[str, PatchRevision]:
     """Return a model's checked revisions, by the digest of their file."""
     rows = session.scalars(
         revisions().where(

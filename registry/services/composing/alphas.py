@@ -7,15 +7,16 @@ from itertools import combinations
 from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.comparing.alpha import choose_alpha
-from registry.db.tables import Model, PatchRevision
+from registry.db.tables import PatchRevision
 from registry.errors import InvalidRecipe, NotCompared
 from registry.services.composing import conflict_sums
+from registry.services.people.access import AnyModel
 
 MOST_PATCHES = 64  # of which all pairs can be compared
 
 
 def find(
-    session: Session, model: Model, method: str, revisions: Sequence[PatchRevision], weights: Sequence[str]
+    session: Session, model: AnyModel, method: str, revisions: Sequence[PatchRevision], weights: Sequence[str]
 ) -> str:
     """Return alpha for patches of a model, by `choose_alpha`; weights by tensor do not count.
 

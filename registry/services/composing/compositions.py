@@ -35,6 +35,7 @@ from registry.services.blobs import quotas
 from registry.services.catalog import models, patches
 from registry.services.composing import alphas, builds
 from registry.services.people import access
+from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
 from registry.services.queue import jobs
@@ -108,7 +109,7 @@ def ask(session: Session, actor: Actor, model: Model, recipe: Recipe) -> tuple[C
     return composition, job
 
 
-def choose(session: Session, model: Model, mix: Mix) -> recipes.Recipe:
+def choose(session: Session, model: AnyModel, mix: Mix) -> recipes.Recipe:
     """Turn patch numbers into a recipe.
 
     Raises:
@@ -126,7 +127,7 @@ def choose(session: Session, model: Model, mix: Mix) -> recipes.Recipe:
     return recipe
 
 
-def recipe_of(session: Session, model: Model, mix: Mix, revisions: Sequence[PatchRevision]) -> recipes.Recipe:
+def recipe_of(session: Session, model: AnyModel, mix: Mix, revisions: Sequence[PatchRevision]) -> recipes.Recipe:
     """Return the recipe of the revisions that a mix names, whether or not it may be composed.
 
     Raises:
@@ -162,7 +163,7 @@ def require_tensors(session: Session, revision: PatchRevision, subject: str, glo
         require_matches(globs, names, subject, f"crumb show {subject}")
 
 
-def named(session: Session, model: Model, items: Sequence[Ingredient]) -> list[PatchRevision]:
+def named(session: Session, model: AnyModel, items: Sequence[Ingredient]) -> list[PatchRevision]:
     """Return the revisions that `items` name, in their order.
 
     Raises:
@@ -374,13 +375,13 @@ def is_damaged(composition: Composition) -> bool:
     return any(file.blob.damaged_at is not None for file in written)
 
 
-def described(session: Session, model: Model, recipe: Recipe) -> list[tuple[RecipeItem, PatchRevision | None]]:
+def described(session: Session, model: AnyModel, recipe: Recipe) -> list[tuple[RecipeItem, PatchRevision | None]]:
     """Return a recipe's items, each with the revision that it is in this model; None if that is no longer listed."""
     known = patches.by_digest(session, model, [item.sha256 for item in recipe.items])
     return [(item, known.get(item.sha256)) for item in recipe.items]
 
 
-def held(session: Session, model: Model, digests: Collection[str]) -> dict[str, PatchRevision]:
+def held(session: Session, model: AnyModel, digests: Collection[str]) -> dict[str, PatchRevision]:
     """Return the checked revisions that recipes hold and that are still listed, by the digest of their file."""
     inside = select(RecipeItem.sha256).where(RecipeItem.recipe_digest.in_(digests))
     query = patches.revisions().where(
@@ -389,7 +390,7 @@ def held(session: Session, model: Model, digests: Collection[str]) -> dict[str, 
     return {revision.sha256: revision for revision in session.scalars(query)}
 
 
-def composition_of(session: Session, model: Model, digest: str) -> Composition | None:
+def composition_of(session: Session, model: AnyModel, digest: str) -> Composition | None:
     """Return a model's composition of a recipe, with its files; None if there is none."""
     return session.scalar(
         select(Composition)

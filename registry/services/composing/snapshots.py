@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
 
-from sqlalchemy import Row, Select, and_, bindparam, func, or_, outerjoin, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, outerjoin, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import (
@@ -34,6 +34,7 @@ from registry.db.tables import (
 from registry.errors import EntryNotFound, Forbidden, InvalidRequest, RevisionNotFound, WrongState
 from registry.services.catalog import models
 from registry.services.composing import compositions
+from registry.services.people.access import MODEL, AnyModel, Glance
 from registry.services.people.actors import Actor
 
 DEFAULT = "main"
@@ -62,33 +63,37 @@ FLAWED = (
     .correlate(Release.__table__)
     .exists()
 )
+STABLE = select(CHANNEL.release_id).where(CHANNEL.name == "stable")
+COLUMNS = (
+    *RELEASE["id", "version", "state", "recipe_digest", "commit", "published_at", "yank_reason"],
+    FLAWED,
+    STABLE.where(CHANNEL.model_id == RELEASE.model_id).correlate(Release.__table__).scalar_subquery() == RELEASE.id,
+    *COMPOSITION["id", "weights_digest", "commit", "created_at"],
+)  # of a ReleaseRow
+COMPOSED = and_(COMPOSITION.model_id == RELEASE.model_id, COMPOSITION.recipe_digest == RELEASE.recipe_digest)
 RELEASED = (
-    select(*RELEASE["id", "version", "state", "recipe_digest", "commit", "published_at", "yank_reason"])
-    .add_columns(FLAWED.label("flawed"))
-    .add_columns(COMPOSITION.id.label("composition"), COMPOSITION.weights_digest)
-    .add_columns(COMPOSITION.commit.label("composed"), COMPOSITION.created_at.label("composed_at"))
-    .select_from(
-        outerjoin(
-            Release.__table__,
-            Composition.__table__,
-            and_(COMPOSITION.model_id == RELEASE.model_id, COMPOSITION.recipe_digest == RELEASE.recipe_digest),
-        )
-    )
+    select(*COLUMNS)
+    .select_from(outerjoin(Release.__table__, Composition.__table__, COMPOSED))
     .where(RELEASE.model_id == bindparam("model"))
 )
-STABLE = (
-    select(CHANNEL.release_id).where(CHANNEL.model_id == bindparam("model"), CHANNEL.name == "stable").scalar_subquery()
-)
 LATER = Release.__table__.alias("later").c
-NEWEST = (
-    select(LATER.id)
-    .where(LATER.model_id == bindparam("model"), LATER.state == "published")
-    .order_by(LATER.sort.desc())
-    .limit(1)
-    .scalar_subquery()
-)
-MAIN = RELEASED.add_columns(STABLE.label("stable")).where(RELEASE.id == func.coalesce(STABLE, NEWEST))
+
+
+def main_of(model: ColumnElement[UUID]) -> ColumnElement[UUID]:
+    """Return the query for the release that `main` of a model stands for."""
+    stable = STABLE.where(CHANNEL.model_id == model)
+    newest = select(LATER.id).where(LATER.model_id == model, LATER.state == "published").order_by(LATER.sort.desc())
+    queries = (query.correlate(Model.__table__).scalar_subquery() for query in (stable, newest.limit(1)))
+    return func.coalesce(*queries)
+
+
+MAIN = RELEASED.where(RELEASE.id == main_of(bindparam("model", type_=RELEASE.model_id.type)))
 BY_VERSION = RELEASED.where(RELEASE.version == bindparam("version"))
+BY_COMMIT = (
+    RELEASED.where(RELEASE.state.in_(PUBLISHED), RELEASE.commit.startswith(bindparam("commit")))
+    .order_by(RELEASE.sort)
+    .limit(1)
+)
 BY_ID = RELEASED.where(RELEASE.id == bindparam("release"))
 
 
@@ -102,6 +107,24 @@ def files_in(table: type[BaseFile | CompositionFile | ReleaseFile], owner: str) 
 BASE_FILES = files_in(BaseFile, "model_id")
 COMPOSED_FILES = files_in(CompositionFile, "composition_id")
 RELEASED_FILES = files_in(ReleaseFile, "release_id")
+
+
+class ReleaseRow(NamedTuple):
+    """A release, as COLUMNS read it: whether a patch of it is yanked or quarantined, and what it was composed to."""
+
+    id: UUID
+    version: str
+    state: str
+    recipe_digest: str
+    commit: str | None
+    published_at: datetime | None
+    yank_reason: str | None
+    flawed: bool
+    stable: bool
+    composition: UUID | None
+    weights_digest: str | None
+    composed: str | None
+    composed_at: datetime | None
 
 
 class File(NamedTuple):
@@ -147,14 +170,14 @@ def resolve(session: Session, actor: Actor | None, full_name: str, ref: str) -> 
     return model, find(session, actor, model, ref)
 
 
-def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snapshot:
+def find(session: Session, actor: Actor | None, model: AnyModel, ref: str) -> Snapshot:
     """Return the snapshot of a model that `ref` stands for."""
     if ref == DEFAULT:
         return default_snapshot(session, actor, model)
     if ref in ("base", model.base_digest):
         return base_snapshot(session, model)
     if VERSION.fullmatch(ref):
-        release = session.execute(BY_VERSION, {"model": model.id, "version": ref}).one_or_none()
+        release = read_release(session, BY_VERSION, {"model": model.id, "version": ref})
         return of_release(session, actor, model, release or unknown_release(model, ref))
     channel = session.scalar(select(Channel).where(Channel.model_id == model.id, Channel.name == ref))
     if channel is not None:
@@ -171,7 +194,7 @@ def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snaps
         return snapshot
 
 
-def default_snapshot(session: Session, actor: Actor | None, model: Model) -> Snapshot:
+def default_snapshot(session: Session, actor: Actor | None, model: AnyModel) -> Snapshot:
     """Return the snapshot that `main` stands for."""
     release = default_release(session, model)
     if release is None:
@@ -179,12 +202,30 @@ def default_snapshot(session: Session, actor: Actor | None, model: Model) -> Sna
     return of_release(session, actor, model, release, "stable" if release.stable else None)
 
 
-def default_release(session: Session, model: Model) -> Row[Any] | None:
-    """Return the release that `main` stands for, if any, and the release that the channel `stable` points at."""
-    return session.execute(MAIN, {"model": model.id}).one_or_none()
+def default_release(session: Session, model: AnyModel) -> ReleaseRow | None:
+    """Return the release that `main` stands for, if any."""
+    if isinstance(model, Glance):
+        row = ReleaseRow._make(model.more)
+        return row if row.id else None
+    return read_release(session, MAIN, {"model": model.id})
 
 
-def base_snapshot(session: Session, model: Model) -> Snapshot:
+def read_release(session: Session, query: Select[Any], values: dict[str, Any]) -> ReleaseRow | None:
+    """Return the release that a query on RELEASED finds, if any."""
+    row = session.execute(query, values).one_or_none()
+    return ReleaseRow._make(row) if row else None
+
+
+def with_main(query: Select[Any]) -> Select[Any]:
+    """Extend the query for a glance at a model by the release that `main` stands for, for `default_release`.
+
+    Most requests of the Hub's clients are for `main`, and need little else of the model.
+    """
+    joined = outerjoin(Model.__table__, Release.__table__, RELEASE.id == main_of(MODEL.id))
+    return query.add_columns(*COLUMNS).select_from(outerjoin(joined, Composition.__table__, COMPOSED))
+
+
+def base_snapshot(session: Session, model: AnyModel) -> Snapshot:
     """Return the base of a model as a snapshot."""
     assert model.base_digest is not None and model.base_commit is not None
     files = list_files(session, BASE_FILES, model.id)
@@ -196,7 +237,7 @@ def list_files(session: Session, query: Select[Any], owner: UUID) -> list[File]:
     return [File._make(row) for row in session.execute(query, {"owner": owner})]
 
 
-def of_channel(session: Session, actor: Actor | None, model: Model, channel: Channel) -> Snapshot:
+def of_channel(session: Session, actor: Actor | None, model: AnyModel, channel: Channel) -> Snapshot:
     """Return the release that a channel points at.
 
     Raises:
@@ -206,11 +247,12 @@ def of_channel(session: Session, actor: Actor | None, model: Model, channel: Cha
         raise RevisionNotFound(
             f"The channel {model.full_name}@{channel.name} points at no release yet; move it to one first."
         )
-    release = session.execute(BY_ID, {"model": model.id, "release": channel.release_id}).one()
+    release = read_release(session, BY_ID, {"model": model.id, "release": channel.release_id})
+    assert release is not None
     return of_release(session, actor, model, release, channel.name)
 
 
-def find_release(session: Session, model: Model, version: str) -> Release:
+def find_release(session: Session, model: AnyModel, version: str) -> Release:
     """Return a release by its version.
 
     Raises:
@@ -220,7 +262,7 @@ def find_release(session: Session, model: Model, version: str) -> Release:
     return release or unknown_release(model, version)
 
 
-def unknown_release(model: Model, version: str) -> NoReturn:
+def unknown_release(model: AnyModel, version: str) -> NoReturn:
     """Refuse a version that no release has."""
     raise RevisionNotFound(
         f"There is no release {model.full_name}@{version}; see `crumb release list {model.full_name}`."
@@ -228,7 +270,7 @@ def unknown_release(model: Model, version: str) -> NoReturn:
 
 
 def of_release(
-    session: Session, actor: Actor | None, model: Model, release: Row[Any], channel: str | None = None
+    session: Session, actor: Actor | None, model: AnyModel, release: ReleaseRow, channel: str | None = None
 ) -> Snapshot:
     """Return a release, as RELEASED reads it: with its own files once published, with its composition's before.
 
@@ -251,15 +293,15 @@ def of_release(
     if release.state == "yanked":
         warnings.insert(0, f"{subject} was yanked: {release.yank_reason}")
     digest = release.weights_digest
+    assert commit is not None and made_at is not None and digest is not None
     return Snapshot(release.version, commit, made_at, digest, recipe, files, release.id, channel, fixed, warnings)
 
 
-def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) -> Snapshot | None:
+def of_commit(session: Session, actor: Actor | None, model: AnyModel, commit: str) -> Snapshot | None:
     """Return the snapshot with a commit id that starts with these digits; None if there is none."""
     if model.base_commit is not None and model.base_commit.startswith(commit):
         return base_snapshot(session, model)
-    same = RELEASED.where(RELEASE.state.in_(PUBLISHED), RELEASE.commit.startswith(commit))
-    release = session.execute(same.order_by(RELEASE.sort).limit(1), {"model": model.id}).one_or_none()
+    release = read_release(session, BY_COMMIT, {"model": model.id, "commit": commit})
     if release is not None:
         return of_release(session, actor, model, release)
     composition = session.scalar(
@@ -271,7 +313,7 @@ def of_commit(session: Session, actor: Actor | None, model: Model, commit: str) 
     return None if composition is None else of_recipe(session, actor, model, composition)
 
 
-def find_composition(session: Session, model: Model, prefix: str) -> Composition:
+def find_composition(session: Session, model: AnyModel, prefix: str) -> Composition:
     """Return a composition by its recipe's digest, or by a prefix of it.
 
     Raises:
@@ -294,7 +336,7 @@ def find_composition(session: Session, model: Model, prefix: str) -> Composition
     return rows[0]
 
 
-def of_recipe(session: Session, actor: Actor | None, model: Model, composition: Composition) -> Snapshot:
+def of_recipe(session: Session, actor: Actor | None, model: AnyModel, composition: Composition) -> Snapshot:
     """Return a composition as a snapshot."""
     recipe = composition.recipe_digest
     warnings = patch_warnings(session, actor, model, f"{model.full_name}@{recipe[:12]}", recipe)
@@ -302,7 +344,7 @@ def of_recipe(session: Session, actor: Actor | None, model: Model, composition: 
     return Snapshot(recipe, *made, recipe, list_files(session, COMPOSED_FILES, composition.id), warnings=warnings)
 
 
-def patch_warnings(session: Session, actor: Actor | None, model: Model, subject: str, recipe: str) -> list[str]:
+def patch_warnings(session: Session, actor: Actor | None, model: AnyModel, subject: str, recipe: str) -> list[str]:
     """Return a sentence for every yanked patch of a recipe.
 
     Raises:

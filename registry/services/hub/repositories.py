@@ -25,12 +25,14 @@ from sqlalchemy.orm import Session, joinedload, load_only, selectinload
 
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.breadcrumbs.formats.recipe import ALONE
+from registry.db.session import seen
 from registry.db.tables import Channel, Composition, Job, Model, Patch, PatchRevision, Recipe, RecipeItem, Release
 from registry.errors import Forbidden, InvalidInput, NotComposed, RevisionNotFound
 from registry.services.catalog import models
 from registry.services.composing import compositions, snapshots
 from registry.services.composing.compositions import Ingredient, Mix
 from registry.services.composing.snapshots import Snapshot
+from registry.services.people.access import AnyModel, Glance
 from registry.services.people.actors import Actor
 
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -59,7 +61,7 @@ class Commit:
     authors: list[str]
 
 
-def find(session: Session, actor: Actor | None, model: Model, ref: str) -> Snapshot:
+def find(session: Session, actor: Actor | None, model: AnyModel, ref: str) -> Snapshot:
     """Return the snapshot that a revision of the Hub stands for.
 
     Raises:
@@ -87,7 +89,7 @@ def short_ref(ref: str) -> str:
     return re.sub(r"^refs/(heads|tags)/", "", "main" if ref == "HEAD" else ref)
 
 
-def of_patch(session: Session, model: Model, number: int) -> recipes.Recipe:
+def of_patch(session: Session, model: AnyModel, number: int) -> recipes.Recipe:
     """Return the recipe of one patch as it is, at alpha 1, whether or not it was yanked.
 
     Raises:
@@ -99,7 +101,7 @@ def of_patch(session: Session, model: Model, number: int) -> recipes.Recipe:
         raise RevisionNotFound(why.message) from None
 
 
-def known_recipe(session: Session, model: Model, prefix: str) -> recipes.Recipe:
+def known_recipe(session: Session, model: AnyModel, prefix: str) -> recipes.Recipe:
     """Return the recipe whose digest starts with a prefix, if it was asked for before and all its patches are listed.
 
     Raises:
@@ -122,7 +124,7 @@ def known_recipe(session: Session, model: Model, prefix: str) -> recipes.Recipe:
 
 
 def of_recipe(
-    session: Session, actor: Actor | None, model: Model, recipe: recipes.Recipe, number: str | None
+    session: Session, actor: Actor | None, model: AnyModel, recipe: recipes.Recipe, number: str | None
 ) -> Snapshot:
     """Return the composition of a recipe as a snapshot.
 
@@ -320,6 +322,19 @@ def contributors(named: Sequence[tuple[object, PatchRevision | None]]) -> list[s
     return list(dict.fromkeys(revision.patch.author.name for _, revision in named if revision))
 
 
+def glance(session: Session, full_name: str) -> AnyModel:
+    """Return a model whose base was checked, as its reader was admitted to it: on some routes a `Glance` is enough.
+
+    Raises:
+        RevisionNotFound: As for `ready`.
+    """
+    model = seen(session).get(full_name)
+    if not isinstance(model, Glance):
+        return ready(session, full_name)
+    require_ready(model)
+    return model
+
+
 def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
     """Return a model whose base was checked, and lock it with `lock`.
 
@@ -327,6 +342,11 @@ def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
         RevisionNotFound: The base is still being checked: to the Hub's clients, a repository without a commit.
     """
     model = models.find(session, full_name, lock=lock)
-    if model.state != "ready":
-        raise RevisionNotFound(f"The base of {full_name} is still being checked; try again in a moment.")
+    require_ready(model)
     return model
+
+
+def require_ready(model: AnyModel) -> None:
+    """Refuse a model whose base is still being checked."""
+    if model.state != "ready":
+        raise RevisionNotFound(f"The base of {model.full_name} is still being checked; try again in a moment.")

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import and_, or_
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import Select, and_, or_
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.errors import InvalidRequest
 
 CURSOR = r"^[0-9]{1,16}-[0-9a-f]{32}$"  # microseconds of the time, and the key
 WINDOW = 1000  # rows that one page goes through where no index can look up a filter; the next page goes on from there
+NEAR = 2  # pages that are gone through first, since a planner may sort all it is asked to go through
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Column = InstrumentedAttribute[Any]
 Row = TypeVar("Row")
@@ -25,6 +26,28 @@ Cursor = TypeVar("Cursor")
 def cut(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], Cursor]) -> tuple[list[Row], Cursor | None]:
     """Return the rows of a page, and the cursor of the next page if there are more rows than `limit`."""
     return list(rows[:limit]), cursor_of(rows[limit - 1]) if len(rows) > limit else None
+
+
+def rows_within(session: Session, query: Select[Row], number: Column, first: int, limit: int) -> tuple[list[Any], int]:
+    """Return rows below a number, with one more than fits on a page, and the number that they were looked for down to.
+
+    At most WINDOW numbers are gone through, and the nearest ones first: where most rows match, that is all.
+
+    Args:
+        session: A transaction.
+        query: The query for all rows, sorted by the number, the highest first.
+        number: The column of the number.
+        first: The number that the rows are below.
+        limit: Most rows of a page.
+    """
+    rows: list[Any] = []
+    high = first
+    for span in (NEAR * (limit + 1), WINDOW):
+        low = max(1, first - span)
+        if len(rows) <= limit and low < high:
+            rows += session.scalars(query.where(number < high, number >= low).limit(limit + 1 - len(rows)))
+            high = low
+    return rows, high
 
 
 def newest(query: Any, at: Column, key: Column, before: str | None, limit: int) -> Any:
