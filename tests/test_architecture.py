@@ -155,7 +155,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
         "registry.breadcrumbs.formats.arrays",
         "registry.breadcrumbs.kernels",
     },
-    "llvmlite": {"registry.breadcrumbs.kernels.intrinsics"},
+    "llvmlite": {"registry.breadcrumbs.kernels.intrinsics", "registry.breadcrumbs.kernels.vectors"},
     "numba": {"registry.breadcrumbs.kernels"},
     "triton": {"registry.breadcrumbs.kernels.gpu"},
     "sqlalchemy": {"registry.db", "registry.server", "registry.services", "registry.worker"},
