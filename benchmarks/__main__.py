@@ -6,23 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import compose, conflicts, database, diff, gpu, mergekit, pages, report, requests, scaling, size
+from benchmarks import report
+from benchmarks.commands import COMMANDS
 from benchmarks.machine import Others
 from benchmarks.results import HERE, RESULTS, save, show
 from registry.errors import BreadcrumbError
-
-COMMANDS = {
-    "compose": compose,
-    "diff": diff,
-    "conflicts": conflicts,
-    "mergekit": mergekit,
-    "scaling": scaling,
-    "gpu": gpu,
-    "size": size,
-    "pages": pages,
-    "database": database,
-    "requests": requests,
-}
 
 BUSY = 0.05
 """Part of the processors that others may take before we say so."""

@@ -15,6 +15,7 @@ import torch
 from benchmarks.measure import ROOT
 from registry.files.threads import processors
 
+MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - in memory
 PACKAGES = ("torch", "numba", "numpy", "triton")
 VECTORS = ("avx512_vbmi2", "avx512f", "avx2", "asimd")
 

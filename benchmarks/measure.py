@@ -137,8 +137,8 @@ def run_process(command: Sequence[str | Path], env: Mapping[str, str] | None = N
 
 
 def run_job(job: Mapping[str, object]) -> Sample:
-    """Measure what a fresh process does after its imports; jobs.py has the jobs."""
-    whole, printed = _run([sys.executable, "-m", "benchmarks.jobs", json.dumps(job)], None)
+    """Measure what a fresh process does after its imports; science/jobs.py has the jobs."""
+    whole, printed = _run([sys.executable, "-m", "benchmarks.science.jobs", json.dumps(job)], None)
     said = json.loads(printed)
     return Sample(said["seconds"], whole.wall, whole.peak, whole.anonymous, said["phases"])
 

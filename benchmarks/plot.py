@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.database import NAMES, SAME
-from benchmarks.makers import llama
 from benchmarks.results import Result
+from benchmarks.science.makers import llama
+from benchmarks.server.database import NAMES, SAME
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 STYLE: dict[Any, Any] = {

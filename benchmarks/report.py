@@ -1,9 +1,9 @@
 """Write README.md and the plots from results/*.json; it says only what stands there."""
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.commands import COMMANDS
 from benchmarks.results import HERE, RESULTS, Bar, Result, bars_table, load
 
 NAMES = {
@@ -90,7 +90,7 @@ def _bars(bars: list[Bar]) -> str:
 
 def _about(name: str) -> str:
     """Return what the command's own text says of it."""
-    return (importlib.import_module(f"benchmarks.{name}").__doc__ or "").strip()
+    return (COMMANDS[name].__doc__ or "").strip()
 
 
 def _machine(machine: Mapping[str, str]) -> str:

@@ -13,10 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import Case
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Series
-from registry.files.threads import processors
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -93,11 +91,6 @@ class Result:
     notes: Sequence[str] = ()
     machine: Mapping[str, str] = field(default_factory=describe_machine)
     date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
-
-
-def is_asked(case: Case) -> bool:
-    """Say whether this is what the bars are about: the default case, on two cores."""
-    return case == Case() and processors() == 2
 
 
 def bars_table(bars: Sequence[Bar]) -> Table:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(file for folder in ("registry", "client", "migrations") for file in (ROOT / folder).rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROSE = "\n".join([README, *(file.read_text("utf-8") for file in PAGES)])
@@ -155,7 +156,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
         "registry.breadcrumbs.formats.arrays",
         "registry.breadcrumbs.kernels",
     },
-    "llvmlite": {"registry.breadcrumbs.kernels.intrinsics"},
+    "llvmlite": {"registry.breadcrumbs.kernels.intrinsics", "registry.breadcrumbs.kernels.vectors"},
     "numba": {"registry.breadcrumbs.kernels"},
     "triton": {"registry.breadcrumbs.kernels.gpu"},
     "sqlalchemy": {"registry.db", "registry.server", "registry.services", "registry.worker"},
@@ -183,9 +184,9 @@ def layer_of(file: Path) -> str:
 
 
 @functools.cache
-def imports() -> dict[str, frozenset[str]]:
-    """Return what each module imports: lazily, too, and for type checkers alone."""
-    graph = grimp.build_graph("registry", "client", include_external_packages=True)
+def imports(*packages: str) -> dict[str, frozenset[str]]:
+    """Return what each module of packages imports: lazily, too, and for type checkers alone."""
+    graph = grimp.build_graph(*packages, include_external_packages=True)
     return {name: frozenset(graph.find_modules_directly_imported_by(name)) for name in graph.modules}
 
 
@@ -205,22 +206,28 @@ def circle(arrows: dict[str, set[str]]) -> list[str] | None:
 
 @pytest.mark.parametrize("imported", IMPORTERS)
 def test_a_room_or_library_is_imported_where_it_may_be_and_nowhere_else(imported: str) -> None:
-    users = {name for name, others in imports().items() if any(within(other, imported) for other in others)}
+    graph = imports("registry", "client")
+    users = {name for name, others in graph.items() if any(within(other, imported) for other in others)}
     outside = {name for name in users if not within(name, imported)}
     assert outside, f"nobody imports {imported}"
     assert {name for name in outside if not any(within(name, room) for room in IMPORTERS[imported])} == set()
 
 
-def test_modules_do_not_import_each_other_in_circles() -> None:
-    assert circle({name: set(others) for name, others in imports().items()}) is None
+@pytest.mark.parametrize("packages", [("registry", "client"), ("benchmarks",)], ids=" and ".join)
+def test_modules_do_not_import_each_other_in_circles(packages: tuple[str, ...]) -> None:
+    assert circle({name: set(others) for name, others in imports(*packages).items()}) is None
 
 
-@pytest.mark.parametrize("folder", sorted({file.parent for file in SOURCES}), ids=lambda f: str(f.relative_to(ROOT)))
+ROOMS = sorted({file.parent for file in (*SOURCES, *BENCHMARKS)})
+
+
+@pytest.mark.parametrize("folder", ROOMS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_rooms_do_not_import_each_other_in_circles(folder: Path) -> None:
     package = ".".join(folder.relative_to(ROOT).parts)
     depth = package.count(".") + 2
     arrows: dict[str, set[str]] = {}
-    for name, others in imports().items():
+    packages = ("benchmarks",) if within(package, "benchmarks") else ("registry", "client")
+    for name, others in imports(*packages).items():
         for other in others:
             if within(name, package) and within(other, package) and package not in (name, other):
                 start, end = (".".join(module.split(".")[:depth]) for module in (name, other))
@@ -240,7 +247,7 @@ def test_a_class_has_a_name_of_its_own_within_its_layer(layer: str) -> None:
 
 
 def test_no_room_holds_more_than_twelve_modules() -> None:
-    rooms = {file.parent for file in SOURCES if file.parent.name != "versions"}
+    rooms = [room for room in ROOMS if room.name != "versions"]
     crowded = {room: len([file for file in room.glob("*.py") if file.stem != "__init__"]) for room in rooms}
     assert {str(room): count for room, count in crowded.items() if count > 12} == {}
 

@@ -5,7 +5,7 @@
      2  rollback  services/releasing/test_channels.py::test_a_channel_for_owners_is_moved_by_owners_whatever_the_way
                          services/releasing/test_channels.py::test_a_rollback_needs_as_many_as_a_move_does
      3  a push twice     services/catalog/test_patches.py::test_the_same_patch_twice_is_one_patch
-                         client/commands/test_visits.py::test_a_push_whose_process_is_killed_goes_on_where_it_was
+                         client/commands/test_interruptions.py::test_a_push_whose_process_is_killed_goes_on_where_it_was
      4  collecting       services/blobs/test_garbage.py::test_no_collector_takes_what_is_wanted
      5  crashes          test_kills.py::test_nothing_acknowledged_is_lost_however_often_processes_are_killed
                          server/test_hardening.py::test_killed_between_rename_and_commit_nothing_is_sent_again

@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.quality import plan as plans
-from benchmarks.quality import report
-from benchmarks.quality.contributions import Login
+from benchmarks.quality import plans, report
+from benchmarks.quality.experiments.contributions import Login
+from benchmarks.quality.experiments.plan import Plan
 from benchmarks.quality.minilm.experiment import step
-from benchmarks.quality.minilm.kind import BREADCRUMBS, is_real
+from benchmarks.quality.minilm.kind import BREADCRUMBS
 from benchmarks.quality.minilm.sources import Unavailable
 from benchmarks.quality.minilm.sources import describe as describe_sources
 from benchmarks.quality.running import compare_all, read_world, run_all
+from benchmarks.quality.worlds.kinds import is_real
 from benchmarks.results import HERE
 from client.demo.server import start
 
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> None:
     report.write(output)
 
 
-def only(plan: plans.Plan, names: list[str] | None) -> plans.Plan:
+def only(plan: Plan, names: list[str] | None) -> Plan:
     """Return a plan with some of its kinds; `minilm` is the kinds of all learning rates."""
     if names is None:
         return plan
@@ -83,7 +84,7 @@ def only(plan: plans.Plan, names: list[str] | None) -> plans.Plan:
     return replace(plan, kinds=kinds)
 
 
-def measure(plan: plans.Plan, quick: bool, work: Path) -> None:
+def measure(plan: Plan, quick: bool, work: Path) -> None:
     """Run all worlds."""
     work.mkdir(parents=True, exist_ok=True)
     begin(plan, work)
@@ -100,7 +101,7 @@ def measure(plan: plans.Plan, quick: bool, work: Path) -> None:
         spent(work / "hours.json", time.monotonic() - began)
 
 
-def begin(plan: plans.Plan, work: Path) -> None:
+def begin(plan: Plan, work: Path) -> None:
     """Note the plan in the folder, beside that of other kinds; leave if there are models of another one."""
     path = work / "plan.json"
     begun = json.loads(path.read_text("utf-8")) if path.exists() else None
@@ -113,7 +114,7 @@ def begin(plan: plans.Plan, work: Path) -> None:
     path.write_text(json.dumps({"plan": new, "kinds": old_kinds | kinds}), "utf-8")
 
 
-def collect(plan: plans.Plan, quick: bool, work: Path, output: Path) -> None:
+def collect(plan: Plan, quick: bool, work: Path, output: Path) -> None:
     """Write what was found; what is there of kinds that are not in the plan stays."""
     described = plans.describe(plan)
     worlds = [read_world(kind, seed, work) for kind in plan.kinds for seed in range(kind.worlds)]

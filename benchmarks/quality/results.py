@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.counts import UNTUNED
-from benchmarks.quality.merging import Setting
-from benchmarks.quality.minilm.kind import is_real
+from benchmarks.quality.experiments.counts import UNTUNED
+from benchmarks.quality.experiments.merging import Setting
+from benchmarks.quality.worlds.kinds import is_real
 
 METHODS = ("breadcrumbs", "task arithmetic", "TIES")
 """Those with numbers to choose."""

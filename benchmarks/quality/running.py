@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from benchmarks import mergekit
-from benchmarks.quality import ablation, counts, held_out, pairs, peers, sizes
-from benchmarks.quality.bench import DEFAULT, Bench
-from benchmarks.quality.contributions import Login, Model
-from benchmarks.quality.kinds import Kind
-from benchmarks.quality.merging import Setting
+from benchmarks.quality.experiments import ablation, counts, held_out, pairs, peers, sizes
+from benchmarks.quality.experiments.bench import DEFAULT, Bench
+from benchmarks.quality.experiments.contributions import Login, Model
+from benchmarks.quality.experiments.merging import Setting
+from benchmarks.quality.experiments.plan import Plan
 from benchmarks.quality.minilm import experiment
 from benchmarks.quality.minilm.kind import MiniLM
-from benchmarks.quality.plan import Plan
-from benchmarks.quality.worlds import train
+from benchmarks.quality.worlds.kinds import Kind
+from benchmarks.quality.worlds.worlds import train
+from benchmarks.science import mergekit
 from registry.files.threads import processors
 
 

@@ -98,7 +98,8 @@ def _list_files(base: Path, card: Path | None, console: Console) -> dict[str, Pa
 
 def _check_weights(path: Path) -> None:
     """Check the header of a weight file before its gigabytes travel."""
-    from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, read_header
+    from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS
+    from registry.breadcrumbs.formats.header_reader import read_header
 
     with open_file(path) as file:
         read_header(file, path.stat().st_size, f"Weight file {path.name}", CHECKPOINT_LIMITS, InvalidCheckpoint)

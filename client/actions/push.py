@@ -111,7 +111,8 @@ def patch_base(path: Path) -> str:
         NotFound: There is no such file.
         InvalidPatch: The file is not a patch.
     """
-    from registry.breadcrumbs.formats.header import PATCH_LIMITS, read_header
+    from registry.breadcrumbs.formats.header import PATCH_LIMITS
+    from registry.breadcrumbs.formats.header_reader import read_header
 
     with open_file(path) as file:
         metadata = read_header(file, path.stat().st_size, f"Patch {path.name}", PATCH_LIMITS, InvalidPatch).metadata

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from benchmarks.quality.__main__ import begin, only
-from benchmarks.quality.bench import COMBINED, Bench
-from benchmarks.quality.contributions import compose_files
-from benchmarks.quality.counts import choose
-from benchmarks.quality.language import Language
-from benchmarks.quality.merging import Setting, Values, add_patches, elect, exact, read_patch, read_weights
-from benchmarks.quality.plan import quick
-from benchmarks.quality.restoration import DAMAGES, Restoration
+from benchmarks.quality.experiments.bench import COMBINED, Bench
+from benchmarks.quality.experiments.contributions import compose_files
+from benchmarks.quality.experiments.counts import choose
+from benchmarks.quality.experiments.merging import Setting, Values, add_patches, elect, exact, read_patch, read_weights
+from benchmarks.quality.plans import quick
 from benchmarks.quality.running import Steps
 from benchmarks.quality.statistics import correlation, mean
-from benchmarks.quality.vision import VIEWS, Vision
+from benchmarks.quality.worlds.language import Language
+from benchmarks.quality.worlds.restoration import DAMAGES, Restoration
+from benchmarks.quality.worlds.vision import VIEWS, Vision
 from tests.support.makers import SHAPES, fine_tuned, make_checkpoint, make_patch, write_weights
 from tests.support.makers import read_weights as read_tensors
 

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.quality import alphas
-from benchmarks.quality.kinds import Batch
-from benchmarks.quality.merging import Setting, Values
+from benchmarks.quality.experiments import alphas
+from benchmarks.quality.experiments.merging import Setting, Values
 from benchmarks.quality.minilm import experiment, kind, parsers, pools, report, sources, tasks
 from benchmarks.quality.minilm.kind import BREADCRUMBS, CORE, MORE, MiniLM
 from benchmarks.quality.minilm.results import RULES, Run, fit
 from benchmarks.quality.results import Results
+from benchmarks.quality.worlds.kinds import Batch
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,6 +20,7 @@ from tests.support.databases import seed
 from tests.support.launcher import SERVER
 
 PART = 1024  # bytes of an upload's part: small, so that a small model has many
+WEIGHTS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]  # of the base
 
 
 def environment() -> dict[str, str]:
@@ -101,3 +102,15 @@ def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def model_with_patches(registry: Registry, files: Files, name: str) -> str:
+    """Create a model with two checked patches of ana's; return its name."""
+    from client.actions.models import create
+    from client.actions.push import push
+
+    with registry.client() as client:
+        create(client, name, files.base)
+        for patch, title in zip(files.patches, ("one", "two"), strict=True):
+            assert push(client, patch, name, title, task="math" if title == "one" else None).check == "checked"
+    return name

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from benchmarks.quality import alphas
-from benchmarks.quality.bench import COMBINED, Bench
-from benchmarks.quality.contributions import Model
-from benchmarks.quality.merging import Setting, Values
+from benchmarks.quality.experiments import alphas
+from benchmarks.quality.experiments.bench import COMBINED, Bench
+from benchmarks.quality.experiments.contributions import Model
+from benchmarks.quality.experiments.merging import Setting, Values
 from benchmarks.quality.minilm.kind import BREADCRUMBS, MEAN, TIES, MiniLM
 from benchmarks.quality.minilm.tasks import PAIRS
 

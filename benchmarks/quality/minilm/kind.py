@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.quality.kinds import Batch, Kind, World, cut
-from benchmarks.quality.merging import Setting
+from benchmarks.quality.experiments.merging import Setting
 from benchmarks.quality.minilm import sources
 from benchmarks.quality.minilm.pools import pools
 from benchmarks.quality.minilm.tasks import PAIRS, TASKS
+from benchmarks.quality.worlds.kinds import REAL, Batch, Kind, World, cut
 
 LENGTH = 24  # tokens that the model sees of a text
 SHARPNESS = 20.0  # of the logits
@@ -64,12 +64,6 @@ MORE = (
 
 RATES = {"3e-5": 3e-5, "1e-4": 1e-4, "3e-4": 3e-4}
 MAIN_RATE = "1e-4"
-NAME = "minilm"
-
-
-def is_real(kind: str) -> bool:
-    """Say whether a kind of this name is on the real base."""
-    return kind.startswith(f"{NAME}-")
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class MiniLM(Kind):
         tested: Most test texts over which one model is judged, likewise.
     """
 
-    name: str = f"{NAME}-{MAIN_RATE}"
+    name: str = f"{REAL}-{MAIN_RATE}"
     tasks: Sequence[str] = tuple(task for task in TASKS if task not in PAIRS)
     held_out: Sequence[str] = tuple(PAIRS)
     measure: str = "accuracy"
@@ -153,7 +147,7 @@ class MiniLM(Kind):
 def kinds() -> list[MiniLM]:
     """Return one kind for each learning rate; the first has most to do, and alone looks at held-out tasks."""
     others = [
-        MiniLM(name=f"{NAME}-{name}", rate=rate, settings=CORE, held_out=())
+        MiniLM(name=f"{REAL}-{name}", rate=rate, settings=CORE, held_out=())
         for name, rate in RATES.items()
         if name != MAIN_RATE
     ]

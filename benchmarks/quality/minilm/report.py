@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.merging import Setting
+from benchmarks.quality.experiments.merging import Setting
 from benchmarks.quality.minilm import results as found
-from benchmarks.quality.minilm.kind import BREADCRUMBS, CORE, MAIN_RATE, MEAN, NAME, RANDOM, TIES, WHOLE, rows
+from benchmarks.quality.minilm.kind import BREADCRUMBS, CORE, MAIN_RATE, MEAN, RANDOM, TIES, WHOLE, rows
 from benchmarks.quality.minilm.results import RULES, Fit, fit, name_of, plain, runs, settings
 from benchmarks.quality.results import Results
 from benchmarks.quality.statistics import mean
+from benchmarks.quality.worlds.kinds import REAL
 from benchmarks.results import Table
 
-MAIN = f"{NAME}-{MAIN_RATE}"
+MAIN = f"{REAL}-{MAIN_RATE}"
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:
@@ -52,7 +53,7 @@ def composed(results: Results) -> list[int]:
 
 def shown(kind: str) -> str:
     """Return the learning rate of a kind."""
-    return kind.removeprefix(f"{NAME}-")
+    return kind.removeprefix(f"{REAL}-")
 
 
 def answers(results: Results) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.quality.alphas import between, inside
-from benchmarks.quality.merging import Setting
+from benchmarks.quality.experiments.alphas import between, inside
+from benchmarks.quality.experiments.merging import Setting
 from benchmarks.quality.minilm.experiment import few, step
-from benchmarks.quality.minilm.kind import WHOLE, is_real
+from benchmarks.quality.minilm.kind import WHOLE
 from benchmarks.quality.results import Results
+from benchmarks.quality.worlds.kinds import is_real
 
 FACTORS = 1.05 ** np.arange(-60, 81)
 """Among which the factor of a rule is looked for: 0.05 to 50."""

@@ -1,8 +1,8 @@
 """Checks of a stranger's patch file: every rule of the format, for the base it must be for, in bounded memory.
 
-The header comes first (header.py, layout.py): after that every length is the base's, not the file's. Then the data,
-block by block: padding bits, number of set bits, order and range of indices, finite values. Statistics are computed
-from the values and not taken from the file.
+The header comes first (header_reader.py, layout.py): after that every length is the base's, not the file's. Then the
+data, block by block: padding bits, number of set bits, order and range of indices, finite values. Statistics are
+computed from the values and not taken from the file.
 """
 
 import hashlib

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from registry.breadcrumbs.formats.blocks import fill
-from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, Header, Limits, TensorSpec, read_header, show
+from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, Header, Limits, TensorSpec, show
+from registry.breadcrumbs.formats.header_reader import read_header
 from registry.breadcrumbs.formats.weight_files import find_weights, how_to_convert, read_json
 from registry.errors import InvalidCheckpoint, NotFound
 from registry.files.folders import CONFIG, INDEX

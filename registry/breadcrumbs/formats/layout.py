@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from registry.breadcrumbs.formats.header import FLOATS, Entry, Flaw, Header, Limits, TensorSpec, parse_entries, show
+from registry.breadcrumbs.formats.header import FLOATS, Entry, Flaw, Header, Limits, TensorSpec, show
+from registry.breadcrumbs.formats.header_reader import parse_entries
 from registry.breadcrumbs.formats.recipe import normalise_decimal
 from registry.errors import InvalidInput, InvalidRequest
 from registry.files.names import WEIGHTS_DIGEST

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from registry.breadcrumbs.formats.blocks import fill
-from registry.breadcrumbs.formats.header import PATCH_LIMITS, Entry, Flaw, Header, Limits, read_header
+from registry.breadcrumbs.formats.header import PATCH_LIMITS, Entry, Flaw, Header, Limits
+from registry.breadcrumbs.formats.header_reader import read_header
 from registry.breadcrumbs.formats.layout import PatchInfo, read_info
 from registry.errors import InvalidPatch
 

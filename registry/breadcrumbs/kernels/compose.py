@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from registry.breadcrumbs.kernels.intrinsics import (
-    WIDE,
+from registry.breadcrumbs.kernels.intrinsics import WIDE, load32, load64, lowest, ones, prefetch
+from registry.breadcrumbs.kernels.vectors import (
     compress_places,
     double_bf16,
     double_f16,
@@ -27,11 +27,6 @@ from registry.breadcrumbs.kernels.intrinsics import (
     finish_f16,
     finish_f32,
     finish_f64,
-    load32,
-    load64,
-    lowest,
-    ones,
-    prefetch,
     scale_bf16,
     scale_f16,
     scale_f32,

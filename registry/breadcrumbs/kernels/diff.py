@@ -10,26 +10,19 @@ is checked, and arrays have room after their last element.
 import numpy as np
 
 from registry.breadcrumbs.kernels.compose import BF16, F16, F32, F64, SPAN, kernel, load_doubles
-from registry.breadcrumbs.kernels.intrinsics import (
-    WIDE,
-    bits_of,
+from registry.breadcrumbs.kernels.intrinsics import WIDE, bits_of, deposit, load64, lowest, ones, store32, store64
+from registry.breadcrumbs.kernels.vectors import (
     compare_keys,
     compress_large,
     compress_values,
-    deposit,
     in_bins,
-    load64,
-    lowest,
     narrow_bf16,
     narrow_f16,
     narrow_f32,
-    ones,
     pack_flags,
     single_bf16,
     single_f16,
     single_f32,
-    store32,
-    store64,
 )
 
 LOW = 15

@@ -5,55 +5,21 @@ import math
 import struct
 
 import pytest
-import safetensors
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from registry.breadcrumbs.checking.check import check_patch, limits_for
 from registry.breadcrumbs.composing.staging import Arena, Stager
-from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats import blocks
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-from registry.breadcrumbs.formats.header import PATCH_LIMITS, TensorSpec, read_header
-from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
-from registry.errors import BaseMismatch, InvalidInput, InvalidPatch, TooLarge
-from tests.support.science_makers import build, frame, take_apart, write_model
-
-BASE = {
-    "a": torch.zeros(5, 3),
-    "b": torch.zeros(200).bfloat16(),
-    "c": torch.zeros(4, dtype=torch.int64),
-    "d": torch.zeros(16, dtype=torch.float64),
-}
-TUNED = {
-    "a": torch.arange(15.0).reshape(5, 3) % 4,
-    "b": torch.cat([torch.zeros(50), torch.ones(3), torch.zeros(147)]).bfloat16(),
-    "c": BASE["c"],
-    "d": torch.ones(16, dtype=torch.float64),
-}
-SPECS = {
-    "a": TensorSpec("F32", (5, 3)),
-    "b": TensorSpec("BF16", (200,)),
-    "c": TensorSpec("I64", (4,)),
-    "d": TensorSpec("F64", (16,)),
-}
+from registry.errors import BaseMismatch, InvalidPatch
+from tests.support.science_makers import build, take_apart, write_model
+from tests.support.sound_patch import SPECS, digest, make_sound
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sound")
-    write_model(folder / "base", BASE)
-    write_model(folder / "tuned", TUNED)
-    with open_checkpoint(folder / "base") as b, open_checkpoint(folder / "tuned") as t:
-        diff(b, t, folder / "patch", MaskParams("0", "0"))
-        assert b.tensors == SPECS
-    return (folder / "patch").read_bytes()
-
-
-def digest(content):
-    return take_apart(content)[0]["base"]
+    return make_sound(tmp_path_factory.mktemp("sound"))
 
 
 def check(folder, content, base):
@@ -315,97 +281,6 @@ def test_bits_and_values_that_differ_in_number_are_never_composed(sound, tmp_pat
         write_model(tmp_path / "base", {n: torch.zeros(spec.shape) for n, spec in patch.info.tensors.items()})
         with open_checkpoint(tmp_path / "base") as base, pytest.raises(InvalidPatch, match=r"differ in number|padding"):
             Stager(base, name, [(patch, 1.0)]).stage(Arena(64), 0, spec.numel)
-
-
-TOKENS = [
-    b'"U8"',
-    b'"I32"',
-    b'"F64"',
-    b"-1",
-    b"0",
-    b"9007199254740993",
-    b"1e3",
-    b"[]",
-    b"{}",
-    b"null",
-    b"true",
-    b'"\\u0061"',
-    b"[0,0]",
-    b'"a.values"',
-    b'"b.indices"',
-    b'"data_offsets"',
-    b" ",
-    b",",
-    b":",
-    b"\\",
-    b'"',
-    b"\xff",
-    b"\0",
-]
-
-
-@st.composite
-def mutations(draw):
-    """One to three edits: of bytes anywhere, or of the header's tokens with its length put right again."""
-    edits = []
-    for _ in range(draw(st.integers(1, 3))):
-        kind = draw(st.sampled_from(["flip", "cut", "insert", "token", "number", "copy", "length"]))
-        edits.append(
-            (
-                kind,
-                draw(st.floats(0, 1)),
-                draw(st.floats(0, 1)),
-                draw(st.sampled_from(TOKENS)),
-                draw(st.integers(0, 2**64 - 1)),
-            )
-        )
-    return edits
-
-
-def mutate(content, edits):
-    for kind, place, other, token, number in edits:
-        size = 8 + int.from_bytes(content[:8], "little")
-        text, data = content[8:size], content[size:]
-        at, to = int(place * max(len(text) - 1, 0)), int(other * max(len(text) - 1, 0))
-        if kind == "flip":
-            i = int(place * (len(content) - 1))
-            content = content[:i] + bytes([content[i] ^ (1 << number % 8)]) + content[i + 1 :]
-        elif kind == "cut":
-            content = frame(text[:at] + text[at + 1 + number % 9 :], data)
-        elif kind == "insert":
-            content = frame(text[:at] + token + text[at:], data)
-        elif kind == "copy":
-            content = frame(text[:at] + text[min(at, to) : max(at, to)] + text[at:], data)
-        elif kind == "length":
-            content = number.to_bytes(8, "little") + content[8:]
-        else:
-            marks = [i for i, char in enumerate(text) if chr(char) in ('"' if kind == "token" else "0123456789")]
-            if marks:
-                i = marks[int(place * (len(marks) - 1))]
-                content = frame(
-                    text[:i] + (token if kind == "token" else str(number % 300).encode()) + text[i + 1 :], data
-                )
-        if len(content) < 8:
-            break
-    return content
-
-
-@given(mutations())
-@settings(max_examples=1500, deadline=None)
-def test_a_mutated_patch_is_refused_in_words_or_read_as_the_library_reads_it(sound, tmp_path_factory, edits):
-    content = mutate(sound, edits)
-    path = tmp_path_factory.getbasetemp() / "mutated"
-    path.write_bytes(content)
-    try:
-        check_patch(path, digest(sound), SPECS)
-    except (InvalidInput, TooLarge) as refusal:
-        assert str(refusal).endswith(".")
-        return
-    with path.open("rb") as file:
-        entries = read_header(file, len(content), "It", PATCH_LIMITS, InvalidPatch).entries.values()
-    ours = {e.name: (e.dtype, list(e.shape), content[e.start : e.stop]) for e in entries}
-    theirs = {name: (e["dtype"], e["shape"], bytes(e["data"])) for name, e in safetensors.deserialize(content)}
-    assert ours == theirs
 
 
 def test_limits_grow_with_the_base_and_not_with_the_file():

@@ -7,8 +7,9 @@ import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.breadcrumbs.formats import header as headers
-from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Limits, format_header, read_header
+from registry.breadcrumbs.formats import header_reader
+from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Flaw, Limits, format_header
+from registry.breadcrumbs.formats.header_reader import read_header
 from registry.errors import InvalidCheckpoint
 from tests.support.science_makers import build, frame
 
@@ -177,11 +178,11 @@ def test_entries_read_at_once_are_those_read_word_by_word(parts, comma):
 
     def parsed():
         try:
-            return headers.parse_entries(text, fields, CHECKPOINT_LIMITS)
-        except headers.Flaw as flaw:
+            return header_reader.parse_entries(text, fields, CHECKPOINT_LIMITS)
+        except Flaw as flaw:
             return flaw.rule, flaw.entry
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(headers._USUAL, fields, re.compile("(?!)"))
+        patched.setitem(header_reader._USUAL, fields, re.compile("(?!)"))
         expected = parsed()
     assert parsed() == expected

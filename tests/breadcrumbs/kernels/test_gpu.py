@@ -1,78 +1,44 @@
-"""The Triton kernels: on a GPU where there is one, and in Triton's interpreter on the CPU elsewhere."""
+"""Composing by the GPU's kernels, to the CPU's bits."""
 
 import contextlib
-import hashlib
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from registry.breadcrumbs.composing import compose as compose_module
 from registry.breadcrumbs.composing import staging
 from registry.breadcrumbs.composing.engines import Rule
-from registry.breadcrumbs.composing.lanes import Phases
-from registry.breadcrumbs.composing.residents import Residents
 from registry.breadcrumbs.composing.staging import Step
-from registry.breadcrumbs.diffing import changes
-from registry.breadcrumbs.diffing import diff as diff_module
-from registry.breadcrumbs.diffing.diff import diff
-from registry.breadcrumbs.diffing.mask import dropped
-from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.kernels import compose as kernels
 from registry.breadcrumbs.kernels.staging import block_starts
-from registry.errors import BaseMismatch
+from tests.support.gpu_kernels import (
+    ALL_DTYPES,
+    BITS,
+    BLOCK,
+    CUDA,
+    DEVICE,
+    FORMS,
+    GUARD,
+    LEAST,
+    NAMES,
+    GpuEngine,
+    gpu,
+    nearest,
+)
 from tests.support.science_makers import (
     PatchedBase,
     Touch,
     compose_block,
     raw,
     slow_combine,
-    slow_mask,
-    write_model,
 )
-
-CUDA = torch.cuda.is_available()
-
-gpu, gpu_engine, gpu_masks = (
-    pytest.importorskip(f"registry.breadcrumbs.{name}", reason="Triton is not installed", exc_type=ModuleNotFoundError)
-    for name in ("kernels.gpu", "composing.gpu_engine", "diffing.gpu_masks")
-)
-GpuEngine = gpu_engine.GpuEngine
-
-DEVICE = "cuda" if CUDA else "cpu"
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-FORMS = {torch.bfloat16: (8, -133, 128), torch.float16: (11, -24, 16), torch.float32: (24, -149, 128)}
-"""Of each dtype: digits; exponents of the smallest subnormal and of what is just too large."""
-LEAST = {dtype: 2.0**least for dtype, (_, least, _) in FORMS.items()} | {torch.float64: 2.0**-1074}
-ALL_DTYPES = pytest.mark.parametrize("dtype", list(DTYPES.values()), ids=list(DTYPES))
-BLOCK = 64
-GUARD = 64
-mark = gpu.mark
 
 pytestmark = [  # the interpreter's numpy: an overflow, a signalling NaN
     pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:invalid value encountered in (cast|add):RuntimeWarning"),
 ]
-
-
-# Composing
-
-
-def nearest(value: float | Fraction, dtype: torch.dtype) -> float:
-    """Round a number that is no NaN to a dtype, nearest even, in fractions: no float arithmetic is trusted."""
-    if value in (math.inf, -math.inf):
-        return value
-    digits, least, most = FORMS[dtype]
-    unit = Fraction(2) ** max(math.frexp(value)[1] - digits, least)
-    rounded = abs(round(Fraction(value) / unit) * unit)
-    return math.copysign(math.inf if rounded >= Fraction(2) ** most else float(rounded), value)
 
 
 def compose_slowly(
@@ -318,198 +284,3 @@ def test_bits_are_set_where_the_indices_say_and_nowhere_else(kind, first):
     assert (np.flatnonzero(bits) - 32).tolist() == places.tolist()
     gpu.set_bits(torch.zeros(0, dtype=kind, device=DEVICE), words, first)
     assert int(words[0]) == 0
-
-
-# Finding what changed
-
-
-def marks(delta: torch.Tensor, n_bottom: int, n_top: int) -> list[bool]:
-    """Mark on the GPU; see that padding is zero and values are those of the mask, to the bit; return the mask."""
-    size = delta.numel()
-    mask, values = gpu.mark(delta.to(DEVICE), size - n_bottom, n_top, block=BLOCK)
-    found = np.unpackbits(mask.cpu().numpy(), bitorder="little").astype(bool)
-    assert len(found) == -(-size // 8) * 8
-    assert not found[size:].any()
-    assert raw(values.cpu()) == raw(delta[torch.from_numpy(found[:size])])
-    return found[:size].tolist()
-
-
-@pytest.fixture
-def keeping(monkeypatch):
-    """Let compose() use a GPU that keeps bases."""
-    kept = Residents()
-    monkeypatch.setattr(gpu_engine, "RESIDENTS", kept)
-    monkeypatch.setattr(gpu_engine, "find_gpu", lambda memory: (torch.device(DEVICE), 2**27))
-    monkeypatch.setattr(compose_module, "pick_device", lambda device: device)
-    monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 2**20)
-    monkeypatch.setattr(GpuEngine, "CHUNKS", 3 if CUDA else 1)
-    monkeypatch.setattr(gpu, "BLOCK", BLOCK)
-    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (kernels.SUM, BLOCK))
-    return kept
-
-
-def overwrite(file, tensor, content):
-    with open_checkpoint(file) as checkpoint:
-        entry = checkpoint.headers[file.name].entries[tensor]
-    whole = file.read_bytes()
-    file.write_bytes(whole[: entry.start] + content + whole[entry.start + len(content) :])
-
-
-def test_the_time_between_two_marks_is_that_of_one_phase():
-    class Stream:
-        def synchronize(self):
-            self.waited = True
-
-    class Mark:
-        def __init__(self, milliseconds):
-            self.at = milliseconds
-
-        def elapsed_time(self, later):
-            return later.at - self.at
-
-    work, phases = gpu_engine._Work(torch.device("cpu"), 64, 64), Phases()
-    work._stream, work._marks = Stream(), [Mark(at) for at in (0, 1000, 3000, 6000)]
-    work.finish(phases)
-    assert work._stream.waited
-    assert phases.seconds == {"H2D": 1.0, "kernel": 2.0, "D2H": 3.0}
-
-
-def test_a_base_that_stays_on_the_gpu_is_not_read_again(tmp_path, keeping):
-    world = PatchedBase(tmp_path)
-    expected = world.compose("cpu", alpha="0.7").weights_digest
-    world.compose("first", device="cuda")
-    file = tmp_path / "base/model.safetensors"
-    for tensor in ("bfloat16", "float64"):
-        overwrite(file, tensor, b"what is on disk now")
-    again = world.compose("again", alpha="0.7", device="cuda", file_digests=True)
-    assert again.weights_digest == expected
-    found = (tmp_path / "again/model.safetensors").read_bytes()
-    assert found == (tmp_path / "cpu/model.safetensors").read_bytes()
-    assert hashlib.sha256(found).hexdigest() == again.files["model.safetensors"].sha256
-
-
-def test_nothing_stays_of_a_base_in_which_something_is_wrong(tmp_path, keeping):
-    world = PatchedBase(tmp_path)
-    expected = world.compose("cpu").weights_digest
-    file = tmp_path / "base/model.safetensors"
-    sound = file.read_bytes()
-    overwrite(file, "bfloat16", b"damage")
-    with pytest.raises(BaseMismatch):
-        world.compose("damaged", device="cuda")
-    file.write_bytes(sound)
-    assert world.compose("sound", device="cuda").weights_digest == expected
-    overwrite(file, "untouched", b"damage")  # no patch touches it, so it does not stay, and is read each time
-    with pytest.raises(BaseMismatch):
-        world.compose("later", device="cuda")
-
-
-def test_the_base_that_was_used_longest_ago_leaves_first():
-    kept = Residents()
-    device = torch.device("cpu")
-    first, second = (kept.use(name, 40, 100, device) for name in "ab")
-    assert kept.use("a", 40, 100, device) is first
-    assert kept.use("c", 40, 100, device)
-    assert kept.use("a", 40, 100, device) is first
-    assert kept.use("b", 40, 100, device) is not second
-    assert kept.use("large", 101, 100, device) is None
-    assert kept.use("a", 40, 100, device) is first
-    kept.drop("a")
-    assert kept.use("a", 40, 100, device) is not first
-    assert kept.use("a", 40, 30, device) is None
-
-
-def test_masks_found_by_the_gpu_make_the_cpus_patch(tmp_path, monkeypatch):
-    for name, value in (("READ_ELEMENTS", 64), ("SEGMENT_ELEMENTS", 128), ("RUN_ELEMENTS", 8)):
-        monkeypatch.setattr(changes, name, value)
-    monkeypatch.setattr(gpu.mark, "__defaults__", (BLOCK,))
-    torch.manual_seed(5)
-    base = {name: torch.randn(30, 11, dtype=torch.float64).to(dtype) for name, dtype in DTYPES.items()}
-    tuned = {name: (tensor + torch.randn(30, 11)).to(tensor.dtype) for name, tensor in base.items()}
-    write_model(tmp_path / "base", base)
-    write_model(tmp_path / "tuned", tuned)
-    asked = []
-    monkeypatch.setattr(gpu, "mark", lambda *given: asked.append(1) or mark(*given))
-    monkeypatch.setattr(diff_module, "pick_device", lambda device: device)
-    monkeypatch.setattr(gpu_masks, "find_gpu", lambda memory: (torch.device(DEVICE), 2**20))
-    with open_checkpoint(tmp_path / "base") as b, open_checkpoint(tmp_path / "tuned") as t:
-        for device in ("cpu", "cuda"):
-            diff(b, t, tmp_path / device, MaskParams("0.6", "0.01"), device=device, threads=1)
-    assert len(asked) == len(DTYPES)
-    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "cuda").read_bytes()
-
-
-FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
-FEW = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 2.0**-149, -(2.0**-130), 2.0**127, 0.125])
-
-
-@given(st.lists(FEW | FLOATS, min_size=1, max_size=150), st.integers(0, 150), st.integers(0, 150))
-@settings(max_examples=25, deadline=None)
-def test_the_gpu_marks_what_sorting_gives(delta, n_bottom, n_top):
-    n_bottom = min(n_bottom, len(delta) - 1)
-    n_top = min(n_top, len(delta) - 1 - n_bottom)
-    share = [f"{count / len(delta):.17f}" for count in (n_bottom, n_top)]
-    numbers = [dropped(text, len(delta)) for text in share]
-    assert marks(torch.tensor(delta), *numbers) == slow_mask(delta, None, *share)
-
-
-@pytest.mark.parametrize(
-    ("drop_bottom", "drop_top"),
-    [("0.85", "0.007"), ("0.85", "0"), ("0", "0.007"), ("0", "0"), ("0.5", "0.5"), ("0.3", "0.69"), ("0", "0.9999")],
-)
-def test_ties_across_many_blocks_are_told_apart_by_index(drop_bottom, drop_top):
-    delta = (torch.randn(333, generator=torch.Generator().manual_seed(1)) * 2).round() / 2
-    for tied in (delta, delta.sign(), delta * 0):
-        numbers = [dropped(share, 333) for share in (drop_bottom, drop_top)]
-        assert marks(tied, *numbers) == slow_mask(tied.tolist(), None, drop_bottom, drop_top)
-
-
-def test_marking_writes_nothing_beyond_what_it_returns(monkeypatch):
-    made, empty = [], torch.empty
-
-    def guarded(*shape, **options):
-        whole = empty(math.prod(shape) + 2 * GUARD, **options).fill_(77)
-        made.append(whole)
-        return whole[GUARD:-GUARD].reshape(shape)
-
-    delta = torch.randn(1003, generator=torch.Generator().manual_seed(4)).to(DEVICE)
-    monkeypatch.setattr(torch, "empty", guarded)
-    gpu.mark(delta, 300, 7, block=BLOCK)
-    monkeypatch.undo()
-    assert len(made) >= 4
-    for whole in made:
-        assert set(whole[:GUARD].tolist() + whole[-GUARD:].tolist()) == {77}
-
-
-def test_when_all_are_dropped_nothing_is_marked():
-    delta = torch.tensor([3.0, -1.0, 1.0, 0.0] * 40)
-    for n_bottom, n_top in ((160, 0), (0, 160), (80, 80)):
-        assert not any(marks(delta, n_bottom, n_top))
-    assert marks(torch.zeros(0), 0, 0) == []
-    assert marks(torch.tensor([-5.0]), 0, 0) == [True]
-
-
-def test_both_cuts_may_fall_on_one_key_or_share_its_high_bits():
-    tied = torch.full((200,), -3.0)
-    assert marks(tied, 50, 70) == [70 <= place < 150 for place in range(200)]
-    near = torch.from_numpy((np.float32(1).view(np.int32) + np.arange(200) * 37 % 200).astype(np.int32)).view(
-        torch.float32
-    )
-    order = near.argsort(descending=True).tolist()[70:150]
-    assert marks(near, 50, 70) == [place in order for place in range(200)]
-
-
-@ALL_DTYPES
-@pytest.mark.parametrize("other", list(DTYPES.values()), ids=list(DTYPES))
-def test_the_direction_is_subtracted_in_float64_when_either_side_is(dtype, other):
-    generator = torch.Generator().manual_seed(2)
-    drawn = torch.randn(60, generator=generator, dtype=torch.float64).tolist()
-    numbers = [1 + 2.0**-40, 1.0, 2.0**-149, -0.0, 2.0**-24, *drawn]
-    base, tuned = (torch.tensor(part, dtype=torch.float64) for part in (numbers, numbers[::-1]))
-    base, tuned = base.to(dtype), tuned.to(other)
-    exact = torch.float64 in (dtype, other)
-    pairs = list(zip(base.tolist(), tuned.tolist(), strict=True))
-    expected = [t - b if exact else Fraction(t) - Fraction(b) for b, t in pairs]  # the one is float64
-    expected = [nearest(difference, torch.float32) for difference in expected]
-    found = gpu.subtract(base.to(DEVICE), tuned.to(DEVICE))
-    assert found.dtype == torch.float32
-    assert found.tolist() == expected

@@ -1,0 +1,17 @@
+"""The commands, in the order of the report; each is a module with `add_options` and `run`."""
+
+from benchmarks.science import compose, conflicts, diff, gpu, mergekit, scaling, size
+from benchmarks.server import database, pages, requests
+
+COMMANDS = {
+    "compose": compose,
+    "diff": diff,
+    "conflicts": conflicts,
+    "mergekit": mergekit,
+    "scaling": scaling,
+    "gpu": gpu,
+    "size": size,
+    "pages": pages,
+    "database": database,
+    "requests": requests,
+}

@@ -1,0 +1,1 @@
+"""The experiments: what is composed, at which settings, and how it scores."""

@@ -1,0 +1,40 @@
+"""How much is done: everything, or just enough to see in three minutes that all of it works."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from benchmarks.quality.experiments.plan import Plan
+from benchmarks.quality.minilm import kind as minilm
+from benchmarks.quality.worlds.language import Language
+from benchmarks.quality.worlds.restoration import Restoration
+from benchmarks.quality.worlds.vision import Vision
+
+FULL = Plan((Language(), Vision(), Restoration(), *minilm.kinds()))
+
+
+def quick() -> Plan:
+    """Return the plan of `--quick`."""
+    small = {"worlds": 1, "orders": 1, "base_steps": 40, "tune_steps": 10, "counts": (1, 2, 3)}
+    real = minilm.MiniLM(settings=(minilm.BREADCRUMBS, minilm.WHOLE, minilm.TIES), texts=96, tested=96)
+    kinds = [
+        replace(kind, tasks=kind.tasks[:3], held_out=kind.held_out[:1], **small) for kind in (*FULL.kinds[:3], real)
+    ]
+    return Plan(
+        kinds,
+        alphas=("0.1", "0.3", "1"),
+        bottoms=("0.85",),
+        tops=("0", "0.007"),
+        trims=("0.8",),
+        few=(2,),
+        fine_bottoms=("0", "0.85"),
+        fine_tops=("0", "0.007"),
+        grid_count=2,
+        ablation_counts=1,
+        few_samples=(16,),
+        few_seeds=1,
+    )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Return everything that a plan says."""
+    return asdict(plan) | {"kinds": [asdict(kind) for kind in plan.kinds]}

@@ -1,0 +1,1 @@
+"""What a server costs: requests, pages, and reads of a large registry."""
