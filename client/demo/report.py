@@ -87,7 +87,7 @@ class DemoOutcome:
 
 def sentences(outcome: DemoOutcome) -> list[str]:
     """Return what came out, in words that follow from the numbers alone."""
-    return [_gain(outcome), _against_whole(outcome), _size(outcome)]
+    return [_gain(outcome), _against_whole(outcome), _kept(outcome), _size(outcome)]
 
 
 def _gain(outcome: DemoOutcome) -> str:
@@ -96,17 +96,15 @@ def _gain(outcome: DemoOutcome) -> str:
     )
     count = len(outcome.patches)
     start = (
-        f"The base, which was taught none of the questions, has {base:.0f} % right; {count} fine-tuned models, each "
-        f"asked its own, {own:.0f} %."
+        f"The base, which was taught none of the questions, gets {base:.0f} % right; {count} fine-tuned models, each "
+        f"asked its own, get {own:.0f} %."
     )
-    one = f"ne model composed of {count} patches has {tuned:.0f} %"
+    one = f"ne model composed of {count} patches, with alpha and weights tuned on validation data, gets {tuned:.0f} %"
+    by_auto = f"with alpha auto, which sees no data, {auto:.0f} %"
     if tuned <= base:
-        return f"{start} Composing did not help: o{one}, tuned on validation data, and {auto:.0f} % by alpha auto."
-    share = f", {(tuned - base) / (own - base):.0%} of the gain" if own > base else ""
-    return (
-        f"{start} O{one}{share}, where alpha and weights are tuned on validation data; {auto:.0f} % by alpha auto, "
-        "which sees no data."
-    )
+        return f"{start} Composing did not help: o{one}; {by_auto}."
+    share = f", which is {100 * (tuned - base) / (own - base):.0f} % of the gain" if own > base else ""
+    return f"{start} O{one}{share}; {by_auto}."
 
 
 def _against_whole(outcome: DemoOutcome) -> str:
@@ -117,8 +115,16 @@ def _against_whole(outcome: DemoOutcome) -> str:
     else:
         found = f"the patches are {'ahead' if ahead > 0 else 'behind'}, by more than chance explains"
     return (
-        f"The plain sum of all that fine-tuning changed, tuned in the same way, has {plain:.0f} %: {found} "
-        f"({ahead:+.1f} ± {outcome.margin:.1f} points). The average of the models has {average:.0f} %."
+        f"The plain sum of all that fine-tuning changed, tuned in the same way, gets {plain:.0f} %: {found} "
+        f"({ahead:+.1f} ± {outcome.margin:.1f} points). The average of the models gets {average:.0f} %."
+    )
+
+
+def _kept(outcome: DemoOutcome) -> str:
+    base, plain, tuned = (outcome.accuracy[way][outcome.digit] for way in ("base", "plain_sum", "composed_tuned"))
+    return (
+        f"Which digit it is, all that the base was trained for, it gets right in {base:.0f} %; the tuned composition "
+        f"still does in {tuned:.0f} %, the plain sum in {plain:.0f} %."
     )
 
 

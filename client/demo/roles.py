@@ -85,7 +85,8 @@ def even(count: int) -> Setting:
 def tune_whole(files: Sequence[Path], score: Score, folder: Path) -> Tuned:
     """Do with whole differences what `crumb tune` does with patches, but start at the average.
 
-    Alpha auto is for patches of the default cuts; for whole differences it is far too large to start from.
+    Alpha auto is for patches of the default cuts. For whole differences it is far too large: from there the search ends
+    in a poor optimum.
     """
     how = How(score, alpha=even(len(files)).alpha)
     return tune_files(folder / "base", [(file, "1") for file in files], how)
