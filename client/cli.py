@@ -64,8 +64,9 @@ def demo(
 ) -> None:
     """See everything work in a minute, on this machine alone.
 
-    Starts a registry, trains a small model and fine-tunes it on several tasks, pushes the patches, composes subsets,
-    pulls and verifies the models, and shows the accuracy of each on every task.
+    Starts a registry, trains a small model and fine-tunes it on six tasks, pushes the patches, tunes how they are
+    composed on validation data, pulls and verifies the models, and shows the accuracy of each on test data, beside that
+    of the average and the plain sum of whole models. Writes a picture, crumb-demo.svg, to the current folder or to DIR.
     """
     from client.demo.run import run_demo
 

@@ -146,6 +146,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
         "registry.breadcrumbs.kernels.devices",
         "registry.breadcrumbs.kernels.dtypes",
         "registry.breadcrumbs.kernels.gpu",
+        "client.demo.models",
         "client.demo.tasks",
     },
     "numpy": {

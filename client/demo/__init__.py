@@ -1,1 +1,1 @@
-"""`crumb demo`: train, push, compose and pull, in about a minute."""
+"""`crumb demo`: train, push, tune, compose and pull, in about a minute."""

@@ -1,176 +1,130 @@
 """`crumb demo`: the whole product on this machine, in about a minute.
 
     server, users ──┐
-    digits -> base -> six fine-tuned models -> six patches, pushed by six people -> subsets composed at the registry
-           -> pulled, verified, composed here too -> loaded with from_pretrained -> accuracies on the test part
+    digits -> base -> six fine-tuned models -> six patches, pushed by six people -> tuned on the validation part
+           -> composed at the registry -> pulled, verified, composed here too -> accuracies on the test part
 
-Everything that a contributor or a user does goes through the same functions as `crumb`, over HTTP. Seeds are fixed, no
-weight is trained on the test part, and the numbers are shown as they come out. It shows the machinery, not how good the
-method is: tasks and the second alpha were chosen while looking at this very test part.
+Everything that a contributor or a user does goes through the same functions as `crumb`, over HTTP. Beside it stand what
+people do without a registry: the average and the plain sum of whole fine-tuned models, the latter tuned by the same
+code, on the same data, from as many models. Seeds are fixed; what is shown was neither trained nor chosen on the test
+part, and is shown as it comes out.
 """
 
 import contextlib
+import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from client.api.client import Client
-from client.demo.report import DemoMerge, DemoOutcome, DemoPatch, show
+from client.demo import roles
+from client.demo.picture import check_writable, write_picture
+from client.demo.report import MEAN, DemoOutcome, sentences, show
 from client.demo.server import start
 from client.terminal.console import Console
-from registry.errors import DigestMismatch, JobFailed, WrongState
+from client.trials.searching import Setting
+from registry.breadcrumbs.comparing.alpha import AUTO
+from registry.errors import WrongState
 from registry.extras import require_extra
 
-if TYPE_CHECKING:
-    from client.demo.tasks import Digits
-
-OWNER, MODEL = "mira", "mira/digits"
+OWNER = "mira"
 CONTRIBUTORS = ("ada", "ben", "chloe", "dov", "emeka", "fumi")
-ALPHAS = ("0.3", "0.6")  # two at which the two methods differ
-SUBSETS = (2, 4, 6)
 
 
 def run_demo(keep: Path | None, json_output: bool, quiet: bool) -> None:
-    """Run the demo and print its report.
+    """Run the demo, print its report and write its picture.
 
     Args:
-        keep: An empty or new folder that keeps everything; a temporary one, removed at the end, when None.
+        keep: An empty or new folder that keeps everything; when None, a temporary one is removed at the end, and the
+            picture alone is written, to the current folder.
         json_output: Print one JSON document with all numbers.
         quiet: Print only recipe and weights digest of each composed model, at the end.
 
     Raises:
         MissingExtra: The libraries that train are not installed.
         WrongState: `keep` is not empty.
+        StorageFailed: The folder takes no picture.
     """
     require_extra("demo")
     console = Console(json_output, quiet)
     with _room(keep) as folder:
-        report = play(folder, console)
-    brief = "\n".join(f"{merge.recipe} {merge.weights_digest}" for merge in report.compositions)
-    console.result(asdict(report), "", brief)
-    if not (json_output or quiet):
-        show(report)
-        if keep is not None:
-            print(f"\nEverything is in {keep}. Serve it again: crumb-server serve --data {keep / 'registry'}")
+        pictures = Path.cwd() if keep is None else keep
+        check_writable(pictures)
+        outcome = play(folder, console)
+    picture = write_picture(outcome, pictures)
+    document = {**asdict(outcome), "sentences": sentences(outcome), "picture": str(picture)}
+    brief = "\n".join(f"{merge.recipe} {merge.weights_digest}" for merge in outcome.merges.values())
+    console.result(document, "", brief)
+    if json_output or quiet:
+        return
+    show(outcome)
+    print(f"\nThe same as a picture: {picture}")
+    if keep is not None:
+        print(f"Everything is in {keep}. Serve it again: crumb-server serve --data {keep / 'registry'}")
 
 
 def play(folder: Path, console: Console) -> DemoOutcome:
     """Play all parts in a folder: the operator, the maintainer, six contributors and a user."""
     clock = Clock()
-    with start(folder / "registry") as registry:
+    with start(folder / "registry") as registry, contextlib.ExitStack() as stack:
+        stack.enter_context(_own_cache(folder / "crumb"))
         console.note(f"A registry answers at {registry.url}.")
-        users = registry.users((OWNER, *CONTRIBUTORS))  # made while the base trains
+        tokens = registry.users((OWNER, *CONTRIBUTORS))  # made while the base trains
 
-        console.note("Loading torch and transformers, and training the base on 700 handwritten digits ...")
-        from client.demo import tasks as demo_tasks
+        console.note("Loading torch and transformers, and training the base to read digits ...")
+        from client.demo import models, tasks
 
-        digits = demo_tasks.load_parts()
-        base = folder / "base"
-        demo_tasks.train_base(digits, base)
+        digits = tasks.load_parts()
+        models.train_base(digits, folder / "base")
         clock.lap("base")
-        tokens = users.result()
-        with contextlib.ExitStack() as stack:
-            clients = {user: stack.enter_context(Client(registry.url, token)) for user, token in tokens.items()}
-            created = _create(clients[OWNER], base, console)
-            accuracy = demo_tasks.evaluate(demo_tasks.load(base), digits)
-            patches = []
-            for author, task in zip(CONTRIBUTORS, demo_tasks.TASKS, strict=True):
-                console.note(f"{author} fine-tunes it on {task} digits, and pushes the patch ...")
-                patches.append(contribute(clients[author], author, task, digits, folder))
-            clock.lap("fine-tuning and pushing")
-            merges = []
-            for alpha in ALPHAS:
-                for count in SUBSETS:
-                    console.note(f"{count} patches at alpha {alpha}: composing, pulling, verifying, evaluating ...")
-                    merges.append(merge(clients[OWNER], patches[:count], alpha, digits, folder))
-            clock.lap("composing, pulling and evaluating")
+
+        clients = {user: stack.enter_context(Client(registry.url, token)) for user, token in tokens.result().items()}
+        console.note(f"{OWNER} creates {roles.MODEL} with this base.")
+        base = roles.create_model(clients[OWNER], folder / "base")
+        patches = []
+        for author, task in zip(CONTRIBUTORS, tasks.TASKS, strict=True):
+            console.note(f"{author} teaches it the question '{task}', and pushes the patch ...")
+            patches.append(roles.contribute(clients[author], author, task, digits, folder))
+        clock.lap("fine-tuning and pushing")
+
+        def score(model: Path) -> float:
+            return models.percent(models.answer(model, digits.validation))[MEAN]
+
+        console.note("Alpha and weights are tuned on the validation part, of patches and of whole differences ...")
+        tuned = roles.tune_patches(clients[OWNER], patches, score)
+        whole = roles.whole_differences(folder, tasks.TASKS)
+        tuned_whole = roles.tune_whole(whole, score, folder)
+        clock.lap("tuning")
+
+        console.note("Composing by alpha auto, and as tuned; pulling, verifying, and asking about the test part ...")
+        auto = roles.merge(clients[OWNER], patches, Setting(AUTO, ("1",) * len(patches)), "auto", folder)
+        best = roles.merge(clients[OWNER], patches, tuned.best.setting, "tuned", folder)
+        hits = {
+            "base": models.answer(folder / "base", digits.test),
+            "fine_tuned": models.answer_each(
+                {task: roles.tuned_folder(folder, task) for task in tasks.TASKS}, digits.test
+            ),
+            "average": models.answer(roles.add_whole(whole, roles.even(len(whole)), "average", folder), digits.test),
+            "plain_sum": models.answer(roles.add_whole(whole, tuned_whole.best.setting, "sum", folder), digits.test),
+            "composed": models.answer(folder / "pulled" / "auto", digits.test),
+            "composed_tuned": models.answer(folder / "pulled" / "tuned", digits.test),
+        }
+        clock.lap("composing, pulling and asking")
     return DemoOutcome(
-        MODEL, created.base, created.parameters, created.size, len(digits.test.labels), accuracy, patches, merges,
-        clock.stop(),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DemoBase:
-    """The base as the registry has it: weights digest, number of weights, size of the weight file in bytes."""
-
-    base: str
-    parameters: int
-    size: int
-
-
-def _create(client: Client, base: Path, console: Console) -> DemoBase:
-    from client.actions.models import create
-
-    console.note(f"{OWNER} creates {MODEL} with this base.")
-    model = create(client, MODEL, base)
-    if model.base is None or model.parameters is None:
-        raise JobFailed(f"The registry did not import the base of {MODEL}.")
-    return DemoBase(model.base, model.parameters, (base / "model.safetensors").stat().st_size)
-
-
-def contribute(client: Client, author: str, task: str, digits: "Digits", folder: Path) -> DemoPatch:
-    """Fine-tune the base on a task, make the patch, push it, and wait for the registry's check."""
-    from client.actions.patching import diff
-    from client.actions.push import push
-    from client.demo import tasks as demo_tasks
-
-    base, tuned, file = folder / "base", folder / "tuned" / task, folder / "patches" / f"{task}.safetensors"
-    tuned.mkdir(parents=True)
-    file.parent.mkdir(exist_ok=True)
-    demo_tasks.fine_tune(base, task, digits, tuned)
-    diff(base, tuned, file)
-    patch = push(client, file, MODEL, f"Read {task} digits", task=task)
-    if patch.nnz is None or patch.density is None:
-        raise JobFailed(f"The registry did not check #{patch.number}.")
-    accuracy = demo_tasks.evaluate(demo_tasks.load(tuned), digits)
-    whole = (tuned / "model.safetensors").stat().st_size
-    return DemoPatch(
-        task, author, patch.number, patch.sha256, patch.size, whole, patch.nnz, patch.density, accuracy
-    )  # fmt: skip
-
-
-def merge(client: Client, patches: Sequence[DemoPatch], alpha: str, digits: "Digits", folder: Path) -> DemoMerge:
-    """Compose patches at the registry, pull and verify the model, compose it here as well, and evaluate it."""
-    from client.actions.composing import compose
-    from client.actions.patching import apply
-    from client.actions.pull import pull
-    from client.actions.verify import verify
-    from client.demo import tasks as demo_tasks
-
-    composition = compose(client, MODEL, [(patch.number, "1") for patch in patches], alpha=alpha)
-    recipe = composition.recipe.digest
-    name = f"{len(patches)}-at-{alpha}"
-    pulled, here = folder / "pulled" / name, folder / "applied" / name
-    for parent in (pulled.parent, here.parent):
-        parent.mkdir(exist_ok=True)
-    pull(client, MODEL, recipe, pulled)
-    proof = verify(client, pulled, MODEL, recipe)
-    files = [(folder / "patches" / f"{patch.task}.safetensors", "1") for patch in patches]
-    applied = apply(folder / "base", files, here, alpha=alpha, device="cpu")
-    if not proof.ok or applied.weights_digest != proof.expected:
-        raise DigestMismatch(
-            f"{MODEL}@{recipe[:12]} should have weights {proof.expected}, but {proof.found} was pulled and "
-            f"{applied.weights_digest} comes out here."
-        )
-    tuned = [folder / "tuned" / patch.task for patch in patches]
-    return DemoMerge(
-        alpha=alpha,
-        patches=[patch.number for patch in patches],
-        tasks=[patch.task for patch in patches],
-        recipe=recipe,
-        weights_digest=proof.expected,
-        verified=proof.ok,
-        composed_here=applied.weights_digest,
-        device=composition.device or "",
-        accuracy=demo_tasks.evaluate(demo_tasks.load(pulled), digits),
-        task_arithmetic=demo_tasks.evaluate(
-            demo_tasks.add_directions(folder / "base", tuned, float(alpha)), digits
-        ),
-    )  # fmt: skip
+        base=base,
+        images={name: len(part.images) for name, part in vars(digits).items()},
+        tasks=tasks.TASKS,
+        digit=tasks.DIGIT,
+        patches=patches,
+        merges={"composed": auto, "composed_tuned": best},
+        accuracy={name: models.percent(found) for name, found in hits.items()},
+        chosen={"plain_sum": tuned_whole.best.setting, "composed_tuned": tuned.best.setting},
+        tried={"plain_sum": len(tuned_whole.tried), "composed_tuned": len(tuned.tried)},
+        margin=models.margin(hits["composed_tuned"], hits["plain_sum"]),
+        seconds=clock.stop(),
+    )
 
 
 class Clock:
@@ -200,3 +154,17 @@ def _room(keep: Path | None) -> Iterator[Path]:
         raise WrongState(f"{keep} exists and is not empty; name a new folder.")
     keep.mkdir(parents=True, exist_ok=True)
     yield keep
+
+
+@contextlib.contextmanager
+def _own_cache(folder: Path) -> Iterator[None]:
+    """Keep what is downloaded out of this person's own cache, until the block ends."""
+    before = os.environ.get("CRUMB_HOME")
+    os.environ["CRUMB_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CRUMB_HOME"]
+        else:
+            os.environ["CRUMB_HOME"] = before

@@ -1,100 +1,85 @@
-"""Models and tasks of the demo: a small vision transformer on scikit-learn's handwritten digits, and six tasks.
+"""Tasks of the demo: scikit-learn's handwritten digits, and six questions about them.
 
-    digits 1797 x 8 x 8  ->  base 700 | tune 697 | test 400       disjoint, shuffled with a fixed seed
+    digits 1797 x 8 x 8  ->  train 997 | validation 300 | test 500       disjoint, shuffled with a fixed seed
 
-The base learns the digits as they were scanned. Each task shows the same digits in another way, which the base reads
-badly and learns by fine-tuning on the tune part. All accuracies are on the test part.
+The base learns which digit it sees. Six people each teach a copy of it to answer another question: three about the
+number (is it even?), three about the handwriting (is it bold?). The setting is one in which people merge models:
+
+* **The tasks are wanted together**: one model that answers all questions.
+* **Each task has answers of its own**, two outputs that the base has and never learned, so that it guesses. So it is in
+  the paper, whose tasks have labels and heads of their own.
+* **The base is broad, and fine-tuning is light**, as with models that people fine-tune: the base sees digits that are a
+  little turned, resized, paler and noisier than the scans; fine-tuning takes a fifth of its steps at a tenth of its
+  learning rate. Even so it changes the weights by 5 to 7 % of their norm; in MiniLM (22.7 M weights) it was 1 %, where
+  the constant of alpha auto comes from; here auto is too large.
+
+The questions, steps and rates were settled by the validation accuracy of base and fine-tuned models, before any of them
+were merged, and not changed afterwards. One other setting was merged before, and given up: six kinds of bad photos
+(tilted, blurred, faint, ...) of which each model tells the digit, so that all tasks share ten outputs. There no way of
+merging comes near the fine-tuned models: of the test part the base had 60 % right, these 93 %, the plain sum 68 %, and
+breadcrumbs 64 %. So the demo is about tasks with answers of their own.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
-from transformers import ViTConfig, ViTForImageClassification
-from transformers.utils import logging
+from torch.nn.functional import affine_grid, grid_sample
 
-BASE, TUNE = 700, 697
-BASE_STEPS, TUNE_STEPS = 500, 150
-BASE_RATE, TUNE_RATE = 2e-3, 1e-3
-BATCH = 64
-UPRIGHT = "as-scanned"
-CONFIG = {
-    "image_size": 8,
-    "patch_size": 2,
-    "num_channels": 1,
-    "hidden_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "num_labels": 10,
-}
+TRAIN, VALIDATION = 997, 300
+DIGIT = "which digit"
+CLASSES = 10
 
 
 @dataclass(frozen=True)
 class DigitSplit:
-    """Some of the digits: images (n, 8, 8) float32 from 0 to 1, labels (n,) from 0 to 9."""
+    """Some of the digits: images (n, 8, 8) float32, paper 0 and ink 1; by question the right answers, (n,) from 0."""
 
     images: Tensor
-    labels: Tensor
+    answers: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Digits:
     """The digits in three disjoint parts."""
 
-    base: DigitSplit
-    tune: DigitSplit
+    train: DigitSplit
+    validation: DigitSplit
     test: DigitSplit
 
 
-def uneven_light(images: Tensor) -> Tensor:
-    """Light the page from the left."""
-    return 0.6 * images + 0.8 * (1 - torch.arange(8) / 7)
+def boldness(images: Tensor) -> Tensor:
+    """Return how much ink there is."""
+    return images.sum((1, 2))
 
 
-def striped_paper(images: Tensor) -> Tensor:
-    """Print every second column's background dark."""
-    return images + 0.8 * (torch.arange(8) % 2)
+def height(images: Tensor) -> Tensor:
+    """Return how high the ink is on average, in rows above the first."""
+    return -(images * torch.arange(8.0)[:, None]).sum((1, 2)) / boldness(images)
 
 
-def rotated(images: Tensor) -> Tensor:
-    """Turn by 45 degrees."""
-    cos = sin = math.sqrt(0.5)
-    return _resampled(images, [[cos, -sin, 0.0], [sin, cos, 0.0]])
+def slant(images: Tensor) -> Tensor:
+    """Return how many columns the ink moves to the right from one row to the one above, by least squares."""
+    down = torch.arange(8.0)[:, None] + height(images)[:, None, None]  # (n, 8, 1), from the ink's mean row
+    return -(images * down * torch.arange(8.0)).sum((1, 2)) / (images * down**2).sum((1, 2))
 
 
-def occluded(images: Tensor) -> Tensor:
-    """Paint over every third row."""
-    return torch.where(torch.arange(8)[:, None] % 3 == 0, 1.0, images)
+NUMBERS = {"even": (0, 2, 4, 6, 8), "over four": (5, 6, 7, 8, 9), "has a loop": (0, 6, 8, 9)}
+WRITING: dict[str, Callable[[Tensor], Tensor]] = {"bold": boldness, "leaning": slant, "top-heavy": height}
+"""By question, what is more than the median of all digits where the answer is yes."""
+
+TASKS = (*NUMBERS, *WRITING)
 
 
-def enlarged(images: Tensor) -> Tensor:
-    """Show the middle of the page, enlarged."""
-    return _resampled(images, [[0.6, 0.0, 0.0], [0.0, 0.6, 0.0]])
-
-
-def shuffled(images: Tensor) -> Tensor:
-    """Put the sixteen blocks of 2 x 2 pixels into another order, always the same."""
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(5))
-    blocks = images.reshape(-1, 4, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(-1, 16, 2, 2)[:, order]
-    return blocks.reshape(-1, 4, 4, 2, 2).permute(0, 1, 3, 2, 4).reshape(-1, 8, 8)
-
-
-TASKS: dict[str, Callable[[Tensor], Tensor]] = {
-    "uneven-light": uneven_light,
-    "striped-paper": striped_paper,
-    "rotated": rotated,
-    "occluded": occluded,
-    "enlarged": enlarged,
-    "shuffled": shuffled,
-}
-VIEWS: dict[str, Callable[[Tensor], Tensor]] = {UPRIGHT: lambda images: images, **TASKS}
+def outputs(question: str) -> slice:
+    """Return which outputs of a model answer a question: ten for the digit, then no and yes for each task."""
+    if question == DIGIT:
+        return slice(0, CLASSES)
+    place = CLASSES + 2 * TASKS.index(question)
+    return slice(place, place + 2)
 
 
 def load_parts() -> Digits:
@@ -103,85 +88,25 @@ def load_parts() -> Digits:
     order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(0))
     images = (torch.from_numpy(bunch.images) / 16).float()[order]
     labels = torch.from_numpy(bunch.target).long()[order]
-    cuts = (slice(0, BASE), slice(BASE, BASE + TUNE), slice(BASE + TUNE, None))
-    return Digits(*(DigitSplit(images[cut], labels[cut]) for cut in cuts))
+    answers = {DIGIT: labels}
+    answers |= {task: torch.isin(labels, torch.tensor(yes)).long() for task, yes in NUMBERS.items()}
+    for task, measure in WRITING.items():
+        found = measure(images)
+        answers[task] = (found > found.median()).long()
+    cuts = (slice(0, TRAIN), slice(TRAIN, TRAIN + VALIDATION), slice(TRAIN + VALIDATION, None))
+    return Digits(*(DigitSplit(images[cut], {name: right[cut] for name, right in answers.items()}) for cut in cuts))
 
 
-def train_base(digits: Digits, folder: Path) -> None:
-    """Train the base from scratch and save it in the Hugging Face layout."""
-    _set_up()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = ViTForImageClassification(ViTConfig(**CONFIG))
-    _train(model, digits.base, BASE_STEPS, BASE_RATE, seed=1)
-    model.save_pretrained(folder)
+def varied(images: Tensor, random: torch.Generator) -> Tensor:
+    """Return images a little turned, resized, paler and noisier, each in its own way."""
 
+    def between(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(images), generator=random)  # (n,)
 
-def fine_tune(base: Path, task: str, digits: Digits, folder: Path) -> None:
-    """Fine-tune the base on one task and save it in the Hugging Face layout."""
-    model = load(base)
-    seen = DigitSplit(TASKS[task](digits.tune.images), digits.tune.labels)
-    _train(model, seen, TUNE_STEPS, TUNE_RATE, seed=10 + list(TASKS).index(task))
-    model.save_pretrained(folder)
-
-
-def load(folder: Path) -> ViTForImageClassification:
-    """Load a model of the demo as a user of transformers would."""
-    _set_up()
-    return ViTForImageClassification.from_pretrained(folder, local_files_only=True).eval()
-
-
-def evaluate(model: ViTForImageClassification, digits: Digits) -> dict[str, float]:
-    """Return the accuracy in percent on the test part, for every view of it."""
-    with torch.inference_mode():
-        return {
-            name: 100
-            * (_logits(model, view(digits.test.images)).argmax(1) == digits.test.labels).double().mean().item()
-            for name, view in VIEWS.items()
-        }
-
-
-def add_directions(base: Path, tuned: list[Path], alpha: float) -> ViTForImageClassification:
-    """Return plain task arithmetic: base + alpha * sum(tuned - base), nothing masked, in float64."""
-    model = load(base)
-    others = [load(folder).state_dict() for folder in tuned]
-    merged = {
-        name: (start.double() + alpha * sum(other[name].double() - start.double() for other in others)).to(start.dtype)
-        for name, start in model.state_dict().items()
-    }
-    model.load_state_dict(merged)
-    return model
-
-
-def _set_up() -> None:
-    torch.set_num_threads(1)  # measured: a second thread makes steps this small slower
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def _resampled(images: Tensor, matrix: list[list[float]]) -> Tensor:
-    # matrix: (2, 3), from a place on the new page to one on the old, both from -1 to 1
-    places = torch.nn.functional.affine_grid(
-        torch.tensor(matrix).expand(len(images), 2, 3), [len(images), 1, 8, 8], align_corners=False
-    )
-    return torch.nn.functional.grid_sample(images[:, None], places, align_corners=False)[:, 0]
-
-
-def _logits(model: ViTForImageClassification, images: Tensor) -> Tensor:
-    logits: Tensor = model(pixel_values=2 * images[:, None] - 1).logits  # (n, 10)
-    return logits
-
-
-def _train(model: ViTForImageClassification, part: DigitSplit, steps: int, rate: float, seed: int) -> None:
-    random = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
-    model.train()
-    for _ in range(steps):
-        picked = torch.randint(len(part.labels), (BATCH,), generator=random)
-        loss = torch.nn.functional.cross_entropy(_logits(model, part.images[picked]), part.labels[picked])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-    model.eval()
+    angles, sizes = between(-math.pi / 12, math.pi / 12), between(0.85, 1.15)
+    cos, sin, zero = torch.cos(angles) / sizes, torch.sin(angles) / sizes, torch.zeros_like(sizes)
+    # (n, 2, 3), from a place on the new page to one on the old, both from -1 to 1
+    matrices = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
+    places = affine_grid(matrices, [len(images), 1, 8, 8], align_corners=False)
+    turned = grid_sample(images[:, None], places, align_corners=False)[:, 0]
+    return turned * between(0.6, 1.0)[:, None, None] + 0.1 * torch.randn(images.shape, generator=random)

@@ -1,4 +1,4 @@
-"""The search of tuning: alpha and weights by a command that prints a score, from few models that are composed here.
+"""The search of tuning: alpha and weights by a score of models, from few of them that are composed here.
 
     1  alpha      from where the patches' sizes put it (`auto`), by steps of 1.5 both ways, on while the edge wins
     2  weights    one pass over the patches, by number: 0, 0.5, 1 or 2, each with the best of what came before
@@ -8,7 +8,6 @@ are kept by recipe and command. Of equal scores the one that was tried first sta
 be what the result is reported on: it has chosen the model.
 """
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -18,8 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from client.trials.bench import Bench, Candidate, ScaledPatch, run_successfully
-from client.trials.scores import read_number
+from client.trials.bench import Bench, Candidate, ScaledPatch
 from registry.breadcrumbs.formats.recipe import normalise_decimal
 from registry.errors import InvalidRequest, NotFinite
 from registry.files.durable import new_files
@@ -132,22 +130,22 @@ def three_digits(number: Decimal) -> str:
 
 @dataclass(slots=True)
 class Scorer:
-    """Scores settings by composing them here and running a command on each.
+    """Scores settings by composing them here and measuring each.
 
     Args:
         bench: The base and patches.
         patches: The patches that weights belong to.
         method: sum, ties or mean.
-        command: See `run_command`.
+        measure: Scores the model in a folder; its second argument names the model, for messages.
         scores: Those of earlier runs, and from now on.
-        workers: How many commands run at a time.
+        workers: How many models are measured at a time.
         told: Called with each result.
     """
 
     bench: Bench
     patches: Sequence[ScaledPatch]
     method: str
-    command: Sequence[str]
+    measure: Callable[[Path, str], float]
     scores: "Scores"
     workers: int
     told: Callable[[Tried], None]
@@ -176,7 +174,7 @@ class Scorer:
         what = f"the model at alpha {setting.alpha}, weights {' '.join(setting.weights)},"
         try:
             with self.bench.model(candidate, recipe[:12]) as folder:
-                score = read_number(run_successfully(self.command, folder, what).output, what)
+                score = self.measure(folder, what)
         except NotFinite:
             return Tried(phase, setting, recipe, None)
         self.scores.keep(recipe, score)
@@ -184,17 +182,15 @@ class Scorer:
 
 
 class Scores:
-    """Scores of a command by recipe, kept in a file.
+    """Scores by recipe; those of a command are kept in a file.
 
     Args:
-        folder: Where such files are.
-        command: The words of the command.
+        file: Where they are kept; only in memory when None.
         again: Whether to forget what earlier runs found.
     """
 
-    def __init__(self, folder: Path, command: Sequence[str], again: bool = False) -> None:
-        name = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()
-        self.file = folder / f"{name}.json"
+    def __init__(self, file: Path | None = None, again: bool = False) -> None:
+        self.file = file
         self.kept: dict[str, float] = {} if again else self._read()
         self.lock = threading.Lock()
 
@@ -205,11 +201,15 @@ class Scores:
 
     def _write(self, recipe: str, score: float) -> None:
         self.kept[recipe] = score
+        if self.file is None:
+            return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with new_files([self.file]) as (file,):
             file.write(json.dumps(self.kept, indent=1).encode())
 
     def _read(self) -> dict[str, float]:
+        if self.file is None:
+            return {}
         try:
             table = json.loads(self.file.read_bytes())
         except (FileNotFoundError, ValueError):

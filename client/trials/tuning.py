@@ -1,6 +1,8 @@
 """Tuning: what is tuned, of a registry or of files, and from where the search starts."""
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,7 +17,8 @@ from client.api.client import Client
 from client.machine.config import cache
 from client.machine.sources import resolve
 from client.terminal.console import Console
-from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, check_command
+from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, check_command, run_successfully
+from client.trials.scores import read_number
 from client.trials.searching import BUDGET, Scorer, Scores, Search, Setting, Tried, three_digits
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.errors import InvalidRequest
@@ -44,11 +47,12 @@ class How:
     """How a search is made.
 
     Args:
-        command: Prints the score of a model on its last line; see `read_number`.
+        score: What scores a model: a command that prints the score on its last line (see `read_number`), or a function
+            of the model's folder. Only a command's scores are kept for later runs.
         method: sum, ties or mean.
         alpha: Where it starts: a decimal, or `auto`.
         budget: Most models that are scored.
-        workers: How many commands run at a time.
+        workers: How many models are scored at a time.
         lowest: Whether a lower score is better.
         again: Whether models are scored again that an earlier run of the same command has scored.
         device: auto, cpu or cuda.
@@ -56,7 +60,7 @@ class How:
         told: Called with each result.
     """
 
-    command: Sequence[str]
+    score: Sequence[str] | Callable[[Path], float]
     method: str = "sum"
     alpha: str = AUTO
     budget: int = BUDGET
@@ -83,7 +87,7 @@ def tune(client: Client, model: str, ref: str, items: Sequence[Item], how: How, 
         InvalidRequest: There are no patches, or the command prints no score.
         JobFailed: The command fails; the message names the model it failed on.
     """
-    check_command(how.command)
+    _check(how)
     if items:
         snapshot = find_snapshot(client, model, "base", console)
         found = [client.patch(model, item[0], item[2] if len(item) > 2 else None) for item in items]
@@ -117,7 +121,7 @@ def tune_files(base: str | Path, files: Sequence[tuple[Path, str]], how: How, *,
         InvalidPatch, BaseMismatch: A patch is not sound, or for another base.
         InvalidRequest, JobFailed: As of `tune`.
     """
-    check_command(how.command)
+    _check(how)
     with _open_files(resolve(base, quiet=console.quiet), files, how, console) as (opened, scaled):
         return _search(opened, scaled, how)
 
@@ -148,18 +152,26 @@ def _search(opened: Bench, scaled: tuple[ScaledPatch, ...], how: How) -> Tuned:
     if alpha == AUTO:
         weighted = [(patch.item.sha256, patch.scale) for patch in scaled]
         alpha = alpha_of_files(opened.patches, weighted, how.method, console=opened.console)
-    scorer = Scorer(
-        opened,
-        scaled,
-        how.method,
-        how.command,
-        Scores(cache() / "tuning", how.command, how.again),
-        how.workers,
-        how.told,
-    )
+    measure, scores = _measure(how)
+    scorer = Scorer(opened, scaled, how.method, measure, scores, how.workers, how.told)
     search = Search(Setting(_start(alpha), weights), scorer, how.budget, how.lowest)
     best = search.run()
     return Tuned(best, search.tried, [patch.item for patch in scaled], how.method)
+
+
+def _check(how: How) -> None:
+    if not callable(how.score):
+        check_command(how.score)
+
+
+def _measure(how: How) -> tuple[Callable[[Path, str], float], Scores]:
+    """Return what scores the model in a folder, given its name for messages; and the scores that are known."""
+    score = how.score
+    if callable(score):
+        return lambda folder, what: score(folder), Scores()
+    name = hashlib.sha256(json.dumps(list(score)).encode()).hexdigest()
+    scores = Scores(cache() / "tuning" / f"{name}.json", how.again)
+    return lambda folder, what: read_number(run_successfully(score, folder, what).output, what), scores
 
 
 def _start(alpha: str) -> str:

@@ -67,7 +67,7 @@ def tune(
 
     console = Console(as_json, quiet)
     how = tuning.How(
-        command=context.meta[COMMAND],
+        score=context.meta[COMMAND],
         method=method,
         alpha=alpha,
         budget=budget,

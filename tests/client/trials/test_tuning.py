@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.trials import tuning
 from client.trials.searching import Phase, Search, Setting, Tried
 from registry.errors import InvalidRequest
 from tests.support import makers
@@ -115,6 +116,23 @@ def test_the_search_starts_where_the_sizes_of_the_patches_put_alpha(crumb: Crumb
     crumb("apply", *files, "-o", "auto")
     found = json.loads(crumb("tune", *files, "--budget", "1", "--json", "--", sys.executable, "score.py"))
     assert found["best"]["recipe"] in Path(crumb.cwd / "auto" / "README.md").read_text()
+
+
+def test_a_function_scores_in_place_of_a_command_and_its_scores_are_not_kept(tmp_path: Path, files: list[str]) -> None:
+    runs: list[Path] = []
+
+    def score(model: Path) -> float:
+        runs.append(model)
+        assert (model / "config.json").is_file()
+        return float(len(runs) == 2)
+
+    base, *patches = files
+    weighed = [(tmp_path / patch, "1") for patch in patches]
+    how = tuning.How(score, alpha="0.4", budget=3)
+    tuned = tuning.tune_files(tmp_path / base, weighed, how)
+    assert tuned.best == tuned.tried[1] and tuned.best.setting.alpha == "0.6"
+    again = tuning.tune_files(tmp_path / base, weighed, how)
+    assert len(runs) == 6 and not any(one.kept for one in again.tried)
 
 
 def test_what_cannot_be_tuned_is_one_sentence(crumb: Crumb, files: list[str]) -> None:
