@@ -36,6 +36,7 @@ A message is a whole sentence that names its subject and, where there is one, th
 """
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -133,7 +134,27 @@ class WrongState(BreadcrumbError):
 
 
 class NotCompared(WrongState):
-    """The patches have to be compared with each other first."""
+    """The patches have to be compared with each other first: alpha `auto` goes by how they overlap.
+
+    Args:
+        message: A whole sentence.
+        field: The request field at fault.
+        model: NS/NAME of their model.
+        patches: Number and revision of each.
+        job: The id of the job that compares them, once somebody has asked for it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        model: str = "",
+        patches: Sequence[tuple[int, int]] = (),
+        job: str | None = None,
+    ) -> None:
+        super().__init__(message, field=field)
+        self.model, self.patches, self.job = model, patches, job
 
 
 class Unauthenticated(BreadcrumbError, PermissionError):

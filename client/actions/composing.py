@@ -18,8 +18,8 @@ from client.terminal.console import Console
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats.recipe import Item as RecipePart
 from registry.breadcrumbs.formats.recipe import make_recipe
-from registry.errors import DigestMismatch, NotCompared, NotFound, WrongState
-from registry.schemas import Composition, RecipeItem, Snapshot
+from registry.errors import DigestMismatch, Forbidden, NotCompared, NotFound, Unauthenticated, WrongState
+from registry.schemas import Composition, Preview, RecipeItem, Snapshot
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.checking.check import PatchReport
@@ -62,7 +62,7 @@ def compose(
         JobFailed: The composition failed, for example because it overflows.
     """
     ask = partial(client.compose, model, patches, alpha=alpha, method=method, allow_yanked=allow_yanked)
-    composition = with_alpha(client, model, lambda: patches, ask, console=console)
+    composition = when_compared(client, ask, console=console)
     if composition.weights_digest is None and composition.job is not None:
         watch(
             client,
@@ -75,23 +75,50 @@ def compose(
     return composition
 
 
-def with_alpha(
-    client: Client, model: str, patches: Callable[[], Iterable[Item]], ask: Callable[[], T], *, console: Console = QUIET
-) -> T:
-    """Ask for something that takes alpha `auto`; if patches have to be compared for it, have that done and ask again.
+def preview(
+    client: Client,
+    model: str,
+    patches: Sequence[Item],
+    *,
+    alpha: str = AUTO,
+    method: str = "sum",
+    allow_yanked: bool = False,
+    console: Console = QUIET,
+) -> Preview:
+    """Return what is known about a composition, and compose nothing; arguments are those of `compose`.
+
+    Patches are compared first if alpha needs that and the caller may ask for it; else alpha stays unknown.
+    """
+    ask = partial(client.preview, model, patches, alpha=alpha, method=method, allow_yanked=allow_yanked)
+    found = ask()
+    if found.recipe is None:
+        choices = [(item[0], item[2] if len(item) > 2 else None) for item in patches]
+        with contextlib.suppress(Unauthenticated, Forbidden, WrongState):
+            find_conflicts(client, model, choices, 0, console=console)
+            return ask()
+    return found
+
+
+def when_compared(client: Client, ask: Callable[[], T], *, console: Console = QUIET) -> T:
+    """Ask for something that takes alpha `auto`; if patches have to be compared for it, wait for that and ask again.
 
     Args:
         client: The registry.
-        model: NS/NAME.
-        patches: Returns those to compare.
         ask: What to ask.
         console: Where notes and progress go.
+
+    Raises:
+        NotCompared: Other patches have to be compared by now.
+        JobFailed: The comparison failed.
+        JobCancelled: Somebody cancelled the comparison.
     """
     try:
         return ask()
-    except NotCompared:
-        choices = [(item[0], item[2] if len(item) > 2 else None) for item in patches()]
-        find_conflicts(client, model, choices, 0, console=console)
+    except NotCompared as why:
+        if why.job is not None:
+            job = client.job(why.job)
+            words = "The registry goes on comparing; run the same command to wait for it again."
+            watch(client, job, f"comparing {job.subject}", console, interrupted=words)
         return ask()
 
 

@@ -12,6 +12,7 @@ from registry.errors import (
     BreadcrumbError,
     Forbidden,
     InvalidRequest,
+    NotCompared,
     NotFound,
     RangeNotSatisfiable,
     StorageFull,
@@ -71,8 +72,11 @@ def problem(response: httpx2.Response, url: str) -> BreadcrumbError:
     request_id = document.get("instance")
     if status >= 500 and isinstance(request_id, str) and request_id:
         detail = f"{detail} (request {request_id})"
-    field = document.get("field")
-    return cls(_plain(detail), field=_plain(field) if isinstance(field, str) else None)
+    field, job = document.get("field"), document.get("job")
+    error = cls(_plain(detail), field=_plain(field) if isinstance(field, str) else None)
+    if isinstance(error, NotCompared) and isinstance(job, str):
+        error.job = _plain(job)
+    return error
 
 
 def no_answer(why: Exception, url: str) -> Unavailable:

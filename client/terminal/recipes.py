@@ -18,6 +18,11 @@ def describe_recipe(recipe: "Recipe") -> str:
     return f"{', '.join(named) or 'none'}{how} at alpha {plain(recipe.alpha)}"
 
 
+def describe_alpha(alpha: str, rule: str | None) -> str:
+    """Return an alpha, with the rule that gave it if it was asked for as `auto`."""
+    return f"{plain(alpha)}, by auto: {plain(rule)}" if rule else plain(alpha)
+
+
 def weight_of(item: "RecipeItem") -> str:
     """Return the weight of a patch, with its factors by tensor."""
     return with_factors(item.weight, item.where)

@@ -30,7 +30,7 @@ class RecipeItemRequest(Wire):
 class RecipeRequest(Wire):
     """Compose base + alpha * (patches combined by a method) over any subset of checked patches."""
 
-    alpha: Alpha = Field("0.3", description="a decimal, or auto for the one that the patches give; recipes have that")
+    alpha: Alpha = Field("auto", description="a decimal, or auto for the one that the patches give; recipes have that")
     method: Method = "sum"
     patches: list[RecipeItemRequest] = Field(max_length=1000)
     allow_yanked: bool = False
@@ -67,6 +67,7 @@ class Composition(Answer):
     weights_digest: WeightsDigest | None
     device: str | None
     seconds: float | None
+    alpha_rule: str | None = Field(None, description="the rule that gave alpha, if it was asked for as auto")
     job: Job | None
 
 
@@ -110,7 +111,7 @@ class ReleaseRequest(Wire):
     from_ref: Ref | None = Field(None, description="start from the recipe of this ref")
     add: list[RecipeItemRequest] = Field([], max_length=1000, description="patches to add, or to give another weight")
     without: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field([], max_length=1000)
-    alpha: Alpha | None = Field(None, description="if null, that of from_ref, or 0.3")
+    alpha: Alpha | None = Field(None, description="if null, that of from_ref, or auto")
     method: Method | None = Field(None, description="if null, that of from_ref, or sum")
     allow_yanked: bool = False
 
@@ -151,6 +152,7 @@ class Release(Answer):
     channels: list[str]
     missing: list[str] = Field(description="what keeps it from being published, a sentence each")
     warnings: list[str]
+    alpha_rule: str | None = Field(None, description="the rule that gave alpha, if the release was just cut with auto")
     job: Job | None = None
 
 

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from registry.schemas.compositions import RecipeItem
 from registry.schemas.operations import Job
+from registry.schemas.patches import Hint
 from registry.schemas.wire import Answer, Hex256, WeightsDigest, Wire
 
 
@@ -107,11 +108,13 @@ class Preview(Answer):
 
     recipe: Hex256 | None = Field(description="the recipe's digest; null while its alpha is not known")
     alpha: str = Field(description="a decimal; auto while it is not known")
+    alpha_rule: str | None = Field(None, description="the rule of auto, if it gives this alpha")
     method: str = "sum"
     composed: bool
     weights_digest: WeightsDigest | None = Field(description="the result, if it was composed")
     patches: list[PreviewItem]
     warnings: list[str] = Field(description="a sentence each, of the patches and of the whole")
+    hints: list[Hint] = Field([], description="what the numbers of its patches say against it")
     patch_bytes: int = Field(description="bytes of all patch files")
     model_bytes: int = Field(description="bytes of all files of the model")
     touched: int | None = Field(description="weights that a patch changes; null until known")

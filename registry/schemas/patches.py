@@ -70,6 +70,10 @@ class Patch(Answer):
     drop_top: str | None
     granularity: str | None
     value_dtype: str | None
+    norm: float | None = Field(None, description="L2 norm of its values; null until checked")
+    rounding: float | None = Field(
+        None, description="share of its values that rounding to 16 bits explains; null if that was not measured"
+    )
     job: Job | None = None
     affected: Affected | None = Field(None, description="what a yank affects")
     created_at: datetime
@@ -235,6 +239,13 @@ class EvaluationPage(Answer):
     next: str | None
 
 
+class Hint(Answer):
+    """Advice from numbers alone, which forbids nothing: a sentence with a remedy."""
+
+    kind: Literal["norm", "cancelling", "alpha", "rounding"]
+    sentence: str
+
+
 class Discussion(Answer):
     """A patch with its revisions, checks, reviews, comments and evaluations."""
 
@@ -248,6 +259,7 @@ class Discussion(Answer):
     evaluations: list[Evaluation] = Field(description="of the newest revision, the newest")
     affected: Affected
     missing: list[str] = Field(description="what keeps it from being accepted, a sentence each")
+    hints: list[Hint] = Field([], description="what its numbers say against it")
 
 
 class Inbox(Answer):

@@ -52,3 +52,4 @@ class Problem(Answer):
     detail: str
     instance: str = Field(description="the request id, as in the server's log")
     field: str | None = Field(None, description="the field, tensor or entry at fault")
+    job: str | None = Field(None, description="the job to wait for, before the same request is sent again")

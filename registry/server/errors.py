@@ -55,7 +55,13 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def problem(
-    request_id: str, status: int, slug: str, detail: str, field: str | None = None, extra: dict[str, str] | None = None
+    request_id: str,
+    status: int,
+    slug: str,
+    detail: str,
+    field: str | None = None,
+    extra: dict[str, str] | None = None,
+    job: str | None = None,
 ) -> JSONResponse:
     """Return a problem+json answer."""
     body = Problem(
@@ -65,9 +71,13 @@ def problem(
         detail=detail,
         instance=request_id,
         field=field,
+        job=job,
     )
     return JSONResponse(
-        body.model_dump(), status, headers={**HEADERS.get(status, {}), **(extra or {})}, media_type=PROBLEM_JSON
+        body.model_dump(exclude=None if job else {"job"}),
+        status,
+        headers={**HEADERS.get(status, {}), **(extra or {})},
+        media_type=PROBLEM_JSON,
     )
 
 
@@ -81,7 +91,9 @@ def install(app: FastAPI) -> None:
             extra = {"Content-Range": f"bytes */{error.size}"}
         if isinstance(error, errors.TooMany):
             extra = {"Retry-After": str(error.retry_after), **getattr(request.state, "rate_headers", {})}
-        return problem(request.state.request_id, STATUS[type(error)], error.slug, error.message, error.field, extra)
+        job = error.job if isinstance(error, errors.NotCompared) else None
+        status = STATUS[type(error)]
+        return problem(request.state.request_id, status, error.slug, error.message, error.field, extra, job)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

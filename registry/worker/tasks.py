@@ -14,7 +14,7 @@ from typing import Any
 
 from registry.breadcrumbs.checking.check import check_patch as check_file
 from registry.breadcrumbs.checking.claims import CheckResult, check_density
-from registry.breadcrumbs.checking.finite import check_finite
+from registry.breadcrumbs.checking.finite import check_finite, try_on
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
@@ -154,7 +154,8 @@ def check_patch(
             open_checkpoint({name: Path(file) for name, file in files.items()}) as checkpoint,
             open_patch(Path(path)) as patch,
         ):
-            finite = check_finite(checkpoint, patch, fraction(lambda done: progress((1 + done) / 2)))
+            tried = try_on(checkpoint, patch, fraction(lambda done: progress((1 + done) / 2)))
+            finite = check_finite(checkpoint, tried.overflows)
     except InvalidInput as problem:  # the base was checked when it was imported, the patch above
         raise StorageFailed(f"A blob of the base {base} is damaged: {problem}") from None
     checks = [
@@ -171,6 +172,7 @@ def check_patch(
         "drop_top": report.params.drop_top,
         "granularity": report.params.granularity,
         "value_dtype": report.params.value_dtype,
+        "rounding": tried.rounding,
         "tensors": [
             {
                 "name": tensor.name,

@@ -12,7 +12,7 @@ from sqlalchemy import MetaData, Uuid, func, insert, inspect, select
 from sqlalchemy.orm import Session
 
 from registry.db.session import make_engine, migrate, migrations_config, open_database, require_head
-from registry.db.tables import Composition, Job, Namespace, Recipe, Table
+from registry.db.tables import Composition, Job, Namespace, PatchRevision, Recipe, Table
 from registry.errors import WrongState
 
 
@@ -105,7 +105,7 @@ def test_compositions_of_before_count_for_whoever_had_them_composed_and_nothing_
     engine = make_engine(database_url)
     metadata, at = MetaData(), datetime(2026, 1, 1, tzinfo=UTC)
     metadata.reflect(engine)
-    user, model, composition, patch = (uuid.uuid4() for _ in range(4))
+    user, model, composition, patch, revision = (uuid.uuid4() for _ in range(5))
     people = {"id": user, "name": "carol", "is_admin": False, "is_active": True}
     space = {"id": uuid.uuid4(), "name": "carol", "skeleton": "carol", "kind": "user"}
     tiny = {"id": model, "namespace_id": space["id"], "name": "tiny", "creator_id": user, "visibility": "public"}
@@ -114,6 +114,7 @@ def test_compositions_of_before_count_for_whoever_had_them_composed_and_nothing_
     result = {"id": composition, "model_id": model, "recipe_digest": "a" * 64, "weights_digest": "c" * 71}
     job = {"id": uuid.uuid4(), "kind": "compose", "key": f"compose:{model}:{'a' * 64}", "state": "done"}
     job |= {"model": "carol/tiny", "subject": "a" * 64, "payload": {}, "user_id": user, "progress": 1.0, "attempt": 1}
+    texts = {"number": 1, "state": "checked", "title": "t", "message": "", "size": 1}
     rows: dict[str, dict[str, Any]] = {
         "users": people,
         "namespaces": space,
@@ -125,6 +126,7 @@ def test_compositions_of_before_count_for_whoever_had_them_composed_and_nothing_
         "jobs": {**job, "deaths": 0, "shared": False, "cancel_requested": False},
         "base_files": {"model_id": model, "path": "f", "sha256": "d" * 64},
         "patches": {"id": patch, "model_id": model, "number": 1, "state": "draft", "author_id": user, "revision": 1},
+        "patch_revisions": {"id": revision, "patch_id": patch, **texts, "base_digest": "b" * 71, "sha256": "f" * 64},
         "comments": {"id": uuid.uuid4(), "patch_id": patch, "author_id": user, "message": "m"},
     }
     with engine.begin() as connection:
@@ -135,6 +137,19 @@ def test_compositions_of_before_count_for_whoever_had_them_composed_and_nothing_
             for key, kind in kinds.items():
                 table.c[key].type = kind
             connection.execute(insert(table).values(row))
+        table = metadata.tables["patch_tensors"]
+        table.c["revision_id"].type = Uuid()
+        same = {
+            "revision_id": revision,
+            "dtype": "F32",
+            "shape": "[1]",
+            "nnz": 1,
+            "density": 1.0,
+            "l1": 1.0,
+            "linf": 1.0,
+        }
+        for position, l2 in enumerate((3.0, 4.0)):
+            connection.execute(insert(table).values(**same, name=f"t{position}", position=position, l2=l2))
         table = metadata.tables["builds"]
         for name in ("id", "model_id"):
             table.c[name].type = Uuid()
@@ -147,6 +162,7 @@ def test_compositions_of_before_count_for_whoever_had_them_composed_and_nothing_
         assert session.scalars(select(Composition.user_id)).all() == [user]
         assert session.scalars(select(Namespace.used_bytes)).all() == [7], "the blob of both files, once"
         assert session.scalars(select(Recipe.disputed)).all() == [True]
+        assert session.execute(select(PatchRevision.norm, PatchRevision.rounding)).all() == [(5.0, None)]
         for name in rows:
             assert session.scalar(select(func.count()).select_from(metadata.tables[name])) == 1, name
         assert session.scalars(select(Job.rank)).one() == 1

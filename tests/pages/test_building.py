@@ -9,9 +9,9 @@ from sqlalchemy import select, update
 from registry.db.tables import Job, Model, Patch, PatchRevision
 from registry.services.people.tokens import create_token
 from registry.services.queue import jobs
-from tests.support.browsers import Site
+from tests.support.browsers import Site, faults
 from tests.support.community import NAME
-from tests.support.holding import held
+from tests.support.holding import held, held_comparison
 from tests.support.visits import HOSTILE, unharmed, usable
 
 NEW = f"/{NAME}/recipes/new"
@@ -39,9 +39,9 @@ def test_a_recipe_is_ticked_weighed_compared_and_composed(site: Site) -> None:
     expect(preview(page)).to_contain_text("No patch is ticked yet.")
     expect(page.get_by_label("Weight of patch #1", exact=True)).to_be_hidden()
     tick(page, 1)
-    expect(preview(page)).to_contain_text("1 patch, alpha 0.3")
+    expect(preview(page)).to_contain_text("1 patch, alpha 1 (auto)")
     tick(page, 3)
-    expect(preview(page)).to_contain_text("2 patches, alpha 0.3")
+    expect(preview(page)).to_contain_text("2 patches, alpha auto")
     box, slider = (
         page.get_by_label("Weight of patch #3", exact=True),
         page.get_by_label("Weight of patch #3, by a slider"),
@@ -80,10 +80,57 @@ def test_a_recipe_is_ticked_weighed_compared_and_composed(site: Site) -> None:
     assert RECIPE.search(page.url)
 
 
+def test_alpha_auto_waits_until_patches_are_compared_and_then_goes_on_by_itself(site: Site) -> None:
+    page = site.open("bob", f"{NEW}?patch=1&patch=3&w3=0.5")
+    expect(page.get_by_label("Alpha", exact=True)).to_have_value("auto")
+    expect(preview(page)).to_contain_text("1 pair of them is not compared yet; composing them has that done first")
+    claim = held_comparison(site.community, 1, 3)
+    page.get_by_role("button", name="Compose", exact=True).click()
+    expect(page.get_by_role("heading", name="Comparing patches")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("Conflict analysis.")
+    assert faults(page) == []
+    page.get_by_role("button", name="Go on").click()  # too early
+    expect(page.get_by_role("heading", name="Comparing patches")).to_be_visible()
+    with site.community.world.database.write() as session:
+        jobs.release(session, claim)
+    page.wait_for_url(RECIPE)
+    expect(page.get_by_role("heading", name="Use this recipe")).to_be_visible()
+    expect(page.get_by_label("Facts")).to_contain_text("auto: 2.8 x the mean norm of the patches")
+    body = {"patches": [{"number": 1}, {"number": 3, "weight": "0.5"}]}
+    recipe = site.community.post("bob", "/compositions", **body)["recipe"]
+    assert recipe["digest"] == page.url.rpartition("/")[2]
+    page.goto(f"{NEW}?patch=1&patch=3&w3=0.5")
+    expect(preview(page)).to_contain_text(f"alpha {recipe['alpha']} (auto)")
+    expect(page.get_by_label("Alpha, by a slider")).to_have_value(f"{float(recipe['alpha']):.2f}")
+
+
+def test_the_preview_shows_alpha_auto_once_the_patches_are_compared(site: Site) -> None:
+    page = site.open("bob", f"{NEW}?patch=1&patch=4")
+    page.get_by_role("button", name="Analyse conflicts").click()
+    expect(preview(page)).to_contain_text("(auto)")
+    expect(preview(page)).to_contain_text("auto: 2.8 x the mean norm of the patches / the norm of their sum")
+    expect(page.locator("input[name=patch]:checked")).to_have_count(2)
+
+
+def test_a_comparison_that_ends_without_numbers_is_not_asked_for_in_a_circle(site: Site) -> None:
+    site.expected.append("409")
+    page = site.open("bob", f"{NEW}?patch=1&patch=3")
+    claim = held_comparison(site.community, 1, 3)
+    page.get_by_role("button", name="Compose", exact=True).click()
+    expect(page.get_by_role("heading", name="Comparing patches")).to_be_visible()
+    with site.community.world.database.write() as session:
+        jobs.end(session, claim, "failed", f"{HOSTILE} is unreadable.")
+    expect(page.get_by_role("status")).to_contain_text(f"Conflict analysis failed. {HOSTILE} is unreadable.")
+    expect(page.get_by_role("alert")).to_contain_text("These patches are still not compared")
+    unharmed(page)
+    with site.community.world.database.read() as session:
+        assert session.query(Job).where(Job.kind == "compose").count() == 0
+
+
 def test_without_scripts_it_is_an_ordinary_form_that_forgets_nothing(site: Site) -> None:
     page = site.open("bob", f"{NEW}?patch=3&w3=0.5&patch=4", java_script_enabled=False)
     expect(page.locator("input[type=range]").first).to_be_hidden()
-    expect(preview(page)).to_contain_text("2 patches, alpha 0.3")
+    expect(preview(page)).to_contain_text("2 patches, alpha auto")
     page.get_by_label("Weight of patch #4", exact=True).fill("-1.5")
     page.get_by_label("Alpha", exact=True).fill("0.25")
     page.get_by_label("Title, author, task or #number").fill("#2")
@@ -248,7 +295,7 @@ def test_a_composition_that_was_given_up_is_asked_for_again(site: Site) -> None:
 def test_strangers_words_stay_words_and_all_pages_can_be_used(site: Site) -> None:
     with site.community.world.database.write() as session:
         session.execute(update(PatchRevision).values(title=HOSTILE))
-    made = site.community.post("bob", "/compositions", 202, patches=[{"number": 1}, {"number": 2}])
+    made = site.community.post("bob", "/compositions", 202, patches=[{"number": 1}, {"number": 2}], alpha="0.3")
     recipe = f"/{NAME}/recipes/{made['recipe']['digest']}"
     page = site.open("mary", recipe)
     expect(page.get_by_role("heading", name="Use this recipe")).to_be_visible()

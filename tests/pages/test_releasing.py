@@ -213,6 +213,11 @@ def test_without_releases_and_without_scripts_one_is_told_what_to_do(site: Site)
     page.get_by_label("Version").fill("1.0.0")
     page.get_by_label("Add").fill("1 2:0.5")
     page.get_by_role("button", name="Cut").click()
+    expect(page.get_by_role("heading", name="Comparing patches")).to_be_visible()
+    while (button := page.get_by_role("button", name="Go on")).count():
+        button.click()
     page.wait_for_url(f"**{HOME}/releases/1.0.0")
-    expect(page.get_by_role("row", name="#2 Patch 2")).to_contain_text("0.15")
+    alpha = site.community.get("/releases/1.0.0")["recipe"]["alpha"]
+    expect(page.get_by_role("row", name="#2 Patch 2")).to_contain_text(f"{float(alpha) / 2:g}")
+    expect(page.get_by_label("Facts")).to_contain_text("auto: 2.8 x the mean norm of the patches")
     usable(site, "mary", "/releases/1.0.0")

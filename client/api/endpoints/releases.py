@@ -37,7 +37,7 @@ class Releases(Calls):
             from_ref: Start from the recipe of this reference.
             add: Patches added to that recipe.
             without: Numbers of patches removed from it.
-            alpha: Scale of the whole, a decimal or `auto`; when None that of `from_ref`, or 0.3.
+            alpha: Scale of the whole, a decimal or `auto`; when None that of `from_ref`, or `auto`.
             method: sum, ties or mean; when None that of `from_ref`, or sum.
             allow_yanked: Whether patches may be yanked ones.
         """

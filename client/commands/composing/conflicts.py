@@ -8,6 +8,7 @@ import typer
 
 from client.commands.options import Json, Model, Quiet, connect
 from client.terminal.console import Console, plain, size, table
+from client.terminal.recipes import describe_alpha
 
 if TYPE_CHECKING:
     from client.actions.conflicts import TensorConflict
@@ -88,7 +89,7 @@ def describe(preview: "Preview") -> list[tuple[str, str]]:
     """Return a preview as names and values for a person."""
     pairs = [
         ("recipe", preview.recipe or "-"),
-        ("alpha", preview.alpha),
+        ("alpha", describe_alpha(preview.alpha, preview.alpha_rule)),
         ("composed", "yes" if preview.composed else "no"),
         ("weights", preview.weights_digest or "-"),
         ("size", f"{size(preview.patch_bytes)} of patches for a model of {size(preview.model_bytes)}"),
@@ -108,7 +109,8 @@ def describe(preview: "Preview") -> list[tuple[str, str]]:
     if worst is not None and worst.whole.opposed:
         words = f"signs differ on {_share(worst.whole.sign_conflict)} of what both change"
         pairs.append(("worst pair", f"{_label(worst.first)} and {_label(worst.second)}: {words}"))
-    return pairs + [("warning", plain(text)) for text in preview.warnings]
+    pairs += [("warning", plain(text)) for text in preview.warnings]
+    return pairs + [("hint", plain(hint.sentence)) for hint in preview.hints]
 
 
 def _text(model: str, conflicts: "Conflicts", worst: "Sequence[TensorConflict]", measure: str | None) -> str:

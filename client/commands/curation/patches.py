@@ -8,7 +8,7 @@ import typer
 from client.commands.composing.conflicts import describe
 from client.commands.options import Alpha, Author, Json, Limit, Method, Model, NoWait, Quiet, Where, connect
 from client.terminal.console import Console, fields, plain, size
-from client.terminal.recipes import describe_recipe
+from client.terminal.recipes import describe_alpha, describe_recipe
 from registry.breadcrumbs.comparing.alpha import AUTO
 
 if TYPE_CHECKING:
@@ -141,18 +141,20 @@ def compose(
 
     Prints the recipe digest, by which the model is pulled, and its weights digest.
 
-    With --dry-run nothing is composed: it shows the size, known conflicts and warnings.
+    With --dry-run nothing is composed: it shows alpha, size, conflicts, warnings and hints. Patches are compared first
+    if alpha auto needs that.
 
     Ctrl-C only stops waiting: the registry goes on, and the same command waits again.
     """
     from client.actions.composing import compose as run
+    from client.actions.composing import preview as look
     from client.terminal.addresses import parse_items
 
     console = Console(as_json, quiet)
     items = parse_items(patches, where)
     with connect() as client:
         if dry_run:
-            preview = client.preview(model, items, alpha=alpha, method=method, allow_yanked=allow_yanked)
+            preview = look(client, model, items, alpha=alpha, method=method, allow_yanked=allow_yanked, console=console)
             console.result(preview, fields(describe(preview)), preview.recipe or "-")
             return
         composition = run(client, model, items, alpha=alpha, method=method, allow_yanked=allow_yanked, console=console)
@@ -161,6 +163,8 @@ def compose(
         ("weights", composition.weights_digest or "-"),
         ("patches", describe_recipe(composition.recipe)),
     ]
+    if composition.alpha_rule is not None:
+        pairs.append(("alpha", describe_alpha(composition.recipe.alpha, composition.alpha_rule)))
     if composition.seconds is not None:
         pairs.append(("computed", f"on {plain(composition.device or '?')} in {composition.seconds:.1f} s"))
     pairs.append(("next", f"crumb pull {model}@{composition.recipe.digest[:12]} -o DIR"))

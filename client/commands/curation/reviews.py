@@ -51,7 +51,7 @@ def review(
     """Approve somebody else's patch, or request changes.
 
     The verdict is on the newest revision; the next one must be reviewed again. With neither option, shows the patch's
-    checks, reviews, evaluations and comments.
+    checks, reviews, evaluations and comments, and hints from its numbers.
     """
     from client.terminal.addresses import parse_number
 
@@ -66,8 +66,9 @@ def review(
         seen = revision or client.patch(model, patch).revision
         verdict = "approve" if approve else "request_changes"
         done = client.review(model, patch, verdict, seen, message)
-        missing = client.discussion(model, patch).missing
-    _print(console, done, *(f"missing: {plain(text)}" for text in missing))
+        found = client.discussion(model, patch)
+    lines = [f"missing: {plain(text)}" for text in found.missing]
+    _print(console, done, *lines, *(f"hint: {plain(hint.sentence)}" for hint in found.hints))
 
 
 def comment(
@@ -234,6 +235,7 @@ def _discussion(discussion: "Discussion") -> str:
         for row in discussion.evaluations
     ]
     pairs += [("missing", plain(text)) for text in discussion.missing]
+    pairs += [("hint", plain(hint.sentence)) for hint in discussion.hints]
     text = fields(pairs)
     for row in discussion.comments:
         at = f"{row.created_at.astimezone():%Y-%m-%d %H:%M}"

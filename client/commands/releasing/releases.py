@@ -8,13 +8,9 @@ import typer
 
 from client.commands.options import Json, Limit, Model, NoWait, Quiet, Where, connect
 from client.terminal.console import Console, fields, plain, table
-from client.terminal.recipes import describe_recipe, weight_of
-from registry.breadcrumbs.comparing.alpha import AUTO
+from client.terminal.recipes import describe_alpha, describe_recipe, weight_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from client.api.calls import Item
     from client.api.client import Client
     from registry.schemas import Provenance, Release
 
@@ -66,7 +62,7 @@ def cut(
     The version must match what changed: a minor step for a patch added or strengthened, a patch step for one removed or
     weakened. Until it is published, cutting the same version again replaces it.
     """
-    from client.actions.composing import with_alpha
+    from client.actions.composing import when_compared
     from client.actions.jobs import watch
     from client.terminal.addresses import parse_items, parse_number
 
@@ -81,30 +77,15 @@ def cut(
             from_ref=start,
             add=named[len(patches or ()) :],
             without=[parse_number(text) for text in without or ()],
-            alpha=alpha if alpha or start else AUTO,
+            alpha=alpha,
             method=method,
             allow_yanked=allow_yanked,
         )
-        release = with_alpha(
-            client, model, partial(_released, client, model, start, named, without or ()), ask, console=console
-        )
+        release = when_compared(client, ask, console=console)
         if release.job is not None and not no_wait:
             watch(client, release.job, f"composing {version}", console)
-            release = client.release(model, version)
+            release = client.release(model, version).model_copy(update={"alpha_rule": release.alpha_rule})
     _print(console, release)
-
-
-def _released(
-    client: "Client", model: str, start: str | None, named: "Sequence[Item]", without: "Sequence[str]"
-) -> "list[Item]":
-    """Return the patches of a release to be: those of a snapshot, with others added and some left out."""
-    recipe = client.snapshot(model, start).recipe if start else None
-    items: dict[int, Item] = {}
-    for one in recipe.patches if recipe else []:
-        items[one.number] = one.number, one.weight, one.revision
-    items |= {item[0]: item for item in named}
-    gone = {number.lstrip("#") for number in without}
-    return [item for number, item in items.items() if str(number) not in gone]
 
 
 @group.command()
@@ -287,6 +268,8 @@ def _text(release: "Release") -> str:
         ("weights", release.weights_digest or "-"),
         ("cut", f"by {plain(release.creator)}, {release.created_at.astimezone():%Y-%m-%d %H:%M %z}"),
     ]
+    if release.alpha_rule is not None:
+        pairs.append(("alpha", describe_alpha(release.recipe.alpha, release.alpha_rule)))
     pairs += [
         ("built", f"by {plain(build.builder)} on {plain(build.device)}: {build.weights_digest[:19]}…")
         for build in release.builds

@@ -1,11 +1,14 @@
-"""The finite check: whether base + patch, with alpha and weight 1, stays finite wherever the base is.
+"""Checks with the base at hand: whether base + patch stays finite wherever the base is, and how much is rounding.
 
-    each tensor in a thread:    chunk staged --> read --> composed --> overflows counted, the result dropped
+    each tensor in a thread:    chunk staged --> read --+--> composed --> overflows counted, the result dropped
+                                                        +--> values that rounding explains counted
 
-The kernel is the one that composes models, so the arithmetic is the same to the last rounding.
+The kernel that composes is the one that composes models, with alpha and weight 1, so the arithmetic is the same to the
+last rounding.
 """
 
 import threading
+from dataclasses import dataclass
 
 from registry.breadcrumbs.checking.claims import CheckResult, require_fit
 from registry.breadcrumbs.composing.engines import Buffers, CpuEngine, Rule
@@ -14,13 +17,28 @@ from registry.breadcrumbs.composing.staging import Stager
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.patchfile import Patch
+from registry.breadcrumbs.kernels.check import count_rounding
+from registry.breadcrumbs.kernels.compose import CODES
 from registry.files.progress import Meter, Progress
 from registry.files.threads import call_each
 
 
-def check_finite(base: Checkpoint, patch: Patch, progress: Progress | None = None) -> CheckResult:
-    """Say whether base + patch overflows; arguments and errors are those of `find_overflow`."""
-    overflows = find_overflow(base, patch, progress)
+@dataclass(frozen=True)
+class OnBase:
+    """What a patch does to its base.
+
+    Args:
+        overflows: How many elements overflow, by the names of the tensors where some do, in name order.
+        rounding: The share of the patch's values that rounding explains: steps from a weight of 16 bits to the next
+            number, or from another weight to itself rounded to 16 bits.
+    """
+
+    overflows: dict[str, int]
+    rounding: float
+
+
+def check_finite(base: Checkpoint, overflows: dict[str, int]) -> CheckResult:
+    """Say whether base + patch overflows, given how many elements do by tensor."""
     if not overflows:
         return CheckResult("finite", "pass", "With alpha 1 no weight overflows.")
     name, count = next(iter(overflows.items()))
@@ -34,8 +52,8 @@ def check_finite(base: Checkpoint, patch: Patch, progress: Progress | None = Non
     )
 
 
-def find_overflow(base: Checkpoint, patch: Patch, progress: Progress | None = None) -> dict[str, int]:
-    """Find the elements that base + patch, with alpha and weight 1, makes infinite where the base is finite.
+def try_on(base: Checkpoint, patch: Patch, progress: Progress | None = None) -> OnBase:
+    """Compose base + patch, with alpha and weight 1, and count what overflows where the base is finite.
 
     Only what the patch touches is read, in bounded memory, as many tensors at a time as there are processors.
 
@@ -43,9 +61,6 @@ def find_overflow(base: Checkpoint, patch: Patch, progress: Progress | None = No
         base: The base; the caller has verified its bytes.
         patch: A patch for it that `check_patch` has accepted.
         progress: Called with (bytes of the base read, bytes to read).
-
-    Returns:
-        How many elements overflow, by the names of the tensors where some do, in name order.
 
     Raises:
         BaseMismatch: The base does not have the patch's tensors.
@@ -55,20 +70,23 @@ def find_overflow(base: Checkpoint, patch: Patch, progress: Progress | None = No
     meter = Meter(sum(map(base.bytes_of, patch.info.tensors)), progress)
     engine, local = CpuEngine(Phases(), Rule()), threading.local()
 
-    def count(name: str) -> int:
+    def count(name: str) -> tuple[int, int]:
         if not hasattr(local, "buffers"):
             local.buffers = engine.buffers()
         buffers: Buffers = local.buffers
-        stager, lost = Stager(base, name, [(patch, 1.0)], engine.step), 0
+        stager, lost, rounded = Stager(base, name, [(patch, 1.0)], engine.step), 0, 0
         for first in range(0, stager.spec.numel, stager.step):
             chunk = stager.stage(buffers.arena, first, min(first + stager.step, stager.spec.numel))
             chunk.read_rest(buffers.arena)
             buffers.out.clear()
             buffers.out.place(chunk.length)
             lost += engine.compose(chunk, buffers)
+            ask = buffers.arena.bytes, chunk.base_at, CODES[chunk.spec.dtype], chunk.size, chunk.first, chunk.table
+            rounded += int(count_rounding(*ask))
             meter.add(chunk.length)
-        return lost
+        return lost, rounded
 
     largest_first = sorted(patch.info.tensors, key=base.bytes_of, reverse=True)  # no long one is left for last
     counts = call_each(count, largest_first, name="finite")
-    return {name: counts[name] for name in patch.info.tensors if counts[name]}
+    overflows = {name: counts[name][0] for name in patch.info.tensors if counts[name][0]}
+    return OnBase(overflows, sum(rounded for _, rounded in counts.values()) / sum(patch.info.nnz.values()))

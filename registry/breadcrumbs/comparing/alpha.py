@@ -29,6 +29,13 @@ LEAST = 1e-3
 """Least norm of the sum / mean norm: below it patches cancel, and a large alpha would blow up what is left."""
 
 
+def rule_of(method: str, weights: Sequence[str]) -> str:
+    """Return the rule by which `choose_alpha` finds the alpha of these patches, in words."""
+    if _alone(weights):
+        return "a patch by itself has alpha 1"
+    return f"{FACTORS[method]} x the mean norm of the patches / the norm of their sum"
+
+
 def choose_alpha(
     method: str, weights: Sequence[str], squares: Sequence[float], dots: Mapping[tuple[int, int], float]
 ) -> str:
@@ -43,9 +50,9 @@ def choose_alpha(
     Raises:
         InvalidRecipe: The patches cancel each other, or none of them has a weight.
     """
-    by = [float(Fraction(weight)) for weight in weights]
-    if sum(1 for weight in by if weight) < 2:
+    if _alone(weights):
         return ALONE
+    by = [float(Fraction(weight)) for weight in weights]
     mean = math.fsum(abs(w) * math.sqrt(s) for w, s in zip(by, squares, strict=True)) / math.fsum(map(abs, by))
     crossed = 2 * math.fsum(by[i] * by[j] * dot for (i, j), dot in dots.items())
     whole = math.sqrt(max(0.0, math.fsum([*(w * w * s for w, s in zip(by, squares, strict=True)), crossed])))
@@ -55,3 +62,7 @@ def choose_alpha(
             field="alpha",
         )
     return normalise_decimal(f"{Decimal(f'{FACTORS[method] * mean / whole:.{DIGITS}g}'):f}", "alpha")
+
+
+def _alone(weights: Sequence[str]) -> bool:
+    return sum(1 for weight in weights if Fraction(weight)) < 2

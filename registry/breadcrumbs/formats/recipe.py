@@ -29,9 +29,6 @@ _DECIMAL = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]{1,20}))?")
 _HEX256 = re.compile(HEX256)
 _WEIGHTS = re.compile(WEIGHTS_DIGEST)
 
-ALPHA = "0.3"
-"""The scale of several patches where nobody says one."""
-
 ALONE = "1"
 """The scale of a patch by itself: what was trained, less what the mask drops."""
 

@@ -1,8 +1,26 @@
-"""The CPU kernel of checks: measures the values of a patch."""
+"""The CPU kernels of checks: measure the values of a patch, and count those that are rounding of the base."""
+
+import math
 
 import numpy as np
 
-from registry.breadcrumbs.kernels.compose import F32, PAD, SPAN, kernel, load_doubles
+from registry.breadcrumbs.kernels.compose import (
+    BF16,
+    F16,
+    F32,
+    PAD,
+    SPAN,
+    kernel,
+    load_doubles,
+    places_of_bits,
+    places_of_indices,
+)
+
+SIGNIFICAND, LEAST_STEP = (8, 11, 24), (-133, -24, -149)
+"""Bits of the significand, and exponent of the least step between two numbers, by the code of a dtype."""
+
+FRACTION, BIAS = 52, 1023
+"""Bits of the fraction of a float64, and what its exponent is stored with."""
 
 
 @kernel
@@ -34,6 +52,75 @@ def measure_values(values, code, width, size):
                 if not np.isfinite(doubles[place]):
                     return total, squares, largest, start + place
     return total, squares, largest, -1
+
+
+@kernel
+def count_rounding(arena, base_at, code, size, first, table):
+    """Count the values of a chunk that rounding explains, those that training need not have made.
+
+    With a base of 16 bits, such a value is one step of the base's dtype: it leads to the next number. With another
+    base, it leads to the base's own weight, rounded to BF16 or F16.
+
+    Args:
+        arena, base_at, code, size, first: As `compose_chunk` has them.
+        table: int64 [P, 5], as it has it; the rows are those of one patch, so there is one or none.
+    """
+    bases, values = np.empty(SPAN + 16, np.float64), np.empty(SPAN + 16, np.float64)
+    touched, scratch = np.empty(SPAN, np.float64), np.empty((2, SPAN), np.float64)
+    places = np.empty(SPAN + 32, np.uint16)
+    width = 2 if code <= F16 else 4 if code == F32 else 8
+    spent = counted = 0
+    for row in range(table.shape[0]):
+        value_code, index_width = table[row, 2], table[row, 3]
+        for start in range(0, size, SPAN):
+            span = min(SPAN, size - start)
+            if index_width == 0:
+                count = places_of_bits(arena, table[row, 0] + start // 8, span, places)
+            else:
+                at, left = table[row, 0] + index_width * spent, table[row, 4] - spent
+                count = places_of_indices(arena, at, index_width, left, first + start, first + start + span, places)
+            load_doubles(arena, base_at + width * start, code, span, bases)
+            load_doubles(arena, table[row, 1] + spent * (4 if value_code == F32 else 2), value_code, count, values)
+            for number in range(count):
+                touched[number] = bases[np.int64(places[number])]
+            if code <= F16:
+                counted += _count_steps(touched, values, count, code)
+            else:
+                counted += _count_rounded(touched, values, count, value_code, scratch)
+            spent += count
+    return counted
+
+
+@kernel
+def _count_steps(bases, values, count, code):
+    """Count the values that lead from their base to the number before or after it, in the base's dtype."""
+    base_bits, value_bits, steps = bases.view(np.int64), values.view(np.int64), 0
+    low, least, fraction = SIGNIFICAND[code] - 1, LEAST_STEP[code] + BIAS, (1 << FRACTION) - 1
+    for number in range(count):
+        base, value = base_bits[number], value_bits[number]
+        towards_zero = (base ^ value) < 0 and (base & fraction) == 0  # below a power of two numbers are denser
+        exponent = max(((base >> FRACTION) & 0x7FF) - low - towards_zero, least)
+        steps += (value & 0x7FFFFFFFFFFFFFFF) == exponent << FRACTION
+    return steps
+
+
+@kernel
+def _count_rounded(bases, values, count, value_code, scratch):
+    """Count the values that lead from their base to itself rounded to BF16 or F16, as near as their dtype can tell."""
+    bits, near, rounded = bases.view(np.int64), math.ldexp(1.0, 1 - SIGNIFICAND[value_code]), 0
+    for code in (BF16, F16):
+        magic = scratch[code].view(np.int64)
+        low, least = SIGNIFICAND[code] - 1, LEAST_STEP[code] + BIAS
+        for number in range(count):  # 1.5 * 2^52 steps: a sum with that is a whole number of steps
+            exponent = max(((bits[number] >> FRACTION) & 0x7FF) - low, least) + FRACTION
+            magic[number] = exponent << FRACTION | 1 << FRACTION - 1
+    for number in range(count):
+        base, value = bases[number], values[number]
+        brain = (base + scratch[BF16, number]) - scratch[BF16, number] - base
+        half = (base + scratch[F16, number]) - scratch[F16, number] - base
+        reach = near * abs(value)
+        rounded += value != 0 and (abs(value - brain) <= reach or abs(value - half) <= reach)
+    return rounded
 
 
 def warm_up() -> None:

@@ -77,7 +77,11 @@ class Patch(Table):
 
 
 class PatchRevision(Table):
-    """The immutable bytes and texts of a patch, like a commit; only `state` changes, once."""
+    """The immutable bytes and texts of a patch, like a commit; only `state` changes, once.
+
+    `norm` is the L2 norm of all its values; `rounding` the share of them that rounding explains (`checking.finite`),
+    None for one that was checked before that was measured.
+    """
 
     __tablename__ = "patch_revisions"
     __table_args__ = (
@@ -103,6 +107,8 @@ class PatchRevision(Table):
     drop_top: Mapped[str | None] = mapped_column(String(64))
     granularity: Mapped[str | None] = mapped_column(String(16))
     value_dtype: Mapped[str | None] = mapped_column(String(16))
+    norm: Mapped[float | None]
+    rounding: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     patch: Mapped[Patch] = relationship(lazy="raise", back_populates="revisions")
@@ -121,6 +127,8 @@ SET_BY_CHECK = (
     "drop_top",
     "granularity",
     "value_dtype",
+    "norm",
+    "rounding",
 )
 seal(PatchRevision, SET_BY_CHECK, lambda before: True)
 

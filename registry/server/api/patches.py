@@ -126,7 +126,7 @@ def compose(
         recipe, composition, job = compositions.request(session, actor, name, recipe_views.mix(body))
         ctx.admit(session, job)
         response.status_code = 200 if composition else 202
-        return recipe_views.composition(session, models.find(session, name), recipe, composition, job)
+        return recipe_views.composition(session, models.find(session, name), recipe, composition, job, body.alpha)
 
 
 @router.delete("/compositions/{recipe}", status_code=204)

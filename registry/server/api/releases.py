@@ -34,7 +34,7 @@ def cut(
         ctx.admit(session, job)
         response.status_code = 202 if job else 201
         row = releases.find(session, name, row.version)
-        return release_views.release(session, models.find(session, name), row, job)
+        return release_views.release(session, models.find(session, name), row, job, cutting.asked_alpha(read_cut(body)))
 
 
 @router.get("/releases")

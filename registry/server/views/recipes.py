@@ -11,8 +11,8 @@ from registry.errors import RevisionNotFound
 from registry.server.views import conflicts as conflict_views
 from registry.server.views import jobs as job_views
 from registry.server.views import patches as patch_views
-from registry.services.catalog import choices
-from registry.services.composing import builds, compositions, previews, snapshots
+from registry.services.catalog import choices, patches
+from registry.services.composing import alphas, builds, compositions, previews, snapshots
 from registry.services.composing.compositions import Ingredient, Mix
 from registry.services.composing.previews import Preview
 from registry.services.composing.snapshots import Snapshot
@@ -54,16 +54,32 @@ def recipe_item(item: RecipeItem, revision: PatchRevision | None) -> schemas.Rec
 
 
 def composition(
-    session: Session, model: Model, row: Recipe, result: Composition | None, job: Job | None
+    session: Session, model: Model, row: Recipe, result: Composition | None, job: Job | None, asked: str | None = None
 ) -> schemas.Composition:
-    """Return a recipe and its result, or the job that composes it."""
+    """Return a recipe and its result, or the job that composes it; `asked` is the alpha of the request."""
     return schemas.Composition(
         recipe=recipe(session, model, row),
         weights_digest=result.weights_digest if result else None,
         device=result.device if result else None,
         seconds=result.seconds if result else None,
+        alpha_rule=alpha_rule(row, asked),
         job=job_views.job(job) if job else None,
     )
+
+
+def alpha_rule(row: Recipe, asked: str | None) -> str | None:
+    """Return the rule that gave a recipe its alpha, if `auto` was asked for."""
+    return alphas.asked_rule(row.method, [item.weight for item in row.items], asked)
+
+
+def auto_rule(session: Session, model: Model, shown: schemas.Recipe) -> str | None:
+    """Return the rule of alpha `auto`, if it gives the alpha of a recipe."""
+    known = patches.by_digest(session, model, [item.sha256 for item in shown.patches])
+    weights = [item.weight for item in shown.patches]
+    if len(known) < len(weights):
+        return None
+    revisions = [known[item.sha256] for item in shown.patches]
+    return alphas.found_rule(session, model, shown.method, revisions, weights, shown.alpha)
 
 
 def build(row: Build) -> schemas.Build:
@@ -156,6 +172,7 @@ def previewed(found: Preview) -> schemas.Preview:
     return schemas.Preview(
         recipe=found.recipe.digest if found.recipe else None,
         alpha=found.recipe.alpha if found.recipe else found.mix.alpha,
+        alpha_rule=found.alpha_rule,
         method=found.mix.method,
         composed=found.weights_digest is not None,
         weights_digest=found.weights_digest,
@@ -175,6 +192,7 @@ def previewed(found: Preview) -> schemas.Preview:
             for row, weight, warnings in found.patches
         ],
         warnings=found.warnings,
+        hints=[schemas.Hint.model_validate(hint) for hint in found.hints],
         patch_bytes=sum(row.size for row, _, _ in found.patches),
         model_bytes=found.model_bytes,
         touched=found.touched,

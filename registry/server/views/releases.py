@@ -30,12 +30,16 @@ COMPOSED = ("candidate", "published", "yanked")  # states of releases that can b
 CHOICES = 100  # releases or channels in a list to choose from
 
 
-def release(session: Session, model: Model, row: Release, job: Job | None = None) -> schemas.Release:
-    """Return a release."""
-    return described_release(model, dossiers.dossiers_of(session, model, [row])[0], job)
+def release(
+    session: Session, model: Model, row: Release, job: Job | None = None, asked: str | None = None
+) -> schemas.Release:
+    """Return a release; `asked` is the alpha that it was just cut with."""
+    return described_release(model, dossiers.dossiers_of(session, model, [row])[0], job, asked)
 
 
-def described_release(model: Model, dossier: Dossier, job: Job | None = None) -> schemas.Release:
+def described_release(
+    model: Model, dossier: Dossier, job: Job | None = None, asked: str | None = None
+) -> schemas.Release:
     """Return the shape of a release whose dossier is at hand."""
     row = dossier.release
     return schemas.Release.model_validate(
@@ -60,6 +64,7 @@ def described_release(model: Model, dossier: Dossier, job: Job | None = None) ->
             "channels": dossier.channels,
             "missing": dossier.missing,
             "warnings": dossier.warnings,
+            "alpha_rule": recipe_views.alpha_rule(dossier.recipe, asked),
             "job": job_views.job(job) if job else None,
         }
     )

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from registry import schemas
 from registry.db.tables import Comment, Evaluation, Model, PatchRevision, Review, User
 from registry.server.views import patches as patch_views
-from registry.services.catalog import patches
+from registry.services.catalog import norms, patches
 from registry.services.curation import comments, evaluations, inbox, reviews
 from registry.services.curation.evaluations import Subject
 from registry.services.people.actors import Actor
@@ -113,6 +113,7 @@ def discussion(
         ],
         affected=schemas.Affected.model_validate(reviews.affected(session, row.patch)),
         missing=missing if row.patch.state in patches.REVISABLE else [],
+        hints=[schemas.Hint.model_validate(hint) for hint in norms.hints(session, model, row)],
     )
 
 

@@ -12,12 +12,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.breadcrumbs.comparing.hints import Hint, hints_of_patch
 from registry.db.tables import Model, Patch, PatchRevision, PatchTensor
 
 LEAST_PATCHES = 3  # accepted ones, with fewer of which nothing is compared
 OUTLIER_DEVIATIONS = 4.0  # from the median, from which on a norm is worth a warning
 LEAST_SPREAD = 0.1  # of natural logarithms, so that near-equal patches do not flag each other
 MOST_NAMED = 5  # outliers of one summary
+MOST_COMPARED = 200  # accepted patches with which a hint compares a patch
 
 
 def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -53,6 +55,22 @@ def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequ
         return {"name": "norms", "status": "pass", "summary": summary}
     more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
     return {"name": "norms", "status": "warn", "summary": "; ".join(named[:MOST_NAMED]) + more + "."}
+
+
+def hints(session: Session, model: Model, revision: PatchRevision) -> list[Hint]:
+    """Return the hints about a checked revision, which is compared with the newest of the model's accepted patches."""
+    if revision.norm is None:
+        return []
+    query = (
+        select(PatchRevision.norm)
+        .join(Patch, (Patch.id == PatchRevision.patch_id) & (Patch.revision == PatchRevision.number))
+        .where(Patch.model_id == model.id, Patch.state == "accepted", Patch.id != revision.patch_id)
+        .order_by(Patch.number.desc())
+        .limit(MOST_COMPARED)
+    )
+    name = str(revision.patch.number) + (f".{revision.number}" if revision.number != revision.patch.revision else "")
+    others = [norm for norm in session.scalars(query) if norm is not None]
+    return hints_of_patch(name, revision.norm, others, revision.rounding)
 
 
 def outlier_warning(what: str, size: float, others: Sequence[float]) -> str | None:

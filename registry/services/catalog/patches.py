@@ -1,5 +1,6 @@
 """Patches: numbered per model, immutable per revision, checked by a worker before they can be composed."""
 
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -327,8 +328,9 @@ def finish_check(
     """Record what a worker read in a sound file, and open the patch for composing."""
     for position, tensor in enumerate(contents["tensors"]):
         session.add(PatchTensor(revision_id=revision.id, position=position, **tensor))
-    for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype"):
+    for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype", "rounding"):
         setattr(revision, name, contents[name])
+    revision.norm = math.sqrt(math.fsum(tensor["l2"] ** 2 for tensor in contents["tensors"]))
     checks = [*contents["checks"], norms.check(session, model, revision, contents["tensors"])]
     for position, check in enumerate(checks):
         session.add(Check(revision_id=revision.id, position=position, required=check["name"] != "norms", **check))

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats import recipe as recipes
-from registry.breadcrumbs.formats.globs import require_matches
+from registry.breadcrumbs.formats.globs import check_glob, require_matches
 from registry.breadcrumbs.formats.recipe import ALONE
 from registry.db.tables import (
     BaseFile,
@@ -62,7 +62,7 @@ class Mix:
     """
 
     items: Sequence[Ingredient]
-    alpha: str = recipes.ALPHA
+    alpha: str = AUTO
     method: str = "sum"
     allow_yanked: bool = False
 
@@ -121,10 +121,9 @@ def choose(session: Session, model: AnyModel, mix: Mix) -> recipes.Recipe:
     subjects = [f"{model.full_name}#{item.number}{dot(item)}" for item in mix.items]
     for revision, subject in zip(revisions, subjects, strict=True):
         require_composable(revision, subject, mix.allow_yanked)
-    recipe = recipe_of(session, model, mix, revisions)
     for item, revision, subject in zip(mix.items, revisions, subjects, strict=True):
         require_tensors(session, revision, subject, [glob for glob, _ in item.where])
-    return recipe
+    return recipe_of(session, model, mix, revisions)
 
 
 def recipe_of(session: Session, model: AnyModel, mix: Mix, revisions: Sequence[PatchRevision]) -> recipes.Recipe:
@@ -156,9 +155,11 @@ def require_tensors(session: Session, revision: PatchRevision, subject: str, glo
     """Refuse weights by tensor that a patch has no use for.
 
     Raises:
-        InvalidRecipe: A glob matches no tensor that the patch changes.
+        InvalidRecipe: A glob is malformed, or matches no tensor that the patch changes.
     """
     if globs:
+        for glob in globs:
+            check_glob(glob, "where")
         names = session.scalars(select(PatchTensor.name).where(PatchTensor.revision_id == revision.id)).all()
         require_matches(globs, names, subject, f"crumb show {subject}")
 

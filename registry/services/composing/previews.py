@@ -1,17 +1,20 @@
 """Previews: what a recipe would be, before anybody composes it. Nothing is written, and little is refused."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.breadcrumbs.comparing.alpha import rule_of
+from registry.breadcrumbs.comparing.hints import Hint, HintPart, hints_of_recipe
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Composition, Model, PatchRevision
 from registry.documents import licences
-from registry.errors import InvalidRecipe, NotCompared
+from registry.errors import BreadcrumbError, InvalidRecipe, NotCompared
 from registry.services.catalog import models, patches
-from registry.services.composing import compositions, conflicts
+from registry.services.composing import alphas, compositions, conflict_sums, conflicts
 from registry.services.composing.compositions import Mix
 from registry.services.composing.conflicts import KnownConflicts
 from registry.services.people.actors import Actor
@@ -30,6 +33,8 @@ class Preview:
         model_bytes: The bytes of all files of the model.
         touched: How many weights a patch changes, if that is known.
         conflicts: The conflicts between those patches that may be compared.
+        alpha_rule: The rule of alpha `auto`, if it gives this alpha.
+        hints: What the numbers of the patches say against the recipe.
     """
 
     mix: Mix
@@ -40,6 +45,8 @@ class Preview:
     model_bytes: int
     touched: int | None
     conflicts: KnownConflicts
+    alpha_rule: str | None
+    hints: list[Hint]
 
 
 def preview(
@@ -99,7 +106,36 @@ def preview(
         touched = sum(one.nnz for one in revisions if one.nnz is not None)
     elif len(comparable) == len(revisions) and known.touched is not None:
         touched = sum(known.touched[1:])
-    return Preview(mix, recipe, digest, described, warnings, model.size, touched, known)
+    alpha, auto = recipe.alpha if recipe else None, alpha_auto(model, mix, revisions, known)
+    rule = rule_of(mix.method, [item.weight for item in mix.items]) if auto and auto == alpha else None
+    hints = hints_of(model, mix, revisions, known, alpha, auto)
+    return Preview(mix, recipe, digest, described, warnings, model.size, touched, known, rule, hints)
+
+
+def alpha_auto(model: Model, mix: Mix, revisions: Sequence[PatchRevision], known: KnownConflicts) -> str | None:
+    """Return the alpha that `auto` gives for the patches of a mix, if what is known of them tells."""
+    dots = {conflict_sums.key_of(one.sha256, two.sha256): sums.dot for one, two, sums in known.pairs}
+    with suppress(BreadcrumbError):
+        return alphas.resolve(model, mix.method, revisions, [item.weight for item in mix.items], dots)
+    return None
+
+
+def hints_of(
+    model: Model,
+    mix: Mix,
+    revisions: Sequence[PatchRevision],
+    known: KnownConflicts,
+    alpha: str | None,
+    auto: str | None,
+) -> list[Hint]:
+    """Return what the numbers of the patches of a mix say against it."""
+    parts = [
+        HintPart(f"{item.number}{compositions.dot(item)}", item.weight, one.norm or 0.0, one.rounding)
+        for item, one in zip(mix.items, revisions, strict=True)
+    ]
+    places = {one.sha256: place for place, one in enumerate(revisions)}
+    dots = {(places[one.sha256], places[two.sha256]): sums.dot for one, two, sums in known.pairs}
+    return hints_of_recipe(model.full_name, parts, dots, alpha, auto)
 
 
 def is_admin(actor: Actor | None) -> bool:

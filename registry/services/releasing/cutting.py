@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Job, Model, PatchRevision, Recipe, Release, now
 from registry.documents import changelog, licences, versions
@@ -104,9 +105,14 @@ def choose(session: Session, actor: Actor, model: Model, wanted: Cut) -> recipes
             raise InvalidRequest(f"Patch #{number} is not in the recipe, so it cannot be left out.", field="without")
     if not items:
         raise InvalidRequest("A release needs a patch; name some, or --from a revision that has some.", field="patches")
-    alpha = wanted.alpha or (start.alpha if start else recipes.ALPHA)
+    alpha = wanted.alpha or (start.alpha if start else AUTO)
     method = wanted.method or (start.method if start else "sum")
     return compositions.choose(session, model, Mix(list(items.values()), alpha, method, wanted.allow_yanked))
+
+
+def asked_alpha(wanted: Cut) -> str | None:
+    """Return the alpha that a cut asks for; None for that of the snapshot it starts from."""
+    return wanted.alpha or (AUTO if wanted.from_ref in (None, "base") else None)
 
 
 def previous(session: Session, model: Model, version: str) -> Release | None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.breadcrumbs.checking.claims import CheckResult
-from registry.breadcrumbs.checking.finite import check_finite, find_overflow
+from registry.breadcrumbs.checking.finite import check_finite, try_on
 from registry.breadcrumbs.composing import engines, staging
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.composing.staging import Step
@@ -41,11 +41,11 @@ class Case:
 
     def find(self, progress=None):
         with open_checkpoint(self.folder) as base, open_patch(self.path) as patch:
-            return find_overflow(base, patch, progress)
+            return try_on(base, patch, progress).overflows
 
     def check(self):
         with open_checkpoint(self.folder) as base, open_patch(self.path) as patch:
-            return check_finite(base, patch)
+            return check_finite(base, try_on(base, patch).overflows)
 
     def check_in_task(self, progress=lambda done: None):
         files = {path.name: str(path) for path in self.folder.iterdir()}
@@ -155,7 +155,7 @@ def test_only_tensors_that_the_patch_touches_are_read(tmp_path):
         for shard, header in opened.headers.items():
             if "w" not in header.entries:
                 os.truncate(case.folder / shard, header.size)
-        assert find_overflow(opened, patch, lambda done, whole: told.append((done, whole))) == {}
+        assert try_on(opened, patch, lambda done, whole: told.append((done, whole))).overflows == {}
     assert told == [(256, 256)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "patch.safetensors"]
 
@@ -168,7 +168,82 @@ def test_another_base_is_refused(tmp_path):
         open_patch(case.path) as patch,
         pytest.raises(BaseMismatch, match=r"'w' as F32 \[64\]"),
     ):
-        find_overflow(base, patch)
+        try_on(base, patch)
+
+
+# Rounding
+
+
+def slow_share(base, places, values):
+    """Say which share of the values rounding explains, by the definition and with torch's casts."""
+    before, after, count = base.double(), base.double().clone(), 0
+    after[places] += values.double()
+    for place, value in zip(places, values.double().tolist(), strict=True):
+        one, due = before[place : place + 1], set()
+        if base.dtype in (torch.bfloat16, torch.float16):
+            bits = int(base[place : place + 1].view(torch.int16))
+            sign, size = bits & -0x8000, bits & 0x7FFF
+            near = [size - 1, size + 1] if size else [1, 1 | -0x8000]
+            numbers = torch.tensor([sign | each for each in near], dtype=torch.int16).view(base.dtype).double()
+            due = {float(number - one) for number in numbers}
+        else:
+            due = {float(one.float().to(kind).double() - one) for kind in (torch.bfloat16, torch.float16)}
+        step = torch.tensor(sorted(due), dtype=torch.float64).to(values.dtype).double().tolist()
+        count += value != 0 and value in step
+    return count / len(places)
+
+
+@pytest.mark.parametrize("dtype", BITS, ids=CODES.get)
+@pytest.mark.parametrize(("size", "count"), [(5000, 4000), (5000, 90)])
+def test_the_share_that_rounding_explains_is_that_of_the_definition(dtype, size, count, tmp_path):
+    random = torch.Generator().manual_seed(size + count)
+    base = torch.randn(size, generator=random, dtype=torch.float64).mul(0.02).to(dtype)
+    base[::7] = torch.exp2(torch.randint(-20, 3, base[::7].shape, generator=random).double()).to(dtype)
+    places = torch.randperm(size, generator=random)[:count].sort().values
+    wide = base.double()[places]
+    kinds = torch.randint(4, (count,), generator=random)
+    tuned = wide.float().bfloat16().double()
+    tuned = torch.where(kinds == 1, wide.float().half().double(), tuned)
+    tuned = torch.where(kinds == 2, wide * 1.3, tuned)
+    step = torch.sign(torch.randn(count, generator=random)).double()
+    halves = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}.get(dtype, 0.01)
+    tuned = torch.where(kinds == 3, (wide * (1 + 1.01 * step * halves)).to(dtype).double(), tuned)
+    values = (tuned - wide).to({torch.float64: torch.float32}.get(dtype, dtype))
+    case = Case(tmp_path, {"w": base}, {"w": (places.tolist(), values)})
+    with open_checkpoint(case.folder) as opened, open_patch(case.path) as patch:
+        share = try_on(opened, patch).rounding
+    assert share == pytest.approx(slow_share(base, places.tolist(), values), abs=1e-12)
+    assert 0.1 < share < 0.9
+
+
+def test_what_was_only_rounded_is_all_rounding_and_what_was_trained_is_not(tmp_path):
+    random = torch.Generator().manual_seed(3)
+    base = torch.randn(4000, generator=random) * 0.02
+    places = list(range(4000))
+    trained = base + torch.randn(4000, generator=random) * 1e-5  # less than a step of BF16
+    for name, tuned, values, due in (
+        ("bf16", base.bfloat16().float(), "auto", 1.0),
+        ("f16", base.half().float(), "auto", 1.0),
+        ("stored in bf16", base.bfloat16().float(), "BF16", 1.0),
+        ("trained", trained, "auto", 0.0),
+    ):
+        delta = tuned - base
+        values_of = torch.bfloat16 if values == "BF16" else torch.float32
+        case = Case(tmp_path / name, {"w": base}, {"w": (places, delta.to(values_of))}, values)
+        with open_checkpoint(case.folder) as opened, open_patch(case.path) as patch:
+            assert try_on(opened, patch).rounding == pytest.approx(due, abs=0.01), name
+
+
+def test_rounding_is_counted_over_all_chunks_and_tensors(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(engines.CpuEngine, "step", Step(64, 64))
+    base = {"a": torch.full((900,), 1.0).bfloat16(), "b": torch.full((900,), 1.0).bfloat16()}
+    steps = torch.full((300,), 2.0**-7).bfloat16()
+    many, few = (range(0, 900, 3), steps), ([1, 899], torch.tensor([-(2.0**-8), 2.0**-6]).bfloat16())
+    case = Case(tmp_path, base, {"a": many, "b": few})
+    with open_checkpoint(case.folder) as opened, open_patch(case.path) as patch:
+        assert try_on(opened, patch).rounding == 301 / 302
+    assert case.check_in_task()["rounding"] == 301 / 302
 
 
 # In the task

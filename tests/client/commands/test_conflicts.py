@@ -1,6 +1,9 @@
 """Where patches meet, by the command: asked of a real registry, which computes it."""
 
 import json
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ from tests.support.visitors import Crumb, Registry
 MODEL = "ana/meeting"
 SEEDS = {1: 1, 2: 2, 3: 1}  # of the patches; the third is the first, against its grain
 CROWD = 9
+FIRST = 11  # seed of the patches of other models
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +149,81 @@ def test_a_choice_is_a_number_and_perhaps_a_revision() -> None:
     for wrong in ("3:1", "0", "3.0", "x", ""):
         with pytest.raises(InvalidRequest):
             parse_choice(wrong)
+
+
+def test_a_dry_run_finds_alpha_and_gives_hints(here: Registry, model: str, crumb: Crumb) -> None:
+    told = json.loads(crumb("compose", model, "2", "3:6", "--dry-run", "--json"))
+    assert told["recipe"] and float(told["alpha"]) > 0 and told["alpha_rule"].startswith("2.8 x ")
+    assert [hint["kind"] for hint in told["hints"]] == ["norm"]
+    with here.client() as client:
+        second, third = (client.patch(model, number).norm or 0 for number in (2, 3))
+    lines = crumb("compose", model, "2", "3:6", "--alpha", "9", "--dry-run").splitlines()
+    hint = f"#3 does {6 * third / second:.2g} times as much as the median of the other patches"
+    assert any(line.startswith("hint") and hint in line for line in lines), lines
+    assert any(line.startswith("hint") and f"Alpha 9 is {9 / float(told['alpha']):.2g} times" in line for line in lines)
+    text = crumb("compose", model, "2", "3:6", "--dry-run")
+    assert f"{told['alpha']}, by auto: 2.8 x the mean norm of the patches / the norm of their sum" in text
+    text = crumb("compose", model, "1", "3:0.5", "--dry-run")
+    assert "#1 and #3 undo each other (cosine -1.00)" in text and f"`crumb conflicts {model} 1 3`" in text
+
+
+def test_composing_without_an_alpha_waits_for_the_comparison_and_says_the_rule(here: Registry, crumb: Crumb) -> None:
+    push_model(here, crumb.cwd, "ana/alpha", first=FIRST, second=FIRST + 1)
+    with here.client() as client:
+        assert client.conflicts("ana/alpha", [(1, None), (2, None)]).missing == 1
+    rule = "by auto: 2.8 x the mean norm of the patches / the norm of their sum"
+    assert rule in crumb("release", "cut", "ana/alpha", "1.0.0", "1", "2")
+    assert rule in crumb("compose", "ana/alpha", "1", "2")
+    assert "by auto" not in crumb("compose", "ana/alpha", "1", "2", "--alpha", "0.3")
+    assert "by auto: a patch by itself has alpha 1" in crumb("compose", "ana/alpha", "2")
+
+
+def test_who_may_not_have_patches_compared_still_gets_a_dry_run(
+    registry: Registry, crumb: Crumb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_model(registry, crumb.cwd, "ana/never", first=FIRST + 20, second=FIRST + 21)
+    monkeypatch.setenv("CRUMB_URL", registry.url)
+    text = crumb("compose", "ana/never", "1", "2", "--dry-run")
+    assert ["alpha", "auto"] in [line.split() for line in text.splitlines()]
+    assert "1 pair of them is not compared yet" in text
+
+
+def test_a_review_has_hints_from_the_numbers_of_the_patch(here: Registry, crumb: Crumb) -> None:
+    large = partial(makers.fine_tuned, seed=FIRST, scale=0.05)
+    push_model(here, crumb.cwd, "ana/reviewed", first=FIRST, second=FIRST + 1, large=large, noise=rounded)
+    with here.client() as owner, here.client("ben") as reviewer:
+        owner.add_member("ana/reviewed", "ben", "reviewer")
+        for number in (1, 2):
+            owner.propose("ana/reviewed", number)
+            reviewer.review("ana/reviewed", number, "approve", 1)
+            owner.accept("ana/reviewed", number)
+        norms = [owner.patch("ana/reviewed", number).norm or 0 for number in (1, 2, 3)]
+    median, text = (norms[0] + norms[1]) / 2, crumb("review", "ana/reviewed", 3)
+    assert f"The norm of #3 is {norms[2] / median:.2g} times the median of the other accepted patches" in text
+    assert f"compose it as 3:{median / norms[2]:.3g}." in text
+    assert "hint" not in crumb("review", "ana/reviewed", 1)
+    assert [hint["kind"] for hint in crumb.json("review", "ana/reviewed", 4)["hints"]] == ["rounding"]
+    assert "100% of what #4 changes is a single step of rounding" in crumb("review", "ana/reviewed", 4)
+    with here.client() as owner:
+        owner.propose("ana/reviewed", 3)
+    told = crumb("review", "ana/reviewed", 3, "--approve", CRUMB_TOKEN=here.token("ben"))
+    assert "hint: The norm of #3" in told
+
+
+def push_model(registry: Registry, folder: Path, name: str, **tunings: Any) -> None:
+    """Create a model with a patch for each tuning, of a seed or by a function of base and folder."""
+    from client.actions.models import create
+    from client.actions.push import push
+
+    base = makers.make_checkpoint(folder / "base", shapes={"embed.weight": (40, 16)})
+    with registry.client() as client:
+        create(client, name, base)
+        for title, tuning in tunings.items():
+            tune = tuning if callable(tuning) else partial(makers.fine_tuned, seed=tuning)
+            makers.make_patch(base, tune(base, folder / title), folder / f"{title}.safetensors")
+            push(client, folder / f"{title}.safetensors", name, title)
+
+
+def rounded(base: Path, folder: Path) -> Path:
+    """Write a model that is only what is left of a base after a visit in BF16."""
+    return makers.changed(base, folder, lambda _, one: one.bfloat16().to(one.dtype) if one.is_floating_point() else one)

@@ -119,20 +119,17 @@ def test_a_database_with_such_recipes_is_not_taken_back(database_url: str) -> No
 def test_alpha_auto_is_the_decimal_that_the_patches_give(world: World, tmp_path: Path) -> None:
     base, files = push_three(world, tmp_path)
     items = [{"number": 1}, {"number": 2, "weight": "0.5"}, {"number": 3}]
-    refused = ask(world, *items, alpha="auto")
+    preview = ask(world, *items, path="/preview").json()
+    assert (preview["recipe"], preview["alpha"], preview["alpha_rule"]) == (None, "auto", None)
+    assert any("3 pairs of them are not compared yet" in warning for warning in preview["warnings"])
+    refused = ask(world, *items)
     assert (refused.status_code, refused.json()["type"]) == (409, "urn:breadcrumb:problem:not-compared")
-    assert "crumb conflicts alice/tiny 1 2 3" in refused.json()["detail"]
-    preview = ask(world, *items, path="/preview", alpha="auto").json()
-    assert (preview["recipe"], preview["alpha"]) == (None, "auto")
-    assert any("not all of these are compared" in warning for warning in preview["warnings"])
-    numbers = [{"number": number} for number in (1, 2, 3)]
-    world.client("bob").post(URL + "/conflicts", json={"patches": numbers})
     world.work()
-    recipe = ask(world, *items, alpha="auto").json()["recipe"]
+    recipe = ask(world, *items).json()["recipe"]
     here = apply(base, [files[0], (files[1], "0.5"), files[2]], tmp_path / "here")
     assert recipe["digest"] == here.recipe
     assert 0.1 < float(recipe["alpha"]) < 3
     preview = ask(world, *items, path="/preview", alpha="auto").json()
     assert (preview["recipe"], preview["alpha"]) == (recipe["digest"], recipe["alpha"])
-    assert ask(world, {"number": 1}, alpha="auto").json()["recipe"]["alpha"] == "1"
+    assert ask(world, {"number": 1}).json()["recipe"]["alpha"] == "1"
     assert ask(world, *items, alpha="automatic").status_code == 422

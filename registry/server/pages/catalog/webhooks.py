@@ -10,7 +10,7 @@ from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import ModelName
 from registry.server.pages.frame import forms, render
-from registry.server.pages.frame.once import shown_once
+from registry.server.pages.frame.answers import answer_page
 from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views import models as model_views
 from registry.server.views import webhooks as webhook_views
@@ -37,7 +37,7 @@ def create(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) 
     given = {"events": chosen} if chosen else {}
     body = forms.read(schemas.WebhookRequest, request, **given)
     hook = webhooks.create(name, body, actor, ctx)
-    return shown_once(request, "webhook_made.html", model=models.show(name, actor, ctx), webhook=hook)
+    return answer_page(request, "webhook_made.html", model=models.show(name, actor, ctx), webhook=hook)
 
 
 @router.get("/{webhook_id}")

@@ -91,7 +91,9 @@ def ask(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> 
         return redirect(request, f"/{name}/recipes/new{render.query(**draft.query())}")
     with ctx.database.read() as session:
         shown = preview_draft(session, actor, name, forms.fields(request))
-    return render.page(request, "recipe_preview.html", **preview_values(request, shown))
+    into = "#where" if forms.field(request, "into") == "#where" else "#preview"
+    values = preview_values(request, shown, into)
+    return render.page(request, "recipe_preview.html", **values)
 
 
 def query_fields(request: Request) -> Fields:
@@ -122,8 +124,8 @@ def preview_draft(session: Session, actor: Actor | None, name: str, fields: Fiel
         return DraftPreview(model, draft, ticked, refusal=why.message)
 
 
-def preview_values(request: Request, shown: DraftPreview) -> dict[str, Any]:
-    """Return the values that a preview shows."""
+def preview_values(request: Request, shown: DraftPreview, into: str = "#preview") -> dict[str, Any]:
+    """Return the values that a preview shows; `into` is the part of the page that it replaces when a job has ended."""
     actor: Actor | None = request.state.actor
     query = render.query(**shown.draft.query())
     return {
@@ -135,6 +137,7 @@ def preview_values(request: Request, shown: DraftPreview) -> dict[str, Any]:
         "conflicts": conflict_summary.summarise(shown.preview.conflicts) if shown.preview else None,
         "here": f"/{shown.model.name}/recipes/new{query}",
         "again": f"/{shown.model.name}/recipes/preview{query}",
+        "into": into,
         "most": drafts.MOST,
         "token": csrf(request) if actor else None,
     }

@@ -4,11 +4,13 @@
     POST  cookie ─ admitted ─ form, bounded ─ CSRF token ─ one call of the API ─ 303 to the result
 
 A form sent by htmx keeps what was filled in when it is refused: the message appears inside the form. Without scripts,
-the same form is an ordinary one, and a refusal is a page.
+the same form is an ordinary one, and a refusal is a page. A form whose patches have to be compared first leads to a
+page that shows how far that is, and sends the same fields again when it is done.
 """
 
 import hmac
 import re
+import uuid
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -21,12 +23,15 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from registry.errors import BreadcrumbError, Forbidden, InvalidRequest, TooMany, Unauthenticated
+from registry.errors import BreadcrumbError, Forbidden, InvalidRequest, NotCompared, TooMany, Unauthenticated
 from registry.server.edge.admission import Route
 from registry.server.edge.bodies import parse_body
+from registry.server.edge.context import get_context
 from registry.server.errors import STATUS
 from registry.server.pages.frame import render
+from registry.server.pages.frame.answers import answer_page
 from registry.server.pages.frame.cookies import COOKIE, csrf_of, set_cookie
+from registry.server.views import jobs as job_views
 from registry.services.people import sign_ins
 from registry.services.people.actors import Actor
 from registry.services.people.names import RESERVED
@@ -58,6 +63,8 @@ class PageRoute(Route):
                 response = await handle(request)
             except Unauthenticated as why:
                 response = to_sign_in(request, why)
+            except NotCompared as why:
+                response = waiting(request, why)
             except BreadcrumbError as why:
                 response = refusal(request, STATUS[type(why)], why.message)
                 if isinstance(why, TooMany):
@@ -140,6 +147,23 @@ def refusal(request: Request, status: int, sentence: str) -> Response:
     if "hx-request" in request.headers:
         return render.page(request, "refusal.html", status, sentence=sentence)
     return render.page(request, "error.html", status, sentence=sentence, title=HTTPStatus(status).phrase)
+
+
+def waiting(request: Request, why: NotCompared) -> Response:
+    """Return the page that waits for the job of an error, and then sends the form again.
+
+    A form that waited once is refused if its patches are still not compared, or it could go in a circle.
+    """
+    if why.job is None:
+        return refusal(request, STATUS[type(why)], why.message)
+    fields = {name: values for name, values in request.state.form.items() if name != "compared"}
+    waited = request.state.form.get("compared", [why.job])[-1]
+    if waited != why.job:
+        sentence = "These patches are still not compared: that failed, or was cancelled. Try again, or give a decimal."
+        return refusal(request, STATUS[type(why)], sentence)
+    with get_context(request).database.read() as session:
+        job = job_views.show(session, request.state.actor, uuid.UUID(why.job))
+    return answer_page(request, "comparing.html", job=job, fields=fields)
 
 
 def redirect(request: Request, path: str) -> Response:

@@ -10,7 +10,7 @@ from registry.server.api import people
 from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.pages.frame import forms, render
-from registry.server.pages.frame.once import shown_once
+from registry.server.pages.frame.answers import answer_page
 from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views import people as people_views
 from registry.services.people.actors import Actor
@@ -42,7 +42,7 @@ def tokens(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
 def create(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Create a token, and show its secret once."""
     body = forms.read(schemas.TokenRequest, request)
-    return shown_once(request, "token_made.html", token=people.create_token(body, actor, ctx))
+    return answer_page(request, "token_made.html", token=people.create_token(body, actor, ctx))
 
 
 @router.post("/{token_id}/revoke")

@@ -19,6 +19,7 @@ from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.pages.releasing import release_parts
 from registry.server.views import conflicts as conflict_views
 from registry.server.views import models as model_views
+from registry.server.views import recipes as recipe_views
 from registry.server.views import releases as release_views
 from registry.services.people.actors import Actor
 
@@ -116,6 +117,7 @@ def show(
         parts = release_parts.release_patches(overview.release, overview.approvals)
         listed = [part.item for part in parts if part.item.number]
         conflicts = conflicts_of(session, actor, name, listed)
+        rule = recipe_views.auto_rule(session, row, overview.release.recipe)
     page = [part for part in parts if part.item.number > after or not after][:PATCHES]
     documents = overview.documents
     return render.page(
@@ -128,6 +130,7 @@ def show(
         parts=page,
         after=after,
         conflicts=conflicts,
+        rule=rule,
         together=[f"{part.item.number}.{part.item.revision}" for part in parts[:TOGETHER] if part.item.number],
         following=page[-1].item.number if page and page[-1] is not parts[-1] else None,
         rows=release_parts.differences(overview.evaluations, 1 + overview.previous),

@@ -1,4 +1,4 @@
-"""Pages that are shown once: they hold a secret, and so have no address of their own."""
+"""Pages that answer a form and have no address of their own: those with a secret, and those that wait."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from fastapi import Request, Response
 from registry.server.pages.frame import render
 
 
-def shown_once(request: Request, template: str, **values: Any) -> Response:
+def answer_page(request: Request, template: str, **values: Any) -> Response:
     """Return a page as the answer to a form; with htmx, it replaces the page that the form is on.
 
     Args:
