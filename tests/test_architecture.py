@@ -173,6 +173,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "obstore": {"registry.storage.bucket"},
     "cryptography": {"client.machine.signatures"},
     "model_signing": {"client.machine.signatures"},
+    "optuna": {"client.trials.sampling"},
 }
 
 

@@ -19,7 +19,8 @@ from typing import Any, TypeGuard
 from client.actions.pull import find_snapshot, pull
 from client.api.client import Client
 from client.terminal.console import Console, plain
-from client.trials.bench import QUIET, Candidate, bench, candidate_of, check_command, run_successfully
+from client.trials.bench import QUIET, Candidate, bench, candidate_of
+from client.trials.running import check_command, run_successfully
 from registry.errors import InvalidRequest
 from registry.schemas import Evaluation
 

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -36,11 +37,9 @@ def brought_by(requirements: list[str]) -> set[str]:
         if name == PROJECT["name"]:
             waiting += [line for extra in wanted.extras for line in PROJECT["optional-dependencies"][extra]]
         elif name not in found and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
-            try:
-                waiting += [line for line in metadata.requires(name) or () if "extra ==" not in line]
-            except metadata.PackageNotFoundError:
-                continue  # Triton, where torch came without CUDA
             found.add(name)
+            with suppress(metadata.PackageNotFoundError):  # Triton, where torch came without CUDA
+                waiting += [line for line in metadata.requires(name) or () if "extra ==" not in line]
     return found
 
 

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from client import Client
 from client.actions import composing, transfers
-from client.trials import bench
-from client.trials.bench import Candidate, ScaledPatch, exact_scale, run_command
+from client.trials import running
+from client.trials.bench import Candidate, ScaledPatch, exact_scale
 from client.trials.bisect import PatchChange, Verdict, apply, difference, judge, search
+from client.trials.running import run_command
 from client.trials.scores import Score, read_number, read_scores
 from registry import errors, schemas
 from tests.support import makers
@@ -193,7 +194,7 @@ def test_a_commands_stdout_is_read_and_its_stderr_is_the_terminals(
 
 
 def test_of_endless_output_the_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "OUTPUT", 1000)
+    monkeypatch.setattr(running, "OUTPUT", 1000)
     output = run_command(python("print('x' * 10**6); print('y' * 10**6); print(0.5)"), tmp_path).output
     assert len(output) == 1000
     assert read_number(output) == 0.5
@@ -204,14 +205,14 @@ def test_a_command_that_is_not_there_is_told_in_one_sentence(name: str, tmp_path
     with pytest.raises(errors.InvalidRequest, match=r"cannot be run"):
         run_command([name], tmp_path)
     with pytest.raises(errors.InvalidRequest, match=r"no command"):
-        bench.check_command([name])
+        running.check_command([name])
 
 
 def test_interrupted_no_command_stays_behind(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
     script = (
-        "import pathlib, signal\nfrom client.trials.bench import run_command\n"
+        "import pathlib, signal\nfrom client.trials.running import run_command\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell runs us in the background
         f"run_command({python(code)!r}, pathlib.Path())"
     )

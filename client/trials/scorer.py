@@ -1,0 +1,122 @@
+"""The scorer of tuning: what settings are worth, by composing them here and running a command on each.
+
+Scores are kept in the cache by command and recipe, so a search that is run again goes on where it was.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.trials.bench import Bench, Candidate, ScaledPatch
+from client.trials.running import run_successfully
+from client.trials.scores import read_number
+from client.trials.searching import Factors, Phase, Setting, Tried
+from registry.errors import NotFinite
+from registry.files.durable import new_files
+
+
+@dataclass(slots=True)
+class Scorer:
+    """Scores settings by composing them here and running a command on each.
+
+    Args:
+        bench: The base and patches.
+        patches: The patches that weights belong to.
+        method: sum, ties or mean.
+        command: See `run_command`.
+        scores: Those of earlier runs, and from now on.
+        workers: How many commands run at a time.
+        begun: Called with each setting that is composed and scored, by any thread.
+        told: Called with each result.
+    """
+
+    bench: Bench
+    patches: Sequence[ScaledPatch]
+    method: str
+    command: Sequence[str]
+    scores: "Scores"
+    workers: int
+    begun: Callable[[Setting], None]
+    told: Callable[[Tried], None]
+
+    def __call__(self, phase: Phase, settings: Sequence[Setting]) -> list[Tried]:
+        """Return what became of settings, in their order; an error or interruption ends the commands that run."""
+        found: list[Tried] = []
+        with ThreadPoolExecutor(self.workers, "tune") as pool:
+            waiting = [pool.submit(self.score, phase, setting) for setting in settings]
+            try:
+                for one in waiting:
+                    found.append(one.result())
+                    self.told(found[-1])
+            except BaseException:
+                self.bench.ended.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return found
+
+    def candidate(self, setting: Setting) -> Candidate:
+        """Return the model of a setting; a weight of 0 leaves a patch out."""
+        parts = zip(self.patches, setting.weights, setting.where or [()] * len(self.patches), strict=True)
+        chosen = tuple(_scaled(patch, weight, where) for patch, weight, where in parts if weight != "0")
+        return Candidate(self.bench.base, chosen, self.method, setting.alpha)
+
+    def score(self, phase: Phase, setting: Setting) -> Tried:
+        """Score a setting, unless an earlier run did."""
+        candidate = self.candidate(setting)
+        recipe = candidate.recipe().digest
+        if recipe in self.scores.kept:
+            return Tried(phase, setting, recipe, self.scores.kept[recipe], kept=True)
+        what = f"the model at {setting},"
+        self.begun(setting)
+        try:
+            with self.bench.model(candidate, recipe[:12]) as folder:
+                score = read_number(run_successfully(self.command, folder, what, self.bench.ended).output, what)
+        except NotFinite:
+            return Tried(phase, setting, recipe, None)
+        self.scores.keep(recipe, score)
+        return Tried(phase, setting, recipe, score)
+
+
+def _scaled(patch: ScaledPatch, weight: str, where: Factors) -> ScaledPatch:
+    item = patch.item.model_copy(update={"where": list(where)}) if where else patch.item
+    return ScaledPatch(item, weight)
+
+
+class Scores:
+    """Scores of a command by recipe, kept in a file.
+
+    Args:
+        folder: Where such files are.
+        command: The words of the command.
+        again: Whether to forget what earlier runs found.
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str], again: bool = False) -> None:
+        name = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()
+        self.file = folder / f"{name}.json"
+        self.kept: dict[str, float] = {} if again else self._read()
+        self.lock = threading.Lock()
+
+    def keep(self, recipe: str, score: float) -> None:
+        """Keep a score."""
+        with self.lock:
+            self._write(recipe, score)
+
+    def _write(self, recipe: str, score: float) -> None:
+        self.kept[recipe] = score
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with new_files([self.file]) as (file,):
+            file.write(json.dumps(self.kept, indent=1).encode())
+
+    def _read(self) -> dict[str, float]:
+        try:
+            table = json.loads(self.file.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        if not isinstance(table, dict):
+            return {}
+        return {recipe: float(score) for recipe, score in table.items() if isinstance(score, int | float)}
