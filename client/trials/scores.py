@@ -121,25 +121,19 @@ def evaluate(
     Args:
         client: The registry.
         model: NS/NAME.
-        ref: `base`, a version or a channel.
+        ref: `base`, a version, a channel or a composed recipe.
         command: It prints scores as JSON; see above. It is recorded with them.
         task: Of scores that do not name their own.
         dataset: Of scores that do not name their own.
         console: Where notes and progress go.
 
     Raises:
-        InvalidRequest: The snapshot is a recipe without a release, or the command prints something else.
+        InvalidRequest: The command prints something else.
         JobFailed: The command fails; nothing is recorded.
     """
     check_command(command)
     client.whoami()  # a missing token is reported before anything is pulled
     snapshot = find_snapshot(client, model, ref, console)
-    if snapshot.recipe is not None and snapshot.release is None:
-        raise InvalidRequest(
-            f"{model}@{ref} is a recipe and not a release; evaluations are of the base, a patch, a version or a "
-            "channel.",
-            field="ref",
-        )
     subject = snapshot.release or snapshot.ref
     with tempfile.TemporaryDirectory(prefix="crumb-") as scratch:
         folder = Path(scratch) / "model"

@@ -202,7 +202,7 @@ class EvaluationRequest(Wire):
 
     ref: Annotated[
         str, StringConstraints(pattern=r"^(#[0-9]{1,9}(\.[0-9]{1,9})?|[A-Za-z0-9][A-Za-z0-9._+:-]{0,99})$")
-    ] = Field(description="base, #12, #12.2, a version or a channel")
+    ] = Field(description="base, #12, #12.2, a version, a channel or a composed recipe")
     task: Annotated[Text, StringConstraints(min_length=1, max_length=100)]
     dataset: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
     metric: Annotated[Text, StringConstraints(min_length=1, max_length=100)]
@@ -210,13 +210,14 @@ class EvaluationRequest(Wire):
     higher_is_better: bool = True
     source: Annotated[Text, StringConstraints(max_length=500)] | None = None
     command: Annotated[Text, StringConstraints(max_length=4096), most_bytes(4096)] | None = None
+    tried: int | None = Field(None, ge=1, le=2**31 - 1, description="candidates that were measured to choose a recipe")
 
 
 class Evaluation(Answer):
     """One measured number, and who measured it."""
 
     id: str
-    subject: str = Field(description="base, #12.2 or 1.2.0")
+    subject: str = Field(description="base, #12.2, 1.2.0 or the digest of a recipe")
     task: str
     dataset: str
     metric: str
@@ -224,6 +225,7 @@ class Evaluation(Answer):
     higher_is_better: bool
     source: str | None
     command: str | None
+    tried: int | None = Field(None, description="candidates that were measured to choose the recipe")
     user: str
     created_at: datetime
 

@@ -111,12 +111,13 @@ class Reviews(Calls):
         higher_is_better: bool = True,
         source: str | None = None,
         command: str | None = None,
+        tried: int | None = None,
     ) -> schemas.Evaluation:
         """Record an evaluation, under your name.
 
         Args:
             model: NS/NAME.
-            ref: `base`, a patch (`#12`, `#12.2`), a version or a channel.
+            ref: `base`, a patch (`#12`, `#12.2`), a version, a channel or a composed recipe.
             task: Like arithmetic.
             dataset: Like openai/gsm8k.
             metric: Like accuracy.
@@ -124,6 +125,7 @@ class Reviews(Calls):
             higher_is_better: False for a loss.
             source: Address of a page about it.
             command: The command that measured it.
+            tried: How many candidates were measured to choose a recipe.
         """
         request = valid(
             schemas.EvaluationRequest,
@@ -135,6 +137,7 @@ class Reviews(Calls):
             higher_is_better=higher_is_better,
             source=source,
             command=command,
+            tried=tried,
         )
         return self._call(schemas.Evaluation, "POST", f"/models/{name_of(model)}/evaluations", body=request)
 

@@ -158,10 +158,14 @@ def add(
     value: Annotated[float, typer.Option("--value", metavar="X", help="What was measured.")],
     lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="For a loss.")] = False,
     source: Annotated[str | None, typer.Option("--source", metavar="URL", help="A page about it.")] = None,
+    tried: Annotated[
+        int | None,
+        typer.Option("--tried", metavar="N", min=1, help="How many candidates were measured to choose a recipe."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Record one evaluation of a base, a patch, a version or a channel."""
+    """Record one evaluation of a base, a patch, a version, a channel or a composed recipe."""
     model, ref = _parse_subject(subject)
     with connect() as client:
         evaluation = client.add_evaluation(
@@ -173,6 +177,7 @@ def add(
             value=value,
             higher_is_better=not lower_is_better,
             source=source,
+            tried=tried,
         )
     Console(as_json, quiet).result(evaluation, _evaluations_text([evaluation]), evaluation.subject)
 
@@ -256,10 +261,17 @@ def _blame_text(result: "Blame") -> str:
     return f"{fields(pairs)}\n{shares}"
 
 
+def _subject_text(row: "Evaluation") -> str:
+    from client.terminal.addresses import is_digest
+
+    subject = row.subject[:12] if is_digest(row.subject) else row.subject
+    return f"{subject}, chosen among {row.tried}" if row.tried else subject
+
+
 def _evaluations_text(evaluations: "list[Evaluation]") -> str:
     rows = [
         (
-            row.subject,
+            _subject_text(row),
             plain(row.task),
             plain(row.dataset),
             plain(row.metric),

@@ -179,7 +179,7 @@ def inbox(
 def add_evaluation(
     name: ModelName, body: schemas.EvaluationRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Evaluation:
-    """Record an evaluation of the base, of a patch revision or of a release, as measured by you."""
+    """Record an evaluation of the base, a patch revision, a release or a composed recipe, as measured by you."""
     evaluation = evaluations.NewEvaluation(**body.model_dump(exclude={"ref"}))
     with ctx.writing(actor, body) as session:
         row, subject = evaluations.add(session, actor, name, body.ref, evaluation)

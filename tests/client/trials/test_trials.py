@@ -548,7 +548,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 def test_eval_run_pulls_runs_and_records(
-    here: Registry, model: str, crumb: Crumb, recorded: Recorded, scratch: Path
+    here: Registry, model: str, all_of_it: str, crumb: Crumb, recorded: Recorded, scratch: Path
 ) -> None:
     command = python(
         READ + "print(json.dumps({'weight': read(sys.argv[1], 0), 'files': len(os.listdir(sys.argv[1]))}))"
@@ -562,19 +562,17 @@ def test_eval_run_pulls_runs_and_records(
     assert abs(recorded[0]["value"]) < 1
     assert recorded[0]["command"].startswith(sys.executable)
     assert recorded[0]["higher_is_better"] is True
+    crumb("eval", "run", f"{model}@{all_of_it}", "--", *python(f"print({json.dumps(FULL)!r})"))
+    assert recorded[-1]["ref"].startswith(all_of_it), "a recipe is recorded by its whole digest"
     assert list(scratch.iterdir()) == []
 
 
-def test_eval_run_records_all_or_nothing(
-    here: Registry, model: str, all_of_it: str, crumb: Crumb, recorded: Recorded
-) -> None:
+def test_eval_run_records_all_or_nothing(here: Registry, model: str, crumb: Crumb, recorded: Recorded) -> None:
     lines = json.dumps([FULL, {**FULL, "metric": ""}])
     crumb("eval", "run", f"{model}@base", "--", *python(f"print({lines!r})"), code=1)
     assert "metric must be" in crumb.errors
     crumb("eval", "run", f"{model}@base", "--", *python(f"print({json.dumps(FULL)!r}); raise SystemExit(1)"), code=1)
     assert f"failed on {model}@base: exit code 1" in crumb.errors
-    crumb("eval", "run", f"{model}@{all_of_it}", "--", *python(f"print({json.dumps(FULL)!r})"), code=1)
-    assert "not a release" in crumb.errors
     crumb("eval", "run", f"{model}@base", "--", *python(f"print({json.dumps(FULL)!r})"), code=1, CRUMB_TOKEN="")
     assert "token" in crumb.errors
     assert recorded == []
@@ -589,6 +587,9 @@ def test_eval_add_records_one_number_of_a_patch_too(crumb: Crumb, recorded: Reco
         assert (recorded[-1]["model"], recorded[-1]["ref"]) == ("n/m", ref)
     crumb("eval", "add", "n/m#1", *given, "--lower-is-better", "--source", "https://x.example", CRUMB_URL=url)
     assert (recorded[-1]["higher_is_better"], recorded[-1]["source"]) == (False, "https://x.example")
+    said = crumb("eval", "add", f"n/m@{'3f9c0a1b' * 8}", *given, "--tried", "14", CRUMB_URL=url)
+    assert (recorded[-1]["ref"], recorded[-1]["tried"]) == ("3f9c0a1b" * 8, 14)
+    assert "3f9c0a1b3f9c, chosen among 14" in said
     for subject in ("n/m#", "n/m#1.", "n/m#x", "n#1", "n/m#1.2.3"):
         crumb("eval", "add", subject, *given, code=1, CRUMB_URL=url)
         assert "not the name of a model" in crumb.errors
