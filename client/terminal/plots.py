@@ -34,7 +34,7 @@ def plot_log(points: Sequence[tuple[str, float]], best: int) -> str:
 
 
 def _place(value: float, values: Sequence[float], count: int) -> int:
-    """Return where a value is among `count` places from the smallest value to the largest; the middle if all are one."""
+    """Return the place of a value among `count` from the smallest to the largest; the middle if all are the same."""
     low, high = min(values), max(values)
     return count // 2 if low == high else round((count - 1) * (value - low) / (high - low))
 

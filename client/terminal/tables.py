@@ -5,9 +5,10 @@ sentence. Rows are printed once and stay, so that what other programs print in b
 """
 
 import sys
+import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from client.terminal.console import Console
 
@@ -26,16 +27,12 @@ class GrowingTable:
     """
 
     def __init__(self, console: Console, heads: Sequence[str], widths: Sequence[int], total: int) -> None:
-        self._console, self._widths = console, widths
+        self._console, self._heads, self._widths, self._total = console, heads, widths, total
         self._bars: Bars | None = None
-        if not console.quiet and sys.stderr.isatty():
-            self._bars = _bars()
-            self._task = self._bars.add_task("", total=total)
-            self._print(heads, "bold")
+        self._lock = threading.Lock()
+        self._task: Any = None
 
     def __enter__(self) -> Self:
-        if self._bars is not None:
-            self._bars.start()
         return self
 
     def __exit__(
@@ -45,22 +42,33 @@ class GrowingTable:
             self._bars.stop()
 
     def begin(self, text: str) -> None:
-        """Say what is being done."""
-        if self._bars is not None:
-            self._bars.update(self._task, description=text)
+        """Say what is being done; any thread may."""
+        if (bars := self._started()) is not None:
+            bars.update(self._task, description=text)
 
     def add(self, cells: Sequence[str], sentence: str, best: bool = False) -> None:
         """Add a row, or note the sentence; a row that is the best until now stands out."""
-        if self._bars is None:
+        if (bars := self._started()) is None:
             self._console.note(sentence)
             return
-        self._bars.update(self._task, advance=1)
-        self._print(cells, "green" if best else "")
+        bars.update(self._task, advance=1)
+        self._print(bars, cells, "green" if best else "")
 
-    def _print(self, cells: Sequence[str], style: str) -> None:
-        assert self._bars is not None
+    def _started(self) -> "Bars | None":
+        """Return the bars, which appear when they are first needed; None where there is no terminal to see them."""
+        with self._lock:
+            if self._bars is None and not self._console.quiet and sys.stderr.isatty():
+                self._bars = _bars()
+                self._task = self._bars.add_task("", total=self._total)
+                self._bars.start()
+                self._print(self._bars, self._heads, "bold")
+            return self._bars
+
+    def _print(self, bars: "Bars", cells: Sequence[str], style: str) -> None:
+        from rich.text import Text
+
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
-        self._bars.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        bars.console.print(Text(line, style), soft_wrap=True)
 
 
 def _bars() -> "Bars":

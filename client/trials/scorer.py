@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +49,11 @@ class Scorer:
         with ThreadPoolExecutor(self.workers, "tune") as pool:
             waiting = [pool.submit(self.score, phase, setting) for setting in settings]
             try:
-                for one in waiting:
-                    found.append(one.result())
-                    self.told(found[-1])
+                for done in as_completed(waiting):
+                    done.result()  # an error is raised at once, and results are told in their order
+                    while len(found) < len(waiting) and waiting[len(found)].done():
+                        found.append(waiting[len(found)].result())
+                        self.told(found[-1])
             except BaseException:
                 self.bench.ended.set()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -70,7 +72,7 @@ class Scorer:
         recipe = candidate.recipe().digest
         if recipe in self.scores.kept:
             return Tried(phase, setting, recipe, self.scores.kept[recipe], kept=True)
-        what = f"the model at {setting},"
+        what = f"the model ({setting})"
         self.begun(setting)
         try:
             with self.bench.model(candidate, recipe[:12]) as folder:

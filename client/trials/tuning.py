@@ -1,12 +1,13 @@
 """Tuning: what is tuned, of a registry or of files, and from where the search starts."""
 
 import contextlib
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
-from client.actions.composing import open_checked
+from client.actions.composing import compose, open_checked
 from client.actions.conflicts import alpha_of_files
 from client.actions.pull import find_snapshot
 from client.actions.push import patch_base
@@ -20,11 +21,11 @@ from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, ope
 from client.trials.running import check_command
 from client.trials.sampling import layers_of, sample
 from client.trials.scorer import Scorer, Scores
-from client.trials.searching import BUDGET, Search, Setting, Tried, three_digits
+from client.trials.searching import BUDGET, Factors, Search, Setting, Tried, three_digits
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.errors import InvalidRequest
 from registry.extras import require_extra
-from registry.schemas import RecipeItem
+from registry.schemas import Evaluation, RecipeItem
 
 STEPS, OPTUNA = "steps", "optuna"
 
@@ -44,6 +45,27 @@ class Tuned:
     tried: list[Tried]
     patches: list[RecipeItem]
     method: str
+
+    @property
+    def scored(self) -> int:
+        """How many settings have a score, among which the best was chosen."""
+        return sum(one.score is not None for one in self.tried)
+
+    def parts(self) -> list[tuple[RecipeItem, str, Factors]]:
+        """Return what the best is composed of: each patch that is not left out, its weight, its factors by tensor."""
+        best = self.best.setting
+        where = best.where or [tuple(patch.where) for patch in self.patches]
+        parts = zip(self.patches, best.weights, where, strict=True)
+        return [(patch, weight, factors) for patch, weight, factors in parts if weight != "0"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a score measures, in the terms of evaluations."""
+
+    task: str
+    dataset: str
+    metric: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +156,7 @@ def tune(client: Client, model: str, ref: str, items: Sequence[Item], how: How, 
         method = how.method or recipe.method
     scaled = tuple(ScaledPatch(part, part.weight) for part in parts)
     start = Candidate(base, scaled, method)
+    start.recipe()  # whatever is wrong is told before anything is downloaded
     with bench(client, model, [start], device=how.device, keep=how.keep, console=console) as opened:
         return _search(opened, scaled, method, how)
 
@@ -153,6 +176,8 @@ def tune_files(base: str | Path, files: Sequence[tuple[Path, str]], how: How, *,
         InvalidRequest, JobFailed: As of `tune`.
     """
     how.check()
+    if not files:
+        raise InvalidRequest("There are no patches to tune; name patch files after the base.", field="patches")
     with _open_files(resolve(base, quiet=console.quiet), files, how, console) as (opened, scaled):
         return _search(opened, scaled, how.method or "sum", how)
 
@@ -178,7 +203,30 @@ def _open_files(
             yield made, scaled
 
 
+def record(client: Client, model: str, tuned: Tuned, task: Task, how: How, *, console: Console = QUIET) -> Evaluation:
+    """Have the best recipe composed at the registry, and record its score, and among how many it was chosen.
+
+    Raises:
+        Unauthenticated, Forbidden: The token may not compose or record.
+        JobFailed: The composition failed.
+    """
+    items = [(patch.number, weight, patch.revision, factors) for patch, weight, factors in tuned.parts()]
+    best = tuned.best
+    composed = compose(client, model, items, alpha=best.setting.alpha, method=tuned.method, console=console)
+    assert composed.recipe.digest == best.recipe and best.score is not None
+    return client.add_evaluation(
+        model,
+        best.recipe,
+        **asdict(task),
+        value=best.score,
+        higher_is_better=not how.lowest,
+        command=shlex.join(how.command),
+        tried=tuned.scored,
+    )
+
+
 def _search(opened: Bench, scaled: tuple[ScaledPatch, ...], method: str, how: How) -> Tuned:
+    Candidate(opened.base, scaled, method).recipe()  # whatever is wrong is told before patches are compared
     weights = tuple(patch.scale for patch in scaled)
     globs = [_globs(patch, opened.patches[patch.item.sha256].info.tensors, how) for patch in scaled]
     if unmatched := set(how.where).difference(*globs):

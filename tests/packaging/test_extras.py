@@ -80,6 +80,7 @@ def test_the_client_alone_is_small() -> None:
     [
         ("crumb diff base tuned -o patch.safetensors", "local"),
         ("crumb demo", "demo"),
+        ("crumb tune base tuned --sampler optuna -- true", "optuna"),
         ("crumb key make private.pem public.pem", "sign"),
         ("crumb-server serve", "server"),
         ("crumb-server token create alice", "server"),

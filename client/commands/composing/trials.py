@@ -55,7 +55,7 @@ def bisect(
     Exit codes of COMMAND: 0 good; 125 cannot be judged; any other up to 127 bad; all others end the search. crumb exits
     with 1 if several suspects are left because some models could not be judged.
 
-    Models are composed in $TMPDIR and removed after their trial.
+    Models are composed in $TMPDIR, one after another in the same folder, which is removed at the end.
     """
     from client.terminal.addresses import parse_snapshot
     from client.trials import bisect as bisects

@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,9 +36,9 @@ class Scene:
         items = [Item(sha256, *part) for sha256, part in zip(self.sha256s, parts, strict=True) if part]
         return make_recipe(self.digest, alpha, items, method)
 
-    def scratch(self, name="scratch"):
+    def scratch(self, name="scratch", device="cpu"):
         (self.folder / name).mkdir()
-        return ScratchWeights(self.base, self.patches, self.folder / name)
+        return ScratchWeights(self.base, self.patches, self.folder / name, device)
 
     def fresh(self, recipe):
         out = self.folder / recipe.digest
@@ -105,6 +106,25 @@ def test_only_tensors_that_differ_are_written_again(scene):
     scratch.compose(scene.recipe("2", (("1", bfloat16), None, None)))
     changed = [file.name for file, at in before.items() if file.stat().st_mtime_ns != at]
     assert changed == [place(scene, "bfloat16")[0]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_gpu_writes_the_same_bytes_over_each_other(scene):
+    scratch, one = scene.scratch("gpu", "cuda"), ("1", (("*16", "1"), ("*", "0")))
+    for alpha, parts, method in [
+        ("0.3", (one, None, None), "sum"),
+        ("0.3", (("1", ()), ("0.5", ()), None), "sum"),  # tensors that the first composition did not read
+        (HUGE, (("1", ()), ("0.5", ()), None), "sum"),
+        ("0.7", (("1", ()), ("0.5", ()), one), "ties"),
+        ("0.7", (None, None, one), "mean"),
+    ]:
+        recipe = scene.recipe(alpha, parts, method)
+        if alpha == HUGE:
+            with pytest.raises(NotFinite):
+                scratch.compose(recipe)
+        else:
+            scratch.compose(recipe)
+            assert bytes_of(scratch.folder) == scene.fresh(recipe)
 
 
 def test_an_alpha_that_no_tensor_feels_writes_nothing(scene):
