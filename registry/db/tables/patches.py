@@ -219,6 +219,7 @@ class Evaluation(Table):
             name="subject",
         ),
         CheckConstraint("tried >= 1", name="tried"),
+        CheckConstraint("stderr >= 0", name="stderr"),
     )
 
     id: Mapped[uuid.UUID] = key()
@@ -232,6 +233,7 @@ class Evaluation(Table):
     dataset: Mapped[str] = mapped_column(String(200))
     metric: Mapped[str] = mapped_column(String(100))
     value: Mapped[float]
+    stderr: Mapped[float | None]
     higher_is_better: Mapped[bool]
     source: Mapped[str | None] = mapped_column(String(500))
     command: Mapped[str | None] = mapped_column(Text)

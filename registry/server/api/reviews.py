@@ -187,6 +187,19 @@ def add_evaluation(
         return review_views.evaluation(row, subject)
 
 
+@router.put("/evaluations")
+@allow("evaluation.add")
+def add_evaluations(
+    name: ModelName, body: schemas.EvaluationsRequest, actor: ActorDep, ctx: ContextDep
+) -> schemas.RecordedEvaluations:
+    """Record many evaluations of one subject, all or none; what you recorded before is not added again."""
+    shared = body.model_dump(include={"source", "command", "tried"})
+    new = [evaluations.NewEvaluation(**score.model_dump(), **shared) for score in body.scores]
+    with ctx.writing(actor, body, entries=len(new)) as session:
+        added, known, subject = evaluations.add_new(session, actor, name, body.ref, new)
+        return review_views.recorded(session, subject, added, known)
+
+
 @router.get("/evaluations")
 @allow("model.read")
 def list_evaluations(

@@ -1,6 +1,7 @@
 """Views of what people say and decide about patches, and of evaluations: the discussion of a patch, and the inbox."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -71,13 +72,24 @@ def comment_page(
 
 def evaluation(row: Evaluation, subject: Subject) -> schemas.Evaluation:
     """Return the shape of an evaluation."""
-    same = ("task", "dataset", "metric", "value", "higher_is_better", "source", "command", "tried", "created_at")
+    same = ["task", "dataset", "metric", "value", "stderr", "higher_is_better"]
+    same += ["source", "command", "tried", "created_at"]
     return schemas.Evaluation(
         id=str(row.id),
         subject=subject.name,
         user=row.user.name,
         **{name: getattr(row, name) for name in same},
     )
+
+
+def recorded(
+    session: Session, subject: Subject, added: Sequence[Evaluation], known: Sequence[Evaluation]
+) -> schemas.RecordedEvaluations:
+    """Return the shape of evaluations that were recorded together, and of those that were there."""
+    for row in added:
+        session.refresh(row, ["user"])
+    shown = {name: [evaluation(row, subject) for row in rows] for name, rows in (("added", added), ("known", known))}
+    return schemas.RecordedEvaluations(**shown)
 
 
 def evaluations_of(

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,9 @@ from registry.services.people.actors import Actor, record
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PATCH = re.compile(r"#([0-9]{1,9})(?:\.([0-9]{1,9}))?")
+Key = tuple[uuid.UUID | None, uuid.UUID | None, str | None]
+Name = tuple[str, str, str]
+NAME = Evaluation.task, Evaluation.dataset, Evaluation.metric
 SUBJECT = Evaluation.revision_id, Evaluation.release_id, Evaluation.recipe_digest
 
 
@@ -31,12 +34,20 @@ class NewEvaluation:
     metric: str
     value: float
     higher_is_better: bool = True
+    stderr: float | None = None
     source: str | None = None
     command: str | None = None
     tried: int | None = None
 
+    @property
+    def name(self) -> Name:
+        """What was measured."""
+        return self.task, self.dataset, self.metric
 
-Key = tuple[uuid.UUID | None, uuid.UUID | None, str | None]
+    @property
+    def result(self) -> tuple[float, float | None, bool]:
+        """What came out."""
+        return self.value, self.stderr, self.higher_is_better
 
 
 @dataclass(frozen=True)
@@ -75,32 +86,78 @@ def add(
     """
     model = models.ready(session, full_name)
     subject = find_subject(session, actor, model, ref)
-    for name in ("task", "dataset", "metric"):  # a manifest holds them, and no control characters
-        if CONTROLS.search(getattr(evaluation, name)):
-            raise InvalidRequest(f"The {name} of an evaluation is one line without control characters.", field=name)
-    if evaluation.tried is not None and subject.recipe is None:
-        raise InvalidRequest(
-            f"{subject.name} is not a recipe, and only a recipe is chosen among tried ones; leave `tried` out.",
-            field="tried",
-        )
-    revision_id, release_id, recipe_digest = subject.key
-    row = Evaluation(
-        model_id=model.id,
-        revision_id=revision_id,
-        release_id=release_id,
-        recipe_digest=recipe_digest,
-        user_id=actor.user_id,
-        **vars(evaluation),
-    )
-    same = [getattr(Evaluation, name) == getattr(evaluation, name) for name in ("task", "dataset", "metric")]
-    newest = of_subject(select(func.max(Evaluation.created_at)).where(*same), model, subject)
-    row.created_at = after(session.scalar(newest))
-    session.add(row)
-    session.flush()
-    where = full_name + (subject.name if subject.revision else f"@{subject.name}")
-    told = {"dataset": evaluation.dataset, "metric": evaluation.metric, "value": evaluation.value}
-    record(session, actor, "evaluation.add", where, model, after=told)
+    (row,) = _add(session, actor, model, subject, [evaluation])
     return row, subject
+
+
+def add_new(
+    session: Session, actor: Actor, full_name: str, ref: str, evaluations: Sequence[NewEvaluation]
+) -> tuple[list[Evaluation], list[Evaluation], Subject]:
+    """Add those evaluations whose newest numbers by the caller are not the same already.
+
+    Returns:
+        Those that were added, those that were there, and what they are of.
+
+    Raises:
+        NotFound, InvalidRequest: As of `add`; or two evaluations have the same task, dataset and metric.
+    """
+    model = models.ready(session, full_name)
+    subject = find_subject(session, actor, model, ref)
+    twice = next((name for name, count in Counter(one.name for one in evaluations).items() if count > 1), None)
+    if twice:
+        raise InvalidRequest(f"{' / '.join(twice)} is there twice; give each metric of a task once.", field="scores")
+    names = {one.name for one in evaluations}
+    mine = is_of(subject.key), Evaluation.user_id == actor.user_id, tuple_(*NAME).in_(names)
+    newest = {(row.task, row.dataset, row.metric): row for row in session.scalars(newest_of_each(model, and_(*mine)))}
+    known = [row for one in evaluations if (row := newest.get(one.name)) and _result(row) == one.result]
+    there = {(row.task, row.dataset, row.metric) for row in known}
+    new = [one for one in evaluations if one.name not in there]
+    return _add(session, actor, model, subject, new) if new else [], known, subject
+
+
+def _add(
+    session: Session, actor: Actor, model: Model, subject: Subject, evaluations: Sequence[NewEvaluation]
+) -> list[Evaluation]:
+    for one in evaluations:
+        for field in ("task", "dataset", "metric"):  # a manifest holds them, and no control characters
+            if CONTROLS.search(getattr(one, field)):
+                raise InvalidRequest(
+                    f"The {field} of an evaluation is one line without control characters.", field=field
+                )
+        if one.tried is not None and subject.recipe is None:
+            raise InvalidRequest(
+                f"{subject.name} is not a recipe, and only a recipe is chosen among tried ones; leave `tried` out.",
+                field="tried",
+            )
+    at = session.scalar(of_subject(select(func.max(Evaluation.created_at)), model, subject))
+    key = dict(zip((column.key for column in SUBJECT), subject.key, strict=True))
+    rows = []
+    for one in evaluations:
+        at = after(at)
+        rows.append(Evaluation(model_id=model.id, user_id=actor.user_id, created_at=at, **key, **vars(one)))
+    session.add_all(rows)
+    session.flush()
+    first = evaluations[0]
+    told = {"dataset": first.dataset, "metric": first.metric, "value": first.value}
+    where = model.full_name + (subject.name if subject.revision else f"@{subject.name}")
+    record(session, actor, "evaluation.add", where, model, after=told if len(rows) == 1 else {"count": len(rows)})
+    return rows
+
+
+def _result(row: Evaluation) -> tuple[float, float | None, bool]:
+    return row.value, row.stderr, row.higher_is_better
+
+
+def newest_of_each(model: Model, chosen: ColumnElement[bool]) -> Select[Evaluation]:
+    """Return the query for the newest of the chosen evaluations of each metric of each subject."""
+    newest_first = Evaluation.created_at.desc(), Evaluation.id.desc()
+    place = func.row_number().over(partition_by=(*SUBJECT, *NAME), order_by=newest_first)
+    ranked = select(Evaluation.id, place.label("place")).where(Evaluation.model_id == model.id, chosen).subquery()
+    return (
+        select(Evaluation)
+        .join(ranked, and_(Evaluation.id == ranked.c.id, ranked.c.place == 1))
+        .options(joinedload(Evaluation.user))
+    )
 
 
 def find_subject(session: Session, actor: Actor | None, model: Model, ref: str) -> Subject:
@@ -132,7 +189,7 @@ def of_subject(query: Any, model: Model, subject: Subject) -> Any:
 
 def is_of(subject: Key) -> ColumnElement[bool]:
     """Return the condition for the evaluations of a subject."""
-    return and_(*(column.is_not_distinct_from(value) for column, value in zip(SUBJECT, subject, strict=True)))
+    return and_(*(column == value for column, value in zip(SUBJECT, subject, strict=True)))  # == None is IS NULL
 
 
 def listing(

@@ -1,4 +1,4 @@
-"""Evaluations of recipes: they belong to the recipe, whether or not its composition is still there."""
+"""Evaluations: many at a time, none twice; of recipes, whether or not their composition is still there."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 
 from registry.db.session import migrations_config
-from registry.db.tables import Build, Evaluation, Recipe
+from registry.db.tables import Build, Evaluation, Recipe, User
+from registry.services.people.budgets import ENTRY_BYTES
 from tests.support.community import NAME, URL, Community
 
 F1 = {"task": "qa", "dataset": "squad", "metric": "f1"}
@@ -109,3 +110,63 @@ def test_a_database_with_evaluations_of_recipes_does_not_go_back(crew: Community
     url = crew.world.settings.database_url
     with pytest.raises(RuntimeError, match="of recipes"):
         command.downgrade(migrations_config(url), "e19a7c3f5b24")
+
+
+def put(crew: Community, scores: list[dict[str, Any]], user: str = "carol", status: int = 200, **more: Any) -> Any:
+    return crew.put(user, "/evaluations", status, **{"ref": "#1", "scores": scores, **more})
+
+
+def score(metric: str, value: float, **more: Any) -> dict[str, Any]:
+    return {**F1, "metric": metric, "value": value, **more}
+
+
+def test_many_evaluations_are_recorded_by_one_call_and_not_again_by_the_same(crew: Community) -> None:
+    many = [score(f"m{place}", place / 7, stderr=0.25, higher_is_better=place % 2 == 0) for place in range(65)]
+    first = put(crew, many, source="https://x.example", command="measure")
+    assert (len(first["added"]), first["known"]) == (65, [])
+    assert {(row["source"], row["command"], row["user"], row["stderr"]) for row in first["added"]} == {
+        ("https://x.example", "measure", "carol", 0.25)
+    }
+    assert [(row["metric"], row["value"]) for row in first["added"]] == [(one["metric"], one["value"]) for one in many]
+    assert [event.after for event in crew.events("evaluation.add")] == [{"count": 65}]
+    again = put(crew, [*many, score("new", 1)])
+    assert ([row["metric"] for row in again["added"]], len(again["known"])) == (["new"], 65)
+    assert [row["id"] for row in again["known"]] == [row["id"] for row in first["added"]]
+    assert put(crew, many)["added"] == []
+    assert len(crew.events("evaluation.add")) == 2
+    assert len(crew.get("/evaluations?ref=%231")["items"]) == 66
+
+
+def test_only_the_same_newest_numbers_of_the_same_person_are_the_same(crew: Community) -> None:
+    put(crew, [score("f1", 0.5, stderr=0.1)])
+    for other in ({"value": 0.6}, {"stderr": None}, {"higher_is_better": False}, {"dataset": "other"}):
+        assert len(put(crew, [{**score("f1", 0.5, stderr=0.1), **other}])["added"]) == 1, other
+    assert len(put(crew, [score("f1", 0.5, stderr=0.1)])["added"]) == 1, "measured again since, with another result"
+    assert len(put(crew, [score("f1", 0.5, stderr=0.1)], "bob")["added"]) == 1
+    assert len(put(crew, [score("f1", 0.5, stderr=0.1)], ref="#2")["added"]) == 1
+
+
+def test_of_many_evaluations_all_are_recorded_or_none(crew: Community) -> None:
+    fine = score("f1", 0.5)
+    for wrong in (
+        [fine, score("a\nb", 0.5)],
+        [fine, fine],
+        [fine, score("", 0.5)],
+        [fine, score("m" * 101, 0.5)],
+        [fine, score("s", 0.5, stderr=-1)],
+        [],
+        [score(f"m{place}", 1) for place in range(1001)],
+    ):
+        put(crew, wrong, status=422)
+    put(crew, [fine], status=422, tried=3)
+    put(crew, [fine], status=404, ref="#9")
+    assert crew.get("/evaluations")["items"] == []
+    assert len(put(crew, [score(f"m{place}", 1) for place in range(1000)])["added"]) == 1000
+
+
+def test_each_of_many_evaluations_counts_for_what_its_sender_may_write(crew: Community) -> None:
+    with crew.world.database.write() as session:
+        user = crew.actor(session, "carol").user_id
+    put(crew, [score(f"m{place}", 1) for place in range(100)])
+    with crew.world.database.read() as session:
+        assert session.get_one(User, user).text_bytes > 100 * ENTRY_BYTES
