@@ -18,6 +18,7 @@ from client.machine.folders import files_beside
 from client.machine.sources import resolve
 from client.terminal.console import Console
 from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, open_bench
+from client.trials.evaluating import Names
 from client.trials.running import check_command
 from client.trials.sampling import layers_of, sample
 from client.trials.scorer import Scorer, Scores
@@ -57,15 +58,6 @@ class Tuned:
         where = best.where or [tuple(patch.where) for patch in self.patches]
         parts = zip(self.patches, best.weights, where, strict=True)
         return [(patch, weight, factors) for patch, weight, factors in parts if weight != "0"]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What a score measures, in the terms of evaluations."""
-
-    task: str
-    dataset: str
-    metric: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +195,7 @@ def _open_files(
             yield made, scaled
 
 
-def record(client: Client, model: str, tuned: Tuned, task: Task, how: How, *, console: Console = QUIET) -> Evaluation:
+def record(client: Client, model: str, tuned: Tuned, names: Names, how: How, *, console: Console = QUIET) -> Evaluation:
     """Have the best recipe composed at the registry, and record its score, and among how many it was chosen.
 
     Raises:
@@ -217,9 +209,8 @@ def record(client: Client, model: str, tuned: Tuned, task: Task, how: How, *, co
     return client.add_evaluation(
         model,
         best.recipe,
-        **asdict(task),
+        **asdict(names),
         value=best.score,
-        higher_is_better=not how.lowest,
         command=shlex.join(how.command),
         tried=tuned.scored,
     )

@@ -94,10 +94,11 @@ def tune(
 
     from client.terminal.addresses import parse_file, parse_items, parse_snapshot
     from client.trials import tuning
+    from client.trials.evaluating import Names
     from registry.errors import InvalidRequest
 
     console = Console(as_json, quiet)
-    task = None if record is None else tuning.Task(record, dataset, metric)
+    called = None if record is None else Names(record, dataset, metric, higher_is_better=not lowest)
     table = GrowingTable(console, ("alpha", "weights", "score"), (10, max(12, 5 * len(what)), 12), budget)
     how = tuning.How(
         command=context.meta[COMMAND],
@@ -117,7 +118,7 @@ def tune(
     )
     recorded: Evaluation | None = None
     if Path(what[0]).expanduser().exists():
-        if task is not None:
+        if called is not None:
             raise InvalidRequest(
                 "Scores of files cannot be recorded; push the patches, and tune NS/NAME.", field="record"
             )
@@ -130,11 +131,11 @@ def tune(
         model, ref = parse_snapshot(what[0])
         items = parse_items(what[1:], None)
         with connect() as client:
-            if task is not None:
+            if called is not None:
                 client.whoami()  # a missing token is reported before anything is composed
             with table:
                 tuned = tuning.tune(client, model, ref, items, how, console=console)
-            recorded = tuning.record(client, model, tuned, task, how, console=console) if task is not None else None
+            recorded = tuning.record(client, model, tuned, called, how, console=console) if called is not None else None
         names = [str(item.number) for item in tuned.patches]
         use, more = _use_registry(model, tuned), [_record_row(recorded)]
     best = tuned.best
