@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from client.commands import integrations, models
-from client.commands.composing import conflicts, local, pulls, recipes, trials, tuning
+from client.commands.composing import conflicts, evals, local, pulls, recipes, trials, tuning
 from client.commands.curation import patches, reviews
 from client.commands.operating import admin, operations
 from client.commands.options import Json, Quiet
@@ -103,7 +103,7 @@ for _command in (*_LOCAL, *_ACCOUNT):
 app.add_typer(models.group)
 for _command in (*_REGISTRY, *_REVIEWS):
     app.command()(_command)
-for _group in (releases.group, channels.group, recipes.group, trials.evals):
+for _group in (releases.group, channels.group, recipes.group, evals.evals):
     app.add_typer(_group)
 for _command in _TRIALS:
     app.command()(_command)

@@ -33,6 +33,7 @@ EXTRAS = {  # import name -> the smallest extra that brings it; extras bring tho
     "cryptography": "sign",
     "model_signing": "sign",
     "OpenSSL": "sign",
+    "optuna": "optuna",
     "sklearn": "demo",
     "transformers": "demo",
 }

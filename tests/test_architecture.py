@@ -175,6 +175,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "obstore": {"registry.storage.bucket"},
     "cryptography": {"client.machine.signatures"},
     "model_signing": {"client.machine.signatures"},
+    "optuna": {"client.trials.sampling"},
 }
 
 
@@ -342,7 +343,7 @@ def named_commands() -> list[tuple[str, ...]]:
             if said := re.match(
                 r"\s*(?:\$ |\S*/bin/)?(crumb-server|crumb)(?![\w-])((?: [a-z][a-z-]*(?![\w/@#.:]))*)(.*)", part
             ):
-                options = re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", said[3].split(" #")[0])
+                options = re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", re.split(r" #| -- ", said[3])[0])
                 found[said[1], *said[2].split(), *options] = None
     return list(found)
 

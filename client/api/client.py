@@ -13,6 +13,7 @@ from typing import Self
 from client.api.endpoints.admin import Admin
 from client.api.endpoints.compositions import Compositions
 from client.api.endpoints.conflicts import Conflicts
+from client.api.endpoints.evaluations import Evaluations
 from client.api.endpoints.jobs import Jobs
 from client.api.endpoints.models import Models
 from client.api.endpoints.operations import Operations
@@ -25,7 +26,9 @@ from client.api.http import Connection
 from client.machine.config import current
 
 
-class Client(Models, Patches, Reviews, Compositions, Conflicts, Releases, Jobs, Uploads, People, Operations, Admin):
+class Client(
+    Models, Patches, Reviews, Evaluations, Compositions, Conflicts, Releases, Jobs, Uploads, People, Operations, Admin
+):
     """A registry, reached by its HTTP API; threads may share one.
 
     Args:

@@ -236,16 +236,34 @@ def check_vacant(folder: Path) -> None:
         raise WrongState(f"{folder} is there already and not empty; choose another folder, or remove it.")
 
 
-def copy_others(base: Path, target: Path, weights: Sequence[str]) -> None:
+def copy_others(base: Path, target: Path, weights: Collection[str]) -> None:
     """Copy the files of a base other than its weight files and its README.md into a new model folder."""
-    if base.is_file():
-        return
-    for path, file in _walk(base):
-        hidden = any(part.startswith(".") for part in path.split("/"))
-        if hidden or path in weights or path == "README.md" or is_pickle(file.name) or not file.is_file():
-            continue
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target / path)
+    copy_files(files_beside(base, weights), target)
+
+
+def copy_files(files: Mapping[str, Path], folder: Path) -> None:
+    """Copy files into a folder: path in the folder -> file."""
+    for path, file in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / path)
+
+
+def files_beside(base: Path, weights: Collection[str]) -> dict[str, Path]:
+    """Return the files of a base other than its weight files, its README.md, hidden files and pickles, by their paths.
+
+    Args:
+        base: A model folder; or a weight file, which has none.
+        weights: Paths of the weight files.
+    """
+    return {
+        path: file
+        for path, file in (_walk(base) if base.is_dir() else ())
+        if not any(part.startswith(".") for part in path.split("/"))
+        and path not in weights
+        and path != "README.md"
+        and not is_pickle(file.name)
+        and file.is_file()
+    }
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

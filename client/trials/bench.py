@@ -1,41 +1,37 @@
-"""The bench: models composed on this machine, and a person's command run on each.
+"""The bench: models composed on this machine, one after another, for a person's command to be run on each.
 
 A candidate is base + sum(scale x patch), or what another method makes of them, whether or not the registry knows it.
 It is composed from the base and the patches in the cache, so the right to read is enough and nothing is left at the
-registry. A command is run without a shell; `{model}` in an argument becomes the folder of the model, which is the last
-argument if no argument has it, and $CRUMB_MODEL in any case.
+registry. running.py runs commands.
 """
 
 import contextlib
-import os
-import shutil
-import subprocess
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.actions.composing import open_cached
 from client.actions.verify import CARD
 from client.api.client import Client
-from client.machine.folders import check_vacant
+from client.machine.folders import copy_files, new_folder
 from client.terminal.console import Console
+from client.trials.scratch import ScratchModel
 from registry.documents.versions import effective_scale
 from registry.errors import BreadcrumbError, InvalidRequest, JobFailed
 from registry.files.durable import storage_error
+from registry.files.progress import Progress
 from registry.schemas import RecipeItem, Snapshot
 
 if TYPE_CHECKING:
+    from registry.breadcrumbs.composing.scratch import ScratchWeights
     from registry.breadcrumbs.formats.checkpoint import Checkpoint
     from registry.breadcrumbs.formats.patchfile import Patch
     from registry.breadcrumbs.formats.recipe import Recipe
 
 QUIET = Console(quiet=True)
-OUTPUT = 16 * 2**20  # bytes of a command's output that are kept, its last ones
-PATIENCE = 1.0  # seconds that a command has to end when crumb must
-HOLDER = "{model}"
 DIGITS = 20  # on either side of the point, as many as a recipe takes
 
 
@@ -71,15 +67,6 @@ class Candidate:
         return make_recipe(self.base, self.alpha, items, self.method)
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One run of a command: its exit code (or minus the signal that ended it), the end of its stdout, seconds."""
-
-    code: int
-    output: str
-    seconds: float
-
-
 @dataclass(slots=True)
 class Bench:
     """A base and patches, opened once for all candidates that are tried; made by `bench`.
@@ -90,9 +77,11 @@ class Bench:
         files: All of its files: path in the folder -> file.
         patches: By their sha256.
         device: auto, cpu or cuda.
-        keep: Where models are kept; each is removed after its trial when None.
+        keep: Where models are kept, each in a folder of its own; when None, folders are used again.
         console: Where notes and progress go.
+        scratch: An empty folder for scratch models.
         checked: Whether the base's weights digest was checked.
+        ended: Ends a composition once it is set, for threads that no signal reaches.
     """
 
     base: str
@@ -102,36 +91,82 @@ class Bench:
     device: str
     keep: Path | None
     console: Console
+    scratch: Path
     checked: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
+    _idle: list[ScratchModel] = field(default_factory=list)  # as many as candidates were tried at a time
 
     @contextlib.contextmanager
     def model(self, candidate: Candidate, name: str) -> Iterator[Path]:
-        """Compose a candidate and yield its folder, with the base's config and tokenizer but not its card."""
-        with contextlib.ExitStack() as stack:
-            place = self.keep
+        """Compose a candidate and yield its folder, with the base's config and tokenizer but not its card.
+
+        Unless it is kept, the folder is used again for the next candidate once the block ends.
+        """
+        if self.keep is not None:
+            with new_folder(self.keep / name) as folder, self._composing(name) as progress:
+                copy_files(self._others(), folder)
+                self._weights(folder).compose(candidate.recipe(), progress, check_base=not self.checked)
+            self.checked = True
+            yield self.keep / name
+            return
+        scratch = self._idle.pop() if self._idle else self._new_scratch()
+        try:
+            with self._composing(name) as progress:
+                folder = scratch.compose(candidate.recipe(), name, progress, check_base=not self.checked)
+            self.checked = True
+            yield folder
+        finally:
+            self._idle.append(scratch)
+
+    @contextlib.contextmanager
+    def _composing(self, name: str) -> Iterator[Progress]:
+        with self.console.progress(f"composing {name}") as show:
+
+            def progress(done: int, total: int) -> None:
+                if self.ended.is_set():
+                    raise JobFailed("The composition was ended.")
+                show(done, total)
+
             try:
-                if place is None:
-                    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crumb-")))
-                check_vacant(place / name)
-                self._compose(candidate, place / name)
+                yield progress
             except BreadcrumbError:
                 raise
             except OSError as why:
-                raise storage_error(why, place or Path(tempfile.gettempdir())) from why
-            yield place / name
+                raise storage_error(why, self.keep or self.scratch) from why
 
-    def _compose(self, candidate: Candidate, folder: Path) -> None:
-        from registry.breadcrumbs.composing.compose import compose
+    def _new_scratch(self) -> ScratchModel:
+        try:
+            return ScratchModel(Path(tempfile.mkdtemp(dir=self.scratch)), self._others(), self._weights)
+        except OSError as why:
+            raise storage_error(why, self.scratch) from why
 
-        folder.mkdir(parents=True, exist_ok=True)
-        recipe = candidate.recipe()
-        with self.console.progress(f"composing {folder.name}") as progress:
-            compose(self.checkpoint, self.patches, recipe, folder, self.device, progress, digests=not self.checked)
-        self.checked = True
-        for path, file in self.files.items():
-            if path != CARD and path not in self.checkpoint.files:
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, folder / path)
+    def _weights(self, folder: Path) -> "ScratchWeights":
+        from registry.breadcrumbs.composing.scratch import ScratchWeights
+
+        return ScratchWeights(self.checkpoint, self.patches, folder, self.device)
+
+    def _others(self) -> dict[str, Path]:
+        return {path: file for path, file in self.files.items() if path != CARD and path not in self.checkpoint.files}
+
+
+@contextlib.contextmanager
+def open_bench(
+    base: str,
+    checkpoint: "Checkpoint",
+    files: Mapping[str, Path],
+    patches: Mapping[str, "Patch"],
+    *,
+    device: str = "cpu",
+    keep: Path | None = None,
+    console: Console = QUIET,
+) -> Iterator[Bench]:
+    """Open a bench, whose scratch models are removed at the end; see `Bench`."""
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="crumb-")
+    except OSError as why:
+        raise storage_error(why, Path(tempfile.gettempdir())) from why
+    with scratch as folder:
+        yield Bench(base, checkpoint, files, patches, device, keep, console, Path(folder))
 
 
 @contextlib.contextmanager
@@ -151,14 +186,17 @@ def bench(
         model: NS/NAME.
         candidates: They must have the same base.
         device: auto, cpu or cuda; on a GPU, the base stays there beside what the commands need.
-        keep: The folder that models are kept in; they are removed when None.
+        keep: The folder that models are kept in, each in one of its own; when None, they are removed at the end.
         console: Where notes and progress go.
     """
     candidates = list(candidates)
     (base,) = {candidate.base for candidate in candidates}
     items = {patch.item.sha256: patch.item for candidate in candidates for patch in candidate.patches}
-    with open_cached(client, model, base, items.values(), console=console) as (files, checkpoint, patches):
-        yield Bench(base, checkpoint, files, patches, device, keep, console)
+    with (
+        open_cached(client, model, base, items.values(), console=console) as (files, checkpoint, patches),
+        open_bench(base, checkpoint, files, patches, device=device, keep=keep, console=console) as opened,
+    ):
+        yield opened
 
 
 def candidate_of(snapshot: Snapshot) -> Candidate:
@@ -192,69 +230,3 @@ def exact_scale(alpha: str, weight: str) -> str:
             field="alpha",
         )
     return scale
-
-
-def check_command(command: Sequence[str]) -> None:
-    """Check that a command can be found, before anything is downloaded for it.
-
-    Raises:
-        InvalidRequest: No command is given, or there is no such command.
-    """
-    if not command:
-        raise InvalidRequest("No command is given; write it after two dashes: -- COMMAND ARGUMENT…", field="command")
-    if HOLDER not in command[0] and shutil.which(command[0]) is None:
-        raise InvalidRequest(f"There is no command {command[0]!r} that can be run here.", field="command")
-
-
-def run_command(command: Sequence[str], folder: Path) -> Trial:
-    """Run a command on a model's folder and wait for it; stderr and stdin stay the terminal's.
-
-    Raises:
-        InvalidRequest: The command cannot be run.
-    """
-    words = [word.replace(HOLDER, str(folder)) for word in command]
-    if not any(HOLDER in word for word in command):
-        words.append(str(folder))
-    start, output = time.monotonic(), bytearray()
-    try:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, "CRUMB_MODEL": str(folder)})
-    except (OSError, ValueError) as why:
-        reason = why.strerror if isinstance(why, OSError) and why.strerror else str(why)
-        raise InvalidRequest(f"The command {words[0]!r} cannot be run: {reason}.", field="command") from why
-    with process:
-        assert process.stdout is not None
-        try:
-            while block := os.read(process.stdout.fileno(), 2**16):
-                output += block
-                if len(output) > 2 * OUTPUT:
-                    del output[:-OUTPUT]
-            code = process.wait()
-        except BaseException:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
-            process.kill()
-            raise
-    return Trial(code, output[-OUTPUT:].decode("utf-8", "replace"), time.monotonic() - start)
-
-
-def run_successfully(command: Sequence[str], folder: Path, what: str) -> Trial:
-    """Run a command on a model and return what it did.
-
-    Args:
-        command: See `run_command`.
-        folder: Of the model.
-        what: The model's name, for the message.
-
-    Raises:
-        JobFailed: The command ended with another exit code than 0.
-    """
-    trial = run_command(command, folder)
-    if trial.code:
-        raise JobFailed(f"The command failed on {what}: {ending(trial.code)}.")
-    return trial
-
-
-def ending(code: int) -> str:
-    """Return how a command ended, in words."""
-    return f"signal {-code} ended it" if code < 0 else f"exit code {code}"

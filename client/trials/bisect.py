@@ -25,10 +25,8 @@ from client.trials.bench import (
     ScaledPatch,
     bench,
     candidate_of,
-    check_command,
-    ending,
-    run_command,
 )
+from client.trials.running import check_command, ending, run_command
 from registry.errors import InvalidRequest, JobFailed, NotFinite
 
 Verdict = Literal["good", "bad", "skip"]

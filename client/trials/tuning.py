@@ -1,28 +1,34 @@
 """Tuning: what is tuned, of a registry or of files, and from where the search starts."""
 
 import contextlib
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
-from client.actions.composing import open_checked
+from client.actions.composing import compose, open_checked
 from client.actions.conflicts import alpha_of_files
 from client.actions.pull import find_snapshot
 from client.actions.push import patch_base
 from client.api.calls import Item
 from client.api.client import Client
 from client.machine.config import cache
+from client.machine.folders import files_beside
 from client.machine.sources import resolve
 from client.terminal.console import Console
-from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, check_command, run_successfully
-from client.trials.scores import read_number
-from client.trials.searching import BUDGET, Scorer, Scores, Search, Setting, Tried, three_digits
+from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, open_bench
+from client.trials.evaluating import Names
+from client.trials.running import check_command
+from client.trials.sampling import layers_of, sample
+from client.trials.scorer import Score, Scorer, Scores, kept_file
+from client.trials.searching import BUDGET, Factors, Search, Setting, Tried, three_digits
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.errors import InvalidRequest
-from registry.schemas import RecipeItem
+from registry.extras import require_extra
+from registry.schemas import Evaluation, RecipeItem
+
+STEPS, OPTUNA = "steps", "optuna"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,18 @@ class Tuned:
     patches: list[RecipeItem]
     method: str
 
+    @property
+    def scored(self) -> int:
+        """How many settings have a score, among which the best was chosen."""
+        return sum(one.score is not None for one in self.tried)
+
+    def parts(self) -> list[tuple[RecipeItem, str, Factors]]:
+        """Return what the best is composed of: each patch that is not left out, its weight, its factors by tensor."""
+        best = self.best.setting
+        where = best.where or [tuple(patch.where) for patch in self.patches]
+        parts = zip(self.patches, best.weights, where, strict=True)
+        return [(patch, weight, factors) for patch, weight, factors in parts if weight != "0"]
+
 
 @dataclass(frozen=True, slots=True)
 class How:
@@ -49,27 +67,54 @@ class How:
     Args:
         score: What scores a model: a command that prints the score on its last line (see `read_number`), or a function
             of the model's folder. Only a command's scores are kept for later runs.
-        method: sum, ties or mean.
+        method: sum, ties or mean; None for that of the snapshot, or sum.
         alpha: Where it starts: a decimal, or `auto`.
+        sampler: steps or optuna.
+        where: Globs of tensors in which each patch gets a factor of its own; for optuna alone.
+        by_layer: Whether each layer is such a glob.
         budget: Most models that are scored.
         workers: How many models are scored at a time.
         lowest: Whether a lower score is better.
         again: Whether models are scored again that an earlier run of the same command has scored.
         device: auto, cpu or cuda.
         keep: The folder that models are kept in; they are removed when None.
+        begun: Called with each setting that is composed and scored, by any thread.
         told: Called with each result.
     """
 
-    score: Sequence[str] | Callable[[Path], float]
-    method: str = "sum"
+    score: Score
+    method: str | None = None
     alpha: str = AUTO
+    sampler: str = STEPS
+    where: Sequence[str] = ()
+    by_layer: bool = False
     budget: int = BUDGET
     workers: int = 1
     lowest: bool = False
     again: bool = False
     device: str = "cpu"
     keep: Path | None = None
+    begun: Callable[[Setting], None] = lambda _: None
     told: Callable[[Tried], None] = lambda _: None
+
+    def check(self) -> None:
+        """Check what can be checked before anything is downloaded or composed.
+
+        Raises:
+            InvalidRequest: The command or the sampler cannot be used.
+            MissingExtra: The sampler is not installed.
+        """
+        if not callable(self.score):
+            check_command(self.score)
+        if self.sampler not in (STEPS, OPTUNA):
+            raise InvalidRequest(
+                f"{self.sampler[:40]!r} is not a sampler that is known here; choose {STEPS} or {OPTUNA}.",
+                field="sampler",
+            )
+        if self.sampler == OPTUNA:
+            require_extra(OPTUNA)
+        elif self.where or self.by_layer:
+            raise InvalidRequest(f"Factors by tensor are too many for steps; add --sampler {OPTUNA}.", field="sampler")
 
 
 def tune(client: Client, model: str, ref: str, items: Sequence[Item], how: How, *, console: Console = QUIET) -> Tuned:
@@ -87,7 +132,8 @@ def tune(client: Client, model: str, ref: str, items: Sequence[Item], how: How, 
         InvalidRequest: There are no patches, or the command prints no score.
         JobFailed: The command fails; the message names the model it failed on.
     """
-    _check(how)
+    how.check()
+    method = how.method or "sum"
     if items:
         snapshot = find_snapshot(client, model, "base", console)
         found = [client.patch(model, item[0], item[2] if len(item) > 2 else None) for item in items]
@@ -101,10 +147,12 @@ def tune(client: Client, model: str, ref: str, items: Sequence[Item], how: How, 
         if recipe is None:
             raise InvalidRequest(f"{model}@{ref} has no patches; name some, or a release.", field="patches")
         parts, base = sorted(recipe.patches, key=lambda one: one.number), recipe.base
+        method = how.method or recipe.method
     scaled = tuple(ScaledPatch(part, part.weight) for part in parts)
-    start = Candidate(base, scaled, how.method)
+    start = Candidate(base, scaled, method)
+    start.recipe()  # whatever is wrong is told before anything is downloaded
     with bench(client, model, [start], device=how.device, keep=how.keep, console=console) as opened:
-        return _search(opened, scaled, how)
+        return _search(opened, scaled, method, how)
 
 
 def tune_files(base: str | Path, files: Sequence[tuple[Path, str]], how: How, *, console: Console = QUIET) -> Tuned:
@@ -121,9 +169,11 @@ def tune_files(base: str | Path, files: Sequence[tuple[Path, str]], how: How, *,
         InvalidPatch, BaseMismatch: A patch is not sound, or for another base.
         InvalidRequest, JobFailed: As of `tune`.
     """
-    _check(how)
+    how.check()
+    if not files:
+        raise InvalidRequest("There are no patches to tune; name patch files after the base.", field="patches")
     with _open_files(resolve(base, quiet=console.quiet), files, how, console) as (opened, scaled):
-        return _search(opened, scaled, how)
+        return _search(opened, scaled, how.method or "sum", how)
 
 
 @contextlib.contextmanager
@@ -142,36 +192,73 @@ def _open_files(
             ScaledPatch(_item(report.sha256, weight, place, 1, path.name), weight)
             for place, ((report, _), (path, weight)) in enumerate(zip(checked, files, strict=True), 1)
         )
-        others = {path.name: path for path in base.iterdir() if path.is_file()} if base.is_dir() else {}
-        yield Bench(digest, checkpoint, others, opened, how.device, how.keep, console), scaled
+        others = files_beside(base, checkpoint.files)
+        with open_bench(digest, checkpoint, others, opened, device=how.device, keep=how.keep, console=console) as made:
+            yield made, scaled
 
 
-def _search(opened: Bench, scaled: tuple[ScaledPatch, ...], how: How) -> Tuned:
+def record(client: Client, model: str, tuned: Tuned, names: Names, how: How, *, console: Console = QUIET) -> Evaluation:
+    """Have the best recipe composed at the registry, and record its score, and among how many it was chosen.
+
+    Raises:
+        Unauthenticated, Forbidden: The token may not compose or record.
+        JobFailed: The composition failed.
+    """
+    items = [(patch.number, weight, patch.revision, factors) for patch, weight, factors in tuned.parts()]
+    best = tuned.best
+    composed = compose(client, model, items, alpha=best.setting.alpha, method=tuned.method, console=console)
+    assert composed.recipe.digest == best.recipe and best.score is not None
+    return client.add_evaluation(
+        model,
+        best.recipe,
+        **asdict(names),
+        value=best.score,
+        command=None if callable(how.score) else shlex.join(how.score),
+        tried=tuned.scored,
+    )
+
+
+def _search(opened: Bench, scaled: tuple[ScaledPatch, ...], method: str, how: How) -> Tuned:
+    Candidate(opened.base, scaled, method).recipe()  # whatever is wrong is told before patches are compared
     weights = tuple(patch.scale for patch in scaled)
+    globs = [_globs(patch, opened.patches[patch.item.sha256].info.tensors, how) for patch in scaled]
+    if unmatched := set(how.where).difference(*globs):
+        raise InvalidRequest(f"No patch changes a tensor that matches {min(unmatched)!r}.", field="where")
     alpha = how.alpha
     if alpha == AUTO:
         weighted = [(patch.item.sha256, patch.scale) for patch in scaled]
-        alpha = alpha_of_files(opened.patches, weighted, how.method, console=opened.console)
-    measure, scores = _measure(how)
-    scorer = Scorer(opened, scaled, how.method, measure, scores, how.workers, how.told)
+        alpha = alpha_of_files(opened.patches, weighted, method, console=opened.console)
+    scorer = Scorer(
+        replace(opened, console=QUIET),  # who watches the search shows what is composed
+        scaled,
+        method,
+        how.score,
+        Scores(None if callable(how.score) else kept_file(cache() / "tuning", how.score), how.again),
+        how.workers,
+        how.begun,
+        how.told,
+    )
     search = Search(Setting(_start(alpha), weights), scorer, how.budget, how.lowest)
-    best = search.run()
-    return Tuned(best, search.tried, [patch.item for patch in scaled], how.method)
+    best = sample(search, globs, how.workers) if how.sampler == OPTUNA else search.run()
+    return Tuned(best, search.tried, [patch.item for patch in scaled], method)
 
 
-def _check(how: How) -> None:
-    if not callable(how.score):
-        check_command(how.score)
+def _globs(patch: ScaledPatch, tensors: Collection[str], how: How) -> list[str]:
+    """Return the globs in which a patch gets factors.
 
+    Raises:
+        InvalidRequest: The patch has factors already.
+    """
+    from registry.breadcrumbs.formats.globs import check_glob, matches
 
-def _measure(how: How) -> tuple[Callable[[Path, str], float], Scores]:
-    """Return what scores the model in a folder, given its name for messages; and the scores that are known."""
-    score = how.score
-    if callable(score):
-        return lambda folder, what: score(folder), Scores()
-    name = hashlib.sha256(json.dumps(list(score)).encode()).hexdigest()
-    scores = Scores(cache() / "tuning" / f"{name}.json", how.again)
-    return lambda folder, what: read_number(run_successfully(score, folder, what).output, what), scores
+    chosen = [glob for glob in how.where if any(matches(check_glob(glob, "where"), name) for name in tensors)]
+    chosen += [glob for glob in layers_of(tensors) if glob not in chosen] if how.by_layer else []
+    if chosen and patch.item.where:
+        raise InvalidRequest(
+            f"Patch #{patch.item.number} has factors by tensor in this recipe; name the patches, to start without.",
+            field="where",
+        )
+    return chosen
 
 
 def _start(alpha: str) -> str:

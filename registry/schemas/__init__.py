@@ -62,6 +62,14 @@ from registry.schemas.contents import (
     Upload,
     UploadRequest,
 )
+from registry.schemas.evaluations import (
+    Evaluation,
+    EvaluationPage,
+    EvaluationRequest,
+    EvaluationsRequest,
+    RecordedEvaluations,
+    Score,
+)
 from registry.schemas.feed import AuditEvent, AuditPage, Change, ChangePage
 from registry.schemas.operations import Job, JobKind, JobState
 from registry.schemas.patches import (
@@ -72,9 +80,6 @@ from registry.schemas.patches import (
     CommentPage,
     CommentRequest,
     Discussion,
-    Evaluation,
-    EvaluationPage,
-    EvaluationRequest,
     HideRequest,
     Hint,
     Inbox,
@@ -141,6 +146,7 @@ __all__ = [
     "Evaluation",
     "EvaluationPage",
     "EvaluationRequest",
+    "EvaluationsRequest",
     "File",
     "FileRequest",
     "Hex256",
@@ -185,6 +191,7 @@ __all__ = [
     "RecipeItem",
     "RecipeItemRequest",
     "RecipeRequest",
+    "RecordedEvaluations",
     "Release",
     "ReleaseDiff",
     "ReleasePage",
@@ -199,6 +206,7 @@ __all__ = [
     "ReviewPage",
     "ReviewRequest",
     "RevisionRequest",
+    "Score",
     "SignatureRequest",
     "Snapshot",
     "Summary",

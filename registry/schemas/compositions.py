@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from registry.schemas.contents import File
+from registry.schemas.evaluations import Evaluation
 from registry.schemas.operations import Job
-from registry.schemas.patches import Evaluation
 from registry.schemas.wire import Answer, Decimal, Hex256, Message, WeightsDigest, Wire
 
 ReleaseState = Literal["draft", "building", "candidate", "published", "yanked"]

@@ -1,12 +1,13 @@
-"""Schemas of patches, checks, reviews, comments, evaluations, and the inbox."""
+"""Schemas of patches, checks, reviews, comments, and the inbox."""
 
 from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from registry.schemas.evaluations import Evaluation
 from registry.schemas.operations import Job
-from registry.schemas.wire import Answer, Hex256, License, Message, Text, WeightsDigest, Wire, most_bytes
+from registry.schemas.wire import Answer, Hex256, License, Message, Text, WeightsDigest, Wire
 
 CheckState = Literal["checking", "checked", "refused"]
 PatchState = Literal[
@@ -198,44 +199,6 @@ class CommentPage(Answer):
     """Comments on a patch, newest first; `next` is the cursor of the page after this one."""
 
     items: list[Comment]
-    next: str | None
-
-
-class EvaluationRequest(Wire):
-    """Record one measured number, in the terms of the Hub's evaluation results."""
-
-    ref: Annotated[
-        str, StringConstraints(pattern=r"^(#[0-9]{1,9}(\.[0-9]{1,9})?|[A-Za-z0-9][A-Za-z0-9._+:-]{0,99})$")
-    ] = Field(description="base, #12, #12.2, a version or a channel")
-    task: Annotated[Text, StringConstraints(min_length=1, max_length=100)]
-    dataset: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
-    metric: Annotated[Text, StringConstraints(min_length=1, max_length=100)]
-    value: float = Field(allow_inf_nan=False)
-    higher_is_better: bool = True
-    source: Annotated[Text, StringConstraints(max_length=500)] | None = None
-    command: Annotated[Text, StringConstraints(max_length=4096), most_bytes(4096)] | None = None
-
-
-class Evaluation(Answer):
-    """One measured number, and who measured it."""
-
-    id: str
-    subject: str = Field(description="base, #12.2 or 1.2.0")
-    task: str
-    dataset: str
-    metric: str
-    value: float
-    higher_is_better: bool
-    source: str | None
-    command: str | None
-    user: str
-    created_at: datetime
-
-
-class EvaluationPage(Answer):
-    """Evaluations, newest first; `next` is the cursor of the page after this one."""
-
-    items: list[Evaluation]
     next: str | None
 
 

@@ -272,6 +272,15 @@ def tell_patches(story: Story, files: Sequence[Path]) -> None:
         after={name: measured[name] for name in ("dataset", "metric", "value")},
         adds=True,
     )
+    scores = [{**measured, "metric": metric} for metric in ("f1", "recall")]
+    story.tell(
+        "bob",
+        f"PUT {MODEL}/evaluations",
+        {"ref": "#1", "scores": scores},
+        wrote="evaluation.add",
+        about="crew/tiny#1.2",
+        after={"count": 2},
+    )
 
 
 def tell_releases(story: Story) -> None:

@@ -1,4 +1,4 @@
-"""Reviews: comments, verdicts and decisions on patches, and evaluations."""
+"""Reviews: comments, verdicts and decisions on patches."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from registry import schemas
 
 
 class Reviews(Calls):
-    """Reviews, decisions and evaluations."""
+    """Reviews and decisions."""
 
     def discussion(self, model: str, number: int, revision: int | None = None) -> schemas.Discussion:
         """Return the checks, evaluations, and all reviews and comments of a patch."""
@@ -98,49 +98,6 @@ class Reviews(Calls):
         request = valid(schemas.HideRequest, reason=reason)
         path = f"{patch_path(model, number)}/comments/{part(comment)}/hidden"
         return self._call(schemas.Comment, "PUT", path, body=request)
-
-    def add_evaluation(
-        self,
-        model: str,
-        ref: str,
-        *,
-        task: str,
-        dataset: str,
-        metric: str,
-        value: float,
-        higher_is_better: bool = True,
-        source: str | None = None,
-        command: str | None = None,
-    ) -> schemas.Evaluation:
-        """Record an evaluation, under your name.
-
-        Args:
-            model: NS/NAME.
-            ref: `base`, a patch (`#12`, `#12.2`), a version or a channel.
-            task: Like arithmetic.
-            dataset: Like openai/gsm8k.
-            metric: Like accuracy.
-            value: What was measured.
-            higher_is_better: False for a loss.
-            source: Address of a page about it.
-            command: The command that measured it.
-        """
-        request = valid(
-            schemas.EvaluationRequest,
-            ref=ref,
-            task=task,
-            dataset=dataset,
-            metric=metric,
-            value=value,
-            higher_is_better=higher_is_better,
-            source=source,
-            command=command,
-        )
-        return self._call(schemas.Evaluation, "POST", f"/models/{name_of(model)}/evaluations", body=request)
-
-    def evaluations(self, model: str, ref: str | None = None) -> Iterator[schemas.Evaluation]:
-        """Yield the evaluations of one reference, or of a whole model."""
-        return self._pages(schemas.EvaluationPage, f"/models/{name_of(model)}/evaluations", "after", ref=ref)
 
     def _step(self, model: str, number: int, verb: str, message: str) -> schemas.Patch:
         shape = schemas.Reason if verb in ("withdraw", "unyank") else schemas.ReasonNeeded

@@ -1,6 +1,5 @@
-"""bisect, loo, blame, eval: what each patch of a model does."""
+"""bisect, loo, blame: what each patch of a model does."""
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,6 @@ from client.terminal.console import Console, fields, plain, table
 
 if TYPE_CHECKING:
     from client.trials.blame import Blame
-    from registry.schemas import Evaluation
 
 UNDECIDED = 1  # exit code: more than one suspect is left
 Subject = Annotated[str, typer.Argument(metavar="NS/NAME@REF", help="The model.", show_default=False)]
@@ -26,12 +24,6 @@ Device = Annotated[
         "--device", metavar="auto|cpu|cuda", help="Where to compose; the default leaves a GPU to your command."
     ),
 ]
-Task = Annotated[str | None, typer.Option("--task", metavar="T", help="Task of scores that do not name theirs.")]
-Dataset = Annotated[
-    str | None, typer.Option("--dataset", metavar="D", help="Dataset of scores that do not name theirs.")
-]
-
-evals = typer.Typer(name="eval", help="Record and list evaluations.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def bisect(
@@ -55,7 +47,7 @@ def bisect(
     Exit codes of COMMAND: 0 good; 125 cannot be judged; any other up to 127 bad; all others end the search. crumb exits
     with 1 if several suspects are left because some models could not be judged.
 
-    Models are composed in $TMPDIR and removed after their trial.
+    Models are composed in $TMPDIR, one after another in the same folder, which is removed at the end.
     """
     from client.terminal.addresses import parse_snapshot
     from client.trials import bisect as bisects
@@ -147,91 +139,6 @@ def blame(
     console.result(asdict(result), _blame_text(result), brief)
 
 
-@evals.command()
-def add(
-    subject: Annotated[
-        str, typer.Argument(metavar="NS/NAME@REF|NS/NAME#N[.R]", help="What was measured.", show_default=False)
-    ],
-    task: Annotated[str, typer.Option("--task", metavar="T", help="Like arithmetic.")],
-    dataset: Annotated[str, typer.Option("--dataset", metavar="D", help="Like openai/gsm8k.")],
-    metric: Annotated[str, typer.Option("--metric", metavar="M", help="Like accuracy.")],
-    value: Annotated[float, typer.Option("--value", metavar="X", help="What was measured.")],
-    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="For a loss.")] = False,
-    source: Annotated[str | None, typer.Option("--source", metavar="URL", help="A page about it.")] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Record one evaluation of a base, a patch, a version or a channel."""
-    model, ref = _parse_subject(subject)
-    with connect() as client:
-        evaluation = client.add_evaluation(
-            model,
-            ref or "base",
-            task=task,
-            dataset=dataset,
-            metric=metric,
-            value=value,
-            higher_is_better=not lower_is_better,
-            source=source,
-        )
-    Console(as_json, quiet).result(evaluation, _evaluations_text([evaluation]), evaluation.subject)
-
-
-@evals.command()
-def run(
-    snapshot: Subject,
-    command: Command,
-    task: Task = None,
-    dataset: Dataset = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Pull a model, run a command on it, and record its scores.
-
-    In COMMAND, {model} and $CRUMB_MODEL are the model's folder; without {model}, the folder is the last argument.
-    COMMAND prints JSON: {"task": …, "dataset": …, "metric": …, "value": 0.5, "higher_is_better": true}, a list of
-    such, or {"accuracy": 0.5} with --task and --dataset. If any score is malformed, none are recorded.
-    """
-    from client.terminal.addresses import parse_snapshot
-    from client.trials import scores
-
-    console = Console(as_json, quiet)
-    model, ref = parse_snapshot(snapshot)
-    with connect() as client:
-        evaluations = scores.evaluate(client, model, ref, command, task=task, dataset=dataset, console=console)
-    brief = "\n".join(f"{plain(row.metric)} {row.value!r}" for row in evaluations)
-    console.result(evaluations, _evaluations_text(evaluations), brief)
-
-
-@evals.command(name="list")
-def list_evaluations(
-    subject: Annotated[
-        str,
-        typer.Argument(
-            metavar="NS/NAME[@REF|#N[.R]]", help="A model, a snapshot of it, or a patch.", show_default=False
-        ),
-    ],
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """List the evaluations of a model, a snapshot or a patch."""
-    model, ref = _parse_subject(subject)
-    with connect() as client:
-        evaluations = list(client.evaluations(model, ref))
-    text = _evaluations_text(evaluations) if evaluations else f"There are no evaluations of {subject} yet."
-    brief = "\n".join(f"{row.subject} {plain(row.dataset)}:{plain(row.metric)} {row.value!r}" for row in evaluations)
-    Console(as_json, quiet).result(evaluations, text, brief)
-
-
-def _parse_subject(text: str) -> tuple[str, str | None]:
-    """Split NS/NAME[@REF] or NS/NAME#N[.R]; the patch is kept as #N[.R]."""
-    from client.terminal.addresses import check_model, parse_snapshot
-
-    if match := re.fullmatch(r"([^#@]+)(#[0-9]{1,9}(?:\.[0-9]{1,9})?)", text):
-        return check_model(match[1]), match[2]
-    return parse_snapshot(text) if "@" in text else (check_model(text), None)
-
-
 def _blame_text(result: "Blame") -> str:
     place = result.tensor or "the whole model"
     pairs = [("of", plain(place) + (f"[{','.join(map(str, result.index))}]" if result.index is not None else ""))]
@@ -254,21 +161,3 @@ def _blame_text(result: "Blame") -> str:
     )
     shares = table(heads, rows, right=range(len(heads) - 1)) if rows else "No patch changes it."
     return f"{fields(pairs)}\n{shares}"
-
-
-def _evaluations_text(evaluations: "list[Evaluation]") -> str:
-    rows = [
-        (
-            row.subject,
-            plain(row.task),
-            plain(row.dataset),
-            plain(row.metric),
-            f"{row.value:.6g}",
-            "higher" if row.higher_is_better else "lower",
-            plain(row.user),
-            f"{row.created_at.astimezone():%Y-%m-%d}",
-        )
-        for row in evaluations
-    ]
-    heads = ("of", "task", "dataset", "metric", "value", "better", "by", "on")
-    return table(heads, rows, right=(4,))

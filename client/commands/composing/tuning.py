@@ -1,6 +1,7 @@
 """tune: alpha and weights by a command that prints a score."""
 
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,15 +9,18 @@ import typer
 from typer.core import TyperCommand
 
 from client.commands.composing.trials import Device, Keep
-from client.commands.options import Json, Method, Quiet, connect
-from client.terminal.console import Console, fields, plain, table
+from client.commands.options import Json, Quiet, connect
+from client.terminal.console import Console, fields, plain
+from client.terminal.plots import plot_log
+from client.terminal.recipes import with_factors
+from client.terminal.tables import GrowingTable
 
 if TYPE_CHECKING:
-    from client.trials.searching import Tried
+    from client.trials.searching import Factors, Tried
     from client.trials.tuning import Tuned
+    from registry.schemas import Evaluation
 
 COMMAND = "client.command"
-BAR = 24  # characters of the longest bar
 
 
 class RunsCommand(TyperCommand):
@@ -40,11 +44,32 @@ def tune(
         ),
     ],
     alpha: Annotated[str, typer.Option("--alpha", metavar="DECIMAL|auto", help="Where the search starts.")] = "auto",
-    method: Method = "sum",
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="sum|ties|mean", help="How patches combine; as in REF, or else sum."),
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option("--sampler", metavar="steps|optuna", help="What chooses the next model; see below.")
+    ] = "steps",
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="GLOB", help="Also tune a factor of each patch in these tensors; repeatable."),
+    ] = None,
+    by_layer: Annotated[
+        bool, typer.Option("--by-layer", help="Also tune a factor of each patch in each layer.")
+    ] = False,
     budget: Annotated[int, typer.Option("--budget", min=1, metavar="N", help="Most models that are scored.")] = 24,
     workers: Annotated[int, typer.Option("--workers", min=1, metavar="K", help="Commands that run at a time.")] = 1,
     lowest: Annotated[bool, typer.Option("--lowest", help="A lower score is better, as of a loss.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Score anew what an earlier run has scored.")] = False,
+    record: Annotated[
+        str | None,
+        typer.Option("--record", metavar="TASK", help="Compose the best at the registry and record its score."),
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", metavar="D", help="With --record: like openai/gsm8k.")
+    ] = "validation",
+    metric: Annotated[str, typer.Option("--metric", metavar="M", help="With --record: like accuracy.")] = "score",
     keep: Keep = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -57,85 +82,143 @@ def tune(
     and 2. Run it again to go on where it was interrupted: scores are kept.
 
     The score must come from validation data, and not from what the result is reported on: the best of many scores is
-    higher than the model deserves, the more so the more were tried.
+    higher than the model deserves, the more so the more were tried. --record says among how many it was chosen.
+
+    One folder is turned into one model after another, under a new name each time. COMMAND must leave no program behind
+    that still reads it.
+
+    --sampler optuna tunes all numbers at once, and needs `pip install 'breadcrumb-registry[optuna]'`. With --by-layer
+    that is a number for each patch in each layer; give it a budget of several models for each number.
     """
     from dataclasses import asdict
 
     from client.terminal.addresses import parse_file, parse_items, parse_snapshot
     from client.trials import tuning
+    from client.trials.evaluating import Names
     from registry.errors import InvalidRequest
 
     console = Console(as_json, quiet)
+    called = None if record is None else Names(record, dataset, metric, higher_is_better=not lowest)
+    table = GrowingTable(console, ("alpha", "weights", "score"), (10, max(12, 5 * len(what)), 12), budget)
     how = tuning.How(
         score=context.meta[COMMAND],
         method=method,
         alpha=alpha,
+        sampler=sampler,
+        where=where or (),
+        by_layer=by_layer,
         budget=budget,
         workers=workers,
         lowest=lowest,
         again=again,
         device=device,
         keep=keep,
-        told=lambda one: console.note(_row(one)),
+        begun=lambda setting: table.begin(str(setting)),
+        told=_adding(table, lowest),
     )
+    recorded: Evaluation | None = None
     if Path(what[0]).expanduser().exists():
-        if len(what) < 2:
-            raise InvalidRequest("There are no patches to tune; name patch files after the base.", field="patches")
-        tuned = tuning.tune_files(what[0], [parse_file(text) for text in what[1:]], how, console=console)
-        names = [str(parse_file(text)[0]) for text in what[1:]]
-        use = ["crumb", "apply", what[0], *_weighed(names, tuned), "-o", "merged", *_options(tuned)]
+        if called is not None:
+            raise InvalidRequest(
+                "Scores of files cannot be recorded; push the patches, and tune NS/NAME.", field="record"
+            )
+        files = [parse_file(text) for text in what[1:]]
+        with table:
+            tuned = tuning.tune_files(what[0], files, how, console=console)
+        names = [str(path) for path, _ in files]
+        use, more = _use_files(what[0], names, tuned), []
     else:
         model, ref = parse_snapshot(what[0])
+        items = parse_items(what[1:], None)
         with connect() as client:
-            tuned = tuning.tune(client, model, ref, parse_items(what[1:], None), how, console=console)
+            if called is not None:
+                client.whoami()  # a missing token is reported before anything is composed
+            with table:
+                tuned = tuning.tune(client, model, ref, items, how, console=console)
+            recorded = tuning.record(client, model, tuned, called, how, console=console) if called is not None else None
         names = [str(item.number) for item in tuned.patches]
-        use = ["crumb", "compose", model, *_weighed(names, tuned), *_options(tuned)]
+        use, more = _use_registry(model, tuned), [_record_row(recorded)]
     best = tuned.best
     document = {
         "best": asdict(best),
         "method": tuned.method,
         "patches": [{"name": name, "sha256": part.sha256} for name, part in zip(names, tuned.patches, strict=True)],
         "tried": [asdict(one) for one in tuned.tried],
+        "scored": tuned.scored,
+        "command": shlex.join(context.meta[COMMAND]),
         "use": shlex.join(use),
+        "evaluation": recorded,
     }
-    console.result(document, _text(tuned, names, use, lowest), f"{best.setting.alpha} {' '.join(best.setting.weights)}")
-
-
-def _weighed(names: list[str], tuned: "Tuned") -> list[str]:
-    weighed = zip(names, tuned.best.setting.weights, strict=True)
-    return [name if weight == "1" else f"{name}:{weight}" for name, weight in weighed if weight != "0"]
-
-
-def _options(tuned: "Tuned") -> list[str]:
-    method = ["--method", tuned.method] if tuned.method != "sum" else []
-    return ["--alpha", tuned.best.setting.alpha, *method]
-
-
-def _row(one: "Tried") -> str:
-    score = "overflows" if one.score is None else f"{one.score:.6g}" + (" (kept)" if one.kept else "")
-    return f"alpha {one.setting.alpha}, weights {' '.join(one.setting.weights)}: {score}"
-
-
-def _text(tuned: "Tuned", names: list[str], use: list[str], lowest: bool) -> str:
-    best = tuned.best
-    ladder = sorted((one for one in tuned.tried if one.phase == "alpha"), key=lambda one: float(one.setting.alpha))
-    scores = [one.score for one in ladder if one.score is not None]
-    least, span = min(scores), (max(scores) - min(scores)) or 1.0
+    weights = {patch.sha256: with_factors(weight, where) for patch, weight, where in tuned.parts()}
     rows = [
-        (
-            one.setting.alpha,
-            "-" if one.score is None else f"{one.score:.6g}",
-            "" if one.score is None else "#" * (1 + round((BAR - 1) * (one.score - least) / span)),
-        )
-        for one in ladder
+        ("patch", f"{plain(name)}: {weights.get(patch.sha256, 'left out')}")
+        for name, patch in zip(names, tuned.patches, strict=True)
     ]
-    weights = ", ".join(f"{plain(name)}: {weight}" for name, weight in zip(names, best.setting.weights, strict=True))
-    word = "lowest" if lowest else "highest"
-    pairs = [
+    rows += [("compose", shlex.join(use)), *more]
+    console.result(document, _text(tuned, rows, lowest), f"{best.setting.alpha} {' '.join(best.setting.weights)}")
+
+
+def _adding(table: GrowingTable, lowest: bool) -> "Callable[[Tried], None]":
+    """Return what adds a result to a table."""
+    best: list[float] = []  # each better than the one before
+
+    def add(one: "Tried") -> None:
+        worth = None if one.score is None else -one.score if lowest else one.score
+        better = worth is not None and (not best or worth > best[-1])
+        if worth is not None and better:
+            best.append(worth)
+        row = one.setting.alpha, " ".join(one.setting.weights), _score(one)
+        table.add(row, f"{one.setting}: {_score(one)}", better)
+
+    return add
+
+
+def _record_row(evaluation: "Evaluation | None") -> tuple[str, str]:
+    if evaluation is None:
+        return "record", "the same command with --record TASK; its scores are kept"
+    names = f"{plain(evaluation.task)}, {plain(evaluation.dataset)}:{plain(evaluation.metric)}"
+    return "recorded", f"as {names}, chosen among {evaluation.tried}"
+
+
+def _use_files(base: str, names: Sequence[str], tuned: "Tuned") -> list[str]:
+    """Return the command that composes the best from files."""
+    files = {patch.sha256: name for patch, name in zip(tuned.patches, names, strict=True)}
+    parts = tuned.parts()
+    words = [_weighed(files[patch.sha256], weight) for patch, weight, _ in parts]
+    factors = [(place, factors) for place, (_, _, factors) in enumerate(parts, 1)]
+    return ["crumb", "apply", base, *words, "-o", "merged", *_options(tuned, factors)]
+
+
+def _use_registry(model: str, tuned: "Tuned") -> list[str]:
+    """Return the command that has the best composed at the registry."""
+    parts = tuned.parts()
+    words = [_weighed(f"{patch.number}.{patch.revision}", weight) for patch, weight, _ in parts]
+    factors = [(patch.number, factors) for patch, _, factors in parts]
+    return ["crumb", "compose", model, *words, *_options(tuned, factors)]
+
+
+def _weighed(name: str, weight: str) -> str:
+    return name if weight == "1" else f"{name}:{weight}"
+
+
+def _options(tuned: "Tuned", factors: "Sequence[tuple[int, Factors]]") -> list[str]:
+    method = ["--method", tuned.method] if tuned.method != "sum" else []
+    where = [f"{number}:{glob}={by}" for number, pairs in factors for glob, by in pairs]
+    return ["--alpha", tuned.best.setting.alpha, *method, *(word for one in where for word in ("--where", one))]
+
+
+def _score(one: "Tried") -> str:
+    return "overflows" if one.score is None else f"{one.score:.6g}" + (" (kept)" if one.kept else "")
+
+
+def _text(tuned: "Tuned", pairs: list[tuple[str, str]], lowest: bool) -> str:
+    """Return the plot of scores by alpha, the best setting, and what else there is to say."""
+    best, scored = tuned.best, [one for one in tuned.tried if one.score is not None]
+    plot = plot_log([(one.setting.alpha, one.score or 0.0) for one in scored], scored.index(best))
+    rows = [
         ("alpha", best.setting.alpha),
-        ("weights", weights),
-        ("score", f"{best.score:.6g}, the {word} of {len(tuned.tried)}"),
+        ("score", f"{best.score:.6g}, the {'lowest' if lowest else 'highest'} of {tuned.scored}"),
         ("recipe", best.recipe),
-        ("next", shlex.join(use)),
+        *pairs,
     ]
-    return f"{table(('alpha', 'score', ''), rows, right=(0, 1))}\n\n{fields(pairs)}"
+    return f"Scores by alpha, * the best:\n\n{plot}\n\n{fields(rows)}"

@@ -107,16 +107,7 @@ def compose(
         NotFinite: A result overflows where the base was finite.
     """
     began, chosen = time.monotonic(), pick_device(device)
-    touching: dict[str, list[tuple[Patch, float]]] = {}
-    for item in recipe.items:
-        if item.sha256 not in patches:
-            raise InvalidRecipe(f"Patch {item.sha256} of the recipe is not given; fetch it first.", field="patches")
-        patch = patches[item.sha256]
-        _check_fits(item.sha256, patch, recipe, base)
-        for tensor in patch.info.tensors:
-            by = recipe.scale_in(item, tensor)
-            if by is not None:
-                touching.setdefault(tensor, []).append((patch, by))
+    touching = find_touching(base, patches, recipe)
     hashed = [
         *(["base files" if base_files else "base tensors"] if digests and check_base else []),
         *(["tensors"] if digests else []),
@@ -145,6 +136,28 @@ def compose(
         {name: WrittenFile(whole.get(name), size) for name, size in zip(base.files, sizes, strict=True)},
         phases.seconds,
     )
+
+
+def find_touching(
+    base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe
+) -> dict[str, list[tuple[Patch, float]]]:
+    """Return the patches that touch each tensor, ascending by sha256, each with its scale there.
+
+    Raises:
+        BaseMismatch: A patch is not for this base.
+        InvalidRecipe: A patch of the recipe is missing from `patches`.
+    """
+    touching: dict[str, list[tuple[Patch, float]]] = {}
+    for item in recipe.items:
+        if item.sha256 not in patches:
+            raise InvalidRecipe(f"Patch {item.sha256} of the recipe is not given; fetch it first.", field="patches")
+        patch = patches[item.sha256]
+        _check_fits(item.sha256, patch, recipe, base)
+        for tensor in patch.info.tensors:
+            by = recipe.scale_in(item, tensor)
+            if by is not None:
+                touching.setdefault(tensor, []).append((patch, by))
+    return touching
 
 
 @contextmanager

@@ -72,6 +72,11 @@ class Writer:
                 self._hashes[what][name] = hashlib.sha256(header)
         write_at(file.fileno(), memoryview(header), 0)
         entries = list(self.base.headers[name].entries.values())
+        self.write_tensors(name, file, entries)
+        return max((entry.stop for entry in entries), default=len(header))
+
+    def write_tensors(self, name: str, file: BinaryIO, entries: Sequence[Entry]) -> None:
+        """Begin to write tensors of a weight file, which are in the order of the file, over whatever is there."""
         for start, stop in untouched(entries, self.touching):
             self.crew.queue("write", partial(self._copy, name, file, start, stop))
         for entry in entries:
@@ -81,7 +86,6 @@ class Writer:
                 self._hash(name, entry)
             else:
                 self.meter.add(entry.stop - entry.start)
-        return max((entry.stop for entry in entries), default=len(header))
 
     def _compose(self, name: str, file: BinaryIO, entry: Entry) -> None:
         """Compose a tensor that patches touch."""

@@ -12,7 +12,7 @@
            ─< patches ─< patch_revisions >─ blobs
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
-           ─< evaluations                    of the base, a patch revision or a release
+           ─< evaluations                    of the base, a patch revision, a release or a recipe
     recipes ─< recipe_items                  what to compose, by content alone
     models ─< compositions ─< composition_files >─ blobs
            ─< builds                         who composed a recipe, and the result

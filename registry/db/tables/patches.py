@@ -213,10 +213,22 @@ class Comment(Table):
 
 
 class Evaluation(Table):
-    """One measured number of a patch revision, of a release, or of the base if it has neither."""
+    """One measured number of a patch revision, of a release, of a recipe, or of the base if it has none of these.
+
+    One of a recipe stays when its composition is deleted: whoever composes it again gets the same weights. `tried` is
+    how many candidates were measured to choose the recipe.
+    """
 
     __tablename__ = "evaluations"
-    __table_args__ = (CheckConstraint("revision_id IS NULL OR release_id IS NULL", name="subject"),)
+    __table_args__ = (
+        CheckConstraint(
+            "(revision_id IS NULL AND release_id IS NULL) OR (revision_id IS NULL AND recipe_digest IS NULL) "
+            "OR (release_id IS NULL AND recipe_digest IS NULL)",
+            name="subject",
+        ),
+        CheckConstraint("tried >= 1", name="tried"),
+        CheckConstraint("stderr >= 0", name="stderr"),
+    )
 
     id: Mapped[uuid.UUID] = key()
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
@@ -224,13 +236,16 @@ class Evaluation(Table):
         ForeignKey("patch_revisions.id", ondelete="CASCADE"), index=True
     )
     release_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("releases.id", ondelete="CASCADE"), index=True)
+    recipe_digest: Mapped[str | None] = mapped_column(ForeignKey("recipes.digest", ondelete="RESTRICT"), index=True)
     task: Mapped[str] = mapped_column(String(100))
     dataset: Mapped[str] = mapped_column(String(200))
     metric: Mapped[str] = mapped_column(String(100))
     value: Mapped[float]
+    stderr: Mapped[float | None]
     higher_is_better: Mapped[bool]
     source: Mapped[str | None] = mapped_column(String(500))
     command: Mapped[str | None] = mapped_column(Text)
+    tried: Mapped[int | None]
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
 

@@ -179,12 +179,25 @@ def inbox(
 def add_evaluation(
     name: ModelName, body: schemas.EvaluationRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Evaluation:
-    """Record an evaluation of the base, of a patch revision or of a release, as measured by you."""
+    """Record an evaluation of the base, a patch revision, a release or a composed recipe, as measured by you."""
     evaluation = evaluations.NewEvaluation(**body.model_dump(exclude={"ref"}))
     with ctx.writing(actor, body) as session:
         row, subject = evaluations.add(session, actor, name, body.ref, evaluation)
         session.refresh(row, ["user"])
         return review_views.evaluation(row, subject)
+
+
+@router.put("/evaluations")
+@allow("evaluation.add")
+def add_evaluations(
+    name: ModelName, body: schemas.EvaluationsRequest, actor: ActorDep, ctx: ContextDep
+) -> schemas.RecordedEvaluations:
+    """Record many evaluations of one subject, all or none; what you recorded before is not added again."""
+    shared = body.model_dump(include={"source", "command", "tried"})
+    new = [evaluations.NewEvaluation(**score.model_dump(), **shared) for score in body.scores]
+    with ctx.writing(actor, body, entries=len(new)) as session:
+        added, known, subject = evaluations.add_new(session, actor, name, body.ref, new)
+        return review_views.recorded(session, subject, added, known)
 
 
 @router.get("/evaluations")

@@ -47,8 +47,8 @@ class Context:
     job_limits: quotas.JobLimits
 
     @contextmanager
-    def writing(self, actor: Actor, body: BaseModel) -> Iterator[Session]:
-        """Open a writing transaction that first counts a body for what its sender may write in a day.
+    def writing(self, actor: Actor, body: BaseModel, entries: int = 1) -> Iterator[Session]:
+        """Open a writing transaction that first counts a body of so many entries for what its sender may write a day.
 
         Raises:
             TooMany: The sender has written too much today.
@@ -57,7 +57,7 @@ class Context:
         size = len(body.model_dump_json(exclude_unset=True).encode())
         try:
             with self.database.write() as session:
-                budgets.spend(session, actor, size, self.settings.text_bytes)
+                budgets.spend(session, actor, size, self.settings.text_bytes, entries)
                 yield session
         except NotCompared as why:
             raise self.compare(actor, why) from why

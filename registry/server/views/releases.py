@@ -11,7 +11,6 @@ from registry import schemas
 from registry.db.tables import Channel, ChannelMove, Job, Model, Release
 from registry.documents import provenance as provenance_documents
 from registry.documents.manifest import manifest_digest, read_manifest
-from registry.errors import InvalidRequest
 from registry.server.views import jobs as job_views
 from registry.server.views import recipes as recipe_views
 from registry.server.views import reviews as review_views
@@ -91,13 +90,10 @@ def card(session: Session, model: Model, version: str) -> str:
 def provenance(session: Session, model: Model, version: str) -> schemas.Provenance:
     """Return where a published release comes from."""
     row = releases.find(session, model.full_name, version)
-    subject = Subject(release=row)
     return schemas.Provenance(
         release=release(session, model, row),
         approvals=publishing.approvals(session, model, row),
-        evaluations=[
-            review_views.evaluation(found, subject) for found in evaluations.evaluations_of(session, model, subject)
-        ],
+        evaluations=review_views.evaluations_of(session, model, Subject(release=row), newest=None),
         statement=publishing.statement(session, model.full_name, row.version),
     )
 
@@ -188,15 +184,9 @@ def documents(row: Release) -> ReleaseDocuments | None:
 def compare_evaluations(
     session: Session, actor: Actor | None, model: Model, refs: Sequence[str]
 ) -> Sequence[MetricRow]:
-    """Return the evaluations of what some references name, by metric; a recipe has none."""
-
-    def subject(ref: str) -> Subject | None:
-        try:
-            return evaluations.find_subject(session, actor, model, ref)
-        except InvalidRequest:
-            return None
-
-    return evaluations.compare_subjects(session, model, [subject(ref) for ref in refs])
+    """Return the evaluations of what some references name, by metric."""
+    subjects = [evaluations.find_subject(session, actor, model, ref) for ref in refs]
+    return evaluations.compare_subjects(session, model, subjects)
 
 
 def outlines(session: Session, model: Model, before: str | None, limit: int) -> tuple[Sequence[Outline], str | None]:

@@ -1,6 +1,7 @@
 """Views of what people say and decide about patches, and of evaluations: the discussion of a patch, and the inbox."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -10,7 +11,7 @@ from registry.db.tables import Comment, Evaluation, Model, PatchRevision, Review
 from registry.server.views import patches as patch_views
 from registry.services.catalog import norms, patches
 from registry.services.curation import comments, evaluations, inbox, reviews
-from registry.services.curation.evaluations import Subject
+from registry.services.curation.evaluations import Subject as Subject
 from registry.services.people.actors import Actor
 from registry.services.releasing import releases
 
@@ -71,13 +72,31 @@ def comment_page(
 
 def evaluation(row: Evaluation, subject: Subject) -> schemas.Evaluation:
     """Return the shape of an evaluation."""
-    same = ("task", "dataset", "metric", "value", "higher_is_better", "source", "command", "created_at")
+    same = ["task", "dataset", "metric", "value", "stderr", "higher_is_better"]
+    same += ["source", "command", "tried", "created_at"]
     return schemas.Evaluation(
         id=str(row.id),
         subject=subject.name,
         user=row.user.name,
         **{name: getattr(row, name) for name in same},
     )
+
+
+def recorded(
+    session: Session, subject: Subject, added: Sequence[Evaluation], known: Sequence[Evaluation]
+) -> schemas.RecordedEvaluations:
+    """Return the shape of evaluations that were recorded together, and of those that were there."""
+    for row in added:
+        session.refresh(row, ["user"])
+    shown = {name: [evaluation(row, subject) for row in rows] for name, rows in (("added", added), ("known", known))}
+    return schemas.RecordedEvaluations(**shown)
+
+
+def evaluations_of(
+    session: Session, model: Model, subject: Subject, newest: int | None = EVALUATIONS
+) -> list[schemas.Evaluation]:
+    """Return all evaluations of a subject, or so many of the newest, oldest first."""
+    return [evaluation(row, subject) for row in evaluations.evaluations_of(session, model, subject, newest)]
 
 
 def discussion(
@@ -108,9 +127,7 @@ def discussion(
         earlier_reviews=earlier_reviews,
         comments=[comment(found, sees) for found in said[::-1]],
         earlier_comments=earlier_comments,
-        evaluations=[
-            evaluation(found, subject) for found in evaluations.evaluations_of(session, model, subject, EVALUATIONS)
-        ],
+        evaluations=evaluations_of(session, model, subject),
         affected=schemas.Affected.model_validate(reviews.affected(session, row.patch)),
         missing=missing if row.patch.state in patches.REVISABLE else [],
         hints=[schemas.Hint.model_validate(hint) for hint in norms.hints(session, model, row)],

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Build, Model, Recipe
-from registry.errors import WrongState
+from registry.errors import InvalidRequest, WrongState
 from registry.services.people.actors import Actor, record
 
 BUILDS_NEEDED = 2  # that agree, before a release can be published
@@ -79,6 +79,24 @@ def attest(session: Session, actor: Actor, model: Model, digest: str, weights_di
         action = "recipe.alarm" if disagree(session, model, digest) else "recipe.rebuilt"
         record(session, actor, action, model.full_name, model, after=after)
     return build
+
+
+def find_recipe(session: Session, model: Model, prefix: str) -> str | None:
+    """Return the digest of a recipe that was composed on a model, by some first digits; None if there is none.
+
+    Unlike its composition, which may be deleted, the builds of a recipe stay.
+
+    Raises:
+        InvalidRequest: More than one recipe starts with these digits.
+    """
+    starts = Build.recipe_digest.startswith(prefix)
+    known = session.scalars(select(Build.recipe_digest).where(Build.model_id == model.id, starts).distinct().limit(2))
+    digests = known.all()
+    if len(digests) > 1:
+        raise InvalidRequest(
+            f"More than one recipe of {model.full_name} starts with {prefix}; give more digits.", field="ref"
+        )
+    return digests[0] if digests else None
 
 
 def builds_of(session: Session, model_id: uuid.UUID, digest: str) -> Sequence[Build]:

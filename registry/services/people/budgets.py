@@ -16,7 +16,7 @@ DAY = timedelta(days=1)
 ENTRY_BYTES = 512  # of an entry besides its text: rows, their places in indices, the log
 
 
-def spend(session: Session, actor: Actor, size: int, most: int) -> None:
+def spend(session: Session, actor: Actor, size: int, most: int, entries: int = 1) -> None:
     """Count a text for its writer's day; nothing is counted if the transaction fails.
 
     Args:
@@ -24,19 +24,21 @@ def spend(session: Session, actor: Actor, size: int, most: int) -> None:
         actor: The writer.
         size: Bytes of the text.
         most: Most bytes of a day.
+        entries: How many entries of the database hold it.
 
     Raises:
         TooMany: The day has no room for it; the message says when the next one begins.
     """
+    size += ENTRY_BYTES * entries
     user = session.get_one(User, actor.user_id, with_for_update={"key_share": True}, populate_existing=True)
     if user.text_since is None or not user.text_since <= now() < user.text_since + DAY:  # or the clock went back
         user.text_since, user.text_bytes = now(), 0
-    if user.text_bytes + size + ENTRY_BYTES > most:
+    if user.text_bytes + size > most:
         ends = user.text_since + DAY
         raise TooMany(
-            f"You have written {user.text_bytes} bytes today, and {size + ENTRY_BYTES} more are too many, since a user "
+            f"You have written {user.text_bytes} bytes today, and {size} more are too many, since a user "
             f"may write {most} a day; your next day begins at {ends:%Y-%m-%d %H:%M} UTC.",
             retry_after=max(1, int((ends - now()).total_seconds()) + 1),
         )
-    user.text_bytes += size + ENTRY_BYTES
+    user.text_bytes += size
     session.flush()

@@ -1,4 +1,4 @@
-"""What a patch does, found out on models composed here: bisect, leave-one-out, evaluations."""
+"""What a patch does, found out on models composed here: bisect and leave-one-out."""
 
 import json
 import math
@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import Client
 from client.actions import composing, transfers
-from client.trials import bench
-from client.trials.bench import Candidate, ScaledPatch, exact_scale, run_command
+from client.trials import running
+from client.trials.bench import Candidate, ScaledPatch, exact_scale
 from client.trials.bisect import PatchChange, Verdict, apply, difference, judge, search
-from client.trials.scores import Score, read_number, read_scores
-from registry import errors, schemas
+from client.trials.running import run_command
+from client.trials.scores import read_number
+from registry import errors
 from tests.support import makers
 from tests.support.visitors import Crumb, Registry, eventually
 
@@ -193,7 +193,7 @@ def test_a_commands_stdout_is_read_and_its_stderr_is_the_terminals(
 
 
 def test_of_endless_output_the_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "OUTPUT", 1000)
+    monkeypatch.setattr(running, "OUTPUT", 1000)
     output = run_command(python("print('x' * 10**6); print('y' * 10**6); print(0.5)"), tmp_path).output
     assert len(output) == 1000
     assert read_number(output) == 0.5
@@ -204,14 +204,14 @@ def test_a_command_that_is_not_there_is_told_in_one_sentence(name: str, tmp_path
     with pytest.raises(errors.InvalidRequest, match=r"cannot be run"):
         run_command([name], tmp_path)
     with pytest.raises(errors.InvalidRequest, match=r"no command"):
-        bench.check_command([name])
+        running.check_command([name])
 
 
 def test_interrupted_no_command_stays_behind(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
     script = (
-        "import pathlib, signal\nfrom client.trials.bench import run_command\n"
+        "import pathlib, signal\nfrom client.trials.running import run_command\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell runs us in the background
         f"run_command({python(code)!r}, pathlib.Path())"
     )
@@ -248,48 +248,6 @@ def test_a_score_is_read_from_the_last_line(output: str, score: float) -> None:
 def test_what_is_no_score_is_told_with_what_to_print(output: str) -> None:
     with pytest.raises(errors.InvalidRequest, match="print a number on the last line"):
         read_number(output)
-
-
-FULL = {"task": "math", "dataset": "gsm8k", "metric": "accuracy", "value": 0.5}
-WHOLE = Score("math", "gsm8k", "accuracy", 0.5)
-
-
-def test_scores_are_read_in_all_their_forms() -> None:
-    assert read_scores(json.dumps(FULL)) == [WHOLE]
-    assert read_scores(json.dumps([FULL], indent=1)) == [WHOLE]
-    assert read_scores("loading\n" + json.dumps(FULL) + "\n\n") == [WHOLE]
-    assert read_scores(json.dumps({"accuracy": 0.5}), "math", "gsm8k") == [WHOLE]
-    partly = {"metric": "loss", "value": 1, "higher_is_better": False, "dataset": "other"}
-    assert read_scores(json.dumps([FULL, partly]), "art", "none") == [
-        WHOLE,
-        Score("art", "other", "loss", 1.0, False),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("printed", "words"),
-    [
-        ("", "printed no evaluations"),
-        ("0.5", "printed no evaluations"),
-        ([], "printed no evaluations"),
-        ([FULL, 3], "printed no evaluations"),
-        ({}, "printed no evaluations"),
-        ({"accuracy": 0.5}, "task must be .* --task"),
-        ({**FULL, "value": "0.5"}, "value must be a finite number"),
-        ({**FULL, "value": True}, "value must be a finite number"),
-        ({**FULL, "value": math.nan}, "value must be a finite number"),
-        ({**FULL, "value": math.inf}, "value must be a finite number"),
-        ({**FULL, "higher_is_better": 1}, "higher_is_better must be"),
-        ({**FULL, "metric": ""}, "metric must be"),
-        ({**FULL, "task": "x" * 101}, "task must be"),
-        ({**FULL, "dataset": 3}, "dataset must be"),
-        ({**FULL, "split": "test"}, "'split' is not a key"),
-        ([FULL, FULL], "twice"),
-    ],
-)
-def test_what_is_not_a_score_is_refused(printed: object, words: str) -> None:
-    with pytest.raises(errors.InvalidRequest, match=words):
-        read_scores(printed if isinstance(printed, str) else json.dumps(printed))
 
 
 # On a registry ----------------------------------------------------------------------------------------------------
@@ -528,82 +486,3 @@ def test_loo_names_the_model_on_which_the_command_fails(
     assert f"failed on {ref} without #2: exit code 3" in crumb.errors
     crumb("loo", ref, "-q", "--", *judging("print(1 if read(sys.argv[1], 5) > 0.5 else 'none')"), code=1)
     assert f"On {ref} without #5 the command's last line is 'none'" in crumb.errors
-
-
-class Recorded(list[dict[str, Any]]):
-    """What was sent to be recorded."""
-
-    def add(self, client: Client, model: str, ref: str, **rest: Any) -> schemas.Evaluation:
-        self.append({"model": model, "ref": ref, **rest})
-        shown = {"id": "1", "subject": ref, "user": "ana", "source": None, "command": None, "higher_is_better": True}
-        return schemas.Evaluation.model_validate({**shown, "created_at": "2026-01-01T00:00:00Z", **rest})
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    made = Recorded()
-    monkeypatch.setattr(Client, "add_evaluation", lambda client, *a, **k: made.add(client, *a, **k), raising=False)
-    return made
-
-
-def test_eval_run_pulls_runs_and_records(
-    here: Registry, model: str, crumb: Crumb, recorded: Recorded, scratch: Path
-) -> None:
-    command = python(
-        READ + "print(json.dumps({'weight': read(sys.argv[1], 0), 'files': len(os.listdir(sys.argv[1]))}))"
-    )
-    text = crumb("eval", "run", f"{model}@base", "--task", "t", "--dataset", "d", "--", *command)
-    assert "weight" in text
-    assert [(one["model"], one["ref"], one["task"], one["dataset"]) for one in recorded] == [
-        (model, "base", "t", "d")
-    ] * 2
-    assert [one["metric"] for one in recorded] == ["weight", "files"]
-    assert abs(recorded[0]["value"]) < 1
-    assert recorded[0]["command"].startswith(sys.executable)
-    assert recorded[0]["higher_is_better"] is True
-    assert list(scratch.iterdir()) == []
-
-
-def test_eval_run_records_all_or_nothing(
-    here: Registry, model: str, all_of_it: str, crumb: Crumb, recorded: Recorded
-) -> None:
-    lines = json.dumps([FULL, {**FULL, "metric": ""}])
-    crumb("eval", "run", f"{model}@base", "--", *python(f"print({lines!r})"), code=1)
-    assert "metric must be" in crumb.errors
-    crumb("eval", "run", f"{model}@base", "--", *python(f"print({json.dumps(FULL)!r}); raise SystemExit(1)"), code=1)
-    assert f"failed on {model}@base: exit code 1" in crumb.errors
-    crumb("eval", "run", f"{model}@{all_of_it}", "--", *python(f"print({json.dumps(FULL)!r})"), code=1)
-    assert "not a release" in crumb.errors
-    crumb("eval", "run", f"{model}@base", "--", *python(f"print({json.dumps(FULL)!r})"), code=1, CRUMB_TOKEN="")
-    assert "token" in crumb.errors
-    assert recorded == []
-
-
-def test_eval_add_records_one_number_of_a_patch_too(crumb: Crumb, recorded: Recorded) -> None:
-    given = ["--task", "t", "--dataset", "d", "--metric", "loss", "--value", "0.25"]
-    url = "http://127.0.0.1:9"
-    for subject, ref in (("n/m#12", "#12"), ("n/m#12.2", "#12.2"), ("n/m@base", "base"), ("n/m", "base")):
-        made = json.loads(crumb("eval", "add", subject, *given, "--json", CRUMB_URL=url))
-        assert (made["subject"], made["value"], made["higher_is_better"]) == (ref, 0.25, True)
-        assert (recorded[-1]["model"], recorded[-1]["ref"]) == ("n/m", ref)
-    crumb("eval", "add", "n/m#1", *given, "--lower-is-better", "--source", "https://x.example", CRUMB_URL=url)
-    assert (recorded[-1]["higher_is_better"], recorded[-1]["source"]) == (False, "https://x.example")
-    for subject in ("n/m#", "n/m#1.", "n/m#x", "n#1", "n/m#1.2.3"):
-        crumb("eval", "add", subject, *given, code=1, CRUMB_URL=url)
-        assert "not the name of a model" in crumb.errors
-
-
-def test_eval_list_shows_what_was_measured(crumb: Crumb, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str | None]] = []
-    one = Recorded().add(None, "n/m", "#1.1", task="t", dataset="d", metric="loss", value=0.5)  # type: ignore[arg-type]
-
-    def evaluations(client: Client, model: str, ref: str | None = None) -> Any:
-        asked.append((model, ref))
-        return iter([one] if ref != "base" else [])
-
-    monkeypatch.setattr(Client, "evaluations", evaluations, raising=False)
-    url = "http://127.0.0.1:9"
-    assert crumb("eval", "list", "n/m", "-q", CRUMB_URL=url) == "#1.1 d:loss 0.5\n"
-    assert json.loads(crumb("eval", "list", "n/m#1", "--json", CRUMB_URL=url))[0]["value"] == 0.5
-    assert "There are no evaluations of n/m@base" in crumb("eval", "list", "n/m@base", CRUMB_URL=url)
-    assert asked == [("n/m", None), ("n/m", "#1"), ("n/m", "base")]

@@ -1,6 +1,8 @@
 """Tuning: the search by itself, and with a command on models composed here."""
 
+import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,7 +100,8 @@ def test_files_are_tuned_and_the_command_it_ends_with_makes_the_model(
     ladder = [one["setting"]["alpha"] for one in found["tried"] if one["phase"] == "alpha"]
     assert ladder == ["0.4", "0.6", "0.267", "0.9", "1.35"]
     assert len(found["tried"]) == 8
-    assert found["best"]["setting"] == {"alpha": "0.9", "weights": ["1", "1"]}
+    assert found["best"]["setting"] == {"alpha": "0.9", "weights": ["1", "1"], "where": []}
+    assert (found["scored"], found["evaluation"]) == (8, None)
     assert found["use"] == "crumb apply base one.safetensors two.safetensors -o merged --alpha 0.9"
     runs = len((tmp_path / "runs").read_text().splitlines())
     assert runs == 8
@@ -109,7 +112,8 @@ def test_files_are_tuned_and_the_command_it_ends_with_makes_the_model(
     crumb("tune", *files, "--alpha", "0.4", "--budget", "3", "--again", "--workers", "2", *command)
     assert len((tmp_path / "runs").read_text().splitlines()) == runs + 3
     text = crumb("tune", *files, "--alpha", "0.4", "--budget", "8", *command)
-    assert "the highest of 8" in text and "crumb apply base" in text
+    assert "the highest of 8" in text and "crumb apply base" in text and "one.safetensors: 1\n" in text
+    assert text.count("*") == 2  # the legend and the best
 
 
 def test_the_search_starts_where_the_sizes_of_the_patches_put_alpha(crumb: Crumb, files: list[str]) -> None:
@@ -143,4 +147,64 @@ def test_what_cannot_be_tuned_is_one_sentence(crumb: Crumb, files: list[str]) ->
     crumb("tune", *files, "--alpha", "0", "--", sys.executable, "score.py", code=1)
     assert "alpha 0" in crumb.errors
     crumb("tune", *files, "--", sys.executable, "-c", "print('none')", code=1)
-    assert "not a score" in crumb.errors
+    assert (
+        "On the model (alpha 1.96, weights 1 1) the command's last line is 'none', which is not a score" in crumb.errors
+    )
+    crumb("tune", *files, "--method", "most", "--", sys.executable, "score.py", code=1)
+    assert "'most' is not a method" in crumb.errors
+    crumb("tune", "base", "one.safetensors:-1", "--method", "ties", "--", sys.executable, "score.py", code=1)
+    assert "takes weights above 0" in crumb.errors
+    crumb("tune", *files, "--by-layer", "--", sys.executable, "score.py", code=1)
+    assert "--sampler optuna" in crumb.errors
+    crumb("tune", *files, "--sampler", "grid", "--", sys.executable, "score.py", code=1)
+    assert "'grid' is not a sampler" in crumb.errors
+    crumb("tune", *files, "--record", "math", "--", sys.executable, "score.py", code=1)
+    assert "cannot be recorded" in crumb.errors
+
+
+@pytest.mark.parametrize("method", ["sum", "ties"])
+def test_every_model_that_is_scored_is_that_of_its_setting(
+    tmp_path: Path, crumb: Crumb, files: list[str], method: str
+) -> None:
+    digest = "import hashlib, pathlib, sys\nopen('runs', 'a').write(sys.argv[-1] + '\\n')\n"
+    digest += "sha256 = hashlib.sha256((pathlib.Path(sys.argv[-1]) / 'model.safetensors').read_bytes()).hexdigest()\n"
+    (tmp_path / "digest.py").write_text(digest + "print(int(sha256[:12], 16))\n")
+    options = ["--method", method, "--workers", "2", "--json", "--", sys.executable, "digest.py"]
+    found = json.loads(crumb("tune", *files, "--alpha", "0.4", "--budget", "9", *options))
+    for place, one in enumerate(found["tried"]):
+        weighed = zip(files[1:], one["setting"]["weights"], strict=True)
+        chosen = [f"{name}:{weight}" for name, weight in weighed if weight != "0"]
+        where = tmp_path / f"fresh-{place}"
+        crumb("apply", "base", *chosen, "-o", where, "--alpha", one["setting"]["alpha"], "--method", method)
+        sha256 = hashlib.sha256((where / "model.safetensors").read_bytes()).hexdigest()
+        assert one["score"] == int(sha256[:12], 16)
+    folders = [Path(line) for line in (tmp_path / "runs").read_text().splitlines()]
+    assert {folder.name for folder in folders} == {one["recipe"][:12] for one in found["tried"]}
+    assert len({folder.parent for folder in folders}) <= 2
+    assert not any(folder.parent.exists() for folder in folders)
+
+
+def test_a_command_that_fails_ends_those_beside_it_and_what_was_scored_is_kept(
+    tmp_path: Path, crumb: Crumb, files: list[str]
+) -> None:
+    """The first model is scored, the second one's command never ends by itself, and the third one's fails."""
+    waits = """\
+import os, pathlib, sys, time
+open("runs", "a").write(sys.argv[-1] + "\\n")
+place = len(open("runs").read().splitlines())
+if place == 2:
+    pathlib.Path("pid").write_text(str(os.getpid()))
+    time.sleep(600)
+while place == 3 and not (pathlib.Path("pid").exists() and pathlib.Path("pid").read_text()):
+    time.sleep(0.01)
+sys.exit(7 if place == 3 else print(0.5))
+"""
+    (tmp_path / "waits.py").write_text(waits)
+    command = ["--", sys.executable, "waits.py"]
+    assert "0.4" in crumb("tune", *files, "--alpha", "0.4", "--budget", "1", *command)
+    crumb("tune", *files, "--alpha", "0.4", "--budget", "3", "--workers", "2", *command, code=1)
+    assert "exit code 7" in crumb.errors and "alpha 0.4, weights 1 1: 0.5 (kept)" in crumb.errors
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    again = json.loads(crumb("tune", *files, "--alpha", "0.4", "--budget", "3", "--json", *command))
+    assert [one["kept"] for one in again["tried"]] == [True, False, False]

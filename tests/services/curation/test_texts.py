@@ -106,6 +106,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST reports": {"reason": "other", "message": "m"},
     "POST webhooks": {"url": "https://example.org", "events": ["patch.push"]},
     "PUT channels/{channel}": {"version": "1.0.0", "reason": "r"},
+    "PUT evaluations": {"ref": "#1", "scores": [{"task": "t", "dataset": "d", "metric": "m", "value": 1}]},
     "PUT patches/{number}/comments/{comment_id}/hidden": {"reason": "r"},
     "PUT patches/{number}/quarantine": {"reason": "r"},
     "PUT releases/{version}/signature": {"signature": "s"},

@@ -328,6 +328,7 @@ POST   webhooks/{webhook_id}/test                           webhook.manage
 PUT    admin/namespaces/{namespace}/quota                   admin.manage
 PUT    channels/{channel}                                   channel.move
 PUT    channels/{channel}/protection                        channel.protect
+PUT    evaluations                                          evaluation.add
 PUT    members/{user}                                       model.manage
 PUT    namespaces/{namespace}/members/{user}                namespace.manage
 PUT    patches/{number}/comments/{comment_id}/hidden        comment.hide

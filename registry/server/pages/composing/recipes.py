@@ -19,6 +19,8 @@ from registry.server.pages.frame.drafts import Draft
 from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views import models as model_views
 from registry.server.views import recipes as recipe_views
+from registry.server.views import reviews as review_views
+from registry.server.views.reviews import Subject
 from registry.services.people.actors import Actor
 
 router = APIRouter(prefix="/{namespace:space}/{name}/recipes", route_class=PageRoute, include_in_schema=False)
@@ -38,6 +40,7 @@ def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep,
         snapshot = recipe_views.show_snapshot(session, actor, name, recipe) if composed else None
         draft = draft_of(progress.composition.recipe)
         preview = preview_of(session, actor, name, draft)
+        evaluations = review_views.evaluations_of(session, row, Subject(recipe=recipe))
     here = f"/{name}/recipes/{recipe}"
     return render.page(
         request,
@@ -51,6 +54,7 @@ def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep,
         revision=snapshot,
         draft=draft,
         preview=preview,
+        evaluations=evaluations,
         conflicts=conflict_summary.summarise(preview.conflicts) if preview else None,
         here=here,
         again=here,

@@ -1,0 +1,319 @@
+"""eval add, run, list: numbers that were measured of the base, patches, releases and recipes."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.commands.composing.trials import Device, Keep
+from client.commands.composing.tuning import COMMAND, RunsCommand
+from client.commands.options import Json, Quiet, connect
+from client.terminal.console import Console, plain, table
+
+if TYPE_CHECKING:
+    from client.trials.harnesses import Choice, Format
+    from registry.schemas import Evaluation
+
+OF = "NS/NAME@REF|NS/NAME#N[.R]"
+CSV_HEADS = (
+    *("subject", "task", "dataset", "metric", "value", "stderr", "higher_is_better", "tried"),
+    *("user", "created_at", "source", "command", "id"),
+)
+
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="[FORMAT] FILE",
+        help="Results of a harness: a file of lm-eval or lighteval; which of the two is found out if you do not say.",
+    ),
+]
+File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The file of --from FORMAT.", show_default=False)]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="T", help="Like arithmetic; with --from, a glob of those to take; repeatable."),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="M", help="Like accuracy; with --from, a glob of those to take; repeatable."),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", metavar="D", help="Like openai/gsm8k; else as FILE says, or the task."),
+]
+Lower = Annotated[
+    list[str] | None,
+    typer.Option("--lower", metavar="M", help="With --from: a metric of which a lower value is better; repeatable."),
+]
+Higher = Annotated[
+    list[str] | None,
+    typer.Option("--higher", metavar="M", help="With --from: a metric of which a higher value is better; repeatable."),
+]
+LowerIsBetter = Annotated[bool, typer.Option("--lower-is-better", help="For a loss.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated values, for a spreadsheet or pandas.")]
+
+evals = typer.Typer(name="eval", help="Record and list evaluations.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@evals.command()
+def add(
+    subject: Annotated[str, typer.Argument(metavar=OF, help="What was measured.", show_default=False)],
+    file: File = None,
+    from_: From = None,
+    task: Tasks = None,
+    dataset: Dataset = None,
+    metric: Metrics = None,
+    value: Annotated[float | None, typer.Option("--value", metavar="X", help="What was measured.")] = None,
+    stderr: Annotated[
+        float | None, typer.Option("--stderr", metavar="X", min=0, help="Standard error of the value.")
+    ] = None,
+    lower_is_better: LowerIsBetter = False,
+    lower: Lower = None,
+    higher: Higher = None,
+    source: Annotated[str | None, typer.Option("--source", metavar="URL", help="A page about it.")] = None,
+    tried: Annotated[
+        int | None,
+        typer.Option("--tried", metavar="N", min=1, help="How many candidates were measured to choose a recipe."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Record evaluations of a base, a patch, a version, a channel or a composed recipe.
+
+    One number by --task, --dataset, --metric and --value; or all that a harness measured, by `--from results.json` or
+    `--from lm-eval results.json`. Those are recorded together or not at all, and numbers that you have recorded before
+    are not recorded again.
+    """
+    console = Console(as_json, quiet)
+    model, ref = _parse_subject(subject)
+    if from_ is not None:
+        if value is not None or stderr is not None or lower_is_better:
+            raise typer.BadParameter("a file has its own values; leave --value, --stderr and --lower-is-better out.")
+        _add_file(console, model, ref, (from_, file), _choice(task, metric, lower, higher, dataset), source, tried)
+        return
+    if file is not None:
+        raise typer.BadParameter(f"say where {file} comes from with --from {file}.")
+    if not (task and metric and dataset is not None and value is not None) or len(task) > 1 or len(metric) > 1:
+        raise typer.BadParameter("give one --task, --dataset, --metric and --value; or a file, with --from.")
+    with connect() as client:
+        evaluation = client.add_evaluation(
+            model,
+            ref or "base",
+            task=task[0],
+            dataset=dataset,
+            metric=metric[0],
+            value=value,
+            stderr=stderr,
+            higher_is_better=not lower_is_better,
+            source=source,
+            tried=tried,
+        )
+    console.result(evaluation, _evaluations_text([evaluation]), evaluation.subject)
+
+
+def _add_file(
+    console: Console,
+    model: str,
+    ref: str | None,
+    given: tuple[str, Path | None],
+    choice: "Choice",
+    source: str | None,
+    tried: int | None,
+) -> None:
+    from client.trials.harnesses import read_results
+
+    kind, path = _parse_from(*given)
+    results = read_results(Path(path), kind, choice)
+    if results.not_finite:
+        console.note(f"Left out, since they are not finite numbers: {', '.join(results.not_finite)}")
+    with connect() as client:
+        recorded = client.add_evaluations(model, ref or "base", results.scores, source=source, tried=tried)
+    document = {**recorded.model_dump(mode="json"), "not_finite": results.not_finite}
+    console.result(document, _recorded_text(recorded.added, recorded.known), str(len(recorded.added)))
+
+
+@evals.command(cls=RunsCommand)
+def run(
+    context: typer.Context,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="NS/NAME[@REF|#N[.R]]", help="What to measure; after --, the command to run.", show_default=False
+        ),
+    ],
+    file: File = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="A patch on the base alone, at alpha 1; this is the default.")
+    ] = False,
+    together: Annotated[
+        str | None, typer.Option("--with", metavar="REF", help="A patch added to this snapshot, at weight 1.")
+    ] = None,
+    task: Tasks = None,
+    dataset: Dataset = None,
+    metric: Metrics = None,
+    lower_is_better: LowerIsBetter = False,
+    from_: From = None,
+    lower: Lower = None,
+    higher: Higher = None,
+    keep: Keep = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compose a model here, run a command on it, and record what it measures.
+
+    NS/NAME#N is the base with patch N alone, at alpha 1; NS/NAME@REF a release, a recipe or the base. In COMMAND and
+    FILE, {model} is the model's folder, as is $CRUMB_MODEL; without {model}, it is COMMAND's last argument. The last
+    line that COMMAND prints is a number, as for `crumb loo`, or JSON: {"accuracy": 0.5}, or {"task": …, "dataset": …,
+    "metric": …, "value": 0.5, "higher_is_better": true}, or a list of such. With --from, it is the results file that
+    COMMAND writes, or a folder of such.
+
+    Numbers with a task, their own or --task, are recorded with the command; if any is malformed, none are. Numbers
+    without a task are only printed.
+    """
+    from client.trials import evaluating
+
+    console = Console(as_json, quiet)
+    model, ref = _parse_subject(subject)
+    ref = ref or "main"
+    if not context.meta[COMMAND]:
+        raise typer.BadParameter("write the command after two dashes: -- COMMAND ARGUMENT…")
+    if alone and together:
+        raise typer.BadParameter("give --alone or --with, not both.")
+    if together and not ref.startswith("#"):
+        raise typer.BadParameter("--with is for a patch, NS/NAME#N; a snapshot is measured as it is.")
+    results = None
+    if from_ is not None:
+        kind, path = _parse_from(from_, file)
+        results = evaluating.ResultsFile(path, kind, _choice(task, metric, lower, higher, dataset))
+    elif file is not None:
+        raise typer.BadParameter(f"what is {file}? Write the command after two dashes: -- COMMAND ARGUMENT…")
+    elif len(task or ()) > 1 or len(metric or ()) > 1:
+        raise typer.BadParameter("give --task and --metric once; more are for --from.")
+    names = evaluating.Names(task[0] if task else None, dataset, metric[0] if metric else None, not lower_is_better)
+    with connect() as client:
+        done = evaluating.evaluate(
+            client,
+            model,
+            ref,
+            context.meta[COMMAND],
+            together=together,
+            names=None if results else names,
+            results=results,
+            device=device,
+            keep=keep,
+            console=console,
+        )
+    document = {
+        "model": model,
+        "subject": done.subject,
+        "scores": done.scores,
+        "numbers": done.numbers,
+        "recorded": done.recorded,
+    }
+    if done.recorded is not None:
+        text = _recorded_text(done.recorded.added, done.recorded.known)
+    else:
+        text = "\n".join(f"{plain(name)} {number!r}" for name, number in done.numbers.items())
+        text += "\nNot recorded; run it again with --task NAME (and --metric, --dataset) to record it."
+    measured = done.numbers or {score.metric: score.value for score in done.scores}
+    console.result(document, text, "\n".join(f"{plain(name)} {number!r}" for name, number in measured.items()))
+
+
+@evals.command(name="list")
+def list_evaluations(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="NS/NAME[@REF|#N[.R]]", help="A model, a snapshot of it, or a patch.", show_default=False
+        ),
+    ],
+    as_csv: Csv = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the evaluations of a model, a snapshot or a patch."""
+    from client.terminal.spreadsheets import write_csv
+
+    if as_csv and as_json:
+        raise typer.BadParameter("give --csv or --json, not both.")
+    model, ref = _parse_subject(subject)
+    with connect() as client:
+        if as_csv:
+            rows = ([getattr(row, head) for head in CSV_HEADS] for row in client.evaluations(model, ref))
+            write_csv(CSV_HEADS, rows)
+            return
+        evaluations = list(client.evaluations(model, ref))
+    text = _evaluations_text(evaluations) if evaluations else f"There are no evaluations of {subject} yet."
+    brief = "\n".join(f"{row.subject} {plain(row.dataset)}:{plain(row.metric)} {row.value!r}" for row in evaluations)
+    Console(as_json, quiet).result(evaluations, text, brief)
+
+
+def _parse_subject(text: str) -> tuple[str, str | None]:
+    """Split NS/NAME[@REF] or NS/NAME#N[.R]; the patch is kept as #N[.R]."""
+    from client.terminal.addresses import check_model, parse_snapshot
+
+    if match := re.fullmatch(r"([^#@]+)(#[0-9]{1,9}(?:\.[0-9]{1,9})?)", text):
+        return check_model(match[1]), match[2]
+    return parse_snapshot(text) if "@" in text else (check_model(text), None)
+
+
+def _parse_from(word: str, file: Path | None) -> "tuple[Format | None, str]":
+    """Return the format, if it is named, and the file of `--from [FORMAT] FILE`."""
+    from client.trials.harnesses import FORMATS
+
+    names = {name: name for name in FORMATS} | {"lm_eval": FORMATS[0]}
+    if file is None and word in names:
+        raise typer.BadParameter(f"name the file, too: --from {word} results.json")
+    if file is None:
+        return None, word
+    if word not in names:
+        raise typer.BadParameter(f"{word!r} is not a format; write lm-eval or lighteval, or the file alone.")
+    return names[word], str(file)
+
+
+def _choice(
+    tasks: Sequence[str] | None,
+    metrics: Sequence[str] | None,
+    lower: Sequence[str] | None,
+    higher: Sequence[str] | None,
+    dataset: str | None,
+) -> "Choice":
+    from client.trials.harnesses import Choice
+
+    return Choice(tasks or (), metrics or (), lower or (), higher or (), dataset)
+
+
+def _subject_text(row: "Evaluation") -> str:
+    from client.terminal.addresses import is_digest
+
+    subject = row.subject[:12] if is_digest(row.subject) else row.subject
+    return f"{subject}, chosen among {row.tried}" if row.tried else subject
+
+
+def _recorded_text(added: "Sequence[Evaluation]", known: "Sequence[Evaluation]") -> str:
+    lines = [_evaluations_text(added)] if added else []
+    if known:
+        lines.append(f"{len(known)} not added: you have recorded the same numbers before.")
+    return "\n".join(lines)
+
+
+def _evaluations_text(evaluations: "Sequence[Evaluation]") -> str:
+    rows = [
+        (
+            _subject_text(row),
+            plain(row.task),
+            plain(row.dataset),
+            plain(row.metric),
+            f"{row.value:.6g}",
+            f"± {row.stderr:.2g}" if row.stderr is not None else "",
+            "higher" if row.higher_is_better else "lower",
+            plain(row.user),
+            f"{row.created_at.astimezone():%Y-%m-%d}",
+        )
+        for row in evaluations
+    ]
+    heads = ("of", "task", "dataset", "metric", "value", "", "better", "by", "on")
+    return table(heads, rows, right=(4,))
