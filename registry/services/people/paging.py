@@ -43,7 +43,7 @@ def rows_within(session: Session, query: Select[Row], number: Column, first: int
     rows: list[Any] = []
     high = first
     for span in (NEAR * (limit + 1), WINDOW):
-        low = max(1, first - span)
+        low = max(1, first - min(span, WINDOW))
         if len(rows) <= limit and low < high:
             rows += session.scalars(query.where(number < high, number >= low).limit(limit + 1 - len(rows)))
             high = low
