@@ -33,6 +33,20 @@ PATCHES = (  # who, what, for which task, which projections it moves most, and w
     ("erin", "Polite refusals", "chat/refusals", "self_attn", 4),
     ("carol", "German, too", "language/german", "self_attn", 2),
 )
+TASKS = (  # what was measured: task, dataset, metric, whether higher is better
+    ("gsm8k (5-shot)", "openai/gsm8k", "exact_match,strict-match", True),
+    ("xquad_fr (0-shot)", "google/xquad/fr", "f1", True),
+    ("spider (0-shot)", "xlangai/spider", "execution_accuracy", True),
+    ("wikitext (0-shot)", "EleutherAI/wikitext_document_level", "word_perplexity", False),
+)
+MEASURED = {
+    "base": (0.21, 0.34, 0.18, 12.31),
+    "#1": (0.44, 0.30, None, 12.92),
+    "#2": (0.20, 0.58, None, 12.55),
+    "#3": (None, None, 0.41, 13.14),
+    "1.0.0": (0.39, 0.54, 0.19, 12.71),
+    "1.1.0": (0.38, 0.53, 0.37, 12.98),
+}
 WIDE, NARROW = 1200, 400
 
 
@@ -87,6 +101,25 @@ def fill(world: World, folder: Path) -> None:
         measure(call, version, values)
         call("mary", "POST", f"/releases/{version}/publish")
         call("mary", "PUT", "/channels/stable", version=version, reason="Better on the board.")
+    for ref, scores in MEASURED.items():
+        named = zip(TASKS, scores, strict=True)
+        call(
+            "mary",
+            "PUT",
+            "/evaluations",
+            ref=ref,
+            scores=[
+                {"task": task, "dataset": dataset, "metric": metric, "value": value, "higher_is_better": higher}
+                for (task, dataset, metric, higher), value in named
+                if value is not None
+            ],
+        )
+    recipe = {"alpha": "0.6", "patches": [{"number": 1}, {"number": 2}, {"number": 3, "weight": "0.5"}]}
+    composed = world.client("mary").post(f"{where}/compositions", json=recipe).json()["recipe"]["digest"]
+    world.work()
+    task, dataset, metric, _ = TASKS[0]
+    score = {"task": task, "dataset": dataset, "metric": metric, "value": 0.41, "stderr": 0.013}
+    call("mary", "POST", "/evaluations", ref=composed, tried=14, **score)
     call("bob", "POST", "/conflicts", patches=[{"number": number} for number in range(1, 7)])
     world.work()
 
@@ -138,6 +171,7 @@ def main() -> None:
         page = site.open("mary", f"{home}/recipes/new?patch=1&patch=4&w4=0.5", width=WIDE, color_scheme="light")
         shoot(page, "builder")
         shoot(site.open("mary", f"{home}/releases/1.1.0", width=WIDE, color_scheme="light"), "release")
+        shoot(site.open(None, f"{home}/evaluations", width=WIDE, color_scheme="light"), "evaluations")
         shoot(site.open("mary", f"{home}/inbox", width=NARROW, color_scheme="dark"), "inbox")
         shoot(site.open("chief", "/admin", width=WIDE, color_scheme="dark"), "admin")
 

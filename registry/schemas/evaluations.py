@@ -1,7 +1,7 @@
 """Schemas of evaluations: what was measured, of what, and by whom."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -69,6 +69,33 @@ class RecordedEvaluations(Answer):
 
     added: list[Evaluation]
     known: list[Evaluation]
+
+
+class EvaluatedSubject(Answer):
+    """What is compared: the base, a patch alone, a recipe or a release."""
+
+    ref: str = Field(description="base, #12.2, 1.2.0 or the digest of a recipe")
+    kind: Literal["base", "patch", "recipe", "release"]
+    title: str | None = Field(description="of a patch")
+
+
+class ComparedMetric(Answer):
+    """One metric, and the newest evaluation of each subject, in their order; null where there is none."""
+
+    task: str
+    dataset: str
+    metric: str
+    higher_is_better: bool
+    evaluations: list[Evaluation | None]
+    best: list[int] = Field(description="places of the best values, if there are several values")
+
+
+class EvaluationComparison(Answer):
+    """Evaluations of several subjects side by side."""
+
+    subjects: list[EvaluatedSubject]
+    metrics: list[ComparedMetric]
+    more: bool = Field(description="whether there are more metrics than these")
 
 
 class EvaluationPage(Answer):

@@ -221,3 +221,22 @@ def test_without_releases_and_without_scripts_one_is_told_what_to_do(site: Site)
     expect(page.get_by_role("row", name="#2 Patch 2")).to_contain_text(f"{float(alpha) / 2:g}")
     expect(page.get_by_label("Facts")).to_contain_text("auto: 2.8 x the mean norm of the patches")
     usable(site, "mary", "/releases/1.0.0")
+
+
+def test_evaluations_are_compared_by_ticking_and_read_by_everybody(released: Site) -> None:
+    """With long and hostile names, wide and narrow, in the light and in the dark."""
+    usable(released, None, "/evaluations")
+    for ref, value in (("base", 0.25), ("#1", 0.75), ("#2", 0.5), ("1.0.0", 0.625), ("1.1.0", 0.7)):
+        for payload in PAYLOADS:
+            words = {"task": payload, "dataset": payload + "d" * 90, "metric": "m" * 90}
+            released.community.post("bob", "/evaluations", 201, ref=ref, value=value, stderr=0.125, **words)
+    usable(released, None, "/evaluations", "/evaluations?with=1.0.0", "/evaluations?with=%231&with=%232")
+    page = released.open(None, f"{HOME}/releases/1.1.0")
+    page.get_by_role("link", name="Compare with its patches alone").click()
+    heads = page.get_by_role("table").last.get_by_role("columnheader")
+    expect(heads).to_have_text(["Task and metric", "base", "#1.1", "#2.1", "1.1.0"])
+    page.get_by_text("Choose what is compared with the base").click()
+    page.get_by_role("checkbox", name="#1.1").uncheck()
+    page.get_by_role("checkbox", name="1.0.0").check()
+    page.get_by_role("button", name="Compare").click()
+    expect(heads).to_have_text(["Task and metric", "base", "1.1.0", "1.0.0", "#2.1"])

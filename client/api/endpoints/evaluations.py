@@ -82,6 +82,16 @@ class Evaluations(Calls):
         path = f"/models/{name_of(model)}/evaluations"
         return self._call(schemas.RecordedEvaluations, "PUT", path, body=request)
 
+    def compare_evaluations(self, model: str, refs: Sequence[str] = ()) -> schemas.EvaluationComparison:
+        """Compare the newest evaluations of the base and of some subjects, metric by metric.
+
+        Args:
+            model: NS/NAME.
+            refs: Patches (`#3`, `3.2`), versions, channels, recipes; those that were measured last if there are none.
+        """
+        path = f"/models/{name_of(model)}/evaluations/compare"
+        return self._call(schemas.EvaluationComparison, "GET", path, params={"with": list(refs)})
+
     def evaluations(self, model: str, ref: str | None = None) -> Iterator[schemas.Evaluation]:
         """Yield the evaluations of one reference, or of a whole model."""
         return self._pages(schemas.EvaluationPage, f"/models/{name_of(model)}/evaluations", "after", ref=ref)

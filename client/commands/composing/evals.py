@@ -1,4 +1,4 @@
-"""eval add, run, list: numbers that were measured of the base, patches, releases and recipes."""
+"""eval add, run, list, compare: numbers that were measured of the base, patches, releases and recipes."""
 
 import re
 from collections.abc import Sequence
@@ -9,12 +9,13 @@ import typer
 
 from client.commands.composing.trials import Device, Keep
 from client.commands.composing.tuning import COMMAND, RunsCommand
-from client.commands.options import Json, Quiet, connect
+from client.commands.options import Json, Model, Quiet, connect
 from client.terminal.console import Console, plain, table
 
 if TYPE_CHECKING:
+    from client.terminal.spreadsheets import Cell
     from client.trials.harnesses import Choice, Format
-    from registry.schemas import Evaluation
+    from registry.schemas import ComparedMetric, Evaluation, EvaluationComparison
 
 OF = "NS/NAME@REF|NS/NAME#N[.R]"
 CSV_HEADS = (
@@ -54,7 +55,9 @@ Higher = Annotated[
 LowerIsBetter = Annotated[bool, typer.Option("--lower-is-better", help="For a loss.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated values, for a spreadsheet or pandas.")]
 
-evals = typer.Typer(name="eval", help="Record and list evaluations.", no_args_is_help=True, rich_markup_mode=None)
+evals = typer.Typer(
+    name="eval", help="Record, list and compare evaluations.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @evals.command()
@@ -251,6 +254,63 @@ def list_evaluations(
     Console(as_json, quiet).result(evaluations, text, brief)
 
 
+@evals.command()
+def compare(
+    model: Model,
+    refs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[N[.R]|REF]…",
+            help="Patches, versions, channels, recipes; those that were measured last if you name none.",
+            show_default=False,
+        ),
+    ] = None,
+    as_csv: Csv = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare evaluations of the base, of patches alone, of recipes and releases, metric by metric.
+
+    Of each, the newest evaluation counts; a release has those of its recipe, too. The best of a line is marked *.
+    """
+    from client.terminal.spreadsheets import write_csv
+
+    if as_csv and as_json:
+        raise typer.BadParameter("give --csv or --json, not both.")
+    with connect() as client:
+        found = client.compare_evaluations(model, refs or ())
+    if as_csv:
+        columns = [name for subject in found.subjects for name in (subject.ref, f"{subject.ref} stderr")]
+        rows = ([*_name(row), *(cell for one in row.evaluations for cell in _cells(one))] for row in found.metrics)
+        write_csv(["task", "dataset", "metric", "higher_is_better", *columns], rows)
+        return
+    Console(as_json, quiet).result(found, _comparison_text(model, found))
+
+
+def _name(row: "ComparedMetric") -> "tuple[Cell, ...]":
+    return row.task, row.dataset, row.metric, row.higher_is_better
+
+
+def _cells(one: "Evaluation | None") -> "tuple[Cell, Cell]":
+    return (one.value, one.stderr) if one else (None, None)
+
+
+def _comparison_text(model: str, found: "EvaluationComparison") -> str:
+    if not found.metrics:
+        return f"There are no evaluations to compare; record some with `crumb eval add {model}@base`."
+    names = [_short(subject.ref) for subject in found.subjects]
+    rows = []
+    for row in found.metrics:
+        cells = [
+            "" if one is None else f"{one.value:.6g}{'*' if place in row.best else ' '}"
+            for place, one in enumerate(row.evaluations)
+        ]
+        better = "higher" if row.higher_is_better else "lower"
+        rows.append((plain(row.task), plain(row.dataset), plain(row.metric), better, *cells))
+    text = table(("task", "dataset", "metric", "better", *names), rows, right=range(4, 4 + len(names)))
+    return f"{text}\nThere are more metrics than these." if found.more else text
+
+
 def _parse_subject(text: str) -> tuple[str, str | None]:
     """Split NS/NAME[@REF] or NS/NAME#N[.R]; the patch is kept as #N[.R]."""
     from client.terminal.addresses import check_model, parse_snapshot
@@ -287,10 +347,14 @@ def _choice(
 
 
 def _subject_text(row: "Evaluation") -> str:
+    subject = _short(row.subject)
+    return f"{subject}, chosen among {row.tried}" if row.tried else subject
+
+
+def _short(ref: str) -> str:
     from client.terminal.addresses import is_digest
 
-    subject = row.subject[:12] if is_digest(row.subject) else row.subject
-    return f"{subject}, chosen among {row.tried}" if row.tried else subject
+    return ref[:12] if is_digest(ref) else ref
 
 
 def _recorded_text(added: "Sequence[Evaluation]", known: "Sequence[Evaluation]") -> str:

@@ -228,10 +228,14 @@ class Evaluation(Table):
         ),
         CheckConstraint("tried >= 1", name="tried"),
         CheckConstraint("stderr >= 0", name="stderr"),
+        Index(
+            "ix_evaluations_subject",
+            *("model_id", "revision_id", "release_id", "recipe_digest", "created_at"),
+        ),
     )
 
     id: Mapped[uuid.UUID] = key()
-    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
     revision_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("patch_revisions.id", ondelete="CASCADE"), index=True
     )

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from registry import schemas
+from registry.schemas.evaluations import Subject
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import Context, ContextDep
 from registry.server.edge.paths import ModelName, Number, PatchRef
@@ -19,6 +20,10 @@ from registry.services.people.actors import Actor
 
 Before = Annotated[str | None, Query(pattern=paging.CURSOR)]
 Limit = Annotated[int, Query(ge=1, le=100)]
+Compared = Annotated[
+    list[Subject],
+    Query(alias="with", max_length=review_views.MOST_SUBJECTS, description="#3, 3.2, a version, a channel, a recipe"),
+]
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["reviews"], route_class=Route, responses=RESPONSES)
 
 
@@ -213,6 +218,19 @@ def list_evaluations(
     """List evaluations, of one subject or of a whole model."""
     with ctx.database.read() as session:
         return review_views.evaluation_page(session, actor, models.find(session, name), ref, after, limit)
+
+
+@router.get("/evaluations/compare")
+@allow("model.read")
+def compare_evaluations(
+    name: ModelName,
+    actor: VisitorDep,
+    ctx: ContextDep,
+    chosen: Compared = [],  # noqa: B006
+) -> schemas.EvaluationComparison:
+    """Compare the newest evaluations of the base and of patches alone, recipes and releases, metric by metric."""
+    with ctx.database.read() as session:
+        return review_views.compared(session, actor, models.find(session, name), chosen).comparison
 
 
 def move(

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from registry.server.pages.catalog import home, models, settings, webhooks
-from registry.server.pages.comparing import conflicts
+from registry.server.pages.comparing import conflicts, evaluations
 from registry.server.pages.composing import recipe_editor, recipes
 from registry.server.pages.curation import inbox, patch_forms, patches
 from registry.server.pages.frame.render import FOLDER, Static
@@ -34,6 +34,7 @@ def install(app: FastAPI, streams: Places) -> None:
         patches,
         patch_forms,
         conflicts,
+        evaluations,
         recipe_editor,
         recipes,
         releases,

@@ -15,8 +15,8 @@ from registry.server.views import jobs as job_views
 from registry.server.views import recipes as recipe_views
 from registry.server.views import reviews as review_views
 from registry.services.composing import compositions, snapshots
-from registry.services.curation import evaluations
-from registry.services.curation.evaluations import MetricRow as MetricRow
+from registry.services.curation import comparisons, evaluations
+from registry.services.curation.comparisons import MetricRow as MetricRow
 from registry.services.curation.evaluations import Subject
 from registry.services.people.actors import Actor
 from registry.services.queue import jobs
@@ -165,7 +165,7 @@ def overview(session: Session, model: Model, version: str) -> ReleaseOverview:
         shown,
         job_views.queued(session, job) if job else None,
         publishing.approved(session, model, row),
-        evaluations.compare_subjects(session, model, [Subject(), *older, Subject(release=row)]),
+        comparisons.compare(session, model, [Subject(), *older, Subject(release=row)])[0],
         previous is not None,
         publishing.card(session, model, row) if shown.weights_digest else None,
         documents(row),
@@ -186,7 +186,7 @@ def compare_evaluations(
 ) -> Sequence[MetricRow]:
     """Return the evaluations of what some references name, by metric."""
     subjects = [evaluations.find_subject(session, actor, model, ref) for ref in refs]
-    return evaluations.compare_subjects(session, model, subjects)
+    return comparisons.compare(session, model, subjects)[0]
 
 
 def outlines(session: Session, model: Model, before: str | None, limit: int) -> tuple[Sequence[Outline], str | None]:

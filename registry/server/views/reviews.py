@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -10,7 +11,8 @@ from registry import schemas
 from registry.db.tables import Comment, Evaluation, Model, PatchRevision, Review, User
 from registry.server.views import patches as patch_views
 from registry.services.catalog import norms, patches
-from registry.services.curation import comments, evaluations, inbox, reviews
+from registry.services.curation import comments, comparisons, evaluations, inbox, reviews
+from registry.services.curation.comparisons import MOST_SUBJECTS as MOST_SUBJECTS
 from registry.services.curation.evaluations import Subject as Subject
 from registry.services.people.actors import Actor
 from registry.services.releasing import releases
@@ -149,6 +151,46 @@ def evaluation_page(
     subject = None if ref is None else evaluations.find_subject(session, actor, model, ref)
     rows, cursor = evaluations.listing(session, model, subject, after, limit)
     return schemas.EvaluationPage(items=[evaluation(*row) for row in rows], next=cursor)
+
+
+@dataclass(frozen=True)
+class ComparedEvaluations:
+    """A comparison of evaluations, and what else could be compared."""
+
+    comparison: schemas.EvaluationComparison
+    offered: list[schemas.EvaluatedSubject]
+
+
+def compared(session: Session, actor: Actor | None, model: Model, refs: Sequence[str]) -> ComparedEvaluations:
+    """Return the evaluations of the base and of what some references name, or of what was measured last."""
+    offered = comparisons.measured_subjects(session, model)
+    subjects = comparisons.choose(session, actor, model, refs, offered)
+    rows, more = comparisons.compare(session, model, subjects)
+    metrics = [
+        schemas.ComparedMetric(
+            task=row.task,
+            dataset=row.dataset,
+            metric=row.metric,
+            higher_is_better=row.higher_is_better,
+            evaluations=[
+                evaluation(found, Subject(recipe=found.recipe_digest) if found.recipe_digest else subject)
+                if found
+                else None
+                for subject, found in zip(subjects, row.found, strict=True)
+            ],
+            best=row.best,
+        )
+        for row in rows
+    ]
+    shown = schemas.EvaluationComparison(subjects=list(map(evaluated, subjects)), metrics=metrics, more=more)
+    return ComparedEvaluations(shown, [evaluated(subject) for subject in offered if subject != Subject()])
+
+
+def evaluated(subject: Subject) -> schemas.EvaluatedSubject:
+    """Return the shape of what was measured."""
+    kind = "patch" if subject.revision else "release" if subject.release else "recipe" if subject.recipe else "base"
+    title = subject.revision.title if subject.revision else None
+    return schemas.EvaluatedSubject.model_validate({"ref": subject.name, "kind": kind, "title": title})
 
 
 def can_take(state: schemas.PatchState, verb: str) -> bool:

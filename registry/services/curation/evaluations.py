@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Evaluation, Model, PatchRevision, Release, after
@@ -18,7 +18,7 @@ from registry.services.people import paging
 from registry.services.people.actors import Actor, record
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-PATCH = re.compile(r"#([0-9]{1,9})(?:\.([0-9]{1,9}))?")
+PATCH = re.compile(r"#?([0-9]{1,9})(?:\.([0-9]{1,9}))?")
 Key = tuple[uuid.UUID | None, uuid.UUID | None, str | None]
 Name = tuple[str, str, str]
 NAME = Evaluation.task, Evaluation.dataset, Evaluation.metric
@@ -161,8 +161,8 @@ def newest_of_each(model: Model, chosen: ColumnElement[bool]) -> Select[Evaluati
 
 
 def find_subject(session: Session, actor: Actor | None, model: Model, ref: str) -> Subject:
-    """Return what `ref` of an evaluation stands for."""
-    if match := PATCH.fullmatch(ref):
+    """Return what `ref` of an evaluation stands for; 8 digits or more without # are those of a recipe."""
+    if (match := PATCH.fullmatch(ref)) and not snapshots.PREFIX.fullmatch(ref):
         number, revision = int(match[1]), int(match[2]) if match[2] else None
         return Subject(revision=patches.find(session, model.full_name, number, revision))
     if snapshots.VERSION.fullmatch(ref):  # also one that is not composed yet: it may be measured elsewhere
@@ -239,41 +239,3 @@ def recorded(session: Session, query: Select[*tuple[Any, ...]]) -> dict[uuid.UUI
 def missing_among(model: Model, recorded: Collection[str]) -> list[str]:
     """Return a sentence for each evaluation (`dataset:metric`) that a model requires and that is not recorded."""
     return [f"The evaluation {name} is missing." for name in model.required_evaluations if name not in recorded]
-
-
-MOST_COMPARED = 1000  # evaluations, the newest
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One metric, and the newest evaluation of each subject, in their order; None where there is none."""
-
-    task: str
-    dataset: str
-    metric: str
-    higher_is_better: bool
-    found: tuple[Evaluation | None, ...]
-
-
-def compare_subjects(session: Session, model: Model, subjects: Sequence[Subject]) -> list[MetricRow]:
-    """Return the evaluations of some subjects, by dataset and metric.
-
-    Whether higher is better is taken from the newest evaluation.
-    """
-    keys = [subject.key for subject in subjects]
-    query = select(Evaluation).where(Evaluation.model_id == model.id, or_(False, *map(is_of, keys)))
-    newest = query.order_by(Evaluation.created_at.desc(), Evaluation.id.desc()).limit(MOST_COMPARED)
-    by_metric: dict[tuple[str, str, str], dict[Key, Evaluation]] = {}
-    for row in session.scalars(newest.options(joinedload(Evaluation.user))):
-        by_subject = by_metric.setdefault((row.dataset, row.metric, row.task), {})
-        by_subject.setdefault((row.revision_id, row.release_id, row.recipe_digest), row)
-    return [
-        MetricRow(
-            task,
-            dataset,
-            metric,
-            next(iter(by_subject.values())).higher_is_better,
-            tuple(by_subject.get(key) for key in keys),
-        )
-        for (dataset, metric, task), by_subject in sorted(by_metric.items())
-    ]

@@ -214,6 +214,41 @@ def test_csv_of_evaluations_is_read_by_spreadsheets_and_runs_nothing(here: Regis
     assert crumb("eval", "list", f"{model}#1", "-q") == '#1.1 +a,"b":@loss -0.5\n'
 
 
+def test_evaluations_are_compared_as_text_json_and_csv(
+    here: Registry, model: str, recipe: str, crumb: Crumb, tmp_path: Path
+) -> None:
+    assert "There are no evaluations to compare" in crumb("eval", "compare", empty_model(here, tmp_path))
+    names = ["--task", "compared", "--dataset", "=d", "--metric", "acc"]
+    for subject, value in (("@base", "0.25"), ("#1", "0.75"), (f"@{recipe}", "0.5")):
+        crumb("eval", "add", f"{model}{subject}", *names, "--value", value, "--stderr", "0.125")
+    found = crumb.json("eval", "compare", model, "1", recipe[:8])
+    assert [subject["ref"] for subject in found["subjects"]] == ["base", "#1.1", recipe]
+    (row,) = [metric for metric in found["metrics"] if metric["task"] == "compared"]
+    assert ([one["value"] for one in row["evaluations"]], row["best"]) == ([0.25, 0.75, 0.5], [1])
+    line = next(line for line in crumb("eval", "compare", model, "#1", recipe).splitlines() if "compared" in line)
+    assert line.split() == ["compared", "=d", "acc", "higher", "0.25", "0.75*", "0.5"]
+    table = csv.DictReader(io.StringIO(crumb("eval", "compare", model, "1", recipe, "--csv"), newline=""))
+    (cells,) = [cells for cells in table if cells["task"] == "compared"]
+    assert (cells["dataset"], cells["base"], cells["#1.1"], cells[f"{recipe} stderr"]) == (
+        "'=d",
+        "0.25",
+        "0.75",
+        "0.125",
+    )
+    crumb("eval", "compare", model, "--csv", "--json", code=2)
+    crumb("eval", "compare", model, "9.9.9", code=1)
+    assert "There is no release" in crumb.errors
+
+
+def empty_model(here: Registry, folder: Path) -> str:
+    """Return a model that has no evaluations."""
+    from client.actions.models import create
+
+    with here.client() as client:
+        create(client, "ana/unmeasured", makers.make_checkpoint(folder / "unmeasured", shards=1))
+    return "ana/unmeasured"
+
+
 def test_eval_run_composes_what_is_named_and_only_prints_numbers_without_a_task(
     here: Registry, model: str, recipe: str, base: Path, crumb: Crumb, scratch: Path
 ) -> None:

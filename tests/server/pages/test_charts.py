@@ -36,6 +36,9 @@ def everything(text: str = "some words", value: float | None = 1.5, count: int =
         "ordered": charts.stacked(text, text, [(labels[0], row)], labels, normalise=False, ordered=True),  # type: ignore
         "grouped": charts.grouped(text, text, [(label, row) for label in labels], labels, unit=text),
         "own": charts.grouped(text, text, [(label, row) for label in labels], labels, own_scale=True, unit=text),
+        "referenced": charts.referenced(
+            text, text, [charts.Row(label, row, [value, None, value]) for label in labels], labels, [text, *labels]
+        ),
         "graph": charts.graph(text, text, [charts.Node(label, label, text, 0, text, text) for label in labels], []),
     }
 
@@ -107,6 +110,7 @@ def test_no_number_and_no_words_break_a_chart(items: list[tuple[str, float | Non
         charts.matrix("n", "t", labels, labels, [values[:1], values], diverging=other, low=low, high=high),
         charts.stacked("n", "t", rows, labels, normalise=one, ordered=other),  # type: ignore[arg-type]
         charts.grouped("n", "t", rows, labels, own_scale=one),
+        charts.referenced("n", "t", [charts.Row(label, values, values[::-1]) for label in labels], labels, labels[:2]),
     ):
         assert not re.search(
             r"(?:nan|inf)\b", " ".join(v for e in parsed(drawn).iter("rect") for v in e.attrib.values())
@@ -204,6 +208,28 @@ def test_values_are_printed_beside_their_dots_and_rows_may_have_scales_of_their_
         return second - first
 
     assert spread(own=False) < 1 and spread(own=True) > 100
+
+
+def test_reference_lines_are_where_their_values_are_and_close_ones_have_one_name() -> None:
+    row = charts.Row("acc", [0.5, None], [0.0, 1.0, 1.001])
+    drawn = charts.referenced("n", "t", [row], ["1.0.0", "2.0.0"], ["base", "#1", "#2"])
+    lines = [path for path in parsed(drawn).iter("path") if "reference" in path.get("class", "")]
+    assert [line.get("class") for line in lines] == ["reference reference-first", "reference", "reference"]
+    base, one, two = (float(re.findall(r"[\d.]+", line.get("d", ""))[0]) for line in lines)
+    (dot,) = [path.get("transform", "") for path in parsed(drawn).iter("path") if path.get("class") == "dot"]
+    assert float(re.findall(r"[\d.]+", dot)[0]) == pytest.approx((base + one) / 2, abs=1) and base < one < two
+    assert {"acc, base: 0", "acc, #1: 1", "acc, #2: 1.001", "acc, 1.0.0: 0.5"} <= set(texts(drawn, "title"))
+    assert {"base", "#1"} <= set(texts(drawn, "text")) and "#2" not in texts(drawn, "text")
+    assert texts(drawn, "td") == ["0", "1", "1.001", "0.5", "no value"]
+
+
+def test_what_there_is_no_room_for_is_counted() -> None:
+    names = [str(place) for place in range(13)]
+    drawn = charts.referenced("n", "t", [charts.Row("a", [1.0] * 13, [1.0] * 13)], names, names)
+    assert {"The first 8 of 13 dots of a row are shown.", "The first 12 of 13 lines of a row are shown."} <= set(
+        texts(drawn, "p")
+    )
+    assert "Nothing has been measured yet." in charts.referenced("n", "t", [], names, names)
 
 
 def test_a_graph_links_its_nodes_and_keeps_the_newest_of_many() -> None:

@@ -10,6 +10,7 @@ from registry.server.pages.charts.cells import matrix
 from registry.server.pages.charts.dots import grouped
 from registry.server.pages.charts.lengths import bars
 from registry.server.pages.charts.lineages import Node, graph
+from registry.server.pages.charts.references import Row, referenced
 from registry.server.pages.charts.shares import stacked
 
-__all__ = ["Node", "bars", "graph", "grouped", "matrix", "stacked"]
+__all__ = ["Node", "Row", "bars", "graph", "grouped", "matrix", "referenced", "stacked"]

@@ -61,7 +61,7 @@ def grouped(
     marks = [] if own_scale else [figures.grid(axis, left + INSET, right - INSET, top, bottom, unit=unit, twice=False)]
     for place, (each, end) in enumerate(zip(names, ends, strict=True)):
         drawn = fit(each, 96)
-        marks.append(_dot(place, end - width(drawn) * BOLD - 8, 13, one_line(each)))
+        marks.append(dot(place, end - width(drawn) * BOLD - 8, 13, one_line(each)))
         marks.append(Markup('<text class="end strong" x="{}" y="18">{}</text>').format(at(end), drawn))
     for place, ((text, values), numbers) in enumerate(zip(shown, printed, strict=True)):
         y = top + tall * place
@@ -74,7 +74,7 @@ def grouped(
             if value is not None:
                 where = f"{one_line(text)}, {one_line(names[which])}: {scales.with_unit(value, unit)}"
                 x = left + INSET + (PLOT - 2 * INSET) * own.place(value)
-                marks.append(_dot(which, x, y + TALL / 2 + beside * (which - (len(names) - 1) / 2), where))
+                marks.append(dot(which, x, y + TALL / 2 + beside * (which - (len(names) - 1) / 2), where))
         marks += [
             Markup('<text class="end {}" x="{}" y="{}">{}</text>').format(
                 "soft" if values[which] is None else "", at(ends[which]), at(y + TALL / 2 + 5), number
@@ -104,7 +104,7 @@ def _line(axis: Axis, left: float, right: float, y: float, *, ends: bool) -> Mar
     return drawn
 
 
-def _dot(place: int, x: float, y: float, where: str) -> Markup:
+def dot(place: int, x: float, y: float, where: str) -> Markup:
     """Draw the mark of a series: its colour and its shape are its own."""
     shapes = (
         "M-6 0A6 6 0 1 0 6 0A6 6 0 1 0 -6 0Z",
