@@ -93,6 +93,8 @@ def fill(world: World, folder: Path) -> None:
     call("bob", "POST", "/patches/4/comments", message="By two points; see the evaluations.")
     for ref, values in (("base", (0.31, 0.52)), ("#4", (0.58, 0.51)), ("#2", (0.30, 0.61))):
         measure(call, ref, values)
+    call("bob", "POST", "/conflicts", patches=[{"number": number} for number in range(1, 7)])
+    world.work()  # which alpha auto goes by
     for version, numbers, values in (("1.0.0", (1, 2), (0.49, 0.60)), ("1.1.0", (1, 2, 3), (0.47, 0.63))):
         call("mary", "POST", "/releases", version=version, patches=[{"number": number} for number in numbers])
         world.work()
@@ -120,8 +122,6 @@ def fill(world: World, folder: Path) -> None:
     task, dataset, metric, _ = TASKS[0]
     score = {"task": task, "dataset": dataset, "metric": metric, "value": 0.41, "stderr": 0.013}
     call("mary", "POST", "/evaluations", ref=composed, tried=14, **score)
-    call("bob", "POST", "/conflicts", patches=[{"number": number} for number in range(1, 7)])
-    world.work()
 
 
 def measure(call: object, ref: str, values: tuple[float, float]) -> None:
