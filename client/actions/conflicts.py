@@ -15,6 +15,7 @@ from registry.errors import Unavailable
 from registry.schemas import Conflicts, Overlap, PatchName
 
 if TYPE_CHECKING:
+    from registry.breadcrumbs.formats.checkpoint import Checkpoint
     from registry.breadcrumbs.formats.patchfile import Patch
 
 QUIET = Console(quiet=True)
@@ -96,11 +97,17 @@ def find_worst(client: Client, model: str, conflicts: Conflicts, count: int) -> 
 
 
 def alpha_of_files(
-    patches: "Mapping[str, Patch]", weighted: Sequence[tuple[str, str]], method: str, *, console: Console = QUIET
+    base: "Checkpoint",
+    patches: "Mapping[str, Patch]",
+    weighted: Sequence[tuple[str, str]],
+    method: str,
+    *,
+    console: Console = QUIET,
 ) -> str:
     """Compare patches here, and return the alpha that they give.
 
     Args:
+        base: What they are for.
         patches: By the sha256 of their files.
         weighted: sha256 and weight of those that are combined.
         method: sum, ties or mean.
@@ -109,6 +116,7 @@ def alpha_of_files(
     Raises:
         InvalidRecipe: The patches cancel each other.
     """
+    from registry.breadcrumbs.comparing.base_norms import measure_bases
     from registry.breadcrumbs.comparing.conflicts import analyse, total
 
     names = [sha256 for sha256, _ in weighted]
@@ -121,7 +129,9 @@ def alpha_of_files(
     for (one, two), added in sums.items():
         squares |= {one: added.first_squares, two: added.second_squares}
     dots = {(names.index(one), names.index(two)): added.dot for (one, two), added in sums.items()}
-    return choose_alpha(method, [weight for _, weight in weighted], [squares[name] for name in names], dots)
+    with console.progress("measuring the base") as progress:
+        bases = measure_bases(base, [patches[name] for name in names], progress)
+    return choose_alpha(method, [weight for _, weight in weighted], [squares[name] for name in names], dots, bases)
 
 
 def choice(patch: PatchName) -> Choice:

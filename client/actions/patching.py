@@ -248,7 +248,8 @@ def apply(
         opened = {report.sha256: patch for report, patch in checked}
         if alpha == AUTO:
             make_recipe(digest, ALONE, items, method)  # whatever is wrong is told before patches are compared
-            alpha = alpha_of_files(opened, [(item.sha256, item.weight) for item in items], method, console=console)
+            weighted = [(item.sha256, item.weight) for item in items]
+            alpha = alpha_of_files(checkpoint, opened, weighted, method, console=console)
             if len(items) > 1:
                 console.note(f"alpha {alpha}, by the sizes of the patches")
         recipe = make_recipe(digest, decimal(alpha), items, method)

@@ -10,8 +10,7 @@ number (is it even?), three about the handwriting (is it bold?). The setting is 
   the paper, whose tasks have labels and heads of their own.
 * **The base is broad, and fine-tuning is light**, as with models that people fine-tune: the base sees digits that are a
   little turned, resized, paler and noisier than the scans; fine-tuning takes a fifth of its steps at a tenth of its
-  learning rate. Even so it changes the weights by 5 to 7 % of their norm; in MiniLM (22.7 M weights) it was 1 %, where
-  the constant of alpha auto comes from; here auto is too large.
+  learning rate. Even so it changes the weights by 5 to 7 % of their norm, more than fine-tuning of larger models does.
 
 The questions, steps and rates were settled by the validation accuracy of base and fine-tuned models, before any of them
 were merged, and not changed afterwards. One other setting was merged before, and given up: six kinds of bad photos

@@ -227,7 +227,7 @@ def _search(opened: Bench, scaled: tuple[ScaledPatch, ...], method: str, how: Ho
     alpha = how.alpha
     if alpha == AUTO:
         weighted = [(patch.item.sha256, patch.scale) for patch in scaled]
-        alpha = alpha_of_files(opened.patches, weighted, method, console=opened.console)
+        alpha = alpha_of_files(opened.checkpoint, opened.patches, weighted, method, console=opened.console)
     scorer = Scorer(
         replace(opened, console=QUIET),  # who watches the search shows what is composed
         scaled,

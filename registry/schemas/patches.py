@@ -75,6 +75,9 @@ class Patch(Answer):
     rounding: float | None = Field(
         None, description="share of its values that rounding to 16 bits explains; null if that was not measured"
     )
+    base_norm: float | None = Field(
+        None, description="L2 norm of the base's weights in the tensors it touches; null if that was not measured"
+    )
     job: Job | None = None
     affected: Affected | None = Field(None, description="what a yank affects")
     created_at: datetime

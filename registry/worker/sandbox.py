@@ -36,6 +36,7 @@ MOST_ANSWER = 512 * 2**20  # bytes
 
 def context() -> ForkServerContext:
     """Return the context whose fork server has imported the science."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # or the fork server takes modules from the folder that it was started in
     forkserver_context = multiprocessing.get_context("forkserver")
     forkserver_context.set_forkserver_preload(PRELOAD)
     return forkserver_context

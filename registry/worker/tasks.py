@@ -173,6 +173,7 @@ def check_patch(
         "granularity": report.params.granularity,
         "value_dtype": report.params.value_dtype,
         "rounding": tried.rounding,
+        "base_norm": tried.base_norm,
         "tensors": [
             {
                 "name": tensor.name,

@@ -95,7 +95,7 @@ def test_alpha_auto_waits_until_patches_are_compared_and_then_goes_on_by_itself(
         jobs.release(session, claim)
     page.wait_for_url(RECIPE)
     expect(page.get_by_role("heading", name="Use this recipe")).to_be_visible()
-    expect(page.get_by_label("Facts")).to_contain_text("auto: 2.8 x the mean norm of the patches")
+    expect(page.get_by_label("Facts")).to_contain_text("auto: 0.3 x the root of (norm of the base / (s")
     body = {"patches": [{"number": 1}, {"number": 3, "weight": "0.5"}]}
     recipe = site.community.post("bob", "/compositions", **body)["recipe"]
     assert recipe["digest"] == page.url.rpartition("/")[2]
@@ -108,7 +108,9 @@ def test_the_preview_shows_alpha_auto_once_the_patches_are_compared(site: Site) 
     page = site.open("bob", f"{NEW}?patch=1&patch=4")
     page.get_by_role("button", name="Analyse conflicts").click()
     expect(preview(page)).to_contain_text("(auto)")
-    expect(preview(page)).to_contain_text("auto: 2.8 x the mean norm of the patches / the norm of their sum")
+    expect(preview(page)).to_contain_text(
+        "auto: 0.3 x the root of (norm of the base / (sum of weights x norm of the sum))"
+    )
     expect(page.locator("input[name=patch]:checked")).to_have_count(2)
 
 

@@ -219,7 +219,7 @@ def test_without_releases_and_without_scripts_one_is_told_what_to_do(site: Site)
     page.wait_for_url(f"**{HOME}/releases/1.0.0")
     alpha = site.community.get("/releases/1.0.0")["recipe"]["alpha"]
     expect(page.get_by_role("row", name="#2 Patch 2")).to_contain_text(f"{float(alpha) / 2:g}")
-    expect(page.get_by_label("Facts")).to_contain_text("auto: 2.8 x the mean norm of the patches")
+    expect(page.get_by_label("Facts")).to_contain_text("auto: 0.3 x the root of (norm of the base / (s")
     usable(site, "mary", "/releases/1.0.0")
 
 

@@ -107,3 +107,22 @@ def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     until(lambda: not alive(pid))
+
+
+def test_modules_in_the_folder_it_was_started_in_are_not_taken(tmp_path: Path) -> None:
+    strange, program = tmp_path / "registry", tmp_path / "bin" / "program.py"
+    for file, text in (
+        (strange / "__init__.py", "raise SystemExit('of a stranger')"),
+        (
+            program,
+            "from registry.worker.sandbox import Sandbox\n"
+            "if __name__ == '__main__':\n"
+            "    print(Sandbox('tests.support.sandboxed:answer', {'value': 'ours'}).wait(60)['value'])\n",
+        ),
+    ):
+        file.parent.mkdir()
+        file.write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("PYTHONSAFEPATH", None)
+    done = subprocess.run([sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "ours\n", done.stderr

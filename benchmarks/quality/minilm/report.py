@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.quality.experiments.merging import Setting
 from benchmarks.quality.minilm import results as found
 from benchmarks.quality.minilm.kind import BREADCRUMBS, CORE, MAIN_RATE, MEAN, RANDOM, TIES, WHOLE, rows
-from benchmarks.quality.minilm.results import RULES, Fit, fit, name_of, plain, runs, settings
+from benchmarks.quality.minilm.results import RULES, SUM_RULE, TIES_RULE, Fit, fit, name_of, plain, runs, settings
 from benchmarks.quality.results import Results
 from benchmarks.quality.statistics import mean
 from benchmarks.quality.worlds.kinds import REAL
@@ -126,11 +126,10 @@ def _rules(results: Results, kinds: Sequence[str], counts: Sequence[int]) -> str
     for setting in (BREADCRUMBS, rows(BREADCRUMBS), TIES, MEAN):
         tried = runs(results, kinds, setting)
         if tried:
-            fits = {
-                name: fit(tried, rule, counts) for name, rule in RULES.items() if name in ("c / n", "f x norm rule")
-            }
-            both = ", ".join(f"{name} with {f.factor:.2f} loses {_regret(f)}" for name, f in fits.items())
-            said.append(f"{name_of(setting)}: {both}")
+            ours = SUM_RULE if setting.method == "breadcrumbs" else TIES_RULE
+            fits = {name: fit(tried, RULES[name], counts) for name in ("one alpha", "c / n", "f x norm rule", ours)}
+            each = ", ".join(f"{name} with {f.factor:.2f} loses {_regret(f)}" for name, f in fits.items())
+            said.append(f"{name_of(setting)}: {each}")
     return "; ".join(said) + " (mean regret on validation texts)."
 
 
@@ -239,7 +238,7 @@ def _rule_tables(results: Results) -> str:
 
 Each rule has one factor, chosen to lose least on average; in the last but one column, chosen on the other worlds. Norm
 rule: alpha = f x mean norm of the patches / norm of their sum; `of what is made`: / norm of what ties or mean makes of
-them. Between the alphas that were tried, scores are interpolated over log alpha; `outside` is the part of alphas beyond
+them. The last two look at the norm of the base, too, and are alpha auto where f is 0.3. Between the alphas that were tried, scores are interpolated over log alpha; `outside` is the part of alphas beyond
 those tried, whose regret is understated.
 
 {below(tables)}"""

@@ -27,12 +27,14 @@ class Run:
         seed: The world's.
         number: The order's.
         found: What `experiment.merged` found, by number of tasks.
+        layers: The norm of the layers' weights.
     """
 
     kind: str
     seed: int
     number: int
     found: Mapping[str, Mapping[str, Any]]
+    layers: float = 1.0
 
     @property
     def counts(self) -> list[int]:
@@ -72,9 +74,16 @@ class Run:
         norms = self.found[str(count)]["norms"]
         return float(norms["patches"] / norms[made])
 
+    def change(self, count: int) -> float:
+        """Return the mean norm of the patches over that of the layers' weights."""
+        return float(self.found[str(count)]["norms"]["patches"]) / self.layers
+
 
 Rule = Callable[[Run, int], float]
 """Alpha at a number of tasks, but for a factor."""
+
+SUM_RULE, TIES_RULE = "f x √(base / (n x sum))", "f x √(base x patch) / sum"
+"""What alpha auto is for `sum`, and for `ties` and `mean`."""
 
 RULES: dict[str, Rule] = {
     "one alpha": lambda run, count: 1.0,
@@ -82,6 +91,8 @@ RULES: dict[str, Rule] = {
     "c / √n": lambda run, count: count**-0.5,
     "f x norm rule": lambda run, count: run.ratio(count),
     "f x norm rule, of what is made": lambda run, count: run.ratio(count, "made"),
+    SUM_RULE: lambda run, count: (run.ratio(count) / count / run.change(count)) ** 0.5,
+    TIES_RULE: lambda run, count: run.ratio(count) / run.change(count) ** 0.5,
 }
 
 
@@ -134,12 +145,21 @@ def settings(results: Results, kind: str) -> list[Setting]:
 def runs(results: Results, chosen: Iterable[str], setting: Setting) -> list[Run]:
     """Return all runs of a setting, of some kinds."""
     return [
-        Run(kind, world["seed"], number, found)
+        Run(kind, world["seed"], number, found, layers_norm(world))
         for kind in chosen
         for world in results.worlds(kind)
         if step(setting) in world
         for number, found in enumerate(world[step(setting)]["orders"])
     ]
+
+
+def layers_norm(world: Mapping[str, Any]) -> float:
+    """Return the norm of the base's weights in its layers, from how large the whole differences are to it."""
+    whole = world.get(step(WHOLE))
+    if whole is None:
+        return 1.0
+    norms = whole["orders"][0]
+    return float(norms[max(norms, key=int)]["norms"]["patches"] / np.mean(list(world["changes"]["of_layers"].values())))
 
 
 def size(results: Results, kind: str, setting: Setting) -> float:

@@ -1,12 +1,13 @@
-"""Checks with the base at hand: whether base + patch stays finite wherever the base is, and how much is rounding.
+"""Checks with the base at hand: whether base + patch stays finite wherever the base is, and how it is to the base.
 
     each tensor in a thread:    chunk staged --> read --+--> composed --> overflows counted, the result dropped
-                                                        +--> values that rounding explains counted
+                                                        +--> base measured, values that rounding explains counted
 
 The kernel that composes is the one that composes models, with alpha and weight 1, so the arithmetic is the same to the
 last rounding.
 """
 
+import math
 import threading
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from registry.breadcrumbs.composing.staging import Stager
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.breadcrumbs.kernels.check import count_rounding
+from registry.breadcrumbs.kernels.check import measure_on_base
 from registry.breadcrumbs.kernels.compose import CODES
 from registry.files.progress import Meter, Progress
 from registry.files.threads import call_each
@@ -31,10 +32,12 @@ class OnBase:
         overflows: How many elements overflow, by the names of the tensors where some do, in name order.
         rounding: The share of the patch's values that rounding explains: steps from a weight of 16 bits to the next
             number, or from another weight to itself rounded to 16 bits.
+        base_norm: The L2 norm of the base's weights in the tensors that the patch touches, where they are finite.
     """
 
     overflows: dict[str, int]
     rounding: float
+    base_norm: float
 
 
 def check_finite(base: Checkpoint, overflows: dict[str, int]) -> CheckResult:
@@ -70,11 +73,11 @@ def try_on(base: Checkpoint, patch: Patch, progress: Progress | None = None) -> 
     meter = Meter(sum(map(base.bytes_of, patch.info.tensors)), progress)
     engine, local = CpuEngine(Phases(), Rule()), threading.local()
 
-    def count(name: str) -> tuple[int, int]:
+    def count(name: str) -> tuple[int, int, float]:
         if not hasattr(local, "buffers"):
             local.buffers = engine.buffers()
         buffers: Buffers = local.buffers
-        stager, lost, rounded = Stager(base, name, [(patch, 1.0)], engine.step), 0, 0
+        stager, lost, rounded, squares = Stager(base, name, [(patch, 1.0)], engine.step), 0, 0, 0.0
         for first in range(0, stager.spec.numel, stager.step):
             chunk = stager.stage(buffers.arena, first, min(first + stager.step, stager.spec.numel))
             chunk.read_rest(buffers.arena)
@@ -82,11 +85,16 @@ def try_on(base: Checkpoint, patch: Patch, progress: Progress | None = None) -> 
             buffers.out.place(chunk.length)
             lost += engine.compose(chunk, buffers)
             ask = buffers.arena.bytes, chunk.base_at, CODES[chunk.spec.dtype], chunk.size, chunk.first, chunk.table
-            rounded += int(count_rounding(*ask))
+            more, steps = measure_on_base(*ask)
+            squares, rounded = squares + float(more), rounded + int(steps)
             meter.add(chunk.length)
-        return lost, rounded
+        return lost, rounded, squares
 
     largest_first = sorted(patch.info.tensors, key=base.bytes_of, reverse=True)  # no long one is left for last
     counts = call_each(count, largest_first, name="finite")
     overflows = {name: counts[name][0] for name in patch.info.tensors if counts[name][0]}
-    return OnBase(overflows, sum(rounded for _, rounded in counts.values()) / sum(patch.info.nnz.values()))
+    return OnBase(
+        overflows,
+        sum(rounded for _, rounded, _ in counts.values()) / sum(patch.info.nnz.values()),
+        math.sqrt(math.fsum(counts[name][2] for name in patch.info.tensors)),
+    )

@@ -1,4 +1,4 @@
-"""The CPU kernels of checks: measure the values of a patch, and count those that are rounding of the base."""
+"""The CPU kernels of checks: measure the values of a patch and their base, and count those that are its rounding."""
 
 import math
 
@@ -55,11 +55,12 @@ def measure_values(values, code, width, size):
 
 
 @kernel
-def count_rounding(arena, base_at, code, size, first, table):
-    """Count the values of a chunk that rounding explains, those that training need not have made.
+def measure_on_base(arena, base_at, code, size, first, table):
+    """Sum the squares of a chunk's base where it is finite, and count the values that rounding explains.
 
-    With a base of 16 bits, such a value is one step of the base's dtype: it leads to the next number. With another
-    base, it leads to the base's own weight, rounded to BF16 or F16.
+    Those are the values that training need not have made. With a base of 16 bits, such a value is one step of the
+    base's dtype: it leads to the next number. With another base, it leads to the base's own weight, rounded to BF16 or
+    F16.
 
     Args:
         arena, base_at, code, size, first: As `compose_chunk` has them.
@@ -69,17 +70,20 @@ def count_rounding(arena, base_at, code, size, first, table):
     touched, scratch = np.empty(SPAN, np.float64), np.empty((2, SPAN), np.float64)
     places = np.empty(SPAN + 32, np.uint16)
     width = 2 if code <= F16 else 4 if code == F32 else 8
-    spent = counted = 0
-    for row in range(table.shape[0]):
-        value_code, index_width = table[row, 2], table[row, 3]
-        for start in range(0, size, SPAN):
-            span = min(SPAN, size - start)
+    squares, spent, counted = 0.0, 0, 0
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        load_doubles(arena, base_at + width * start, code, span, bases)
+        for number in range(span):
+            square = bases[number] * bases[number]
+            squares += square if square < math.inf else 0.0
+        for row in range(table.shape[0]):
+            value_code, index_width = table[row, 2], table[row, 3]
             if index_width == 0:
                 count = places_of_bits(arena, table[row, 0] + start // 8, span, places)
             else:
                 at, left = table[row, 0] + index_width * spent, table[row, 4] - spent
                 count = places_of_indices(arena, at, index_width, left, first + start, first + start + span, places)
-            load_doubles(arena, base_at + width * start, code, span, bases)
             load_doubles(arena, table[row, 1] + spent * (4 if value_code == F32 else 2), value_code, count, values)
             for number in range(count):
                 touched[number] = bases[np.int64(places[number])]
@@ -88,7 +92,7 @@ def count_rounding(arena, base_at, code, size, first, table):
             else:
                 counted += _count_rounded(touched, values, count, value_code, scratch)
             spent += count
-    return counted
+    return squares, counted
 
 
 @kernel

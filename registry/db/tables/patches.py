@@ -79,8 +79,9 @@ class Patch(Table):
 class PatchRevision(Table):
     """The immutable bytes and texts of a patch, like a commit; only `state` changes, once.
 
-    `norm` is the L2 norm of all its values; `rounding` the share of them that rounding explains (`checking.finite`),
-    None for one that was checked before that was measured.
+    `norm` is the L2 norm of all its values, `base_norm` that of the base's weights in the tensors that it touches;
+    `rounding` is the share of the values that rounding explains (`checking.finite`). The last two are None for one that
+    was checked before they were measured.
     """
 
     __tablename__ = "patch_revisions"
@@ -109,6 +110,7 @@ class PatchRevision(Table):
     value_dtype: Mapped[str | None] = mapped_column(String(16))
     norm: Mapped[float | None]
     rounding: Mapped[float | None]
+    base_norm: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     patch: Mapped[Patch] = relationship(lazy="raise", back_populates="revisions")
@@ -129,6 +131,7 @@ SET_BY_CHECK = (
     "value_dtype",
     "norm",
     "rounding",
+    "base_norm",
 )
 seal(PatchRevision, SET_BY_CHECK, lambda before: True)
 

@@ -14,7 +14,7 @@ def patch(
 ) -> schemas.Patch:
     """Return the shape of a patch at a revision."""
     words = ("title", "message", "license", "sha256", "size", "refusal", "nnz", "density")
-    mask = ("drop_bottom", "drop_top", "granularity", "value_dtype", "norm", "rounding", "created_at")
+    mask = ("drop_bottom", "drop_top", "granularity", "value_dtype", "norm", "rounding", "base_norm", "created_at")
     return schemas.Patch.model_validate(
         {
             "model": full_name,

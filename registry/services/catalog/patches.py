@@ -328,7 +328,7 @@ def finish_check(
     """Record what a worker read in a sound file, and open the patch for composing."""
     for position, tensor in enumerate(contents["tensors"]):
         session.add(PatchTensor(revision_id=revision.id, position=position, **tensor))
-    for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype", "rounding"):
+    for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype", "rounding", "base_norm"):
         setattr(revision, name, contents[name])
     revision.norm = math.sqrt(math.fsum(tensor["l2"] ** 2 for tensor in contents["tensors"]))
     checks = [*contents["checks"], norms.check(session, model, revision, contents["tensors"])]

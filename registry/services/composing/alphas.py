@@ -65,9 +65,12 @@ def resolve(
             model=model.full_name,
             patches=[(one.patch.number, one.number) for one, _ in counted],
         )
-    squares = [(one.norm or 0.0) ** 2 for one, _ in counted]
     return choose_alpha(
-        method, [weight for _, weight in counted], squares, {at: dots[key] for at, key in pairs.items()}
+        method,
+        [weight for _, weight in counted],
+        [(one.norm or 0.0) ** 2 for one, _ in counted],
+        {at: dots[key] for at, key in pairs.items()},
+        [one.base_norm for one, _ in counted],
     )
 
 

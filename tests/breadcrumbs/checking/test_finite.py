@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from registry.breadcrumbs.checking.claims import CheckResult
 from registry.breadcrumbs.checking.finite import check_finite, try_on
+from registry.breadcrumbs.comparing import base_norms
 from registry.breadcrumbs.composing import engines, staging
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.composing.staging import Step
@@ -244,6 +245,24 @@ def test_rounding_is_counted_over_all_chunks_and_tensors(tmp_path, monkeypatch):
     with open_checkpoint(case.folder) as opened, open_patch(case.path) as patch:
         assert try_on(opened, patch).rounding == 301 / 302
     assert case.check_in_task()["rounding"] == 301 / 302
+
+
+def test_the_base_is_measured_where_the_patch_touches_it_and_as_comparing_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(engines.CpuEngine, "step", Step(64, 64))
+    monkeypatch.setattr(base_norms, "CHUNK", 70)
+    base = {
+        "a": torch.linspace(-3, 3, 900).bfloat16(),
+        "b": torch.linspace(0, 1, 333, dtype=torch.float64),
+        "not touched": torch.full((900,), 7.0),
+    }
+    base["b"][5], base["b"][6] = math.nan, math.inf
+    case = Case(tmp_path, base, {"a": ([1, 899], torch.tensor([1.0, 2.0]).bfloat16()), "b": ([0], torch.tensor([1.0]))})
+    squares = [(base[name].double().nan_to_num(0, 0, 0) ** 2).sum() for name in ("a", "b")]
+    with open_checkpoint(case.folder) as opened, open_patch(case.path) as patch:
+        assert try_on(opened, patch).base_norm == pytest.approx(math.sqrt(sum(squares)))
+        assert base_norms.measure_bases(opened, [patch]) == pytest.approx([math.sqrt(sum(squares))])
+    assert case.check_in_task()["base_norm"] == pytest.approx(math.sqrt(sum(squares)))
 
 
 # In the task

@@ -148,7 +148,7 @@ def test_what_cannot_be_tuned_is_one_sentence(crumb: Crumb, files: list[str]) ->
     assert "alpha 0" in crumb.errors
     crumb("tune", *files, "--", sys.executable, "-c", "print('none')", code=1)
     assert (
-        "On the model (alpha 1.96, weights 1 1) the command's last line is 'none', which is not a score" in crumb.errors
+        "On the model (alpha 0.3, weights 1 1) the command's last line is 'none', which is not a score" in crumb.errors
     )
     crumb("tune", *files, "--method", "most", "--", sys.executable, "score.py", code=1)
     assert "'most' is not a method" in crumb.errors

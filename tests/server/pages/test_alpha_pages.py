@@ -57,7 +57,7 @@ def test_the_editor_begins_with_auto_and_shows_the_decimal_and_its_rule_once_it_
     told = crew.ask(None, "POST", "/preview", patches=[{"number": 1}, {"number": 2}])
     page = bob.get("/recipes/new?patch=1&patch=2")
     assert f"2 patches, alpha {told['alpha']} (auto)" in page
-    assert "auto: 2.8 x the mean norm of the patches / the norm of their sum" in page
+    assert "auto: 0.3 x the root of (norm of the base / (sum of weights x norm of the sum))" in page
     assert "auto: a patch by itself has alpha 1" in bob.get("/recipes/new?patch=1")
 
 
@@ -81,7 +81,7 @@ def test_without_scripts_a_page_waits_and_sends_the_same_form_again(crew: Commun
     items = [{"number": 1, "where": [["embed.*", "0.5"]]}, {"number": 3, "weight": "0.5"}]
     made = crew.post("bob", "/compositions", 202, patches=items, method="ties")
     assert recipe == f"/{NAME}/recipes/{made['recipe']['digest']}"
-    assert "auto: 4.6 x the mean norm" in bob.get(recipe.removeprefix(f"/{NAME}"))
+    assert "auto: 0.3 x the root of (norm of the base x " in bob.get(recipe.removeprefix(f"/{NAME}"))
 
 
 def test_a_release_waits_on_the_same_page(crew: Community) -> None:
@@ -93,7 +93,7 @@ def test_a_release_waits_on_the_same_page(crew: Community) -> None:
     crew.world.work()
     assert mary.post("/releases", hidden(asked.text)).headers["location"] == f"/{NAME}/releases/1.0.0"
     crew.world.work()
-    assert "auto: 2.8 x the mean norm" in mary.get("/releases/1.0.0")
+    assert "auto: 0.3 x the root of (norm of the base / " in mary.get("/releases/1.0.0")
     crew.post("mary", "/releases", 202, version="1.1.0", from_ref="1.0.0", alpha="0.3")
     assert "auto:" not in mary.get("/releases/1.1.0")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from registry.breadcrumbs.comparing.alpha import FACTORS
+from registry.breadcrumbs.comparing.alpha import USUAL, rule_of
 from registry.db.tables import Job, Patch, PatchPair, PatchRevision, Recipe
 from registry.services.composing import alphas, conflict_sums
 from registry.services.people.tokens import create_token
@@ -76,11 +76,13 @@ def test_composing_without_an_alpha_has_patches_compared_and_says_which_job_does
         assert session.query(Recipe).count() == 0
     crew.world.work()
     made = crew.post("bob", "/compositions", 202, **named(1, 2, 3))
-    assert made["alpha_rule"] == "2.8 x the mean norm of the patches / the norm of their sum"
+    assert made["alpha_rule"] == "0.3 x the root of (norm of the base / (sum of weights x norm of the sum))"
     pairs = crew.get("/conflicts?patch=1&patch=2&patch=3")["pairs"]
     sizes, dots = norms(crew, 1, 2, 3), sum(pair["whole"]["dot"] for pair in pairs)
     whole = math.sqrt(sum(size * size for size in sizes) + 2 * dots)
-    assert float(made["recipe"]["alpha"]) == pytest.approx(2.8 * sum(sizes) / 3 / whole, rel=0.005)
+    base = math.fsum(crew.get(f"/patches/{number}")["base_norm"] for number in (1, 2, 3)) / 3
+    assert base > max(sizes)
+    assert float(made["recipe"]["alpha"]) == pytest.approx(0.3 * math.sqrt(base / (3 * whole)), rel=0.005)
     assert crew.post("bob", "/compositions", 202, **named(1, 2, 3, alpha=made["recipe"]["alpha"]))["alpha_rule"] is None
 
 
@@ -93,20 +95,20 @@ def test_a_patch_alone_and_patches_of_weight_0_need_no_comparison(crew: Communit
 
 
 @pytest.mark.parametrize("method", ["ties", "mean"])
-def test_each_method_has_its_factor(crew: Community, method: str) -> None:
+def test_each_method_has_its_rule(crew: Community, method: str) -> None:
     crew.post("bob", "/compositions", 409, **named(1, 2))
     crew.world.work()
-    added = crew.post("bob", "/compositions", 202, **named(1, 2))["recipe"]["alpha"]
+    added = crew.post("bob", "/compositions", 202, **named(1, 2))
     made = crew.post("bob", "/compositions", 202, **named(1, 2, method=method))
-    assert made["alpha_rule"].startswith(f"{FACTORS[method]} x ")
-    assert float(made["recipe"]["alpha"]) == pytest.approx(float(added) * FACTORS[method] / FACTORS["sum"], rel=0.01)
+    assert made["alpha_rule"] == rule_of(method, ["1", "1"]) != added["alpha_rule"] == rule_of("sum", ["1", "1"])
+    assert float(made["recipe"]["alpha"]) > float(added["recipe"]["alpha"])
 
 
 def test_many_patches_have_an_alpha_and_too_many_are_told_to_give_one(crew: Community) -> None:
     numbers = add_patches(crew, alphas.MOST_PATCHES + 1)
     for count in (24, alphas.MOST_PATCHES):
         made = crew.ask(None, "POST", "/preview", **named(*numbers[:count]))
-        assert made["alpha"] == f"{2.8 / math.sqrt(count):.3g}"
+        assert float(made["alpha"]) == pytest.approx(0.3 * math.sqrt(1 / (USUAL * count**1.5)), rel=0.005)
     refused = crew.post("bob", "/compositions", 422, **named(*numbers))
     assert "for 64 patches at most, and these are 65; give a decimal" in refused["detail"]
     assert crew.ask(None, "POST", "/preview", **named(*numbers, alpha="0.3"))["alpha_rule"] is None
@@ -119,7 +121,7 @@ def test_a_release_is_cut_by_the_same_rule(crew: Community) -> None:
     assert refused["job"] == str(comparisons(crew)[0].id)
     crew.world.work()
     made = crew.post("mary", "/releases", 202, **body)
-    assert made["alpha_rule"].startswith("2.8 x ")
+    assert made["alpha_rule"].startswith("0.3 x ")
     crew.world.work()
     assert crew.get("/releases/1.0.0")["alpha_rule"] is None, "a release keeps the decimal alone"
     same = crew.post("mary", "/releases", 202, version="1.1.0", from_ref="1.0.0", add=[{"number": 3}])
