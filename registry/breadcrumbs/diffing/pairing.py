@@ -1,8 +1,10 @@
 """Pairing: which tensor of a fine-tuned checkpoint belongs to which of its base, with tied names and globs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from shlex import quote
 from typing import Any
 
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
@@ -43,16 +45,15 @@ def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequ
 
     Raises:
         CheckpointMismatch: Tensors are missing, added, or of another shape or class of dtype; all named at once.
-        InvalidRequest: A glob of `include` matches nothing.
+        InvalidRequest: A glob matches nothing.
     """
-    for glob in include:
-        if not any(fnmatchcase(name, glob) for name in base.tensors):
-            raise InvalidRequest(f"No tensor of the base matches the glob {glob!r}.", field="include")
+    _require_matches("include", include, base.tensors)
+    _require_matches("exclude", exclude, {**base.tensors, **tuned.tensors})
 
     def chosen(name: str) -> bool:
-        if include and not any(fnmatchcase(name, glob) for glob in include):
+        if include and not any(meets(name, glob) for glob in include):
             return False
-        return not any(fnmatchcase(name, glob) for glob in exclude)
+        return not any(meets(name, glob) for glob in exclude)
 
     tied = says_tied(base.config)
     partner: dict[str, str] = {}
@@ -84,6 +85,22 @@ def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequ
     if wrong:
         raise CheckpointMismatch(_list_faults(wrong), field=wrong[0][0])
     return Pairing(partner, same)
+
+
+def meets(name: str, glob: str) -> bool:
+    """Say whether a glob matches the whole of a name, or is that name, brackets and all."""
+    return name == glob or fnmatchcase(name, glob)
+
+
+def _require_matches(option: str, globs: Iterable[str], names: Collection[str]) -> None:
+    """Refuse globs that match none of the names, and name one that was probably meant."""
+    for glob in globs:
+        if not any(meets(name, glob) for name in names):
+            within = [name for name in names if glob.casefold() in name.casefold()]
+            near = within[:1] if len(within) == 1 else [f"*{glob}*"] if any(glob in name for name in within) else []
+            near = near or within[:1] or get_close_matches(glob, names, 1)
+            hint = f" Did you mean `--{option} {quote(near[0])}`?" if near else ""
+            raise InvalidRequest(f"No tensor matches `--{option} {quote(glob)}`.{hint}", field=option)
 
 
 def _list_faults(wrong: Sequence[tuple[str, str]]) -> str:
