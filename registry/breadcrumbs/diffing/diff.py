@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import BinaryIO
 
 import numpy as np
@@ -174,7 +175,8 @@ def _check_same(tuned: Weights, extra: str, other: str, meter: Meter) -> None:
         return
     raise CheckpointMismatch(
         f"The fine-tuning untied {show(extra)} from {show(other)}: the base ties them and holds one, the tuned "
-        "checkpoint holds two that differ. Untie them in the base first, or leave one out with exclude.",
+        "checkpoint holds two that differ. Untie them in the base first, or leave out both: "
+        f"`--exclude {quote(extra)} --exclude {quote(other)}`.",
         field=extra,
     )
 

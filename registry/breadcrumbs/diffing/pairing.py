@@ -5,17 +5,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from shlex import quote
-from typing import Any
 
+from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, says_tied, twin
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.header import FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidRequest
-
-HEADS = ("lm_head.weight", "cls.predictions.decoder.weight", "output_projection.weight", "embed_out.weight",
-         "output.weight", "lm_head.decoder.weight")  # fmt: skip
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight", "embed_in.weight",
-              "tok_embeddings.weight", "embeddings.weight")  # fmt: skip
-"""Endings of the names of output heads and of input embeddings, which models tie."""
 
 NAMES_SHOWN = 20
 """Most tensors that a message names."""
@@ -44,7 +38,8 @@ def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequ
         exclude: Globs on names of tensors to leave out.
 
     Raises:
-        CheckpointMismatch: Tensors are missing, added, or of another shape or class of dtype; all named at once.
+        CheckpointMismatch: Tensors are missing, added, or of another shape or class of dtype; all named at once. Or
+            the globs leave out some names of a tensor and keep others.
         InvalidRequest: A glob matches nothing.
     """
     _require_matches("include", include, base.tensors)
@@ -55,15 +50,15 @@ def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequ
             return False
         return not any(meets(name, glob) for glob in exclude)
 
-    tied = says_tied(base.config)
+    ties = _Ties(base, tuned)
     partner: dict[str, str] = {}
     same: list[tuple[str, str]] = []
     wrong: list[tuple[str, str]] = []
     for name, spec in base.tensors.items():
         if not chosen(name):
             continue
-        other = name if name in tuned.tensors or not tied else twin(name, spec, tuned.tensors)
-        if other is None or other not in tuned.tensors:
+        other = name if name in tuned.tensors else ties.find_partner(name, spec)
+        if other is None:
             wrong.append((name, "is missing from the tuned checkpoint"))
             continue
         theirs = tuned.tensors[other]
@@ -75,16 +70,72 @@ def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequ
             partner[name] = other
     used = set(partner.values())
     for name, spec in tuned.tensors.items():
-        if name in base.tensors or name in used or not chosen(name):
+        if name in base.tensors or name in used:
             continue
-        other = twin(name, spec, tuned.tensors) if tied else None
-        if other is None or twin(name, spec, base.tensors) is None:
-            wrong.append((name, "is not in the base"))
-        else:
+        other = ties.find_held(name, spec)
+        if other is not None and (chosen(name) or other in used):  # left out or not, it must not differ from its tie
             same.append((name, other))
+        elif other is None and chosen(name) and not ties.is_copy(name, used):
+            wrong.append((name, "is not in the base"))
     if wrong:
         raise CheckpointMismatch(_list_faults(wrong), field=wrong[0][0])
+    ties.check_left_out([name for name in base.tensors if not chosen(name)], partner)
     return Pairing(partner, same)
+
+
+class _Ties:
+    """The ties of a base and its tuned checkpoint, found when they are asked for."""
+
+    def __init__(self, base: Checkpoint, tuned: Weights) -> None:
+        self._base, self._tuned = base, tuned
+        self._tied, self._aliases = says_tied(base.config), aliases(base)
+        self._copies = Copies(base)
+        self._tuned_copies = Copies(tuned) if isinstance(tuned, Checkpoint) else None  # adapters bring no copies
+
+    def find_partner(self, name: str, spec: TensorSpec) -> str | None:
+        """Return another name by which the tuned checkpoint holds a tensor of the base."""
+        held = self._tuned.tensors
+        found = twin(name, spec, held) if self._tied else None
+        if found is not None:
+            return found
+        named = (other for other, kept in self._aliases.items() if kept == name and other in held)
+        copies = (other for other in self._copies.of(name) if other in held)
+        return next(named, None) or next(copies, None)
+
+    def find_held(self, name: str, spec: TensorSpec) -> str | None:
+        """Return the tuned tensor to which the base ties a name that it does not hold, by its config or header."""
+        kept = self._aliases.get(name)
+        if kept in self._tuned.tensors:
+            return kept
+        if self._tied and twin(name, spec, self._base.tensors) is not None:
+            return twin(name, spec, self._tuned.tensors)
+        return None
+
+    def is_copy(self, name: str, of: Collection[str]) -> bool:
+        """Say whether a tuned tensor has the bits of another that is compared, so that nothing of it is lost."""
+        return self._tuned_copies is not None and any(other in of for other in self._tuned_copies.of(name))
+
+    def check_left_out(self, left: Iterable[str], partner: Mapping[str, str]) -> None:
+        """Refuse to leave out one name of a tensor and to patch another.
+
+        They are one tensor if the base has equal bits for both, and the tuned checkpoint equal bits or one of them. A
+        loader that takes the name left out would not see the change.
+        """
+        for name in left:
+            copies = [other for other in self._copies.of(name) if other in partner]
+            for other in copies:
+                one = name not in self._tuned.tensors or equal_bits(self._tuned, name, partner[other])
+                if one and not self._is_unchanged(other, partner[other]):
+                    names = " ".join(f"--exclude {quote(each)}" for each in (name, *copies))
+                    raise CheckpointMismatch(
+                        f"{show(name)} is left out and {show(other)} is not, but they are one tensor: the base has "
+                        "equal bits for both, and the model would be patched by half. Leave out all of its names or "
+                        f"none: `{names}`.",
+                        field=name,
+                    )
+
+    def _is_unchanged(self, name: str, partner: str) -> bool:
+        return equal_bits(self._base, name, partner, self._tuned)
 
 
 def meets(name: str, glob: str) -> bool:
@@ -112,26 +163,3 @@ def _list_faults(wrong: Sequence[tuple[str, str]]) -> str:
         f"{len(wrong)} {plural} not fit: {faults}{more}. A patch needs the same tensors on both sides; "
         "choose the right base, or leave tensors out with exclude."
     )
-
-
-def says_tied(config: Mapping[str, Any]) -> bool:
-    """Say whether a config.json, or the config of a part inside it, ties the output head to the input embedding."""
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    return any(part.get("tie_word_embeddings") is True for part in parts)
-
-
-def twin(name: str, spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> str | None:
-    """Return the one tensor that `name` can be tied to, of the same shape: an embedding for a head, or the reverse."""
-    wanted: tuple[str, ...]
-    if _ends(name, HEADS):
-        wanted = EMBEDDINGS
-    elif _ends(name, EMBEDDINGS):
-        wanted = HEADS
-    else:
-        return None
-    twins = [other for other, theirs in tensors.items() if theirs.shape == spec.shape and _ends(other, wanted)]
-    return twins[0] if len(twins) == 1 else None
-
-
-def _ends(name: str, endings: Iterable[str]) -> bool:
-    return any(name == ending or name.endswith(f".{ending}") for ending in endings)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
-from registry.errors import InvalidRequest
+from registry.errors import CheckpointMismatch, InvalidRequest
 from tests.support.science_makers import decode, write_model
 
 Tensors = Mapping[str, torch.Tensor]
@@ -34,7 +35,11 @@ def make(
 
 # Globs
 
-NAMED = {"model.embed_tokens.weight": random(4, 3), "model.layers[0].w": random(3, 3), "lm_head.weight": random(4, 3)}
+NAMED = {
+    "model.embed_tokens.weight": random(4, 3),
+    "model.layers[0].w": random(3, 3),
+    "lm_head.weight": random(4, 3, seed=9),
+}
 MOVED = {name: tensor + 1 for name, tensor in NAMED.items()}
 
 
@@ -74,3 +79,93 @@ def test_an_exact_name_matches_itself_with_its_brackets(
 
 def test_a_glob_may_match_tensors_of_the_tuned_model_alone(tmp_path: Path) -> None:
     assert len(make(tmp_path, NAMED, MOVED | {"score.weight": random(2, 3)}, exclude=["score.*"])) == 3
+
+
+# Ties
+
+TABLE, MATRIX = random(8, 3), random(3, 3, seed=1)
+SHARED, ENCODER, DECODER = "shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
+THREE = dict.fromkeys((SHARED, ENCODER, DECODER), TABLE)
+
+
+def copies(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Return tensors that share no memory, which safetensors would refuse to save."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def moved(tensors: Tensors) -> dict[str, torch.Tensor]:
+    return {name: tensor + 1 for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("name", ["shared.weight", "anything.at_all"])
+def test_names_with_equal_bits_in_the_base_get_the_same_patch_when_the_tuned_model_holds_one(
+    tmp_path: Path, name: str
+) -> None:
+    base = {name: TABLE, ENCODER: TABLE.clone(), DECODER: TABLE.clone(), "q.weight": MATRIX}
+    patch = make(tmp_path, base, moved({name: TABLE, "q.weight": MATRIX}))
+    assert patch.keys() == base.keys()
+    assert patch[name] == patch[ENCODER] == patch[DECODER]
+
+
+def test_copies_that_only_the_tuned_model_holds_are_the_tensor_that_they_equal(tmp_path: Path) -> None:
+    assert set(make(tmp_path, {SHARED: TABLE}, moved(copies(THREE)))) == {SHARED}
+
+
+def test_a_tensor_of_the_tuned_model_with_other_bits_is_no_copy(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMismatch, match=r"'lm_head\.weight' is not in the base"):
+        make(tmp_path, {SHARED: TABLE}, {SHARED: TABLE + 1, "lm_head.weight": TABLE + 2})
+
+
+@pytest.mark.parametrize("same", [torch.ones(3), torch.zeros(3, 3), torch.full((3, 3), 0.5)])
+def test_vectors_and_constants_are_no_copies_of_each_other(tmp_path: Path, same: torch.Tensor) -> None:
+    with pytest.raises(CheckpointMismatch, match=r"'b\.weight' is missing"):
+        make(tmp_path, {"a.weight": same, "b.weight": same.clone()}, {"a.weight": same + 1})
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_the_header_of_the_base_may_name_a_tie(tmp_path: Path, both: bool) -> None:
+    base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"
+    save_file({SHARED: TABLE}, base, {"format": "pt", ENCODER: SHARED})
+    save_file({ENCODER: TABLE + 1} | ({SHARED: TABLE + 1} if both else {}), tuned)
+    with open_checkpoint(base) as before, open_checkpoint(tuned) as after:
+        assert list(diff(before, after, tmp_path / "patch", ALL).tensors) == [SHARED]
+
+
+def test_a_tie_of_the_header_that_was_untied_is_told(tmp_path: Path) -> None:
+    base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"
+    save_file({SHARED: TABLE}, base, {"format": "pt", ENCODER: SHARED})
+    save_file({ENCODER: TABLE + 2, SHARED: TABLE + 1}, tuned)
+    told = rf"untied .*`--exclude {ENCODER} --exclude {SHARED}`\.$"
+    with (
+        open_checkpoint(base) as before,
+        open_checkpoint(tuned) as after,
+        pytest.raises(CheckpointMismatch, match=told),
+    ):
+        diff(before, after, tmp_path / "patch", ALL, exclude=[ENCODER])
+
+
+@pytest.mark.parametrize("held", [(SHARED,), (SHARED, ENCODER, DECODER)])
+@pytest.mark.parametrize("options", [{"exclude": ["*embed_tokens*"]}, {"include": ["shared*", "q*"]}])
+def test_one_name_of_a_tensor_is_not_left_out_without_the_others(
+    tmp_path: Path, held: Sequence[str], options: dict[str, Sequence[str]]
+) -> None:
+    base, tuned = copies(THREE) | {"q.weight": MATRIX}, dict.fromkeys(held, TABLE + 1) | {"q.weight": MATRIX + 1}
+    told = rf"one tensor.*none: `--exclude {DECODER} --exclude {SHARED}`\.$"
+    with pytest.raises(CheckpointMismatch, match=told):
+        make(tmp_path, base, copies(tuned), **options)
+    assert set(make(tmp_path / "none", base, copies(tuned), exclude=[*THREE])) == {"q.weight"}
+
+
+@pytest.mark.parametrize("change", [0, 1])
+def test_equal_tensors_that_were_tuned_apart_or_not_at_all_may_be_left_out_one_by_one(
+    tmp_path: Path, change: int
+) -> None:
+    base = {"expert.0.w": TABLE, "expert.1.w": TABLE.clone(), "q.weight": MATRIX}
+    tuned = {"expert.0.w": TABLE + change, "expert.1.w": TABLE + 2 * change, "q.weight": MATRIX + 1}
+    assert "expert.1.w" not in make(tmp_path, base, tuned, exclude=["expert.1.*"])
+
+
+def test_a_tied_head_that_was_untied_is_not_left_out_alone(tmp_path: Path) -> None:
+    base, tuned = {"embed_tokens.weight": TABLE}, {"embed_tokens.weight": TABLE + 1, "lm_head.weight": TABLE}
+    with pytest.raises(CheckpointMismatch, match=r"untied 'lm_head\.weight'"):
+        make(tmp_path, base, tuned, {"tie_word_embeddings": True}, exclude=["lm_head.weight"])
