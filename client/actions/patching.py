@@ -1,8 +1,8 @@
 """Diff and apply: patches made of models on this machine, and put onto them, without a registry."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from registry.errors import InvalidCheckpoint, InvalidRecipe, InvalidRequest, No
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.checking.check import PatchReport
+    from registry.breadcrumbs.diffing.pairing import Pairing
 
 QUIET = Console(quiet=True)
 CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new card
@@ -42,6 +43,9 @@ class MadePatch(Card):
         model_size: Of the base's weights, in bytes.
         adapter: Whether the tuned model was a LoRA adapter.
         adapter_base: The model that the adapter names as its base, if any.
+        prefix: What was taken from the names of one side for them to fit; empty if they did.
+        left_out: The tensors that were left out because both sides do not share them, each with the reason.
+        shared_rows: How many rows were compared of each tensor that has more or fewer of them in the tuned model.
     """
 
     file: Path
@@ -54,6 +58,9 @@ class MadePatch(Card):
     model_size: int
     adapter: bool = False
     adapter_base: str | None = None
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
+    shared_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def density(self) -> float:
@@ -120,6 +127,9 @@ def diff(
     value_dtype: str = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    strip_prefix: str | None = None,
+    shared_only: bool = False,
+    shared_rows: bool = False,
     device: str = "cpu",
     device_memory: int | None = None,
     console: Console = QUIET,
@@ -136,6 +146,9 @@ def diff(
         value_dtype: Type of the stored changes: BF16, F16, F32, or auto for the base's.
         include: Only tensors whose name matches one of these globs; all when empty.
         exclude: No tensors whose name matches one of these globs.
+        strip_prefix: Taken from the names of the side that has it, like `module.`; found by itself when None.
+        shared_only: Leave out tensors that only one side has, or that have other shapes.
+        shared_rows: Compare the rows that both have of tensors that differ in their first dimension only.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for 4 GiB or a quarter of what is free there.
         console: Where notes and progress go.
@@ -169,8 +182,20 @@ def diff(
             raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
         with console.progress("comparing") as progress:
             info = write_patch(
-                before, after, out, params, include, exclude, progress, device=device, device_memory=device_memory
+                before,
+                after,
+                out,
+                params,
+                include,
+                exclude,
+                progress,
+                device=device,
+                device_memory=device_memory,
+                strip_prefix=strip_prefix,
+                shared_only=shared_only,
+                shared_rows=shared_rows,
             )
+        _tell_pairing(info.pairing, console)
         adapter = after.config if isinstance(after, Adapted) else None
         return MadePatch(
             file=out,
@@ -183,7 +208,20 @@ def diff(
             model_size=before.size,
             adapter=adapter is not None,
             adapter_base=adapter.base_model if adapter else None,
+            prefix=info.pairing.prefix.text,
+            left_out=tuple(map(str, info.pairing.left_out)),
+            shared_rows=info.pairing.rows,
         )
+
+
+def _tell_pairing(pairing: "Pairing", console: Console) -> None:
+    """Tell in what way base and tuned model do not have the same tensors."""
+    if pairing.prefix.text:
+        console.note(str(pairing.prefix))
+    for name, rows in pairing.rows.items():
+        console.note(f"The first {rows} rows of {name!r} were compared; the patch leaves other rows of the base alone.")
+    if pairing.left_out:
+        console.note(f"Left out, and not in the patch: {'; '.join(map(str, pairing.left_out))}.")
 
 
 def apply(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, MAX_RANK, MERGE, AdapterConfig
-from registry.breadcrumbs.diffing.pairing import NAMES_SHOWN
+from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
 from registry.breadcrumbs.diffing.ties import says_tied, twin
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import FLOATS, TensorSpec, show

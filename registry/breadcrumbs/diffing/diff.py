@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import BinaryIO
@@ -23,8 +23,10 @@ from typing import BinaryIO
 import numpy as np
 
 from registry.breadcrumbs.diffing.changes import Changes, MaskFinder, Workspace
+from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
 from registry.breadcrumbs.diffing.mask import groups_of
-from registry.breadcrumbs.diffing.pairing import NAMES_SHOWN, Pairing, pair
+from registry.breadcrumbs.diffing.pairing import Choice, Pairing, pair
+from registry.breadcrumbs.diffing.rows import SharedRows
 from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
@@ -39,6 +41,17 @@ from registry.files.progress import Meter, Progress
 from registry.files.threads import call_each
 
 
+@dataclass(frozen=True)
+class Diffed(PatchInfo):
+    """The patch that `diff` wrote.
+
+    Args:
+        pairing: How base and tuned checkpoint were paired.
+    """
+
+    pairing: Pairing = field(default_factory=lambda: Pairing({}, []), compare=False)
+
+
 def diff(
     base: Checkpoint,
     tuned: Weights,
@@ -51,7 +64,10 @@ def diff(
     device: str = "cpu",
     threads: int | None = None,
     device_memory: int | None = None,
-) -> PatchInfo:
+    strip_prefix: str | None = None,
+    shared_only: bool = False,
+    shared_rows: bool = False,
+) -> Diffed:
     """Write the patch from base to tuned. Same inputs, same bytes.
 
     Args:
@@ -65,9 +81,12 @@ def diff(
         device: `auto`, `cpu` or `cuda`: where the masks of whole tensors are found; it changes no byte.
         threads: How many tensors are compared at a time; as many as there are processors when None.
         device_memory: Most bytes to use on a GPU; the smaller of 4 GiB and a quarter of what is free when None.
+        strip_prefix: Taken from the names of the side that has it; found by itself when None.
+        shared_only: Whether tensors that only one side has, or that have other shapes, are left out.
+        shared_rows: Whether of tensors that differ in their first dimension the rows that both have are compared.
 
     Returns:
-        What was written, with the file's sha256.
+        What was written, with the file's sha256, and how the two were paired.
 
     Raises:
         CheckpointMismatch: The two do not fit together, or integer tensors differ.
@@ -76,7 +95,9 @@ def diff(
     """
     params = params or MaskParams()
     gpu = None if pick_device(device) == "cpu" else open_gpu(device_memory)
-    pairing = pair(base, tuned, include, exclude)
+    pairing = pair(base, tuned, Choice(include, exclude, strip_prefix, shared_only, shared_rows))
+    if pairing.rows:
+        tuned = SharedRows(base, tuned, {pairing.partner[name]: name for name in pairing.rows})
     read = [*pairing.partner.values(), *(name for pair_ in pairing.same for name in pair_)]
     meter = Meter(base.size + sum(map(tuned.bytes_of, read)), progress)
     digests = _compare_integers(base, tuned, pairing, meter)
@@ -102,7 +123,7 @@ def diff(
         parts = [(plan[name], tensor.length) for name, tensor in kept.items()]
         sha256, total = _settle(file, header, parts, out.parent)
     specs = {name: base.tensors[name] for name in kept}
-    return PatchInfo(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256)
+    return Diffed(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256, pairing)
 
 
 def _header(base: Checkpoint, nnz: Mapping[str, int], digest: str, params: MaskParams) -> bytes:

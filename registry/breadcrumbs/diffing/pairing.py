@@ -1,18 +1,17 @@
-"""Pairing: which tensor of a fine-tuned checkpoint belongs to which of its base, with tied names and globs."""
+"""Pairing: which tensor of a tuned checkpoint belongs to which of its base, with tied names, globs and prefixes."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from shlex import quote
 
+from registry.breadcrumbs.diffing.faults import ADDED, DTYPE, MISSING, ROWS, SHAPE, Fault, list_faults
+from registry.breadcrumbs.diffing.prefixes import NO_PREFIX, Prefix, find_prefix
 from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, says_tied, twin
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.header import FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidRequest
-
-NAMES_SHOWN = 20
-"""Most tensors that a message names."""
 
 
 @dataclass(frozen=True)
@@ -22,91 +21,140 @@ class Pairing:
     Args:
         partner: The tuned checkpoint's name for each base tensor to compare, in name order.
         same: Pairs of tuned tensors that must be equal: the base ties the first to the second and does not hold it.
+        prefix: What was taken from the names of one side.
+        left_out: The tensors that only one side has or that have other shapes, and were left out on request.
+        rows: How many rows were compared of each base tensor whose first dimension is another in the tuned checkpoint.
     """
 
     partner: dict[str, str]
     same: list[tuple[str, str]]
+    prefix: Prefix = NO_PREFIX
+    left_out: list[Fault] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
 
 
-def pair(base: Checkpoint, tuned: Weights, include: Sequence[str], exclude: Sequence[str]) -> Pairing:
-    """Find the tuned partner of every base tensor that the globs choose.
+@dataclass(frozen=True)
+class Choice:
+    """Which tensors are compared.
+
+    Args:
+        include: Globs on names; when there are any, other tensors are left out.
+        exclude: Globs on names of tensors to leave out, neither read from tuned nor compared.
+        strip_prefix: Taken from the names of the side that has it; found by itself when None.
+        shared_only: Whether tensors that only one side has, or that have other shapes, are left out.
+        shared_rows: Whether of tensors that differ in their first dimension the rows that both have are compared.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    strip_prefix: str | None = None
+    shared_only: bool = False
+    shared_rows: bool = False
+
+    def takes(self, *names: str) -> bool:
+        """Say whether the globs choose a tensor, which may have a name on each side."""
+        if self.include and not any(meets(name, glob) for name in names for glob in self.include):
+            return False
+        return not any(meets(name, glob) for name in names for glob in self.exclude)
+
+
+def pair(base: Checkpoint, tuned: Weights, choice: Choice) -> Pairing:
+    """Find the tuned partner of every base tensor that is chosen.
 
     Args:
         base: The base.
         tuned: The fine-tuned model; tensors that it shares with the base have no partner.
-        include: Globs on names; when there are any, other tensors are left out.
-        exclude: Globs on names of tensors to leave out.
+        choice: Which tensors are compared.
 
     Raises:
         CheckpointMismatch: Tensors are missing, added, or of another shape or class of dtype; all named at once. Or
-            the globs leave out some names of a tensor and keep others.
-        InvalidRequest: A glob matches nothing.
+            the globs leave out some names of a tensor and keep others. Or two prefixes fit.
+        InvalidRequest: A glob or prefix matches nothing.
     """
-    _require_matches("include", include, base.tensors)
-    _require_matches("exclude", exclude, {**base.tensors, **tuned.tensors})
+    _require_matches("include", choice.include, base.tensors)
+    _require_matches("exclude", choice.exclude, {**base.tensors, **tuned.tensors})
+    chosen = {name: spec for name, spec in base.tensors.items() if choice.takes(name)}
+    prefix = find_prefix(chosen, tuned.tensors, choice.strip_prefix)
+    held = {prefix.key("tuned", name): name for name in tuned.tensors}
+    ties = _Ties(base, tuned, lambda name: held.get(prefix.key("base", name)))
 
-    def chosen(name: str) -> bool:
-        if include and not any(meets(name, glob) for glob in include):
-            return False
-        return not any(meets(name, glob) for glob in exclude)
-
-    ties = _Ties(base, tuned)
     partner: dict[str, str] = {}
-    same: list[tuple[str, str]] = []
-    wrong: list[tuple[str, str]] = []
-    for name, spec in base.tensors.items():
-        if not chosen(name):
-            continue
-        other = name if name in tuned.tensors else ties.find_partner(name, spec)
-        if other is None:
-            wrong.append((name, "is missing from the tuned checkpoint"))
-            continue
-        theirs = tuned.tensors[other]
-        if theirs.shape != spec.shape:
-            wrong.append((name, f"has shape {list(theirs.shape)}, in the base {list(spec.shape)}"))
-        elif theirs.dtype != spec.dtype and not {theirs.dtype, spec.dtype} <= FLOATS:
-            wrong.append((name, f"has dtype {theirs.dtype}, in the base {spec.dtype}"))
-        elif other not in tuned.shared:
-            partner[name] = other
+    faults: list[Fault] = []
+    for name, spec in chosen.items():
+        other = ties.find(name) or ties.find_partner(name, spec)
+        fault = _compare(name, spec, None if other is None else tuned.tensors[other])
+        if other is not None and (fault is None or (fault.kind == ROWS and choice.shared_rows)):
+            if other not in tuned.shared:
+                partner[name] = other
+        elif fault is not None:
+            faults.append(fault)
+    rows = {
+        name: min(base.tensors[name].shape[0], tuned.tensors[other].shape[0])
+        for name, other in partner.items()
+        if tuned.tensors[other].shape != base.tensors[name].shape
+    }
+    known = {prefix.key("base", name) for name in base.tensors}
     used = set(partner.values())
-    for name, spec in tuned.tensors.items():
-        if name in base.tensors or name in used:
+    same: list[tuple[str, str]] = []
+    for key, name in held.items():
+        if key in known or name in used:
             continue
-        other = ties.find_held(name, spec)
-        if other is not None and (chosen(name) or other in used):  # left out or not, it must not differ from its tie
-            same.append((name, other))
-        elif other is None and chosen(name) and not ties.is_copy(name, used):
-            wrong.append((name, "is not in the base"))
-    if wrong:
-        raise CheckpointMismatch(_list_faults(wrong), field=wrong[0][0])
-    ties.check_left_out([name for name in base.tensors if not chosen(name)], partner)
-    return Pairing(partner, same)
+        spec = tuned.tensors[name]
+        tie = ties.find_held(name, key, spec)
+        if tie is not None and (choice.takes(name, key) or tie in used):  # left out or not, it must equal its tie
+            same.append((name, tie))
+        elif tie is None and choice.takes(name, key) and not ties.is_copy(name, used):
+            faults.append(Fault(name, ADDED, "is not in the base"))
+
+    kept = [fault for fault in faults if fault.kind == DTYPE or not choice.shared_only]
+    if kept or (faults and not partner):
+        raise CheckpointMismatch(list_faults(kept or faults, base, tuned, len(chosen), prefix), field=faults[0].name)
+    ties.check_left_out([name for name in base.tensors if name not in partner], partner)
+    return Pairing(partner, same, prefix, faults, rows)
+
+
+def _compare(name: str, spec: TensorSpec, theirs: TensorSpec | None) -> Fault | None:
+    """Return what keeps a tensor of the base from being compared with its partner, if anything does."""
+    if theirs is None:
+        return Fault(name, MISSING, "is missing from the tuned checkpoint")
+    if theirs.dtype != spec.dtype and not {theirs.dtype, spec.dtype} <= FLOATS:
+        return Fault(name, DTYPE, f"has dtype {theirs.dtype}, in the base {spec.dtype}")
+    if theirs.shape == spec.shape:
+        return None
+    rows = spec.dtype in FLOATS and spec.shape[1:] == theirs.shape[1:] and spec.numel and theirs.numel
+    kind = ROWS if rows and spec.shape and theirs.shape else SHAPE
+    return Fault(name, kind, f"has shape {list(theirs.shape)}, in the base {list(spec.shape)}")
 
 
 class _Ties:
-    """The ties of a base and its tuned checkpoint, found when they are asked for."""
+    """The ties of a base and its tuned checkpoint, found when they are asked for.
 
-    def __init__(self, base: Checkpoint, tuned: Weights) -> None:
-        self._base, self._tuned = base, tuned
+    Args:
+        base: The base.
+        tuned: The tuned checkpoint.
+        find: Returns the tuned checkpoint's name for one of the base's, if it holds that.
+    """
+
+    def __init__(self, base: Checkpoint, tuned: Weights, find: Callable[[str], str | None]) -> None:
+        self._base, self._tuned, self.find = base, tuned, find
         self._tied, self._aliases = says_tied(base.config), aliases(base)
         self._copies = Copies(base)
         self._tuned_copies = Copies(tuned) if isinstance(tuned, Checkpoint) else None  # adapters bring no copies
 
     def find_partner(self, name: str, spec: TensorSpec) -> str | None:
         """Return another name by which the tuned checkpoint holds a tensor of the base."""
-        held = self._tuned.tensors
-        found = twin(name, spec, held) if self._tied else None
+        found = twin(name, spec, self._tuned.tensors) if self._tied else None
         if found is not None:
             return found
-        named = (other for other, kept in self._aliases.items() if kept == name and other in held)
-        copies = (other for other in self._copies.of(name) if other in held)
-        return next(named, None) or next(copies, None)
+        named = (self.find(other) for other, kept in self._aliases.items() if kept == name)
+        copies = (self.find(other) for other in self._copies.of(name))
+        return next(filter(None, named), None) or next(filter(None, copies), None)
 
-    def find_held(self, name: str, spec: TensorSpec) -> str | None:
+    def find_held(self, name: str, key: str, spec: TensorSpec) -> str | None:
         """Return the tuned tensor to which the base ties a name that it does not hold, by its config or header."""
-        kept = self._aliases.get(name)
-        if kept in self._tuned.tensors:
-            return kept
+        kept = self._aliases.get(name) or self._aliases.get(key)
+        if kept is not None and self.find(kept) is not None:
+            return self.find(kept)
         if self._tied and twin(name, spec, self._base.tensors) is not None:
             return twin(name, spec, self._tuned.tensors)
         return None
@@ -124,8 +172,9 @@ class _Ties:
         for name in left:
             copies = [other for other in self._copies.of(name) if other in partner]
             for other in copies:
-                one = name not in self._tuned.tensors or equal_bits(self._tuned, name, partner[other])
-                if one and not self._is_unchanged(other, partner[other]):
+                theirs = self.find(name)
+                one = theirs is None or equal_bits(self._tuned, theirs, partner[other])
+                if one and not equal_bits(self._base, other, partner[other], self._tuned):
                     names = " ".join(f"--exclude {quote(each)}" for each in (name, *copies))
                     raise CheckpointMismatch(
                         f"{show(name)} is left out and {show(other)} is not, but they are one tensor: the base has "
@@ -133,9 +182,6 @@ class _Ties:
                         f"none: `{names}`.",
                         field=name,
                     )
-
-    def _is_unchanged(self, name: str, partner: str) -> bool:
-        return equal_bits(self._base, name, partner, self._tuned)
 
 
 def meets(name: str, glob: str) -> bool:
@@ -152,14 +198,3 @@ def _require_matches(option: str, globs: Iterable[str], names: Collection[str]) 
             near = near or within[:1] or get_close_matches(glob, names, 1)
             hint = f" Did you mean `--{option} {quote(near[0])}`?" if near else ""
             raise InvalidRequest(f"No tensor matches `--{option} {quote(glob)}`.{hint}", field=option)
-
-
-def _list_faults(wrong: Sequence[tuple[str, str]]) -> str:
-    """Return the message for tensors that do not fit, given as (name, fault)."""
-    faults = "; ".join(f"{show(name)} {fault}" for name, fault in wrong[:NAMES_SHOWN])
-    more = f"; and {len(wrong) - NAMES_SHOWN} more" if len(wrong) > NAMES_SHOWN else ""
-    plural = "tensor does" if len(wrong) == 1 else "tensors do"
-    return (
-        f"{len(wrong)} {plural} not fit: {faults}{more}. A patch needs the same tensors on both sides; "
-        "choose the right base, or leave tensors out with exclude."
-    )

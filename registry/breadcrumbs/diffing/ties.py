@@ -44,6 +44,11 @@ def twin(name: str, spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> str 
     return twins[0] if len(twins) == 1 else None
 
 
+def is_vocabulary(name: str) -> bool:
+    """Say whether a name is that of a tensor with a row for each token: an embedding or an output head, or its bias."""
+    return _ends(name.removesuffix(".bias") + ".weight" if name.endswith(".bias") else name, (*HEADS, *EMBEDDINGS))
+
+
 def _ends(name: str, endings: Iterable[str]) -> bool:
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)
 
