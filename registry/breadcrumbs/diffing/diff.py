@@ -10,6 +10,7 @@ is hashed. Same inputs give the same bytes; the patch's identity is their sha256
 """
 
 import hashlib
+import math
 import os
 import tempfile
 import threading
@@ -33,6 +34,8 @@ from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.digest import digest_of
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, format_header, show
 from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo, format_metadata, layout
+from registry.breadcrumbs.kernels.check import measure_change
+from registry.breadcrumbs.kernels.compose import CODES
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch
 from registry.files.copying import copy_range, read_at, write_at
@@ -47,9 +50,12 @@ class Diffed(PatchInfo):
 
     Args:
         pairing: How base and tuned checkpoint were paired.
+        relative_change: norm(tuned - base) / norm(base) of the tensors that were compared; None if they are 0 in the
+            base.
     """
 
     pairing: Pairing = field(default_factory=lambda: Pairing({}, []), compare=False)
+    relative_change: float | None = field(default=None, compare=False)
 
 
 def diff(
@@ -123,7 +129,9 @@ def diff(
         parts = [(plan[name], tensor.length) for name, tensor in kept.items()]
         sha256, total = _settle(file, header, parts, out.parent)
     specs = {name: base.tensors[name] for name in kept}
-    return Diffed(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256, pairing)
+    change, whole = (math.fsum(tensors[name].squares[at] for name in floats) for at in (0, 1))
+    relative = math.sqrt(change / whole) if whole else None
+    return Diffed(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256, pairing, relative)
 
 
 def _header(base: Checkpoint, nnz: Mapping[str, int], digest: str, params: MaskParams) -> bytes:
@@ -214,22 +222,25 @@ class _Compared:
         total: How many elements changed, as of `Changes`.
         nnz: How many of them stay.
         length: Bytes of mask and values in the patch.
+        squares: Sums of the squares of tuned - base and of base.
     """
 
     digest: str
     total: int = 0
     nnz: int = 0
     length: int = 0
+    squares: tuple[float, ...] = (0.0, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Pair:
-    """A tensor of the base and its partner, on disk."""
+    """A tensor of the base and its partner, on disk, and what was read of the partner last."""
 
     base: Checkpoint
     name: str
     tuned: Weights
     other: str
+    last: memoryview = field(default_factory=lambda: memoryview(b""))
 
     @property
     def numel(self) -> int:
@@ -242,6 +253,7 @@ class _Pair:
     def read(self, start: int, base: memoryview, tuned: memoryview) -> None:
         self.base.fill(base, self.name, start * DTYPES[self.dtypes[0]])
         self.tuned.fill(tuned, self.other, start * DTYPES[self.dtypes[1]])
+        self.last = tuned
 
 
 class _Comparison:
@@ -267,20 +279,24 @@ class _Comparison:
         if spec.numel == 0:
             return _Compared(digest.hexdigest())
         pair_ = _Pair(self.base, name, self.tuned, self.partner[name])
-        widths = [DTYPES[dtype] for dtype in pair_.dtypes]
+        widths, codes = ([table[dtype] for dtype in pair_.dtypes] for table in (DTYPES, CODES))
+        squares = np.zeros(2)
 
         def visit(view: memoryview) -> None:
             digest.update(view)
-            self.meter.add(len(view) // widths[0] * sum(widths))
+            size = len(view) // widths[0]
+            sides = np.frombuffer(view, np.uint8), np.frombuffer(pair_.last, np.uint8)
+            squares[:] += measure_change(sides[0], codes[0], sides[1], codes[1], size)
+            self.meter.add(size * sum(widths))
 
         workspace = self.workspaces.get()
         changes = workspace.find(pair_, groups_of(spec, self.params), visit)
         if changes.not_finite:
             self._refuse_not_finite(pair_)
         if not changes.nnz:
-            return _Compared(digest.hexdigest(), changes.total)
+            return _Compared(digest.hexdigest(), changes.total, squares=tuple(squares))
         length = self._write(workspace, changes, name, spec)
-        return _Compared(digest.hexdigest(), changes.total, changes.nnz, length)
+        return _Compared(digest.hexdigest(), changes.total, changes.nnz, length, tuple(squares))
 
     def _write(self, workspace: Workspace, changes: Changes, name: str, spec: TensorSpec) -> int:
         """Write mask and values; return their bytes."""

@@ -44,12 +44,43 @@ def list_faults(faults: Sequence[Fault], base: Checkpoint, tuned: Weights, compa
         compared: How many tensors of the base were looked for.
         prefix: The prefix without which they were.
     """
+    one_sided = _name_quantised(base, tuned)
+    if one_sided:
+        return one_sided
     named = "; ".join(map(str, faults[:NAMES_SHOWN]))
     more = f"; and {len(faults) - NAMES_SHOWN} more" if len(faults) > NAMES_SHOWN else ""
     plural = "tensor does" if len(faults) == 1 else "tensors do"
     told = f"{prefix} " if prefix.text else ""
     fit = compared - sum(fault.kind != ADDED for fault in faults)
     return f"{told}{len(faults)} {plural} not fit: {named}{more}. {_remedy(faults) if 2 * fit >= compared else _OTHER}"
+
+
+QUANTISERS = {"bitsandbytes": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ"}
+"""Values of quant_method, and what people call them."""
+
+
+def _name_quantised(base: Weights, tuned: Weights) -> str | None:
+    """Return the sentence for two checkpoints of which one is quantised, by its config.json, and the other is not."""
+    methods = [_quantiser(getattr(side, "config", None)) for side in (base, tuned)]
+    if (methods[0] is None) == (methods[1] is None):
+        return None
+    what, other = ("base", "tuned checkpoint") if methods[0] else ("tuned checkpoint", "base")
+    return (
+        f"The {what} is quantised by {methods[0] or methods[1]} (quantization_config in its config.json) and the "
+        f"{other} is not, so they hold different tensors. Use the weights from before the {what} was quantised; if an "
+        "adapter was trained on them, use that: `crumb diff BASE ADAPTER -o patch.safetensors`."
+    )
+
+
+def _quantiser(config: object) -> str | None:
+    """Return what quantised a model, by its config.json."""
+    settings = config.get("quantization_config") if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        return None
+    method = settings.get("quant_method")
+    if method is None and (settings.get("load_in_8bit") or settings.get("load_in_4bit")):
+        method = "bitsandbytes"
+    return QUANTISERS.get(str(method)) or (show(str(method)) if method else "a method that it does not name")
 
 
 _OTHER = (
