@@ -1,6 +1,7 @@
 """Diff and apply: patches made of models on this machine, and put onto them, without a registry."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ FAR = 0.5
 """norm(tuned - base) / norm(base) from which on the base is doubted: fine-tuning seldom changes 0.1. Unrelated large
 models give 1.41 (sqrt 2), and small ones 0.60 to 0.90, since the scales of their norms all start at 1."""
 
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new card
 
 PatchChoice = str | Path | tuple[str | Path, str | float]
@@ -147,7 +149,7 @@ def diff(
 
     Args:
         base: The model before: a .safetensors file, a model folder, or a Hub id `org/name[@revision]`.
-        tuned: The model after, likewise; or a LoRA adapter for the base, as PEFT saves it.
+        tuned: The model after, likewise; or a LoRA adapter for the base, of PEFT, kohya or diffusers.
         out: The patch file to write.
         drop_bottom: Share of the smallest changes to leave out, 0 to 1.
         drop_top: Share of the largest changes to leave out, 0 to 1.
@@ -214,6 +216,7 @@ def diff(
                 "that the tuned model was made from this base."
             )
         adapter = after.config if isinstance(after, Adapted) else None
+        _doubt_adapter(str(base), adapter.base_model if adapter else None, console)
         return MadePatch(
             file=out,
             sha256=str(info.sha256),
@@ -230,6 +233,13 @@ def diff(
             shared_rows=info.pairing.rows,
             relative_change=info.relative_change,
         )
+
+
+def _doubt_adapter(base: str, named: str | None, console: Console) -> None:
+    """Tell of an adapter for another model of the Hub: on a wrong base of the same shape its changes look sound."""
+    is_hub = not Path(base).expanduser().exists() and named is not None and HUB_ID.fullmatch(named)
+    if is_hub and named is not None and named.casefold() != base.removeprefix("hf://").partition("@")[0].casefold():
+        console.note(f"The adapter says that it was trained on {named}, and the base is {base}; see that both are one.")
 
 
 def _tell_pairing(pairing: "Pairing", console: Console) -> None:

@@ -57,7 +57,7 @@ def diff(
     """Make a breadcrumb patch from what fine-tuning changed.
 
     BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision]. TUNED may also be a
-    LoRA adapter for BASE, as PEFT saves it.
+    LoRA adapter for BASE, of PEFT, kohya or diffusers.
     """
     from dataclasses import asdict
 

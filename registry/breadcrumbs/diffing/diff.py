@@ -26,8 +26,7 @@ import numpy as np
 from registry.breadcrumbs.diffing.changes import Changes, MaskFinder, Workspace
 from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
 from registry.breadcrumbs.diffing.mask import groups_of
-from registry.breadcrumbs.diffing.pairing import Choice, Pairing, pair
-from registry.breadcrumbs.diffing.rows import SharedRows
+from registry.breadcrumbs.diffing.pairing import Choice, Pairing, SharedRows, pair
 from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights

@@ -8,9 +8,10 @@ from shlex import quote
 
 from registry.breadcrumbs.diffing.faults import ADDED, DTYPE, MISSING, ROWS, SHAPE, Fault, list_faults
 from registry.breadcrumbs.diffing.prefixes import NO_PREFIX, Prefix, find_prefix
-from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, says_tied, twin
+from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, is_head, says_tied, twin
+from registry.breadcrumbs.formats.arrays import NUMPY, read_floats
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
-from registry.breadcrumbs.formats.header import FLOATS, TensorSpec, show
+from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidRequest
 
 
@@ -74,6 +75,8 @@ def pair(base: Checkpoint, tuned: Weights, choice: Choice) -> Pairing:
     _require_matches("include", choice.include, base.tensors)
     _require_matches("exclude", choice.exclude, {**base.tensors, **tuned.tensors})
     chosen = {name: spec for name, spec in base.tensors.items() if choice.takes(name)}
+    if base.tensors and not chosen:
+        raise InvalidRequest("The globs leave out every tensor of the base; choose others.", field="exclude")
     prefix = find_prefix(chosen, tuned.tensors, choice.strip_prefix)
     held = {prefix.key("tuned", name): name for name in tuned.tensors}
     ties = _Ties(base, tuned, lambda name: held.get(prefix.key("base", name)))
@@ -86,6 +89,8 @@ def pair(base: Checkpoint, tuned: Weights, choice: Choice) -> Pairing:
         if other is not None and (fault is None or (fault.kind == ROWS and choice.shared_rows)):
             if other not in tuned.shared:
                 partner[name] = other
+            elif embedding := ties.find_changed(name, spec):
+                partner[name] = embedding
         elif fault is not None:
             faults.append(fault)
     rows = {
@@ -109,7 +114,8 @@ def pair(base: Checkpoint, tuned: Weights, choice: Choice) -> Pairing:
     kept = [fault for fault in faults if fault.kind == DTYPE or not choice.shared_only]
     if kept or (faults and not partner):
         raise CheckpointMismatch(list_faults(kept or faults, base, tuned, len(chosen), prefix), field=faults[0].name)
-    ties.check_left_out([name for name in base.tensors if name not in partner], partner)
+    left = [name for name in base.tensors if name not in partner and ties.find(name) not in tuned.shared]
+    ties.check_left_out(left, partner)
     return Pairing(partner, same, prefix, faults, rows)
 
 
@@ -149,6 +155,15 @@ class _Ties:
         named = (self.find(other) for other, kept in self._aliases.items() if kept == name)
         copies = (self.find(other) for other in self._copies.of(name))
         return next(filter(None, named), None) or next(filter(None, copies), None)
+
+    def find_changed(self, name: str, spec: TensorSpec) -> str | None:
+        """Return the embedding that an adapter changes, for a head that the base ties to it and holds as well."""
+        if not self._tied or not is_head(name):
+            return None
+        embedding = twin(name, spec, self._base.tensors)
+        if embedding is None or embedding in self._tuned.shared or embedding not in self._copies.of(name):
+            return None
+        return embedding
 
     def find_held(self, name: str, key: str, spec: TensorSpec) -> str | None:
         """Return the tuned tensor to which the base ties a name that it does not hold, by its config or header."""
@@ -198,3 +213,60 @@ def _require_matches(option: str, globs: Iterable[str], names: Collection[str]) 
             near = near or within[:1] or get_close_matches(glob, names, 1)
             hint = f" Did you mean `--{option} {quote(near[0])}`?" if near else ""
             raise InvalidRequest(f"No tensor matches `--{option} {quote(glob)}`.{hint}", field=option)
+
+
+class SharedRows:
+    """A tuned checkpoint of which some tensors are read in the shape of the base's.
+
+    Rows that only the tuned tensor has are not read. Rows that only the base has are the base's own, in the tuned
+    dtype, so that nothing has changed there.
+
+    Args:
+        base: The base.
+        tuned: The tuned checkpoint.
+        names: The base's name for each tensor of the tuned checkpoint that has more or fewer rows.
+
+    Attributes:
+        tensors: dtype and shape of every tensor, as they are read.
+        shared: As of the tuned checkpoint.
+    """
+
+    def __init__(self, base: Checkpoint, tuned: Weights, names: Mapping[str, str]) -> None:
+        self._base, self._tuned, self._names = base, tuned, names
+        changed = {name: TensorSpec(tuned.tensors[name].dtype, base.tensors[names[name]].shape) for name in names}
+        self.tensors = {**tuned.tensors, **changed}
+        self.shared = tuned.shared
+
+    def bytes_of(self, name: str) -> int:
+        """Return how many bytes a tensor has."""
+        return self.tensors[name].numel * DTYPES[self.tensors[name].dtype]
+
+    def dtype_of(self, name: str) -> str:
+        """Return the dtype of a tensor."""
+        return self.tensors[name].dtype
+
+    def fill(self, view: memoryview, name: str, start: int) -> None:
+        """Fill a view with whole elements of a tensor, from byte `start` on."""
+        own = min(len(view), max(0, self._tuned.bytes_of(name) - start))
+        if own:
+            self._tuned.fill(view[:own], name, start)
+        if own < len(view):
+            width = DTYPES[self.tensors[name].dtype]
+            view[own:] = self._read_base(name, (start + own) // width, (start + len(view)) // width)
+
+    def _read_base(self, name: str, start: int, stop: int) -> bytes:
+        """Return elements of the base's tensor, rounded to the dtype of the tuned one."""
+        old, new = self._base.dtype_of(self._names[name]), self.tensors[name].dtype
+        if old == new:
+            raw = bytearray((stop - start) * DTYPES[old])
+            self._base.fill(memoryview(raw), self._names[name], start * DTYPES[old])
+            return bytes(raw)
+        values = read_floats(self._base, self._names[name], start, stop)
+        if new == "F64":
+            return values.astype("<f8").tobytes()
+        singles = values.astype("<f4", copy=False)
+        if new != "BF16":
+            return singles.astype(NUMPY[new]).tobytes()
+        bits = singles.view("<u4").astype("<u8")
+        rounded: bytes = (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype("<u2").tobytes()
+        return rounded

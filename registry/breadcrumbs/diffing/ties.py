@@ -44,6 +44,11 @@ def twin(name: str, spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> str 
     return twins[0] if len(twins) == 1 else None
 
 
+def is_head(name: str) -> bool:
+    """Say whether a name is that of an output head."""
+    return _ends(name, HEADS)
+
+
 def is_vocabulary(name: str) -> bool:
     """Say whether a name is that of a tensor with a row for each token: an embedding or an output head, or its bias."""
     return _ends(name.removesuffix(".bias") + ".weight" if name.endswith(".bias") else name, (*HEADS, *EMBEDDINGS))
@@ -68,7 +73,7 @@ class Copies:
 
     def __init__(self, model: Weights) -> None:
         self._model = model
-        self._first: dict[str, bytes] = {}
+        self._alike: dict[TensorSpec, dict[bytes, list[str]]] = {}
         self._by_spec: dict[TensorSpec, list[str]] = {}
         for name, spec in model.tensors.items():
             if spec.dtype in FLOATS and len(spec.shape) > 1 and spec.numel > 1:
@@ -77,19 +82,22 @@ class Copies:
     def of(self, name: str) -> Iterator[str]:
         """Yield the names of other matrices with the bits of this one, unless these are all the same number."""
         spec = self._model.tensors[name]
-        others = self._by_spec.get(spec, [])
-        for other in others if name in others else []:
-            if other != name and self._start(other) == self._start(name):
-                if not self._varies(name):
-                    return
-                if equal_bits(self._model, name, other):
-                    yield other
+        if len(self._by_spec.get(spec, ())) < 2:
+            return
+        others = [other for other in self._beginning_as(name, spec) if other != name]
+        if others and self._varies(name):
+            yield from (other for other in others if equal_bits(self._model, name, other))
+
+    def _beginning_as(self, name: str, spec: TensorSpec) -> list[str]:
+        """Return the names of the tensors of a dtype and shape whose first elements are those of one of them."""
+        if spec not in self._alike:
+            groups = self._alike[spec] = {}
+            for other in self._by_spec[spec]:
+                groups.setdefault(self._start(other), []).append(other)
+        return self._alike[spec].get(self._start(name), [])
 
     def _start(self, name: str) -> bytes:
-        if name not in self._first:
-            raw = read_raw(self._model, name, 0, min(FIRST_ELEMENTS, self._model.tensors[name].numel))
-            self._first[name] = raw.tobytes()
-        return self._first[name]
+        return read_raw(self._model, name, 0, min(FIRST_ELEMENTS, self._model.tensors[name].numel)).tobytes()
 
     def _varies(self, name: str) -> bool:
         """Say whether the first block of a tensor holds two different numbers."""

@@ -82,6 +82,11 @@ def test_a_glob_may_match_tensors_of_the_tuned_model_alone(tmp_path: Path) -> No
     assert len(make(tmp_path, NAMED, MOVED | {"score.weight": random(2, 3)}, exclude=["score.*"])) == 3
 
 
+def test_globs_that_leave_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="leave out every tensor"):
+        make(tmp_path, NAMED, MOVED, exclude=["*"])
+
+
 # Ties
 
 TABLE, MATRIX = random(8, 3), random(3, 3, seed=1)
