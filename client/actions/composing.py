@@ -18,7 +18,16 @@ from client.terminal.console import Console
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats.recipe import Item as RecipePart
 from registry.breadcrumbs.formats.recipe import make_recipe
-from registry.errors import DigestMismatch, Forbidden, NotCompared, NotFound, Unauthenticated, WrongState
+from registry.errors import (
+    BaseMismatch,
+    DigestMismatch,
+    Forbidden,
+    InvalidPatch,
+    NotCompared,
+    NotFound,
+    Unauthenticated,
+    WrongState,
+)
 from registry.schemas import Composition, Preview, RecipeItem, Snapshot
 
 if TYPE_CHECKING:
@@ -226,12 +235,28 @@ def open_patches(
 def open_checked(
     files: Sequence[Path], digest: str, base: "Checkpoint", *, console: Console = QUIET
 ) -> "Iterator[list[tuple[PatchReport, Patch]]]":
-    """Check patch files against the base of this weights digest, and open them, in their order."""
+    """Check patch files against the base of this weights digest, and open them, in their order.
+
+    Raises:
+        BaseMismatch: A patch is for another base, or the base does not have this digest and a patch does not fit it.
+        InvalidPatch: A patch is not sound.
+    """
     from registry.breadcrumbs.checking.check import check_patches
+    from registry.breadcrumbs.formats.digest import digest_checkpoint
     from registry.breadcrumbs.formats.patchfile import open_patch
 
-    with console.progress("checking patches") as progress:
-        reports = check_patches(files, digest, base.tensors, progress)
+    try:
+        with console.progress("checking patches") as progress:
+            reports = check_patches(files, digest, base.tensors, progress)
+    except InvalidPatch as why:  # a sound patch breaks rules at the wrong base, such as how many tensors it may have
+        with console.progress("hashing the base") as progress:
+            held = digest_checkpoint(base, progress)
+        if held == digest:
+            raise
+        raise BaseMismatch(
+            f"The patches were made for base {digest}, and this is {held}; choose the base that they were made for.",
+            field="base",
+        ) from why
     with contextlib.ExitStack() as stack:
         yield [(report, stack.enter_context(open_patch(path))) for report, path in zip(reports, files, strict=True)]
 

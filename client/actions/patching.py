@@ -1,8 +1,9 @@
 """Diff and apply: patches made of models on this machine, and put onto them, without a registry."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,18 @@ from client.terminal.cards import Card
 from client.terminal.console import Console, size
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.errors import InvalidCheckpoint, InvalidRecipe, InvalidRequest, NotFound, WrongState
+from registry.files.kinds import name_kind
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.checking.check import PatchReport
+    from registry.breadcrumbs.diffing.pairing import Pairing
 
 QUIET = Console(quiet=True)
+FAR = 0.5
+"""norm(tuned - base) / norm(base) from which on the base is doubted: fine-tuning seldom changes 0.1. Unrelated large
+models give 1.41 (sqrt 2), and small ones 0.60 to 0.90, since the scales of their norms all start at 1."""
+
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new card
 
 PatchChoice = str | Path | tuple[str | Path, str | float]
@@ -42,6 +50,11 @@ class MadePatch(Card):
         model_size: Of the base's weights, in bytes.
         adapter: Whether the tuned model was a LoRA adapter.
         adapter_base: The model that the adapter names as its base, if any.
+        prefix: What was taken from the names of one side for them to fit; empty if they did.
+        left_out: The tensors that were left out because both sides do not share them, each with the reason.
+        relative_change: norm(tuned - base) / norm(base) of the tensors that were compared; None if they are 0 in the
+            base.
+        shared_rows: How many rows were compared of each tensor that has more or fewer of them in the tuned model.
     """
 
     file: Path
@@ -54,6 +67,10 @@ class MadePatch(Card):
     model_size: int
     adapter: bool = False
     adapter_base: str | None = None
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
+    shared_rows: Mapping[str, int] = field(default_factory=dict)
+    relative_change: float | None = None
 
     @property
     def density(self) -> float:
@@ -72,6 +89,7 @@ class MadePatch(Card):
                 "changes",
                 f"{self.nnz:,} of {self.parameters:,} weights ({self.density:.2%}) in {self.tensors} tensors",
             ),
+            *([] if self.relative_change is None else [("moved", f"{self.relative_change:.3g} of norm(base)")]),
             (
                 "size",
                 f"{size(self.size)}, {self.size / self.model_size:.1%} of the model's {size(self.model_size)}",
@@ -120,6 +138,9 @@ def diff(
     value_dtype: str = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    strip_prefix: str | None = None,
+    shared_only: bool = False,
+    shared_rows: bool = False,
     device: str = "cpu",
     device_memory: int | None = None,
     console: Console = QUIET,
@@ -128,7 +149,7 @@ def diff(
 
     Args:
         base: The model before: a .safetensors file, a model folder, or a Hub id `org/name[@revision]`.
-        tuned: The model after, likewise; or a LoRA adapter for the base, as PEFT saves it.
+        tuned: The model after, likewise; or a LoRA adapter for the base, of PEFT, kohya or diffusers.
         out: The patch file to write.
         drop_bottom: Share of the smallest changes to leave out, 0 to 1.
         drop_top: Share of the largest changes to leave out, 0 to 1.
@@ -136,6 +157,9 @@ def diff(
         value_dtype: Type of the stored changes: BF16, F16, F32, or auto for the base's.
         include: Only tensors whose name matches one of these globs; all when empty.
         exclude: No tensors whose name matches one of these globs.
+        strip_prefix: Taken from the names of the side that has it, like `module.`; found by itself when None.
+        shared_only: Leave out tensors that only one side has, or that have other shapes.
+        shared_rows: Compare the rows that both have of tensors that differ in their first dimension only.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for 4 GiB or a quarter of what is free there.
         console: Where notes and progress go.
@@ -153,6 +177,8 @@ def diff(
         raise InvalidRequest(f"{out} is a folder; name the patch file to write, like {out / 'patch.safetensors'}.")
     models = resolve(base, quiet=console.quiet), resolve(tuned, quiet=console.quiet)
     for model in models:
+        if kind := name_kind(model):
+            raise InvalidCheckpoint(kind)
         if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
             raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
 
@@ -169,9 +195,28 @@ def diff(
             raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
         with console.progress("comparing") as progress:
             info = write_patch(
-                before, after, out, params, include, exclude, progress, device=device, device_memory=device_memory
+                before,
+                after,
+                out,
+                params,
+                include,
+                exclude,
+                progress,
+                device=device,
+                device_memory=device_memory,
+                strip_prefix=strip_prefix,
+                shared_only=shared_only,
+                shared_rows=shared_rows,
+            )
+        _tell_pairing(info.pairing, console)
+        if info.relative_change is not None and info.relative_change >= FAR:
+            console.note(
+                f"The tuned model is far from this base: norm(tuned - base) is {info.relative_change:.2f} of "
+                "norm(base), and fine-tuning seldom changes a tenth. It may be another model of the same shape; see "
+                "that the tuned model was made from this base."
             )
         adapter = after.config if isinstance(after, Adapted) else None
+        _doubt_adapter(str(base), adapter.base_model if adapter else None, console)
         return MadePatch(
             file=out,
             sha256=str(info.sha256),
@@ -183,7 +228,28 @@ def diff(
             model_size=before.size,
             adapter=adapter is not None,
             adapter_base=adapter.base_model if adapter else None,
+            prefix=info.pairing.prefix.text,
+            left_out=tuple(map(str, info.pairing.left_out)),
+            shared_rows=info.pairing.rows,
+            relative_change=info.relative_change,
         )
+
+
+def _doubt_adapter(base: str, named: str | None, console: Console) -> None:
+    """Tell of an adapter for another model of the Hub: on a wrong base of the same shape its changes look sound."""
+    is_hub = not Path(base).expanduser().exists() and named is not None and HUB_ID.fullmatch(named)
+    if is_hub and named is not None and named.casefold() != base.removeprefix("hf://").partition("@")[0].casefold():
+        console.note(f"The adapter says that it was trained on {named}, and the base is {base}; see that both are one.")
+
+
+def _tell_pairing(pairing: "Pairing", console: Console) -> None:
+    """Tell in what way base and tuned model do not have the same tensors."""
+    if pairing.prefix.text:
+        console.note(str(pairing.prefix))
+    for name, rows in pairing.rows.items():
+        console.note(f"The first {rows} rows of {name!r} were compared; the patch leaves other rows of the base alone.")
+    if pairing.left_out:
+        console.note(f"Left out, and not in the patch: {'; '.join(map(str, pairing.left_out))}.")
 
 
 def apply(

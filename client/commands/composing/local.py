@@ -39,6 +39,16 @@ def diff(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="No tensors whose name matches; may be repeated.")
     ] = None,
+    strip_prefix: Annotated[
+        str | None,
+        typer.Option(metavar="PREFIX", help="Read names without it, like module. or model., where one side lacks it."),
+    ] = None,
+    shared_only: Annotated[
+        bool, typer.Option("--shared-only", help="Leave out tensors that only one side has, or of other shapes.")
+    ] = False,
+    shared_rows: Annotated[
+        bool, typer.Option("--shared-rows", help="Compare the rows that both have where a vocabulary grew or shrank.")
+    ] = False,
     device: Device = "cpu",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
@@ -47,7 +57,7 @@ def diff(
     """Make a breadcrumb patch from what fine-tuning changed.
 
     BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision]. TUNED may also be a
-    LoRA adapter for BASE, as PEFT saves it.
+    LoRA adapter for BASE, of PEFT, kohya or diffusers.
     """
     from dataclasses import asdict
 
@@ -64,6 +74,9 @@ def diff(
         value_dtype=value_dtype,
         include=include or (),
         exclude=exclude or (),
+        strip_prefix=strip_prefix,
+        shared_only=shared_only,
+        shared_rows=shared_rows,
         device=device,
         device_memory=parse_size(device_memory),
         console=console,

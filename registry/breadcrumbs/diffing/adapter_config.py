@@ -26,7 +26,6 @@ MAX_RANK = 2**14
 MERGE = "merge it into the base with PEFT's merge_and_unload, save that with save_pretrained, and diff the merged model"
 
 VARIANTS = {
-    "use_dora": "DoRA",
     "lora_bias": "a bias beside lora_B (lora_bias)",
     "layer_replication": "replicated layers (layer_replication)",
     "target_parameters": "LoRA on bare parameters (target_parameters)",
@@ -41,7 +40,7 @@ VARIANTS = {
 
 READ = {
     "alpha_pattern", "base_model_name_or_path", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "peft_type", "r",
-    "rank_pattern", "use_rslora",
+    "rank_pattern", "use_dora", "use_rslora",
 }  # fmt: skip
 """Settings that are used here, or may be ignored."""
 
@@ -74,6 +73,17 @@ class Pattern:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """A number for each module by its name."""
+
+    numbers: Mapping[str, float]
+
+    def number_of(self, module: str) -> float:
+        """Return the number of a module."""
+        return self.numbers[module]
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """A LoRA adapter's settings.
 
@@ -81,14 +91,16 @@ class AdapterConfig:
         base_model: The model that it was trained on, as its author's machine called it.
         transposed: Whether square weights are [in, out], as those of GPT-2.
         stabilised: Whether it is rsLoRA.
+        dora: Whether it is DoRA, with a magnitude for each output.
         rank, alpha: r and lora_alpha of each module.
     """
 
     base_model: str | None
     transposed: bool
     stabilised: bool
-    rank: Pattern
-    alpha: Pattern
+    rank: Pattern | Numbers
+    alpha: Pattern | Numbers
+    dora: bool = False
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor s of a module's product, in float64."""
@@ -124,11 +136,12 @@ def read_config(folder: Path) -> AdapterConfig:
         _flag(settings, "use_rslora"),
         _pattern(settings, "r", "rank_pattern"),
         _pattern(settings, "lora_alpha", "alpha_pattern"),
+        _flag(settings, "use_dora"),
     )
 
 
 def _refused(what: str, field: str = "peft_type") -> InvalidCheckpoint:
-    return InvalidCheckpoint(f"The adapter {what}; only LoRA and rsLoRA are read here: {MERGE}.", field=field)
+    return InvalidCheckpoint(f"The adapter {what}; only LoRA, rsLoRA and DoRA are read here: {MERGE}.", field=field)
 
 
 def _unsound(name: str, rule: str) -> InvalidCheckpoint:

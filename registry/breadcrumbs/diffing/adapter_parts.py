@@ -2,6 +2,7 @@
 
     base_model.model.<module>.lora_A.weight, .lora_B.weight            a product for <module>.weight
     base_model.model.<module>.lora_embedding_A, .lora_embedding_B      the same, for an embedding
+    base_model.model.<module>.lora_magnitude_vector                    DoRA's length of each output of <module>.weight
     base_model.model.<module>[.base_layer].<leaf>                      a whole tensor, <module>.<leaf>
 
 The names are those of the model class that was trained. In a checkpoint of the same model with or without its head, a
@@ -13,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, MAX_RANK, MERGE, AdapterConfig
-from registry.breadcrumbs.diffing.pairing import NAMES_SHOWN, says_tied, twin
+from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
+from registry.breadcrumbs.diffing.ties import says_tied, twin
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidCheckpoint
@@ -26,7 +28,9 @@ MAX_NAME_LENGTH = 1000
 MAX_PREFIX_PARTS = 8
 """Most parts of a name by which the base's may be shorter or longer."""
 
-_FACTOR = re.compile(r"(.+)\.lora_(?:([AB])\.weight|(embedding_[AB]))")
+_FACTOR = re.compile(r"(.+)\.lora_(?:([AB])(?:\.default)?\.weight|(embedding_[AB])|(magnitude_vector)(?:\.weight)?)")
+_WRAPPED = re.compile(rf"^(?:_orig_mod\.|module\.)*{re.escape(PREFIX)}")  # by torch.compile or DDP as well
+MAGNITUDE = "magnitude_vector"
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,14 @@ class Product:
         a, b: The adapter's names of its factors.
         scale: The factor s.
         turned: Whether the weight is [in, out].
+        magnitude: The adapter's name of DoRA's magnitudes; None for LoRA.
     """
 
     a: str
     b: str
     scale: float
     turned: bool
+    magnitude: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class _Factors:
         rank: The r of the module.
         embedding: Whether it is an embedding, whose weight is [in, out].
         straight, turned: The weight's shape if it is [out, in], and if it is [in, out].
+        magnitude: The adapter's name of DoRA's magnitudes; None for LoRA.
     """
 
     module: str
@@ -80,6 +87,7 @@ class _Factors:
     embedding: bool
     straight: tuple[int, ...]
     turned: tuple[int, ...]
+    magnitude: str | None
 
     @property
     def name(self) -> str:
@@ -87,13 +95,16 @@ class _Factors:
         return f"{self.module}.weight"
 
 
-def find_parts(base: Checkpoint, file: Checkpoint, config: AdapterConfig) -> dict[str, Part]:
+def find_parts(
+    base: Checkpoint, file: Checkpoint, config: AdapterConfig, pairs: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, Part]:
     """Return what an adapter makes of each tensor that it changes.
 
     Args:
         base: The base.
         file: The adapter's file.
         config: Its settings.
+        pairs: The keys of each module's factors, by module and letter; read from PEFT's names when None.
 
     Returns:
         The parts by the base's names, or by the adapter's where the base has no such tensor.
@@ -102,7 +113,9 @@ def find_parts(base: Checkpoint, file: Checkpoint, config: AdapterConfig) -> dic
         InvalidCheckpoint: The adapter is not plain LoRA, or its parts do not go together.
         CheckpointMismatch: Its names fit the base in several ways.
     """
-    pairs, whole = _sort(file)
+    whole: Mapping[str, str] = {}
+    if pairs is None:
+        pairs, whole = _sort(file, config.dora)
     factors = [_read_factors(file, module, keys, config) for module, keys in pairs.items()]
     names = _rename(base, sorted({each.name for each in factors} | whole.keys()))
     parts = {names[name]: Part(file, key, file.tensors[key]) for name, key in whole.items()}
@@ -110,21 +123,22 @@ def find_parts(base: Checkpoint, file: Checkpoint, config: AdapterConfig) -> dic
     for each in factors:
         name = names[each.name]
         shape = each.turned if each.name in turned else each.straight
-        product = Product(each.a, each.b, config.scale(each.module, each.rank), each.name in turned)
+        product = Product(each.a, each.b, config.scale(each.module, each.rank), each.name in turned, each.magnitude)
         parts[name] = _add(base, parts.get(name), name, shape, product)
     return parts
 
 
-def _sort(file: Checkpoint) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+def _sort(file: Checkpoint, dora: bool) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Return the keys of each module's factors, by module and letter, and of whole tensors by their model's names."""
     pairs: dict[str, dict[str, str]] = {}
     whole: dict[str, str] = {}
     for key in file.tensors:
         if len(key) > MAX_NAME_LENGTH:
             raise InvalidCheckpoint(f"{ADAPTER} has a name of {len(key)} characters, {show(key)}; {MERGE}.", field=key)
-        name = key.removeprefix(PREFIX)
-        if match := _FACTOR.fullmatch(name) if name != key else None:
-            pairs.setdefault(match[1], {})[match[2] or match[3]] = key
+        name = _WRAPPED.sub("", key, count=1)
+        match = _FACTOR.fullmatch(name) if name != key else None
+        if match and (dora or not match[4]):
+            pairs.setdefault(match[1], {})[match[2] or match[3] or match[4]] = key
             continue
         module, dot, leaf = name.rpartition(".")
         if name == key or any(part.startswith(("lora_", "token_adapter")) for part in name.split(".")):
@@ -144,9 +158,11 @@ def _read_factors(file: Checkpoint, module: str, keys: Mapping[str, str], config
     def flawed(rule: str, step: str = MERGE) -> InvalidCheckpoint:
         return InvalidCheckpoint(f"The adapter's {show(module)} {rule}; {step}.", field=min(keys.values()))
 
-    if keys.keys() not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
+    magnitude = keys.get(MAGNITUDE)
+    letters = sorted(keys.keys() - {MAGNITUDE})
+    if letters not in (["A", "B"], ["embedding_A", "embedding_B"]):
         raise flawed("needs one lora_A and one lora_B", "save the adapter again")
-    a, b = (keys[letter] for letter in sorted(keys))
+    a, b = (keys[letter] for letter in letters)
     embedding = "A" not in keys
     first, second = (file.tensors[key].shape for key in (a, b))
     if not {file.tensors[key].dtype for key in (a, b)} <= FLOATS:
@@ -160,7 +176,11 @@ def _read_factors(file: Checkpoint, module: str, keys: Mapping[str, str], config
         raise flawed(f"has rank {rank}, and {CONFIG} says {expected:g}", "use the two files of one adapter")
     if rank > MAX_RANK:
         raise flawed(f"has rank {rank}, more than the {MAX_RANK} allowed")
-    return _Factors(module, a, b, rank, embedding, (second[0], *first[1:]), (*first[1:], second[0]))
+    if config.dora:
+        held = file.tensors[magnitude] if magnitude else TensorSpec("F32", ())
+        if magnitude is None or held.numel != second[0] or held.dtype not in FLOATS:
+            raise flawed(f"needs a lora_magnitude_vector of {second[0]} numbers, since it is DoRA", "save it again")
+    return _Factors(module, a, b, rank, embedding, (second[0], *first[1:]), (*first[1:], second[0]), magnitude)
 
 
 def _find_turned(

@@ -10,32 +10,51 @@ is hashed. Same inputs give the same bytes; the patch's identity is their sha256
 """
 
 import hashlib
+import math
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import BinaryIO
 
 import numpy as np
 
 from registry.breadcrumbs.diffing.changes import Changes, MaskFinder, Workspace
+from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
 from registry.breadcrumbs.diffing.mask import groups_of
-from registry.breadcrumbs.diffing.pairing import NAMES_SHOWN, Pairing, pair
+from registry.breadcrumbs.diffing.pairing import Choice, Pairing, SharedRows, pair
 from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.digest import digest_of
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, format_header, show
 from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo, format_metadata, layout
+from registry.breadcrumbs.kernels.check import measure_change
+from registry.breadcrumbs.kernels.compose import CODES
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch
 from registry.files.copying import copy_range, read_at, write_at
 from registry.files.durable import new_files
 from registry.files.progress import Meter, Progress
 from registry.files.threads import call_each
+
+
+@dataclass(frozen=True)
+class Diffed(PatchInfo):
+    """The patch that `diff` wrote.
+
+    Args:
+        pairing: How base and tuned checkpoint were paired.
+        relative_change: norm(tuned - base) / norm(base) of the tensors that were compared; None if they are 0 in the
+            base.
+    """
+
+    pairing: Pairing = field(default_factory=lambda: Pairing({}, []), compare=False)
+    relative_change: float | None = field(default=None, compare=False)
 
 
 def diff(
@@ -50,7 +69,10 @@ def diff(
     device: str = "cpu",
     threads: int | None = None,
     device_memory: int | None = None,
-) -> PatchInfo:
+    strip_prefix: str | None = None,
+    shared_only: bool = False,
+    shared_rows: bool = False,
+) -> Diffed:
     """Write the patch from base to tuned. Same inputs, same bytes.
 
     Args:
@@ -64,9 +86,12 @@ def diff(
         device: `auto`, `cpu` or `cuda`: where the masks of whole tensors are found; it changes no byte.
         threads: How many tensors are compared at a time; as many as there are processors when None.
         device_memory: Most bytes to use on a GPU; the smaller of 4 GiB and a quarter of what is free when None.
+        strip_prefix: Taken from the names of the side that has it; found by itself when None.
+        shared_only: Whether tensors that only one side has, or that have other shapes, are left out.
+        shared_rows: Whether of tensors that differ in their first dimension the rows that both have are compared.
 
     Returns:
-        What was written, with the file's sha256.
+        What was written, with the file's sha256, and how the two were paired.
 
     Raises:
         CheckpointMismatch: The two do not fit together, or integer tensors differ.
@@ -75,7 +100,9 @@ def diff(
     """
     params = params or MaskParams()
     gpu = None if pick_device(device) == "cpu" else open_gpu(device_memory)
-    pairing = pair(base, tuned, include, exclude)
+    pairing = pair(base, tuned, Choice(include, exclude, strip_prefix, shared_only, shared_rows))
+    if pairing.rows:
+        tuned = SharedRows(base, tuned, {pairing.partner[name]: name for name in pairing.rows})
     read = [*pairing.partner.values(), *(name for pair_ in pairing.same for name in pair_)]
     meter = Meter(base.size + sum(map(tuned.bytes_of, read)), progress)
     digests = _compare_integers(base, tuned, pairing, meter)
@@ -101,7 +128,9 @@ def diff(
         parts = [(plan[name], tensor.length) for name, tensor in kept.items()]
         sha256, total = _settle(file, header, parts, out.parent)
     specs = {name: base.tensors[name] for name in kept}
-    return PatchInfo(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256)
+    change, whole = (math.fsum(tensors[name].squares[at] for name in floats) for at in (0, 1))
+    relative = math.sqrt(change / whole) if whole else None
+    return Diffed(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256, pairing, relative)
 
 
 def _header(base: Checkpoint, nnz: Mapping[str, int], digest: str, params: MaskParams) -> bytes:
@@ -174,7 +203,8 @@ def _check_same(tuned: Weights, extra: str, other: str, meter: Meter) -> None:
         return
     raise CheckpointMismatch(
         f"The fine-tuning untied {show(extra)} from {show(other)}: the base ties them and holds one, the tuned "
-        "checkpoint holds two that differ. Untie them in the base first, or leave one out with exclude.",
+        "checkpoint holds two that differ. Untie them in the base first, or leave out both: "
+        f"`--exclude {quote(extra)} --exclude {quote(other)}`.",
         field=extra,
     )
 
@@ -191,22 +221,25 @@ class _Compared:
         total: How many elements changed, as of `Changes`.
         nnz: How many of them stay.
         length: Bytes of mask and values in the patch.
+        squares: Sums of the squares of tuned - base and of base.
     """
 
     digest: str
     total: int = 0
     nnz: int = 0
     length: int = 0
+    squares: tuple[float, ...] = (0.0, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Pair:
-    """A tensor of the base and its partner, on disk."""
+    """A tensor of the base and its partner, on disk, and what was read of the partner last."""
 
     base: Checkpoint
     name: str
     tuned: Weights
     other: str
+    last: memoryview = field(default_factory=lambda: memoryview(b""))
 
     @property
     def numel(self) -> int:
@@ -219,6 +252,7 @@ class _Pair:
     def read(self, start: int, base: memoryview, tuned: memoryview) -> None:
         self.base.fill(base, self.name, start * DTYPES[self.dtypes[0]])
         self.tuned.fill(tuned, self.other, start * DTYPES[self.dtypes[1]])
+        self.last = tuned
 
 
 class _Comparison:
@@ -244,20 +278,24 @@ class _Comparison:
         if spec.numel == 0:
             return _Compared(digest.hexdigest())
         pair_ = _Pair(self.base, name, self.tuned, self.partner[name])
-        widths = [DTYPES[dtype] for dtype in pair_.dtypes]
+        widths, codes = ([table[dtype] for dtype in pair_.dtypes] for table in (DTYPES, CODES))
+        squares = np.zeros(2)
 
         def visit(view: memoryview) -> None:
             digest.update(view)
-            self.meter.add(len(view) // widths[0] * sum(widths))
+            size = len(view) // widths[0]
+            sides = np.frombuffer(view, np.uint8), np.frombuffer(pair_.last, np.uint8)
+            squares[:] += measure_change(sides[0], codes[0], sides[1], codes[1], size)
+            self.meter.add(size * sum(widths))
 
         workspace = self.workspaces.get()
         changes = workspace.find(pair_, groups_of(spec, self.params), visit)
         if changes.not_finite:
             self._refuse_not_finite(pair_)
         if not changes.nnz:
-            return _Compared(digest.hexdigest(), changes.total)
+            return _Compared(digest.hexdigest(), changes.total, squares=tuple(squares))
         length = self._write(workspace, changes, name, spec)
-        return _Compared(digest.hexdigest(), changes.total, changes.nnz, length)
+        return _Compared(digest.hexdigest(), changes.total, changes.nnz, length, tuple(squares))
 
     def _write(self, workspace: Workspace, changes: Changes, name: str, spec: TensorSpec) -> int:
         """Write mask and values; return their bytes."""

@@ -1,6 +1,7 @@
-"""The CPU kernels of checks: measure the values of a patch and their base, and count those that are its rounding."""
+"""The CPU kernels of measures: of a patch, of its base and what is rounding of it, and of how far a model moved."""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -130,3 +131,26 @@ def _count_rounded(bases, values, count, value_code, scratch):
 def warm_up() -> None:
     """Measure no values, so that numba loads what it needs before any kernel: most of a second in a new process."""
     measure_values(np.empty(PAD, np.uint8), F32, 4, 0)
+
+
+@partial(kernel, any_order=True)
+def measure_change(base, base_code, tuned, tuned_code, size):
+    """Return the sums of the squares of tuned - base and of base, in float64.
+
+    Args:
+        base, tuned: uint8, the bytes of the elements, in memory that has PAD more.
+        base_code, tuned_code: Their dtypes.
+        size: How many elements.
+    """
+    before, after = np.empty(SPAN + 16, np.float64), np.empty(SPAN + 16, np.float64)
+    change = whole = 0.0
+    widths = np.array([2, 2, 4, 8])
+    for start in range(0, size, SPAN):
+        span = min(SPAN, size - start)
+        load_doubles(base, widths[base_code] * start, base_code, span, before)
+        load_doubles(tuned, widths[tuned_code] * start, tuned_code, span, after)
+        for place in range(span):
+            delta = after[place] - before[place]
+            change += delta * delta
+            whole += before[place] * before[place]
+    return change, whole

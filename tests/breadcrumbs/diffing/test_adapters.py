@@ -226,6 +226,17 @@ def test_tied_weights_stay_tied_or_are_told(tmp_path: Path, tensors: dict[str, t
                 diff(before, after, tmp_path / "patch", LOOSE)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_that_the_base_holds_twice_goes_with_the_embedding_it_is_tied_to(tmp_path: Path, tied: bool) -> None:
+    table = random(7, 5, seed=2)
+    held = {"model.embed_tokens.weight": table, "lm_head.weight": table.clone()}
+    base = write_model(tmp_path / "base", held, config={"tie_word_embeddings": tied})
+    adapter = write_adapter(tmp_path / "adapter", EMBED)
+    with open_checkpoint(base) as before, open_adapted(adapter, before) as after:
+        patch = diff(before, after, tmp_path / "patch", LOOSE)
+    assert set(patch.tensors) == ({*held} if tied else {"model.embed_tokens.weight"})
+
+
 def test_square_weights_lie_as_the_settings_say_unless_shapes_contradict(tmp_path: Path) -> None:
     base = write_model(tmp_path / "base", {"s.weight": torch.zeros(5, 5), "w.weight": torch.zeros(5, 3)})
     pair = factors("s", 5, 5)

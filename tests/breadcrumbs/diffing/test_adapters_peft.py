@@ -66,6 +66,9 @@ CASES = {
     "all linear": ("llama", {"target_modules": "all-linear", "init_lora_weights": "orthogonal", "r": 4}),
     "transposed": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "bias": "all"}),
     "transposed, unsaid": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "bias": "lora_only"}),
+    "dora": ("llama", {"target_modules": [*ATTENTION, "up_proj", "embed_tokens"], "r": 3, "use_dora": True}),
+    "dora, transposed": ("gpt2", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True, "use_dora": True}),
+    "dora, convolutions": ("convolutions", {"target_modules": ["line", "plane"], "r": 2, "use_dora": True}),
     "convolutions": ("convolutions", {"target_modules": ["line", "plane", "point"], "r": 2}),
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ def refuse(base: Path, adapter: Path, told: str) -> None:
         ({"peft_type": "LOHA"}, "type 'LOHA'"),
         ({"peft_type": "IA3"}, "type 'IA3'"),
         ({"peft_type": None}, "type 'None'"),
-        ({"use_dora": True}, "uses DoRA.*merge_and_unload"),
+        ({"use_dora": True}, "needs a lora_magnitude_vector of 3 numbers"),
         ({"lora_bias": True}, "lora_bias"),
         ({"layer_replication": [[0, 1]]}, "replicated layers"),
         ({"target_parameters": ["experts"]}, "bare parameters"),

@@ -131,7 +131,7 @@ def test_globs_choose_tensors_and_the_base_digest_stays_whole(tmp_path):
         _, info = make(tmp_path / f"{number + 1}", BASE, TUNED, **options)
         assert set(info.tensors) == {"scalar", "single"}
         assert info.base == whole.base
-    with pytest.raises(InvalidRequest, match="matches the glob 'nothing"):
+    with pytest.raises(InvalidRequest, match=r"No tensor matches `--include 'nothing"):
         make(tmp_path / "4", BASE, TUNED, include=["nothing*"])
 
 
@@ -228,8 +228,12 @@ def test_tied_tensors_are_found_by_their_other_name(tmp_path, base, tuned, chang
     path, _ = make(tmp_path / "tied", base, tuned, MaskParams("0", "0"), TIED)
     assert decode(path) == {name: [(0, 0.5), (1, 0.5)] for name in changed}
     for config in (None, {"tie_word_embeddings": False}):
-        with pytest.raises(CheckpointMismatch, match="not fit"):
-            make(tmp_path / f"not tied {config}", base, tuned, MaskParams("0", "0"), config)
+        folder = tmp_path / f"not tied {config}"
+        if len(base) < 2 and len(tuned) < 2:
+            with pytest.raises(CheckpointMismatch, match="not fit"):
+                make(folder, base, tuned, MaskParams("0", "0"), config)
+        else:  # one side has equal bits for both
+            assert decode(make(folder, base, tuned, MaskParams("0", "0"), config)[0]) == decode(path)
 
 
 def test_a_head_that_the_fine_tuning_untied_is_an_error(tmp_path):
@@ -321,7 +325,7 @@ def test_masks_and_values_are_staged_chunk_by_chunk(tmp_path, drop_bottom, chunk
 
 def test_two_new_tensors_are_no_tie_of_each_other(tmp_path):
     with pytest.raises(CheckpointMismatch, match="2 tensors do not fit"):
-        make(tmp_path, {"w": W0}, {"w": W1, EMB: W1.clone(), HEAD: W1.clone()}, config=TIED)
+        make(tmp_path, {"w": W0}, {"w": W1, EMB: W1 + 1, HEAD: W1 + 1}, config=TIED)
 
 
 @pytest.mark.parametrize(("size", "kind"), [(32, "bitmask"), (33, "indices")])

@@ -70,12 +70,24 @@ def test_an_adapter_may_be_on_the_hub(
     assert WEIGHT in crumb("show", "patch.safetensors")
 
 
+@pytest.mark.parametrize(("named", "doubted"), [("org/base", False), ("Org/Base", False), ("org/other", True)])
+def test_an_adapter_for_another_model_of_the_hub_is_doubted(
+    crumb: Crumb, base: Path, pair: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, named: str, doubted: bool
+) -> None:
+    write_adapter(base.parent / "adapter", pair, base_model_name_or_path=named)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: str(base))
+    crumb("diff", "org/base", "adapter", "-o", "patch.safetensors")
+    assert ("was trained on org/other, and the base is org/base" in crumb.errors) == doubted
+    crumb("diff", "base", "adapter", "-o", "patch.safetensors")
+    assert "was trained on" not in crumb.errors
+
+
 def test_what_is_no_plain_adapter_is_one_sentence(
     crumb: Crumb, base: Path, pair: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    write_adapter(tmp_path / "adapter", pair, use_dora=True)
+    write_adapter(tmp_path / "adapter", pair, use_qalora=True)
     crumb("diff", "base", "adapter", "-o", "patch.safetensors", code=1)
-    assert "DoRA" in crumb.errors
+    assert "QALoRA" in crumb.errors
     assert "merge_and_unload" in crumb.errors
     assert crumb.errors.count("\n") == 1
     assert not (tmp_path / "patch.safetensors").exists()

@@ -1,0 +1,182 @@
+"""Formats of adapters: LoRA files of other programs than PEFT, whose names are turned into those of the base.
+
+    kohya       lora_unet_<module, _ for .>.lora_down.weight, .lora_up.weight, .alpha       also lora_te_, lora_te1_ ...
+    diffusers   unet.<module>.lora_A.weight, .lora_B.weight, or .lora.down.weight, .lora.up.weight, and older ones
+
+Both scale a product by alpha / r, and by 1 where there is no alpha. What has other arithmetic (LoHa, LoKr ...) is named
+and refused, and so is a file of PEFT's without the adapter_config.json that holds its scale.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from registry.breadcrumbs.diffing.adapter_config import CONFIG, MERGE, AdapterConfig, Numbers
+from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
+from registry.breadcrumbs.formats.arrays import read_floats
+from registry.breadcrumbs.formats.checkpoint import Checkpoint
+from registry.breadcrumbs.formats.header import FLOATS, Header, show
+from registry.errors import CheckpointMismatch, InvalidCheckpoint
+
+KOHYA, DIFFUSERS, PEFT = "kohya", "diffusers", "PEFT"
+
+COMPONENTS = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2",
+              "te3": "text_encoder_3", "transformer": "transformer", "prior": "prior"}  # fmt: skip
+"""The folder of a diffusers model that each of kohya's prefixes means."""
+
+METHODS = {
+    "hada_": "LoHa", "lokr_": "LoKr", "ia3_": "IA3", "oft_": "OFT", "boft_": "BOFT", "vera_lambda": "VeRA",
+    "dora_scale": "DoRA of LyCORIS", "lora_mid": "LoCon with a core (Tucker decomposition)", "glora_": "GLoRA",
+    "prompt_embeddings": "prompt tuning", "lora_E": "AdaLoRA", "diff_b": "full differences",
+}  # fmt: skip
+"""Parts of names that only adapters of a kind have, and what people call it."""
+
+METADATA = "lora_adapter_metadata"
+"""The key of a header under which diffusers keeps an adapter's settings."""
+
+_FACTOR = re.compile(
+    r"(.+?)(?:\.processor)?(?:\.(lora_down|lora_up|lora_A|lora_B)(?:\.default)?"
+    r"|\.(lora|lora_linear_layer)\.(down|up)|\.(to_[qkv]|to_out)_lora\.(down|up))\.weight"
+)
+_KOHYA = re.compile(r"lora_(unet|te[123]?|transformer|prior)_(.+)")
+_LETTERS = {"lora_down": "A", "lora_up": "B", "lora_A": "A", "lora_B": "B", "down": "A", "up": "B"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """What an adapter's file of another program holds.
+
+    Args:
+        program: `kohya` or `diffusers`.
+        pairs: The keys of each module's factors, by module, as the base calls it, and letter.
+        alphas: The lora_alpha of each module that has one.
+    """
+
+    program: str
+    pairs: dict[str, dict[str, str]]
+    alphas: dict[str, float]
+
+    def settings(self, file: Checkpoint) -> AdapterConfig:
+        """Return the settings that the file stands for; a module without an alpha has that of its rank."""
+        ranks = {
+            module: float((*file.tensors[keys["A"]].shape, 0)[0]) if "A" in keys else 0.0
+            for module, keys in self.pairs.items()
+        }
+        return AdapterConfig(None, False, False, Numbers(ranks), Numbers(ranks | self.alphas))
+
+
+def program_of(header: Header) -> str | None:
+    """Return which program's LoRA a file is by its names; None if it is not one."""
+    names = list(header.entries)
+    if any(_KOHYA.match(name) for name in names) and any(".lora_down." in name or part_of(name) for name in names):
+        return KOHYA
+    if not any(_FACTOR.fullmatch(name) for name in names):
+        return PEFT if any(part_of(name) for name in names) else None
+    return PEFT if any("base_model.model." in name for name in names) else DIFFUSERS
+
+
+def part_of(name: str) -> str | None:
+    """Return the method of which a name is a part, if it is not LoRA."""
+    return next((method for part, method in METHODS.items() if part in name), None)
+
+
+def read_names(file: Checkpoint, base: Checkpoint, program: str, what: str) -> Named:
+    """Return the factors of an adapter by the base's names.
+
+    Args:
+        file: The adapter's file.
+        base: The base.
+        program: As `program_of` gives it.
+        what: What messages call the file.
+
+    Raises:
+        InvalidCheckpoint: It is not LoRA, or lacks its scale.
+        CheckpointMismatch: The base does not have its modules.
+    """
+    method = next(filter(None, map(part_of, file.tensors)), None)
+    if method is not None:
+        raise InvalidCheckpoint(
+            f"{what} is an adapter of the kind {method}; of files without {CONFIG} only LoRA is read here: merge it "
+            "into the base with the program that made it, save that as safetensors, and diff the merged model."
+        )
+    if program == PEFT:
+        raise InvalidCheckpoint(
+            f"{what} is a LoRA adapter as PEFT saves it, without its {CONFIG}, which holds the scale of its changes; "
+            f"put the two into one folder and give that, or {MERGE}."
+        )
+    found: dict[str, dict[str, str]] = {}
+    alphas: dict[str, float] = {}
+    for key, spec in file.tensors.items():
+        if match := _FACTOR.fullmatch(key):
+            module = match[1] + (f".{match[5].replace('to_out', 'to_out.0')}" if match[5] else "")
+            letter = _LETTERS[match[2] or match[4] or match[6]]
+            if letter in found.setdefault(module, {}):
+                raise InvalidCheckpoint(f"{what} holds two factors for {show(module)}; save the adapter again.")
+            found[module][letter] = key
+        elif key.endswith(".alpha") and spec.numel == 1 and spec.dtype in FLOATS:
+            alphas[key.removesuffix(".alpha")] = float(read_floats(file, key, 0, 1)[0])
+        else:
+            raise InvalidCheckpoint(
+                f"{what} is a LoRA of {program}, and its {show(key)} is not a part of one that is read here; {MERGE}.",
+                field=key,
+            )
+    if program == DIFFUSERS:
+        alphas = _read_metadata(file, found, what) | alphas
+    names = _match(found, base, program)
+    missing = [module for module in found if module not in names]
+    if missing:
+        listed = ", ".join(map(show, missing[:NAMES_SHOWN]))
+        raise CheckpointMismatch(
+            f"{what} is a LoRA of {program} for modules that the base does not have, or has more than once: {listed}; "
+            "choose the base that it was trained on.",
+            field=missing[0],
+        )
+    pairs = {names[module]: keys for module, keys in found.items()}
+    if len(pairs) < len(found):
+        raise CheckpointMismatch(f"{what} holds two LoRAs for one tensor of the base; save the adapter again.")
+    return Named(program, pairs, {names[module]: alpha for module, alpha in alphas.items() if module in names})
+
+
+def _read_metadata(file: Checkpoint, modules: Iterable[str], what: str) -> dict[str, float]:
+    """Return the lora_alpha of each module that the header has, as diffusers writes it since 0.35."""
+    text = next(iter(file.headers.values())).metadata.get(METADATA)
+    if text is None:
+        return {}
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise InvalidCheckpoint(f"{what} has a header whose {METADATA} is not a JSON object; save the adapter again.")
+    alphas = {}
+    for key, value in settings.items():
+        component, _, name = key.partition(".")
+        if name in ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora", "lora_bias") and value:
+            raise InvalidCheckpoint(
+                f"{what} is a LoRA of diffusers with the setting {show(name)}, which is not read here; {MERGE}."
+            )
+        if name == "lora_alpha" and isinstance(value, int | float) and abs(value) < 2**31:
+            alphas[component] = float(value)
+    held = ((module, module.partition(".")[0]) for module in modules)
+    return {module: alphas[component] for module, component in held if component in alphas}
+
+
+def _match(modules: Iterable[str], base: Checkpoint, program: str) -> Mapping[str, str]:
+    """Return the base's module for each of an adapter's that it has once."""
+    held: dict[tuple[str, str], list[str]] = {}
+    for name in base.tensors:
+        if name.endswith(".weight"):
+            module = name.removesuffix(".weight")
+            folder, _, rest = module.rpartition("/")
+            held.setdefault((folder, rest.replace(".", "_") if program == KOHYA else rest), []).append(module)
+    found = {}
+    for module in modules:
+        match = _KOHYA.fullmatch(module) if program == KOHYA else None
+        folder, rest = (COMPONENTS[match[1]], match[2]) if match else (module.partition(".")[0], module)
+        inner = module.partition(".")[2] if folder in COMPONENTS.values() and not match else rest
+        for place in ((folder, inner), ("", inner), ("", rest)):
+            if len(held.get(place, ())) == 1:
+                found[module] = held[place][0]
+                break
+    return found

@@ -1,0 +1,103 @@
+"""Faults: why tensors of two checkpoints do not fit, and which option of `crumb diff` helps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from shlex import quote
+
+from registry.breadcrumbs.diffing.prefixes import Prefix
+from registry.breadcrumbs.diffing.ties import is_vocabulary
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
+from registry.breadcrumbs.formats.header import show
+
+NAMES_SHOWN = 20
+"""Most tensors that a message names."""
+
+MISSING, ADDED, ROWS, SHAPE, DTYPE = "missing", "added", "rows", "shape", "dtype"
+"""Kinds of faults; `rows` is another first dimension."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A tensor that does not fit.
+
+    Args:
+        name: The base's name for it, or the tuned checkpoint's if it is `added`.
+        kind: One of the kinds above.
+        text: The fault, as a sentence says it of the tensor.
+    """
+
+    name: str
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{show(self.name)} {self.text}"
+
+
+def list_faults(faults: Sequence[Fault], base: Checkpoint, tuned: Weights, compared: int, prefix: Prefix) -> str:
+    """Return the message for tensors that do not fit: what is wrong, and what to add to the command.
+
+    Args:
+        faults: The faults.
+        base: The base.
+        tuned: The tuned checkpoint.
+        compared: How many tensors of the base were looked for.
+        prefix: The prefix without which they were.
+    """
+    one_sided = _name_quantised(base, tuned)
+    if one_sided:
+        return one_sided
+    named = "; ".join(map(str, faults[:NAMES_SHOWN]))
+    more = f"; and {len(faults) - NAMES_SHOWN} more" if len(faults) > NAMES_SHOWN else ""
+    plural = "tensor does" if len(faults) == 1 else "tensors do"
+    told = f"{prefix} " if prefix.text else ""
+    fit = compared - sum(fault.kind != ADDED for fault in faults)
+    return f"{told}{len(faults)} {plural} not fit: {named}{more}. {_remedy(faults) if 2 * fit >= compared else _OTHER}"
+
+
+QUANTISERS = {"bitsandbytes": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ"}
+"""Values of quant_method, and what people call them."""
+
+
+def _name_quantised(base: Weights, tuned: Weights) -> str | None:
+    """Return the sentence for two checkpoints of which one is quantised, by its config.json, and the other is not."""
+    methods = [_quantiser(getattr(side, "config", None)) for side in (base, tuned)]
+    if (methods[0] is None) == (methods[1] is None):
+        return None
+    what, other = ("base", "tuned checkpoint") if methods[0] else ("tuned checkpoint", "base")
+    return (
+        f"The {what} is quantised by {methods[0] or methods[1]} (quantization_config in its config.json) and the "
+        f"{other} is not, so they hold different tensors. Use the weights from before the {what} was quantised; if an "
+        "adapter was trained on them, use that: `crumb diff BASE ADAPTER -o patch.safetensors`."
+    )
+
+
+def _quantiser(config: object) -> str | None:
+    """Return what quantised a model, by its config.json."""
+    settings = config.get("quantization_config") if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        return None
+    method = settings.get("quant_method")
+    if method is None and (settings.get("load_in_8bit") or settings.get("load_in_4bit")):
+        method = "bitsandbytes"
+    return QUANTISERS.get(str(method)) or (show(str(method)) if method else "a method that it does not name")
+
+
+_OTHER = (
+    "Most tensors of the base have no partner, so the tuned model is of another architecture; choose the base that it "
+    "was made from."
+)
+
+
+def _remedy(faults: Sequence[Fault]) -> str:
+    """Return the sentence with the options that help."""
+    rows = any(fault.kind == ROWS and is_vocabulary(fault.name) for fault in faults)
+    options, left = ["--shared-rows"] if rows else [], False
+    for fault in faults:
+        if fault.kind == DTYPE or (rows and fault.kind == ROWS and not is_vocabulary(fault.name)):
+            options.append(f"--exclude {quote(fault.name)}")
+        elif fault.kind != ROWS or not rows:
+            left = True
+    options += ["--shared-only"] if left else []
+    how = "Compare the rows that both have" if options == ["--shared-rows"] else "Compare what both have"
+    return f"A patch needs the same tensors on both sides. {how} with `{' '.join(options)}`."
