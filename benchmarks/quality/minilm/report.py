@@ -238,8 +238,9 @@ def _rule_tables(results: Results) -> str:
 
 Each rule has one factor, chosen to lose least on average; in the last but one column, chosen on the other worlds. Norm
 rule: alpha = f x mean norm of the patches / norm of their sum; `of what is made`: / norm of what ties or mean makes of
-them. The last two look at the norm of the base, too, and are alpha auto where f is 0.3. Between the alphas that were tried, scores are interpolated over log alpha; `outside` is the part of alphas beyond
-those tried, whose regret is understated.
+them. The last two look at the norm of the base, too, and are alpha auto where f is 0.3. Between the alphas that were
+tried, scores are interpolated over log alpha; `outside` is the part of alphas beyond those tried, whose regret is
+understated.
 
 {below(tables)}"""
 
