@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from client.terminal.addresses import decimal, parse_file
 from client.terminal.cards import Card
 from client.terminal.console import Console, size
 from registry.breadcrumbs.comparing.alpha import AUTO
+from registry.breadcrumbs.formats.weight_files import tell_left_out
 from registry.errors import InvalidCheckpoint, InvalidRecipe, InvalidRequest, NotFound, WrongState
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class MadePatch(Card):
         model_size: Of the base's weights, in bytes.
         adapter: Whether the tuned model was a LoRA adapter.
         adapter_base: The model that the adapter names as its base, if any.
+        left_out: Files of `base` and of `tuned` that may hold weights and are no part of the model.
     """
 
     file: Path
@@ -54,6 +56,7 @@ class MadePatch(Card):
     model_size: int
     adapter: bool = False
     adapter_base: str | None = None
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def density(self) -> float:
@@ -90,6 +93,7 @@ class Applied(Card):
         base: Weights digest of the base.
         device: Where it was computed.
         seconds: How long that took.
+        left_out: Files of the base that may hold weights and are no part of the model; they were not copied.
     """
 
     folder: Path
@@ -98,6 +102,7 @@ class Applied(Card):
     base: str
     device: str
     seconds: float
+    left_out: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what `crumb apply` shows."""
@@ -167,6 +172,10 @@ def diff(
     with open_checkpoint(models[0]) as before, open_tuned(models[1], before) as after:
         if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
             raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
+        left_out = {"base": list(before.left_out), "tuned": list(getattr(after, "left_out", ()))}
+        for what, paths in left_out.items():
+            if paths:
+                console.note(tell_left_out(paths, f"the {what} model"))
         with console.progress("comparing") as progress:
             info = write_patch(
                 before, after, out, params, include, exclude, progress, device=device, device_memory=device_memory
@@ -183,6 +192,7 @@ def diff(
             model_size=before.size,
             adapter=adapter is not None,
             adapter_base=adapter.base_model if adapter else None,
+            left_out=left_out,
         )
 
 
@@ -255,12 +265,15 @@ def apply(
         with console.progress("composing") as progress:
             composed = compose(checkpoint, opened, recipe, temporary, device, progress, device_memory=device_memory)
         assert composed.weights_digest is not None
-        copy_others(base, temporary, list(composed.files))
+        copy_others(base, temporary, checkpoint.indexes)
         named = [CardItem(sha256, None, path.name) for sha256, path in zip(digests, files, strict=True)]
         title, old = folder.absolute().name, _read_card(base)
-        card = render_card(title, name or digest, recipe, composed.weights_digest, named, old)
+        left_out = list(checkpoint.left_out)
+        if left_out:
+            console.note(tell_left_out(left_out, "the base"))
+        card = render_card(title, name or digest, recipe, composed.weights_digest, named, old, left_out)
         (temporary / "README.md").write_text(card, "utf-8")
-    return Applied(folder, composed.weights_digest, recipe.digest, digest, composed.device, composed.seconds)
+    return Applied(folder, composed.weights_digest, recipe.digest, digest, composed.device, composed.seconds, left_out)
 
 
 def _factors(
