@@ -44,6 +44,7 @@ class MadePatch(Card):
         adapter: Whether the tuned model was a LoRA adapter.
         adapter_base: The model that the adapter names as its base, if any.
         left_out: Files of `base` and of `tuned` that may hold weights and are no part of the model.
+        notes: Sentences about what the patch leaves out.
     """
 
     file: Path
@@ -57,6 +58,7 @@ class MadePatch(Card):
     adapter: bool = False
     adapter_base: str | None = None
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def density(self) -> float:
@@ -173,13 +175,22 @@ def diff(
         if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
             raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
         left_out = {"base": list(before.left_out), "tuned": list(getattr(after, "left_out", ()))}
-        for what, paths in left_out.items():
-            if paths:
-                console.note(tell_left_out(paths, f"the {what} model"))
+        notes = [tell_left_out(paths, f"the {what} model") for what, paths in left_out.items() if paths]
         with console.progress("comparing") as progress:
             info = write_patch(
-                before, after, out, params, include, exclude, progress, device=device, device_memory=device_memory
+                before,
+                after,
+                out,
+                params,
+                include,
+                exclude,
+                progress,
+                device=device,
+                device_memory=device_memory,
+                note=notes.append,
             )
+        for sentence in notes:
+            console.note(sentence)
         adapter = after.config if isinstance(after, Adapted) else None
         return MadePatch(
             file=out,
@@ -193,6 +204,7 @@ def diff(
             adapter=adapter is not None,
             adapter_base=adapter.base_model if adapter else None,
             left_out=left_out,
+            notes=notes,
         )
 
 

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 
 from registry.breadcrumbs.diffing.changes import Changes, MaskFinder, Workspace
-from registry.breadcrumbs.diffing.mask import groups_of
+from registry.breadcrumbs.diffing.mask import groups_of, rounds
 from registry.breadcrumbs.diffing.pairing import NAMES_SHOWN, Pairing, pair
 from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
@@ -50,6 +50,7 @@ def diff(
     device: str = "cpu",
     threads: int | None = None,
     device_memory: int | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> PatchInfo:
     """Write the patch from base to tuned. Same inputs, same bytes.
 
@@ -64,6 +65,7 @@ def diff(
         device: `auto`, `cpu` or `cuda`: where the masks of whole tensors are found; it changes no byte.
         threads: How many tensors are compared at a time; as many as there are processors when None.
         device_memory: Most bytes to use on a GPU; the smaller of 4 GiB and a quarter of what is free when None.
+        note: Called with sentences about what the patch leaves out.
 
     Returns:
         What was written, with the file's sha256.
@@ -80,6 +82,15 @@ def diff(
     meter = Meter(base.size + sum(map(tuned.bytes_of, read)), progress)
     digests = _compare_integers(base, tuned, pairing, meter)
     floats = [name for name in pairing.partner if base.tensors[name].dtype in FLOATS]
+    rounded = [name for name in floats if rounds(base.tensors[name].dtype, tuned.dtype_of(pairing.partner[name]))]
+    same = ""
+    if rounded:
+        dtypes = " and ".join(sorted({tuned.dtype_of(pairing.partner[name]) for name in rounded}))
+        same = f", once the base is rounded to {dtypes} as tuned was"
+        note(
+            f"The tuned model is {dtypes} in {len(rounded)} of {len(floats)} tensors, which is less precise than the "
+            "base. They were compared with the base rounded in the same way, so that rounding is no change."
+        )
     with new_files([out]) as (file,), ExitStack() as stack:
         plan = _plan(base, floats, params)
         workspaces = _Workspaces(lambda: stack.enter_context(Workspace(out.parent, gpu)))
@@ -94,7 +105,7 @@ def diff(
                 f"The mask keeps none of {changes} changes: they are outliers (drop_top {params.drop_top}) or small "
                 f"(drop_bottom {params.drop_bottom}); lower one of the two. No patch was written."
                 if changes
-                else "Nothing changed: base and tuned are equal; no patch was written."
+                else f"Nothing changed: base and tuned are equal{same}; no patch was written."
             )
         digest = digest_of(base.tensors, digests)
         header = _header(base, {name: tensor.nnz for name, tensor in kept.items()}, digest, params)
@@ -289,6 +300,12 @@ class _Comparison:
                     "a patch needs finite weights.",
                     field=name,
                 )
+        if rounds(*pair_.dtypes):
+            raise InvalidCheckpoint(
+                f"Tensor {show(pair_.name)} of the base holds values that {pair_.dtypes[1]}, the dtype of the tuned "
+                "one, does not; save the tuned model in the dtype of the base.",
+                field=pair_.name,
+            )
         raise InvalidPatch(
             f"A change in {show(pair_.name)} is too large for float32; leave the tensor out with exclude.",
             field=pair_.name,

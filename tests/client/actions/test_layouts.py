@@ -84,3 +84,22 @@ def test_the_registry_composes_every_component_and_serves_no_copy_of_the_base(
         (base / "2_Dense/model-00001-of-00002.safetensors").read_bytes()
     )
     crumb("verify", "whole", f"ana/embedder@{recipe}", code=3)
+
+
+def test_a_tuned_model_saved_in_a_less_precise_dtype_is_compared_as_it_was_rounded(
+    crumb: Crumb, tmp_path: Path
+) -> None:
+    base = makers.make_checkpoint(tmp_path / "base")
+    for name, shift in (("untrained", 0.0), ("tuned", 0.5)):
+        makers.changed(base, tmp_path / name, lambda name, tensor, shift=shift: lower(name, tensor, shift))
+    crumb("diff", "base", "untrained", "-o", "p", code=1)
+    assert "equal, once the base is rounded to BF16" in crumb.errors
+    made = crumb.json("diff", "base", "tuned", "-o", "p", *EVERYTHING)
+    assert made["tensors"] == 1
+    assert "less precise than the base" in made["notes"][0]
+
+
+def lower(name: str, tensor: torch.Tensor, shift: float) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    return (tensor + (shift if name == makers.HEAD else 0)).bfloat16()
