@@ -16,6 +16,8 @@ from client.machine.folders import model_files
 from client.machine.sources import resolve
 from client.terminal.addresses import check_model
 from client.terminal.console import Console
+from registry.breadcrumbs.formats.checkpoint import list_files
+from registry.breadcrumbs.formats.weight_files import WeightFiles, find_weights, require_whole, tell_left_out
 from registry.errors import InvalidCheckpoint, InvalidRequest, NotFound, WrongState
 from registry.schemas import Model
 
@@ -84,15 +86,19 @@ def _list_files(base: Path, card: Path | None, console: Console) -> dict[str, Pa
         if left_out:
             more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
             console.note(f"Not sent (hidden or pickled): {', '.join(left_out[:SHOWN])}{more}.")
+        weights = find_weights(list_files(base))
+        if copies := [path for path in weights.left_out if path in files]:
+            console.note(tell_left_out(copies))
     else:
+        require_whole(base)
         files = {"model.safetensors": base}
+        weights = WeightFiles(files)
     if card is not None:
         if not card.is_file():
             raise NotFound(f"There is no card {card}.")
         files["README.md"] = card
-    for path, file in files.items():
-        if path.endswith(".safetensors"):
-            _check_weights(file)
+    for file in weights.files.values():
+        _check_weights(file)
     return files
 
 

@@ -16,6 +16,7 @@ from client.terminal.addresses import decimal, parse_file
 from client.terminal.cards import Card
 from client.terminal.console import Console, size
 from registry.breadcrumbs.comparing.alpha import AUTO
+from registry.breadcrumbs.formats.weight_files import tell_left_out
 from registry.errors import InvalidCheckpoint, InvalidRecipe, InvalidRequest, NotFound, WrongState
 from registry.files.kinds import name_kind
 
@@ -51,10 +52,12 @@ class MadePatch(Card):
         adapter: Whether the tuned model was a LoRA adapter.
         adapter_base: The model that the adapter names as its base, if any.
         prefix: What was taken from the names of one side for them to fit; empty if they did.
-        left_out: The tensors that were left out because both sides do not share them, each with the reason.
+        left_out_tensors: Those that were left out because both sides do not share them, each with the reason.
         relative_change: norm(tuned - base) / norm(base) of the tensors that were compared; None if they are 0 in the
             base.
         shared_rows: How many rows were compared of each tensor that has more or fewer of them in the tuned model.
+        left_out: Files of `base` and of `tuned` that may hold weights and are no part of the model.
+        notes: Sentences about what the patch leaves out.
     """
 
     file: Path
@@ -68,9 +71,11 @@ class MadePatch(Card):
     adapter: bool = False
     adapter_base: str | None = None
     prefix: str = ""
-    left_out: tuple[str, ...] = ()
+    left_out_tensors: tuple[str, ...] = ()
     shared_rows: Mapping[str, int] = field(default_factory=dict)
     relative_change: float | None = None
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def density(self) -> float:
@@ -108,6 +113,7 @@ class Applied(Card):
         base: Weights digest of the base.
         device: Where it was computed.
         seconds: How long that took.
+        left_out: Files of the base that may hold weights and are no part of the model; they were not copied.
     """
 
     folder: Path
@@ -116,6 +122,7 @@ class Applied(Card):
     base: str
     device: str
     seconds: float
+    left_out: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what `crumb apply` shows."""
@@ -193,6 +200,8 @@ def diff(
     with open_checkpoint(models[0]) as before, open_tuned(models[1], before) as after:
         if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
             raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
+        left_out = {"base": list(before.left_out), "tuned": list(getattr(after, "left_out", ()))}
+        notes = [tell_left_out(paths, f"the {what} model") for what, paths in left_out.items() if paths]
         with console.progress("comparing") as progress:
             info = write_patch(
                 before,
@@ -207,6 +216,7 @@ def diff(
                 strip_prefix=strip_prefix,
                 shared_only=shared_only,
                 shared_rows=shared_rows,
+                note=notes.append,
             )
         _tell_pairing(info.pairing, console)
         if info.relative_change is not None and info.relative_change >= FAR:
@@ -215,6 +225,8 @@ def diff(
                 "norm(base), and fine-tuning seldom changes a tenth. It may be another model of the same shape; see "
                 "that the tuned model was made from this base."
             )
+        for sentence in notes:
+            console.note(sentence)
         adapter = after.config if isinstance(after, Adapted) else None
         _doubt_adapter(str(base), adapter.base_model if adapter else None, console)
         return MadePatch(
@@ -229,9 +241,11 @@ def diff(
             adapter=adapter is not None,
             adapter_base=adapter.base_model if adapter else None,
             prefix=info.pairing.prefix.text,
-            left_out=tuple(map(str, info.pairing.left_out)),
+            left_out_tensors=tuple(map(str, info.pairing.left_out)),
             shared_rows=info.pairing.rows,
             relative_change=info.relative_change,
+            left_out=left_out,
+            notes=notes,
         )
 
 
@@ -322,12 +336,15 @@ def apply(
         with console.progress("composing") as progress:
             composed = compose(checkpoint, opened, recipe, temporary, device, progress, device_memory=device_memory)
         assert composed.weights_digest is not None
-        copy_others(base, temporary, list(composed.files))
+        copy_others(base, temporary, checkpoint.indexes)
         named = [CardItem(sha256, None, path.name) for sha256, path in zip(digests, files, strict=True)]
         title, old = folder.absolute().name, _read_card(base)
-        card = render_card(title, name or digest, recipe, composed.weights_digest, named, old)
+        left_out = list(checkpoint.left_out)
+        if left_out:
+            console.note(tell_left_out(left_out, "the base"))
+        card = render_card(title, name or digest, recipe, composed.weights_digest, named, old, left_out)
         (temporary / "README.md").write_text(card, "utf-8")
-    return Applied(folder, composed.weights_digest, recipe.digest, digest, composed.device, composed.seconds)
+    return Applied(folder, composed.weights_digest, recipe.digest, digest, composed.device, composed.seconds, left_out)
 
 
 def _factors(

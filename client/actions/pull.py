@@ -111,6 +111,7 @@ def pull_as_patches(
             if any(announced.get(path) != file.sha256 for path, file in composed.files.items()):
                 raise WrongState(other_files(model, base))
             for path, target in zip(composed.files, inside(folder, list(composed.files)), strict=True):
+                target.parent.mkdir(parents=True, exist_ok=True)
                 (work / path).replace(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -11,10 +11,11 @@ from client.api.client import Client
 from client.machine.folders import inside, read_source, strays
 from client.terminal.cards import Card
 from client.terminal.console import Console
+from registry.breadcrumbs.formats.checkpoint import list_files
 from registry.breadcrumbs.formats.digest import digest_files
 from registry.breadcrumbs.formats.weight_files import find_weights
 from registry.errors import DigestMismatch, InvalidCheckpoint, InvalidRequest, NotFound
-from registry.files.folders import INDEX
+from registry.files.folders import is_index, is_weights
 from registry.files.hashing import hash_file
 from registry.schemas import Snapshot
 
@@ -105,13 +106,14 @@ def verify(
         raise InvalidRequest(f"{model}@{ref} is the base and has no recipe; leave out --recompose.", field="ref")
     paths = [file.path for file in snapshot.files]
     files = {path: file for path, file in zip(paths, inside(folder, paths), strict=True) if file.is_file()}
-    top = {file.name: file for file in folder.iterdir() if file.is_file()}
+    there = list_files(folder)
     digest = recomposed = None
     with contextlib.suppress(InvalidCheckpoint), console.progress(f"verifying {folder}") as progress:
-        digest = digest_files(top, progress)
+        digest = digest_files(there, progress)
     settled = {CARD}
     if digest == snapshot.weights_digest:  # weights that are the same may be cut into other files
-        settled |= {INDEX, *find_weights(top).files, *(path for path in paths if path.endswith(".safetensors"))}
+        weights = find_weights(there)
+        settled |= {*weights.files, *weights.indexes, *(path for path in paths if is_weights(path) or is_index(path))}
     different = [
         file.path
         for file in snapshot.files

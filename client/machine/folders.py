@@ -23,7 +23,7 @@ from registry.errors import (
     Unavailable,
     WrongState,
 )
-from registry.files.folders import PATH_LENGTH, PICKLES, is_path, is_pickle
+from registry.files.folders import PATH_LENGTH, PICKLES, carried, is_path, is_pickle
 from registry.files.hashing import hash_file
 from registry.files.progress import Meter, Progress
 
@@ -236,9 +236,9 @@ def check_vacant(folder: Path) -> None:
         raise WrongState(f"{folder} is there already and not empty; choose another folder, or remove it.")
 
 
-def copy_others(base: Path, target: Path, weights: Collection[str]) -> None:
-    """Copy the files of a base other than its weight files and its README.md into a new model folder."""
-    copy_files(files_beside(base, weights), target)
+def copy_others(base: Path, target: Path, indexes: Collection[str]) -> None:
+    """Copy the files of a base that a composed model has beside its weights into a new model folder."""
+    copy_files(files_beside(base, indexes), target)
 
 
 def copy_files(files: Mapping[str, Path], folder: Path) -> None:
@@ -248,22 +248,21 @@ def copy_files(files: Mapping[str, Path], folder: Path) -> None:
         shutil.copyfile(file, folder / path)
 
 
-def files_beside(base: Path, weights: Collection[str]) -> dict[str, Path]:
-    """Return the files of a base other than its weight files, its README.md, hidden files and pickles, by their paths.
+def files_beside(base: Path, indexes: Collection[str]) -> dict[str, Path]:
+    """Return the files of a base that a composed model has beside its weights and its README.md, by their paths.
+
+    Hidden files, pickles and other copies of the weights are not among them.
 
     Args:
         base: A model folder; or a weight file, which has none.
-        weights: Paths of the weight files.
+        indexes: Paths of the indexes of its weight files.
     """
-    return {
+    files = {
         path: file
         for path, file in (_walk(base) if base.is_dir() else ())
-        if not any(part.startswith(".") for part in path.split("/"))
-        and path not in weights
-        and path != "README.md"
-        and not is_pickle(file.name)
-        and file.is_file()
+        if not any(part.startswith(".") for part in path.split("/")) and file.is_file()
     }
+    return {path: files[path] for path in carried(files, indexes)}
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

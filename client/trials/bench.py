@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.actions.composing import open_cached
-from client.actions.verify import CARD
 from client.api.client import Client
 from client.machine.folders import copy_files, new_folder
 from client.terminal.console import Console
@@ -22,6 +21,7 @@ from client.trials.scratch import ScratchModel
 from registry.documents.versions import effective_scale
 from registry.errors import BreadcrumbError, InvalidRequest, JobFailed
 from registry.files.durable import storage_error
+from registry.files.folders import carried
 from registry.files.progress import Progress
 from registry.schemas import RecipeItem, Snapshot
 
@@ -146,7 +146,7 @@ class Bench:
         return ScratchWeights(self.checkpoint, self.patches, folder, self.device)
 
     def _others(self) -> dict[str, Path]:
-        return {path: file for path, file in self.files.items() if path != CARD and path not in self.checkpoint.files}
+        return {path: self.files[path] for path in carried(self.files, self.checkpoint.indexes)}
 
 
 @contextlib.contextmanager

@@ -192,7 +192,7 @@ def _open_files(
             ScaledPatch(_item(report.sha256, weight, place, 1, path.name), weight)
             for place, ((report, _), (path, weight)) in enumerate(zip(checked, files, strict=True), 1)
         )
-        others = files_beside(base, checkpoint.files)
+        others = files_beside(base, checkpoint.indexes)
         with open_bench(digest, checkpoint, others, opened, device=how.device, keep=how.keep, console=console) as made:
             yield made, scaled
 

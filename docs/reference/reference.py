@@ -59,7 +59,8 @@ def make_patch(base, tuned, drop_bottom="0.85", drop_top="0.007", granularity="t
     after, touched, table, data = read(tuned)[1], {}, {"__metadata__": {}}, b""
     for name, (dtype, shape, raw) in sorted(read(base)[1].items()):
         if dtype in CODES and raw:
-            delta = (decode(*after[name][::2]) - decode(dtype, raw)).astype("<f4")
+            theirs = after[name][0]  # the base is rounded as the tuned tensor was when it was saved
+            delta = (decode(*after[name][::2]) - decode(theirs, encode(decode(dtype, raw), theirs))).astype("<f4")
             mask = select(delta, shape[-1] if shape and granularity == "row" else delta.size, drop_bottom, drop_top)
             count, stored = int(mask.sum()), value_dtype.replace("auto", dtype.replace("F64", "F32"))
             places = ("bitmask", "U8", np.packbits(mask, bitorder="little"))

@@ -10,6 +10,8 @@ from registry.breadcrumbs.formats.recipe import Item, Recipe
 KEPT = ("license", "license_name", "license_link", "language", "library_name", "pipeline_tag", "datasets")
 """Fields of the base's front matter that hold for the composed model too."""
 
+FILES_NAMED = 10
+"""Most files that a card names as left out."""
 
 COMBINED = {
     "sum": "the weighted sum of",
@@ -29,7 +31,13 @@ class CardItem:
 
 
 def render_card(
-    name: str, base: str, recipe: Recipe, weights_digest: str, items: Sequence[CardItem], base_card: str | None
+    name: str,
+    base: str,
+    recipe: Recipe,
+    weights_digest: str,
+    items: Sequence[CardItem],
+    base_card: str | None,
+    left_out: Sequence[str] = (),
 ) -> str:
     """Write the model card of a composition.
 
@@ -40,6 +48,7 @@ def render_card(
         weights_digest: The weights digest of the result.
         items: The recipe's patches that the model lists; others appear by their digest alone.
         base_card: The base's own README.md, for its licence and languages.
+        left_out: Files of the base with other copies of its weights, which the model does not have.
 
     Returns:
         Markdown with YAML front matter; the same inputs give the same text.
@@ -67,6 +76,7 @@ def render_card(
         f"* recipe: `{recipe.digest}`",
         f"* base weights: `{recipe.base}`",
         f"* composed weights: `{weights_digest}`",
+        *([f"* of the base, but not here, since no patch is in them: {_named(left_out)}"] if left_out else []),
         "",
         "The recipe digest is the sha256 of this text; anyone with the base and the patches can compose it again and",
         "must arrive at the same weights digest:",
@@ -76,6 +86,11 @@ def render_card(
         "```",
     ]
     return "\n".join([*front, "", *body, ""])
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - FILES_NAMED} more" if len(paths) > FILES_NAMED else ""
+    return ", ".join(_cell(path) for path in paths[:FILES_NAMED]) + more
 
 
 def weight_of(item: Item) -> str:

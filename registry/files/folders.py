@@ -1,10 +1,11 @@
-"""Model folders: which files hold weights, which are never read, and which paths may be uploaded.
+"""Model folders: which names are those of weights, which are never read, and which paths may be uploaded.
 
-Client, server and science share these rules, so that each accepts what another sends.
+Client, server and science share these rules, so that each accepts what another sends. Which of the weight files are the
+model is for breadcrumbs/formats/weight_files.py to say, which looks into the index and the descriptions.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from registry.errors import InvalidRequest
@@ -16,6 +17,9 @@ WHOLE = "model.safetensors"
 """All weights in one file; from_pretrained takes it first, whether or not there is an index."""
 
 CONFIG = "config.json"
+
+DESCRIPTIONS = ("model_index.json", "modules.json", "router_config.json")
+"""Files in which diffusers and sentence-transformers name the subfolders that a model is made of."""
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
 """Suffixes of formats that may run code when they are opened."""
@@ -37,6 +41,10 @@ HUB_PATTERNS = (
 PATH_LENGTH = 255
 """Most characters of a path in a model folder."""
 
+_INDEX = re.compile(r".+\.safetensors(?:\.[\w-]+)?\.index(?:\.[\w-]+)?\.json")
+_PICKLED = re.compile(r"(?:pytorch_|diffusion_pytorch_|tf_|flax_|consolidated|adapter_)?model\b|consolidated\b")
+_OTHER = re.compile(r"\.(?:gguf|ggml|tflite|ot|onnx(?:[._]data[\w-]*)?)$|(?:^|/)openvino_\w+[\w.-]*\.(?:xml|bin)$")
+
 _SEGMENT = r"(?![. ])[ !$&'()+,;=@\[\]^_`{}~0-9A-Za-z.-]+(?<![. ])"
 _PATH = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 
@@ -47,8 +55,44 @@ def is_pickle(path: str) -> bool:
 
 
 def is_weights(path: str) -> bool:
-    """Return whether a path in a model folder may hold weights: whether it is a safetensors file at the top level."""
-    return "/" not in path and path.endswith(".safetensors")
+    """Return whether a path in a model folder may hold weights that can be read: whether it is a safetensors file."""
+    return path.endswith(".safetensors")
+
+
+def is_index(path: str) -> bool:
+    """Return whether a file is an index, which says which weight file holds which tensor."""
+    return _INDEX.fullmatch(path) is not None
+
+
+def describes_weights(path: str) -> bool:
+    """Return whether a file says which weight files belong to a model: an index, or a description of components."""
+    return PurePosixPath(path).name in DESCRIPTIONS or is_index(path)
+
+
+def is_pickled_weights(path: str) -> bool:
+    """Return whether a file's name is one that libraries give to pickled weights, in contrast to an optimizer's."""
+    return is_pickle(path) and _PICKLED.match(PurePosixPath(path).name) is not None
+
+
+def may_hold_weights(path: str) -> bool:
+    """Return whether a file may hold weights in any format, or is an index of such files."""
+    return is_weights(path) or is_index(path) or is_pickled_weights(path) or _OTHER.search(path) is not None
+
+
+def carried(paths: Iterable[str], kept: Collection[str]) -> list[str]:
+    """Return which files of a base a composed model has beside its weights and its README.md.
+
+    Other copies of the weights are not among them: nothing was composed there.
+
+    Args:
+        paths: The files of the base.
+        kept: Its weight files, and their indexes.
+    """
+    return [
+        path
+        for path in paths
+        if path != "README.md" and not is_pickle(path) and (not may_hold_weights(path) or path in kept)
+    ]
 
 
 def is_path(path: str) -> bool:
@@ -94,4 +138,4 @@ def check_paths(paths: Sequence[str]) -> None:
         if any(str(parent).casefold() in seen for parent in PurePosixPath(path).parents):
             raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
     if not any(is_weights(path) for path in paths):
-        raise InvalidRequest("A base needs at least one .safetensors file at its top level.", field="files")
+        raise InvalidRequest("A base needs at least one .safetensors file.", field="files")

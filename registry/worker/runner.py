@@ -31,7 +31,7 @@ from registry.errors import (
     StorageFull,
     Unavailable,
 )
-from registry.files.folders import CONFIG, INDEX, is_weights
+from registry.files.folders import CONFIG, describes_weights, is_weights
 from registry.services.catalog import hub_bases
 from registry.services.queue import jobs, workers
 from registry.settings import Settings
@@ -239,11 +239,11 @@ class Runner:
             yield
 
     def readable(self, files: dict[str, str]) -> dict[str, str]:
-        """Return the paths of the files that hold or describe the weights: safetensors, index and config."""
+        """Return the paths of the files that hold or describe the weights: safetensors, indexes, components, config."""
         return {
             path: str(self.cache.path(sha256) if self.is_cached(sha256) else self.store.path(sha256))
             for path, sha256 in files.items()
-            if is_weights(path) or path in (INDEX, CONFIG)
+            if is_weights(path) or describes_weights(path) or path == CONFIG
         }
 
     def is_cached(self, sha256: str) -> bool:

@@ -210,6 +210,9 @@ def compose(
         device_memory: Most bytes to use on a GPU; None for the default.
         progress: Called with a number from 0 to 1 now and then.
 
+    Returns:
+        Digest, device and seconds; and the sha256 of each weight file that was written and of the base's indexes.
+
     Raises:
         NotFinite: The result overflows; the message names the tensor.
         StorageFailed: An input is missing or damaged.
@@ -244,7 +247,8 @@ def compose(
         "weights_digest": result.weights_digest,
         "device": result.device,
         "seconds": result.seconds,
-        "files": {name: file.sha256 for name, file in result.files.items()},
+        "files": {name: file.sha256 for name, file in result.files.items()}
+        | {index: base[index][1] for index in checkpoint.indexes},
     }
 
 

@@ -23,6 +23,7 @@ from registry.db.session import Database
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
 from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
+from registry.files.folders import carried, may_hold_weights
 from registry.files.hashing import hash_file
 from registry.services.blobs import blobs, bucket_copies, damage, garbage, quotas, scrubbing
 from registry.services.catalog import hub_bases, models, patches
@@ -292,6 +293,7 @@ class Worker(Runner):
         with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
             if result is None:
                 result = self.compose_into(folder, claim, base, recipe) | {"builder": self.name}
+            beside = {path: base[path] for path in carried(base, result["files"])}
             card = render_card(
                 model.full_name,
                 model.full_name,
@@ -299,14 +301,16 @@ class Worker(Runner):
                 result["weights_digest"],
                 [CardItem(item.sha256, revision.patch.number, revision.title) for item, revision in named if revision],
                 models.read_card(self.store, base),
+                [path for path in base if may_hold_weights(path) and path not in result["files"]],
             )
             (folder / "README.md").write_text(card)
-            files = {**base, **result["files"], "README.md": hash_file(folder / "README.md")}
+            files = {**beside, **result["files"], "README.md": hash_file(folder / "README.md")}
             with self.database.write() as session:
                 job = jobs.hold(session, claim)
                 quotas.lock_payer(session, job.user_id)
-                for path in sorted(folder.iterdir(), key=lambda path: files[path.name]):  # one order, no deadlock
-                    blobs.register(session, self.store, path, files[path.name], path.stat().st_size)
+                made = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+                for name, path in sorted(made.items(), key=lambda item: files[item[0]]):  # one order, no deadlock
+                    blobs.register(session, self.store, path, files[name], path.stat().st_size)
                 model = self.model(session, claim)
                 if compositions.composition_of(session, model, recipe.digest) is None:  # else its bytes were damaged
                     compositions.finish(

@@ -294,6 +294,7 @@ def digest(
 
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
     from registry.breadcrumbs.formats.digest import digest_checkpoint
+    from registry.breadcrumbs.formats.weight_files import tell_left_out
 
     with open_checkpoint(path) as checkpoint, console.progress("hashing") as progress:
         weights_digest = digest_checkpoint(checkpoint, progress)
@@ -303,5 +304,8 @@ def digest(
             "tensors": len(checkpoint.tensors),
             "parameters": sum(spec.numel for spec in checkpoint.tensors.values()),
             "size": checkpoint.size,
+            "left_out": list(checkpoint.left_out),
         }
+        if checkpoint.left_out:
+            console.note(tell_left_out(checkpoint.left_out))
     console.result(document, weights_digest)

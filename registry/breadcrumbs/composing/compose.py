@@ -114,6 +114,8 @@ def compose(
         *(["files"] if file_digests else []),
     ]
     phases = Phases()
+    for name in base.files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)  # of a component
     with (
         new_files([out / name for name in base.files]) as files,
         open_engine(chosen, device_memory, phases, recipe, base.size) as engine,

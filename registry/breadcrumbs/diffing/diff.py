@@ -25,7 +25,7 @@ import numpy as np
 
 from registry.breadcrumbs.diffing.changes import Changes, MaskFinder, Workspace
 from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
-from registry.breadcrumbs.diffing.mask import groups_of
+from registry.breadcrumbs.diffing.mask import groups_of, rounds
 from registry.breadcrumbs.diffing.pairing import Choice, Pairing, SharedRows, pair
 from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
@@ -72,6 +72,7 @@ def diff(
     strip_prefix: str | None = None,
     shared_only: bool = False,
     shared_rows: bool = False,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> Diffed:
     """Write the patch from base to tuned. Same inputs, same bytes.
 
@@ -89,6 +90,7 @@ def diff(
         strip_prefix: Taken from the names of the side that has it; found by itself when None.
         shared_only: Whether tensors that only one side has, or that have other shapes, are left out.
         shared_rows: Whether of tensors that differ in their first dimension the rows that both have are compared.
+        note: Called with sentences about what the patch leaves out.
 
     Returns:
         What was written, with the file's sha256, and how the two were paired.
@@ -107,6 +109,15 @@ def diff(
     meter = Meter(base.size + sum(map(tuned.bytes_of, read)), progress)
     digests = _compare_integers(base, tuned, pairing, meter)
     floats = [name for name in pairing.partner if base.tensors[name].dtype in FLOATS]
+    rounded = [name for name in floats if rounds(base.tensors[name].dtype, tuned.dtype_of(pairing.partner[name]))]
+    same = ""
+    if rounded:
+        dtypes = " and ".join(sorted({tuned.dtype_of(pairing.partner[name]) for name in rounded}))
+        same = f", once the base is rounded to {dtypes} as tuned was"
+        note(
+            f"The tuned model is {dtypes} in {len(rounded)} of {len(floats)} tensors, which is less precise than the "
+            "base. They were compared with the base rounded in the same way, so that rounding is no change."
+        )
     with new_files([out]) as (file,), ExitStack() as stack:
         plan = _plan(base, floats, params)
         workspaces = _Workspaces(lambda: stack.enter_context(Workspace(out.parent, gpu)))
@@ -121,7 +132,7 @@ def diff(
                 f"The mask keeps none of {changes} changes: they are outliers (drop_top {params.drop_top}) or small "
                 f"(drop_bottom {params.drop_bottom}); lower one of the two. No patch was written."
                 if changes
-                else "Nothing changed: base and tuned are equal; no patch was written."
+                else f"Nothing changed: base and tuned are equal{same}; no patch was written."
             )
         digest = digest_of(base.tensors, digests)
         header = _header(base, {name: tensor.nnz for name, tensor in kept.items()}, digest, params)
@@ -327,6 +338,12 @@ class _Comparison:
                     "a patch needs finite weights.",
                     field=name,
                 )
+        if rounds(*pair_.dtypes):
+            raise InvalidCheckpoint(
+                f"Tensor {show(pair_.name)} of the base holds values that {pair_.dtypes[1]}, the dtype of the tuned "
+                "one, does not; save the tuned model in the dtype of the base.",
+                field=pair_.name,
+            )
         raise InvalidPatch(
             f"A change in {show(pair_.name)} is too large for float32; leave the tensor out with exclude.",
             field=pair_.name,

@@ -1,8 +1,10 @@
 """The task direction and its breadcrumb mask, defined once.
 
-    delta = float32(t) - float32(b)              (either side F64: subtract in float64, then round)
+    delta = float32(t) - float32(b')             b' is b rounded to t's dtype; both F64: subtract, then round
     order = elements by |delta| descending, ties by flat index ascending
     mask  = order without its first floor(drop_top * N) and last floor(drop_bottom * N), without zeros
+
+The tuned tensor was rounded to its dtype when it was saved, so the base is, too: to nearest even, by way of float32.
 
 A group of N elements is the whole tensor, or one row of its last dimension (as in the authors' code).
 Source: Model Breadcrumbs, Davari & Belilovsky, arXiv 2312.06795. changes.py finds the mask.
@@ -14,6 +16,11 @@ from fractions import Fraction
 
 from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.layout import MaskParams
+
+
+def rounds(base: str, tuned: str) -> bool:
+    """Return whether the dtype of a tuned tensor does not hold every value of the base's, so that b' is not b."""
+    return base != tuned and tuned != "F64" and not (tuned == "F32" and base in ("BF16", "F16"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,15 @@ tensors as numpy arrays. Opening needs none of numpy, numba and torch.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from registry.breadcrumbs.formats.blocks import fill
-from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, Header, Limits, TensorSpec, show
+from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, Entry, Header, Limits, TensorSpec, show
 from registry.breadcrumbs.formats.header_reader import read_header
-from registry.breadcrumbs.formats.weight_files import find_weights, how_to_convert, read_json
+from registry.breadcrumbs.formats.weight_files import find_weights, how_to_convert, read_json, require_whole
 from registry.errors import InvalidCheckpoint, NotFound
 from registry.files.folders import CONFIG, INDEX
 
@@ -46,8 +46,10 @@ class Checkpoint:
     """A model's tensors, open for reading; open one with `open_checkpoint`, and close it or use `with`.
 
     Attributes:
-        files: The weight files, by their names in the folder, in name order.
-        headers: Their headers, by the same names.
+        files: The weight files, by their paths in the folder, in name order.
+        indexes: Paths of the indexes that name them.
+        left_out: Other files of the folder that may hold weights, and are no part of the model.
+        headers: Their headers, by the same paths; tensors of a component are called `<folder>/<tensor>` there, too.
         tensors: dtype and shape of every tensor, in the order of the UTF-8 bytes of the names.
         config: The model's config.json; empty where there is none.
         shared: Empty: all tensors are the checkpoint's own.
@@ -55,8 +57,16 @@ class Checkpoint:
 
     shared: frozenset[str] = frozenset()
 
-    def __init__(self, files: Mapping[str, Path], config: dict[str, Any], limits: Limits) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        config: dict[str, Any],
+        limits: Limits,
+        indexes: Sequence[str] = (),
+        left_out: Sequence[str] = (),
+    ) -> None:
         self.files = {name: files[name] for name in sorted(files)}
+        self.indexes, self.left_out = tuple(indexes), tuple(left_out)
         self.headers: dict[str, Header] = {}
         self.config = config
         self._open: dict[str, BinaryIO] = {}
@@ -78,6 +88,8 @@ class Checkpoint:
         header = read_header(file, os.fstat(file.fileno()).st_size, f"Weight file {name}", limits, InvalidCheckpoint)
         if header.metadata.get("format") == "breadcrumb-patch":
             raise InvalidCheckpoint(f"{name} is a breadcrumb patch and not a model; move it out of the folder.")
+        if folder := name.rpartition("/")[0]:
+            header = _within(folder, header)
         for tensor in header.entries:
             if tensor in self._file_of:
                 raise InvalidCheckpoint(
@@ -146,6 +158,30 @@ class Checkpoint:
         return bytes(raw)
 
 
+def _within(folder: str, header: Header) -> Header:
+    """Return the header of a component's file, whose tensors are called `<folder>/<tensor>`."""
+    entries = (
+        Entry(f"{folder}/{entry.name}", entry.dtype, entry.shape, entry.start, entry.stop)
+        for entry in header.entries.values()
+    )
+    return Header({entry.name: entry for entry in entries}, header.metadata, header.size)
+
+
+def list_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a model folder by their paths in it, in name order, hidden ones left out.
+
+    Links to nothing are among them, so that whoever looks for their files can name them.
+    """
+    files = {}
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if not name.startswith("."):
+                file = Path(where, name)
+                files[file.relative_to(folder).as_posix()] = file
+    return {path: files[path] for path in sorted(files)}
+
+
 def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOINT_LIMITS) -> Checkpoint:
     """Open a checkpoint without reading its tensors.
 
@@ -165,21 +201,22 @@ def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOI
         if source.is_file():
             if source.suffix != ".safetensors":
                 raise InvalidCheckpoint(f"{source.name} is not a .safetensors file. {how_to_convert([source.name])}")
+            require_whole(source)
             return Checkpoint({source.name: source}, {}, limits)
         if not source.is_dir():
             raise NotFound(f"There is no checkpoint at {source}.")
-        source = {path.name: path for path in source.iterdir() if path.is_file()}
+        source = list_files(source)
     config = read_json(source[CONFIG], CONFIG, CONFIG_BYTES) if CONFIG in source else {}
     weights = find_weights(source, limits)
-    checkpoint = Checkpoint(weights.files, config, limits)
-    held = {tensor: shard for shard, header in checkpoint.headers.items() for tensor in header.entries}
-    if weights.index is not None and held != weights.index:
-        checkpoint.close()
-        names = held.keys() | weights.index.keys()
-        wrong = min(name for name in names if held.get(name) != weights.index.get(name))
-        raise InvalidCheckpoint(
-            f"{INDEX} places tensor {show(wrong)} in {weights.index.get(wrong, 'no file')}, and the shards have it in "
-            f"{held.get(wrong, 'no file')}; save the model again.",
-            field=wrong,
-        )
+    checkpoint = Checkpoint(weights.files, config, limits, list(weights.indexes), weights.left_out)
+    for path, index in weights.indexes.items():
+        held = {tensor: file for file in set(index.values()) for tensor in checkpoint.headers[file].entries}
+        if held != index:
+            checkpoint.close()
+            wrong = min(name for name in held.keys() | index.keys() if held.get(name) != index.get(name))
+            raise InvalidCheckpoint(
+                f"{path} places tensor {show(wrong)} in {index.get(wrong, 'no file')}, and the shards have it in "
+                f"{held.get(wrong, 'no file')}; save the model again.",
+                field=wrong,
+            )
     return checkpoint

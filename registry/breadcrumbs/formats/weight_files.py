@@ -1,19 +1,39 @@
 """Weight files: which files of a model folder hold its weights.
 
-With `model.safetensors.index.json` they are the files that it names, all of which must be there; without one they are
-every `*.safetensors` file at the top of the folder. A `model.safetensors` that the index does not name is refused,
-since programs disagree about which of the two to load. Pickle formats are never weights.
+    index                        the files that it names, all of which must be there
+    model.safetensors            that file; or the one .safetensors file that there is
+    <stem>-<i>-of-<n>            all n of them
+
+The first of these that a folder has. Where a description (`model_index.json` of diffusers, `modules.json` and
+`router_config.json` of sentence-transformers) names subfolders, each is part of the model by the same rule. Every other
+file that may hold weights is left out of what is composed, since nobody patched it: an original beside the converted
+files, a variant in half precision, GGUF, ONNX, OpenVINO, an adapter beside a whole model. Pickles are never weights.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Limits, show
 from registry.errors import InvalidCheckpoint
-from registry.files.folders import INDEX, WHOLE, is_pickle, is_weights
+from registry.files.folders import INDEX, WHOLE, is_pickle, is_pickled_weights, is_weights, may_hold_weights
+
+DESCRIPTION_BYTES = 1_000_000
+"""Longest description of components that is read."""
+
+NAMES_SHOWN = 10
+"""Most files that a sentence names."""
+
+_SHARD = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})\.safetensors")
+_COPY = re.compile(r"consolidated\b.*|adapter_model")
+"""Stems that are the model only where there is no other."""
+
+_VARIANT = re.compile(r"[A-Za-z_][\w-]*")
+"""What a variant has after the stem of the model and a dot: `model.fp16`."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +41,15 @@ class WeightFiles:
     """The weight files of a model.
 
     Args:
-        files: The files by their names in the folder, in name order.
-        index: The name of the file that holds each tensor, as the index says; None without an index.
+        files: The files by their paths in the folder, in name order.
+        indexes: The name of the file that holds each tensor, as each index says, by the path of the index; tensors
+            and files are called as in a checkpoint, `<folder>/<name>` in a component.
+        left_out: Other files that may hold weights, in name order.
     """
 
     files: dict[str, Path]
-    index: dict[str, str] | None
+    indexes: dict[str, dict[str, str]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def find_weights(files: Mapping[str, Path], limits: Limits = CHECKPOINT_LIMITS) -> WeightFiles:
@@ -34,28 +57,40 @@ def find_weights(files: Mapping[str, Path], limits: Limits = CHECKPOINT_LIMITS) 
 
     Args:
         files: The folder's files by their paths in it, wherever their bytes are.
-        limits: How long the index may be, as `header_bytes`.
+        limits: How long an index may be, as `header_bytes`.
 
     Raises:
-        InvalidCheckpoint: There are no weight files, or the index is not sound or names a file that is missing.
+        InvalidCheckpoint: There are no weight files; a shard is missing, or a link to nothing; the index is not sound,
+            or names a file that is missing; or which files are the model is not clear.
     """
-    if INDEX not in files:
-        weights = {name: files[name] for name in sorted(files) if is_weights(name)}
-        if not weights:
-            raise InvalidCheckpoint(how_to_convert(files))
-        return WeightFiles(weights, None)
-    index = _read_index(files[INDEX], limits)
-    names = sorted(set(index.values()))
-    if WHOLE in files and WHOLE not in names:
+    weights: dict[str, Path] = {}
+    indexes: dict[str, dict[str, str]] = {}
+    folders = _folders(files)
+    for folder in [name for name in _components(files, "") if name in folders] or [""]:
+        chosen, index = _choose(folders.get(folder, {}), folder, limits)
+        weights |= chosen
+        indexes |= index
+    if not weights:
+        raise InvalidCheckpoint(how_to_convert(files))
+    for path in weights:
+        if not files[path].is_file():
+            raise InvalidCheckpoint(f"{show(path)} is a link to nothing; complete the folder.", field=path)
+    left_out = sorted(path for path in files if may_hold_weights(path) and path not in weights and path not in indexes)
+    return WeightFiles({path: weights[path] for path in sorted(weights)}, indexes, tuple(left_out))
+
+
+def require_whole(path: Path) -> None:
+    """Refuse a weight file that is one shard of several.
+
+    Raises:
+        InvalidCheckpoint: The name says so.
+    """
+    shard = _SHARD.fullmatch(path.name)
+    if shard is not None and int(shard[3]) > 1:
         raise InvalidCheckpoint(
-            f"There is {WHOLE} beside an {INDEX} of other files, and programs disagree about which to load; "
-            "remove the one that is not the model.",
-            field=WHOLE,
+            f"{path.name} is shard {int(shard[2])} of {int(shard[3])}, and not a whole model; give the folder that "
+            "holds all of them."
         )
-    for name in names:
-        if name not in files:
-            raise InvalidCheckpoint(f"{INDEX} names {show(name)}, and there is no such file; complete the folder.")
-    return WeightFiles({name: files[name] for name in names}, index)
 
 
 def how_to_convert(names: Iterable[str]) -> str:
@@ -66,7 +101,20 @@ def how_to_convert(names: Iterable[str]) -> str:
             f"The weights in {show(pickles[0])} are not safetensors, and pickle files are never opened; "
             "load the model and save it again with save_pretrained, and use that folder."
         )
+    inner = sorted(name for name in names if is_weights(name))
+    if inner:
+        return (
+            f"There are weights in {show(inner[0])}, but none at the top of the folder, and no model_index.json or "
+            "modules.json that names its subfolders; give the folder that holds the model."
+        )
     return "There are no .safetensors files; a checkpoint is a .safetensors file or a folder of them."
+
+
+def tell_left_out(paths: Sequence[str], what: str = "the model") -> str:
+    """Return the sentence about files beside the weights of a model that may hold weights, too."""
+    named = ", ".join(show(path) for path in paths[:NAMES_SHOWN])
+    more = f" and {len(paths) - NAMES_SHOWN} more" if len(paths) > NAMES_SHOWN else ""
+    return f"Not weights of {what}, and in no model composed of it: {named}{more}."
 
 
 def read_json(path: Path, name: str, max_bytes: int) -> dict[str, Any]:
@@ -78,19 +126,25 @@ def read_json(path: Path, name: str, max_bytes: int) -> dict[str, Any]:
         max_bytes: How long it may be.
 
     Raises:
-        InvalidCheckpoint: The file is longer, or is not such an object.
+        InvalidCheckpoint: The file is missing or longer, or is not such an object.
     """
+    table = _parse(path, name, max_bytes)
+    if not isinstance(table, dict):
+        raise InvalidCheckpoint(f"{name} is not a JSON object.", field=name)
+    return table
+
+
+def _parse(path: Path, name: str, max_bytes: int) -> Any:
+    if not path.is_file():
+        raise InvalidCheckpoint(f"{name} is a link to nothing; complete the folder.", field=name)
     with path.open("rb") as file:
         raw = file.read(max_bytes + 1)
     if len(raw) > max_bytes:
         raise InvalidCheckpoint(f"{name} is longer than the {max_bytes} bytes allowed.", field=name)
     try:
-        table = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as problem:
         raise InvalidCheckpoint(f"{name} is not sound JSON: {str(problem)[:200]}.", field=name) from None
-    if not isinstance(table, dict):
-        raise InvalidCheckpoint(f"{name} is not a JSON object.", field=name)
-    return table
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,15 +154,169 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _read_index(path: Path, limits: Limits) -> dict[str, str]:
-    weight_map = read_json(path, INDEX, limits.header_bytes).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InvalidCheckpoint(f"{INDEX} has no weight_map; save the model again.", field=INDEX)
-    for tensor, name in weight_map.items():
-        sound = isinstance(name, str) and is_weights(name) and not set(name) & set("\\:\0")
-        if not sound or name.startswith("."):
+# Components
+
+
+def _folders(files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+    """Return the files of each folder that has readable or pickled weights, by their names in it."""
+    folders: dict[str, dict[str, Path]] = {}
+    for path, file in files.items():
+        folder, _, name = path.rpartition("/")
+        folders.setdefault(folder, {})[name] = file
+    return {
+        folder: names
+        for folder, names in folders.items()
+        if any(is_weights(name) or is_pickled_weights(name) for name in names)
+    }
+
+
+def _components(files: Mapping[str, Path], folder: str) -> Iterator[str]:
+    """Yield the folders that a folder's descriptions name, and those that these name in turn."""
+    described = False
+    for inner in sorted(_named(files, folder)):
+        described = True
+        if inner == folder:
+            yield folder
+        else:
+            yield from _components(files, inner)
+    if not described:
+        yield folder
+
+
+def _named(files: Mapping[str, Path], folder: str) -> set[str]:
+    names: set[str] = set()
+    if (path := _join(folder, "model_index.json")) in files:
+        table = read_json(files[path], path, DESCRIPTION_BYTES)
+        names |= {key for key, kind in table.items() if isinstance(kind, list) and any(kind)}
+    if (path := _join(folder, "modules.json")) in files:
+        modules = _parse(files[path], path, DESCRIPTION_BYTES)
+        if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+            raise InvalidCheckpoint(f"{path} is not a list of modules; save the model again.", field=path)
+        names |= {str(module.get("path") or "").strip("/") for module in modules}
+    if (path := _join(folder, "router_config.json")) in files:
+        types = read_json(files[path], path, DESCRIPTION_BYTES).get("types")
+        names |= set(types) if isinstance(types, dict) else set()
+    return {_join(folder, name) if name not in ("", ".") else folder for name in names}
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+# One folder
+
+
+@dataclass
+class _Stem:
+    """What a folder has under one stem: `model.safetensors`, its index, or shards `model-00001-of-00002`."""
+
+    index: str | None = None
+    whole: str | None = None
+    shards: dict[int, dict[int, str]] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """Return the names of its weight files."""
+        return [name for group in self.shards.values() for name in group.values()] + (
+            [self.whole] if self.whole else []
+        )
+
+
+def _choose(
+    names: Mapping[str, Path], folder: str, limits: Limits
+) -> tuple[dict[str, Path], dict[str, dict[str, str]]]:
+    """Return the weight files of one folder by their paths, and its index, if it has one."""
+    stems = _stems(names)
+    if not stems:
+        pickled = [_join(folder, name) for name in names if is_pickled_weights(name)]
+        if pickled:
+            raise InvalidCheckpoint(how_to_convert(pickled), field=pickled[0])
+        return {}, {}
+    stem = _the_model(stems, folder)
+    chosen = stems[stem]
+    if chosen.index is not None:
+        path = _join(folder, chosen.index)
+        index = _read_index(names[chosen.index], path, limits)
+        held = sorted(set(index.values()))
+        if chosen.whole is not None and chosen.whole not in held:
             raise InvalidCheckpoint(
-                f"{INDEX} places tensor {show(tensor)} in {show(str(name))}, which is not a .safetensors file "
+                f"There is {_join(folder, chosen.whole)} beside an {chosen.index} of other files, and programs "
+                "disagree about which to load; remove the one that is not the model.",
+                field=chosen.whole,
+            )
+        for name in held:
+            if name not in names:
+                raise InvalidCheckpoint(f"{path} names {show(name)}, and there is no such file; complete the folder.")
+        full = {_join(folder, tensor): _join(folder, name) for tensor, name in index.items()}
+        return {_join(folder, name): names[name] for name in held}, {path: full}
+    held = [chosen.whole] if chosen.whole is not None else _all_shards(stem, chosen.shards, folder)
+    return {_join(folder, name): names[name] for name in held}, {}
+
+
+def _stems(names: Mapping[str, Path]) -> dict[str, _Stem]:
+    stems: dict[str, _Stem] = {}
+    for name in sorted(names):
+        if name.endswith(".safetensors.index.json"):
+            stems.setdefault(name.removesuffix(".safetensors.index.json"), _Stem()).index = name
+        elif (shard := _SHARD.fullmatch(name)) is not None:
+            stems.setdefault(shard[1], _Stem()).shards.setdefault(int(shard[3]), {})[int(shard[2])] = name
+        elif is_weights(name):
+            stems.setdefault(name.removesuffix(".safetensors"), _Stem()).whole = name
+    return stems
+
+
+def _the_model(stems: Mapping[str, _Stem], folder: str) -> str:
+    """Return the stem of the files that are the model."""
+    if WHOLE.removesuffix(".safetensors") in stems:
+        return WHOLE.removesuffix(".safetensors")
+    plain = {*stems, *(name.removesuffix(".safetensors") for stem in stems.values() for name in stem.names())}
+    rest = [name for name in stems if not _is_variant(name, plain)]
+    rest = [name for name in rest if not _COPY.fullmatch(name)] or rest
+    indexed = [name for name in rest if stems[name].index is not None]
+    if len(indexed or rest) > 1:
+        several = sorted(file for name in indexed or rest for file in stems[name].names())
+        files = ", ".join(show(_join(folder, file)) for file in several[:NAMES_SHOWN])
+        raise InvalidCheckpoint(
+            f"Which of the .safetensors files is the model is not clear: {files} are not shards of one, and there is "
+            f"no {INDEX}; leave one in the folder, or give its path."
+        )
+    return (indexed or rest)[0]
+
+
+def _is_variant(stem: str, others: Collection[str]) -> bool:
+    before, dot, variant = stem.rpartition(".")
+    return bool(dot) and before in others and _VARIANT.fullmatch(variant) is not None
+
+
+def _all_shards(stem: str, by_count: Mapping[int, Mapping[int, str]], folder: str) -> list[str]:
+    """Return the shards of a model, having checked that all are there."""
+    if len(by_count) > 1:
+        counts = " and ".join(str(n) for n in sorted(by_count))
+        raise InvalidCheckpoint(
+            f"There are shards of {show(_join(folder, stem))} of {counts} files; remove those that are not the model."
+        )
+    n, shards = next(iter(by_count.items()))
+    first = 0 if 0 in shards else 1
+    missing = (number for number in count(first) if number not in shards)
+    number = next(missing)
+    if number < first + n:
+        width = len(next(iter(shards.values())).removesuffix(".safetensors").rpartition("-")[2])
+        name = f"{stem}-{number:0{width}}-of-{n:0{width}}.safetensors"
+        raise InvalidCheckpoint(
+            f"{show(_join(folder, name))} is missing: {len(shards)} of {n} shards are there; complete the folder.",
+            field=name,
+        )
+    return list(shards.values())
+
+
+def _read_index(path: Path, name: str, limits: Limits) -> dict[str, str]:
+    weight_map = read_json(path, name, limits.header_bytes).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InvalidCheckpoint(f"{name} has no weight_map; save the model again.", field=name)
+    for tensor, file in weight_map.items():
+        sound = isinstance(file, str) and is_weights(file) and not set(file) & set("/\\:\0")
+        if not sound or file.startswith("."):
+            raise InvalidCheckpoint(
+                f"{name} places tensor {show(tensor)} in {show(str(file))}, which is not a .safetensors file "
                 "beside it.",
                 field=tensor,
             )

@@ -37,8 +37,8 @@ LOW_MASK = (1 << LOW) - 1
 
 @kernel
 def _subtract(base, base_at, base_code, tuned, tuned_at, tuned_code, size, work, delta):
-    """Fill float32 delta [size]: tuned - base, in float64 when either is F64."""
-    if base_code == F64 or tuned_code == F64:
+    """Fill float32 delta [size]: tuned - base, where base is first rounded to the dtype of tuned, as tuned was."""
+    if tuned_code == F64:
         before, after = work[0], work[1]
         load_doubles(base, base_at, base_code, size, before)
         load_doubles(tuned, tuned_at, tuned_code, size, after)
@@ -47,10 +47,32 @@ def _subtract(base, base_at, base_code, tuned, tuned_at, tuned_code, size, work,
         return
     singles = work[0].view(np.float32)
     half = SPAN + 16
-    _load_single(base, base_at, base_code, size, singles[:half])
+    if base_code == F64:
+        doubles = work[1]
+        load_doubles(base, base_at, base_code, size, doubles)
+        for place in range(size):
+            singles[place] = np.float32(doubles[place])
+    else:
+        _load_single(base, base_at, base_code, size, singles[:half])
+    if tuned_code != F32 and tuned_code != base_code:
+        _round_single(singles[:half], tuned_code, size, work[1].view(np.uint8))
     _load_single(tuned, tuned_at, tuned_code, size, singles[half:])
     for place in range(size):
         delta[place] = singles[half + place] - singles[place]
+
+
+@kernel
+def _round_single(singles, code, size, rounded):
+    """Round float32 [size] to BF16 or F16, nearest even; NaN stays NaN."""
+    for place in range(0, size, 16):
+        if code == BF16:
+            narrow_bf16(singles, place, rounded, 2 * place)
+        else:
+            narrow_f16(singles, place, rounded, 2 * place)
+    for place in range(size):
+        if singles[place] != singles[place]:
+            rounded[2 * place], rounded[2 * place + 1] = 0xFF, 0x7F
+    _load_single(rounded, 0, code, size, singles)
 
 
 @kernel

@@ -195,10 +195,10 @@ def set_bits(indices: torch.Tensor, mask: torch.Tensor, first: int, block: int =
 
 
 def subtract(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
-    """Return the task direction, float32 [n], of floating tensors [n]: in float64 when either is."""
-    if torch.float64 in (base.dtype, tuned.dtype):
-        return (tuned.double() - base.double()).float()
-    return tuned.float() - base.float()
+    """Return the task direction, float32 [n], of floating tensors [n]: base is rounded to the dtype of tuned first."""
+    if tuned.dtype == torch.float64:
+        return (tuned - base.double()).float()
+    return tuned.float() - base.float().to(tuned.dtype).float()
 
 
 @triton.jit

@@ -30,7 +30,7 @@ from registry.db.tables import (
 )
 from registry.documents.commits import commit_id
 from registry.errors import Forbidden, InvalidRecipe, RevisionNotFound, WrongState
-from registry.files.folders import is_weights
+from registry.files.folders import describes_weights, is_weights
 from registry.services.blobs import quotas
 from registry.services.catalog import models, patches
 from registry.services.composing import alphas, builds
@@ -260,7 +260,7 @@ def load(session: Session, digest: str) -> Recipe:
 
 def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | None:
     """Return the result of this recipe on another model whose base has the same weight files, if there is one."""
-    mine = {(file.path, file.sha256) for file in models.base_files(session, model) if is_weights(file.path)}
+    mine = {(file.path, file.sha256) for file in models.base_files(session, model) if _settles_weights(file.path)}
     for other in session.scalars(
         select(Composition)
         .where(Composition.recipe_digest == digest)
@@ -269,15 +269,19 @@ def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | No
         theirs = session.scalars(select(BaseFile).where(BaseFile.model_id == other.model_id))
         if any(file.blob.damaged_at for file in other.files if is_weights(file.path)):
             continue
-        if mine == {(file.path, file.sha256) for file in theirs if is_weights(file.path)}:
+        if mine == {(file.path, file.sha256) for file in theirs if _settles_weights(file.path)}:
             return {
                 "builder": builds.builds_of(session, other.model_id, digest)[0].builder,
                 "weights_digest": other.weights_digest,
                 "device": other.device,
                 "seconds": other.seconds,
-                "files": {file.path: file.sha256 for file in other.files if is_weights(file.path)},
+                "files": {file.path: file.sha256 for file in other.files if _settles_weights(file.path)},
             }
     return None
+
+
+def _settles_weights(path: str) -> bool:
+    return is_weights(path) or describes_weights(path)
 
 
 def require_ingredients(session: Session, model: Model, recipe: Recipe) -> None:

@@ -162,7 +162,37 @@ def test_the_direction_is_a_float32_difference(dtype):
 
 
 @pytest.mark.parametrize("other", [torch.float64, torch.float32, torch.bfloat16])
-def test_float64_on_either_side_is_subtracted_before_it_is_rounded(other):
+def test_a_float64_tuned_tensor_is_subtracted_before_it_is_rounded(other):
     fine, coarse = torch.tensor([1 + 2.0**-40], dtype=torch.float64), torch.tensor([1.0], dtype=other)
     assert masked(InMemory(fine, coarse), None, "0", "0") == ([True], [2.0**-40])
-    assert masked(InMemory(coarse, fine), None, "0", "0") == ([True], [-(2.0**-40)])
+    keep = other == torch.float64
+    assert masked(InMemory(coarse, fine), None, "0", "0") == ([keep], [-(2.0**-40)] if keep else [])
+
+
+PRECISE = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("row", [None, 50])
+@pytest.mark.parametrize("before", PRECISE)
+@pytest.mark.parametrize("after", PRECISE)
+def test_rounding_to_the_tuned_dtype_is_no_change(before, after, row):
+    random = torch.Generator().manual_seed(0)
+    base = torch.randn(5000, generator=random, dtype=torch.float64).mul(0.02)
+    base[:4] = torch.tensor([0.0, -0.0, 2.0**-140, 6.1e-5])
+    base = base.to(before)
+    untrained = (base if after == torch.float64 else base.float()).to(after)  # by way of float32
+    assert masked(InMemory(untrained, base), row, "0", "0") == ([False] * 5000, [])
+    tuned = torch.where(torch.arange(5000) % 50 == 0, untrained.double() + 0.5, untrained.double()).to(after)
+    expected = (tuned.double() - untrained.double()).float()
+    keep, values = masked(InMemory(tuned, base), row, "0", "0")
+    assert keep == (expected != 0).tolist()
+    assert values == expected[expected != 0].tolist()
+
+
+@pytest.mark.parametrize("after", PRECISE)
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0x7FC00000, -1, 0x7F800001, 0x7F800000])
+def test_no_rounding_hides_what_is_not_finite_in_the_base(tmp_path, bits, after):
+    base = torch.tensor([bits, 0], dtype=torch.int32).view(torch.float32)
+    with changes.Workspace(tmp_path) as workspace:
+        pair = InMemory(torch.zeros(2, dtype=after), base)
+        assert workspace.find(pair, groups_of(TensorSpec("F32", (2,)), MaskParams("0", "0"))).not_finite == 1

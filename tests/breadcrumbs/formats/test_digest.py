@@ -58,7 +58,8 @@ def test_the_weights_of_unsound_folders_have_no_digest(tmp_path, kind):
         folder = tmp_path
     elif kind == "twice":
         (folder / INDEX).unlink()
-        (folder / "copy.safetensors").write_bytes(first.read_bytes())
+        for number, name in enumerate(("x.safetensors", "y.safetensors"), 1):
+            (folder / f"model-0000{number}-of-00002.safetensors").rename(folder / name)
     elif kind == "single":
         (folder / "model.safetensors").write_bytes(first.read_bytes())
     elif kind == "index":

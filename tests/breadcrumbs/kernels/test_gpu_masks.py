@@ -123,14 +123,15 @@ def test_both_cuts_may_fall_on_one_key_or_share_its_high_bits():
 
 @ALL_DTYPES
 @pytest.mark.parametrize("other", list(DTYPES.values()), ids=list(DTYPES))
-def test_the_direction_is_subtracted_in_float64_when_either_side_is(dtype, other):
+def test_the_base_is_rounded_to_the_tuned_dtype_and_subtracted_as_exactly_as_that_is(dtype, other):
     generator = torch.Generator().manual_seed(2)
     drawn = torch.randn(60, generator=generator, dtype=torch.float64).tolist()
     numbers = [1 + 2.0**-40, 1.0, 2.0**-149, -0.0, 2.0**-24, *drawn]
     base, tuned = (torch.tensor(part, dtype=torch.float64) for part in (numbers, numbers[::-1]))
     base, tuned = base.to(dtype), tuned.to(other)
-    exact = torch.float64 in (dtype, other)
-    pairs = list(zip(base.tolist(), tuned.tolist(), strict=True))
+    exact = other == torch.float64
+    rounded = [b if exact else nearest(Fraction(nearest(Fraction(b), torch.float32)), other) for b in base.tolist()]
+    pairs = list(zip(rounded, tuned.tolist(), strict=True))
     expected = [t - b if exact else Fraction(t) - Fraction(b) for b, t in pairs]  # the one is float64
     expected = [nearest(difference, torch.float32) for difference in expected]
     found = gpu.subtract(base.to(DEVICE), tuned.to(DEVICE))

@@ -32,7 +32,7 @@ def opened(tmp_path: Path) -> Iterator[Bench]:
         open_checkpoint(base) as checkpoint,
         open_patch(tmp_path / "patch.safetensors") as patch,
         open_bench(
-            info.base, checkpoint, files_beside(base, checkpoint.files), {str(info.sha256): patch}, keep=None
+            info.base, checkpoint, files_beside(base, checkpoint.indexes), {str(info.sha256): patch}, keep=None
         ) as bench,
     ):
         yield bench
