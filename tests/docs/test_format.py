@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, PATCH_LIMITS
+from registry.breadcrumbs.formats.header import BITS, CHECKPOINT_LIMITS, PATCH_LIMITS
 from registry.breadcrumbs.formats.layout import METADATA_KEYS, MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import Item, make_recipe, scale
@@ -185,8 +185,8 @@ def test_the_golden_files_have_the_digests_in_the_document() -> None:
 
 
 def test_the_document_names_the_dtypes_and_limits_of_the_reader() -> None:
-    codes = re.search(r"with these codes: ([A-Z0-9_, \n]+)\.", FORMAT)
-    assert codes and set(re.findall(r"\w+", codes[1])) == set(DTYPES)
+    codes = re.search(r"all those of safetensors: ([A-Z0-9_, \n]+)\.", FORMAT)
+    assert codes and set(re.findall(r"\w+", codes[1])) == set(BITS)
     limits = (
         f"{PATCH_LIMITS.header_bytes:,} bytes, {PATCH_LIMITS.entries:,} entries and tensors of {PATCH_LIMITS.rank} dim"
     )

@@ -81,7 +81,7 @@ class Adapted:
 
     def bytes_of(self, name: str) -> int:
         """Return how many bytes a tensor has."""
-        return self.tensors[name].numel * DTYPES[self.tensors[name].dtype]
+        return self.tensors[name].bytes
 
     def dtype_of(self, name: str) -> str:
         """Return the dtype of a tensor."""

@@ -27,7 +27,7 @@ from registry.breadcrumbs.diffing.changes import Changes, MaskFinder, Workspace
 from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
 from registry.breadcrumbs.diffing.mask import groups_of, rounds
 from registry.breadcrumbs.diffing.pairing import Choice, Pairing, SharedRows, pair
-from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_raw
+from registry.breadcrumbs.formats.arrays import count_not_finite, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.digest import digest_of
@@ -187,8 +187,10 @@ def _compare_integers(base: Checkpoint, tuned: Weights, pairing: Pairing, meter:
     if unequal:
         named = ", ".join(show(name) for name in unequal[:NAMES_SHOWN])
         more = f" and {len(unequal) - NAMES_SHOWN} more" if len(unequal) > NAMES_SHOWN else ""
+        kinds = " and ".join(sorted({base.tensors[name].dtype for name in unequal}))
         raise CheckpointMismatch(
-            f"Integer or bool tensors differ: {named}{more}; they have no task direction. Leave them out with exclude.",
+            f"{kinds} tensors differ: {named}{more}; only F64, F32, F16 and BF16 have a task direction. Leave them out "
+            "with exclude.",
             field=unequal[0],
         )
     return digests
@@ -197,15 +199,21 @@ def _compare_integers(base: Checkpoint, tuned: Weights, pairing: Pairing, meter:
 def _compare(base: Weights, name: str, tuned: Weights, other: str | None, meter: Meter) -> tuple[str, bool]:
     """Hash a base tensor and compare its bytes with its partner's, if it has one: (sha256, whether they are equal)."""
     digest, equal = hashlib.sha256(), True
-    for start, stop in blocks(base.tensors[name].numel):
-        raw = read_raw(base, name, start, stop)
-        digest.update(octets(raw))
-        meter.add(raw.size)
+    for start, stop in blocks(base.bytes_of(name), HASH_BYTES):
+        raw = _read(base, name, start, stop)
+        digest.update(raw)
+        meter.add(len(raw))
         if other is not None:
-            theirs = read_raw(tuned, other, start, stop)
-            equal = equal and np.array_equal(raw, theirs)
-            meter.add(theirs.size)
+            theirs = _read(tuned, other, start, stop)
+            equal = equal and raw == theirs
+            meter.add(len(theirs))
     return digest.hexdigest(), equal
+
+
+def _read(weights: Weights, name: str, start: int, stop: int) -> bytearray:
+    raw = bytearray(stop - start)
+    weights.fill(memoryview(raw), name, start)
+    return raw
 
 
 def _check_same(tuned: Weights, extra: str, other: str, meter: Meter) -> None:

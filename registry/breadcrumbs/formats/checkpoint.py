@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from registry.breadcrumbs.formats.blocks import fill
-from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, Entry, Header, Limits, TensorSpec, show
+from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Entry, Header, Limits, TensorSpec, show
 from registry.breadcrumbs.formats.header_reader import read_header
 from registry.breadcrumbs.formats.weight_files import find_weights, how_to_convert, read_json, require_whole
 from registry.errors import InvalidCheckpoint, NotFound
@@ -122,7 +122,7 @@ class Checkpoint:
 
     def bytes_of(self, name: str) -> int:
         """Return how many bytes a tensor has."""
-        return self.tensors[name].numel * DTYPES[self.tensors[name].dtype]
+        return self.tensors[name].bytes
 
     def dtype_of(self, name: str) -> str:
         """Return the dtype of a tensor."""

@@ -15,25 +15,20 @@ from dataclasses import dataclass
 
 from registry.errors import InvalidInput
 
-DTYPES: dict[str, int] = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E5M2": 1,
-    "F8_E4M3": 1,
-    "F8_E8M0": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
+BITS: dict[str, int] = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    **dict.fromkeys(("BOOL", "U8", "I8"), 8),
+    **dict.fromkeys(("F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
 }
-"""Bytes per element, by safetensors dtype code."""
+"""Bits per element, by safetensors dtype code: every code of the format."""
+
+DTYPES = {dtype: bits // 8 for dtype, bits in BITS.items() if bits % 8 == 0}
+"""Bytes per element of the dtypes whose elements are whole bytes; all of those that have a task direction are."""
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes that have a task direction."""
@@ -76,6 +71,11 @@ class TensorSpec:
     def numel(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all elements."""
+        return self.numel * BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def format_header(
         table["__metadata__"] = dict(sorted(metadata.items()))
     at = 0
     for name, dtype, shape in entries:
-        stop = at + math.prod(shape) * DTYPES[dtype]
+        stop = at + math.prod(shape) * BITS[dtype] // 8
         table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, stop]}
         at = stop
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from registry.breadcrumbs.formats.header import DTYPES, MAX_ELEMENTS, Entry, Flaw, Header, Limits, show
+from registry.breadcrumbs.formats.header import BITS, MAX_ELEMENTS, Entry, Flaw, Header, Limits, show
 from registry.errors import InvalidInput
 
 
@@ -78,10 +78,12 @@ def _place_entries(
         if len(offsets) != 2:
             raise Flaw("data_offsets must be two integers", name)
         start, stop = offsets
-        if stop - start != math.prod(shape) * DTYPES[dtype]:
+        length, odd = divmod(math.prod(shape) * BITS[dtype], 8)
+        if odd:
+            raise Flaw(f"shape {list(shape)} of {dtype} does not fill whole bytes", name)
+        if stop - start != length:
             raise Flaw(
-                f"{stop - start} bytes of data do not hold shape {list(shape)} of {dtype}, "
-                f"which takes {math.prod(shape) * DTYPES[dtype]}",
+                f"{stop - start} bytes of data do not hold shape {list(shape)} of {dtype}, which takes {length}",
                 name,
             )
         entries.append(Entry(name, dtype, shape, start, stop))
@@ -164,7 +166,7 @@ def _usual_entry(match: re.Match[str], limits: Limits) -> dict[str, str | tuple[
     """Return the fields of an entry, or None where one breaks a rule: parsing token by token then says which."""
     _, dtype, shape, start, stop = match.groups()
     lengths = tuple(map(int, shape.split(","))) if shape else ()
-    sound = dtype in DTYPES and len(lengths) <= limits.rank and math.prod(n or 1 for n in lengths) <= MAX_ELEMENTS
+    sound = dtype in BITS and len(lengths) <= limits.rank and math.prod(n or 1 for n in lengths) <= MAX_ELEMENTS
     if not sound:
         return None
     if not stop:
@@ -187,7 +189,7 @@ def _entry(
         at = _mark(text, at, ":", name)
         if field == "dtype":
             dtype, at = _string(text, at, name)
-            if dtype not in DTYPES:
+            if dtype not in BITS:
                 raise Flaw(f"dtype {show(dtype)} is unknown", name)
             values[field] = dtype
         else:
