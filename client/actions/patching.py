@@ -1,7 +1,7 @@
 """Diff and apply: patches made of models on this machine, and put onto them, without a registry."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,7 +110,7 @@ class Applied(Card):
 
 
 def diff(
-    base: str | Path,
+    base: str | Path | Mapping[str, Path],
     tuned: str | Path,
     out: str | Path,
     *,
@@ -127,7 +127,8 @@ def diff(
     """Make a breadcrumb patch of what fine-tuning changed.
 
     Args:
-        base: The model before: a .safetensors file, a model folder, or a Hub id `org/name[@revision]`.
+        base: The model before: a .safetensors file, a model folder, or a Hub id `org/name[@revision]`; or the files of
+            a folder, by their paths in it.
         tuned: The model after, likewise; or a LoRA adapter for the base, as PEFT saves it.
         out: The patch file to write.
         drop_bottom: Share of the smallest changes to leave out, 0 to 1.
@@ -149,12 +150,11 @@ def diff(
         WrongState: `out` is a file of weights that are compared.
     """
     out = Path(out)
-    if out.is_dir():
-        raise InvalidRequest(f"{out} is a folder; name the patch file to write, like {out / 'patch.safetensors'}.")
-    models = resolve(base, quiet=console.quiet), resolve(tuned, quiet=console.quiet)
-    for model in models:
-        if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
-            raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
+    models = (
+        base if isinstance(base, Mapping) else resolve(base, quiet=console.quiet),
+        resolve(tuned, quiet=console.quiet),
+    )
+    check_out(out, *models)
 
     # Importing torch takes seconds: what is wrong without looking at weights has been raised before.
     from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
@@ -184,6 +184,24 @@ def diff(
             adapter=adapter is not None,
             adapter_base=adapter.base_model if adapter else None,
         )
+
+
+def check_out(out: Path, *models: Path | Mapping[str, Path]) -> None:
+    """Check that a patch file may be written, as far as that can be seen without opening the models.
+
+    Raises:
+        InvalidRequest: It is a folder, or inside one of the models.
+        WrongState: It is one of the models.
+    """
+    if out.is_dir():
+        raise InvalidRequest(f"{out} is a folder; name the patch file to write, like {out / 'patch.safetensors'}.")
+    for model in models:
+        if not isinstance(model, Path):
+            continue
+        if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
+            raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
+        if model.is_file() and out.exists() and out.samefile(model):
+            raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
 
 
 def apply(
