@@ -23,7 +23,7 @@ from client.api.calls import Item
 from client.api.client import Client, connect
 from client.machine.config import cache, trusted_key
 from client.machine.sources import resolve
-from client.terminal.addresses import check_model, decimal, parse_item, parse_snapshot
+from client.terminal.addresses import check_model, decimal, parse_item, parse_pulled, parse_snapshot
 from client.terminal.console import Console
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.errors import InvalidRequest
@@ -64,7 +64,8 @@ def pull(
     """Download a model: a release, the base, or another composition; every byte is verified.
 
     Args:
-        model: NS/NAME[@REF]; REF is a version, a channel, `base`, or 8 or more digits of a recipe digest.
+        model: NS/NAME[@REF]; REF is a version, a channel, `base`, or 8 or more digits of a recipe digest. Or NS/NAME#N,
+            the base with patch N alone, which is composed first if need be.
         folder: The folder to pull into; it may hold an earlier pull of the same model.
         as_patches: Whether to download base and patches, and compose here.
         base: With `as_patches`, a local copy of the base.
@@ -82,7 +83,7 @@ def pull(
         StorageFull: The disk has no room for the files.
         Unauthenticated: No registry is in use.
     """
-    name, ref = parse_snapshot(model)
+    name, ref = parse_pulled(model)
     if base is not None and not as_patches:
         raise InvalidRequest("A local base is only for as_patches=True.", field="base")
     console, target = Console(quiet=quiet), Path(folder)

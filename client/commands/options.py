@@ -37,7 +37,7 @@ DeviceMemory = Annotated[
 Author = Annotated[str | None, typer.Option("--author", metavar="USER", help="Only by this user.")]
 Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most this many.")]
 Model = Annotated[str, typer.Argument(metavar="NS/NAME", help="The model.", show_default=False)]
-Snapshot = Annotated[str, typer.Argument(metavar="NS/NAME[@REF]", help="What to pull.", show_default=False)]
+Snapshot = Annotated[str, typer.Argument(metavar="NS/NAME[@REF|#N]", help="What to pull.", show_default=False)]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

@@ -48,6 +48,17 @@ def parse_snapshot(text: str) -> tuple[str, str]:
     return model, ref
 
 
+def parse_pulled(text: str) -> tuple[str, str]:
+    """Split NS/NAME[@REF] or NS/NAME#N[.R] into model and reference; a patch, also @refs/pr/N, is `#N[.R]`.
+
+    Raises:
+        InvalidRequest: The model's name or the reference is malformed.
+    """
+    if match := re.fullmatch(r"([^#@]+)(?:#|@refs/pr/)([1-9][0-9]{0,8}(?:\.[1-9][0-9]{0,8})?)", text):
+        return check_model(match[1]), f"#{match[2]}"
+    return parse_snapshot(text)
+
+
 def is_digest(ref: str) -> bool:
     """Return whether a reference is a recipe digest, or 8 or more of its first digits."""
     return re.fullmatch(r"[0-9a-f]{8,64}", ref) is not None
