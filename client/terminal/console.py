@@ -53,6 +53,10 @@ class Console:
         """Print a note that no worker has taken the job."""
         self.note("Still queued: no worker is free; is `crumb-server worker` running?")
 
+    def failing(self, error: str) -> None:
+        """Print a note that an attempt of a job failed, and that it is tried again."""
+        self.note(f"An attempt failed and is tried again: {plain(error)}")
+
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
         """Yield a callback for bytes done and bytes in all; a bar appears after a second."""
