@@ -194,7 +194,8 @@ def _usage(error: Exception) -> int:
         print(getattr(error, "format_message")())  # noqa: B009
         return 2
     path = context.command_path if context is not None else "crumb"
-    return _fail(f"{message.rstrip('.')}. See `{path} --help`.", getattr(error, "exit_code", 2))
+    end = "" if message.endswith(("?", "!")) else "."
+    return _fail(f"{message.rstrip('.')}{end} See `{path} --help`.", getattr(error, "exit_code", 2))
 
 
 def _fail(message: str, code: int) -> int:
