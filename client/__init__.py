@@ -12,6 +12,11 @@ A patch made from a fine-tuned model, and contributed:
     diff("base", "tuned", "patch.safetensors", drop_bottom="0.85")
     push("patch.safetensors", "alice/tiny", title="Adds and subtracts two-digit numbers")
 
+Both in one step, from a folder, an adapter, or a model in memory:
+
+    from client import push_patch
+    push_patch("tuned", "alice/tiny", title="Adds and subtracts two-digit numbers", propose=True)
+
 Any subset of patches, composed at the registry (then pulled), or on this machine without a registry:
 
     from client import apply, compose, pull
@@ -40,9 +45,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from client.api.client import Client
-    from client.library import apply, compose, diff, pull, push, verify
+    from client.library import apply, compose, diff, pull, push, push_patch, verify
 
-__all__ = ["Client", "__version__", "apply", "compose", "diff", "pull", "push", "verify"]
+__all__ = ["Client", "__version__", "apply", "compose", "diff", "pull", "push", "push_patch", "verify"]
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from client.commands import integrations, models
+from client.commands import integrations, models, overview
 from client.commands.composing import conflicts, evals, local, pulls, recipes, trials, tuning
 from client.commands.curation import patches, reviews
 from client.commands.operating import admin, operations
@@ -28,12 +28,29 @@ Exit codes: 0 done; 1 refused or failed, with one sentence on stderr; 2 wrong us
 their digest; 130 interrupted; 143 terminated.
 """
 
+
+class Panels(typer.core.TyperGroup):
+    """The commands of `crumb --help`, under the head of their panel, and in the order in which they were added."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the panels."""
+        commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        width = max(len(name) for name, _ in commands)
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, command in commands:
+            short = command.get_short_help_str(formatter.width - 6 - width)
+            panels.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append((name, short))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name.ljust(width), short) for name, short in rows])
+
+
 app = typer.Typer(
     name="crumb",
+    cls=Panels,
     help="Sparse patches of fine-tuned models: make them, push them, compose any subset, pull the merged model.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -73,53 +90,57 @@ def demo(
     run_demo(keep, as_json, quiet)
 
 
-_LOCAL: tuple[Callable[..., None], ...] = (local.diff, local.show, local.apply, local.digest)
-_ACCOUNT: tuple[Callable[..., None], ...] = (account.login, account.logout, account.whoami)
-_REGISTRY: tuple[Callable[..., None], ...] = (
-    patches.push,
-    patches.log,
-    patches.compose,
-    conflicts.conflicts,
-    pulls.pull,
-    pulls.verify,
-    publishing.publish,
-)
-_REVIEWS: tuple[Callable[..., None], ...] = (
-    reviews.propose,
-    reviews.withdraw,
-    reviews.review,
-    reviews.comment,
-    reviews.accept,
-    reviews.reject,
-    reviews.yank,
-    reviews.unyank,
-    reviews.quarantine,
-    reviews.inbox,
-    admin.report,
-)
-_TRIALS: tuple[Callable[..., None], ...] = (trials.bisect, trials.loo, trials.blame)
-for _command in (*_LOCAL, *_ACCOUNT):
-    app.command()(_command)
-app.add_typer(models.group)
-for _command in (*_REGISTRY, *_REVIEWS):
-    app.command()(_command)
-for _group in (releases.group, channels.group, recipes.group, evals.evals):
-    app.add_typer(_group)
-for _command in _TRIALS:
-    app.command()(_command)
-app.command(cls=tuning.RunsCommand)(tuning.tune)
-for _group in (
-    people.organisations,
-    people.members,
-    people.tokens,
-    keys.group,
-    operations.webhooks,
-    integrations.group,
-    admin.group,
-):
-    app.add_typer(_group)
-for _command in (operations.audit, operations.changes, demo):
-    app.command()(_command)
+_PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
+    "Patches and models here": (local.diff, local.show, local.apply, local.digest, overview.status),
+    "Contribute": (patches.push, reviews.propose, reviews.withdraw, patches.log),
+    "Use": (models.search, models.group, pulls.pull, pulls.verify, overview.browse),
+    "Compose and compare": (
+        patches.compose,
+        conflicts.conflicts,
+        recipes.group,
+        evals.evals,
+        trials.bisect,
+        trials.loo,
+        trials.blame,
+        tuning.tune,
+    ),
+    "Review": (
+        reviews.inbox,
+        reviews.review,
+        reviews.comment,
+        reviews.accept,
+        reviews.reject,
+        reviews.yank,
+        reviews.unyank,
+        admin.report,
+    ),
+    "Release": (releases.group, channels.group, publishing.publish, keys.group),
+    "Account and people": (
+        account.login,
+        account.logout,
+        account.whoami,
+        people.tokens,
+        people.organisations,
+        people.members,
+    ),
+    "Operate": (
+        operations.webhooks,
+        integrations.group,
+        operations.changes,
+        operations.audit,
+        reviews.quarantine,
+        admin.group,
+    ),
+    "This installation": (overview.doctor, demo),
+}
+for _panel, _members in _PANELS.items():
+    for _member in _members:
+        if isinstance(_member, typer.Typer):
+            app.add_typer(_member, rich_help_panel=_panel)
+        elif _member is tuning.tune:
+            app.command(cls=tuning.RunsCommand, rich_help_panel=_panel)(_member)
+        else:
+            app.command(rich_help_panel=_panel)(_member)
 
 
 def main() -> None:
@@ -194,7 +215,8 @@ def _usage(error: Exception) -> int:
         print(getattr(error, "format_message")())  # noqa: B009
         return 2
     path = context.command_path if context is not None else "crumb"
-    return _fail(f"{message.rstrip('.')}. See `{path} --help`.", getattr(error, "exit_code", 2))
+    end = "" if message.endswith(("?", "!")) else "."
+    return _fail(f"{message.rstrip('.')}{end} See `{path} --help`.", getattr(error, "exit_code", 2))
 
 
 def _fail(message: str, code: int) -> int:

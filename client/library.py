@@ -1,4 +1,4 @@
-"""The library: `pull`, `push`, `diff`, `apply`, `verify` and `compose` as notebooks and scripts call them.
+"""The library: what notebooks and scripts call, `pull`, `push`, `push_patch`, `diff`, `apply`, `verify` and `compose`.
 
 Each takes addresses as they are written on the command line and calls the same action as the command of its name. Those
 that need a registry take `client`, or `url` and `token`; else they use the login of `crumb login`, $CRUMB_URL and
@@ -6,21 +6,24 @@ $CRUMB_TOKEN, as the commands do.
 """
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from client.actions import composing
 from client.actions import pull as pulling
 from client.actions import push as pushing
+from client.actions import push_tuned as tuned_pushing
 from client.actions import verify as verifying
 from client.actions.patching import Applied, MadePatch, apply, diff
 from client.actions.results import ComposedModel, PulledModel, PushedPatch
 from client.actions.verify import Proof
 from client.api.calls import Item
 from client.api.client import Client, connect
-from client.machine.config import trusted_key
+from client.machine.config import cache, trusted_key
 from client.machine.sources import resolve
-from client.terminal.addresses import check_model, decimal, parse_item, parse_snapshot
+from client.terminal.addresses import check_model, decimal, parse_item, parse_pulled, parse_snapshot
 from client.terminal.console import Console
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.errors import InvalidRequest
@@ -37,6 +40,7 @@ __all__ = [
     "diff",
     "pull",
     "push",
+    "push_patch",
     "verify",
 ]
 
@@ -60,7 +64,8 @@ def pull(
     """Download a model: a release, the base, or another composition; every byte is verified.
 
     Args:
-        model: NS/NAME[@REF]; REF is a version, a channel, `base`, or 8 or more digits of a recipe digest.
+        model: NS/NAME[@REF]; REF is a version, a channel, `base`, or 8 or more digits of a recipe digest. Or NS/NAME#N,
+            the base with patch N alone, which is composed first if need be.
         folder: The folder to pull into; it may hold an earlier pull of the same model.
         as_patches: Whether to download base and patches, and compose here.
         base: With `as_patches`, a local copy of the base.
@@ -78,7 +83,7 @@ def pull(
         StorageFull: The disk has no room for the files.
         Unauthenticated: No registry is in use.
     """
-    name, ref = parse_snapshot(model)
+    name, ref = parse_pulled(model)
     if base is not None and not as_patches:
         raise InvalidRequest("A local base is only for as_patches=True.", field="base")
     console, target = Console(quiet=quiet), Path(folder)
@@ -148,6 +153,110 @@ def push(
             console=Console(quiet=quiet),
         )
     return PushedPatch(pushed)
+
+
+class Saveable(Protocol):
+    """A model in memory, of transformers or PEFT, or anything else that saves itself as safetensors."""
+
+    def save_pretrained(self, save_directory: str) -> Any:
+        """Write the model into a folder."""
+
+
+def push_patch(
+    model_or_folder: Saveable | str | Path,
+    model: str,
+    title: str,
+    *,
+    base: str | Path | None = None,
+    keep: str | Path | None = None,
+    message: str = "",
+    task: str | None = None,
+    license: str | None = None,
+    propose: bool = False,
+    update: int | None = None,
+    wait: bool = True,
+    client: Client | None = None,
+    url: str | None = None,
+    token: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> PushedPatch:
+    """Contribute what fine-tuning changed: make the patch of a tuned model, and push it.
+
+    An interrupted call resumes when it is made again; of a model in memory, that is its upload alone.
+
+    Args:
+        model_or_folder: The tuned model: a model in memory, of transformers or PEFT; a .safetensors file, a model
+            folder or an adapter; or a Hub id `org/name[@revision]`. A model in memory is saved to a temporary folder.
+        model: NS/NAME, where the patch goes.
+        title: One line on what it does.
+        base: A local copy of the base, or its Hub id; the registry's, from the cache if it is there, when None.
+        keep: Where to keep the patch file that is made.
+        message: A longer description.
+        task: What it is for, like math or code/python.
+        license: Of the patch, like apache-2.0.
+        propose: Whether to ask for review at once.
+        update: Number of a patch of yours, to which this is the next revision.
+        wait: Whether to wait for the registry's check.
+        client: The registry; it stays open.
+        url: The registry's address, in place of `client`.
+        token: For `url`, or in place of the login's.
+        quiet: Whether to show neither progress nor notes.
+        **options: Options of `diff`, like `drop_bottom="0.9"`.
+
+    Raises:
+        NotFound: There is no such folder or model.
+        CheckpointMismatch: The tuned model does not fit its base.
+        BaseMismatch: The given base is not the one that the model is pinned to.
+        InvalidPatch: Nothing changed, or the registry refused the patch.
+        Unauthenticated: No registry is in use, or the token is missing or invalid.
+        Forbidden: The token or your role does not allow it.
+    """
+    if unknown := sorted(options.keys() - tuned_pushing.OPTIONS):
+        raise TypeError(f"push_patch() got an unexpected keyword argument {unknown[0]!r}; `diff` has no such option")
+    check_model(model)
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(_session(client, url, token))
+        tuned, drafts = model_or_folder, None
+        if not isinstance(tuned, str | Path):
+            session.whoami()  # a missing token is reported before gigabytes are written
+            drafts = Path(stack.enter_context(_temporary_folder()))
+            tuned = _saved(tuned, drafts / "model")
+        pushed = tuned_pushing.push_tuned(
+            session,
+            tuned,
+            model,
+            title,
+            base=base,
+            keep=None if keep is None else Path(keep),
+            drafts=drafts,
+            options=options,
+            message=message,
+            task=task,
+            license=license,
+            propose=propose,
+            update=update,
+            wait=wait,
+            console=Console(quiet=quiet),
+        )
+    return PushedPatch(pushed)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder on the disk of the cache, which has room for models; /tmp may have none."""
+    cache().mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix="saved-", dir=cache())
+
+
+def _saved(model: Saveable, folder: Path) -> Path:
+    if not callable(getattr(model, "save_pretrained", None)):
+        raise InvalidRequest(
+            f"A {type(model).__name__} cannot save itself; give a folder, a .safetensors file, or a model that has "
+            "save_pretrained, as those of transformers and PEFT do.",
+            field="model_or_folder",
+        )
+    model.save_pretrained(str(folder))
+    return folder
 
 
 def verify(

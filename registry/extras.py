@@ -66,6 +66,11 @@ def require_extra(extra: str) -> None:
             raise _missing(library)
 
 
+def missing_extras() -> set[str]:
+    """Return the extras of which a library is not installed; nothing is imported."""
+    return {extra for library, extra in EXTRAS.items() if importlib.util.find_spec(library) is None}
+
+
 def _missing(library: str) -> MissingExtra:
     extra = EXTRAS[library]
     return MissingExtra(

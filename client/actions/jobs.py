@@ -18,6 +18,7 @@ def wait(
     *,
     progress: Callable[[float], None] | None = None,
     idle: Callable[[], None] | None = None,
+    failing: Callable[[str], None] | None = None,
     timeout: float | None = None,
 ) -> Job:
     """Wait until a job has ended, and return it as it ended.
@@ -27,6 +28,7 @@ def wait(
         job: The job, as an answer carried it.
         progress: Called with a number from 0 to 1 at every look.
         idle: Called once when no worker has taken the job for some seconds.
+        failing: Called with the error of an attempt that failed, if the job is tried again.
         timeout: Seconds; None waits for ever.
 
     Raises:
@@ -34,10 +36,13 @@ def wait(
         JobCancelled: Somebody cancelled the job.
         Unavailable: The timeout passed.
     """
-    start, pause = time.monotonic(), FIRST_PAUSE
+    start, pause, told = time.monotonic(), FIRST_PAUSE, None
     while job.state in ("queued", "running"):
         if progress is not None:
             progress(min(1.0, max(0.0, job.progress)))
+        if failing is not None and job.error is not None and job.error != told:
+            told = job.error
+            failing(told)
         if timeout is not None and time.monotonic() - start > timeout:
             raise Unavailable(f"Job {job.id} ({job.kind} of {job.model}) is still {job.state}; ask again later.")
         if idle is not None and job.state == "queued" and time.monotonic() - start > IDLE:
@@ -71,7 +76,7 @@ def watch(client: Client, job: Job, label: str, console: Console, *, interrupted
     """
     try:
         with console.waiting(label) as progress:
-            return wait(client, job, progress=progress, idle=console.idle)
+            return wait(client, job, progress=progress, idle=console.idle, failing=console.failing)
     except KeyboardInterrupt:
         if interrupted is not None:
             console.note(f"\n{interrupted}")

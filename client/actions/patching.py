@@ -135,7 +135,7 @@ class Applied(Card):
 
 
 def diff(
-    base: str | Path,
+    base: str | Path | Mapping[str, Path],
     tuned: str | Path,
     out: str | Path,
     *,
@@ -155,7 +155,8 @@ def diff(
     """Make a breadcrumb patch of what fine-tuning changed.
 
     Args:
-        base: The model before: a .safetensors file, a model folder, or a Hub id `org/name[@revision]`.
+        base: The model before: a .safetensors file, a model folder, or a Hub id `org/name[@revision]`; or the files of
+            a folder, by their paths in it.
         tuned: The model after, likewise; or a LoRA adapter for the base, of PEFT, kohya or diffusers.
         out: The patch file to write.
         drop_bottom: Share of the smallest changes to leave out, 0 to 1.
@@ -180,14 +181,11 @@ def diff(
         WrongState: `out` is a file of weights that are compared.
     """
     out = Path(out)
-    if out.is_dir():
-        raise InvalidRequest(f"{out} is a folder; name the patch file to write, like {out / 'patch.safetensors'}.")
-    models = resolve(base, quiet=console.quiet), resolve(tuned, quiet=console.quiet)
-    for model in models:
-        if kind := name_kind(model):
-            raise InvalidCheckpoint(kind)
-        if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
-            raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
+    models = (
+        base if isinstance(base, Mapping) else resolve(base, quiet=console.quiet),
+        resolve(tuned, quiet=console.quiet),
+    )
+    check_out(out, *models)
 
     # Importing torch takes seconds: what is wrong without looking at weights has been raised before.
     from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
@@ -228,7 +226,7 @@ def diff(
         for sentence in notes:
             console.note(sentence)
         adapter = after.config if isinstance(after, Adapted) else None
-        _doubt_adapter(str(base), adapter.base_model if adapter else None, console)
+        _doubt_adapter("" if isinstance(base, Mapping) else str(base), adapter.base_model if adapter else None, console)
         return MadePatch(
             file=out,
             sha256=str(info.sha256),
@@ -247,6 +245,27 @@ def diff(
             left_out=left_out,
             notes=notes,
         )
+
+
+def check_out(out: Path, *models: Path | Mapping[str, Path]) -> None:
+    """Check that a patch file may be written, as far as that can be seen without opening the models.
+
+    Raises:
+        InvalidCheckpoint: A model is of a kind that is not read.
+        InvalidRequest: It is a folder, or inside one of the models.
+        WrongState: It is one of the models.
+    """
+    if out.is_dir():
+        raise InvalidRequest(f"{out} is a folder; name the patch file to write, like {out / 'patch.safetensors'}.")
+    for model in models:
+        if not isinstance(model, Path):
+            continue
+        if kind := name_kind(model):
+            raise InvalidCheckpoint(kind)
+        if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
+            raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
+        if model.is_file() and out.exists() and out.samefile(model):
+            raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
 
 
 def _doubt_adapter(base: str, named: str | None, console: Console) -> None:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from client.actions.composing import compose_here, other_files, recipe_of
+from client.actions.composing import compose, compose_here, other_files, recipe_of
 from client.actions.transfers import download_snapshot
 from client.api.client import Client
 from client.machine.folders import (
@@ -20,10 +20,20 @@ from client.machine.folders import (
     write_source,
 )
 from client.machine.locks import locked
-from client.terminal.addresses import is_digest, is_version
+from client.terminal.addresses import is_digest, is_version, parse_choice
 from client.terminal.console import Console, plain
 from registry.breadcrumbs.formats.digest import digest_files
-from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, WrongState
+from registry.breadcrumbs.formats.recipe import ALONE, Item, make_recipe
+from registry.errors import (
+    BreadcrumbError,
+    DigestMismatch,
+    Forbidden,
+    InvalidRequest,
+    NotComposed,
+    NotFound,
+    Unauthenticated,
+    WrongState,
+)
 from registry.files.durable import storage_error
 from registry.schemas import Snapshot
 
@@ -38,12 +48,14 @@ def pull(client: Client, model: str, ref: str, folder: Path, *, console: Console
     Args:
         client: The registry.
         model: NS/NAME.
-        ref: `main`, `base`, a version, a channel, a recipe digest or 8 or more of its first digits.
+        ref: `main`, `base`, a version, a channel, a recipe digest or 8 or more of its first digits; or `#N[.R]`, the
+            base with a patch alone, which is composed first if need be and you may ask for it.
         folder: It may hold an earlier pull, which is brought up to date; other files stay as they are.
         console: Where notes and progress go.
 
     Raises:
         NotFound: There is no such model or snapshot.
+        NotComposed: The patch alone is not composed yet, and you may not ask for it.
         WrongState: Something that no pull brought is where a file must go.
         DigestMismatch: The weights are not those that the registry names.
         StorageFull: The disk has no room for the files.
@@ -126,8 +138,11 @@ def find_snapshot(client: Client, model: str, ref: str, console: Console = QUIET
 
     Raises:
         NotFound: There is no such model or snapshot.
+        NotComposed: The patch alone is not composed yet, and you may not ask for it.
         DigestMismatch: The registry answers with another snapshot, or its recipe has another digest than it says.
     """
+    if ref.startswith("#"):
+        ref = _compose_alone(client, model, ref, console)
     snapshot = client.snapshot(model, ref)
     for warning in snapshot.warnings:
         console.note(f"Warning: {plain(warning)}")
@@ -141,6 +156,24 @@ def find_snapshot(client: Client, model: str, ref: str, console: Console = QUIET
             f"whose recipe is {digest or 'none'}; do not trust this snapshot, and tell the operator."
         )
     return snapshot
+
+
+def _compose_alone(client: Client, model: str, address: str, console: Console) -> str:
+    """Return the recipe digest of the base with a patch alone, having it composed first if need be."""
+    number, revision = parse_choice(address)
+    patch = client.patch(model, number, revision)
+    recipe = make_recipe(patch.base, ALONE, [Item(patch.sha256, "1")]).digest
+    try:
+        return client.snapshot(model, recipe).ref
+    except NotFound:
+        pass  # it is not composed yet
+    try:
+        return compose(client, model, [(number, "1", patch.revision)], alpha=ALONE, console=console).recipe.digest
+    except (Unauthenticated, Forbidden) as why:
+        raise NotComposed(
+            f"{model}{address} is not composed yet, and you may not ask for it: {why} Log in with `crumb login` and a "
+            f"token of the scope push, or ask a member of {model} to run `crumb pull {model}{address}`."
+        ) from why
 
 
 @contextlib.contextmanager

@@ -58,12 +58,10 @@ def push(
     """
     base = patch_base(path)
     me = client.whoami()  # a missing token is reported before anything is read
-    about = client.model(model)
-    if about.base is None:
-        raise WrongState(f"{model} is still being imported; push again once `crumb model show {model}` says ready.")
-    if base != about.base:
+    pinned = pinned_base(client, model)
+    if base != pinned:
         raise BaseMismatch(
-            f"{path.name} was made for the base {base}, but {model} is pinned to {about.base}; "
+            f"{path.name} was made for the base {base}, but {model} is pinned to {pinned}; "
             f"make the patch again from `crumb pull {model}@base`."
         )
     if refused := _refused_before(client, path, model, me.user):
@@ -80,7 +78,11 @@ def push(
         console.note(
             f"This file is already {model}#{patch.number}, titled {plain(patch.title)!r}; that stays as it is."
         )
-    return settle(client, patch, console=console) if wait else patch
+    if wait:
+        patch = settle(client, patch, console=console)
+    if propose and patch.author == me.user and patch.state in ("draft", "changes_requested"):
+        patch = client.propose(model, patch.number)  # it was pushed before, without; or this is its next revision
+    return patch
 
 
 def settle(client: Client, patch: Patch, *, console: Console = QUIET) -> Patch:
@@ -104,6 +106,19 @@ def settle(client: Client, patch: Patch, *, console: Console = QUIET) -> Patch:
     return patch
 
 
+def pinned_base(client: Client, model: str) -> str:
+    """Return the weights digest of the base that a model is pinned to.
+
+    Raises:
+        NotFound: There is no such model.
+        WrongState: The model is still being imported.
+    """
+    base = client.model(model).base
+    if base is None:
+        raise WrongState(f"{model} is still being imported; push again once `crumb model show {model}` says ready.")
+    return base
+
+
 def patch_base(path: Path) -> str:
     """Return the weights digest of the base that a patch file is for, reading only its header.
 
@@ -111,14 +126,28 @@ def patch_base(path: Path) -> str:
         NotFound: There is no such file.
         InvalidPatch: The file is not a patch.
     """
+    base = _patch_base(path, f"Patch {path.name}")
+    if base is None:
+        raise InvalidPatch(f"{path} is not a breadcrumb patch; make one with `crumb diff`.")
+    return base
+
+
+def is_patch(path: Path) -> bool:
+    """Return whether a safetensors file is a patch, and not the weights of a model or an adapter.
+
+    Raises:
+        InvalidPatch: The file is neither.
+    """
+    return _patch_base(path, f"File {path.name}") is not None
+
+
+def _patch_base(path: Path, label: str) -> str | None:
     from registry.breadcrumbs.formats.header import PATCH_LIMITS
     from registry.breadcrumbs.formats.header_reader import read_header
 
     with open_file(path) as file:
-        metadata = read_header(file, path.stat().st_size, f"Patch {path.name}", PATCH_LIMITS, InvalidPatch).metadata
-    if metadata.get("format") != "breadcrumb-patch" or "base" not in metadata:
-        raise InvalidPatch(f"{path} is not a breadcrumb patch; make one with `crumb diff`.")
-    return metadata["base"]
+        metadata = read_header(file, path.stat().st_size, label, PATCH_LIMITS, InvalidPatch).metadata
+    return metadata.get("base") if metadata.get("format") == "breadcrumb-patch" else None
 
 
 def send(client: Client, path: Path, console: Console, name: str) -> tuple[str, int]:

@@ -24,6 +24,7 @@ PAGE = 100
 RULES = {  # patterns of registry.schemas, in words
     "task": "write it like math or code/python, in up to 64 lowercase letters, digits, dots, dashes and slashes",
     "name": "write NS/NAME in lowercase letters, digits, dots and dashes",
+    "source": "write a base at a Hub like hf://org/name or hf://org/name@revision",
     "title": "it holds a NUL character",
     "message": "it holds a NUL character",
     "license": "write it as the Hub does, like apache-2.0 or cc-by-4.0",

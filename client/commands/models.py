@@ -74,6 +74,23 @@ def list_models(
     quiet: Quiet = False,
 ) -> None:
     """List models by name."""
+    _list(search, author, limit, Console(as_json, quiet))
+
+
+def search(
+    words: Annotated[
+        list[str], typer.Argument(metavar="WORDS", help="All of them are in the name.", show_default=False)
+    ],
+    author: Author = None,
+    limit: Limit = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search models by words in their names."""
+    _list(" ".join(words), author, limit, Console(as_json, quiet))
+
+
+def _list(search: str | None, author: str | None, limit: int | None, console: Console) -> None:
     with connect() as client:
         models = list(client.models(search=search, author=author, limit=limit))
     rows = [
@@ -89,7 +106,7 @@ def list_models(
     ]
     heads = ("model", "state", "patches", "parameters", "size", "created")
     text = table(heads, rows, right=(2, 3, 4)) if rows else "There are no such models."
-    Console(as_json, quiet).result(models, text, "\n".join(model.name for model in models))
+    console.result(models, text, "\n".join(model.name for model in models))
 
 
 @group.command()
@@ -141,7 +158,7 @@ def _fields(model: "schemas.Model") -> str:
             ("model", model.name),
             ("creator", plain(model.creator)),
             ("visible", "to members" if model.visibility == "private" else "to all"),
-            ("you are", model.role or "-"),
+            *([("you are", model.role)] if model.role else []),
             ("licence", plain(model.license or "not stated")),
             ("accepting", _policy(model)),
             ("state", model.state),

@@ -1,6 +1,8 @@
 """Options that several commands share, and the registry in use."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -35,7 +37,35 @@ DeviceMemory = Annotated[
 Author = Annotated[str | None, typer.Option("--author", metavar="USER", help="Only by this user.")]
 Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most this many.")]
 Model = Annotated[str, typer.Argument(metavar="NS/NAME", help="The model.", show_default=False)]
-Snapshot = Annotated[str, typer.Argument(metavar="NS/NAME[@REF]", help="What to pull.", show_default=False)]
+Snapshot = Annotated[str, typer.Argument(metavar="NS/NAME[@REF|#N]", help="What to pull.", show_default=False)]
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def with_options_of(other: Callable[..., None]) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command the options of another one, in place of its own `**` parameter.
+
+    Whatever has no default is no option; names that the command has itself stay its own.
+    """
+    theirs = {name: option for name, option in signature(other).parameters.items() if option.default != option.empty}
+
+    def decorate(command: Command) -> Command:
+        own = {n: p for n, p in signature(command).parameters.items() if p.kind != Parameter.VAR_KEYWORD}
+        more = {name: option for name, option in theirs.items() if name not in own}
+        shared = [name for name in ("as_json", "quiet") if name in own]  # these end every help text
+        first = [option for name, option in own.items() if name not in shared]
+        ordered = [*first, *more.values(), *(own[name] for name in shared)]
+        command.__signature__ = signature(command).replace(parameters=ordered)  # type: ignore[attr-defined]
+        command.__annotations__ |= {name: option.annotation for name, option in more.items()}
+        return command
+
+    return decorate
+
+
+def changed_options(options: dict[str, object], of: Callable[..., None]) -> dict[str, object]:
+    """Return the options of another command that were given another value than their default."""
+    defaults = {name: option.default for name, option in signature(of).parameters.items()}
+    return {name: value for name, value in options.items() if value not in (defaults[name], [])}
 
 
 def parse_size(text: str | None) -> int | None:

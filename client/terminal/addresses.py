@@ -48,6 +48,34 @@ def parse_snapshot(text: str) -> tuple[str, str]:
     return model, ref
 
 
+def parse_pulled(text: str) -> tuple[str, str]:
+    """Split NS/NAME[@REF] or NS/NAME#N[.R] into model and reference; a patch, also @refs/pr/N, is `#N[.R]`.
+
+    Raises:
+        InvalidRequest: The model's name or the reference is malformed.
+    """
+    if match := re.fullmatch(r"([^#@]+)(?:#|@refs/pr/)([1-9][0-9]{0,8}(?:\.[1-9][0-9]{0,8})?)", text):
+        return check_model(match[1]), f"#{match[2]}"
+    return parse_snapshot(text)
+
+
+def page_of(address: str | None) -> str:
+    """Return the path of the page about NS/NAME[#N|@REF]; of the registry's first page when None.
+
+    Raises:
+        InvalidRequest: The address is malformed.
+    """
+    if address is None:
+        return "/"
+    model, ref = parse_pulled(address)
+    if ref.startswith("#"):
+        return f"/{model}/patches/{ref[1:].partition('.')[0]}"
+    if ref in ("main", "base"):
+        return f"/{model}"
+    kind = "recipes" if is_digest(ref) else "releases" if is_version(ref) else "channels"
+    return f"/{model}/{kind}/{ref}"
+
+
 def is_digest(ref: str) -> bool:
     """Return whether a reference is a recipe digest, or 8 or more of its first digits."""
     return re.fullmatch(r"[0-9a-f]{8,64}", ref) is not None

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from registry.files.sizes import size as size
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.progress import Progress as Bars
@@ -52,6 +54,10 @@ class Console:
     def idle(self) -> None:
         """Print a note that no worker has taken the job."""
         self.note("Still queued: no worker is free; is `crumb-server worker` running?")
+
+    def failing(self, error: str) -> None:
+        """Print a note that an attempt of a job failed, and that it is tried again."""
+        self.note(f"An attempt failed and is tried again: {plain(error)}")
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
@@ -112,15 +118,6 @@ def plain(text: str, *, lines: bool = False) -> str:
     """Return other people's words without control characters, and on one line unless `lines`."""
     kept = "".join(c if c.isprintable() or (lines and c in "\n\t") else " " for c in text)
     return kept if lines else " ".join(kept.split())
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
-        count /= 1000
-    return f"{count:.4g} TB"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:

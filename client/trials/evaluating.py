@@ -22,7 +22,7 @@ from client.actions.pull import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console, plain
 from client.trials.bench import QUIET, Candidate, ScaledPatch, bench
-from client.trials.harnesses import LONGEST, Choice, Format, read_results
+from client.trials.harnesses import LONGEST, Choice, Format, higher_is_better, read_results
 from client.trials.running import HOLDER, check_command, run_successfully
 from client.trials.scores import is_number, last_line, read_json, read_number
 from registry.errors import InvalidRequest, RevisionNotFound
@@ -35,12 +35,15 @@ PLACES = 10_000  # files that are looked at for results
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What numbers are called that do not name their own task, dataset and metric; None where that is not said."""
+    """What numbers are called that do not name their own task, dataset and metric; None where that is not said.
+
+    Which value is better goes by the metric's name if it is not said, and is the higher one if that says nothing.
+    """
 
     task: str | None = None
     dataset: str | None = None
     metric: str | None = None
-    higher_is_better: bool = True
+    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ def evaluate(
     """
     check_command(command)
     names = names or Names()
+    _check_names(names)
     candidate, subject = find_candidate(client, model, ref, together, console)
     if names.task is not None or results is not None:  # what prevents recording is reported before anything is composed
         client.whoami()
@@ -128,6 +132,14 @@ def evaluate(
     line = shlex.join(command)
     recorded = client.add_evaluations(model, subject, scores, command=line) if scores else None
     return Evaluated(model, subject, scores, numbers, recorded)
+
+
+def _check_names(names: Names) -> None:
+    """Check what can be wrong with the names before a model is composed and measured for hours."""
+    for name, longest in LONGEST.items():
+        word = getattr(names, name)
+        if word is not None and (not 1 <= len(word.strip()) <= longest or not word.isprintable()):
+            raise InvalidRequest(f"--{name} must be a text of 1 to {longest} characters on one line.", field=name)
 
 
 def find_candidate(
@@ -221,13 +233,16 @@ def _score(entry: dict[str, Any], names: Names) -> Score:
             field="command",
         )
     given = {"task": names.task, "dataset": names.dataset or names.task, "metric": names.metric}
-    whole = {"higher_is_better": names.higher_is_better, **{key: word for key, word in given.items() if word}, **entry}
+    whole = {**{key: word for key, word in given.items() if word}, **entry}
     for name, longest in LONGEST.items():
         word = whole.get(name)
         if not isinstance(word, str) or not 1 <= len(word.strip()) <= longest or not word.strip().isprintable():
             raise InvalidRequest(
                 f"{shown}: {name} must be a text of 1 to {longest} characters; print it, or give --{name}.", field=name
             )
+    if "higher_is_better" not in whole:
+        better = names.higher_is_better
+        whole["higher_is_better"] = higher_is_better(whole["metric"]) is not False if better is None else better
     stderr = whole.get("stderr")
     for name in ("value", *(["stderr"] if stderr is not None else [])):
         if not is_number(whole.get(name)):

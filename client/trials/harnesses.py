@@ -275,16 +275,25 @@ def _score(number: _Number, choice: Choice) -> Score:
     )
 
 
+def higher_is_better(metric: str) -> bool | None:
+    """Return what is known of metrics with such a name: False for a loss; None if nothing is known."""
+    name = metric.lower()
+    return False if _matches(name, _LOWER) else True if _matches(name, _HIGHER) else None
+
+
 def _higher_is_better(number: _Number, choice: Choice) -> bool:
     """Return what the caller says, else the file, else what is known of metrics with such a name."""
     metric = number.metric.partition(",")[0]
-    for lower, higher in ((choice.lower, choice.higher), (_LOWER, _HIGHER)):
-        if _matches(metric, lower) or _matches(number.metric, lower):
+    for name in (metric, number.metric):
+        if _matches(name, choice.lower):
             return False
-        if _matches(metric, higher) or _matches(number.metric, higher):
+        if _matches(name, choice.higher):
             return True
-        if number.higher is not None:
-            return number.higher
+    if number.higher is not None:
+        return number.higher
+    known = higher_is_better(metric)
+    if known is not None:
+        return known
     raise InvalidRequest(
         f"Nothing says whether a higher or a lower {plain(number.metric)!r} ({plain(number.named_task)}) is better; "
         f"give --higher {plain(metric)!r} or --lower {plain(metric)!r}.",

@@ -17,6 +17,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Run a breadcrumb registry: database, blobs, HTTP API, and the worker that composes models.",
     epilog="Every setting is an environment variable REGISTRY_<NAME>; DATABASE_URL moves the database to PostgreSQL. "
     "Exit codes: 0 success, 1 refused or a problem was found, 2 wrong usage.",

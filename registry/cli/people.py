@@ -8,9 +8,9 @@ import typer
 
 from registry.cli.common import Data, Json, open_for, parse_size, prepare, settings_for
 
-tokens = typer.Typer(no_args_is_help=True, help="Create and revoke tokens of users.")
-users = typer.Typer(no_args_is_help=True, help="Disable and enable users.")
-spaces = typer.Typer(no_args_is_help=True, help="Show and set the quotas of namespaces.")
+tokens = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Create and revoke tokens of users.")
+users = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Disable and enable users.")
+spaces = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show and set the quotas of namespaces.")
 
 
 @tokens.command("create")

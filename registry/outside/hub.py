@@ -10,6 +10,7 @@ switches of the environment are ignored. Answers are bounded before they are rea
 import hashlib
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -129,6 +130,13 @@ class Bounded(httpx2.SyncByteStream):
         self.inner.close()
 
 
+def is_unknown_name(error: BaseException | None) -> bool:
+    """Say whether a call failed because its host's name has no address, which another attempt does not change."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def split(source: str) -> tuple[str, str]:
     """Return the repository and the revision in `hf://org/name@revision`.
 
@@ -174,7 +182,13 @@ def listing(hub: Hub, source: str) -> tuple[str, list[tuple[str, int, str]]]:
     except httpx2.TooManyRedirects as why:
         raise JobFailed(f"The Hub at {hub.endpoint} redirects in a circle.") from why
     except (httpx2.HTTPError, httpx2.InvalidURL) as why:
+        if is_unknown_name(why):
+            raise JobFailed(
+                f"The Hub at {hub.endpoint} cannot be found from this registry ({why}); its operator can mend its "
+                "network or REGISTRY_HUB_ENDPOINT. Or create the model from a folder, whose files are sent from here."
+            ) from why
         raise Unavailable(f"The Hub at {hub.endpoint} does not answer: {why or type(why).__name__}.") from why
+
     except (ValueError, KeyError, TypeError, RecursionError) as why:
         if isinstance(why, BreadcrumbError):
             raise

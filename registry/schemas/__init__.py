@@ -100,6 +100,8 @@ from registry.schemas.patches import (
     RevisionRequest,
     TensorStats,
     Verdict,
+    WaitingModel,
+    WaitingModelPage,
 )
 from registry.schemas.people import (
     Member,
@@ -222,6 +224,8 @@ __all__ = [
     "Upload",
     "UploadRequest",
     "Verdict",
+    "WaitingModel",
+    "WaitingModelPage",
     "Webhook",
     "WebhookDelivery",
     "WebhookDeliveryPage",

@@ -228,6 +228,22 @@ class Discussion(Answer):
     hints: list[Hint] = Field([], description="what its numbers say against it")
 
 
+class WaitingModel(Answer):
+    """A model in which something waits for you, and how much."""
+
+    model: str
+    proposed: int = Field(description="patches of others that you may review, accept or reject")
+    mine: int = Field(description="your own, not decided yet")
+    candidates: int = Field(description="releases to publish")
+
+
+class WaitingModelPage(Answer):
+    """A page of the models in which something waits for you, by name."""
+
+    items: list[WaitingModel]
+    next: str | None
+
+
 class Inbox(Answer):
     """A page of what waits for you in a model; releases and recipes are on the first page."""
 

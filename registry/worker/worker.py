@@ -40,6 +40,7 @@ from registry.worker.sandbox import warm_up
 log = structlog.get_logger()
 SWEEP_EVERY = 600.0  # seconds
 DISK_REST = 10.0  # seconds of a worker whose disk fails, before it tries again
+MOST_IMPORTS = 4  # attempts of an import whose Hub does not answer: a minute at most, and somebody waits
 MOST_HANGS = 3  # attempts of a job that hangs: each takes a worker for as long as it may stand still
 
 
@@ -153,8 +154,9 @@ class Worker(Runner):
         bound.info("job.start", attempt=claim.attempt)
         try:
             if claim.deaths >= self.settings.job_attempts:
-                last = f" {claim.error}" if claim.error else ""
-                raise JobFailed(f"{claim.deaths} workers died on this job, so it is not tried again.{last}")
+                what = "attempts of this job failed" if claim.error else "workers died on this job"
+                last = f" The last: {claim.error}" if claim.error else ""
+                raise JobFailed(f"{claim.deaths} {what}, so it is not tried again.{last}")
             work = {
                 "import": self.import_base,
                 "check": self.check_patch,
@@ -192,11 +194,14 @@ class Worker(Runner):
                 bound.exception("job.error")
                 self.stopping.wait(DISK_REST)
                 return False
-            if isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE:  # whoever asked can ask again
+            told = isinstance(error, BreadcrumbError)
+            tried = claim.kind in jobs.REPEATABLE or (claim.kind == "import" and claim.deaths + 1 >= MOST_IMPORTS)
+            if isinstance(error, BreadcrumbError) and tried:  # whoever asked can ask again
                 self.give_up(claim, "failed", error)
             else:
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
-                    jobs.postpone(session, claim, timedelta(seconds=2 ** min(claim.deaths, 6)))
+                    delay = timedelta(seconds=2 ** min(claim.deaths, 6))
+                    jobs.postpone(session, claim, delay, str(error) if told else None)
             bound.exception("job.error")
         return True
 

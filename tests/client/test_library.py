@@ -1,17 +1,19 @@
 """`import client` as a notebook uses it, on a real registry."""
 
 import inspect
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 import client
-from client import Client, apply, compose, diff, pull, push, verify
+from client import Client, apply, compose, diff, pull, push, push_patch, verify
 from registry import errors
 from tests.support.visitors import Crumb, Files, Registry
 
 MODEL = "ana/library"
-FUNCTIONS = (pull, push, diff, apply, verify, compose)
+FUNCTIONS = (pull, push, push_patch, diff, apply, verify, compose)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,71 @@ def test_the_public_place_names_what_it_documents() -> None:
         sections = text.split("Args:")[1].split("Raises:")
         assert len(sections) == 2, function
         for name in inspect.signature(function).parameters:
-            assert f"\n    {name}: " in sections[0], (function, name)
+            assert re.search(rf"\n    (\*\*)?{name}: ", sections[0]), (function, name)
     with pytest.raises(AttributeError, match="nothing"):
         client.nothing  # noqa: B018
+
+
+class InMemory:
+    """A model that saves itself as those of transformers do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save_pretrained(self, save_directory: str) -> None:
+        shutil.copytree(self.folder, save_directory)
+
+
+def test_a_model_in_memory_is_pushed_in_one_call_and_leaves_nothing_behind(
+    logged_in: Registry, model: str, files: Files, home: Path, tmp_path: Path
+) -> None:
+    pushed = push_patch(InMemory(files.tuned[1]), model, title="memory", propose=True, quiet=True)
+    assert (pushed.patch.state, pushed.patch.check) == ("proposed", "checked")
+    made = diff(files.base, files.tuned[1], tmp_path / "same.safetensors")
+    assert pushed.patch.sha256 == made.sha256
+    assert push_patch(files.tuned[1], model, "folder", base=files.base, quiet=True).number == pushed.number
+    assert [path.name for path in (home / "cache").iterdir() if path.name.startswith("saved-")] == []
+    dense = push_patch(files.tuned[1], model, "dense", drop_bottom=0.5, keep=tmp_path / "dense", quiet=True)
+    assert dense.number != pushed.number
+    assert (tmp_path / "dense").stat().st_size == dense.patch.size
+    with pytest.raises(errors.InvalidRequest, match=r"A dict cannot save itself.*save_pretrained"):
+        push_patch({}, model, "t")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="drop_botom"):
+        push_patch(files.tuned[1], model, "t", drop_botom=0.5)
+
+
+@pytest.mark.slow
+def test_a_live_model_of_transformers_and_an_adapter_of_peft_are_pushed(
+    logged_in: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from client.actions.models import create
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    torch.manual_seed(1)
+    live = LlamaForCausalLM(config)
+    live.save_pretrained(tmp_path / "base")
+    with logged_in.client() as session:
+        create(session, "ana/live", tmp_path / "base")
+    with torch.no_grad():
+        for parameter in live.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    assert push_patch(live, "ana/live", "whole", quiet=True).patch.check == "checked"
+    adapted = get_peft_model(LlamaForCausalLM.from_pretrained(tmp_path / "base"), LoraConfig(r=4))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.01)
+    pushed = push_patch(adapted, "ana/live", "adapter", quiet=True)
+    assert pushed.patch.check == "checked"
+    with logged_in.client() as session:
+        assert {tensor.name.rsplit(".", 2)[1] for tensor in session.patch_tensors("ana/live", pushed.number)} == {
+            "q_proj",
+            "v_proj",
+        }

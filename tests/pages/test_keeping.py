@@ -38,6 +38,20 @@ def test_an_inbox_shows_everybody_what_is_theirs_to_do(site: Site) -> None:
     expect(page).to_have_title("Sign in · Breadcrumb registry")
 
 
+def test_one_inbox_leads_to_the_models_in_which_something_waits(site: Site) -> None:
+    site.community.post("bob", "/patches/1/propose")
+    page = site.open("rita", "/")
+    page.get_by_role("link", name="Inbox", exact=True).click()
+    page.wait_for_url("**/inbox")
+    assert "1 proposed by others" in page.inner_text("main")
+    page.get_by_role("link", name=NAME).click()
+    page.wait_for_url(f"**/{NAME}/inbox")
+    assert "3 of yours not decided" not in site.open("rita", "/inbox").inner_text("main")
+    assert "4 of yours not decided" in site.open("bob", "/inbox").inner_text("main")
+    assert "Nothing waits for you" in site.open("carol", "/inbox").inner_text("main")
+    usable(site, "rita", "/inbox")
+
+
 def test_an_inbox_names_releases_and_channels_that_wait(released: Site) -> None:
     crew = released.community
     crew.cut("1.3.0", [1, 2, 3, 4])

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from registry.db.tables import Job, now
-from registry.errors import InvalidRequest, JobCancelled, NotFinite, StorageFailed, StorageFull
+from registry.errors import InvalidRequest, JobCancelled, NotFinite, StorageFailed, StorageFull, Unavailable
 from registry.services.queue import jobs
 from registry.worker.runner import Hung, Stopped
 from registry.worker.worker import DISK_REST
@@ -126,6 +126,42 @@ def test_what_is_no_fault_of_the_disk_counts_and_waits_longer_each_time_up_to_a_
         assert world.worker.step() is False, "it waits before it tries again"
         with world.database.write() as session:
             session.get_one(Job, job.id).lease_until = now() - timedelta(seconds=1)
+
+
+def test_a_hub_that_does_not_answer_is_said_within_a_minute_by_its_own_sentence(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = enqueue(world, kind="import")
+    fail(world, monkeypatch, Unavailable("The Hub at https://hub does not answer: refused."), "import_base")
+    monkeypatch.setattr("registry.worker.worker.models.refuse_import", lambda *_: None)
+    waited, attempt, found = 0.0, 0, job
+    while found.state != "failed":
+        attempt += 1
+        assert world.worker.step() is True
+        found = find(world, job)
+        assert found.error == "The Hub at https://hub does not answer: refused."  # also while it is tried again
+        waited += (found.lease_until - now()).total_seconds() if found.lease_until else 0
+        with world.database.write() as session:
+            if found.lease_until:
+                session.get_one(Job, job.id).lease_until = now() - timedelta(seconds=1)
+    assert attempt == 4
+    assert waited + attempt * 10 < 60  # a connection is waited for 10 seconds
+
+
+def test_a_check_that_fails_often_is_not_said_to_have_killed_workers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = enqueue(world, kind="check")
+    ended = list[str]()
+    monkeypatch.setattr(world.worker, "give_up", lambda _, state, error: ended.append(f"{state}: {error}"))
+    fail(world, monkeypatch, Unavailable("The Hub does not answer."), "check_patch")
+    while not ended:
+        assert world.worker.step() is True
+        with world.database.write() as session:
+            session.get_one(Job, job.id).lease_until = now() - timedelta(seconds=1)
+    assert ended == [
+        "failed: 10 attempts of this job failed, so it is not tried again. The last: The Hub does not answer."
+    ]
 
 
 def test_a_database_that_is_away_postpones_even_what_could_be_asked_for_again(

@@ -28,6 +28,10 @@ class Reviews(Calls):
         """Yield the verdicts on a patch, newest first, or those before a cursor."""
         return self._pages(schemas.ReviewPage, f"{patch_path(model, number)}/reviews", "before", start=before)
 
+    def waiting_models(self, limit: int | None = None) -> Iterator[schemas.WaitingModel]:
+        """Yield the models in which something waits for you, by name."""
+        return self._pages(schemas.WaitingModelPage, "/inbox", "after", limit)
+
     def inbox(self, model: str) -> schemas.Inbox:
         """Return all that is waiting for you in a model."""
         path, after = f"/models/{name_of(model)}/inbox", 0

@@ -1,6 +1,5 @@
 """eval add, run, list, compare: numbers that were measured of the base, patches, releases and recipes."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +51,14 @@ Higher = Annotated[
     list[str] | None,
     typer.Option("--higher", metavar="M", help="With --from: a metric of which a higher value is better; repeatable."),
 ]
-LowerIsBetter = Annotated[bool, typer.Option("--lower-is-better", help="For a loss.")]
+LowerIsBetter = Annotated[
+    bool | None,
+    typer.Option(
+        "--lower-is-better/--higher-is-better",
+        help="Which value is better; by default what the metric's name says, lower for a loss or perplexity.",
+        show_default=False,
+    ),
+]
 Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated values, for a spreadsheet or pandas.")]
 
 evals = typer.Typer(
@@ -72,7 +78,7 @@ def add(
     stderr: Annotated[
         float | None, typer.Option("--stderr", metavar="X", min=0, help="Standard error of the value.")
     ] = None,
-    lower_is_better: LowerIsBetter = False,
+    lower_is_better: LowerIsBetter = None,
     lower: Lower = None,
     higher: Higher = None,
     source: Annotated[str | None, typer.Option("--source", metavar="URL", help="A page about it.")] = None,
@@ -89,17 +95,21 @@ def add(
     `--from lm-eval results.json`. Those are recorded together or not at all, and numbers that you have recorded before
     are not recorded again.
     """
+    from client.trials.harnesses import higher_is_better
+
     console = Console(as_json, quiet)
     model, ref = _parse_subject(subject)
     if from_ is not None:
-        if value is not None or stderr is not None or lower_is_better:
-            raise typer.BadParameter("a file has its own values; leave --value, --stderr and --lower-is-better out.")
+        if value is not None or stderr is not None:
+            raise typer.BadParameter("a file has its own values; leave --value and --stderr out.")
+        _refuse_lower_is_better(lower_is_better)
         _add_file(console, model, ref, (from_, file), _choice(task, metric, lower, higher, dataset), source, tried)
         return
     if file is not None:
         raise typer.BadParameter(f"say where {file} comes from with --from {file}.")
     if not (task and metric and dataset is not None and value is not None) or len(task) > 1 or len(metric) > 1:
         raise typer.BadParameter("give one --task, --dataset, --metric and --value; or a file, with --from.")
+    _refuse_lower_and_higher(lower, higher)
     with connect() as client:
         evaluation = client.add_evaluation(
             model,
@@ -109,7 +119,9 @@ def add(
             metric=metric[0],
             value=value,
             stderr=stderr,
-            higher_is_better=not lower_is_better,
+            higher_is_better=higher_is_better(metric[0]) is not False
+            if lower_is_better is None
+            else not lower_is_better,
             source=source,
             tried=tried,
         )
@@ -156,7 +168,7 @@ def run(
     task: Tasks = None,
     dataset: Dataset = None,
     metric: Metrics = None,
-    lower_is_better: LowerIsBetter = False,
+    lower_is_better: LowerIsBetter = None,
     from_: From = None,
     lower: Lower = None,
     higher: Higher = None,
@@ -174,7 +186,7 @@ def run(
     COMMAND writes, or a folder of such.
 
     Numbers with a task, their own or --task, are recorded with the command; if any is malformed, none are. Numbers
-    without a task are only printed.
+    without a task are only printed. Of losses and perplexities a lower value is better, unless it is said otherwise.
     """
     from client.trials import evaluating
 
@@ -189,13 +201,17 @@ def run(
         raise typer.BadParameter("--with is for a patch, NS/NAME#N; a snapshot is measured as it is.")
     results = None
     if from_ is not None:
+        _refuse_lower_is_better(lower_is_better)
         kind, path = _parse_from(from_, file)
         results = evaluating.ResultsFile(path, kind, _choice(task, metric, lower, higher, dataset))
     elif file is not None:
         raise typer.BadParameter(f"what is {file}? Write the command after two dashes: -- COMMAND ARGUMENT…")
     elif len(task or ()) > 1 or len(metric or ()) > 1:
         raise typer.BadParameter("give --task and --metric once; more are for --from.")
-    names = evaluating.Names(task[0] if task else None, dataset, metric[0] if metric else None, not lower_is_better)
+    else:
+        _refuse_lower_and_higher(lower, higher)
+    better = None if lower_is_better is None else not lower_is_better
+    names = evaluating.Names(task[0] if task else None, dataset, metric[0] if metric else None, better)
     with connect() as client:
         done = evaluating.evaluate(
             client,
@@ -313,11 +329,20 @@ def _comparison_text(model: str, found: "EvaluationComparison") -> str:
 
 def _parse_subject(text: str) -> tuple[str, str | None]:
     """Split NS/NAME[@REF] or NS/NAME#N[.R]; the patch is kept as #N[.R]."""
-    from client.terminal.addresses import check_model, parse_snapshot
+    from client.terminal.addresses import check_model, parse_pulled
 
-    if match := re.fullmatch(r"([^#@]+)(#[0-9]{1,9}(?:\.[0-9]{1,9})?)", text):
-        return check_model(match[1]), match[2]
-    return parse_snapshot(text) if "@" in text else (check_model(text), None)
+    return parse_pulled(text) if "@" in text or "#" in text else (check_model(text), None)
+
+
+def _refuse_lower_is_better(given: bool | None) -> None:
+    if given is not None:
+        word = "--lower-is-better" if given else "--higher-is-better"
+        raise typer.BadParameter(f"a file has many metrics; in place of {word} give --lower M or --higher M.")
+
+
+def _refuse_lower_and_higher(lower: list[str] | None, higher: list[str] | None) -> None:
+    if lower or higher:
+        raise typer.BadParameter("--lower and --higher are for --from; give --lower-is-better or --higher-is-better.")
 
 
 def _parse_from(word: str, file: Path | None) -> "tuple[Format | None, str]":

@@ -28,15 +28,18 @@ def pull(
     """Download a model: a release, the base, or another composition.
 
     REF is a version like 1.2.0, a channel like stable, base, a recipe digest, or 8 or more of its first digits. Without
-    REF: stable, else the newest release, else base. Every byte is verified. If it is interrupted, run it again: it
-    resumes. DIR may hold an earlier pull of the same model, which is brought up to date.
+    REF: stable, else the newest release, else base. NS/NAME#N, and likewise @refs/pr/N, is the base with patch N alone
+    at alpha 1; it is composed first if need be.
+
+    Every byte is verified. If it is interrupted, run it again: it resumes. DIR may hold an earlier pull of the same
+    model, which is brought up to date.
     """
     from client.actions import pull as pulls
     from client.machine.sources import resolve
-    from client.terminal.addresses import parse_snapshot
+    from client.terminal.addresses import parse_pulled
 
     console = Console(as_json, quiet)
-    model, ref = parse_snapshot(snapshot)
+    model, ref = parse_pulled(snapshot)
     if base is not None and not as_patches:
         raise typer.BadParameter("--base is for --as-patches.")
     with connect() as client:

@@ -1,12 +1,27 @@
 """push, log, compose: the patches of a model at the registry."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.commands.composing.conflicts import describe
-from client.commands.options import Alpha, Author, Json, Limit, Method, Model, NoWait, Quiet, Where, connect
+from client.commands.composing.local import diff
+from client.commands.options import (
+    Alpha,
+    Author,
+    Json,
+    Limit,
+    Method,
+    Model,
+    NoWait,
+    Quiet,
+    Where,
+    changed_options,
+    connect,
+    parse_size,
+    with_options_of,
+)
 from client.terminal.console import Console, fields, plain, size
 from client.terminal.recipes import describe_alpha, describe_recipe
 from registry.breadcrumbs.comparing.alpha import AUTO
@@ -18,8 +33,16 @@ MESSAGE_BYTES = 65536  # of PatchRequest.message
 Task = Annotated[str | None, typer.Option("--task", metavar="T", help="What it is for, like math or code/python.")]
 
 
+@with_options_of(diff)
 def push(
-    patch: Annotated[Path, typer.Argument(metavar="PATCH", help="A patch file.", show_default=False)],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[BASE] TUNED",
+            help="The tuned model: a folder, a file, an adapter, or a Hub id; or a patch file.",
+            show_default=False,
+        ),
+    ],
     model: Model,
     title: Annotated[str, typer.Option("--message", "-m", metavar="TITLE", help="One line on what it does.")],
     task: Task = None,
@@ -33,27 +56,43 @@ def push(
     update: Annotated[
         str | None, typer.Option("--update", metavar="N", help="Add it as the next revision of your patch N.")
     ] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="FILE", help="Keep the patch that is made, as this file.")
+    ] = None,
     no_wait: NoWait = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    **options: Any,
 ) -> None:
-    """Contribute a patch to a model.
+    """Contribute a tuned model, or a patch, to a model.
+
+    The patch is what TUNED changes of the base, as by `crumb diff`, whose options it takes. The base is that of
+    NS/NAME; it is taken from the cache or the registry, unless BASE names a copy. A patch file is pushed as it is.
 
     It is a draft until `crumb propose` (or --propose) asks for review. Prints the patch's number. If it is interrupted,
     run it again: it resumes. After success it prints the same number again.
     """
-    from client.actions.push import push as run
+    from client.actions.push_tuned import push_tuned
     from client.machine.sources import read_text
     from client.terminal.addresses import parse_number
 
+    if len(sources) > 2:
+        raise typer.BadParameter("name one tuned model, or the base and then the tuned model, and last NS/NAME")
+    *base, tuned = sources
+    changed = changed_options(options, diff)
+    if "device_memory" in changed:
+        changed["device_memory"] = parse_size(options["device_memory"])
     console = Console(as_json, quiet)
     message = "" if message_file is None else read_text(message_file, MESSAGE_BYTES)
     with connect() as client:
-        pushed = run(
+        pushed = push_tuned(
             client,
-            patch,
+            tuned,
             model,
             title,
+            base=base[0] if base else None,
+            keep=keep,
+            options=changed,
             message=message,
             task=task,
             license=license,

@@ -8,7 +8,7 @@ from client.commands.options import Json, Model, Quiet, connect
 from client.terminal.console import Console, fields, plain
 
 if TYPE_CHECKING:
-    from registry.schemas import Affected, Discussion, Patch
+    from registry.schemas import Affected, Discussion, Inbox, Patch
 
 Number = Annotated[str, typer.Argument(metavar="N", help="The patch's number.", show_default=False)]
 Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why.")]
@@ -185,10 +185,28 @@ def quarantine(
     _print(Console(as_json, quiet), done, "quarantined" if done.quarantined else "not quarantined", *lines)
 
 
-def inbox(model: Model, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Show what is waiting for you in a model."""
+def inbox(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[NS/NAME]", help="Only of this model.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what is waiting for you in a model, or in all models."""
+    console = Console(as_json, quiet)
     with connect() as client:
-        waiting = client.inbox(model)
+        if model is not None:
+            waiting = client.inbox(model)
+            text = "\n\n".join(_waiting(waiting)) or "Nothing is waiting for you."
+            console.result(waiting, text, "\n".join(f"#{number}" for number in _numbers(waiting)))
+            return
+        found = {name: client.inbox(name) for name in [row.model for row in client.waiting_models()]}
+    parts = [f"{name}\n\n" + "\n\n".join(_waiting(waiting)) for name, waiting in found.items()]
+    brief = [f"{name}#{number}" for name, waiting in found.items() for number in _numbers(waiting)]
+    console.result(found, "\n\n\n".join(parts) or "Nothing is waiting for you.", "\n".join(brief))
+
+
+def _waiting(waiting: "Inbox") -> list[str]:
     parts = [
         ("To review", [_line(patch) for patch in waiting.review]),
         ("To accept or reject", [_line(patch) for patch in waiting.accept]),
@@ -196,9 +214,11 @@ def inbox(model: Model, as_json: Json = False, quiet: Quiet = False) -> None:
         ("Releases to publish", [plain(version) for version in waiting.candidates]),
         ("ALARM: composed to different results", waiting.alarms),
     ]
-    text = "\n\n".join(f"{head}:\n" + "\n".join(f"  {line}" for line in lines) for head, lines in parts if lines)
-    brief = "\n".join(f"#{patch.number}" for patch in (*waiting.review, *waiting.accept, *waiting.mine))
-    Console(as_json, quiet).result(waiting, text or "Nothing is waiting for you.", brief)
+    return [f"{head}:\n" + "\n".join(f"  {line}" for line in lines) for head, lines in parts if lines]
+
+
+def _numbers(waiting: "Inbox") -> list[int]:
+    return [patch.number for patch in (*waiting.review, *waiting.accept, *waiting.mine)]
 
 
 def _line(patch: "Patch") -> str:

@@ -1,8 +1,9 @@
 """Routes of users, organisations and tokens."""
 
 import uuid
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from registry import schemas
 from registry.server.edge.admission import ActorDep, Route, allow
@@ -10,8 +11,10 @@ from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import NamespaceName, UserName
 from registry.server.errors import RESPONSES
 from registry.server.views import people as people_views
+from registry.server.views import reviews as review_views
 from registry.services.people import access, namespaces, tokens
 
+After = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")]
 router = APIRouter(prefix="/api/v1", tags=["people"], route_class=Route, responses=RESPONSES)
 
 
@@ -20,6 +23,16 @@ router = APIRouter(prefix="/api/v1", tags=["people"], route_class=Route, respons
 def whoami(actor: ActorDep) -> schemas.Whoami:
     """Show the user that the token speaks for."""
     return people_views.whoami(actor)
+
+
+@router.get("/inbox")
+@allow("inbox.list")
+def list_inbox(
+    actor: ActorDep, ctx: ContextDep, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> schemas.WaitingModelPage:
+    """List the models in which something waits for you, and how much."""
+    with ctx.database.read() as session:
+        return review_views.waiting_models(session, actor, after, limit)
 
 
 @router.get("/tokens")

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from registry.server.pages.catalog import home, models, settings, webhooks
 from registry.server.pages.comparing import conflicts, evaluations
 from registry.server.pages.composing import recipe_editor, recipes
-from registry.server.pages.curation import inbox, patch_forms, patches
+from registry.server.pages.curation import inbox, inboxes, patch_forms, patches
 from registry.server.pages.frame.render import FOLDER, Static
 from registry.server.pages.frame.route import guarded, refusal
 from registry.server.pages.operating import admin, moderation, reference
@@ -28,6 +28,7 @@ def install(app: FastAPI, streams: Places) -> None:
     app.mount("/static", Static(directory=FOLDER / "static"), name="static")
     for module in (
         home,
+        inboxes,
         sign_in,
         jobs,
         models,

@@ -144,6 +144,12 @@ def inbox_of(session: Session, actor: Actor, model: Model, after: int, limit: in
     return schemas.Inbox(**waiting, **others, next=cursor)
 
 
+def waiting_models(session: Session, actor: Actor, after: str | None, limit: int) -> schemas.WaitingModelPage:
+    """Return a page of the models in which something waits for the caller."""
+    rows, cursor = inbox.waiting_models(session, actor, after, limit)
+    return schemas.WaitingModelPage(items=[schemas.WaitingModel.model_validate(row) for row in rows], next=cursor)
+
+
 def evaluation_page(
     session: Session, actor: Actor | None, model: Model, ref: str | None, after: uuid.UUID | None, limit: int
 ) -> schemas.EvaluationPage:

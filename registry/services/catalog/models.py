@@ -31,6 +31,9 @@ FILES = (
 )
 
 
+MOST_WORDS = 8  # of a search; further ones are ignored
+
+
 def create(
     session: Session,
     actor: Actor,
@@ -156,7 +159,7 @@ def listing(
     query = select(Model).join(Namespace, Namespace.id == Model.namespace_id).where(access.visible(actor))
     query = query.order_by(Namespace.name, Model.name)
     if words:
-        query = query.where(search.containing(words))
+        query = query.where(*(search.containing(word) for word in words.split()[:MOST_WORDS]))
     if author:
         query = query.where(access.in_namespace(author))
     if after:

@@ -1,4 +1,4 @@
-"""The inbox: patches of a model that wait for the caller to review, to accept, or to finish.
+"""The inbox: patches of a model that wait for the caller to review, to accept, or to finish; and all models with such.
 
 A fixed number of queries, whatever the number of patches and reviewers.
 """
@@ -6,11 +6,12 @@ A fixed number of queries, whatever the number of patches and reviewers.
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import case, func, literal, select, tuple_, union_all
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.tables import Check, Evaluation, Model, Patch, PatchRevision, Review
+from registry.db.tables import Check, Evaluation, Model, Namespace, Patch, PatchRevision, Release, Review
 from registry.services.catalog import patches
 from registry.services.curation import evaluations, reviews
 from registry.services.people import access, paging
@@ -18,6 +19,66 @@ from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
 
 Verdicts = Mapping[uuid.UUID, Mapping[uuid.UUID, Review]]  # by revision, then by reviewer
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How much of a model waits for somebody.
+
+    Args:
+        model: NS/NAME.
+        proposed: Patches of others that a reviewer or maintainer of the model may review or decide.
+        mine: Patches of their own that are not decided yet.
+        candidates: Releases that a maintainer may publish.
+    """
+
+    model: str
+    proposed: int
+    mine: int
+    candidates: int
+
+
+def waiting_models(session: Session, actor: Actor, after: str | None, limit: int) -> tuple[list[Waiting], str | None]:
+    """Return a page of the models in which something waits for the caller, by name, and the cursor of the next page.
+
+    An admin of the registry sees what waits for them as a member, not all models.
+
+    Args:
+        session: A transaction.
+        actor: The caller.
+        after: Only models with later names; the cursor of the previous page.
+        limit: Most models.
+    """
+    me = actor.user_id
+    mine = select(Patch.model_id, literal("mine").label("kind")).where(
+        Patch.author_id == me, Patch.state.in_(patches.REVISABLE)
+    )
+    reviewed, maintained = (access.models_with(me, role) for role in (Role.REVIEWER, Role.MAINTAINER))
+    proposed = select(Patch.model_id, literal("proposed")).where(
+        Patch.model_id.in_(reviewed), Patch.state == "proposed", Patch.author_id != me
+    )
+    candidates = select(Release.model_id, literal("candidates")).where(
+        Release.model_id.in_(maintained), Release.state == "candidate"
+    )
+    found = union_all(mine, proposed, candidates).subquery()
+    counts = [func.sum(case((found.c.kind == kind, 1), else_=0)) for kind in ("proposed", "mine", "candidates")]
+    name = (Namespace.name, Model.name)
+    query = (
+        select(*name, *counts)
+        .select_from(found)
+        .join(Model, Model.id == found.c.model_id)
+        .join(Namespace, Namespace.id == Model.namespace_id)
+        .where(access.visible(actor))
+        .group_by(*name)
+        .order_by(*name)
+        .limit(limit + 1)
+    )
+    if actor.token.model_id is not None:
+        query = query.where(Model.id == actor.token.model_id)
+    if after is not None:
+        query = query.where(tuple_(*name) > tuple_(*(literal(part) for part in after.partition("/")[::2])))
+    rows = [Waiting(f"{space}/{model}", *map(int, numbers)) for space, model, *numbers in session.execute(query)]
+    return paging.cut(rows, limit, lambda row: row.model)
 
 
 def inbox_of(

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, exists, or_, select, true
+from sqlalchemy import BindParameter, ColumnElement, CompoundSelect, Select, and_, bindparam, exists, or_, select, true
 from sqlalchemy.orm import Session
 
 from registry.db.session import seen
@@ -243,6 +243,16 @@ def members_of(session: Session, model: Model, least: Role) -> set[uuid.UUID]:
         NamespaceMember.namespace_id == model.namespace_id, NamespaceMember.role.in_(roles)
     )
     return set(session.scalars(own.union(inherited)))
+
+
+def models_with(user_id: uuid.UUID, least: Role) -> CompoundSelect[uuid.UUID]:
+    """Return the query for the keys of the models on which a user is a member with this role or a greater one."""
+    roles = [role.word for role in Role if least <= role <= Role.OWNER]
+    own = select(ModelMember.model_id).where(ModelMember.user_id == user_id, ModelMember.role.in_(roles))
+    spaces = select(NamespaceMember.namespace_id).where(
+        NamespaceMember.user_id == user_id, NamespaceMember.role.in_(roles)
+    )
+    return own.union(select(Model.id).where(Model.namespace_id.in_(spaces)))
 
 
 def role_in(session: Session, actor: Actor | None, space: Namespace) -> Role:

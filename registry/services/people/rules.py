@@ -61,6 +61,7 @@ RULES: dict[str, Rule] = {
     "admin.read": Rule(Role.ADMIN, "admin", "server"),
     "admin.manage": Rule(Role.ADMIN, "admin", "server"),
     "user.read": Rule(Role.CONTRIBUTOR, "read", "own"),
+    "inbox.list": Rule(Role.CONTRIBUTOR, "read", "own"),
     "token.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "upload": Rule(Role.CONTRIBUTOR, "push", "own"),
     "job.cancel": Rule(Role.CONTRIBUTOR, "push", "own"),

@@ -186,3 +186,25 @@ def test_a_base_in_other_shards_is_no_fraud(here: Registry, model: str, files: F
     crumb("pull", address, "-o", "it", "--as-patches", "--base", named, code=1)
     assert "in other files" in crumb.errors
     crumb("pull", address, "-o", "it", "--as-patches")
+
+
+def test_a_patch_alone_is_pulled_by_its_number_and_composed_for_who_may_ask(
+    here: Registry, files: Files, crumb: Crumb
+) -> None:
+    model = model_with_patches(here, files, "ana/alone")
+    crumb("pull", f"{model}#1", "-o", "no", code=1, CRUMB_TOKEN="")
+    assert f"{model}#1 is not composed yet" in crumb.errors and "crumb login" in crumb.errors
+    assert not (crumb.cwd / "no").exists()
+    alone = crumb("apply", files.base, files.patches[0], "--alpha", "1", "-o", "applied", "-q").strip()
+    assert crumb.json("pull", f"{model}#1", "-o", "alone")["weights_digest"] == alone
+    crumb("verify", "alone")
+    for address in (f"{model}#1.1", f"{model}@refs/pr/1"):  # once composed, anybody who may read has it
+        assert crumb.json("pull", address, "-o", "alone", CRUMB_TOKEN="")["weights_digest"] == alone
+    second = crumb.json("pull", f"{model}@refs/pr/2", "-o", "second", "--as-patches", "--base", files.base)
+    assert second["weights_digest"] != alone
+    crumb("verify", "second")
+    crumb("pull", f"{model}#99", "-o", "no", code=1)
+    assert "99" in crumb.errors
+    for wrong in (f"{model}#", f"{model}#x", f"{model}#0", f"{model}@refs/pr/x", f"{model}#1@base"):
+        crumb("pull", wrong, "-o", "no", code=1)
+    assert not (crumb.cwd / "no").exists()

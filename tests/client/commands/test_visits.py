@@ -94,7 +94,7 @@ def test_a_patch_for_another_base_uses_up_no_number(here: Registry, model: str, 
     crumb("push", "other", model, "-m", "t", code=1)
     assert "pinned to" in crumb.errors
     crumb("push", sorted(files.base.glob("*.safetensors"))[0], model, "-m", "t", code=1)
-    assert "not a breadcrumb patch" in crumb.errors
+    assert "tensors" in crumb.errors  # a shard is taken for a tuned model, and lacks what the others hold
     with here.client() as client:
         assert client.model(model).patches == 2
 

@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from client.terminal.addresses import check_model, parse_file, parse_item, parse_patch, parse_snapshot, parse_subject
+from client.terminal.addresses import (
+    check_model,
+    parse_file,
+    parse_item,
+    parse_patch,
+    parse_pulled,
+    parse_snapshot,
+    parse_subject,
+)
 from registry.errors import InvalidRequest
 
 
@@ -56,3 +64,13 @@ def test_a_file_named_like_a_weight_wins_over_the_weight(tmp_path: Path) -> None
     odd.touch()
     assert parse_file(str(odd)) == (odd, "1")
     assert parse_file(f"{odd}:3") == (odd, "3")
+
+
+def test_a_patch_can_be_pulled_by_its_number_or_as_a_pull_request_of_the_hub() -> None:
+    for text in ("acme/llm#12", "acme/llm@refs/pr/12"):
+        assert parse_pulled(text) == ("acme/llm", "#12")
+    assert parse_pulled("acme/llm#12.3") == ("acme/llm", "#12.3")
+    assert parse_pulled("acme/llm") == ("acme/llm", "main")
+    for text in ("acme/llm#0", "acme/llm#", "acme/llm@refs/pr/0", "acme/llm#1#2", "llm#1", "acme/llm@1.0.0#1"):
+        with pytest.raises(InvalidRequest):
+            parse_pulled(text)

@@ -50,6 +50,19 @@ def test_numbers_take_the_names_that_are_given_beside_them() -> None:
     assert (found.task, found.dataset, found.metric, found.higher_is_better) == ("math", "math", "score", False)
 
 
+@pytest.mark.parametrize("metric", ["loss", "eval_loss", "perplexity", "word_perplexity", "Loss", "wer"])
+def test_a_loss_that_does_not_say_so_is_better_when_it_falls(metric: str) -> None:
+    for printed in (json.dumps({metric: 9.5}), json.dumps({**FULL, "metric": metric, "value": 9.5})):
+        (found,), _ = read_scores(printed, Names("noise"))
+        assert found.higher_is_better is False
+    (found,), _ = read_scores("9.5", Names("noise", metric=metric))
+    assert found.higher_is_better is False
+    (found,), _ = read_scores("9.5", Names("noise", metric=metric, higher_is_better=True))
+    assert found.higher_is_better is True
+    (found,), _ = read_scores(json.dumps({**FULL, "metric": metric, "higher_is_better": True}))
+    assert found.higher_is_better is True
+
+
 def test_numbers_without_a_task_are_only_numbers() -> None:
     assert read_scores("0.5") == ([], {"score": 0.5})
     assert read_scores('{"accuracy": 0.5, "f1": 1}') == ([], {"accuracy": 0.5, "f1": 1.0})
@@ -185,7 +198,7 @@ def test_eval_add_records_one_number(here: Registry, model: str, recipe: str, cr
     given = ["--task", "t", "--dataset", "d", "--metric", "loss", "--value", "-0.25"]
     for subject, ref in (("#2", "#2.1"), ("#2.1", "#2.1"), ("@base", "base"), ("", "base"), (f"@{recipe[:9]}", recipe)):
         made = crumb.json("eval", "add", f"{model}{subject}", *given)
-        assert (made["subject"], made["value"], made["stderr"], made["higher_is_better"]) == (ref, -0.25, None, True)
+        assert (made["subject"], made["value"], made["stderr"], made["higher_is_better"]) == (ref, -0.25, None, False)
     more = ["--lower-is-better", "--source", "https://x.example", "--stderr", "0.5", "--tried", "14"]
     made = crumb.json("eval", "add", f"{model}@{recipe}", *given, *more)
     assert (made["higher_is_better"], made["source"], made["stderr"], made["tried"]) == (
@@ -208,7 +221,7 @@ def test_csv_of_evaluations_is_read_by_spreadsheets_and_runs_nothing(here: Regis
     assert printed.endswith("\r\n")
     (row,) = csv.DictReader(io.StringIO(printed, newline=""))
     assert [row[name] for name in names] == ["'=1+1", '\'+a,"b"', "'@loss"]
-    assert (row["value"], row["stderr"], row["higher_is_better"], row["tried"]) == ("-0.5", "0.125", "true", "")
+    assert (row["value"], row["stderr"], row["higher_is_better"], row["tried"]) == ("-0.5", "0.125", "false", "")
     assert (row["subject"], row["user"], row["command"]) == ("#1.1", "ana", "")
     crumb("eval", "list", f"{model}#1", "--csv", "--json", code=2)
     assert crumb("eval", "list", f"{model}#1", "-q") == '#1.1 +a,"b":@loss -0.5\n'
@@ -290,6 +303,33 @@ def test_eval_run_records_numbers_with_a_task_and_the_command(
         ("math", "accuracy"),
         ("math", "f1"),
     }
+
+
+def test_options_are_checked_before_anything_is_composed_or_run(
+    here: Registry, model: str, crumb: Crumb, tmp_path: Path
+) -> None:
+    ran = python(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch(); print(1)")
+    for more, code, words in (
+        (["--task", "x" * 101], 1, "--task must be"),
+        (["--task", "sums", "--metric", ""], 1, "--metric must be"),
+        (["--task", "sums", "--dataset", "a\nb"], 1, "--dataset must be"),
+        (["--task", "sums", "--lower", "loss"], 2, "--lower-is-better"),
+        (["--from", "lm-eval", "out", "--lower-is-better"], 2, "--lower M"),
+        (["--task", "a", "--task", "b"], 2, "once"),
+    ):
+        crumb("eval", "run", f"{model}@base", *more, "--", *ran, code=code)
+        assert words in crumb.errors
+    assert not (tmp_path / "ran").exists()
+
+
+def test_eval_knows_that_a_loss_falls(here: Registry, model: str, crumb: Crumb) -> None:
+    found = run(crumb, f"{model}@base", "--task", "noise", command=python("print('{\"loss\": 9.48}')"))
+    assert [row["higher_is_better"] for row in found["recorded"]["added"]] == [False]
+    names = ["--task", "noise", "--dataset", "d", "--value", "7", "--metric"]
+    assert crumb.json("eval", "add", f"{model}@base", *names, "perplexity")["higher_is_better"] is False
+    assert crumb.json("eval", "add", f"{model}@base", *names, "f1")["higher_is_better"] is True
+    said = crumb.json("eval", "add", f"{model}@base", *names, "odd_loss", "--higher-is-better")
+    assert said["higher_is_better"] is True
 
 
 def test_a_patch_with_a_snapshot_is_recorded_as_the_recipe_that_this_is(

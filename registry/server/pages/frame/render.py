@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 import registry
+from registry.files import sizes
 from registry.server.edge.context import get_public_url
 from registry.server.pages import charts
 from registry.server.pages.frame import markdown
@@ -43,14 +44,8 @@ def static(name: str) -> str:
 
 
 def size(count: float | None) -> str:
-    """Return a number of bytes as text."""
-    if count is None:
-        return "–"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+    """Return a number of bytes as text, in the decimal units of the command line, or a dash for None."""
+    return "–" if count is None else sizes.size(count)
 
 
 def number(value: float | None) -> str:

@@ -1,0 +1,160 @@
+"""Push of a tuned model: its patch is made here, pushed, and let go of once the registry has it.
+
+    whoami, pinned base -> base from the cache or the registry -> diff into a draft -> push -> draft removed, or kept
+
+Run again after an interruption, it goes on with the draft, which is named by what it was made of: the base, the files
+that were compared, with their sizes and times, and the options of the diff.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from client.actions.composing import fetch_base
+from client.actions.patching import check_out, diff
+from client.actions.push import is_patch, patch_base, pinned_base, push
+from client.api.client import Client
+from client.machine.config import cache
+from client.machine.locks import locked
+from client.machine.sources import resolve
+from client.terminal.console import Console, plain
+from registry import version
+from registry.errors import BaseMismatch, InvalidInput, InvalidRequest, StorageFailed
+from registry.files.durable import storage_error
+from registry.files.folders import is_pickle
+from registry.schemas import Patch
+
+QUIET = Console(quiet=True)
+DRAFTS = "drafts"  # folder of the cache
+READ = (".safetensors", ".json")  # suffixes of the files that a diff reads
+OPTIONS = frozenset(signature(diff).parameters) - {"base", "tuned", "out", "console"}
+"""Names of the options of a diff."""
+
+
+def push_tuned(
+    client: Client,
+    tuned: str | Path,
+    model: str,
+    title: str,
+    *,
+    base: str | Path | None = None,
+    keep: Path | None = None,
+    drafts: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    message: str = "",
+    task: str | None = None,
+    license: str | None = None,
+    propose: bool = False,
+    update: int | None = None,
+    wait: bool = True,
+    console: Console = QUIET,
+) -> Patch:
+    """Make the patch of a tuned model and push it; a patch file is pushed as it is.
+
+    Args:
+        client: The registry.
+        tuned: The model after: a .safetensors file, a model folder, an adapter, or (as text) a Hub id; or a patch file.
+        model: NS/NAME.
+        title: One line.
+        base: The model before, likewise; when None the registry's, from the cache if it is there.
+        keep: Where to keep the patch file that is made.
+        drafts: The folder of patches that are under way; one in the cache when None.
+        options: Options of `diff` by name.
+        message: As of `push`, like all that follow.
+        task: See `push`.
+        license: See `push`.
+        propose: See `push`.
+        update: See `push`.
+        wait: See `push`.
+        console: See `push`.
+
+    Raises:
+        InvalidRequest: An option is for a diff, and `tuned` is a patch already; or `keep` cannot be written there.
+        CheckpointMismatch: The tuned model does not fit its base.
+        BaseMismatch: The given base is not the one that the model is pinned to; nothing was sent.
+        InvalidPatch: Nothing changed, or the registry refused the patch.
+        BreadcrumbError: What else `diff` and `push` raise.
+    """
+    options = options or {}
+    about: dict[str, Any] = {
+        "message": message, "task": task, "license": license, "propose": propose, "update": update, "wait": wait,
+        "console": console,
+    }  # fmt: skip
+    local = Path(tuned).expanduser()
+    if local.is_file() and not is_pickle(local.name) and is_patch(local):
+        if base is not None or keep is not None or options:
+            given = [*(["a base"] if base is not None else []), *(["keep"] if keep is not None else []), *options]
+            raise InvalidRequest(f"{tuned} is a patch already, and is pushed as it is; leave out {', '.join(given)}.")
+        return push(client, local, model, title, **about)
+    client.whoami()  # a missing token is reported before anything is read
+    digest = pinned_base(client, model)
+    after = resolve(tuned, quiet=console.quiet)
+    before = None if base is None else resolve(base, quiet=console.quiet)
+    if keep is not None:
+        check_out(keep, after, *([] if before is None else [before]))
+    name = _name(digest if before is None else _stamps(before), _stamps(after), options)
+    folder = drafts or cache() / DRAFTS
+    draft = folder / f"{name}.safetensors"
+    with locked(folder, console, f"{name}.lock"):
+        if draft.is_file():
+            console.note("The patch was made before, by a run that did not end; it is pushed now.")
+        else:
+            files = before or fetch_base(client, model, digest, console=console)
+            made = diff(files, after, draft, console=console, **options)
+            console.note(plain("; ".join(f"{name} {value}" for name, value in made.rows() if name in SAID)))
+        try:
+            _check_base(draft, digest, base, model)
+            patch = push(client, draft, model, title, **about)
+        except InvalidInput:  # another run would end the same way
+            _let_go(draft, keep)
+            raise
+        _let_go(draft, keep)
+    return patch
+
+
+SAID = ("adapter", "changes", "size")  # of what `crumb diff` shows
+
+
+def _check_base(draft: Path, digest: str, base: str | Path | None, model: str) -> None:
+    if (found := patch_base(draft)) != digest:
+        raise BaseMismatch(
+            f"{base or 'The base'} has the weights {found}, but {model} is pinned to {digest}; nothing was sent. Leave "
+            "the base out, and the registry's is taken."
+        )
+
+
+def _let_go(draft: Path, keep: Path | None) -> None:
+    """Move a draft to where its author wants it, or remove it."""
+    if keep is None:
+        draft.unlink(missing_ok=True)
+        return
+    try:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(draft, keep)
+    except OSError as why:
+        raise storage_error(why, keep) from why
+
+
+def _name(base: Any, tuned: Any, options: Mapping[str, Any]) -> str:
+    made_of = [version(), base, tuned, {name: options[name] for name in sorted(options)}]
+    return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
+
+
+def _stamps(model: Path) -> list[tuple[str, int, int]]:
+    """Return the files that a diff may read of a model, with what changes when they are written."""
+    try:
+        return [(str(file.resolve()), (status := file.stat()).st_size, status.st_mtime_ns) for file in _files(model)]
+    except OSError as why:
+        raise StorageFailed(f"{why.filename or model} cannot be read: {why.strerror}.") from why
+
+
+def _files(model: Path) -> Iterator[Path]:
+    folder = model if model.is_dir() else model.parent
+    found = sorted(model.rglob("*")) if model.is_dir() else [model, *folder.glob("*.json")]  # of an adapter's file
+    for file in found:
+        if file.suffix in READ and file.is_file():
+            yield file

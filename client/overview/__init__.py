@@ -1,0 +1,1 @@
+"""Overviews: the state of this installation, and of a pulled folder."""
