@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 QUIET = Console(quiet=True)
 FAR = 0.5
-"""norm(tuned - base) / norm(base) from which on the base is doubted: fine-tuning seldom changes 0.1. Unrelated large
-models give 1.41 (sqrt 2), and small ones 0.60 to 0.90, since the scales of their norms all start at 1."""
+"""norm(tuned - base) / norm(base) of the matrices from which on the base is doubted. Fine-tuning seldom changes 0.1;
+unrelated models give 1.41 (sqrt 2), of whatever size. Vectors do not count: norm layers start at 1 in all models."""
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new card
@@ -55,6 +55,7 @@ class MadePatch(Card):
         left_out_tensors: Those that were left out because both sides do not share them, each with the reason.
         relative_change: norm(tuned - base) / norm(base) of the tensors that were compared; None if they are 0 in the
             base.
+        matrix_change: The same of tensors of two dimensions or more.
         shared_rows: How many rows were compared of each tensor that has more or fewer of them in the tuned model.
         left_out: Files of `base` and of `tuned` that may hold weights and are no part of the model.
         notes: Sentences about what the patch leaves out.
@@ -74,6 +75,7 @@ class MadePatch(Card):
     left_out_tensors: tuple[str, ...] = ()
     shared_rows: Mapping[str, int] = field(default_factory=dict)
     relative_change: float | None = None
+    matrix_change: float | None = None
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -217,11 +219,11 @@ def diff(
                 note=notes.append,
             )
         _tell_pairing(info.pairing, console)
-        if info.relative_change is not None and info.relative_change >= FAR:
+        if info.matrix_change is not None and info.matrix_change >= FAR:
             console.note(
-                f"The tuned model is far from this base: norm(tuned - base) is {info.relative_change:.2f} of "
-                "norm(base), and fine-tuning seldom changes a tenth. It may be another model of the same shape; see "
-                "that the tuned model was made from this base."
+                f"The tuned model is far from this base: norm(tuned - base) is {info.matrix_change:.2f} of norm(base) "
+                "in its matrices, and fine-tuning seldom changes a tenth. It may be another model of the same shape; "
+                "see that the tuned model was made from this base."
             )
         for sentence in notes:
             console.note(sentence)
@@ -242,6 +244,7 @@ def diff(
             left_out_tensors=tuple(map(str, info.pairing.left_out)),
             shared_rows=info.pairing.rows,
             relative_change=info.relative_change,
+            matrix_change=info.matrix_change,
             left_out=left_out,
             notes=notes,
         )

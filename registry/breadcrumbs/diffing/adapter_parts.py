@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, MAX_RANK, MERGE, AdapterConfig
 from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
-from registry.breadcrumbs.diffing.ties import says_tied, twin
+from registry.breadcrumbs.diffing.ties import is_tied, twin
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidCheckpoint
@@ -225,7 +225,7 @@ def _add(base: Checkpoint, own: Part | None, name: str, shape: tuple[int, ...], 
             )
         return Part(own.source, own.name, TensorSpec(_sum_dtype(own.spec), shape), product)
     spec = TensorSpec("F32", shape)
-    if name not in base.tensors and says_tied(base.config):
+    if name not in base.tensors and is_tied(base):
         name = twin(name, spec, base.tensors) or name
     return Part(base, name, TensorSpec(_sum_dtype(base.tensors.get(name, spec)), shape), product)
 

@@ -51,10 +51,12 @@ class Diffed(PatchInfo):
         pairing: How base and tuned checkpoint were paired.
         relative_change: norm(tuned - base) / norm(base) of the tensors that were compared; None if they are 0 in the
             base.
+        matrix_change: The same of tensors of two dimensions or more, which unrelated models do not share.
     """
 
     pairing: Pairing = field(default_factory=lambda: Pairing({}, []), compare=False)
     relative_change: float | None = field(default=None, compare=False)
+    matrix_change: float | None = field(default=None, compare=False)
 
 
 def diff(
@@ -139,9 +141,15 @@ def diff(
         parts = [(plan[name], tensor.length) for name, tensor in kept.items()]
         sha256, total = _settle(file, header, parts, out.parent)
     specs = {name: base.tensors[name] for name in kept}
-    change, whole = (math.fsum(tensors[name].squares[at] for name in floats) for at in (0, 1))
-    relative = math.sqrt(change / whole) if whole else None
-    return Diffed(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256, pairing, relative)
+    matrices = [name for name in floats if len(base.tensors[name].shape) > 1]
+    moved = [_relative([tensors[name].squares for name in names]) for names in (floats, matrices)]
+    return Diffed(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256, pairing, *moved)
+
+
+def _relative(squares: Sequence[tuple[float, ...]]) -> float | None:
+    """Return norm(tuned - base) / norm(base) from the sums of squares of tensors; None if the base is 0."""
+    change, whole = (math.fsum(each[at] for each in squares) for at in (0, 1))
+    return math.sqrt(change / whole) if whole else None
 
 
 def _header(base: Checkpoint, nnz: Mapping[str, int], digest: str, params: MaskParams) -> bytes:

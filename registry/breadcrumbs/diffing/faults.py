@@ -47,12 +47,13 @@ def list_faults(faults: Sequence[Fault], base: Checkpoint, tuned: Weights, compa
     one_sided = _name_quantised(base, tuned)
     if one_sided:
         return one_sided
-    named = "; ".join(map(str, faults[:NAMES_SHOWN]))
-    more = f"; and {len(faults) - NAMES_SHOWN} more" if len(faults) > NAMES_SHOWN else ""
+    related = 2 * sum(fault.kind != ADDED for fault in faults) <= compared
+    shown = NAMES_SHOWN if related else 3
+    named = "; ".join(map(str, faults[:shown]))
+    more = f"; and {len(faults) - shown} more" if len(faults) > shown else ""
     plural = "tensor does" if len(faults) == 1 else "tensors do"
     told = f"{prefix} " if prefix.text else ""
-    fit = compared - sum(fault.kind != ADDED for fault in faults)
-    return f"{told}{len(faults)} {plural} not fit: {named}{more}. {_remedy(faults) if 2 * fit >= compared else _OTHER}"
+    return f"{told}{len(faults)} {plural} not fit: {named}{more}. {_remedy(faults) if related else _OTHER}"
 
 
 QUANTISERS = {"bitsandbytes": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ"}

@@ -8,7 +8,7 @@ from shlex import quote
 
 from registry.breadcrumbs.diffing.faults import ADDED, DTYPE, MISSING, ROWS, SHAPE, Fault, list_faults
 from registry.breadcrumbs.diffing.prefixes import NO_PREFIX, Prefix, find_prefix
-from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, is_head, says_tied, twin
+from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, is_head, is_tied, twin
 from registry.breadcrumbs.formats.arrays import NUMPY, read_floats
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
@@ -143,7 +143,7 @@ class _Ties:
 
     def __init__(self, base: Checkpoint, tuned: Weights, find: Callable[[str], str | None]) -> None:
         self._base, self._tuned, self.find = base, tuned, find
-        self._tied, self._aliases = says_tied(base.config), aliases(base)
+        self._tied, self._aliases = is_tied(base), aliases(base)
         self._copies = Copies(base)
         self._tuned_copies = Copies(tuned) if isinstance(tuned, Checkpoint) else None  # adapters bring no copies
 

@@ -21,14 +21,28 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "sh
               "tok_embeddings.weight", "embeddings.weight")  # fmt: skip
 """Endings of the names of output heads and of input embeddings, which models tie."""
 
+CLASSES_WITH_HEADS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration")
+"""Endings of the names of transformers' classes that have an output head."""
+
 FIRST_ELEMENTS = 64
 """Elements that are read of a tensor before it is compared whole."""
 
 
-def says_tied(config: Mapping[str, Any]) -> bool:
-    """Say whether a config.json, or the config of a part inside it, ties the output head to the input embedding."""
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    return any(part.get("tie_word_embeddings") is True for part in parts)
+def is_tied(base: Checkpoint) -> bool:
+    """Say whether a model ties its output head to its input embedding, by its config.json or a part of that.
+
+    Configs of before tie_word_embeddings was written out do not say so. Then a model of a class with a head that holds
+    none, as GPT-2 on the Hub does, has it from its embedding.
+    """
+    parts = [base.config, *(part for part in base.config.values() if isinstance(part, dict))]
+    said = [part["tie_word_embeddings"] for part in parts if isinstance(part.get("tie_word_embeddings"), bool)]
+    return any(said) if said else _has_head(base.config) and not any(map(is_head, base.tensors))
+
+
+def _has_head(config: Mapping[str, Any]) -> bool:
+    """Say whether a config.json names a class that gives a probability to each token."""
+    classes = config.get("architectures")
+    return isinstance(classes, list) and any(str(name).endswith(CLASSES_WITH_HEADS) for name in classes)
 
 
 def twin(name: str, spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> str | None:

@@ -177,6 +177,19 @@ def test_a_tied_head_that_was_untied_is_not_left_out_alone(tmp_path: Path) -> No
         make(tmp_path, base, tuned, {"tie_word_embeddings": True}, exclude=["lm_head.weight"])
 
 
+@pytest.mark.parametrize("known", ["GPT2LMHeadModel", "LlamaForCausalLM"])
+def test_a_model_of_a_class_with_a_head_that_holds_none_has_it_tied(tmp_path: Path, known: str) -> None:
+    base, config = {"wte.weight": TABLE, "q.weight": MATRIX}, {"architectures": [known]}
+    apart = moved(base) | {"lm_head.weight": TABLE + 2}
+    with pytest.raises(CheckpointMismatch, match=r"untied.*`--exclude lm_head\.weight --exclude wte\.weight`\.$"):
+        make(tmp_path, base, apart, config, shared_only=True)
+    assert set(make(tmp_path / "head", base, {"lm_head.weight": TABLE + 2, "q.weight": MATRIX}, config)) == {
+        "wte.weight"
+    }
+    for number, other in enumerate([{"architectures": ["GPT2Model"]}, config | {"tie_word_embeddings": False}]):
+        assert "wte.weight" in make(tmp_path / f"{number}", base, apart, other, shared_only=True)
+
+
 # Prefixes
 
 BODY = {"wte.weight": TABLE, "h.0.attn.weight": MATRIX, "h.0.attn.bias": random(3, seed=2)}
