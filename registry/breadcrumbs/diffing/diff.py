@@ -31,7 +31,7 @@ from registry.breadcrumbs.formats.arrays import count_not_finite, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.digest import digest_of
-from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, format_header, show
+from registry.breadcrumbs.formats.header import DTYPES, FLOATS, PATCH_LIMITS, TensorSpec, format_header, show
 from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo, format_metadata, layout
 from registry.breadcrumbs.kernels.check import measure_change
 from registry.breadcrumbs.kernels.compose import CODES
@@ -163,6 +163,11 @@ def _plan(base: Checkpoint, names: Sequence[str], params: MaskParams) -> dict[st
     """Return the byte at which each tensor's mask begins in the file, if all tensors keep as much as they may."""
     most = {name: groups_of(base.tensors[name], params).most for name in names if base.tensors[name].numel}
     at = len(_header(base, {name: count for name, count in most.items() if count}, f"sha256:{'0' * 64}", params))
+    if at - 8 > PATCH_LIMITS.header_bytes or 2 * len(most) > PATCH_LIMITS.entries:
+        raise InvalidPatch(
+            f"A patch of {len(most)} tensors has a header of {at - 8} bytes and {2 * len(most)} entries, and readers "
+            f"take {PATCH_LIMITS.header_bytes} and {PATCH_LIMITS.entries}; leave tensors out with exclude."
+        )
     plan = {}
     for name, count in most.items():
         plan[name] = at
