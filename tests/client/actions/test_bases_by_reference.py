@@ -66,8 +66,11 @@ def test_what_cannot_be_asked_for_is_said_in_words(
         ("--base", base, "--copy"),
     ):
         alice.crumb("model", "create", "alice/other", *map(str, words), code=1)
-    with pytest.raises(errors.InvalidRequest, match=r"source: write a base at a Hub like hf://org/name or hf://"):
-        create(Client(alice.registry.url, alice.token), "alice/other", "hf://acme")
+    with (
+        Client(alice.registry.url, alice.token) as client,
+        pytest.raises(errors.InvalidRequest, match=r"source: write a base at a Hub like hf://org/name or hf://"),
+    ):
+        create(client, "alice/other", "hf://acme")
     alice.crumb("model", "show", "alice/other", code=1)
 
 
@@ -116,6 +119,8 @@ def test_redirects_in_a_circle_end(tmp_path: Path) -> None:
 def test_a_hub_without_an_address_is_said_at_once(tmp_path: Path) -> None:
     with open_registry(tmp_path, hub_endpoint="https://hub.invalid", hub_hosts="") as registry:
         registry.serve()
-        client = Client(registry.url, person(registry, "alice").token)
-        with pytest.raises(errors.JobFailed, match=r"The Hub at https://hub.invalid cannot be found"):
+        with (
+            Client(registry.url, person(registry, "alice").token) as client,
+            pytest.raises(errors.JobFailed, match=r"The Hub at https://hub.invalid cannot be found"),
+        ):
             create(client, "alice/far", "hf://acme/tiny@main")
