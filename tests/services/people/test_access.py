@@ -281,6 +281,7 @@ GET    admin/summary                                        admin.read
 GET    admin/workers                                        admin.read
 GET    audit                                                model.audit
 GET    /api/v1/audit                                        audit.read
+GET    inbox                                                inbox.list
 GET    inbox                                                inbox.read
 GET    /metrics                                             admin.read
 GET    namespaces/{namespace}                               namespace.read
