@@ -29,23 +29,31 @@ from registry.worker.processes import machine_memory, processor_time
 
 PRELOAD = ["registry.worker.preload"]
 KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+SAFE_PATH = "PYTHONSAFEPATH"
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 PROGRESS_EVERY = 0.1  # seconds
 MOST_ANSWER = 512 * 2**20  # bytes
 
 
 def context() -> ForkServerContext:
-    """Return the context whose fork server has imported the science."""
-    os.environ["PYTHONSAFEPATH"] = "1"  # or the fork server takes modules from the folder that it was started in
+    """Return the context whose fork server has imported the science; it runs by then."""
     forkserver_context = multiprocessing.get_context("forkserver")
     forkserver_context.set_forkserver_preload(PRELOAD)
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"  # or the fork server takes modules from the folder that we were started in
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
     return forkserver_context
 
 
 def warm_up() -> None:
     """Start the fork server, so that the first job does not wait for its imports."""
     context()
-    forkserver.ensure_running()
 
 
 class Sandbox:

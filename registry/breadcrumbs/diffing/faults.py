@@ -48,9 +48,8 @@ def list_faults(faults: Sequence[Fault], base: Checkpoint, tuned: Weights, compa
     if one_sided:
         return one_sided
     related = 2 * sum(fault.kind != ADDED for fault in faults) <= compared
-    shown = NAMES_SHOWN if related else 3
-    named = "; ".join(map(str, faults[:shown]))
-    more = f"; and {len(faults) - shown} more" if len(faults) > shown else ""
+    named = "; ".join(map(str, faults[:NAMES_SHOWN]))
+    more = f"; and {len(faults) - NAMES_SHOWN} more" if len(faults) > NAMES_SHOWN else ""
     plural = "tensor does" if len(faults) == 1 else "tensors do"
     told = f"{prefix} " if prefix.text else ""
     return f"{told}{len(faults)} {plural} not fit: {named}{more}. {_remedy(faults) if related else _OTHER}"
