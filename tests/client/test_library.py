@@ -177,6 +177,7 @@ def test_a_model_in_memory_is_pushed_in_one_call_and_leaves_nothing_behind(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.*:FutureWarning")  # PEFT asks transformers for it
 def test_a_live_model_of_transformers_and_an_adapter_of_peft_are_pushed(
     logged_in: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,7 @@ def test_a_namespace_is_given_a_quota_and_the_server_s_again(site: Site) -> None
     bob.get_by_label("GiB at most").fill("0.000000931322574615478515625")  # 1000 bytes
     bob.get_by_label("Open uploads at most").fill("3")
     bob.get_by_role("button", name="Set the quota", exact=True).click()
-    expect(bob).to_contain_text("of 1000 B")
+    expect(bob).to_contain_text("of 1 kB")
     expect(bob).to_contain_text("of 3 uploads open · with a quota of its own")
     expect(bob.get_by_role("progressbar")).to_have_class("quota full")
     bob.locator("summary").click()
