@@ -199,6 +199,20 @@ def bench(
         yield opened
 
 
+def item_of(sha256: str, weight: str, number: int, revision: int, title: str) -> RecipeItem:
+    """Return a patch at a weight as an item of a recipe, without what composing does not need."""
+    return RecipeItem(
+        sha256=sha256,
+        weight=weight,
+        number=number,
+        revision=revision,
+        title=title,
+        author=None,
+        license=None,
+        state=None,
+    )
+
+
 def candidate_of(snapshot: Snapshot) -> Candidate:
     """Return a snapshot as a candidate.
 

@@ -21,12 +21,12 @@ from typing import Any
 from client.actions.pull import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console, plain
-from client.trials.bench import QUIET, Candidate, ScaledPatch, bench
-from client.trials.harnesses import LONGEST, Choice, Format, higher_is_better, read_results
+from client.trials.bench import QUIET, Candidate, ScaledPatch, bench, item_of
+from client.trials.harnesses import LONGEST, Choice, Format, is_higher_better, read_results
 from client.trials.running import HOLDER, check_command, run_successfully
 from client.trials.scores import is_number, last_line, read_json, read_number
 from registry.errors import InvalidRequest, RevisionNotFound
-from registry.schemas import RecipeItem, RecordedEvaluations, Score
+from registry.schemas import RecordedEvaluations, Score
 
 KEYS = {*LONGEST, "value", "stderr", "higher_is_better"}
 NAMELESS = "score"  # the metric of a number that comes without one
@@ -160,17 +160,12 @@ def find_candidate(
         return Candidate(recipe.base, patches, recipe.method, recipe.alpha), snapshot.release or snapshot.ref
     number, _, revision = ref[1:].partition(".")
     patch = client.patch(model, int(number), int(revision) if revision else None)
-    item = RecipeItem.model_validate(
-        {"where": [], "weight": "1", **patch.model_dump(include={"sha256", "number", "revision", "title"}), **UNKNOWN}
-    )
+    item = item_of(patch.sha256, "1", patch.number, patch.revision, patch.title)
     rest, name = find_candidate(client, model, together or "base", None, console)
     if any(other.item.sha256 == item.sha256 or other.item.number == item.number for other in rest.patches):
         raise InvalidRequest(f"{model}@{name} holds patch #{item.number} already; evaluate it as it is.", field="with")
     whole = Candidate(rest.base, (*rest.patches, ScaledPatch(item, item.weight)), rest.method, rest.alpha)
     return whole, whole.recipe().digest if rest.patches else f"#{patch.number}.{patch.revision}"
-
-
-UNKNOWN = {"author": None, "license": None, "state": None}  # of an item, and of no use here
 
 
 def _require_known(client: Client, model: str, subject: str) -> None:
@@ -241,8 +236,7 @@ def _score(entry: dict[str, Any], names: Names) -> Score:
                 f"{shown}: {name} must be a text of 1 to {longest} characters; print it, or give --{name}.", field=name
             )
     if "higher_is_better" not in whole:
-        better = names.higher_is_better
-        whole["higher_is_better"] = higher_is_better(whole["metric"]) is not False if better is None else better
+        whole["higher_is_better"] = is_higher_better(whole["metric"], names.higher_is_better)
     stderr = whole.get("stderr")
     for name in ("value", *(["stderr"] if stderr is not None else [])):
         if not is_number(whole.get(name)):

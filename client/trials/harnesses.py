@@ -281,6 +281,11 @@ def higher_is_better(metric: str) -> bool | None:
     return False if _matches(name, _LOWER) else True if _matches(name, _HIGHER) else None
 
 
+def is_higher_better(metric: str, said: bool | None = None) -> bool:
+    """Say whether a higher value is better: as somebody said, else as the metric's name tells, else it is."""
+    return higher_is_better(metric) is not False if said is None else said
+
+
 def _higher_is_better(number: _Number, choice: Choice) -> bool:
     """Return what the caller says, else the file, else what is known of metrics with such a name."""
     metric = number.metric.partition(",")[0]

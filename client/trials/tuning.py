@@ -17,7 +17,7 @@ from client.machine.config import cache
 from client.machine.folders import files_beside
 from client.machine.sources import resolve
 from client.terminal.console import Console
-from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, open_bench
+from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, item_of, open_bench
 from client.trials.evaluating import Names
 from client.trials.running import check_command
 from client.trials.sampling import layers_of, sample
@@ -138,7 +138,7 @@ def tune(client: Client, model: str, ref: str, items: Sequence[Item], how: How, 
         snapshot = find_snapshot(client, model, "base", console)
         found = [client.patch(model, item[0], item[2] if len(item) > 2 else None) for item in items]
         parts = [
-            _item(patch.sha256, item[1], patch.number, patch.revision, patch.title)
+            item_of(patch.sha256, item[1], patch.number, patch.revision, patch.title)
             for patch, item in zip(found, items, strict=True)
         ]
         base = snapshot.weights_digest
@@ -189,7 +189,7 @@ def _open_files(
     ):
         opened = {report.sha256: patch for report, patch in checked}
         scaled = tuple(
-            ScaledPatch(_item(report.sha256, weight, place, 1, path.name), weight)
+            ScaledPatch(item_of(report.sha256, weight, place, 1, path.name), weight)
             for place, ((report, _), (path, weight)) in enumerate(zip(checked, files, strict=True), 1)
         )
         others = files_beside(base, checkpoint.indexes)
@@ -270,16 +270,3 @@ def _start(alpha: str) -> str:
     if not Decimal(alpha):
         raise InvalidRequest("A search cannot start at alpha 0; give another --alpha.", field="alpha")
     return three_digits(Decimal(alpha))
-
-
-def _item(sha256: str, weight: str, number: int, revision: int, title: str) -> RecipeItem:
-    return RecipeItem(
-        sha256=sha256,
-        weight=weight,
-        number=number,
-        revision=revision,
-        title=title,
-        author=None,
-        license=None,
-        state=None,
-    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
-from registry.files.folders import CONFIG, is_pickle
+from registry.files.folders import CONFIG, DESCRIPTIONS, is_pickle
 
 CONFIG_BYTES = 4_000_000
 """Longest config.json that is read."""
@@ -99,7 +99,7 @@ def _name_folders(path: Path, folders: Sequence[Path]) -> str | None:
     if snapshots in folders and (held := sorted(snapshots.iterdir(), key=lambda entry: entry.stat().st_mtime)):
         return f"{path} is a model's place in the cache of the Hub; its newest snapshot is `{quote(str(held[-1]))}`."
     inner = [entry for entry in folders if any(entry.glob("*.safetensors"))]
-    described = any((path / name).is_file() for name in ("model_index.json", "modules.json"))
+    described = any((path / name).is_file() for name in DESCRIPTIONS)
     if inner and not described:
         listed = " or ".join(f"`{quote(str(entry))}`" for entry in inner[:3])
         return f"{path} has no weights of its own; a folder in it has: {listed}."

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.files.folders import DESCRIPTIONS
 from registry.files.kinds import name_kind
 
 CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"]})
@@ -70,3 +71,12 @@ def test_what_may_be_a_checkpoint_or_is_not_known_has_no_name(tmp_path: Path, fi
 def test_a_file_of_its_own_is_named_as_well(tmp_path: Path) -> None:
     assert "GGUF" in str(name_kind(fill(tmp_path, m_dot_gguf=GGUF) / "m.gguf"))
     assert name_kind(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("description", DESCRIPTIONS)
+def test_a_folder_whose_description_names_its_subfolders_is_a_model(tmp_path: Path, description: str) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "model.safetensors").touch()
+    assert "a folder in it has" in (name_kind(tmp_path) or "")
+    (tmp_path / description).write_text("{}")
+    assert name_kind(tmp_path) is None

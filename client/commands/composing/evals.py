@@ -9,12 +9,13 @@ import typer
 from client.commands.composing.trials import Device, Keep
 from client.commands.composing.tuning import COMMAND, RunsCommand
 from client.commands.options import Json, Model, Quiet, connect
-from client.terminal.console import Console, plain, table
+from client.terminal.console import Console, plain
+from client.terminal.evaluations import show_comparison, show_evaluations, show_recorded
 
 if TYPE_CHECKING:
     from client.terminal.spreadsheets import Cell
     from client.trials.harnesses import Choice, Format
-    from registry.schemas import ComparedMetric, Evaluation, EvaluationComparison
+    from registry.schemas import ComparedMetric, Evaluation
 
 OF = "NS/NAME@REF|NS/NAME#N[.R]"
 CSV_HEADS = (
@@ -95,7 +96,7 @@ def add(
     `--from lm-eval results.json`. Those are recorded together or not at all, and numbers that you have recorded before
     are not recorded again.
     """
-    from client.trials.harnesses import higher_is_better
+    from client.trials.harnesses import is_higher_better
 
     console = Console(as_json, quiet)
     model, ref = _parse_subject(subject)
@@ -119,13 +120,11 @@ def add(
             metric=metric[0],
             value=value,
             stderr=stderr,
-            higher_is_better=higher_is_better(metric[0]) is not False
-            if lower_is_better is None
-            else not lower_is_better,
+            higher_is_better=is_higher_better(metric[0], None if lower_is_better is None else not lower_is_better),
             source=source,
             tried=tried,
         )
-    console.result(evaluation, _evaluations_text([evaluation]), evaluation.subject)
+    console.result(evaluation, show_evaluations([evaluation]), evaluation.subject)
 
 
 def _add_file(
@@ -146,7 +145,7 @@ def _add_file(
     with connect() as client:
         recorded = client.add_evaluations(model, ref or "base", results.scores, source=source, tried=tried)
     document = {**recorded.model_dump(mode="json"), "not_finite": results.not_finite}
-    console.result(document, _recorded_text(recorded.added, recorded.known), str(len(recorded.added)))
+    console.result(document, show_recorded(recorded.added, recorded.known), str(len(recorded.added)))
 
 
 @evals.command(cls=RunsCommand)
@@ -233,7 +232,7 @@ def run(
         "recorded": done.recorded,
     }
     if done.recorded is not None:
-        text = _recorded_text(done.recorded.added, done.recorded.known)
+        text = show_recorded(done.recorded.added, done.recorded.known)
     else:
         text = "\n".join(f"{plain(name)} {number!r}" for name, number in done.numbers.items())
         text += "\nNot recorded; run it again with --task NAME (and --metric, --dataset) to record it."
@@ -265,7 +264,7 @@ def list_evaluations(
             write_csv(CSV_HEADS, rows)
             return
         evaluations = list(client.evaluations(model, ref))
-    text = _evaluations_text(evaluations) if evaluations else f"There are no evaluations of {subject} yet."
+    text = show_evaluations(evaluations) if evaluations else f"There are no evaluations of {subject} yet."
     brief = "\n".join(f"{row.subject} {plain(row.dataset)}:{plain(row.metric)} {row.value!r}" for row in evaluations)
     Console(as_json, quiet).result(evaluations, text, brief)
 
@@ -300,7 +299,7 @@ def compare(
         rows = ([*_name(row), *(cell for one in row.evaluations for cell in _cells(one))] for row in found.metrics)
         write_csv(["task", "dataset", "metric", "higher_is_better", *columns], rows)
         return
-    Console(as_json, quiet).result(found, _comparison_text(model, found))
+    Console(as_json, quiet).result(found, show_comparison(model, found))
 
 
 def _name(row: "ComparedMetric") -> "tuple[Cell, ...]":
@@ -309,22 +308,6 @@ def _name(row: "ComparedMetric") -> "tuple[Cell, ...]":
 
 def _cells(one: "Evaluation | None") -> "tuple[Cell, Cell]":
     return (one.value, one.stderr) if one else (None, None)
-
-
-def _comparison_text(model: str, found: "EvaluationComparison") -> str:
-    if not found.metrics:
-        return f"There are no evaluations to compare; record some with `crumb eval add {model}@base`."
-    names = [_short(subject.ref) for subject in found.subjects]
-    rows = []
-    for row in found.metrics:
-        cells = [
-            "" if one is None else f"{one.value:.6g}{'*' if place in row.best else ' '}"
-            for place, one in enumerate(row.evaluations)
-        ]
-        better = "higher" if row.higher_is_better else "lower"
-        rows.append((plain(row.task), plain(row.dataset), plain(row.metric), better, *cells))
-    text = table(("task", "dataset", "metric", "better", *names), rows, right=range(4, 4 + len(names)))
-    return f"{text}\nThere are more metrics than these." if found.more else text
 
 
 def _parse_subject(text: str) -> tuple[str, str | None]:
@@ -369,40 +352,3 @@ def _choice(
     from client.trials.harnesses import Choice
 
     return Choice(tasks or (), metrics or (), lower or (), higher or (), dataset)
-
-
-def _subject_text(row: "Evaluation") -> str:
-    subject = _short(row.subject)
-    return f"{subject}, chosen among {row.tried}" if row.tried else subject
-
-
-def _short(ref: str) -> str:
-    from client.terminal.addresses import is_digest
-
-    return ref[:12] if is_digest(ref) else ref
-
-
-def _recorded_text(added: "Sequence[Evaluation]", known: "Sequence[Evaluation]") -> str:
-    lines = [_evaluations_text(added)] if added else []
-    if known:
-        lines.append(f"{len(known)} not added: you have recorded the same numbers before.")
-    return "\n".join(lines)
-
-
-def _evaluations_text(evaluations: "Sequence[Evaluation]") -> str:
-    rows = [
-        (
-            _subject_text(row),
-            plain(row.task),
-            plain(row.dataset),
-            plain(row.metric),
-            f"{row.value:.6g}",
-            f"± {row.stderr:.2g}" if row.stderr is not None else "",
-            "higher" if row.higher_is_better else "lower",
-            plain(row.user),
-            f"{row.created_at.astimezone():%Y-%m-%d}",
-        )
-        for row in evaluations
-    ]
-    heads = ("of", "task", "dataset", "metric", "value", "", "better", "by", "on")
-    return table(heads, rows, right=(4,))

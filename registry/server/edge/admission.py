@@ -49,7 +49,7 @@ def allow(action: str, extend: access.Extension | None = None) -> Callable[[Endp
 
     Args:
         action: The action.
-        extend: If a glance at the model is enough for the route, what is read along with it: see `find_visible`.
+        extend: If a glance at the model is enough for the route, what is read along with it: see `access.glance`.
     """
     assert action in RULES, action
 
