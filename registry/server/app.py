@@ -34,6 +34,7 @@ from registry.server.hub import repositories, resolving
 from registry.server.hub.route import RawPath
 from registry.server.pages.queue.jobs import AT_ONCE
 from registry.server.processes.sharing import Shared
+from registry.server.threads import Threads
 from registry.services.blobs.quotas import JobLimits
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.operating import summaries
@@ -43,6 +44,7 @@ from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
 
 HASHING = 2  # uploads hashed at a time by a process, each in a thread of its own
+ASKING = 4  # threads that wait for PostgreSQL side by side; with SQLite, which is in this process, one is fastest
 PARSING = 2  # request bodies parsed at a time by a process, likewise
 DESCRIPTION = """
 Sparse patches of fine-tuned models, and any subset of them composed into a model, bit for bit the same everywhere.
@@ -100,6 +102,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         Kept(job_rows.count_by_state, settings.counts_seconds),
         Kept(job_rows.count_hung, settings.counts_seconds),
         JobLimits(settings.user_jobs, settings.model_jobs, settings.quota_bytes, settings.quota_uploads),
+        Threads(ASKING if database.engine.dialect.name == "postgresql" else 1),
     )
     app.state.metrics = Metrics(shared.folder, shared.process)
     app.state.health = Kept(monitoring.probe, monitoring.HEALTH_SECONDS)

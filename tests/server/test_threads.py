@@ -63,20 +63,46 @@ def test_an_error_is_freed_with_its_last_user_and_not_by_the_garbage_collector()
         gc.enable()
 
 
-def test_a_slow_task_does_not_hold_up_a_quick_one_and_threads_are_bounded() -> None:
+def test_quick_tasks_are_taken_by_one_thread_and_slow_ones_by_others_up_to_a_bound() -> None:
+    release, others = threading.Event(), threading.Event()
+
+    async def ask() -> tuple[set[str], int, int]:
+        threads = Threads(most=3)
+        slow = [asyncio.create_task(threads.run(release.wait, 30)) for _ in range(2)]
+        quick = [asyncio.create_task(threads.run(lambda: threading.current_thread().name)) for _ in range(20)]
+        names = set(await asyncio.gather(*quick))  # though both slow ones were there before
+        stuck = [asyncio.create_task(threads.run(others.wait, 30)) for _ in range(3)]
+        while len(threads.since) < 3 or threads.free():
+            await asyncio.sleep(0.001)
+        threads.staff()  # two tasks wait still
+        busy = len(threads.since)
+        release.set()
+        others.set()
+        assert all(await asyncio.gather(*slow, *stuck))
+        await threads.run(len, "")
+        while len(threads.since) > 1:  # those that joined are not needed any more
+            await threads.run(len, "")
+        return names, busy, len(threads.since)
+
+    names, busy, left = asyncio.run(ask())
+    assert (len(names), busy, left) == (1, 3, 1)
+
+
+def test_an_answer_does_not_wait_for_the_slow_task_after_it() -> None:
     release = threading.Event()
 
-    async def ask() -> tuple[int, int]:
-        threads = Threads(3)
-        slow = [asyncio.create_task(threads.run(release.wait, 30)) for _ in range(2)]
-        await asyncio.sleep(0)
-        names = {await threads.run(lambda: threading.current_thread().name) for _ in range(20)}
-        busy = threads.started
+    async def ask() -> str:
+        threads = Threads(most=1)
+        await threads.run(len, "")  # what is done a moment later is kept for its batch
+        quick = asyncio.create_task(threads.run(str, "quick"))
+        slow = asyncio.create_task(threads.run(release.wait, 30))
+        answer = await quick
+        assert not slow.done()
         release.set()
-        assert all(await asyncio.gather(*slow))
-        return len(names), busy
+        assert await slow
+        return answer
 
-    assert asyncio.run(ask()) == (1, 3)
+    assert asyncio.run(ask()) == "quick"
 
 
 def test_a_task_that_is_cancelled_ends_at_once_and_the_thread_goes_on() -> None:

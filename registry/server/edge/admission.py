@@ -32,7 +32,6 @@ from registry.server.arguments import Arguments
 from registry.server.edge.bodies import parse_body, validate_json
 from registry.server.edge.conditions import TAGGED, tag
 from registry.server.edge.context import get_context
-from registry.server.threads import READERS
 from registry.services.blobs import damage
 from registry.services.people import access, actors
 from registry.services.people.actors import Actor
@@ -108,7 +107,7 @@ class Route(APIRoute):
             request.state.actor = None
             try:
                 if self.in_one_turn:
-                    return tag(request, await READERS.run(self.answer, request))
+                    return tag(request, await get_context(request).readers.run(self.answer, request))
                 await run_in_threadpool(self.admit, request, action)
                 if await self.read(request):
                     await run_in_threadpool(self.identify, request, action)  # reading a body may have taken long

@@ -16,6 +16,7 @@ from registry.errors import NotCompared
 from registry.server.edge.counts import Kept
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate
+from registry.server.threads import Threads
 from registry.services.blobs import quotas
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.catalog import models
@@ -45,6 +46,7 @@ class Context:
     job_counts: Kept[Session, list[tuple[str, str, int]]]
     hung_jobs: Kept[Session, int]
     job_limits: quotas.JobLimits
+    readers: Threads
 
     @contextmanager
     def writing(self, actor: Actor, body: BaseModel, entries: int = 1) -> Iterator[Session]:
