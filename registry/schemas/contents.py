@@ -11,6 +11,7 @@ from registry.schemas.operations import Job
 from registry.schemas.wire import Answer, FilePath, Hex256, License, ModelName, WeightsDigest, Wire
 
 Visibility = Literal["public", "private"]
+ModelState = Literal["empty", "importing", "ready"]
 RequiredEvaluation = Annotated[str, StringConstraints(pattern=r"^[^:\x00]{1,200}:[^:\x00]{1,100}$")]
 """An evaluation that patches and releases must have, `dataset:metric`."""
 
@@ -110,7 +111,7 @@ class Model(Answer):
     license: str | None
     min_approvals: int
     required_evaluations: list[str]
-    state: Literal["importing", "ready"]
+    state: ModelState
     base: WeightsDigest | None
     source: str | None = Field(None, description="where the base came from: `hf://org/name@<commit>` once imported")
     by_reference: bool = Field(False, description="whether its weights stay there, and are fetched when needed")

@@ -8,7 +8,7 @@ from pydantic import Field
 from registry.schemas.wire import Answer
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-JobKind = Literal["import", "check", "compose", "rebuild", "conflicts"]
+JobKind = Literal["import", "check", "diff", "compose", "rebuild", "conflicts"]
 
 
 class Job(Answer):

@@ -37,6 +37,19 @@ class RevisionRequest(Wire):
     license: License | None = None
 
 
+class Push(Answer):
+    """What tools of the Hub have sent for a patch, from which its revisions are made here."""
+
+    number: int
+    state: Literal["open", "diffing", "done", "failed"]
+    author: str
+    title: str
+    message: str
+    error: str | None = Field(description="why no revision could be made of it, or what it waits for")
+    job: Job | None = Field(description="the diff, while it is active")
+    created_at: datetime
+
+
 class Affected(Answer):
     """The releases that hold a patch, and the channels that point at them."""
 

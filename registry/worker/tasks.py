@@ -17,12 +17,17 @@ from registry.breadcrumbs.checking.claims import CheckResult, check_density
 from registry.breadcrumbs.checking.finite import check_finite, try_on
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
-from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
+from registry.breadcrumbs.diffing.diff import diff as make_patch
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
 from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
 from registry.breadcrumbs.formats.header import TensorSpec
+from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
-from registry.errors import BlobDamaged, InvalidInput, StorageFailed
+from registry.documents.trailers import of_mask
+from registry.errors import BlobDamaged, InvalidCheckpoint, InvalidInput, StorageFailed
+from registry.files.folders import is_weights
 from registry.files.hashing import hash_file
 from registry.files.threads import processors
 from registry.outside.hub import Download, Hub, listing
@@ -30,6 +35,7 @@ from registry.storage.cache import Cache
 from registry.storage.store import Store
 
 Progress = Callable[[float], None]
+OF_CHOICE = ("include", "exclude", "strip_prefix", "shared_only", "shared_rows")
 
 
 def fraction(progress: Progress) -> Callable[[int, int], None]:
@@ -188,6 +194,84 @@ def check_patch(
             for tensor in report.tensors
         ],
     }
+
+
+def diff(
+    base: Mapping[str, str],
+    sent: Mapping[str, str],
+    deleted: Sequence[str],
+    options: Mapping[str, Any],
+    out: str,
+    device: str,
+    device_memory: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write the patch from a base to a model that was pushed.
+
+    Args:
+        base: Path of each file of the base (weights, index, config) by its name in the folder.
+        sent: The same of the files that were pushed.
+        deleted: Files of the base that the push has deleted.
+        options: Those of the diff that a commit's description gives; others are left alone.
+        out: The folder to write `patch.safetensors` to.
+        device: auto, cpu or cuda.
+        device_memory: Most bytes to use on a GPU; None for the default.
+        progress: Called with a number from 0 to 1 now and then.
+
+    Returns:
+        sha256 and bytes of the patch, and sentences about what it leaves out.
+
+    Raises:
+        InvalidCheckpoint, CheckpointMismatch, InvalidPatch: No patch can be made of it; the message says why.
+        StorageFailed: A file is missing.
+    """
+    require_files([*base.values(), *sent.values()])
+    params = MaskParams(**of_mask(options))
+    choice = {name: options[name] for name in OF_CHOICE if name in options}
+    notes: list[str] = []
+    with (
+        open_checkpoint({name: Path(path) for name, path in base.items()}) as before,
+        open_pushed(Path(out), before, base, sent, deleted) as after,
+    ):
+        made = make_patch(
+            before,
+            after,
+            Path(out) / "patch.safetensors",
+            params,
+            progress=fraction(progress),
+            device=device,
+            device_memory=device_memory,
+            note=notes.append,
+            **choice,
+        )
+    return {"sha256": made.sha256, "size": made.size, "notes": notes}
+
+
+def open_pushed(
+    folder: Path, before: Checkpoint, base: Mapping[str, str], sent: Mapping[str, str], deleted: Sequence[str]
+) -> Checkpoint | Adapted:
+    """Open a model that was pushed: what was sent if that is a whole model or an adapter, else over the base's files.
+
+    Raises:
+        InvalidCheckpoint, CheckpointMismatch: As of `open_tuned`.
+    """
+    try:
+        return open_tuned(link_files(folder / "sent", sent), before)
+    except InvalidCheckpoint:
+        weights = {path for path in sent if is_weights(path)}
+        if not weights <= base.keys():  # it is no change of the base's own files
+            raise
+    kept = {path: file for path, file in base.items() if path not in deleted}
+    return open_tuned(link_files(folder / "merged", {**kept, **sent}), before)
+
+
+def link_files(folder: Path, files: Mapping[str, str]) -> Path:
+    """Make a folder of links to files, by their names in it; return it."""
+    for name, path in files.items():
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    return folder
 
 
 def compose(

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from registry.services.releasing import releases
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
+from registry.worker import diffing
 from registry.worker.runner import Hung, Runner, Stopped, fails_for_all
 from registry.worker.sandbox import warm_up
 
@@ -157,9 +159,10 @@ class Worker(Runner):
                 what = "attempts of this job failed" if claim.error else "workers died on this job"
                 last = f" The last: {claim.error}" if claim.error else ""
                 raise JobFailed(f"{claim.deaths} {what}, so it is not tried again.{last}")
-            work = {
+            work: dict[str, Callable[[jobs.Claim], None]] = {
                 "import": self.import_base,
                 "check": self.check_patch,
+                "diff": partial(diffing.diff, self),
                 "compose": self.compose,
                 "rebuild": self.rebuild,
                 "conflicts": self.compare,
@@ -215,6 +218,8 @@ class Worker(Runner):
                 revision = patches.by_id(session, uuid.UUID(claim.payload["revision_id"]))
                 refusal = str(error) if isinstance(error, InvalidInput) else f"The check itself failed: {error}"
                 patches.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
+            if claim.kind == "diff":
+                diffing.give_up(session, claim, str(error))
             if claim.kind == "compose":
                 releases.failed(session, self.model(session, claim), claim.payload["recipe"])
 

@@ -12,6 +12,7 @@
            ─< patches ─< patch_revisions >─ blobs
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
+              patches ── pushes ─< pushed_files >─ blobs   what tools of the Hub send for a patch
            ─< evaluations                    of the base, a patch revision, a release or a recipe
     recipes ─< recipe_items                  what to compose, by content alone
     models ─< compositions ─< composition_files >─ blobs
@@ -24,7 +25,7 @@
     models ─< reports >─ users               what a user says should not be here
     audit_events, audit_heads                who did what and when, chained by hashes
 
-    models            importing ──> ready           (a failed import deletes the row: the name is free again)
+    models            empty ──> importing ──> ready      (a failed import deletes the row: the name is free again)
     blobs             live <──> doomed ──> (deleted)
                       remote ── its bytes are stored here ──> live
     upload_sessions   open ──> done ──> (deleted when expired)
@@ -72,6 +73,7 @@ from registry.db.tables.patches import (
     Review,
 )
 from registry.db.tables.people import ROLES, Namespace, NamespaceMember, SignIn, Token, User
+from registry.db.tables.pushes import Push, PushedFile
 from registry.db.tables.releases import Channel, ChannelMove, ChannelVote, Release, ReleaseFile
 
 __all__ = [
@@ -105,6 +107,8 @@ __all__ = [
     "PatchRevision",
     "PatchSet",
     "PatchTensor",
+    "Push",
+    "PushedFile",
     "Recipe",
     "RecipeItem",
     "Release",

@@ -84,15 +84,16 @@ class UploadPart(Table):
 class Model(Table):
     """`namespace/name`, pinned to one base, with the rules by which its patches are accepted.
 
-    `source` is where the base came from, `hf://org/name@<commit>`, or until it is imported the revision asked for. A
-    base `by_reference` has its weights there. `base_commit` is the Hub's name for the files of the base, `dtypes` the
-    number of weights by dtype. A worker's sweep renews `downloads_30d`, the downloads of the last thirty days.
+    One that is `empty` has a name and no base yet: tools of the Hub ask for it before they push. `source` is where the
+    base came from, `hf://org/name@<commit>`, or until it is imported the revision asked for. A base `by_reference` has
+    its weights there. `base_commit` is the Hub's name for the files of the base, `dtypes` the number of weights by
+    dtype. A worker's sweep renews `downloads_30d`, the downloads of the last thirty days.
     """
 
     __tablename__ = "models"
     __table_args__ = (
         UniqueConstraint("namespace_id", "name"),
-        one_of("state", "importing", "ready"),
+        one_of("state", "empty", "importing", "ready"),
         one_of("visibility", "public", "private"),
         CheckConstraint("min_approvals BETWEEN 0 AND 10", name="min_approvals"),
         Index("ix_models_downloads_30d_id", "downloads_30d", "id"),

@@ -28,7 +28,7 @@ class Job(Table):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        one_of("kind", "import", "check", "compose", "rebuild", "conflicts"),
+        one_of("kind", "import", "check", "diff", "compose", "rebuild", "conflicts"),
         one_of("state", "queued", "running", "done", "failed", "cancelled"),
         Index("ix_jobs_state_created_at", "state", "created_at"),
         Index("ix_jobs_state_rank_turn_created_at", "state", "rank", "turn", "created_at"),

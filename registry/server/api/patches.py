@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from registry import schemas
 from registry.db.tables import Blob
+from registry.errors import NotFound
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.files import send_blob
@@ -53,6 +54,17 @@ def revise(
         ctx.admit(session, job)
         response.status_code = 202 if job else 200
         return patch_views.patch(name, revision, job)
+
+
+@router.get("/patches/{number}/push")
+@allow("model.read")
+def pushed(name: ModelName, number: Number, ctx: ContextDep) -> schemas.Push:
+    """Show what tools of the Hub have sent for a patch; it has no revision until that was compared with the base."""
+    with ctx.database.read() as session:
+        found = patch_views.push(session, models.find(session, name), number)
+    if found is None:
+        raise NotFound(f"Patch {name}#{number} was not pushed by tools of the Hub, or does not exist.")
+    return found
 
 
 @router.get("/patches")

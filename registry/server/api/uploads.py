@@ -2,28 +2,22 @@
 
 import base64
 import binascii
-import hashlib
-import os
 import re
 import uuid
 
-import anyio
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from registry import schemas
-from registry.errors import DigestMismatch, InvalidRequest, WrongState
+from registry.errors import InvalidRequest
+from registry.server import receiving
 from registry.server.edge.admission import ActorDep, Route, allow
-from registry.server.edge.context import Context, ContextDep
+from registry.server.edge.context import ContextDep
 from registry.server.errors import RESPONSES
 from registry.server.views import uploads as upload_views
 from registry.services.blobs import uploads
-from registry.services.people.actors import Actor
-from registry.storage.store import Store
 
 router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"], route_class=Route, responses=RESPONSES)
 CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
-BUFFER = 4 * 2**20
 
 
 @router.post("", status_code=201, responses={200: {"model": schemas.Upload, "description": "Nothing to send"}})
@@ -68,22 +62,14 @@ async def put_part(
 ) -> schemas.Part:
     """Send part `number`, the bytes from number * part_size; the answer means that they are durable. Safe to repeat."""
     digest, length = announced_part(request)
-    place = await run_in_threadpool(find_slot, ctx, actor, upload_id, number, length)
-    if place.stored not in (None, digest):
-        raise WrongState(f"Part {number} was already sent with other bytes; cancel the upload to start over.")
-    received = await receive(request, ctx.store, place)
-    if received != digest:
-        raise DigestMismatch(
-            f"Part {number} hashes to {received}, not to {digest}; send it again.", field="Content-Digest"
-        )
-    return await run_in_threadpool(acknowledge, ctx, actor, upload_id, number, length, digest)
+    return await receiving.receive_part(request, ctx, actor, upload_id, number, length, digest)
 
 
 @router.post("/{upload_id}/complete")
 @allow("upload")
 async def complete(upload_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> schemas.Upload:
     """Hash the whole upload and store it; damaged parts become missing again. Few uploads are hashed at a time."""
-    return await anyio.to_thread.run_sync(complete_now, ctx, actor, upload_id, limiter=ctx.hashing)
+    return upload_views.upload(await receiving.complete(ctx, actor, upload_id))
 
 
 @router.delete("/{upload_id}", status_code=204)
@@ -92,22 +78,6 @@ def cancel(upload_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> None:
     """Cancel an upload session and delete its bytes."""
     with ctx.database.write() as session:
         uploads.cancel(session, ctx.store, actor, upload_id)
-
-
-def complete_now(ctx: Context, actor: Actor, upload_id: uuid.UUID) -> schemas.Upload:
-    """Verify and finish an upload, with its staged bytes locked."""
-    with ctx.database.read() as session:
-        upload = uploads.find(session, actor, upload_id)
-    if upload.state == "open":
-        path = uploads.staging_path(ctx.store, upload_id)
-        uploads.create_staging(ctx.store, path)
-        with uploads.staging(ctx.store, path, alone=True):
-            damaged = uploads.verify(upload, ctx.store)
-            with ctx.database.write() as session:
-                upload = uploads.finish(session, ctx.store, actor, upload_id, damaged, ctx.upload_limits.lifetime)
-    if upload.state == "open":
-        raise DigestMismatch(f"The bytes do not hash to {upload.sha256}; send the missing parts again.", field="sha256")
-    return upload_views.upload(upload)
 
 
 def announced_part(request: Request) -> tuple[str, int]:
@@ -128,53 +98,3 @@ def announced_part(request: Request) -> tuple[str, int]:
         return base64.b64decode(header[1], validate=True).hex(), int(length)
     except binascii.Error:
         raise InvalidRequest("The header 'Content-Digest' is not base64.", field="Content-Digest") from None
-
-
-def find_slot(ctx: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> uploads.Slot:
-    """Return where a part is written, in a reading transaction of its own, and create its file."""
-    with ctx.database.read() as session:
-        place = uploads.slot(session, ctx.store, actor, upload_id, number, length)
-    uploads.create_staging(ctx.store, place.path)
-    return place
-
-
-async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
-    """Write a part's bytes to its slot, make them durable, and return their sha256.
-
-    A part that was sent already is only hashed: its acknowledged bytes are not written again.
-    """
-    hasher, at, buffer = hashlib.sha256(), place.offset, bytearray()
-    end = place.offset + place.size
-
-    def write(chunk: bytes, offset: int) -> None:
-        hasher.update(chunk)
-        if place.stored is None:
-            with store.writing("an upload"):
-                store.require_room(len(chunk), "an upload")
-                os.pwrite(staged, chunk, offset)
-
-    def sync() -> None:
-        with store.writing("an upload"):
-            os.fdatasync(staged)
-
-    with uploads.staging(store, place.path) as staged:
-        async for chunk in request.stream():
-            buffer += chunk
-            if at + len(buffer) > end:  # never past the slot, whatever the headers announced
-                break
-            if len(buffer) >= BUFFER:
-                await run_in_threadpool(write, bytes(buffer), at)
-                at += len(buffer)
-                buffer.clear()
-        await run_in_threadpool(write, bytes(buffer[: end - at]), at)
-        await run_in_threadpool(sync)
-    return hasher.hexdigest()
-
-
-def acknowledge(
-    ctx: Context, actor: Actor, upload_id: uuid.UUID, number: int, length: int, digest: str
-) -> schemas.Part:
-    """Record a durable part, in a transaction of its own."""
-    with ctx.database.write() as session:
-        part = uploads.record_part(session, actor, upload_id, number, length, digest, ctx.upload_limits.lifetime)
-    return schemas.Part(number=part.number, size=part.size, sha256=part.sha256)

@@ -89,6 +89,7 @@ class HubRoute(Route):
     """A route for the Hub's clients."""
 
     lenient: ClassVar[bool] = True
+    reads: ClassVar[bool] = True
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler behind admission, with errors in the Hub's terms."""
@@ -102,7 +103,7 @@ class HubRoute(Route):
                     await compose(request, why)
                     return await handle(request)
             except BreadcrumbError as why:
-                return refusal(request, why)
+                return refusal(request, why, reads=self.reads)
             except RequestValidationError as why:
                 first = why.errors()[0]
                 return answer(400, f"{first['loc'][-1]}: {first['msg']}.", {})
@@ -112,7 +113,13 @@ class HubRoute(Route):
         return translated
 
 
-def refusal(request: Request, error: BreadcrumbError) -> JSONResponse:
+class PushRoute(HubRoute):
+    """A route by which the Hub's clients push. What they must change before they can is told as it is."""
+
+    reads: ClassVar[bool] = False
+
+
+def refusal(request: Request, error: BreadcrumbError, *, reads: bool = True) -> JSONResponse:
     """Return an error as the Hub's clients understand it.
 
     A caller without a token gets 401 for a missing repository, since others may be able to see it.
@@ -120,7 +127,7 @@ def refusal(request: Request, error: BreadcrumbError) -> JSONResponse:
     status, headers = STATUS[type(error)], dict[str, str]()
     if status == 422:
         status = 400
-    if isinstance(error, WrongState):  # not composed, or not imported yet
+    if reads and isinstance(error, WrongState):  # not composed, or not imported yet
         error = RevisionNotFound(error.message)
         status = 404
     code = next((code for kind, code in CODES if isinstance(error, kind)), None)

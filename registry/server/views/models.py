@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.tables import Job, Model
+from registry.schemas.contents import ModelState
 from registry.server.views import jobs as job_views
 from registry.server.views import people as people_views
 from registry.server.views import releases as release_views
@@ -28,7 +30,7 @@ def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Ro
         license=row.license,
         min_approvals=row.min_approvals,
         required_evaluations=row.required_evaluations,
-        state="ready" if row.state == "ready" else "importing",
+        state=cast(ModelState, row.state),
         base=row.base_digest,
         source=row.source,
         by_reference=row.by_reference,

@@ -7,6 +7,8 @@ from registry.db.tables import Check, Job, Model, PatchRevision, PatchTensor
 from registry.server.views import jobs as job_views
 from registry.services.catalog import patches
 from registry.services.curation.reviews import Affected
+from registry.services.hub import pushes
+from registry.services.queue import jobs
 
 
 def patch(
@@ -34,6 +36,17 @@ def patch(
             **{name: getattr(row, name) for name in (*words, *mask)},
         }
     )
+
+
+def push(session: Session, model: Model, number: int) -> schemas.Push | None:
+    """Return what tools of the Hub have sent for a patch; None if it came in another way."""
+    row = pushes.find(session, model, number)
+    if row is None:
+        return None
+    job_row = jobs.active(session, pushes.key_of(row.patch_id))
+    words = {name: getattr(row, name) for name in ("state", "title", "message", "error", "created_at")}
+    job = job_views.queued(session, job_row) if job_row else None
+    return schemas.Push.model_validate({"number": number, "author": row.patch.author.name, "job": job, **words})
 
 
 def tensor(row: PatchTensor) -> schemas.TensorStats:

@@ -27,6 +27,7 @@ from registry.db.tables import (
     Model,
     Patch,
     PatchRevision,
+    PushedFile,
     RecipeItem,
     ReleaseFile,
     UploadSession,
@@ -41,6 +42,7 @@ LEASE = timedelta(hours=24)  # how long a blob is kept after somebody asked for 
 OWNERS = (
     BaseFile.sha256,
     PatchRevision.blob_sha256,
+    PushedFile.blob_sha256,
     CompositionFile.sha256,
     ReleaseFile.sha256,
     UploadSession.sha256,

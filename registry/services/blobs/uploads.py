@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -132,16 +132,18 @@ def check_limits(session: Session, store: Store, space: Namespace, upload: Uploa
 
 
 def find(
-    session: Session, actor: Actor, upload_id: uuid.UUID, *, parts: bool = True, lock: bool = False
+    session: Session, actor: Actor | None, upload_id: uuid.UUID, *, parts: bool = True, lock: bool = False
 ) -> UploadSession:
     """Return one of the user's own sessions, with its parts unless `parts` is false.
+
+    Without a user it is anybody's: who knows the id may send the bytes that were announced, and no others.
 
     Raises:
         NotFound: No such session exists, it belongs to another user, or it has expired.
     """
-    query = select(UploadSession).where(
-        UploadSession.id == upload_id, UploadSession.user_id == actor.user_id, UploadSession.expires_at > now()
-    )
+    query = select(UploadSession).where(UploadSession.id == upload_id, UploadSession.expires_at > now())
+    if actor is not None:
+        query = query.where(UploadSession.user_id == actor.user_id)
     query = query.options(selectinload(UploadSession.parts)) if parts else query
     upload = session.scalar(query.with_for_update() if lock else query)
     if upload is None:
@@ -157,8 +159,10 @@ def missing_parts(upload: UploadSession) -> list[int]:
     return [number for number in range(upload.part_count) if number not in stored]
 
 
-def slot(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, number: int, length: int) -> Slot:
-    """Return where a part is to be written, before any of it is read.
+def slot(
+    session: Session, store: Store, actor: Actor | None, upload_id: uuid.UUID, number: int, length: int | None
+) -> Slot:
+    """Return where a part is to be written, before any of it is read; its length may be unknown.
 
     Raises:
         NotFound: The user has no such session.
@@ -175,6 +179,7 @@ def slot(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, num
         )
     offset = number * upload.part_size
     size = min(upload.part_size, upload.size - offset)
+    length = size if length is None else length
     if length > size:
         raise TooLarge(f"Part {number} has {size} bytes, not {length}.", field="Content-Length")
     if length < size:
@@ -230,7 +235,7 @@ def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
 
 def record_part(
     session: Session,
-    actor: Actor,
+    actor: Actor | None,
     upload_id: uuid.UUID,
     number: int,
     size: int,
@@ -301,6 +306,40 @@ def finish(
         record(session, actor, "upload.complete", actor.name, after={"sha256": upload.sha256, "size": upload.size})
     session.flush()
     return upload
+
+
+def put(
+    session: Session, store: Store, actor: Actor, content: bytes, limits: UploadLimits, namespace: str | None = None
+) -> str:
+    """Store the bytes of a small file as an upload that is done at once; return their sha256.
+
+    Raises:
+        TooLarge, TooMany, StorageFull, StorageFailed: There is no room for them.
+    """
+    sha256 = hashlib.sha256(content).hexdigest()
+    upload = announce(session, store, actor, sha256, len(content), limits, namespace)
+    if upload.state == "open":
+        with store.staged([content]) as (staged, _, size):
+            blobs.register(session, store, staged, sha256, size)
+        upload.state, upload.parts = "done", []
+        session.flush()
+    return sha256
+
+
+def open_of(session: Session, actor: Actor, digests: Collection[str]) -> list[UploadSession]:
+    """Return the user's own sessions for some bytes that are not complete, with their parts."""
+    return list(
+        session.scalars(
+            select(UploadSession)
+            .where(
+                UploadSession.user_id == actor.user_id,
+                UploadSession.sha256.in_(set(digests)),
+                UploadSession.state == "open",
+                UploadSession.expires_at > now(),
+            )
+            .options(selectinload(UploadSession.parts))
+        )
+    )
 
 
 def cancel(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID) -> None:

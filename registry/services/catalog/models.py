@@ -65,11 +65,8 @@ def create(
         source = source if "@" in source else f"{source}@main"
     else:
         check_paths([path for path, _ in files])
-    session.get(Namespace, space.id, with_for_update=True)
-    existing = session.scalar(
-        select(Model).where(Model.namespace_id == space.id, Model.name == name).options(selectinload(Model.files))
-    )
-    if existing is not None:
+    existing = taken(session, space, name)
+    if existing is not None and existing.state != "empty":
         if source is not None:
             same = asked_before(session, existing, source, by_reference=by_reference)
         else:
@@ -82,26 +79,52 @@ def create(
         if sha256 not in sizes:
             raise InvalidRequest(f"The bytes of {path} are missing; upload them first.", field=path)
     quotas.charge(session, space.id, sizes)
+    model = existing or add(session, actor, space, name, visibility)
+    model.state, model.license, model.source, model.by_reference = "importing", license, source, by_reference
+    model.size = sum(sizes[sha256] for _, sha256 in files)
+    session.add_all(BaseFile(model_id=model.id, path=path, sha256=sha256) for path, sha256 in sorted(files))
+    session.flush()
+    job = jobs.enqueue(session, actor.user_id, "import", f"import:{model.id}", model, "base", {"source": source})
+    after = {"visibility": model.visibility, "license": license} | ({"source": source} if source else {})
+    record(session, actor, "model.create", full_name, model, after=after)
+    return find(session, full_name), job
+
+
+def create_empty(session: Session, actor: Actor, full_name: str, visibility: str) -> Model:
+    """Create a model without a base, which the next push or `create` gives it.
+
+    Raises:
+        NotFound, Forbidden, InvalidRequest: As of `create`.
+        WrongState: The name is taken.
+    """
+    namespace, _, name = full_name.partition("/")
+    check_name(name, "name")
+    space = access.admit_to_namespace(session, actor, "model.create", namespace)
+    if taken(session, space, name) is not None:
+        raise WrongState(f"There is a model {full_name} already.", field="name")
+    model = add(session, actor, space, name, visibility)
+    record(session, actor, "model.reserve", full_name, model, after={"visibility": visibility})
+    return model
+
+
+def taken(session: Session, space: Namespace, name: str) -> Model | None:
+    """Return the model that has a name, with its files, and lock the names of its namespace."""
+    session.get(Namespace, space.id, with_for_update=True)
+    return session.scalar(
+        select(Model).where(Model.namespace_id == space.id, Model.name == name).options(selectinload(Model.files))
+    )
+
+
+def add(session: Session, actor: Actor, space: Namespace, name: str, visibility: str) -> Model:
+    """Add a model without a base, which can be searched for by its name."""
     model = Model(
-        namespace_id=space.id,
-        name=name,
-        creator_id=actor.user_id,
-        state="importing",
-        visibility=visibility,
-        license=license,
-        source=source,
-        by_reference=by_reference,
-        size=sum(sizes[sha256] for _, sha256 in files),
-        files=[BaseFile(path=path, sha256=sha256) for path, sha256 in sorted(files)],
+        namespace_id=space.id, name=name, creator_id=actor.user_id, state="empty", visibility=visibility, size=0
     )
     session.add(model)
     session.flush()
     session.refresh(model, ["namespace"])
     search.write(session, model)
-    job = jobs.enqueue(session, actor.user_id, "import", f"import:{model.id}", model, "base", {"source": source})
-    after = {"visibility": visibility, "license": license} | ({"source": source} if source else {})
-    record(session, actor, "model.create", full_name, model, after=after)
-    return find(session, full_name), job
+    return model
 
 
 def asked_before(session: Session, model: Model, source: str, *, by_reference: bool) -> bool:
@@ -147,9 +170,23 @@ def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
         WrongState: The model's base is still being checked.
     """
     model = find(session, full_name, lock=lock)
-    if model.state != "ready":
-        raise WrongState(f"The base of {full_name} is still being checked; try again in a moment.")
+    require_ready(model)
     return model
+
+
+def require_ready(model: access.AnyModel) -> None:
+    """Refuse a model that has no base yet.
+
+    Raises:
+        WrongState: The message says what to do.
+    """
+    if model.state == "empty":
+        raise WrongState(
+            f"{model.full_name} has no base yet; push one with `push_to_hub` or `hf upload`, or run "
+            f"`crumb model create {model.full_name} --base FOLDER`."
+        )
+    if model.state != "ready":
+        raise WrongState(f"The base of {model.full_name} is still being checked; try again in a moment.")
 
 
 def listing(

@@ -63,7 +63,7 @@ def push(
     )
     session.add(patch)
     session.flush()
-    job = add_revision(session, actor, model, patch, contribution, size)
+    job = add_revision(session, actor.user_id, model, patch, contribution, size)
     subject = f"{full_name}#{patch.number}"
     record(session, actor, "patch.push", subject, model, after={"sha256": contribution.sha256, "state": patch.state})
     return find(session, full_name, patch.number), job
@@ -90,7 +90,7 @@ def revise(
     quotas.lock_payer(session, patch.author_id)
     size = require_bytes(session, actor, contribution.sha256)
     patch.revision += 1
-    job = add_revision(session, actor, model, patch, contribution, size)
+    job = add_revision(session, actor.user_id, model, patch, contribution, size)
     old = {"revision": before.number, "sha256": before.sha256}
     new = {"revision": patch.revision, "sha256": contribution.sha256}
     record(session, actor, "patch.revise", f"{full_name}#{number}", model, before=old, after=new)
@@ -120,7 +120,7 @@ def require_bytes(session: Session, actor: Actor, sha256: str) -> int:
 
 
 def add_revision(
-    session: Session, actor: Actor, model: Model, patch: Patch, contribution: Contribution, size: int
+    session: Session, user: uuid.UUID, model: Model, patch: Patch, contribution: Contribution, size: int
 ) -> Job:
     """Add a patch's newest revision and enqueue its check."""
     quotas.charge(session, quotas.payer(session, patch.author_id), [contribution.sha256])
@@ -140,7 +140,7 @@ def add_revision(
     session.flush()
     payload = {"revision_id": str(revision.id)}
     subject = f"#{patch.number}" if revision.number == 1 else f"#{patch.number}.{revision.number}"
-    return jobs.enqueue(session, actor.user_id, "check", f"check:{revision.id}", model, subject, payload)
+    return jobs.enqueue(session, user, "check", f"check:{revision.id}", model, subject, payload)
 
 
 def revisions() -> Any:

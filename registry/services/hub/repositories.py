@@ -27,7 +27,7 @@ from registry.breadcrumbs.formats import recipe as recipes
 from registry.breadcrumbs.formats.recipe import ALONE
 from registry.db.session import seen
 from registry.db.tables import Channel, Composition, Job, Model, Patch, PatchRevision, Recipe, RecipeItem, Release
-from registry.errors import Forbidden, InvalidInput, NotComposed, RevisionNotFound
+from registry.errors import Forbidden, InvalidInput, NotComposed, RevisionNotFound, WrongState
 from registry.services.catalog import models
 from registry.services.composing import compositions, snapshots
 from registry.services.composing.compositions import Ingredient, Mix
@@ -347,6 +347,8 @@ def ready(session: Session, full_name: str, *, lock: bool = False) -> Model:
 
 
 def require_ready(model: AnyModel) -> None:
-    """Refuse a model whose base is still being checked."""
-    if model.state != "ready":
-        raise RevisionNotFound(f"The base of {model.full_name} is still being checked; try again in a moment.")
+    """Refuse a model that has no base yet, or whose base is still being checked."""
+    try:
+        models.require_ready(model)
+    except WrongState as why:
+        raise RevisionNotFound(why.message) from None

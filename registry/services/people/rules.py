@@ -64,6 +64,7 @@ RULES: dict[str, Rule] = {
     "inbox.list": Rule(Role.CONTRIBUTOR, "read", "own"),
     "token.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "upload": Rule(Role.CONTRIBUTOR, "push", "own"),
+    "upload.part": Rule(Role.ANYONE, "push", "server"),  # by who knows the address that the Hub's tools were given
     "job.cancel": Rule(Role.CONTRIBUTOR, "push", "own"),
     # namespaces
     "namespace.create": Rule(Role.CONTRIBUTOR, "admin", "server"),

@@ -22,7 +22,7 @@ from registry.cli import app
 from registry.db.tables import Blob, Job, Model, Namespace, PatchRevision, UploadSession, now
 from registry.db.tables.declare import Table
 from registry.errors import DigestMismatch, InvalidRequest, NotFound, WrongState
-from registry.server.api.uploads import complete_now
+from registry.server.receiving import complete_now
 from registry.services.blobs import blobs, damage, garbage, quotas, uploads
 from registry.services.blobs.garbage import Amount
 from registry.services.catalog import models, patches

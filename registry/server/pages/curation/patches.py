@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator, Field
 
 from registry import schemas
+from registry.errors import NotFound
 from registry.server.api import patches
 from registry.server.api.reviews import Before as Cursor
 from registry.server.edge.admission import VisitorDep, allow
@@ -91,8 +92,14 @@ def patch(
     """Show a patch at a revision: what it changes, its discussion, and what the visitor can do with it."""
     with ctx.database.read() as session:
         model_row = model_views.find(session, name)
-        row = patch_views.find(session, model_row, patch)
         model = model_views.show(session, actor, model_row)
+        try:
+            row = patch_views.find(session, model_row, patch)
+        except NotFound:
+            push = patch_views.push(session, model_row, patch[0])
+            if push is None or patch[1] is not None:
+                raise
+            return render.page(request, "push.html", model=model, push=push)
         discussion = review_views.discussion(session, actor, model_row, row, before)
         checked = discussion.patch.check == "checked"
         tensors = patch_views.tensors(session, row) if checked else []

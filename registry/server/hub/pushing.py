@@ -1,0 +1,271 @@
+"""Routes by which the Hub's tools push: a new model, or a patch that is made here of the model that they send.
+
+    create_repo ──> a name without a base ── commit on main ──> the base
+    commit with create_pr ──> patch #N, diffed by a worker ── commit on refs/pr/N ──> its next revision
+
+Each commit begins with `preupload`, which says for each file whether it goes into the commit or by Git LFS (lfs.py),
+and refuses early what the commit would be refused for.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from registry.db.tables import Model, PushedFile
+from registry.documents.commits import blob_id, commit_id
+from registry.errors import InvalidRequest, NotFound, WrongState
+from registry.files.folders import check_path, is_pickle, is_pickled_weights, is_weights, may_hold_weights
+from registry.server.edge.admission import ActorDep, allow
+from registry.server.edge.bodies import load_json, parse_body, read_bytes
+from registry.server.edge.context import Context, ContextDep, PublicUrl
+from registry.server.hub import commits, lfs
+from registry.server.hub.route import Decoded, PushRoute
+from registry.services.blobs import uploads
+from registry.services.catalog import models
+from registry.services.hub import pushes
+from registry.services.hub.repositories import PULL, short_ref
+from registry.services.people import access, budgets
+from registry.services.people.actors import Actor
+
+router = APIRouter(tags=["hub"], route_class=PushRoute, include_in_schema=False)
+MODEL = "/api/models/{namespace}/{name}"
+MOST_ASKED = 1000  # files of one preupload; the Hub's tools send 256
+LEFTOVERS = re.compile(r"(?:^|/)\.|^runs/|^(?:last-)?checkpoint(?:-\d+)?/|events\.out\.tfevents")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a commit is for: a new pull request, the next revision of patch `number`, or if neither a model's base."""
+
+    opens: bool = False
+    number: int | None = None
+
+
+@router.post("/api/repos/create")
+@allow("upload")
+async def create_repo(request: Request, actor: ActorDep, ctx: ContextDep, here: PublicUrl) -> Response:
+    """Reserve a name for a model; its base is what is pushed to it first."""
+    full_name, visibility = await parse_body(request, lambda raw: read_repo(load_json(raw), actor.name))
+    said = {"url": f"{here}/{full_name}", "name": full_name}
+    try:
+        await run_in_threadpool(reserve, ctx, actor, full_name, visibility)
+    except WrongState as why:  # which tools take for the model they asked for, and read its address
+        return JSONResponse({**said, "error": why.message}, 409, headers={"X-Error-Message": why.message})
+    return JSONResponse(said)
+
+
+@router.post("/api/validate-yaml")
+@allow("server.read")
+async def validate_yaml(request: Request, ctx: ContextDep) -> Response:
+    """Accept a model card's front matter, which nothing here depends on."""
+    await read_bytes(request, ctx.settings.json_bytes)
+    return JSONResponse({"errors": [], "warnings": []})
+
+
+@router.post(MODEL + "/preupload/{rev}")
+@allow("upload")
+async def preupload(
+    namespace: str,
+    name: str,
+    rev: Decoded,
+    request: Request,
+    actor: ActorDep,
+    ctx: ContextDep,
+    create_pr: bool = False,
+) -> Response:
+    """Say how each file of a commit is to be sent, which are left out, and which are here already."""
+    asked = await parse_body(request, lambda raw: read_asked(load_json(raw)))
+    full_name = f"{namespace}/{name}"
+    files = await run_in_threadpool(plan, ctx, actor, full_name, rev, asked, create_pr)
+    return JSONResponse({"files": files})
+
+
+@router.post(MODEL + "/commit/{rev}")
+@allow("upload")
+async def commit(
+    namespace: str,
+    name: str,
+    rev: Decoded,
+    request: Request,
+    actor: ActorDep,
+    ctx: ContextDep,
+    here: PublicUrl,
+    create_pr: bool = False,
+) -> Response:
+    """Take a commit: the base of a new model, or what a patch is made of."""
+    full_name = f"{namespace}/{name}"
+    await run_in_threadpool(aim_alone, ctx, actor, full_name, rev, create_pr)  # before the body is read
+    raw = await read_bytes(request, commits.COMMIT_BYTES)
+    sent = await to_thread.run_sync(commits.read_commit, raw, limiter=ctx.parsing)
+    await lfs.complete_all(ctx, actor, list(sent.large.values()))
+    oid, number = await run_in_threadpool(take, ctx, actor, full_name, rev, sent, create_pr)
+    url = f"{here}/{full_name}/discussions/{number}" if number is not None else None
+    return JSONResponse(
+        {"success": True, "commitUrl": f"{here}/{full_name}/commit/{oid}", "commitOid": oid, "pullRequestUrl": url}
+    )
+
+
+def read_repo(given: Any, user: str) -> tuple[str, str]:
+    """Return the full name and the visibility that a tool asks for.
+
+    Raises:
+        InvalidRequest: It asks for something that is no model.
+    """
+    given = given if isinstance(given, dict) else {}
+    name, organization = given.get("name"), given.get("organization") or user
+    if given.get("type", "model") not in (None, "model"):
+        raise InvalidRequest("This registry has models alone; leave out the repository's type.", field="type")
+    if not isinstance(name, str) or not isinstance(organization, str):
+        raise InvalidRequest("A model needs a `name`, as text.", field="name")
+    private = given.get("private") is True or given.get("visibility") == "private"
+    return f"{organization}/{name}", "private" if private else "public"
+
+
+def reserve(ctx: Context, actor: Actor, full_name: str, visibility: str) -> None:
+    """Reserve a name, unless the caller may see a model that has it."""
+    namespace, _, name = full_name.partition("/")
+    with ctx.database.write() as session:
+        try:
+            access.admit(session, actor, "model.read", {"namespace": namespace, "name": name})
+        except NotFound:
+            models.create_empty(session, actor, full_name, visibility)
+        else:
+            raise WrongState(f"You already have a model {full_name}, or may see one.", field="name")
+
+
+def aim_alone(ctx: Context, actor: Actor, full_name: str, rev: str, create_pr: bool) -> Target:
+    """Do what `aim` does, in a transaction of its own."""
+    with ctx.database.read() as session:
+        return aim(session, actor, full_name, rev, create_pr)
+
+
+def aim(session: Session, actor: Actor, full_name: str, rev: str, create_pr: bool) -> Target:
+    """Return what a commit on a revision is for, if the caller may make it.
+
+    Raises:
+        NotFound, Forbidden: The caller may not see or do that.
+        InvalidRequest: There is nothing that such a commit could be for; the message says what there is.
+    """
+    namespace, _, name = full_name.partition("/")
+    path, ref = {"namespace": namespace, "name": name}, short_ref(rev)
+    pull = PULL.fullmatch(ref)
+    model: Model | None = None
+    try:
+        access.admit(session, actor, "model.read", path)
+        model = models.find(session, full_name)
+    except NotFound:
+        access.admit_to_namespace(session, actor, "model.create", namespace)
+    if model is None or model.state == "empty":
+        access.admit_to_namespace(session, actor, "model.create", namespace)
+        if ref != "main" or create_pr:
+            raise InvalidRequest(f"{full_name} has no base yet; push the base first, to main, without a pull request.")
+        return Target()
+    if pull is not None:
+        access.admit(session, actor, "patch.revise", {**path, "number": pull[1]})
+        return Target(number=int(pull[1]))
+    if ref != "main":
+        raise InvalidRequest(f"{full_name} has no branch {rev!r} to push to; push with `create_pr=True`.", field="rev")
+    access.admit(session, actor, "patch.push", path)
+    if not create_pr:
+        raise InvalidRequest(
+            f"{full_name} has a base, which never changes: what was learned comes as patches. Push with "
+            f"`create_pr=True`, or `hf upload {full_name} FOLDER --create-pr`, and one is made of what you send."
+        )
+    models.require_ready(model)
+    return Target(opens=True)
+
+
+def read_asked(given: Any) -> list[tuple[str, int]]:
+    """Return path and size of each file that a tool asks about.
+
+    Raises:
+        InvalidRequest: It does not ask about files, or about too many.
+    """
+    files = given.get("files") if isinstance(given, dict) else None
+    if not isinstance(files, list) or len(files) > MOST_ASKED:
+        raise InvalidRequest(f"`files` must be a list of at most {MOST_ASKED} files.", field="files")
+    asked = []
+    for file in files:
+        path, size = (file.get("path"), file.get("size")) if isinstance(file, dict) else (None, None)
+        if not isinstance(path, str) or not isinstance(size, int):
+            raise InvalidRequest("Each file needs `path` and `size`.", field="files")
+        asked.append((path, size))
+    return asked
+
+
+def plan(
+    ctx: Context, actor: Actor, full_name: str, rev: str, asked: list[tuple[str, int]], create_pr: bool
+) -> list[dict[str, Any]]:
+    """Return for each file how it is to be sent, whether it is left out, and its name if it is here already."""
+    with ctx.database.read() as session:
+        target = aim(session, actor, full_name, rev, create_pr)
+        known: dict[str, tuple[str, int]] = {}
+        if target != Target():
+            model = models.ready(session, full_name)
+            known = {file.path: (file.sha256, file.blob.size) for file in models.base_files(session, model)}
+            push = pushes.find(session, model, target.number) if target.number is not None else None
+            for file in push.files if push else ():
+                lay_over(known, file)
+    planned = []
+    for path, size in asked:
+        ignored = is_leftover(path)
+        if not ignored:
+            check_path(path)
+        mode = "lfs" if is_weights(path) or size > commits.REGULAR_BYTES else "regular"
+        oid = None if ignored else name_of(ctx, mode, *known.get(path, (None, 0)))
+        planned.append({"path": path, "uploadMode": mode, "shouldIgnore": ignored, "oid": oid})
+    return planned
+
+
+def lay_over(known: dict[str, tuple[str, int]], file: PushedFile) -> None:
+    """Put a file of a push over those of the base; one whose bytes were let go of has to be sent again."""
+    known.pop(file.path, None)
+    if file.blob_sha256 is not None:
+        known[file.path] = (file.blob_sha256, file.size)
+
+
+def is_leftover(path: str) -> bool:
+    """Say whether a file is left of training, or another copy of the weights, and no part of what is pushed."""
+    pickled = is_pickle(path) and not is_pickled_weights(path)
+    copied = may_hold_weights(path) and not is_pickle(path) and not path.endswith((".safetensors", ".json"))
+    return pickled or copied or LEFTOVERS.search(path) is not None
+
+
+def name_of(ctx: Context, mode: str, sha256: str | None, size: int) -> str | None:
+    """Return what a tool calls bytes that are here: their sha256 if it sends them by Git LFS, else git's id."""
+    if sha256 is None or mode == "lfs":
+        return sha256
+    raw = ctx.store.read(sha256, commits.REGULAR_BYTES) if size <= commits.REGULAR_BYTES else None
+    return None if raw is None else blob_id(raw)
+
+
+def take(
+    ctx: Context, actor: Actor, full_name: str, rev: str, sent: commits.Sent, create_pr: bool
+) -> tuple[str, int | None]:
+    """Do what a commit asks for; return its id, and the number of its pull request."""
+    with ctx.database.write() as session:
+        budgets.spend(session, actor, sent.size, ctx.settings.text_bytes, 1 + len(sent.contents) + len(sent.large))
+        space = lfs.payer(session, actor, full_name)
+        files = dict(sent.large)
+        for path, content in sorted(sent.contents.items()):
+            files[path] = uploads.put(session, ctx.store, actor, content, ctx.upload_limits, space)
+    made = commits.describe(sent, files)
+    with ctx.database.write() as session:
+        target = aim(session, actor, full_name, rev, create_pr)
+        if target == Target():
+            model, job = models.create(session, actor, full_name, sorted(files.items()))
+            ctx.admit(session, job)
+            return commit_id(files), None
+        if target.number is None:
+            push = pushes.open_push(session, actor, full_name, made, propose=True)
+        else:
+            model = models.ready(session, full_name, lock=True)
+            push = pushes.continue_push(session, model, target.number, made)
+        ctx.admit(session, pushes.commit(session, actor, full_name, push, made))
+        return pushes.commit_of(push), push.patch.number

@@ -1,0 +1,361 @@
+"""Pushes: pull requests of the Hub's tools, whose files a worker compares with the base to make a patch of them.
+
+    open_push ──> commit, commit ... ──> a job diffs ──> finish: the patch's next revision, checked like any other
+                                              └──> fail: the sentence is shown, and the next commit tries again
+
+What a tool sends lies over the files of the base, as a branch begins with the files of main. The bytes of the weights
+are let go of after each diff, so the next commit has to have all of them that it needs.
+"""
+
+import hashlib
+import re
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from registry.breadcrumbs.formats.layout import MaskParams
+from registry.db.tables import Job, Model, Patch, Push, PushedFile
+from registry.documents.trailers import of_mask, read_trailers
+from registry.errors import InvalidRequest, NotFound, WrongState
+from registry.files.folders import check_path, describes_weights, is_weights
+from registry.services.blobs import blobs, quotas
+from registry.services.catalog import models, patches
+from registry.services.catalog.patches import Contribution
+from registry.services.people.actors import Actor, record
+from registry.services.queue import jobs
+from registry.storage.store import Store
+
+MOST_FILES = 2000  # of a push, and of a commit
+SHARD = re.compile(r"(?P<family>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class PushedCommit:
+    """What one commit of a tool says.
+
+    Args:
+        title: Its first line.
+        message: Its description.
+        options: What the description says of how to diff, and of the patch: see `documents/trailers.py`.
+        files: sha256 by path of the files that it adds or changes.
+        deleted: Paths that it deletes; one that ends in a slash is a folder.
+    """
+
+    title: str
+    message: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    deleted: Sequence[str] = ()
+
+
+def read_options(message: str) -> dict[str, Any]:
+    """Return what the description of a commit says of how to diff, and of the patch.
+
+    Raises:
+        InvalidRequest: What it says is not valid; the message names it.
+    """
+    options = read_trailers(message)
+    MaskParams(**of_mask(options))
+    return options
+
+
+def open_push(session: Session, actor: Actor, full_name: str, commit: PushedCommit, *, propose: bool) -> Push:
+    """Open a pull request: a patch with the next number, and without a revision until one is made of its files.
+
+    Args:
+        session: A writing transaction.
+        actor: The author.
+        full_name: `namespace/name`.
+        commit: Has the texts and options; its files are for `commit`.
+        propose: Whether its first revision is proposed at once.
+
+    Raises:
+        InvalidRequest: The commit has no weights.
+        NotFound, WrongState: The model does not exist, or has no base yet.
+    """
+    if not any(map(holds_weights, commit.files)):
+        raise InvalidRequest(
+            "This commit changes no weights, so no patch can be made of it. (A model's card is written anew for each "
+            "release, with the base's card in it.)"
+        )
+    model = models.ready(session, full_name, lock=True)
+    model.patch_count += 1
+    patch = Patch(
+        model_id=model.id,
+        number=model.patch_count,
+        author_id=actor.user_id,
+        task=commit.options.get("task"),
+        state="draft",
+        revision=0,
+    )
+    session.add(patch)
+    session.flush()
+    push = describe(Push(patch_id=patch.id, patch=patch, propose=propose, state="open", files=[]), commit)
+    session.add(push)
+    session.flush()
+    subject = f"{full_name}#{patch.number}"
+    record(session, actor, "push.open", subject, model, after={"title": commit.title, "propose": propose})
+    return push
+
+
+def describe(push: Push, commit: PushedCommit) -> Push:
+    """Give a push the texts and options of a commit."""
+    push.title, push.message, push.options = commit.title, commit.message, dict(commit.options)
+    return push
+
+
+def find(session: Session, model: Model, number: int) -> Push | None:
+    """Return the push of a patch, with its files; None if the patch came in another way, or does not exist."""
+    query = (
+        select(Push)
+        .join(Patch, Patch.id == Push.patch_id)
+        .where(Patch.model_id == model.id, Patch.number == number)
+        .options(joinedload(Push.patch).joinedload(Patch.author), selectinload(Push.files))
+    )
+    push: Push | None = session.scalar(query)
+    return push
+
+
+def continue_push(session: Session, model: Model, number: int, commit: PushedCommit) -> Push:
+    """Return the push of a patch for the next commit; one that came in another way gets a push now.
+
+    The caller has been admitted as its author, and holds the model's lock.
+
+    Raises:
+        NotFound: There is no such patch.
+        WrongState: The patch takes no more revisions.
+    """
+    patch = session.scalar(select(Patch).where(Patch.model_id == model.id, Patch.number == number).with_for_update())
+    if patch is None:
+        raise NotFound(f"There is no patch {model.full_name}#{number}; see `crumb log {model.full_name}`.")
+    if patch.state not in patches.REVISABLE:
+        raise WrongState(f"{model.full_name}#{number} is {patch.state} and takes no more revisions; push a new patch.")
+    push = find(session, model, number)
+    if push is None:
+        push = describe(Push(patch_id=patch.id, patch=patch, propose=False, state="open", files=[]), commit)
+        session.add(push)
+    elif commit.title:
+        describe(push, commit)
+    session.flush()
+    return push
+
+
+def commit(session: Session, actor: Actor, full_name: str, push: Push, commit: PushedCommit) -> Job | None:
+    """Put a commit's files over those of a push; return the job that diffs them once there are whole weights.
+
+    Raises:
+        InvalidRequest: A path or a digest is not valid, bytes were not uploaded, or weights are missing that were let
+            go of; the message names it.
+    """
+    model = models.ready(session, full_name, lock=True)
+    base = {file.path for file in models.base_files(session, model)}
+    before = {file.path: file for file in push.files}
+    deleted = spread(commit.deleted, base | before.keys()) - commit.files.keys()
+    for path in commit.files:
+        check_path(path)
+    of_weights = {path for path in commit.files if holds_weights(path)}
+    if of_weights:
+        require_all(before.values(), of_weights, deleted)
+        for path, file in list(before.items()):  # what was let go of is replaced as a whole
+            if file.sha256 and file.blob_sha256 is None and path not in commit.files:
+                push.files.remove(before.pop(path))
+    quotas.lock_payer(session, push.patch.author_id)
+    sizes = blobs.readable(session, actor, set(commit.files.values()))
+    for path, needed in commit.files.items():
+        if needed not in sizes:
+            raise InvalidRequest(f"The bytes of {path} are missing; upload them first.", field=path)
+    quotas.charge(session, quotas.payer(session, push.patch.author_id), set(commit.files.values()))
+    for path in sorted({*commit.files, *deleted}):
+        sha256 = commit.files.get(path)
+        if sha256 is None and path not in base:
+            if path in before:
+                push.files.remove(before.pop(path))
+            continue
+        if path not in before:
+            before[path] = PushedFile(patch_id=push.patch_id, path=path, size=0)
+            push.files.append(before[path])
+        file = before[path]
+        file.sha256, file.blob_sha256, file.size = sha256, sha256, sizes.get(sha256 or "", 0)
+    require_one_folder([path for path, file in before.items() if file.sha256])
+    session.flush()
+    quotas.recount(session, quotas.payer(session, push.patch.author_id))
+    subject = f"{full_name}#{push.patch.number}"
+    record(session, actor, "push.commit", subject, model, after={"title": commit.title, "files": len(commit.files)})
+    if not of_weights:
+        return None
+    if missing := missing_shards([path for path, file in before.items() if file.blob_sha256], base):
+        push.state, push.error = "open", f"It waits for {missing[0]}" + (" and others." if missing[1:] else ".")
+        session.flush()
+        return None
+    return ask(session, actor.user_id, model, push)
+
+
+def ask(session: Session, user: uuid.UUID, model: Model, push: Push) -> Job:
+    """Ask a worker to diff what was pushed."""
+    push.state, push.error = "diffing", None
+    session.flush()
+    payload = {"patch_id": str(push.patch_id)}
+    return jobs.enqueue(session, user, "diff", key_of(push.patch_id), model, f"#{push.patch.number}", payload)
+
+
+def key_of(patch_id: uuid.UUID) -> str:
+    """Return the key of the job that diffs a push."""
+    return f"diff:{patch_id}"
+
+
+def holds_weights(path: str) -> bool:
+    """Say whether a file of a push makes a difference to its weights."""
+    return is_weights(path) or describes_weights(path) or path.rpartition("/")[2] == ADAPTER
+
+
+def spread(deleted: Sequence[str], known: Collection[str]) -> set[str]:
+    """Return the files that paths to delete stand for; a folder's ends in a slash."""
+    folders = tuple(path for path in deleted if path.endswith("/"))
+    inside = {path for path in known if folders and path.startswith(folders)}
+    return inside | ({*deleted} & set(known))
+
+
+def require_one_folder(paths: Sequence[str]) -> None:
+    """Refuse files that cannot lie in one folder, or too many.
+
+    Raises:
+        InvalidRequest: The message names the path.
+    """
+    if len(paths) > MOST_FILES:
+        raise InvalidRequest(f"A push has at most {MOST_FILES} files, not {len(paths)}.", field="files")
+    seen: dict[str, str] = {}
+    for path in paths:
+        if (other := seen.setdefault(path.casefold(), path)) != path:
+            raise InvalidRequest(f"{path} and {other} differ in upper and lower case alone.", field=path)
+    for path in paths:
+        parts = path.casefold().split("/")
+        if any("/".join(parts[:end]) in seen for end in range(1, len(parts))):
+            raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
+
+
+def require_all(before: Collection[PushedFile], sent: Collection[str], deleted: Collection[str]) -> None:
+    """Refuse a commit of some of the weights if others, which the last diff let go of, are needed still.
+
+    Raises:
+        InvalidRequest: The message names them.
+    """
+    gone = {file.path for file in before if file.sha256 and file.blob_sha256 is None and is_weights(file.path)}
+    needed = sorted(gone - set(sent) - set(deleted))
+    if needed and not is_whole(sent):
+        shown = ", ".join(needed[:5]) + (f" and {len(needed) - 5} more" if len(needed) > 5 else "")
+        raise InvalidRequest(
+            f"The weights of the last revision are not kept here, and this commit has only some of them; send {shown} "
+            "in the same commit, too.",
+            field=needed[0],
+        )
+
+
+def is_whole(paths: Collection[str]) -> bool:
+    """Say whether files hold all weights of a model by themselves: in one file, or in all shards, of one folder."""
+    weights = {path for path in paths if is_weights(path)}
+    return bool(weights) and not any("/" in path for path in weights) and not missing_shards(weights, ())
+
+
+def missing_shards(held: Collection[str], base: Collection[str]) -> list[str]:
+    """Return the shards that are named by others of a push, and neither in it nor in the base."""
+    families = {(found["family"], int(found["count"])) for path in held if (found := SHARD.fullmatch(path))}
+    return [
+        shard
+        for family, count in sorted(families)
+        for number in range(1, count + 1)
+        if (shard := f"{family}-{number:05d}-of-{count:05d}.safetensors") not in held and shard not in base
+    ]
+
+
+def commit_of(push: Push) -> str:
+    """Return the id that the Hub's tools get for the newest commit of a push: 40 hex digits, of its files."""
+    lines = [f"{file.sha256 or ''} {file.path}\n" for file in sorted(push.files, key=lambda file: file.path)]
+    return hashlib.sha256("".join([f"push {push.patch_id}\n", *lines]).encode()).hexdigest()[:40]
+
+
+def by_patch(session: Session, patch_id: uuid.UUID, *, lock: bool = False) -> Push:
+    """Return the push of a patch by the patch's key, with its files, for the worker."""
+    query = (
+        select(Push)
+        .where(Push.patch_id == patch_id)
+        .options(joinedload(Push.patch), selectinload(Push.files))
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(query.with_for_update(of=Push) if lock else query).one()
+
+
+def sent_files(push: Push) -> tuple[dict[str, str], list[str]]:
+    """Return the sha256 by path of the files whose bytes are here, and the paths that were deleted."""
+    held = {file.path: file.blob_sha256 for file in push.files if file.blob_sha256}
+    return held, [file.path for file in push.files if file.sha256 is None]
+
+
+def finish(
+    session: Session,
+    store: Store,
+    model: Model,
+    patch_id: uuid.UUID,
+    used: Mapping[str, str],
+    made: tuple[Path, str, int],
+) -> bool:
+    """Make the next revision of the patch that a diff wrote, and let go of the weights; the model is locked.
+
+    Args:
+        session: A writing transaction.
+        store: Takes the patch file.
+        model: The model.
+        patch_id: The patch.
+        used: The files that were compared.
+        made: The patch file, its sha256 and its size.
+
+    Returns:
+        Whether that is all; if not, another commit came meanwhile, and has to be compared, too.
+    """
+    file, sha256, size = made
+    push = by_patch(session, patch_id, lock=True)
+    patch = session.get_one(Patch, patch_id, with_for_update=True, populate_existing=True)
+    if sent_files(push)[0] != used:
+        return False
+    subject = f"{model.full_name}#{patch.number}"
+    twin = patches.find_twin(session, model, sha256)
+    if patch.state not in patches.REVISABLE:
+        fail(session, push, f"{subject} is {patch.state} and takes no more revisions; push a new patch.")
+    elif twin is not None:
+        fail(session, push, f"{model.full_name}#{twin.patch.number}.{twin.number} is the same patch, byte for byte.")
+    else:
+        payer = quotas.payer(session, patch.author_id)
+        quotas.locked(session, payer)
+        blobs.register(session, store, file, sha256, size)
+        first = patch.revision == 0
+        patch.revision += 1
+        if first and push.propose:
+            patch.state = "proposed"
+        contribution = Contribution(sha256, push.title, push.message, patch.task, push.options.get("license"))
+        patches.add_revision(session, patch.author_id, model, patch, contribution, size)
+        push.state = "done"
+        let_go(session, push)
+        what = {"sha256": sha256, "state": patch.state} if first else {"revision": patch.revision, "sha256": sha256}
+        record(session, None, "patch.push" if first else "patch.revise", subject, model, after=what)
+    return True
+
+
+def fail(session: Session, push: Push, error: str) -> None:
+    """Say why a diff made no revision, and let go of the weights."""
+    push.state, push.error = "failed", error
+    let_go(session, push)
+
+
+def let_go(session: Session, push: Push) -> None:
+    """Let go of the bytes of a push's weights; which they were stays."""
+    for file in push.files:
+        if is_weights(file.path):
+            file.blob_sha256 = None
+    session.flush()
+    author = session.scalars(select(Patch.author_id).where(Patch.id == push.patch_id)).one()
+    quotas.recount(session, quotas.payer(session, author))
