@@ -221,7 +221,7 @@ def permissions() -> str:
     """Return the page of the permission table."""
     from registry.services.people.rules import RULES, SCOPES
 
-    held = {"server": "the server", "own": "what is the caller's own"}
+    held = {"server": "the server", "own": "what is the caller's own", "name": "a model, or a new name"}
     rows = []
     for action, rule in RULES.items():
         who = [] if rule.role.name == "NOBODY" else [rule.role.word]

@@ -132,8 +132,8 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         admin,
     ):
         app.include_router(module.router, dependencies=[Depends(HTTPBearer(auto_error=False))])
-    for module in (repositories, resolving, pushing, lfs):
-        app.include_router(module.router)
+    for router in (repositories.router, resolving.router, pushing.router, lfs.router, lfs.parts):
+        app.include_router(router)
     pages.install(app, shared.streams)
     routing.install(app)
     return app

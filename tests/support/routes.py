@@ -33,7 +33,7 @@ class Way(NamedTuple):
 
     @property
     def about_a_model(self) -> bool:
-        return self.rule.on in ("model", "patch")
+        return self.rule.on in ("name", "model", "patch")
 
     def url(self, **values: str) -> str:
         """Fill in the path; a parameter that is not among the values is a KeyError that names it."""

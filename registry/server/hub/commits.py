@@ -22,14 +22,15 @@ from registry.services.hub.pushes import MOST_FILES, PushedCommit, read_options
 
 COMMIT_BYTES = 48 * 2**20  # of a whole commit, whose small files are in it as base64
 REGULAR_BYTES = 64 * 1024  # larger files go by Git LFS
-SUMMARY, NO_DIGEST = 200, "0" * 64
+SUMMARY, UNTITLED = 200, "A fine-tuned model"
+NO_DIGEST = "0" * 64
 
 
 @dataclass
 class Sent:
     """A commit as it was sent: texts, contents of small files, and sha256 of large ones, by path."""
 
-    title: str = ""
+    title: str = UNTITLED
     message: str = ""
     contents: dict[str, bytes] = field(default_factory=dict)
     large: dict[str, str] = field(default_factory=dict)
@@ -107,7 +108,7 @@ def text(value: dict[str, Any], name: str, default: str | None = None) -> str:
 def first_line(summary: str) -> str:
     """Return a title from a summary, which has at least one character."""
     line = " ".join((summary.strip().splitlines() or [""])[0].split())
-    return (line if len(line) <= SUMMARY else f"{line[: SUMMARY - 1]}…") or "Upload a fine-tuned model"
+    return (line if len(line) <= SUMMARY else f"{line[: SUMMARY - 1]}…") or UNTITLED
 
 
 def describe(sent: Sent, files: dict[str, str]) -> PushedCommit:

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from registry.db.tables import UploadSession
-from registry.errors import InvalidRequest, NotFound, TooLarge, TooMany, WrongState
+from registry.errors import InvalidRequest, TooLarge, TooMany, WrongState
 from registry.files.names import HEX256
 from registry.server import receiving
-from registry.server.edge.admission import ActorDep, allow
+from registry.server.edge.admission import ActorDep, Route, allow
 from registry.server.edge.bodies import load_json, parse_body
 from registry.server.edge.context import Context, ContextDep, PublicUrl
 from registry.server.errors import STATUS
@@ -31,6 +31,7 @@ from registry.services.people import access
 from registry.services.people.actors import Actor
 
 router = APIRouter(tags=["hub"], route_class=PushRoute, include_in_schema=False)
+parts = APIRouter(tags=["hub"], route_class=Route, include_in_schema=False)
 LFS = "application/vnd.git-lfs+json"
 MOST_OBJECTS = 1000  # of one batch; the Hub's tools send 256
 OBJECTS = "/{namespace}/{name}.git/info/lfs/objects"
@@ -39,7 +40,7 @@ Announced = tuple[str, int]
 
 
 @router.post(OBJECTS + "/batch")
-@allow("upload")
+@allow("name.push")
 async def batch(
     namespace: str, name: str, request: Request, actor: ActorDep, ctx: ContextDep, here: PublicUrl
 ) -> Response:
@@ -50,7 +51,7 @@ async def batch(
 
 
 @router.post(OBJECTS + "/verify")
-@allow("upload")
+@allow("name.push")
 async def verify(namespace: str, name: str, request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Hash a file whose parts were sent, and store it."""
     (sha256, _), *_ = await parse_body(request, lambda raw: read_objects([load_json(raw)]))
@@ -58,7 +59,7 @@ async def verify(namespace: str, name: str, request: Request, actor: ActorDep, c
     return JSONResponse({}, media_type=LFS)
 
 
-@router.put(PART + "/parts/{number}")
+@parts.put(PART + "/parts/{number}")
 @allow("upload.part")
 async def put_part(upload_id: uuid.UUID, number: int, request: Request, ctx: ContextDep) -> Response:
     """Take part `number` of a file, counted from 1; the answer means that it is durable. Safe to repeat."""
@@ -70,7 +71,7 @@ async def put_part(upload_id: uuid.UUID, number: int, request: Request, ctx: Con
     return Response(headers={"ETag": f'"{part.sha256}"'})
 
 
-@router.post(PART + "/complete")
+@parts.post(PART + "/complete")
 @allow("upload.part")
 def complete(upload_id: uuid.UUID, ctx: ContextDep) -> Response:
     """Answer a tool that has sent all parts; they are hashed when it has them verified, or commits the file."""
@@ -129,18 +130,11 @@ def announce(ctx: Context, actor: Actor, full_name: str, wanted: list[Announced]
 
 
 def payer(session: Session, actor: Actor, full_name: str) -> str:
-    """Return the namespace that uploads for a model count against: its own if it has no base yet, else the user's.
-
-    Raises:
-        NotFound, Forbidden: The caller may neither see such a model nor create it.
-    """
+    """Return the namespace that uploads for a model count against: its own if it has no base yet, else the user's."""
     namespace, _, name = full_name.partition("/")
-    try:
-        access.admit(session, actor, "patch.push", {"namespace": namespace, "name": name})
-    except NotFound:
-        access.admit_to_namespace(session, actor, "model.create", namespace)
+    if access.is_new(session, actor, namespace, name) or models.find(session, full_name).state == "empty":
         return namespace
-    return namespace if models.find(session, full_name).state == "empty" else actor.name
+    return actor.name
 
 
 def actions(upload: UploadSession, verify_at: str, here: str) -> dict[str, Any]:

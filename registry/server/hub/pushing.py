@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from registry.db.tables import Model, PushedFile
+from registry.db.tables import PushedFile
 from registry.documents.commits import blob_id, commit_id
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files.folders import check_path, is_pickle, is_pickled_weights, is_weights, may_hold_weights
@@ -61,7 +61,7 @@ async def create_repo(request: Request, actor: ActorDep, ctx: ContextDep, here: 
 
 
 @router.post("/api/validate-yaml")
-@allow("server.read")
+@allow("upload")
 async def validate_yaml(request: Request, ctx: ContextDep) -> Response:
     """Accept a model card's front matter, which nothing here depends on."""
     await read_bytes(request, ctx.settings.json_bytes)
@@ -69,7 +69,7 @@ async def validate_yaml(request: Request, ctx: ContextDep) -> Response:
 
 
 @router.post(MODEL + "/preupload/{rev}")
-@allow("upload")
+@allow("name.push")
 async def preupload(
     namespace: str,
     name: str,
@@ -87,7 +87,7 @@ async def preupload(
 
 
 @router.post(MODEL + "/commit/{rev}")
-@allow("upload")
+@allow("name.push")
 async def commit(
     namespace: str,
     name: str,
@@ -154,13 +154,9 @@ def aim(session: Session, actor: Actor, full_name: str, rev: str, create_pr: boo
     """
     namespace, _, name = full_name.partition("/")
     path, ref = {"namespace": namespace, "name": name}, short_ref(rev)
+    access.admit(session, actor, "name.push", path)
     pull = PULL.fullmatch(ref)
-    model: Model | None = None
-    try:
-        access.admit(session, actor, "model.read", path)
-        model = models.find(session, full_name)
-    except NotFound:
-        access.admit_to_namespace(session, actor, "model.create", namespace)
+    model = None if access.is_new(session, actor, namespace, name) else models.find(session, full_name)
     if model is None or model.state == "empty":
         access.admit_to_namespace(session, actor, "model.create", namespace)
         if ref != "main" or create_pr:

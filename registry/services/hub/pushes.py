@@ -341,7 +341,8 @@ def finish(
         push.state = "done"
         let_go(session, push)
         what = {"sha256": sha256, "state": patch.state} if first else {"revision": patch.revision, "sha256": sha256}
-        record(session, None, "patch.push" if first else "patch.revise", subject, model, after=what)
+        action = "patch.push" if first else "patch.revise"
+        record(session, None, action, subject, model, after=what)
     return True
 
 

@@ -71,7 +71,9 @@ def admit(
         raise Unauthenticated("This needs a token; log in with `crumb login`.")
     if actor is not None:
         actor.require(rule.scope)
-    if rule.on in ("model", "patch"):
+    if rule.on == "name" and is_new(session, actor, path["namespace"], path["name"]):
+        check_token(actor, None, rule)
+    elif rule.on in ("name", "model", "patch"):
         full_name = f"{path['namespace']}/{path['name']}"
         model: AnyModel
         model = glance(session, actor, full_name, extend) if extend else find_visible(session, actor, full_name)
@@ -85,6 +87,16 @@ def admit(
         check_token(actor, None, rule)
         if rule.role is Role.ADMIN and not (actor and actor.admin):
             raise Forbidden("Only an admin of the registry may do this.")
+
+
+def is_new(session: Session, actor: Actor | None, namespace: str, name: str) -> bool:
+    """Say whether nobody has a name, and the caller may create a model of that name."""
+    if not (re.fullmatch(NAME, namespace) and re.fullmatch(NAME, name)):
+        return False
+    space = session.scalar(select(Namespace).where(Namespace.name == namespace))
+    if space is None or role_in(session, actor, space) < RULES["model.create"].role:
+        return False
+    return session.scalar(select(Model.id).where(Model.namespace_id == space.id, Model.name == name)) is None
 
 
 def admit_to_namespace(session: Session, actor: Actor | None, action: str, name: str) -> Namespace:

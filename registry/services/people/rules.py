@@ -36,15 +36,16 @@ class Role(IntEnum):
         return f"{'an' if self.word[0] in 'ao' else 'a'} {self.word}"
 
 
-On = Literal["server", "own", "namespace", "model", "patch"]
+On = Literal["server", "own", "namespace", "name", "model", "patch"]
 
 
 @dataclass(frozen=True)
 class Rule:
     """The least role for an action, the scope that a token needs, and what the role is held on.
 
-    `server` needs no role but ADMIN or being signed in, `own` is about what belongs to the caller alone, and a rule on
-    a `patch` may have `author`: then the patch's author is allowed, too.
+    `server` needs no role but ADMIN or being signed in, `own` is about what belongs to the caller alone, `name` is
+    about a model, or a name that nobody has and the caller may give to one. A rule on a `patch` may have `author`: then
+    the patch's author is allowed, too.
     """
 
     role: Role
@@ -64,7 +65,7 @@ RULES: dict[str, Rule] = {
     "inbox.list": Rule(Role.CONTRIBUTOR, "read", "own"),
     "token.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "upload": Rule(Role.CONTRIBUTOR, "push", "own"),
-    "upload.part": Rule(Role.ANYONE, "push", "server"),  # by who knows the address that the Hub's tools were given
+    "upload.part": Rule(Role.ANYONE, "push", "server"),  # by who has its address: the Hub's tools send no token
     "job.cancel": Rule(Role.CONTRIBUTOR, "push", "own"),
     # namespaces
     "namespace.create": Rule(Role.CONTRIBUTOR, "admin", "server"),
@@ -72,6 +73,7 @@ RULES: dict[str, Rule] = {
     "namespace.manage": Rule(Role.OWNER, "admin", "namespace"),
     "upload.for": Rule(Role.MAINTAINER, "push", "namespace"),
     "model.create": Rule(Role.MAINTAINER, "push", "namespace"),
+    "name.push": Rule(Role.CONTRIBUTOR, "push", "name"),  # a new model's base, or what a patch is made of
     # models
     "model.read": Rule(Role.ANYONE, "read", "model"),
     "model.audit": Rule(Role.MAINTAINER, "read", "model"),

@@ -1,0 +1,313 @@
+"""What pushes of the Hub's tools may hold, and what becomes of those that hold something else."""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from starlette.testclient import TestClient
+
+from registry.db.tables import Blob, Job, PushedFile, UploadSession
+from registry.services.blobs import quotas
+from tests.support.adapter_makers import factors, write_adapter
+from tests.support.hubs import WIDTH, make_llama
+from tests.support.makers import fine_tuned, make_patch
+from tests.support.world import World, create_model, push_patch
+
+NAME = "alice/m"
+COMMIT = f"/api/models/{NAME}/commit/main"
+LFS = f"/{NAME}.git/info/lfs/objects"
+
+
+@pytest.fixture
+def base(world: World, tmp_path: Path) -> Path:
+    folder = make_llama(tmp_path / "base", 1, shards=1)
+    create_model(world, NAME, folder, "alice")
+    world.token("bob")
+    return folder
+
+
+def body(files: dict[str, bytes | str], title: str = "Learn", deleted: tuple[str, ...] = ()) -> bytes:
+    """Return a commit; a text is the sha256 of a large file."""
+    lines: list[dict[str, Any]] = [{"key": "header", "value": {"summary": title, "description": ""}}]
+    for path, content in files.items():
+        if isinstance(content, str):
+            lines.append({"key": "lfsFile", "value": {"path": path, "algo": "sha256", "oid": content, "size": 1}})
+        else:
+            encoded = base64.b64encode(content).decode()
+            lines.append({"key": "file", "value": {"path": path, "content": encoded, "encoding": "base64"}})
+    lines += [{"key": "deletedFile", "value": {"path": path}} for path in deleted]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def pushed(client: TestClient, files: dict[str, bytes | str], where: str = COMMIT, **params: Any) -> Any:
+    return client.post(where, content=body(files), params=params or {"create_pr": 1})
+
+
+def weights(folder: Path) -> dict[str, bytes | str]:
+    return {"model.safetensors": (folder / "model.safetensors").read_bytes()}
+
+
+def batch(client: TestClient, *files: bytes, **more: Any) -> list[dict[str, Any]]:
+    objects = [{"oid": hashlib.sha256(data).hexdigest(), "size": len(data)} for data in files]
+    asked = {"operation": "upload", "transfers": ["basic", "multipart"], "objects": objects, **more}
+    answer = client.post(f"{LFS}/batch", json=asked)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["objects"]
+
+
+def parts_of(action: dict[str, Any]) -> list[str]:
+    header = action.get("header", {})
+    addresses = [header[key] for key in sorted((key for key in header if key.isdecimal()), key=int)]
+    return [address.removeprefix("http://testserver") for address in addresses or [action["href"]]]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../x.json",
+        "/etc/x.json",
+        "a/../../x.json",
+        ".hidden",
+        "a//b.json",
+        "a\\b.json",
+        "x\0.json",
+        "a.json/",
+        "con?.txt",
+    ],
+)
+def test_a_path_that_no_folder_should_have_is_refused(world: World, base: Path, path: str) -> None:
+    bob = world.client("bob")
+    answer = pushed(bob, weights(base) | {path: b"{}"})
+    assert answer.status_code == 400, answer.text
+    assert bob.get(f"/api/v1/models/{NAME}/patches/1/push").status_code == 404  # nothing is left behind
+    assert world.client("alice").get(f"/api/v1/models/{NAME}").json()["patches"] == 0
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "a/x.pkl", "optimizer.pt"])
+def test_a_pickle_is_refused(world: World, base: Path, name: str) -> None:
+    answer = pushed(world.client("bob"), weights(base) | {name: b"x"})
+    assert answer.status_code == 400 and "pickle" in answer.json()["error"]
+
+
+def test_files_that_could_not_lie_in_one_folder_are_refused(world: World, base: Path) -> None:
+    bob = world.client("bob")
+    assert "case" in pushed(bob, weights(base) | {"A.json": b"{}", "a.json": b"{}"}).json()["error"]
+    assert "inside" in pushed(bob, weights(base) | {"a": b"{}", "a/b.json": b"{}"}).json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"", "changes no weights"),
+        (b"[]", "not `key` and `value`"),
+        (b"{", "not strict JSON"),
+        (b'{"key":"file","value":{"path":"a.json","content":"?"}}', "not base64"),
+        (b'{"key":"lfsFile","value":{"path":"a.safetensors","oid":"abc"}}', "not a sha256"),
+        (b'{"key":"rename","value":{"path":"a"}}', "does not know"),
+        (b'{"key":"file","value":{"content":""}}', "needs `path`"),
+        (b'{"key":"header","value":{"summary":1}}', "needs `summary`"),
+        (b"\n".join([b'{"key":"deletedFile","value":{"path":"a"}}'] * 10_000), "at most 2000"),
+    ],
+)
+def test_a_commit_that_is_none_is_refused_with_the_reason(world: World, base: Path, raw: bytes, why: str) -> None:
+    answer = world.client("bob").post(COMMIT, content=raw, params={"create_pr": 1})
+    assert answer.status_code == 400 and why in answer.json()["error"], answer.text
+    assert answer.headers["x-error-message"]
+
+
+def test_a_commit_that_is_too_long_is_refused_before_it_is_read(world: World, base: Path) -> None:
+    headers = {"Content-Length": str(10**9)}
+    answer = world.client("bob").post(COMMIT, content=b"{}", params={"create_pr": 1}, headers=headers)
+    assert answer.status_code == 413
+
+
+def test_knowing_a_digest_grants_nothing(world: World, base: Path, tmp_path: Path) -> None:
+    secret = make_llama(tmp_path / "secret", 7, shards=1)
+    create_model(world, "alice/secret", secret, "alice")
+    assert world.client("alice").patch("/api/v1/models/alice/secret", json={"visibility": "private"}).status_code == 200
+    data = (secret / "model.safetensors").read_bytes()
+    answer = pushed(world.client("bob"), {"model.safetensors": hashlib.sha256(data).hexdigest()})
+    assert answer.status_code == 400 and "missing" in answer.json()["error"]
+    assert "actions" in batch(world.client("bob"), data)[0]  # he has to send what he says that he has
+    assert "actions" not in batch(world.client("alice"), data)[0]
+
+
+def test_parts_are_what_was_announced_and_no_more(world: World, base: Path, tmp_path: Path) -> None:
+    bob, nobody = world.client("bob"), world.client(None)
+    data = (fine_tuned(base, tmp_path / "tuned") / "model.safetensors").read_bytes()
+    (said,) = batch(bob, data)
+    addresses = parts_of(said["actions"]["upload"])
+    size = int(said["actions"]["upload"]["header"]["chunk_size"])
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    assert len(addresses) == len(pieces) > 2
+    assert nobody.put(addresses[0], content=pieces[0] + b"x").status_code == 413
+    assert nobody.put(addresses[0], content=pieces[0][:-1]).status_code == 422
+    assert nobody.put(addresses[0][:-1] + "0", content=pieces[0]).status_code == 416
+    assert nobody.post(said["actions"]["upload"]["href"].removeprefix("http://testserver")).status_code == 409
+    for address, piece in zip(addresses, pieces, strict=True):
+        answer = nobody.put(address, content=iter([piece]))  # without a length
+        assert answer.status_code == 200 and answer.headers["etag"] == f'"{hashlib.sha256(piece).hexdigest()}"'
+    assert nobody.post(said["actions"]["upload"]["href"].removeprefix("http://testserver")).status_code == 200
+    assert bob.post(f"{LFS}/verify", json={"oid": said["oid"], "size": said["size"]}).status_code == 200
+    assert "actions" not in batch(bob, data)[0]
+    assert nobody.put(addresses[0], content=pieces[0]).status_code == 409
+
+
+def test_damaged_parts_are_told_and_can_be_sent_again(world: World, base: Path, tmp_path: Path) -> None:
+    bob = world.client("bob")
+    data = (fine_tuned(base, tmp_path / "tuned") / "model.safetensors").read_bytes()
+    (said,) = batch(bob, data)
+    addresses, size = parts_of(said["actions"]["upload"]), int(said["actions"]["upload"]["header"]["chunk_size"])
+    for number, address in enumerate(addresses):
+        piece = data[number * size : (number + 1) * size]
+        assert bob.put(address, content=bytes(len(piece)) if number == 1 else piece).status_code == 200
+    answer = pushed(bob, {"model.safetensors": said["oid"]})
+    assert answer.status_code == 400 and "do not hash" in answer.json()["error"]
+    for number, address in enumerate(addresses):
+        assert bob.put(address, content=data[number * size : (number + 1) * size]).status_code == 200
+    assert pushed(bob, {"model.safetensors": said["oid"]}).status_code == 200  # without `verify`, as npm's library
+
+
+def test_a_batch_is_bounded_and_each_file_has_its_own_refusal(world: World, base: Path) -> None:
+    world.client("alice", admin=True)
+    bob = world.client("bob")
+    for objects in (
+        [],
+        [{"oid": "x", "size": 1}],
+        [{"oid": "0" * 64, "size": -1}],
+        [{"oid": "0" * 64, "size": 1}] * 1001,
+    ):
+        assert bob.post(f"{LFS}/batch", json={"operation": "upload", "objects": objects}).status_code == 400
+    assert bob.post(f"{LFS}/batch", json={"operation": "download", "objects": []}).status_code == 400
+    with world.database.write() as session:
+        quotas.set_quota(session, "bob", {"quota_bytes": 100})
+    small, large = batch(bob, b"a", b"b" * 1000)
+    assert "actions" in small and "error" not in small
+    assert large["error"]["code"] == 429 and "bob has room for 100 bytes" in large["error"]["message"]
+
+
+def test_what_was_pushed_counts_for_its_author_until_it_is_compared(world: World, base: Path, tmp_path: Path) -> None:
+    bob = world.client("bob")
+    data = weights(fine_tuned(base, tmp_path / "tuned", seed=1))
+    assert pushed(bob, data | {"notes.txt": b"mine"}).json()["pullRequestUrl"].endswith(f"/{NAME}/discussions/1")
+
+    def used() -> int:
+        assert list(quotas.check(world.database)) == []
+        return int(bob.get("/api/v1/namespaces/bob").json()["used_bytes"])
+
+    whole = len(data["model.safetensors"])
+    assert used() == whole + 4
+    world.work()
+    patch = bob.get(f"/api/v1/models/{NAME}/patches/1").json()
+    assert patch["check"] == "checked" and used() == patch["size"] + 4
+    with world.database.read() as session:
+        kept = {row.path: row.blob_sha256 is not None for row in session.scalars(select(PushedFile))}
+    assert kept == {"model.safetensors": False, "notes.txt": True}
+
+
+def test_a_commit_during_the_diff_is_compared_too(
+    world: World, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob = world.client("bob")
+    first, second = (fine_tuned(base, tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    assert pushed(bob, weights(first)).status_code == 200
+    sandboxed = type(world.worker).in_sandbox
+
+    def interrupted(self: Any, claim: Any, function: str, **kwargs: Any) -> Any:
+        if function.endswith(":diff") and claim.attempt == 1:
+            monkeypatch.setattr(type(world.worker), "in_sandbox", sandboxed)
+            assert pushed(bob, weights(second), f"/api/models/{NAME}/commit/refs%2Fpr%2F1").status_code == 200
+        return sandboxed(self, claim, function, **kwargs)
+
+    monkeypatch.setattr(type(world.worker), "in_sandbox", interrupted)
+    world.work()
+    patch = bob.get(f"/api/v1/models/{NAME}/patches/1").json()
+    assert patch["sha256"] == make_patch(base, second, tmp_path / "p.safetensors").sha256
+    assert patch["newest"] == 1
+    with world.database.read() as session:
+        assert len(session.scalars(select(Job).where(Job.kind == "diff")).all()) == 2
+
+
+def test_the_same_patch_twice_is_said(world: World, base: Path, tmp_path: Path) -> None:
+    tuned = fine_tuned(base, tmp_path / "tuned")
+    make_patch(base, tuned, tmp_path / "p.safetensors")
+    push_patch(world, NAME, tmp_path / "p.safetensors", "carol")
+    bob = world.client("bob")
+    assert pushed(bob, weights(tuned)).status_code == 200
+    world.work()
+    said = bob.get(f"/api/v1/models/{NAME}/patches/2/push").json()
+    assert said["state"] == "failed" and f"{NAME}#1.1 is the same patch" in said["error"]
+    assert bob.get(f"/api/v1/models/{NAME}/patches/2").status_code == 404
+
+
+def test_shards_of_several_commits_are_compared_once_all_are_there(world: World, base: Path, tmp_path: Path) -> None:
+    tuned = make_llama(tmp_path / "tuned", 1, shards=2)
+    index = {"model.safetensors.index.json": (tuned / "model.safetensors.index.json").read_bytes()}
+    first, second = ({path.name: path.read_bytes()} for path in sorted(tuned.glob("*.safetensors")))
+    first = {name: data[:-400] + b"\0\0\0\x3f" * 100 for name, data in first.items()}
+    bob = world.client("bob")
+    assert pushed(bob, index | first).status_code == 200
+    world.work()
+    said = bob.get(f"/api/v1/models/{NAME}/patches/1/push").json()
+    assert (said["state"], said["error"]) == ("open", "It waits for model-00002-of-00002.safetensors.")
+    assert pushed(bob, dict(second), f"/api/models/{NAME}/commit/refs%2Fpr%2F1").status_code == 200
+    world.work()
+    assert bob.get(f"/api/v1/models/{NAME}/patches/1").json()["check"] == "checked"
+
+
+def test_an_adapter_is_merged_here(world: World, base: Path, tmp_path: Path) -> None:
+    module = "model.layers.0.self_attn.q_proj"
+    adapter = write_adapter(tmp_path / "adapter", factors(module, WIDTH, WIDTH))
+    files: dict[str, bytes | str] = {path.name: path.read_bytes() for path in adapter.iterdir() if path.suffix != ".md"}
+    bob = world.client("bob")
+    assert pushed(bob, files).status_code == 200
+    world.work()
+    patch = bob.get(f"/api/v1/models/{NAME}/patches/1").json()
+    assert patch["check"] == "checked" and patch["nnz"] > 0
+
+
+def test_a_crumb_patch_takes_its_next_revision_from_the_hubs_tools(world: World, base: Path, tmp_path: Path) -> None:
+    make_patch(base, fine_tuned(base, tmp_path / "one", seed=1), tmp_path / "p.safetensors")
+    push_patch(world, NAME, tmp_path / "p.safetensors", "bob")
+    second = fine_tuned(base, tmp_path / "two", seed=2)
+    bob = world.client("bob")
+    where = f"/api/models/{NAME}/commit/refs%2Fpr%2F1"
+    assert pushed(world.client("carol"), weights(second), where).status_code == 403
+    assert pushed(bob, weights(second), where).status_code == 200
+    world.work()
+    assert bob.get(f"/api/v1/models/{NAME}/patches/1").json()["newest"] == 2
+    assert (
+        world.client("bob").post(f"/api/v1/models/{NAME}/patches/1/withdraw", json={"reason": "Wrong."}).status_code
+        == 200
+    )
+    refused = pushed(bob, weights(base), where)
+    assert refused.status_code == 409 and "takes no more revisions" in refused.json()["error"]
+
+
+def test_an_empty_model_says_what_to_do_and_takes_a_base(world: World, tmp_path: Path) -> None:
+    alice = world.client("alice")
+    assert alice.post("/api/repos/create", json={"name": "fresh", "private": True}).status_code == 200
+    shown = alice.get("/api/v1/models/alice/fresh").json()
+    assert (shown["state"], shown["visibility"], shown["job"]) == ("empty", "private", None)
+    answer = alice.get("/api/models/alice/fresh")
+    assert answer.status_code == 404 and "has no base yet" in answer.json()["error"]
+    assert alice.get("/alice/fresh").status_code == 200
+    assert (
+        "has no base yet"
+        in alice.post("/api/v1/models/alice/fresh/patches", json={"sha256": "0" * 64, "title": "x"}).json()["detail"]
+    )
+    folder = make_llama(tmp_path / "base", 1, shards=1)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    answer = alice.post("/api/models/alice/fresh/commit/main", content=body(files))
+    assert answer.status_code == 200 and answer.json()["pullRequestUrl"] is None
+    world.work()
+    shown = alice.get("/api/v1/models/alice/fresh").json()
+    assert (shown["state"], shown["visibility"]) == ("ready", "private")
+    assert alice.get("/api/models/alice/fresh").json()["sha"] == answer.json()["commitOid"]
+    with world.database.read() as session:
+        spaces = set(session.scalars(select(UploadSession.namespace_id)))
+        assert len(spaces) == 1 and session.scalars(select(Blob)).first() is not None
