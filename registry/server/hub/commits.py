@@ -64,6 +64,18 @@ def read_commit(raw: bytes) -> Sent:
     return sent
 
 
+def read_opening(given: Any) -> Sent:
+    """Read what opens a pull request.
+
+    Raises:
+        InvalidRequest: It would open something else, or has no title.
+    """
+    given = given if isinstance(given, dict) else {}
+    if given.get("pullRequest") is not True:
+        raise InvalidRequest("Discussions belong to patches here; comment on one, or open a pull request.")
+    return Sent(first_line(text(given, "title")), text(given, "description", ""))
+
+
 def read_line(sent: Sent, key: Any, value: dict[str, Any]) -> None:
     """Add a line to a commit.
 

@@ -86,6 +86,18 @@ async def preupload(
     return JSONResponse({"files": files})
 
 
+@router.post(MODEL + "/discussions")
+@allow("patch.push")
+async def create_discussion(
+    namespace: str, name: str, request: Request, actor: ActorDep, ctx: ContextDep, here: PublicUrl
+) -> Response:
+    """Open a pull request, as a draft, for the commits that follow; other threads belong to patches here."""
+    sent = await parse_body(request, lambda raw: commits.read_opening(load_json(raw)))
+    full_name = f"{namespace}/{name}"
+    number = await run_in_threadpool(open_draft, ctx, actor, full_name, sent)
+    return JSONResponse({"num": number, "url": f"{here}/{full_name}/discussions/{number}"})
+
+
 @router.post(MODEL + "/commit/{rev}")
 @allow("name.push")
 async def commit(
@@ -241,6 +253,14 @@ def name_of(ctx: Context, mode: str, sha256: str | None, size: int) -> str | Non
     return None if raw is None else blob_id(raw)
 
 
+def open_draft(ctx: Context, actor: Actor, full_name: str, sent: commits.Sent) -> int:
+    """Open a pull request without commits; return its number."""
+    made = commits.describe(sent, {})
+    with ctx.database.write() as session:
+        budgets.spend(session, actor, sent.size, ctx.settings.text_bytes)
+        return pushes.open_push(session, actor, full_name, made, propose=False).patch.number
+
+
 def take(
     ctx: Context, actor: Actor, full_name: str, rev: str, sent: commits.Sent, create_pr: bool
 ) -> tuple[str, int | None]:
@@ -259,6 +279,7 @@ def take(
             ctx.admit(session, job)
             return commit_id(files), None
         if target.number is None:
+            pushes.require_weights(made)
             push = pushes.open_push(session, actor, full_name, made, propose=True)
         else:
             model = models.ready(session, full_name, lock=True)

@@ -76,14 +76,8 @@ def open_push(session: Session, actor: Actor, full_name: str, commit: PushedComm
         propose: Whether its first revision is proposed at once.
 
     Raises:
-        InvalidRequest: The commit has no weights.
         NotFound, WrongState: The model does not exist, or has no base yet.
     """
-    if not any(map(holds_weights, commit.files)):
-        raise InvalidRequest(
-            "This commit changes no weights, so no patch can be made of it. (A model's card is written anew for each "
-            "release, with the base's card in it.)"
-        )
     model = models.ready(session, full_name, lock=True)
     model.patch_count += 1
     patch = Patch(
@@ -207,6 +201,19 @@ def ask(session: Session, user: uuid.UUID, model: Model, push: Push) -> Job:
 def key_of(patch_id: uuid.UUID) -> str:
     """Return the key of the job that diffs a push."""
     return f"diff:{patch_id}"
+
+
+def require_weights(commit: PushedCommit) -> None:
+    """Refuse a commit of which no patch could be made.
+
+    Raises:
+        InvalidRequest: It changes no weights.
+    """
+    if not any(map(holds_weights, commit.files)):
+        raise InvalidRequest(
+            "This commit changes no weights, so no patch can be made of it. (A model's card is written anew for each "
+            "release, with the base's card in it.)"
+        )
 
 
 def holds_weights(path: str) -> bool:

@@ -281,7 +281,7 @@ def test_a_crumb_patch_takes_its_next_revision_from_the_hubs_tools(world: World,
     world.work()
     assert bob.get(f"/api/v1/models/{NAME}/patches/1").json()["newest"] == 2
     assert (
-        world.client("bob").post(f"/api/v1/models/{NAME}/patches/1/withdraw", json={"reason": "Wrong."}).status_code
+        world.client("bob").post(f"/api/v1/models/{NAME}/patches/1/withdraw", json={"message": "Wrong."}).status_code
         == 200
     )
     refused = pushed(bob, weights(base), where)
@@ -295,7 +295,8 @@ def test_an_empty_model_says_what_to_do_and_takes_a_base(world: World, tmp_path:
     assert (shown["state"], shown["visibility"], shown["job"]) == ("empty", "private", None)
     answer = alice.get("/api/models/alice/fresh")
     assert answer.status_code == 404 and "has no base yet" in answer.json()["error"]
-    assert alice.get("/alice/fresh").status_code == 200
+    assert alice.post("/api/repos/create", json={"name": "seen"}).status_code == 200
+    assert alice.get("/alice/seen").status_code == 200
     assert (
         "has no base yet"
         in alice.post("/api/v1/models/alice/fresh/patches", json={"sha256": "0" * 64, "title": "x"}).json()["detail"]

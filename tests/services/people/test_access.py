@@ -330,6 +330,7 @@ POST   webhooks/{webhook_id}/test                           webhook.manage
 POST   /api/lfs/{upload_id}/complete                        upload.part
 POST   /api/models/{namespace}/{name}/commit/{rev}          name.push
 POST   /api/models/{namespace}/{name}/preupload/{rev}       name.push
+POST   /api/models/{namespace}/{name}/discussions           patch.push
 POST   /api/repos/create                                    upload
 POST   /api/validate-yaml                                   upload
 POST   /{namespace}/{name}.git/info/lfs/objects/batch       name.push
