@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("options", sa.JSON(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("commit", sa.String(length=40), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("state IN ('open', 'diffing', 'done', 'failed')", name=op.f("ck_pushes_state")),
         sa.ForeignKeyConstraint(
@@ -30,6 +31,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("patch_id", name=op.f("pk_pushes")),
     )
+    op.create_index(op.f("ix_pushes_commit"), "pushes", ["commit"])
     op.create_table(
         "pushed_files",
         sa.Column("patch_id", sa.Uuid(), nullable=False),

@@ -20,7 +20,7 @@ class Push(Table):
     """A pull request of the Hub's tools: a patch whose revisions are made here, and the texts and options for them.
 
     The patch has no revision until its first diff is done. `options` are those of a diff, and what else a commit's
-    description said; `error` is why the last diff made no revision.
+    description said; `error` is why the last diff made no revision; `commit` is what the newest commit is called.
     """
 
     __tablename__ = "pushes"
@@ -33,6 +33,7 @@ class Push(Table):
     message: Mapped[str] = mapped_column(Text)
     options: Mapped[dict[str, Any]] = mapped_column(default=dict)
     error: Mapped[str | None] = mapped_column(Text)
+    commit: Mapped[str | None] = mapped_column(String(40), index=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     patch: Mapped[Patch] = relationship(lazy="raise")

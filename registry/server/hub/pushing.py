@@ -36,7 +36,7 @@ from registry.services.people.actors import Actor
 router = APIRouter(tags=["hub"], route_class=PushRoute, include_in_schema=False)
 MODEL = "/api/models/{namespace}/{name}"
 MOST_ASKED = 1000  # files of one preupload; the Hub's tools send 256
-LEFTOVERS = re.compile(r"(?:^|/)\.|^runs/|^(?:last-)?checkpoint(?:-\d+)?/|events\.out\.tfevents")
+LEFTOVERS = re.compile(r"(?:^|/)\.(?!\.)|^runs/|^(?:last-)?checkpoint(?:-\d+)?/|events\.out\.tfevents")
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,12 @@ def open_draft(ctx: Context, actor: Actor, full_name: str, sent: commits.Sent) -
 def take(
     ctx: Context, actor: Actor, full_name: str, rev: str, sent: commits.Sent, create_pr: bool
 ) -> tuple[str, int | None]:
-    """Do what a commit asks for; return its id, and the number of its pull request."""
+    """Do what a commit asks for; return its id, and the number of its pull request.
+
+    What is left of training is dropped, for tools that do not heed `shouldIgnore`.
+    """
+    sent.contents = {path: content for path, content in sent.contents.items() if not is_leftover(path)}
+    sent.large = {path: sha256 for path, sha256 in sent.large.items() if not is_leftover(path)}
     with ctx.database.write() as session:
         budgets.spend(session, actor, sent.size, ctx.settings.text_bytes, 1 + len(sent.contents) + len(sent.large))
         space = lfs.payer(session, actor, full_name)
@@ -285,4 +290,5 @@ def take(
             model = models.ready(session, full_name, lock=True)
             push = pushes.continue_push(session, model, target.number, made)
         ctx.admit(session, pushes.commit(session, actor, full_name, push, made))
-        return pushes.commit_of(push), push.patch.number
+        assert push.commit is not None
+        return push.commit, push.patch.number

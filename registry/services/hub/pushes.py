@@ -177,6 +177,7 @@ def commit(session: Session, actor: Actor, full_name: str, push: Push, commit: P
         file = before[path]
         file.sha256, file.blob_sha256, file.size = sha256, sha256, sizes.get(sha256 or "", 0)
     require_one_folder([path for path, file in before.items() if file.sha256])
+    push.commit = commit_id(push)
     session.flush()
     quotas.recount(session, quotas.payer(session, push.patch.author_id))
     subject = f"{full_name}#{push.patch.number}"
@@ -280,10 +281,17 @@ def missing_shards(held: Collection[str], base: Collection[str]) -> list[str]:
     ]
 
 
-def commit_of(push: Push) -> str:
-    """Return the id that the Hub's tools get for the newest commit of a push: 40 hex digits, of its files."""
+def commit_id(push: Push) -> str:
+    """Return what the newest commit of a push is called: 40 hex digits, of its patch and files."""
     lines = [f"{file.sha256 or ''} {file.path}\n" for file in sorted(push.files, key=lambda file: file.path)]
     return hashlib.sha256("".join([f"push {push.patch_id}\n", *lines]).encode()).hexdigest()[:40]
+
+
+def by_commit(session: Session, model: Model, commit: str) -> int | None:
+    """Return the number of the patch whose newest commit by the Hub's tools has a name; None if there is none."""
+    query = select(Patch.number).join(Push, Push.patch_id == Patch.id)
+    number: int | None = session.scalar(query.where(Patch.model_id == model.id, Push.commit == commit))
+    return number
 
 
 def by_patch(session: Session, patch_id: uuid.UUID, *, lock: bool = False) -> Push:
