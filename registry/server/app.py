@@ -30,7 +30,7 @@ from registry.server.edge.counts import Kept
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate, open_storage
 from registry.server.edge.middleware import Edge, Metrics
-from registry.server.hub import repositories, resolving
+from registry.server.hub import discussions, refusing, repositories, resolving
 from registry.server.hub.route import RawPath
 from registry.server.pages.queue.jobs import AT_ONCE
 from registry.server.processes.sharing import Shared
@@ -132,7 +132,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         admin,
     ):
         app.include_router(module.router, dependencies=[Depends(HTTPBearer(auto_error=False))])
-    for module in (repositories, resolving):
+    for module in (repositories, resolving, discussions, refusing):  # the last takes what is left
         app.include_router(module.router)
     pages.install(app, shared.streams)
     routing.install(app)

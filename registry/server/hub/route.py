@@ -37,7 +37,7 @@ from registry.errors import (
     TooMany,
     WrongState,
 )
-from registry.server.edge.admission import Route
+from registry.server.edge.admission import READING, Route
 from registry.server.edge.context import Context, get_context
 from registry.server.errors import STATUS
 from registry.services.composing.snapshots import Snapshot
@@ -120,7 +120,8 @@ def refusal(request: Request, error: BreadcrumbError) -> JSONResponse:
     status, headers = STATUS[type(error)], dict[str, str]()
     if status == 422:
         status = 400
-    if isinstance(error, WrongState):  # not composed, or not imported yet
+    if isinstance(error, WrongState) and (request.method in READING or "rev" in request.path_params):
+        # A revision that is not composed, or not imported yet.
         error = RevisionNotFound(error.message)
         status = 404
     code = next((code for kind, code in CODES if isinstance(error, kind)), None)
@@ -128,7 +129,7 @@ def refusal(request: Request, error: BreadcrumbError) -> JSONResponse:
         headers["X-Error-Code"] = code
     if code == "RepoNotFound" and request.state.actor is None:
         status = 401
-    if code == "EntryNotFound":
+    if code == "EntryNotFound" and hasattr(request.state, "commit"):  # a file, and nothing else of a model
         headers["X-Repo-Commit"] = request.state.commit
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
