@@ -31,6 +31,7 @@ from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate, open_storage
 from registry.server.edge.middleware import Edge, Metrics
 from registry.server.hub import discussions, refusing, repositories, resolving
+from registry.server.hub.browsers import Browsers
 from registry.server.hub.route import RawPath
 from registry.server.pages.queue.jobs import AT_ONCE
 from registry.server.processes.sharing import Shared
@@ -106,6 +107,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     )
     app.state.metrics = Metrics(shared.folder, shared.process)
     app.state.health = Kept(monitoring.probe, monitoring.HEALTH_SECONDS)
+    app.add_middleware(Browsers, routes=app.router.routes)
     app.add_middleware(RawPath)
     app.add_middleware(
         Edge,
