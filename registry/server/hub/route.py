@@ -44,7 +44,7 @@ from registry.services.composing.snapshots import Snapshot
 from registry.services.hub import repositories
 from registry.services.people import access
 
-PATHS = re.compile(rb"/api/(?:models|whoami-v2)(?:/|$)|/[^/]+/[^/]+/(?:resolve|raw)/")
+PATHS = re.compile(rb"/api/(?:models|whoami-v2)(?:/|$)|/[^/]+/[^/]+/(?:resolve|raw|tree|blob|commits?)/")
 CODES: tuple[tuple[type[BreadcrumbError], str], ...] = (
     (EntryNotFound, "EntryNotFound"),
     (RevisionNotFound, "RevisionNotFound"),
