@@ -30,7 +30,8 @@ from registry.server.edge.counts import Kept
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate, open_storage
 from registry.server.edge.middleware import Edge, Metrics
-from registry.server.hub import lfs, pushing, repositories, resolving
+from registry.server.hub import discussions, lfs, pushing, refusing, repositories, resolving
+from registry.server.hub.browsers import Browsers
 from registry.server.hub.route import RawPath
 from registry.server.pages.queue.jobs import AT_ONCE
 from registry.server.processes.sharing import Shared
@@ -106,6 +107,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     )
     app.state.metrics = Metrics(shared.folder, shared.process)
     app.state.health = Kept(monitoring.probe, monitoring.HEALTH_SECONDS)
+    app.add_middleware(Browsers, routes=app.router.routes)
     app.add_middleware(RawPath)
     app.add_middleware(
         Edge,
@@ -132,8 +134,9 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         admin,
     ):
         app.include_router(module.router, dependencies=[Depends(HTTPBearer(auto_error=False))])
-    for router in (repositories.router, resolving.router, pushing.router, lfs.router, lfs.parts):
+    for router in (repositories.router, resolving.router, pushing.router, lfs.router, lfs.parts, discussions.router):
         app.include_router(router)
+    app.include_router(refusing.router)  # takes what is left
     pages.install(app, shared.streams)
     routing.install(app)
     return app

@@ -251,6 +251,8 @@ def tell_patches(story: Story, files: Sequence[Path]) -> None:
     step("bob", 2, "withdraw", "draft", "withdrawn", {"message": "no good"}, reason="no good")
     push(3, sent[3], "proposed")
     step("carol", 3, "reject", "proposed", "rejected", {"message": "too big"}, reason="too big")
+    push(4, sent[4], "draft")
+    tell_discussions(story, sent[4])
     story.world.client("root", admin=True)
     for verb, old, new in (("quarantine", None, "odd"), ("release_from_quarantine", "odd", None)):
         story.tell(
@@ -281,6 +283,25 @@ def tell_patches(story: Story, files: Sequence[Path]) -> None:
         about="crew/tiny#1.2",
         after={"count": 2},
     )
+
+
+def tell_discussions(story: Story, sha256: str) -> None:
+    """What the Hub's clients do to a patch."""
+    one, at = "POST /api/models/{namespace}/{name}/discussions/{number}", {"number": "4", "about": "crew/tiny#4"}
+    story.world.work()
+    was, is_now = {"state": "draft"}, {"state": "proposed"}
+    story.tell("bob", f"{one}/status", {"status": "open"}, **at, wrote="patch.propose", before=was, after=is_now)
+    said = {"comment": "Looks fine."}
+    told = story.tell("carol", f"{one}/comment", said, **at, wrote="patch.comment", after={}, adds=True)
+    comment = told["newMessage"]["id"]
+    was = {"comment": str(uuid.UUID(comment)), "author": "carol"}
+    way = f"{one}/comment/{{comment_id}}/hide"
+    gone = {"reason": ""}
+    story.tell("carol", way, **at, comment_id=comment, wrote="patch.delete_comment", before=was, after=gone)
+    carol, verdict = story.world.client("carol"), {"verdict": "approve", "revision": 1}
+    assert carol.post("/api/v1/models/crew/tiny/patches/4/reviews", json=verdict).status_code == 201
+    was, is_now = {"state": "proposed"}, {"state": "accepted", "sha256": sha256}
+    story.tell("carol", f"{one}/merge", **at, wrote="patch.accept", before=was, after=is_now)
 
 
 def tell_releases(story: Story) -> None:
@@ -411,7 +432,7 @@ def tell_admins(story: Story) -> None:
 def test_every_call_that_changes_something_writes_one_row(world: World, tmp_path: Path) -> None:
     base = make_checkpoint(tmp_path / "base")
     files = []
-    for number in range(4):
+    for number in range(5):
         files.append(tmp_path / f"{number}.safetensors")
         make_patch(base, fine_tuned(base, tmp_path / f"tuned{number}", seed=number + 1), files[-1])
     story = Story(world)

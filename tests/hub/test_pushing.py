@@ -241,13 +241,14 @@ def test_what_was_pushed_composes_to_what_crumb_composes(place: Place, tmp_path:
 
 
 def test_a_draft_pull_request_is_opened_first_and_filled_afterwards(place: Place, tmp_path: Path) -> None:
-    headers = {"Authorization": f"Bearer {place.tokens['bob']}"}
-    there = f"{place.registry.url}/api/models/{NAME}/discussions"
-    answer = httpx2.post(there, json={"title": "Soon", "description": "", "pullRequest": True}, headers=headers)
-    number = answer.json()["num"]
+    bob = place.api("bob")
+    opened = bob.create_pull_request(NAME, title="Soon", description="Wait for it.")
+    number = opened.num
+    assert (opened.status, opened.git_reference) == ("draft", f"refs/pr/{number}")
     assert "Nothing that a patch" in httpx2.get(f"{place.registry.url}/{NAME}/patches/{number}").text
     tuned = fine_tuned(place.base, tmp_path / "tuned", seed=14)
     place.api("bob").upload_folder(repo_id=NAME, folder_path=tuned, revision=f"refs/pr/{number}", commit_message="Soon")
     assert (place.patch(number)["state"], place.patch(number)["title"]) == ("draft", "Soon")
-    answer = httpx2.post(there, json={"title": "Hello", "description": "?"}, headers=headers)
-    assert answer.status_code == 400 and "belong to patches" in answer.json()["error"]
+    assert bob.get_discussion_details(NAME, number).title == "Soon"
+    with pytest.raises(BadRequestError, match="is about a patch"):
+        bob.create_discussion(NAME, title="Hello", description="?")

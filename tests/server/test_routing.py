@@ -24,6 +24,17 @@ def test_every_address_leads_where_fastapi_would_lead_it(calm: World) -> None:
     assert seen > 150
 
 
+def test_no_route_takes_the_addresses_of_another(calm: World) -> None:
+    """Each route is reached by an address of its own: those before it, which may take any path, leave it that."""
+    routing = calm.app.router.middleware_stack
+    assert isinstance(routing, Routing)
+    for method, choice in routing.choices.items():
+        for route in choice.routes:
+            texts = {name: TEXTS.get(name, "x") for name in route.param_convertors}
+            found = choice.find(route.path_format.format_map(texts))
+            assert found is not None and found[0].path == route.path, (method, route.path, found and found[0].path)
+
+
 @pytest.mark.parametrize("path", ["/static/none.css", "/api/v1/nothing", "/api/v1/models/a/b/", "//"])
 def test_what_has_no_route_of_its_own_is_left_to_fastapi(calm: World, path: str) -> None:
     routing = calm.app.router.middleware_stack

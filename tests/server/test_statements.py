@@ -28,6 +28,7 @@ from registry.db.tables import (
     Webhook,
 )
 from registry.documents.versions import parse_version
+from registry.server.hub.refusing import WITHOUT_XET
 from registry.server.pages.frame.cookies import COOKIE
 from registry.services.people import sign_ins
 from tests.support.community import NAME, PATCHES, RELEASES, Community, open_community
@@ -52,7 +53,12 @@ QUERIES = {  # what makes a read do all that it can
     "/{namespace:space}/{name}/recipes/preview": "?patch=1&patch=2",
     "/{namespace:space}/{name}/releases/compare": "?before=1.0.0&after=1.1.0",
 }
-LEFT_OUT = {  # there is no upload, no signature and no folder
+KINDS = (("/api/", ""), ("/api/", "/{path:path}"), ("/", "/{path:path}"))
+LEFT_OUT = {  # there is no upload, no signature and no folder; the Hub's others refuse
+    "/api/models/{namespace}/{name}/lfs-files",
+    *(f"/api/models/{{namespace}}/{{name}}/xet-write-token/{{rev}}{rest}" for rest in ("", f"/{WITHOUT_XET}")),
+    "/{path:path}/info/refs",
+    *(f"{prefix}{kind}{rest}" for kind in ("datasets", "spaces") for prefix, rest in KINDS),
     "/api/v1/uploads/{upload_id}",
     "/api/models/{namespace}/{name}/tree/{rev}/{path:path}",
     "/api/v1/models/{namespace}/{name}/releases/{version}/signature",

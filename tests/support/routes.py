@@ -7,6 +7,7 @@ from urllib.parse import quote
 from fastapi import FastAPI
 
 from registry.server.edge.admission import Route
+from registry.server.hub import refusing
 from registry.server.pages.frame.route import PageRoute
 from registry.services.people.rules import RULES, Rule
 
@@ -21,6 +22,7 @@ class Way(NamedTuple):
     action: str
     parameters: tuple[str, ...]
     lenient: bool
+    refuses: bool  # whatever is asked, with a sentence on what to do instead
 
     @property
     def rule(self) -> Rule:
@@ -29,7 +31,7 @@ class Way(NamedTuple):
     @property
     def reads(self) -> bool:
         """Whether it changes nothing: by its method, or as a question that is too long for an address."""
-        return self.method in SAFE or self.path.endswith(("/paths-info/{rev}", "/preview"))
+        return self.method in SAFE or self.refuses or self.path.endswith(("/paths-info/{rev}", "/preview"))
 
     @property
     def about_a_model(self) -> bool:
@@ -64,7 +66,14 @@ def every_page(app: FastAPI) -> list[Way]:
 def ways(app: FastAPI, chosen: Callable[[Route], bool]) -> list[Way]:
     """Return the ways into an app by some of its routes."""
     return sorted(
-        Way(method, route.path, route.endpoint.__dict__["action"], tuple(sorted(route.param_convertors)), route.lenient)
+        Way(
+            method,
+            route.path,
+            route.endpoint.__dict__["action"],
+            tuple(sorted(route.param_convertors)),
+            route.lenient,
+            route.endpoint.__module__ == refusing.__name__,
+        )
         for route in flat(app.routes)
         if isinstance(route, Route) and chosen(route)
         for method in route.methods

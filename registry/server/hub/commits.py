@@ -72,7 +72,9 @@ def read_opening(given: Any) -> Sent:
     """
     given = given if isinstance(given, dict) else {}
     if given.get("pullRequest") is not True:
-        raise InvalidRequest("Discussions belong to patches here; comment on one, or open a pull request.")
+        raise InvalidRequest(
+            "A discussion here is about a patch: comment on one, or open a pull request, and push to it."
+        )
     return Sent(first_line(text(given, "title")), text(given, "description", ""))
 
 

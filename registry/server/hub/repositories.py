@@ -30,6 +30,7 @@ MODEL = "/api/models/{namespace}/{name}"
 PAGE = 1000  # llama.cpp reads no second page of a tree
 COMMITS = 50
 MOST_PATHS = 5000
+CONVERTING = "transformers/"  # asks for commits only before it has huggingface.co convert a model to safetensors
 Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 
 
@@ -185,6 +186,12 @@ def commits(
     limit: Annotated[int, Query(ge=1)] = COMMITS,
 ) -> Response:
     """List the commits that a revision comes from, newest first."""
+    if request.headers.get("user-agent", "").startswith(CONVERTING):
+        raise InvalidRequest(
+            f"The weights of {name} are safetensors already, under other names than transformers looks for; it would "
+            "now send your token to a service of huggingface.co that converts models. Load it without "
+            "`use_safetensors=True`."
+        )
     size = min(limit, COMMITS)
     with ctx.database.read() as session:
         model = repositories.ready(session, name)

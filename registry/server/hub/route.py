@@ -37,14 +37,14 @@ from registry.errors import (
     TooMany,
     WrongState,
 )
-from registry.server.edge.admission import Route
+from registry.server.edge.admission import READING, Route
 from registry.server.edge.context import Context, get_context
 from registry.server.errors import STATUS
 from registry.services.composing.snapshots import Snapshot
 from registry.services.hub import repositories
 from registry.services.people import access
 
-PATHS = re.compile(rb"/api/(?:models|whoami-v2)(?:/|$)|/[^/]+/[^/]+/(?:resolve|raw)/")
+PATHS = re.compile(rb"/api/(?:models|whoami-v2)(?:/|$)|/[^/]+/[^/]+/(?:resolve|raw|tree|blob|commits?)/")
 CODES: tuple[tuple[type[BreadcrumbError], str], ...] = (
     (EntryNotFound, "EntryNotFound"),
     (RevisionNotFound, "RevisionNotFound"),
@@ -127,7 +127,8 @@ def refusal(request: Request, error: BreadcrumbError, *, reads: bool = True) -> 
     status, headers = STATUS[type(error)], dict[str, str]()
     if status == 422:
         status = 400
-    if reads and isinstance(error, WrongState):  # not composed, or not imported yet
+    if reads and isinstance(error, WrongState) and (request.method in READING or "rev" in request.path_params):
+        # A revision that is not composed, or not imported yet.
         error = RevisionNotFound(error.message)
         status = 404
     code = next((code for kind, code in CODES if isinstance(error, kind)), None)
@@ -135,7 +136,7 @@ def refusal(request: Request, error: BreadcrumbError, *, reads: bool = True) -> 
         headers["X-Error-Code"] = code
     if code == "RepoNotFound" and request.state.actor is None:
         status = 401
-    if code == "EntryNotFound":
+    if code == "EntryNotFound" and hasattr(request.state, "commit"):  # a file, and nothing else of a model
         headers["X-Repo-Commit"] = request.state.commit
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"

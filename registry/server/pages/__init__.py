@@ -8,7 +8,7 @@ that a page can do nothing that a command cannot.
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from registry.server.pages.catalog import home, models, settings, webhooks
+from registry.server.pages.catalog import addresses, home, models, settings, webhooks
 from registry.server.pages.comparing import conflicts, evaluations
 from registry.server.pages.composing import recipe_editor, recipes
 from registry.server.pages.curation import inbox, inboxes, patch_forms, patches
@@ -32,6 +32,7 @@ def install(app: FastAPI, streams: Places) -> None:
         sign_in,
         jobs,
         models,
+        addresses,
         patches,
         patch_forms,
         conflicts,

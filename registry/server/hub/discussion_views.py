@@ -1,0 +1,125 @@
+"""Views of patches in the JSON of the Hub's discussions, and of what was said and done about them as events."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from html import escape
+from typing import Any
+
+from registry.db.tables import AuditEvent, Comment, Model, PatchRevision, Push, Review
+from registry.server.hub.views import moment
+from registry.services.hub.discussions import STATUS, STEPS, Thread
+
+Entry = dict[str, Any]
+VERDICTS = {"approve": "Approved revision {}.", "request_changes": "Requested changes to revision {}."}
+
+
+def discussion(model: Model, row: PatchRevision | Push) -> Entry:
+    """Return a patch in a list of discussions: it is a pull request, by the number of the patch."""
+    return {
+        "num": row.patch.number,
+        "title": row.title,
+        "author": user(row.patch.author.name),
+        "repo": {"name": model.full_name, "type": "model"},
+        "status": STATUS[row.patch.state],
+        "isPullRequest": True,
+        "createdAt": moment(row.patch.created_at),
+        "pinned": False,
+    }
+
+
+def details(model: Model, row: PatchRevision, thread: Thread, here: str, sees_hidden: bool) -> Entry:
+    """Return a patch with its events, oldest first.
+
+    Args:
+        model: The patch's model.
+        row: The patch at its newest revision.
+        thread: What was said and done about it.
+        here: The address of this registry.
+        sees_hidden: Whether the caller sees the text of hidden comments.
+    """
+    events = sorted(found_in(thread, row.patch.author.name, sees_hidden), key=lambda event: str(event["createdAt"]))
+    if thread.cut:
+        where = f"{here}/{model.full_name}/patches/{row.patch.number}"
+        events.insert(0, said(row.patch.id.hex, row.patch.author.name, row.patch.created_at, f"Earlier ones: {where}"))
+    return {
+        **discussion(model, row),
+        "events": events,
+        "changes": {"base": "refs/heads/main"},
+        "filesWithConflicts": False,
+        "diff": None,
+    }
+
+
+def opening(model: Model, push: Push) -> Entry:
+    """Return a pull request of which no patch was made yet, and why not if that was tried."""
+    author, at = push.patch.author.name, push.created_at
+    texts = [push.message] + ([f"No patch could be made of it: {push.error}"] if push.state == "failed" else [])
+    events = [said(f"{number:024x}", author, at, text) for number, text in enumerate(texts) if text]
+    changes = {"base": "refs/heads/main"}
+    return {**discussion(model, push), "events": events, "changes": changes, "filesWithConflicts": False, "diff": None}
+
+
+def found_in(thread: Thread, author: str, sees_hidden: bool) -> Iterator[Entry]:
+    """Yield what was said and done about a patch as events, by kinds."""
+    for revision in thread.revisions:
+        yield commit(revision, author)
+        if revision.message:
+            yield said(revision.id.hex, author, revision.created_at, revision.message)
+    yield from map(review, thread.reviews)
+    for row in thread.comments:
+        yield comment(row, sees_hidden)
+    yield from map(step, thread.steps)
+
+
+def event(key: str, kind: str, author: str, at: datetime, data: Entry) -> Entry:
+    """Return an event."""
+    return {"id": key, "type": kind, "author": user(author), "createdAt": moment(at), "data": data}
+
+
+def said(key: str, author: str, at: datetime, text: str, *, hidden: bool = False) -> Entry:
+    """Return a text that somebody wrote."""
+    latest = {"raw": text, "html": f"<p>{escape(text)}</p>", "updatedAt": moment(at), "author": user(author)}
+    return event(key, "comment", author, at, {"edited": False, "hidden": hidden, "latest": latest, "history": []})
+
+
+def comment(row: Comment, sees_hidden: bool = False) -> Entry:
+    """Return a comment; one that was deleted or hidden says by whom and why in place of its text."""
+    text, gone = row.message, row.deleted_at is not None
+    if gone and row.deleted_by is not None:
+        text = f"This comment was deleted by {row.deleted_by.name}{because(row.deletion_reason)}"
+    elif row.hidden_by is not None and not sees_hidden:
+        text = f"This comment was hidden by {row.hidden_by.name}{because(row.hiding_reason)}"
+    return said(row.id.hex, row.author.name, row.created_at, text, hidden=gone or row.hidden_at is not None)
+
+
+def because(reason: str | None) -> str:
+    """Return a reason as the end of a sentence."""
+    return f": {reason}" if reason else "."
+
+
+def review(row: Review) -> Entry:
+    """Return a verdict as a comment."""
+    text = "\n\n".join(filter(None, [VERDICTS[row.verdict].format(row.revision.number), row.message]))
+    return said(row.id.hex, row.reviewer.name, row.created_at, text)
+
+
+def commit(row: PatchRevision, author: str) -> Entry:
+    """Return a revision as a commit, whose id is the digest of the patch file."""
+    return event(f"{row.id.hex}c", "commit", author, row.created_at, {"subject": row.title, "oid": row.sha256})
+
+
+def step(row: AuditEvent) -> Entry:
+    """Return a step of a patch as a change of its status."""
+    said_why = {name: text for name, text in (row.after or {}).items() if name == "reason"}
+    told = {"status": STEPS[row.action], **said_why}
+    return event(f"{row.serial:024x}", "status-change", row.user_name or "deleted", row.at, told)
+
+
+def changed(key: str, author: str, at: datetime, status: str) -> Entry:
+    """Return a change of status that was made just now."""
+    return event(key, "status-change", author, at, {"status": status})
+
+
+def user(name: str) -> Entry:
+    """Return a user."""
+    return {"name": name, "fullname": name, "type": "user"}
