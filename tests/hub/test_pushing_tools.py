@@ -12,10 +12,11 @@ from typing import Any
 
 import httpx2
 import pytest
+import torch
 
 from tests.support.hubs import make_llama
-from tests.support.makers import fine_tuned, make_patch
-from tests.support.processes import Registry, open_registry, until
+from tests.support.makers import fine_tuned, make_patch, write_weights
+from tests.support.processes import Registry, Valve, open_registry, until
 
 pytestmark = pytest.mark.slow
 
@@ -84,8 +85,11 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 
 
 def number_in(text: str) -> int:
-    """Return the number of the pull request whose address a tool has printed."""
-    return int(text.strip().rpartition("/discussions/")[2].split()[0])
+    """Return the number of the pull request whose address, or whose commit's, a tool has printed."""
+    address = next(word for word in text.split() if "/discussions/" in word or "/commit/" in word)
+    if "/commit/" in address:
+        address = httpx2.get(address).headers["location"]
+    return int(address.rpartition("/")[2])
 
 
 def test_hf_upload_makes_a_patch(studio: Studio, tmp_path: Path) -> None:
@@ -191,3 +195,39 @@ def test_npms_library_pushes_as_well(studio: Studio, tmp_path: Path) -> None:
     patch = studio.patch(number_in(studio.run("bob", "node", script)))
     assert patch["title"] == "By npm"
     assert patch["sha256"] == make_patch(studio.base, tuned, tmp_path / "p.safetensors").sha256
+
+
+UPLOAD = """
+import sys
+from huggingface_hub import HfApi
+said = HfApi().upload_folder(repo_id=sys.argv[1], folder_path=sys.argv[2], create_pr=True, commit_message="Killed")
+print(said.pr_url)
+"""
+
+
+def test_a_push_whose_sender_and_server_were_killed_is_sent_again(tmp_path: Path) -> None:
+    """The sender in the middle of a file, the server in the middle of the diff; what was stored is not lost."""
+    weights = {"w": torch.randn(2**21, generator=torch.Generator().manual_seed(1))}
+    with open_registry(tmp_path / "registry", rate_address="", rate_token="", part_bytes=2**18) as registry:
+        server = registry.serve()
+        tokens = {user: registry.token(user) for user in ("alice", "bob")}
+        other = Studio(registry, tmp_path, tokens, tmp_path / "base")
+        write_weights(other.base, weights, 1)
+        other.run("alice", *HF, "upload", NAME, other.base)
+        until(lambda: other.call("alice", "GET", "")["state"] == "ready")
+        write_weights(tmp_path / "tuned", {"w": weights["w"] + 0.01}, 1)
+        with Valve(registry.url, up=2**20) as shut:
+            environment = {**os.environ, "HF_ENDPOINT": shut.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": tokens["bob"]}
+            command = [sys.executable, "-c", UPLOAD, NAME, str(tmp_path / "tuned")]
+            sender = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            until(lambda: any(registry.data.glob("staging/upload-*")))
+            sender.kill()
+            sender.wait()
+        number = number_in(other.run("bob", sys.executable, "-c", UPLOAD, NAME, tmp_path / "tuned"))
+        server.kill()
+        server.wait()
+        registry.serve()
+        patch = other.patch(number)
+        expected = make_patch(other.base, tmp_path / "tuned", tmp_path / "p.safetensors").sha256
+        assert (number, patch["sha256"]) == (1, expected)
+        registry.check()

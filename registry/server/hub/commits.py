@@ -64,7 +64,7 @@ def read_commit(raw: bytes) -> Sent:
     return sent
 
 
-def read_opening(given: Any) -> Sent:
+def read_opening(given: Any, full_name: str) -> Sent:
     """Read what opens a pull request.
 
     Raises:
@@ -73,7 +73,8 @@ def read_opening(given: Any) -> Sent:
     given = given if isinstance(given, dict) else {}
     if given.get("pullRequest") is not True:
         raise InvalidRequest(
-            "A discussion here is about a patch: comment on one, or open a pull request, and push to it."
+            f"A discussion here is about a patch: comment on one with `crumb comment {full_name} N -m TEXT`, or push "
+            f"one with `crumb push TUNED {full_name} -m TITLE`, or by a pull request."
         )
     return Sent(first_line(text(given, "title")), text(given, "description", ""))
 

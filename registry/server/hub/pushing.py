@@ -92,8 +92,8 @@ async def create_discussion(
     namespace: str, name: str, request: Request, actor: ActorDep, ctx: ContextDep, here: PublicUrl
 ) -> Response:
     """Open a pull request, as a draft, for the commits that follow; other threads belong to patches here."""
-    sent = await parse_body(request, lambda raw: commits.read_opening(load_json(raw)))
     full_name = f"{namespace}/{name}"
+    sent = await parse_body(request, lambda raw: commits.read_opening(load_json(raw), full_name))
     number = await run_in_threadpool(open_draft, ctx, actor, full_name, sent)
     return JSONResponse({"num": number, "url": f"{here}/{full_name}/discussions/{number}"})
 
