@@ -116,7 +116,7 @@ def copy(
 
 
 def has(bucket: Bucket, sha256: str, size: int) -> bool:
-    """Say whether the bucket has a blob, as far as it says so: some keys may not ask, and putting says why more fully."""
+    """Say whether the bucket has a blob. A key may not be allowed to ask; then no, and putting says what is wrong."""
     with suppress(StorageFailed):
         return bucket.size(sha256) == size
     return False
