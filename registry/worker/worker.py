@@ -11,7 +11,6 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import structlog
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
 from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
-from registry.files.folders import carried, may_hold_weights
+from registry.files.folders import carried, left_out
 from registry.files.hashing import hash_file
 from registry.services.blobs import blobs, damage, quotas
 from registry.services.catalog import hub_bases, models, patches
@@ -193,7 +192,12 @@ class Worker(Upkeep):
             self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder,
         ):
             named = {file.path: file.name for file in files}
-            contents = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(named))
+            contents = self.in_sandbox(
+                claim,
+                "registry.worker.tasks:import_base",
+                files=self.readable(named),
+                pickled=hub_bases.pickled(listed["files"]),
+            )
             for sha256 in hub_bases.stored_files(model, files):
                 self.cache.lend(sha256, folder)
             with self.database.write() as session:
@@ -246,7 +250,7 @@ class Worker(Upkeep):
                 result["weights_digest"],
                 [CardItem(item.sha256, revision.patch.number, revision.title) for item, revision in named if revision],
                 models.read_card(self.store, base),
-                [path for path in base if may_hold_weights(path) and path not in result["files"]],
+                left_out(base, result["files"]),
             )
             (folder / "README.md").write_text(card)
             files = {**beside, **result["files"], "README.md": hash_file(folder / "README.md")}
