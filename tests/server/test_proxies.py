@@ -246,7 +246,8 @@ def opening(data: Path) -> list[str]:
     """Return the lines of the guide that let a group read the blobs of a registry, for a data folder."""
     text = (GUIDE.parent / "operate.md").read_text()
     return [
-        line.replace("./registry-data", str(data)) for line in re.findall(r"^chmod (?:-R )?g.*?(?=\s+#|$)", text, re.MULTILINE)
+        line.replace("./registry-data", str(data))
+        for line in re.findall(r"^chmod (?:-R )?g.*?(?=\s+#|$)", text, re.MULTILINE)
     ]
 
 
