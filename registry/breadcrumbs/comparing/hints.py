@@ -157,7 +157,8 @@ def _cancelling(
 
 
 def _alpha(alpha: str | None, auto: str | None) -> list[Hint]:
-    if alpha is None or auto is None or not float(alpha) > 0:  # a negative alpha removes what patches do, on purpose
+    # A negative alpha removes what patches do, on purpose; `auto` gives 0 where the base itself is 0.
+    if alpha is None or auto is None or not (float(alpha) > 0 and float(auto) > 0):
         return []
     times = float(alpha) / float(auto)
     if 1 / FAR <= times <= FAR:
