@@ -124,7 +124,7 @@ def _cancelling(
 ) -> list[Hint]:
     signs = [-1.0 if part.weight.startswith("-") else 1.0 for part in parts]
     cosines = {
-        (i, j): signs[i] * signs[j] * dot / (parts[i].norm * parts[j].norm)
+        (i, j): signs[i] * signs[j] * max(-1.0, min(1.0, dot / parts[i].norm / parts[j].norm))  # their product may be 0
         for (i, j), dot in dots.items()
         if i in sizes and j in sizes
     }

@@ -2,7 +2,7 @@
 
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +156,14 @@ def revisions() -> Any:
 def current() -> Any:
     """Return a query for the newest revision of patches, each with its patch and author."""
     return revisions().where(Patch.revision == PatchRevision.number)
+
+
+def numbered(session: Session, model: AnyModel, numbers: Collection[int]) -> Any:
+    """Return the condition for patches of a model by their numbers."""
+    # Their keys are read first. Joined at once, PostgreSQL expects of a large model a share of all patches that have
+    # these numbers in any model, thousands of rows, and reads whole tables for twenty.
+    keys = session.scalars(select(Patch.id).where(Patch.model_id == model.id, Patch.number.in_(numbers))).all()
+    return Patch.id.in_(keys)
 
 
 def find(

@@ -97,7 +97,7 @@ def find(
     """
     if len(named) > MOST_PATCHES:
         raise InvalidRequest(f"At most {MOST_PATCHES} patches are compared at once; name fewer.", field="patches")
-    query = patches.revisions().where(Patch.model_id == model.id, Patch.number.in_([number for number, _ in named]))
+    query = patches.revisions().where(patches.numbered(session, model, [number for number, _ in named]))
     by_name = {(row.patch.number, row.number): row for row in session.scalars(query)}
     newest = {row.patch.number: row.patch.revision for row in by_name.values()}
     chosen: dict[str, PatchRevision] = {}

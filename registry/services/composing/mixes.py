@@ -12,7 +12,7 @@ from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.breadcrumbs.formats.globs import check_glob, require_matches
 from registry.breadcrumbs.formats.recipe import ALONE
-from registry.db.tables import Patch, PatchRevision, PatchTensor
+from registry.db.tables import PatchRevision, PatchTensor
 from registry.errors import InvalidRecipe
 from registry.services.catalog import patches
 from registry.services.composing import alphas
@@ -104,7 +104,7 @@ def named(session: Session, model: AnyModel, items: Sequence[Ingredient]) -> lis
     for number, count in Counter(item.number for item in items).items():
         if count > 1:
             raise InvalidRecipe(f"Patch #{number} is named twice; give it one weight.", field="patches")
-    wanted = patches.revisions().where(Patch.model_id == model.id, Patch.number.in_([item.number for item in items]))
+    wanted = patches.revisions().where(patches.numbered(session, model, [item.number for item in items]))
     by_name = {(revision.patch.number, revision.number): revision for revision in session.scalars(wanted)}
     newest = {revision.patch.number: revision.patch.revision for revision in by_name.values()}
     for item in items:
