@@ -22,6 +22,7 @@ from client.terminal.console import plain
 ENDED = 143  # exit code after SIGTERM
 EPILOG = """\
 Environment: CRUMB_URL and CRUMB_TOKEN override `crumb login`; CRUMB_HOME is the folder of logins and cache;
+CRUMB_DRAFT_DAYS (14) is for how long the cache keeps patches of pushes that did not end;
 HF_HUB_OFFLINE=1 keeps Hub ids to the local cache; CRUMB_DEBUG=1 shows tracebacks, HTTP calls and retries.
 
 Exit codes: 0 done; 1 refused or failed, with one sentence on stderr; 2 wrong usage; 3 bytes or weights do not match

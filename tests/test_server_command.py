@@ -1,15 +1,21 @@
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 
+from registry.db.session import migrations_config, newest_migration
 from registry.storage.store import Store
 from tests.support import launcher
+from tests.support.databases import seed
 from tests.support.launcher import SERVER
+from tests.support.processes import until
 from tests.support.world import open_world
 
 
@@ -61,6 +67,75 @@ def test_check_asks_for_migrations_first(tmp_path: Path) -> None:
     assert "crumb-server migrate" in refused.stderr
 
 
+def contents(data: Path) -> list[str]:
+    """Return the files of a data folder with their rights, and all that its database holds."""
+    with closing(sqlite3.connect(data / "registry.db")) as database:
+        rows = list(database.iterdump())
+    passing = ("registry.db-wal", "registry.db-shm")
+    files = sorted(path for path in data.rglob("*") if path.name not in passing)
+    return [f"{path} {path.stat().st_mode:o}" for path in [data, *files]] + rows
+
+
+EVERY = [("serve", "--port", "0"), ("worker",), ("migrate",), ("check",), ("gc",), ("backup", "kept")]
+
+
+@pytest.mark.parametrize("words", [*EVERY, ("token", "create", "bob")], ids=lambda words: words[0])
+def test_a_database_of_a_later_version_is_refused_by_every_command_and_left_as_it_is(
+    tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    seed(data)
+    with closing(sqlite3.connect(data / "registry.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'from2030'")
+        database.commit()
+    data.chmod(0o755)
+    before = contents(data)
+    monkeypatch.chdir(tmp_path)
+    refused = run(*words, "--data", str(data))
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert "newer than this crumb-server" in refused.stderr and "Install the version" in refused.stderr
+    assert contents(data) == before
+    assert list(tmp_path.iterdir()) == [data]
+
+
+@pytest.mark.parametrize("words", [("check",), ("gc",), ("backup", "kept")], ids=lambda words: words[0])
+def test_commands_that_only_look_ask_for_the_migrations_that_are_missing_and_change_nothing(
+    tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = behind(tmp_path)
+    before = contents(data)
+    monkeypatch.chdir(tmp_path)
+    refused = run(*words, "--data", str(data))
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert "run `crumb-server migrate`" in refused.stderr
+    assert contents(data) == before
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_serve_worker_and_migrate_bring_a_database_to_the_newest_migration_and_say_so(tmp_path: Path) -> None:
+    moved = "crumb-server: The database was at migration "
+    for number, words in enumerate(EVERY[:3]):
+        data = behind(tmp_path / str(number))
+        with (tmp_path / "log").open("w+") as log:
+            everywhere = [*words, "--data", str(data)]
+            process = launcher.start(SERVER, everywhere, dict(os.environ), stdout=log.fileno(), stderr=log.fileno())
+            until(lambda: moved in (tmp_path / "log").read_text())
+            process.terminate()
+            process.wait(60)
+        with closing(sqlite3.connect(data / "registry.db")) as database:
+            assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [(newest_migration(),)]
+        again = run("migrate", "--data", str(data))
+        assert (again.returncode, moved in again.stderr) == (0, False)
+
+
+def behind(folder: Path) -> Path:
+    """Return the data folder of a registry whose database is two migrations behind."""
+    data = folder / "data"
+    seed(data)
+    command.downgrade(migrations_config(f"sqlite:///{data / 'registry.db'}"), "-2")
+    return data
+
+
 def test_a_database_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     refused = run("migrate", "--data", str(tmp_path), DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert refused.returncode == 1
@@ -85,6 +160,9 @@ def test_only_the_operator_may_look_into_the_data_folder(tmp_path: Path) -> None
     rights = {path.stat().st_mode & 0o077 for path in (data, data / "registry.db", data / "blobs", data / "ballast")}
     assert rights == {0}
     assert [(shared / name).stat().st_mode & 0o777 for name in ("", "registry.db", "blobs")] == [0o770, 0o660, 0o770]
+    run("migrate", "--data", str(tmp_path / "sent"), REGISTRY_UMASK="027")  # a proxy sends blobs, and needs no rows
+    found = [(tmp_path / "sent" / name).stat().st_mode & 0o777 for name in ("", "registry.db", "blobs")]
+    assert found == [0o750, 0o600, 0o750]
     old.mkdir(mode=0o755)
     told = run("migrate", "--data", str(old))
     assert (told.returncode, "closed now" in told.stderr, old.stat().st_mode & 0o777) == (0, True, 0o700)

@@ -19,6 +19,7 @@ from client.terminal.console import Console
 from registry.breadcrumbs.formats.checkpoint import list_files
 from registry.breadcrumbs.formats.weight_files import WeightFiles, find_weights, require_whole, tell_left_out
 from registry.errors import InvalidCheckpoint, InvalidRequest, NotFound, WrongState
+from registry.files.kinds import name_kind
 from registry.schemas import Model
 
 QUIET = Console(quiet=True)
@@ -81,6 +82,8 @@ def create(
 
 def _list_files(base: Path, card: Path | None, console: Console) -> dict[str, Path]:
     """Return the files to send (path in the model -> file), with sound weight files."""
+    if kind := name_kind(base):
+        raise InvalidCheckpoint(kind)
     if base.is_dir():
         files, left_out = model_files(base)
         if left_out:

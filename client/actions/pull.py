@@ -190,6 +190,7 @@ def _pulling(snapshot: Snapshot, folder: Path, console: Console) -> Iterator[lis
         with console.progress("looking at what is there") as progress:
             missing, stale = check_target(folder, files, progress)
         before = read_source(folder)
+        _tell_changed(snapshot, before, console)
         both = {path: list(digests) for path, digests in before.files.items()} if before else {}
         for path, sha256 in files.items():
             both[path] = sorted({*both.get(path, ()), sha256})
@@ -209,6 +210,18 @@ def _pulling(snapshot: Snapshot, folder: Path, console: Console) -> Iterator[lis
     if others := strays(folder, files):
         console.note(
             f"Not of {snapshot.model}, but from_pretrained may load it: {', '.join(others[:SHOWN])} in {folder}."
+        )
+
+
+def _tell_changed(snapshot: Snapshot, before: Source | None, console: Console) -> None:
+    """Tell if a name stands for other weights than when it was pulled, though a published release never changes."""
+    if before is None or (before.model, before.ref) != (snapshot.model, snapshot.ref):
+        return
+    if before.weights_digest != snapshot.weights_digest:
+        console.note(
+            f"{snapshot.model}@{snapshot.ref[:12]} has other weights than when it was pulled: "
+            f"{snapshot.weights_digest}, not {before.weights_digest}. It was a candidate then, or the registry was "
+            "restored from a backup and the name given again."
         )
 
 

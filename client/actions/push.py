@@ -5,6 +5,7 @@
 It may be run again at any time: bytes that are there already are not sent again, and the answer is the same.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,15 @@ from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest, JobFaile
 from registry.schemas import Patch
 
 QUIET = Console(quiet=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model that something is pushed to: its name, the weights digest of its base, and who is logged in."""
+
+    model: str
+    base: str
+    user: str
 
 
 def push(
@@ -57,14 +67,46 @@ def push(
         WrongState: The model is still being imported.
     """
     base = patch_base(path)
-    me = client.whoami()  # a missing token is reported before anything is read
-    pinned = pinned_base(client, model)
+    target = look_up(client, model)
+    return push_to(
+        client,
+        target,
+        path,
+        base,
+        title,
+        message=message,
+        task=task,
+        license=license,
+        propose=propose,
+        update=update,
+        wait=wait,
+        console=console,
+    )
+
+
+def push_to(
+    client: Client,
+    target: Target,
+    path: Path,
+    base: str,
+    title: str,
+    *,
+    message: str,
+    task: str | None,
+    license: str | None,
+    propose: bool,
+    update: int | None,
+    wait: bool,
+    console: Console,
+) -> Patch:
+    """Contribute a patch file, made for a base, to a model that was looked up; as `push`."""
+    model, pinned = target.model, target.base
     if base != pinned:
         raise BaseMismatch(
             f"{path.name} was made for the base {base}, but {model} is pinned to {pinned}; "
             f"make the patch again from `crumb pull {model}@base`."
         )
-    if refused := _refused_before(client, path, model, me.user):
+    if refused := _refused_before(client, path, model, target.user):
         console.note(
             f"{model}#{refused.number} was this very file, and refused: {refused.refusal or 'no reason given.'}"
         )
@@ -80,7 +122,7 @@ def push(
         )
     if wait:
         patch = settle(client, patch, console=console)
-    if propose and patch.author == me.user and patch.state in ("draft", "changes_requested"):
+    if propose and patch.author == target.user and patch.state in ("draft", "changes_requested"):
         patch = client.propose(model, patch.number)  # it was pushed before, without; or this is its next revision
     return patch
 
@@ -106,17 +148,19 @@ def settle(client: Client, patch: Patch, *, console: Console = QUIET) -> Patch:
     return patch
 
 
-def pinned_base(client: Client, model: str) -> str:
-    """Return the weights digest of the base that a model is pinned to.
+def look_up(client: Client, model: str) -> Target:
+    """Return what has to be known of a model before something is pushed to it.
 
     Raises:
+        Unauthenticated: There is no token, or it is not valid.
         NotFound: There is no such model.
         WrongState: The model is still being imported.
     """
+    me = client.whoami()  # a missing token is reported before anything is read
     base = client.model(model).base
     if base is None:
         raise WrongState(f"{model} is still being imported; push again once `crumb model show {model}` says ready.")
-    return base
+    return Target(model, base, me.user)
 
 
 def patch_base(path: Path) -> str:

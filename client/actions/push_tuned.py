@@ -3,23 +3,28 @@
     whoami, pinned base -> base from the cache or the registry -> diff into a draft -> push -> draft removed, or kept
 
 Run again after an interruption, it goes on with the draft, which is named by what it was made of: the base, the files
-that were compared, with their sizes and times, and the options of the diff.
+that were compared, with their sizes and times, and the options of the diff. A draft that nobody goes on with is removed
+by a later push, $CRUMB_DRAFT_DAYS after it was made.
 """
 
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from inspect import signature
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from client.actions.composing import fetch_base
 from client.actions.patching import check_out, diff
-from client.actions.push import is_patch, patch_base, pinned_base, push
+from client.actions.push import Target, is_patch, look_up, patch_base, push, push_to
 from client.api.client import Client
 from client.machine.config import cache
-from client.machine.locks import locked
+from client.machine.locks import locked, trying
 from client.machine.sources import resolve
 from client.terminal.console import Console, plain
 from registry import version
@@ -30,6 +35,8 @@ from registry.schemas import Patch
 
 QUIET = Console(quiet=True)
 DRAFTS = "drafts"  # folder of the cache
+DRAFT_DAYS = 14
+DAY = 86400.0  # seconds
 READ = (".safetensors", ".json")  # suffixes of the files that a diff reads
 OPTIONS = frozenset(signature(diff).parameters) - {"base", "tuned", "out", "console"}
 """Names of the options of a diff."""
@@ -90,25 +97,24 @@ def push_tuned(
             given = [*(["a base"] if base is not None else []), *(["keep"] if keep is not None else []), *options]
             raise InvalidRequest(f"{tuned} is a patch already, and is pushed as it is; leave out {', '.join(given)}.")
         return push(client, local, model, title, **about)
-    client.whoami()  # a missing token is reported before anything is read
-    digest = pinned_base(client, model)
+    target = look_up(client, model)
     after = resolve(tuned, quiet=console.quiet)
     before = None if base is None else resolve(base, quiet=console.quiet)
     if keep is not None:
         check_out(keep, after, *([] if before is None else [before]))
-    name = _name(digest if before is None else _stamps(before), _stamps(after), options)
+    name = _name(target.base if before is None else _stamps(before), _stamps(after), options)
     folder = drafts or cache() / DRAFTS
     draft = folder / f"{name}.safetensors"
+    sweep_drafts(folder)
     with locked(folder, console, f"{name}.lock"):
         if draft.is_file():
             console.note("The patch was made before, by a run that did not end; it is pushed now.")
         else:
-            files = before or fetch_base(client, model, digest, console=console)
+            files = before or fetch_base(client, model, target.base, console=console)
             made = diff(files, after, draft, console=console, **options)
             console.note(plain("; ".join(f"{name} {value}" for name, value in made.rows() if name in SAID)))
         try:
-            _check_base(draft, digest, base, model)
-            patch = push(client, draft, model, title, **about)
+            patch = push_to(client, target, draft, _checked_base(draft, target, base), title, **about)
         except InvalidInput:  # another run would end the same way
             _let_go(draft, keep)
             raise
@@ -116,15 +122,54 @@ def push_tuned(
     return patch
 
 
+def sweep_drafts(folder: Path) -> None:
+    """Remove the drafts of a folder that are older than $CRUMB_DRAFT_DAYS, but none that another crumb works on.
+
+    What a killed diff left half written goes as well, after a day at least.
+
+    Raises:
+        InvalidRequest: The setting is not a number of days.
+    """
+    days = draft_days()
+    oldest = time.time() - days * DAY
+    for partial in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if partial.stat().st_mtime < time.time() - max(days, 1) * DAY:
+                partial.unlink()
+    for draft in folder.glob("*.safetensors"):
+        with suppress(OSError):  # another crumb may have removed it
+            if draft.stat().st_mtime < oldest:
+                with trying(folder, f"{draft.stem}.lock") as held:
+                    if held:
+                        draft.unlink()
+
+
+def draft_days() -> float:
+    """Return the days for which drafts are kept: $CRUMB_DRAFT_DAYS.
+
+    Raises:
+        InvalidRequest: It is not a number of days.
+    """
+    text = os.environ.get("CRUMB_DRAFT_DAYS", "").strip() or str(DRAFT_DAYS)
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1
+    if not 0 <= days < inf:
+        raise InvalidRequest(f"CRUMB_DRAFT_DAYS cannot be {text!r}; it is a number of days, like {DRAFT_DAYS}.")
+    return days
+
+
 SAID = ("adapter", "changes", "size")  # of what `crumb diff` shows
 
 
-def _check_base(draft: Path, digest: str, base: str | Path | None, model: str) -> None:
-    if (found := patch_base(draft)) != digest:
+def _checked_base(draft: Path, target: Target, base: str | Path | None) -> str:
+    if (found := patch_base(draft)) != target.base:
         raise BaseMismatch(
-            f"{base or 'The base'} has the weights {found}, but {model} is pinned to {digest}; nothing was sent. Leave "
-            "the base out, and the registry's is taken."
+            f"{base or 'The base'} has the weights {found}, but {target.model} is pinned to {target.base}; nothing was "
+            "sent. Leave the base out, and the registry's is taken."
         )
+    return found
 
 
 def _let_go(draft: Path, keep: Path | None) -> None:

@@ -29,6 +29,7 @@ BODY_REFUSED = (  # a registry says so in a problem document
     "A proxy in front of the registry refuses so long a body: its operator can allow it "
     "(nginx: client_max_body_size 0), or have uploads come in smaller parts (REGISTRY_PART_BYTES)."
 )
+LOST = "Tell the registry's operator that the file is gone there."
 TEXT = 2000  # characters of a server's sentence that are repeated to a person
 BY_STATUS: dict[int, type[BreadcrumbError]] = {
     401: Unauthenticated,
@@ -67,6 +68,8 @@ def problem(response: httpx2.Response, url: str) -> BreadcrumbError:
             where = f"{response.url.host}, to which the registry at {url} redirects,"
         path = response.history[0].url.path if response.history else response.url.path
         detail = f"{where} answered {response.request.method} {path} with {reason}."
+        if status == 404 and response.history:
+            detail += f" {LOST}"
         if status == 413:
             detail += f" {BODY_REFUSED}"
     request_id = document.get("instance")

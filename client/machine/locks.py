@@ -39,6 +39,21 @@ def locked(folder: Path, console: Console, name: str = "lock") -> Iterator[None]
         os.close(handle)
 
 
+@contextmanager
+def trying(folder: Path, name: str) -> Iterator[bool]:
+    """Try to hold `<folder>/.crumb/<name>` without waiting; yield whether this process has it.
+
+    Raises:
+        OSError: The lock's file cannot be written.
+        WrongState: A link is where `.crumb` must be.
+    """
+    handle = os.open(make_own(folder) / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        yield take_lock(handle)
+    finally:
+        os.close(handle)
+
+
 def take_lock(handle: int) -> bool:
     """Lock an open file for this process alone, without waiting, and return whether that succeeded."""
     try:

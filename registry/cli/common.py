@@ -51,19 +51,30 @@ def open_store(settings: "Settings") -> "Store":
 
 
 def prepare(settings: "Settings") -> None:
-    """Create the data folder, close it to other users, and bring the database to the newest migration."""
-    from registry.db.session import migrate
+    """Create the data folder, close it to other users, and bring the database to the newest migration.
+
+    Raises:
+        WrongState: A restore was interrupted, or the database is of a later version; nothing was changed.
+    """
+    from registry.db import dumps
+    from registry.db.session import current_migration, migrate, newest_migration, require_known
     from registry.services.operating.backups import RESTORING
 
     if (settings.data / RESTORING).exists():
         raise WrongState(f"A restore into {settings.data} was interrupted; run `crumb-server restore` again.")
+    if not dumps.is_empty(settings.database):
+        with open_for(settings) as database:
+            require_known(current_migration(database.engine))
     settings.data.mkdir(parents=True, exist_ok=True)
     close_to_others(settings.data, int(settings.umask, 8))
     open_store(settings).prepare()
-    migrate(settings.database)
+    if (before := migrate(settings.database)) not in (None, newest_migration()):
+        print(f"crumb-server: The database was at migration {before}; it is at the newest now.", file=sys.stderr)
     if settings.database_url is None:
+        # Only a group that may write needs the database: who may only read is a proxy that sends blobs.
+        mode = 0o660 if not int(settings.umask, 8) & 0o020 else 0o600
         with suppress(PermissionError):  # another user of the group made it; SQLite lets only its owner write
-            (settings.data / "registry.db").chmod(0o666 & ~int(settings.umask, 8))
+            (settings.data / "registry.db").chmod(mode)
 
 
 def close_to_others(folder: Path, umask: int) -> None:

@@ -179,8 +179,11 @@ def migrations_config(url: str) -> Config:
     return config
 
 
-def migrate(url: str, revision: str = "head") -> None:
+def migrate(url: str, revision: str = "head") -> str | None:
     """Bring the database to a migration; processes that do so at once take turns.
+
+    Returns:
+        The migration that it was at before; None if it was empty.
 
     Raises:
         WrongState: The database is newer than this program.
@@ -189,10 +192,11 @@ def migrate(url: str, revision: str = "head") -> None:
     with reaching_database():
         engine = make_engine(url)
         try:
-            require_known(current_migration(engine))
+            require_known(before := current_migration(engine))
         finally:
             engine.dispose()
         command.upgrade(migrations_config(url), revision)
+    return before
 
 
 def current_migration(engine: Engine) -> str | None:

@@ -95,6 +95,11 @@ def carried(paths: Iterable[str], kept: Collection[str]) -> list[str]:
     ]
 
 
+def left_out(paths: Iterable[str], kept: Collection[str]) -> list[str]:
+    """Return which files of a base may hold weights and are not in a model composed of it, as of `carried`."""
+    return [path for path in paths if may_hold_weights(path) and path not in kept]
+
+
 def is_path(path: str) -> bool:
     r"""Return whether a path in a model folder may be uploaded: relative, visible, and storable on every system.
 

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from shlex import quote
 
 from registry.files.folders import CONFIG, DESCRIPTIONS, is_pickle
@@ -26,6 +26,13 @@ EXPORTS = {
 }
 """Suffixes of formats that are made of a model, and what people call them."""
 
+SHARDS = "shards of a distributed checkpoint (FSDP or DCP), which are merged into a model first"
+A_GGUF = (
+    "a GGUF file, made for inference and most often quantised; use the .safetensors model that it was converted from"
+)
+A_ZERO = "a checkpoint of DeepSpeed ZeRO, whose shards are merged into a model first"
+"""What is said of files of a kind, by whatever they are named."""
+
 
 def name_kind(path: Path) -> str | None:
     """Name what a path is, if it is not a safetensors checkpoint or an adapter.
@@ -47,30 +54,54 @@ def name_kind(path: Path) -> str | None:
     return _name_files(path, files, path) or _name_folders(path, [entry for entry in entries if entry.is_dir()])
 
 
+def name_listed(paths: Iterable[str], what: str) -> str | None:
+    """Name what a model is by the paths of its files, if none of them holds safetensors weights.
+
+    Args:
+        paths: The files.
+        what: What the sentence calls the model.
+
+    Returns:
+        A sentence that says what it is and what to use in its place; None if it may be a checkpoint, or is not known.
+    """
+    names = sorted(paths)
+    suffixes = {PurePosixPath(name).suffix.lower(): name for name in reversed(names)}
+    if ".safetensors" in suffixes:
+        return None
+    if ".distcp" in suffixes:
+        return f"{what} holds {SHARDS}."
+    if ".gguf" in suffixes:
+        return f"{what} holds {suffixes['.gguf']!r}, {A_GGUF}."
+    if any(PurePosixPath(name).name == "zero_to_fp32.py" for name in names):
+        return f"{what} is {A_ZERO}."
+    for suffix, name in EXPORTS.items():
+        if suffix in suffixes:
+            return f"{what} is {an_export(name)}."
+    return None
+
+
+def an_export(name: str) -> str:
+    """Return what an export to some format is, and what to use in its place."""
+    return f"an export to {name}; use the .safetensors model that it was made from"
+
+
 def _name_files(folder: Path, files: Sequence[Path], path: Path) -> str | None:
     """Name what files of a folder are; `path` is what the person gave."""
     suffixes = {file.suffix.lower() for file in files}
     out = f"{path.with_suffix('') if path.is_file() else path}-safetensors"
     into = quote(out)
     if ".distcp" in suffixes:
-        return (
-            f"{path} holds shards of a distributed checkpoint (FSDP or DCP), which are merged into a model first: "
-            f"`accelerate merge-weights {quote(str(folder))} {into}`."
-        )
+        return f"{path} holds {SHARDS}: `accelerate merge-weights {quote(str(folder))} {into}`."
     gguf = next((file for file in files if file.suffix.lower() == ".gguf" or _starts(file, b"GGUF")), None)
     if gguf is not None:
         line = f"M.from_pretrained({str(folder)!r}, gguf_file={gguf.name!r}).save_pretrained({out!r})"
         return (
-            f"{gguf} is a GGUF file, made for inference and most often quantised; use the .safetensors model that it "
-            f"was converted from. If it is not quantised, it can be converted back: "
+            f"{gguf} is {A_GGUF}. If it is not quantised, it can be converted back: "
             f"{_python('AutoModelForCausalLM', line)}."
         )
     if "zero_to_fp32.py" in {file.name for file in files}:
         script = quote(str(folder / "zero_to_fp32.py"))
-        return (
-            f"{path} is a checkpoint of DeepSpeed ZeRO, whose shards are merged into a model first: "
-            f"`python {script} {quote(str(folder))} {into} --safe_serialization`."
-        )
+        return f"{path} is {A_ZERO}: `python {script} {quote(str(folder))} {into} --safe_serialization`."
     pickles = [file for file in files if is_pickle(file.name) and not _STATE.fullmatch(file.stem)]
     if pickles and (found := _class_of(folder)):
         line = f"M.from_pretrained({str(folder)!r}).save_pretrained({str(folder) + '-safetensors'!r})"
@@ -80,7 +111,7 @@ def _name_files(folder: Path, files: Sequence[Path], path: Path) -> str | None:
         )
     for suffix, name in EXPORTS.items():
         if suffix in suffixes:
-            return f"{path} is an export to {name}; use the .safetensors model that it was made from."
+            return f"{path} is {an_export(name)}."
     return None
 
 

@@ -68,6 +68,9 @@ class Composition(Answer):
     device: str | None
     seconds: float | None
     alpha_rule: str | None = Field(None, description="the rule that gave alpha, if it was asked for as auto")
+    left_out: list[str] = Field(
+        [], description="files of the base with other copies of its weights, which the result does not have"
+    )
     job: Job | None
 
 

@@ -104,19 +104,21 @@ def fetch(
     return fetched
 
 
-def import_base(files: Mapping[str, str], progress: Progress) -> dict[str, Any]:
+def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[str] = ()) -> dict[str, Any]:
     """Read a base's weight files and return its weights digest and tensors.
 
     Args:
         files: Path of each file of the base (weights, index, config) by its name in the folder.
         progress: Called with a number from 0 to 1 now and then.
+        pickled: Names of files with pickled weights, which are not here and are never opened.
 
     Raises:
-        InvalidCheckpoint: The files are not a sound checkpoint.
+        InvalidCheckpoint: The files are not a sound checkpoint; or a component has only pickled weights.
         StorageFailed: A file is missing.
     """
     require_files(files.values())
-    with open_checkpoint({name: Path(path) for name, path in files.items()}) as base:
+    named = {name: Path(path) for name, path in files.items()}
+    with open_checkpoint({path: Path(path) for path in pickled} | named) as base:
         digests = tensor_digests(base, fraction(progress))
         tensors = [(name, spec.dtype, list(spec.shape), digests[name]) for name, spec in base.tensors.items()]
         return {

@@ -19,25 +19,20 @@ from typing import Any
 
 import structlog
 
-from registry.db import statistics
-from registry.db.session import Database
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
 from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
-from registry.files.folders import carried, may_hold_weights
+from registry.files.folders import carried, left_out
 from registry.files.hashing import hash_file
-from registry.services.blobs import blobs, bucket_copies, damage, garbage, quotas, scrubbing
+from registry.services.blobs import blobs, damage, quotas
 from registry.services.catalog import hub_bases, models, patches
 from registry.services.composing import builds, compositions, conflict_sums, conflicts
-from registry.services.hub import downloads
-from registry.services.queue import jobs, workers
+from registry.services.queue import jobs
 from registry.services.releasing import releases
-from registry.settings import Settings
-from registry.storage.bucket import open_bucket
-from registry.storage.store import Store
 from registry.worker import diffing
-from registry.worker.runner import Hung, Runner, Stopped, fails_for_all
+from registry.worker.runner import Hung, Stopped, fails_for_all
 from registry.worker.sandbox import warm_up
+from registry.worker.upkeep import Upkeep
 
 log = structlog.get_logger()
 SWEEP_EVERY = 600.0  # seconds
@@ -46,14 +41,8 @@ MOST_IMPORTS = 4  # attempts of an import whose Hub does not answer: a minute at
 MOST_HANGS = 3  # attempts of a job that hangs: each takes a worker for as long as it may stand still
 
 
-class Worker(Runner):
+class Worker(Upkeep):
     """Runs jobs one at a time until it is stopped."""
-
-    def __init__(self, settings: Settings, database: Database, store: Store) -> None:
-        super().__init__(settings, database, store)
-        self.bucket = open_bucket(settings.bucket, **settings.bucket_access)
-        self.fresh = threading.Event()  # there may be something to copy into the bucket
-        self.swept = threading.Event()  # there may be blobs to read again
 
     def run(self) -> None:
         """Work until `stopping` is set; give back the job that is running then."""
@@ -95,55 +84,6 @@ class Worker(Runner):
         if orphans:
             log.info("worker.orphans", blobs=orphans)
         self.sweep()
-
-    def sweep(self) -> None:
-        """Remove what nothing needs any more, and renew the counts and statistics that reads rely on.
-
-        Removed are expired uploads, abandoned staging files, bytes that nothing refers to, and workers of long ago.
-        """
-        grace = timedelta(hours=self.settings.upload_hours)
-        collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
-        if collected.problem:
-            log.warning("bucket.failed", error=collected.problem)
-        with self.database.write() as session:
-            workers.forget(session)
-        downloads.renew(self.database)
-        statistics.refresh(self.database)
-        self.fresh.set()
-        self.swept.set()
-
-    def beside(self, event: threading.Event, work: Callable[[], None]) -> None:
-        """Work in a thread whenever an event is set, since a job must not wait for the reading of a large file.
-
-        What failed is tried again after the next job, or the next sweep.
-        """
-        while not self.stopping.is_set():
-            if event.wait(self.settings.poll_seconds):
-                event.clear()
-                try:
-                    work()
-                except Exception:  # the database does not answer, say
-                    log.exception("worker.error")
-
-    def scrub(self) -> None:
-        """Read the blobs that are due again, until all are read or the worker stops; mark and repair damaged ones."""
-        if self.settings.scrub_days:
-            period = timedelta(days=self.settings.scrub_days)
-            for found in scrubbing.run(self.database, self.store, period, self.stopping, self.bucket):
-                tell = log.info if found.repaired else log.error
-                event = "blob.repaired" if found.repaired else "blob.damaged"
-                tell(event, sha256=found.sha256, problem=found.problem)
-
-    def offload(self) -> None:
-        """Copy blobs into the bucket, one at a time, until all are there, the bucket fails, or the worker stops."""
-        if self.bucket is None:
-            return
-        smallest, stopping = self.settings.bucket_least, self.stopping.is_set
-        for outcome in bucket_copies.run(self.database, self.store, self.bucket, smallest, stopping):
-            if outcome.error:
-                log.warning("bucket.failed", sha256=outcome.sha256, size=outcome.size, error=str(outcome.error))
-            else:
-                log.info("bucket.copied", sha256=outcome.sha256, size=outcome.size)
 
     def step(self) -> bool:
         """Run the next job, if there is one; return whether there was."""
@@ -258,7 +198,12 @@ class Worker(Runner):
             self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder,
         ):
             named = {file.path: file.name for file in files}
-            contents = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(named))
+            contents = self.in_sandbox(
+                claim,
+                "registry.worker.tasks:import_base",
+                files=self.readable(named),
+                pickled=hub_bases.pickled(listed["files"]),
+            )
             for sha256 in hub_bases.stored_files(model, files):
                 self.cache.lend(sha256, folder)
             with self.database.write() as session:
@@ -311,7 +256,7 @@ class Worker(Runner):
                 result["weights_digest"],
                 [CardItem(item.sha256, revision.patch.number, revision.title) for item, revision in named if revision],
                 models.read_card(self.store, base),
-                [path for path in base if may_hold_weights(path) and path not in result["files"]],
+                left_out(base, result["files"]),
             )
             (folder / "README.md").write_text(card)
             files = {**beside, **result["files"], "README.md": hash_file(folder / "README.md")}

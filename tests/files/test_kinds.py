@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from registry.files.folders import DESCRIPTIONS
-from registry.files.kinds import name_kind
+from registry.files.kinds import name_kind, name_listed
 
 CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"]})
 GGUF = b"GGUF\x03\0\0\0"
@@ -66,6 +66,23 @@ def test_what_holds_no_safetensors_is_named_with_the_way_out(
 )
 def test_what_may_be_a_checkpoint_or_is_not_known_has_no_name(tmp_path: Path, files: dict[str, str]) -> None:
     assert name_kind(fill(tmp_path / "it", **files)) is None
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        (["a/b.distcp", "config.json"], "It holds shards of a distributed checkpoint (FSDP or DCP), which are merged"),
+        (["x.GGUF", "README.md"], "It holds 'x.GGUF', a GGUF file"),
+        (["zero_to_fp32.py", "global_step5/x.pt"], "It is a checkpoint of DeepSpeed ZeRO"),
+        (["onnx/model.onnx"], "It is an export to ONNX"),
+        (["model.gguf", "model.safetensors"], None),
+        (["pytorch_model.bin"], None),
+        ([], None),
+    ],
+)
+def test_files_are_named_by_their_paths_alone(paths: list[str], told: str | None) -> None:
+    found = name_listed(paths, "It")
+    assert found is None if told is None else (found or "").startswith(told) and str(found).endswith(".")
 
 
 def test_a_file_of_its_own_is_named_as_well(tmp_path: Path) -> None:

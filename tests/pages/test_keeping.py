@@ -30,7 +30,9 @@ def test_an_inbox_shows_everybody_what_is_theirs_to_do(site: Site) -> None:
     page = site.open("mary", f"/{NAME}/inbox")
     accept = page.get_by_role("region", name=re.compile("^To accept"))
     expect(accept).to_contain_text(HOSTILE)
-    expect(page.get_by_role("region", name=re.compile("^To review"))).to_contain_text("Of a reviewer")
+    review = page.get_by_role("region", name=re.compile("^To review"))
+    expect(review).to_contain_text("Of a reviewer")
+    expect(review).not_to_contain_text(HOSTILE)  # what can be decided is named once
     unharmed(page)
     accept.get_by_role("link", name="Decide").click()
     page.wait_for_url(f"**/{NAME}/patches/5")
@@ -44,6 +46,7 @@ def test_one_inbox_leads_to_the_models_in_which_something_waits(site: Site) -> N
     page.get_by_role("link", name="Inbox", exact=True).click()
     page.wait_for_url("**/inbox")
     assert "1 proposed by others" in page.inner_text("main")
+    expect(page.get_by_role("link", name="Inbox", exact=True)).to_have_attribute("aria-current", "page")
     page.get_by_role("link", name=NAME).click()
     page.wait_for_url(f"**/{NAME}/inbox")
     assert "3 of yours not decided" not in site.open("rita", "/inbox").inner_text("main")

@@ -15,7 +15,7 @@ from registry.server.pages.queue.streams import Streams
 from registry.server.processes.locks import Lock
 from registry.server.processes.places import Places
 from registry.services.composing import compositions
-from registry.services.composing.compositions import Ingredient, Mix
+from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.people import sign_ins
 from registry.services.queue import jobs
 from tests.support.browsers import Site

@@ -1,8 +1,14 @@
 """Behind nginx and Caddy, set up as the guide says: what people do works, and who they are is known."""
 
+import grp
 import hashlib
+import os
+import pwd
 import re
+import shlex
 import ssl
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +22,11 @@ from registry.settings import Settings
 from tests.support.launcher import Process
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.processes import Cutter, Person, Registry, open_registry, person
-from tests.support.proxies import open_proxy
+from tests.support.proxies import GUIDE, open_proxy
 
 MODEL = "alice/m"
 METRICS_TOKEN = "of-the-operator-for-prometheus"
+NOBODY = "www-data"  # as whom Debian's nginx runs
 RATE = 200  # requests a minute and address; the other tests stay far below
 
 
@@ -188,6 +195,60 @@ def test_a_pull_through_nginx_resumes(accelerated: Behind, monkeypatch: pytest.M
     assert (pulled / "model.safetensors").read_bytes() == weights
     assert cutter.cut.is_set() and any(cutter.ranges)
     assert sent_bytes(accelerated) - before < 2**18 < len(weights)
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that every user can enter, as none below pytest's own is."""
+    with tempfile.TemporaryDirectory(prefix="crumbs-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can run nginx as another user")
+def test_nginx_as_another_user_of_the_group_reads_blobs_and_nothing_else(open_place: Path) -> None:
+    try:
+        stranger = pwd.getpwnam(NOBODY).pw_uid
+    except KeyError:
+        pytest.skip(f"there is no user {NOBODY}")
+    with open_registry(open_place / "registry", accel="/_blobs", part_bytes=3 * 2**20) as registry:
+        server, alice = registry.serve(), person(registry, "alice")
+        group = grp.getgrgid(registry.data.stat().st_gid).gr_name
+        with open_proxy("nginx", open_place, registry.url, registry.data, f"{NOBODY} {group}") as (there, certificate):
+            behind = Behind(registry, server, certificate, alice, open_place)
+            behind.push()
+            path = f"{there}/{MODEL}/resolve/main/model.safetensors"
+            trusted = ssl.create_default_context(cafile=str(certificate))
+            assert httpx2.get(path, verify=trusted).status_code == 403, "the folder is closed to all others at first"
+            for line in opening(registry.data):
+                subprocess.run(shlex.split(line), check=True)
+            server.terminate()
+            server.wait(30)
+            registry.environment["REGISTRY_UMASK"] = "027"
+            registry.serve()
+            weights = (open_place / "base" / "model.safetensors").read_bytes()
+            assert httpx2.get(path, verify=trusted).content == weights
+            make_patch(
+                open_place / "base", fine_tuned(open_place / "base", open_place / "two", seed=2), open_place / "2"
+            )
+            alice.crumb("push", str(open_place / "2"), MODEL, "-m", "stored since the folder was opened")
+            sent = httpx2.get(f"{there}/api/v1/models/{MODEL}/patches/2/file", verify=trusted)
+            assert sent.content == (open_place / "2").read_bytes()
+        for name, readable in {"registry.db": False, "registry.db-wal": False, "staging": False, "blobs": True}.items():
+            done = subprocess.run(
+                ["test", "-r", str(registry.data / name)], user=stranger, group=registry.data.stat().st_gid
+            )
+            assert (done.returncode == 0) is readable, name
+
+
+def opening(data: Path) -> list[str]:
+    """Return the lines of the guide that let a group read the blobs of a registry, for a data folder."""
+    text = (GUIDE.parent / "operate.md").read_text()
+    return [
+        line.replace("./registry-data", str(data))
+        for line in re.findall(r"^chmod (?:-R )?g.*?(?=\s+#|$)", text, re.MULTILINE)
+    ]
 
 
 def sent_bytes(behind: Behind) -> float:

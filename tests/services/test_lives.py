@@ -33,8 +33,8 @@ from registry.db.tables import (
 )
 from registry.errors import BreadcrumbError, Forbidden, InvalidRecipe, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models, patches
-from registry.services.composing import builds, compositions
-from registry.services.composing.compositions import Ingredient, Mix
+from registry.services.composing import builds, compositions, mixes
+from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.curation import reviews
 from registry.services.people import access
 from registry.services.people.actors import Actor, authenticate
@@ -395,7 +395,7 @@ class PatchLives(Lives):
             for allow in (False, True):
                 refused = told["quarantined"] or (told["state"] == "yanked" and not allow)
                 try:
-                    compositions.choose(session, model, Mix(items, allow_yanked=allow))
+                    mixes.choose(session, model, Mix(items, allow_yanked=allow))
                     assert not refused
                 except InvalidRecipe:
                     assert refused

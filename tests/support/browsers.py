@@ -45,14 +45,15 @@ def running_browser() -> Iterator[Browser]:
 class Site:
     """A registry with people in it, at an address, and the pages that were opened of it.
 
-    Whatever a page complains about in the console fails the test when the site is closed, unless it is `expected`.
+    Whatever a page complains about in the console fails the test when the site is closed, unless it is `expected` by
+    then: a complaint may come before or after the line of the test that expects it.
     """
 
     community: Community
     url: str
     browser: Browser
     expected: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
 
     def open(self, user: str | None = None, path: str = "/", *, width: int = 1200, **options: Any) -> Page:
@@ -72,8 +73,13 @@ class Site:
 
     def hear(self, kind: str, words: str) -> None:
         """Remember what a page complains about."""
-        if kind in ("error", "warning") and not any(known in words for known in self.expected):
-            self.complaints.append(words)
+        if kind in ("error", "warning"):
+            self.heard.append(words)
+
+    @property
+    def complaints(self) -> list[str]:
+        """What pages complained about that nobody expects."""
+        return [words for words in self.heard if not any(known in words for known in self.expected)]
 
 
 def faults(page: Page) -> list[str]:

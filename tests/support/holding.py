@@ -2,7 +2,7 @@
 
 from registry.db.tables import Job, now
 from registry.services.composing import compositions, conflicts
-from registry.services.composing.compositions import Ingredient, Mix
+from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.queue import jobs
 from tests.support.community import NAME, Community
 

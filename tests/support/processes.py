@@ -260,7 +260,15 @@ class Person:
             return launcher.start(CRUMB, arguments, environment, stdout=nothing.fileno(), stderr=nothing.fileno())
 
     def crumb(self, *arguments: str, code: int = 0) -> str:
-        """Run a command to its end, in this process to spare its imports; return what it printed."""
+        """Run a command to its end, in this process to spare its imports; return what it printed on stdout."""
+        return self.both(*arguments, code=code)[0]
+
+    def said(self, *arguments: str, code: int = 1) -> str:
+        """Run a command to its end as `crumb` does; return all that it printed."""
+        return "".join(self.both(*arguments, code=code))
+
+    def both(self, *arguments: str, code: int) -> tuple[str, str]:
+        """Run a command to its end, and return what it printed on stdout and on stderr."""
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.dict(os.environ, self.environment, clear=True),
@@ -269,7 +277,7 @@ class Person:
         ):
             found = run(list(arguments))
         assert found == code, f"crumb {' '.join(arguments)}: {out.getvalue()}{err.getvalue()}"
-        return out.getvalue()
+        return out.getvalue(), err.getvalue()
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.crumb(*arguments, "--json"))

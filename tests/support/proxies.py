@@ -18,7 +18,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "operate"
 NAME, DATA = "crumbs.example.org", "/srv/crumbs/registry-data"  # in the configuration files
 NGINX = """
 daemon off;
-user root;
+user {user};
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{}}
@@ -36,10 +36,17 @@ CADDY = "{{\n\tadmin off\n\tauto_https disable_redirects\n}}\n"
 
 
 @contextmanager
-def open_proxy(kind: str, folder: Path, url: str, data: Path | None = None) -> Iterator[tuple[str, Path]]:
+def open_proxy(
+    kind: str, folder: Path, url: str, data: Path | None = None, user: str = "root"
+) -> Iterator[tuple[str, Path]]:
     """Put a proxy in front of a registry; lend its https address, and the certificate to trust.
 
-    With a data folder, nginx sends its blobs.
+    Args:
+        kind: nginx or caddy.
+        folder: Where its files go.
+        url: Where the registry is.
+        data: The registry's data folder, if nginx is to send its blobs.
+        user: The user, and maybe the group, of nginx's processes.
     """
     program = shutil.which(kind)
     if program is None:
@@ -55,7 +62,7 @@ def open_proxy(kind: str, folder: Path, url: str, data: Path | None = None) -> I
             (folder / "blobs.conf").write_text((GUIDE / "nginx-blobs.conf").read_text().replace(DATA, str(data)))
             text = text.replace("    location / {", f"    include {folder}/blobs.conf;\n\n    location / {{")
         (folder / "registry.conf").write_text(text.replace("127.0.0.1:8000", backend).replace(NAME, "localhost"))
-        (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
+        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, user=user))
         command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     else:
         text = (GUIDE / "Caddyfile").read_text().replace("127.0.0.1:8000", backend)

@@ -124,7 +124,7 @@ def _cancelling(
 ) -> list[Hint]:
     signs = [-1.0 if part.weight.startswith("-") else 1.0 for part in parts]
     cosines = {
-        (i, j): signs[i] * signs[j] * dot / (parts[i].norm * parts[j].norm)
+        (i, j): signs[i] * signs[j] * max(-1.0, min(1.0, dot / parts[i].norm / parts[j].norm))  # their product may be 0
         for (i, j), dot in dots.items()
         if i in sizes and j in sizes
     }
@@ -157,7 +157,8 @@ def _cancelling(
 
 
 def _alpha(alpha: str | None, auto: str | None) -> list[Hint]:
-    if alpha is None or auto is None or not float(alpha) > 0:  # a negative alpha removes what patches do, on purpose
+    # A negative alpha removes what patches do, on purpose; `auto` gives 0 where the base itself is 0.
+    if alpha is None or auto is None or not (float(alpha) > 0 and float(auto) > 0):
         return []
     times = float(alpha) / float(auto)
     if 1 / FAR <= times <= FAR:

@@ -11,8 +11,6 @@ is hashed. Same inputs give the same bytes; the patch's identity is their sha256
 
 import hashlib
 import math
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -37,7 +35,7 @@ from registry.breadcrumbs.kernels.check import measure_change
 from registry.breadcrumbs.kernels.compose import CODES
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch
-from registry.files.copying import copy_range, read_at, write_at
+from registry.files.copying import Appender, settle
 from registry.files.durable import new_files
 from registry.files.progress import Meter, Progress
 from registry.files.threads import call_each
@@ -139,7 +137,7 @@ def diff(
         digest = digest_of(base.tensors, digests)
         header = _header(base, {name: tensor.nnz for name, tensor in kept.items()}, digest, params)
         parts = [(plan[name], tensor.length) for name, tensor in kept.items()]
-        sha256, total = _settle(file, header, parts, out.parent)
+        sha256, total = settle(file, header, parts, out.parent)
     specs = {name: base.tensors[name] for name in kept}
     matrices = [name for name in floats if len(base.tensors[name].shape) > 1]
     moved = [_relative([tensors[name].squares for name in names]) for names in (floats, matrices)]
@@ -335,7 +333,7 @@ class _Comparison:
         index_width = 0 if mask[1] == "U8" else DTYPES[mask[1]]
         lengths = [shape[0] * DTYPES[dtype] for _, dtype, shape in (mask, values)]
         at = self.plan[name]
-        writers = _Appender(self.file, at), _Appender(self.file, at + lengths[0])
+        writers = Appender(self.file, at), Appender(self.file, at + lengths[0])
         if workspace.write(changes, index_width, values[1], *writers):
             raise InvalidPatch(
                 f"A change in {show(name)} is too large for {values[1]}; choose value_dtype F32, or BF16.",
@@ -384,47 +382,3 @@ class _Workspaces:
                 self._threads.workspace = self._make()
         workspace: Workspace = self._threads.workspace
         return workspace
-
-
-class _Appender:
-    """Appends bytes to a file from an offset on."""
-
-    def __init__(self, file: int, at: int) -> None:
-        self.file, self.at = file, at
-
-    def __call__(self, view: memoryview) -> None:
-        write_at(self.file, view, self.at)
-        self.at += len(view)
-
-
-def _settle(file: BinaryIO, header: bytes, parts: Sequence[tuple[int, int]], folder: Path) -> tuple[str, int]:
-    """Put the header and the parts one after another, and hash the file.
-
-    Args:
-        file: Holds the parts; anything else in it is overwritten.
-        header: Comes first.
-        parts: (place, bytes) of each part, ascending.
-        folder: Where a copy may be made for a while.
-
-    Returns:
-        sha256 and size of the file.
-    """
-    with ExitStack() as stack:
-        source = file.fileno()
-        if len(header) > parts[0][0]:  # longer than planned, as happens when masks turn into indices
-            source = stack.enter_context(tempfile.TemporaryFile(dir=folder)).fileno()
-            for at, length in parts:
-                copy_range(file.fileno(), source, at, at + length, at)
-        digest, to = hashlib.sha256(header), len(header)
-        write_at(file.fileno(), memoryview(header), 0)
-        buffer = memoryview(bytearray(HASH_BYTES))
-        for at, length in parts:
-            for start in range(at, at + length, HASH_BYTES):
-                view = buffer[: min(HASH_BYTES, at + length - start)]
-                read_at(source, view, start)
-                digest.update(view)
-                if source != file.fileno() or start != to:  # in one file to < start: nothing unread is overwritten
-                    write_at(file.fileno(), view, to)
-                to += len(view)
-        os.ftruncate(file.fileno(), to)
-    return digest.hexdigest(), to

@@ -11,6 +11,7 @@ import numpy as np
 
 from registry.breadcrumbs.kernels.compose import BF16, F16, F32, F64, SPAN, kernel, load_doubles
 from registry.breadcrumbs.kernels.intrinsics import WIDE, bits_of, deposit, load64, lowest, ones, store32, store64
+from registry.breadcrumbs.kernels.select import LOW, LOW_MASK, nth_largest
 from registry.breadcrumbs.kernels.vectors import (
     compare_keys,
     compress_large,
@@ -24,13 +25,6 @@ from registry.breadcrumbs.kernels.vectors import (
     single_f16,
     single_f32,
 )
-
-LOW = 15
-"""Low bits of a key, which are counted second; the 16 high bits above them are counted first."""
-
-LOW_MASK = (1 << LOW) - 1
-"""The low bits of a key."""
-
 
 # Finding what changed
 
@@ -178,16 +172,6 @@ def count_low(values, size, bins, low):
 
 
 @kernel
-def nth_bin(counts, wanted):
-    """Find the bin that holds the wanted-th, counting down from the last bin, and its place in that bin, from 1 on."""
-    at = counts.size - 1
-    while counts[at] < wanted:
-        wanted -= counts[at]
-        at -= 1
-    return at, wanted
-
-
-@kernel
 def sample_keys(base, base_code, tuned, tuned_code, size, keys):
     """Fill uint32 keys [size] of a block; arguments as of `take_candidates`."""
     delta = np.empty(SPAN + 16, np.float32)
@@ -200,28 +184,6 @@ def sample_keys(base, base_code, tuned, tuned_code, size, keys):
         _subtract(base, at, base_code, tuned, theirs, tuned_code, span, work, delta)
         for place in range(span):
             keys[start + place] = bits_of(delta[place]) & np.uint32(0x7FFFFFFF)
-
-
-@kernel
-def _nth_largest(keys, size, wanted, counts):
-    """Find the key of the wanted-th largest, and how many equal to it are among the first `wanted`.
-
-    Args:
-        keys: uint32 [size].
-        size: Elements.
-        wanted: 1..size.
-        counts: int64 [2048], overwritten.
-    """
-    prefix = 0  # the highest bits of the key
-    for shift, width in ((20, 11), (10, 10), (0, 10)):
-        counts[: 1 << width] = 0
-        for place in range(size):
-            key = np.int64(keys[place])
-            if key >> (shift + width) == prefix:
-                counts[(key >> shift) & ((1 << width) - 1)] += 1
-        part, wanted = nth_bin(counts[: 1 << width], wanted)
-        prefix = prefix << width | part
-    return prefix, wanted
 
 
 @kernel
@@ -262,10 +224,10 @@ def take_rows(base, base_code, tuned, tuned_code, rows, size, n_top, n_first, ma
             not_finite += keys[place] >= np.uint32(0x7F800000)
         bottom, bottom_ties = -1, 0
         if n_first < size:
-            bottom, bottom_ties = _nth_largest(keys, size, n_first, counts)
+            bottom, bottom_ties = nth_largest(keys, size, n_first, counts)
         top, top_ties = 1 << 31, 0
         if n_top > 0:
-            top, top_ties = _nth_largest(keys, size, n_top, counts)
+            top, top_ties = nth_largest(keys, size, n_top, counts)
         for place in range(size):
             key = np.int64(keys[place])
             above, beyond = key > bottom, key > top

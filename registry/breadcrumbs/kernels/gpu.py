@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from registry.breadcrumbs.kernels import compose, diff
+from registry.breadcrumbs.kernels import compose, select
 from registry.breadcrumbs.kernels.select import HIGH_BINS, LOW_BINS, Counts, Cut, find_cuts
 
 BLOCK = 1024
@@ -27,8 +27,8 @@ F16: tl.constexpr = tl.constexpr(compose.F16)
 F32: tl.constexpr = tl.constexpr(compose.F32)
 SUM: tl.constexpr = tl.constexpr(compose.SUM)
 TIES: tl.constexpr = tl.constexpr(compose.TIES)
-LOW: tl.constexpr = tl.constexpr(diff.LOW)
-LOW_MASK: tl.constexpr = tl.constexpr(diff.LOW_MASK)
+LOW: tl.constexpr = tl.constexpr(select.LOW)
+LOW_MASK: tl.constexpr = tl.constexpr(select.LOW_MASK)
 
 CUTS = ["bottom", "bottom_ties", "top", "top_ties"]
 """Arguments that differ for every tensor: specialised, Triton would compile again for 1 and for multiples of 16."""

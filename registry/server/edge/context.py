@@ -19,10 +19,9 @@ from registry.server.edge.limits import Rate
 from registry.server.threads import Threads
 from registry.services.blobs import quotas
 from registry.services.blobs.uploads import UploadLimits
-from registry.services.catalog import models
 from registry.services.composing import conflicts
 from registry.services.operating.summaries import Summary
-from registry.services.people import access, budgets
+from registry.services.people import budgets
 from registry.services.people.actors import Actor
 from registry.settings import Settings
 from registry.storage.bucket import Bucket
@@ -62,28 +61,9 @@ class Context:
                 budgets.spend(session, actor, size, self.settings.text_bytes, entries)
                 yield session
         except NotCompared as why:
-            raise self.compare(actor, why) from why
-
-    def compare(self, actor: Actor, why: NotCompared) -> NotCompared:
-        """Have the patches of an error compared, as whoever may ask for that can; return the error with the job.
-
-        Raises:
-            Forbidden: The caller may not ask for it.
-            TooMany: There are too many jobs.
-        """
-        namespace, _, name = why.model.partition("/")
-        with self.database.write() as session:
-            access.admit(session, actor, "conflict.ask", {"namespace": namespace, "name": name})
-            model = models.ready(session, why.model, lock=True)
-            job = conflicts.ask(session, actor, model, conflicts.find(session, actor, model, why.patches))
-            self.admit(session, job)
-            if job is None:  # another request has had them compared at this moment
-                return NotCompared("These patches were compared just now; send the same request again.", field="alpha")
-            message = (
-                f"Alpha auto goes by how these patches overlap, and job {job.id} compares them now; send the same "
-                "request again when it has ended, or give a decimal."
-            )
-            return NotCompared(message, field=why.field, model=why.model, patches=why.patches, job=str(job.id))
+            with self.database.write() as session:
+                comparing = conflicts.ask_for_missing(session, actor, why, self.job_limits)
+            raise comparing from why
 
     def admit(self, session: Session, job: Job | None) -> None:
         """Refuse a job that a transaction has added if its user or model has too many, or no room for its result.

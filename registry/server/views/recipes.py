@@ -13,7 +13,7 @@ from registry.server.views import jobs as job_views
 from registry.server.views import patches as patch_views
 from registry.services.catalog import choices, patches
 from registry.services.composing import alphas, builds, compositions, previews, snapshots
-from registry.services.composing.compositions import Ingredient, Mix
+from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.composing.previews import Preview
 from registry.services.composing.snapshots import Snapshot
 from registry.services.people.actors import Actor
@@ -63,6 +63,7 @@ def composition(
         device=result.device if result else None,
         seconds=result.seconds if result else None,
         alpha_rule=alpha_rule(row, asked),
+        left_out=compositions.left_out(session, model, result) if result else [],
         job=job_views.job(job) if job else None,
     )
 

@@ -8,15 +8,21 @@
 A blob whose `bucketed_at` is set has an object. Two rules keep that true. Only the holder of one lock, a file in the
 data folder that the system releases when its holder dies, puts or deletes objects and sets `bucketed_at`. And
 `bucketed_at` is unset and committed before the object is deleted. The bucket is never called within a transaction. A
-kill at any point leaves, at worst, an object that no row claims: it is overwritten when the blob is copied again, and
+kill at any point leaves, at worst, an object that no row claims: it is claimed when the blob is to be copied again, and
 `reconcile` deletes it when the blob is gone.
+
+What a database and a bucket say of one another may still differ, if one of them was put back from an older copy. A
+restored database claims nothing; what the bucket has is claimed as it stands. A worker lists the bucket when it starts,
+and what is missing there is sent from the disk until it has been copied again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import exists, or_, select, update
+from sqlalchemy.orm import Session
 
 from registry.db.session import Database
 from registry.db.tables import Blob, UploadSession, now
@@ -87,13 +93,18 @@ def waiting(database: Database, least: int) -> list[tuple[str, int]]:
 def copy(
     database: Database, store: Store, bucket: Bucket, sha256: str, size: int, stopping: Callable[[], bool]
 ) -> Outcome | None:
-    """Copy a blob and record that; the caller holds the lock. None if another process has done so."""
+    """Copy a blob, unless the bucket has it, and record that; the caller holds the lock.
+
+    Returns:
+        The outcome; None if another process has recorded the copy, or the blob is no longer live.
+    """
     with database.read() as session:
         blob = session.get(Blob, sha256)
         if blob is None or blob.state != "live" or blob.bucketed_at is not None:
             return None
     try:
-        bucket.put(sha256, store.path(sha256), size, stopping)
+        if not has(bucket, sha256, size):
+            bucket.put(sha256, store.path(sha256), size, stopping)
         if not claim(database, sha256):
             bucket.delete(sha256)
             return None
@@ -102,6 +113,13 @@ def copy(
             damage.examine(database, store, sha256)
         return Outcome(sha256, size, error)
     return Outcome(sha256, size)
+
+
+def has(bucket: Bucket, sha256: str, size: int) -> bool:
+    """Say whether the bucket has a blob. A key may not be allowed to ask; then no, and putting says what is wrong."""
+    with suppress(StorageFailed):
+        return bucket.size(sha256) == size
+    return False
 
 
 def claim(database: Database, sha256: str) -> bool:
@@ -162,8 +180,7 @@ def reconcile(
     with store.holding(LOCK, wait=True):
         with database.read() as session:
             known = set(session.scalars(select(Blob.sha256)))
-            claimed = select(Blob.sha256, Blob.size).where(Blob.bucketed_at.is_not(None))
-            lost = {blob.sha256: blob.size for blob in session.execute(claimed)}
+            lost = claimed(session)
         strays = []
         for item in bucket.list():
             if lost.get(item.sha256) == item.size:
@@ -173,20 +190,59 @@ def reconcile(
         if not dry:
             for item in strays:  # a row added since claims no object: that needs the lock
                 bucket.delete(item.sha256)
-            for sha256 in sorted(lost):
-                with database.write() as session:
-                    blob = blobs.get_locked(session, sha256)
-                    if blob is not None:
-                        blob.bucketed_at = None
+            disclaim(database, lost)
     return strays, sorted(lost)
+
+
+def find_lost(
+    database: Database, store: Store, bucket: Bucket, stopping: Callable[[], bool] = lambda: False
+) -> list[str]:
+    """List the bucket, and mark blobs that it has lost, so that they are copied again; return their digests.
+
+    Does nothing while another process copies: that one has looked before.
+
+    Raises:
+        StorageFailed: The bucket did not list its objects.
+    """
+    with store.holding(LOCK) as locked:
+        if not locked:
+            return []
+        with database.read() as session:
+            lost = claimed(session)
+        for item in bucket.list() if lost else ():
+            if stopping():
+                return []
+            if lost.get(item.sha256) == item.size:
+                del lost[item.sha256]
+        disclaim(database, lost)
+    return sorted(lost)
+
+
+def claimed(session: Session) -> dict[str, int]:
+    """Return the sizes of the blobs that the bucket should have, by digest."""
+    rows = session.execute(select(Blob.sha256, Blob.size).where(Blob.bucketed_at.is_not(None)).order_by(Blob.sha256))
+    return {row.sha256: row.size for row in rows}
+
+
+def disclaim(database: Database, digests: Iterable[str]) -> None:
+    """Record of blobs that the bucket does not have them; the caller holds the lock."""
+    for sha256 in sorted(digests):
+        with database.write() as session:
+            blob = blobs.get_locked(session, sha256)
+            if blob is not None:
+                blob.bucketed_at = None
+
+
+def disclaim_all(session: Session) -> None:
+    """Record that the bucket has nothing, for a database that was put back and does not know what it holds by now."""
+    session.execute(update(Blob).where(Blob.bucketed_at.is_not(None)).values(bucketed_at=None))
 
 
 def check(database: Database, bucket: Bucket) -> Iterator[str]:
     """Yield one sentence for every blob that the bucket has lost or holds in part, or why it cannot be asked."""
     with database.read() as session:
-        claimed = select(Blob.sha256, Blob.size).where(Blob.bucketed_at.is_not(None)).order_by(Blob.sha256)
-        sizes = [(sha256, size) for sha256, size in session.execute(claimed)]
-    for sha256, size in sizes:
+        sizes = claimed(session)
+    for sha256, size in sizes.items():
         try:
             stored = bucket.size(sha256)
         except StorageFailed as error:

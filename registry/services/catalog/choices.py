@@ -87,7 +87,7 @@ def read_cursor(before: str | None) -> tuple[int, int | None]:
 
 def named(session: Session, model: Model, wanted: Mapping[int, int | None]) -> Sequence[PatchRevision]:
     """Return revisions of patches by number, the newest where the revision is None; skip those that do not exist."""
-    query = patches.revisions().where(Patch.model_id == model.id, Patch.number.in_(wanted)).order_by(Patch.number)
+    query = patches.revisions().where(patches.numbered(session, model, wanted)).order_by(Patch.number)
     newest = [number for number, revision in wanted.items() if revision is None]
     pairs = [and_(Patch.number.in_(newest), PatchRevision.number == Patch.revision)]
     pairs += [

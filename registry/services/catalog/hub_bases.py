@@ -17,7 +17,16 @@ from sqlalchemy.orm import Session
 
 from registry.db.tables import BaseFile, Blob, Model, Namespace
 from registry.errors import InvalidRequest, TooMany
-from registry.files.folders import HUB_PATTERNS, check_path, check_paths, is_pickle, is_weights
+from registry.files.folders import (
+    HUB_PATTERNS,
+    check_path,
+    check_paths,
+    is_path,
+    is_pickle,
+    is_pickled_weights,
+    is_weights,
+)
+from registry.files.kinds import name_listed
 from registry.services.blobs import blobs, quotas
 from registry.storage.store import Store
 
@@ -78,8 +87,10 @@ def choose(model: Model, listed: Sequence[tuple[str, int, str]], limits: BaseLim
             )
     files = list(chosen.values())
     if not any(is_weights(file.path) for file in files):
-        pickled = [path for path, _, _ in listed if is_pickle(path)]
-        why = f", only files that may be pickles, which are never opened, like {min(pickled)}" if pickled else ""
+        if kind := name_listed([path for path, _, _ in listed], str(model.source)):
+            raise InvalidRequest(kind, field="source")
+        others = [path for path, _, _ in listed if is_pickle(path)]
+        why = f", only files that may be pickles, which are never opened, like {min(others)}" if others else ""
         raise InvalidRequest(f"{model.source} has no .safetensors file at its top level{why}.", field="source")
     check_paths([file.path for file in files])
     size = sum(file.size for file in files)
@@ -97,6 +108,11 @@ def choose(model: Model, listed: Sequence[tuple[str, int, str]], limits: BaseLim
             field="source",
         )
     return files
+
+
+def pickled(listed: Sequence[tuple[str, int, str]]) -> list[str]:
+    """Return the pickled weights among the files at the Hub, which are not fetched: a component may have no others."""
+    return [path for path, _, _ in sorted(listed) if is_pickled_weights(path) and is_path(path)]
 
 
 def require_room(session: Session, model: Model, sizes: Mapping[str, int], limits: BaseLimits) -> None:

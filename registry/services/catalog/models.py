@@ -13,6 +13,7 @@ from registry.db.tables import BaseFile, BaseTensor, Job, Model, ModelMember, Na
 from registry.documents.commits import commit_id
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files.folders import check_paths
+from registry.files.kinds import name_listed
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import search, tags
 from registry.services.people import access, namespaces, paging
@@ -64,6 +65,8 @@ def create(
     if source is not None:
         source = source if "@" in source else f"{source}@main"
     else:
+        if kind := name_listed([path for path, _ in files], "This base"):
+            raise InvalidRequest(kind, field="files")
         check_paths([path for path, _ in files])
     existing = taken(session, space, name)
     if existing is not None and existing.state != "empty":

@@ -2,11 +2,11 @@
 
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, exists, func, select
+from sqlalchemy import exists, false, func, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, User
@@ -18,6 +18,7 @@ from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
 
+MOST_LOOKUPS = 100  # of tensors of a revision by name, before all of its tensors are gone through
 REVISABLE = ("draft", "proposed", "changes_requested")
 
 
@@ -157,6 +158,14 @@ def current() -> Any:
     return revisions().where(Patch.revision == PatchRevision.number)
 
 
+def numbered(session: Session, model: AnyModel, numbers: Collection[int]) -> Any:
+    """Return the condition for patches of a model by their numbers."""
+    # Their keys are read first. Joined at once, PostgreSQL expects of a large model a share of all patches that have
+    # these numbers in any model, thousands of rows, and reads whole tables for twenty.
+    keys = session.scalars(select(Patch.id).where(Patch.model_id == model.id, Patch.number.in_(numbers))).all()
+    return Patch.id.in_(keys)
+
+
 def find(
     session: Session, full_name: str, number: int, revision: int | None = None, *, lock: bool = False
 ) -> PatchRevision:
@@ -246,7 +255,7 @@ def listing(
     if density_max is not None:
         query = query.where(PatchRevision.density <= density_max)
     if tensor:
-        query = query.where(touches(model, tensor))
+        query = query.where(touches(session, model, tensor))
     first, end = min(before or model.patch_count + 1, model.patch_count + 1), 1
     if tensor or density_min is not None or density_max is not None:
         rows, end = paging.rows_within(session, query, Patch.number, first, limit)
@@ -256,18 +265,23 @@ def listing(
     return page, cursor or (end if end > 1 else None)
 
 
-def touches(model: Model, words: str) -> Any:
+def touches(session: Session, model: Model, words: str) -> Any:
     """Return the condition for revisions that change a tensor of a model whose name contains some words."""
-    # The names are found once, among the base's tensors, and each is looked up by the key of `patch_tensors`, a large
-    # table. PostgreSQL would otherwise go through all tensors of each revision, and compare each name again.
     named = select(BaseTensor.name).where(
         BaseTensor.model_id == model.id, func.lower(BaseTensor.name).contains(words.lower(), autoescape=True)
     )
     once = named.cte("named").prefix_with("MATERIALIZED", dialect="postgresql")
-    touched = exists().where(
-        PatchTensor.revision_id == PatchRevision.id, PatchTensor.nnz > 0, PatchTensor.name.in_(select(once.c.name))
-    )
-    return and_(select(once.c.name).exists(), touched)
+    here = PatchTensor.revision_id == PatchRevision.id, PatchTensor.nnz > 0
+    names = session.scalars(select(func.count()).select_from(named.subquery())).one()
+    if names == 0:
+        return false()
+    if names > MOST_LOOKUPS:
+        return exists().where(*here, PatchTensor.name.in_(select(once.c.name)))
+    # Few names are looked up one by one, by the key of `patch_tensors`, a large table, until one is found. PostgreSQL
+    # expects one name, and would make a join of EXISTS, for which it goes through all tensors of each revision; a
+    # subquery of one value stays what it is.
+    found = select(PatchTensor.nnz).join_from(once, PatchTensor, PatchTensor.name == once.c.name).where(*here)
+    return found.limit(1).correlate(PatchRevision).scalar_subquery().is_not(None)
 
 
 def history(session: Session, patch: Patch, limit: int) -> Sequence[PatchRevision]:

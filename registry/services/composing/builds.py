@@ -7,14 +7,17 @@ is published on the recipe until an operator has found out which.
 
 import uuid
 from collections.abc import Collection, Sequence
+from typing import TypeVar
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Build, Model, Recipe
 from registry.errors import InvalidRequest, WrongState
+from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 
+Found = TypeVar("Found")
 BUILDS_NEEDED = 2  # that agree, before a release can be published
 
 
@@ -91,12 +94,21 @@ def find_recipe(session: Session, model: Model, prefix: str) -> str | None:
     """
     starts = Build.recipe_digest.startswith(prefix)
     known = session.scalars(select(Build.recipe_digest).where(Build.model_id == model.id, starts).distinct().limit(2))
-    digests = known.all()
-    if len(digests) > 1:
+    digests = require_one(known.all(), model, prefix)
+    return digests[0] if digests else None
+
+
+def require_one(found: Sequence[Found], model: AnyModel, prefix: str) -> Sequence[Found]:
+    """Refuse some first digits with which several recipes of a model start; return what was found.
+
+    Raises:
+        InvalidRequest: More than one recipe starts with these digits.
+    """
+    if len(found) > 1:
         raise InvalidRequest(
             f"More than one recipe of {model.full_name} starts with {prefix}; give more digits.", field="ref"
         )
-    return digests[0] if digests else None
+    return found
 
 
 def builds_of(session: Session, model_id: uuid.UUID, digest: str) -> Sequence[Build]:

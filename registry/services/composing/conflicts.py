@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.comparing.sums import Sums
 from registry.db.tables import BaseTensor, Job, Model, Patch, PatchPair, PatchRevision, PatchSet
-from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
-from registry.services.catalog import patches
+from registry.errors import Forbidden, InvalidRequest, NotCompared, NotFound, WrongState
+from registry.services.blobs import quotas
+from registry.services.catalog import models, patches
 from registry.services.composing import compositions, conflict_sums, snapshots
+from registry.services.people import access
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
 
@@ -95,7 +97,7 @@ def find(
     """
     if len(named) > MOST_PATCHES:
         raise InvalidRequest(f"At most {MOST_PATCHES} patches are compared at once; name fewer.", field="patches")
-    query = patches.revisions().where(Patch.model_id == model.id, Patch.number.in_([number for number, _ in named]))
+    query = patches.revisions().where(patches.numbered(session, model, [number for number, _ in named]))
     by_name = {(row.patch.number, row.number): row for row in session.scalars(query)}
     newest = {row.patch.number: row.patch.revision for row in by_name.values()}
     chosen: dict[str, PatchRevision] = {}
@@ -255,3 +257,24 @@ def job_key(model: Model, digests: Iterable[str]) -> str:
 def name_of(revision: PatchRevision) -> str:
     """Return `#3` for a first revision, `#3.2` for a later one."""
     return f"#{revision.patch.number}" + (f".{revision.number}" if revision.number > 1 else "")
+
+
+def ask_for_missing(session: Session, actor: Actor, why: NotCompared, limits: quotas.JobLimits) -> NotCompared:
+    """Have the patches of an error compared, as whoever may ask for that can; return the error with the job.
+
+    Raises:
+        Forbidden: The caller may not ask for it.
+        TooMany: There are too many jobs.
+    """
+    namespace, _, name = why.model.partition("/")
+    access.admit(session, actor, "conflict.ask", {"namespace": namespace, "name": name})
+    model = models.ready(session, why.model, lock=True)
+    job = ask(session, actor, model, find(session, actor, model, why.patches))
+    if job is None:  # another request has had them compared at this moment
+        return NotCompared("These patches were compared just now; send the same request again.", field="alpha")
+    quotas.require_room_for(session, job, limits)
+    message = (
+        f"Alpha auto goes by how these patches overlap, and job {job.id} compares them now; send the same request "
+        "again when it has ended, or give a decimal."
+    )
+    return NotCompared(message, field=why.field, model=why.model, patches=why.patches, job=str(job.id))

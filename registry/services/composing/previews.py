@@ -14,9 +14,9 @@ from registry.db.tables import Composition, Model, PatchRevision
 from registry.documents import licences
 from registry.errors import BreadcrumbError, InvalidRecipe, NotCompared
 from registry.services.catalog import models, patches
-from registry.services.composing import alphas, compositions, conflict_sums, conflicts
-from registry.services.composing.compositions import Mix
+from registry.services.composing import alphas, conflict_sums, conflicts, mixes
 from registry.services.composing.conflicts import KnownConflicts
+from registry.services.composing.mixes import Mix
 from registry.services.people.actors import Actor
 
 
@@ -64,11 +64,11 @@ def preview(
         InvalidRecipe: A patch does not exist or is named twice, or a scale is beyond the range of float32.
     """
     model = models.ready(session, full_name)
-    revisions = compositions.named(session, model, mix.items)
+    revisions = mixes.named(session, model, mix.items)
     recipe: recipes.Recipe | None = None
     unknown: list[str] = []
     try:
-        recipe = compositions.recipe_of(session, model, mix, revisions)
+        recipe = mixes.recipe_of(session, model, mix, revisions)
     except NotCompared as why:
         unknown.append(why.message)
     digest = None
@@ -130,7 +130,7 @@ def hints_of(
 ) -> list[Hint]:
     """Return what the numbers of the patches of a mix say against it."""
     parts = [
-        HintPart(f"{item.number}{compositions.dot(item)}", item.weight, one.norm or 0.0, one.rounding)
+        HintPart(f"{item.number}{mixes.dot(item)}", item.weight, one.norm or 0.0, one.rounding)
         for item, one in zip(mix.items, revisions, strict=True)
     ]
     places = {one.sha256: place for place, one in enumerate(revisions)}
@@ -148,7 +148,7 @@ def warnings_of(model: Model, revision: PatchRevision, *, allow_yanked: bool) ->
     patch, subject = revision.patch, f"{model.full_name}{conflicts.name_of(revision)}"
     warnings = []
     try:
-        compositions.require_composable(revision, subject, allow_yanked)
+        mixes.require_composable(revision, subject, allow_yanked)
     except InvalidRecipe as refusal:
         warnings.append(refusal.message)
     else:

@@ -31,9 +31,9 @@ from registry.db.tables import (
     Release,
     ReleaseFile,
 )
-from registry.errors import EntryNotFound, Forbidden, InvalidRequest, RevisionNotFound, WrongState
+from registry.errors import EntryNotFound, Forbidden, RevisionNotFound, WrongState
 from registry.services.catalog import models
-from registry.services.composing import compositions
+from registry.services.composing import builds, compositions
 from registry.services.people.access import MODEL, AnyModel, Glance
 from registry.services.people.actors import Actor
 
@@ -325,11 +325,7 @@ def find_composition(session: Session, model: AnyModel, prefix: str) -> Composit
         .where(Composition.model_id == model.id, Composition.recipe_digest.startswith(prefix))
         .limit(2)
     ).all()
-    if len(rows) > 1:
-        raise InvalidRequest(
-            f"More than one recipe of {model.full_name} starts with {prefix}; give more digits.", field="ref"
-        )
-    if not rows:
+    if not builds.require_one(rows, model, prefix):
         raise RevisionNotFound(
             f"{model.full_name} has no composed recipe {prefix}; compose it first with `crumb compose`."
         )

@@ -29,8 +29,8 @@ from registry.db.session import seen
 from registry.db.tables import Channel, Composition, Job, Model, Patch, PatchRevision, Recipe, RecipeItem, Release
 from registry.errors import Forbidden, InvalidInput, NotComposed, RevisionNotFound, WrongState
 from registry.services.catalog import models
-from registry.services.composing import compositions, snapshots
-from registry.services.composing.compositions import Ingredient, Mix
+from registry.services.composing import compositions, mixes, snapshots
+from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.composing.snapshots import Snapshot
 from registry.services.people.access import AnyModel, Glance
 from registry.services.people.actors import Actor
@@ -96,7 +96,7 @@ def of_patch(session: Session, model: AnyModel, number: int) -> recipes.Recipe:
         RevisionNotFound: The patch does not exist, or cannot be composed.
     """
     try:
-        return compositions.choose(session, model, Mix([Ingredient(number)], ALONE, allow_yanked=True))
+        return mixes.choose(session, model, Mix([Ingredient(number)], ALONE, allow_yanked=True))
     except InvalidInput as why:
         raise RevisionNotFound(why.message) from None
 

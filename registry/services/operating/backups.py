@@ -28,7 +28,7 @@ from registry.db.tables import AuditEvent, Blob, now
 from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, NotFound, WrongState
 from registry.files.durable import new_files, storage_error, sync_folder
 from registry.files.hashing import hash_file
-from registry.services.blobs import damage, garbage
+from registry.services.blobs import bucket_copies, damage, garbage
 from registry.storage.store import CHUNK, Store
 
 FORMAT, MANIFEST, LOCK, RESTORING = 1, "backup.json", "backup.lock", "restoring"
@@ -120,6 +120,7 @@ def restore(folder: Path, data: Path, url: str) -> Placed:
     Raises:
         NotFound: The folder holds no backup.
         InvalidRequest: The data folder or the database is not empty, or the database is of another kind.
+        WrongState: A restore of another backup was begun there, or the backup is of a later version.
         DigestMismatch: The backup's database is damaged.
         StorageFull, StorageFailed, Unavailable: A disk or the database failed.
         MissingExtra: pg_restore is not installed.
@@ -137,7 +138,9 @@ def restore(folder: Path, data: Path, url: str) -> Placed:
                 raise InvalidRequest(f"The folder {data} is not empty; give a new one with --data.")
             if not dumps.is_empty(url):
                 raise InvalidRequest("The database is not empty; create a new one, and name it in DATABASE_URL.")
-            marker.touch()
+            marker.write_text(manifest.sha256)
+        elif marker.read_text() not in ("", manifest.sha256):
+            raise WrongState(f"A restore of another backup into {data} was begun; finish that, or give a new folder.")
         store.prepare()
         file = folder / manifest.database
         if hash_file(file) != manifest.sha256:
@@ -149,6 +152,8 @@ def restore(folder: Path, data: Path, url: str) -> Placed:
         try:
             with database.read() as session:
                 blobs, problems = stored_blobs(session), [*check_chain(session), *check_head(session, manifest)]
+            with database.write() as session:
+                bucket_copies.disclaim_all(session)
             placed = place(Store(folder, reserve=0), store, blobs)
             placed.problems = [*problems, *damage.check(database, store)]
         finally:

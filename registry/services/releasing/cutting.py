@@ -12,8 +12,8 @@ from registry.db.tables import Job, Model, PatchRevision, Recipe, Release, now
 from registry.documents import changelog, licences, versions
 from registry.errors import InvalidRequest, WrongState
 from registry.services.catalog import models, patches
-from registry.services.composing import compositions, snapshots
-from registry.services.composing.compositions import Ingredient, Mix
+from registry.services.composing import compositions, mixes, snapshots
+from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.composing.snapshots import PUBLISHED
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
@@ -107,7 +107,7 @@ def choose(session: Session, actor: Actor, model: Model, wanted: Cut) -> recipes
         raise InvalidRequest("A release needs a patch; name some, or --from a revision that has some.", field="patches")
     alpha = wanted.alpha or (start.alpha if start else AUTO)
     method = wanted.method or (start.method if start else "sum")
-    return compositions.choose(session, model, Mix(list(items.values()), alpha, method, wanted.allow_yanked))
+    return mixes.choose(session, model, Mix(list(items.values()), alpha, method, wanted.allow_yanked))
 
 
 def asked_alpha(wanted: Cut) -> str | None:

@@ -84,7 +84,7 @@ def test_many_patches_that_undo_each_other_a_little_are_told_of_as_a_whole():
         ("0.3", "0.97", "Alpha 0.3 is 0.31 times the 0.97 that auto gives"),
         ("2.1", "1", "Alpha 2.1 is 2.1 times the 1 that auto gives"),
         ("2", "1", None), ("0.5", "1", None), ("0.3", None, None), (None, "1", None), ("-1", "9", None),
-        ("0", "1", None),
+        ("0", "1", None), ("1", "0", None),
     ],
 )  # fmt: skip
 def test_an_alpha_far_from_auto_is_told_of(alpha, auto, told):

@@ -69,10 +69,16 @@ def test_the_registry_composes_every_component_and_serves_no_copy_of_the_base(
 ) -> None:
     base, tuned = embedder(tmp_path / "base", 0), embedder(tmp_path / "tuned", 0.5)
     crumb("diff", "base", "tuned", "-o", "p.safetensors", *EVERYTHING)
+    (tmp_path / "quantised").mkdir()
+    (tmp_path / "quantised" / "m.gguf").write_bytes(b"GGUF")
+    crumb("model", "create", "ana/quantised", "--base", "quantised", code=1)
+    assert "is a GGUF file" in crumb.errors
     crumb("model", "create", "ana/embedder", "--base", "base")
     assert "consolidated.safetensors" in crumb.errors
     crumb("push", "p.safetensors", "ana/embedder", "-m", "Moves everything")
-    recipe = json.loads(crumb("compose", "ana/embedder", "1", "--alpha", "1", "--json"))["recipe"]["digest"]
+    composed = json.loads(crumb("compose", "ana/embedder", "1", "--alpha", "1", "--json"))
+    recipe = composed["recipe"]["digest"]
+    assert "consolidated.safetensors" in composed["left_out"]
     for out, options in (("whole", ()), ("parts", ("--as-patches",))):
         crumb("pull", f"ana/embedder@{recipe}", "-o", out, *options)
         assert names(tmp_path / out) == names(base) - set(COPIES)

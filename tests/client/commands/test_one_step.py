@@ -4,13 +4,17 @@ import inspect
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from client.api.client import Client
 from client.commands.composing.local import diff
 from client.commands.curation.patches import push
+from client.machine.locks import locked
+from client.terminal.console import Console
 from registry.breadcrumbs.formats.patchfile import open_patch
 from tests.support import launcher, makers
 from tests.support.adapter_makers import factors, write_adapter
@@ -157,12 +161,45 @@ def test_a_push_that_was_killed_goes_on_without_another_diff(
     assert drafts(home) == []
 
 
+def test_drafts_that_nobody_goes_on_with_are_removed_by_a_later_push(
+    here: Registry, model: str, files: Files, crumb: Crumb, home: Path
+) -> None:
+    folder, day = home / "cache" / "drafts", 86400
+    folder.mkdir(parents=True, exist_ok=True)
+    ages = {"old.safetensors": 15, "young.safetensors": 13, "held.safetensors": 15, ".killed.tmp": 15, ".now.tmp": 0.5}
+    for name, days in ages.items():
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - days * day,) * 2)
+    with locked(folder, Console(quiet=True), "held.lock"):
+        crumb("push", files.tuned[0], model, "-m", "one")
+        assert {path.name for path in folder.iterdir()} == {*ages, ".crumb"} - {"old.safetensors", ".killed.tmp"}
+    crumb("push", files.tuned[0], model, "-m", "one", code=1, CRUMB_DRAFT_DAYS="soon")
+    assert "CRUMB_DRAFT_DAYS cannot be 'soon'" in crumb.errors
+    crumb("push", files.tuned[0], model, "-m", "one", CRUMB_DRAFT_DAYS="0")
+    assert {path.name for path in folder.iterdir()} == {".crumb", ".now.tmp"}, "a diff may be under way"
+
+
+def test_the_registry_is_asked_once_who_pushes_and_for_which_base(
+    here: Registry, model: str, files: Files, crumb: Crumb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def counted(name: str) -> None:
+        method = getattr(Client, name)
+        monkeypatch.setattr(Client, name, lambda *a, **k: (asked.append(name), method(*a, **k))[1])
+
+    counted("whoami")
+    counted("model")
+    crumb("push", files.tuned[0], model, "-m", "one")
+    assert sorted(asked) == ["model", "whoami"]
+
+
 def test_a_draft_of_a_model_that_changed_since_is_not_used(
     here: Registry, model: str, files: Files, crumb: Crumb, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned = fine_tuned(files.base, crumb.cwd / "tuned", 31)
     with monkeypatch.context() as patch:
-        patch.setattr("client.actions.push_tuned.push", _interrupt)
+        patch.setattr("client.actions.push_tuned.push_to", _interrupt)
         crumb("push", tuned, model, "-m", "t", code=130)
     (draft,) = drafts(home)
     stale = draft.read_bytes()

@@ -17,6 +17,7 @@ from registry.db.tables import BaseFile, Blob, UploadSession, now
 from registry.errors import BreadcrumbError, DigestMismatch, StorageFailed
 from registry.services.blobs import blobs, bucket_copies, garbage
 from registry.services.blobs.garbage import Amount
+from registry.storage.bucket import Bucket
 from registry.worker import worker as workers
 from tests.support.blobs import NONE, orphan, refer
 from tests.support.s3_stand_in import CUT, S3, Asked
@@ -59,9 +60,13 @@ def claimed(world: World) -> set[str]:
         return set(session.scalars(select(Blob.sha256).where(Blob.bucketed_at.is_not(None))))
 
 
-def offload(world: World, **how: Any) -> list[BreadcrumbError | None]:
+def bucket_of(world: World) -> Bucket:
     assert world.worker.bucket is not None
-    return [found.error for found in bucket_copies.run(world.database, world.store, world.worker.bucket, LEAST, **how)]
+    return world.worker.bucket
+
+
+def offload(world: World, **how: Any) -> list[BreadcrumbError | None]:
+    return [found.error for found in bucket_copies.run(world.database, world.store, bucket_of(world), LEAST, **how)]
 
 
 def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Collected:
@@ -142,13 +147,38 @@ def test_no_key_is_in_an_error_or_a_log(world: World, s3: S3, capfd: pytest.Capt
 def test_a_worker_copies_what_it_finds_when_it_starts(world: World, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "warm_up", lambda: None)
     sha256, asked = served(world), threading.Event()
-    s3.fault = lambda asking: asked.set() if asking.method == "HEAD" else None
+    s3.fault = lambda asking: asked.set() if asking.method == "HEAD" and s3.objects else None
     thread = threading.Thread(target=world.worker.run)
     thread.start()
     assert asked.wait(20)
     world.worker.stopping.set()
     thread.join()
     assert claimed(world) == {sha256}
+
+
+def test_a_worker_copies_again_what_a_bucket_older_than_the_database_lacks(world: World, s3: S3) -> None:
+    kept, lost, cut = served(world), served(world, DATA[1:]), served(world, DATA[2:])
+    offload(world)
+    del s3.objects[f"blobs/{lost}"]
+    s3.keep(f"blobs/{cut}", b"less")
+    s3.keep(f"blobs/{'0' * 64}", b"without a row")
+    before = dict(s3.objects)
+    with world.store.holding(bucket_copies.LOCK):
+        assert bucket_copies.find_lost(world.database, world.store, bucket_of(world)) == []
+    s3.fault = lambda asked: 503 if asked.method == "GET" else None
+    with structlog.testing.capture_logs() as logs:
+        world.worker.offload()
+    assert [log["event"] for log in logs] == ["bucket.failed"]
+    assert (claimed(world), s3.objects) == ({kept, lost, cut}, before)
+    s3.fault = lambda asked: None
+    with structlog.testing.capture_logs() as logs:
+        world.worker.offload()
+    assert [(log["event"], log.get("blobs")) for log in logs if log["event"] == "bucket.lost"] == [("bucket.lost", 2)]
+    assert s3.objects == before | {f"blobs/{lost}": DATA[1:], f"blobs/{cut}": DATA[2:]}
+    assert claimed(world) == {kept, lost, cut}
+    s3.asked.clear()
+    world.worker.offload()
+    assert s3.asked == [], "a worker looks once"
 
 
 def test_only_one_process_copies_at_a_time(world: World, s3: S3) -> None:
@@ -201,7 +231,7 @@ def test_a_blob_doomed_while_it_is_copied_is_not_left_in_the_bucket(world: World
 
     s3.fault = doom
     assert offload(world) == []
-    assert s3.methods() == ["PUT", "HEAD", "DELETE"]
+    assert s3.methods() == ["HEAD", "PUT", "HEAD", "DELETE"]
     assert s3.objects == {}
     assert claimed(world) == set()
 

@@ -144,6 +144,34 @@ def test_it_composes_to_the_same_weights_as_an_uploaded_and_a_copied_base(
     assert results[0] == results[1]
 
 
+def test_a_component_that_exists_only_as_pickles_is_named_and_the_base_refused(
+    small: World, hub: HubFiles, base: Path, tmp_path: Path
+) -> None:
+    folder, inner = tmp_path / "parts", tmp_path / "parts" / "2_Dense"
+    shutil.copytree(base, folder)
+    inner.mkdir()
+    (folder / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]')
+    (inner / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    hub.add("acme/parts", folder)
+    refused = ask(small, source="hf://acme/parts@main")
+    assert refused["state"] == "failed"
+    assert "weights in '2_Dense/pytorch_model.bin' are not safetensors" in refused["error"]
+    (inner / "model.safetensors").write_bytes((make_checkpoint(tmp_path / "dense") / "model.safetensors").read_bytes())
+    hub.add("acme/whole", folder)
+    assert ask(small, "alice/whole", "hf://acme/whole@main")["state"] == "ready"
+
+
+def test_what_a_base_without_safetensors_is_is_named(small: World, hub: HubFiles, tmp_path: Path) -> None:
+    (tmp_path / "quantised").mkdir()
+    (tmp_path / "quantised" / "tiny-q4.gguf").write_bytes(b"GGUF")
+    hub.add("acme/quantised", tmp_path / "quantised")
+    refused = ask(small, source="hf://acme/quantised@main")
+    assert "acme/quantised@main holds 'tiny-q4.gguf', a GGUF file, made for inference" in refused["error"]
+    files = [{"path": "tiny-q4.gguf", "sha256": upload(small.client("alice"), b"GGUF")}]
+    sent = small.client("alice").post("/api/v1/models", json={"name": NAME, "files": files})
+    assert sent.status_code == 422 and "This base holds 'tiny-q4.gguf', a GGUF file" in sent.json()["detail"]
+
+
 def test_an_empty_cache_is_filled_again_from_where_the_base_is_pinned(
     small: World, hub: HubFiles, patch: Path, tmp_path: Path
 ) -> None:

@@ -58,6 +58,24 @@ def count_jobs(world: World) -> int:
         return session.query(Job).filter(Job.kind == "compose").count()
 
 
+def test_a_composition_names_the_files_of_the_base_that_it_was_left_without(world: World, tmp_path: Path) -> None:
+    base, copies = make_checkpoint(tmp_path / "base"), ["model.fp16.safetensors", "onnx/model.onnx"]
+    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "1.safetensors")
+    (base / "onnx").mkdir()
+    (base / copies[0]).write_bytes((base / "model.safetensors").read_bytes())
+    (base / copies[1]).write_bytes(b"an export")
+    create_model(world, "alice/tiny", base)
+    push_patch(world, "alice/tiny", tmp_path / "1.safetensors")
+    assert ask(world, (1, "1")).json()["left_out"] == [], "nothing is known before it is composed"
+    world.work()
+    done = ask(world, (1, "1")).json()
+    assert done["left_out"] == copies
+    page = world.client().get(f"/alice/tiny/recipes/{done['recipe']['digest']}").text
+    assert f"not here, since no patch is in them: <code>{copies[0]}</code>, <code>{copies[1]}</code>." in page
+    there = world.client().get(f"/api/v1/models/alice/tiny/revisions/{done['recipe']['digest']}").json()["files"]
+    assert not {file["path"] for file in there} & set(copies)
+
+
 def test_any_subset_is_what_a_local_composition_gives(world: World, files: list[Path], tmp_path: Path) -> None:
     asked = ask(world, (3, "0.50"), (1, "-1"), alpha="00.40")
     assert asked.status_code == 202

@@ -15,21 +15,24 @@ from sqlalchemy import select
 
 from registry.db import dumps
 from registry.db.session import open_database
-from registry.db.tables import AuditEvent, Blob, UploadSession
+from registry.db.tables import AuditEvent, Blob, UploadSession, now
 from registry.errors import DigestMismatch, InvalidRequest, MissingExtra, NotFound, WrongState
-from registry.services.blobs import damage, garbage
+from registry.services.blobs import bucket_copies, damage, garbage
 from registry.services.operating import backups
+from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
 from tests.support import launcher, postgres
-from tests.support.blobs import orphan
+from tests.support.blobs import orphan, refer
 from tests.support.launcher import SERVER
 from tests.support.processes import until
+from tests.support.s3_stand_in import S3
 from tests.support.world import World, upload
 
 pytestmark = pytest.mark.heavy
 
 DATA = random.Random(4).randbytes(2500)
 NONE = timedelta(0)
+ACCESS = ("endpoint", "region", "key_id", "secret")
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +174,36 @@ def test_a_damaged_blob_of_a_backup_is_named_and_marked(world: World, tmp_path: 
     database.engine.dispose()
 
 
+def test_a_restored_database_claims_of_a_bucket_what_it_holds_by_now_and_not_what_it_held(
+    world: World, tmp_path: Path, new_url: str, s3: S3
+) -> None:
+    bucket = open_bucket("s3://crumbs", **{name: s3.settings()[f"bucket_{name}"] for name in ACCESS})
+    assert bucket is not None
+    world.token("alice")
+    kept, lost = orphan(world, DATA), orphan(world, DATA[1:])
+    with world.database.write() as session:
+        refer(session, kept)
+        refer(session, lost)
+    assert len(list(bucket_copies.run(world.database, world.store, bucket, 1))) == 2
+    back_up(world, tmp_path / "backup")
+    del s3.objects[lost]
+    s3.keep("0" * 64, b"of a blob that is newer than the database")
+    assert backups.restore(tmp_path / "backup", tmp_path / "new", new_url).problems == []
+    database, store = open_database(new_url), Store(tmp_path / "new")
+    with database.read() as session:
+        assert bucket_copies.claimed(session) == {}, "downloads come from the disk"
+    s3.asked.clear()
+    assert {outcome.error for outcome in bucket_copies.run(database, store, bucket, 1)} == {None}
+    assert sorted(s3.methods()) == ["HEAD", "HEAD", "HEAD", "PUT"], "what is there is not sent again"
+    assert s3.objects == {kept: DATA, lost: DATA[1:], "0" * 64: b"of a blob that is newer than the database"}
+    with database.read() as session:
+        assert set(bucket_copies.claimed(session)) == {kept, lost}
+    assert list(bucket_copies.check(database, bucket)) == []
+    strays, _ = bucket_copies.reconcile(database, store, bucket, now() + timedelta(minutes=1))
+    assert [item.sha256 for item in strays] == ["0" * 64] and sorted(s3.objects) == sorted([kept, lost])
+    database.engine.dispose()
+
+
 def test_a_restore_that_was_interrupted_continues_and_nothing_starts_meanwhile(
     world: World, tmp_path: Path, new_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +216,10 @@ def test_a_restore_that_was_interrupted_continues_and_nothing_starts_meanwhile(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(backups, "place", stop)
         backups.restore(tmp_path / "backup", tmp_path / "new", new_url)
+    upload(world.client(), b"since then")
+    back_up(world, tmp_path / "another")
+    with pytest.raises(WrongState, match=r"restore of another backup into .* was begun"):
+        backups.restore(tmp_path / "another", tmp_path / "new", new_url)
     environment = {**os.environ, "DATABASE_URL": new_url}
     refused = launcher.run(SERVER, "migrate", "--data", str(tmp_path / "new"), environment=environment)
     assert (refused.returncode, "restore` again" in refused.stderr) == (1, True)
