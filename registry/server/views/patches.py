@@ -3,7 +3,8 @@
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import Check, Job, Model, PatchRevision, PatchTensor
+from registry.db.tables import Check, Job, Model, PatchRevision
+from registry.files.collector import paused_collector
 from registry.server.views import jobs as job_views
 from registry.services.catalog import patches
 from registry.services.curation.reviews import Affected
@@ -34,11 +35,6 @@ def patch(
             **{name: getattr(row, name) for name in (*words, *mask)},
         }
     )
-
-
-def tensor(row: PatchTensor) -> schemas.TensorStats:
-    """Return the shape of what a patch does to one tensor."""
-    return schemas.TensorStats.model_validate(row)
 
 
 def check(row: Check) -> schemas.Check:
@@ -91,4 +87,5 @@ def listing(
 
 def tensors(session: Session, row: PatchRevision) -> list[schemas.TensorStats]:
     """Return what a checked revision does to each tensor, in name order."""
-    return [tensor(found) for found in patches.tensors(session, row)]
+    with paused_collector():
+        return [schemas.TensorStats.model_validate(found) for found in patches.tensors(session, row)]
