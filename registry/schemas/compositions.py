@@ -67,6 +67,7 @@ class Composition(Answer):
     weights_digest: WeightsDigest | None
     device: str | None
     seconds: float | None
+    warnings: list[str] = Field([], description="what to know before using the result, a sentence each")
     alpha_rule: str | None = Field(None, description="the rule that gave alpha, if it was asked for as auto")
     job: Job | None
 

@@ -328,6 +328,7 @@ class Worker(Runner):
                         files,
                         result["builder"],
                         job.user_id,
+                        result["warnings"],
                     )
                     releases.composed(session, model, recipe.digest)
                 jobs.end(session, claim, "done")

@@ -206,6 +206,8 @@ def compose(
         pairs.append(("alpha", describe_alpha(composition.recipe.alpha, composition.alpha_rule)))
     if composition.seconds is not None:
         pairs.append(("computed", f"on {plain(composition.device or '?')} in {composition.seconds:.1f} s"))
+    for warning in composition.warnings:
+        console.note(plain(warning))
     pairs.append(("next", f"crumb pull {model}@{composition.recipe.digest[:12]} -o DIR"))
     console.result(composition, fields(pairs), f"{composition.recipe.digest} {composition.weights_digest}")
 
