@@ -28,6 +28,7 @@
     ├── StorageFull (OSError)          no room for the bytes
     ├── StorageFailed (OSError)        the disk did not take the bytes, or lost some
     │   └── BlobDamaged                the file of a blob is missing, or holds other bytes
+    ├── TooManyFiles (OSError)         more files open at once than the system allows this process
     ├── MissingExtra (ImportError)     a library of an extra is not installed
     └── Unavailable (ConnectionError)  the other side does not answer
 
@@ -199,6 +200,10 @@ class StorageFailed(BreadcrumbError, OSError):
 
 class BlobDamaged(StorageFailed):
     """The file of a blob is missing or holds other bytes; it is not served until it is repaired."""
+
+
+class TooManyFiles(BreadcrumbError, OSError):
+    """More files would have to be open at once than the system allows this process."""
 
 
 class MissingExtra(BreadcrumbError, ImportError):

@@ -159,6 +159,7 @@ def compose_here(
         DigestMismatch: The base or a patch is not the one that the recipe names.
     """
     from registry.breadcrumbs.composing.compose import compose as compose_weights
+    from registry.breadcrumbs.composing.variances import tell_negative
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 
     recipe = recipe_of(snapshot)
@@ -168,7 +169,7 @@ def compose_here(
             raise WrongState(other_files(snapshot.model, base))  # before the patches travel
         entry = open_patches(client, snapshot.model, snapshot.recipe.patches, recipe.base, checkpoint, console=console)
         with entry as patches, console.progress("composing") as progress:
-            return compose_weights(  # checks the base as it reads it
+            composed = compose_weights(  # checks the base as it reads it
                 checkpoint,
                 patches,
                 recipe,
@@ -178,6 +179,9 @@ def compose_here(
                 file_digests=same_files,
                 device_memory=device_memory,
             )
+        for sentence in tell_negative(composed.negative):
+            console.note(sentence)
+        return composed
 
 
 def recipe_of(snapshot: Snapshot) -> "Recipe | None":

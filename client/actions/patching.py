@@ -220,6 +220,7 @@ def apply(
             matches no tensor of its patch.
         BaseMismatch: A patch is for another base.
         NotFinite: The composition overflows.
+        TooManyFiles: There are more patches, or files of the base, than the process may open.
     """
     from registry.breadcrumbs.formats.recipe import ALONE, Item, make_recipe
 
@@ -233,6 +234,7 @@ def apply(
     digest = patch_base(chosen[0][0])  # compose() holds the base to it, and open_checked() the other patches
 
     from registry.breadcrumbs.composing.compose import compose
+    from registry.breadcrumbs.composing.variances import tell_negative
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
     from registry.documents.composed_card import CardItem, render_card
 
@@ -257,6 +259,9 @@ def apply(
         with console.progress("composing") as progress:
             composed = compose(checkpoint, opened, recipe, temporary, device, progress, device_memory=device_memory)
         assert composed.weights_digest is not None
+        warnings = tell_negative(composed.negative)
+        for sentence in warnings:
+            console.note(sentence)
         copy_others(base, temporary, checkpoint.indexes)
         named = [CardItem(sha256, None, path.name) for sha256, path in zip(digests, files, strict=True)]
         title, old = folder.absolute().name, _read_card(base)
@@ -265,7 +270,16 @@ def apply(
             console.note(tell_left_out(left_out, "the base"))
         card = render_card(title, name or digest, recipe, composed.weights_digest, named, old, left_out)
         (temporary / "README.md").write_text(card, "utf-8")
-    return Applied(folder, composed.weights_digest, recipe.digest, digest, composed.device, composed.seconds, left_out)
+    return Applied(
+        folder,
+        composed.weights_digest,
+        recipe.digest,
+        digest,
+        composed.device,
+        composed.seconds,
+        left_out,
+        warnings,
+    )
 
 
 def _factors(

@@ -1,4 +1,4 @@
-"""Results: a patch that was made or pushed, a model that was pulled or composed, each with a table for notebooks."""
+"""Results of pull, push, compose, diff and apply, with a table for notebooks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,6 +96,7 @@ class ComposedModel(Card):
         ]
         if self.composition.seconds is not None:
             rows.append(("computed", f"on {self.composition.device or '?'} in {self.composition.seconds:.1f} s"))
+        rows += [("warning", warning) for warning in self.composition.warnings]
         return rows
 
 
@@ -179,6 +180,7 @@ class Applied(Card):
         device: Where it was computed.
         seconds: How long that took.
         left_out: Files of the base that may hold weights and are no part of the model; they were not copied.
+        warnings: What to know before using it, a sentence each.
     """
 
     folder: Path
@@ -188,6 +190,7 @@ class Applied(Card):
     device: str
     seconds: float
     left_out: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what `crumb apply` shows."""

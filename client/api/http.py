@@ -27,7 +27,7 @@ from client.api.problems import bounded, no_answer, problem, redirected, retry_a
 from client.machine.config import clean_url
 from registry.errors import BreadcrumbError, Unauthenticated, Unavailable
 
-ANSWER_BYTES = 64 * 2**20  # largest JSON answer believed; file bytes are bounded by their announced size instead
+ANSWER_BYTES = 128 * 2**20  # largest JSON answer believed; file bytes are bounded by their announced size instead
 MOST_HOPS = 5  # redirects of one call
 LONGEST_WAIT = 60.0  # seconds; a longer Retry-After is not waited for
 RETRIED = frozenset({429, 502, 503, 504})

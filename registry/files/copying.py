@@ -1,13 +1,7 @@
 """Copying bytes between files, by the system's own copy where it has one; reading and writing them at a place."""
 
 import errno
-import hashlib
 import os
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import BinaryIO
 
 REFUSALS = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """The errors by which a system says that it has no copy of its own for two files."""
@@ -72,36 +66,3 @@ class Appender:
         """Append bytes."""
         write_at(self.file, view, self.at)
         self.at += len(view)
-
-
-def settle(file: BinaryIO, header: bytes, parts: Sequence[tuple[int, int]], folder: Path) -> tuple[str, int]:
-    """Put the header and the parts one after another, and hash the file.
-
-    Args:
-        file: Holds the parts; anything else in it is overwritten.
-        header: Comes first.
-        parts: (place, bytes) of each part, ascending.
-        folder: Where a copy may be made for a while.
-
-    Returns:
-        sha256 and size of the file.
-    """
-    with ExitStack() as stack:
-        source = file.fileno()
-        if len(header) > parts[0][0]:  # longer than planned, as happens when masks turn into indices
-            source = stack.enter_context(tempfile.TemporaryFile(dir=folder)).fileno()
-            for at, length in parts:
-                copy_range(file.fileno(), source, at, at + length, at)
-        digest, to = hashlib.sha256(header), len(header)
-        write_at(file.fileno(), memoryview(header), 0)
-        buffer = memoryview(bytearray(COPY_BYTES))
-        for at, length in parts:
-            for start in range(at, at + length, COPY_BYTES):
-                view = buffer[: min(COPY_BYTES, at + length - start)]
-                read_at(source, view, start)
-                digest.update(view)
-                if source != file.fileno() or start != to:  # in one file to < start: nothing unread is overwritten
-                    write_at(file.fileno(), view, to)
-                to += len(view)
-        os.ftruncate(file.fileno(), to)
-    return digest.hexdigest(), to

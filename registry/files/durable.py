@@ -5,10 +5,12 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from registry.errors import BreadcrumbError, InvalidRequest, StorageFailed, StorageFull
+from registry.files.descriptors import with_room
 
 
 @contextlib.contextmanager
@@ -25,6 +27,7 @@ def new_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
         InvalidRequest: A folder does not exist.
         StorageFull: The disk has no room left.
         StorageFailed: The disk failed in another way.
+        TooManyFiles: The process may not open that many.
     """
     temporary: list[Path] = []
     files: list[BinaryIO] = []
@@ -34,8 +37,8 @@ def new_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
             if not path.parent.is_dir():
                 raise InvalidRequest(f"The folder {path.parent} does not exist; create it first.")
             beside = path.parent / f".{secrets.token_hex(8)}.tmp"
-            files.append(_create(beside))
             temporary.append(beside)
+            files.append(with_room(partial(_create, beside)))
         yield files
         for file in files:
             file.flush()

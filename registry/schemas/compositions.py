@@ -67,6 +67,7 @@ class Composition(Answer):
     weights_digest: WeightsDigest | None
     device: str | None
     seconds: float | None
+    warnings: list[str] = Field([], description="what to know before using the result, a sentence each")
     alpha_rule: str | None = Field(None, description="the rule that gave alpha, if it was asked for as auto")
     left_out: list[str] = Field(
         [], description="files of the base with other copies of its weights, which the result does not have"

@@ -43,6 +43,7 @@ STATUS: dict[type[errors.BreadcrumbError], int] = {
     errors.StorageFull: 507,
     errors.StorageFailed: 500,
     errors.BlobDamaged: 500,
+    errors.TooManyFiles: 503,
     errors.MissingExtra: 500,
     errors.Unavailable: 503,
     errors.BreadcrumbError: 500,

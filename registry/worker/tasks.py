@@ -17,6 +17,7 @@ from registry.breadcrumbs.checking.claims import CheckResult, check_density
 from registry.breadcrumbs.checking.finite import check_finite, try_on
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
+from registry.breadcrumbs.composing.variances import tell_negative
 from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
 from registry.breadcrumbs.diffing.diff import diff as make_patch
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
@@ -297,7 +298,8 @@ def compose(
         progress: Called with a number from 0 to 1 now and then.
 
     Returns:
-        Digest, device and seconds; and the sha256 of each weight file that was written and of the base's indexes.
+        Digest, device and seconds; warnings; and the sha256 of each weight file that was written and of the base's
+        indexes.
 
     Raises:
         NotFinite: The result overflows; the message names the tensor.
@@ -333,6 +335,7 @@ def compose(
         "weights_digest": result.weights_digest,
         "device": result.device,
         "seconds": result.seconds,
+        "warnings": tell_negative(result.negative),
         "files": {name: file.sha256 for name, file in result.files.items()}
         | {index: base[index][1] for index in checkpoint.indexes},
     }

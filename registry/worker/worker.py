@@ -219,7 +219,7 @@ class Worker(Upkeep):
         with self.database.read() as session:
             model = self.model(session, claim)
             revision = patches.by_id(session, revision_id)
-            tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in models.base_tensors(session, model)]
+            tensors = models.base_tensors(session, model)
             files = {file.path: file.sha256 for file in models.base_files(session, model)}
         damage.require_sound(self.database, self.store, [revision.sha256, *files.values()])
         with self.base_here(claim):
@@ -278,6 +278,7 @@ class Worker(Upkeep):
                         files,
                         result["builder"],
                         job.user_id,
+                        result["warnings"],
                     )
                     releases.composed(session, model, recipe.digest)
                 jobs.end(session, claim, "done")

@@ -208,6 +208,8 @@ def compose(
         pairs.append(("computed", f"on {plain(composition.device or '?')} in {composition.seconds:.1f} s"))
     if composition.left_out:
         pairs.append(("left out", plain(", ".join(composition.left_out))))
+    for warning in composition.warnings:
+        console.note(plain(warning))
     pairs.append(("next", f"crumb pull {model}@{composition.recipe.digest[:12]} -o DIR"))
     console.result(composition, fields(pairs), f"{composition.recipe.digest} {composition.weights_digest}")
 

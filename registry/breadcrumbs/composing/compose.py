@@ -58,6 +58,7 @@ class Composed:
         seconds: From beginning to end.
         files: Its weight files by name.
         phases: Seconds that threads spent in each kind of work; they overlap, so their sum exceeds `seconds`.
+        negative: How many variances of batch norm are negative that were not in the base, by tensor.
     """
 
     weights_digest: str | None
@@ -65,6 +66,7 @@ class Composed:
     seconds: float
     files: dict[str, WrittenFile]
     phases: dict[str, float] = field(default_factory=dict)
+    negative: dict[str, int] = field(default_factory=dict)
 
 
 def compose(
@@ -137,6 +139,7 @@ def compose(
         time.monotonic() - began,
         {name: WrittenFile(whole.get(name), size) for name, size in zip(base.files, sizes, strict=True)},
         phases.seconds,
+        writer.variances.counts,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from registry.breadcrumbs.composing.engines import Buffers, Engine
 from registry.breadcrumbs.composing.lanes import Crew, Phases, Slot
 from registry.breadcrumbs.composing.staging import Chunk, Stager
+from registry.breadcrumbs.composing.variances import NegativeVariances, is_variance
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import Entry, show
 from registry.breadcrumbs.formats.patchfile import Patch
@@ -44,6 +45,9 @@ class Writer:
         hashed: Which of HASHES to compute; `tensors` are those that patches touch, and also the others if the
             base's are not hashed.
         meter: Where progress is counted.
+
+    Attributes:
+        variances: Those that became negative, once all is written.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Writer:
         meter: Meter,
     ) -> None:
         self.base, self.touching, self.engine, self.crew = base, touching, engine, crew
-        self.phases, self.meter = phases, meter
+        self.phases, self.meter, self.variances = phases, meter, NegativeVariances()
         self._hashes: dict[str, dict[str, Any]] = {what: {} for what in hashed}
 
     def digests(self, what: str) -> dict[str, str]:
@@ -92,12 +96,13 @@ class Writer:
         stager = Stager(self.base, entry.name, self.touching[entry.name], self.engine.step)
         at, numel = entry.start, entry.numel
         held = self.engine.resident is not None and self.engine.resident.holds(entry.name)
+        with_base = not held or is_variance(entry.name)
         self._begin(entry, "tensors", *([] if held else ["base tensors"]))
         for first in range(0, numel, stager.step):
             slot = self.crew.next_slot()
             arena = slot.buffers.arena
             with self.phases.of("masks"):
-                chunk = stager.stage(arena, first, min(first + stager.step, numel), with_base=not held)
+                chunk = stager.stage(arena, first, min(first + stager.step, numel), with_base=with_base)
             old = arena.view[chunk.base_at : chunk.base_at + chunk.length]
             slot.buffers.out.clear()
             slot.buffers.out.place(chunk.length)
@@ -122,6 +127,9 @@ class Writer:
                 "choose a smaller alpha.",
                 field=chunk.tensor,
             )
+        if is_variance(chunk.tensor):
+            before = buffers.arena.view[chunk.base_at : chunk.base_at + chunk.length]
+            self.variances.look(chunk.tensor, chunk.spec.dtype, before, buffers.out.view[: chunk.length])
 
     def _put(self, file: BinaryIO, view: memoryview, at: int) -> None:
         with self.phases.of("write"):

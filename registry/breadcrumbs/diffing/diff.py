@@ -29,13 +29,14 @@ from registry.breadcrumbs.formats.arrays import count_not_finite, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.digest import digest_of
-from registry.breadcrumbs.formats.header import DTYPES, FLOATS, PATCH_LIMITS, TensorSpec, format_header, show
-from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo, format_metadata, layout
+from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
+from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo, layout
+from registry.breadcrumbs.formats.places import patch_header, plan, settle
 from registry.breadcrumbs.kernels.check import measure_change
 from registry.breadcrumbs.kernels.compose import CODES
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch
-from registry.files.copying import Appender, settle
+from registry.files.copying import Appender
 from registry.files.durable import new_files
 from registry.files.progress import Meter, Progress
 from registry.files.threads import call_each
@@ -98,17 +99,19 @@ def diff(
     Raises:
         CheckpointMismatch: The two do not fit together, or integer tensors differ.
         InvalidCheckpoint: A tensor of one of them holds NaN or Inf.
-        InvalidPatch: Nothing changed, or a value does not fit its dtype.
+        InvalidPatch: Nothing changed, a value does not fit its dtype, or readers do not take so long a header.
     """
     params = params or MaskParams()
     gpu = None if pick_device(device) == "cpu" else open_gpu(device_memory)
     pairing = pair(base, tuned, Choice(include, exclude, strip_prefix, shared_only, shared_rows))
     if pairing.rows:
         tuned = SharedRows(base, tuned, {pairing.partner[name]: name for name in pairing.rows})
+    floats = [name for name in pairing.partner if base.tensors[name].dtype in FLOATS]
+    most = {name: groups_of(base.tensors[name], params).most for name in floats if base.tensors[name].numel}
+    places = plan(base.tensors, most, params)
     read = [*pairing.partner.values(), *(name for pair_ in pairing.same for name in pair_)]
     meter = Meter(base.size + sum(map(tuned.bytes_of, read)), progress)
     digests = _compare_integers(base, tuned, pairing, meter)
-    floats = [name for name in pairing.partner if base.tensors[name].dtype in FLOATS]
     rounded = [name for name in floats if rounds(base.tensors[name].dtype, tuned.dtype_of(pairing.partner[name]))]
     same = ""
     if rounded:
@@ -119,9 +122,8 @@ def diff(
             "base. They were compared with the base rounded in the same way, so that rounding is no change."
         )
     with new_files([out]) as (file,), ExitStack() as stack:
-        plan = _plan(base, floats, params)
         workspaces = _Workspaces(lambda: stack.enter_context(Workspace(out.parent, gpu)))
-        comparison = _Comparison(base, tuned, pairing.partner, params, plan, file, meter, workspaces)
+        comparison = _Comparison(base, tuned, pairing.partner, params, places, file, meter, workspaces)
         largest_first = sorted(floats, key=base.bytes_of, reverse=True)
         tensors = call_each(comparison.compare, largest_first, threads, "diff")
         digests |= {name: tensor.digest for name, tensor in tensors.items()}
@@ -135,8 +137,8 @@ def diff(
                 else f"Nothing changed: base and tuned are equal{same}; no patch was written."
             )
         digest = digest_of(base.tensors, digests)
-        header = _header(base, {name: tensor.nnz for name, tensor in kept.items()}, digest, params)
-        parts = [(plan[name], tensor.length) for name, tensor in kept.items()]
+        header = patch_header(base.tensors, {name: tensor.nnz for name, tensor in kept.items()}, digest, params)
+        parts = [(places[name], tensor.length) for name, tensor in kept.items()]
         sha256, total = settle(file, header, parts, out.parent)
     specs = {name: base.tensors[name] for name in kept}
     matrices = [name for name in floats if len(base.tensors[name].shape) > 1]
@@ -148,29 +150,6 @@ def _relative(squares: Sequence[tuple[float, ...]]) -> float | None:
     """Return norm(tuned - base) / norm(base) from the sums of squares of tensors; None if the base is 0."""
     change, whole = (math.fsum(each[at] for each in squares) for at in (0, 1))
     return math.sqrt(change / whole) if whole else None
-
-
-def _header(base: Checkpoint, nnz: Mapping[str, int], digest: str, params: MaskParams) -> bytes:
-    """Return the header of a patch that keeps so many elements of each tensor."""
-    specs = {name: base.tensors[name] for name in nnz}
-    entries = [entry for name, spec in specs.items() for entry in layout(name, spec, nnz[name], params)]
-    return format_header(entries, format_metadata(digest, params, specs))
-
-
-def _plan(base: Checkpoint, names: Sequence[str], params: MaskParams) -> dict[str, int]:
-    """Return the byte at which each tensor's mask begins in the file, if all tensors keep as much as they may."""
-    most = {name: groups_of(base.tensors[name], params).most for name in names if base.tensors[name].numel}
-    at = len(_header(base, {name: count for name, count in most.items() if count}, f"sha256:{'0' * 64}", params))
-    if at - 8 > PATCH_LIMITS.header_bytes or 2 * len(most) > PATCH_LIMITS.entries:
-        raise InvalidPatch(
-            f"A patch of {len(most)} tensors has a header of {at - 8} bytes and {2 * len(most)} entries, and readers "
-            f"take {PATCH_LIMITS.header_bytes} and {PATCH_LIMITS.entries}; leave tensors out with exclude."
-        )
-    plan = {}
-    for name, count in most.items():
-        plan[name] = at
-        at += sum(shape[0] * DTYPES[dtype] for _, dtype, shape in layout(name, base.tensors[name], count, params))
-    return plan
 
 
 def open_gpu(memory: int | None) -> MaskFinder:
@@ -294,12 +273,12 @@ class _Comparison:
         tuned: Weights,
         partner: Mapping[str, str],
         params: MaskParams,
-        plan: Mapping[str, int],
+        places: Mapping[str, int],
         file: BinaryIO,
         meter: Meter,
         workspaces: "_Workspaces",
     ) -> None:
-        self.base, self.tuned, self.partner, self.params, self.plan = base, tuned, partner, params, plan
+        self.base, self.tuned, self.partner, self.params, self.places = base, tuned, partner, params, places
         self.file, self.meter, self.workspaces = file.fileno(), meter, workspaces
 
     def compare(self, name: str) -> _Compared:
@@ -332,7 +311,7 @@ class _Comparison:
         mask, values = layout(name, spec, changes.nnz, self.params)
         index_width = 0 if mask[1] == "U8" else DTYPES[mask[1]]
         lengths = [shape[0] * DTYPES[dtype] for _, dtype, shape in (mask, values)]
-        at = self.plan[name]
+        at = self.places[name]
         writers = Appender(self.file, at), Appender(self.file, at + lengths[0])
         if workspace.write(changes, index_width, values[1], *writers):
             raise InvalidPatch(

@@ -13,6 +13,7 @@ Source: Model Breadcrumbs, Davari & Belilovsky, arXiv 2312.06795. changes.py fin
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.layout import MaskParams
@@ -56,6 +57,7 @@ def groups_of(spec: TensorSpec, params: MaskParams) -> Groups:
     return Groups(spec.numel // size, size, dropped(params.drop_top, size), dropped(params.drop_bottom, size))
 
 
+@lru_cache(maxsize=10_000)  # most tensors of a model share a few sizes
 def dropped(fraction: str, size: int) -> int:
     """Return floor(fraction * size), exactly: 0.29 of 100 is 29, where binary floats say 28."""
     return math.floor(Fraction(fraction) * size)

@@ -61,7 +61,11 @@ def read_floats(source: Source, name: str, start: int, stop: int) -> Floats:
     Raises:
         InvalidInput: The file has become shorter since it was opened.
     """
-    dtype, raw = source.dtype_of(name), read_raw(source, name, start, stop)
+    return to_floats(read_raw(source, name, start, stop), source.dtype_of(name))
+
+
+def to_floats(raw: Octets, dtype: str) -> Floats:
+    """Return floating-point elements given as their bytes and dtype, without rounding, as `read_floats` does."""
     if dtype == "BF16":
         return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
     if dtype == "F64":

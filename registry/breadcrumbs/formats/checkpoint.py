@@ -15,10 +15,15 @@ from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Entry, Header
 from registry.breadcrumbs.formats.header_reader import read_header
 from registry.breadcrumbs.formats.weight_files import find_weights, how_to_convert, read_json, require_whole
 from registry.errors import InvalidCheckpoint, NotFound
+from registry.files.collector import paused_collector
+from registry.files.descriptors import open_to_read
 from registry.files.folders import CONFIG, INDEX
 
 CONFIG_BYTES = 4_000_000
 """Longest config.json that is read."""
+
+HEADERS = 4
+"""How often the longest header all headers of a checkpoint may have together: 2,000 shards have 2,000 of them."""
 
 
 class Weights(Protocol):
@@ -71,6 +76,7 @@ class Checkpoint:
         self.config = config
         self._open: dict[str, BinaryIO] = {}
         self._file_of: dict[str, str] = {}
+        self._header_bytes = 0
         try:
             for name, path in self.files.items():
                 self._add(name, path, limits)
@@ -78,13 +84,14 @@ class Checkpoint:
             self.close()
             raise
         self.tensors: dict[str, TensorSpec] = {}
+        specs: dict[tuple[str, tuple[int, ...]], TensorSpec] = {}  # one for all that are alike
         for tensor in sorted(self._file_of):
             entry = self.headers[self._file_of[tensor]].entries[tensor]
-            self.tensors[tensor] = TensorSpec(entry.dtype, entry.shape)
+            key = entry.dtype, entry.shape
+            self.tensors[tensor] = specs.get(key) or specs.setdefault(key, TensorSpec(*key))
 
     def _add(self, name: str, path: Path, limits: Limits) -> None:
-        file = path.open("rb", buffering=0)
-        self._open[name] = file
+        file = self._open[name] = open_to_read(path)
         header = read_header(file, os.fstat(file.fileno()).st_size, f"Weight file {name}", limits, InvalidCheckpoint)
         if header.metadata.get("format") == "breadcrumb-patch":
             raise InvalidCheckpoint(f"{name} is a breadcrumb patch and not a model; move it out of the folder.")
@@ -99,7 +106,11 @@ class Checkpoint:
                 )
             self._file_of[tensor] = name
         if len(self._file_of) > limits.entries:
-            raise InvalidCheckpoint(f"The checkpoint has more than {limits.entries} tensors.")
+            raise InvalidCheckpoint(f"The checkpoint has more than the {limits.entries} tensors allowed.")
+        self._header_bytes += header.size
+        if self._header_bytes > HEADERS * limits.header_bytes:
+            allowed = HEADERS * limits.header_bytes
+            raise InvalidCheckpoint(f"The headers of the checkpoint have more than the {allowed} bytes allowed.")
         self.headers[name] = header
 
     def __enter__(self) -> Self:
@@ -182,6 +193,7 @@ def list_files(folder: Path) -> dict[str, Path]:
     return {path: files[path] for path in sorted(files)}
 
 
+@paused_collector()
 def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOINT_LIMITS) -> Checkpoint:
     """Open a checkpoint without reading its tensors.
 
@@ -196,6 +208,7 @@ def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOI
     Raises:
         InvalidCheckpoint: The source is not a sound safetensors checkpoint.
         NotFound: The source does not exist.
+        TooManyFiles: It has more files than the process may open.
     """
     if isinstance(source, Path):
         if source.is_file():

@@ -8,13 +8,19 @@ and both see the same tensors.
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import BinaryIO, TypeVar
 
 from registry.breadcrumbs.formats.header import BITS, MAX_ELEMENTS, Entry, Flaw, Header, Limits, show
 from registry.errors import InvalidInput
+from registry.files.collector import paused_collector
+
+Made = TypeVar("Made")
+Make = Callable[[str, str, tuple[int, ...], tuple[int, ...]], Made]
+"""Makes what is kept of an entry: of its name, dtype, shape and data_offsets, which are () where there are none."""
 
 
+@paused_collector()
 def read_header(file: BinaryIO, size: int, what: str, limits: Limits, error: type[InvalidInput]) -> Header:
     """Read and check the header of a safetensors file, reading no more than the limits allow.
 
@@ -44,37 +50,41 @@ def read_header(file: BinaryIO, size: int, what: str, limits: Limits, error: typ
             )
         if length > limits.header_bytes:
             raise Flaw(f"its header has {length} bytes, more than the {limits.header_bytes} allowed")
-        raw = file.read(length)
-        if len(raw) < length:
-            raise Flaw("it ends inside its header")
-        if raw[:1] != b"{":
-            raise Flaw("its header does not start with '{'")
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as problem:
-            raise Flaw(f"its header is not UTF-8 at byte {problem.start}") from None
-        entries, metadata, end = parse_entries(text, ("dtype", "shape", "data_offsets"), limits)
-        if text[end:].strip(" "):
+        text = _read_text(file, length)
+        placed = _Placed(8 + length)
+        entries, metadata, end = parse_entries(text, ("dtype", "shape", "data_offsets"), limits, placed.add)
+        if text[end : end + 1] and text[end:].strip(" "):
             raise Flaw("its header is followed by something other than spaces")
-        return Header(_place_entries(entries, size - 8 - length, 8 + length), metadata, 8 + length)
+        return Header(placed.check(entries, size), metadata, 8 + length)
     except Flaw as flaw:
         raise flaw.as_error(what, error) from None
 
 
-def _place_entries(
-    parsed: Mapping[str, Mapping[str, str | tuple[int, ...]]], room: int, origin: int
-) -> dict[str, Entry]:
-    """Return the entries in the order of their data, having checked that they fill it without gap or overlap.
+def _read_text(file: BinaryIO, length: int) -> str:
+    """Read the JSON text of a header; its bytes are dropped before it is parsed."""
+    raw = file.read(length)
+    if len(raw) < length:
+        raise Flaw("it ends inside its header")
+    if raw[:1] != b"{":
+        raise Flaw("its header does not start with '{'")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise Flaw(f"its header is not UTF-8 at byte {problem.start}") from None
+
+
+class _Placed:
+    """Makes entries, and checks that their data fill the file without gap or overlap.
 
     Args:
-        parsed: The fields of each entry.
-        room: Bytes of data in the file.
         origin: The byte of the file at which the data starts.
     """
-    entries = []
-    for name, fields in parsed.items():
-        dtype, shape, offsets = str(fields["dtype"]), fields["shape"], fields["data_offsets"]
-        assert isinstance(shape, tuple) and isinstance(offsets, tuple)
+
+    def __init__(self, origin: int) -> None:
+        self._origin, self._next, self._ordered = origin, origin, True
+
+    def add(self, name: str, dtype: str, shape: tuple[int, ...], offsets: tuple[int, ...]) -> Entry:
+        """Return an entry of which the data are as long as its shape says."""
         if len(offsets) != 2:
             raise Flaw("data_offsets must be two integers", name)
         start, stop = offsets
@@ -86,20 +96,33 @@ def _place_entries(
                 f"{stop - start} bytes of data do not hold shape {list(shape)} of {dtype}, which takes {length}",
                 name,
             )
-        entries.append(Entry(name, dtype, shape, start, stop))
-    entries.sort(key=lambda entry: (entry.start, entry.stop))
-    at = 0
-    for entry in entries:
-        if entry.start != at:
-            raise Flaw(f"its data starts at {entry.start} and not at {at}; data has no gap and no overlap", entry.name)
-        at = entry.stop
-    if at != room:
-        raise Flaw(f"its tensors take {at} bytes, and the file holds {room} bytes of data")
-    return {e.name: Entry(e.name, e.dtype, e.shape, e.start + origin, e.stop + origin) for e in entries}
+        before = self._next
+        self._ordered = self._ordered and start + self._origin == before
+        start = before if self._ordered else start + self._origin  # one number for where one ends and the next begins
+        self._next = start + length
+        return Entry(name, dtype, shape, start, self._next)
+
+    def check(self, entries: dict[str, Entry], size: int) -> dict[str, Entry]:
+        """Return all entries of a file of `size` bytes, in the order of their data."""
+        at = self._next
+        if not self._ordered:
+            at, in_order = self._origin, sorted(entries.values(), key=lambda entry: (entry.start, entry.stop))
+            for entry in in_order:
+                if entry.start != at:
+                    place, wanted = entry.start - self._origin, at - self._origin
+                    rule = f"its data starts at {place} and not at {wanted}; data has no gap and no overlap"
+                    raise Flaw(rule, entry.name)
+                at = entry.stop
+            entries = {entry.name: entry for entry in in_order}
+        if at != size:
+            taken, room = at - self._origin, size - self._origin
+            raise Flaw(f"its tensors take {taken} bytes, and the file holds {room} bytes of data")
+        return entries
 
 
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _STRING = re.compile(r'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+"')
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _INTEGERS = re.compile(r"\[([0-9, \t\n\r]*+)\]")
 _PLAIN = r"(?:0|[1-9][0-9]{0,14})"
 _USUAL: dict[tuple[str, ...], re.Pattern[str]] = {
@@ -114,9 +137,16 @@ _USUAL: dict[tuple[str, ...], re.Pattern[str]] = {
 _INTEGER = re.compile(r"[ \t\n\r]*+(0|[1-9][0-9]{0,15})[ \t\n\r]*+")
 
 
+_KNOWN = {dtype: dtype for dtype in BITS}
+"""One string for each dtype code, in place of one for each entry."""
+
+_MOST_SHAPES = 10_000
+"""Shapes that are kept while a header is parsed, since most of its tensors share a few."""
+
+
 def parse_entries(
-    text: str, fields: tuple[str, ...], limits: Limits
-) -> tuple[dict[str, dict[str, str | tuple[int, ...]]], dict[str, str], int]:
+    text: str, fields: tuple[str, ...], limits: Limits, make: Make[Made]
+) -> tuple[dict[str, Made], dict[str, str], int]:
     """Parse a JSON object of `{name: {field: dtype or integers}}`, and `__metadata__` where the fields are a header's.
 
     Args:
@@ -124,6 +154,7 @@ def parse_entries(
         fields: The fields that each entry must have, in any order, and no others; "dtype" is a dtype code, the
             rest are lists of integers.
         limits: What the text may hold.
+        make: Makes what is kept of an entry.
 
     Returns:
         The entries, the metadata, and where the object ends in the text.
@@ -131,18 +162,20 @@ def parse_entries(
     Raises:
         Flaw: The text breaks a rule.
     """
-    entries: dict[str, dict[str, str | tuple[int, ...]]] = {}
+    entries: dict[str, Made] = {}
     metadata: dict[str, str] | None = None
+    shapes: dict[str, tuple[int, ...]] = {}
     at = _mark(text, 0, "{")
     closed = _peek(text, at) == "}"
     usual = _USUAL[fields]
     while not closed:
         match = usual.match(text, at)
-        if match is not None and match[1] not in entries and match[1] != "__metadata__":
-            entry = _usual_entry(match, limits)
-            if entry is not None and len(entries) < limits.entries:
-                entries[match[1]] = entry
-                closed, at = _next(text, match.end(), match[1])
+        if match is not None and len(entries) < limits.entries:
+            name, dtype, lengths, start, stop = match.groups()
+            shape = shapes.get(lengths) or _usual_shape(lengths, shapes, limits)
+            if shape is not None and dtype in _KNOWN and name not in entries and name != "__metadata__":
+                entries[name] = make(name, _KNOWN[dtype], shape, (int(start), int(stop)) if stop else ())
+                closed, at = _next(text, match.end(), name)
                 continue
         name, at = _string(text, at, None)
         at = _mark(text, at, ":", name)
@@ -157,52 +190,50 @@ def parse_entries(
                 raise Flaw(f"it has more than the {limits.entries} entries allowed")
             if any(mark in name for mark in "\0\t\n"):
                 raise Flaw("a name holds NUL, TAB or LF", name)
-            entries[name], at = _entry(text, at, name, fields, limits)
+            dtype, lists, at = _entry(text, at, name, fields, limits)
+            entries[name] = make(name, _KNOWN[dtype], lists["shape"], lists.get("data_offsets", ()))
         closed, at = _next(text, at, name)
     return entries, metadata or {}, _mark(text, at, "}")
 
 
-def _usual_entry(match: re.Match[str], limits: Limits) -> dict[str, str | tuple[int, ...]] | None:
-    """Return the fields of an entry, or None where one breaks a rule: parsing token by token then says which."""
-    _, dtype, shape, start, stop = match.groups()
-    lengths = tuple(map(int, shape.split(","))) if shape else ()
-    sound = dtype in BITS and len(lengths) <= limits.rank and math.prod(n or 1 for n in lengths) <= MAX_ELEMENTS
-    if not sound:
+def _usual_shape(text: str, shapes: dict[str, tuple[int, ...]], limits: Limits) -> tuple[int, ...] | None:
+    """Return a shape from its text, or None where it breaks a rule: parsing token by token then says which."""
+    shape = tuple(map(int, text.split(","))) if text else ()
+    if len(shape) > limits.rank or math.prod(n or 1 for n in shape) > MAX_ELEMENTS:
         return None
-    if not stop:
-        return {"dtype": dtype, "shape": lengths}
-    return {"dtype": dtype, "shape": lengths, "data_offsets": (int(start), int(stop))}
+    if len(shapes) < _MOST_SHAPES:
+        shapes[text] = shape
+    return shape
 
 
 def _entry(
     text: str, at: int, name: str, fields: tuple[str, ...], limits: Limits
-) -> tuple[dict[str, str | tuple[int, ...]], int]:
-    values: dict[str, str | tuple[int, ...]] = {}
+) -> tuple[str, dict[str, tuple[int, ...]], int]:
+    """Parse an entry token by token: its dtype, its lists of integers by their fields, and where it ends."""
+    dtype, lists = "", dict[str, tuple[int, ...]]()
     at = _mark(text, at, "{", name)
     closed = _peek(text, at) == "}"
     while not closed:
         field, at = _string(text, at, name)
         if field not in fields:
             raise Flaw(f"field {show(field)} is unknown; an entry has exactly {', '.join(fields)}", name)
-        if field in values:
+        if field in lists or (field == "dtype" and dtype):
             raise Flaw(f"field {field} occurs twice", name)
         at = _mark(text, at, ":", name)
         if field == "dtype":
             dtype, at = _string(text, at, name)
             if dtype not in BITS:
                 raise Flaw(f"dtype {show(dtype)} is unknown", name)
-            values[field] = dtype
         else:
-            values[field], at = _integers(text, at, name, limits)
+            lists[field], at = _integers(text, at, name, limits)
         closed, at = _next(text, at, name)
-    if len(values) != len(fields):
-        missing = ", ".join(field for field in fields if field not in values)
-        raise Flaw(f"it has no {missing}", name)
-    shape = values["shape"]
+    missing = [field for field in fields if field not in lists and not (field == "dtype" and dtype)]
+    if missing:
+        raise Flaw(f"it has no {', '.join(missing)}", name)
     # A zero beside a giant (2^62 x 0) is legal arithmetic and an overflow in somebody's code.
-    if math.prod(int(length) or 1 for length in shape) > MAX_ELEMENTS:
+    if math.prod(length or 1 for length in lists["shape"]) > MAX_ELEMENTS:
         raise Flaw("its shape has too many elements", name)
-    return values, _mark(text, at, "}", name)
+    return dtype, lists, _mark(text, at, "}", name)
 
 
 def _strings(text: str, at: int, limits: Limits) -> tuple[dict[str, str], int]:
@@ -250,12 +281,19 @@ def _string(text: str, at: int, name: str | None) -> tuple[str, int]:
     token = match[0]
     if "\\" not in token:
         return token[1:-1], match.end()
+    value = _unescape(token)
+    if value is None:
+        raise Flaw(f"the string at character {at} of the header is not sound JSON or Unicode", name)
+    return value, match.end()
+
+
+def _unescape(token: str) -> str | None:
+    """Return the string of a JSON token; None for a bad escape, or half a surrogate pair."""
     try:
-        value = json.loads(token)
-        value.encode("utf-8")
-    except ValueError:  # a bad escape, or half a surrogate pair
-        raise Flaw(f"the string at character {at} of the header is not sound JSON or Unicode", name) from None
-    return str(value), match.end()
+        value = str(json.loads(token))
+    except ValueError:
+        return None
+    return None if _SURROGATE.search(value) else value
 
 
 def _skip(text: str, at: int) -> int:

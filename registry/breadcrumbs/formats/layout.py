@@ -7,13 +7,12 @@
 Metadata, all strings: format, version, base, drop_bottom, drop_top, granularity, value_dtype, tensors.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from registry.breadcrumbs.formats.header import FLOATS, Entry, Flaw, Header, Limits, TensorSpec, show
+from registry.breadcrumbs.formats.header import FLOATS, Entry, Flaw, Header, Limits, TensorSpec, quote, show
 from registry.breadcrumbs.formats.header_reader import parse_entries
 from registry.breadcrumbs.formats.recipe import normalise_decimal
 from registry.errors import InvalidInput, InvalidRequest
@@ -117,8 +116,11 @@ def format_metadata(base: str, params: MaskParams, tensors: Mapping[str, TensorS
 
 def format_tensors(tensors: Mapping[str, TensorSpec]) -> str:
     """Return the `tensors` metadata: compact JSON, keys sorted, UTF-8 unescaped."""
-    table = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in tensors.items()}
-    return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"{{{','.join(_format_tensor(name, tensors[name]) for name in sorted(tensors))}}}"
+
+
+def _format_tensor(name: str, spec: TensorSpec) -> str:
+    return f'{quote(name)}:{{"dtype":"{spec.dtype}","shape":[{",".join(map(str, spec.shape))}]}}'
 
 
 def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
@@ -165,21 +167,32 @@ def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
 
 
 def _read_tensors(text: str, limits: Limits) -> dict[str, TensorSpec]:
+    specs: dict[tuple[str, tuple[int, ...]], TensorSpec] = {}
+
+    def make(name: str, dtype: str, shape: tuple[int, ...], _: tuple[int, ...]) -> TensorSpec:
+        return specs.setdefault((dtype, shape), TensorSpec(dtype, shape))  # one for all that are alike
+
     try:
-        parsed, _, end = parse_entries(text, ("dtype", "shape"), limits)
+        tensors, _, end = parse_entries(text, ("dtype", "shape"), limits, make)
     except Flaw as flaw:
         where = f"metadata tensors, {show(flaw.entry)}" if flaw.entry is not None else "metadata tensors"
         raise Flaw(f"{where}: {flaw.rule}", "__metadata__") from None
-    tensors = {}
-    for name, fields in parsed.items():
-        shape = fields["shape"]
-        assert isinstance(shape, tuple)
-        tensors[name] = TensorSpec(str(fields["dtype"]), shape)
-    if end != len(text) or format_tensors(tensors) != text:
+    if end != len(text) or not _is_canonical(tensors, text):
         raise Flaw("metadata tensors is not compact JSON with sorted keys, unescaped", "__metadata__")
     if not tensors:
         raise Flaw("it changes no tensor", "__metadata__")
     return tensors
+
+
+def _is_canonical(tensors: Mapping[str, TensorSpec], text: str) -> bool:
+    """Say whether a text is what `format_tensors` returns, tensor by tensor: the whole would take as much again."""
+    at, before = 1, ""
+    for name, spec in tensors.items():
+        piece = _format_tensor(name, spec)
+        if name < before or not text.startswith(piece, at):
+            return False
+        at, before = at + len(piece) + 1, name  # a comma, or the end
+    return at == len(text) if tensors else text == "{}"
 
 
 def _count_values(name: str, spec: TensorSpec, entries: Mapping[str, Entry], params: MaskParams) -> int:

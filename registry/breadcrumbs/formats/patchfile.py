@@ -13,6 +13,8 @@ from registry.breadcrumbs.formats.header import PATCH_LIMITS, Entry, Flaw, Heade
 from registry.breadcrumbs.formats.header_reader import read_header
 from registry.breadcrumbs.formats.layout import PatchInfo, read_info
 from registry.errors import InvalidPatch
+from registry.files.collector import paused_collector
+from registry.files.descriptors import open_to_read
 
 
 class Patch:
@@ -73,6 +75,7 @@ def called(path: Path) -> str:
     return f"The patch {path.name}" if path.suffix else "The patch"
 
 
+@paused_collector()
 def open_patch(path: Path, limits: Limits = PATCH_LIMITS) -> Patch:
     """Open a patch file, checking everything that its header says; the data is checked by `check_patch`.
 
@@ -85,8 +88,9 @@ def open_patch(path: Path, limits: Limits = PATCH_LIMITS) -> Patch:
 
     Raises:
         InvalidPatch: The file breaks a rule; the message names the entry and the rule.
+        TooManyFiles: The process may not open that many.
     """
-    file = path.open("rb", buffering=0)
+    file = open_to_read(path)
     try:
         size = os.fstat(file.fileno()).st_size
         header = read_header(file, size, called(path), limits, InvalidPatch)

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from registry.breadcrumbs.formats.globs import check_glob, matches
@@ -184,6 +185,7 @@ def _check_scales(recipe: Recipe, item: Item) -> None:
             )
 
 
+@lru_cache(maxsize=10_000)  # asked for each tensor of each patch
 def scale(*factors: str) -> float:
     """Return the float32 of a product of decimals such as alpha and weight: exact, then rounded once to nearest even.
 

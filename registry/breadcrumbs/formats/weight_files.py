@@ -57,7 +57,7 @@ def find_weights(files: Mapping[str, Path], limits: Limits = CHECKPOINT_LIMITS) 
 
     Args:
         files: The folder's files by their paths in it, wherever their bytes are.
-        limits: How long an index may be, as `header_bytes`.
+        limits: How long an index may be: twice `header_bytes`, since it has the name of a file beside each tensor's.
 
     Raises:
         InvalidCheckpoint: There are no weight files; a shard is missing, or a link to nothing; the index is not sound,
@@ -309,7 +309,7 @@ def _all_shards(stem: str, by_count: Mapping[int, Mapping[int, str]], folder: st
 
 
 def _read_index(path: Path, name: str, limits: Limits) -> dict[str, str]:
-    weight_map = read_json(path, name, limits.header_bytes).get("weight_map")
+    weight_map = read_json(path, name, 2 * limits.header_bytes).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InvalidCheckpoint(f"{name} has no weight_map; save the model again.", field=name)
     for tensor, file in weight_map.items():

@@ -53,7 +53,8 @@ class RecipeItem(Table):
 class Composition(Table):
     """The result of a recipe on one model. Its files are the composed weights and the other files of the base.
 
-    `commit` is the Hub's name for these files. They count for the user who asked for them.
+    `commit` is the Hub's name for these files. They count for the user who asked for them. `warnings` are sentences for
+    whoever uses the model.
     """
 
     __tablename__ = "compositions"
@@ -70,6 +71,7 @@ class Composition(Table):
     commit: Mapped[str] = mapped_column(String(40), index=True)
     device: Mapped[str] = mapped_column(String(64))
     seconds: Mapped[float]
+    warnings: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     files: Mapped[list["CompositionFile"]] = relationship(

@@ -3,7 +3,8 @@
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import Check, Job, Model, PatchRevision, PatchTensor
+from registry.db.tables import Check, Job, Model, PatchRevision
+from registry.files.collector import paused_collector
 from registry.server.views import jobs as job_views
 from registry.services.catalog import patches
 from registry.services.curation.reviews import Affected
@@ -47,11 +48,6 @@ def push(session: Session, model: Model, number: int) -> schemas.Push | None:
     words = {name: getattr(row, name) for name in ("state", "title", "message", "error", "created_at")}
     job = job_views.queued(session, job_row) if job_row else None
     return schemas.Push.model_validate({"number": number, "author": row.patch.author.name, "job": job, **words})
-
-
-def tensor(row: PatchTensor) -> schemas.TensorStats:
-    """Return the shape of what a patch does to one tensor."""
-    return schemas.TensorStats.model_validate(row)
 
 
 def check(row: Check) -> schemas.Check:
@@ -104,4 +100,5 @@ def listing(
 
 def tensors(session: Session, row: PatchRevision) -> list[schemas.TensorStats]:
     """Return what a checked revision does to each tensor, in name order."""
-    return [tensor(found) for found in patches.tensors(session, row)]
+    with paused_collector():
+        return [schemas.TensorStats.model_validate(found) for found in patches.tensors(session, row)]

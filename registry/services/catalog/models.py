@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import bindparam, insert, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from registry.db.session import seen
@@ -216,11 +216,11 @@ def base_files(session: Session, model: Model) -> list[BaseFile]:
     return list(session.scalars(FILES, {"model": model.id}))
 
 
-def base_tensors(session: Session, model: Model) -> list[BaseTensor]:
-    """Return the tensors of a base, in name order."""
-    return list(
-        session.scalars(select(BaseTensor).where(BaseTensor.model_id == model.id).order_by(BaseTensor.position))
-    )
+def base_tensors(session: Session, model: Model) -> list[tuple[str, str, list[int]]]:
+    """Return name, dtype and shape of the tensors of a base, in name order."""
+    query = select(BaseTensor.name, BaseTensor.dtype, BaseTensor.shape)
+    rows = session.execute(query.where(BaseTensor.model_id == model.id).order_by(BaseTensor.position))
+    return [(name, dtype, shape) for name, dtype, shape in rows]
 
 
 def read_card(store: Store, files: Mapping[str, str]) -> str | None:
@@ -295,10 +295,10 @@ def card_license(card: str) -> str | None:
 
 def finish_import(session: Session, model: Model, contents: dict[str, Any], card: str | None) -> None:
     """Record what a worker read in the files, and open the model for patches."""
-    for position, (name, dtype, shape, sha256) in enumerate(contents["tensors"]):
-        session.add(
-            BaseTensor(model_id=model.id, name=name, position=position, dtype=dtype, shape=shape, sha256=sha256)
-        )
+    columns = ("model_id", "position", "name", "dtype", "shape", "sha256")
+    rows = [dict(zip(columns, (model.id, at, *tensor), strict=True)) for at, tensor in enumerate(contents["tensors"])]
+    if rows:
+        session.execute(insert(BaseTensor), rows)
     model.base_digest, model.parameters = contents["weights_digest"], contents["parameters"]
     model.card, model.state = card, "ready"
     model.license = model.license or card_license(card or "")

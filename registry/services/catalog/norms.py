@@ -19,7 +19,8 @@ LEAST_PATCHES = 3  # accepted ones, with fewer of which nothing is compared
 OUTLIER_DEVIATIONS = 4.0  # from the median, from which on a norm is worth a warning
 LEAST_SPREAD = 0.1  # of natural logarithms, so that near-equal patches do not flag each other
 MOST_NAMED = 5  # outliers of one summary
-MOST_COMPARED = 200  # accepted patches with which a hint compares a patch
+MOST_COMPARED = 200  # accepted patches with which a patch is compared, the newest ones
+MOST_ROWS = 1_000_000  # tensors of them whose norms are read; of a patch of 70,000 tensors, those of 14 others
 
 
 def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -28,11 +29,15 @@ def check(session: Session, model: Model, revision: PatchRevision, tensors: Sequ
     Returns:
         `name`, `status` (pass or warn) and `summary`, like the other checks.
     """
-    accepted = (
-        select(PatchTensor.name, PatchTensor.revision_id, PatchTensor.l2)
-        .join(PatchRevision, PatchRevision.id == PatchTensor.revision_id)
+    newest = (
+        select(PatchRevision.id)
         .join(Patch, (Patch.id == PatchRevision.patch_id) & (Patch.revision == PatchRevision.number))
         .where(Patch.model_id == model.id, Patch.state == "accepted", PatchRevision.id != revision.id)
+        .order_by(Patch.number.desc())
+        .limit(max(LEAST_PATCHES, min(MOST_COMPARED, MOST_ROWS // max(1, len(tensors)))))
+    )
+    accepted = select(PatchTensor.name, PatchTensor.revision_id, PatchTensor.l2).where(
+        PatchTensor.revision_id.in_(session.scalars(newest).all())
     )
     whole: dict[Any, float] = {}
     by_tensor: dict[str, list[float]] = {}

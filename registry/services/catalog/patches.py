@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, false, func, select
+from sqlalchemy import exists, false, func, insert, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, User
@@ -291,11 +291,11 @@ def history(session: Session, patch: Patch, limit: int) -> Sequence[PatchRevisio
     return rows[::-1]
 
 
-def tensors(session: Session, revision: PatchRevision) -> Sequence[PatchTensor]:
-    """Return what a checked revision does to each tensor, in name order."""
-    return session.scalars(
-        select(PatchTensor).where(PatchTensor.revision_id == revision.id).order_by(PatchTensor.position)
-    ).all()
+def tensors(session: Session, revision: PatchRevision) -> Sequence[Any]:
+    """Return what a checked revision does to each tensor, in name order, as rows of a PatchTensor's columns."""
+    columns = (column for column in PatchTensor.__table__.c if column.name != "revision_id")
+    query = select(*columns).where(PatchTensor.revision_id == revision.id).order_by(PatchTensor.position)
+    return session.execute(query).all()
 
 
 def checks(session: Session, revision: PatchRevision) -> Sequence[Check]:
@@ -340,8 +340,8 @@ def finish_check(
     session: Session, model: Model, revision: PatchRevision, subject: str, contents: dict[str, Any]
 ) -> None:
     """Record what a worker read in a sound file, and open the patch for composing."""
-    for position, tensor in enumerate(contents["tensors"]):
-        session.add(PatchTensor(revision_id=revision.id, position=position, **tensor))
+    rows = [{"revision_id": revision.id, "position": at, **tensor} for at, tensor in enumerate(contents["tensors"])]
+    session.execute(insert(PatchTensor), rows)
     for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype", "rounding", "base_norm"):
         setattr(revision, name, contents[name])
     revision.norm = math.sqrt(math.fsum(tensor["l2"] ** 2 for tensor in contents["tensors"]))

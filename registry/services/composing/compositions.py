@@ -1,7 +1,7 @@
 """Compositions: the results of recipes, each composed once per model and kept by the recipe's digest."""
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -148,6 +148,7 @@ def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | No
                 "weights_digest": other.weights_digest,
                 "device": other.device,
                 "seconds": other.seconds,
+                "warnings": other.warnings,
                 "files": {file.path: file.sha256 for file in other.files if _settles_weights(file.path)},
             }
     return None
@@ -183,6 +184,7 @@ def finish(
     files: Mapping[str, str],
     builder: str,
     user_id: uuid.UUID | None,
+    warnings: Sequence[str] = (),
 ) -> Composition:
     """Add a composition that a user asked for, its files (path -> blob) and the build of the worker."""
     if user_id is not None:
@@ -196,6 +198,7 @@ def finish(
         commit=commit_id(files),
         device=device,
         seconds=seconds,
+        warnings=list(warnings),
         files=[CompositionFile(path=path, sha256=sha256) for path, sha256 in sorted(files.items())],
     )
     session.add(composition)

@@ -68,7 +68,7 @@ COLUMNS = (
     *RELEASE["id", "version", "state", "recipe_digest", "commit", "published_at", "yank_reason"],
     FLAWED,
     STABLE.where(CHANNEL.model_id == RELEASE.model_id).correlate(Release.__table__).scalar_subquery() == RELEASE.id,
-    *COMPOSITION["id", "weights_digest", "commit", "created_at"],
+    *COMPOSITION["id", "weights_digest", "commit", "created_at", "warnings"],
 )  # of a ReleaseRow
 COMPOSED = and_(COMPOSITION.model_id == RELEASE.model_id, COMPOSITION.recipe_digest == RELEASE.recipe_digest)
 RELEASED = (
@@ -125,6 +125,7 @@ class ReleaseRow(NamedTuple):
     weights_digest: str | None
     composed: str | None
     composed_at: datetime | None
+    cautions: list[str] | None
 
 
 class File(NamedTuple):
@@ -282,6 +283,7 @@ def of_release(
     if release.composition is None:
         raise WrongState(f"{subject} is {release.state} and not composed yet; try again in a moment.")
     warnings = patch_warnings(session, actor, model, subject, recipe) if release.flawed else []
+    warnings += release.cautions or []
     fixed = release.state in PUBLISHED
     if fixed:
         commit, made_at = release.commit, release.published_at
@@ -335,7 +337,7 @@ def find_composition(session: Session, model: AnyModel, prefix: str) -> Composit
 def of_recipe(session: Session, actor: Actor | None, model: AnyModel, composition: Composition) -> Snapshot:
     """Return a composition as a snapshot."""
     recipe = composition.recipe_digest
-    warnings = patch_warnings(session, actor, model, f"{model.full_name}@{recipe[:12]}", recipe)
+    warnings = patch_warnings(session, actor, model, f"{model.full_name}@{recipe[:12]}", recipe) + composition.warnings
     made = composition.commit, composition.created_at, composition.weights_digest
     return Snapshot(recipe, *made, recipe, list_files(session, COMPOSED_FILES, composition.id), warnings=warnings)
 

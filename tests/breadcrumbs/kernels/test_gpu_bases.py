@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from registry.breadcrumbs.composing import compose as compose_module
+from registry.breadcrumbs.composing import variances
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.residents import Residents
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
@@ -74,6 +75,15 @@ def test_a_base_that_stays_on_the_gpu_is_not_read_again(tmp_path, keeping):
     found = (tmp_path / "again/model.safetensors").read_bytes()
     assert found == (tmp_path / "cpu/model.safetensors").read_bytes()
     assert hashlib.sha256(found).hexdigest() == again.files["model.safetensors"].sha256
+
+
+def test_negative_variances_are_counted_of_a_base_that_stays_on_the_gpu(tmp_path, keeping, monkeypatch):
+    monkeypatch.setattr(variances, "ENDING", "float32")
+    world = PatchedBase(tmp_path)
+    expected = world.compose("cpu", alpha="0.7").negative
+    assert expected["float32"] > 0
+    assert world.compose("first", alpha="0.7", device="cuda").negative == expected
+    assert world.compose("again", alpha="0.7", device="cuda").negative == expected
 
 
 def test_nothing_stays_of_a_base_in_which_something_is_wrong(tmp_path, keeping):
