@@ -16,8 +16,8 @@ from client.actions import pull as pulling
 from client.actions import push as pushing
 from client.actions import push_tuned as tuned_pushing
 from client.actions import verify as verifying
-from client.actions.patching import Applied, MadePatch, apply, diff
-from client.actions.results import ComposedModel, PulledModel, PushedPatch
+from client.actions.patching import apply, diff
+from client.actions.results import Applied, ComposedModel, MadePatch, PulledModel, PushedPatch
 from client.actions.verify import Proof
 from client.api.calls import Item
 from client.api.client import Client, connect

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.commands.options import Alpha, Device, DeviceMemory, Json, Method, Quiet, connect, parse_size
+from client.terminal.beside import file_lines, panel
 from client.terminal.console import Console, fields, plain, size, table
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats.layout import MaskParams
@@ -58,6 +59,9 @@ def diff(
 
     BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision]. TUNED may also be a
     LoRA adapter for BASE, of PEFT, kohya or diffusers.
+
+    A patch holds changes of weights alone. What differs beside them is shown: keys of configs, the chat template, the
+    tokenizer, added files.
     """
     from dataclasses import asdict
 
@@ -87,7 +91,9 @@ def diff(
         "density": patch.density,
         "adapter": {"base_model": patch.adapter_base} if patch.adapter else None,
     }
-    console.result(document, fields([(name, plain(value)) for name, value in patch.rows()]), patch.sha256)
+    lines = (line for it in patch.beside for line in file_lines(it.path, it.change, it.size, it.keys, it.more))
+    text = fields([(name, plain(value)) for name, value in patch.rows()])
+    console.result(document, text + panel("Beside the weights, and not in the patch:", lines), patch.sha256)
 
 
 def show(
