@@ -172,6 +172,17 @@ def check_out(out: Path, *models: Path | Mapping[str, Path]) -> None:
             raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
 
 
+def dtypes_of(model: Path) -> frozenset[str]:
+    """Return the dtypes of a model's weights; none if it is not a whole model."""
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+
+    try:
+        with open_checkpoint(model) as checkpoint:
+            return frozenset(spec.dtype for spec in checkpoint.tensors.values())
+    except InvalidCheckpoint:
+        return frozenset()
+
+
 def _doubt_adapter(base: str, named: str | None, console: Console) -> None:
     """Tell of an adapter for another model of the Hub: on a wrong base of the same shape its changes look sound."""
     is_hub = not Path(base).expanduser().exists() and named is not None and HUB_ID.fullmatch(named)

@@ -15,20 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from client.actions.composing import fetch_base
-from client.actions.patching import check_out, diff
+from client.actions.patching import check_out, diff, dtypes_of
 from client.actions.push import is_patch, patch_base, pinned_base, push
 from client.api.client import Client
 from client.machine.config import cache
+from client.machine.folders import compare_beside
 from client.machine.locks import locked
 from client.machine.sources import resolve
 from client.terminal.console import Console, plain
 from registry import version
 from registry.errors import BaseMismatch, InvalidInput, InvalidRequest, StorageFailed
+from registry.files.beside import MOST_BYTES, MOST_FILES, FileChange, check_files, is_beside, may_come
 from registry.files.durable import storage_error
 from registry.files.folders import is_pickle
 from registry.schemas import Patch
 
 QUIET = Console(quiet=True)
+SHOWN_KEYS = 8  # of a config that a note names
 DRAFTS = "drafts"  # folder of the cache
 READ = (".safetensors", ".json")  # suffixes of the files that a diff reads
 OPTIONS = frozenset(signature(diff).parameters) - {"base", "tuned", "out", "console"}
@@ -43,6 +46,7 @@ def push_tuned(
     *,
     base: str | Path | None = None,
     keep: Path | None = None,
+    weights_only: bool = False,
     drafts: Path | None = None,
     options: Mapping[str, Any] | None = None,
     message: str = "",
@@ -53,7 +57,9 @@ def push_tuned(
     wait: bool = True,
     console: Console = QUIET,
 ) -> Patch:
-    """Make the patch of a tuned model and push it; a patch file is pushed as it is.
+    """Make the patch of a tuned model and push it, with the files beside the weights that differ from the base's.
+
+    A patch file is pushed as it is.
 
     Args:
         client: The registry.
@@ -62,6 +68,7 @@ def push_tuned(
         title: One line.
         base: The model before, likewise; when None the registry's, from the cache if it is there.
         keep: Where to keep the patch file that is made.
+        weights_only: Whether to leave out the files beside the weights.
         drafts: The folder of patches that are under way; one in the cache when None.
         options: Options of `diff` by name.
         message: As of `push`, like all that follow.
@@ -108,7 +115,8 @@ def push_tuned(
             console.note(plain("; ".join(f"{name} {value}" for name, value in made.rows() if name in SAID)))
         try:
             _check_base(draft, digest, base, model)
-            patch = push(client, draft, model, title, **about)
+            beside = {} if weights_only else _beside(client, model, digest, after, console)
+            patch = push(client, draft, model, title, files=beside, **about)
         except InvalidInput:  # another run would end the same way
             _let_go(draft, keep)
             raise
@@ -117,6 +125,39 @@ def push_tuned(
 
 
 SAID = ("adapter", "changes", "size")  # of what `crumb diff` shows
+
+
+def _beside(client: Client, model: str, digest: str, tuned: Path, console: Console) -> dict[str, Path]:
+    """Return the files beside the weights of a tuned model that differ from those of the registry's base, and say so.
+
+    Those that a registry does not take are left out.
+    """
+    if not tuned.is_dir():
+        return {}
+    base = fetch_base(client, model, digest, only=is_beside, console=console)
+    chosen: dict[str, FileChange] = {}
+    left_out = []
+    room = MOST_BYTES
+    for change in sorted(compare_beside(base, tuned, dtypes_of(tuned)), key=lambda change: change.size):
+        if not may_come(change.path) or len(chosen) == MOST_FILES or change.size > room:
+            left_out.append(change.path)
+            continue
+        chosen[change.path] = change
+        room -= change.size
+    if chosen:
+        check_files({path: change.size for path, change in chosen.items()}, list(base))
+        shown = ", ".join(_describe(change) for change in chosen.values())
+        console.note(plain(f"Sent with the patch, and left out by --weights-only: {shown}."))
+    if left_out:
+        console.note(plain(f"They differ from the base, and a registry does not take them: {', '.join(left_out)}."))
+    return {path: tuned / path for path in sorted(chosen)}
+
+
+def _describe(change: FileChange) -> str:
+    names = [it.key for it in change.keys[:SHOWN_KEYS]]
+    more = len(change.keys) + change.more - len(names)
+    words = ", ".join(names) + (f" and {more} more" if more else "") if names else change.change
+    return f"{change.path} ({words})"
 
 
 def _check_base(draft: Path, digest: str, base: str | Path | None, model: str) -> None:

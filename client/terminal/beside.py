@@ -31,6 +31,14 @@ def file_lines(
         yield f"    and {more} other keys"
 
 
+def patch_panel(files: "Iterable[schemas.PatchFile] | None") -> str:
+    """Return the panel of the files that came with a patch; empty if none did."""
+    lines = (
+        line for it in files or () for line in file_lines(it.path, it.sha256[:12], it.size, it.keys or (), it.more)
+    )
+    return panel("Beside the weights, for releases that take them:", lines)
+
+
 def panel(head: str, lines: Iterable[str]) -> str:
     """Return a panel to stand below a command's fields; empty if there is nothing to show."""
     shown = "\n".join(lines)

@@ -26,7 +26,7 @@ from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCance
 from registry.files.folders import carried, may_hold_weights
 from registry.files.hashing import hash_file
 from registry.services.blobs import blobs, bucket_copies, damage, garbage, quotas, scrubbing
-from registry.services.catalog import hub_bases, models, patches
+from registry.services.catalog import beside, hub_bases, models, patches
 from registry.services.composing import builds, compositions, conflict_sums, conflicts
 from registry.services.hub import downloads
 from registry.services.queue import jobs, workers
@@ -271,7 +271,8 @@ class Worker(Runner):
             revision = patches.by_id(session, revision_id)
             tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in models.base_tensors(session, model)]
             files = {file.path: file.sha256 for file in models.base_files(session, model)}
-        damage.require_sound(self.database, self.store, [revision.sha256, *files.values()])
+            offered = {file.path: file.sha256 for file in beside.files_of(session, revision)}
+        damage.require_sound(self.database, self.store, [revision.sha256, *offered.values(), *files.values()])
         with self.base_here(claim):
             contents = self.in_sandbox(
                 claim,
@@ -281,6 +282,7 @@ class Worker(Runner):
                 base=model.base_digest,
                 tensors=tensors,
                 files=self.readable(files),
+                beside={path: self.pair(sha256, files.get(path)) for path, sha256 in offered.items()},
             )
         with self.database.write() as session:
             revision, subject = patches.by_id(session, revision_id), claim.model + claim.subject
@@ -298,7 +300,7 @@ class Worker(Runner):
         with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
             if result is None:
                 result = self.compose_into(folder, claim, base, recipe) | {"builder": self.name}
-            beside = {path: base[path] for path in carried(base, result["files"])}
+            others = {path: base[path] for path in carried(base, result["files"])}
             card = render_card(
                 model.full_name,
                 model.full_name,
@@ -309,7 +311,7 @@ class Worker(Runner):
                 [path for path in base if may_hold_weights(path) and path not in result["files"]],
             )
             (folder / "README.md").write_text(card)
-            files = {**beside, **result["files"], "README.md": hash_file(folder / "README.md")}
+            files = {**others, **result["files"], "README.md": hash_file(folder / "README.md")}
             with self.database.write() as session:
                 job = jobs.hold(session, claim)
                 quotas.lock_payer(session, job.user_id)

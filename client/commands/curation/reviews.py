@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import Json, Model, Quiet, connect
+from client.terminal.beside import patch_panel
 from client.terminal.console import Console, fields, plain
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ def _discussion(discussion: "Discussion") -> str:
     ]
     pairs += [("missing", plain(text)) for text in discussion.missing]
     pairs += [("hint", plain(hint.sentence)) for hint in discussion.hints]
-    text = fields(pairs)
+    text = fields(pairs) + patch_panel(patch.files)
     for row in discussion.comments:
         at = f"{row.created_at.astimezone():%Y-%m-%d %H:%M}"
         text += f"\n\n{plain(row.author)}, {at} ({row.id}):\n"

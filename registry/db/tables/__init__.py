@@ -10,6 +10,7 @@
            ─< model_tags, model_trigrams     how it is found
            ─< model_downloads                how often it was downloaded
            ─< patches ─< patch_revisions >─ blobs
+                         patch_revisions ─< revision_files >─ blobs
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
            ─< evaluations                    of the base, a patch revision, a release or a recipe
@@ -70,6 +71,7 @@ from registry.db.tables.patches import (
     PatchRevision,
     PatchTensor,
     Review,
+    RevisionFile,
 )
 from registry.db.tables.people import ROLES, Namespace, NamespaceMember, SignIn, Token, User
 from registry.db.tables.releases import Channel, ChannelMove, ChannelVote, Release, ReleaseFile
@@ -111,6 +113,7 @@ __all__ = [
     "ReleaseFile",
     "Report",
     "Review",
+    "RevisionFile",
     "SignIn",
     "Table",
     "Token",
