@@ -40,6 +40,7 @@ from registry.schemas.compositions import (
     ReleaseUpdate,
     SignatureRequest,
     Snapshot,
+    TakenFile,
 )
 from registry.schemas.conflicts import (
     ConflictPair,
@@ -222,6 +223,7 @@ __all__ = [
     "SignatureRequest",
     "Snapshot",
     "Summary",
+    "TakenFile",
     "TensorStats",
     "Token",
     "TokenRequest",

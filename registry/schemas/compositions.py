@@ -114,6 +114,9 @@ class ReleaseRequest(Wire):
     alpha: Alpha | None = Field(None, description="if null, that of from_ref, or auto")
     method: Method | None = Field(None, description="if null, that of from_ref, or sum")
     allow_yanked: bool = False
+    files_of: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] | None = Field(
+        None, max_length=100, description="its patches whose files it takes; if null, what from_ref took of its patches"
+    )
 
 
 class ReleaseUpdate(Wire):
@@ -127,6 +130,13 @@ class SignatureRequest(Wire):
     """A signature over the manifest: a Sigstore bundle as OpenSSF model-signing writes it."""
 
     signature: Annotated[str, StringConstraints(max_length=2**19)]
+
+
+class TakenFile(File):
+    """A file that a release takes from a patch, in place of the base's or beside them."""
+
+    patch: int
+    revision: int
 
 
 class Release(Answer):
@@ -152,6 +162,7 @@ class Release(Answer):
     channels: list[str]
     missing: list[str] = Field(description="what keeps it from being published, a sentence each")
     warnings: list[str]
+    taken_files: list[TakenFile] = Field([], description="files that it takes from its patches")
     alpha_rule: str | None = Field(None, description="the rule that gave alpha, if the release was just cut with auto")
     job: Job | None = None
 

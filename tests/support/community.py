@@ -78,6 +78,17 @@ class Community:
     def push(self, file: Path, user: str = "bob", **words: Any) -> dict[str, Any]:
         return push_patch(self.world, NAME, file, user, **words)
 
+    def push_files(
+        self, file: Path, files: dict[str, bytes], status: int = 202, user: str = "bob", **words: Any
+    ) -> Any:
+        """Push a patch with files beside its weights; return it as it was checked, or the refusal."""
+        client = self.world.client(user)
+        sha256 = upload(client, file.read_bytes())
+        named = [{"path": path, "sha256": upload(client, raw)} for path, raw in files.items()]
+        answer = self.post(user, "/patches", status, **{"sha256": sha256, "title": "t", "files": named, **words})
+        self.world.work()
+        return self.patch(answer["number"]) if status < 300 else answer
+
     def accept(self, *numbers: int) -> None:
         """Have patches proposed by bob, approved by rita and accepted by mary."""
         for number in numbers:

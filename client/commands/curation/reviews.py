@@ -130,7 +130,9 @@ def accept(
         seen = client.patch(model, parse_number(number))
         older = [parse_number(text) for text in supersedes or ()]
         done = client.accept(model, seen.number, message, revision=seen.revision, supersedes=older)
-    _print(Console(as_json, quiet), done, f"next: crumb release cut {model} VERSION --from main --add {done.number}")
+    files = f" --files-of {done.number}" if seen.files else ""
+    cut = f"next: crumb release cut {model} VERSION --from main --add {done.number}{files}"
+    _print(Console(as_json, quiet), done, cut)
 
 
 def reject(model: Model, number: Number, message: Why, as_json: Json = False, quiet: Quiet = False) -> None:

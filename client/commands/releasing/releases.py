@@ -52,6 +52,14 @@ def cut(
         ),
     ] = None,
     where: Where = None,
+    files_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--files-of",
+            metavar="N",
+            help="Take the files that came with this patch; may be repeated. By default those that --from took.",
+        ),
+    ] = None,
     allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Allow patches that were yanked.")] = False,
     no_wait: NoWait = False,
     as_json: Json = False,
@@ -80,6 +88,7 @@ def cut(
             alpha=alpha,
             method=method,
             allow_yanked=allow_yanked,
+            files_of=[parse_number(text) for text in files_of] if files_of else None,
         )
         release = when_compared(client, ask, console=console)
         if release.job is not None and not no_wait:
@@ -268,6 +277,7 @@ def _text(release: "Release") -> str:
         ("weights", release.weights_digest or "-"),
         ("cut", f"by {plain(release.creator)}, {release.created_at.astimezone():%Y-%m-%d %H:%M %z}"),
     ]
+    pairs += [(f"#{file.patch}.{file.revision}", f"gives it {plain(file.path)}") for file in release.taken_files]
     if release.alpha_rule is not None:
         pairs.append(("alpha", describe_alpha(release.recipe.alpha, release.alpha_rule)))
     pairs += [

@@ -22,7 +22,7 @@ from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
 from registry.services.queue import jobs
-from registry.services.releasing import dossiers
+from registry.services.releasing import dossiers, taking
 
 MOST_CANDIDATES = 100  # in an inbox
 
@@ -45,7 +45,7 @@ def composed(session: Session, model: Model, digest: str) -> None:
         .with_for_update()
     ).all()
     for release in waiting:
-        release.state = "candidate"
+        release.state, release.commit = "candidate", taking.commit_of(session, model, release)
         session.flush()
         built = builds.builds_of(session, model.id, digest)
         if len(built) < builds.BUILDS_NEEDED:

@@ -22,16 +22,14 @@ FILES = {"config.json": CONFIG, "chat_template.jinja": TEMPLATE}
 NONE = timedelta(0)
 
 
-def send(
-    crew: Community, files: dict[str, bytes], spare: int = 0, status: int = 202, user: str = "bob", **words: Any
-) -> Any:
-    """Push a patch with files, and let the worker check it."""
-    client = crew.world.client(user)
-    sha256 = upload(client, crew.spares[spare].read_bytes())
-    named = [{"path": path, "sha256": upload(client, raw)} for path, raw in files.items()]
-    answer = crew.post(user, "/patches", status, **{"sha256": sha256, "title": "t", "files": named, **words})
-    crew.world.work()
-    return crew.patch(answer["number"]) if status < 300 else answer
+def send(crew: Community, files: dict[str, bytes], spare: int = 0, status: int = 202, **words: Any) -> Any:
+    return crew.push_files(crew.spares[spare], files, status, **words)
+
+
+def ask(crew: Community, files: list[dict[str, str]], status: int = 422) -> Any:
+    """Push a patch with files as they are named."""
+    sha256 = upload(crew.world.client("bob"), crew.spares[0].read_bytes())
+    return crew.post("bob", "/patches", status, sha256=sha256, title="t", files=files)
 
 
 def used(crew: Community, name: str) -> int:
@@ -111,14 +109,14 @@ def test_files_that_cannot_come_use_up_no_number(sqlite_crew: Community, files: 
 
 def test_bytes_that_were_not_sent_are_named_and_knowing_a_digest_is_not_enough(crew: Community) -> None:
     missing = [{"path": "a.txt", "sha256": "0" * 64}]
-    assert "The bytes of a.txt are missing" in send(crew, {}, status=422, files=missing)["detail"]
+    assert "The bytes of a.txt are missing" in ask(crew, missing)["detail"]
     theirs = [{"path": "a.txt", "sha256": upload(crew.world.client("carol"), b"carol's alone")}]
-    assert "The bytes of a.txt are missing" in send(crew, {}, status=422, files=theirs)["detail"]
+    assert "The bytes of a.txt are missing" in ask(crew, theirs)["detail"]
     mine = {"path": "a.txt", "sha256": upload(crew.world.client("bob"), b"bob's")}
-    assert "named twice" in send(crew, {}, status=422, files=[mine, mine])["detail"]
+    assert "named twice" in ask(crew, [mine, mine])["detail"]
     many = [{**mine, "path": f"{number}.txt"} for number in range(MOST_FILES + 1)]
-    send(crew, {}, status=422, files=many)
-    assert len(send(crew, {}, files=many[:-1])["files"]) == MOST_FILES
+    ask(crew, many)
+    assert len(ask(crew, many[:-1], 202)["files"]) == MOST_FILES
 
 
 def test_together_they_are_bounded(crew: Community, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ def listing(
         channels = release_views.pointers(session, row)
         composed = release_views.versions(session, row)
         published = release_views.versions(session, row, ("published",))
+        offers = release_views.offers(session, row)
     return render.page(
         request,
         "releases.html",
@@ -56,6 +57,7 @@ def listing(
         channels=channels,
         composed=composed,
         published=published,
+        offers=offers,
         start=start,
     )
 
