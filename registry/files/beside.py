@@ -27,10 +27,10 @@ KEYED_BYTES = 4_000_000
 MOST_KEYS = 40
 """Keys of a file that are named; the others are counted."""
 
-CARD = "README.md"
+CARD, ADAPTER = "README.md", "adapter_config.json"
 LEFTOVERS = (
     CARD,
-    "adapter_config.json",
+    ADAPTER,
     "all_results.json",
     "eval_results.json",
     "latest",
@@ -124,7 +124,7 @@ def check_files(sizes: Mapping[str, int], base: Sequence[str]) -> None:
         )
     for path in sizes:
         check_path(path)
-        if may_hold_weights(path) or describes_weights(path):
+        if may_hold_weights(path) or describes_weights(path) or PurePosixPath(path).name == ADAPTER:
             raise InvalidRequest(
                 f"{path} would hold weights, or say which files do; a patch is all that changes those.", field=path
             )
@@ -228,11 +228,14 @@ def _read_json(path: Path, most: int = MOST_BYTES) -> tuple[Any] | None:
 
 
 def _settle(value: Any, other: Any, dtypes: Set[str], *, tuned: bool = False) -> Any:
-    """Return a value without the keys that every save changes, and without a dtype that is only that of the weights."""
+    """Return a value without the keys that every save changes, and without a dtype that is only that of the weights.
+
+    A key that is null on one side and missing on the other is no difference, either: versions of a library differ so.
+    """
     if not isinstance(value, dict):
         return value
     counterpart = other if isinstance(other, dict) else {}
-    kept = {key: item for key, item in value.items() if key not in _SAVED}
+    kept = {key: item for key, item in value.items() if key not in _SAVED and (key in counterpart or item is not None)}
     old, new = (_dtype(counterpart), _dtype(value)) if tuned else (_dtype(value), _dtype(counterpart))
     if new is None or new == old or new in {_DTYPE_NAMES.get(code) for code in dtypes}:
         kept = {key: item for key, item in kept.items() if key not in _DTYPE_KEYS}

@@ -60,6 +60,7 @@ def test_keys_of_a_config_are_named_with_both_values(change: Callable[..., Any])
         {"torch_dtype": "bfloat16"},  # as the weights are
         {"torch_dtype": None, "dtype": "torch.float32"},  # the key was renamed
         {"torch_dtype": None},
+        {"a_newer_key": None, "text": {"hidden_act": "silu", "head_dim": None}},
         {"text": {"hidden_act": "silu", "transformers_version": "5.0.0", "dtype": "bfloat16"}},
     ],
 )
@@ -142,6 +143,7 @@ def test_for_a_maintainer_nothing_is_passed_over(tmp_path: Path) -> None:
         ({"extra.safetensors": 1}, "hold weights"),
         ({"x/model.safetensors.index.json": 1}, "hold weights"),
         ({"model_index.json": 1}, "say which files"),
+        ({"adapter_config.json": 1}, "say which files"),
         ({"readme.md": 1}, "card"),
         ({f"{number}.txt": 1 for number in range(beside.MOST_FILES + 1)}, "at most 64 files"),
         ({"a.txt": beside.MOST_BYTES, "b.txt": 1}, "50000000 bytes"),
