@@ -66,6 +66,7 @@ def released(tmp_path: Path, database_kind: str, request: pytest.FixtureRequest)
         measured = {"task": "sum", "dataset": "sums", "metric": "accuracy", "value": 0.9, "higher_is_better": True}
         community.post("rita", "/evaluations", 201, ref="#1", **measured)
         community.post("rita", "/evaluations", 201, ref="1.2.0", **measured)
+        community.lend_file(1, "README.md")
         yield community
 
 
@@ -79,6 +80,7 @@ def addresses(community: Community) -> dict[str, str]:
     namespace, name = NAME.split("/")
     values = {"namespace": namespace, "name": name, "number": "1", "first": "1", "second": "2", "channel": "stable"}
     values |= {"version": "1.2.0", "recipe": digest, "job_id": str(job.id), "webhook_id": hook["id"]}
+    values |= {"path": "README.md"}
 
     def address(way: Way) -> str:
         return way.url(**{parameter: values[parameter] for parameter in way.parameters}) + QUERIES.get(way.path, "")
