@@ -169,6 +169,7 @@ class PushedPatch(Card):
             ("state", f"{patch.check}, {patch.state}"),
             ("size", f"{density}{size(patch.size)}"),
             ("sha256", patch.sha256),
+            *([("files", ", ".join(file.path for file in patch.files))] if patch.files else []),
         ]
 
 

@@ -22,6 +22,7 @@ from registry.schemas.admin import (
 from registry.schemas.compositions import (
     Build,
     BuildRequest,
+    ChangedFile,
     Channel,
     ChannelMove,
     ChannelRequest,
@@ -138,6 +139,7 @@ __all__ = [
     "BuildRequest",
     "Change",
     "ChangePage",
+    "ChangedFile",
     "Channel",
     "ChannelMove",
     "ChannelRequest",

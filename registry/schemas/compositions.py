@@ -221,8 +221,16 @@ class RecipeChange(Answer):
     after: str
 
 
+class ChangedFile(Answer):
+    """A file beside the weights that two refs have otherwise; null where it is missing."""
+
+    path: str
+    before: Hex256 | None
+    after: Hex256 | None
+
+
 class ReleaseDiff(Answer):
-    """How the recipes of two refs differ."""
+    """How the recipes of two refs differ, and their files beside the weights but for the card."""
 
     before: str
     after: str
@@ -230,6 +238,7 @@ class ReleaseDiff(Answer):
     added: list[RecipeItem]
     removed: list[RecipeItem]
     changed: list[RecipeChange]
+    files: list[ChangedFile] = Field([])
 
 
 class Provenance(Answer):

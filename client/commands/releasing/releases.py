@@ -237,13 +237,19 @@ def diff(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what changed between two snapshots, patch by patch."""
+    """Show what changed between two snapshots, patch by patch, and in files beside the weights."""
     with connect() as client:
         changes = client.compare(model, before, after)
     lines = [f"+ #{item.number}.{item.revision} at {item.weight}  {plain(item.title)}" for item in changes.added]
     lines += [f"- #{item.number}.{item.revision}  {plain(item.title)}" for item in changes.removed]
     lines += [f"~ #{row.number} {row.before} -> {row.after}  {plain(row.title)}" for row in changes.changed]
-    text = "\n".join(lines) or "They have the same recipe."
+    lines = lines or ["They have the same recipe."]
+    signs = {True: "+", False: "-", None: "~"}
+    lines += [
+        f"{signs[None if file.before and file.after else file.after is not None]} {plain(file.path)}"
+        for file in changes.files
+    ]
+    text = "\n".join(lines)
     Console(as_json, quiet).result(changes, f"{text}\nversion step: {changes.bump}", changes.bump)
 
 

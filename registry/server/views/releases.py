@@ -134,6 +134,7 @@ def comparison(before: str, after: str, found: Comparison) -> schemas.ReleaseDif
             )
             for revision, old, new in found.changed
         ],
+        files=[schemas.ChangedFile(path=path, before=old, after=new) for path, old, new in found.files],
     )
 
 

@@ -67,6 +67,7 @@ def test_files_go_from_a_tuned_folder_into_a_release(here: Registry, model: str,
         assert (crumb.cwd / place / "chat_template.jinja").read_text() == TEMPLATE
         assert (crumb.cwd / place / "tokenizer.json").read_bytes() == (files.base / "tokenizer.json").read_bytes()
         assert crumb.json("verify", place, f"{model}@1.0.0")["different"] == []
+    assert "+ chat_template.jinja\n~ config.json\n" in crumb("release", "diff", model, "base", "1.0.0")
     (crumb.cwd / "pulled0" / "config.json").write_bytes((files.base / "config.json").read_bytes())
     assert "config.json" in crumb("verify", "pulled0", f"{model}@1.0.0", code=3)
 
@@ -98,7 +99,8 @@ def test_from_python_they_are_sent_unless_weights_alone_are_asked_for(
     from client import push_patch
 
     folder = tuned(files.base, tmp_path / "tuned", 44)
-    pushed = push_patch(folder, model, "python", quiet=True).patch
-    assert [file.path for file in pushed.files or ()] == ["chat_template.jinja", "config.json"]
+    pushed = push_patch(folder, model, "python", quiet=True)
+    assert [file.path for file in pushed.patch.files or ()] == ["chat_template.jinja", "config.json"]
+    assert "chat_template.jinja, config.json" in repr(pushed)
     folder = tuned(files.base, tmp_path / "other", 45)
     assert push_patch(folder, model, "python", weights_only=True, quiet=True).patch.files == []

@@ -67,6 +67,14 @@ def test_a_release_has_the_files_of_a_patch_in_place_of_the_bases(crew: Communit
         served = crew.world.client(None).get(f"/{NAME}/resolve/{revision}/config.json")
         assert served.content == CONFIG
     assert files_of(crew, "1.0.0") == before, "what was published stays"
+    compared = crew.get("/compare?before=1.0.0&after=1.0.1")
+    assert (compared["bump"], compared["added"]) == ("none", [])
+    assert compared["files"] == [
+        {"path": path, "before": before.get(path), "after": digests[path]} for path in sorted(FILES)
+    ]
+    http = crew.world.client(None)
+    page = http.get(f"/{NAME}/releases/compare?before=1.0.0&after=1.0.1").text
+    assert 'chat_template.jinja</code> <span class="facts">added' in page
     assert files_of(crew, plain["recipe"]["digest"])["config.json"] == before["config.json"]
     (event,) = crew.events("release.cut")[-1:]
     assert event.after["files"]["config.json"] == {"patch": number, "sha256": digest(CONFIG)}
@@ -125,6 +133,11 @@ def test_cutting_again_replaces_what_a_candidate_takes(crew: Community) -> None:
     crew.cut("1.0.0", [number], 201, files_of=[number])
     with_files = crew.get("/revisions/1.0.0")
     assert with_files["commit"] != composed
+    assert files_of(crew, with_files["commit"]) == files_of(crew, "1.0.0")
+    crew.accept(1)
+    crew.post("mary", "/releases", 202, version="1.0.0", files_of=[number], **patches(1, number))
+    crew.get(f"/revisions/{with_files['commit']}", status=404)
+    crew.cut("1.0.0", [number], 201, files_of=[number])
     events = crew.count_events()
     crew.cut("1.0.0", [number], 201, files_of=[number])
     assert crew.count_events() == events, "the same again changes nothing"
