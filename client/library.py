@@ -169,6 +169,7 @@ def push_patch(
     *,
     base: str | Path | None = None,
     keep: str | Path | None = None,
+    weights_only: bool = False,
     message: str = "",
     task: str | None = None,
     license: str | None = None,
@@ -183,6 +184,8 @@ def push_patch(
 ) -> PushedPatch:
     """Contribute what fine-tuning changed: make the patch of a tuned model, and push it.
 
+    Files beside its weights that differ from the base's are sent with it.
+
     An interrupted call resumes when it is made again; of a model in memory, that is its upload alone.
 
     Args:
@@ -192,6 +195,7 @@ def push_patch(
         title: One line on what it does.
         base: A local copy of the base, or its Hub id; the registry's, from the cache if it is there, when None.
         keep: Where to keep the patch file that is made.
+        weights_only: Whether to leave out the files beside the weights, like a config or a chat template that differs.
         message: A longer description.
         task: What it is for, like math or code/python.
         license: Of the patch, like apache-2.0.
@@ -229,6 +233,7 @@ def push_patch(
             title,
             base=base,
             keep=None if keep is None else Path(keep),
+            weights_only=weights_only,
             drafts=drafts,
             options=options,
             message=message,

@@ -265,8 +265,22 @@ def open_checked(
         yield [(report, stack.enter_context(open_patch(path))) for report, path in zip(reports, files, strict=True)]
 
 
-def fetch_base(client: Client, model: str, digest: str, *, console: Console = QUIET) -> dict[str, Path]:
-    """Download all files of a model's base into the cache and return them: path in the folder -> file.
+def fetch_base(
+    client: Client,
+    model: str,
+    digest: str,
+    *,
+    only: Callable[[str], bool] = lambda path: True,
+    console: Console = QUIET,
+) -> dict[str, Path]:
+    """Download the files of a model's base into the cache and return them: path in the folder -> file.
+
+    Args:
+        client: The registry.
+        model: NS/NAME.
+        digest: Weights digest of the base.
+        only: Says of a path whether the file is wanted.
+        console: Where notes and progress go.
 
     Raises:
         StorageFull: The disk has no room for the files.
@@ -274,11 +288,12 @@ def fetch_base(client: Client, model: str, digest: str, *, console: Console = QU
     """
     folder = cache() / "bases" / digest.removeprefix("sha256:")
     snapshot = client.snapshot(model, "base")
+    sizes = {file.path: file.size for file in snapshot.files if only(file.path)}
+    paths = list(sizes)
     with locked(folder, console), console.progress(f"fetching the base of {model}") as progress:
-        check_room(folder, {file.path: file.size for file in snapshot.files})
-        download_snapshot(client, snapshot, folder, progress=progress)
+        check_room(folder, sizes)
+        download_snapshot(client, snapshot, folder, paths=paths, progress=progress)
     # Another registry may have brought the same weights in other files: those of this one alone are opened.
-    paths = [file.path for file in snapshot.files]
     return dict(zip(paths, inside(folder, paths), strict=True))
 
 

@@ -10,7 +10,7 @@ from client.actions.composing import open_checked
 from client.actions.conflicts import alpha_of_files
 from client.actions.push import patch_base
 from client.actions.results import Applied, MadePatch
-from client.machine.folders import check_vacant, copy_others, new_folder
+from client.machine.folders import check_vacant, compare_beside, copy_others, new_folder
 from client.machine.sources import resolve
 from client.terminal.addresses import decimal, parse_file
 from client.terminal.console import Console
@@ -127,6 +127,7 @@ def diff(
         for sentence in notes:
             console.note(sentence)
         adapter = after.config if isinstance(after, Adapted) else None
+        dtypes = frozenset() if adapter else {spec.dtype for spec in after.tensors.values()}
         _doubt_adapter("" if isinstance(base, Mapping) else str(base), adapter.base_model if adapter else None, console)
         return MadePatch(
             file=out,
@@ -146,6 +147,7 @@ def diff(
             matrix_change=info.matrix_change,
             left_out=left_out,
             notes=notes,
+            beside=compare_beside(*models, dtypes),
         )
 
 
@@ -168,6 +170,17 @@ def check_out(out: Path, *models: Path | Mapping[str, Path]) -> None:
             raise InvalidRequest(f"{out} is inside the model {model}, which it would change; write it elsewhere.")
         if model.is_file() and out.exists() and out.samefile(model):
             raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
+
+
+def dtypes_of(model: Path) -> frozenset[str]:
+    """Return the dtypes of a model's weights; none if it is not a whole model."""
+    from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+
+    try:
+        with open_checkpoint(model) as checkpoint:
+            return frozenset(spec.dtype for spec in checkpoint.tensors.values())
+    except InvalidCheckpoint:
+        return frozenset()
 
 
 def _doubt_adapter(base: str, named: str | None, console: Console) -> None:

@@ -5,6 +5,7 @@
 It may be run again at any time: bytes that are there already are not sent again, and the answer is the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -39,6 +40,7 @@ def push(
     license: str | None = None,
     propose: bool = False,
     update: int | None = None,
+    files: Mapping[str, Path] | None = None,
     wait: bool = True,
     console: Console = QUIET,
 ) -> Patch:
@@ -54,6 +56,7 @@ def push(
         license: Of the patch, as the Hub calls it.
         propose: Whether to ask for review at once.
         update: Number of a patch of yours, to which this is the next revision.
+        files: Files that belong to it beside the weights, by their paths in a model folder.
         wait: Whether to wait for the registry's check.
         console: Where notes and progress go.
 
@@ -79,6 +82,7 @@ def push(
         license=license,
         propose=propose,
         update=update,
+        files=files,
         wait=wait,
         console=console,
     )
@@ -96,6 +100,7 @@ def push_to(
     license: str | None,
     propose: bool,
     update: int | None,
+    files: Mapping[str, Path] | None = None,
     wait: bool,
     console: Console,
 ) -> Patch:
@@ -111,10 +116,15 @@ def push_to(
             f"{model}#{refused.number} was this very file, and refused: {refused.refusal or 'no reason given.'}"
         )
     sha256, _ = send(client, path, console, path.name)
+    sent = {name: send(client, file, console, name)[0] for name, file in (files or {}).items()}
     if update is not None:
-        patch = client.revise_patch(model, update, sha256, title, message=message, license=license)
+        patch = client.revise_patch(model, update, sha256, title, message=message, license=license, files=sent)
     else:
-        patch = client.create_patch(model, sha256, title, message=message, task=task, license=license, propose=propose)
+        patch = client.create_patch(
+            model, sha256, title, message=message, task=task, license=license, propose=propose, files=sent
+        )
+    if sent != {file.path: file.sha256 for file in patch.files or ()}:
+        console.note(f"This file is already {model}#{patch.number}; the files that came with it stay as they are.")
     same_task = patch.task == task or update is not None
     if (patch.title, patch.message.strip()) != (title.strip(), message.strip()) or not same_task:
         console.note(

@@ -20,20 +20,23 @@ from pathlib import Path
 from typing import Any
 
 from client.actions.composing import fetch_base
-from client.actions.patching import check_out, diff
+from client.actions.patching import check_out, diff, dtypes_of
 from client.actions.push import Target, is_patch, look_up, patch_base, push, push_to
 from client.api.client import Client
 from client.machine.config import cache
+from client.machine.folders import compare_beside
 from client.machine.locks import locked, trying
 from client.machine.sources import resolve
 from client.terminal.console import Console, plain
 from registry import version
 from registry.errors import BaseMismatch, InvalidInput, InvalidRequest, StorageFailed
+from registry.files.beside import MOST_BYTES, MOST_FILES, FileChange, check_files, is_beside, may_come
 from registry.files.durable import storage_error
 from registry.files.folders import is_pickle
 from registry.schemas import Patch
 
 QUIET = Console(quiet=True)
+SHOWN_KEYS = 8  # of a config that a note names
 DRAFTS = "drafts"  # folder of the cache
 DRAFT_DAYS = 14
 DAY = 86400.0  # seconds
@@ -50,6 +53,7 @@ def push_tuned(
     *,
     base: str | Path | None = None,
     keep: Path | None = None,
+    weights_only: bool = False,
     drafts: Path | None = None,
     options: Mapping[str, Any] | None = None,
     message: str = "",
@@ -60,7 +64,9 @@ def push_tuned(
     wait: bool = True,
     console: Console = QUIET,
 ) -> Patch:
-    """Make the patch of a tuned model and push it; a patch file is pushed as it is.
+    """Make the patch of a tuned model and push it, with the files beside the weights that differ from the base's.
+
+    A patch file is pushed as it is.
 
     Args:
         client: The registry.
@@ -69,6 +75,7 @@ def push_tuned(
         title: One line.
         base: The model before, likewise; when None the registry's, from the cache if it is there.
         keep: Where to keep the patch file that is made.
+        weights_only: Whether to leave out the files beside the weights.
         drafts: The folder of patches that are under way; one in the cache when None.
         options: Options of `diff` by name.
         message: As of `push`, like all that follow.
@@ -114,7 +121,9 @@ def push_tuned(
             made = diff(files, after, draft, console=console, **options)
             console.note(plain("; ".join(f"{name} {value}" for name, value in made.rows() if name in SAID)))
         try:
-            patch = push_to(client, target, draft, _checked_base(draft, target, base), title, **about)
+            sound = _checked_base(draft, target, base)
+            beside = {} if weights_only else _beside(client, model, target.base, after, console)
+            patch = push_to(client, target, draft, sound, title, files=beside, **about)
         except InvalidInput:  # another run would end the same way
             _let_go(draft, keep)
             raise
@@ -161,6 +170,39 @@ def draft_days() -> float:
 
 
 SAID = ("adapter", "changes", "size")  # of what `crumb diff` shows
+
+
+def _beside(client: Client, model: str, digest: str, tuned: Path, console: Console) -> dict[str, Path]:
+    """Return the files beside the weights of a tuned model that differ from those of the registry's base, and say so.
+
+    Those that a registry does not take are left out.
+    """
+    if not tuned.is_dir():
+        return {}
+    base = fetch_base(client, model, digest, only=is_beside, console=console)
+    chosen: dict[str, FileChange] = {}
+    left_out = []
+    room = MOST_BYTES
+    for change in sorted(compare_beside(base, tuned, dtypes_of(tuned)), key=lambda change: change.size):
+        if not may_come(change.path) or len(chosen) == MOST_FILES or change.size > room:
+            left_out.append(change.path)
+            continue
+        chosen[change.path] = change
+        room -= change.size
+    if chosen:
+        check_files({path: change.size for path, change in chosen.items()}, list(base))
+        shown = ", ".join(_describe(change) for change in chosen.values())
+        console.note(plain(f"Sent with the patch, and left out by --weights-only: {shown}."))
+    if left_out:
+        console.note(plain(f"They differ from the base, and a registry does not take them: {', '.join(left_out)}."))
+    return {path: tuned / path for path in sorted(chosen)}
+
+
+def _describe(change: FileChange) -> str:
+    names = [it.key for it in change.keys[:SHOWN_KEYS]]
+    more = len(change.keys) + change.more - len(names)
+    words = ", ".join(names) + (f" and {more} more" if more else "") if names else change.change
+    return f"{change.path} ({words})"
 
 
 def _checked_base(draft: Path, target: Target, base: str | Path | None) -> str:

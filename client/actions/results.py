@@ -7,7 +7,79 @@ from pathlib import Path
 from client.terminal.cards import Card
 from client.terminal.console import size
 from client.terminal.recipes import describe_recipe
+from registry.files.beside import FileChange
 from registry.schemas import Composition, Patch, Snapshot
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MadePatch(Card):
+    """A patch file that `diff` wrote.
+
+    Args:
+        file: Where it is.
+        sha256: Of the file.
+        size: Of the file, in bytes.
+        base: Weights digest of the base that the patch is for.
+        tensors: Number of tensors that it changes.
+        nnz: Number of weights that it changes.
+        parameters: Number of weights of the base.
+        model_size: Of the base's weights, in bytes.
+        adapter: Whether the tuned model was a LoRA adapter.
+        adapter_base: The model that the adapter names as its base, if any.
+        prefix: What was taken from the names of one side for them to fit; empty if they did.
+        left_out_tensors: Those that were left out because both sides do not share them, each with the reason.
+        relative_change: norm(tuned - base) / norm(base) of the tensors that were compared; None if they are 0 in the
+            base.
+        matrix_change: The same of tensors of two dimensions or more.
+        shared_rows: How many rows were compared of each tensor that has more or fewer of them in the tuned model.
+        left_out: Files of `base` and of `tuned` that may hold weights and are no part of the model.
+        notes: Sentences about what the patch leaves out.
+        beside: Files beside the weights that differ from the base's; the patch does not carry them.
+    """
+
+    file: Path
+    sha256: str
+    size: int
+    base: str
+    tensors: int
+    nnz: int
+    parameters: int
+    model_size: int
+    adapter: bool = False
+    adapter_base: str | None = None
+    prefix: str = ""
+    left_out_tensors: tuple[str, ...] = ()
+    shared_rows: Mapping[str, int] = field(default_factory=dict)
+    relative_change: float | None = None
+    matrix_change: float | None = None
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    beside: list[FileChange] = field(default_factory=list)
+
+    @property
+    def density(self) -> float:
+        """The share of the base's weights that the patch changes, 0 to 1."""
+        return self.nnz / self.parameters
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what `crumb diff` shows."""
+        adapter = [("adapter", f"LoRA, trained on {self.adapter_base or 'a base that it does not name'}")]
+        return [
+            ("patch", str(self.file)),
+            ("sha256", self.sha256),
+            ("base", self.base),
+            *(adapter if self.adapter else []),
+            (
+                "changes",
+                f"{self.nnz:,} of {self.parameters:,} weights ({self.density:.2%}) in {self.tensors} tensors",
+            ),
+            *([] if self.relative_change is None else [("moved", f"{self.relative_change:.3g} of norm(base)")]),
+            (
+                "size",
+                f"{size(self.size)}, {self.size / self.model_size:.1%} of the model's {size(self.model_size)}",
+            ),
+            *([("beside", ", ".join(change.path for change in self.beside))] if self.beside else []),
+        ]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -65,6 +137,7 @@ class PushedPatch(Card):
             ("state", f"{patch.check}, {patch.state}"),
             ("size", f"{density}{size(patch.size)}"),
             ("sha256", patch.sha256),
+            *([("files", ", ".join(file.path for file in patch.files))] if patch.files else []),
         ]
 
 
@@ -98,74 +171,6 @@ class ComposedModel(Card):
             rows.append(("computed", f"on {self.composition.device or '?'} in {self.composition.seconds:.1f} s"))
         rows += [("warning", warning) for warning in self.composition.warnings]
         return rows
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class MadePatch(Card):
-    """A patch file that `diff` wrote.
-
-    Args:
-        file: Where it is.
-        sha256: Of the file.
-        size: Of the file, in bytes.
-        base: Weights digest of the base that the patch is for.
-        tensors: Number of tensors that it changes.
-        nnz: Number of weights that it changes.
-        parameters: Number of weights of the base.
-        model_size: Of the base's weights, in bytes.
-        adapter: Whether the tuned model was a LoRA adapter.
-        adapter_base: The model that the adapter names as its base, if any.
-        prefix: What was taken from the names of one side for them to fit; empty if they did.
-        left_out_tensors: Those that were left out because both sides do not share them, each with the reason.
-        relative_change: norm(tuned - base) / norm(base) of the tensors that were compared; None if they are 0 in the
-            base.
-        matrix_change: The same of tensors of two dimensions or more.
-        shared_rows: How many rows were compared of each tensor that has more or fewer of them in the tuned model.
-        left_out: Files of `base` and of `tuned` that may hold weights and are no part of the model.
-        notes: Sentences about what the patch leaves out.
-    """
-
-    file: Path
-    sha256: str
-    size: int
-    base: str
-    tensors: int
-    nnz: int
-    parameters: int
-    model_size: int
-    adapter: bool = False
-    adapter_base: str | None = None
-    prefix: str = ""
-    left_out_tensors: tuple[str, ...] = ()
-    shared_rows: Mapping[str, int] = field(default_factory=dict)
-    relative_change: float | None = None
-    matrix_change: float | None = None
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def density(self) -> float:
-        """The share of the base's weights that the patch changes, 0 to 1."""
-        return self.nnz / self.parameters
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Return what `crumb diff` shows."""
-        adapter = [("adapter", f"LoRA, trained on {self.adapter_base or 'a base that it does not name'}")]
-        return [
-            ("patch", str(self.file)),
-            ("sha256", self.sha256),
-            ("base", self.base),
-            *(adapter if self.adapter else []),
-            (
-                "changes",
-                f"{self.nnz:,} of {self.parameters:,} weights ({self.density:.2%}) in {self.tensors} tensors",
-            ),
-            *([] if self.relative_change is None else [("moved", f"{self.relative_change:.3g} of norm(base)")]),
-            (
-                "size",
-                f"{size(self.size)}, {self.size / self.model_size:.1%} of the model's {size(self.model_size)}",
-            ),
-        ]
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -20,7 +20,7 @@ from client.actions.downloads import Wanted, download
 from client.api.calls import name_of, part, patch_path
 from client.api.client import Client
 from client.api.http import Connection, Stopped, check_stop
-from client.machine.folders import inside
+from client.machine.folders import check_vacant, inside
 from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, NotFound, Unavailable, WrongState
 from registry.files.hashing import BLOCK, hash_file
 from registry.files.progress import Meter, Progress
@@ -162,6 +162,25 @@ def download_patch(client: Client, patch: Patch, target: Path, *, progress: Prog
     source = f"/api/v1{patch_path(patch.model, patch.number, patch.revision)}/file"
     wanted = Wanted(source, target, patch.sha256, patch.size)
     download_all(client.connection, [wanted], progress=progress)
+
+
+def download_patch_files(client: Client, patch: Patch, folder: Path, *, progress: Progress | None = None) -> None:
+    """Download the files that came with a patch beside its weights into a folder, each verified.
+
+    Raises:
+        WrongState: The folder is there and not empty.
+        DigestMismatch: The registry sent other bytes than it announced.
+        StorageFull: The disk has no room for the files.
+    """
+    check_vacant(folder)
+    files = patch.files or []
+    source = f"/api/v1{patch_path(patch.model, patch.number, patch.revision)}/files/"
+    targets = inside(folder, [file.path for file in files])
+    wanted = [
+        Wanted(source + quote(file.path), target, file.sha256, file.size)
+        for file, target in zip(files, targets, strict=True)
+    ]
+    download_all(client.connection, wanted, progress=progress)
 
 
 def download_snapshot(

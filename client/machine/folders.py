@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from registry.errors import (
     Unavailable,
     WrongState,
 )
+from registry.files.beside import FileChange, compare
 from registry.files.folders import PATH_LENGTH, PICKLES, carried, is_path, is_pickle
 from registry.files.hashing import hash_file
 from registry.files.progress import Meter, Progress
@@ -263,6 +264,28 @@ def files_beside(base: Path, indexes: Collection[str]) -> dict[str, Path]:
         if not any(part.startswith(".") for part in path.split("/")) and file.is_file()
     }
     return {path: files[path] for path in carried(files, indexes)}
+
+
+def compare_beside(
+    base: Path | Mapping[str, Path], tuned: Path | Mapping[str, Path], dtypes: Set[str] = frozenset()
+) -> list[FileChange]:
+    """Return how the files beside the weights of a tuned model differ from those of its base.
+
+    Args:
+        base: A model folder, or its files by their paths; a weight file has none, so nothing is compared with it.
+        tuned: Likewise.
+        dtypes: Dtypes of the tuned weights; see `registry.files.beside.compare`.
+
+    Raises:
+        StorageFailed: A file cannot be read.
+    """
+    if isinstance(base, Path) and not base.is_dir():
+        return []
+    before, after = (files_beside(side, ()) if isinstance(side, Path) else side for side in (base, tuned))
+    try:
+        return compare(before, after, dtypes)
+    except OSError as why:
+        raise StorageFailed(f"{why.filename or tuned} cannot be read: {why.strerror}.") from why
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -74,7 +74,11 @@ def _kind(was: Entry | None, now: Entry | None) -> Kind | None:
 
 
 def render_changelog(
-    version: str, released: date, changes: Sequence[Change], bases: tuple[str, str] | None = None
+    version: str,
+    released: date,
+    changes: Sequence[Change],
+    bases: tuple[str, str] | None = None,
+    files: Sequence[tuple[str, int]] = (),
 ) -> str:
     """Write one release's section of a changelog.
 
@@ -83,6 +87,7 @@ def render_changelog(
         released: The day of the release.
         changes: In any order.
         bases: The weights digests of the old and the new base, if the base changed.
+        files: Files that the release takes from patches: path and number of the patch.
 
     Returns:
         Markdown; the same inputs give the same text.
@@ -96,6 +101,8 @@ def render_changelog(
             lines += [f"### {kind.capitalize()}", "", *(_line(change) for change in of_kind), ""]
     if len(lines) == 2:
         lines += ["No patch was added, changed or removed.", ""]
+    if files:
+        lines += ["### Files", "", *(f"- {code(path)} of \\#{number}" for path, number in files), ""]
     return "\n".join(lines)
 
 

@@ -118,6 +118,9 @@ class ReleaseRequest(Wire):
     alpha: Alpha | None = Field(None, description="if null, that of from_ref, or auto")
     method: Method | None = Field(None, description="if null, that of from_ref, or sum")
     allow_yanked: bool = False
+    files_of: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] | None = Field(
+        None, max_length=100, description="its patches whose files it takes; if null, what from_ref took of its patches"
+    )
 
 
 class ReleaseUpdate(Wire):
@@ -131,6 +134,13 @@ class SignatureRequest(Wire):
     """A signature over the manifest: a Sigstore bundle as OpenSSF model-signing writes it."""
 
     signature: Annotated[str, StringConstraints(max_length=2**19)]
+
+
+class TakenFile(File):
+    """A file that a release takes from a patch, in place of the base's or beside them."""
+
+    patch: int
+    revision: int
 
 
 class Release(Answer):
@@ -156,6 +166,7 @@ class Release(Answer):
     channels: list[str]
     missing: list[str] = Field(description="what keeps it from being published, a sentence each")
     warnings: list[str]
+    taken_files: list[TakenFile] = Field([], description="files that it takes from its patches")
     alpha_rule: str | None = Field(None, description="the rule that gave alpha, if the release was just cut with auto")
     job: Job | None = None
 
@@ -214,8 +225,16 @@ class RecipeChange(Answer):
     after: str
 
 
+class ChangedFile(Answer):
+    """A file beside the weights that two refs have otherwise; null where it is missing."""
+
+    path: str
+    before: Hex256 | None
+    after: Hex256 | None
+
+
 class ReleaseDiff(Answer):
-    """How the recipes of two refs differ."""
+    """How the recipes of two refs differ, and their files beside the weights but for the card."""
 
     before: str
     after: str
@@ -223,6 +242,7 @@ class ReleaseDiff(Answer):
     added: list[RecipeItem]
     removed: list[RecipeItem]
     changed: list[RecipeChange]
+    files: list[ChangedFile] = Field([])
 
 
 class Provenance(Answer):

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from registry.files.beside import MOST_FILES
+from registry.schemas.contents import File, FileRequest
 from registry.schemas.evaluations import Evaluation
 from registry.schemas.operations import Job
 from registry.schemas.wire import Answer, Hex256, License, Message, Text, WeightsDigest, Wire
@@ -15,6 +17,7 @@ PatchState = Literal[
 ]
 
 Verdict = Literal["approve", "request_changes"]
+FILES = "uploaded files that belong to it beside the weights, like a config; releases may take them"
 
 
 class PatchRequest(Wire):
@@ -25,6 +28,7 @@ class PatchRequest(Wire):
     message: Message = ""
     task: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,63}$")] | None = None
     license: License | None = None
+    files: list[FileRequest] = Field([], max_length=MOST_FILES, description=FILES)
     propose: bool = Field(False, description="propose it for review at once, instead of leaving it a draft")
 
 
@@ -35,6 +39,22 @@ class RevisionRequest(Wire):
     title: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
     message: Message = ""
     license: License | None = None
+    files: list[FileRequest] = Field([], max_length=MOST_FILES, description=FILES)
+
+
+class KeyChange(Answer):
+    """A key in which a JSON file differs from the base's, with shortened values; null where it is missing."""
+
+    key: str
+    before: str | None
+    after: str | None
+
+
+class PatchFile(File):
+    """A file that came with a patch beside its weights."""
+
+    keys: list[KeyChange] | None = Field(description="for JSON that the base has, too, and once checked: what differs")
+    more: int = Field(description="how many other keys differ")
 
 
 class Push(Answer):
@@ -90,6 +110,9 @@ class Patch(Answer):
     )
     base_norm: float | None = Field(
         None, description="L2 norm of the base's weights in the tensors it touches; null if that was not measured"
+    )
+    files: list[PatchFile] | None = Field(
+        None, description="files that came with it beside the weights; null in lists of patches"
     )
     job: Job | None = None
     affected: Affected | None = Field(None, description="what a yank affects")

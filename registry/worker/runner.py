@@ -246,6 +246,11 @@ class Runner:
             if is_weights(path) or describes_weights(path) or path == CONFIG
         }
 
+    def pair(self, sha256: str, base: str | None) -> tuple[str, str | None]:
+        """Return the path of a file that came with a patch, and of the base's, if that has it here."""
+        theirs = str(self.store.path(base)) if base is not None and self.store.exists(base) else None
+        return str(self.store.path(sha256)), theirs
+
     def is_cached(self, sha256: str) -> bool:
         """Say whether bytes are in the cache, and not among the blobs."""
         return not self.store.exists(sha256) and self.cache.path(sha256).is_file()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.breadcrumbs.checking.check import check_patch as check_file
-from registry.breadcrumbs.checking.claims import CheckResult, check_density
+from registry.breadcrumbs.checking.claims import CheckResult, check_beside, check_density
 from registry.breadcrumbs.checking.finite import check_finite, try_on
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
@@ -28,6 +28,7 @@ from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.documents.trailers import of_mask
 from registry.errors import BlobDamaged, InvalidCheckpoint, InvalidInput, StorageFailed
+from registry.files.beside import is_json, key_changes
 from registry.files.folders import is_weights
 from registry.files.hashing import hash_file
 from registry.files.threads import processors
@@ -137,6 +138,7 @@ def check_patch(
     tensors: Sequence[tuple[str, str, list[int]]],
     files: Mapping[str, str],
     progress: Progress,
+    beside: Mapping[str, tuple[str, str | None]] | None = None,
 ) -> dict[str, Any]:
     """Check a stranger's patch file against a base; return its statistics and the results of the checks.
 
@@ -149,12 +151,14 @@ def check_patch(
         tensors: (name, dtype, shape) of every tensor of the base.
         files: Path of each file of the base (weights, index, config) by its name in the folder.
         progress: Called with a number from 0 to 1 now and then.
+        beside: Path of each file that came with the patch, and of the base's file of that name, if it has one.
 
     Raises:
         InvalidPatch, BaseMismatch: The file breaks a rule; the message names the entry and the rule.
         StorageFailed: The file, or one of the base's, is missing or damaged.
     """
-    require_files([path, *files.values()])
+    pairs = beside or {}
+    require_files([path, *files.values(), *(mine for mine, _ in pairs.values())])
     specs = {name: TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
     report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)))
     require_digest(sha256, report.sha256)
@@ -167,11 +171,13 @@ def check_patch(
             finite = check_finite(checkpoint, tried.overflows)
     except InvalidInput as problem:  # the base was checked when it was imported, the patch above
         raise StorageFailed(f"A blob of the base {base} is damaged: {problem}") from None
+    unread = [name for name, (mine, _) in pairs.items() if name.endswith(".json") and not is_json(Path(mine))]
     checks = [
         CheckResult("format", "pass", "The file is a sound patch."),
         CheckResult("base", "pass", f"It is for this model's base, {base}."),
         finite,
         check_density(report.params, report.tensors),
+        *([check_beside(list(pairs), unread)] if pairs else []),
     ]
     return {
         "checks": [asdict(check) for check in checks],
@@ -183,6 +189,11 @@ def check_patch(
         "value_dtype": report.params.value_dtype,
         "rounding": tried.rounding,
         "base_norm": tried.base_norm,
+        "beside": {
+            name: {"keys": [[it.key, it.before, it.after] for it in found[0]], "more": found[1]}
+            for name, (mine, theirs) in pairs.items()
+            if theirs and name.endswith(".json") and (found := key_changes(Path(theirs), Path(mine)))
+        },
         "tensors": [
             {
                 "name": tensor.name,

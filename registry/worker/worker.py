@@ -25,7 +25,7 @@ from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCance
 from registry.files.folders import carried, left_out
 from registry.files.hashing import hash_file
 from registry.services.blobs import blobs, damage, quotas
-from registry.services.catalog import hub_bases, models, patches
+from registry.services.catalog import beside, hub_bases, models, patches
 from registry.services.composing import builds, compositions, conflict_sums, conflicts
 from registry.services.queue import jobs
 from registry.services.releasing import releases
@@ -221,7 +221,8 @@ class Worker(Upkeep):
             revision = patches.by_id(session, revision_id)
             tensors = models.base_tensors(session, model)
             files = {file.path: file.sha256 for file in models.base_files(session, model)}
-        damage.require_sound(self.database, self.store, [revision.sha256, *files.values()])
+            offered = {file.path: file.sha256 for file in beside.files_of(session, revision)}
+        damage.require_sound(self.database, self.store, [revision.sha256, *offered.values(), *files.values()])
         with self.base_here(claim):
             contents = self.in_sandbox(
                 claim,
@@ -231,6 +232,7 @@ class Worker(Upkeep):
                 base=model.base_digest,
                 tensors=tensors,
                 files=self.readable(files),
+                beside={path: self.pair(sha256, files.get(path)) for path, sha256 in offered.items()},
             )
         with self.database.write() as session:
             revision, subject = patches.by_id(session, revision_id), claim.model + claim.subject
@@ -248,7 +250,7 @@ class Worker(Upkeep):
         with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
             if result is None:
                 result = self.compose_into(folder, claim, base, recipe) | {"builder": self.name}
-            beside = {path: base[path] for path in carried(base, result["files"])}
+            others = {path: base[path] for path in carried(base, result["files"])}
             card = render_card(
                 model.full_name,
                 model.full_name,
@@ -259,7 +261,7 @@ class Worker(Upkeep):
                 left_out(base, result["files"]),
             )
             (folder / "README.md").write_text(card)
-            files = {**beside, **result["files"], "README.md": hash_file(folder / "README.md")}
+            files = {**others, **result["files"], "README.md": hash_file(folder / "README.md")}
             with self.database.write() as session:
                 job = jobs.hold(session, claim)
                 quotas.lock_payer(session, job.user_id)

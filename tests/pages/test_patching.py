@@ -1,5 +1,6 @@
 """Pages of patches in a real browser: found, looked at, talked about and decided on."""
 
+import json
 import re
 
 import pytest
@@ -198,3 +199,17 @@ def test_everybody_can_use_the_pages_of_patches(released: Site) -> None:
     for version in ("1.2.0", "1.1.0", "1.0.0"):
         expect(uses.get_by_role("link", name=version)).to_be_visible()
     expect(page.get_by_role("cell", name="0.5")).to_be_visible()
+
+
+def test_pages_with_files_beside_the_weights_are_usable(site: Site) -> None:
+    config = json.dumps({f"a_rather_long_key_{place}.{HOSTILE}": "v" * 200 for place in range(50)}).encode()
+    files = {"config.json": config, "a/rather/long/path/to/a/file/" + "x" * 100 + ".txt": b"x"}
+    number = site.community.push_files(site.community.spares[0], files)["number"]
+    site.community.accept(number)
+    usable(site, "mary", f"{HOME}/{number}", f"/{NAME}/releases")
+    page = site.open("mary", f"{HOME}/{number}")
+    unharmed(page)
+    page.get_by_text("53 keys differ from the base's file").click()
+    expect(page.get_by_text("and 13 more.")).to_be_visible()
+    page.goto(f"/{NAME}/releases")
+    expect(page.get_by_role("group", name="Files of patches").get_by_role("checkbox")).to_have_count(1)

@@ -78,6 +78,7 @@ def released(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Communi
         for version in ("1.1.0", "1.2.0"):
             community.put("mary", "/channels/stable", version=version, reason="")
         propose(community, 4, "rita")
+        community.lend_file(1, "README.md")
         yield community
 
 

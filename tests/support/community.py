@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import select
 
-from registry.db.tables import AuditEvent, Model, ModelMember, Patch, PatchRevision, User
+from registry.db.tables import AuditEvent, BaseFile, Model, ModelMember, Patch, PatchRevision, RevisionFile, User
 from registry.services.people.actors import Actor, authenticate
 from registry.worker.worker import Worker
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
@@ -78,6 +78,17 @@ class Community:
     def push(self, file: Path, user: str = "bob", **words: Any) -> dict[str, Any]:
         return push_patch(self.world, NAME, file, user, **words)
 
+    def push_files(
+        self, file: Path, files: dict[str, bytes], status: int = 202, user: str = "bob", **words: Any
+    ) -> Any:
+        """Push a patch with files beside its weights; return it as it was checked, or the refusal."""
+        client = self.world.client(user)
+        sha256 = upload(client, file.read_bytes())
+        named = [{"path": path, "sha256": upload(client, raw)} for path, raw in files.items()]
+        answer = self.post(user, "/patches", status, **{"sha256": sha256, "title": "t", "files": named, **words})
+        self.world.work()
+        return self.patch(answer["number"]) if status < 300 else answer
+
     def accept(self, *numbers: int) -> None:
         """Have patches proposed by bob, approved by rita and accepted by mary."""
         for number in numbers:
@@ -92,6 +103,12 @@ class Community:
             row = session.scalars(select(Patch).where(Patch.number == number)).one()
             for name, value in fields.items():
                 setattr(row, name, value)
+
+    def lend_file(self, number: int, path: str) -> None:
+        """Write a file of the base into the rows of a patch, past all rules, as if it had come with it."""
+        with self.world.database.write() as session:
+            blob = session.scalars(select(BaseFile.sha256).where(BaseFile.path == "README.md")).one()
+            session.add(RevisionFile(revision_id=self.revision(session, number).id, path=path, sha256=blob, size=1))
 
     def revision(self, session: Any, number: int, revision: int = 1) -> PatchRevision:
         query = select(PatchRevision).join(Patch, Patch.id == PatchRevision.patch_id)

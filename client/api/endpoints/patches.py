@@ -1,6 +1,6 @@
 """Patches: contributions to a model, and their revisions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from client.api.calls import Calls, name_of, patch_path, valid
 from registry import schemas
@@ -19,8 +19,12 @@ class Patches(Calls):
         task: str | None = None,
         license: str | None = None,
         propose: bool = False,
+        files: Mapping[str, str] | None = None,
     ) -> schemas.Patch:
-        """Contribute an uploaded patch file, as a draft unless `propose`; the same file again is the same patch."""
+        """Contribute an uploaded patch file, as a draft unless `propose`; the same file again is the same patch.
+
+        `files` are uploaded files that belong to it beside the weights: path -> sha256.
+        """
         request = valid(
             schemas.PatchRequest,
             sha256=sha256,
@@ -29,14 +33,30 @@ class Patches(Calls):
             task=task,
             license=license,
             propose=propose,
+            files=_files(files),
         )
         return self._call(schemas.Patch, "POST", f"/models/{name_of(model)}/patches", body=request)
 
     def revise_patch(
-        self, model: str, number: int, sha256: str, title: str, *, message: str = "", license: str | None = None
+        self,
+        model: str,
+        number: int,
+        sha256: str,
+        title: str,
+        *,
+        message: str = "",
+        license: str | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> schemas.Patch:
-        """Add an uploaded file to your patch as its next revision."""
-        request = valid(schemas.RevisionRequest, sha256=sha256, title=title, message=message, license=license)
+        """Add an uploaded file to your patch as its next revision; `files` are as of `create_patch`."""
+        request = valid(
+            schemas.RevisionRequest,
+            sha256=sha256,
+            title=title,
+            message=message,
+            license=license,
+            files=_files(files),
+        )
         return self._call(schemas.Patch, "POST", f"{patch_path(model, number)}/revisions", body=request)
 
     def patches(
@@ -81,3 +101,7 @@ class Patches(Calls):
     def patch_tensors(self, model: str, number: int, revision: int | None = None) -> list[schemas.TensorStats]:
         """Return what a patch does to each tensor, as the registry computed it."""
         return self._list(schemas.TensorStats, f"{patch_path(model, number, revision)}/tensors")
+
+
+def _files(files: Mapping[str, str] | None) -> list[dict[str, str]]:
+    return [{"path": path, "sha256": sha256} for path, sha256 in (files or {}).items()]

@@ -27,6 +27,7 @@ class Releases(Calls):
         alpha: str | None = None,
         method: str | None = None,
         allow_yanked: bool = False,
+        files_of: Sequence[int] | None = None,
     ) -> schemas.Release:
         """Cut a release candidate.
 
@@ -40,6 +41,7 @@ class Releases(Calls):
             alpha: Scale of the whole, a decimal or `auto`; when None that of `from_ref`, or `auto`.
             method: sum, ties or mean; when None that of `from_ref`, or sum.
             allow_yanked: Whether patches may be yanked ones.
+            files_of: Numbers of its patches whose files it takes; when None what `from_ref` took of its patches.
         """
         request = valid(
             schemas.ReleaseRequest,
@@ -51,6 +53,7 @@ class Releases(Calls):
             alpha=None if alpha is None else alpha_of(alpha),
             method=method,
             allow_yanked=allow_yanked,
+            files_of=None if files_of is None else list(files_of),
         )
         return self._call(schemas.Release, "POST", f"/models/{name_of(model)}/releases", body=request)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.commands.options import Alpha, Device, DeviceMemory, Json, Method, Quiet, connect, parse_size
+from client.terminal.beside import file_lines, panel, patch_panel
 from client.terminal.console import Console, fields, plain, size, table
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats.layout import MaskParams
@@ -58,6 +59,9 @@ def diff(
 
     BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision]. TUNED may also be a
     LoRA adapter for BASE, of PEFT, kohya or diffusers.
+
+    A patch holds changes of weights alone. What differs beside them is shown: keys of configs, the chat template, the
+    tokenizer, added files.
     """
     from dataclasses import asdict
 
@@ -87,7 +91,9 @@ def diff(
         "density": patch.density,
         "adapter": {"base_model": patch.adapter_base} if patch.adapter else None,
     }
-    console.result(document, fields([(name, plain(value)) for name, value in patch.rows()]), patch.sha256)
+    lines = (line for it in patch.beside for line in file_lines(it.path, it.change, it.size, it.keys, it.more))
+    text = fields([(name, plain(value)) for name, value in patch.rows()])
+    console.result(document, text + panel("Beside the weights, and not in the patch:", lines), patch.sha256)
 
 
 def show(
@@ -95,18 +101,25 @@ def show(
         str,
         typer.Argument(metavar="FILE|NS/NAME#N[.R]|NS/NAME@REF", help="A patch or a release.", show_default=False),
     ],
+    files: Annotated[
+        Path | None,
+        typer.Option("--files", metavar="DIR", help="Download the files that came with the patch into this folder."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show what a patch changes, or where a release comes from.
 
-    For a patch: its header, and the changes in each tensor. For a release: base, patches, authors, approvals, digests,
-    and who built it. With --json, as an in-toto statement.
+    For a patch: its header, the changes in each tensor, and the files that came with it. For a release: base, patches,
+    authors, approvals, digests, and who built it. With --json, as an in-toto statement.
     """
+    from client.actions.transfers import download_patch_files
     from client.terminal.addresses import parse_patch, parse_snapshot
 
     console = Console(as_json, quiet)
     address = None if Path(patch).exists() else parse_patch(patch)
+    if files is not None and address is None:
+        raise typer.BadParameter("files come with a patch at a registry: NS/NAME#N.", param_hint="--files")
     if address is None and "@" in patch and not Path(patch).exists():
         from client.commands.releasing.releases import show_provenance
 
@@ -120,6 +133,9 @@ def show(
         remote = client.patch(*address)
         tensors = client.patch_tensors(*address) if remote.check == "checked" else []
         model = client.model(address[0])
+        if files is not None:
+            with console.progress("downloading files") as progress:
+                download_patch_files(client, remote, files, progress=progress)
     document = {**remote.model_dump(mode="json"), "model_size": model.size, "tensors": tensors}
     console.result(document, _remote_text(remote, tensors, model.size, model.parameters), remote.sha256)
 
@@ -197,7 +213,7 @@ def _remote_text(patch: "Patch", tensors: "list[TensorStats]", whole: int, param
         total = f" of {parameters:,}" if parameters else ""
         pairs.append(("changes", f"{patch.nnz:,}{total} weights ({patch.density:.2%}) in {len(tensors)} tensors"))
     pairs.append(("size", f"{size(patch.size)}, {patch.size / max(whole, 1):.1%} of the model's {size(whole)}"))
-    text = fields(pairs)
+    text = fields(pairs) + patch_panel(patch.files)
     if patch.message.strip():
         text += "\n\n" + plain(patch.message.strip(), lines=True)
     return f"{text}\n\n{_tensor_table(tensors)}" if tensors else text

@@ -22,6 +22,7 @@ from client.commands.options import (
     parse_size,
     with_options_of,
 )
+from client.terminal.beside import patch_panel
 from client.terminal.console import Console, fields, plain, size
 from client.terminal.recipes import describe_alpha, describe_recipe
 from registry.breadcrumbs.comparing.alpha import AUTO
@@ -59,6 +60,9 @@ def push(
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="FILE", help="Keep the patch that is made, as this file.")
     ] = None,
+    weights_only: Annotated[
+        bool, typer.Option("--weights-only", help="Leave out the files beside the weights.")
+    ] = False,
     no_wait: NoWait = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -68,6 +72,9 @@ def push(
 
     The patch is what TUNED changes of the base, as by `crumb diff`, whose options it takes. The base is that of
     NS/NAME; it is taken from the cache or the registry, unless BASE names a copy. A patch file is pushed as it is.
+
+    Files of TUNED beside its weights that differ from the base's, like config.json or a chat template, are sent with
+    it; a release takes them if its maintainer says so.
 
     It is a draft until `crumb propose` (or --propose) asks for review. Prints the patch's number. If it is interrupted,
     run it again: it resumes. After success it prints the same number again.
@@ -92,6 +99,7 @@ def push(
             title,
             base=base[0] if base else None,
             keep=keep,
+            weights_only=weights_only,
             options=changed,
             message=message,
             task=task,
@@ -102,7 +110,7 @@ def push(
             console=console,
         )
     name = f"{pushed.model}#{pushed.number}" + (f".{pushed.revision}" if pushed.revision > 1 else "")
-    text = f"{name}  {pushed.check}, {pushed.state}\n{_summary(pushed)}"
+    text = f"{name}  {pushed.check}, {pushed.state}\n{_summary(pushed)}{patch_panel(pushed.files)}"
     if pushed.state == "draft":
         text += f"\nnext: crumb propose {pushed.model} {pushed.number}"
     console.result(pushed, text, name)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import Json, Model, Quiet, connect
+from client.terminal.beside import patch_panel
 from client.terminal.console import Console, fields, plain
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ def accept(
         seen = client.patch(model, parse_number(number))
         older = [parse_number(text) for text in supersedes or ()]
         done = client.accept(model, seen.number, message, revision=seen.revision, supersedes=older)
-    _print(Console(as_json, quiet), done, f"next: crumb release cut {model} VERSION --from main --add {done.number}")
+    files = f" --files-of {done.number}" if seen.files else ""
+    cut = f"next: crumb release cut {model} VERSION --from main --add {done.number}{files}"
+    _print(Console(as_json, quiet), done, cut)
 
 
 def reject(model: Model, number: Number, message: Why, as_json: Json = False, quiet: Quiet = False) -> None:
@@ -256,7 +259,7 @@ def _discussion(discussion: "Discussion") -> str:
     ]
     pairs += [("missing", plain(text)) for text in discussion.missing]
     pairs += [("hint", plain(hint.sentence)) for hint in discussion.hints]
-    text = fields(pairs)
+    text = fields(pairs) + patch_panel(patch.files)
     for row in discussion.comments:
         at = f"{row.created_at.astimezone():%Y-%m-%d %H:%M}"
         text += f"\n\n{plain(row.author)}, {at} ({row.id}):\n"

@@ -52,6 +52,14 @@ def cut(
         ),
     ] = None,
     where: Where = None,
+    files_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--files-of",
+            metavar="N",
+            help="Take the files that came with this patch; may be repeated. By default those that --from took.",
+        ),
+    ] = None,
     allow_yanked: Annotated[bool, typer.Option("--allow-yanked", help="Allow patches that were yanked.")] = False,
     no_wait: NoWait = False,
     as_json: Json = False,
@@ -80,6 +88,7 @@ def cut(
             alpha=alpha,
             method=method,
             allow_yanked=allow_yanked,
+            files_of=[parse_number(text) for text in files_of] if files_of else None,
         )
         release = when_compared(client, ask, console=console)
         if release.job is not None and not no_wait:
@@ -228,13 +237,19 @@ def diff(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what changed between two snapshots, patch by patch."""
+    """Show what changed between two snapshots, patch by patch, and in files beside the weights."""
     with connect() as client:
         changes = client.compare(model, before, after)
     lines = [f"+ #{item.number}.{item.revision} at {item.weight}  {plain(item.title)}" for item in changes.added]
     lines += [f"- #{item.number}.{item.revision}  {plain(item.title)}" for item in changes.removed]
     lines += [f"~ #{row.number} {row.before} -> {row.after}  {plain(row.title)}" for row in changes.changed]
-    text = "\n".join(lines) or "They have the same recipe."
+    lines = lines or ["They have the same recipe."]
+    signs = {True: "+", False: "-", None: "~"}
+    lines += [
+        f"{signs[None if file.before and file.after else file.after is not None]} {plain(file.path)}"
+        for file in changes.files
+    ]
+    text = "\n".join(lines)
     Console(as_json, quiet).result(changes, f"{text}\nversion step: {changes.bump}", changes.bump)
 
 
@@ -268,6 +283,7 @@ def _text(release: "Release") -> str:
         ("weights", release.weights_digest or "-"),
         ("cut", f"by {plain(release.creator)}, {release.created_at.astimezone():%Y-%m-%d %H:%M %z}"),
     ]
+    pairs += [(f"#{file.patch}.{file.revision}", f"gives it {plain(file.path)}") for file in release.taken_files]
     if release.alpha_rule is not None:
         pairs.append(("alpha", describe_alpha(release.recipe.alpha, release.alpha_rule)))
     pairs += [

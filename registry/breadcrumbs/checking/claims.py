@@ -23,7 +23,7 @@ class CheckResult:
     """The result of one check of a patch.
 
     Args:
-        name: The check: format, base, finite or density.
+        name: The check: format, base, finite, density or files.
         status: `warn` asks people to judge; `fail` means that something is wrong.
         summary: One sentence.
     """
@@ -65,6 +65,20 @@ def check_density(params: MaskParams, tensors: Sequence[TensorReport]) -> CheckR
             f"all {show(worst.name)} with {worst.nnz} of {most[worst.name]}; see whether so little was to change.",
         )
     return CheckResult("density", "pass", f"It has {kept} of the {whole} values that {mask} keep at most.")
+
+
+def check_beside(paths: Sequence[str], unread: Sequence[str]) -> CheckResult:
+    """Say which files came with a patch.
+
+    Args:
+        paths: Their paths.
+        unread: Those that should be JSON and are not.
+    """
+    if unread:
+        listed = ", ".join(show(path) for path in unread[:5])
+        return CheckResult("files", "warn", f"Not JSON, so nothing may be able to load it: {listed}.")
+    listed = ", ".join(show(path) for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+    return CheckResult("files", "pass", f"Beside its weights it brings {listed}; releases may take them.")
 
 
 def _part_of(some: Sequence[TensorReport], tensors: Sequence[TensorReport]) -> str:

@@ -10,6 +10,7 @@
            ─< model_tags, model_trigrams     how it is found
            ─< model_downloads                how often it was downloaded
            ─< patches ─< patch_revisions >─ blobs
+                         patch_revisions ─< revision_files >─ blobs
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
               patches ── pushes ─< pushed_files >─ blobs   what tools of the Hub send for a patch
@@ -71,6 +72,7 @@ from registry.db.tables.patches import (
     PatchRevision,
     PatchTensor,
     Review,
+    RevisionFile,
 )
 from registry.db.tables.people import ROLES, Namespace, NamespaceMember, SignIn, Token, User
 from registry.db.tables.pushes import Push, PushedFile
@@ -115,6 +117,7 @@ __all__ = [
     "ReleaseFile",
     "Report",
     "Review",
+    "RevisionFile",
     "SignIn",
     "Table",
     "Token",

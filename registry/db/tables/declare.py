@@ -91,4 +91,5 @@ def seal(table: type[Table], changing: Collection[str], closed: Callable[[Any], 
         changed = {name for name, history in histories.items() if history.has_changes()} - set(changing)
         before = {name: replaced.get(name, getattr(row, name)) for name in histories}
         if changed and closed(before):
-            raise ValueError(f"{table.__tablename__} {row.id} is closed; {', '.join(sorted(changed))} must not change")
+            key = "/".join(map(str, inspect(row).identity))
+            raise ValueError(f"{table.__tablename__} {key} is closed; {', '.join(sorted(changed))} must not change")

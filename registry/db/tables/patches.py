@@ -6,12 +6,12 @@ patches            draft ── propose ──> proposed ── accept ──> a
                      │       changes_requested ── reject ──> rejected
                      └───── withdraw (also from proposed, changes_requested) ──> withdrawn
 quarantine         independent of the state: an admin's `quarantined_at` hides the bytes and stops compositions
-patch_revisions    checking ──> checked | refused     otherwise immutable
+patch_revisions    checking ──> checked | refused     otherwise immutable, as are its revision_files
 """
 
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -117,6 +117,9 @@ class PatchRevision(Table):
     tensors: Mapped[list["PatchTensor"]] = relationship(
         lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="PatchTensor.position"
     )
+    files: Mapped[list["RevisionFile"]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="RevisionFile.path"
+    )
 
 
 SET_BY_CHECK = (
@@ -134,6 +137,27 @@ SET_BY_CHECK = (
     "base_norm",
 )
 seal(PatchRevision, SET_BY_CHECK, lambda before: True)
+
+
+class RevisionFile(Table):
+    """A file that comes with a revision beside its weights, which a release may take; gone if the revision is refused.
+
+    `keys` is, once checked, in which keys a JSON file differs from the base's: `{"keys": [[key, before, after], ...],
+    "more": 0}`, with values as shortened JSON; None for other files, and for those that the base does not have.
+    """
+
+    __tablename__ = "revision_files"
+
+    revision_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("patch_revisions.id", ondelete="CASCADE"), primary_key=True
+    )
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    keys: Mapped[dict[str, Any] | None]
+
+
+seal(RevisionFile, ("keys",), lambda before: True)
 
 
 class PatchTensor(Table):

@@ -22,7 +22,8 @@ class Release(Table):
     """A version of a model: a recipe, its composition, and the texts about it.
 
     `sort` orders versions as text. `manifest` is canonical JSON, written when the release is published and signed by a
-    maintainer; `commit` is the Hub's name for the files, which are fixed then.
+    maintainer; `commit` is the Hub's name for the files, which are fixed then. A candidate that takes files from
+    patches has a commit of its own, too; others have that of their composition.
     """
 
     __tablename__ = "releases"
@@ -69,13 +70,19 @@ seal(
 
 
 class ReleaseFile(Table):
-    """One file of a published release."""
+    """One file of a published release; before that, one that it will take from a patch.
+
+    `revision_id` is the patch's revision that the file came with; None for files of the composition, and the card.
+    """
 
     __tablename__ = "release_files"
 
     release_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("releases.id", ondelete="CASCADE"), primary_key=True)
     path: Mapped[str] = mapped_column(String(255), primary_key=True)
     sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+    revision_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("patch_revisions.id", ondelete="SET NULL"), index=True
+    )
 
     blob: Mapped[Blob] = relationship(lazy="raise")
 

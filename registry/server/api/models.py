@@ -8,7 +8,7 @@ from registry import schemas
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.files import send
-from registry.server.edge.paths import ModelName, UserName
+from registry.server.edge.paths import FilePath, ModelName, UserName
 from registry.server.errors import RESPONSES
 from registry.server.views import models as model_views
 from registry.server.views import recipes as recipe_views
@@ -17,7 +17,6 @@ from registry.services.composing import snapshots
 
 router = APIRouter(prefix="/api/v1/models", tags=["models"], route_class=Route, responses=RESPONSES)
 Ref = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$", examples=["base"])]
-FilePath = Annotated[str, Path(pattern=r"^[ -~]{1,255}$")]
 Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
 
 

@@ -10,11 +10,11 @@ from registry.errors import NotFound
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.files import send_blob
-from registry.server.edge.paths import ModelName, Number, PatchRef
+from registry.server.edge.paths import FilePath, ModelName, Number, PatchRef
 from registry.server.errors import RESPONSES
 from registry.server.views import patches as patch_views
 from registry.server.views import recipes as recipe_views
-from registry.services.catalog import models, patches
+from registry.services.catalog import beside, models, patches
 from registry.services.composing import builds, compositions, snapshots
 
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["patches"], route_class=Route, responses=RESPONSES)
@@ -29,12 +29,13 @@ def push(
     name: ModelName, body: schemas.PatchRequest, response: Response, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Patch:
     """Contribute an uploaded patch file; a worker checks it before it can be composed."""
-    contribution = patches.Contribution(body.sha256, body.title, body.message, body.task, body.license)
+    files = tuple((file.path, file.sha256) for file in body.files)
+    contribution = patches.Contribution(body.sha256, body.title, body.message, body.task, body.license, files)
     with ctx.writing(actor, body) as session:
         revision, job = patches.push(session, actor, name, contribution, body.propose)
         ctx.admit(session, job)
         response.status_code = 202 if job else 200
-        return patch_views.patch(name, revision, job)
+        return patch_views.with_files(session, patch_views.patch(name, revision, job), revision)
 
 
 @router.post("/patches/{number}/revisions", status_code=202, responses=EXISTS)
@@ -48,12 +49,13 @@ def revise(
     ctx: ContextDep,
 ) -> schemas.Patch:
     """Add a revision to your patch; it needs checks and approvals of its own."""
-    contribution = patches.Contribution(body.sha256, body.title, body.message, license=body.license)
+    files = tuple((file.path, file.sha256) for file in body.files)
+    contribution = patches.Contribution(body.sha256, body.title, body.message, license=body.license, files=files)
     with ctx.writing(actor, body) as session:
         revision, job = patches.revise(session, actor, name, number, contribution)
         ctx.admit(session, job)
         response.status_code = 202 if job else 200
-        return patch_views.patch(name, revision, job)
+        return patch_views.with_files(session, patch_views.patch(name, revision, job), revision)
 
 
 @router.get("/patches/{number}/push")
@@ -126,6 +128,20 @@ def file(name: ModelName, patch: PatchRef, request: Request, actor: VisitorDep, 
     filename = f"{name.replace('/', '-')}-{revision.patch.number}.{revision.number}.safetensors"
     cached = "public" if public else "private"
     return send_blob(request, ctx, blob, filename, immutable=False, cached=cached)
+
+
+@router.head("/patches/{number}/files/{path:path}", include_in_schema=False)
+@router.get("/patches/{number}/files/{path:path}", response_class=Response)
+@allow("model.read")
+def file_beside(
+    name: ModelName, patch: PatchRef, path: FilePath, request: Request, actor: VisitorDep, ctx: ContextDep
+) -> Response:
+    """Download a file that came with a checked patch."""
+    with ctx.database.read() as session:
+        revision = patches.file(session, actor, name, *patch)
+        public = models.find(session, name).visibility == "public" and revision.patch.quarantined_at is None
+        blob = beside.find(session, revision, path)
+    return send_blob(request, ctx, blob, path, immutable=False, cached="public" if public else "private")
 
 
 @router.post("/compositions", status_code=202, responses={200: {"model": schemas.Composition, "description": "Ready"}})

@@ -154,4 +154,5 @@ def read_cut(body: schemas.ReleaseRequest) -> cutting.Cut:
         alpha=body.alpha,
         method=body.method,
         allow_yanked=body.allow_yanked,
+        files_of=body.files_of,
     )

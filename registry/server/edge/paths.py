@@ -48,4 +48,5 @@ ChannelName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,32}$", alias="channel")
 PatchRef = Annotated[PatchNumbers, Depends(get_patch)]
 FirstPatch = Annotated[PatchNumbers, Depends(get_first)]
 SecondPatch = Annotated[PatchNumbers, Depends(get_second)]
+FilePath = Annotated[str, Path(pattern=r"^[ -~]{1,255}$")]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]

@@ -3,10 +3,10 @@
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import Check, Job, Model, PatchRevision
+from registry.db.tables import Check, Job, Model, PatchRevision, RevisionFile
 from registry.files.collector import paused_collector
 from registry.server.views import jobs as job_views
-from registry.services.catalog import patches
+from registry.services.catalog import beside, patches
 from registry.services.curation.reviews import Affected
 from registry.services.hub import pushes
 from registry.services.queue import jobs
@@ -50,6 +50,13 @@ def push(session: Session, model: Model, number: int) -> schemas.Push | None:
     return schemas.Push.model_validate({"number": number, "author": row.patch.author.name, "job": job, **words})
 
 
+def patch_file(row: RevisionFile) -> schemas.PatchFile:
+    """Return the shape of a file that came with a patch."""
+    keys = None if row.keys is None else [schemas.KeyChange(key=a, before=b, after=c) for a, b, c in row.keys["keys"]]
+    more = 0 if row.keys is None else row.keys["more"]
+    return schemas.PatchFile(path=row.path, size=row.size, sha256=row.sha256, keys=keys, more=more)
+
+
 def check(row: Check) -> schemas.Check:
     """Return the shape of what a check found."""
     return schemas.Check.model_validate(row)
@@ -65,8 +72,13 @@ def find(session: Session, model: Model, ref: tuple[int, int | None]) -> PatchRe
 
 
 def show(session: Session, model: Model, row: PatchRevision) -> schemas.Patch:
-    """Return a patch at a revision, with the job that checks it."""
-    return patch(model.full_name, row, patches.check_job(session, row))
+    """Return a patch at a revision, with its files and the job that checks it."""
+    return with_files(session, patch(model.full_name, row, patches.check_job(session, row)), row)
+
+
+def with_files(session: Session, shown: schemas.Patch, row: PatchRevision) -> schemas.Patch:
+    """Return the shape of a patch with the files that came with it."""
+    return shown.model_copy(update={"files": [patch_file(file) for file in beside.files_of(session, row)]})
 
 
 def listing(

@@ -20,10 +20,11 @@ from registry.services.curation.comparisons import MetricRow as MetricRow
 from registry.services.curation.evaluations import Subject
 from registry.services.people.actors import Actor
 from registry.services.queue import jobs
-from registry.services.releasing import channels, dossiers, publishing, releases
+from registry.services.releasing import channels, dossiers, publishing, releases, taking
 from registry.services.releasing.channels import Pointer
 from registry.services.releasing.dossiers import Dossier, Outline
 from registry.services.releasing.releases import Comparison
+from registry.services.releasing.taking import Offer, TakenFile
 
 COMPOSED = ("candidate", "published", "yanked")  # states of releases that can be pulled
 CHOICES = 100  # releases or channels in a list to choose from
@@ -63,10 +64,23 @@ def described_release(
             "channels": dossier.channels,
             "missing": dossier.missing,
             "warnings": dossier.warnings,
+            "taken_files": [taken_file(file) for file in dossier.taken],
             "alpha_rule": recipe_views.alpha_rule(dossier.recipe, asked),
             "job": job_views.job(job) if job else None,
         }
     )
+
+
+def taken_file(file: TakenFile) -> schemas.TakenFile:
+    """Return the shape of a file that a release takes from a patch."""
+    return schemas.TakenFile(
+        path=file.path, size=file.size, sha256=file.sha256, patch=file.number, revision=file.revision
+    )
+
+
+def offers(session: Session, model: Model, numbers: Sequence[int] | None = None) -> Sequence[Offer]:
+    """Return the accepted patches that files came with, which a release may take."""
+    return taking.offers(session, model, numbers)
 
 
 def release_page(session: Session, model: Model, before: str | None, limit: int) -> schemas.ReleasePage:
@@ -120,6 +134,7 @@ def comparison(before: str, after: str, found: Comparison) -> schemas.ReleaseDif
             )
             for revision, old, new in found.changed
         ],
+        files=[schemas.ChangedFile(path=path, before=old, after=new) for path, old, new in found.files],
     )
 
 

@@ -118,7 +118,7 @@ def discussion(
     counting = {verdict.id for verdict in counted.values()}
     verdicts, earlier_reviews = reviews.reviews(session, row.patch, None, NEWEST)
     said, earlier_comments = comments.listing(session, row.patch, before, NEWEST)
-    sees = comments.sees_hidden(session, actor, model)
+    sees = any(found.hidden_at for found in said) and comments.sees_hidden(session, actor, model)
     unmeasured = evaluations.missing(session, model, revision=row)
     missing = reviews.missing_in(model, row, checks, len(reviews.approving(counted)), unmeasured)
     return schemas.Discussion(

@@ -30,6 +30,7 @@ from registry.db.tables import (
     PushedFile,
     RecipeItem,
     ReleaseFile,
+    RevisionFile,
     UploadSession,
     now,
 )
@@ -43,6 +44,7 @@ OWNERS = (
     BaseFile.sha256,
     PatchRevision.blob_sha256,
     PushedFile.blob_sha256,
+    RevisionFile.sha256,
     CompositionFile.sha256,
     ReleaseFile.sha256,
     UploadSession.sha256,
@@ -138,14 +140,15 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
         UploadSession.sha256 == Blob.sha256, UploadSession.user_id == actor.user_id, UploadSession.state == "done"
     )
     base = exists().where(BaseFile.sha256 == Blob.sha256, BaseFile.model_id == Model.id, Model.state == "ready", shown)
-    patch = exists().where(
-        PatchRevision.blob_sha256 == Blob.sha256,
+    checked = (
         PatchRevision.state == "checked",
         PatchRevision.patch_id == Patch.id,
         Patch.quarantined_at.is_(None),
         Patch.model_id == Model.id,
         shown,
     )
+    patch = exists().where(PatchRevision.blob_sha256 == Blob.sha256, *checked)
+    beside = exists().where(RevisionFile.sha256 == Blob.sha256, RevisionFile.revision_id == PatchRevision.id, *checked)
     quarantined = exists().where(
         RecipeItem.recipe_digest == Composition.recipe_digest,
         PatchRevision.sha256 == RecipeItem.sha256,
@@ -165,7 +168,7 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
             Blob.sha256.in_(set(digests)),
             Blob.state != "remote",
             Blob.damaged_at.is_(None),
-            or_(sent, base, patch, composed),
+            or_(sent, base, patch, beside, composed),
         )
     ).all()
     return lease(session, allowed)

@@ -1,7 +1,8 @@
 """Quotas: how much of a namespace's quota is used.
 
-used       files of bases of its models, patches that its user has contributed or pushed for, and compositions that its
-           user has asked for, each blob once; weights of a base that stay at the Hub do not count
+used       files of bases of its models, patches that its user has contributed with the files beside them, what its user
+           has pushed for others to be made of, and compositions that its user has asked for, each blob once; weights of
+           a base that stay at the Hub do not count
 reserved   what is announced for it, until it expires: sessions that are open, or done with bytes that are not used yet;
            and what its user's active jobs will add
 
@@ -33,6 +34,7 @@ from registry.db.tables import (
     Patch,
     PatchRevision,
     PushedFile,
+    RevisionFile,
     UploadSession,
     User,
     now,
@@ -89,13 +91,20 @@ def sources() -> list[Any]:
         .join(Namespace, Namespace.name == User.name)
         .where(PushedFile.blob_sha256.is_not(None))
     )
+    beside = (
+        select(namespace_id, RevisionFile.sha256.label("sha256"))
+        .join(PatchRevision, PatchRevision.id == RevisionFile.revision_id)
+        .join(Patch, Patch.id == PatchRevision.patch_id)
+        .join(User, User.id == Patch.author_id)
+        .join(Namespace, Namespace.name == User.name)
+    )
     composed = (
         select(namespace_id, CompositionFile.sha256.label("sha256"))
         .join(Composition, Composition.id == CompositionFile.composition_id)
         .join(User, User.id == Composition.user_id)
         .join(Namespace, Namespace.name == User.name)
     )
-    return [bases, patches, pushed, composed]
+    return [bases, patches, pushed, beside, composed]
 
 
 def uses(space: Any, sha256: Any) -> ColumnElement[bool]:

@@ -2,7 +2,7 @@
 
 import math
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, joinedload
 from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, User
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.blobs import blobs, quotas
-from registry.services.catalog import models, norms
+from registry.services.catalog import beside, models, norms
 from registry.services.people import paging
 from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
@@ -20,17 +20,19 @@ from registry.services.queue import jobs
 
 MOST_LOOKUPS = 100  # of tensors of a revision by name, before all of its tensors are gone through
 REVISABLE = ("draft", "proposed", "changes_requested")
+ADVICE = ("norms", beside.CHECK)  # checks that are not required
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a contributor sends for a patch."""
+    """What a contributor sends for a patch; `files` are (path, sha256) of files beside its weights."""
 
     sha256: str
     title: str
     message: str
     task: str | None = None
     license: str | None = None
+    files: tuple[tuple[str, str], ...] = ()
 
 
 def push(
@@ -43,7 +45,7 @@ def push(
 
     Raises:
         NotFound, WrongState: The model does not exist or is not ready, or another user has pushed the same file.
-        InvalidRequest: The bytes were not uploaded.
+        InvalidRequest: The bytes were not uploaded, or a file cannot come with a patch.
     """
     model = models.ready(session, full_name, lock=True)
     if (twin := find_twin(session, model, contribution.sha256)) is not None:
@@ -53,7 +55,7 @@ def push(
             )
         return twin, jobs.active(session, f"check:{twin.id}")
     quotas.lock_payer(session, actor.user_id)
-    size = require_bytes(session, actor, contribution.sha256)
+    sizes = require_bytes(session, actor, model, contribution)
     model.patch_count += 1
     patch = Patch(
         model_id=model.id,
@@ -64,9 +66,10 @@ def push(
     )
     session.add(patch)
     session.flush()
-    job = add_revision(session, actor.user_id, model, patch, contribution, size)
+    job = add_revision(session, actor.user_id, model, patch, contribution, sizes)
     subject = f"{full_name}#{patch.number}"
-    record(session, actor, "patch.push", subject, model, after={"sha256": contribution.sha256, "state": patch.state})
+    after = {**logged(contribution), "state": patch.state}
+    record(session, actor, "patch.push", subject, model, after=after)
     return find(session, full_name, patch.number), job
 
 
@@ -77,7 +80,7 @@ def revise(
 
     Raises:
         WrongState: The patch has been decided on, or another revision is the same file.
-        InvalidRequest: The bytes were not uploaded.
+        InvalidRequest: The bytes were not uploaded, or a file cannot come with a patch.
     """
     model = models.ready(session, full_name, lock=True)
     before = find(session, full_name, number, lock=True)  # or it could be accepted meanwhile
@@ -89,11 +92,11 @@ def revise(
     if patch.state not in REVISABLE:
         raise WrongState(f"{full_name}#{number} is {patch.state} and takes no more revisions; push a new patch.")
     quotas.lock_payer(session, patch.author_id)
-    size = require_bytes(session, actor, contribution.sha256)
+    sizes = require_bytes(session, actor, model, contribution)
     patch.revision += 1
-    job = add_revision(session, actor.user_id, model, patch, contribution, size)
+    job = add_revision(session, actor.user_id, model, patch, contribution, sizes)
     old = {"revision": before.number, "sha256": before.sha256}
-    new = {"revision": patch.revision, "sha256": contribution.sha256}
+    new = {"revision": patch.revision, **logged(contribution)}
     record(session, actor, "patch.revise", f"{full_name}#{number}", model, before=old, after=new)
     return find(session, full_name, number), job
 
@@ -108,23 +111,34 @@ def find_twin(session: Session, model: Model, sha256: str) -> PatchRevision | No
     return twin
 
 
-def require_bytes(session: Session, actor: Actor, sha256: str) -> int:
-    """Return the size of uploaded bytes.
+def logged(contribution: Contribution) -> dict[str, Any]:
+    """Return what the audit log says of a contribution: the digests of its bytes."""
+    return {"sha256": contribution.sha256, **({"files": dict(contribution.files)} if contribution.files else {})}
+
+
+def require_bytes(session: Session, actor: Actor, model: Model, contribution: Contribution) -> dict[str, int]:
+    """Return the sizes of the uploaded bytes of a contribution, by digest.
 
     Raises:
-        InvalidRequest: The bytes were not uploaded.
+        InvalidRequest: Bytes were not uploaded, or a file cannot come with a patch of this model.
     """
-    known = blobs.readable(session, actor, [sha256])
-    if not known:
+    files = beside.named_once(contribution.files)
+    known = blobs.readable(session, actor, [contribution.sha256, *files.values()])
+    if contribution.sha256 not in known:
         raise InvalidRequest("The bytes of this patch are missing; upload them first.", field="sha256")
-    return known[sha256]
+    for path, sha256 in files.items():
+        if sha256 not in known:
+            raise InvalidRequest(f"The bytes of {path} are missing; upload them first.", field="files")
+    if files:
+        beside.check(session, model, {path: known[sha256] for path, sha256 in files.items()})
+    return known
 
 
 def add_revision(
-    session: Session, user: uuid.UUID, model: Model, patch: Patch, contribution: Contribution, size: int
+    session: Session, user: uuid.UUID, model: Model, patch: Patch, contribution: Contribution, sizes: Mapping[str, int]
 ) -> Job:
-    """Add a patch's newest revision and enqueue its check."""
-    quotas.charge(session, quotas.payer(session, patch.author_id), [contribution.sha256])
+    """Add a patch's newest revision and enqueue its check; `sizes` are of its bytes, by digest."""
+    quotas.charge(session, quotas.payer(session, patch.author_id), sizes)
     revision = PatchRevision(
         patch_id=patch.id,
         number=patch.revision or 1,
@@ -135,10 +149,11 @@ def add_revision(
         base_digest=model.base_digest,
         sha256=contribution.sha256,
         blob_sha256=contribution.sha256,
-        size=size,
+        size=sizes[contribution.sha256],
     )
     session.add(revision)
     session.flush()
+    beside.add(session, revision, dict(contribution.files), sizes)
     payload = {"revision_id": str(revision.id)}
     subject = f"#{patch.number}" if revision.number == 1 else f"#{patch.number}.{revision.number}"
     return jobs.enqueue(session, user, "check", f"check:{revision.id}", model, subject, payload)
@@ -344,10 +359,12 @@ def finish_check(
     session.execute(insert(PatchTensor), rows)
     for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype", "rounding", "base_norm"):
         setattr(revision, name, contents[name])
+    beside.finish_check(session, revision, contents["beside"])
     revision.norm = math.sqrt(math.fsum(tensor["l2"] ** 2 for tensor in contents["tensors"]))
     checks = [*contents["checks"], norms.check(session, model, revision, contents["tensors"])]
     for position, check in enumerate(checks):
-        session.add(Check(revision_id=revision.id, position=position, required=check["name"] != "norms", **check))
+        required = check["name"] not in ADVICE
+        session.add(Check(revision_id=revision.id, position=position, required=required, **check))
     revision.state = "checked"
     session.flush()
     verdicts = {check["name"]: check["status"] for check in checks}
@@ -357,6 +374,7 @@ def finish_check(
 def refuse(session: Session, model: Model, revision: PatchRevision, subject: str, error: str) -> None:
     """Refuse a revision and release its bytes; its number, texts and the reason are kept."""
     revision.state, revision.refusal, revision.blob_sha256 = "refused", error, None
+    beside.let_go(session, revision)
     session.flush()
     quotas.recount(session, quotas.payer(session, revision.patch.author_id))
     record(session, None, "patch.refused", subject, model, after={"error": error})

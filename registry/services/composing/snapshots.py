@@ -89,11 +89,7 @@ def main_of(model: ColumnElement[UUID]) -> ColumnElement[UUID]:
 
 MAIN = RELEASED.where(RELEASE.id == main_of(bindparam("model", type_=RELEASE.model_id.type)))
 BY_VERSION = RELEASED.where(RELEASE.version == bindparam("version"))
-BY_COMMIT = (
-    RELEASED.where(RELEASE.state.in_(PUBLISHED), RELEASE.commit.startswith(bindparam("commit")))
-    .order_by(RELEASE.sort)
-    .limit(1)
-)
+BY_COMMIT = RELEASED.where(RELEASE.commit.startswith(bindparam("commit"))).order_by(RELEASE.sort).limit(1)
 BY_ID = RELEASED.where(RELEASE.id == bindparam("release"))
 
 
@@ -275,6 +271,8 @@ def of_release(
 ) -> Snapshot:
     """Return a release, as RELEASED reads it: with its own files once published, with its composition's before.
 
+    A candidate that takes files from patches has these, too, in place of the composition's.
+
     Raises:
         WrongState: The release is not composed yet.
     """
@@ -291,6 +289,10 @@ def of_release(
     else:
         commit, made_at = release.composed, release.composed_at
         files = list_files(session, COMPOSED_FILES, release.composition)
+        if release.commit is not None:
+            commit = release.commit
+            taken = {file.path: file for file in list_files(session, RELEASED_FILES, release.id)}
+            files = sorted({**{file.path: file for file in files}, **taken}.values())
         warnings.insert(0, f"{subject} is a {release.state} and not published; it may still change.")
     if release.state == "yanked":
         warnings.insert(0, f"{subject} was yanked: {release.yank_reason}")

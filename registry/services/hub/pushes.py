@@ -22,6 +22,7 @@ from registry.breadcrumbs.formats.layout import MaskParams
 from registry.db.tables import Job, Model, Patch, Push, PushedFile
 from registry.documents.trailers import of_mask, read_trailers
 from registry.errors import InvalidRequest, NotFound, WrongState
+from registry.files import beside
 from registry.files.folders import check_path, describes_weights, is_weights
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import models, patches
@@ -176,7 +177,7 @@ def commit(session: Session, actor: Actor, full_name: str, push: Push, commit: P
             push.files.append(before[path])
         file = before[path]
         file.sha256, file.blob_sha256, file.size = sha256, sha256, sizes.get(sha256 or "", 0)
-    require_one_folder([path for path, file in before.items() if file.sha256])
+    require_one_folder([*(base - before.keys()), *(path for path, file in before.items() if file.sha256)])
     push.commit = commit_id(push)
     session.flush()
     quotas.recount(session, quotas.payer(session, push.patch.author_id))
@@ -351,14 +352,36 @@ def finish(
         patch.revision += 1
         if first and push.propose:
             patch.state = "proposed"
-        contribution = Contribution(sha256, push.title, push.message, patch.task, push.options.get("license"))
-        patches.add_revision(session, patch.author_id, model, patch, contribution, size)
+        offered, sizes = offers(session, model, push)
+        contribution = Contribution(
+            sha256, push.title, push.message, patch.task, push.options.get("license"), tuple(sorted(offered.items()))
+        )
+        patches.add_revision(session, patch.author_id, model, patch, contribution, {**sizes, sha256: size})
         push.state = "done"
         let_go(session, push)
         what = {"sha256": sha256, "state": patch.state} if first else {"revision": patch.revision, "sha256": sha256}
         action = "patch.push" if first else "patch.revise"
         record(session, None, action, subject, model, after=what)
     return True
+
+
+def offers(session: Session, model: Model, push: Push) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the files of a push that come with its patch, the smallest first, and their sizes by sha256.
+
+    Those are the ones beside the weights that differ from the base's, as far as a patch takes them.
+    """
+    base = {file.path: file.sha256 for file in models.base_files(session, model)}
+    offered: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    room = beside.MOST_BYTES
+    for file in sorted(push.files, key=lambda file: file.size):
+        if file.blob_sha256 and file.blob_sha256 != base.get(file.path) and beside.may_come(file.path):
+            room -= file.size
+            if room < 0 or len(offered) == beside.MOST_FILES:
+                break
+            offered[file.path] = file.blob_sha256
+            sizes[file.blob_sha256] = file.size
+    return offered, sizes
 
 
 def fail(session: Session, push: Push, error: str) -> None:

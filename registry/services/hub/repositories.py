@@ -305,9 +305,9 @@ def release_commits(session: Session, model: Model, keys: Sequence[UUID]) -> lis
         authors = contributors([(None, known.get(sha256)) for sha256 in inside[row.recipe_digest]])
         names = list(dict.fromkeys([(row.publisher or row.creator).name, *authors]))
         title = f"Release {row.version}"
-        commit, at = row.commit, row.published_at
-        if commit is None or at is None:
-            commit, at = results[row.recipe_digest]
+        made = results.get(row.recipe_digest, (None, None))
+        commit, at = row.commit or made[0], row.published_at or made[1]
+        assert commit is not None and at is not None
         commits.append(Commit(commit, title, row.changelog, at, names))
     return commits
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -17,12 +18,15 @@ from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.composing.snapshots import PUBLISHED
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
-from registry.services.releasing import releases
+from registry.services.releasing import releases, taking
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a release is to hold: these patches, or those of another snapshot with some added and some left out."""
+    """What a release is to hold: these patches, or those of another snapshot with some added and some left out.
+
+    `files_of` are the patches whose files it takes; None for those that the release to start from took.
+    """
 
     version: str
     patches: Sequence[Ingredient] = ()
@@ -32,13 +36,14 @@ class Cut:
     alpha: str | None = None
     method: str | None = None
     allow_yanked: bool = False
+    files_of: Sequence[int] | None = None
 
 
 def cut(session: Session, actor: Actor, full_name: str, wanted: Cut) -> tuple[Release, Job | None]:
     """Cut a release and have it composed. Does nothing if the same release was cut before.
 
     Raises:
-        InvalidRequest: The version's step is too small, or two licences are incompatible.
+        InvalidRequest: The version's step is too small, two licences are incompatible, or files cannot be taken.
         InvalidRecipe: A patch cannot be composed.
         WrongState: The version is published already.
     """
@@ -52,13 +57,23 @@ def cut(session: Session, actor: Actor, full_name: str, wanted: Cut) -> tuple[Re
     recipe = compositions.save(session, new_recipe)
     described = compositions.described(session, model, recipe)
     require_licences(model, [revision for _, revision in described if revision])
+    held = {revision.patch.number: revision for _, revision in described if revision}
+    files = taking.choose(session, model, held, wanted.files_of, start_of(session, actor, model, wanted))
     release = session.scalar(
         select(Release).where(Release.model_id == model.id, Release.version == wanted.version).with_for_update()
     )
     if release is not None and release.state in PUBLISHED:
         raise WrongState(f"{full_name}@{wanted.version} is {release.state} and cannot change; cut the next version.")
     settings = recipe.digest, before.version if before else None, wanted.allow_yanked
-    same = release is not None and settings == (release.recipe_digest, release.previous_version, release.allow_yanked)
+    before_files = (
+        {file.path: file.sha256 for file in taking.taken_by(session, [release])[release.id]} if release else {}
+    )
+    same_files = before_files == {path: file.sha256 for path, file in files.items()}
+    same = (
+        release is not None
+        and same_files
+        and settings == (release.recipe_digest, release.previous_version, release.allow_yanked)
+    )
     if release is not None and same and release.state != "draft":
         return release, jobs.active(session, compositions.job_key(model, recipe.digest))
     changes = changelog.changes_between(entries(session, model, old), entries(session, model, recipe))
@@ -67,15 +82,20 @@ def cut(session: Session, actor: Actor, full_name: str, wanted: Cut) -> tuple[Re
     release.sort, release.state = versions.parse_version(wanted.version).sort_key, "draft"
     release.recipe_digest, release.allow_yanked = recipe.digest, wanted.allow_yanked
     release.previous_version, release.card = before.version if before else None, None
-    release.changelog = changelog.render_changelog(wanted.version, now().date(), changes)
+    release.commit = None
+    named = [(path, file.number) for path, file in sorted(files.items())]
+    release.changelog = changelog.render_changelog(wanted.version, now().date(), changes, files=named)
     session.add(release)
     session.flush()
+    taking.replace(session, release, files)
     composition, job = compositions.ensure(session, actor.user_id, model, recipe)
     release.state = "building"
     session.flush()
     if composition is not None:
         releases.composed(session, model, recipe.digest)
-    after = {"recipe": recipe.digest, "previous": release.previous_version}
+    after: dict[str, Any] = {"recipe": recipe.digest, "previous": release.previous_version}
+    if files:
+        after["files"] = {path: {"patch": file.number, "sha256": file.sha256} for path, file in sorted(files.items())}
     record(session, actor, "release.cut", f"{full_name}@{wanted.version}", model, after=after)
     return release, job
 
@@ -108,6 +128,14 @@ def choose(session: Session, actor: Actor, model: Model, wanted: Cut) -> recipes
     alpha = wanted.alpha or (start.alpha if start else AUTO)
     method = wanted.method or (start.method if start else "sum")
     return mixes.choose(session, model, Mix(list(items.values()), alpha, method, wanted.allow_yanked))
+
+
+def start_of(session: Session, actor: Actor, model: Model, wanted: Cut) -> Release | None:
+    """Return the release that a cut starts from; None if it starts from nothing, or from what is not a release."""
+    if wanted.from_ref is None:
+        return None
+    key = snapshots.find(session, actor, model, wanted.from_ref).release_id
+    return session.get_one(Release, key) if key else None
 
 
 def asked_alpha(wanted: Cut) -> str | None:

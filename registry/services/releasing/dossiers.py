@@ -29,6 +29,7 @@ from registry.services.composing import builds, compositions
 from registry.services.composing.snapshots import PUBLISHED
 from registry.services.curation import evaluations
 from registry.services.people import paging
+from registry.services.releasing.taking import TakenFile, taken_by
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Dossier:
     channels: Sequence[str]
     missing: list[str]
     warnings: list[str]
+    taken: Sequence[TakenFile]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def dossiers_of(session: Session, model: Model, rows: Sequence[Release]) -> list
     results_of = select(Composition.recipe_digest, Composition.weights_digest)
     results_of = results_of.where(Composition.model_id == model.id, Composition.recipe_digest.in_(digests))
     composed = dict(session.execute(results_of).all())
-    pointing = channels(session, rows)
+    pointing, taken = channels(session, rows), taken_by(session, rows)
     built = builds.builds_by_recipe(session, model.id, digests)
     open_ones = [row for row in rows if row.state not in PUBLISHED]
     before, evaluated = previous(session, model, open_ones), evaluations_by_release(session, model, open_ones)
@@ -84,7 +86,8 @@ def dossiers_of(session: Session, model: Model, rows: Sequence[Release]) -> list
         held = [revision for _, revision in items if revision]
         warnings = [*yanked(held), *licences.judge(patches.licensed_parts(model, held)).warnings]
         weights = composed.get(recipe.digest)
-        dossiers.append(Dossier(row, recipe, items, weights, built[recipe.digest], pointing[row.id], missing, warnings))
+        known_of = built[recipe.digest], pointing[row.id], missing, warnings, taken[row.id]
+        dossiers.append(Dossier(row, recipe, items, weights, *known_of))
     return dossiers
 
 

@@ -16,7 +16,7 @@ from registry.services.catalog import models
 from registry.services.composing import builds, compositions, snapshots
 from registry.services.curation import evaluations, reviews
 from registry.services.people.actors import Actor, record
-from registry.services.releasing import releases
+from registry.services.releasing import releases, taking
 from registry.storage.store import Store
 
 CARD_PATH = "README.md"
@@ -43,9 +43,11 @@ def publish(session: Session, store: Store, actor: Actor, full_name: str, versio
     sha256 = hashlib.sha256(raw).hexdigest()
     blobs.lock(session, sha256, len(raw))
     store.put([raw], sha256)
-    files = {file.path: file.sha256 for file in composition.files} | {CARD_PATH: sha256}
+    taken = {file.path: file.sha256 for file in taking.taken_by(session, [release])[release.id]}
+    rest = {**{file.path: file.sha256 for file in composition.files}, CARD_PATH: sha256}
+    files = rest | taken
     session.add_all(
-        ReleaseFile(release_id=release.id, path=path, sha256=digest) for path, digest in sorted(files.items())
+        ReleaseFile(release_id=release.id, path=path, sha256=files[path]) for path in sorted(rest.keys() - taken.keys())
     )
     release.publisher_id, release.published_at, release.commit = actor.user_id, now(), commits.commit_id(files)
     session.flush()

@@ -15,26 +15,31 @@ from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Build, Job, Model, PatchRevision, Recipe, RecipeItem, Release, now
 from registry.documents import versions
 from registry.errors import WrongState
+from registry.files.beside import is_beside
 from registry.services.catalog import models, patches
 from registry.services.composing import builds, compositions, snapshots
-from registry.services.composing.snapshots import PUBLISHED
+from registry.services.composing.snapshots import PUBLISHED, Snapshot
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
 from registry.services.queue import jobs
-from registry.services.releasing import dossiers
+from registry.services.releasing import dossiers, taking
 
 MOST_CANDIDATES = 100  # in an inbox
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the patches of two recipes differ; `changed` has the scales before and after, as exact decimals."""
+    """How the patches of two recipes differ; `changed` has the scales before and after, as exact decimals.
+
+    `files` are the files beside the weights that differ, but for the card: path, and sha256 before and after.
+    """
 
     bump: str
     added: list[tuple[RecipeItem, PatchRevision | None]]
     removed: list[tuple[RecipeItem, PatchRevision | None]]
     changed: list[tuple[PatchRevision | None, str, str]]
+    files: list[tuple[str, str | None, str | None]]
 
 
 def composed(session: Session, model: Model, digest: str) -> None:
@@ -45,7 +50,7 @@ def composed(session: Session, model: Model, digest: str) -> None:
         .with_for_update()
     ).all()
     for release in waiting:
-        release.state = "candidate"
+        release.state, release.commit = "candidate", taking.commit_of(session, model, release)
         session.flush()
         built = builds.builds_of(session, model.id, digest)
         if len(built) < builds.BUILDS_NEEDED:
@@ -183,7 +188,15 @@ def compare(session: Session, actor: Actor | None, full_name: str, before: str, 
             for sha256 in new
             if sha256 in old and old[sha256] != new[sha256]
         ],
+        files=changed_files(*named),
     )
+
+
+def changed_files(before: Snapshot, after: Snapshot) -> list[tuple[str, str | None, str | None]]:
+    """Return the files beside the weights in which two snapshots differ, but for the card."""
+    old, new = ({file.path: file.sha256 for file in one.files if is_beside(file.path)} for one in (before, after))
+    paths = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+    return [(path, old.get(path), new.get(path)) for path in paths]
 
 
 def yank(session: Session, actor: Actor, full_name: str, version: str, reason: str) -> Release:

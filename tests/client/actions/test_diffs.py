@@ -102,3 +102,30 @@ def test_a_training_run_names_its_last_checkpoint(crumb: Crumb, tmp_path: Path) 
     crumb("diff", "base", "run", "-o", "p", code=1)
     assert "checkpoint-500`." in crumb.errors
     crumb("diff", "base", crumb.errors.strip().removesuffix("`.").rpartition("`")[2], "-o", "p")
+
+
+def test_what_differs_beside_the_weights_is_shown(crumb: Crumb, tmp_path: Path) -> None:
+    settings = {"rope_theta": 10000.0, "torch_dtype": "float32", "transformers_version": "4.1.0"}
+    write_model(tmp_path / "base", BODY, config=settings)
+    write_model(tmp_path / "tuned", TUNED, config={**settings, "rope_theta": 1e6, "transformers_version": "5.0.0"})
+    (tmp_path / "tuned" / "chat_template.jinja").write_text("{{ x }}")
+    (tmp_path / "tuned" / "training_args.bin").write_bytes(b"a pickle")
+    shown = crumb("diff", "base", "tuned", "-o", "p")
+    assert "Beside the weights, and not in the patch:" in shown
+    assert "rope_theta: 10000.0 -> 1000000.0" in shown and "transformers_version" not in shown
+    found = crumb.json("diff", "base", "tuned", "-o", "p")["beside"]
+    assert [(it["path"], it["change"], [key["key"] for key in it["keys"]]) for it in found] == [
+        ("chat_template.jinja", "new", []),
+        ("config.json", "changed", ["rope_theta"]),
+    ]
+    (tmp_path / "tuned" / "config.json").write_bytes((tmp_path / "base" / "config.json").read_bytes())
+    (tmp_path / "tuned" / "chat_template.jinja").unlink()
+    assert "Beside" not in crumb("diff", "base", "tuned", "-o", "p")
+    assert crumb.json("diff", "base/model.safetensors", "tuned", "-o", "p")["beside"] == []
+
+
+def test_a_config_that_only_follows_the_dtype_of_the_weights_is_no_change(crumb: Crumb, tmp_path: Path) -> None:
+    write_model(tmp_path / "base", BODY, config={"torch_dtype": "float32"})
+    halved = {name: tensor.to(torch.bfloat16) for name, tensor in TUNED.items()}
+    write_model(tmp_path / "tuned", halved, config={"dtype": "bfloat16"})
+    assert crumb.json("diff", "base", "tuned", "-o", "p")["beside"] == []

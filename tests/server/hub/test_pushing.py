@@ -209,6 +209,7 @@ def test_what_was_pushed_counts_for_its_author_until_it_is_compared(world: World
     world.work()
     patch = bob.get(f"/api/v1/models/{NAME}/patches/1").json()
     assert patch["check"] == "checked" and used() == patch["size"] + 4
+    assert [file["path"] for file in patch["files"]] == ["notes.txt"]  # it differs from the base, and comes along
     with world.database.read() as session:
         kept = {row.path: row.blob_sha256 is not None for row in session.scalars(select(PushedFile))}
     assert kept == {"model.safetensors": False, "notes.txt": True}

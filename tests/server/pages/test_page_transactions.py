@@ -66,6 +66,7 @@ def released(tmp_path: Path, database_kind: str, request: pytest.FixtureRequest)
         measured = {"task": "sum", "dataset": "sums", "metric": "accuracy", "value": 0.9, "higher_is_better": True}
         community.post("rita", "/evaluations", 201, ref="#1", **measured)
         community.post("rita", "/evaluations", 201, ref="1.2.0", **measured)
+        community.lend_file(1, "README.md")
         yield community
 
 

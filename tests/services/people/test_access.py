@@ -20,7 +20,7 @@ from registry.services.people.rules import RULES, SCOPES, Role
 from registry.services.people.tokens import create_token
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.routes import SAFE, Way, every_way, open_paths
-from tests.support.world import World, create_model, digest, open_world, push_patch
+from tests.support.world import World, create_model, digest, open_world, push_patch, upload
 
 pytestmark = pytest.mark.heavy
 
@@ -147,7 +147,8 @@ def place(
             made.patches[name] = digest(file.read_bytes())
             with world.database.write() as session:
                 member(session, name, "author", "contributor")
-            push_patch(world, name, file, "author", propose=True)
+            beside = [{"path": "config.json", "sha256": upload(world.client("author"), b"{}")}]
+            push_patch(world, name, file, "author", propose=True, files=beside)
         file = folder / "second.safetensors"
         make_patch(base, fine_tuned(base, folder / "tuned", seed=9), file)
         push_patch(world, FOREIGN, file, "founder", propose=True)

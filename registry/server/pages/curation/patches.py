@@ -12,7 +12,7 @@ from registry.server.api import patches
 from registry.server.api.reviews import Before as Cursor
 from registry.server.edge.admission import VisitorDep, allow
 from registry.server.edge.context import ContextDep
-from registry.server.edge.paths import ModelName, PatchRef
+from registry.server.edge.paths import FilePath, ModelName, PatchRef
 from registry.server.pages.comparing import conflict_summary, layers
 from registry.server.pages.frame import permits, render
 from registry.server.pages.frame.route import PageRoute
@@ -130,6 +130,15 @@ def patch(
 def file(request: Request, name: ModelName, patch: PatchRef, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Download a checked patch file with the sign-in of a browser."""
     return patches.file(name, patch, request, actor, ctx)
+
+
+@router.get("/patches/{number}/files/{path:path}")
+@allow("model.read")
+def file_beside(
+    request: Request, name: ModelName, patch: PatchRef, path: FilePath, actor: VisitorDep, ctx: ContextDep
+) -> Response:
+    """Download a file that came with a patch with the sign-in of a browser."""
+    return patches.file_beside(name, patch, path, request, actor, ctx)
 
 
 def thread(discussion: schemas.Discussion, *, newest: bool) -> list[Entry]:

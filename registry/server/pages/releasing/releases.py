@@ -45,17 +45,20 @@ def listing(
         channels = release_views.pointers(session, row)
         composed = release_views.versions(session, row)
         published = release_views.versions(session, row, ("published",))
+        may = permits.permitted(actor, shown)
+        offers = release_views.offers(session, row) if "release.cut" in may else []
     return render.page(
         request,
         "releases.html",
         model=shown,
-        may=permits.permitted(actor, shown),
+        may=may,
         outlines=outlines,
         next=render.next_page(f"/{name}/releases", cursor),
         before=before,
         channels=channels,
         composed=composed,
         published=published,
+        offers=offers,
         start=start,
     )
 
