@@ -56,8 +56,8 @@ class Limits:
     metadata_keys: int = 10_000
 
 
-# Measured: a header of 64,707,888 bytes and 1,000,000 entries takes 293 MB and 4.4 s of a processor; as strangers may
-# spell it, 445 MB (a character beyond 16 bits) or 14 s (a space before each entry).
+# Measured: a header of 64,707,888 bytes and 1,000,000 entries takes 293 MB and 4.4 s of a processor. As strangers may
+# write it, 504 MB (one name of 66 MB, with a character beyond 16 bits) or 14 s (a space in each entry).
 CHECKPOINT_LIMITS = Limits(header_bytes=2**26, entries=1_000_000, metadata_bytes=16_000_000)
 PATCH_LIMITS = Limits(header_bytes=2**26, entries=1_000_000, metadata_bytes=32_000_000)
 

@@ -247,7 +247,7 @@ def _strings(text: str, at: int, limits: Limits) -> tuple[dict[str, str], int]:
         if len(values) >= limits.metadata_keys:
             raise Flaw(f"it has more than the {limits.metadata_keys} keys allowed", "__metadata__")
         at = _mark(text, at, ":", "__metadata__")
-        values[key], at = _string(text, at, "__metadata__")
+        values[key], at = _string(text, at, "__metadata__", limits.metadata_bytes)  # before it is copied
         if "\0" in key or "\0" in values[key]:
             raise Flaw(f"key {show(key)} or its value holds NUL", "__metadata__")
         if at - start > limits.metadata_bytes:
@@ -274,17 +274,19 @@ def _integers(text: str, at: int, name: str, limits: Limits) -> tuple[tuple[int,
     return tuple(numbers), match.end()
 
 
-def _string(text: str, at: int, name: str | None) -> tuple[str, int]:
+def _string(text: str, at: int, name: str | None, longest: int | None = None) -> tuple[str, int]:
     match = _STRING.match(text, _skip(text, at))
     if match is None:
         raise Flaw(f"a string was expected at character {at} of the header", name)
-    token = match[0]
-    if "\\" not in token:
-        return token[1:-1], match.end()
-    value = _unescape(token)
+    start, end = match.span()
+    if longest is not None and end - start > longest:
+        raise Flaw(f"it is longer than the {longest} characters allowed", name)
+    if text.find("\\", start, end) < 0:
+        return text[start + 1 : end - 1], end
+    value = _unescape(match[0])
     if value is None:
         raise Flaw(f"the string at character {at} of the header is not sound JSON or Unicode", name)
-    return value, match.end()
+    return value, end
 
 
 def _unescape(token: str) -> str | None:
