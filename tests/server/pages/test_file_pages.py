@@ -4,8 +4,10 @@ import json
 from html import escape, unescape
 
 import pytest
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
+from registry.db.tables import Release
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
 from registry.services.people import sign_ins
 from tests.support.community import NAME, Community
@@ -57,3 +59,7 @@ def test_the_form_of_a_release_has_a_box_for_each_accepted_patch_with_files(crew
     page = http.get(answer.headers["location"]).text
     assert "Files of patches" in page and f"#{accepted}.1</a>" in page
     assert [file["path"] for file in crew.get("/releases/1.0.0")["taken_files"]] == ["config.json"]
+    with crew.world.database.write() as session:
+        session.scalars(select(Release)).one().state = "draft"  # as after a composition that failed
+    page = http.get(answer.headers["location"]).text
+    assert f'<input type="hidden" name="files_of" value="{accepted}">' in page, "cut again, it takes them again"

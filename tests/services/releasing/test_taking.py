@@ -51,6 +51,8 @@ def test_a_release_has_the_files_of_a_patch_in_place_of_the_bases(crew: Communit
     commit = crew.get("/revisions/1.0.1")["commit"]
     assert commit == commit_id(files_of(crew, "1.0.1"))
     assert files_of(crew, commit) == files_of(crew, "1.0.1"), "the Hub's tools ask for the candidate by its commit"
+    history = crew.world.client(None).get(f"/api/models/{NAME}/commits/1.0.1").json()
+    assert history[0]["id"] == commit
     assert f"- `config.json` of \\#{number}" in candidate["changelog"]
     assert "Files" not in plain["changelog"]
 
