@@ -88,6 +88,16 @@ def _compose(result: Result) -> Figure:
     return figure
 
 
+def _ranges(result: Result) -> Figure:
+    series = result.series
+    names = ("stored, whole", "ranges, whole", "ranges of 8 MiB in order", "compose, to a file")
+    rows = [(name, _of(series[name]), BLUE if name.startswith("ranges") else GREY) for name in names]
+    figure, axes = plt.subplots(figsize=(7, 2.1))
+    _bars(axes, rows, "seconds for the whole model (median)", "s")
+    axes.set_title(f"Ranges: {_what(result)}", loc="left")
+    return figure
+
+
 def _diff(result: Result) -> Figure:
     series = result.series
     rows = [("cat base tuned", _of(series["cat base tuned"]), GREY), ("diff", _of(series["diff"]), BLUE)]
@@ -246,6 +256,7 @@ def _size(result: Result) -> Figure:
 
 PLOTS = {
     "compose": _compose,
+    "ranges": _ranges,
     "diff": _diff,
     "conflicts": _conflicts,
     "mergekit": _mergekit,

@@ -13,13 +13,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
-from registry.breadcrumbs.composing.engines import Buffers, Engine
+from registry.breadcrumbs.composing.engines import Buffers, Engine, compose_staged
 from registry.breadcrumbs.composing.lanes import Crew, Phases, Slot
-from registry.breadcrumbs.composing.staging import Chunk, Stager
+from registry.breadcrumbs.composing.staging import Stager
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
-from registry.breadcrumbs.formats.header import Entry, show
+from registry.breadcrumbs.formats.header import Entry
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.errors import InvalidCheckpoint, NotFinite
+from registry.errors import InvalidCheckpoint
 from registry.files.copying import copy_range, write_at
 from registry.files.progress import Meter
 
@@ -102,7 +102,7 @@ class Writer:
             slot.buffers.out.clear()
             slot.buffers.out.place(chunk.length)
             new = slot.buffers.out.view[: chunk.length]
-            done = self.crew.work(slot, partial(self._run, chunk, slot.buffers))
+            done = self.crew.work(slot, partial(compose_staged, self.engine, chunk, slot.buffers, self.phases))
             self.crew.follow(slot, "write", done, partial(self._put, file, new, at))
             if not held:
                 self._follow(slot, "base tensors", entry.name, done, old)
@@ -111,17 +111,6 @@ class Writer:
             self._follow(slot, "files", name, done, new)
             self.meter.add(chunk.length)
             at += chunk.length
-
-    def _run(self, chunk: Chunk, buffers: Buffers) -> None:
-        with self.phases.of("read"):
-            chunk.read_rest(buffers.arena)
-        lost = self.engine.compose(chunk, buffers)
-        if lost:
-            raise NotFinite(
-                f"Tensor {show(chunk.tensor)} overflows {chunk.spec.dtype} in {lost} or more elements; "
-                "choose a smaller alpha.",
-                field=chunk.tensor,
-            )
 
     def _put(self, file: BinaryIO, view: memoryview, at: int) -> None:
         with self.phases.of("write"):
