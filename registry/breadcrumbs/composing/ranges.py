@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 from registry.breadcrumbs.composing.compose import find_touching
@@ -27,6 +28,9 @@ from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.formats.recipe import Recipe
 from registry.errors import EntryNotFound, InvalidCheckpoint, RangeNotSatisfiable
 from registry.files.threads import processors
+
+FIRST_CHUNKS = (2**16, 2**17, 2**18)
+"""Most elements of a range's first chunks, so that its first bytes come soon, and a short one is shared by threads."""
 
 ALIGNED = 64
 """Elements that are composed together; a range is widened to a multiple of them, or to the end of the tensor."""
@@ -103,13 +107,14 @@ class ComposedWeights:
     def _begin(self, crew: Crew[Buffers], name: str, start: int, stop: int) -> Iterator[Part]:
         """Begin to compose a range, one part after another."""
         entries, at = self._entries[name], start  # the bytes from `at` on are not begun
+        steps = chain(FIRST_CHUNKS, repeat(self._engine.step.largest))
         for entry in entries[bisect_right(entries, start, key=lambda entry: entry.stop) :]:
             if entry.start >= stop:
                 break
             if entry.name in self._touching:
                 yield from self._copy(crew, name, at, max(at, entry.start))
                 at = min(stop, entry.stop)
-                yield from self._compose(crew, entry, max(start, entry.start), at)
+                yield from self._compose(crew, entry, max(start, entry.start), at, steps)
         yield from self._copy(crew, name, at, stop)
 
     def _copy(self, crew: Crew[Buffers], name: str, start: int, stop: int) -> Iterator[Part]:
@@ -127,24 +132,28 @@ class ComposedWeights:
         with self.phases.of("read"):
             fill(view, self._base.file(name).fileno(), at, f"Weight file {name}", InvalidCheckpoint)
 
-    def _compose(self, crew: Crew[Buffers], entry: Entry, start: int, stop: int) -> Iterator[Part]:
+    def _compose(
+        self, crew: Crew[Buffers], entry: Entry, start: int, stop: int, steps: Iterator[int]
+    ) -> Iterator[Part]:
         """Begin to compose bytes start..stop - 1 of a file, which belong to one tensor that patches touch."""
         width = DTYPES[entry.dtype]
         first = (start - entry.start) // width // ALIGNED * ALIGNED
         last = min(entry.numel, -(-(stop - entry.start) // (width * ALIGNED)) * ALIGNED)
         stager = Stager(self._base, entry.name, self._touching[entry.name], self._engine.step)
-        for at in range(first, last, stager.step):
+        at = first
+        while at < last:
             slot = crew.next_slot()
             arena, out = slot.buffers.arena, slot.buffers.out
             with self.phases.of("masks"):
                 if at == first > 0:
                     stager.seek(arena, first, self._ranks.setdefault(entry.name, stager.ranks()))
-                chunk = stager.stage(arena, at, min(at + stager.step, last))
+                chunk = stager.stage(arena, at, min(at + min(stager.step, next(steps)), last))
             out.clear()
             out.place(chunk.length)
             begins = entry.start + at * width  # the byte of the file at which the chunk begins
             view = out.view[max(0, start - begins) : min(chunk.length, stop - begins)]
             yield crew.work(slot, partial(compose_staged, self._engine, chunk, slot.buffers, self.phases)), view
+            at = chunk.stop
 
 
 def _finished(part: Part) -> memoryview:

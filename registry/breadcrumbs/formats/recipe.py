@@ -12,6 +12,7 @@ same base and the same patches, every machine composes the same weights.
     mean    alpha * mean of the values of the patches that touch the element
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -184,6 +185,7 @@ def _check_scales(recipe: Recipe, item: Item) -> None:
             )
 
 
+@functools.lru_cache(maxsize=2**10)  # tensors of one model have few different factors
 def scale(*factors: str) -> float:
     """Return the float32 of a product of decimals such as alpha and weight: exact, then rounded once to nearest even.
 
