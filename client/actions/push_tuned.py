@@ -16,10 +16,11 @@ from typing import Any
 
 from client.actions.composing import fetch_base
 from client.actions.patching import check_out, diff
-from client.actions.push import is_patch, patch_base, pinned_base, push
+from client.actions.push import pinned_base, push
 from client.api.client import Client
 from client.machine.config import cache
 from client.machine.locks import locked
+from client.machine.patch_files import is_patch, patch_base
 from client.machine.sources import resolve
 from client.terminal.console import Console, plain
 from registry import version
