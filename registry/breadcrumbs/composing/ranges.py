@@ -9,7 +9,7 @@ the engine that write whole files. Memory does not grow with the range: a few ch
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain, repeat
@@ -19,6 +19,7 @@ from registry.breadcrumbs.composing.compose import find_touching
 from registry.breadcrumbs.composing.engines import Buffers, CpuEngine, Rule, compose_staged
 from registry.breadcrumbs.composing.lanes import Crew, Phases
 from registry.breadcrumbs.composing.ranks import Ranks
+from registry.breadcrumbs.composing.small import compose_small, is_small, joins, make_room
 from registry.breadcrumbs.composing.staging import Stager
 from registry.breadcrumbs.composing.writer import READ_BYTES
 from registry.breadcrumbs.formats.blocks import fill
@@ -108,14 +109,32 @@ class ComposedWeights:
         """Begin to compose a range, one part after another."""
         entries, at = self._entries[name], start  # the bytes from `at` on are not begun
         steps = chain(FIRST_CHUNKS, repeat(self._engine.step.largest))
+        small: list[Entry] = []  # to be composed together; they end at `at`
         for entry in entries[bisect_right(entries, start, key=lambda entry: entry.stop) :]:
             if entry.start >= stop:
                 break
-            if entry.name in self._touching:
-                yield from self._copy(crew, name, at, max(at, entry.start))
-                at = min(stop, entry.stop)
+            if entry.name not in self._touching:
+                continue
+            joined = is_small(entry) and start <= entry.start and entry.stop <= stop
+            if small and not (joined and joins(small, entry)):
+                yield self._join(crew, small)
+                small = []
+            yield from self._copy(crew, name, at, max(at, entry.start))
+            at = min(stop, entry.stop)
+            if joined:
+                small.append(entry)
+            else:
                 yield from self._compose(crew, entry, max(start, entry.start), at, steps)
+        if small:
+            yield self._join(crew, small)
         yield from self._copy(crew, name, at, stop)
+
+    def _join(self, crew: Crew[Buffers], entries: Sequence[Entry]) -> Part:
+        """Begin to compose small tensors that follow each other."""
+        slot = crew.next_slot()
+        room = make_room(slot.buffers, entries)
+        ask = self._base, self._touching, self._engine, room, slot.buffers, self.phases
+        return crew.work(slot, partial(compose_small, *ask)), room.new
 
     def _copy(self, crew: Crew[Buffers], name: str, start: int, stop: int) -> Iterator[Part]:
         """Begin to read bytes that are the base's."""

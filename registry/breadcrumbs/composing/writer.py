@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from registry.breadcrumbs.composing.engines import Buffers, Engine, compose_staged
 from registry.breadcrumbs.composing.lanes import Crew, Phases, Slot
+from registry.breadcrumbs.composing.small import compose_small, is_small, joins, make_room
 from registry.breadcrumbs.composing.staging import Stager
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import Entry
@@ -79,13 +80,39 @@ class Writer:
         """Begin to write tensors of a weight file, which are in the order of the file, over whatever is there."""
         for start, stop in untouched(entries, self.touching):
             self.crew.queue("write", partial(self._copy, name, file, start, stop))
+        small: list[Entry] = []
         for entry in entries:
-            if entry.name in self.touching:
+            joined = entry.name in self.touching and is_small(entry) and self.engine.resident is None
+            if small and not (joined and joins(small, entry)):
+                self._join(name, file, small)
+                small = []
+            if joined:
+                small.append(entry)
+            elif entry.name in self.touching:
                 self._compose(name, file, entry)
             elif self._hashes:
                 self._hash(name, entry)
             else:
                 self.meter.add(entry.stop - entry.start)
+        if small:
+            self._join(name, file, small)
+
+    def _join(self, name: str, file: BinaryIO, entries: Sequence[Entry]) -> None:
+        """Compose small tensors that patches touch, and hash each of them, in one call."""
+        slot = self.crew.next_slot()
+        room, buffers = make_room(slot.buffers, entries), slot.buffers
+        ask = self.base, self.touching, self.engine, room, buffers, self.phases, self._hash_small
+        done = self.crew.work(slot, partial(compose_small, *ask))
+        self.crew.follow(slot, "write", done, partial(self._put, file, room.new, entries[0].start))
+        self._follow(slot, "base files", name, done, room.old)
+        self._follow(slot, "files", name, done, room.new)
+        self.meter.add(len(room.new))
+
+    def _hash_small(self, name: str, old: memoryview, new: memoryview) -> None:
+        with self.phases.of("hash"):
+            for what, view in (("base tensors", old), ("tensors", new)):
+                if what in self._hashes:
+                    self._hashes[what][name] = hashlib.sha256(view)
 
     def _compose(self, name: str, file: BinaryIO, entry: Entry) -> None:
         """Compose a tensor that patches touch."""

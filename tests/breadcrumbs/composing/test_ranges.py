@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.breadcrumbs.composing import ranges, ranks, staging
+from registry.breadcrumbs.composing import ranges, ranks, small, staging
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.composing.engines import CpuEngine
 from registry.breadcrumbs.composing.ranges import ComposedWeights
@@ -51,6 +51,7 @@ def shrink(monkeypatch, chunk, block):
     monkeypatch.setattr(CpuEngine, "step", Step(64, chunk))
     monkeypatch.setattr(ranks, "BLOCK", block)
     monkeypatch.setattr(ranges, "READ_BYTES", 500)
+    monkeypatch.setattr(small, "JOINED_BYTES", 5000)
 
 
 class Patched(NamedTuple):
@@ -134,7 +135,7 @@ def places(data, size, edges):
     st.integers(1, 3),
     st.lists(PATCHES, min_size=1, max_size=4),
     st.sampled_from(["sum", "ties", "mean"]),
-    st.sampled_from([(64, 64), (128, 256), (2**15, 128), (128, 2**20)]),
+    st.sampled_from([(64, 64), (128, 256), (2**15, 128), (1024, 2**20)]),
     st.data(),
 )
 @settings(max_examples=60, deadline=None)
