@@ -139,6 +139,7 @@ def compose_here(
     device: str = "auto",
     device_memory: int | None = None,
     same_files: bool = False,
+    anew: bool = False,
     console: Console = QUIET,
 ) -> "Composed":
     """Compose a snapshot's weight files on this machine, from base and patches, all of them verified.
@@ -151,6 +152,7 @@ def compose_here(
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; see `compose` of the science.
         same_files: Whether the weights must come out in the registry's files; these are then hashed, too.
+        anew: Whether to check base and patches though they were found sound before.
         console: Where notes and progress go.
 
     Raises:
@@ -165,8 +167,9 @@ def compose_here(
     with open_checkpoint(base or fetch_base(client, snapshot.model, recipe.base, console=console)) as checkpoint:
         if same_files and not checkpoint.files.keys() <= {file.path for file in snapshot.files}:
             raise WrongState(other_files(snapshot.model, base))  # before the patches travel
-        entry = open_patches(client, snapshot.model, snapshot.recipe.patches, recipe.base, checkpoint, console=console)
-        known_base = checked_base(checkpoint, recipe.base)
+        items = snapshot.recipe.patches
+        entry = open_patches(client, snapshot.model, items, recipe.base, checkpoint, anew=anew, console=console)
+        known_base = checked_base(checkpoint, recipe.base, anew)
         with entry as patches, known_base as known, console.progress("composing") as progress:
             return compose_weights(
                 checkpoint,
@@ -224,11 +227,12 @@ def open_patches(
     digest: str,
     base: "Checkpoint",
     *,
+    anew: bool = False,
     console: Console = QUIET,
 ) -> Iterator[dict[str, "Patch"]]:
     """Download patches into the cache, check them against the base of this weights digest, and open them by sha256."""
     files = _fetch_patches(client, model, items, console)
-    with open_checked(list(files.values()), digest, base, console=console) as opened:
+    with open_checked(list(files.values()), digest, base, anew=anew, console=console) as opened:
         yield dict(zip(files, (patch for _, patch in opened), strict=True))
 
 

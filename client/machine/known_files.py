@@ -77,14 +77,16 @@ def remember(kind: str, states: Mapping[str, State], found: str, began: int) -> 
 
 
 @contextlib.contextmanager
-def checked_base(base: "Checkpoint", digest: str) -> Iterator[bool]:
+def checked_base(base: "Checkpoint", digest: str, anew: bool = False) -> Iterator[bool]:
     """Yield whether a base is known to have this weights digest; if not, the caller checks it inside, and that is kept.
+
+    With `anew` it counts as not known.
 
     Raises:
         InvalidCheckpoint: A base that was known has changed while it was read.
     """
     states, began = _states(base), now()
-    known = recall("base", states) == digest
+    known = not anew and recall("base", states) == digest
     yield known
     if _states(base) == states:
         if not known:

@@ -71,11 +71,12 @@ def open_file(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def open_checked(
-    files: Sequence[Path], digest: str, base: "Checkpoint", *, console: Console = QUIET
+    files: Sequence[Path], digest: str, base: "Checkpoint", *, anew: bool = False, console: Console = QUIET
 ) -> "Iterator[list[tuple[str, Patch]]]":
     """Check patch files against the base of this weights digest, and open them, each with its sha256, in their order.
 
-    A file that was found sound for this base before, and has not changed since, is not read again.
+    A file that was found sound for this base before, and has not changed since, is not read again, unless it is to be
+    checked `anew`.
 
     Raises:
         BaseMismatch: A patch is for another base, or the base does not have this digest and a patch does not fit it.
@@ -89,7 +90,8 @@ def open_checked(
         try:
             opened = [stack.enter_context(open_patch(path)) for path in files]
             states = [known_files.state_of(os.fstat(patch.fileno())) for patch in opened]
-            found = [_recall(patch, state, digest, base) for patch, state in zip(opened, states, strict=True)]
+            pairs = zip(opened, states, strict=True)
+            found = [None if anew else _recall(patch, state, digest, base) for patch, state in pairs]
             unknown, began = [place for place, sha256 in enumerate(found) if sha256 is None], known_files.now()
             if unknown:
                 with console.progress("checking patches") as progress:

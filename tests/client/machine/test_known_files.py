@@ -7,10 +7,12 @@ import pytest
 
 from client.actions.patching import apply
 from client.machine import known_files
-from client.machine.known_files import recall, remember, state_of
+from client.machine.known_files import checked_base, recall, remember, state_of
+from client.machine.patch_files import open_checked
 from registry.breadcrumbs.checking import check
 from registry.breadcrumbs.composing import compose
-from registry.breadcrumbs.formats.checkpoint import Checkpoint
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.errors import BaseMismatch, InvalidPatch
 from tests.support import makers
 
@@ -157,3 +159,17 @@ def test_a_known_patch_on_another_base_is_refused_as_an_unknown_one_is(world):
     for base in ("other", fewer.name):
         with pytest.raises(BaseMismatch):
             run(world, f"{base}-2", base)
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_is_to_be_checked_anew_is(world, monkeypatch):
+    run(world, "first")
+    with open_checkpoint(world / "base") as base, open_patch(world / "patch.safetensors") as patch:
+        digest = patch.info.base
+        with checked_base(base, digest) as known, checked_base(base, digest, anew=True) as known_anew:
+            assert (known, known_anew) == (True, False)
+        monkeypatch.setattr(check, "_check", None)
+        with open_checked([world / "patch.safetensors"], digest, base) as checked:
+            assert len(checked) == 1
+        with pytest.raises(TypeError), open_checked([world / "patch.safetensors"], digest, base, anew=True):
+            pass
