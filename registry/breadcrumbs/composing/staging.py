@@ -236,7 +236,6 @@ class Stager:
             raise self._differ()
         for number in self._indices:
             used[number] = bisect_left(range(int(self._nnz[number])), first, key=partial(self._index, number))
-            self._last[number] = self._index(number, int(used[number]) - 1) if used[number] else -1
         self._used = used
 
     def _count_bits(self, arena: Arena, first: int, stop: int) -> Numbers:

@@ -184,6 +184,40 @@ def test_ranges_put_together_are_what_the_specification_says(tmp_path, method):
         assert found[name] == raw(torch.tensor(expected, dtype=before.dtype)), name
 
 
+def compose_whole(folder, recipe, base, chosen):
+    (folder / "out").mkdir()
+    compose(base, chosen, recipe, folder / "out", "cpu")
+    return (folder / "out" / FILE).read_bytes()
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_range_may_begin_just_before_an_index_at_it_and_just_after_it(tmp_path):
+    base = torch.randn(4000).bfloat16()
+    write_model(tmp_path / "base", {"w": base})
+    write_model(tmp_path / "tuned", {"w": base + (torch.arange(4000) % 64 == 0) * torch.ones(1).bfloat16()})
+    with open_checkpoint(tmp_path / "base") as before, open_checkpoint(tmp_path / "tuned") as after:
+        info = diff(before, after, tmp_path / "patch", MaskParams("0", "0"))
+    recipe = make_recipe(info.base, "0.7", [(info.sha256, "1")])
+    with opened(tmp_path, recipe, {info.sha256: tmp_path / "patch"}) as (checkpoint, chosen, weights):
+        assert chosen[info.sha256].mask_entry("w").name == "w.indices"
+        whole, at = compose_whole(tmp_path, recipe, checkpoint, chosen), checkpoint.headers[FILE].entries["w"].start
+        for element in range(0, 4000, 64):
+            for start in (max(at, at + 2 * element - 1), at + 2 * element, at + 2 * element + 1):
+                assert read(weights, FILE, start, min(len(whole), start + 150)) == whole[start : start + 150]
+
+
+def test_small_tensors_with_untouched_ones_between_them_come_in_the_order_of_the_file(tmp_path):
+    patch = Patched("0.5", "tensor", "auto", "[bd]*", "1", ())
+    digest, paths = write_world(tmp_path, [(100, torch.bfloat16)] * 12, 1, [patch])
+    recipe = make_recipe(digest, "1", [(sha256, "1") for sha256 in paths])
+    with opened(tmp_path, recipe, paths) as (base, chosen, weights):
+        whole = compose_whole(tmp_path, recipe, base, chosen)
+        edges = [entry.start for entry in base.headers[FILE].entries.values()] + [len(whole)]
+        for start, stop in itertools.combinations(edges, 2):
+            for first, last in ((start, stop), (start + 1, stop - 1)):
+                assert read(weights, FILE, first, max(first, last)) == whole[first:last]
+
+
 @pytest.mark.usefixtures("small_steps")
 def test_threads_that_read_at_the_same_time_find_the_same_bytes(tmp_path):
     world = PatchedBase(tmp_path)
