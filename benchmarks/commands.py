@@ -1,10 +1,11 @@
 """The commands, in the order of the report; each is a module with `add_options` and `run`."""
 
-from benchmarks.science import compose, conflicts, diff, gpu, mergekit, scaling, size
+from benchmarks.science import compose, conflicts, diff, gpu, mergekit, ranges, scaling, size
 from benchmarks.server import database, pages, requests
 
 COMMANDS = {
     "compose": compose,
+    "ranges": ranges,
     "diff": diff,
     "conflicts": conflicts,
     "mergekit": mergekit,

@@ -81,10 +81,22 @@ def _compose(result: Result) -> Figure:
     rows = [("all bytes at memory speed", float(series["numbers"]["at bandwidth"]), GREY)]
     rows.append(("cat patches, cp base", _of(series["cat patches, cp base"]), GREY))
     rows += [(name, _of(series[name]), BLUE) for name in series if name.startswith("compose")]
-    rows.append(("crumb apply,\nwhole process", _of(series["crumb apply, whole process"]), ORANGE))
+    rows += [
+        (name.replace(", ", ",\n"), _of(series[name]), ORANGE) for name in series if name.startswith("crumb apply")
+    ]
     figure, axes = plt.subplots(figsize=(7, 3.1))
     _bars(axes, rows, "seconds (median)", "s")
     axes.set_title(f"Composing: {_what(result)}", loc="left")
+    return figure
+
+
+def _ranges(result: Result) -> Figure:
+    series = result.series
+    names = ("stored, whole", "ranges, whole", "ranges of 8 MiB in order", "compose, to a file")
+    rows = [(name, _of(series[name]), BLUE if name.startswith("ranges") else GREY) for name in names]
+    figure, axes = plt.subplots(figsize=(7, 2.1))
+    _bars(axes, rows, "seconds for the whole model (median)", "s")
+    axes.set_title(f"Ranges: {_what(result)}", loc="left")
     return figure
 
 
@@ -246,6 +258,7 @@ def _size(result: Result) -> Figure:
 
 PLOTS = {
     "compose": _compose,
+    "ranges": _ranges,
     "diff": _diff,
     "conflicts": _conflicts,
     "mergekit": _mergekit,

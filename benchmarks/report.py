@@ -8,6 +8,7 @@ from benchmarks.results import HERE, RESULTS, Bar, Result, bars_table, load
 
 NAMES = {
     "compose": "Composing against the floor",
+    "ranges": "Ranges of a composed model",
     "diff": "Diff against reading",
     "conflicts": "Comparing patches",
     "mergekit": "Against mergekit",
@@ -26,7 +27,7 @@ One command for each comparison. Everything is measured on synthetic models of t
 makes, and what is compared is measured in turn in the same run: compare ratios, and distrust seconds.
 
     pip install -c constraints.txt -e '.[bench]'
-    python -m benchmarks compose          # diff, conflicts, mergekit, scaling, gpu, size, pages, ...; see --help
+    python -m benchmarks compose          # ranges, diff, conflicts, mergekit, scaling, gpu, size, ...; see --help
     python -m benchmarks all              # everything, and this page
     python -m benchmarks report           # this page alone
 

@@ -5,6 +5,7 @@ floor is the bandwidth of memory: the same bytes, each moved once, at the speed 
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -64,7 +65,7 @@ def measure(case: Case, files: Files, patches: Sequence[PatchFile], out: Path, r
     for hashing in HASHING.values():
         compose_into(out, tiny_base, tiny_patches, case, **hashing)
     read_files([*weights, *paths])  # into page cache
-    floor, whole = "cat patches, cp base", "crumb apply, whole process"
+    floor, whole, known = "cat patches, cp base", "crumb apply, whole process", "crumb apply, files known"
 
     def floor_of() -> Sample:
         return Sample(read_files(paths).seconds + copy_files(weights, out).seconds)
@@ -75,7 +76,8 @@ def measure(case: Case, files: Files, patches: Sequence[PatchFile], out: Path, r
             floor: floor_of,
             "copy in memory": memory.measure,
             **{name: partial(compose_into, out, base, patches, case, **hashing) for name, hashing in HASHING.items()},
-            whole: lambda: apply_into(out, base, patches, case),
+            whole: lambda: apply_into(out, base, patches, case, fresh=True),
+            known: lambda: apply_into(out, base, patches, case),
         },
         rounds,
     )
@@ -94,7 +96,7 @@ def measure(case: Case, files: Files, patches: Sequence[PatchFile], out: Path, r
             times(found[name].median / wider),
             times(found[name].median / at_bandwidth),
         ]
-        for name in (floor, *HASHING, whole)
+        for name in (floor, *HASHING, whole, known)
     ]
     columns = ["", "median", "min..max", "to floor", "to cat all, cp base", "to memory speed"]
     setup = Table(
@@ -115,7 +117,7 @@ def measure(case: Case, files: Files, patches: Sequence[PatchFile], out: Path, r
         tables.append(Table("Processor time of all threads in compose, hashing files too", ["", "median"], shown))
     bars = [
         Bar(f"{name} / floor", found[name].median / lowest.median, limit, judged=is_asked(case))
-        for name, limit in (("compose", 1.5), ("compose, hashing", 2.0))
+        for name, limit in (("compose", 1.5), ("compose, hashing", 2.0), (whole, 4.0), (known, 3.0))
     ]
     parameters = {
         **case.document(),
@@ -145,11 +147,20 @@ def compose_into(
     return Sample(took, phases=composed.phases)
 
 
-def apply_into(out: Path, base: Path, patches: Sequence[PatchFile], case: Case) -> Sample:
-    """Measure `crumb apply` from the start of its process to the end, and remove what it wrote."""
-    folder = out / "applied"
+def apply_into(out: Path, base: Path, patches: Sequence[PatchFile], case: Case, fresh: bool = False) -> Sample:
+    """Measure `crumb apply` from the start of its process to the end, and remove what it wrote.
+
+    Args:
+        out: An existing folder, in which the cache lies as well.
+        base, patches, case: What is composed.
+        fresh: Whether the cache is emptied first, so that base and patches were never seen.
+    """
+    folder, home = out / "applied", out / "home"
+    if fresh:
+        shutil.rmtree(home, ignore_errors=True)
     paths = [patch.path for patch in patches]
     command: list[str | Path] = [sys.executable, "-c", CRUMB, "apply", base, *paths, "-o", folder]
-    sample = run_process([*command, "--alpha", case.alpha, "--device", "cpu", "--quiet"])
+    options = ["--alpha", case.alpha, "--device", "cpu", "--quiet"]
+    sample = run_process([*command, *options], os.environ | {"CRUMB_HOME": str(home)})
     shutil.rmtree(folder)
     return sample

@@ -13,17 +13,18 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from registry.breadcrumbs.composing.compose import Composed, compose
+from registry.breadcrumbs.composing.ranges import ComposedWeights
 from registry.breadcrumbs.diffing.diff import diff
-from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
-from registry.breadcrumbs.formats.patchfile import open_patch
-from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.breadcrumbs.formats.patchfile import Patch, open_patch
+from registry.breadcrumbs.formats.recipe import Recipe, make_recipe
 
 
 def compose_files(
@@ -35,12 +36,26 @@ def compose_files(
     **options: Any,
 ) -> Composed:
     """Compose patches, given by their sha256, into an existing folder; options are those of `compose`."""
+    with _opened(base, patches, alpha) as (checkpoint, opened, recipe):
+        return compose(checkpoint, opened, recipe, out, device, **options)
+
+
+@contextmanager
+def open_ranges(base: Path, patches: Mapping[str, Path], alpha: str) -> Iterator[ComposedWeights]:
+    """Open the weight files of a composition of patches, given by their sha256, without writing them."""
+    with _opened(base, patches, alpha) as (checkpoint, opened, recipe):
+        yield ComposedWeights(checkpoint, opened, recipe)
+
+
+@contextmanager
+def _opened(
+    base: Path, patches: Mapping[str, Path], alpha: str
+) -> Iterator[tuple[Checkpoint, dict[str, Patch], Recipe]]:
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(base))
         opened = {sha256: stack.enter_context(open_patch(path)) for sha256, path in patches.items()}
         digest = next(iter(opened.values())).info.base
-        recipe = make_recipe(digest, alpha, [(sha256, "1") for sha256 in opened])
-        return compose(checkpoint, opened, recipe, out, device, **options)
+        yield checkpoint, opened, make_recipe(digest, alpha, [(sha256, "1") for sha256 in opened])
 
 
 def diff_files(base: Path, tuned: Path, out: Path, mask: MaskParams) -> str:

@@ -13,16 +13,16 @@ from client.api.calls import Item
 from client.api.client import Client
 from client.machine.config import cache
 from client.machine.folders import check_room, inside
+from client.machine.known_files import checked_base
 from client.machine.locks import locked
+from client.machine.patch_files import open_checked
 from client.terminal.console import Console
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.breadcrumbs.formats.recipe import Item as RecipePart
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import (
-    BaseMismatch,
     DigestMismatch,
     Forbidden,
-    InvalidPatch,
     NotCompared,
     NotFound,
     Unauthenticated,
@@ -31,7 +31,6 @@ from registry.errors import (
 from registry.schemas import Composition, Preview, RecipeItem, Snapshot
 
 if TYPE_CHECKING:
-    from registry.breadcrumbs.checking.check import PatchReport
     from registry.breadcrumbs.composing.compose import Composed
     from registry.breadcrumbs.formats.checkpoint import Checkpoint
     from registry.breadcrumbs.formats.patchfile import Patch
@@ -140,6 +139,7 @@ def compose_here(
     device: str = "auto",
     device_memory: int | None = None,
     same_files: bool = False,
+    anew: bool = False,
     console: Console = QUIET,
 ) -> "Composed":
     """Compose a snapshot's weight files on this machine, from base and patches, all of them verified.
@@ -152,6 +152,7 @@ def compose_here(
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; see `compose` of the science.
         same_files: Whether the weights must come out in the registry's files; these are then hashed, too.
+        anew: Whether to check base and patches though they were found sound before.
         console: Where notes and progress go.
 
     Raises:
@@ -167,15 +168,18 @@ def compose_here(
     with open_checkpoint(base or fetch_base(client, snapshot.model, recipe.base, console=console)) as checkpoint:
         if same_files and not checkpoint.files.keys() <= {file.path for file in snapshot.files}:
             raise WrongState(other_files(snapshot.model, base))  # before the patches travel
-        entry = open_patches(client, snapshot.model, snapshot.recipe.patches, recipe.base, checkpoint, console=console)
-        with entry as patches, console.progress("composing") as progress:
-            composed = compose_weights(  # checks the base as it reads it
+        items = snapshot.recipe.patches
+        entry = open_patches(client, snapshot.model, items, recipe.base, checkpoint, anew=anew, console=console)
+        known_base = checked_base(checkpoint, recipe.base, anew)
+        with entry as patches, known_base as known, console.progress("composing") as progress:
+            composed = compose_weights(
                 checkpoint,
                 patches,
                 recipe,
                 out,
                 device,
                 progress,
+                check_base=not known,
                 file_digests=same_files,
                 device_memory=device_memory,
             )
@@ -227,42 +231,13 @@ def open_patches(
     digest: str,
     base: "Checkpoint",
     *,
+    anew: bool = False,
     console: Console = QUIET,
 ) -> Iterator[dict[str, "Patch"]]:
     """Download patches into the cache, check them against the base of this weights digest, and open them by sha256."""
     files = _fetch_patches(client, model, items, console)
-    with open_checked(list(files.values()), digest, base, console=console) as opened:
+    with open_checked(list(files.values()), digest, base, anew=anew, console=console) as opened:
         yield dict(zip(files, (patch for _, patch in opened), strict=True))
-
-
-@contextlib.contextmanager
-def open_checked(
-    files: Sequence[Path], digest: str, base: "Checkpoint", *, console: Console = QUIET
-) -> "Iterator[list[tuple[PatchReport, Patch]]]":
-    """Check patch files against the base of this weights digest, and open them, in their order.
-
-    Raises:
-        BaseMismatch: A patch is for another base, or the base does not have this digest and a patch does not fit it.
-        InvalidPatch: A patch is not sound.
-    """
-    from registry.breadcrumbs.checking.check import check_patches
-    from registry.breadcrumbs.formats.digest import digest_checkpoint
-    from registry.breadcrumbs.formats.patchfile import open_patch
-
-    try:
-        with console.progress("checking patches") as progress:
-            reports = check_patches(files, digest, base.tensors, progress)
-    except InvalidPatch as why:  # a sound patch breaks rules at the wrong base, such as how many tensors it may have
-        with console.progress("hashing the base") as progress:
-            held = digest_checkpoint(base, progress)
-        if held == digest:
-            raise
-        raise BaseMismatch(
-            f"The patches were made for base {digest}, and this is {held}; choose the base that they were made for.",
-            field="base",
-        ) from why
-    with contextlib.ExitStack() as stack:
-        yield [(report, stack.enter_context(open_patch(path))) for report, path in zip(reports, files, strict=True)]
 
 
 def fetch_base(

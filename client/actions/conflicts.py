@@ -1,22 +1,14 @@
 """Conflicts: where patches change the same weights, and the tensors in which that is worst."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import TYPE_CHECKING
 
 from client.actions.jobs import watch
 from client.api.calls import Choice
 from client.api.client import Client
 from client.terminal.console import Console
-from registry.breadcrumbs.comparing.alpha import choose_alpha
-from registry.breadcrumbs.formats.recipe import ALONE
 from registry.errors import Unavailable
 from registry.schemas import Conflicts, Overlap, PatchName
-
-if TYPE_CHECKING:
-    from registry.breadcrumbs.formats.checkpoint import Checkpoint
-    from registry.breadcrumbs.formats.patchfile import Patch
 
 QUIET = Console(quiet=True)
 
@@ -94,44 +86,6 @@ def find_worst(client: Client, model: str, conflicts: Conflicts, count: int) -> 
         ]
         worst = sorted(worst, key=lambda row: -row.overlap.opposed_mass)[:count]
     return worst
-
-
-def alpha_of_files(
-    base: "Checkpoint",
-    patches: "Mapping[str, Patch]",
-    weighted: Sequence[tuple[str, str]],
-    method: str,
-    *,
-    console: Console = QUIET,
-) -> str:
-    """Compare patches here, and return the alpha that they give.
-
-    Args:
-        base: What they are for.
-        patches: By the sha256 of their files.
-        weighted: sha256 and weight of those that are combined.
-        method: sum, ties or mean.
-        console: Where progress goes.
-
-    Raises:
-        InvalidRecipe: The patches cancel each other.
-    """
-    from registry.breadcrumbs.comparing.base_norms import measure_bases
-    from registry.breadcrumbs.comparing.conflicts import analyse, total
-
-    names = [sha256 for sha256, _ in weighted]
-    if len(names) < 2:
-        return ALONE
-    with console.progress("comparing patches") as progress:
-        found = analyse({name: patches[name] for name in names}, list(combinations(names, 2)), progress=progress).pairs
-    sums = {pair: total(tensors.values()) for pair, tensors in found.items()}
-    squares = dict.fromkeys(names, 0.0)
-    for (one, two), added in sums.items():
-        squares |= {one: added.first_squares, two: added.second_squares}
-    dots = {(names.index(one), names.index(two)): added.dot for (one, two), added in sums.items()}
-    with console.progress("measuring the base") as progress:
-        bases = measure_bases(base, [patches[name] for name in names], progress)
-    return choose_alpha(method, [weight for _, weight in weighted], [squares[name] for name in names], dots, bases)
 
 
 def choice(patch: PatchName) -> Choice:

@@ -10,9 +10,10 @@ import contextlib
 from pathlib import Path
 
 from client.actions.jobs import watch
-from client.actions.push import open_file, send
+from client.actions.push import send
 from client.api.client import Client
 from client.machine.folders import model_files
+from client.machine.patch_files import open_file
 from client.machine.sources import resolve
 from client.terminal.addresses import check_model
 from client.terminal.console import Console

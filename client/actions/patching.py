@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.actions.composing import open_checked
-from client.actions.conflicts import alpha_of_files
-from client.actions.push import patch_base
 from client.actions.results import Applied, MadePatch
 from client.machine.folders import check_vacant, compare_beside, copy_others, new_folder
+from client.machine.known_files import checked_base
+from client.machine.patch_files import alpha_of_files, factors_of, open_checked, patch_base
 from client.machine.sources import resolve
 from client.terminal.addresses import decimal, parse_file
 from client.terminal.console import Console
@@ -20,7 +19,6 @@ from registry.errors import InvalidCheckpoint, InvalidRecipe, InvalidRequest, No
 from registry.files.kinds import name_kind
 
 if TYPE_CHECKING:
-    from registry.breadcrumbs.checking.check import PatchReport
     from registry.breadcrumbs.diffing.pairing import Pairing
 
 QUIET = Console(quiet=True)
@@ -255,13 +253,13 @@ def apply(
         checkpoint = stack.enter_context(open_checkpoint(base))
         files = [path for path, _ in chosen]
         checked = stack.enter_context(open_checked(files, digest, checkpoint, console=console))
-        digests = [report.sha256 for report, _ in checked]
+        digests = [sha256 for sha256, _ in checked]
         if len(set(digests)) < len(digests):
             raise InvalidRecipe("The same patch is named twice; add its weights up instead.", field="patches")
-        factors = _factors(where, [report for report, _ in checked])
+        factors = factors_of(where, [patch for _, patch in checked])
         parts = zip(digests, chosen, factors, strict=True)
         items = [Item(sha256, weight, pairs) for sha256, (_, weight), pairs in parts]
-        opened = {report.sha256: patch for report, patch in checked}
+        opened = dict(checked)
         if alpha == AUTO:
             make_recipe(digest, ALONE, items, method)  # whatever is wrong is told before patches are compared
             weighted = [(item.sha256, item.weight) for item in items]
@@ -269,8 +267,17 @@ def apply(
             if len(items) > 1:
                 console.note(f"alpha {alpha}, by the sizes of the patches")
         recipe = make_recipe(digest, decimal(alpha), items, method)
-        with console.progress("composing") as progress:
-            composed = compose(checkpoint, opened, recipe, temporary, device, progress, device_memory=device_memory)
+        with checked_base(checkpoint, digest) as known, console.progress("composing") as progress:
+            composed = compose(
+                checkpoint,
+                opened,
+                recipe,
+                temporary,
+                device,
+                progress,
+                check_base=not known,
+                device_memory=device_memory,
+            )
         assert composed.weights_digest is not None
         warnings = tell_negative(composed.negative)
         for sentence in warnings:
@@ -293,28 +300,6 @@ def apply(
         left_out,
         warnings,
     )
-
-
-def _factors(
-    where: Iterable[tuple[int, str, str]], reports: "Sequence[PatchReport]"
-) -> list[tuple[tuple[str, str], ...]]:
-    """Return the weights by tensor of each patch.
-
-    Raises:
-        InvalidRecipe: There is no such patch, or it changes no such tensor.
-    """
-    from registry.breadcrumbs.formats.globs import require_matches
-
-    factors: list[list[tuple[str, str]]] = [[] for _ in reports]
-    for position, glob, factor in where:
-        if not 0 < position <= len(reports):
-            raise InvalidRecipe(
-                f"There is no patch {position}; they are counted from 1 to {len(reports)}.", field="where"
-            )
-        names = [tensor.name for tensor in reports[position - 1].tensors]
-        require_matches([glob], names, f"Patch {position}", "crumb show")
-        factors[position - 1].append((glob, factor))
-    return [tuple(pairs) for pairs in factors]
 
 
 def _choose(patch: PatchChoice) -> tuple[Path, str]:

@@ -8,13 +8,13 @@ It may be run again at any time: bytes that are there already are not sent again
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from client.actions.jobs import watch
 from client.actions.transfers import hash_readable, upload
 from client.api.client import Client
+from client.machine.patch_files import patch_base
 from client.terminal.console import Console, plain
-from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest, JobFailed, NotFound, WrongState
+from registry.errors import BaseMismatch, InvalidPatch, JobFailed, WrongState
 from registry.schemas import Patch
 
 QUIET = Console(quiet=True)
@@ -173,56 +173,10 @@ def look_up(client: Client, model: str) -> Target:
     return Target(model, base, me.user)
 
 
-def patch_base(path: Path) -> str:
-    """Return the weights digest of the base that a patch file is for, reading only its header.
-
-    Raises:
-        NotFound: There is no such file.
-        InvalidPatch: The file is not a patch.
-    """
-    base = _patch_base(path, f"Patch {path.name}")
-    if base is None:
-        raise InvalidPatch(f"{path} is not a breadcrumb patch; make one with `crumb diff`.")
-    return base
-
-
-def is_patch(path: Path) -> bool:
-    """Return whether a safetensors file is a patch, and not the weights of a model or an adapter.
-
-    Raises:
-        InvalidPatch: The file is neither.
-    """
-    return _patch_base(path, f"File {path.name}") is not None
-
-
-def _patch_base(path: Path, label: str) -> str | None:
-    from registry.breadcrumbs.formats.header import PATCH_LIMITS
-    from registry.breadcrumbs.formats.header_reader import read_header
-
-    with open_file(path) as file:
-        metadata = read_header(file, path.stat().st_size, label, PATCH_LIMITS, InvalidPatch).metadata
-    return metadata.get("base") if metadata.get("format") == "breadcrumb-patch" else None
-
-
 def send(client: Client, path: Path, console: Console, name: str) -> tuple[str, int]:
     """Upload a file with progress bars, and return its sha256 (hex) and size."""
     with console.progress(f"hashing {name}") as hashing, console.progress(f"sending {name}") as sending:
         return upload(client, path, progress=sending, hashing=hashing)
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a file that a person named.
-
-    Raises:
-        NotFound: There is no such file.
-        InvalidRequest: The file cannot be read.
-    """
-    try:
-        return path.open("rb")
-    except FileNotFoundError as why:
-        raise NotFound(f"There is no file {path}.") from why
-    except OSError as why:
-        raise InvalidRequest(f"{path} cannot be read: {why.strerror}.") from why
 
 
 def _refused_before(client: Client, path: Path, model: str, user: str) -> Patch | None:

@@ -21,11 +21,12 @@ from typing import Any
 
 from client.actions.composing import fetch_base
 from client.actions.patching import check_out, diff, dtypes_of
-from client.actions.push import Target, is_patch, look_up, patch_base, push, push_to
+from client.actions.push import Target, look_up, push, push_to
 from client.api.client import Client
 from client.machine.config import cache
 from client.machine.folders import compare_beside
 from client.machine.locks import locked, trying
+from client.machine.patch_files import is_patch, patch_base
 from client.machine.sources import resolve
 from client.terminal.console import Console, plain
 from registry import version

@@ -202,7 +202,7 @@ def signed_by(client: Client, snapshot: Snapshot, key: Path) -> bool:
 def _recompose(client: Client, snapshot: Snapshot, base: Path | None, console: Console, *, report: bool) -> str:
     """Compose a snapshot in a temporary folder and return its weights digest, which the registry may be sent."""
     with tempfile.TemporaryDirectory(prefix="crumb-") as scratch:
-        composed = compose_here(client, snapshot, Path(scratch), base=base, console=console)
+        composed = compose_here(client, snapshot, Path(scratch), base=base, anew=True, console=console)
     assert snapshot.recipe is not None and composed.weights_digest is not None
     if report:
         client.report_build(snapshot.model, snapshot.recipe.digest, composed.weights_digest, composed.device)

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
-from client.actions.composing import compose, open_checked
-from client.actions.conflicts import alpha_of_files
+from client.actions.composing import compose
 from client.actions.pull import find_snapshot
-from client.actions.push import patch_base
 from client.api.calls import Item
 from client.api.client import Client
 from client.machine.config import cache
 from client.machine.folders import files_beside
+from client.machine.patch_files import alpha_of_files, open_checked, patch_base
 from client.machine.sources import resolve
 from client.terminal.console import Console
 from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, item_of, open_bench
@@ -187,10 +186,10 @@ def _open_files(
         open_checkpoint(base) as checkpoint,
         open_checked([path for path, _ in files], digest, checkpoint, console=console) as checked,
     ):
-        opened = {report.sha256: patch for report, patch in checked}
+        opened = dict(checked)
         scaled = tuple(
-            ScaledPatch(item_of(report.sha256, weight, place, 1, path.name), weight)
-            for place, ((report, _), (path, weight)) in enumerate(zip(checked, files, strict=True), 1)
+            ScaledPatch(item_of(sha256, weight, place, 1, path.name), weight)
+            for place, ((sha256, _), (path, weight)) in enumerate(zip(checked, files, strict=True), 1)
         )
         others = files_beside(base, checkpoint.indexes)
         with open_bench(digest, checkpoint, others, opened, device=how.device, keep=how.keep, console=console) as made:

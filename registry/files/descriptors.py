@@ -5,10 +5,13 @@ hard limit    how far; `ulimit -n` and `LimitNOFILE=` set both
 """
 
 import errno
-import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+if sys.platform != "win32":
+    import resource
 
 from registry.errors import TooManyFiles
 
@@ -30,6 +33,8 @@ def with_room(open_file: Callable[[], BinaryIO]) -> BinaryIO:
     Raises:
         TooManyFiles: The process may not open that many.
     """
+    if sys.platform == "win32":  # which has other limits, and no way to ask for them
+        return open_file()
     while True:
         try:
             file = open_file()
@@ -48,6 +53,8 @@ def with_room(open_file: Callable[[], BinaryIO]) -> BinaryIO:
 
 def raise_limit() -> bool:
     """Double the number of files that this process may open, as far as the system lets it; say whether it grew."""
+    if sys.platform == "win32":
+        return False
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * soft if hard == resource.RLIM_INFINITY else min(2 * soft, hard)
     if soft == resource.RLIM_INFINITY or wanted <= soft:
@@ -60,6 +67,7 @@ def raise_limit() -> bool:
 
 
 def _too_many() -> TooManyFiles:
+    assert sys.platform != "win32"
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return TooManyFiles(
         f"This needs more files open at once than the {soft} that a process may open here. Raise that limit, as by "

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.staging import CHUNK_BYTES, MAX_CHUNK_ELEMENTS, Arena, Chunk, Step
+from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.recipe import Recipe, scale
 from registry.breadcrumbs.kernels.compose import CODES, METHODS, SUM, compose_chunk
+from registry.errors import NotFinite
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.composing.residents import Resident
@@ -82,3 +84,21 @@ class CpuEngine:
         ask = arena, chunk.base_at, code, chunk.size, chunk.first, chunk.table, chunk.scales, out
         with self.phases.of("kernel"):
             return int(compose_chunk(*ask, self.rule.method, self.rule.alpha))
+
+
+def compose_staged(engine: Engine, chunk: Chunk, buffers: Buffers, phases: Phases) -> None:
+    """Read the rest of a chunk whose masks are staged, and compose it into `buffers.out`, which has room for it.
+
+    Raises:
+        NotFinite: A result overflows where the base was finite.
+        InvalidInput: A file has become shorter since it was opened.
+    """
+    with phases.of("read"):
+        chunk.read_rest(buffers.arena)
+    lost = engine.compose(chunk, buffers)
+    if lost:
+        raise NotFinite(
+            f"Tensor {show(chunk.tensor)} overflows {chunk.spec.dtype} in {lost} or more elements; "
+            "choose a smaller alpha.",
+            field=chunk.tensor,
+        )

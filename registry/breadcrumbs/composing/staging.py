@@ -4,17 +4,20 @@
     table   a row of offsets for each patch that touches the chunk, and its scale in `scales`
 
 A mask says how many values precede the next chunk, so masks are staged in order, chunk after chunk; the rest of a
-chunk may be read at any time, by any thread. Kernels trust what they are given, so it is checked here, on the bytes in
-the buffer.
+chunk may be read at any time, by any thread. To begin inside a tensor, `seek` finds how many values come before.
+Kernels trust what they are given, so it is checked here, on the bytes in the buffer.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from registry.breadcrumbs.composing.ranks import Ranks
 from registry.breadcrumbs.formats.arrays import Octets
 from registry.breadcrumbs.formats.blocks import fill
 from registry.breadcrumbs.formats.header import DTYPES, TensorSpec, show
@@ -175,7 +178,7 @@ def read_all(parts: Numbers, arena: Arena, tensor: str) -> None:
 
 
 class Stager:
-    """Stages the chunks of one tensor, in order.
+    """Stages the chunks of one tensor, in order, from its first element on or from where `seek` says.
 
     Args:
         base: The base.
@@ -212,6 +215,44 @@ class Stager:
         fitting = 1 << int(step.staged / per_element).bit_length() - 1
         self.step = max(64, min(max(MIN_CHUNK_ELEMENTS, fitting), 1 << step.largest.bit_length() - 1))
 
+    def ranks(self) -> Ranks:
+        """Return the ranks of these patches in this tensor, of which nothing is known yet."""
+        return Ranks(self.spec.numel, np.where(self._sources[:, INDEX_WIDTH] == 0, self._nnz, 0))
+
+    def seek(self, arena: Arena, first: int, ranks: Ranks) -> None:
+        """Go to an element, as if all elements before it had been staged.
+
+        Args:
+            arena: Where masks are read; what was in it is forgotten.
+            first: The element, a multiple of 64 below their number.
+            ranks: Of the same patches in this tensor, as `ranks` makes them; what is counted here is added.
+
+        Raises:
+            InvalidPatch: A mask and its values differ in number.
+            InvalidInput: A file has become shorter since it was opened.
+        """
+        used = ranks.before(first, partial(self._count_bits, arena))
+        if (used < 0).any():  # counted from the end
+            raise self._differ()
+        for number in self._indices:
+            used[number] = bisect_left(range(int(self._nnz[number])), first, key=partial(self._index, number))
+        self._used = used
+
+    def _count_bits(self, arena: Arena, first: int, stop: int) -> Numbers:
+        """Count the bits set for elements first..stop - 1 in each bitmask; 0 where there are indices."""
+        places, counts = np.zeros(len(self._sources), np.int64), np.zeros(len(self._sources), np.int64)
+        length = (stop - first + 7) // 8
+        arena.clear()
+        self._read_masks(arena, first // 8, length, arena.place(length), 0, places, counts)
+        return counts
+
+    def _index(self, number: int, place: int) -> int:
+        """Read one index of a patch."""
+        file, start, width = (int(self._sources[number, column]) for column in (FILE, MASK, INDEX_WIDTH))
+        index = bytearray(width)
+        fill(memoryview(index), file, start + place * width, f"The file that holds {show(self.tensor)}", InvalidInput)
+        return int.from_bytes(index, "little")
+
     def stage(self, arena: Arena, first: int, stop: int, with_base: bool = True) -> Chunk:
         """Stage the masks of elements first..stop - 1, which follow those staged before.
 
@@ -239,7 +280,7 @@ class Stager:
         self._used = used + counts
         short = self._used != self._nnz if stop == self.spec.numel else self._used > self._nnz
         if short.any():
-            raise InvalidPatch(f"The mask and values of {show(self.tensor)} differ in number.", field=self.tensor)
+            raise self._differ()
         table, scales = np.empty((len(counts), 5), np.int64), np.empty(len(counts), np.float64)
         parts = np.empty((len(counts) + 1, 4), np.int64)
         parts[0] = self._file, self._at + first * width, base_at, length
@@ -254,18 +295,27 @@ class Stager:
         """Read the bitmasks; fill in where they are and how many bits of each are set."""
         length, at = (stop - first + 7) // 8, arena.used
         arena.use(at + len(self._bits) * room(length))
-        ask = self._sources, first // 8, length, at, room(length), arena.bytes, places, counts
-        while (failed := int(read_masks(*ask))) >= 0:
-            start = int(self._sources[failed, MASK]) + first // 8
-            view = arena.view[at : at + length]
-            what = f"The file that holds {show(self.tensor)}"
-            file = int(self._sources[failed, FILE])
-            fill(view, file, start, what, InvalidInput)  # as in read_all
+        self._read_masks(arena, first // 8, length, at, room(length), places, counts)
         if stop == self.spec.numel and stop % 8:
             for number in self._bits:
                 if arena.bytes[places[number] + length - 1] >> stop % 8:
                     entry = self._entries[number]
                     raise InvalidPatch(f"Entry {show(entry)}: a padding bit after its {stop} bits is set.", field=entry)
+
+    def _read_masks(
+        self, arena: Arena, first: int, length: int, at: int, step: int, places: Numbers, counts: Numbers
+    ) -> None:
+        """Read the bitmasks from byte `first` on; arguments are those of the kernel."""
+        ask = self._sources, first, length, at, step, arena.bytes, places, counts
+        while (failed := int(read_masks(*ask))) >= 0:
+            start = int(self._sources[failed, MASK]) + first
+            view = arena.view[at : at + length]
+            what = f"The file that holds {show(self.tensor)}"
+            file = int(self._sources[failed, FILE])
+            fill(view, file, start, what, InvalidInput)  # as in read_all
+
+    def _differ(self) -> InvalidPatch:
+        return InvalidPatch(f"The mask and values of {show(self.tensor)} differ in number.", field=self.tensor)
 
     def _stage_indices(self, arena: Arena, number: int, first: int, stop: int) -> tuple[int, int]:
         """Read indices until one belongs to a later chunk; return where they are and how many belong to this one."""

@@ -13,14 +13,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
-from registry.breadcrumbs.composing.engines import Buffers, Engine
+from registry.breadcrumbs.composing.engines import Buffers, Engine, compose_staged
 from registry.breadcrumbs.composing.lanes import Crew, Phases, Slot
+from registry.breadcrumbs.composing.small import compose_small, is_small, joins, make_room
 from registry.breadcrumbs.composing.staging import Chunk, Stager
 from registry.breadcrumbs.composing.variances import NegativeVariances, is_variance
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
-from registry.breadcrumbs.formats.header import Entry, show
+from registry.breadcrumbs.formats.header import Entry
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.errors import InvalidCheckpoint, NotFinite
+from registry.errors import InvalidCheckpoint
 from registry.files.copying import copy_range, write_at
 from registry.files.progress import Meter
 
@@ -83,13 +84,40 @@ class Writer:
         """Begin to write tensors of a weight file, which are in the order of the file, over whatever is there."""
         for start, stop in untouched(entries, self.touching):
             self.crew.queue("write", partial(self._copy, name, file, start, stop))
+        small: list[Entry] = []
         for entry in entries:
-            if entry.name in self.touching:
+            joined = entry.name in self.touching and is_small(entry) and self.engine.resident is None
+            if small and not (joined and joins(small, entry)):
+                self._join(name, file, small)
+                small = []
+            if joined:
+                small.append(entry)
+            elif entry.name in self.touching:
                 self._compose(name, file, entry)
             elif self._hashes:
                 self._hash(name, entry)
             else:
                 self.meter.add(entry.stop - entry.start)
+        if small:
+            self._join(name, file, small)
+
+    def _join(self, name: str, file: BinaryIO, entries: Sequence[Entry]) -> None:
+        """Compose small tensors that patches touch, and hash each of them, in one call."""
+        slot = self.crew.next_slot()
+        room, buffers = make_room(slot.buffers, entries), slot.buffers
+        ask = self.base, self.touching, self.engine, room, buffers, self.phases, self._see_small
+        done = self.crew.work(slot, partial(compose_small, *ask))
+        self.crew.follow(slot, "write", done, partial(self._put, file, room.new, entries[0].start))
+        self._follow(slot, "base files", name, done, room.old)
+        self._follow(slot, "files", name, done, room.new)
+        self.meter.add(len(room.new))
+
+    def _see_small(self, name: str, old: memoryview, new: memoryview) -> None:
+        self._look(name, old, new)
+        with self.phases.of("hash"):
+            for what, view in (("base tensors", old), ("tensors", new)):
+                if what in self._hashes:
+                    self._hashes[what][name] = hashlib.sha256(view)
 
     def _compose(self, name: str, file: BinaryIO, entry: Entry) -> None:
         """Compose a tensor that patches touch."""
@@ -118,18 +146,13 @@ class Writer:
             at += chunk.length
 
     def _run(self, chunk: Chunk, buffers: Buffers) -> None:
-        with self.phases.of("read"):
-            chunk.read_rest(buffers.arena)
-        lost = self.engine.compose(chunk, buffers)
-        if lost:
-            raise NotFinite(
-                f"Tensor {show(chunk.tensor)} overflows {chunk.spec.dtype} in {lost} or more elements; "
-                "choose a smaller alpha.",
-                field=chunk.tensor,
-            )
-        if is_variance(chunk.tensor):
-            before = buffers.arena.view[chunk.base_at : chunk.base_at + chunk.length]
-            self.variances.look(chunk.tensor, chunk.spec.dtype, before, buffers.out.view[: chunk.length])
+        compose_staged(self.engine, chunk, buffers, self.phases)
+        before = buffers.arena.view[chunk.base_at : chunk.base_at + chunk.length]
+        self._look(chunk.tensor, before, buffers.out.view[: chunk.length])
+
+    def _look(self, name: str, old: memoryview, new: memoryview) -> None:
+        if is_variance(name):
+            self.variances.look(name, self.base.tensors[name].dtype, old, new)
 
     def _put(self, file: BinaryIO, view: memoryview, at: int) -> None:
         with self.phases.of("write"):

@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.breadcrumbs.composing import engines, staging
+from registry.breadcrumbs.composing import engines, small, staging
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.composing.staging import Step
 from registry.breadcrumbs.diffing.diff import diff
@@ -99,6 +100,24 @@ def test_order_threads_and_size_of_chunks_change_no_byte(world, monkeypatch):
         weights = tuple(items[sha256] for sha256 in order)
         digests.add(world.compose(f"out{number}", weights=weights, threads=1 + number % 4).weights_digest)
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("joined", [1000, 2**20])
+def test_small_tensors_that_are_composed_together_give_the_same_files(world, monkeypatch, joined):
+    """In chunks each by itself, in one call each, several in a call: with all that is hashed on the way."""
+    monkeypatch.setattr(small, "JOINED_BYTES", joined)
+    files = {"model.safetensors": hashlib.sha256((world.folder / "base/model.safetensors").read_bytes()).hexdigest()}
+    together = world.compose("together", file_digests=True)
+    assert together == replace(world.compose("base-files", file_digests=True, base_files=files), **unlike(together))
+    monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 64)
+    assert together == replace(world.compose("alone", file_digests=True), **unlike(together))
+    with pytest.raises(BaseMismatch):
+        world.compose("out", base_files={"model.safetensors": "0" * 64})
+
+
+def unlike(composed):
+    """Return what differs between compositions of the same weights."""
+    return {"seconds": composed.seconds, "phases": composed.phases}
 
 
 def test_a_base_that_is_not_checked_is_composed_and_hashed_all_the_same(world):

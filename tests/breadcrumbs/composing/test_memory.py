@@ -18,6 +18,7 @@ from registry.breadcrumbs.checking.check import check_patch
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.composing.ranges import ComposedWeights
 from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
@@ -36,12 +37,18 @@ def merge(folder):
         recipe = make_recipe(patch.info.base, "0.3", [("a" * 64, "1")])
         compose(base, {"a" * 64: patch}, recipe, folder / "out", "cpu")
 
+def read(folder):
+    with open_checkpoint(folder / "base") as base, open_patch(folder / "patch") as patch:
+        recipe = make_recipe(patch.info.base, "0.3", [("a" * 64, "1")])
+        for piece in ComposedWeights(base, {"a" * 64: patch}, recipe).read("model.safetensors", 1):
+            pass
+
 def make(folder):
     params = MaskParams(*sys.argv[4:])
     with open_checkpoint(folder / "base") as base, open_checkpoint(folder / "tuned") as tuned:
         diff(base, tuned, folder / "patch", params)
 
-steps = {"make": make, "check": check, "merge": merge}
+steps = {"make": make, "check": check, "merge": merge, "read": read}
 used = {}
 for folder in (Path(sys.argv[1]), Path(sys.argv[2])):
     for name in sys.argv[3].split(","):
@@ -83,3 +90,4 @@ def test_diff_check_and_compose_stay_within_their_memory(folders, granularity):
     used = measure(folders, "check,merge")
     assert used["check"] < 32 * 2**20
     assert used["merge"] < 96 * 2**20
+    assert measure(folders, "read")["read"] < 64 * 2**20

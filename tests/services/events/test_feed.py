@@ -227,7 +227,7 @@ def test_the_audit_of_the_server_is_for_admins_and_can_be_asked_in_parts(world: 
 
 def test_all_that_may_be_done_is_either_public_or_known_to_be_not() -> None:
     """A new kind of action must be listed as public or as private."""
-    private = {"admin", "audit", "build", "gc", "inbox", "job", "namespace", "report", "server"}
+    private = {"admin", "audit", "build", "gc", "inbox", "job", "name", "namespace", "report", "server"}
     private |= {"comment", "conflict", "token", "upload", "user", "webhook"}
     assert {action.partition(".")[0] for action in rules.RULES} <= private | set(feed.NOUNS)
     assert not private & set(feed.NOUNS)
