@@ -139,9 +139,9 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "registry.schemas": {"registry.server", "client"},
     "torch": {  # for GPUs alone; what runs on a CPU does without it
         "registry.breadcrumbs.comparing.torch_engine",
-        "registry.breadcrumbs.composing.gpu_engine",
+        "registry.breadcrumbs.composing.gpu.engine",
         "registry.breadcrumbs.composing.residents",
-        "registry.breadcrumbs.composing.tensor_arena",
+        "registry.breadcrumbs.composing.gpu.tensor_arena",
         "registry.breadcrumbs.diffing.gpu_masks",
         "registry.breadcrumbs.kernels.devices",
         "registry.breadcrumbs.kernels.dtypes",

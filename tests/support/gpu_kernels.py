@@ -10,7 +10,7 @@ CUDA = torch.cuda.is_available()
 
 gpu, gpu_engine, gpu_masks = (
     pytest.importorskip(f"registry.breadcrumbs.{name}", reason="Triton is not installed", exc_type=ModuleNotFoundError)
-    for name in ("kernels.gpu", "composing.gpu_engine", "diffing.gpu_masks")
+    for name in ("kernels.gpu", "composing.gpu.engine", "diffing.gpu_masks")
 )
 GpuEngine = gpu_engine.GpuEngine
 

@@ -6,8 +6,8 @@ arena --copy in--> bits, float32 values where they are --> for each pair: places
 import torch
 
 from registry.breadcrumbs.comparing.engines import CpuConflictEngine, Measured, Numbers, zeros
+from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
 from registry.breadcrumbs.composing.staging import CHUNK_BYTES, Arena, Chunk, Step
-from registry.breadcrumbs.composing.tensor_arena import TensorArena
 from registry.breadcrumbs.kernels.compose import CODES
 from registry.breadcrumbs.kernels.devices import find_gpu
 from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES

@@ -182,7 +182,7 @@ def open_engine(
     if device == "cpu":
         yield CpuEngine(phases, rule)
         return
-    from registry.breadcrumbs.composing.gpu_engine import open_gpu_engine  # imports torch
+    from registry.breadcrumbs.composing.gpu.engine import open_gpu_engine  # imports torch
 
     with open_gpu_engine(device_memory, phases, rule, recipe.base, base_size) as engine:
         yield engine

@@ -2,7 +2,7 @@
 
     arena as it was read --> kernels.compose_chunk --> out
 
-gpu_engine.py has the GPU's engine. Both give the same bytes.
+gpu/engine.py has the GPU's engine. Both give the same bytes.
 """
 
 from dataclasses import dataclass

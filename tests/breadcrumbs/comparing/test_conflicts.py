@@ -14,7 +14,7 @@ from registry.breadcrumbs.comparing import torch_engine
 from registry.breadcrumbs.comparing.conflicts import Sums, analyse, total
 from registry.breadcrumbs.comparing.engines import CpuConflictEngine
 from registry.breadcrumbs.comparing.torch_engine import TorchEngine
-from registry.breadcrumbs.composing.tensor_arena import TensorArena
+from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
 from registry.breadcrumbs.kernels.devices import MIN_GPU_BYTES
 from tests.support.conflict_makers import (
     ENGINES,

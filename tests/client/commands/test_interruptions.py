@@ -220,4 +220,4 @@ def test_told_to_end_a_command_leaves_nothing_behind(here: Registry, files: File
     command = [sys.executable, "-c", code, "apply", str(files.base), str(files.patches[0]), "-o", "out"]
     done = subprocess.run(command, cwd=crumb.cwd, env=os.environ, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (143, "")
-    assert list(crumb.cwd.iterdir()) == []
+    assert {path.name for path in crumb.cwd.iterdir()} <= {"home"}  # the cache, with which files are sound

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from registry.breadcrumbs.composing.engines import Buffers, CpuEngine, Rule
+from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.residents import RESIDENTS
 from registry.breadcrumbs.composing.staging import CHUNK_BYTES, Chunk, Step
-from registry.breadcrumbs.composing.tensor_arena import TensorArena
 from registry.breadcrumbs.formats.header import DTYPES
 from registry.breadcrumbs.kernels import gpu
 from registry.breadcrumbs.kernels.compose import PAD
