@@ -17,6 +17,8 @@ from tests.support.hubs import WIDTH, make_llama
 from tests.support.makers import fine_tuned, make_patch
 from tests.support.world import World, create_model, push_patch
 
+pytestmark = pytest.mark.heavy
+
 NAME = "alice/m"
 COMMIT = f"/api/models/{NAME}/commit/main"
 LFS = f"/{NAME}.git/info/lfs/objects"

@@ -16,6 +16,8 @@ from tests.support.makers import make_patch
 from tests.support.many import name_of, write_many
 from tests.support.world import World, create_model, push_patch, statements
 
+pytestmark = pytest.mark.heavy
+
 MODEL = "alice/experts"
 
 
