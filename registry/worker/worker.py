@@ -151,9 +151,12 @@ class Worker(Upkeep):
     def give_up(self, claim: jobs.Claim, state: str, error: BreadcrumbError | None) -> None:
         """End a job without a result, and record that on what it was about."""
         with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+            if claim.kind == "diff":  # a commit locks the model before the job
+                models.find(session, self.model(session, claim).full_name, lock=True)
             jobs.end(session, claim, state, str(error) if error else None)
             if claim.kind == "import":
-                models.refuse_import(session, self.model(session, claim), str(error))
+                reserved = claim.payload.get("reserved", False)
+                models.refuse_import(session, self.model(session, claim), str(error), reserved=reserved)
             if claim.kind == "check":
                 revision = patches.by_id(session, uuid.UUID(claim.payload["revision_id"]))
                 refusal = str(error) if isinstance(error, InvalidInput) else f"The check itself failed: {error}"

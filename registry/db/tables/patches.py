@@ -37,6 +37,7 @@ PATCH_STATES = (
 class Patch(Table):
     """A contribution, numbered within its model; its contents are in its revisions.
 
+    `revision` is 0 as long as nothing was made of what the Hub's tools pushed: then it is in no list.
     `reason` says why it was rejected, withdrawn or yanked; `superseded_by` is the number of the newer patch.
     """
 

@@ -18,7 +18,8 @@ from registry import schemas
 from registry.errors import InvalidRequest
 from registry.files.names import HEX256
 from registry.server.edge.bodies import load_json
-from registry.services.hub.pushes import MOST_FILES, PushedCommit, read_options
+from registry.services.hub.pushed_files import MOST_FILES
+from registry.services.hub.pushes import PushedCommit, read_options
 
 COMMIT_BYTES = 48 * 2**20  # of a whole commit, whose small files are in it as base64
 REGULAR_BYTES = 64 * 1024  # larger files go by Git LFS

@@ -120,7 +120,14 @@ def change_status(
 ) -> dict[str, Any]:
     """Propose your patch (open) or withdraw it (closed); as a maintainer, reject somebody else's (closed)."""
     with within_model(), ctx.writing(actor, body) as session:
-        patch = patches.find(session, name, number).patch
+        try:
+            patch = patches.find(session, name, number).patch
+        except NotFound:
+            if body.status != "closed":
+                raise
+            access.admit(session, actor, "patch.withdraw", request.path_params)
+            push = pushes.withdraw(session, actor, name, number)
+            return {"newStatus": views.changed(push.patch_id.hex, actor.name, now(), body.status)}
         verb = discussions.verb(actor, patch, body.status)
         access.admit(session, actor, f"patch.{verb}", request.path_params)
         why = body.comment or (f"Closed {BY_HUB}." if verb == "reject" else "")

@@ -113,20 +113,20 @@ def read_objects(given: Any) -> list[Announced]:
 
 
 def announce(ctx: Context, actor: Actor, full_name: str, wanted: list[Announced], here: str) -> list[dict[str, Any]]:
-    """Announce files as uploads; return what the tool is to do for each."""
-    with ctx.database.write() as session:
+    """Announce files as uploads, each alone; return what the tool is to do for each."""
+    with ctx.database.read() as session:
         space = payer(session, actor, full_name)
-        found = []
-        for sha256, size in wanted:
-            said: dict[str, Any] = {"oid": sha256, "size": size}
-            try:
-                with session.begin_nested():
-                    upload = uploads.announce(session, ctx.store, actor, sha256, size, ctx.upload_limits, space)
-                    said |= actions(upload, f"{here}/{full_name}.git/info/lfs/objects/verify", here)
-            except (TooLarge, TooMany, WrongState, InvalidRequest) as why:
-                said["error"] = {"code": STATUS[type(why)], "message": why.message}
-            found.append(said)
-        return found
+    found = []
+    for sha256, size in wanted:
+        said: dict[str, Any] = {"oid": sha256, "size": size}
+        try:
+            with ctx.database.write() as session:
+                upload = uploads.announce(session, ctx.store, actor, sha256, size, ctx.upload_limits, space)
+                said |= actions(upload, f"{here}/{full_name}.git/info/lfs/objects/verify", here)
+        except (TooLarge, TooMany, WrongState, InvalidRequest) as why:
+            said["error"] = {"code": STATUS[type(why)], "message": why.message}
+        found.append(said)
+    return found
 
 
 def payer(session: Session, actor: Actor, full_name: str) -> str:

@@ -28,10 +28,11 @@ from registry.server.hub import commits, lfs
 from registry.server.hub.route import Decoded, PushRoute
 from registry.services.blobs import uploads
 from registry.services.catalog import models
-from registry.services.hub import pushes
+from registry.services.hub import pushed_files, pushes
 from registry.services.hub.repositories import PULL, short_ref
 from registry.services.people import access, budgets
 from registry.services.people.actors import Actor
+from registry.services.people.rules import RULES
 
 router = APIRouter(tags=["hub"], route_class=PushRoute, include_in_schema=False)
 MODEL = "/api/models/{namespace}/{name}"
@@ -146,6 +147,7 @@ def reserve(ctx: Context, actor: Actor, full_name: str, visibility: str) -> None
         try:
             access.admit(session, actor, "model.read", {"namespace": namespace, "name": name})
         except NotFound:
+            access.check_token(actor, None, RULES["model.create"])
             models.create_empty(session, actor, full_name, visibility)
         else:
             raise WrongState(f"You already have a model {full_name}, or may see one.", field="name")
@@ -174,6 +176,7 @@ def aim(session: Session, actor: Actor, full_name: str, rev: str, create_pr: boo
         if ref != "main" or create_pr:
             raise InvalidRequest(f"{full_name} has no base yet; push the base first, to main, without a pull request.")
         return Target()
+    models.require_ready(model)
     if pull is not None:
         access.admit(session, actor, "patch.revise", {**path, "number": pull[1]})
         return Target(number=int(pull[1]))
@@ -185,7 +188,6 @@ def aim(session: Session, actor: Actor, full_name: str, rev: str, create_pr: boo
             f"{full_name} has a base, which never changes: what was learned comes as patches. Push with "
             f"`create_pr=True`, or `hf upload {full_name} FOLDER --create-pr`, and one is made of what you send."
         )
-    models.require_ready(model)
     return Target(opens=True)
 
 
@@ -273,8 +275,9 @@ def take(
     with ctx.database.write() as session:
         budgets.spend(session, actor, sent.size, ctx.settings.text_bytes, 1 + len(sent.contents) + len(sent.large))
         space = lfs.payer(session, actor, full_name)
-        files = dict(sent.large)
-        for path, content in sorted(sent.contents.items()):
+    files = dict(sent.large)
+    for path, content in sorted(sent.contents.items()):  # each alone, since others want to write as well
+        with ctx.database.write() as session:
             files[path] = uploads.put(session, ctx.store, actor, content, ctx.upload_limits, space)
     made = commits.describe(sent, files)
     with ctx.database.write() as session:
@@ -284,7 +287,7 @@ def take(
             ctx.admit(session, job)
             return commit_id(files), None
         if target.number is None:
-            pushes.require_weights(made)
+            pushed_files.require_weights(made.files)
             push = pushes.open_push(session, actor, full_name, made, propose=True)
         else:
             model = models.ready(session, full_name, lock=True)

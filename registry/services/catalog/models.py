@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, insert, or_, select
+from sqlalchemy import bindparam, delete, insert, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from registry.db.session import seen
@@ -83,11 +83,21 @@ def create(
             raise InvalidRequest(f"The bytes of {path} are missing; upload them first.", field=path)
     quotas.charge(session, space.id, sizes)
     model = existing or add(session, actor, space, name, visibility)
+    if visibility == "private":
+        model.visibility = visibility
     model.state, model.license, model.source, model.by_reference = "importing", license, source, by_reference
     model.size = sum(sizes[sha256] for _, sha256 in files)
     session.add_all(BaseFile(model_id=model.id, path=path, sha256=sha256) for path, sha256 in sorted(files))
     session.flush()
-    job = jobs.enqueue(session, actor.user_id, "import", f"import:{model.id}", model, "base", {"source": source})
+    job = jobs.enqueue(
+        session,
+        actor.user_id,
+        "import",
+        f"import:{model.id}",
+        model,
+        "base",
+        {"source": source, "reserved": existing is not None},
+    )
     after = {"visibility": model.visibility, "license": license} | ({"source": source} if source else {})
     record(session, actor, "model.create", full_name, model, after=after)
     return find(session, full_name), job
@@ -317,10 +327,14 @@ def count_dtypes(tensors: Sequence[tuple[str, str, Sequence[int], str]]) -> dict
     return counts
 
 
-def refuse_import(session: Session, model: Model, error: str) -> None:
-    """Delete a model whose files are not a sound base; the job keeps the reason."""
+def refuse_import(session: Session, model: Model, error: str, *, reserved: bool = False) -> None:
+    """Delete a model whose files are no sound base, or empty it if its name was `reserved`; the job has the reason."""
     quotas.locked(session, model.namespace_id)  # before the audit log, as everywhere, or two would wait for each other
     record(session, None, "model.refuse", model.full_name, model, after={"error": error})
-    session.delete(model)
+    if reserved:  # or the next push might make it anew, and public
+        session.execute(delete(BaseFile).where(BaseFile.model_id == model.id))
+        model.state, model.size, model.source, model.by_reference, model.license = "empty", 0, None, False, None
+    else:
+        session.delete(model)
     session.flush()
     quotas.recount(session, model.namespace_id)

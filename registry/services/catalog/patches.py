@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, false, func, insert, select
+from sqlalchemy import exists, false, func, insert, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, User
+from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, PushedFile, User
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import beside, models, norms
@@ -378,6 +378,14 @@ def refuse(session: Session, model: Model, revision: PatchRevision, subject: str
     session.flush()
     quotas.recount(session, quotas.payer(session, revision.patch.author_id))
     record(session, None, "patch.refused", subject, model, after={"error": error})
+
+
+def close(session: Session, patch: Patch) -> None:
+    """Let go of what tools of the Hub have sent for a patch that takes no more revisions."""
+    held = update(PushedFile).where(PushedFile.patch_id == patch.id, PushedFile.blob_sha256.is_not(None))
+    session.flush()
+    if session.execute(held.values(blob_sha256=None).returning(PushedFile.path)).all():
+        quotas.recount(session, quotas.payer(session, patch.author_id))
 
 
 def licensed_parts(model: Model, chosen: Sequence[PatchRevision]) -> list[tuple[str, str | None]]:

@@ -51,7 +51,7 @@ def waiting_models(session: Session, actor: Actor, after: str | None, limit: int
     """
     me = actor.user_id
     mine = select(Patch.model_id, literal("mine").label("kind")).where(
-        Patch.author_id == me, Patch.state.in_(patches.REVISABLE)
+        Patch.author_id == me, Patch.state.in_(patches.REVISABLE), Patch.revision > 0
     )
     reviewed, maintained = (access.models_with(me, role) for role in (Role.REVIEWER, Role.MAINTAINER))
     proposed = select(Patch.model_id, literal("proposed")).where(

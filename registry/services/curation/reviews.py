@@ -74,6 +74,8 @@ def move(session: Session, actor: Actor, full_name: str, number: int, verb: str,
     patch, subject = revision.patch, f"{full_name}#{number}"
     before = step(patch, verb, subject)
     patch.reason = message or None if verb in ("withdraw", "reject", "yank") else None
+    if patch.state not in patches.REVISABLE:
+        patches.close(session, patch)
     session.flush()
     model = models.find(session, full_name)
     after = {"state": patch.state, "reason": message} if message else {"state": patch.state}
@@ -143,6 +145,7 @@ def accept(
     before = step(patch, "accept", subject)
     if reasons := missing(session, model, revision):
         raise WrongState(f"{subject} cannot be accepted yet: {' '.join(reasons)}")
+    patches.close(session, patch)
     for older in sorted(set(supersedes)):
         if older == number:
             raise InvalidRequest("A patch cannot supersede itself.", field="supersedes")

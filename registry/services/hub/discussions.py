@@ -70,7 +70,7 @@ def page(
         start: How many to skip.
         limit: Most patches of a page.
     """
-    which = [Patch.model_id == model.id]
+    which = [Patch.model_id == model.id, Patch.revision > 0]
     if wanted is not None:
         open_now = wanted == "open"
         which.append(Patch.state.in_([state for state in STATUS if (state in patches.REVISABLE) == open_now]))

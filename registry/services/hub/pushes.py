@@ -8,9 +8,8 @@ are let go of after each diff, so the next commit has to have all of them that i
 """
 
 import hashlib
-import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,14 @@ from registry.db.tables import Job, Model, Patch, Push, PushedFile
 from registry.documents.trailers import of_mask, read_trailers
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files import beside
-from registry.files.folders import check_path, describes_weights, is_weights
+from registry.files.folders import check_path, is_weights
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import models, patches
 from registry.services.catalog.patches import Contribution
+from registry.services.hub.pushed_files import holds_weights, missing_shards, require_all, require_one_folder, spread
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
 from registry.storage.store import Store
-
-MOST_FILES = 2000  # of a push, and of a commit
-SHARD = re.compile(r"(?P<family>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
-ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -135,8 +131,10 @@ def continue_push(session: Session, model: Model, number: int, commit: PushedCom
     if push is None:
         push = describe(Push(patch_id=patch.id, patch=patch, propose=False, state="open", files=[]), commit)
         session.add(push)
-    elif commit.title:
+    elif any(map(holds_weights, commit.files)):
         describe(push, commit)
+    if patch.revision == 0:
+        patch.task = push.options.get("task", patch.task)
     session.flush()
     return push
 
@@ -205,83 +203,6 @@ def key_of(patch_id: uuid.UUID) -> str:
     return f"diff:{patch_id}"
 
 
-def require_weights(commit: PushedCommit) -> None:
-    """Refuse a commit of which no patch could be made.
-
-    Raises:
-        InvalidRequest: It changes no weights.
-    """
-    if not any(map(holds_weights, commit.files)):
-        raise InvalidRequest(
-            "This commit changes no weights, so no patch can be made of it. (A model's card is written anew for each "
-            "release, with the base's card in it.)"
-        )
-
-
-def holds_weights(path: str) -> bool:
-    """Say whether a file of a push makes a difference to its weights."""
-    return is_weights(path) or describes_weights(path) or path.rpartition("/")[2] == ADAPTER
-
-
-def spread(deleted: Sequence[str], known: Collection[str]) -> set[str]:
-    """Return the files that paths to delete stand for; a folder's ends in a slash."""
-    folders = tuple(path for path in deleted if path.endswith("/"))
-    inside = {path for path in known if folders and path.startswith(folders)}
-    return inside | ({*deleted} & set(known))
-
-
-def require_one_folder(paths: Sequence[str]) -> None:
-    """Refuse files that cannot lie in one folder, or too many.
-
-    Raises:
-        InvalidRequest: The message names the path.
-    """
-    if len(paths) > MOST_FILES:
-        raise InvalidRequest(f"A push has at most {MOST_FILES} files, not {len(paths)}.", field="files")
-    seen: dict[str, str] = {}
-    for path in paths:
-        if (other := seen.setdefault(path.casefold(), path)) != path:
-            raise InvalidRequest(f"{path} and {other} differ in upper and lower case alone.", field=path)
-    for path in paths:
-        parts = path.casefold().split("/")
-        if any("/".join(parts[:end]) in seen for end in range(1, len(parts))):
-            raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
-
-
-def require_all(before: Collection[PushedFile], sent: Collection[str], deleted: Collection[str]) -> None:
-    """Refuse a commit of some of the weights if others, which the last diff let go of, are needed still.
-
-    Raises:
-        InvalidRequest: The message names them.
-    """
-    gone = {file.path for file in before if file.sha256 and file.blob_sha256 is None and is_weights(file.path)}
-    needed = sorted(gone - set(sent) - set(deleted))
-    if needed and not is_whole(sent):
-        shown = ", ".join(needed[:5]) + (f" and {len(needed) - 5} more" if len(needed) > 5 else "")
-        raise InvalidRequest(
-            f"The weights of the last revision are not kept here, and this commit has only some of them; send {shown} "
-            "in the same commit, too.",
-            field=needed[0],
-        )
-
-
-def is_whole(paths: Collection[str]) -> bool:
-    """Say whether files hold all weights of a model by themselves: in one file, or in all shards, of one folder."""
-    weights = {path for path in paths if is_weights(path)}
-    return bool(weights) and not any("/" in path for path in weights) and not missing_shards(weights, ())
-
-
-def missing_shards(held: Collection[str], base: Collection[str]) -> list[str]:
-    """Return the shards that are named by others of a push, and neither in it nor in the base."""
-    families = {(found["family"], int(found["count"])) for path in held if (found := SHARD.fullmatch(path))}
-    return [
-        shard
-        for family, count in sorted(families)
-        for number in range(1, count + 1)
-        if (shard := f"{family}-{number:05d}-of-{count:05d}.safetensors") not in held and shard not in base
-    ]
-
-
 def commit_id(push: Push) -> str:
     """Return what the newest commit of a push is called: 40 hex digits, of its patch and files."""
     lines = [f"{file.sha256 or ''} {file.path}\n" for file in sorted(push.files, key=lambda file: file.path)]
@@ -306,38 +227,35 @@ def by_patch(session: Session, patch_id: uuid.UUID, *, lock: bool = False) -> Pu
     return session.scalars(query.with_for_update(of=Push) if lock else query).one()
 
 
-def sent_files(push: Push) -> tuple[dict[str, str], list[str]]:
-    """Return the sha256 by path of the files whose bytes are here, and the paths that were deleted."""
-    held = {file.path: file.blob_sha256 for file in push.files if file.blob_sha256}
-    return held, [file.path for file in push.files if file.sha256 is None]
+@dataclass(frozen=True)
+class Compared:
+    """What of a push makes a difference to its patch: files by their sha256, as far as they are here, and options."""
+
+    sent: Mapping[str, str]
+    deleted: Sequence[str]
+    options: Mapping[str, Any]
 
 
-def finish(
-    session: Session,
-    store: Store,
-    model: Model,
-    patch_id: uuid.UUID,
-    used: Mapping[str, str],
-    made: tuple[Path, str, int],
-) -> bool:
-    """Make the next revision of the patch that a diff wrote, and let go of the weights; the model is locked.
+def compared(push: Push) -> Compared:
+    """Return what of a push makes a difference to its patch."""
+    files = sorted(push.files, key=lambda file: file.path)
+    sent = {file.path: file.blob_sha256 for file in files if file.blob_sha256}
+    return Compared(sent, [file.path for file in files if file.sha256 is None], dict(push.options))
+
+
+def finish(session: Session, model: Model, store: Store, patch_id: uuid.UUID, made: tuple[Path, str, int]) -> None:
+    """Make the next revision of the patch that a diff wrote, and let go of the weights.
 
     Args:
-        session: A writing transaction.
-        store: Takes the patch file.
+        session: A writing transaction, which has locked the model and the push.
         model: The model.
+        store: Takes the patch file.
         patch_id: The patch.
-        used: The files that were compared.
         made: The patch file, its sha256 and its size.
-
-    Returns:
-        Whether that is all; if not, another commit came meanwhile, and has to be compared, too.
     """
     file, sha256, size = made
-    push = by_patch(session, patch_id, lock=True)
+    push = by_patch(session, patch_id)
     patch = session.get_one(Patch, patch_id, with_for_update=True, populate_existing=True)
-    if sent_files(push)[0] != used:
-        return False
     subject = f"{model.full_name}#{patch.number}"
     twin = patches.find_twin(session, model, sha256)
     if patch.state not in patches.REVISABLE:
@@ -345,8 +263,7 @@ def finish(
     elif twin is not None:
         fail(session, push, f"{model.full_name}#{twin.patch.number}.{twin.number} is the same patch, byte for byte.")
     else:
-        payer = quotas.payer(session, patch.author_id)
-        quotas.locked(session, payer)
+        quotas.locked(session, quotas.payer(session, patch.author_id))
         blobs.register(session, store, file, sha256, size)
         first = patch.revision == 0
         patch.revision += 1
@@ -362,7 +279,26 @@ def finish(
         what = {"sha256": sha256, "state": patch.state} if first else {"revision": patch.revision, "sha256": sha256}
         action = "patch.push" if first else "patch.revise"
         record(session, None, action, subject, model, after=what)
-    return True
+
+
+def withdraw(session: Session, actor: Actor, full_name: str, number: int) -> Push:
+    """Close a pull request of which no patch was made; the caller has been admitted as its author.
+
+    Raises:
+        NotFound: There is no such pull request.
+        WrongState: It is closed already.
+    """
+    model = models.ready(session, full_name, lock=True)
+    push = find(session, model, number)
+    if push is None or push.patch.revision:
+        raise NotFound(f"There is no open pull request {full_name}#{number} without a patch.")
+    if push.patch.state not in patches.REVISABLE:
+        raise WrongState(f"{full_name}#{number} is {push.patch.state}.")
+    before, push.patch.state = push.patch.state, "withdrawn"
+    patches.close(session, push.patch)
+    what = {"state": push.patch.state}
+    record(session, actor, "patch.withdraw", f"{full_name}#{number}", model, before={"state": before}, after=what)
+    return push
 
 
 def offers(session: Session, model: Model, push: Push) -> tuple[dict[str, str], dict[str, int]]:

@@ -93,6 +93,8 @@ def is_new(session: Session, actor: Actor | None, namespace: str, name: str) -> 
     """Say whether nobody has a name, and the caller may create a model of that name."""
     if not (re.fullmatch(NAME, namespace) and re.fullmatch(NAME, name)):
         return False
+    if actor is not None and actor.token.model_id is not None:  # to its bearer nothing else is there
+        return False
     space = session.scalar(select(Namespace).where(Namespace.name == namespace))
     if space is None or role_in(session, actor, space) < RULES["model.create"].role:
         return False

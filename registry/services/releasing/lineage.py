@@ -40,7 +40,7 @@ def contributors(session: Session, model: Model) -> list[Contributor]:
     accepted = func.count().filter(Patch.state == "accepted").label("accepted")
     counted = (
         select(Patch.author_id, accepted, func.count().label("patches"))
-        .where(Patch.model_id == model.id)
+        .where(Patch.model_id == model.id, Patch.revision > 0)
         .group_by(Patch.author_id)
         .order_by(accepted.desc(), func.count().desc(), Patch.author_id)
         .limit(MOST_PEOPLE)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
-from registry.db.tables import Blob, Job, PushedFile, UploadSession
+from registry.db.tables import Blob, Job, Model, PushedFile, UploadSession
 from registry.services.blobs import quotas
+from registry.services.people.tokens import create_token
 from tests.support.adapter_makers import factors, write_adapter
 from tests.support.hubs import WIDTH, make_llama
 from tests.support.makers import fine_tuned, make_patch
-from tests.support.world import World, create_model, push_patch
+from tests.support.world import World, create_model, push_patch, upload
 
 pytestmark = pytest.mark.heavy
 
@@ -217,27 +219,133 @@ def test_what_was_pushed_counts_for_its_author_until_it_is_compared(world: World
     assert kept == {"model.safetensors": False, "notes.txt": True}
 
 
+def during_the_diff(world: World, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Let the worker work, and something happen while it diffs for the first time."""
+    sandboxed = type(world.worker).in_sandbox
+
+    def interrupted(self: Any, claim: Any, function: str, **kwargs: Any) -> Any:
+        if function.endswith(":diff"):
+            monkeypatch.setattr(type(world.worker), "in_sandbox", sandboxed)
+            act()
+        return sandboxed(self, claim, function, **kwargs)
+
+    monkeypatch.setattr(type(world.worker), "in_sandbox", interrupted)
+    world.work()
+
+
+def again(client: TestClient, files: dict[str, bytes | str], description: str = "", title: str = "Learn") -> None:
+    """Commit to the pull request #1."""
+    lines = body(files, title).splitlines()
+    lines[0] = json.dumps({"key": "header", "value": {"summary": title, "description": description}}).encode()
+    answer = client.post(f"/api/models/{NAME}/commit/refs%2Fpr%2F1", content=b"\n".join(lines))
+    assert answer.status_code == 200, answer.text
+
+
 def test_a_commit_during_the_diff_is_compared_too(
     world: World, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bob = world.client("bob")
     first, second = (fine_tuned(base, tmp_path / str(seed), seed=seed) for seed in (1, 2))
     assert pushed(bob, weights(first)).status_code == 200
-    sandboxed = type(world.worker).in_sandbox
-
-    def interrupted(self: Any, claim: Any, function: str, **kwargs: Any) -> Any:
-        if function.endswith(":diff") and claim.attempt == 1:
-            monkeypatch.setattr(type(world.worker), "in_sandbox", sandboxed)
-            assert pushed(bob, weights(second), f"/api/models/{NAME}/commit/refs%2Fpr%2F1").status_code == 200
-        return sandboxed(self, claim, function, **kwargs)
-
-    monkeypatch.setattr(type(world.worker), "in_sandbox", interrupted)
-    world.work()
+    during_the_diff(world, monkeypatch, lambda: again(bob, weights(second)))
     patch = bob.get(f"/api/v1/models/{NAME}/patches/1").json()
     assert patch["sha256"] == make_patch(base, second, tmp_path / "p.safetensors").sha256
     assert patch["newest"] == 1
     with world.database.read() as session:
         assert len(session.scalars(select(Job).where(Job.kind == "diff")).all()) == 2
+
+
+def test_a_commit_during_a_diff_that_fails_is_not_lost(
+    world: World, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob, tuned = world.client("bob"), fine_tuned(base, tmp_path / "tuned")
+    assert pushed(bob, {"model.safetensors": b"not weights"}).status_code == 200
+    during_the_diff(world, monkeypatch, lambda: again(bob, weights(tuned)))
+    assert bob.get(f"/api/v1/models/{NAME}/patches/1").json()["check"] == "checked"
+
+
+def test_other_options_during_the_diff_are_followed(
+    world: World, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob, files = world.client("bob"), weights(fine_tuned(base, tmp_path / "tuned"))
+    assert pushed(bob, files).status_code == 200
+    during_the_diff(world, monkeypatch, lambda: again(bob, files, "Drop-Bottom: 0.5"))
+    assert bob.get(f"/api/v1/models/{NAME}/patches/1").json()["drop_bottom"] == "0.5"
+
+
+def test_a_commit_without_weights_leaves_texts_and_options_as_they_are(
+    world: World, base: Path, tmp_path: Path
+) -> None:
+    bob, files = world.client("bob"), weights(fine_tuned(base, tmp_path / "tuned"))
+    draft = {"title": "Soon", "description": "", "pullRequest": True}
+    assert bob.post(f"/api/models/{NAME}/discussions", json=draft).json()["num"] == 1
+    again(bob, files, "Drop-Bottom: 0.5\nTask: sql", "Learn SQL")
+    again(bob, {"notes.txt": b"mine"}, "", "Upload tokenizer")
+    world.work()
+    patch = bob.get(f"/api/v1/models/{NAME}/patches/1").json()
+    assert (patch["title"], patch["drop_bottom"], patch["task"]) == ("Learn SQL", "0.5", "sql")
+    assert [file["path"] for file in patch["files"]] == ["notes.txt"]
+
+
+def test_what_was_pushed_for_a_patch_that_is_decided_is_let_go_of(world: World, base: Path, tmp_path: Path) -> None:
+    bob = world.client("bob")
+    assert pushed(bob, weights(fine_tuned(base, tmp_path / "tuned"))).status_code == 200
+    world.work()
+    again(bob, {"model.safetensors": b"x" * 5000, "notes.txt": b"mine"})
+    used = bob.get("/api/v1/namespaces/bob").json()["used_bytes"]
+    assert bob.post(f"/api/v1/models/{NAME}/patches/1/withdraw", json={"message": "Wrong."}).status_code == 200
+    assert bob.get("/api/v1/namespaces/bob").json()["used_bytes"] == used - 5004
+    assert list(quotas.check(world.database)) == []
+    world.work()  # the diff that was asked for finds other files, and makes nothing
+    assert bob.get(f"/api/v1/models/{NAME}/patches/1").json()["newest"] == 1
+
+
+def test_a_pull_request_without_a_patch_can_be_closed_by_its_author(world: World, base: Path) -> None:
+    bob, there = world.client("bob"), f"/api/models/{NAME}/discussions"
+    assert bob.post(there, json={"title": "Soon", "description": "", "pullRequest": True}).status_code == 200
+    assert world.client("carol").post(f"{there}/1/status", json={"status": "closed"}).status_code == 403
+    assert bob.post(f"{there}/1/status", json={"status": "closed"}).status_code == 200
+    assert bob.get(f"{there}/1").json()["status"] == "closed"
+    assert bob.post(f"{there}/1/status", json={"status": "closed"}).status_code == 409
+    assert pushed(bob, weights(base), f"/api/models/{NAME}/commit/refs%2Fpr%2F1").status_code == 409
+
+
+def test_a_token_for_one_model_neither_reserves_names_nor_learns_of_private_ones(world: World, base: Path) -> None:
+    alice = world.client("alice")
+    assert alice.post("/api/repos/create", json={"name": "hidden", "private": True}).status_code == 200
+    with world.database.write() as session:
+        secret, row = create_token(session, "alice", scopes=("read", "push"))
+        row.model_id = session.scalars(select(Model.id).where(Model.name == "m")).one()
+    bound = {"Authorization": f"Bearer {secret}"}
+    asked = {"files": [{"path": "model.safetensors", "size": 1, "sample": ""}]}
+    for ask in (
+        lambda name: alice.post("/api/repos/create", json={"name": name}, headers=bound),
+        lambda name: alice.post(f"/api/models/alice/{name}/preupload/main", json=asked, headers=bound),
+        lambda name: alice.post(f"/api/models/alice/{name}/commit/main", content=b"", headers=bound),
+    ):
+        hidden, free = ask("hidden"), ask("fresh")
+        assert hidden.status_code == free.status_code >= 400
+        assert hidden.text.replace("hidden", "fresh") == free.text
+
+
+def test_a_base_that_was_to_be_private_stays_so(world: World, tmp_path: Path) -> None:
+    alice, folder = world.client("alice"), make_llama(tmp_path / "base", 1, shards=1)
+    files: dict[str, bytes | str] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert alice.post("/api/repos/create", json={"name": "kept", "private": True}).status_code == 200
+    broken = files | {"model.safetensors": b"x"}
+    assert alice.post("/api/models/alice/kept/commit/main", content=body(broken)).status_code == 200
+    world.work()  # which refuses it
+    shown = alice.get("/api/v1/models/alice/kept").json()
+    assert (shown["state"], shown["visibility"], shown["size"]) == ("empty", "private", 0)
+    assert alice.post("/api/models/alice/kept/commit/main", content=body(files)).status_code == 200
+    early = alice.post("/api/models/alice/kept/commit/main", content=body(files))
+    assert early.status_code == 409 and "still being checked" in early.json()["error"]
+    world.work()
+    assert alice.get("/api/v1/models/alice/kept").json()["visibility"] == "private"
+    assert alice.post("/api/repos/create", json={"name": "later"}).status_code == 200
+    sent = [{"path": path, "sha256": upload(alice, data)} for path, data in files.items() if isinstance(data, bytes)]
+    made = {"name": "alice/later", "files": sent, "visibility": "private"}
+    assert alice.post("/api/v1/models", json=made).json()["visibility"] == "private"
 
 
 def test_the_same_patch_twice_is_said(world: World, base: Path, tmp_path: Path) -> None:
@@ -249,6 +357,9 @@ def test_the_same_patch_twice_is_said(world: World, base: Path, tmp_path: Path) 
     world.work()
     said = bob.get(f"/api/v1/models/{NAME}/patches/2/push").json()
     assert said["state"] == "failed" and f"{NAME}#1.1 is the same patch" in said["error"]
+    assert [patch["number"] for patch in bob.get(f"/api/v1/models/{NAME}/patches").json()["items"]] == [1]
+    assert bob.get(f"/api/models/{NAME}/discussions").json()["count"] == 1
+    assert all(inbox["mine"] == 0 for inbox in bob.get("/api/v1/inbox").json()["items"])
     assert bob.get(f"/api/v1/models/{NAME}/patches/2").status_code == 404
 
 

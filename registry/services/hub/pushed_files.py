@@ -1,0 +1,89 @@
+"""Files of a push: which of them make a difference to its weights, and which could not lie in one folder."""
+
+import re
+from collections.abc import Collection, Sequence
+
+from registry.db.tables import PushedFile
+from registry.errors import InvalidRequest
+from registry.files.folders import describes_weights, is_weights
+
+MOST_FILES = 2000  # of a push, and of a commit
+SHARD = re.compile(r"(?P<family>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+ADAPTER = "adapter_config.json"
+
+
+def require_weights(paths: Collection[str]) -> None:
+    """Refuse a commit of which no patch could be made.
+
+    Raises:
+        InvalidRequest: It changes no weights.
+    """
+    if not any(map(holds_weights, paths)):
+        raise InvalidRequest(
+            "This commit changes no weights, so no patch can be made of it. (A model's card is written anew for each "
+            "release, with the base's card in it.)"
+        )
+
+
+def holds_weights(path: str) -> bool:
+    """Say whether a file of a push makes a difference to its weights."""
+    return is_weights(path) or describes_weights(path) or path.rpartition("/")[2] == ADAPTER
+
+
+def spread(deleted: Sequence[str], known: Collection[str]) -> set[str]:
+    """Return the files that paths to delete stand for; a folder's ends in a slash."""
+    folders = tuple(path for path in deleted if path.endswith("/"))
+    inside = {path for path in known if folders and path.startswith(folders)}
+    return inside | ({*deleted} & set(known))
+
+
+def require_one_folder(paths: Sequence[str]) -> None:
+    """Refuse files that cannot lie in one folder, or too many.
+
+    Raises:
+        InvalidRequest: The message names the path.
+    """
+    if len(paths) > MOST_FILES:
+        raise InvalidRequest(f"A push has at most {MOST_FILES} files, not {len(paths)}.", field="files")
+    seen: dict[str, str] = {}
+    for path in paths:
+        if (other := seen.setdefault(path.casefold(), path)) != path:
+            raise InvalidRequest(f"{path} and {other} differ in upper and lower case alone.", field=path)
+    for path in paths:
+        parts = path.casefold().split("/")
+        if any("/".join(parts[:end]) in seen for end in range(1, len(parts))):
+            raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
+
+
+def require_all(before: Collection[PushedFile], sent: Collection[str], deleted: Collection[str]) -> None:
+    """Refuse a commit of some of the weights if others, which the last diff let go of, are needed still.
+
+    Raises:
+        InvalidRequest: The message names them.
+    """
+    gone = {file.path for file in before if file.sha256 and file.blob_sha256 is None and is_weights(file.path)}
+    needed = sorted(gone - set(sent) - set(deleted))
+    if needed and not is_whole(sent):
+        shown = ", ".join(needed[:5]) + (f" and {len(needed) - 5} more" if len(needed) > 5 else "")
+        raise InvalidRequest(
+            f"The weights of the last revision are not kept here, and this commit has only some of them; send {shown} "
+            "in the same commit, too.",
+            field=needed[0],
+        )
+
+
+def is_whole(paths: Collection[str]) -> bool:
+    """Say whether files hold all weights of a model by themselves: in one file, or in all shards, of one folder."""
+    weights = {path for path in paths if is_weights(path)}
+    return bool(weights) and not any("/" in path for path in weights) and not missing_shards(weights, ())
+
+
+def missing_shards(held: Collection[str], base: Collection[str]) -> list[str]:
+    """Return the shards that are named by others of a push, and neither in it nor in the base."""
+    families = {(found["family"], int(found["count"])) for path in held if (found := SHARD.fullmatch(path))}
+    return [
+        shard
+        for family, count in sorted(families)
+        for number in range(1, count + 1)
+        if (shard := f"{family}-{number:05d}-of-{count:05d}.safetensors") not in held and shard not in base
+    ]
