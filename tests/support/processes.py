@@ -82,6 +82,10 @@ class Registry:
         """Let `crumb-server check` look over every blob."""
         launcher.run(SERVER, "check", "--data", str(self.data), environment=self.environment, check=True)
 
+    def collect(self) -> None:
+        """Let `crumb-server gc` remove what is left over, and give files without a row one."""
+        launcher.run(SERVER, "gc", "--data", str(self.data), environment=self.environment, check=True)
+
     def stop(self) -> None:
         for process in self.running:
             if process.poll() is None:
