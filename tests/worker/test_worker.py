@@ -133,7 +133,7 @@ def test_a_hub_that_does_not_answer_is_said_within_a_minute_by_its_own_sentence(
 ) -> None:
     (job,) = enqueue(world, kind="import")
     fail(world, monkeypatch, Unavailable("The Hub at https://hub does not answer: refused."), "import_base")
-    monkeypatch.setattr("registry.worker.worker.models.refuse_import", lambda *_: None)
+    monkeypatch.setattr("registry.worker.worker.models.refuse_import", lambda *_, **__: None)
     waited, attempt, found = 0.0, 0, job
     while found.state != "failed":
         attempt += 1
