@@ -43,7 +43,8 @@ class Rows:
         made = table.__table__
         columns = [column for column in made.columns if column.name in rows[0] or column.default is not None]
         convert = [self.converter(column) for column in columns]
-        defaults = {column.name: column.default.arg for column in columns if column.name not in rows[0]}
+        left_out = {column.name: column.default for column in columns if column.name not in rows[0]}
+        defaults = {name: each.arg(None) if each.is_callable else each.arg for name, each in left_out.items()}
         values = (
             [turn({**defaults, **row}[column.name]) for column, turn in zip(columns, convert, strict=True)]
             for row in rows

@@ -40,7 +40,7 @@ def contributors(session: Session, model: Model) -> list[Contributor]:
     accepted = func.count().filter(Patch.state == "accepted").label("accepted")
     counted = (
         select(Patch.author_id, accepted, func.count().label("patches"))
-        .where(Patch.model_id == model.id, Patch.revision > 0)
+        .where(Patch.model_id == model.id)  # by its index alone, so that pull requests without a patch count, too
         .group_by(Patch.author_id)
         .order_by(accepted.desc(), func.count().desc(), Patch.author_id)
         .limit(MOST_PEOPLE)

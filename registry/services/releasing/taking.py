@@ -20,6 +20,7 @@ from registry.services.catalog import beside, patches
 from registry.services.composing import compositions
 
 MOST_OFFERS = 100  # patches that a form offers files of
+LOOKED_AT = 200  # newest accepted patches among which offers are looked for
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,15 @@ def commit_of(session: Session, model: Model, release: Release) -> str | None:
 
 
 def offers(session: Session, model: Model, numbers: Sequence[int] | None = None) -> list[Offer]:
-    """Return the newest accepted patches of a model that files came with, or those among some patches."""
+    """Return those of the newest accepted patches of a model that files came with, or those among some patches."""
     having = select(RevisionFile.revision_id).where(RevisionFile.revision_id == PatchRevision.id).exists()
-    query = patches.current().where(Patch.model_id == model.id, Patch.state == "accepted", having)
+    accepted = Patch.model_id == model.id, Patch.state == "accepted"
+    query = patches.current().where(*accepted, having)
     if numbers is not None:
         query = query.where(Patch.number.in_(numbers))
+    else:
+        newest = select(Patch.id).where(*accepted).order_by(Patch.number.desc()).limit(LOOKED_AT).subquery()
+        query = query.where(Patch.id.in_(select(newest.c.id)))
     rows = session.scalars(query.order_by(Patch.number.desc()).limit(MOST_OFFERS)).all()
     paths: dict[UUID, list[str]] = defaultdict(list)
     listed = select(RevisionFile.revision_id, RevisionFile.path).order_by(RevisionFile.path)
