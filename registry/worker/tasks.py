@@ -233,7 +233,7 @@ def diff(
         progress: Called with a number from 0 to 1 now and then.
 
     Returns:
-        sha256 and bytes of the patch, and sentences about what it leaves out.
+        sha256 and bytes of the patch.
 
     Raises:
         InvalidCheckpoint, CheckpointMismatch, InvalidPatch: No patch can be made of it; the message says why.
@@ -242,7 +242,6 @@ def diff(
     require_files([*base.values(), *sent.values()])
     params = MaskParams(**of_mask(options))
     choice = {name: options[name] for name in OF_CHOICE if name in options}
-    notes: list[str] = []
     with (
         open_checkpoint({name: Path(path) for name, path in base.items()}) as before,
         open_pushed(Path(out), before, base, sent, deleted) as after,
@@ -255,10 +254,9 @@ def diff(
             progress=fraction(progress),
             device=device,
             device_memory=device_memory,
-            note=notes.append,
             **choice,
         )
-    return {"sha256": made.sha256, "size": made.size, "notes": notes}
+    return {"sha256": made.sha256, "size": made.size}
 
 
 def open_pushed(

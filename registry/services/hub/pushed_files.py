@@ -1,7 +1,7 @@
 """Files of a push: which of them make a difference to its weights, and which could not lie in one folder."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from registry.db.tables import PushedFile
 from registry.errors import InvalidRequest
@@ -75,15 +75,19 @@ def require_all(before: Collection[PushedFile], sent: Collection[str], deleted: 
 def is_whole(paths: Collection[str]) -> bool:
     """Say whether files hold all weights of a model by themselves: in one file, or in all shards, of one folder."""
     weights = {path for path in paths if is_weights(path)}
-    return bool(weights) and not any("/" in path for path in weights) and not missing_shards(weights, ())
+    return (
+        bool(weights) and not any("/" in path for path in weights) and next(missing_shards(weights, ()), None) is None
+    )
 
 
-def missing_shards(held: Collection[str], base: Collection[str]) -> list[str]:
-    """Return the shards that are named by others of a push, and neither in it nor in the base."""
+def missing_shards(held: Collection[str], base: Collection[str]) -> Iterator[str]:
+    """Yield the shards that are named by others of a push, and neither in it nor in the base.
+
+    A name may claim any number of others, so take no more of them than are needed.
+    """
     families = {(found["family"], int(found["count"])) for path in held if (found := SHARD.fullmatch(path))}
-    return [
-        shard
-        for family, count in sorted(families)
-        for number in range(1, count + 1)
-        if (shard := f"{family}-{number:05d}-of-{count:05d}.safetensors") not in held and shard not in base
-    ]
+    for family, count in sorted(families):
+        for number in range(1, count + 1):
+            shard = f"{family}-{number:05d}-of-{count:05d}.safetensors"
+            if shard not in held and shard not in base:
+                yield shard

@@ -11,6 +11,7 @@ import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def commit(session: Session, actor: Actor, full_name: str, push: Push, commit: P
     record(session, actor, "push.commit", subject, model, after={"title": commit.title, "files": len(commit.files)})
     if not of_weights:
         return None
-    if missing := missing_shards([path for path, file in before.items() if file.blob_sha256], base):
+    if missing := list(islice(missing_shards({path for path, file in before.items() if file.blob_sha256}, base), 2)):
         push.state, push.error = "open", f"It waits for {missing[0]}" + (" and others." if missing[1:] else ".")
         session.flush()
         return None

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 
 from registry.db.tables import Blob, Job, Model, PushedFile, UploadSession
 from registry.services.blobs import quotas
+from registry.services.hub.pushed_files import missing_shards
 from registry.services.people.tokens import create_token
 from tests.support.adapter_makers import factors, write_adapter
 from tests.support.hubs import WIDTH, make_llama
@@ -376,6 +378,14 @@ def test_shards_of_several_commits_are_compared_once_all_are_there(world: World,
     assert pushed(bob, dict(second), f"/api/models/{NAME}/commit/refs%2Fpr%2F1").status_code == 200
     world.work()
     assert bob.get(f"/api/v1/models/{NAME}/patches/1").json()["check"] == "checked"
+
+
+def test_of_shards_that_claim_very_many_others_few_are_looked_for(world: World, base: Path) -> None:
+    claims: dict[str, bytes | str] = {f"m{number}-00001-of-99999.safetensors": b"x" for number in range(3)}
+    assert len(list(islice(missing_shards(claims, ()), 2))) == 2  # it names them one by one
+    assert pushed(world.client("bob"), claims).status_code == 200
+    said = world.client("bob").get(f"/api/v1/models/{NAME}/patches/1/push").json()
+    assert said["error"] == "It waits for m0-00002-of-99999.safetensors and others."
 
 
 def test_an_adapter_is_merged_here(world: World, base: Path, tmp_path: Path) -> None:
