@@ -34,9 +34,7 @@ class Settings(BaseSettings):
     json_bytes: int = Field(MiB, description="largest JSON request body or form")
     anonymous_json_bytes: int = Field(MiB // 4, description="the same without a token or sign-in")
     upload_bytes: int = Field(1024 * GiB, description="largest single upload")
-    quota_bytes: int = Field(
-        4096 * GiB, description="most bytes of a namespace: bases, patches, compositions, and announced uploads"
-    )
+    quota_bytes: int = Field(4096 * GiB, description="most bytes of a namespace: bases, patches, and announced uploads")
     quota_uploads: int = Field(2000, description="most open uploads of a namespace")
     text_bytes: int = Field(
         8 * MiB,
@@ -161,6 +159,12 @@ class Settings(BaseSettings):
     hub_token: SecretStr | None = Field(
         None,
         description="token for what is not public at the Hub; everybody who may create models can read it through this",
+    )
+    composed_bytes: ByteSize = Field(
+        ByteSize(200 * GiB),
+        ge=0,
+        description="most bytes of composed models on disk, like 200GiB; those used least recently go first, and are "
+        "composed again when they are read; releases that channels point at, and pinned ones, stay",
     )
     cache_bytes: int = Field(
         200 * GiB,

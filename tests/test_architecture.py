@@ -124,17 +124,23 @@ def test_the_check_above_sees_what_it_should(source: str) -> None:
 
 SERVER_SIDE = {"registry.cli", "registry.server", "registry.services", "registry.worker"}
 IMPORTERS = {  # who may import a room or a library; pyproject.toml has the layers
-    "registry.breadcrumbs": {"registry.documents", "registry.services", "registry.worker", "client"},
+    "registry.breadcrumbs": {
+        "registry.documents",
+        "registry.services",
+        "registry.sandboxes",
+        "registry.worker",
+        "client",
+    },
     "registry.db": SERVER_SIDE,
-    "registry.storage": SERVER_SIDE,
-    "registry.outside.hub": {"registry.server", "registry.services", "registry.worker"},
+    "registry.storage": SERVER_SIDE | {"registry.sandboxes"},
+    "registry.outside.hub": {"registry.sandboxes", "registry.server", "registry.services", "registry.worker"},
     "registry.outside.egress": {"registry.services.events", "registry.worker.courier"},
-    "registry.documents": {"registry.server", "registry.services", "registry.worker", "client"},
+    "registry.documents": {"registry.sandboxes", "registry.server", "registry.services", "registry.worker", "client"},
     "registry.services": {"registry.cli", "registry.server", "registry.worker"},
     "registry.server": {"registry.cli"},
     "registry.server.pages": {"registry.server.app"},
     "registry.worker": {"registry.cli"},
-    "registry.worker.sandbox": {"registry.worker"},
+    "registry.sandboxes": {"registry.server", "registry.worker"},
     "registry.settings": {"registry.cli", "registry.server", "registry.worker"},
     "registry.schemas": {"registry.server", "client"},
     "torch": {  # for GPUs alone; what runs on a CPU does without it

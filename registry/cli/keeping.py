@@ -25,6 +25,7 @@ def gc(
 
     from registry.db.session import require_head
     from registry.services.blobs import garbage
+    from registry.services.composing import holding
     from registry.storage.bucket import open_bucket
 
     settings = settings_for(data)
@@ -34,6 +35,8 @@ def gc(
         store.drop_ballast()
     with open_for(settings) as database:
         require_head(database, settings.database)
+        if not dry_run:
+            holding.make_room(database, store, 0, settings.composed_bytes)
         collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket)
     if not dry_run:
         store.take_ballast()
@@ -73,6 +76,7 @@ def check(data: Data = None, as_json: Json = False) -> None:
     from registry.services.blobs.bucket_copies import check as check_bucket
     from registry.services.blobs.damage import check as check_blobs
     from registry.services.blobs.quotas import check as check_quotas
+    from registry.services.composing.holding import check as check_held
     from registry.storage.bucket import open_bucket
 
     settings = settings_for(data)
@@ -85,6 +89,7 @@ def check(data: Data = None, as_json: Json = False) -> None:
         problems += check_blobs(database, open_store(settings))
         problems += check_bucket(database, bucket) if bucket else ()
         problems += check_quotas(database)
+        problems += check_held(database)
     if as_json:
         print(json.dumps({"ok": not problems, "problems": problems, "audit": head}))
     else:

@@ -69,6 +69,11 @@ def describes_weights(path: str) -> bool:
     return PurePosixPath(path).name in DESCRIPTIONS or is_index(path)
 
 
+def concerns_weights(path: str) -> bool:
+    """Return whether a file is read to know a model's weights: it holds or describes them, or is its configuration."""
+    return is_weights(path) or describes_weights(path) or path == CONFIG
+
+
 def is_pickled_weights(path: str) -> bool:
     """Return whether a file's name is one that libraries give to pickled weights, in contrast to an optimizer's."""
     return is_pickle(path) and _PICKLED.match(PurePosixPath(path).name) is not None

@@ -67,6 +67,7 @@ class Composition(Answer):
     weights_digest: WeightsDigest | None
     device: str | None
     seconds: float | None
+    held: bool = Field(True, description="whether its weights are on the server's disk, or composed when they are read")
     warnings: list[str] = Field([], description="what to know before using the result, a sentence each")
     alpha_rule: str | None = Field(None, description="the rule that gave alpha, if it was asked for as auto")
     left_out: list[str] = Field(
@@ -160,6 +161,7 @@ class Release(Answer):
     published_at: datetime | None
     yank_reason: str | None
     yanked_at: datetime | None
+    pinned: bool = Field(False, description="whether its weights stay on the server's disk")
     manifest_digest: Hex256 | None
     signed: bool
     builds: list[Build]

@@ -9,6 +9,7 @@ from fastapi.security import HTTPBearer
 
 import registry
 from registry.db.session import open_database, require_head
+from registry.files.threads import processors
 from registry.server import errors, pages, routing
 from registry.server.api import (
     admin,
@@ -24,6 +25,7 @@ from registry.server.api import (
     uploads,
     webhooks,
 )
+from registry.server.composers import Composers
 from registry.server.edge import monitoring
 from registry.server.edge.context import Context
 from registry.server.edge.counts import Kept
@@ -36,16 +38,18 @@ from registry.server.hub.route import RawPath
 from registry.server.pages.queue.jobs import AT_ONCE
 from registry.server.processes.sharing import Shared
 from registry.server.threads import Threads
-from registry.services.blobs.quotas import JobLimits
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.operating import summaries
 from registry.services.queue import jobs as job_rows
+from registry.services.queue.limits import JobLimits
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
 
 HASHING = 2  # uploads hashed at a time by a process, each in a thread of its own
 ASKING = 4  # threads that wait for PostgreSQL side by side; with SQLite, which is in this process, one is fastest
+COMPOSED_AT_ONCE, COMPOSED_EACH = 128, 32  # files composed while they are sent, by all processes; and to one caller
+MOST_COMPOSERS = 8  # processes that compose for the readers of one process of the server
 PARSING = 2  # request bodies parsed at a time by a process, likewise
 DESCRIPTION = """
 Sparse patches of fine-tuned models, and any subset of them composed into a model, bit for bit the same everywhere.
@@ -55,7 +59,7 @@ Errors are RFC 9457 problem details. Send `Authorization: Bearer <token>`; publi
 
 def open_shared(settings: Settings, processes: int = 1, folder: Path | None = None) -> Shared:
     """Return what the processes of a server share; several need a folder for its files."""
-    return Shared(settings.downloads_at_once, AT_ONCE, processes, folder)
+    return Shared(settings.downloads_at_once, COMPOSED_AT_ONCE, AT_ONCE, processes, folder)
 
 
 def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
@@ -102,8 +106,10 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         Kept(summaries.summary, settings.counts_seconds),
         Kept(job_rows.count_by_state, settings.counts_seconds),
         Kept(job_rows.count_hung, settings.counts_seconds),
-        JobLimits(settings.user_jobs, settings.model_jobs, settings.quota_bytes, settings.quota_uploads),
+        JobLimits(settings.user_jobs, settings.model_jobs),
         Threads(ASKING if database.engine.dialect.name == "postgresql" else 1),
+        Composers(min(MOST_COMPOSERS, processors()), settings.job_memory),
+        Gate(shared.composing, COMPOSED_EACH),
     )
     app.state.metrics = Metrics(shared.folder, shared.process)
     app.state.health = Kept(monitoring.probe, monitoring.HEALTH_SECONDS)
@@ -143,6 +149,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
 
 
 def close_app(app: FastAPI) -> None:
-    """Close the database connections of an app."""
+    """Close the database connections of an app, and end the processes that compose for its readers."""
     ctx: Context = app.state.context
+    ctx.composers.close()
     ctx.database.engine.dispose()

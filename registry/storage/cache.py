@@ -38,6 +38,11 @@ class Cache:
         """Return the path of a file, whether or not it exists."""
         return self.folder / sha256
 
+    def locate(self, sha256: str) -> Path:
+        """Return where bytes are: among the blobs, or else here, if anywhere."""
+        blob = self.store.path(sha256)
+        return blob if blob.is_file() or not self.path(sha256).is_file() else self.path(sha256)
+
     def hold(self, stack: ExitStack, digests: Collection[str]) -> list[str]:
         """Keep files from being removed until a stack is left; return the digests of those that are missing."""
         return [sha256 for sha256 in sorted(digests) if not self._hold(stack, sha256)]

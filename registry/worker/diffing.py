@@ -28,7 +28,7 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
         try:
             made = runner.in_sandbox(
                 claim,
-                "registry.worker.tasks:diff",
+                "registry.sandboxes.tasks:diff",
                 grows=True,
                 base=runner.readable(base),
                 sent={path: str(runner.store.path(sha256)) for path, sha256 in compared.sent.items()},

@@ -31,18 +31,18 @@ from registry.errors import (
     StorageFull,
     Unavailable,
 )
-from registry.files.folders import CONFIG, describes_weights, is_weights
+from registry.files.folders import concerns_weights
+from registry.sandboxes.sandbox import Sandbox
 from registry.services.catalog import hub_bases
 from registry.services.queue import jobs, workers
 from registry.settings import Settings
 from registry.storage.cache import Cache
 from registry.storage.store import Store
-from registry.worker.sandbox import Sandbox
 
 log = structlog.get_logger()
 HEARTBEAT_EVERY = 1.0  # seconds
 SEEN_EVERY = 15.0  # seconds; a worker that was not seen for four times as long counts as dead
-IS_FENCED = "registry.worker.sandbox:is_fenced"
+IS_FENCED = "registry.sandboxes.sandbox:is_fenced"
 NO_FENCE = (
     "Processes that read strangers' files can reach the network, since the kernel gives this user no namespaces; "
     "allow them (on Linux: sysctl user.max_user_namespaces, and AppArmor's rules), or let a firewall fence them in."
@@ -214,7 +214,7 @@ class Runner:
                     break
                 brought = self.in_sandbox(
                     claim,
-                    "registry.worker.tasks:fetch",
+                    "registry.sandboxes.tasks:fetch",
                     network=True,
                     grows=True,
                     hub=self.settings.hub,
@@ -240,17 +240,9 @@ class Runner:
 
     def readable(self, files: dict[str, str]) -> dict[str, str]:
         """Return the paths of the files that hold or describe the weights: safetensors, indexes, components, config."""
-        return {
-            path: str(self.cache.path(sha256) if self.is_cached(sha256) else self.store.path(sha256))
-            for path, sha256 in files.items()
-            if is_weights(path) or describes_weights(path) or path == CONFIG
-        }
+        return {path: str(self.cache.locate(sha256)) for path, sha256 in files.items() if concerns_weights(path)}
 
     def pair(self, sha256: str, base: str | None) -> tuple[str, str | None]:
         """Return the path of a file that came with a patch, and of the base's, if that has it here."""
         theirs = str(self.store.path(base)) if base is not None and self.store.exists(base) else None
         return str(self.store.path(sha256)), theirs
-
-    def is_cached(self, sha256: str) -> bool:
-        """Say whether bytes are in the cache, and not among the blobs."""
-        return not self.store.exists(sha256) and self.cache.path(sha256).is_file()

@@ -10,6 +10,7 @@ from registry.db import statistics
 from registry.db.session import Database
 from registry.errors import StorageFailed
 from registry.services.blobs import bucket_copies, garbage, scrubbing
+from registry.services.composing import holding
 from registry.services.hub import downloads
 from registry.services.queue import workers
 from registry.settings import Settings
@@ -33,10 +34,12 @@ class Upkeep(Runner):
     def sweep(self) -> None:
         """Remove what nothing needs any more, and renew the counts and statistics that reads rely on.
 
-        Removed are expired uploads, abandoned staging files, bytes that nothing refers to, and workers of long ago.
+        Removed are expired uploads, abandoned staging files, bytes that nothing refers to, those of compositions that
+        are more than may be held, and workers of long ago.
         """
         grace = timedelta(hours=self.settings.upload_hours)
         collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
+        holding.make_room(self.database, self.store, 0, self.settings.composed_bytes)
         if collected.problem:
             log.warning("bucket.failed", error=collected.problem)
         with self.database.write() as session:

@@ -22,16 +22,16 @@ import structlog
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
 from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
-from registry.files.folders import carried, left_out
+from registry.files.folders import carried, is_weights, left_out
 from registry.files.hashing import hash_file
-from registry.services.blobs import blobs, damage, quotas
+from registry.sandboxes.sandbox import warm_up
+from registry.services.blobs import blobs, damage
 from registry.services.catalog import beside, hub_bases, models, patches
-from registry.services.composing import builds, compositions, conflict_sums, conflicts
+from registry.services.composing import builds, compositions, conflict_sums, conflicts, holding
 from registry.services.queue import jobs
 from registry.services.releasing import releases
 from registry.worker import diffing
 from registry.worker.runner import Hung, Stopped, fails_for_all
-from registry.worker.sandbox import warm_up
 from registry.worker.upkeep import Upkeep
 
 log = structlog.get_logger()
@@ -175,7 +175,7 @@ class Worker(Upkeep):
             self.import_source(claim, model, model.source)
             return
         damage.require_sound(self.database, self.store, files.values())
-        contents = self.in_sandbox(claim, "registry.worker.tasks:import_base", files=self.readable(files))
+        contents = self.in_sandbox(claim, "registry.sandboxes.tasks:import_base", files=self.readable(files))
         card = models.read_card(self.store, files)
         with self.database.write() as session:
             models.finish_import(session, self.model(session, claim), contents, card)
@@ -190,7 +190,7 @@ class Worker(Upkeep):
             self.settings.quota_uploads,
         )
         listed = self.in_sandbox(
-            claim, "registry.worker.tasks:list_source", network=True, hub=self.settings.hub, source=wanted
+            claim, "registry.sandboxes.tasks:list_source", network=True, hub=self.settings.hub, source=wanted
         )
         chosen = hub_bases.choose(model, [(path, size, name) for path, size, name in listed["files"]], limits)
         with self.database.write() as session:
@@ -203,7 +203,7 @@ class Worker(Upkeep):
             named = {file.path: file.name for file in files}
             contents = self.in_sandbox(
                 claim,
-                "registry.worker.tasks:import_base",
+                "registry.sandboxes.tasks:import_base",
                 files=self.readable(named),
                 pickled=hub_bases.pickled(listed["files"]),
             )
@@ -229,7 +229,7 @@ class Worker(Upkeep):
         with self.base_here(claim):
             contents = self.in_sandbox(
                 claim,
-                "registry.worker.tasks:check_patch",
+                "registry.sandboxes.tasks:check_patch",
                 path=str(self.store.path(revision.sha256)),
                 sha256=revision.sha256,
                 base=model.base_digest,
@@ -243,16 +243,27 @@ class Worker(Upkeep):
             jobs.end(session, claim, "done")
 
     def compose(self, claim: jobs.Claim) -> None:
-        """Compose a recipe, store its files and record the composition."""
+        """Compose a recipe and record the composition; its files are stored if there is room, else only their digests.
+
+        One that is recorded already gets its files again: they were damaged, or are to be held.
+        """
         with self.database.read() as session:
             model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
             compositions.require_ingredients(session, model, recipe)
             base = {file.path: file.sha256 for file in models.base_files(session, model)}
             named = compositions.described(session, model, recipe)
-            result = compositions.reusable(session, model, recipe.digest)
+            size = sum(file.blob.size for file in models.base_files(session, model) if is_weights(file.path))
+            known = compositions.composition_of(session, model, recipe.digest)
+        held = holding.make_room(self.database, self.store, size, self.settings.composed_bytes)
+        if known is not None and not held and not compositions.is_damaged(known):
+            with self.database.write() as session:
+                jobs.end(session, claim, "done")
+            return
+        with self.database.read() as session:
+            result = compositions.reusable(session, model, recipe.digest, held=held)
         with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
             if result is None:
-                result = self.compose_into(folder, claim, base, recipe) | {"builder": self.name}
+                result = self.compose_into(folder if held else None, claim, base, recipe) | {"builder": self.name}
             others = {path: base[path] for path in carried(base, result["files"])}
             card = render_card(
                 model.full_name,
@@ -267,12 +278,17 @@ class Worker(Upkeep):
             files = {**others, **result["files"], "README.md": hash_file(folder / "README.md")}
             with self.database.write() as session:
                 job = jobs.hold(session, claim)
-                quotas.lock_payer(session, job.user_id)
                 made = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-                for name, path in sorted(made.items(), key=lambda item: files[item[0]]):  # one order, no deadlock
-                    blobs.register(session, self.store, path, files[name], path.stat().st_size)
+                for name in sorted(result.get("sizes", {}) | made, key=lambda name: files[name]):  # one order
+                    if (path := made.get(name)) is not None:
+                        blobs.register(session, self.store, path, files[name], path.stat().st_size)
+                    else:
+                        blobs.refer(session, files[name], result["sizes"][name], "computed")
                 model = self.model(session, claim)
-                if compositions.composition_of(session, model, recipe.digest) is None:  # else its bytes were damaged
+                composition = compositions.composition_of(session, model, recipe.digest)
+                if composition is not None:
+                    composition.held = held
+                else:
                     compositions.finish(
                         session,
                         model,
@@ -284,29 +300,34 @@ class Worker(Upkeep):
                         result["builder"],
                         job.user_id,
                         result["warnings"],
+                        held=held,
                     )
                     releases.composed(session, model, recipe.digest)
                 jobs.end(session, claim, "done")
 
     def compose_into(
-        self, folder: Path, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, keep: bool = True
+        self, folder: Path | None, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, keep: bool = True
     ) -> dict[str, Any]:
-        """Compose the weight files of a recipe into a folder, in the process that the last composition left, if any."""
+        """Compose the weight files of a recipe into a folder, if there is one; else only find out their digests.
+
+        That is done in the process that the last composition left, if any.
+        """
         wanted = compositions.to_recipe(recipe)
         used = [item.sha256 for item in wanted.items]
         damage.require_sound(self.database, self.store, [*base.values(), *used])
         with self.base_here(claim):
             files = self.readable(base)
-            self.store.require_room(sum(Path(file).stat().st_size for file in files.values()), "the composition")
+            if folder is not None:
+                self.store.require_room(sum(Path(file).stat().st_size for file in files.values()), "the composition")
             result: dict[str, Any] = self.in_sandbox(
                 claim,
-                "registry.worker.tasks:compose",
+                "registry.sandboxes.tasks:compose",
                 keep=keep and self.settings.device != "cpu",
-                grows=True,
+                grows=folder is not None,
                 base={path: (file, base[path]) for path, file in files.items()},
                 patches={sha256: str(self.store.path(sha256)) for sha256 in used},
                 recipe={"base": wanted.base, "alpha": wanted.alpha, "items": wanted.items, "method": wanted.method},
-                out=str(folder),
+                out=None if folder is None else str(folder),
                 device=self.settings.device,
                 device_memory=self.settings.device_memory,
             )
@@ -322,8 +343,7 @@ class Worker(Upkeep):
             model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
             compositions.require_ingredients(session, model, recipe)
             base = {file.path: file.sha256 for file in models.base_files(session, model)}
-        with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
-            result = self.compose_into(folder, claim, base, recipe, keep=False)
+        result = self.compose_into(None, claim, base, recipe, keep=False)
         with self.database.write() as session:
             jobs.hold(session, claim)
             model = self.model(session, claim)
@@ -339,7 +359,7 @@ class Worker(Upkeep):
         for number, (digests, pairs) in enumerate(rounds):
             computed = self.in_sandbox(
                 claim,
-                "registry.worker.tasks:conflicts",
+                "registry.sandboxes.tasks:conflicts",
                 done=(number / len(rounds), 1 / len(rounds)),
                 patches={sha256: str(self.store.path(sha256)) for sha256 in digests},
                 pairs=pairs,

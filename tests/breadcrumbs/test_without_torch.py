@@ -31,7 +31,7 @@ from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.files.hashing import hash_file
-from registry.worker import tasks
+from registry.sandboxes import tasks
 
 folder, device = Path(sys.argv[1]), sys.argv[2]
 files = {path.name: str(path) for path in (folder / "base").iterdir() if path.suffix in (".safetensors", ".json")}

@@ -385,6 +385,10 @@ def tell_releases(story: Story) -> None:
         signature = {"signature": digest(BUNDLE.encode())}
         story.tell("carol", f"PUT {one}/signature", {"signature": BUNDLE}, **at, wrote="release.sign", after=signature)
     tell_channel(story)
+    at = {"version": "0.2.0", "about": "crew/tiny@0.2.0"}
+    for method, pinned in (("PUT", True), ("DELETE", False)):
+        change = {"before": {"pinned": not pinned}, "after": {"pinned": pinned}}
+        story.tell("carol", f"{method} {one}/pin", **at, wrote="release.pin", **change)
     story.tell(
         "carol",
         f"POST {one}/yank",

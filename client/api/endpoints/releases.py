@@ -85,6 +85,10 @@ class Releases(Calls):
         request = valid(schemas.ReasonNeeded, message=message)
         return self._call(schemas.Release, "POST", f"{_path(model, version)}/yank", body=request)
 
+    def pin_release(self, model: str, version: str, *, pinned: bool = True) -> schemas.Release:
+        """Keep the weights of a release on the server's disk, or no longer: then they are composed when read."""
+        return self._call(schemas.Release, "PUT" if pinned else "DELETE", f"{_path(model, version)}/pin")
+
     def manifest(self, model: str, version: str) -> bytes:
         """Return the manifest of a published release: the bytes that a signature is over."""
         return self._raw(f"{_path(model, version)}/manifest")

@@ -1,4 +1,4 @@
-"""release cut, edit, publish, sign, yank, show, list, diff: the versions of a model."""
+"""release cut, edit, publish, sign, yank, pin, show, list, diff: the versions of a model."""
 
 from functools import partial
 from pathlib import Path
@@ -198,6 +198,24 @@ def yank(
 
 
 @group.command()
+def pin(
+    model: Model,
+    version: Version,
+    end: Annotated[bool, typer.Option("--end", help="No longer keep it.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Keep the weights of a release on the server's disk.
+
+    Those of other releases go when room is needed, but for what `main` and channels point at; they are composed when
+    they are read, to the same bytes.
+    """
+    with connect() as client:
+        done = client.pin_release(model, version, pinned=not end)
+    _print(Console(as_json, quiet), done)
+
+
+@group.command()
 def show(model: Model, version: Version, as_json: Json = False, quiet: Quiet = False) -> None:
     """Show a release.
 
@@ -296,6 +314,8 @@ def _text(release: "Release") -> str:
         pairs.append(("manifest", f"{release.manifest_digest}, {'signed' if release.signed else 'not signed'}"))
     if release.channels:
         pairs.append(("channels", plain(", ".join(release.channels))))
+    if release.pinned:
+        pairs.append(("pinned", "its weights stay on the server's disk"))
     if release.yank_reason is not None:
         pairs.append(("yanked", plain(release.yank_reason)))
     pairs += [("warning", plain(text)) for text in release.warnings]

@@ -17,10 +17,11 @@ chunk, an engine composes it, writer.py writes and hashes, all at the same time.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from registry.breadcrumbs.composing.engines import CpuEngine, Engine, Rule
 from registry.breadcrumbs.composing.lanes import Crew, Phases
@@ -73,7 +74,7 @@ def compose(
     base: Checkpoint,
     patches: Mapping[str, Patch],
     recipe: Recipe,
-    out: Path,
+    out: Path | None,
     device: str = "auto",
     progress: Progress | None = None,
     *,
@@ -90,7 +91,8 @@ def compose(
         base: The base; its digest is checked while it is read.
         patches: The recipe's patches by the sha256 of their files; the caller has checked the files.
         recipe: What to compose.
-        out: An existing folder; the files appear in it together once all is written, or not at all.
+        out: An existing folder; the files appear in it together once all is written, or not at all. None to write
+            nothing, and only find the digests.
         device: `auto`, `cpu` or `cuda`; it changes no byte.
         progress: Called with (bytes of the base begun, all).
         digests: Whether to hash the tensors that are written, and the base.
@@ -116,10 +118,8 @@ def compose(
         *(["files"] if file_digests else []),
     ]
     phases = Phases()
-    for name in base.files:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)  # of a component
     with (
-        new_files([out / name for name in base.files]) as files,
+        output(out, base) as files,
         open_engine(chosen, device_memory, phases, recipe, base.size) as engine,
     ):
         if engine.resident and digests and check_base:
@@ -141,6 +141,18 @@ def compose(
         phases.seconds,
         writer.variances.counts,
     )
+
+
+@contextmanager
+def output(out: Path | None, base: Checkpoint) -> Iterator[Sequence[BinaryIO | None]]:
+    """Open the files to write, in the order of the base's; None for each if there is no folder for them."""
+    if out is None:
+        yield [None] * len(base.files)
+        return
+    for name in base.files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)  # of a component
+    with new_files([out / name for name in base.files]) as files:
+        yield files
 
 
 def find_touching(

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
@@ -63,6 +64,7 @@ class ComposedWeights:
         self._engine = CpuEngine(self.phases, Rule.of(recipe))
         self._entries = {name: list(header.entries.values()) for name, header in base.headers.items()}
         self._ranks: dict[str, Ranks] = {}
+        self._buffers: list[Buffers] = []  # that no reading uses now
         self.sizes = {
             name: max((entry.stop for entry in entries), default=base.headers[name].size)
             for name, entries in self._entries.items()
@@ -97,13 +99,21 @@ class ComposedWeights:
 
     def _stream(self, name: str, start: int, stop: int, depth: int) -> Iterator[memoryview]:
         waiting: deque[Part] = deque()
-        with Crew(depth, (), [self._engine.buffers() for _ in range(depth + 1)]) as crew:
+        buffers = [self._take_buffers() for _ in range(depth + 1)]
+        with Crew(depth, (), buffers) as crew:
             for part in self._begin(crew, name, start, stop):
                 waiting.append(part)
                 if len(waiting) > depth:  # all slots are in use
                     yield _finished(waiting.popleft())
             while waiting:
                 yield _finished(waiting.popleft())
+        self._buffers += buffers  # unless it was not read to its end: then threads may use them still
+
+    def _take_buffers(self) -> Buffers:
+        """Return buffers of a reading before, or new ones."""
+        with suppress(IndexError):
+            return self._buffers.pop()
+        return self._engine.buffers()
 
     def _begin(self, crew: Crew[Buffers], name: str, start: int, stop: int) -> Iterator[Part]:
         """Begin to compose a range, one part after another."""

@@ -1,4 +1,4 @@
-"""The writer: writes the weight files of a composition, and hashes what is read and written on the way.
+"""The writer: writes the weight files of a composition, or nothing, and hashes what is read and written on the way.
 
     main thread   read masks, count their bits
     workers       read the rest, compose
@@ -69,21 +69,23 @@ class Writer:
         """Return the sha256, in hex, of everything of a kind by its name; call it once all is written."""
         return {name: digest.hexdigest() for name, digest in self._hashes[what].items()}
 
-    def write(self, name: str, file: BinaryIO) -> int:
-        """Begin to write a weight file; return its size."""
+    def write(self, name: str, file: BinaryIO | None) -> int:
+        """Begin to write a weight file, or only to hash it where there is no file; return its size."""
         header = self.base.read_header_bytes(name)
         for what in ("base files", "files"):
             if what in self._hashes:
                 self._hashes[what][name] = hashlib.sha256(header)
-        write_at(file.fileno(), memoryview(header), 0)
+        if file is not None:
+            write_at(file.fileno(), memoryview(header), 0)
         entries = list(self.base.headers[name].entries.values())
         self.write_tensors(name, file, entries)
         return max((entry.stop for entry in entries), default=len(header))
 
-    def write_tensors(self, name: str, file: BinaryIO, entries: Sequence[Entry]) -> None:
+    def write_tensors(self, name: str, file: BinaryIO | None, entries: Sequence[Entry]) -> None:
         """Begin to write tensors of a weight file, which are in the order of the file, over whatever is there."""
-        for start, stop in untouched(entries, self.touching):
-            self.crew.queue("write", partial(self._copy, name, file, start, stop))
+        if file is not None:
+            for start, stop in untouched(entries, self.touching):
+                self.crew.queue("write", partial(self._copy, name, file, start, stop))
         small: list[Entry] = []
         for entry in entries:
             joined = entry.name in self.touching and is_small(entry) and self.engine.resident is None
@@ -101,13 +103,14 @@ class Writer:
         if small:
             self._join(name, file, small)
 
-    def _join(self, name: str, file: BinaryIO, entries: Sequence[Entry]) -> None:
+    def _join(self, name: str, file: BinaryIO | None, entries: Sequence[Entry]) -> None:
         """Compose small tensors that patches touch, and hash each of them, in one call."""
         slot = self.crew.next_slot()
         room, buffers = make_room(slot.buffers, entries), slot.buffers
         ask = self.base, self.touching, self.engine, room, buffers, self.phases, self._see_small
         done = self.crew.work(slot, partial(compose_small, *ask))
-        self.crew.follow(slot, "write", done, partial(self._put, file, room.new, entries[0].start))
+        if file is not None:
+            self.crew.follow(slot, "write", done, partial(self._put, file, room.new, entries[0].start))
         self._follow(slot, "base files", name, done, room.old)
         self._follow(slot, "files", name, done, room.new)
         self.meter.add(len(room.new))
@@ -119,7 +122,7 @@ class Writer:
                 if what in self._hashes:
                     self._hashes[what][name] = hashlib.sha256(view)
 
-    def _compose(self, name: str, file: BinaryIO, entry: Entry) -> None:
+    def _compose(self, name: str, file: BinaryIO | None, entry: Entry) -> None:
         """Compose a tensor that patches touch."""
         stager = Stager(self.base, entry.name, self.touching[entry.name], self.engine.step)
         at, numel = entry.start, entry.numel
@@ -136,7 +139,8 @@ class Writer:
             slot.buffers.out.place(chunk.length)
             new = slot.buffers.out.view[: chunk.length]
             done = self.crew.work(slot, partial(self._run, chunk, slot.buffers))
-            self.crew.follow(slot, "write", done, partial(self._put, file, new, at))
+            if file is not None:
+                self.crew.follow(slot, "write", done, partial(self._put, file, new, at))
             if not held:
                 self._follow(slot, "base tensors", entry.name, done, old)
             self._follow(slot, "base files", name, done, old)

@@ -41,6 +41,8 @@ A digest column holds 64 lowercase hex digits; `base_digest` and `weights_digest
 from registry.db.tables.compositions import Build, Composition, CompositionFile, Recipe, RecipeItem
 from registry.db.tables.conflicts import PatchPair, PatchSet
 from registry.db.tables.contents import (
+    ELSEWHERE,
+    STORED,
     BaseFile,
     BaseTensor,
     Blob,
@@ -80,8 +82,10 @@ from registry.db.tables.releases import Channel, ChannelMove, ChannelVote, Relea
 
 __all__ = [
     "ACTIVE_JOBS",
+    "ELSEWHERE",
     "PATCH_STATES",
     "ROLES",
+    "STORED",
     "AuditEvent",
     "AuditHead",
     "BaseFile",

@@ -3,7 +3,7 @@
 import uuid
 from datetime import datetime
 
-from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint, false, text
+from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint, false, text, true
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db.tables.contents import Blob
@@ -53,14 +53,23 @@ class RecipeItem(Table):
 class Composition(Table):
     """The result of a recipe on one model. Its files are the composed weights and the other files of the base.
 
-    `commit` is the Hub's name for these files. They count for the user who asked for them. `warnings` are sentences for
-    whoever uses the model.
+    `commit` is the Hub's name for these files. `warnings` are sentences for whoever uses the model.
+
+    Its weights are on disk while it is `held`, and otherwise composed when they are read: its digests stay for ever,
+    its bytes only while there is room. `used_at` is when they were last read, give or take some minutes; `reads` how
+    often they were composed for readers since `counted_at`.
     """
 
     __tablename__ = "compositions"
     __table_args__ = (
         UniqueConstraint("model_id", "recipe_digest"),
         Index("ix_compositions_model_id_created_at", "model_id", "created_at"),
+        Index(
+            "ix_compositions_held_used_at",
+            "used_at",
+            sqlite_where=text("held = 1"),
+            postgresql_where=text("held"),
+        ),
     )
 
     id: Mapped[uuid.UUID] = key()
@@ -72,6 +81,10 @@ class Composition(Table):
     device: Mapped[str] = mapped_column(String(64))
     seconds: Mapped[float]
     warnings: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
+    held: Mapped[bool] = mapped_column(default=True, server_default=true())
+    used_at: Mapped[datetime] = mapped_column(default=now)
+    reads: Mapped[int] = mapped_column(default=0, server_default="0")
+    counted_at: Mapped[datetime] = mapped_column(default=now)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     files: Mapped[list["CompositionFile"]] = relationship(

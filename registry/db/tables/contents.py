@@ -10,19 +10,23 @@ from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 from registry.db.tables.declare import Table, key, now, one_of
 from registry.db.tables.people import ROLES, Namespace, User
 
+STORED = ("live", "doomed")  # states of blobs that are on this disk
+ELSEWHERE = ("remote", "computed")  # and of those that are not
+
 
 class Blob(Table):
     """Bytes on disk. Owners have foreign keys to it; a blob without owner or lease is doomed, and later deleted.
 
     The bytes of a `remote` blob are at the Hub, where the weights of a base by reference are; they are fetched when
-    needed. `bucketed_at` is the time since when a bucket has them, too. `checked_at` is when they last hashed right;
+    needed. Those of a `computed` blob are nowhere: they are a weight file of a composition, composed when it is read.
+    `bucketed_at` is the time since when a bucket has the bytes, too. `checked_at` is when they last hashed right;
     `damaged_at` is set once they are found missing or different, until the same bytes are stored again.
     """
 
     __tablename__ = "blobs"
     __table_args__ = (
         CheckConstraint("size >= 0", name="size"),
-        one_of("state", "live", "doomed", "remote"),
+        one_of("state", *STORED, *ELSEWHERE),
         Index("ix_blobs_state_size", "state", "size"),
     )
 

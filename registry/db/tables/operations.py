@@ -22,8 +22,7 @@ class Job(Table):
     `attempt` counts claims and fences off a worker that lost its lease; `deaths` counts the leases that ran out.
     `shared` says that another user has asked for the same since, so that one user alone can no longer cancel it.
     `not_worker` is the one worker that may not claim it: the worker that composed a recipe does not rebuild it.
-    `rank` and `turn` are its place in the queue (services/queue/jobs.py). `size` is what it will add to the bytes that
-    count for the user, as far as that is known before.
+    `rank` and `turn` are its place in the queue (services/queue/jobs.py).
     """
 
     __tablename__ = "jobs"
@@ -57,7 +56,6 @@ class Job(Table):
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
     rank: Mapped[int] = mapped_column(default=0)
     turn: Mapped[int] = mapped_column(BigInteger, default=0)
-    size: Mapped[int] = mapped_column(BigInteger, default=0)
     progress: Mapped[float] = mapped_column(default=0.0)
     attempt: Mapped[int] = mapped_column(default=0)
     deaths: Mapped[int] = mapped_column(default=0)

@@ -3,13 +3,14 @@
     releases    draft ── build ──> building ── composed ──> candidate ── publish ──> published ── yank ──> yanked
                   ^────── the composition failed ──┘
 
-A published release is sealed: only its `state`, the yank and a first signature may change, and none of its files.
+A published release is sealed: only its `state`, the yank, the pin and a first signature may change, and none of its
+files.
 """
 
 import uuid
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db.tables.compositions import Recipe
@@ -23,7 +24,8 @@ class Release(Table):
 
     `sort` orders versions as text. `manifest` is canonical JSON, written when the release is published and signed by a
     maintainer; `commit` is the Hub's name for the files, which are fixed then. A candidate that takes files from
-    patches has a commit of its own, too; others have that of their composition.
+    patches has a commit of its own, too; others have that of their composition. The bytes of one that is `pinned` stay
+    on disk, as do those that a channel points at.
     """
 
     __tablename__ = "releases"
@@ -53,6 +55,7 @@ class Release(Table):
     published_at: Mapped[datetime | None]
     yank_reason: Mapped[str | None] = mapped_column(Text)
     yanked_at: Mapped[datetime | None]
+    pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     creator: Mapped[User] = relationship(lazy="raise", foreign_keys=[creator_id])
     publisher: Mapped[User | None] = relationship(lazy="raise", foreign_keys=[publisher_id])
@@ -64,7 +67,7 @@ class Release(Table):
 
 seal(
     Release,
-    ("state", "signature", "yank_reason", "yanked_at"),
+    ("state", "signature", "yank_reason", "yanked_at", "pinned"),
     lambda before: before["state"] in ("published", "yanked"),
 )
 

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from registry import schemas
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
-from registry.server.edge.files import send
 from registry.server.edge.paths import FilePath, ModelName, UserName
 from registry.server.errors import RESPONSES
+from registry.server.sending.files import send
 from registry.server.views import models as model_views
 from registry.server.views import recipes as recipe_views
 from registry.services.catalog import models

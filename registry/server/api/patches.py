@@ -9,9 +9,9 @@ from registry.db.tables import Blob
 from registry.errors import NotFound
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
-from registry.server.edge.files import send_blob
 from registry.server.edge.paths import FilePath, ModelName, Number, PatchRef
 from registry.server.errors import RESPONSES
+from registry.server.sending.files import send_blob
 from registry.server.views import patches as patch_views
 from registry.server.views import recipes as recipe_views
 from registry.services.catalog import beside, models, patches

@@ -106,6 +106,24 @@ def yank(
         return release_views.release(session, models.find(session, name), row)
 
 
+@router.put("/releases/{version}/pin")
+@allow("release.pin")
+def pin(name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep) -> schemas.Release:
+    """Keep the weights of a release on the server's disk, however seldom they are read."""
+    with ctx.database.write() as session:
+        row = releases.pin(session, actor, name, version, pinned=True)
+        return release_views.release(session, models.find(session, name), row)
+
+
+@router.delete("/releases/{version}/pin")
+@allow("release.pin")
+def unpin(name: ModelName, version: Version, actor: ActorDep, ctx: ContextDep) -> schemas.Release:
+    """Let the weights of a release go when there is no room for them; they are composed when they are read."""
+    with ctx.database.write() as session:
+        row = releases.pin(session, actor, name, version, pinned=False)
+        return release_views.release(session, models.find(session, name), row)
+
+
 @router.get("/releases/{version}/manifest", response_class=Response)
 @allow("model.read")
 def manifest(name: ModelName, version: Version, ctx: ContextDep) -> Response:

@@ -13,16 +13,17 @@ from sqlalchemy.orm import Session
 from registry.db.session import Database
 from registry.db.tables import Job
 from registry.errors import NotCompared
+from registry.server.composers import Composers
 from registry.server.edge.counts import Kept
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate
 from registry.server.threads import Threads
-from registry.services.blobs import quotas
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.composing import conflicts
 from registry.services.operating.summaries import Summary
 from registry.services.people import budgets
 from registry.services.people.actors import Actor
+from registry.services.queue.limits import JobLimits, require_few
 from registry.settings import Settings
 from registry.storage.bucket import Bucket
 from registry.storage.store import Store
@@ -44,8 +45,10 @@ class Context:
     summary: Kept[Session, Summary]
     job_counts: Kept[Session, list[tuple[str, str, int]]]
     hung_jobs: Kept[Session, int]
-    job_limits: quotas.JobLimits
+    job_limits: JobLimits
     readers: Threads
+    composers: Composers
+    composing: Gate
 
     @contextmanager
     def writing(self, actor: Actor, body: BaseModel, entries: int = 1) -> Iterator[Session]:
@@ -66,13 +69,13 @@ class Context:
             raise comparing from why
 
     def admit(self, session: Session, job: Job | None) -> None:
-        """Refuse a job that a transaction has added if its user or model has too many, or no room for its result.
+        """Refuse a job that a transaction has added if its user or model has too many.
 
         Raises:
-            TooMany: There are too many jobs, or there is no room.
+            TooMany: There are too many jobs.
         """
         if job is not None:
-            quotas.require_room_for(session, job, self.job_limits)
+            require_few(session, job, self.job_limits)
 
 
 def get_context(request: Request) -> Context:

@@ -57,6 +57,11 @@ class Metrics:
         self.seconds = Histogram("registry_request_seconds", "Time to answer", ("route",), registry=self.registry)
         self.received = Counter("registry_received_bytes", "Bytes of request bodies", registry=self.registry)
         self.sent = Counter("registry_sent_bytes", "Bytes of answers", registry=self.registry)
+        said = "Weight files of compositions that were read, from the disk or composed"
+        self.reads = Counter("registry_composition_reads", said, ("source",), registry=self.registry)
+        self.composed = Counter("registry_composed_bytes", "Bytes composed for readers", registry=self.registry)
+        said = "Files that were composed for readers to other bytes than before, and not sent whole"
+        self.mismatches = Counter("registry_composed_mismatches", said, registry=self.registry)
 
     def render(self) -> bytes:
         """Return the sums over all processes in Prometheus' text format."""

@@ -14,6 +14,7 @@ from registry.server.edge.admission import Route, allow, bearer_token
 from registry.server.edge.context import Context, ContextDep, get_context
 from registry.server.errors import RESPONSES
 from registry.services.blobs import damage
+from registry.services.composing import holding
 
 HEALTH_SECONDS = 2.0  # for which an answer about the registry's health holds
 
@@ -68,6 +69,7 @@ def metrics(request: Request, ctx: ContextDep) -> Response:
     with ctx.database.read() as session:
         lines = job_lines(ctx.job_counts.get(session))
         lines += gauge("registry_hung_jobs", "Jobs that hung: tried again, or failed", ctx.hung_jobs.get(session))
+        lines += gauge("registry_held_bytes", "Bytes of compositions on disk", holding.held_bytes(session))
         lines += gauge("registry_damaged_blobs", "Blobs that are damaged", damage.count(session))
     return Response(request.app.state.metrics.render() + lines, media_type=CONTENT_TYPE_LATEST)
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 
 from registry.server.edge.admission import VisitorDep, allow
 from registry.server.edge.context import ContextDep
-from registry.server.edge.files import send
 from registry.server.hub.route import Decoded, HubRoute, Repository, snapshot_headers
+from registry.server.sending.files import send
 from registry.services.composing import snapshots
 from registry.services.hub import repositories
 

@@ -14,6 +14,7 @@ class Shared:
 
     Args:
         downloads: The most files sent at a time.
+        composing: The most files composed at a time while they are sent.
         streams: The most streams of events at a time.
         processes: How many processes there are.
         folder: A folder for the files of several processes; None for one.
@@ -22,21 +23,24 @@ class Shared:
         process: The number of this process.
     """
 
-    def __init__(self, downloads: int, streams: int, processes: int = 1, folder: Path | None = None) -> None:
+    def __init__(
+        self, downloads: int, composing: int, streams: int, processes: int = 1, folder: Path | None = None
+    ) -> None:
         self.folder, self.process = folder, 0
         self.lock = Lock(folder and folder / "lock")
         self.counters = Counters(MOST_COUNTERS, self.lock)
         self.downloads = Places(downloads, self.lock, processes)
+        self.composing = Places(composing, self.lock, processes)
         self.streams = Places(streams, self.lock, processes)
 
     def join(self, process: int) -> None:
         """Be the process of a number, from 0 on."""
         self.process = process
         self.lock.join()
-        for places in (self.downloads, self.streams):
+        for places in (self.downloads, self.composing, self.streams):
             places.join(process)
 
     def free(self, process: int) -> None:
         """Free what a process held that has died."""
-        for places in (self.downloads, self.streams):
+        for places in (self.downloads, self.composing, self.streams):
             places.free(process)

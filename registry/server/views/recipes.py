@@ -62,6 +62,7 @@ def composition(
         weights_digest=result.weights_digest if result else None,
         device=result.device if result else None,
         seconds=result.seconds if result else None,
+        held=result.held if result else False,
         warnings=result.warnings if result else [],
         alpha_rule=alpha_rule(row, asked),
         left_out=compositions.left_out(session, model, result) if result else [],

@@ -58,6 +58,7 @@ def described_release(
             "published_at": row.published_at,
             "yank_reason": row.yank_reason,
             "yanked_at": row.yanked_at,
+            "pinned": row.pinned,
             "manifest_digest": manifest_digest(row.manifest.encode("utf-8")) if row.manifest else None,
             "signed": row.signature is not None,
             "builds": [recipe_views.build(build) for build in dossier.builds],

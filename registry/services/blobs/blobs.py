@@ -3,7 +3,8 @@
 A blob's row and its file come and go under the row's lock: the file is in place before the commit that makes the row
 visible, and garbage.py removes it only in a transaction in which no row refers to the blob. Code that is about to add
 such a row takes a lease under the same lock first, so either the collector sees the row, or the code sees that the blob
-is gone. The row of a `remote` blob stands for bytes at the Hub, until they arrive here in another way. Knowing a digest
+is gone. The row of a `remote` blob stands for bytes at the Hub, that of a `computed` one for bytes of a composition,
+until they arrive here in another way. Knowing a digest
 grants nothing: `readable` asks whether the user could download the bytes or has sent them.
 
 The lock is FOR NO KEY UPDATE. It excludes the collector's FOR UPDATE and other holders of this lock, but not the share
@@ -20,6 +21,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.db.tables import (
+    ELSEWHERE,
+    STORED,
     BaseFile,
     Blob,
     Composition,
@@ -82,9 +85,9 @@ def revive(session: Session, blob: Blob, size: int) -> None:
     session.flush()
 
 
-def refer(session: Session, sha256: str, size: int) -> None:
-    """Lock and lease the row of a blob whose bytes are at the Hub, adding it if new; a live blob stays live."""
-    blob, _ = find_or_add(session, sha256, size, "remote")
+def refer(session: Session, sha256: str, size: int, state: str = "remote") -> None:
+    """Lock and lease the row of a blob whose bytes are elsewhere, adding it if new; a live blob stays live."""
+    blob, _ = find_or_add(session, sha256, size, state)
     keep(blob)
     session.flush()
 
@@ -106,10 +109,10 @@ def get_locked(session: Session, sha256: str) -> Blob | None:
 
 
 def lease(session: Session, digests: Collection[str]) -> dict[str, int]:
-    """Lock and lease those blobs that still exist, doomed or not; return their size by digest."""
+    """Lock and lease those blobs that are still here, doomed or not; return their size by digest."""
     rows = session.scalars(
         select(Blob)
-        .where(Blob.sha256.in_(set(digests)))
+        .where(Blob.sha256.in_(set(digests)), Blob.state.in_(STORED))
         .order_by(Blob.sha256)
         .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
@@ -132,8 +135,8 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
     """Return size by digest of those blobs that the actor may use without sending their bytes.
 
     These are the blobs that they have sent before, and files of bases, patches and compositions that they could
-    download. They are locked and leased, so rows that refer to them may be added in this transaction. Blobs at the Hub
-    and damaged ones are left out: their bytes are not here.
+    download. They are locked and leased, so rows that refer to them may be added in this transaction. Blobs whose bytes
+    are not here, and damaged ones, are left out.
     """
     shown = access.visible(actor)
     sent = exists().where(
@@ -166,7 +169,7 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
     allowed = session.scalars(
         select(Blob.sha256).where(
             Blob.sha256.in_(set(digests)),
-            Blob.state != "remote",
+            Blob.state.in_(STORED),
             Blob.damaged_at.is_(None),
             or_(sent, base, patch, beside, composed),
         )
@@ -184,7 +187,7 @@ def adopt_orphans(session: Session, store: Store) -> int:
 
 def find_orphans(session: Session, store: Store) -> list[str]:
     """Return the digests of blob files without a row; the transaction that adds some of these rows may be under way."""
-    known = set(session.scalars(select(Blob.sha256).where(Blob.state != "remote")))
+    known = set(session.scalars(select(Blob.sha256).where(Blob.state.in_(STORED))))
     return [sha256 for sha256 in store.digests() if sha256 not in known]
 
 
@@ -195,7 +198,7 @@ def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str,
         with suppress(FileNotFoundError):  # another process was faster, and has collected it since
             size = store.path(sha256).stat().st_size
             blob, added = find_or_add(session, sha256, size)
-            if (added or blob.state == "remote") and store.exists(sha256):
+            if (added or blob.state in ELSEWHERE) and store.exists(sha256):
                 adopted[sha256], blob.state = size, "live"
             elif added:
                 session.delete(blob)

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import Blob, now
+from registry.db.tables import ELSEWHERE, Blob, now
 from registry.files.hashing import hash_file
 from registry.files.progress import Progress
 from registry.services.blobs.blobs import get_locked
@@ -54,11 +54,11 @@ def identity(store: Store, sha256: str) -> tuple[int, ...] | None:
 def examine(database: Database, store: Store, sha256: str, progress: Progress | None = None) -> str | None:
     """Hash a blob's file, mark the blob as damaged or as sound, and say what is wrong with it, if anything.
 
-    Nothing is wrong with a blob that has no row (any more), or whose bytes are at the Hub.
+    Nothing is wrong with a blob that has no row (any more), or whose bytes are elsewhere.
     """
     with database.read() as session:
         blob = session.get(Blob, sha256)
-    while blob is not None and not (blob.state == "remote" and not store.exists(sha256)):
+    while blob is not None and not (blob.state in ELSEWHERE and not store.exists(sha256)):
         hashed = identity(store, sha256)
         problem = flaw(store, sha256, blob.size, progress)
         with database.write() as session:
@@ -89,7 +89,7 @@ def require_sound(database: Database, store: Store, digests: Collection[str]) ->
         with database.read() as session:
             rows = session.scalars(select(Blob).where(Blob.sha256.in_(named[start : start + DIGESTS_AT_ONCE]))).all()
         for blob in rows:
-            elsewhere = blob.state == "remote" and not store.exists(blob.sha256)
+            elsewhere = blob.state in ELSEWHERE and not store.exists(blob.sha256)
             right = elsewhere or store.holds(blob.sha256, blob.size)
             if not right or (blob.damaged_at is not None and examine(database, store, blob.sha256)):
                 raise damaged(blob.sha256)
@@ -103,13 +103,13 @@ def count(session: Session) -> int:
 def check(database: Database, store: Store) -> Iterator[str]:
     """Yield one sentence for every blob that is missing, damaged, of another size, or without a row; mark the damaged.
 
-    Blobs at the Hub do not count as missing. No transaction is open while hashing, so a registry can be checked while
-    it runs.
+    Blobs whose bytes are elsewhere do not count as missing. No transaction is open while hashing, so a registry can be
+    checked while it runs.
     """
     with database.read() as session:
         rows = session.execute(select(Blob.sha256, Blob.size, Blob.damaged_at, Blob.state).order_by(Blob.sha256)).all()
     for sha256, size, marked_at, state in rows:
-        if state == "remote" and not store.exists(sha256):
+        if state in ELSEWHERE and not store.exists(sha256):
             continue
         if marked_at is None and not flaw(store, sha256, size):
             continue

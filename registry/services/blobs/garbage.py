@@ -6,7 +6,7 @@
     live ── no row refers to it, no lease, old enough ──> doomed
       ^────── leased again, or a row refers to it ──────────┘
 
-The row of a blob at the Hub has no file: it is deleted as soon as it would be doomed.
+The row of a blob whose bytes are elsewhere has no file: it is deleted as soon as it would be doomed.
 
 Every step is decided by the database, under the lock of the blob's row, with two queries: the first finds and locks
 rows; the second, begun when the locks are held, sees every row that was committed before and refers to them. Rows that
@@ -30,7 +30,7 @@ from sqlalchemy import ColumnElement, exists, select, true
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import Blob, Job, now
+from registry.db.tables import ELSEWHERE, STORED, Blob, Job, now
 from registry.errors import StorageFailed
 from registry.files.names import HEX256
 from registry.services.blobs import blobs, bucket_copies, uploads
@@ -227,9 +227,9 @@ def delete(session: Session, grace: timedelta, bucketed: bool = False) -> tuple[
 
 
 def forget(session: Session, grace: timedelta) -> tuple[int, int]:
-    """Delete the rows of up to BATCH unwanted blobs at the Hub; return how many were examined, and how many deleted."""
+    """Delete the rows of up to BATCH unwanted blobs that are elsewhere; return how many were examined, and deleted."""
     locked, unwanted_digests = lock_batch(
-        session, Blob.state == "remote", Blob.created_at <= now() - grace, *unwanted()
+        session, Blob.state.in_(ELSEWHERE), Blob.created_at <= now() - grace, *unwanted()
     )
     for blob in locked:
         if blob.sha256 in unwanted_digests:
@@ -257,7 +257,8 @@ def restore(database: Database, store: Store) -> None:
             continue
         with database.write() as session:  # a run that is deleting it holds the lock
             row = session.get(Blob, sha256, with_for_update=True)
-            if row is not None and not store.exists(sha256) and path.exists():
+            stored = row is not None and row.state in STORED
+            if stored and not store.exists(sha256) and path.exists():
                 store.adopt(path, sha256)
             path.unlink(missing_ok=True)
 

@@ -1,10 +1,9 @@
 """Quotas: how much of a namespace's quota is used.
 
-used       files of bases of its models, patches that its user has contributed with the files beside them, what its user
-           has pushed for others to be made of, and compositions that its user has asked for, each blob once; weights of
-           a base that stay at the Hub do not count
-reserved   what is announced for it, until it expires: sessions that are open, or done with bytes that are not used yet;
-           and what its user's active jobs will add
+used       files of bases of its models, patches that its user has contributed with the files beside them, and what its
+           user has pushed for others to be made of, each blob once; not weights of a base that stay at the Hub, nor
+           compositions, whose bytes are kept while there is room (services/composing/holding.py)
+reserved   what is announced for it, until it expires: sessions that are open, or done with bytes that are not used yet
 
 Bytes count even where the user need not send them because they are here already: the rows that refer to them keep them.
 
@@ -23,12 +22,8 @@ from sqlalchemy.orm import Session
 
 from registry.db.session import Database
 from registry.db.tables import (
-    ACTIVE_JOBS,
     BaseFile,
     Blob,
-    Composition,
-    CompositionFile,
-    Job,
     Model,
     Namespace,
     Patch,
@@ -43,7 +38,6 @@ from registry.errors import InvalidRequest, NotFound, TooMany
 from registry.services.people.actors import Actor, record
 
 RETRY_SECONDS = 3600  # room is made by a person, not by asking again
-JOB_SECONDS = 30  # a job ends by itself, soon
 AT_ONCE = 500  # keys in one statement
 
 
@@ -56,16 +50,6 @@ class Usage:
     used_bytes: int
     reserved_bytes: int
     open_uploads: int
-
-
-@dataclass(frozen=True)
-class JobLimits:
-    """Most active jobs of a user and of a model, and the quotas of a namespace without its own."""
-
-    user_jobs: int
-    model_jobs: int
-    quota_bytes: int
-    quota_uploads: int
 
 
 def sources() -> list[Any]:
@@ -85,13 +69,7 @@ def sources() -> list[Any]:
     pushed = pushed.add_columns(PushedFile.blob_sha256.label("sha256")).where(PushedFile.blob_sha256.is_not(None))
     beside = revisions.join(RevisionFile, RevisionFile.revision_id == PatchRevision.id)
     beside = beside.add_columns(RevisionFile.sha256.label("sha256"))
-    composed = (
-        select(namespace_id, CompositionFile.sha256.label("sha256"))
-        .join(Composition, Composition.id == CompositionFile.composition_id)
-        .join(User, User.id == Composition.user_id)
-        .join(Namespace, Namespace.name == User.name)
-    )
-    return [bases, patches, pushed, beside, composed]
+    return [bases, patches, pushed, beside]
 
 
 def uses(space: Any, sha256: Any) -> ColumnElement[bool]:
@@ -193,19 +171,9 @@ def usages(session: Session, spaces: Sequence[Namespace], quota_bytes: int, quot
         .group_by(UploadSession.namespace_id)
         .subquery()
     )
-    asked = (
-        select(Namespace.id.label("namespace_id"), func.sum(Job.size).label("bytes"))
-        .join(User, User.name == Namespace.name)
-        .join(Job, and_(Job.user_id == User.id, Job.state.in_(ACTIVE_JOBS)))
-        .where(Namespace.id.in_(ids))
-        .group_by(Namespace.id)
-        .subquery()
-    )
-    reserved = func.coalesce(announced.c.bytes, 0) + func.coalesce(asked.c.bytes, 0)
     query = (
-        select(Namespace.id, Namespace.used_bytes, reserved, announced.c.open)
+        select(Namespace.id, Namespace.used_bytes, announced.c.bytes, announced.c.open)
         .outerjoin(announced, announced.c.namespace_id == Namespace.id)
-        .outerjoin(asked, asked.c.namespace_id == Namespace.id)
         .where(Namespace.id.in_(ids))
     )
     amounts = {row[0]: [int(amount or 0) for amount in row[1:]] for row in session.execute(query)}
@@ -239,50 +207,10 @@ def require_room(space: Namespace, used: Usage, size: int, *, is_open: bool) -> 
     if taken + size > used.quota_bytes:
         raise TooMany(
             f"{space.name} has room for {used.quota_bytes} bytes, {taken} are used or announced, and {size} more are "
-            "too many; cancel uploads, delete compositions, or ask the operator for a larger quota.",
+            "too many; cancel uploads, or ask the operator for a larger quota.",
             field="size",
             retry_after=RETRY_SECONDS,
         )
-
-
-def require_room_for(session: Session, job: Job, limits: JobLimits) -> None:
-    """Refuse a job that was added to this transaction if its user or model has too many, or no room for its result.
-
-    A job that was there before is counted already, so asking for it again is not refused.
-
-    Raises:
-        TooMany: The user or the model has too many active jobs, or the user's quota of bytes is used up.
-    """
-    space = session.scalars(  # one job of a user at a time
-        select(Namespace)
-        .join(User, User.name == Namespace.name)
-        .where(User.id == job.user_id)
-        .with_for_update(key_share=True, of=Namespace)
-        .execution_options(populate_existing=True)
-    ).one()
-    active = select(func.count()).select_from(Job).where(Job.state.in_(ACTIVE_JOBS))
-    mine, everybodys = session.execute(
-        select(
-            active.where(Job.user_id == job.user_id).scalar_subquery(),
-            active.where(Job.model == job.model).scalar_subquery(),
-        )
-    ).one()
-    if mine > limits.user_jobs:
-        raise TooMany(
-            f"You have {mine - 1} jobs queued or running, and {limits.user_jobs} is the most of a user; "
-            "wait until some are done, or cancel compositions that you no longer need.",
-            retry_after=JOB_SECONDS,
-        )
-    if everybodys > limits.model_jobs:
-        raise TooMany(
-            f"{job.model} has {everybodys - 1} jobs queued or running, and {limits.model_jobs} is the most of a "
-            "model; wait until some are done.",
-            retry_after=JOB_SECONDS,
-        )
-    if job.size:
-        used = usage(session, space, limits.quota_bytes, limits.quota_uploads)
-        before = Usage(**{**vars(used), "reserved_bytes": used.reserved_bytes - job.size})
-        require_room(space, before, job.size, is_open=False)
 
 
 def set_quota(session: Session, name: str, quotas: dict[str, int | None], actor: Actor | None = None) -> Namespace:

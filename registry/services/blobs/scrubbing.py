@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import and_, func, or_, select, update
 
 from registry.db.session import Database
-from registry.db.tables import Blob, now
+from registry.db.tables import STORED, Blob, now
 from registry.errors import BreadcrumbError, WrongState
 from registry.services.blobs import blobs, damage
 from registry.storage.bucket import Bucket
@@ -90,7 +90,7 @@ class Pace:
 def total(database: Database) -> int:
     """Return the bytes of all blobs on disk."""
     with database.read() as session:
-        stored = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.state != "remote")
+        stored = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.state.in_(STORED))
         return int(session.scalars(stored).one())
 
 
@@ -107,7 +107,7 @@ def next_due(database: Database, begun: datetime, period: timedelta) -> tuple[st
     with database.read() as session:
         row = session.execute(
             select(Blob.sha256, Blob.damaged_at)
-            .where(Blob.state != "remote", or_(due, again))
+            .where(Blob.state.in_(STORED), or_(due, again))
             .order_by(Blob.checked_at, Blob.sha256)
             .limit(1)
         ).one_or_none()

@@ -26,7 +26,6 @@ from registry.documents.commits import commit_id
 from registry.errors import Forbidden, InvalidRecipe, RevisionNotFound, WrongState
 from registry.files import folders
 from registry.files.folders import describes_weights, is_weights
-from registry.services.blobs import quotas
 from registry.services.catalog import models, patches
 from registry.services.composing import builds
 from registry.services.composing.mixes import Mix, choose, require_composable
@@ -91,8 +90,7 @@ def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -
     if composition is not None and not is_damaged(composition):
         return composition, None
     key = job_key(model, recipe.digest)
-    payload = {"recipe": recipe.digest}
-    return None, jobs.enqueue(session, user_id, "compose", key, model, recipe.digest, payload, size=model.size)
+    return None, jobs.enqueue(session, user_id, "compose", key, model, recipe.digest, {"recipe": recipe.digest})
 
 
 def job_key(model: Model, digest: str) -> str:
@@ -131,8 +129,11 @@ def load(session: Session, digest: str) -> Recipe:
     return session.get_one(Recipe, digest, options=[selectinload(Recipe.items)])
 
 
-def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | None:
-    """Return the result of this recipe on another model whose base has the same weight files, if there is one."""
+def reusable(session: Session, model: Model, digest: str, *, held: bool) -> dict[str, Any] | None:
+    """Return the result of this recipe on another model whose base has the same weight files, if there is one.
+
+    With `held`, only one whose bytes are on disk.
+    """
     mine = {(file.path, file.sha256) for file in models.base_files(session, model) if _settles_weights(file.path)}
     for other in session.scalars(
         select(Composition)
@@ -140,7 +141,7 @@ def reusable(session: Session, model: Model, digest: str) -> dict[str, Any] | No
         .options(selectinload(Composition.files).joinedload(CompositionFile.blob))
     ):
         theirs = session.scalars(select(BaseFile).where(BaseFile.model_id == other.model_id))
-        if any(file.blob.damaged_at for file in other.files if is_weights(file.path)):
+        if any(file.blob.damaged_at for file in other.files if is_weights(file.path)) or (held and not other.held):
             continue
         if mine == {(file.path, file.sha256) for file in theirs if _settles_weights(file.path)}:
             return {
@@ -185,10 +186,10 @@ def finish(
     builder: str,
     user_id: uuid.UUID | None,
     warnings: Sequence[str] = (),
+    *,
+    held: bool = True,
 ) -> Composition:
     """Add a composition that a user asked for, its files (path -> blob) and the build of the worker."""
-    if user_id is not None:
-        quotas.charge(session, quotas.payer(session, user_id), files.values())
     composition = Composition(
         id=uuid.uuid4(),
         model_id=model.id,
@@ -199,6 +200,7 @@ def finish(
         device=device,
         seconds=seconds,
         warnings=list(warnings),
+        held=held,
         files=[CompositionFile(path=path, sha256=sha256) for path, sha256 in sorted(files.items())],
     )
     session.add(composition)
@@ -230,8 +232,6 @@ def delete(session: Session, actor: Actor, full_name: str, digest: str) -> None:
     before = {"recipe": digest, "weights_digest": composition.weights_digest}
     session.delete(composition)
     session.flush()
-    if composition.user_id is not None:
-        quotas.recount(session, quotas.payer(session, composition.user_id))
     record(session, actor, "recipe.delete", full_name, model, before=before)
 
 

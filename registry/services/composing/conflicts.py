@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session
 from registry.breadcrumbs.comparing.sums import Sums
 from registry.db.tables import BaseTensor, Job, Model, Patch, PatchPair, PatchRevision, PatchSet
 from registry.errors import Forbidden, InvalidRequest, NotCompared, NotFound, WrongState
-from registry.services.blobs import quotas
 from registry.services.catalog import models, patches
 from registry.services.composing import compositions, conflict_sums, snapshots
 from registry.services.people import access
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
+from registry.services.queue.limits import JobLimits, require_few
 
 MOST_PATCHES = 64  # that are compared at once
 DEFAULT_PATCHES = 16  # that are compared when nobody names any
@@ -259,7 +259,7 @@ def name_of(revision: PatchRevision) -> str:
     return f"#{revision.patch.number}" + (f".{revision.number}" if revision.number > 1 else "")
 
 
-def ask_for_missing(session: Session, actor: Actor, why: NotCompared, limits: quotas.JobLimits) -> NotCompared:
+def ask_for_missing(session: Session, actor: Actor, why: NotCompared, limits: JobLimits) -> NotCompared:
     """Have the patches of an error compared, as whoever may ask for that can; return the error with the job.
 
     Raises:
@@ -272,7 +272,7 @@ def ask_for_missing(session: Session, actor: Actor, why: NotCompared, limits: qu
     job = ask(session, actor, model, find(session, actor, model, why.patches))
     if job is None:  # another request has had them compared at this moment
         return NotCompared("These patches were compared just now; send the same request again.", field="alpha")
-    quotas.require_room_for(session, job, limits)
+    require_few(session, job, limits)
     message = (
         f"Alpha auto goes by how these patches overlap, and job {job.id} compares them now; send the same request "
         "again when it has ended, or give a decimal."

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, outerjoin, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import QueryableAttribute, Session
 
 from registry.db.tables import (
     BaseFile,
@@ -79,7 +79,7 @@ RELEASED = (
 LATER = Release.__table__.alias("later").c
 
 
-def main_of(model: ColumnElement[UUID]) -> ColumnElement[UUID]:
+def main_of(model: ColumnElement[UUID] | QueryableAttribute[UUID]) -> ColumnElement[UUID]:
     """Return the query for the release that `main` of a model stands for."""
     stable = STABLE.where(CHANNEL.model_id == model)
     newest = select(LATER.id).where(LATER.model_id == model, LATER.state == "published").order_by(LATER.sort.desc())

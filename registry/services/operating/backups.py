@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from registry.db import dumps
 from registry.db.audit import check_chain, read_head
 from registry.db.session import Database, migrate, open_database
-from registry.db.tables import AuditEvent, Blob, now
+from registry.db.tables import STORED, AuditEvent, Blob, now
 from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, NotFound, WrongState
 from registry.files.durable import new_files, storage_error, sync_folder
 from registry.files.hashing import hash_file
@@ -182,7 +182,7 @@ def read_manifest(folder: Path) -> BackupManifest:
 
 def stored_blobs(session: Session) -> dict[str, Blob]:
     """Return every blob on disk by its digest, in order."""
-    rows = session.scalars(select(Blob).where(Blob.state != "remote").order_by(Blob.sha256))
+    rows = session.scalars(select(Blob).where(Blob.state.in_(STORED)).order_by(Blob.sha256))
     return {blob.sha256: blob for blob in rows}
 
 

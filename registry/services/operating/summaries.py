@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import PATCH_STATES, Blob, Model, Patch, User
+from registry.db.tables import PATCH_STATES, STORED, Blob, Model, Patch, User
 from registry.services.blobs import damage
 from registry.services.operating import reports
 from registry.services.queue import jobs
@@ -27,7 +27,7 @@ class Summary:
 
 def summary(session: Session) -> Summary:
     """Return how many there are of everything."""
-    stored = select(func.count(), func.coalesce(func.sum(Blob.size), 0)).where(Blob.state != "remote")
+    stored = select(func.count(), func.coalesce(func.sum(Blob.size), 0)).where(Blob.state.in_(STORED))
     blobs, size = session.execute(stored).one()
     patches, work = dict.fromkeys(PATCH_STATES, 0), dict.fromkeys(jobs.STATES, 0)
     for state, number in session.execute(select(Patch.state, func.count()).group_by(Patch.state)):

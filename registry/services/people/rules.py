@@ -101,6 +101,7 @@ RULES: dict[str, Rule] = {
     # releases and channels
     "release.cut": Rule(Role.MAINTAINER, "release", "model"),
     "release.publish": Rule(Role.MAINTAINER, "release", "model"),
+    "release.pin": Rule(Role.MAINTAINER, "release", "model"),
     "release.yank": Rule(Role.MAINTAINER, "release", "model"),
     "build.report": Rule(Role.MAINTAINER, "release", "model"),
     "channel.move": Rule(Role.MAINTAINER, "release", "model"),

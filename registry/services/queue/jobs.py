@@ -59,7 +59,6 @@ def enqueue(
     subject: str,
     payload: dict[str, Any],
     not_worker: str | None = None,
-    size: int = 0,
 ) -> Job:
     """Return the active job with this key, or a new one. The caller has locked what the job is about.
 
@@ -72,7 +71,6 @@ def enqueue(
         subject: What it is about, as people write it.
         payload: What the worker needs to know.
         not_worker: The one worker that may not claim it.
-        size: Bytes that its result will add to what counts for the user.
     """
     job = active(session, key, lock=True)
     if job is not None:
@@ -86,7 +84,6 @@ def enqueue(
             key=key,
             rank=rank,
             turn=next_turn(session, user_id, rank),
-            size=size,
             model=model.full_name,
             subject=subject,
             payload={"model_id": str(model.id), **payload},

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, joinedload
 from registry.db.tables import Channel, ChannelMove, ChannelVote, Model, Release, User, now
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models
-from registry.services.composing import snapshots
+from registry.services.composing import holding, snapshots
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
@@ -158,6 +158,7 @@ def apply_move(
         )
     )
     channel.release_id, model.modified_at = release.id, now()
+    holding.hold_recipe(session, model, release.recipe_digest)
     session.execute(delete(ChannelVote).where(ChannelVote.channel_id == channel.id))
     session.flush()
     session.refresh(channel, ["release"])

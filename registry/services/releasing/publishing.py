@@ -13,7 +13,7 @@ from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.outside.hub import split
 from registry.services.blobs import blobs
 from registry.services.catalog import models
-from registry.services.composing import builds, compositions, snapshots
+from registry.services.composing import builds, compositions, holding, snapshots
 from registry.services.curation import evaluations, reviews
 from registry.services.people.actors import Actor, record
 from registry.services.releasing import releases, taking
@@ -54,6 +54,7 @@ def publish(session: Session, store: Store, actor: Actor, full_name: str, versio
     release.manifest = describe(session, model, release, composition).decode("utf-8")
     release.state, model.modified_at = "published", now()
     session.flush()
+    holding.hold(session, composition.id)
     session.refresh(release, ["publisher"])
     manifest_digest = manifest.manifest_digest(release.manifest.encode("utf-8"))
     after = {"state": "published", "weights_digest": composition.weights_digest, "manifest": manifest_digest}

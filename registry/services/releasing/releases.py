@@ -17,7 +17,7 @@ from registry.documents import versions
 from registry.errors import WrongState
 from registry.files.beside import is_beside
 from registry.services.catalog import models, patches
-from registry.services.composing import builds, compositions, snapshots
+from registry.services.composing import builds, compositions, holding, snapshots
 from registry.services.composing.snapshots import PUBLISHED, Snapshot
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
@@ -213,4 +213,18 @@ def yank(session: Session, actor: Actor, full_name: str, version: str, reason: s
     model = models.find(session, full_name)
     after = {"state": "yanked", "reason": reason}
     record(session, actor, "release.yank", f"{full_name}@{version}", model, before={"state": "published"}, after=after)
+    return release
+
+
+def pin(session: Session, actor: Actor, full_name: str, version: str, *, pinned: bool) -> Release:
+    """Keep the weights of a release on disk, or no longer. Does nothing if it is so already."""
+    model = models.find(session, full_name, lock=True)
+    release = find(session, full_name, version, lock=True)
+    if release.pinned != pinned:
+        release.pinned = pinned
+        session.flush()
+        change = {"before": {"pinned": not pinned}, "after": {"pinned": pinned}}
+        record(session, actor, "release.pin", f"{full_name}@{version}", model, **change)
+    if pinned:
+        holding.hold_recipe(session, model, release.recipe_digest)
     return release

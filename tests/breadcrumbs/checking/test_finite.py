@@ -19,7 +19,7 @@ from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import BaseMismatch, NotFinite, StorageFailed
 from registry.files.hashing import hash_file
-from registry.worker import tasks
+from registry.sandboxes import tasks
 from tests.support.conflict_makers import write_patch
 from tests.support.science_makers import CODES, write_model
 

@@ -59,6 +59,7 @@ COMMANDS = {
     "release publish": ["--recompose", "--sign"],
     "release sign": ["--key"],
     "release yank": ["-m"],
+    "release pin": ["--end"],
     "release show": [],
     "release list": ["--limit"],
     "release diff": [],

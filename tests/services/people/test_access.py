@@ -272,6 +272,7 @@ ACTIONS = """
 DELETE compositions/{recipe}                                recipe.delete
 DELETE members/{user}                                       model.manage
 DELETE namespaces/{namespace}/members/{user}                namespace.manage
+DELETE releases/{version}/pin                               release.pin
 DELETE tokens/{token_id}                                    token.manage
 DELETE uploads/{upload_id}                                  upload
 DELETE webhooks/{webhook_id}                                webhook.manage
@@ -349,6 +350,7 @@ PUT    members/{user}                                       model.manage
 PUT    namespaces/{namespace}/members/{user}                namespace.manage
 PUT    patches/{number}/comments/{comment_id}/hidden        comment.hide
 PUT    patches/{number}/quarantine                          patch.quarantine
+PUT    releases/{version}/pin                               release.pin
 PUT    releases/{version}/signature                         release.publish
 PUT    uploads/{upload_id}/parts/{number}                   upload
 """

@@ -1,23 +1,23 @@
-"""Files: blobs and files of snapshots, sent from this server's disk, by the proxy in front of it, or redirected.
+"""Files: blobs and files of snapshots, sent from this disk or by the proxy in front of it, redirected, or composed.
 
 One byte range, a strong ETag, Repr-Digest (RFC 9530) and immutable caching; downloads of snapshots are counted.
 """
 
-import base64
-import re
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from fastapi import Request, Response
 from sqlalchemy.exc import DBAPIError
 
 from registry.db.tables import Blob
-from registry.errors import PreconditionFailed, RangeNotSatisfiable
+from registry.errors import BlobDamaged
+from registry.files.folders import is_weights
 from registry.outside.hub import file_url
-from registry.server.edge.conditions import read_tags
 from registry.server.edge.context import Context
 from registry.server.edge.downloads import BlobResponse, name_caller
-from registry.services.composing import snapshots
+from registry.server.sending.asked import negotiate
+from registry.server.sending.sources import compose_blob
+from registry.services.composing import holding, snapshots
 from registry.services.composing.snapshots import File, Snapshot
 from registry.services.hub import downloads
 from registry.services.people.access import AnyModel
@@ -25,7 +25,6 @@ from registry.settings import Settings
 from registry.storage.store import damaged
 
 DECIDED_HERE = {"if-match", "if-modified-since", "if-unmodified-since"}
-RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
 
 
 def send(
@@ -53,21 +52,26 @@ def send(
         EntryNotFound: The snapshot has no such file.
         PreconditionFailed, RangeNotSatisfiable, BlobDamaged, TooMany: As for `send_blob`.
     """
-    blob = snapshots.find_file(snapshot, path)
-    response = send_blob(
-        request,
-        ctx,
-        blob,
-        path,
-        immutable=immutable,
-        cached="public" if model.visibility == "public" else "private",
-        location=locate(ctx, model, blob, path),
-        headers=headers,
-    )
+    blob, cached = snapshots.find_file(snapshot, path), "public" if model.visibility == "public" else "private"
+    composed = snapshot.recipe_digest is not None and is_weights(path)
+    location, response = locate(ctx, model, blob, path), None
+    if not (composed and location is None and blob.state == "computed"):
+        with suppress(BlobDamaged) if composed else nullcontext():  # it is damaged, or was let go of at this moment
+            response = send_blob(
+                request, ctx, blob, path, immutable=immutable, cached=cached, location=location, headers=headers
+            )
+    if composed and request.method == "GET":
+        request.app.state.metrics.reads.labels("composed" if response is None else "disk").inc()
+    if response is None:
+        response = compose_blob(
+            request, ctx, model, snapshot, blob, immutable=immutable, cached=cached, headers=headers
+        )
     whole = request.method == "GET" and "range" not in request.headers and response.status_code in (200, 302)
     if whole and downloads.is_counted(snapshot, path):
         with suppress(DBAPIError), ctx.database.write() as session:  # reading must not depend on writing
             downloads.count(session, model.id)
+            if snapshot.recipe_digest is not None:
+                holding.use(session, model.id, snapshot.recipe_digest)
     return response
 
 
@@ -120,29 +124,15 @@ def send_blob(
         raise damaged(blob.sha256) from None
     if status.st_size != size:
         raise damaged(blob.sha256)
-    headers = {
-        **(headers or {}),
-        "ETag": etag,
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(blob.sha256)).decode()}:",
-        "Cache-Control": f"{cached}, max-age=31536000, immutable" if immutable else f"{cached}, no-cache",
-    }
-    if not {etag, "*"} & read_tags(request, "if-match", etag):
-        raise PreconditionFailed(f"{filename} is not what If-Match names; ask for it again without.", field="If-Match")
-    if {etag, f"W/{etag}", "*"} & read_tags(request, "if-none-match"):
-        return Response(status_code=304, headers=headers)
-    byte_range = RANGE.fullmatch(request.headers.get("range", ""))
-    outdated = request.headers.get("if-range", etag) != etag
-    decided = {b"if-range"}  # here, and not once more by starlette
-    if byte_range is None or outdated or (byte_range[2] and int(byte_range[2]) < int(byte_range[1])):
-        decided.add(b"range")
-    elif (byte_range[1] and int(byte_range[1]) >= size) or (byte_range[3] and (int(byte_range[3]) == 0 or size == 0)):
-        message = f"{filename} has {size} bytes; the range {byte_range[0]} lies outside."
-        raise RangeNotSatisfiable(message, field="Range", size=size)
-    agreed = b"range" not in decided or "range" not in request.headers
+    asked = negotiate(request, blob, filename, immutable=immutable, cached=cached, headers=headers)
+    if isinstance(asked, Response):
+        return asked
+    agreed = asked.span is not None or "range" not in request.headers
+    decided = {b"if-range"} if asked.span else {b"if-range", b"range"}  # above, and not once more by starlette
     request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] not in decided]
     name = filename.rpartition("/")[2]
     response = BlobResponse(
-        path, headers=headers, media_type="application/octet-stream", filename=name, stat_result=status
+        path, headers=asked.headers, media_type="application/octet-stream", filename=name, stat_result=status
     )
     if agreed and may_hand_over(request, ctx.settings):
         return hand_over(response, f"{ctx.settings.accel}/{path.relative_to(ctx.store.root / 'blobs')}")

@@ -9,7 +9,7 @@ import pytest
 from registry.breadcrumbs.comparing.conflicts import Sums, analyse
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest, StorageFailed
 from registry.files.hashing import hash_file
-from registry.worker import tasks
+from registry.sandboxes import tasks
 from tests.support.conflict_makers import (
     BASE,
     ENGINES,

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import BreadcrumbError, JobFailed, by_slug
-from registry.worker.processes import machine_memory, processor_time
+from registry.sandboxes.processes import machine_memory, processor_time
 
-PRELOAD = ["registry.worker.preload"]
+PRELOAD = ["registry.sandboxes.preload"]
 KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 SAFE_PATH = "PYTHONSAFEPATH"
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from registry.errors import InvalidPatch, JobFailed
-from registry.worker.processes import machine_memory
-from registry.worker.sandbox import Sandbox
+from registry.sandboxes.processes import machine_memory
+from registry.sandboxes.sandbox import Sandbox
 from tests.support.processes import until
 
 
@@ -32,7 +32,7 @@ def test_the_result_comes_back_from_another_process_without_our_secrets(monkeypa
 @pytest.mark.parametrize("user", [0, 65534])
 def test_the_network_is_left_as_root_and_as_anybody_else(user: int) -> None:
     """Where the kernel lets everybody have namespaces; elsewhere a worker says that it is not so."""
-    script = f"import os; from registry.worker import sandbox as s; os.setuid({user}); s.leave_network(); "
+    script = f"import os; from registry.sandboxes import sandbox as s; os.setuid({user}); s.leave_network(); "
     found = subprocess.run([sys.executable, "-c", script + "print(s.is_fenced())"], capture_output=True, text=True)
     allowed = user == 0 or int(Path("/proc/sys/user/max_user_namespaces").read_text()) > 0
     assert found.stdout.strip() == str(allowed), found.stderr
@@ -80,7 +80,7 @@ def test_memory_is_limited() -> None:
 
 
 def test_memory_is_limited_to_most_of_the_machine_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.worker.sandbox.machine_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr("registry.sandboxes.sandbox.machine_memory", lambda: 8 * 2**30)
     with pytest.raises(JobFailed, match="memory"):
         Sandbox("tests.support.sandboxed:take_memory", {}).wait(60)
     assert machine_memory() > 2**28
@@ -97,7 +97,7 @@ def test_progress_arrives_and_killing_ends_the_process(tmp_path: Path) -> None:
 
 def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
-        "from registry.worker.sandbox import Sandbox\n"
+        "from registry.sandboxes.sandbox import Sandbox\n"
         f"Sandbox('tests.support.sandboxed:work', {{'path': {str(tmp_path / 'pid')!r}}}).wait(60)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -115,7 +115,7 @@ def test_modules_in_the_folder_it_was_started_in_are_not_taken(tmp_path: Path) -
         (strange / "__init__.py", "raise SystemExit('of a stranger')"),
         (
             program,
-            "from registry.worker.sandbox import Sandbox\n"
+            "from registry.sandboxes.sandbox import Sandbox\n"
             "if __name__ == '__main__':\n"
             "    print(Sandbox('tests.support.sandboxed:answer', {'value': 'ours'}).wait(60)['value'])\n",
         ),

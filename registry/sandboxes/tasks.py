@@ -290,25 +290,25 @@ def compose(
     base: Mapping[str, tuple[str, str]],
     patches: Mapping[str, str],
     recipe: Mapping[str, Any],
-    out: str,
+    out: str | None,
     device: str,
     device_memory: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Compose a recipe into the weight files of a model.
+    """Compose a recipe into the weight files of a model, or only find out their digests.
 
     Args:
         base: (path, sha256) of each file of the base by its name in the folder.
         patches: Path of each patch file by its sha256.
         recipe: `base`, `alpha`, `items` and `method`, as `make_recipe` takes them.
-        out: The folder to write to.
+        out: The folder to write to; None to write nothing.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for the default.
         progress: Called with a number from 0 to 1 now and then.
 
     Returns:
-        Digest, device and seconds; warnings; and the sha256 of each weight file that was written and of the base's
-        indexes.
+        Digest, device and seconds; warnings; the sha256 of each weight file and of the base's indexes; and the bytes of
+        each weight file.
 
     Raises:
         NotFinite: The result overflows; the message names the tensor.
@@ -327,7 +327,7 @@ def compose(
                 checkpoint,
                 opened,
                 checked,
-                Path(out),
+                None if out is None else Path(out),
                 device,
                 fraction(progress),
                 file_digests=True,
@@ -347,6 +347,7 @@ def compose(
         "warnings": tell_negative(result.negative),
         "files": {name: file.sha256 for name, file in result.files.items()}
         | {index: base[index][1] for index in checkpoint.indexes},
+        "sizes": {name: file.size for name, file in result.files.items()},
     }
 
 

@@ -1,0 +1,111 @@
+"""Sources: what the weights of a composition are composed from when they are read, and what comes of it."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+from uuid import UUID
+
+import structlog
+from fastapi import Request, Response
+from sqlalchemy.exc import DBAPIError
+
+from registry.errors import RevisionNotFound, TooMany
+from registry.files.folders import concerns_weights
+from registry.server.composers import Source
+from registry.server.edge.context import Context
+from registry.server.edge.downloads import name_caller
+from registry.server.edge.middleware import Metrics
+from registry.server.sending.asked import negotiate
+from registry.server.sending.composed import ComposedResponse, Wanted
+from registry.services.blobs import damage
+from registry.services.composing import compositions, holding
+from registry.services.composing.snapshots import File, Snapshot
+from registry.services.people.access import AnyModel
+from registry.storage.cache import Cache
+
+log = structlog.get_logger()
+FETCHING_SECONDS = 10  # after which a client asks again for what waits for the Hub
+
+
+def compose_blob(
+    request: Request,
+    ctx: Context,
+    model: AnyModel,
+    snapshot: Snapshot,
+    file: File,
+    *,
+    immutable: bool,
+    cached: str,
+    headers: Mapping[str, str] | None,
+) -> Response:
+    """Answer with a weight file of a composition, or a range of it, that is composed while it is sent.
+
+    Raises:
+        PreconditionFailed, RangeNotSatisfiable: As for `send_blob`.
+        TooMany: Too many files are being composed; or the base has to be fetched from the Hub first.
+    """
+    asked = negotiate(request, file, file.path, immutable=immutable, cached=cached, headers=headers)
+    if isinstance(asked, Response):
+        return asked
+    named = asked.headers | {"Content-Disposition": disposition(file.path)}
+    start, stop = asked.span or (0, file.size)
+    key, source = find_source(ctx, model, snapshot)
+    metrics, caller = request.app.state.metrics, name_caller(request)
+
+    def ended(count: int, right: bool | None) -> None:
+        metrics.composed.inc(count)
+        if right is not None:
+            account(ctx, key, source, file, metrics, right=right)
+
+    if request.method != "HEAD":
+        ctx.composing.require_room(caller)
+    wanted = Wanted(source, file.path, file.size, file.sha256, start, stop, asked.span is not None)
+    return ComposedResponse(wanted, ctx.composers, ctx.composing, caller, named, ended)
+
+
+def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID, Source]:
+    """Return the key of a composition, and where on this disk the files are that it is made of.
+
+    Raises:
+        TooMany: The base is at the Hub; a job fetches it.
+    """
+    assert snapshot.recipe_digest is not None
+    cache = Cache(ctx.store)
+    with ctx.database.read() as session:
+        found = holding.ingredients(session, model.id, snapshot.recipe_digest)
+        if found is None:
+            raise RevisionNotFound(f"The recipe {snapshot.recipe_digest[:12]} is no longer composed; compose it again.")
+        recipe = compositions.to_recipe(found.recipe)
+    needed = [file for file in found.base if concerns_weights(file.path)]
+    base = {file.path: str(cache.locate(file.sha256)) for file in needed}
+    if any(file.state == "remote" and not Path(base[file.path]).is_file() for file in needed):
+        with ctx.database.write() as session:
+            holding.hold(session, found.composition)
+        raise TooMany(
+            f"The base of {model.full_name} is being fetched from the Hub; try again in a moment.",
+            retry_after=FETCHING_SECONDS,
+        )
+    patches = {item.sha256: str(ctx.store.path(item.sha256)) for item in recipe.items}
+    named = {"base": recipe.base, "alpha": recipe.alpha, "items": recipe.items, "method": recipe.method}
+    return found.composition, Source(str(found.composition), base, patches, named)
+
+
+def account(ctx: Context, key: UUID, source: Source, file: File, metrics: Metrics, *, right: bool) -> None:
+    """Count a file that was composed for a reader; if it had other bytes than before, find out why."""
+    with suppress(DBAPIError), ctx.database.write() as session:  # reading must not depend on writing
+        if right:
+            holding.count_read(session, key)
+        else:
+            holding.doubt(session, key)
+    if not right:
+        metrics.mismatches.inc()
+        log.error("composed.mismatch", path=file.path, sha256=file.sha256, composition=str(key))
+        for path in (*source.base.values(), *source.patches.values()):
+            damage.examine(ctx.database, ctx.store, Path(path).name)
+
+
+def disposition(path: str) -> str:
+    """Return the header by which a file is saved under its name."""
+    name = path.rpartition("/")[2]
+    return f'attachment; filename="{name}"' if quote(name) == name else f"attachment; filename*=utf-8''{quote(name)}"
