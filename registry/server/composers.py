@@ -22,7 +22,7 @@ from registry.errors import JobFailed, StorageFailed, TooMany
 from registry.sandboxes.sandbox import Sandbox
 
 TASK = "registry.sandboxes.ranges:compose_range"
-LARGEST = 2**22  # bytes of a piece
+LARGEST = 2**23  # bytes of a piece
 IDLE_SECONDS = 30.0  # after which a process ends
 PIECE_SECONDS = 60.0  # after which it is killed
 WAITING = 1000  # pieces that wait at most; each is of a reader, of whom there are fewer

@@ -1,5 +1,6 @@
 """What huggingface_hub makes of the registry, over real HTTP: the version that is pinned, as people use it."""
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,21 @@ def test_a_file_system_reads_ranges(hub: Hub) -> None:
         assert len(part) == 4096
 
 
+def test_one_tensor_is_read_of_a_model_that_is_on_no_disk(hub: Hub, tmp_path: Path) -> None:
+    api = as_user(hub, "alice")
+    whole = api.hf_hub_download("alice/large", "model.safetensors", revision="refs/pr/1", cache_dir=tmp_path)
+    sha256 = Path(whole).resolve().name
+    assert not (hub.data / "blobs" / "sha256" / sha256[:2] / sha256[2:4] / sha256).exists()
+    with HfFileSystem(endpoint=hub.url, token=False).open(
+        "alice/large@refs/pr/1/model.safetensors", "rb", block_size=2**16
+    ) as file:
+        length = int.from_bytes(file.read(8), "little")
+        start, stop = json.loads(file.read(length))["w"]["data_offsets"]
+        file.seek(8 + length + start + 4000)
+        assert file.read(400) == Path(whole).read_bytes()[8 + length + 4000 : 8 + length + 4400]
+        assert stop == BIG
+
+
 def test_a_cache_is_verified_by_what_the_registry_says(hub: Hub, api: HfApi, tmp_path: Path) -> None:
     folder = Path(api.snapshot_download(NAME, revision="1.0.0", cache_dir=tmp_path))
     sound = api.verify_repo_checksums(NAME, revision="1.0.0", cache_dir=tmp_path)
@@ -184,10 +200,12 @@ def test_a_cache_is_verified_by_what_the_registry_says(hub: Hub, api: HfApi, tmp
     assert [found["path"] for found in damaged.mismatches] == ["tokenizer.json"]
 
 
-def test_a_download_that_is_cut_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("revision", ["base", "refs/pr/1"])
+def test_a_download_that_is_cut_goes_on_where_it_was(hub: Hub, tmp_path: Path, revision: str) -> None:
+    """A file on disk, and one that is composed while it is sent."""
     with Cutter(hub.url, after=BIG - 2**20) as proxy:
         found = HfApi(endpoint=proxy.url, token=False).hf_hub_download(
-            "alice/large", "model.safetensors", cache_dir=tmp_path
+            "alice/large", "model.safetensors", revision=revision, cache_dir=tmp_path
         )
         assert proxy.cut.is_set()
     whole = Path(found).read_bytes()

@@ -1,4 +1,7 @@
-"""A registry in a process of its own, for the clients that people already have: models, releases, a channel."""
+"""A registry in a process of its own, for the clients that people already have: models, releases, a channel.
+
+Of what is composed only what the channel points at and `main` are on its disk: the rest is composed when it is read.
+"""
 
 import hashlib
 import json
@@ -115,6 +118,11 @@ def fill(world: World, folder: Path) -> Path:
     large = folder / "large"
     write_weights(large, {"w": torch.arange(BIG // 4, dtype=torch.float32)}, 1)
     create_model(world, "alice/large", large, "alice")
+    make_patch(large, fine_tuned(large, folder / "larger"), folder / "larger.safetensors")
+    push_patch(world, "alice/large", folder / "larger.safetensors", "alice", title="Larger")
+    composed = alice.post("/api/v1/models/alice/large/compositions", json={"alpha": "1", "patches": [{"number": 1}]})
+    assert composed.status_code == 202, composed.text
+    world.work()
     world.token("carol")
     return base
 

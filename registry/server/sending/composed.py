@@ -26,7 +26,7 @@ from registry.server.edge.downloads import QUICK, Gate
 
 SMALLEST = 2**18  # bytes of a first piece, and of all pieces for a client that does not keep up
 SHARED = 2**20  # most bytes of a piece while many read
-FEW = 16  # readers up to which pieces may be as large as they can
+FEW = 8  # readers up to which pieces may be as large as they can
 
 
 class Mismatch(Exception):
