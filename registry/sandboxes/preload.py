@@ -15,7 +15,7 @@ from registry.breadcrumbs.formats.header import TensorSpec, format_header
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.places import patch_header
 from registry.files.hashing import hash_file
-from registry.sandboxes import tasks
+from registry.sandboxes import ranges, tasks  # noqa: F401  # ranges need what compositions need
 
 WEIGHTS = 4096
 SPEC = TensorSpec("F32", (WEIGHTS,))

@@ -36,13 +36,17 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     out = folder / "out"
     out.mkdir()
     specs = [(name, dtype, shape) for name, dtype, shape, _ in imported["tensors"]]
+    shared = folder / "shared"
+    shared.write_bytes(bytes(1000))
+    piece = {"key": "k", "base": files, "name": "model.safetensors", "start": 1000, "stop": 2000, "out": str(shared)}
     return {
+        "compose_range": {**piece, "patches": patches, "recipe": recipe},
         "compose": {"base": hashed, "patches": patches, "recipe": recipe, "out": str(out), **DEVICE},
         "check": {"path": path, "sha256": sha256, "base": digest, "tensors": specs, "files": files},
     }
 
 
-@pytest.mark.parametrize("task", ["compose", "check"])
+@pytest.mark.parametrize("task", ["compose", "compose_range", "check"])
 def test_a_task_imports_and_compiles_nothing_that_the_server_of_sandboxes_had_not(
     words: dict[str, dict[str, Any]], task: str
 ) -> None:

@@ -1,5 +1,6 @@
 """Tasks that say, run in a sandbox, what had to be loaded for them."""
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,14 @@ def check(progress: Callable[[float], None], **words: Any) -> list[str]:
     """Check a patch; return likewise."""
     before = loaded()
     tasks.check_patch(**words, progress=progress)
+    return sorted(loaded() - before)
+
+
+def compose_range(progress: Callable[[float], None], **words: Any) -> list[str]:
+    """Compose bytes of a weight file; return likewise."""
+    before = loaded()
+    compose = importlib.import_module("registry.sandboxes.ranges").compose_range
+    compose(**words, progress=progress)
     return sorted(loaded() - before)
 
 
