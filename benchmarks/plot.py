@@ -166,6 +166,19 @@ def _requests(result: Result) -> Figure:
     return figure
 
 
+def _latency(result: Result) -> Figure:
+    parts = (("engine", "its engine", BLUE), ("job", "its job", GREY), ("told", "until told", ORANGE))
+    rows = [
+        (f"{name}, {label}", float(median(waited[part] for waited in waits)), colour)
+        for name, waits in result.series.items()
+        for part, label, colour in parts
+    ]
+    figure, axes = plt.subplots(figsize=(7, 3.1))
+    _bars(axes, rows, "seconds (median)", "s")
+    axes.set_title(f"Waiting for a composition: {_what(result)}", loc="left")
+    return figure
+
+
 def _mergekit(result: Result) -> Figure:
     series = result.series
     names = [("mergekit", ORANGE), ("diff of all, compose", BLUE), ("compose", BLUE)]
@@ -268,4 +281,5 @@ PLOTS = {
     "pages": _pages,
     "database": _database,
     "requests": _requests,
+    "latency": _latency,
 }

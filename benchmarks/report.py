@@ -18,6 +18,7 @@ NAMES = {
     "pages": "Web pages",
     "database": "A large database",
     "requests": "Requests a second",
+    "latency": "Waiting for a composition",
 }
 HEAD = """\
 <!-- Written by `python -m benchmarks report` from results/*.json; change those by measuring again. -->

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     )
     user_jobs: int = Field(100, ge=1, description="most jobs of a user that are queued or running")
     model_jobs: int = Field(1000, ge=1, description="most jobs of a model that are queued or running")
-    poll_seconds: float = Field(0.5, description="how often an idle worker looks for a job")
+    poll_seconds: float = Field(0.5, description="how often an idle worker looks for a job of which nobody told it")
     job_attempts: int = Field(10, description="how many workers may die on a job before it counts as failed")
     job_still_seconds: float = Field(
         900,

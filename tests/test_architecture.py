@@ -56,6 +56,11 @@ def test_importing_the_client_alone_loads_next_to_nothing() -> None:
     assert not loaded_by("import client") & {"httpx2", "pydantic", "rich", "torch"}
 
 
+def test_work_on_files_here_loads_nothing_that_talks_to_a_registry() -> None:
+    loaded = loaded_by("import client.cli, client.actions.patching, registry.breadcrumbs.composing.compose")
+    assert not loaded & {"httpx2", "pydantic", "torch"}
+
+
 def test_help_loads_no_torch() -> None:
     code = "import sys, contextlib, io\nfrom client.cli import run\nwith contextlib.redirect_stdout(io.StringIO()):"
     loaded = loaded_by(f"{code}\n    assert run(['--help']) == 0")

@@ -9,7 +9,8 @@ from registry.errors import JobCancelled, JobFailed, Unavailable
 from registry.schemas import Job
 
 IDLE = 10.0  # seconds in the queue before a person is told that no worker is free
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between looks at a job
+WAIT = 5.0  # seconds that the registry lets a call wait for a change
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between looks at a job, where it answers at once
 
 
 def wait(
@@ -48,9 +49,11 @@ def wait(
         if idle is not None and job.state == "queued" and time.monotonic() - start > IDLE:
             idle()
             idle = None
-        time.sleep(pause)
-        pause = min(LONGEST_PAUSE, pause * 1.5)
-        job = client.job(job.id)
+        before, asked = job, time.monotonic()
+        job = client.job(job.id, wait=WAIT if timeout is None else min(WAIT, max(0.0, start + timeout - asked)))
+        if job == before and time.monotonic() - asked < pause:
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 1.5)
     if job.state == "failed":
         raise JobFailed(job.error or f"The {job.kind} of {job.subject} in {job.model} failed without a reason.")
     if job.state == "cancelled":

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.terminal.cards import Card
 from client.terminal.console import size
 from client.terminal.recipes import describe_recipe
 from registry.files.beside import FileChange
-from registry.schemas import Composition, Patch, Snapshot
+
+if TYPE_CHECKING:  # else `diff` and `apply` would wait for shapes of which they have none
+    from registry.schemas import Composition, Patch, Snapshot
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -91,7 +94,7 @@ class PulledModel(Card):
         folder: Where it is.
     """
 
-    snapshot: Snapshot
+    snapshot: "Snapshot"
     folder: Path
 
     def rows(self) -> list[tuple[str, str]]:
@@ -114,7 +117,7 @@ class PushedPatch(Card):
         patch: All that the registry says about it.
     """
 
-    patch: Patch
+    patch: "Patch"
 
     @property
     def number(self) -> int:
@@ -151,7 +154,7 @@ class ComposedModel(Card):
     """
 
     model: str
-    composition: Composition
+    composition: "Composition"
 
     @property
     def address(self) -> str:

@@ -18,6 +18,7 @@ from registry.errors import InvalidRequest
 if TYPE_CHECKING:
     from socket import socket
 
+    from registry.db.session import Database
     from registry.server.edge.serving import Server
     from registry.settings import Settings
     from registry.worker.worker import Worker
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 MOST_PROCESSES = 256
 
 
-def make_worker(settings: "Settings") -> "Worker":
-    """Return a worker on the settings' database and store."""
+def make_worker(settings: "Settings", database: "Database | None" = None) -> "Worker":
+    """Return a worker on the settings' store and database; one that is open in this process notifies it directly."""
     from registry.db.session import open_database
     from registry.worker.worker import Worker
 
-    return Worker(settings, open_database(settings.database), open_store(settings))
+    return Worker(settings, database or open_database(settings.database), open_store(settings))
 
 
 @contextmanager
@@ -93,13 +94,12 @@ def serve(
     if processes > 1:
         serve_by_many(settings, host, port, sockets, processes, worker)
         return
-    server = make_server(
-        create_app(settings), host, port, settings.header_seconds, lambda url: print(f"Listening on {url}", flush=True)
-    )
+    app = create_app(settings)
+    server = make_server(app, host, port, settings.header_seconds, lambda url: print(f"Listening on {url}", flush=True))
     if worker:
-        beside = make_worker(settings)
+        beside = make_worker(settings, app.state.context.database)
         with ending_in_order(server), courier_beside(settings, beside):
-            run_beside(beside.run, beside.stopping.set, server, sockets)
+            run_beside(beside.run, beside.stop, server, sockets)
     else:
         server.run(sockets)
     if not server.started:
@@ -154,7 +154,7 @@ def run_worker(settings: "Settings", ready: Callable[[], None]) -> None:
     """Run a worker and a courier until a signal ends them."""
     runner = make_worker(settings)
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: runner.stopping.set())
+        signal.signal(name, lambda *_: runner.stop())
     ready()
     with courier_beside(settings, runner):
         runner.run()

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from registry.db.audit import append_pending
+from registry.db.notifications import Notifications
 from registry.db.turns import Turns
 from registry.errors import StorageFull, Unavailable, WrongState
 
@@ -69,9 +70,17 @@ class Database:
         """The turns of those who write to the same SQLite file in this process; PostgreSQL needs none."""
         return turns_of(str(self.engine.url)) if self.engine.dialect.name == "sqlite" else None
 
+    @cached_property
+    def notifications(self) -> Notifications:
+        """Who is to be called after commits."""
+        return Notifications(self.engine)
+
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Run one writing transaction: append its audit events and commit at the end, roll back on any error."""
+        """Run one writing transaction: append its audit events and commit at the end, roll back on any error.
+
+        Notifications of the transaction are delivered once it is committed.
+        """
         close_kept()
         with (
             self.turns.take() if self.turns else nullcontext(),
@@ -79,7 +88,9 @@ class Database:
             session.begin(),
         ):
             yield session
+            subjects = self.notifications.send(session)
             append_pending(session)
+        self.notifications.deliver(subjects)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -15,9 +15,12 @@ import queue
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -33,6 +36,7 @@ SAFE_PATH = "PYTHONSAFEPATH"
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
 PROGRESS_EVERY = 0.1  # seconds
 MOST_ANSWER = 512 * 2**20  # bytes
+STARTING = threading.Lock()  # held while a process is started
 
 
 def context() -> ForkServerContext:
@@ -54,6 +58,22 @@ def context() -> ForkServerContext:
 def warm_up() -> None:
     """Start the fork server, so that the first job does not wait for its imports."""
     context()
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Let processes that are started meanwhile not run the program again that this one runs: nothing of it is needed.
+
+    `multiprocessing` does that in each of them, for what is pickled, unless the program is a package's `__main__`. For
+    `crumb-server` it took more of the processor than all else that a process begins with.
+    """
+    program = sys.modules["__main__"]
+    with STARTING:
+        before, program.__spec__ = program.__spec__, ModuleSpec("__main__", None)
+        try:
+            yield
+        finally:
+            program.__spec__ = before
 
 
 class Sandbox:
@@ -85,7 +105,8 @@ class Sandbox:
         self._process: ForkServerProcess = forkserver_context.Process(
             target=_main, args=(theirs, function, kwargs, memory, keep, network), daemon=True
         )
-        self._process.start()
+        with without_main():
+            self._process.start()
         theirs.close()
 
     def wait(self, seconds: float) -> Any | None:

@@ -93,13 +93,24 @@ class Runner:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.stopping = threading.Event()
+        self.news = threading.Event()  # there may be a job
         self.cache = Cache(store)
         self.device, self.seen = settings.device, float("-inf")  # where it composes; when it was last marked as seen
         self.kept: Sandbox | None = None  # a process that has composed on the GPU and keeps a base there
 
+    def stop(self) -> None:
+        """Have this worker end soon, and give back the job that is running then."""
+        self.stopping.set()
+        self.news.set()
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether this worker was not marked as seen for some seconds."""
+        return time.monotonic() - self.seen >= SEEN_EVERY
+
     def be_seen(self, session: Session) -> None:
         """Mark this worker as seen, every few seconds."""
-        if time.monotonic() - self.seen >= SEEN_EVERY:
+        if self.is_unseen:
             workers.mark_seen(session, self.name, self.device)
             self.seen = time.monotonic()
 

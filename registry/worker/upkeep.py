@@ -55,7 +55,7 @@ class Upkeep(Runner):
         What failed is tried again after the next job, or the next sweep.
         """
         while not self.stopping.is_set():
-            if event.wait(self.settings.poll_seconds):
+            if event.wait(self.settings.poll_seconds) and not self.stopping.is_set():
                 event.clear()
                 try:
                     work()

@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from registry.db.notifications import Watch, watching
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
 from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
@@ -45,15 +46,28 @@ class Worker(Upkeep):
     """Runs jobs one at a time until it is stopped."""
 
     def run(self) -> None:
-        """Work until `stopping` is set; give back the job that is running then."""
+        """Work until `stop` is called."""
         log.info("worker.start", worker=self.name)
         threads = [threading.Thread(target=self.beside, args=(self.swept, self.scrub), name="scrub")]
         if self.bucket:
             threads.append(threading.Thread(target=self.beside, args=(self.fresh, self.offload), name="bucket"))
         for thread in threads:
             thread.start()
+        with watching(self.database.notifications, self.news) as watch:
+            self.work(watch)
+        if self.kept:
+            self.kept.kill()
+        for event in (self.stopping, self.swept, self.fresh):
+            event.set()
+        for thread in threads:
+            thread.join()
+        log.info("worker.stop", worker=self.name)
+
+    def work(self, watch: Watch) -> None:
+        """Do one job after the other, and sweep now and then, until `stopping` is set."""
         due = 0.0
         while not self.stopping.is_set():
+            watch.begin()
             try:
                 if time.monotonic() >= due:
                     self.recover() if due == 0.0 else self.sweep()
@@ -65,14 +79,8 @@ class Worker(Upkeep):
             except Exception:  # the database does not answer, say: the next round tries again
                 log.exception("worker.error")
                 worked = False
-            if not worked:
-                self.stopping.wait(self.settings.poll_seconds)
-        if self.kept:
-            self.kept.kill()
-        self.stopping.set()
-        for thread in threads:
-            thread.join()
-        log.info("worker.stop", worker=self.name)
+            if not worked and not self.stopping.is_set():
+                watch.wait(self.settings.poll_seconds)
 
     def recover(self) -> None:
         """Repair what a killed process left behind, and warm up; safe at any time."""
@@ -87,6 +95,9 @@ class Worker(Upkeep):
 
     def step(self) -> bool:
         """Run the next job, if there is one; return whether there was."""
+        with self.database.read() as session:
+            if not self.is_unseen and not jobs.any_claimable(session, self.name, self.lease):
+                return False
         with self.database.write() as session:
             self.be_seen(session)
             claim = jobs.claim(session, self.name, self.lease)

@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx2
+import pytest
 from playwright.sync_api import expect
 from sqlalchemy import delete
 
 from registry.db.tables import Job, SignIn, now
 from registry.server.edge.serving import make_server
 from registry.server.pages.frame.cookies import COOKIE
-from registry.server.pages.queue.streams import Streams
+from registry.server.pages.queue import streams
 from registry.server.processes.locks import Lock
 from registry.server.processes.places import Places
+from registry.server.watching import Streams
 from registry.services.composing import compositions
 from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.people import sign_ins
@@ -145,7 +147,10 @@ def test_who_signs_out_or_loses_their_role_is_told_no_more(site: Site) -> None:
         expect(page.get_by_role("alert")).to_have_text("There is no such job.")
 
 
-def test_a_stream_tells_what_changes_and_then_that_it_is_over(sqlite_crew: Community) -> None:
+def test_a_stream_tells_what_changes_and_then_that_it_is_over(
+    sqlite_crew: Community, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "LOOK", 3600.0)  # it is notified
     claim = held(sqlite_crew, 1)
     with served(sqlite_crew) as url, httpx2.Client(base_url=url, timeout=30) as client:
         with client.stream("GET", f"/jobs/{claim.job_id}/events", headers={"Accept": ""}) as answer:

@@ -126,3 +126,15 @@ def test_modules_in_the_folder_it_was_started_in_are_not_taken(tmp_path: Path) -
     environment.pop("PYTHONSAFEPATH", None)
     done = subprocess.run([sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == "ours\n", done.stderr
+
+
+def test_the_program_that_starts_it_is_not_run_again(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "print('run')\n"
+        "from registry.sandboxes.sandbox import Sandbox\n"
+        "print(Sandbox('tests.support.sandboxed:answer', {'value': 'ours'}).wait(60)['value'], __spec__)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
+    assert done.stdout == "run\nours None\n", done.stderr

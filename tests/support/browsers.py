@@ -118,6 +118,6 @@ def serving_site(community: Community, browser: Browser) -> Iterator[Site]:
             context.close()
         server.should_exit = True
         for worker in workers:
-            worker.stopping.set()
+            worker.stop()
         for thread in threads:
             thread.join()

@@ -3,18 +3,21 @@
 import errno
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from registry.db.notifications import Watch
+from registry.db.session import Database, open_database
 from registry.db.tables import Job, now
 from registry.errors import InvalidRequest, JobCancelled, NotFinite, StorageFailed, StorageFull, Unavailable
 from registry.services.queue import jobs
 from registry.worker.runner import Hung, Stopped
-from registry.worker.worker import DISK_REST
+from registry.worker.worker import DISK_REST, Worker
 from tests.support.world import World, enqueue
 
 DISK = StorageFull("The disk of the data folder is full.")
@@ -214,7 +217,6 @@ def test_the_loop_survives_errors_and_looks_again_at_once_after_work(
 ) -> None:
     pauses: list[int] = []
     answers: list[Any] = [True, True, OperationalError("SELECT", {}, Exception("away")), True, False]
-    waiting = world.worker.stopping.wait
 
     def step() -> bool:
         answer = answers.pop(0)
@@ -222,17 +224,62 @@ def test_the_loop_survives_errors_and_looks_again_at_once_after_work(
             raise answer
         return bool(answer)
 
-    def wait(seconds: float) -> bool:
+    def wait(_: Watch, seconds: float) -> None:
+        assert seconds == world.settings.poll_seconds
         pauses.append(len(answers))
         if not answers:
-            world.worker.stopping.set()
-        return waiting(0)
+            world.worker.stop()
 
-    monkeypatch.setattr(world.worker.stopping, "wait", wait)
+    monkeypatch.setattr(Watch, "wait", wait)
     thread = running(world, monkeypatch, step)
     thread.join(30)
     assert not thread.is_alive()
     assert pauses == [2, 0]  # after the error, and when there was nothing to do
+
+
+@contextmanager
+def idle(world: World, monkeypatch: pytest.MonkeyPatch, database: Database) -> Iterator[Worker]:
+    """Run a worker that looks for jobs by itself once an hour, from when it has found none."""
+    worker, waits = Worker(world.settings.model_copy(update={"poll_seconds": 3600}), database, world.store), Watch.wait
+    resting = threading.Event()
+
+    def wait(watch: Watch, seconds: float) -> None:
+        resting.set()
+        waits(watch, seconds)
+
+    monkeypatch.setattr(Watch, "wait", wait)
+    monkeypatch.setattr(worker, "recover", lambda: None)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        assert resting.wait(30)
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("place", ["this process", "another"])
+def test_an_idle_worker_begins_a_job_when_it_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Another process has connections of its own; what it has in memory is not shared, and neither is it here."""
+    database = world.database if place == "this process" else open_database(world.settings.database)
+    try:
+        with idle(world, monkeypatch, database) as worker:
+            began = threading.Event()
+            monkeypatch.setattr(worker, "compose", lambda _: began.set())
+            enqueue(world)
+            assert began.wait(30)
+    finally:
+        database.engine.dispose()
+
+
+def test_a_worker_without_a_job_keeps_no_writer_waiting(world: World) -> None:
+    world.worker.step()  # it was seen
+    with world.database.write():
+        assert world.worker.step() is False
 
 
 def test_a_stopped_job_ends_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

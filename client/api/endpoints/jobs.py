@@ -7,9 +7,9 @@ from registry import schemas
 class Jobs(Calls):
     """One job at a time; admins list all of them."""
 
-    def job(self, job: str) -> schemas.Job:
-        """Return a job."""
-        return self._call(schemas.Job, "GET", f"/jobs/{part(job)}")
+    def job(self, job: str, *, wait: float | None = None) -> schemas.Job:
+        """Return a job; with `wait`, as soon as it has changed or ended, or after so many seconds."""
+        return self._call(schemas.Job, "GET", f"/jobs/{part(job)}", params={"wait": wait})
 
     def cancel_job(self, job: str) -> schemas.Job:
         """Cancel a job."""

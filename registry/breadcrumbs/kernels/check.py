@@ -9,7 +9,6 @@ from registry.breadcrumbs.kernels.compose import (
     BF16,
     F16,
     F32,
-    PAD,
     SPAN,
     kernel,
     load_doubles,
@@ -126,11 +125,6 @@ def _count_rounded(bases, values, count, value_code, scratch):
         reach = near * abs(value)
         rounded += value != 0 and (abs(value - brain) <= reach or abs(value - half) <= reach)
     return rounded
-
-
-def warm_up() -> None:
-    """Measure no values, so that numba loads what it needs before any kernel: most of a second in a new process."""
-    measure_values(np.empty(PAD, np.uint8), F32, 4, 0)
 
 
 @partial(kernel, any_order=True)

@@ -9,7 +9,6 @@ then not tell that slash from others. So the paths of these routes are routed un
 by itself.
 """
 
-import asyncio
 import re
 import time
 import uuid
@@ -40,6 +39,7 @@ from registry.errors import (
 from registry.server.edge.admission import READING, Route
 from registry.server.edge.context import Context, get_context
 from registry.server.errors import STATUS
+from registry.server.watching import job_changes
 from registry.services.composing.snapshots import Snapshot
 from registry.services.hub import repositories
 from registry.services.people import access
@@ -52,7 +52,7 @@ CODES: tuple[tuple[type[BreadcrumbError], str], ...] = (
 )
 HEAD_SECONDS = 8.0  # the Hub's clients wait ten for a HEAD
 CALL_SECONDS = 55.0  # for other calls they wait for ever, and proxies a minute
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.25  # after which the job is looked at again, whether or not a change was notified
 
 
 class RawPath:
@@ -173,15 +173,18 @@ async def compose(request: Request, why: NotComposed) -> None:
     """
     until = time.monotonic() + (HEAD_SECONDS if request.method == "HEAD" else CALL_SECONDS)
     job = await run_in_threadpool(request_composition, request, why)
-    while job is not None:
-        state, error = await run_in_threadpool(job_state, get_context(request), job)
-        if state == "done":
-            return
-        if state not in ("queued", "running"):
-            raise RevisionNotFound(f"The revision could not be composed: {error or state}")
-        if time.monotonic() > until:
-            raise TooMany("The revision is being composed; ask again in a moment.", retry_after=5)
-        await asyncio.sleep(LOOK_SECONDS)
+    if job is None:
+        return
+    with job_changes(get_context(request).database.notifications, job) as changed:
+        while True:
+            state, error = await run_in_threadpool(job_state, get_context(request), job)
+            if state == "done":
+                return
+            if state not in ("queued", "running"):
+                raise RevisionNotFound(f"The revision could not be composed: {error or state}")
+            if time.monotonic() > until:
+                raise TooMany("The revision is being composed; ask again in a moment.", retry_after=5)
+            await changed(LOOK_SECONDS)
 
 
 def request_composition(request: Request, why: NotComposed) -> uuid.UUID | None:

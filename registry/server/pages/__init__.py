@@ -17,9 +17,9 @@ from registry.server.pages.frame.route import guarded, refusal
 from registry.server.pages.operating import admin, moderation, reference
 from registry.server.pages.people import namespaces, sign_in, tokens
 from registry.server.pages.queue import jobs
-from registry.server.pages.queue.streams import Streams
 from registry.server.pages.releasing import channels, releases
 from registry.server.processes.places import Places
+from registry.server.watching import Streams
 
 
 def install(app: FastAPI, streams: Places) -> None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, literal_column, or_, select, tuple_
+from sqlalchemy import Select, func, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from registry.db.notifications import notify
 from registry.db.tables import ACTIVE_JOBS, Job, Model, User, now
 from registry.errors import Forbidden, NotFound
 from registry.services.people import access, paging
@@ -93,6 +94,7 @@ def enqueue(
         )
         session.add(job)
         session.flush()
+        notify(session, job.id)
     return job
 
 
@@ -153,6 +155,7 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
     elif job.state == "running":
         job.cancel_requested = True
     session.flush()
+    notify(session, job.id)
     return job
 
 
@@ -201,23 +204,8 @@ def last_given_up(session: Session, key: str) -> Job | None:
 
 
 def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
-    """Claim the next job that no worker holds; None if there is none. Two workers never claim the same one.
-
-    A lease that ends later than any that is given now was given before the clock went back, and its worker has died:
-    it would have renewed the lease. All workers of a registry have the same `lease`.
-    """
-    ended = or_(Job.lease_until < now(), Job.lease_until > latest(lease))
-    free = (Job.state == "queued",), (Job.state == "running", ended)
-    found = [
-        session.scalar(
-            select(Job)
-            .where(*conditions, or_(Job.not_worker.is_(None), Job.not_worker != worker))
-            .order_by(*ORDER)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        for conditions in free  # one after the other: each is one range of the index
-    ]
+    """Claim the next job that no worker holds; None if there is none. Two workers never claim the same one."""
+    found = [session.scalar(query.with_for_update(skip_locked=True)) for query in claimable(worker, lease)]
     job = min((job for job in found if job), key=lambda job: (job.rank, job.turn, job.created_at), default=None)
     if job is None:
         return None
@@ -226,7 +214,25 @@ def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
     job.attempt += 1
     job.progress = 0.0
     session.flush()
+    notify(session, job.id)
     return Claim(job.id, job.attempt, job.deaths, job.kind, job.model, job.subject, job.payload, job.error)
+
+
+def any_claimable(session: Session, worker: str, lease: timedelta) -> bool:
+    """Say whether there is a job that a worker may claim. This locks nothing: idle workers keep nobody waiting."""
+    return any(session.scalar(query) for query in claimable(worker, lease))
+
+
+def claimable(worker: str, lease: timedelta) -> tuple[Select[Job], Select[Job]]:
+    """Return queries for the next queued job of a worker, and for the next whose lease has ended.
+
+    A lease that ends later than any that is given now was given before the clock went back, and its worker has died:
+    it would have renewed the lease. All workers of a registry have the same `lease`.
+    """
+    ended = or_(Job.lease_until < now(), Job.lease_until > latest(lease))
+    one = select(Job).where(or_(Job.not_worker.is_(None), Job.not_worker != worker)).order_by(*ORDER).limit(1)
+    # Two queries, since each reads one range of the index.
+    return one.where(Job.state == "queued"), one.where(Job.state == "running", ended)
 
 
 def latest(lease: timedelta) -> datetime:
@@ -235,7 +241,7 @@ def latest(lease: timedelta) -> datetime:
 
 
 def hold(session: Session, claim: Claim) -> Job:
-    """Return the claimed job, locked, if it is still the worker's.
+    """Return the claimed job, locked, if it is still the worker's; listeners are notified of what becomes of it.
 
     Raises:
         LeaseLost: The job is no longer the worker's.
@@ -243,6 +249,7 @@ def hold(session: Session, claim: Claim) -> Job:
     job = session.get(Job, claim.job_id, with_for_update=True, populate_existing=True)
     if job is None or job.state != "running" or job.attempt != claim.attempt:
         raise LeaseLost
+    notify(session, job.id)
     return job
 
 

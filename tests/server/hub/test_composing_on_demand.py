@@ -118,14 +118,14 @@ def test_a_recipe_that_somebody_has_asked_for_is_composed(crew: Community) -> No
 
 
 def test_a_worker_elsewhere_composes_while_the_request_waits(plain: Community, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(route, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(route, "LOOK_SECONDS", 3600.0)  # it is notified
     worker = plain.world.worker
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
         assert ask(plain, "carol", FILE).status_code == 200
     finally:
-        worker.stopping.set()
+        worker.stop()
         thread.join()
 
 

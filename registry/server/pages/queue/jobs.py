@@ -1,10 +1,10 @@
 """The page of a job: its progress, live, and the form that cancels it."""
 
 import uuid
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import OperationalError
+from starlette.concurrency import run_in_threadpool
 
 from registry import schemas
 from registry.errors import Forbidden, NotFound, Unauthenticated
@@ -14,14 +14,14 @@ from registry.server.edge.context import Context, ContextDep
 from registry.server.pages.frame import render
 from registry.server.pages.frame.cookies import COOKIE
 from registry.server.pages.frame.route import PageRoute, redirect
-from registry.server.pages.queue.streams import EventStream, Look, Streams, event
+from registry.server.pages.queue.streams import EventStream, Look, event
 from registry.server.views import jobs as job_views
+from registry.server.watching import Streams, job_changes
 from registry.services.people import access, sign_ins
 
 router = APIRouter(prefix="/jobs/{job_id}", route_class=PageRoute, include_in_schema=False)
 AT_ONCE = 200  # most streams of a server
 ENDED = "job-ended"
-JobDep = Annotated[schemas.Job, Depends(job_routes.job)]
 
 
 @router.get("")
@@ -45,12 +45,13 @@ def cancel(request: Request, job_id: uuid.UUID, actor: ActorDep, ctx: ContextDep
 
 @router.get("/events")
 @allow("server.read")
-async def events(request: Request, job_id: uuid.UUID, first: JobDep) -> Response:
+async def events(request: Request, job_id: uuid.UUID, actor: VisitorDep, ctx: ContextDep) -> Response:
     """Stream a job until it has ended: its new state with each change, and `job-ended` at last."""
+    first = await run_in_threadpool(job_routes.show, ctx, actor, job_id)
     streams: Streams = request.app.state.streams
     if streams.full:
         return render.page(request, "job_words.html", 503, job=first, crowded=True)
-    return EventStream(streams, watch_job(request, job_id, first))
+    return EventStream(streams, job_changes(ctx.database.notifications, job_id), watch_job(request, job_id, first))
 
 
 def watch_job(request: Request, job_id: uuid.UUID, first: schemas.Job) -> Look:

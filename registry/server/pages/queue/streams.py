@@ -4,58 +4,20 @@ A stream ends when there is nothing more to report, after ten minutes (the brows
 away, and at once when the server is stopped.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractContextManager
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from registry.errors import Unavailable
-from registry.server.processes.places import Places
+from registry.server.watching import Changed, Streams
 
-LOOK = 0.5  # seconds between two looks at the subject
+LOOK = 0.5  # seconds after which a job is looked at again, whether or not a change was notified
 ALIVE = 15.0  # seconds without an event after which a comment keeps the connection open
 LONGEST = 600.0  # seconds that a stream may last
 Look = Callable[[], tuple[Iterable[str], bool]]
-
-
-class Streams:
-    """The streams of all processes of a server, their limit, and the signal that ends those of this process.
-
-    Args:
-        places: As many places as there may be streams.
-    """
-
-    def __init__(self, places: Places) -> None:
-        self.places, self.ending = places, False
-
-    @property
-    def full(self) -> bool:
-        """Whether the limit is reached."""
-        return self.ending or self.places.count() >= self.places.most
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Count a stream as long as it is open.
-
-        Raises:
-            Unavailable: The limit is reached, for one that began at the same moment as others.
-        """
-        with self.places.lock:
-            if self.full:
-                raise Unavailable("Too many pages update themselves just now; reload this one in a moment.")
-            self.places.take("")
-        try:
-            yield
-        finally:
-            self.places.leave("")
-
-    def end(self) -> None:
-        """End all streams, and accept no more."""
-        self.ending = True
 
 
 class EventStream(StreamingResponse):
@@ -63,12 +25,13 @@ class EventStream(StreamingResponse):
 
     Args:
         streams: The streams of the server.
-        look: Called in another thread every half second; returns the new events, and whether they were the last.
+        changes: Says when the subject may have changed.
+        look: Called in another thread then; returns the new events, and whether they were the last.
     """
 
-    def __init__(self, streams: Streams, look: Look) -> None:
+    def __init__(self, streams: Streams, changes: AbstractContextManager[Changed], look: Look) -> None:
         headers = {"X-Accel-Buffering": "no"}  # or a proxy like nginx would hold events back
-        super().__init__(follow(streams, look), headers=headers, media_type="text/event-stream")
+        super().__init__(follow(streams, changes, look), headers=headers, media_type="text/event-stream")
         self.streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,20 +40,21 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def follow(streams: Streams, look: Look) -> AsyncIterator[str]:
+async def follow(streams: Streams, changes: AbstractContextManager[Changed], look: Look) -> AsyncIterator[str]:
     """Yield events until the last one, or until time is up."""
     began = spoke = time.monotonic()
-    while not streams.ending and time.monotonic() - began < LONGEST:
-        news, over = await run_in_threadpool(look)
-        for event in news:
-            yield event
-            spoke = time.monotonic()
-        if over:
-            return
-        if time.monotonic() - spoke >= ALIVE:
-            yield ": still here\n\n"
-            spoke = time.monotonic()
-        await asyncio.sleep(LOOK)
+    with changes as changed:
+        while not streams.ending and time.monotonic() - began < LONGEST:
+            news, over = await run_in_threadpool(look)
+            for event in news:
+                yield event
+                spoke = time.monotonic()
+            if over:
+                return
+            if time.monotonic() - spoke >= ALIVE:
+                yield ": still here\n\n"
+                spoke = time.monotonic()
+            await changed(LOOK)
 
 
 def event(html: str, name: str | None = None) -> str:
