@@ -145,7 +145,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "registry.server": {"registry.cli"},
     "registry.server.pages": {"registry.server.app"},
     "registry.worker": {"registry.cli"},
-    "registry.sandboxes": {"registry.server", "registry.worker"},
+    "registry.sandboxes": {"registry.cli", "registry.server", "registry.worker"},
     "registry.settings": {"registry.cli", "registry.server", "registry.worker"},
     "registry.schemas": {"registry.server", "client"},
     "torch": {  # for GPUs alone; what runs on a CPU does without it

@@ -78,6 +78,7 @@ def serve(
 ) -> None:
     """Serve the HTTP API and the web pages; migrations are applied at start."""
     from registry.logs import configure_logs
+    from registry.sandboxes.sandbox import warm_up
     from registry.server.app import create_app
     from registry.server.edge.serving import listen, make_server, run_beside
 
@@ -101,6 +102,7 @@ def serve(
         with ending_in_order(server), courier_beside(settings, beside):
             run_beside(beside.run, beside.stop, server, sockets)
     else:
+        warm_up()
         server.run(sockets)
     if not server.started:
         raise SystemExit(1)
@@ -114,6 +116,7 @@ def serve_by_many(
     Raises:
         InvalidRequest: The system cannot fork processes.
     """
+    from registry.sandboxes.sandbox import warm_up
     from registry.server.app import create_app, open_shared
     from registry.server.edge.serving import address_of, make_server
     from registry.server.processes.supervising import Child, Ready, Supervisor
@@ -128,6 +131,7 @@ def serve_by_many(
         def answer(number: int, ready: Ready) -> None:
             shared.join(number)
             app = create_app(settings, shared)
+            warm_up()
             make_server(app, host, port, settings.header_seconds, lambda _: ready(), alone=False).run(sockets)
 
         def close() -> None:
