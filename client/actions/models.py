@@ -17,9 +17,17 @@ from client.machine.patch_files import open_file
 from client.machine.sources import resolve
 from client.terminal.addresses import check_model
 from client.terminal.console import Console
-from registry.breadcrumbs.formats.checkpoint import list_files
-from registry.breadcrumbs.formats.weight_files import WeightFiles, find_weights, require_whole, tell_left_out
+from registry.breadcrumbs.diffing.quantised import refuse_packed
+from registry.breadcrumbs.formats.checkpoint import CONFIG_BYTES, list_files
+from registry.breadcrumbs.formats.weight_files import (
+    WeightFiles,
+    find_weights,
+    read_json,
+    require_whole,
+    tell_left_out,
+)
 from registry.errors import InvalidCheckpoint, InvalidRequest, NotFound, WrongState
+from registry.files.folders import CONFIG
 from registry.files.kinds import name_kind
 from registry.schemas import Model
 
@@ -101,18 +109,20 @@ def _list_files(base: Path, card: Path | None, console: Console) -> dict[str, Pa
         if not card.is_file():
             raise NotFound(f"There is no card {card}.")
         files["README.md"] = card
-    for file in weights.files.values():
-        _check_weights(file)
+    names = [name for file in weights.files.values() for name in _check_weights(file)]
+    config = read_json(files[CONFIG], CONFIG, CONFIG_BYTES) if CONFIG in files else {}
+    refuse_packed(config, names, str(base))
     return files
 
 
-def _check_weights(path: Path) -> None:
-    """Check the header of a weight file before its gigabytes travel."""
+def _check_weights(path: Path) -> list[str]:
+    """Check the header of a weight file before its gigabytes travel; return the names of its tensors."""
     from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS
     from registry.breadcrumbs.formats.header_reader import read_header
 
     with open_file(path) as file:
-        read_header(file, path.stat().st_size, f"Weight file {path.name}", CHECKPOINT_LIMITS, InvalidCheckpoint)
+        size, what = path.stat().st_size, f"Weight file {path.name}"
+        return list(read_header(file, size, what, CHECKPOINT_LIMITS, InvalidCheckpoint).entries)
 
 
 def _check_free(client: Client, name: str) -> None:

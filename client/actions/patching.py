@@ -4,7 +4,6 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from client.actions.results import Applied, MadePatch
 from client.machine.folders import check_vacant, compare_beside, copy_others, new_folder
@@ -18,14 +17,7 @@ from registry.breadcrumbs.formats.weight_files import tell_left_out
 from registry.errors import InvalidCheckpoint, InvalidRecipe, InvalidRequest, NotFound, WrongState
 from registry.files.kinds import name_kind
 
-if TYPE_CHECKING:
-    from registry.breadcrumbs.diffing.pairing import Pairing
-
 QUIET = Console(quiet=True)
-FAR = 0.5
-"""norm(tuned - base) / norm(base) of the matrices from which on the base is doubted. Fine-tuning seldom changes 0.1;
-unrelated models give 1.41 (sqrt 2), of whatever size. Vectors do not count: norm layers start at 1 in all models."""
-
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new card
 
@@ -56,7 +48,7 @@ def diff(
     Args:
         base: The model before: a .safetensors file, a model folder, or a Hub id `org/name[@revision]`; or the files of
             a folder, by their paths in it.
-        tuned: The model after, likewise; or a LoRA adapter for the base, of PEFT, kohya or diffusers.
+        tuned: The model after, likewise; or an adapter for the base, of PEFT, kohya, LyCORIS or diffusers.
         out: The patch file to write.
         drop_bottom: Share of the smallest changes to leave out, 0 to 1.
         drop_top: Share of the largest changes to leave out, 0 to 1.
@@ -87,7 +79,7 @@ def diff(
     check_out(out, *models)
 
     # Importing torch takes seconds: what is wrong without looking at weights has been raised before.
-    from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
+    from registry.breadcrumbs.diffing.adapters.adapted import Adapted, open_tuned
     from registry.breadcrumbs.diffing.diff import diff as write_patch
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
     from registry.breadcrumbs.formats.layout import MaskParams
@@ -98,7 +90,6 @@ def diff(
         if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
             raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
         left_out = {"base": list(before.left_out), "tuned": list(getattr(after, "left_out", ()))}
-        notes = [tell_left_out(paths, f"the {what} model") for what, paths in left_out.items() if paths]
         with console.progress("comparing") as progress:
             info = write_patch(
                 before,
@@ -113,16 +104,8 @@ def diff(
                 strip_prefix=strip_prefix,
                 shared_only=shared_only,
                 shared_rows=shared_rows,
-                note=notes.append,
             )
-        _tell_pairing(info.pairing, console)
-        if info.matrix_change is not None and info.matrix_change >= FAR:
-            console.note(
-                f"The tuned model is far from this base: norm(tuned - base) is {info.matrix_change:.2f} of norm(base) "
-                "in its matrices, and fine-tuning seldom changes a tenth. It may be another model of the same shape; "
-                "see that the tuned model was made from this base."
-            )
-        for sentence in notes:
+        for sentence in info.notes:
             console.note(sentence)
         adapter = after.config if isinstance(after, Adapted) else None
         dtypes = frozenset() if adapter else {spec.dtype for spec in after.tensors.values()}
@@ -136,7 +119,7 @@ def diff(
             nnz=sum(info.nnz.values()),
             parameters=sum(spec.numel for spec in before.tensors.values()),
             model_size=before.size,
-            adapter=adapter is not None,
+            adapter=adapter.title if adapter else None,
             adapter_base=adapter.base_model if adapter else None,
             prefix=info.pairing.prefix.text,
             left_out_tensors=tuple(map(str, info.pairing.left_out)),
@@ -144,7 +127,7 @@ def diff(
             relative_change=info.relative_change,
             matrix_change=info.matrix_change,
             left_out=left_out,
-            notes=notes,
+            notes=list(info.notes),
             beside=compare_beside(*models, dtypes),
         )
 
@@ -186,16 +169,6 @@ def _doubt_adapter(base: str, named: str | None, console: Console) -> None:
     is_hub = not Path(base).expanduser().exists() and named is not None and HUB_ID.fullmatch(named)
     if is_hub and named is not None and named.casefold() != base.removeprefix("hf://").partition("@")[0].casefold():
         console.note(f"The adapter says that it was trained on {named}, and the base is {base}; see that both are one.")
-
-
-def _tell_pairing(pairing: "Pairing", console: Console) -> None:
-    """Tell in what way base and tuned model do not have the same tensors."""
-    if pairing.prefix.text:
-        console.note(str(pairing.prefix))
-    for name, rows in pairing.rows.items():
-        console.note(f"The first {rows} rows of {name!r} were compared; the patch leaves other rows of the base alone.")
-    if pairing.left_out:
-        console.note(f"Left out, and not in the patch: {'; '.join(map(str, pairing.left_out))}.")
 
 
 def apply(

@@ -22,11 +22,19 @@ QUIET = Console(quiet=True)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model that something is pushed to: its name, the weights digest of its base, and who is logged in."""
+    """A model that something is pushed to.
+
+    Args:
+        model: Its name.
+        base: The weights digest of its base.
+        user: Who is logged in.
+        mask: How its maintainers want patches made where their authors do not say.
+    """
 
     model: str
     base: str
     user: str
+    mask: Mapping[str, str]
 
 
 def push(
@@ -167,10 +175,10 @@ def look_up(client: Client, model: str) -> Target:
         WrongState: The model is still being imported.
     """
     me = client.whoami()  # a missing token is reported before anything is read
-    base = client.model(model).base
-    if base is None:
+    target = client.model(model)
+    if target.base is None:
         raise WrongState(f"{model} is still being imported; push again once `crumb model show {model}` says ready.")
-    return Target(model, base, me.user)
+    return Target(model, target.base, me.user, target.mask)
 
 
 def send(client: Client, path: Path, console: Console, name: str) -> tuple[str, int]:

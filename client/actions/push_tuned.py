@@ -30,6 +30,7 @@ from client.machine.patch_files import is_patch, patch_base
 from client.machine.sources import resolve
 from client.terminal.console import Console, plain
 from registry import version
+from registry.documents.trailers import of_mask
 from registry.errors import BaseMismatch, InvalidInput, InvalidRequest, StorageFailed
 from registry.files.beside import MOST_BYTES, MOST_FILES, FileChange, check_files, is_beside, may_come
 from registry.files.durable import storage_error
@@ -78,7 +79,7 @@ def push_tuned(
         keep: Where to keep the patch file that is made.
         weights_only: Whether to leave out the files beside the weights.
         drafts: The folder of patches that are under way; one in the cache when None.
-        options: Options of `diff` by name.
+        options: Options of `diff` by name; those of the mask that are not given are as the model's settings say.
         message: As of `push`, like all that follow.
         task: See `push`.
         license: See `push`.
@@ -106,6 +107,11 @@ def push_tuned(
             raise InvalidRequest(f"{tuned} is a patch already, and is pushed as it is; leave out {', '.join(given)}.")
         return push(client, local, model, title, **about)
     target = look_up(client, model)
+    settings = {name: value for name, value in of_mask(target.mask).items() if name not in options}
+    if settings:
+        told = ", ".join(f"{name} {value}" for name, value in settings.items())
+        console.note(plain(f"By the settings of {model}: {told}. Options that are given win."))
+    options = {**settings, **options}
     after = resolve(tuned, quiet=console.quiet)
     before = None if base is None else resolve(base, quiet=console.quiet)
     if keep is not None:

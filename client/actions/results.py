@@ -27,7 +27,7 @@ class MadePatch(Card):
         nnz: Number of weights that it changes.
         parameters: Number of weights of the base.
         model_size: Of the base's weights, in bytes.
-        adapter: Whether the tuned model was a LoRA adapter.
+        adapter: The method of the adapter that the tuned model was, such as LoRA; None if it was none.
         adapter_base: The model that the adapter names as its base, if any.
         prefix: What was taken from the names of one side for them to fit; empty if they did.
         left_out_tensors: Those that were left out because both sides do not share them, each with the reason.
@@ -48,7 +48,7 @@ class MadePatch(Card):
     nnz: int
     parameters: int
     model_size: int
-    adapter: bool = False
+    adapter: str | None = None
     adapter_base: str | None = None
     prefix: str = ""
     left_out_tensors: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class MadePatch(Card):
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what `crumb diff` shows."""
-        adapter = [("adapter", f"LoRA, trained on {self.adapter_base or 'a base that it does not name'}")]
+        adapter = [("adapter", f"{self.adapter}, trained on {self.adapter_base or 'a base that it does not name'}")]
         return [
             ("patch", str(self.file)),
             ("sha256", self.sha256),

@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands.options import Author, Json, Limit, Model, NoWait, Quiet, connect
+from client.commands.options import (
+    Author,
+    DropBottom,
+    DropTop,
+    Granularity,
+    Json,
+    Limit,
+    Model,
+    NoWait,
+    Quiet,
+    ValueDtype,
+    connect,
+    mask_of,
+)
 from client.terminal.console import Console, fields, plain, size, table
 
 if TYPE_CHECKING:
@@ -137,17 +150,29 @@ def set_model(
         ),
     ] = None,
     require_none: Annotated[bool, typer.Option("--require-none", help="No evaluation is needed.")] = False,
+    drop_bottom: DropBottom = None,
+    drop_top: DropTop = None,
+    granularity: Granularity = None,
+    value_dtype: ValueDtype = None,
+    mask_none: Annotated[bool, typer.Option("--mask-none", help="Patches are made by the general defaults.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Change a model's visibility, licence and review rules."""
+    """Change a model's visibility, licence and review rules, and how patches are made.
+
+    --drop-bottom, --drop-top, --granularity and --value-dtype hold for patches whose authors do not say otherwise:
+    those of `crumb push`, and those that the registry makes of what tools of the Hub push.
+    """
+    given = mask_of(drop_bottom, drop_top, granularity, value_dtype)
     with connect() as client:
+        mask = {**({} if mask_none else client.model(name).mask), **given} if given or mask_none else None
         model = client.update_model(
             name,
             visibility=None if private is None else "private" if private else "public",
             license=license,
             min_approvals=approvals,
             required_evaluations=[] if require_none else require or None,
+            mask=mask,
         )
     Console(as_json, quiet).result(model, _fields(model), model.name)
 
@@ -161,6 +186,11 @@ def _fields(model: "schemas.Model") -> str:
             *([("you are", model.role)] if model.role else []),
             ("licence", plain(model.license or "not stated")),
             ("accepting", _policy(model)),
+            *(
+                [("patches by", ", ".join(f"{name} {plain(value)}" for name, value in model.mask.items()))]
+                if model.mask
+                else []
+            ),
             ("state", model.state),
             ("base", model.base or "-"),
             *([("source", plain(_source(model)))] if model.source else []),

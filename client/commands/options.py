@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from registry.breadcrumbs.formats.layout import MaskParams
+
 if TYPE_CHECKING:
     from client.api.client import Client
 
@@ -34,6 +36,31 @@ DeviceMemory = Annotated[
         help="Most memory to use on a GPU, like 8GiB; by default 4GiB or a quarter of what is free.",
     ),
 ]
+MASK = MaskParams()
+DropBottom = Annotated[
+    str | None,
+    typer.Option(metavar="DECIMAL", help="Share of the smallest changes to leave out.", show_default=MASK.drop_bottom),
+]
+DropTop = Annotated[
+    str | None,
+    typer.Option(metavar="DECIMAL", help="Share of the largest changes to leave out.", show_default=MASK.drop_top),
+]
+Granularity = Annotated[
+    str | None,
+    typer.Option(
+        metavar="tensor|row",
+        help="Take the shares of a whole tensor, or of each row.",
+        show_default=MASK.granularity,
+    ),
+]
+ValueDtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|BF16|F16|F32",
+        help="Type of the stored changes; auto is that of the base.",
+        show_default=MASK.value_dtype,
+    ),
+]
 Author = Annotated[str | None, typer.Option("--author", metavar="USER", help="Only by this user.")]
 Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most this many.")]
 Model = Annotated[str, typer.Argument(metavar="NS/NAME", help="The model.", show_default=False)]
@@ -60,6 +87,16 @@ def with_options_of(other: Callable[..., None]) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def mask_of(
+    drop_bottom: str | None, drop_top: str | None, granularity: str | None, value_dtype: str | None
+) -> dict[str, str]:
+    """Return the options of a mask that were given, in the case that they are written in."""
+    lower = granularity.lower() if granularity else None
+    given = value_dtype if value_dtype is None or value_dtype.lower() == "auto" else value_dtype.upper()
+    found = {"drop_bottom": drop_bottom, "drop_top": drop_top, "granularity": lower, "value_dtype": given}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def changed_options(options: dict[str, object], of: Callable[..., None]) -> dict[str, object]:

@@ -12,7 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from registry.errors import InvalidRequest
-from registry.files.folders import check_path, describes_weights, is_path, is_pickle, may_hold_weights
+from registry.files.folders import (
+    check_path,
+    describes_weights,
+    is_path,
+    is_pickle,
+    may_hold_weights,
+    require_one_folder,
+)
 from registry.files.hashing import hash_file
 
 MOST_FILES = 64
@@ -130,23 +137,7 @@ def check_files(sizes: Mapping[str, int], base: Sequence[str]) -> None:
             )
         if path.casefold() == CARD.casefold():
             raise InvalidRequest(f"{path} is the card, which a registry writes; leave it out.", field=path)
-    check_together([*sizes], base)
-
-
-def check_together(paths: Sequence[str], base: Sequence[str]) -> None:
-    """Refuse files that cannot lie in one folder with those of the base.
-
-    Raises:
-        InvalidRequest: Two paths differ in upper and lower case only, or one lies inside another.
-    """
-    known = {path.casefold(): path for path in base}
-    for path in paths:
-        if known.setdefault(path.casefold(), path) != path:
-            raise InvalidRequest(f"{path} and {known[path.casefold()]} are one file on some systems.", field=path)
-    for path in {*paths, *base}:
-        for parent in PurePosixPath(path).parents:
-            if (file := known.get(str(parent).casefold())) is not None:
-                raise InvalidRequest(f"{path} lies inside {file}, which is a file.", field=path)
+    require_one_folder([*dict.fromkeys([*base, *sizes])])
 
 
 def compare(before: Mapping[str, Path], after: Mapping[str, Path], dtypes: Set[str] = frozenset()) -> list[FileChange]:

@@ -132,20 +132,31 @@ def check_path(path: str) -> None:
         )
 
 
+def require_one_folder(paths: Sequence[str]) -> None:
+    """Refuse paths that cannot be files of one folder on every system.
+
+    Raises:
+        InvalidRequest: Two paths are the same, or differ in upper and lower case only; or one lies inside another.
+    """
+    known: dict[str, str] = {}
+    for path in paths:
+        if (other := known.get(path.casefold())) is not None:
+            raise InvalidRequest(f"{path} and {other} are one file on some systems; rename one of them.", field=path)
+        known[path.casefold()] = path
+    for path in paths:
+        for parent in PurePosixPath(path).parents:
+            if (file := known.get(str(parent).casefold())) is not None:
+                raise InvalidRequest(f"{path} lies inside {file}, which is a file; rename one of them.", field=path)
+
+
 def check_paths(paths: Sequence[str]) -> None:
     """Refuse paths that cannot be the files of one base.
 
     Raises:
-        InvalidRequest: A path breaks a rule of `check_path`, two paths collide, or there are no weights.
+        InvalidRequest: A path breaks a rule of `check_path` or of `require_one_folder`, or there are no weights.
     """
-    seen: set[str] = set()
     for path in paths:
         check_path(path)
-        if path.casefold() in seen:
-            raise InvalidRequest(f"Two files are called {path} (upper and lower case count as the same).", field=path)
-        seen.add(path.casefold())
-    for path in paths:
-        if any(str(parent).casefold() in seen for parent in PurePosixPath(path).parents):
-            raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
+    require_one_folder(paths)
     if not any(is_weights(path) for path in paths):
         raise InvalidRequest("A base needs at least one .safetensors file.", field="files")

@@ -15,7 +15,7 @@ from registry.breadcrumbs.formats.header import TensorSpec, format_header
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.places import patch_header
 from registry.files.hashing import hash_file
-from registry.sandboxes import ranges, tasks  # noqa: F401  # ranges need what compositions need
+from registry.sandboxes import pushed, ranges, tasks  # noqa: F401  # pushed and ranges need what these run
 
 WEIGHTS = 4096
 SPEC = TensorSpec("F32", (WEIGHTS,))

@@ -18,18 +18,16 @@ from registry.breadcrumbs.checking.finite import check_finite, try_on
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
 from registry.breadcrumbs.composing.variances import tell_negative
-from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
-from registry.breadcrumbs.diffing.diff import diff as make_patch
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
+from registry.breadcrumbs.diffing.quantised import refuse_packed
+from registry.breadcrumbs.formats.checkpoint import CONFIG_BYTES, open_checkpoint
 from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
 from registry.breadcrumbs.formats.header import TensorSpec
-from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
-from registry.documents.trailers import of_mask
-from registry.errors import BlobDamaged, InvalidCheckpoint, InvalidInput, StorageFailed
+from registry.breadcrumbs.formats.weight_files import read_json
+from registry.errors import BlobDamaged, InvalidInput, StorageFailed
 from registry.files.beside import is_json, key_changes
-from registry.files.folders import is_weights
+from registry.files.folders import CONFIG
 from registry.files.hashing import hash_file
 from registry.files.threads import processors
 from registry.outside.hub import Download, Hub, listing
@@ -37,7 +35,6 @@ from registry.storage.cache import Cache
 from registry.storage.store import Store
 
 Progress = Callable[[float], None]
-OF_CHOICE = ("include", "exclude", "strip_prefix", "shared_only", "shared_rows")
 
 
 def fraction(progress: Progress) -> Callable[[int, int], None]:
@@ -106,6 +103,23 @@ def fetch(
     return fetched
 
 
+def check_config(path: str, progress: Progress) -> bool:
+    """Refuse a base that is quantised, by its config.json alone, before its weights are fetched.
+
+    Args:
+        path: The file.
+        progress: Not called.
+
+    Returns:
+        True, since a sandbox waits for a result.
+
+    Raises:
+        InvalidCheckpoint: The config is not sound, or says that the base is quantised.
+    """
+    refuse_packed(read_json(Path(path), CONFIG, CONFIG_BYTES), (), "The base")
+    return True
+
+
 def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[str] = ()) -> dict[str, Any]:
     """Read a base's weight files and return its weights digest and tensors.
 
@@ -115,12 +129,14 @@ def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[
         pickled: Names of files with pickled weights, which are not here and are never opened.
 
     Raises:
-        InvalidCheckpoint: The files are not a sound checkpoint; or a component has only pickled weights.
+        InvalidCheckpoint: The files are not a sound checkpoint, or are quantised; or a component has only pickled
+            weights.
         StorageFailed: A file is missing.
     """
     require_files(files.values())
     named = {name: Path(path) for name, path in files.items()}
     with open_checkpoint({path: Path(path) for path in pickled} | named) as base:
+        refuse_packed(base.config, base.tensors, "The base")
         digests = tensor_digests(base, fraction(progress))
         tensors = [(name, spec.dtype, list(spec.shape), digests[name]) for name, spec in base.tensors.items()]
         return {
@@ -208,82 +224,6 @@ def check_patch(
             for tensor in report.tensors
         ],
     }
-
-
-def diff(
-    base: Mapping[str, str],
-    sent: Mapping[str, str],
-    deleted: Sequence[str],
-    options: Mapping[str, Any],
-    out: str,
-    device: str,
-    device_memory: int | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write the patch from a base to a model that was pushed.
-
-    Args:
-        base: Path of each file of the base (weights, index, config) by its name in the folder.
-        sent: The same of the files that were pushed.
-        deleted: Files of the base that the push has deleted.
-        options: Those of the diff that a commit's description gives; others are left alone.
-        out: The folder to write `patch.safetensors` to.
-        device: auto, cpu or cuda.
-        device_memory: Most bytes to use on a GPU; None for the default.
-        progress: Called with a number from 0 to 1 now and then.
-
-    Returns:
-        sha256 and bytes of the patch.
-
-    Raises:
-        InvalidCheckpoint, CheckpointMismatch, InvalidPatch: No patch can be made of it; the message says why.
-        StorageFailed: A file is missing.
-    """
-    require_files([*base.values(), *sent.values()])
-    params = MaskParams(**of_mask(options))
-    choice = {name: options[name] for name in OF_CHOICE if name in options}
-    with (
-        open_checkpoint({name: Path(path) for name, path in base.items()}) as before,
-        open_pushed(Path(out), before, base, sent, deleted) as after,
-    ):
-        made = make_patch(
-            before,
-            after,
-            Path(out) / "patch.safetensors",
-            params,
-            progress=fraction(progress),
-            device=device,
-            device_memory=device_memory,
-            **choice,
-        )
-    return {"sha256": made.sha256, "size": made.size}
-
-
-def open_pushed(
-    folder: Path, before: Checkpoint, base: Mapping[str, str], sent: Mapping[str, str], deleted: Sequence[str]
-) -> Checkpoint | Adapted:
-    """Open a model that was pushed: what was sent if that is a whole model or an adapter, else over the base's files.
-
-    Raises:
-        InvalidCheckpoint, CheckpointMismatch: As of `open_tuned`.
-    """
-    try:
-        return open_tuned(link_files(folder / "sent", sent), before)
-    except InvalidCheckpoint:
-        weights = {path for path in sent if is_weights(path)}
-        if not weights <= base.keys():  # it is no change of the base's own files
-            raise
-    kept = {path: file for path, file in base.items() if path not in deleted}
-    return open_tuned(link_files(folder / "merged", {**kept, **sent}), before)
-
-
-def link_files(folder: Path, files: Mapping[str, str]) -> Path:
-    """Make a folder of links to files, by their names in it; return it."""
-    for name, path in files.items():
-        link = folder / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path)
-    return folder
 
 
 def compose(

@@ -56,6 +56,7 @@ from registry.schemas.conflicts import (
 from registry.schemas.contents import (
     File,
     FileRequest,
+    MaskRequest,
     Model,
     ModelPage,
     ModelRequest,
@@ -171,6 +172,7 @@ __all__ = [
     "JobKind",
     "JobState",
     "KeyChange",
+    "MaskRequest",
     "Member",
     "MemberRequest",
     "Model",

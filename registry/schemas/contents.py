@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from registry.files.names import NAME
 from registry.schemas.operations import Job
-from registry.schemas.wire import Answer, FilePath, Hex256, License, ModelName, WeightsDigest, Wire
+from registry.schemas.wire import Answer, Decimal, FilePath, Hex256, License, ModelName, WeightsDigest, Wire
 
 Visibility = Literal["public", "private"]
 ModelState = Literal["empty", "importing", "ready"]
@@ -91,6 +91,15 @@ class ModelRequest(Wire):
         return self
 
 
+class MaskRequest(Wire):
+    """How patches of a model are made where their authors do not say; the general defaults hold for a field of null."""
+
+    drop_bottom: Decimal | None = Field(None, description="share of the smallest changes that is left out")
+    drop_top: Decimal | None = Field(None, description="share of the largest changes that is left out")
+    granularity: Literal["tensor", "row"] | None = Field(None, description="what the shares are of")
+    value_dtype: Literal["auto", "BF16", "F16", "F32"] | None = Field(None, description="type of the stored changes")
+
+
 class ModelUpdate(Wire):
     """Change a model; a field that is null stays."""
 
@@ -100,6 +109,7 @@ class ModelUpdate(Wire):
         None, ge=0, le=10, description="approvals that a patch needs before it can be accepted"
     )
     required_evaluations: list[RequiredEvaluation] | None = Field(None, max_length=50)
+    mask: MaskRequest | None = Field(None, description="in place of all that was set before")
 
 
 class Model(Answer):
@@ -111,6 +121,7 @@ class Model(Answer):
     license: str | None
     min_approvals: int
     required_evaluations: list[str]
+    mask: dict[str, str] = Field({}, description="how patches are made where their authors do not say")
     state: ModelState
     base: WeightsDigest | None
     source: str | None = Field(None, description="where the base came from: `hf://org/name@<commit>` once imported")

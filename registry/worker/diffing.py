@@ -20,6 +20,7 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
         model = runner.model(session, claim)
         base = {file.path: file.sha256 for file in models.base_files(session, model)}
         compared = pushes.compared(pushes.by_patch(session, patch_of(claim)))
+        settings = {name: value for name, value in model.mask.items() if name not in compared.options}
     damage.require_sound(runner.database, runner.store, [*base.values(), *compared.sent.values()])
     with (
         runner.base_here(claim),
@@ -28,12 +29,12 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
         try:
             made = runner.in_sandbox(
                 claim,
-                "registry.sandboxes.tasks:diff",
+                "registry.sandboxes.pushed:diff",
                 grows=True,
                 base=runner.readable(base),
                 sent={path: str(runner.store.path(sha256)) for path, sha256 in compared.sent.items()},
                 deleted=compared.deleted,
-                options=compared.options,
+                options={**settings, **compared.options},
                 out=str(folder),
                 device=runner.settings.device,
                 device_memory=runner.settings.device_memory,
@@ -42,8 +43,7 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
             reason = str(error)
             settle(runner, claim, compared, lambda session, _: give_up(session, claim, reason))
             return
-        result = folder / "patch.safetensors", made["sha256"], made["size"]
-        finish = runner.store, patch_of(claim), result
+        finish = runner.store, patch_of(claim), folder / "patch.safetensors", {**made, "settings": settings}
         settle(runner, claim, compared, lambda session, model: pushes.finish(session, model, *finish))
 
 

@@ -23,7 +23,7 @@ from registry.db.notifications import Watch, watching
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
 from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
-from registry.files.folders import carried, is_weights, left_out
+from registry.files.folders import CONFIG, carried, is_weights, left_out
 from registry.files.hashing import hash_file
 from registry.sandboxes.sandbox import warm_up
 from registry.services.blobs import blobs, damage
@@ -207,6 +207,9 @@ class Worker(Upkeep):
         with self.database.write() as session:
             hub_bases.require_room(session, self.model(session, claim), hub_bases.stored_files(model, chosen), limits)
         source = f"{wanted.partition('@')[0]}@{listed['commit']}"
+        with self.fetched(claim, source, [file for file in chosen if file.path == CONFIG]) as configs:
+            for path in self.readable({file.path: file.name for file in configs}).values():
+                self.in_sandbox(claim, "registry.sandboxes.tasks:check_config", path=path)
         with (
             self.fetched(claim, source, chosen) as files,
             self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder,

@@ -54,8 +54,8 @@ def test_a_base_needs_weights_and_names_that_do_not_collide() -> None:
     assert is_weights("x.safetensors") and is_weights("sub/x.safetensors") and not is_weights("x.safetensors.txt")
     for paths, why in (
         (["config.json"], "safetensors"),
-        (["m.safetensors", "A", "a"], "upper and lower"),
-        (["m.safetensors", "a", "a/b"], "inside another"),
+        (["m.safetensors", "A", "a"], "one file on some systems"),
+        (["m.safetensors", "a", "a/b"], "lies inside a"),
     ):
         with pytest.raises(InvalidRequest, match=why):
             check_paths(paths)

@@ -154,6 +154,51 @@ def test_three_people_who_installed_nothing_of_ours(studio: Studio) -> None:
     assert found["base"] != found["main"]
 
 
+TRAINER = f"""
+import sys, torch
+from huggingface_hub import create_pull_request
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+def trainer(folder, name, **more):
+    model = AutoModelForCausalLM.from_pretrained({NAME!r}, revision="base")
+    rows = [{{"input_ids": torch.arange(8) + at, "labels": torch.arange(8) + at}} for at in range(8)]
+    settings = {{"max_steps": 2, "learning_rate": 0.01, "use_cpu": True, "report_to": "none", "disable_tqdm": True}}
+    arguments = TrainingArguments(folder, push_to_hub=True, hub_model_id=name, **settings, **more)
+    return Trainer(model, arguments, train_dataset=rows)
+
+number = create_pull_request({NAME!r}, title="A Trainer").num
+into = trainer("patch", {NAME!r}, hub_revision=f"refs/pr/{{number}}", save_steps=1)
+into.train()  # which pushes at each save
+into.push_to_hub(commit_message="By the Trainer")
+try:
+    trainer("refused", {NAME!r}).push_to_hub()
+except HfHubHTTPError as why:
+    print("refused:", why.server_message)
+fresh = trainer("base", "bob/by-trainer", save_steps=1)
+fresh.train()
+fresh.push_to_hub()
+print(number)
+"""
+
+
+def test_the_trainers_own_push_makes_a_patch_a_model_or_a_sentence(studio: Studio, tmp_path: Path) -> None:
+    """It sends a card, its arguments (a pickle), a tokenizer if it has one, and a checkpoint at each save."""
+    said = studio.run("bob", sys.executable, "-c", TRAINER).strip().splitlines()
+    number = int(said[-1])
+    folder = studio.folder / "work"
+    assert (folder / "patch" / "training_args.bin").is_file()
+    expected = make_patch(studio.base, folder / "patch", tmp_path / "p.safetensors").sha256
+    patch = until(lambda: (found := studio.patch(number))["sha256"] == expected and found)
+    assert patch["author"] == "bob"
+    assert patch["title"] in ("By the Trainer", "Training in progress, step 2")  # if that was compared before
+    files = {file["path"] for file in patch["files"]}
+    assert not any(path.endswith((".bin", ".md")) or "checkpoint" in path for path in files)
+    assert any(line.startswith("refused:") and "hub_revision='refs/pr/N'" in line for line in said)
+    held = httpx2.get(f"{studio.registry.url}/bob/by-trainer/resolve/main/model.safetensors", follow_redirects=True)
+    assert held.content == (folder / "base" / "model.safetensors").read_bytes()
+
+
 OLD = """
 import sys
 from huggingface_hub import HfApi

@@ -82,6 +82,8 @@ def test_an_owner_changes_what_a_model_asks_for_and_who_is_what_to_it(site: Site
     page.get_by_label("Evaluations needed").fill(f"{HOSTILE}:accuracy\n\nmmlu:accuracy")
     page.get_by_label("Approvals needed").fill("2")
     page.get_by_label("Licence").fill("mit")
+    page.get_by_label("Share of the smallest").fill("0.95")
+    page.get_by_label("The shares are of").select_option("row")
     page.get_by_label("Visibility").select_option("private")
     page.get_by_role("button", name="Save").click()
     expect(page.locator(".subject").get_by_text("private")).to_be_visible()
@@ -91,10 +93,16 @@ def test_an_owner_changes_what_a_model_asks_for_and_who_is_what_to_it(site: Site
         model = site.community.model(session)
         assert (model.visibility, model.license, model.min_approvals) == ("private", "mit", 2)
         assert model.required_evaluations == [f"{HOSTILE}:accuracy", "mmlu:accuracy"]
+        assert model.mask == {"drop_bottom": "0.95", "granularity": "row"}
+    expect(page.get_by_label("Share of the smallest")).to_have_value("0.95")
+    page.get_by_label("Share of the smallest").fill("")
+    page.get_by_label("The shares are of").select_option("")
     page.get_by_label("Evaluations needed").fill("")
     with page.expect_navigation():
         page.get_by_role("button", name="Save").click()
     expect(page.get_by_label("Evaluations needed")).to_have_value("")
+    with site.community.world.database.read() as session:
+        assert site.community.model(session).mask == {}
 
     page.get_by_label("User").fill("nobody")
     page.get_by_role("button", name="Give the role").click()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
+from registry.breadcrumbs.diffing.adapters.adapted import Adapted, open_tuned
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 
 PREFIX = "base_model.model."

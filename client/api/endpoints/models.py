@@ -52,6 +52,6 @@ class Models(Calls):
         return self._call(schemas.Model, "GET", f"/models/{name_of(name)}")
 
     def update_model(self, name: str, **changes: Any) -> schemas.Model:
-        """Change a model's `visibility`, `license`, `min_approvals` or `required_evaluations`."""
+        """Change a model's `visibility`, `license`, `min_approvals`, `required_evaluations` or `mask`."""
         request = valid(schemas.ModelUpdate, **changes)
         return self._call(schemas.Model, "PATCH", f"/models/{name_of(name)}", body=request)

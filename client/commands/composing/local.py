@@ -5,35 +5,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.commands.options import Alpha, Device, DeviceMemory, Json, Method, Quiet, connect, parse_size
+from client.commands.options import (
+    Alpha,
+    Device,
+    DeviceMemory,
+    DropBottom,
+    DropTop,
+    Granularity,
+    Json,
+    Method,
+    Quiet,
+    ValueDtype,
+    connect,
+    mask_of,
+    parse_size,
+)
 from client.terminal.beside import file_lines, panel, patch_panel
 from client.terminal.console import Console, fields, plain, size, table
 from registry.breadcrumbs.comparing.alpha import AUTO
-from registry.breadcrumbs.formats.layout import MaskParams
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.checking.check import PatchReport
     from registry.schemas import Patch, TensorStats
-
-MASK = MaskParams()
 
 
 def diff(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model before.", show_default=False)],
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model after.", show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The patch file to write.")],
-    drop_bottom: Annotated[
-        str, typer.Option(metavar="DECIMAL", help="Share of the smallest changes to leave out.")
-    ] = MASK.drop_bottom,
-    drop_top: Annotated[
-        str, typer.Option(metavar="DECIMAL", help="Share of the largest changes to leave out.")
-    ] = MASK.drop_top,
-    granularity: Annotated[
-        str, typer.Option(metavar="tensor|row", help="Take the shares of a whole tensor, or of each row.")
-    ] = MASK.granularity,
-    value_dtype: Annotated[
-        str, typer.Option(metavar="auto|BF16|F16|F32", help="Type of the stored changes; auto is that of the base.")
-    ] = MASK.value_dtype,
+    drop_bottom: DropBottom = None,
+    drop_top: DropTop = None,
+    granularity: Granularity = None,
+    value_dtype: ValueDtype = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Only tensors whose name matches; may be repeated.")
     ] = None,
@@ -57,8 +60,8 @@ def diff(
 ) -> None:
     """Make a breadcrumb patch from what fine-tuning changed.
 
-    BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision]. TUNED may also be a
-    LoRA adapter for BASE, of PEFT, kohya or diffusers.
+    BASE and TUNED are each a .safetensors file, a model folder, or a Hub id org/name[@revision]. TUNED may also be
+    an adapter for BASE (LoRA, DoRA, LoHa, LoKr, IA3), of PEFT, kohya, LyCORIS or diffusers.
 
     A patch holds changes of weights alone. What differs beside them is shown: keys of configs, the chat template, the
     tokenizer, added files.
@@ -72,10 +75,7 @@ def diff(
         base,
         tuned,
         out,
-        drop_bottom=drop_bottom,
-        drop_top=drop_top,
-        granularity=granularity,
-        value_dtype=value_dtype,
+        **mask_of(drop_bottom, drop_top, granularity, value_dtype),
         include=include or (),
         exclude=exclude or (),
         strip_prefix=strip_prefix,
@@ -89,7 +89,7 @@ def diff(
         **{name: value for name, value in asdict(patch).items() if name not in ("parameters", "adapter_base")},
         "file": str(patch.file),
         "density": patch.density,
-        "adapter": {"base_model": patch.adapter_base} if patch.adapter else None,
+        "adapter": {"method": patch.adapter, "base_model": patch.adapter_base} if patch.adapter else None,
     }
     lines = (line for it in patch.beside for line in file_lines(it.path, it.change, it.size, it.keys, it.more))
     text = fields([(name, plain(value)) for name, value in patch.rows()])

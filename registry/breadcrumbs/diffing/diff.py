@@ -24,6 +24,7 @@ import numpy as np
 from registry.breadcrumbs.diffing.changes import Changes, MaskFinder, Workspace
 from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
 from registry.breadcrumbs.diffing.mask import groups_of, rounds
+from registry.breadcrumbs.diffing.notes import name_dtypes, tell
 from registry.breadcrumbs.diffing.pairing import Choice, Pairing, SharedRows, pair
 from registry.breadcrumbs.formats.arrays import count_not_finite, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
@@ -51,11 +52,13 @@ class Diffed(PatchInfo):
         relative_change: norm(tuned - base) / norm(base) of the tensors that were compared; None if they are 0 in the
             base.
         matrix_change: The same of tensors of two dimensions or more, which unrelated models do not share.
+        notes: What whoever diffs should know of the comparison, each a sentence.
     """
 
     pairing: Pairing = field(default_factory=lambda: Pairing({}, []), compare=False)
     relative_change: float | None = field(default=None, compare=False)
     matrix_change: float | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def diff(
@@ -73,7 +76,6 @@ def diff(
     strip_prefix: str | None = None,
     shared_only: bool = False,
     shared_rows: bool = False,
-    note: Callable[[str], None] = lambda sentence: None,
 ) -> Diffed:
     """Write the patch from base to tuned. Same inputs, same bytes.
 
@@ -91,7 +93,6 @@ def diff(
         strip_prefix: Taken from the names of the side that has it; found by itself when None.
         shared_only: Whether tensors that only one side has, or that have other shapes, are left out.
         shared_rows: Whether of tensors that differ in their first dimension the rows that both have are compared.
-        note: Called with sentences about what the patch leaves out.
 
     Returns:
         What was written, with the file's sha256, and how the two were paired.
@@ -104,6 +105,7 @@ def diff(
     params = params or MaskParams()
     gpu = None if pick_device(device) == "cpu" else open_gpu(device_memory)
     pairing = pair(base, tuned, Choice(include, exclude, strip_prefix, shared_only, shared_rows))
+    given = tuned
     if pairing.rows:
         tuned = SharedRows(base, tuned, {pairing.partner[name]: name for name in pairing.rows})
     floats = [name for name in pairing.partner if base.tensors[name].dtype in FLOATS]
@@ -113,14 +115,6 @@ def diff(
     meter = Meter(base.size + sum(map(tuned.bytes_of, read)), progress)
     digests = _compare_integers(base, tuned, pairing, meter)
     rounded = [name for name in floats if rounds(base.tensors[name].dtype, tuned.dtype_of(pairing.partner[name]))]
-    same = ""
-    if rounded:
-        dtypes = " and ".join(sorted({tuned.dtype_of(pairing.partner[name]) for name in rounded}))
-        same = f", once the base is rounded to {dtypes} as tuned was"
-        note(
-            f"The tuned model is {dtypes} in {len(rounded)} of {len(floats)} tensors, which is less precise than the "
-            "base. They were compared with the base rounded in the same way, so that rounding is no change."
-        )
     with new_files([out]) as (file,), ExitStack() as stack:
         workspaces = _Workspaces(lambda: stack.enter_context(Workspace(out.parent, gpu)))
         comparison = _Comparison(base, tuned, pairing.partner, params, places, file, meter, workspaces)
@@ -130,6 +124,9 @@ def diff(
         kept = {name: tensors[name] for name in floats if tensors[name].nnz}
         if not kept:
             changes = sum(tensor.total for tensor in tensors.values())
+            same = (
+                f", once the base is rounded to {name_dtypes(given, pairing, rounded)} as tuned was" if rounded else ""
+            )
             raise InvalidPatch(
                 f"The mask keeps none of {changes} changes: they are outliers (drop_top {params.drop_top}) or small "
                 f"(drop_bottom {params.drop_bottom}); lower one of the two. No patch was written."
@@ -142,8 +139,10 @@ def diff(
         sha256, total = settle(file, header, parts, out.parent)
     specs = {name: base.tensors[name] for name in kept}
     matrices = [name for name in floats if len(base.tensors[name].shape) > 1]
-    moved = [_relative([tensors[name].squares for name in names]) for names in (floats, matrices)]
-    return Diffed(digest, params, specs, {name: kept[name].nnz for name in kept}, total, sha256, pairing, *moved)
+    moved, change = (_relative([tensors[name].squares for name in names]) for names in (floats, matrices))
+    nnz = {name: tensor.nnz for name, tensor in kept.items()}
+    notes = tuple(tell(base, given, pairing, rounded, change))
+    return Diffed(digest, params, specs, nnz, total, sha256, pairing, moved, change, notes)
 
 
 def _relative(squares: Sequence[tuple[float, ...]]) -> float | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from shlex import quote
 
 from registry.breadcrumbs.diffing.prefixes import Prefix
+from registry.breadcrumbs.diffing.quantised import find_quantiser
 from registry.breadcrumbs.diffing.ties import is_vocabulary
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.header import show
@@ -55,32 +56,18 @@ def list_faults(faults: Sequence[Fault], base: Checkpoint, tuned: Weights, compa
     return f"{told}{len(faults)} {plural} not fit: {named}{more}. {_remedy(faults) if related else _OTHER}"
 
 
-QUANTISERS = {"bitsandbytes": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ"}
-"""Values of quant_method, and what people call them."""
-
-
 def _name_quantised(base: Weights, tuned: Weights) -> str | None:
-    """Return the sentence for two checkpoints of which one is quantised, by its config.json, and the other is not."""
-    methods = [_quantiser(getattr(side, "config", None)) for side in (base, tuned)]
-    if (methods[0] is None) == (methods[1] is None):
+    """Return the sentence for two checkpoints of which one is quantised and the other is not."""
+    found = [find_quantiser(getattr(side, "config", None), side.tensors) for side in (base, tuned)]
+    quantiser = found[0] or found[1]
+    if quantiser is None or all(found):
         return None
-    what, other = ("base", "tuned checkpoint") if methods[0] else ("tuned checkpoint", "base")
+    what, other = ("base", "tuned checkpoint") if found[0] else ("tuned checkpoint", "base")
     return (
-        f"The {what} is quantised by {methods[0] or methods[1]} (quantization_config in its config.json) and the "
-        f"{other} is not, so they hold different tensors. Use the weights from before the {what} was quantised; if an "
-        "adapter was trained on them, use that: `crumb diff BASE ADAPTER -o patch.safetensors`."
+        f"The {what} is quantised by {quantiser.title} ({quantiser.where}) and the {other} is not, so they hold "
+        f"different tensors. Use the weights from before the {what} was quantised; if an adapter was trained on them, "
+        "use that: `crumb diff BASE ADAPTER -o patch.safetensors`."
     )
-
-
-def _quantiser(config: object) -> str | None:
-    """Return what quantised a model, by its config.json."""
-    settings = config.get("quantization_config") if isinstance(config, dict) else None
-    if not isinstance(settings, dict):
-        return None
-    method = settings.get("quant_method")
-    if method is None and (settings.get("load_in_8bit") or settings.get("load_in_4bit")):
-        method = "bitsandbytes"
-    return QUANTISERS.get(str(method)) or (show(str(method)) if method else "a method that it does not name")
 
 
 _OTHER = (

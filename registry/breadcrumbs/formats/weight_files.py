@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,9 @@ DESCRIPTION_BYTES = 1_000_000
 NAMES_SHOWN = 10
 """Most files that a sentence names."""
 
-_SHARD = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})\.safetensors")
+SHARD = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})\.safetensors")
+"""The name of a shard: stem, number, and of how many."""
+
 _COPY = re.compile(r"consolidated\b.*|adapter_model")
 """Stems that are the model only where there is no other."""
 
@@ -85,12 +86,29 @@ def require_whole(path: Path) -> None:
     Raises:
         InvalidCheckpoint: The name says so.
     """
-    shard = _SHARD.fullmatch(path.name)
+    shard = SHARD.fullmatch(path.name)
     if shard is not None and int(shard[3]) > 1:
         raise InvalidCheckpoint(
             f"{path.name} is shard {int(shard[2])} of {int(shard[3])}, and not a whole model; give the folder that "
             "holds all of them."
         )
+
+
+def find_missing(stem: str, n: int, shards: Mapping[int, str]) -> Iterator[str]:
+    """Yield the names of the shards that are missing of n, which are counted from 0 if there is one of that number.
+
+    A name may claim any number of others, so take no more of them than are needed.
+
+    Args:
+        stem: What all their names begin with.
+        n: How many there should be.
+        shards: The names of those that are there, one at least, by their numbers.
+    """
+    first = 0 if 0 in shards else 1
+    width = len(next(iter(shards.values())).removesuffix(".safetensors").rpartition("-")[2])
+    for number in range(first, first + n):
+        if number not in shards:
+            yield f"{stem}-{number:0{width}}-of-{n:0{width}}.safetensors"
 
 
 def how_to_convert(names: Iterable[str]) -> str:
@@ -257,7 +275,7 @@ def _stems(names: Mapping[str, Path]) -> dict[str, _Stem]:
     for name in sorted(names):
         if name.endswith(".safetensors.index.json"):
             stems.setdefault(name.removesuffix(".safetensors.index.json"), _Stem()).index = name
-        elif (shard := _SHARD.fullmatch(name)) is not None:
+        elif (shard := SHARD.fullmatch(name)) is not None:
             stems.setdefault(shard[1], _Stem()).shards.setdefault(int(shard[3]), {})[int(shard[2])] = name
         elif is_weights(name):
             stems.setdefault(name.removesuffix(".safetensors"), _Stem()).whole = name
@@ -295,12 +313,8 @@ def _all_shards(stem: str, by_count: Mapping[int, Mapping[int, str]], folder: st
             f"There are shards of {show(_join(folder, stem))} of {counts} files; remove those that are not the model."
         )
     n, shards = next(iter(by_count.items()))
-    first = 0 if 0 in shards else 1
-    missing = (number for number in count(first) if number not in shards)
-    number = next(missing)
-    if number < first + n:
-        width = len(next(iter(shards.values())).removesuffix(".safetensors").rpartition("-")[2])
-        name = f"{stem}-{number:0{width}}-of-{n:0{width}}.safetensors"
+    name = next(find_missing(stem, n, shards), None)
+    if name is not None:
         raise InvalidCheckpoint(
             f"{show(_join(folder, name))} is missing: {len(shards)} of {n} shards are there; complete the folder.",
             field=name,

@@ -91,7 +91,8 @@ class Model(Table):
     One that is `empty` has a name and no base yet: tools of the Hub ask for it before they push. `source` is where the
     base came from, `hf://org/name@<commit>`, or until it is imported the revision asked for. A base `by_reference` has
     its weights there. `base_commit` is the Hub's name for the files of the base, `dtypes` the number of weights by
-    dtype. A worker's sweep renews `downloads_30d`, the downloads of the last thirty days.
+    dtype. `mask` has those parameters of a patch's mask that the model has other defaults for. A worker's sweep renews
+    `downloads_30d`, the downloads of the last thirty days.
     """
 
     __tablename__ = "models"
@@ -113,6 +114,7 @@ class Model(Table):
     license: Mapped[str | None] = mapped_column(String(64))
     min_approvals: Mapped[int] = mapped_column(default=1)
     required_evaluations: Mapped[list[str]] = mapped_column(default=list)
+    mask: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     state: Mapped[str] = mapped_column(String(16), default="importing")
     base_digest: Mapped[str | None] = mapped_column(String(71), index=True)
     base_commit: Mapped[str | None] = mapped_column(String(40))

@@ -66,7 +66,7 @@ def show(name: ModelName, actor: VisitorDep, ctx: ContextDep) -> schemas.Model:
 @router.patch("/{namespace}/{name}")
 @allow("model.manage")
 def update(name: ModelName, body: schemas.ModelUpdate, actor: ActorDep, ctx: ContextDep) -> schemas.Model:
-    """Change a model's visibility, its licence, or the requirements for accepting a patch."""
+    """Change a model's visibility, its licence, the requirements for accepting a patch, or how patches are made."""
     with ctx.writing(actor, body) as session:
         return model_views.show(session, actor, models.update(session, actor, name, body.model_dump(exclude_none=True)))
 

@@ -65,6 +65,8 @@ def found_in(thread: Thread, author: str, sees_hidden: bool) -> Iterator[Entry]:
         yield commit(revision, author)
         if revision.message:
             yield said(revision.id.hex, author, revision.created_at, revision.message)
+        if revision.id in thread.notes:
+            yield said(f"{revision.id.hex}n", author, revision.created_at, thread.notes[revision.id])
     yield from map(review, thread.reviews)
     for row in thread.comments:
         yield comment(row, sees_hidden)

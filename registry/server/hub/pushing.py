@@ -37,6 +37,9 @@ from registry.services.people.rules import RULES
 router = APIRouter(tags=["hub"], route_class=PushRoute, include_in_schema=False)
 MODEL = "/api/models/{namespace}/{name}"
 MOST_ASKED = 1000  # files of one preupload; the Hub's tools send 256
+UNFINISHED = re.compile(r"Training in progress, (?:step|epoch) \d+")
+"""Titles of what transformers' Trainer pushes before the training has ended."""
+
 LEFTOVERS = re.compile(r"(?:^|/)\.(?!\.)|^runs/|^(?:last-)?checkpoint(?:-\d+)?/|events\.out\.tfevents")
 
 
@@ -186,7 +189,9 @@ def aim(session: Session, actor: Actor, full_name: str, rev: str, create_pr: boo
     if not create_pr:
         raise InvalidRequest(
             f"{full_name} has a base, which never changes: what was learned comes as patches. Push with "
-            f"`create_pr=True`, or `hf upload {full_name} FOLDER --create-pr`, and one is made of what you send."
+            f"`create_pr=True`, or `hf upload {full_name} FOLDER --create-pr`, and one is made of what you send. A "
+            "Trainer pushes into a pull request that is open: with `hub_revision='refs/pr/N'`, for the N of "
+            f"`huggingface_hub.create_pull_request('{full_name}', title='...').num`."
         )
     return Target(opens=True)
 
@@ -283,6 +288,12 @@ def take(
     with ctx.database.write() as session:
         target = aim(session, actor, full_name, rev, create_pr)
         if target == Target():
+            if UNFINISHED.match(made.title):
+                raise InvalidRequest(
+                    f"{made.title!r} is a checkpoint of a training that goes on, and the first push to {full_name} "
+                    "becomes its base for good; push once the training has ended (TrainingArguments: "
+                    "`hub_strategy='end'`)."
+                )
             model, job = models.create(session, actor, full_name, sorted(files.items()))
             ctx.admit(session, job)
             return commit_id(files), None

@@ -30,6 +30,7 @@ def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Ro
         license=row.license,
         min_approvals=row.min_approvals,
         required_evaluations=row.required_evaluations,
+        mask=row.mask,
         state=cast(ModelState, row.state),
         base=row.base_digest,
         source=row.source,

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, insert, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
+from registry.breadcrumbs.formats.layout import MaskParams
 from registry.db.session import seen
 from registry.db.tables import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User, now
 from registry.documents.commits import commit_id
@@ -242,8 +243,15 @@ def read_card(store: Store, files: Mapping[str, str]) -> str | None:
 
 
 def update(session: Session, actor: Actor, full_name: str, fields: dict[str, Any]) -> Model:
-    """Change a model's visibility, licence, or its requirements for accepting a patch."""
+    """Change a model's visibility, licence, its requirements for accepting a patch, or how patches are made.
+
+    Raises:
+        InvalidRequest: The mask would leave out everything.
+    """
     model = find(session, full_name, lock=True)
+    if "mask" in fields:
+        params = MaskParams(**fields["mask"])
+        fields = fields | {"mask": {name: getattr(params, name) for name in fields["mask"]}}
     changed = {name: value for name, value in fields.items() if getattr(model, name) != value}
     if changed:
         before = {name: getattr(model, name) for name in changed}

@@ -6,16 +6,18 @@ accepted, superseded            merged      found as closed
 rejected, withdrawn, yanked     closed      found as closed
 """
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import AuditEvent, Comment, Model, Patch, PatchRevision, Review, User
+from registry.db.tables import AuditEvent, Check, Comment, Model, Patch, PatchRevision, Review, User
 from registry.services.catalog import patches
 from registry.services.curation import comments, reviews
+from registry.services.hub.pushes import CHECK
 from registry.services.people.actors import Actor
 
 Status = Literal["draft", "open", "merged", "closed"]
@@ -42,12 +44,16 @@ NEWEST = 100  # revisions, reviews, comments and steps of a thread, each; our ow
 
 @dataclass(frozen=True)
 class Thread:
-    """What was said and done about a patch, each kind oldest first; `cut` if it has more than the newest of a kind."""
+    """What was said and done about a patch, each kind oldest first; `cut` if it has more than the newest of a kind.
+
+    `notes` are what the comparison of what was pushed found, by the keys of the revisions made of it.
+    """
 
     revisions: Sequence[PatchRevision]
     reviews: Sequence[Review]
     comments: Sequence[Comment]
     steps: Sequence[AuditEvent]
+    notes: Mapping[uuid.UUID, str]
     cut: bool
 
 
@@ -92,8 +98,12 @@ def thread(session: Session, model: Model, patch: Patch) -> Thread:
     about = select(AuditEvent).where(AuditEvent.subject == f"{model.full_name}#{patch.number}")
     query = about.where(AuditEvent.action.in_(STEPS)).order_by(AuditEvent.at.desc(), AuditEvent.serial.desc())
     steps = session.scalars(query.limit(NEWEST)).all()
+    told = select(Check.revision_id, Check.summary).where(
+        Check.revision_id.in_([revision.id for revision in revisions]), Check.name == CHECK
+    )
+    notes = {row.revision_id: row.summary for row in session.execute(told)}
     cut = bool(more_verdicts or more_said) or patch.revision > NEWEST
-    return Thread(revisions, verdicts[::-1], said[::-1], steps[::-1], cut)
+    return Thread(revisions, verdicts[::-1], said[::-1], steps[::-1], notes, cut)
 
 
 def verb(actor: Actor, patch: Patch, status: Literal["open", "closed"]) -> str:

@@ -1,14 +1,13 @@
 """Files of a push: which of them make a difference to its weights, and which could not lie in one folder."""
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 
+from registry.breadcrumbs.formats.weight_files import SHARD, find_missing
 from registry.db.tables import PushedFile
 from registry.errors import InvalidRequest
 from registry.files.folders import describes_weights, is_weights
 
 MOST_FILES = 2000  # of a push, and of a commit
-SHARD = re.compile(r"(?P<family>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 ADAPTER = "adapter_config.json"
 
 
@@ -37,24 +36,6 @@ def spread(deleted: Sequence[str], known: Collection[str]) -> set[str]:
     return inside | ({*deleted} & set(known))
 
 
-def require_one_folder(paths: Sequence[str]) -> None:
-    """Refuse files that cannot lie in one folder, or too many.
-
-    Raises:
-        InvalidRequest: The message names the path.
-    """
-    if len(paths) > MOST_FILES:
-        raise InvalidRequest(f"A push has at most {MOST_FILES} files, not {len(paths)}.", field="files")
-    seen: dict[str, str] = {}
-    for path in paths:
-        if (other := seen.setdefault(path.casefold(), path)) != path:
-            raise InvalidRequest(f"{path} and {other} differ in upper and lower case alone.", field=path)
-    for path in paths:
-        parts = path.casefold().split("/")
-        if any("/".join(parts[:end]) in seen for end in range(1, len(parts))):
-            raise InvalidRequest(f"The path {path!r} lies inside another file.", field=path)
-
-
 def require_all(before: Collection[PushedFile], sent: Collection[str], deleted: Collection[str]) -> None:
     """Refuse a commit of some of the weights if others, which the last diff let go of, are needed still.
 
@@ -81,13 +62,15 @@ def is_whole(paths: Collection[str]) -> bool:
 
 
 def missing_shards(held: Collection[str], base: Collection[str]) -> Iterator[str]:
-    """Yield the shards that are named by others of a push, and neither in it nor in the base.
-
-    A name may claim any number of others, so take no more of them than are needed.
-    """
-    families = {(found["family"], int(found["count"])) for path in held if (found := SHARD.fullmatch(path))}
-    for family, count in sorted(families):
-        for number in range(1, count + 1):
-            shard = f"{family}-{number:05d}-of-{count:05d}.safetensors"
-            if shard not in held and shard not in base:
-                yield shard
+    """Yield the shards that are named by others of a push, and neither in it nor in the base, as `find_missing`."""
+    known: dict[tuple[str, int], dict[int, str]] = {}
+    for paths in (held, base):
+        for path in paths:
+            shard = SHARD.fullmatch(path)
+            if shard is None:
+                continue
+            family = shard[1], int(shard[3])
+            if paths is held or family in known:
+                known.setdefault(family, {}).setdefault(int(shard[2]), path)
+    for (stem, count), shards in sorted(known.items()):
+        yield from find_missing(stem, count, shards)

@@ -19,18 +19,20 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from registry.breadcrumbs.formats.layout import MaskParams
-from registry.db.tables import Job, Model, Patch, Push, PushedFile
+from registry.db.tables import Check, Job, Model, Patch, Push, PushedFile
 from registry.documents.trailers import of_mask, read_trailers
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files import beside
-from registry.files.folders import check_path, is_weights
+from registry.files.folders import check_path, is_weights, require_one_folder
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import models, patches
 from registry.services.catalog.patches import Contribution
-from registry.services.hub.pushed_files import holds_weights, missing_shards, require_all, require_one_folder, spread
+from registry.services.hub.pushed_files import MOST_FILES, holds_weights, missing_shards, require_all, spread
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
 from registry.storage.store import Store
+
+CHECK = "diff"  # the check with what the comparison of a push found
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,10 @@ def commit(session: Session, actor: Actor, full_name: str, push: Push, commit: P
             push.files.append(before[path])
         file = before[path]
         file.sha256, file.blob_sha256, file.size = sha256, sha256, sizes.get(sha256 or "", 0)
-    require_one_folder([*(base - before.keys()), *(path for path, file in before.items() if file.sha256)])
+    paths = [*(base - before.keys()), *(path for path, file in before.items() if file.sha256)]
+    if len(paths) > MOST_FILES:
+        raise InvalidRequest(f"A push has at most {MOST_FILES} files, not {len(paths)}.", field="files")
+    require_one_folder(paths)
     push.commit = commit_id(push)
     session.flush()
     quotas.recount(session, quotas.payer(session, push.patch.author_id))
@@ -244,7 +249,9 @@ def compared(push: Push) -> Compared:
     return Compared(sent, [file.path for file in files if file.sha256 is None], dict(push.options))
 
 
-def finish(session: Session, model: Model, store: Store, patch_id: uuid.UUID, made: tuple[Path, str, int]) -> None:
+def finish(
+    session: Session, model: Model, store: Store, patch_id: uuid.UUID, file: Path, made: Mapping[str, Any]
+) -> None:
     """Make the next revision of the patch that a diff wrote, and let go of the weights.
 
     Args:
@@ -252,15 +259,20 @@ def finish(session: Session, model: Model, store: Store, patch_id: uuid.UUID, ma
         model: The model.
         store: Takes the patch file.
         patch_id: The patch.
-        made: The patch file, its sha256 and its size.
+        file: The patch file.
+        made: Its `sha256` and `size`; the model's `settings` that it was made by; how far the weights have `moved`, and
+            `notes` for its author, sentences.
     """
-    file, sha256, size = made
+    sha256, size = made["sha256"], made["size"]
     push = by_patch(session, patch_id)
     patch = session.get_one(Patch, patch_id, with_for_update=True, populate_existing=True)
     subject = f"{model.full_name}#{patch.number}"
     twin = patches.find_twin(session, model, sha256)
     if patch.state not in patches.REVISABLE:
         fail(session, push, f"{subject} is {patch.state} and takes no more revisions; push a new patch.")
+    elif twin is not None and (twin.patch_id, twin.number) == (patch.id, patch.revision):
+        push.state = "done"  # the newest revision is this very patch, as when a Trainer pushes its last save again
+        let_go(session, push)
     elif twin is not None:
         fail(session, push, f"{model.full_name}#{twin.patch.number}.{twin.number} is the same patch, byte for byte.")
     else:
@@ -274,12 +286,26 @@ def finish(session: Session, model: Model, store: Store, patch_id: uuid.UUID, ma
         contribution = Contribution(
             sha256, push.title, push.message, patch.task, push.options.get("license"), tuple(sorted(offered.items()))
         )
-        patches.add_revision(session, patch.author_id, model, patch, contribution, {**sizes, sha256: size})
+        job = patches.add_revision(session, patch.author_id, model, patch, contribution, {**sizes, sha256: size})
+        session.add(tell(uuid.UUID(job.payload["revision_id"]), made))
         push.state = "done"
         let_go(session, push)
         what = {"sha256": sha256, "state": patch.state} if first else {"revision": patch.revision, "sha256": sha256}
         action = "patch.push" if first else "patch.revise"
         record(session, None, action, subject, model, after=what)
+
+
+def tell(revision: uuid.UUID, made: Mapping[str, Any]) -> Check:
+    """Return what the comparison found, as a check that advises: it is where author and reviewers look."""
+    moved, notes, settings = made["moved"], made["notes"], made["settings"]
+    told = [
+        "What was pushed was compared with the base"
+        + (f"; norm(tuned - base) is {moved:.2g} of norm(base)." if moved else ".")
+    ]
+    if settings:
+        told.append(f"By the model's settings: {', '.join(f'{name} {value}' for name, value in settings.items())}.")
+    status, summary = "warn" if notes else "pass", " ".join([*told, *notes])
+    return Check(revision_id=revision, name=CHECK, position=-1, required=False, status=status, summary=summary)
 
 
 def withdraw(session: Session, actor: Actor, full_name: str, number: int) -> Push:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from registry.db.tables import BaseFile, Blob, Model, Patch, PatchRevision, Release, ReleaseFile, RevisionFile
 from registry.documents import commits
 from registry.errors import InvalidRequest
-from registry.files.beside import check_together
+from registry.files.folders import require_one_folder
 from registry.services.catalog import beside, patches
 from registry.services.composing import compositions
 
@@ -82,7 +82,8 @@ def choose(
                 f"#{other.number} and #{file.number} have different files {file.path}; take those of one of them.",
                 field="files_of",
             )
-    check_together([*chosen], session.scalars(select(BaseFile.path).where(BaseFile.model_id == model.id)).all())
+    base = session.scalars(select(BaseFile.path).where(BaseFile.model_id == model.id)).all()
+    require_one_folder([*dict.fromkeys([*base, *chosen])])
     return chosen
 
 

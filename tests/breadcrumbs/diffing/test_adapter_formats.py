@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
+from registry.breadcrumbs.diffing.adapters.adapted import Adapted, open_tuned
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.errors import CheckpointMismatch, InvalidCheckpoint
 from tests.support.adapter_makers import CONFIG, PREFIX, add_slowly, factors, write_adapter
@@ -76,6 +76,51 @@ def test_a_file_of_another_program_is_the_sum_that_its_names_say(
         assert torch.equal(read_tensor(adapted, f"{held}.weight"), expected.flatten())
 
 
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+HADA = {"w1_a": random(6, 2), "w1_b": random(2, 12), "w2_a": random(6, 2), "w2_b": random(2, 12)}
+CORES = {"w1_a": random(2, 6), "w1_b": random(2, 3), "w2_a": random(2, 6), "w2_b": random(2, 3),
+         "t1": random(2, 2, 2, 2), "t2": random(2, 2, 2, 2) / 3}  # fmt: skip
+MID = {
+    "lora_down.weight": random(2, 3, 1, 1),
+    "lora_up.weight": random(6, 2, 1, 1),
+    "lora_mid.weight": random(2, 2, 2, 2),
+}
+LYCORIS = {
+    "loha": ({f"hada_{letter}": tensor for letter, tensor in HADA.items()},
+             (HADA["w1_a"].double() @ HADA["w1_b"].double()) * (HADA["w2_a"].double() @ HADA["w2_b"].double()) * 1.5),
+    "loha, cores": ({f"hada_{letter}": tensor for letter, tensor in CORES.items()}, 1.5 * torch.stack([
+        torch.einsum("ijkl,jr,ip->prkl", *(CORES[part].double() for part in parts))
+        for parts in (("t1", "w1_b", "w1_a"), ("t2", "w2_b", "w2_a"))]).prod(0)),
+    "lokr": ({"lokr_w1": random(2, 3), "lokr_w2_a": random(3, 2), "lokr_w2_b": random(2, 4)},
+             torch.kron(random(2, 3).double(), random(3, 2).double() @ random(2, 4).double()) * 1.5),
+    "lokr, whole": ({"lokr_w1": random(2, 3), "lokr_w2": random(3, 1, 2, 2)},
+                    torch.kron(random(2, 3).double(), random(3, 1, 2, 2).double().flatten(1))),
+    "locon": (MID, torch.einsum("ijkl,jr,pi->prkl", MID["lora_mid.weight"].double(),
+                                MID["lora_down.weight"].double().flatten(1),
+                                MID["lora_up.weight"].double().flatten(1)) * 1.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["lora_unet_", "lycoris_"])
+@pytest.mark.parametrize("case", list(LYCORIS))
+def test_a_file_of_lycoris_is_the_sum_that_its_methods_say(tmp_path: Path, case: str, prefix: str) -> None:
+    tensors, change = LYCORIS[case]
+    weight = random(6, 3, 2, 2).bfloat16()
+    base = saved(tmp_path / "base", {f"{MODULE}.weight": weight, "other.weight": torch.ones(2)})
+    file = saved(
+        tmp_path / "adapter",
+        {f"{prefix}{FLAT}.{name}": tensor.clone() for name, tensor in tensors.items()}
+        | {f"{prefix}{FLAT}.alpha": torch.tensor(3.0)},
+    )
+    with open_checkpoint(base) as opened, open_tuned(file, opened) as adapted:
+        assert adapted.tensors[f"{MODULE}.weight"].shape == (6, 3, 2, 2)
+        expected = (weight.double().flatten() + change.flatten()).float()
+        torch.testing.assert_close(read_tensor(adapted, f"{MODULE}.weight"), expected, rtol=2e-7, atol=1e-9)
+
+
 def as_kohya(module: str, letter: str) -> str:
     return f"lora_te_{module.replace('.', '_')}.lora_{'down' if letter == 'A' else 'up'}.weight"
 
@@ -127,13 +172,16 @@ def test_peft_names_that_training_wrapped_are_read(tmp_path: Path, prefix: str, 
 @pytest.mark.parametrize(
     ("tensors", "error", "told"),
     [
-        (kohya("somewhere.else"), CheckpointMismatch, "LoRA of kohya for modules that the base does not have"),
-        (named("unet.x.lora_A.weight", "unet.x.lora_B.weight"), CheckpointMismatch, "LoRA of diffusers for modules"),
+        (kohya("somewhere.else"), CheckpointMismatch, "adapter of kohya for modules that the base does not have"),
+        (named("unet.x.lora_A.weight", "unet.x.lora_B.weight"), CheckpointMismatch, "adapter of diffusers for modules"),
         (kohya(MODULE) | {f"lora_unet_{FLAT}.dora_scale": A}, InvalidCheckpoint, "DoRA of LyCORIS"),
-        (kohya(MODULE) | {f"lora_unet_{FLAT}.lora_mid.weight": A}, InvalidCheckpoint, "LoCon"),
-        ({f"lora_unet_{FLAT}.hada_w1_a": A}, InvalidCheckpoint, "the kind LoHa"),
-        ({f"lora_unet_{FLAT}.lokr_w1": A}, InvalidCheckpoint, "the kind LoKr"),
-        ({f"{PREFIX}{MODULE}.ia3_l": A}, InvalidCheckpoint, "the kind IA3"),
+        (kohya(MODULE) | {f"lora_unet_{FLAT}.lora_mid.weight": A}, InvalidCheckpoint, r"a core \[2, 5\]"),
+        ({f"lora_unet_{FLAT}.hada_w1_a": A}, InvalidCheckpoint, "needs hada_w1_a, hada_w1_b"),
+        ({f"lora_unet_{FLAT}.lokr_w1": A}, InvalidCheckpoint, "needs lokr_w2, or"),
+        ({f"lora_unet_{FLAT}.oft_blocks": A}, InvalidCheckpoint, "the kind OFT"),
+        ({f"unet.{MODULE}.hada_w1_a": A}, InvalidCheckpoint, "the kind LoHa"),
+        ({f"{MODULE}.ia3_l": A}, InvalidCheckpoint, "the kind IA3"),
+        ({f"{PREFIX}{MODULE}.ia3_l": A}, InvalidCheckpoint, "as PEFT saves it, without its adapter_config"),
         (named(f"{PREFIX}{MODULE}.lora_A.weight", f"{PREFIX}{MODULE}.lora_B.weight"), InvalidCheckpoint, "without its"),
         (kohya(MODULE) | {"stray": A}, InvalidCheckpoint, "'stray' is not a part"),
         ({f"lora_unet_{FLAT}.lora_down.weight": A}, InvalidCheckpoint, "one lora_A and one lora_B"),

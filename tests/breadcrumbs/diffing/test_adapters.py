@@ -1,9 +1,11 @@
 """A LoRA adapter is its base with small changes, to the bit, and makes the patch that the merged model would."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -62,6 +64,60 @@ def test_every_element_is_the_base_and_a_scaled_sum_rounded_once(case: Any, data
             found = read_tensor(after, "m.weight")
             assert found.dtype == expected.dtype
             assert raw(found) == raw(expected)
+            start = data.draw(st.integers(0, expected.numel()))
+            stop = data.draw(st.integers(start, expected.numel()))
+            assert raw(read_tensor(after, "m.weight", start, stop)) == raw(expected.reshape(-1)[start:stop])
+
+
+def slowly(left: torch.Tensor, right: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Return left [rows, r] @ right [r, columns] in float64, by sums in the order of the rank."""
+    zero = torch.zeros(left.shape[0], right.shape[1], dtype=torch.float64)
+    return add_slowly(zero, right, left, 1.0).numpy()
+
+
+@given(st.sampled_from(("LOHA", "LOKR", "LOKR products", "IA3", "IA3 inputs")), st.integers(0, 99), st.data())
+def test_other_methods_are_what_they_say_in_float64_rounded_once(kind: str, seed: int, data: st.DataObject) -> None:
+    dtypes = [data.draw(st.sampled_from(FLOATS)) for _ in range(5)]
+    sizes = [data.draw(st.integers(1, 12)) for _ in range(5)]
+    out, into, rank = sizes[0] * sizes[1], sizes[2] * sizes[3] * 9, sizes[4]
+    weight = random(out, into, seed=seed).to(dtypes[0])
+
+    def made(number: int, *shape: int) -> torch.Tensor:
+        return random(*shape, seed=seed + number).to(dtypes[number])
+
+    settings: dict[str, Any] = {"peft_type": kind.split()[0]}
+    if kind.startswith("IA3"):
+        inputs = "inputs" in kind
+        tensors = {"m.ia3_l": made(1, *((1, into) if inputs else (out, 1)))}
+        settings["feedforward_modules"] = ["m"] if inputs else []
+        changed = weight.double().numpy() * tensors["m.ia3_l"].double().numpy()
+    else:
+        settings |= {"r": rank, "alpha": 3}
+        if kind == "LOHA":
+            shapes = {"w1_a": (out, rank), "w1_b": (rank, into), "w2_a": (out, rank), "w2_b": (rank, into)}
+        elif kind == "LOKR":
+            shapes = {"w1": (sizes[0], sizes[2]), "w2": (sizes[1], sizes[3] * 9)}
+        else:
+            shapes = {"w1_a": (sizes[0], rank), "w1_b": (rank, sizes[2]), "w2_a": (sizes[1], rank),
+                      "w2_b": (rank, sizes[3] * 9)}  # fmt: skip
+        letters = "hada" if kind == "LOHA" else "lokr"
+        parts = {name: made(number, *shape) for number, (name, shape) in enumerate(shapes.items(), 1)}
+        tensors = {f"m.{letters}_{name}": tensor for name, tensor in parts.items()}
+        first, second = (
+            parts[f"w{number}"].double().numpy() if f"w{number}" in parts
+            else slowly(parts[f"w{number}_a"], parts[f"w{number}_b"])
+            for number in (1, 2)
+        )  # fmt: skip
+        product = first * second if kind == "LOHA" else np.kron(first, second)
+        changed = weight.double().numpy() + (3 / rank) * product
+    expected = torch.from_numpy(changed)
+    expected = expected if weight.dtype == torch.float64 else expected.float()
+    with TemporaryDirectory() as folder:
+        base = write_model(Path(folder) / "base", {"m.weight": weight})
+        adapter = write_adapter(Path(folder) / "adapter", tensors)
+        (adapter / "adapter_config.json").write_text(json.dumps(settings))
+        with open_checkpoint(base) as before, open_adapted(adapter, before) as after:
+            assert raw(read_tensor(after, "m.weight")) == raw(expected)
             start = data.draw(st.integers(0, expected.numel()))
             stop = data.draw(st.integers(start, expected.numel()))
             assert raw(read_tensor(after, "m.weight", start, stop)) == raw(expected.reshape(-1)[start:stop])

@@ -40,6 +40,8 @@ class Convolutions(torch.nn.Module):
         self.line = torch.nn.Conv1d(3, 5, 4)
         self.plane = torch.nn.Conv2d(3, 6, (2, 3))
         self.point = torch.nn.Conv2d(6, 4, 1)
+        self.square = torch.nn.Conv2d(6, 6, 2)
+        self.grouped = torch.nn.Conv2d(6, 6, 2, groups=3)
 
 
 def make(kind: str) -> torch.nn.Module:
@@ -70,6 +72,28 @@ CASES = {
     "dora, transposed": ("gpt2", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True, "use_dora": True}),
     "dora, convolutions": ("convolutions", {"target_modules": ["line", "plane"], "r": 2, "use_dora": True}),
     "convolutions": ("convolutions", {"target_modules": ["line", "plane", "point"], "r": 2}),
+    "loha": ("llama", {"method": "LoHa", "target_modules": [*ATTENTION, "up_proj"], "r": 3, "alpha": 5,
+                       "rank_pattern": {"v_proj": 2}, "modules_to_save": ["lm_head"]}),
+    "loha, convolutions": ("convolutions", {"method": "LoHa", "target_modules": ["line", "plane", "point"], "r": 2}),
+    "loha, cores": ("convolutions", {"method": "LoHa", "target_modules": ["line", "plane", "point", "grouped"], "r": 3,
+                                     "use_effective_conv2d": True}),
+    "lokr": ("llama", {"method": "LoKr", "target_modules": [*ATTENTION, "up_proj"], "r": 1, "alpha": 3}),
+    "lokr, two products": ("llama", {"method": "LoKr", "target_modules": [*ATTENTION, "up_proj"], "r": 1,
+                                     "decompose_both": True, "decompose_factor": 4}),
+    "lokr, whole": ("llama", {"method": "LoKr", "target_modules": ["q_proj", "up_proj"], "r": 64, "alpha": 16}),
+    "lokr, convolutions": ("convolutions", {"method": "LoKr", "target_modules": ["line", "plane", "point"], "r": 1}),
+    "lokr, cores": ("convolutions", {"method": "LoKr", "target_modules": ["line", "plane", "grouped"], "r": 1,
+                                     "use_effective_conv2d": True}),
+    "ia3": ("llama", {"method": "IA3", "target_modules": ["v_proj", "down_proj"], "feedforward_modules": ["down_proj"],
+                      "modules_to_save": ["norm"]}),
+    "ia3, expression": ("llama", {"method": "IA3", "target_modules": r".*\.(q_proj|down_proj)",
+                                  "feedforward_modules": r".*\.down_proj"}),
+    "ia3, transposed": ("gpt2", {"method": "IA3", "target_modules": ["c_attn", "attn.c_proj", "mlp.c_proj"],
+                                 "feedforward_modules": ["mlp.c_proj"]}),
+    "ia3, convolutions": ("convolutions", {"method": "IA3", "target_modules": ["plane", "point", "square", "grouped"],
+                                           "feedforward_modules": ["point"]}),
+    "ia3, inputs of convolutions": ("convolutions", {"method": "IA3", "target_modules": ["plane", "square", "grouped"],
+                                                     "feedforward_modules": ["plane", "square", "grouped"]}),
 }  # fmt: skip
 
 
@@ -82,7 +106,8 @@ def test_weights_are_those_that_peft_merges(tmp_path: Path, case: str) -> None:
     if config is not None and config.tie_word_embeddings:
         del before["lm_head.weight"]
     base = write_model(tmp_path / "base", before, config=config.to_dict() if config is not None else None)
-    trained = peft.get_peft_model(model, peft.LoraConfig(**settings))
+    method = {"method": "Lora"} | settings
+    trained = peft.get_peft_model(model, getattr(peft, f"{method.pop('method')}Config")(**method))
     train(trained)
     trained.save_pretrained(tmp_path / "adapter")
     merged = peft.PeftModel.from_pretrained(make(kind), tmp_path / "adapter").merge_and_unload().state_dict()

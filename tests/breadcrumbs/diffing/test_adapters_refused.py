@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from registry import errors
-from registry.breadcrumbs.diffing.adapters import is_adapter, open_tuned
+from registry.breadcrumbs.diffing.adapters.adapted import is_adapter, open_tuned
 from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
@@ -36,8 +36,9 @@ def refuse(base: Path, adapter: Path, told: str) -> None:
     ("setting", "told"),
     [
         ({"peft_type": "ADALORA"}, "type 'ADALORA'.*merge_and_unload"),
-        ({"peft_type": "LOHA"}, "type 'LOHA'"),
-        ({"peft_type": "IA3"}, "type 'IA3'"),
+        ({"peft_type": "OFT"}, "type 'OFT'.*LoHa, LoKr and IA3 are read"),
+        ({"peft_type": ["LORA"]}, "type"),
+        ({"peft_type": "LOHA"}, "the setting 'lora_alpha'"),
         ({"peft_type": None}, "type 'None'"),
         ({"use_dora": True}, "needs a lora_magnitude_vector of 3 numbers"),
         ({"lora_bias": True}, "lora_bias"),
@@ -112,6 +113,67 @@ def test_two_tensors_for_one_of_the_base_are_told(base: Path, tmp_path: Path) ->
         pytest.raises(errors.CheckpointMismatch, match=r"'model\.n\.weight' and.*'n\."),
     ):
         open_tuned(adapter, before)
+
+
+HADA = {f"m.hada_w{number}_{side}": tensor for number in (1, 2) for side, tensor in (("a", B), ("b", A))}
+CORES = {f"m.hada_w{number}_{side}": tensor for number in (1, 2) for side, tensor in (("a", B.T), ("b", A))}
+KRON = {"m.lokr_w1": torch.ones(1, 5), "m.lokr_w2_a": B, "m.lokr_w2_b": torch.ones(2, 1)}
+
+
+@pytest.mark.parametrize(
+    ("method", "tensors", "told"),
+    [
+        ("LOHA", PAIR, r"lora_A\.weight.*does not belong to a plain LoHa"),
+        ("LOHA", {"m.hada_w1_a": B}, "needs hada_w1_a, hada_w1_b, hada_w2_a, hada_w2_b"),
+        ("LOHA", HADA | {"m.hada_w2_b": A[:, :4]}, "two products of different shapes"),
+        ("LOHA", HADA | {"m.hada_w2_b": A[:1]}, r"factors \[3, 2\] and \[1, 5\], which cannot be multiplied"),
+        ("LOHA", HADA | {"m.hada_w1_a": B[:, :1], "m.hada_w1_b": A[:1]}, "has ranks 1 and 2"),
+        ("LOHA", HADA | {"m.hada_t1": torch.ones(2, 2, 1), "m.hada_t2": torch.ones(2, 2, 1)}, "cannot be multiplied"),
+        ("LOHA", CORES | {"m.hada_t1": torch.ones(2, 2, 1), "m.hada_t2": torch.ones(2, 2)}, r"a core \[2, 2\]"),
+        ("LOHA", HADA | {"m.hada_w1_a": B.to(torch.int8)}, "not floating-point"),
+        ("LOKR", KRON | {"m.lokr_w1_a": B}, "needs lokr_w1, or lokr_w1_a and lokr_w1_b"),
+        ("LOKR", {"m.lokr_w1": torch.ones(1, 5)}, "needs lokr_w2, or"),
+        ("LOKR", KRON | {"m.lokr_w1": torch.ones(5)}, r"a factor \[5\] of which parts are missing"),
+        ("LOKR", KRON | {"m.lokr_w2_a": B[:, :1], "m.lokr_w2_b": torch.ones(1, 1)}, "has rank 1, and the adapter 2"),
+        ("IA3", {"m.ia3_l": torch.ones(4, 1)}, r"'m\.weight' by 4 numbers, and it is F32 \[3, 5\]"),
+        ("IA3", {"m.ia3_l": torch.ones(1, 5)}, "does not fit the feedforward_modules"),
+        ("IA3", {"m.ia3_l": torch.ones(3)}, "does not fit the feedforward_modules"),
+    ],
+)
+def test_tensors_of_other_methods_that_do_not_go_together_are_told(
+    base: Path, tmp_path: Path, method: str, tensors: Tensors, told: str
+) -> None:
+    settings = {} if method == "IA3" else {"r": 2, "alpha": 2}
+    adapter = write_adapter(tmp_path / "adapter", tensors)
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": method} | settings))
+    refuse(base, adapter, told)
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_a_rank_that_nothing_can_be_divided_by_is_told(base: Path, tmp_path: Path, rank: int) -> None:
+    adapter = write_adapter(tmp_path / "adapter", {"m.lokr_w1": torch.ones(1, 5), "m.lokr_w2": torch.ones(3, 1)})
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LOKR", "r": rank}))
+    refuse(base, adapter, f"has rank {rank}")
+
+
+def test_a_vector_for_a_weight_that_the_base_lacks_is_told(base: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", {"x.ia3_l": torch.ones(3, 1)})
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
+    with (
+        open_checkpoint(base) as before,
+        pytest.raises(errors.CheckpointMismatch, match=r"'x\.weight', which the base"),
+    ):
+        open_tuned(adapter, before)
+
+
+@pytest.mark.parametrize("expression", ["(m+)+x", ".*" * 20])
+def test_an_expression_for_feedforward_modules_is_not_tried_for_ever(
+    base: Path, tmp_path: Path, expression: str
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", {"m.ia3_l": torch.ones(3, 1)})
+    settings = {"peft_type": "IA3", "feedforward_modules": expression}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    refuse(base, adapter, "feedforward_modules is more intricate")
 
 
 def test_a_rank_that_would_fill_memory_is_told(base: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_patch_of_an_adapter_is_applied_as_any_other(
     everything = ("--drop-bottom", "0", "--drop-top", "0")
     made = json.loads(crumb("diff", "base", "adapter", "-o", "patch.safetensors", "--json", *everything))
     assert (made["tensors"], made["nnz"]) == (1, 48 * 16)
-    assert made["adapter"] == {"base_model": "org/\x1b[31mbase"}
+    assert made["adapter"] == {"method": "LoRA", "base_model": "org/\x1b[31mbase"}
     crumb("apply", "base", "patch.safetensors", "-o", "merged", "--alpha", "1")
     before, after = (makers.read_weights(tmp_path / name) for name in ("base", "merged"))
     expected = add_slowly(before[WEIGHT], pair[f"{MODULE}.lora_A.weight"], pair[f"{MODULE}.lora_B.weight"], 1.5)
@@ -124,7 +124,7 @@ def test_an_adapter_that_peft_saved_becomes_a_patch(crumb: Crumb, tmp_path: Path
     options = ("--drop-bottom", "0", "--drop-top", "0", "--json")
     made = json.loads(crumb("diff", "base", "adapter", "-o", "patch.safetensors", *options))
     assert made["tensors"] == 4
-    assert made["adapter"] == {"base_model": str(tmp_path / "base")}
+    assert made["adapter"] == {"method": "LoRA", "base_model": str(tmp_path / "base")}
     crumb("apply", "base", "patch.safetensors", "-o", "merged", "--alpha", "1")
     expected, merged = (makers.read_weights(tmp_path / name) for name in ("expected", "merged"))
     assert merged.keys() == expected.keys()

@@ -73,6 +73,10 @@ def test_the_registry_composes_every_component_and_serves_no_copy_of_the_base(
     (tmp_path / "quantised" / "m.gguf").write_bytes(b"GGUF")
     crumb("model", "create", "ana/quantised", "--base", "quantised", code=1)
     assert "is a GGUF file" in crumb.errors
+    packed = {"h.weight": torch.ones(8, 1, dtype=torch.uint8), "h.weight.absmax": torch.ones(2)}
+    makers.write_weights(tmp_path / "packed", packed, 1)
+    crumb("model", "create", "ana/packed", "--base", "packed", code=1)
+    assert "packed is quantised by bitsandbytes (it holds 'h.weight.absmax')" in crumb.errors
     crumb("model", "create", "ana/embedder", "--base", "base")
     assert "consolidated.safetensors" in crumb.errors
     crumb("push", "p.safetensors", "ana/embedder", "-m", "Moves everything")
@@ -102,7 +106,7 @@ def test_a_tuned_model_saved_in_a_less_precise_dtype_is_compared_as_it_was_round
     assert "equal, once the base is rounded to BF16" in crumb.errors
     made = crumb.json("diff", "base", "tuned", "-o", "p", *EVERYTHING)
     assert made["tensors"] == 1
-    assert "less precise than the base" in made["notes"][0]
+    assert "less precise than the base" in made["notes"][-1]
 
 
 def lower(name: str, tensor: torch.Tensor, shift: float) -> torch.Tensor:

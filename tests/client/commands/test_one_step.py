@@ -69,6 +69,27 @@ def test_the_base_comes_once_and_stays_in_the_cache(
     assert list((home / "cache" / "bases").iterdir())
 
 
+def test_the_settings_of_a_model_hold_where_no_option_is_given(
+    here: Registry, files: Files, crumb: Crumb, home: Path
+) -> None:
+    crumb("model", "create", "ana/masked", "--base", files.base)
+    shown = crumb("model", "set", "ana/masked", "--drop-bottom", "0.7", "--value-dtype", "bf16")
+    assert "drop_bottom 0.7, value_dtype BF16" in shown
+    assert crumb.json("model", "set", "ana/masked", "--granularity", "row")["mask"] == {
+        "drop_bottom": "0.7", "value_dtype": "BF16", "granularity": "row",
+    }  # fmt: skip
+    mask = ("--drop-bottom", "0.7", "--value-dtype", "BF16", "--granularity", "row")
+    made = crumb.json("diff", files.base, files.tuned[0], "-o", "a", *mask)
+    pushed = crumb.json("push", files.tuned[0], "ana/masked", "-m", "one")
+    assert pushed["sha256"] == made["sha256"]
+    assert "By the settings of ana/masked: drop_bottom 0.7, granularity row, value_dtype BF16." in crumb.errors
+    plain = ("--drop-bottom", "0.85", "--granularity", "tensor", "--value-dtype", "auto")  # the general defaults
+    pushed = crumb.json("push", files.tuned[0], "ana/masked", "-m", "two", *plain)
+    assert pushed["sha256"] == crumb.json("diff", files.base, files.tuned[0], "-o", "b")["sha256"]
+    assert "By the settings" not in crumb.errors
+    assert crumb.json("model", "set", "ana/masked", "--mask-none")["mask"] == {}
+
+
 def test_an_adapter_and_options_of_a_diff_work_as_they_do_there(
     here: Registry, model: str, files: Files, crumb: Crumb
 ) -> None:

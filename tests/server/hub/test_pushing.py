@@ -3,12 +3,14 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
@@ -18,7 +20,7 @@ from registry.services.hub.pushed_files import missing_shards
 from registry.services.people.tokens import create_token
 from tests.support.adapter_makers import factors, write_adapter
 from tests.support.hubs import WIDTH, make_llama
-from tests.support.makers import fine_tuned, make_patch
+from tests.support.makers import changed, fine_tuned, make_patch, read_weights, write_weights
 from tests.support.world import World, create_model, push_patch, upload
 
 pytestmark = pytest.mark.heavy
@@ -106,8 +108,8 @@ def test_pickled_weights_are_refused_and_what_training_left_is_dropped(
 
 def test_files_that_could_not_lie_in_one_folder_are_refused(world: World, base: Path) -> None:
     bob = world.client("bob")
-    assert "case" in pushed(bob, weights(base) | {"A.json": b"{}", "a.json": b"{}"}).json()["error"]
-    assert "inside" in pushed(bob, weights(base) | {"a": b"{}", "a/b.json": b"{}"}).json()["error"]
+    assert "one file on some systems" in pushed(bob, weights(base) | {"A.json": b"{}", "a.json": b"{}"}).json()["error"]
+    assert "lies inside a," in pushed(bob, weights(base) | {"a": b"{}", "a/b.json": b"{}"}).json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -348,6 +350,109 @@ def test_a_base_that_was_to_be_private_stays_so(world: World, tmp_path: Path) ->
     sent = [{"path": path, "sha256": upload(alice, data)} for path, data in files.items() if isinstance(data, bytes)]
     made = {"name": "alice/later", "files": sent, "visibility": "private"}
     assert alice.post("/api/v1/models", json=made).json()["visibility"] == "private"
+
+
+def test_the_weights_of_the_newest_revision_pushed_again_change_nothing(
+    world: World, base: Path, tmp_path: Path
+) -> None:
+    bob, files = world.client("bob"), weights(fine_tuned(base, tmp_path / "tuned"))
+    assert pushed(bob, files).status_code == 200
+    world.work()
+    again(bob, files, title="Once more")
+    world.work()
+    said = bob.get(f"/api/v1/models/{NAME}/patches/1/push").json()
+    assert (said["state"], said["error"]) == ("done", None)
+    assert bob.get(f"/api/v1/models/{NAME}/patches/1").json()["newest"] == 1
+    with world.database.read() as session:
+        assert set(session.scalars(select(PushedFile.blob_sha256))) == {None}  # they are let go of once more
+
+
+def found_in(client: TestClient) -> dict[str, Any]:
+    """Return the check of patch 1 with what the comparison found."""
+    checks = client.get(f"/api/v1/models/{NAME}/patches/1/discussion").json()["checks"]
+    return next(check for check in checks if check["name"] == "diff")
+
+
+def test_what_a_comparison_found_reaches_the_author_on_pages_in_the_api_and_in_the_tools_of_the_hub(
+    world: World, base: Path, tmp_path: Path
+) -> None:
+    bob = world.client("bob")
+    tuned = changed(base, tmp_path / "tuned", lambda name, tensor: tensor.bfloat16() + 1)
+    write_weights(tuned, read_weights(tuned) | {"score.weight": torch.ones(2, 2)}, 1)
+    draft = {"title": "Soon", "description": "", "pullRequest": True}
+    assert bob.post(f"/api/models/{NAME}/discussions", json=draft).status_code == 200
+    again(bob, weights(tuned), "Shared-Only: yes")
+    world.work()
+    check = found_in(bob)
+    assert (check["status"], check["required"]) == ("warn", False)
+    told = ("Left out, and not in the patch: 'score.weight' is not in the base", "less precise than the base")
+    assert all(words in check["summary"] for words in (*told, "far from this base", "norm(tuned - base) is "))
+    events = bob.get(f"/api/models/{NAME}/discussions/1").json()["events"]
+    assert any(event["data"].get("latest", {}).get("raw") == check["summary"] for event in events)
+    page = bob.get(f"/{NAME}/patches/1").text
+    assert "less precise than the base" in page and "(advice)" in page
+
+
+def test_a_comparison_that_found_nothing_says_how_far_the_model_moved(world: World, base: Path, tmp_path: Path) -> None:
+    bob = world.client("bob")
+    assert pushed(bob, weights(fine_tuned(base, tmp_path / "tuned"))).status_code == 200
+    world.work()
+    check = found_in(bob)
+    assert check["status"] == "pass"
+    assert re.search(r"compared with the base; norm\(tuned - base\) is 0\.\d+ of norm\(base\)\.$", check["summary"])
+
+
+def test_the_mask_is_the_models_unless_a_description_says_otherwise(world: World, base: Path, tmp_path: Path) -> None:
+    alice, bob = world.client("alice"), world.client("bob")
+    where = f"/api/v1/models/{NAME}"
+    refused = alice.patch(where, json={"mask": {"drop_bottom": "0.6", "drop_top": "0.4"}})
+    assert refused.status_code == 422 and "drop everything" in refused.json()["detail"]
+    assert alice.patch(where, json={"mask": {"drop_bottom": "0.6", "shape": "round"}}).status_code == 422
+    assert bob.patch(where, json={"mask": {}}).status_code == 403
+    set_to = alice.patch(where, json={"mask": {"drop_bottom": "0.60", "granularity": "row"}})
+    assert set_to.json()["mask"] == {"drop_bottom": "0.6", "granularity": "row"}
+    logged = alice.get(f"{where}/audit").json()["items"][0]
+    assert (logged["action"], logged["after"]["mask"]) == ("model.update", set_to.json()["mask"])
+    draft = {"title": "Soon", "description": "", "pullRequest": True}
+    assert bob.post(f"/api/models/{NAME}/discussions", json=draft).status_code == 200
+    again(bob, weights(fine_tuned(base, tmp_path / "1", seed=1)))
+    world.work()
+    patch = bob.get(f"{where}/patches/1").json()
+    assert (patch["drop_bottom"], patch["granularity"], patch["drop_top"]) == ("0.6", "row", "0.007")
+    assert "By the model's settings: drop_bottom 0.6, granularity row." in found_in(bob)["summary"]
+    again(bob, weights(fine_tuned(base, tmp_path / "2", seed=2)), "Drop-Bottom: 0.9")
+    world.work()
+    patch = bob.get(f"{where}/patches/1").json()
+    assert (patch["revision"], patch["drop_bottom"], patch["granularity"]) == (2, "0.9", "row")
+    assert "By the model's settings: granularity row." in found_in(bob)["summary"]
+    assert alice.patch(where, json={"mask": {}}).json()["mask"] == {}
+
+
+@pytest.mark.parametrize("by", ["config", "tensors"])
+def test_a_quantised_base_is_named_and_not_taken(world: World, tmp_path: Path, by: str) -> None:
+    alice, folder = world.client("alice"), make_llama(tmp_path / "base", 1, shards=1)
+    if by == "config":
+        (folder / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    else:
+        tensors = read_weights(folder) | {"model.layers.0.q.qweight": torch.ones(2, 2, dtype=torch.int32)}
+        write_weights(folder, tensors, 1)
+    files: dict[str, bytes | str] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert alice.post("/api/models/alice/packed/commit/main", content=body(files)).status_code == 200
+    world.work()
+    assert alice.get("/api/v1/models/alice/packed").status_code == 404
+    with world.database.read() as session:
+        error = session.scalars(select(Job.error).where(Job.kind == "import", Job.model == "alice/packed")).one()
+    assert error is not None and error.startswith("The base is quantised by GPTQ")
+    assert "Use the weights from before it was quantised" in error
+
+
+def test_a_checkpoint_in_the_middle_of_a_training_becomes_no_base(world: World, tmp_path: Path) -> None:
+    alice, folder = world.client("alice"), make_llama(tmp_path / "base", 1, shards=1)
+    files: dict[str, bytes | str] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    where = "/api/models/alice/fresh/commit/main"
+    early = alice.post(where, content=body(files, "Training in progress, step 500"))
+    assert early.status_code == 400 and "hub_strategy='end'" in early.json()["error"]
+    assert alice.post(where, content=body(files, "End of training")).status_code == 200
 
 
 def test_the_same_patch_twice_is_said(world: World, base: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 import shutil
 import threading
 import time
@@ -170,6 +171,23 @@ def test_what_a_base_without_safetensors_is_is_named(small: World, hub: HubFiles
     files = [{"path": "tiny-q4.gguf", "sha256": upload(small.client("alice"), b"GGUF")}]
     sent = small.client("alice").post("/api/v1/models", json={"name": NAME, "files": files})
     assert sent.status_code == 422 and "This base holds 'tiny-q4.gguf', a GGUF file" in sent.json()["detail"]
+
+
+@pytest.mark.parametrize("method", ["awq", "bitsandbytes"])
+def test_a_quantised_base_is_named_before_its_weights_travel(
+    small: World, hub: HubFiles, base: Path, tmp_path: Path, method: str
+) -> None:
+    shutil.copytree(base, tmp_path / "packed")
+    config = {"model_type": "llama", "quantization_config": {"quant_method": method, "bits": 4}}
+    (tmp_path / "packed" / "config.json").write_text(json.dumps(config))
+    hub.add("acme/packed", tmp_path / "packed")
+    refused = ask(small, source="hf://acme/packed@main")
+    assert refused["state"] == "failed"
+    assert f"is quantised by {'AWQ' if method == 'awq' else method} (quantization_config in its" in refused["error"]
+    assert hub.downloads() == []
+    (tmp_path / "packed" / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
+    hub.add("acme/eight", tmp_path / "packed")
+    assert ask(small, source="hf://acme/eight@main")["state"] == "ready"  # what is not FP8 can be patched
 
 
 def test_an_empty_cache_is_filled_again_from_where_the_base_is_pinned(

@@ -35,10 +35,12 @@ def settings(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep
 @router.post("/settings")
 @allow("model.manage")
 def update(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Change a model's visibility, its licence, or the requirements for accepting a patch."""
+    """Change a model's visibility, its licence, the requirements for accepting a patch, or how patches are made."""
     lines = forms.field(request, "required_evaluations").splitlines()
     required = [line.strip() for line in lines if line.strip()]  # an empty list is a value, too
-    models.update(name, forms.read(schemas.ModelUpdate, request, required_evaluations=required), actor, ctx)
+    mask = forms.read(schemas.MaskRequest, request)
+    body = forms.read(schemas.ModelUpdate, request, required_evaluations=required, mask=mask)
+    models.update(name, body, actor, ctx)
     return redirect(request, f"/{name}/settings")
 
 

@@ -1,8 +1,9 @@
-"""Adapter parts: which tensors of its base a LoRA adapter changes, and how, from the names and shapes in its header.
+"""Adapter parts: which tensors of its base an adapter changes, and how, from the names and shapes in its header.
 
     base_model.model.<module>.lora_A.weight, .lora_B.weight            a product for <module>.weight
     base_model.model.<module>.lora_embedding_A, .lora_embedding_B      the same, for an embedding
     base_model.model.<module>.lora_magnitude_vector                    DoRA's length of each output of <module>.weight
+    base_model.model.<module>.hada_w1_a ..., .lokr_w1 ..., .ia3_l      what methods.py says, for <module>.weight
     base_model.model.<module>[.base_layer].<leaf>                      a whole tensor, <module>.<leaf>
 
 The names are those of the model class that was trained. In a checkpoint of the same model with or without its head, a
@@ -11,9 +12,11 @@ prefix of them may be missing, or there may be one more.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
-from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, MAX_RANK, MERGE, AdapterConfig
+from registry.breadcrumbs.diffing.adapters.config import ADAPTER, CONFIG, IA3, LORA, MERGE, AdapterConfig
+from registry.breadcrumbs.diffing.adapters.methods import LETTERS, MAGNITUDE, Change, ModuleChange, read_module
 from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
 from registry.breadcrumbs.diffing.ties import is_tied, twin
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
@@ -28,27 +31,14 @@ MAX_NAME_LENGTH = 1000
 MAX_PREFIX_PARTS = 8
 """Most parts of a name by which the base's may be shorter or longer."""
 
-_FACTOR = re.compile(r"(.+)\.lora_(?:([AB])(?:\.default)?\.weight|(embedding_[AB])|(magnitude_vector)(?:\.weight)?)")
+_FACTORS = {
+    LORA: re.compile(r"(.+)\.lora_(?:([AB])(?:\.default)?\.weight|(embedding_[AB])|(magnitude_vector)(?:\.weight)?)"),
+    **{method: re.compile(rf"(.+)\.({'|'.join(each)})(?:\.default)?") for method, each in LETTERS.items()},
+}
+"""The names of a method's tensors: the module, and a letter in one of the groups after it."""
+
+_OF_ADAPTERS = ("lora_", "hada_", "lokr_", "ia3_", "token_adapter")
 _WRAPPED = re.compile(rf"^(?:_orig_mod\.|module\.)*{re.escape(PREFIX)}")  # by torch.compile or DDP as well
-MAGNITUDE = "magnitude_vector"
-
-
-@dataclass(frozen=True)
-class Product:
-    """What LoRA adds to one weight.
-
-    Args:
-        a, b: The adapter's names of its factors.
-        scale: The factor s.
-        turned: Whether the weight is [in, out].
-        magnitude: The adapter's name of DoRA's magnitudes; None for LoRA.
-    """
-
-    a: str
-    b: str
-    scale: float
-    turned: bool
-    magnitude: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,41 +48,13 @@ class Part:
     Args:
         source, name: The tensor that it starts from: the checkpoint that holds it, and its name there.
         spec: dtype and shape of the result.
-        product: What LoRA adds; None for a tensor that is taken as it is.
+        change: What the adapter does to it; None for a tensor that is taken as it is.
     """
 
     source: Checkpoint
     name: str
     spec: TensorSpec
-    product: Product | None = None
-
-
-@dataclass(frozen=True)
-class _Factors:
-    """The factors of one module's weight.
-
-    Args:
-        module: The module, as the adapter calls it.
-        a, b: The adapter's names of the factors.
-        rank: The r of the module.
-        embedding: Whether it is an embedding, whose weight is [in, out].
-        straight, turned: The weight's shape if it is [out, in], and if it is [in, out].
-        magnitude: The adapter's name of DoRA's magnitudes; None for LoRA.
-    """
-
-    module: str
-    a: str
-    b: str
-    rank: int
-    embedding: bool
-    straight: tuple[int, ...]
-    turned: tuple[int, ...]
-    magnitude: str | None
-
-    @property
-    def name(self) -> str:
-        """The weight, as the adapter calls it."""
-        return f"{self.module}.weight"
+    change: Change | None = None
 
 
 def find_parts(
@@ -104,31 +66,36 @@ def find_parts(
         base: The base.
         file: The adapter's file.
         config: Its settings.
-        pairs: The keys of each module's factors, by module and letter; read from PEFT's names when None.
+        pairs: The keys of each module's tensors, by module and letter; read from PEFT's names when None.
 
     Returns:
         The parts by the base's names, or by the adapter's where the base has no such tensor.
 
     Raises:
-        InvalidCheckpoint: The adapter is not plain LoRA, or its parts do not go together.
+        InvalidCheckpoint: The adapter holds what is not read here, or its parts do not go together.
         CheckpointMismatch: Its names fit the base in several ways.
     """
     whole: Mapping[str, str] = {}
     if pairs is None:
-        pairs, whole = _sort(file, config.dora)
-    factors = [_read_factors(file, module, keys, config) for module, keys in pairs.items()]
-    names = _rename(base, sorted({each.name for each in factors} | whole.keys()))
+        pairs, whole = _sort(file, config)
+    modules = [read_module(file, module, keys, config) for module, keys in pairs.items()]
+    names = _rename(base, sorted({each.name for each in modules} | whole.keys()))
     parts = {names[name]: Part(file, key, file.tensors[key]) for name, key in whole.items()}
-    turned = _find_turned(factors, [base.tensors.get(names[each.name]) for each in factors], config)
-    for each in factors:
+    turned = _find_turned(modules, [base.tensors.get(names[each.name]) for each in modules], config)
+    for each in modules:
         name = names[each.name]
+        if each.change.method == IA3:
+            _scale(base, parts, name, each, each.name in turned)
+            continue
         shape = each.turned if each.name in turned else each.straight
-        product = Product(each.a, each.b, config.scale(each.module, each.rank), each.name in turned, each.magnitude)
-        parts[name] = _add(base, parts.get(name), name, shape, product)
+        held = base.tensors.get(name)
+        if each.flat and held is not None and (*held.shape[:1], prod(held.shape[1:])) == shape:
+            shape = held.shape
+        parts[name] = _add(base, parts.get(name), name, shape, replace(each.change, turned=each.name in turned))
     return parts
 
 
-def _sort(file: Checkpoint, dora: bool) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+def _sort(file: Checkpoint, config: AdapterConfig) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Return the keys of each module's factors, by module and letter, and of whole tensors by their model's names."""
     pairs: dict[str, dict[str, str]] = {}
     whole: dict[str, str] = {}
@@ -136,14 +103,15 @@ def _sort(file: Checkpoint, dora: bool) -> tuple[dict[str, dict[str, str]], dict
         if len(key) > MAX_NAME_LENGTH:
             raise InvalidCheckpoint(f"{ADAPTER} has a name of {len(key)} characters, {show(key)}; {MERGE}.", field=key)
         name = _WRAPPED.sub("", key, count=1)
-        match = _FACTOR.fullmatch(name) if name != key else None
-        if match and (dora or not match[4]):
-            pairs.setdefault(match[1], {})[match[2] or match[3] or match[4]] = key
+        match = _FACTORS[config.method].fullmatch(name) if name != key else None
+        if match and (config.dora or MAGNITUDE not in match.groups()):
+            pairs.setdefault(match[1], {})[next(filter(None, match.groups()[1:]))] = key
             continue
         module, dot, leaf = name.rpartition(".")
-        if name == key or any(part.startswith(("lora_", "token_adapter")) for part in name.split(".")):
+        if name == key or any(part.startswith(_OF_ADAPTERS) for part in name.split(".")):
             raise InvalidCheckpoint(
-                f"{ADAPTER} holds {show(key)}, which does not belong to a plain LoRA adapter; {MERGE}.", field=key
+                f"{ADAPTER} holds {show(key)}, which does not belong to a plain {config.title} adapter; {MERGE}.",
+                field=key,
             )
         name = module.removesuffix(".base_layer") + dot + leaf
         if name in whole:
@@ -152,57 +120,23 @@ def _sort(file: Checkpoint, dora: bool) -> tuple[dict[str, dict[str, str]], dict
     return pairs, whole
 
 
-def _read_factors(file: Checkpoint, module: str, keys: Mapping[str, str], config: AdapterConfig) -> _Factors:
-    """Check that a module has two factors, and that they can be multiplied."""
-
-    def flawed(rule: str, step: str = MERGE) -> InvalidCheckpoint:
-        return InvalidCheckpoint(f"The adapter's {show(module)} {rule}; {step}.", field=min(keys.values()))
-
-    magnitude = keys.get(MAGNITUDE)
-    letters = sorted(keys.keys() - {MAGNITUDE})
-    if letters not in (["A", "B"], ["embedding_A", "embedding_B"]):
-        raise flawed("needs one lora_A and one lora_B", "save the adapter again")
-    a, b = (keys[letter] for letter in letters)
-    embedding = "A" not in keys
-    first, second = (file.tensors[key].shape for key in (a, b))
-    if not {file.tensors[key].dtype for key in (a, b)} <= FLOATS:
-        raise flawed("has factors that are not floating-point")
-    if min(len(first), len(second)) < 2 or 0 in first + second:
-        raise flawed("has factors of which parts are missing", "gather the shards of a distributed run, then save it")
-    rank, expected = first[0], config.rank.number_of(module)
-    if len(first) != len(second) or second[1] != rank or not set(second[2:]) <= {1} or (embedding and len(first) > 2):
-        raise flawed(f"has factors {list(first)} and {list(second)}, which cannot be multiplied")
-    if rank != expected:
-        raise flawed(f"has rank {rank}, and {CONFIG} says {expected:g}", "use the two files of one adapter")
-    if rank > MAX_RANK:
-        raise flawed(f"has rank {rank}, more than the {MAX_RANK} allowed")
-    if config.dora:
-        held = file.tensors[magnitude] if magnitude else TensorSpec("F32", ())
-        if magnitude is None or held.numel != second[0] or held.dtype not in FLOATS:
-            raise flawed(f"needs a lora_magnitude_vector of {second[0]} numbers, since it is DoRA", "save it again")
-    return _Factors(module, a, b, rank, embedding, (second[0], *first[1:]), (*first[1:], second[0]), magnitude)
-
-
 def _find_turned(
-    factors: Sequence[_Factors], specs: Sequence[TensorSpec | None], config: AdapterConfig
+    modules: Sequence[ModuleChange], specs: Sequence[TensorSpec | None], config: AdapterConfig
 ) -> frozenset[str]:
     """Return which weights are [in, out]: by their shapes, and square ones by the settings.
 
     PEFT determines fan_in_fan_out for each module and saves that of the last one. So if a shape contradicts the
     setting, the setting cannot be trusted for square weights.
     """
-    turned = {each.name for each in factors if each.embedding}
+    turned = {each.name for each in modules if each.embedding}
     flat = [
         (each, spec.shape)
-        for each, spec in zip(factors, specs, strict=True)
-        if spec and not each.embedding and len(each.straight) == 2
+        for each, spec in zip(modules, specs, strict=True)
+        if spec and len(spec.shape) == 2 and not each.embedding and not each.flat
     ]
-    by_shape = {
-        each.name: shape == each.turned
-        for each, shape in flat
-        if each.straight != each.turned and shape in (each.straight, each.turned)
-    }
-    square = [each.name for each, _ in flat if each.straight == each.turned]
+    ways = {each.name: [each.fits(shape, turned=way) for way in (False, True)] for each, shape in flat}
+    by_shape = {name: is_turned for name, (is_straight, is_turned) in ways.items() if is_straight != is_turned}
+    square = [name for name, way in ways.items() if all(way)]
     against = [name for name, is_turned in by_shape.items() if is_turned != config.transposed]
     if square and against:
         raise InvalidCheckpoint(
@@ -214,7 +148,41 @@ def _find_turned(
     return frozenset(turned.union(square) if config.transposed else turned)
 
 
-def _add(base: Checkpoint, own: Part | None, name: str, shape: tuple[int, ...], product: Product) -> Part:
+def _scale(base: Checkpoint, parts: dict[str, Part], name: str, module: ModuleChange, turned: bool) -> None:
+    """Put the parts that scale a weight and its bias, as IA3 does.
+
+    Raises:
+        InvalidCheckpoint: The vector does not fit them.
+        CheckpointMismatch: The base has no such weight.
+    """
+    numbers, inputs = module.change.matrices[0].columns, module.change.axis == 1
+    bias = f"{name.removesuffix('weight')}bias"
+    for scaled, axis in ((name, 1 - module.change.axis if turned else module.change.axis), (bias, 0)):
+        spec = parts[scaled].spec if scaled in parts else base.tensors.get(scaled)
+        if scaled == bias and (inputs or spec is None):
+            continue
+        if spec is None:
+            raise CheckpointMismatch(
+                f"The adapter scales {show(name)}, which the base does not have; choose the base that it was trained "
+                "on.",
+                field=name,
+            )
+        held = (*spec.shape, 0, 0)[axis]
+        grouped = (
+            inputs and len(spec.shape) > 2 and held and not numbers % held and not spec.shape[0] % (numbers // held)
+        )
+        if (held != numbers and not grouped) or spec.dtype not in FLOATS:
+            raise InvalidCheckpoint(
+                f"The adapter scales {show(scaled)} by {numbers} numbers, and it is {spec.dtype} {list(spec.shape)}; "
+                f"{MERGE}.",
+                field=scaled,
+            )
+        own = parts.get(scaled) or Part(base, scaled, spec)
+        result = TensorSpec(_sum_dtype(spec), spec.shape)
+        parts[scaled] = Part(own.source, own.name, result, replace(module.change, turned=turned, axis=axis))
+
+
+def _add(base: Checkpoint, own: Part | None, name: str, shape: tuple[int, ...], product: Change) -> Part:
     """Return the part that adds a product to a tensor: the adapter's own, the base's, or the one tied to it."""
     if own is not None:
         if own.spec.shape != shape or own.spec.dtype not in FLOATS:

@@ -1,6 +1,7 @@
-"""adapter_config.json: the scale of a LoRA adapter's products, and whether the adapter is of a kind that is read here.
+"""adapter_config.json: the method of an adapter and the scale of its changes, and whether it is of a kind read here.
 
     s = lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora        for each module: rank_pattern, alpha_pattern
+    s = alpha / r                                                      of LoHa and LoKr
 
 An unknown setting that is set may change what the weights mean, so the adapter is refused.
 """
@@ -25,6 +26,9 @@ MAX_RANK = 2**14
 
 MERGE = "merge it into the base with PEFT's merge_and_unload, save that with save_pretrained, and diff the merged model"
 
+LORA, LOHA, LOKR, IA3 = "LORA", "LOHA", "LOKR", "IA3"
+"""Methods that are read here, as PEFT calls them."""
+
 VARIANTS = {
     "lora_bias": "a bias beside lora_B (lora_bias)",
     "layer_replication": "replicated layers (layer_replication)",
@@ -38,18 +42,37 @@ VARIANTS = {
 }
 """Settings that make an adapter something other than W + s B A, and what people call it."""
 
+_OF_LYCORIS = {"alpha", "alpha_pattern", "r", "rank_pattern"}
+
 READ = {
-    "alpha_pattern", "base_model_name_or_path", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "peft_type", "r",
-    "rank_pattern", "use_dora", "use_rslora",
+    LORA: {
+        "alpha_pattern", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "r", "rank_pattern", "use_dora",
+        "use_rslora",
+    },
+    LOHA: _OF_LYCORIS,
+    LOKR: _OF_LYCORIS,
+    IA3: {"fan_in_fan_out", "feedforward_modules"},
 }  # fmt: skip
-"""Settings that are used here, or may be ignored."""
+"""Settings of each method that are used here."""
+
+_DROPPED = {"init_weights", "module_dropout", "rank_dropout", "use_effective_conv2d"}
 
 TRAINING = {
-    "auto_mapping", "bias", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "inference_mode",
-    "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout", "lora_ga_config", "megatron_core",
-    "modules_to_save", "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
+    LORA: {
+        "bias", "corda_config", "ensure_weight_tying", "eva_config", "loftq_config", "lora_dropout", "lora_ga_config",
+        "megatron_core", "qalora_group_size", "runtime_config",
+    },
+    LOHA: _DROPPED,
+    LOKR: {*_DROPPED, "decompose_both", "decompose_factor", "rank_dropout_scale"},
+    IA3: {"init_ia3_weights"},
 }  # fmt: skip
-"""Settings that say how the adapter was trained; their effect is in its weights."""
+"""Settings of each method that say how the adapter was trained; their effect is in its weights."""
+
+COMMON = {
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern",
+    "layers_to_transform", "modules_to_save", "peft_type", "peft_version", "revision", "target_modules", "task_type",
+}  # fmt: skip
+"""Settings of all methods that are used here, or whose effect is in the weights."""
 
 SOUND_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base's weights as they are."""
@@ -85,14 +108,16 @@ class Numbers:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """A LoRA adapter's settings.
+    """An adapter's settings.
 
     Args:
         base_model: The model that it was trained on, as its author's machine called it.
         transposed: Whether square weights are [in, out], as those of GPT-2.
         stabilised: Whether it is rsLoRA.
+        rank, alpha: r and alpha of each module.
         dora: Whether it is DoRA, with a magnitude for each output.
-        rank, alpha: r and lora_alpha of each module.
+        method: Of all its modules, if PEFT saved it.
+        feedforward: Ends of the names of modules whose inputs IA3 scales, or an expression for the whole names.
     """
 
     base_model: str | None
@@ -101,10 +126,23 @@ class AdapterConfig:
     rank: Pattern | Numbers
     alpha: Pattern | Numbers
     dora: bool = False
+    method: str = LORA
+    feedforward: tuple[str, ...] | re.Pattern[str] = ()
+
+    @property
+    def title(self) -> str:
+        """What people call its method."""
+        return {LORA: "DoRA" if self.dora else "LoRA", LOHA: "LoHa", LOKR: "LoKr"}.get(self.method, self.method)
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor s of a module's product, in float64."""
         return self.alpha.number_of(module) / (math.sqrt(rank) if self.stabilised else rank)
+
+    def scales_inputs(self, module: str) -> bool:
+        """Say whether IA3 scales the inputs of a module, and not its outputs, as PEFT decides it."""
+        if isinstance(self.feedforward, re.Pattern):
+            return self.feedforward.fullmatch(module) is not None
+        return module.endswith(self.feedforward)
 
 
 def read_config(folder: Path) -> AdapterConfig:
@@ -120,11 +158,12 @@ def read_config(folder: Path) -> AdapterConfig:
     if not path.is_file():
         raise InvalidCheckpoint(f"There is no {CONFIG} beside the adapter's weights; save it again with PEFT.")
     settings = read_json(path, CONFIG, CONFIG_BYTES)
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise _refused(f"is of the type {show(str(kind))}")
+    method = settings.get("peft_type")
+    if not isinstance(method, str) or method not in READ:
+        raise _refused(f"is of the type {show(str(method))}")
+    known = READ[method] | TRAINING[method] | COMMON
     for name, value in settings.items():
-        if value and name not in READ and name not in TRAINING:
+        if value and name not in known:
             raise _refused(f"uses {VARIANTS.get(name) or f'the setting {show(name)}'}", name)
     start = settings.get("init_lora_weights")
     if not any(start is sound or (isinstance(start, str) and start == sound) for sound in SOUND_STARTS):
@@ -135,13 +174,17 @@ def read_config(folder: Path) -> AdapterConfig:
         _flag(settings, "fan_in_fan_out"),
         _flag(settings, "use_rslora"),
         _pattern(settings, "r", "rank_pattern"),
-        _pattern(settings, "lora_alpha", "alpha_pattern"),
+        _pattern(settings, "lora_alpha" if method == LORA else "alpha", "alpha_pattern"),
         _flag(settings, "use_dora"),
+        method,
+        _feedforward(settings),
     )
 
 
 def _refused(what: str, field: str = "peft_type") -> InvalidCheckpoint:
-    return InvalidCheckpoint(f"The adapter {what}; only LoRA, rsLoRA and DoRA are read here: {MERGE}.", field=field)
+    return InvalidCheckpoint(
+        f"The adapter {what}; only LoRA, rsLoRA, DoRA, LoHa, LoKr and IA3 are read here: {MERGE}.", field=field
+    )
 
 
 def _unsound(name: str, rule: str) -> InvalidCheckpoint:
@@ -165,11 +208,23 @@ def _pattern(settings: Mapping[str, Any], name: str, patterns: str) -> Pattern:
     given = settings.get(patterns) or {}
     if not isinstance(given, dict):
         raise _unsound(patterns, "is not an object")
-    compiled = {key: (_compile(key, patterns), _number(value, patterns)) for key, value in given.items()}
+    compiled = {
+        key: (_compile(key, patterns, r"(.*\.)?({})$"), _number(value, patterns)) for key, value in given.items()
+    }
     return Pattern(_number(settings.get(name, 8), name), compiled)
 
 
-def _compile(key: str, patterns: str) -> re.Pattern[str]:
+def _feedforward(settings: Mapping[str, Any]) -> tuple[str, ...] | re.Pattern[str]:
+    name = "feedforward_modules"
+    given = settings.get(name) or []
+    if isinstance(given, str):
+        return _compile(given, name)
+    if not isinstance(given, list) or not all(isinstance(end, str) for end in given):
+        raise _unsound(name, "is neither an expression nor a list of names")
+    return tuple(given)
+
+
+def _compile(key: str, patterns: str, around: str = "{}") -> re.Pattern[str]:
     """Compile a stranger's expression, unless it may take exponential time to match."""
     if len(key) > 500 or _REPEATED.search(key) or sum(map(key.count, "*+?{")) > 3:
         raise InvalidCheckpoint(
@@ -178,7 +233,7 @@ def _compile(key: str, patterns: str) -> re.Pattern[str]:
             field=patterns,
         )
     try:
-        return re.compile(rf"(.*\.)?({key})$")
+        return re.compile(around.format(key))
     except (re.error, RecursionError, OverflowError) as problem:
         raise _unsound(
             patterns, f"holds {show(key)}, which is not a regular expression: {str(problem)[:100]}"

@@ -1,4 +1,4 @@
-"""Adapters: a LoRA adapter, of PEFT or another program, read as the tuned checkpoint that it makes of its base.
+"""Adapted bases: an adapter, of PEFT or another program, read as the tuned checkpoint that it makes of its base.
 
     tuned[o, i] = round(W[o, i] + s (B[o, 0] A[0, i] + B[o, 1] A[1, i] + ... + B[o, r - 1] A[r - 1, i]))
 
@@ -6,15 +6,16 @@
                               (in, *kernel); lora_embedding_A [r, words], lora_embedding_B [width, r]
     W [out, in]               the base's tensor, or the adapter's own where it brings one (embeddings); transposed
                               for embeddings, and for what GPT-2 calls Conv1D
-    s                         see adapter_config.py; adapter_parts.py finds which tensor is which
+    s                         see config.py; parts.py finds which tensor is which, methods.py has other methods
 
 With DoRA, each output o (a row, or a column of a transposed weight) is then given its own length, before it is rounded:
 
     tuned[o] = round(m[o] / sqrt(sum of squares of (W + s B A)[o]) * (W + s B A)[o])         m: lora_magnitude_vector
 
 All of it is float64: the products of float32, float16 or bfloat16 factors are exact, their sum is in the order written,
-then come s and W. The result is rounded once, to float32, or to float64 where W is float64; not to the base's dtype,
-since bfloat16 would swallow most small changes before a patch could hold them. No step depends on the machine.
+then come s and W. What other methods multiply once more is rounded to float64 each time. The result is rounded once, to
+float32, or to float64 where W is float64; not to the base's dtype, since bfloat16 would swallow most small changes
+before a patch could hold them. No step depends on the machine.
 
 Tensors that an adapter brings whole (modules_to_save, biases) are taken as they are, and all others are the base's own.
 Elements are computed when they are read, block by block, so apart from the factors no tensor is whole in memory. Where
@@ -23,6 +24,7 @@ PEFT's merge_and_unload; an adapter that changes the head alone unties it, which
 """
 
 import threading
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,23 +32,34 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from registry.breadcrumbs.diffing.adapter_config import ADAPTER, CONFIG, AdapterConfig, read_config
-from registry.breadcrumbs.diffing.adapter_formats import PEFT, Named, program_of, read_names
-from registry.breadcrumbs.diffing.adapter_parts import Part, Product, find_parts
-from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_floats, read_raw
+from registry.breadcrumbs.diffing.adapters.config import (
+    ADAPTER,
+    CONFIG,
+    IA3,
+    LOHA,
+    LOKR,
+    LORA,
+    AdapterConfig,
+    read_config,
+)
+from registry.breadcrumbs.diffing.adapters.formats import PEFT, Named, program_of, read_names
+from registry.breadcrumbs.diffing.adapters.methods import Change, Matrix
+from registry.breadcrumbs.diffing.adapters.parts import Part, find_parts
+from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_floats, read_raw, to_floats
 from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
 from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, show
-from registry.breadcrumbs.kernels.adapters import add_product
+from registry.breadcrumbs.kernels.adapters import add_hadamard, add_kronecker, add_product
 from registry.breadcrumbs.kernels.compose import CODES, PAD
 from registry.errors import InvalidCheckpoint
 from registry.files.folders import INDEX, WHOLE
 
 Factor = npt.NDArray[np.floating[Any]]
+Doubles = npt.NDArray[np.float64]
 
 
 class Adapted:
-    """A base with a LoRA adapter, open for reading; open one with `open_tuned`, and close it or use `with`.
+    """A base with an adapter, open for reading; open one with `open_tuned`, and close it or use `with`.
 
     Attributes:
         files: The adapter's file, by its name.
@@ -94,61 +107,82 @@ class Adapted:
             InvalidCheckpoint: A factor holds NaN or Inf, or a file has become shorter since it was opened.
         """
         part = self._parts.get(name) or Part(self._base, name, self.tensors[name])
-        if part.product is None:
+        if part.change is None:
             part.source.fill(view, part.name, start)
         elif view:
-            self._compute(view, part, part.product, start)
+            self._compute(view, part, part.change, start)
 
-    def _compute(self, view: memoryview, part: Part, product: Product, start: int) -> None:
-        """Fill a view with elements of a tensor to which a product is added."""
+    def _compute(self, view: memoryview, part: Part, change: Change, start: int) -> None:
+        """Fill a view with elements of a tensor that the adapter changes."""
         result, source = part.spec.dtype, part.source.dtype_of(part.name)
         first, size = start // DTYPES[result], len(view) // DTYPES[result]
         raw = np.empty(size * DTYPES[source] + PAD, np.uint8)
         part.source.fill(octets(raw)[:-PAD], part.name, first * DTYPES[source])
-        left, right = self._factors(product)
         out = np.frombuffer(view, np.float64 if result == "F64" else np.float32)
-        if product.magnitude is None:
-            add_product(raw, CODES[source], first, size, left, right, product.scale, out)
-            return
-        sums = np.empty(size)
-        add_product(raw, CODES[source], first, size, left, right, product.scale, sums)
-        gains = self._gains(part, product)
+        factors = self._factors(change)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by the comparison
-            out[:] = sums * gains[_outputs(first, size, right.shape[1], product)]
+            if change.method == IA3:
+                places = _scaled_by(first, size, part.spec.shape, change)
+                out[:] = to_floats(raw[:-PAD], source) * factors[0].reshape(-1)[places]
+            elif change.magnitude is None:
+                KERNELS.get(change.method, add_product)(raw, CODES[source], first, size, *factors, change.scale, out)
+            else:
+                sums = np.empty(size)
+                add_product(raw, CODES[source], first, size, *factors, change.scale, sums)
+                out[:] = sums * self._gains(part, change)[_outputs(first, size, change)]
 
-    def _gains(self, part: Part, product: Product) -> npt.NDArray[np.float64]:
+    def _gains(self, part: Part, change: Change) -> Doubles:
         """Return what each output of a DoRA weight is multiplied by, [out]: its magnitude by the length that it has."""
         if self._local.gains is None:
-            assert product.magnitude is not None
-            left, right = self._factors(product)
+            assert change.magnitude is not None
+            left, right = self._factors(change)
             source = part.source.dtype_of(part.name)
-            lengths = np.zeros(right.shape[1] if product.turned else left.shape[0])
+            lengths = np.zeros(change.matrices[0].rows)
             for first, last in blocks(part.spec.numel):
                 raw = np.empty((last - first) * DTYPES[source] + PAD, np.uint8)
                 part.source.fill(octets(raw)[:-PAD], part.name, first * DTYPES[source])
                 sums = np.empty(last - first)
-                add_product(raw, CODES[source], first, last - first, left, right, product.scale, sums)
-                outputs = _outputs(first, last - first, right.shape[1], product)
+                add_product(raw, CODES[source], first, last - first, left, right, change.scale, sums)
+                outputs = _outputs(first, last - first, change)
                 lengths += np.bincount(outputs, sums * sums, lengths.size)  # in order, so that every machine agrees
             with np.errstate(divide="ignore", invalid="ignore"):
-                self._local.gains = self._factor(product.magnitude).astype(np.float64).reshape(-1) / np.sqrt(lengths)
+                self._local.gains = self._read(change.magnitude).astype(np.float64).reshape(-1) / np.sqrt(lengths)
         return self._local.gains
 
-    def _factors(self, product: Product) -> tuple[Factor, Factor]:
-        """Return the factors of a weight, [rows, r] and [r, columns]; each thread keeps the last it asked for."""
-        if self._local.product is not product:
-            self._local.product = self._local.factors = self._local.gains = (
+    def _factors(self, change: Change) -> tuple[Factor, ...]:
+        """Return what the kernel of a change takes; each thread keeps the last it asked for.
+
+        Those are two factors of LoRA and four of LoHa, [rows, r] and [r, columns]; two matrices of LoKr; IA3's vector.
+        """
+        if self._local.change is not change:
+            self._local.change = self._local.factors = self._local.gains = (
                 None  # so that those of two weights are not in memory
             )
-            a, b = self._factor(product.a), self._factor(product.b)
-            pair = (a.T, b.T) if product.turned else (b, a)
-            self._local.factors = np.ascontiguousarray(pair[0]), np.ascontiguousarray(pair[1])
-            self._local.product = product
+            held = [self._pair(each) for each in change.matrices]
+            factors = (
+                [_multiply(*each) for each in held] if change.method == LOKR else [one for each in held for one in each]
+            )
+            if change.method != LORA:
+                factors = [factor.astype(np.float64) for factor in factors]
+            elif change.turned:
+                factors = [factor.T for factor in reversed(factors)]
+            self._local.factors = tuple(map(np.ascontiguousarray, factors))
+            self._local.change = change
         assert self._local.factors is not None
         return self._local.factors
 
-    def _factor(self, key: str) -> Factor:
-        """Read a factor: float32 or float64 [rows, elements of a row]."""
+    def _pair(self, matrix: Matrix) -> tuple[Factor, ...]:
+        """Return the two factors of a matrix, [rows, r] and [r, columns], or the matrix if it is no product."""
+        right = self._read(matrix.right)
+        if matrix.left is None:
+            return (right,)
+        left = self._read(matrix.left)
+        if matrix.core is not None:
+            right = _add_core(self._read(matrix.core).reshape(matrix.rank, matrix.rank, -1), right)
+        return left.T if matrix.flipped else left, right
+
+    def _read(self, key: str) -> Factor:
+        """Read a tensor of the adapter: float32 or float64 [rows, elements of a row]."""
         spec = self._file.tensors[key]
         bad = count_not_finite(read_raw(self._file, key, 0, spec.numel), spec.dtype)
         if bad:
@@ -161,15 +195,52 @@ class Adapted:
 class _Local(threading.local):
     """The factors that a thread asked for last."""
 
-    product: Product | None = None
-    factors: tuple[Factor, Factor] | None = None
-    gains: npt.NDArray[np.float64] | None = None
+    change: Change | None = None
+    factors: tuple[Factor, ...] | None = None
+    gains: Doubles | None = None
 
 
-def _outputs(first: int, size: int, columns: int, product: Product) -> npt.NDArray[np.int64]:
+KERNELS = {LOHA: add_hadamard, LOKR: add_kronecker}
+"""What adds a change to a weight, where it is not a product."""
+
+
+def _multiply(left: Factor, right: Factor | None = None) -> Factor:
+    """Return left [rows, r] @ right [r, columns], float64, added in the order of the rank so that all machines agree.
+
+    Without `right` it is `left` as it is.
+    """
+    if right is None:
+        return left
+    product = np.zeros((left.shape[0], right.shape[1]))
+    for column, row in zip(left.T.astype(np.float64), right.astype(np.float64), strict=True):
+        product += np.multiply.outer(column, row)
+    return product
+
+
+def _add_core(core: Factor, right: Factor) -> Doubles:
+    """Return the second factor that a core [r, r, x] makes of one [r, c]: the sum over j of core[k, j, x] right[j, c].
+
+    Returns:
+        float64 [r, c * x], added in the order of j.
+    """
+    product = np.zeros((core.shape[0], right.shape[1], core.shape[2]))
+    for number in range(core.shape[1]):
+        product += core[:, number, None, :].astype(np.float64) * right[number].astype(np.float64)[None, :, None]
+    return product.reshape(core.shape[0], -1)
+
+
+def _outputs(first: int, size: int, change: Change) -> npt.NDArray[np.int64]:
     """Return the output that each of some elements of a weight belongs to."""
-    places = np.arange(first, first + size)
-    return places % columns if product.turned else places // columns
+    places, matrix = np.arange(first, first + size), change.matrices[0]
+    return places % matrix.rows if change.turned else places // matrix.columns
+
+
+def _scaled_by(first: int, size: int, shape: tuple[int, ...], change: Change) -> npt.NDArray[np.int64]:
+    """Return which number of IA3's vector each of some elements of a tensor is multiplied by."""
+    places, axis = np.arange(first, first + size), change.axis
+    numbers, held = change.matrices[0].columns, shape[axis]
+    group = prod(shape) // (numbers // held)  # of a grouped convolution; all of another tensor
+    return places // group * held + places // prod(shape[axis + 1 :]) % held
 
 
 def is_adapter(path: Path) -> bool:
