@@ -270,7 +270,7 @@ class Worker(Upkeep):
             known = compositions.composition_of(session, model, recipe.digest)
         held = holding.make_room(self.database, self.store, size, self.settings.composed_bytes)
         if known is not None and not held and not compositions.is_damaged(known):
-            with self.database.write() as session:
+            with self.base_here(claim), self.database.write() as session:  # a reader may wait for a base from the Hub
                 jobs.end(session, claim, "done")
             return
         with self.database.read() as session:
@@ -299,9 +299,11 @@ class Worker(Upkeep):
                     else:
                         blobs.refer(session, files[name], result["sizes"][name], "computed")
                 model = self.model(session, claim)
-                composition = compositions.composition_of(session, model, recipe.digest)
-                if composition is not None:
-                    composition.held = held
+                composition, gone = compositions.composition_of(session, model, recipe.digest), list[str]()
+                if composition is not None and held:
+                    composition.held = True
+                elif composition is not None:
+                    gone = holding.let_go(session, self.store, composition.id)  # what is damaged there
                 else:
                     compositions.finish(
                         session,
@@ -318,6 +320,7 @@ class Worker(Upkeep):
                     )
                     releases.composed(session, model, recipe.digest)
                 jobs.end(session, claim, "done")
+            holding.drop(self.store, gone)
 
     def compose_into(
         self, folder: Path | None, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, keep: bool = True

@@ -62,9 +62,10 @@ def ingredients(session: Session, model_id: uuid.UUID, digest: str) -> Ingredien
     return Ingredients(composition, base, recipe)
 
 
-def held_bytes(session: Session) -> int:
-    """Return the bytes on disk that are there for held compositions alone."""
-    held = select(CompositionFile.sha256).join(Composition).where(Composition.held, weights_of(CompositionFile.path))
+def held_bytes(session: Session, *conditions: ColumnElement[bool]) -> int:
+    """Return the bytes on disk that are there for held compositions alone, of all or of those that meet conditions."""
+    held = select(CompositionFile.sha256).join(Composition).join(Model, Model.id == Composition.model_id)
+    held = held.where(Composition.held, weights_of(CompositionFile.path), *conditions)
     total = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.sha256.in_(held), alone())
     return int(session.scalars(total).one())
 
@@ -93,21 +94,24 @@ def kept() -> ColumnElement[bool]:
 def make_room(database: Database, store: Store, size: int, most: int) -> bool:
     """Let go of compositions, those used least recently first, until another may be held; say whether it may.
 
+    Nothing is let go of for one that may not be held in the end: beside what stays, or on a disk full of other things.
+
     Args:
         database: Has the rows.
         store: Has the bytes.
         size: Bytes of the weights to be held; 0 to keep to the bound alone.
         most: Most bytes of compositions on disk.
     """
-    if size > most:
-        return False
     while True:
         with database.read() as session:
-            over = held_bytes(session) + size > most
-        if not over and store.room() >= size:
+            held, staying = held_bytes(session), held_bytes(session, kept())
+        if size and (staying + size > most or store.room() + held - staying < size):
+            make_room(database, store, 0, most)
+            return False
+        if held + size <= most and store.room() >= size:
             return True
         if not let_go_of_next(database, store):
-            return not over and store.room() >= size
+            return False
 
 
 def let_go_of_next(database: Database, store: Store) -> bool:
@@ -122,13 +126,12 @@ def let_go_of_next(database: Database, store: Store) -> bool:
             return False
         with database.write() as session:
             gone = let_go(session, store, key)
-        for sha256 in gone:
-            garbage.aside(store, sha256).unlink(missing_ok=True)
+        drop(store, gone)
         return True
 
 
 def let_go(session: Session, store: Store, key: uuid.UUID) -> list[str]:
-    """Let go of a composition; return the digests of the blobs whose files were moved aside."""
+    """Let go of a composition; return the digests of the blobs whose files were moved aside, to be dropped after."""
     paths = select(CompositionFile.path, CompositionFile.sha256).where(CompositionFile.composition_id == key)
     weights = {sha256 for path, sha256 in session.execute(paths) if is_weights(path)}
     locked = [blob for sha256 in sorted(weights) if (blob := blobs.get_locked(session, sha256))]
@@ -146,10 +149,10 @@ def let_go(session: Session, store: Store, key: uuid.UUID) -> list[str]:
     return sorted(free)
 
 
-def is_stored(session: Session, digests: Collection[str]) -> bool:
-    """Say whether all of some blobs are on disk, or at the Hub."""
-    missing = select(Blob.sha256).where(Blob.sha256.in_(set(digests)), Blob.state == "computed")
-    return session.scalar(missing.limit(1)) is None
+def drop(store: Store, digests: Collection[str]) -> None:
+    """Drop files that were moved aside, once that is committed."""
+    for sha256 in digests:
+        garbage.aside(store, sha256).unlink(missing_ok=True)
 
 
 def use(session: Session, model_id: uuid.UUID, digest: str) -> None:

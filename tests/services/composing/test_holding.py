@@ -162,6 +162,22 @@ def test_what_a_channel_points_at_what_main_is_and_what_is_pinned_stays(crew: Co
 RELEASES = {"1.0.0": [1], "1.1.0": [1, 2], "1.2.0": [1, 2, 3]}
 
 
+def test_nothing_goes_for_one_that_cannot_be_held(crew: Community) -> None:
+    crew.accept(1)
+    stays = crew.publish("1.0.0", [1])["recipe"]["digest"]
+    size = size_of_one(crew)
+    other = compose(crew, "0.1", number=2)
+    with crew.world.database.read() as session:
+        small = holding.held_bytes(session, holding.kept())
+        assert small == size
+    bound(crew, 3 * size)
+    assert held(crew) >= {stays, other}
+    assert not holding.make_room(crew.world.database, crew.world.store, 2 * size + 1, 3 * size)
+    assert held(crew) >= {stays, other}
+    assert holding.make_room(crew.world.database, crew.world.store, 2 * size, 3 * size)
+    assert held(crew) == {stays}
+
+
 def test_what_is_read_often_is_held(crew: Community) -> None:
     bound(crew, 0)
     recipe = compose(crew, "0.1")
@@ -205,6 +221,10 @@ def test_a_held_file_that_is_damaged_is_composed_for_its_reader(crew: Community)
     path.write_bytes(bytes(len(whole)))
     damage.examine(crew.world.database, crew.world.store, path.name)
     assert read(crew, recipe).content == whole
+    bound(crew, 0)
+    assert compose(crew, "0.1") == recipe
+    assert held(crew) == set(), "composed again, and let go of, since there is no room"
+    assert list(damage.check(crew.world.database, crew.world.store)) == []
 
 
 def test_a_run_that_was_killed_while_it_let_go_is_finished(crew: Community) -> None:
