@@ -47,6 +47,7 @@ def diff(
     strip_prefix: str | None = None,
     shared_only: bool = False,
     shared_rows: bool = False,
+    companion: bool = False,
     device: str = "cpu",
     device_memory: int | None = None,
     console: Console = QUIET,
@@ -67,6 +68,8 @@ def diff(
         strip_prefix: Taken from the names of the side that has it, like `module.`; found by itself when None.
         shared_only: Leave out tensors that only one side has, or that have other shapes.
         shared_rows: Compare the rows that both have of tensors that differ in their first dimension only.
+        companion: Write the tensors and rows that only the tuned model has, and that were left out, to a file beside
+            `out`: `sums.companion.safetensors` beside `sums.safetensors`.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for 4 GiB or a quarter of what is free there.
         console: Where notes and progress go.
@@ -87,6 +90,7 @@ def diff(
     check_out(out, *models)
 
     # Importing torch takes seconds: what is wrong without looking at weights has been raised before.
+    from registry.breadcrumbs.checking.companions import write_companion
     from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
     from registry.breadcrumbs.diffing.diff import diff as write_patch
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
@@ -115,7 +119,10 @@ def diff(
                 shared_rows=shared_rows,
                 note=notes.append,
             )
-        _tell_pairing(info.pairing, console)
+        only_tuned = write_companion(before, after, info.pairing, companion_of(out)) if companion else {}
+        if companion and not only_tuned:
+            notes.append("Only the tuned model has nothing that was left out, so there is no companion.")
+        _tell_pairing(info.pairing, companion, console)
         if info.matrix_change is not None and info.matrix_change >= FAR:
             console.note(
                 f"The tuned model is far from this base: norm(tuned - base) is {info.matrix_change:.2f} of norm(base) "
@@ -146,7 +153,14 @@ def diff(
             left_out=left_out,
             notes=notes,
             beside=compare_beside(*models, dtypes),
+            companion=companion_of(out) if only_tuned else None,
+            only_tuned={name: f"{spec.dtype} {list(spec.shape)}" for name, spec in only_tuned.items()},
         )
+
+
+def companion_of(patch: Path) -> Path:
+    """Return where the companion of a patch file is."""
+    return patch.with_name(f"{patch.stem}.companion.safetensors")
 
 
 def check_out(out: Path, *models: Path | Mapping[str, Path]) -> None:
@@ -188,14 +202,18 @@ def _doubt_adapter(base: str, named: str | None, console: Console) -> None:
         console.note(f"The adapter says that it was trained on {named}, and the base is {base}; see that both are one.")
 
 
-def _tell_pairing(pairing: "Pairing", console: Console) -> None:
+def _tell_pairing(pairing: "Pairing", companion: bool, console: Console) -> None:
     """Tell in what way base and tuned model do not have the same tensors."""
+    from registry.breadcrumbs.diffing.faults import ADDED
+
     if pairing.prefix.text:
         console.note(str(pairing.prefix))
     for name, rows in pairing.rows.items():
         console.note(f"The first {rows} rows of {name!r} were compared; the patch leaves other rows of the base alone.")
     if pairing.left_out:
         console.note(f"Left out, and not in the patch: {'; '.join(map(str, pairing.left_out))}.")
+        if not companion and any(fault.kind == ADDED for fault in pairing.left_out):
+            console.note("With `--companion`, what only the tuned model has is written to a file that comes with it.")
 
 
 def apply(

@@ -14,22 +14,18 @@ from typing import Any
 
 from registry.breadcrumbs.checking.check import check_patch as check_file
 from registry.breadcrumbs.checking.claims import CheckResult, check_beside, check_density
+from registry.breadcrumbs.checking.companions import check_companion
 from registry.breadcrumbs.checking.finite import check_finite, try_on
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
 from registry.breadcrumbs.composing.variances import tell_negative
-from registry.breadcrumbs.diffing.adapters import Adapted, open_tuned
-from registry.breadcrumbs.diffing.diff import diff as make_patch
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
 from registry.breadcrumbs.formats.header import TensorSpec
-from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
-from registry.documents.trailers import of_mask
-from registry.errors import BlobDamaged, InvalidCheckpoint, InvalidInput, StorageFailed
-from registry.files.beside import is_json, key_changes
-from registry.files.folders import is_weights
+from registry.errors import BlobDamaged, InvalidInput, StorageFailed
+from registry.files.beside import COMPANION, MOST_KEYS, is_json, key_changes, shorten
 from registry.files.hashing import hash_file
 from registry.files.threads import processors
 from registry.outside.hub import Download, Hub, listing
@@ -37,7 +33,7 @@ from registry.storage.cache import Cache
 from registry.storage.store import Store
 
 Progress = Callable[[float], None]
-OF_CHOICE = ("include", "exclude", "strip_prefix", "shared_only", "shared_rows")
+NAME_SHOWN = 200  # characters of the name of a tensor in a companion
 
 
 def fraction(progress: Progress) -> Callable[[int, int], None]:
@@ -171,6 +167,7 @@ def check_patch(
             finite = check_finite(checkpoint, tried.overflows)
     except InvalidInput as problem:  # the base was checked when it was imported, the patch above
         raise StorageFailed(f"A blob of the base {base} is damaged: {problem}") from None
+    companion = check_companion(Path(pairs[COMPANION][0]), specs) if COMPANION in pairs else {}
     unread = [name for name, (mine, _) in pairs.items() if name.endswith(".json") and not is_json(Path(mine))]
     checks = [
         CheckResult("format", "pass", "The file is a sound patch."),
@@ -193,7 +190,8 @@ def check_patch(
             name: {"keys": [[it.key, it.before, it.after] for it in found[0]], "more": found[1]}
             for name, (mine, theirs) in pairs.items()
             if theirs and name.endswith(".json") and (found := key_changes(Path(theirs), Path(mine)))
-        },
+        }
+        | ({COMPANION: described(companion)} if companion else {}),
         "tensors": [
             {
                 "name": tensor.name,
@@ -210,80 +208,10 @@ def check_patch(
     }
 
 
-def diff(
-    base: Mapping[str, str],
-    sent: Mapping[str, str],
-    deleted: Sequence[str],
-    options: Mapping[str, Any],
-    out: str,
-    device: str,
-    device_memory: int | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write the patch from a base to a model that was pushed.
-
-    Args:
-        base: Path of each file of the base (weights, index, config) by its name in the folder.
-        sent: The same of the files that were pushed.
-        deleted: Files of the base that the push has deleted.
-        options: Those of the diff that a commit's description gives; others are left alone.
-        out: The folder to write `patch.safetensors` to.
-        device: auto, cpu or cuda.
-        device_memory: Most bytes to use on a GPU; None for the default.
-        progress: Called with a number from 0 to 1 now and then.
-
-    Returns:
-        sha256 and bytes of the patch.
-
-    Raises:
-        InvalidCheckpoint, CheckpointMismatch, InvalidPatch: No patch can be made of it; the message says why.
-        StorageFailed: A file is missing.
-    """
-    require_files([*base.values(), *sent.values()])
-    params = MaskParams(**of_mask(options))
-    choice = {name: options[name] for name in OF_CHOICE if name in options}
-    with (
-        open_checkpoint({name: Path(path) for name, path in base.items()}) as before,
-        open_pushed(Path(out), before, base, sent, deleted) as after,
-    ):
-        made = make_patch(
-            before,
-            after,
-            Path(out) / "patch.safetensors",
-            params,
-            progress=fraction(progress),
-            device=device,
-            device_memory=device_memory,
-            **choice,
-        )
-    return {"sha256": made.sha256, "size": made.size}
-
-
-def open_pushed(
-    folder: Path, before: Checkpoint, base: Mapping[str, str], sent: Mapping[str, str], deleted: Sequence[str]
-) -> Checkpoint | Adapted:
-    """Open a model that was pushed: what was sent if that is a whole model or an adapter, else over the base's files.
-
-    Raises:
-        InvalidCheckpoint, CheckpointMismatch: As of `open_tuned`.
-    """
-    try:
-        return open_tuned(link_files(folder / "sent", sent), before)
-    except InvalidCheckpoint:
-        weights = {path for path in sent if is_weights(path)}
-        if not weights <= base.keys():  # it is no change of the base's own files
-            raise
-    kept = {path: file for path, file in base.items() if path not in deleted}
-    return open_tuned(link_files(folder / "merged", {**kept, **sent}), before)
-
-
-def link_files(folder: Path, files: Mapping[str, str]) -> Path:
-    """Make a folder of links to files, by their names in it; return it."""
-    for name, path in files.items():
-        link = folder / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path)
-    return folder
+def described(companion: Mapping[str, TensorSpec]) -> dict[str, Any]:
+    """Return the tensors of a companion as what differs in a file: keys, each without a value in the base."""
+    shown = [(shorten(name, NAME_SHOWN), None, f"{spec.dtype} {list(spec.shape)}") for name, spec in companion.items()]
+    return {"keys": shown[:MOST_KEYS], "more": max(len(shown) - MOST_KEYS, 0)}
 
 
 def compose(

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
@@ -9,7 +10,7 @@ from registry.db.tables import Model
 from registry.errors import InvalidInput, JobFailed
 from registry.services.blobs import damage
 from registry.services.catalog import models
-from registry.services.hub import pushes
+from registry.services.hub import origins, pushes
 from registry.services.queue import jobs
 from registry.worker.runner import Runner
 
@@ -18,8 +19,12 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
     """Compare what was pushed with the base, and make the patch's next revision of it, which is checked then."""
     with runner.database.read() as session:
         model = runner.model(session, claim)
-        base = {file.path: file.sha256 for file in models.base_files(session, model)}
         compared = pushes.compared(pushes.by_patch(session, patch_of(claim)))
+        base = origins.files_of(session, model, compared.options)
+        named = model.base_digest if origins.OPTION in compared.options else None
+    if not base:
+        settle(runner, claim, compared, lambda session, _: give_up(session, claim, origins.GONE))
+        return
     damage.require_sound(runner.database, runner.store, [*base.values(), *compared.sent.values()])
     with (
         runner.base_here(claim),
@@ -28,12 +33,13 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
         try:
             made = runner.in_sandbox(
                 claim,
-                "registry.sandboxes.tasks:diff",
+                "registry.sandboxes.pushed_tasks:diff",
                 grows=True,
                 base=runner.readable(base),
                 sent={path: str(runner.store.path(sha256)) for path, sha256 in compared.sent.items()},
                 deleted=compared.deleted,
                 options=compared.options,
+                named=named,
                 out=str(folder),
                 device=runner.settings.device,
                 device_memory=runner.settings.device_memory,
@@ -42,7 +48,8 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
             reason = str(error)
             settle(runner, claim, compared, lambda session, _: give_up(session, claim, reason))
             return
-        result = folder / "patch.safetensors", made["sha256"], made["size"]
+        written = {path: (Path(file), sha256, size) for path, (file, sha256, size) in made["beside"].items()}
+        result = pushes.Diffed((folder / "patch.safetensors", made["sha256"], made["size"]), written)
         finish = runner.store, patch_of(claim), result
         settle(runner, claim, compared, lambda session, model: pushes.finish(session, model, *finish))
 

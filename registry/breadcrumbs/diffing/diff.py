@@ -73,6 +73,7 @@ def diff(
     strip_prefix: str | None = None,
     shared_only: bool = False,
     shared_rows: bool = False,
+    named: str | None = None,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> Diffed:
     """Write the patch from base to tuned. Same inputs, same bytes.
@@ -91,6 +92,8 @@ def diff(
         strip_prefix: Taken from the names of the side that has it; found by itself when None.
         shared_only: Whether tensors that only one side has, or that have other shapes, are left out.
         shared_rows: Whether of tensors that differ in their first dimension the rows that both have are compared.
+        named: Weights digest of the base that the patch is for, if that is not what is compared, but has the same
+            tensors: what was tuned from a composition adds its changes to those of the composition's patches.
         note: Called with sentences about what the patch leaves out.
 
     Returns:
@@ -136,7 +139,7 @@ def diff(
                 if changes
                 else f"Nothing changed: base and tuned are equal{same}; no patch was written."
             )
-        digest = digest_of(base.tensors, digests)
+        digest = named or digest_of(base.tensors, digests)
         header = patch_header(base.tensors, {name: tensor.nnz for name, tensor in kept.items()}, digest, params)
         parts = [(places[name], tensor.length) for name, tensor in kept.items()]
         sha256, total = settle(file, header, parts, out.parent)

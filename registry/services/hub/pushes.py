@@ -244,7 +244,15 @@ def compared(push: Push) -> Compared:
     return Compared(sent, [file.path for file in files if file.sha256 is None], dict(push.options))
 
 
-def finish(session: Session, model: Model, store: Store, patch_id: uuid.UUID, made: tuple[Path, str, int]) -> None:
+@dataclass(frozen=True)
+class Diffed:
+    """What a diff wrote: the patch and, by their paths, files to come with it; each a file, its sha256, its bytes."""
+
+    patch: tuple[Path, str, int]
+    beside: Mapping[str, tuple[Path, str, int]] = field(default_factory=dict)
+
+
+def finish(session: Session, model: Model, store: Store, patch_id: uuid.UUID, made: Diffed) -> None:
     """Make the next revision of the patch that a diff wrote, and let go of the weights.
 
     Args:
@@ -252,9 +260,9 @@ def finish(session: Session, model: Model, store: Store, patch_id: uuid.UUID, ma
         model: The model.
         store: Takes the patch file.
         patch_id: The patch.
-        made: The patch file, its sha256 and its size.
+        made: What was written.
     """
-    file, sha256, size = made
+    file, sha256, size = made.patch
     push = by_patch(session, patch_id)
     patch = session.get_one(Patch, patch_id, with_for_update=True, populate_existing=True)
     subject = f"{model.full_name}#{patch.number}"
@@ -270,7 +278,9 @@ def finish(session: Session, model: Model, store: Store, patch_id: uuid.UUID, ma
         patch.revision += 1
         if first and push.propose:
             patch.state = "proposed"
-        offered, sizes = offers(session, model, push)
+        for own in made.beside.values():
+            blobs.register(session, store, *own)
+        offered, sizes = offers(session, model, push, made.beside)
         contribution = Contribution(
             sha256, push.title, push.message, patch.task, push.options.get("license"), tuple(sorted(offered.items()))
         )
@@ -302,15 +312,18 @@ def withdraw(session: Session, actor: Actor, full_name: str, number: int) -> Pus
     return push
 
 
-def offers(session: Session, model: Model, push: Push) -> tuple[dict[str, str], dict[str, int]]:
-    """Return the files of a push that come with its patch, the smallest first, and their sizes by sha256.
+def offers(
+    session: Session, model: Model, push: Push, made: Mapping[str, tuple[Path, str, int]]
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the files that come with the patch of a push, and their sizes by sha256.
 
-    Those are the ones beside the weights that differ from the base's, as far as a patch takes them.
+    Those are the ones that were made, and of the push the ones beside the weights that differ from the base's, the
+    smallest first, as far as a patch takes them.
     """
     base = {file.path: file.sha256 for file in models.base_files(session, model)}
-    offered: dict[str, str] = {}
-    sizes: dict[str, int] = {}
-    room = beside.MOST_BYTES
+    offered = {path: sha256 for path, (_, sha256, _) in made.items()}
+    sizes = {sha256: size for _, sha256, size in made.values()}
+    room = beside.MOST_BYTES - sum(sizes.values())
     for file in sorted(push.files, key=lambda file: file.size):
         if file.blob_sha256 and file.blob_sha256 != base.get(file.path) and beside.may_come(file.path):
             room -= file.size
