@@ -12,7 +12,7 @@ import typer
 
 from client.commands import integrations, models, overview
 from client.commands.composing import conflicts, evals, local, pulls, recipes, trials, tuning
-from client.commands.curation import patches, reviews
+from client.commands.curation import cards, patches, reviews
 from client.commands.operating import admin, operations
 from client.commands.options import Json, Quiet
 from client.commands.people import account, keys, people
@@ -113,6 +113,7 @@ _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         reviews.reject,
         reviews.yank,
         reviews.unyank,
+        cards.group,
         admin.report,
     ),
     "Release": (releases.group, channels.group, publishing.publish, keys.group),

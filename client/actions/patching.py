@@ -39,6 +39,7 @@ def diff(
     strip_prefix: str | None = None,
     shared_only: bool = False,
     shared_rows: bool = False,
+    companion: bool = False,
     device: str = "cpu",
     device_memory: int | None = None,
     console: Console = QUIET,
@@ -59,6 +60,8 @@ def diff(
         strip_prefix: Taken from the names of the side that has it, like `module.`; found by itself when None.
         shared_only: Leave out tensors that only one side has, or that have other shapes.
         shared_rows: Compare the rows that both have of tensors that differ in their first dimension only.
+        companion: Write the tensors and rows that only the tuned model has, and that were left out, to a file beside
+            `out`: `sums.companion.safetensors` beside `sums.safetensors`.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for 4 GiB or a quarter of what is free there.
         console: Where notes and progress go.
@@ -79,8 +82,10 @@ def diff(
     check_out(out, *models)
 
     # Importing torch takes seconds: what is wrong without looking at weights has been raised before.
+    from registry.breadcrumbs.checking.companions import write_companion
     from registry.breadcrumbs.diffing.adapters.adapted import Adapted, open_tuned
     from registry.breadcrumbs.diffing.diff import diff as write_patch
+    from registry.breadcrumbs.diffing.faults import ADDED
     from registry.breadcrumbs.formats.checkpoint import open_checkpoint
     from registry.breadcrumbs.formats.layout import MaskParams
 
@@ -105,7 +110,13 @@ def diff(
                 shared_only=shared_only,
                 shared_rows=shared_rows,
             )
-        for sentence in info.notes:
+        only_tuned = write_companion(before, after, info.pairing, companion_of(out)) if companion else {}
+        notes = list(info.notes)
+        if companion and not only_tuned:
+            notes.append("Only the tuned model has nothing that was left out, so there is no companion.")
+        if not companion and any(fault.kind == ADDED for fault in info.pairing.left_out):
+            notes.append("With `--companion`, what only the tuned model has is written to a file that comes with it.")
+        for sentence in notes:
             console.note(sentence)
         adapter = after.config if isinstance(after, Adapted) else None
         dtypes = frozenset() if adapter else {spec.dtype for spec in after.tensors.values()}
@@ -127,9 +138,16 @@ def diff(
             relative_change=info.relative_change,
             matrix_change=info.matrix_change,
             left_out=left_out,
-            notes=list(info.notes),
+            notes=notes,
             beside=compare_beside(*models, dtypes),
+            companion=companion_of(out) if only_tuned else None,
+            only_tuned={name: f"{spec.dtype} {list(spec.shape)}" for name, spec in only_tuned.items()},
         )
+
+
+def companion_of(patch: Path) -> Path:
+    """Return where the companion of a patch file is."""
+    return patch.with_name(f"{patch.stem}.companion.safetensors")
 
 
 def check_out(out: Path, *models: Path | Mapping[str, Path]) -> None:

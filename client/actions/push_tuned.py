@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from client.actions.composing import fetch_base
-from client.actions.patching import check_out, diff, dtypes_of
+from client.actions.patching import check_out, companion_of, diff, dtypes_of
 from client.actions.push import Target, look_up, push, push_to
 from client.api.client import Client
 from client.machine.config import cache
@@ -32,7 +32,7 @@ from client.terminal.console import Console, plain
 from registry import version
 from registry.documents.trailers import of_mask
 from registry.errors import BaseMismatch, InvalidInput, InvalidRequest, StorageFailed
-from registry.files.beside import MOST_BYTES, MOST_FILES, FileChange, check_files, is_beside, may_come
+from registry.files.beside import COMPANION, MOST_BYTES, MOST_FILES, FileChange, check_files, is_beside, may_come
 from registry.files.durable import storage_error
 from registry.files.folders import is_pickle
 from registry.schemas import Patch
@@ -102,10 +102,14 @@ def push_tuned(
     }  # fmt: skip
     local = Path(tuned).expanduser()
     if local.is_file() and not is_pickle(local.name) and is_patch(local):
-        if base is not None or keep is not None or options:
-            given = [*(["a base"] if base is not None else []), *(["keep"] if keep is not None else []), *options]
+        others = [name for name in options if name != "companion"]
+        if base is not None or keep is not None or others:
+            given = [*(["a base"] if base is not None else []), *(["keep"] if keep is not None else []), *others]
             raise InvalidRequest(f"{tuned} is a patch already, and is pushed as it is; leave out {', '.join(given)}.")
-        return push(client, local, model, title, **about)
+        own = {COMPANION: companion_of(local)} if options.get("companion") else {}
+        if own and not companion_of(local).is_file():
+            raise InvalidRequest(f"There is no {companion_of(local)}; `crumb diff --companion` writes it.")
+        return push(client, local, model, title, files=own, **about)
     target = look_up(client, model)
     settings = {name: value for name, value in of_mask(target.mask).items() if name not in options}
     if settings:
@@ -121,7 +125,7 @@ def push_tuned(
     draft = folder / f"{name}.safetensors"
     sweep_drafts(folder)
     with locked(folder, console, f"{name}.lock"):
-        if draft.is_file():
+        if draft.is_file() and (not options.get("companion") or companion_of(draft).is_file()):
             console.note("The patch was made before, by a run that did not end; it is pushed now.")
         else:
             files = before or fetch_base(client, model, target.base, console=console)
@@ -129,8 +133,9 @@ def push_tuned(
             console.note(plain("; ".join(f"{name} {value}" for name, value in made.rows() if name in SAID)))
         try:
             sound = _checked_base(draft, target, base)
-            beside = {} if weights_only else _beside(client, model, target.base, after, console)
-            patch = push_to(client, target, draft, sound, title, files=beside, **about)
+            own = {COMPANION: companion_of(draft)} if companion_of(draft).is_file() else {}
+            beside = {} if weights_only else _beside(client, model, target.base, after, own, console)
+            patch = push_to(client, target, draft, sound, title, files={**beside, **own}, **about)
         except InvalidInput:  # another run would end the same way
             _let_go(draft, keep)
             raise
@@ -176,22 +181,24 @@ def draft_days() -> float:
     return days
 
 
-SAID = ("adapter", "changes", "size")  # of what `crumb diff` shows
+SAID = ("adapter", "changes", "size", "companion")  # of what `crumb diff` shows
 
 
-def _beside(client: Client, model: str, digest: str, tuned: Path, console: Console) -> dict[str, Path]:
+def _beside(
+    client: Client, model: str, digest: str, tuned: Path, own: Mapping[str, Path], console: Console
+) -> dict[str, Path]:
     """Return the files beside the weights of a tuned model that differ from those of the registry's base, and say so.
 
-    Those that a registry does not take are left out.
+    Those that a registry does not take, or not together with what comes with the patch anyhow, are left out.
     """
     if not tuned.is_dir():
         return {}
     base = fetch_base(client, model, digest, only=is_beside, console=console)
     chosen: dict[str, FileChange] = {}
     left_out = []
-    room = MOST_BYTES
+    room = MOST_BYTES - sum(file.stat().st_size for file in own.values())
     for change in sorted(compare_beside(base, tuned, dtypes_of(tuned)), key=lambda change: change.size):
-        if not may_come(change.path) or len(chosen) == MOST_FILES or change.size > room:
+        if not may_come(change.path) or len(chosen) + len(own) == MOST_FILES or change.size > room:
             left_out.append(change.path)
             continue
         chosen[change.path] = change
@@ -222,13 +229,16 @@ def _checked_base(draft: Path, target: Target, base: str | Path | None) -> str:
 
 
 def _let_go(draft: Path, keep: Path | None) -> None:
-    """Move a draft to where its author wants it, or remove it."""
+    """Move a draft and its companion to where its author wants them, or remove them."""
     if keep is None:
         draft.unlink(missing_ok=True)
+        companion_of(draft).unlink(missing_ok=True)
         return
     try:
         keep.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(draft, keep)
+        if companion_of(draft).is_file():
+            shutil.move(companion_of(draft), companion_of(keep))
     except OSError as why:
         raise storage_error(why, keep) from why
 

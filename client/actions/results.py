@@ -38,6 +38,8 @@ class MadePatch(Card):
         left_out: Files of `base` and of `tuned` that may hold weights and are no part of the model.
         notes: Sentences about what the patch leaves out.
         beside: Files beside the weights that differ from the base's; the patch does not carry them.
+        companion: The file of what only the tuned model has, if it was asked for and there is something.
+        only_tuned: dtype and shape of the tensors in it, by name.
     """
 
     file: Path
@@ -58,6 +60,8 @@ class MadePatch(Card):
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     beside: list[FileChange] = field(default_factory=list)
+    companion: Path | None = None
+    only_tuned: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def density(self) -> float:
@@ -81,6 +85,7 @@ class MadePatch(Card):
                 "size",
                 f"{size(self.size)}, {self.size / self.model_size:.1%} of the model's {size(self.model_size)}",
             ),
+            *([("companion", f"{self.companion}, {len(self.only_tuned)} tensors")] if self.companion else []),
             *([("beside", ", ".join(change.path for change in self.beside))] if self.beside else []),
         ]
 

@@ -15,6 +15,7 @@ from registry.breadcrumbs.formats.checkpoint import list_files
 from registry.breadcrumbs.formats.digest import digest_files
 from registry.breadcrumbs.formats.weight_files import find_weights
 from registry.errors import DigestMismatch, InvalidCheckpoint, InvalidRequest, NotFound
+from registry.files.beside import COMPANION
 from registry.files.folders import is_index, is_weights
 from registry.files.hashing import hash_file
 from registry.schemas import Snapshot
@@ -113,7 +114,8 @@ def verify(
     settled = {CARD}
     if digest == snapshot.weights_digest:  # weights that are the same may be cut into other files
         weights = find_weights(there)
-        settled |= {*weights.files, *weights.indexes, *(path for path in paths if is_weights(path) or is_index(path))}
+        cut = (path for path in paths if (is_weights(path) or is_index(path)) and path != COMPANION)
+        settled |= {*weights.files, *weights.indexes, *cut}
     different = [
         file.path
         for file in snapshot.files

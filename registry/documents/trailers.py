@@ -22,13 +22,14 @@ WORDS = {
     "granularity": "granularity",
     "value-dtype": "value_dtype",
     "strip-prefix": "strip_prefix",
+    "tuned-from": "tuned_from",
     "task": "task",
     "license": "license",
     "licence": "license",
 }
 OF_MASK = ("drop_bottom", "drop_top", "granularity", "value_dtype")
 LISTS = {"include": "include", "exclude": "exclude"}
-SWITCHES = {"shared-only": "shared_only", "shared-rows": "shared_rows"}
+SWITCHES = {"shared-only": "shared_only", "shared-rows": "shared_rows", "companion": "companion"}
 LONGEST = 500  # characters of a value
 MOST = 100  # lines
 

@@ -34,6 +34,9 @@ KEYED_BYTES = 4_000_000
 MOST_KEYS = 40
 """Keys of a file that are named; the others are counted."""
 
+COMPANION = "companion/tensors.safetensors"
+"""Where tensors that only the tuned model has lie in a folder: the one file of weights that may come with a patch."""
+
 CARD, ADAPTER = "README.md", "adapter_config.json"
 LEFTOVERS = (
     CARD,
@@ -131,6 +134,8 @@ def check_files(sizes: Mapping[str, int], base: Sequence[str]) -> None:
         )
     for path in sizes:
         check_path(path)
+        if path == COMPANION:
+            continue
         if may_hold_weights(path) or describes_weights(path) or PurePosixPath(path).name == ADAPTER:
             raise InvalidRequest(
                 f"{path} would hold weights, or say which files do; a patch is all that changes those.", field=path
@@ -244,7 +249,7 @@ def _walk(prefix: str, before: Any, after: Any) -> Iterator[KeyChange]:
     if not (isinstance(before, dict) and isinstance(after, dict)):
         if _differ(before, after):
             yield KeyChange(
-                _shorten(prefix or "(all)"), *(None if it is _MISSING else _show(it) for it in (before, after))
+                shorten(prefix or "(all)"), *(None if it is _MISSING else _show(it) for it in (before, after))
             )
         return
     for key in sorted({*before, *after}):
@@ -257,10 +262,10 @@ def _differ(before: Any, after: Any) -> bool:
 
 
 def _show(value: Any) -> str:
-    return _shorten(json.dumps(value, ensure_ascii=False))
+    return shorten(json.dumps(value, ensure_ascii=False))
 
 
-def _shorten(text: str) -> str:
-    """Return a stranger's text on one line, without what no terminal, page or database takes."""
-    plain = "".join(char if char.isprintable() else " " for char in text[:_SHOWN])
-    return plain if len(text) <= _SHOWN else f"{plain[:-1]}…"
+def shorten(text: str, most: int = _SHOWN) -> str:
+    """Return a stranger's text on one line of so many characters, without what no terminal, page or database takes."""
+    plain = "".join(char if char.isprintable() else " " for char in text[:most])
+    return plain if len(text) <= most else f"{plain[:-1]}…"

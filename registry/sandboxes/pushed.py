@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from registry.breadcrumbs.checking.companions import write_companion
 from registry.breadcrumbs.diffing.adapters.adapted import Adapted, open_tuned
 from registry.breadcrumbs.diffing.diff import diff as make_patch
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.documents.trailers import of_mask
 from registry.errors import InvalidCheckpoint
+from registry.files.beside import COMPANION
 from registry.files.folders import is_weights
+from registry.files.hashing import hash_file
 from registry.sandboxes.tasks import Progress, fraction, require_files
 
 OF_CHOICE = ("include", "exclude", "strip_prefix", "shared_only", "shared_rows")
@@ -21,6 +24,7 @@ def diff(
     sent: Mapping[str, str],
     deleted: Sequence[str],
     options: Mapping[str, Any],
+    named: str | None,
     out: str,
     device: str,
     device_memory: int | None,
@@ -29,17 +33,21 @@ def diff(
     """Write the patch from a base to a model that was pushed.
 
     Args:
-        base: Path of each file of the base (weights, index, config) by its name in the folder.
+        base: Path of each file (weights, index, config) of the base, or else of what the model was tuned from, by its
+            name in the folder.
         sent: The same of the files that were pushed.
         deleted: Files of the base that the push has deleted.
         options: Those of the diff that a commit's description gives; others are left alone.
+        named: Weights digest of the base that the patch is for, where it was tuned from something else.
         out: The folder to write `patch.safetensors` to.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for the default.
         progress: Called with a number from 0 to 1 now and then.
 
     Returns:
-        sha256 and bytes of the patch; how far the model has moved, and what its author should know, as of `Diffed`.
+        sha256 and bytes of the patch; how far the model has moved, and what its author should know, as of `Diffed`; and
+        `beside`: file, sha256 and bytes of its companion, by its path in a model, if the description asks for one and
+        only the tuned model has something.
 
     Raises:
         InvalidCheckpoint, CheckpointMismatch, InvalidPatch: No patch can be made of it; the message says why.
@@ -60,9 +68,14 @@ def diff(
             progress=fraction(progress),
             device=device,
             device_memory=device_memory,
+            named=named,
             **choice,
         )
-    return {"sha256": made.sha256, "size": made.size, "moved": made.relative_change, "notes": list(made.notes)}
+        companion = Path(out) / "companion.safetensors"
+        wanted = options.get("companion") and write_companion(before, after, made.pairing, companion)
+    beside = {COMPANION: (str(companion), hash_file(companion), companion.stat().st_size)} if wanted else {}
+    told = {"moved": made.relative_change, "notes": list(made.notes)}
+    return {"sha256": made.sha256, "size": made.size, "beside": beside, **told}
 
 
 def open_pushed(

@@ -14,6 +14,7 @@ from typing import Any
 
 from registry.breadcrumbs.checking.check import check_patch as check_file
 from registry.breadcrumbs.checking.claims import CheckResult, check_beside, check_density
+from registry.breadcrumbs.checking.companions import check_companion
 from registry.breadcrumbs.checking.finite import check_finite, try_on
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
@@ -26,7 +27,7 @@ from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.breadcrumbs.formats.weight_files import read_json
 from registry.errors import BlobDamaged, InvalidInput, StorageFailed
-from registry.files.beside import is_json, key_changes
+from registry.files.beside import COMPANION, MOST_KEYS, is_json, key_changes, shorten
 from registry.files.folders import CONFIG
 from registry.files.hashing import hash_file
 from registry.files.threads import processors
@@ -35,6 +36,7 @@ from registry.storage.cache import Cache
 from registry.storage.store import Store
 
 Progress = Callable[[float], None]
+NAME_SHOWN = 200  # characters of the name of a tensor in a companion
 
 
 def fraction(progress: Progress) -> Callable[[int, int], None]:
@@ -187,6 +189,7 @@ def check_patch(
             finite = check_finite(checkpoint, tried.overflows)
     except InvalidInput as problem:  # the base was checked when it was imported, the patch above
         raise StorageFailed(f"A blob of the base {base} is damaged: {problem}") from None
+    companion = check_companion(Path(pairs[COMPANION][0]), specs) if COMPANION in pairs else {}
     unread = [name for name, (mine, _) in pairs.items() if name.endswith(".json") and not is_json(Path(mine))]
     checks = [
         CheckResult("format", "pass", "The file is a sound patch."),
@@ -209,7 +212,8 @@ def check_patch(
             name: {"keys": [[it.key, it.before, it.after] for it in found[0]], "more": found[1]}
             for name, (mine, theirs) in pairs.items()
             if theirs and name.endswith(".json") and (found := key_changes(Path(theirs), Path(mine)))
-        },
+        }
+        | ({COMPANION: described(companion)} if companion else {}),
         "tensors": [
             {
                 "name": tensor.name,
@@ -224,6 +228,12 @@ def check_patch(
             for tensor in report.tensors
         ],
     }
+
+
+def described(companion: Mapping[str, TensorSpec]) -> dict[str, Any]:
+    """Return the tensors of a companion as what differs in a file: keys, each without a value in the base."""
+    shown = [(shorten(name, NAME_SHOWN), None, f"{spec.dtype} {list(spec.shape)}") for name, spec in companion.items()]
+    return {"keys": shown[:MOST_KEYS], "more": max(len(shown) - MOST_KEYS, 0)}
 
 
 def compose(

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 from registry.schemas.contents import File
 from registry.schemas.evaluations import Evaluation
 from registry.schemas.operations import Job
-from registry.schemas.wire import Answer, Decimal, Hex256, Message, WeightsDigest, Wire
+from registry.schemas.wire import Answer, Card, Decimal, Hex256, Message, WeightsDigest, Wire
 
 ReleaseState = Literal["draft", "building", "candidate", "published", "yanked"]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9A-Za-z.-]{1,40})?$")]
@@ -128,7 +128,7 @@ class ReleaseUpdate(Wire):
     """Edit the texts of a release before it is published; a field that is null stays."""
 
     changelog: Message | None = None
-    card: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=2**19)] | None = None
+    card: Card | None = None
 
 
 class SignatureRequest(Wire):

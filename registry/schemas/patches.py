@@ -9,7 +9,7 @@ from registry.files.beside import MOST_FILES
 from registry.schemas.contents import File, FileRequest
 from registry.schemas.evaluations import Evaluation
 from registry.schemas.operations import Job
-from registry.schemas.wire import Answer, Hex256, License, Message, Text, WeightsDigest, Wire
+from registry.schemas.wire import Answer, Card, Hex256, License, Message, Text, WeightsDigest, Wire
 
 CheckState = Literal["checking", "checked", "refused"]
 PatchState = Literal[
@@ -40,6 +40,48 @@ class RevisionRequest(Wire):
     message: Message = ""
     license: License | None = None
     files: list[FileRequest] = Field([], max_length=MOST_FILES, description=FILES)
+
+
+class CardRequest(Wire):
+    """Propose another card of a model: the text of its README.md, front matter included."""
+
+    card: Card
+    title: Annotated[Text, StringConstraints(min_length=1, max_length=200)] = "Another card"
+    message: Message = ""
+    accept: bool = Field(False, description="as a maintainer, change the card at once")
+
+
+class CardDecision(Wire):
+    """Make a proposed card that of the model."""
+
+    message: Message = ""
+    sha256: Hex256 | None = Field(None, description="of the text that you looked at, which must still be proposed")
+
+
+class CardProposal(Answer):
+    """A card that is or was proposed; its number is one of the model's patches."""
+
+    model: str
+    number: int
+    state: PatchState
+    reason: str | None = Field(description="why it was rejected or withdrawn")
+    author: str
+    title: str
+    message: str
+    sha256: Hex256 = Field(description="of its text")
+    card: str | None = Field(None, description="its text; null in lists")
+    diff: str | None = Field(
+        None, description="a unified diff to it from the model's card, as that was when it was decided; null in lists"
+    )
+    license: str | None = Field(None, description="what it names, if the model has another licence, which stays")
+    created_at: datetime
+
+
+class CardPage(Answer):
+    """Proposed cards, newest first; `next` is the cursor of the page after this one."""
+
+    items: list[CardProposal]
+    next: int | None
 
 
 class KeyChange(Answer):
@@ -268,7 +310,7 @@ class WaitingModel(Answer):
     """A model in which something waits for you, and how much."""
 
     model: str
-    proposed: int = Field(description="patches of others that you may review, accept or reject")
+    proposed: int = Field(description="patches and cards of others that you may review, accept or reject")
     mine: int = Field(description="your own, not decided yet")
     candidates: int = Field(description="releases to publish")
 
@@ -286,6 +328,9 @@ class Inbox(Answer):
     review: list[Patch] = Field(description="proposed by others, without a verdict of yours on the newest revision")
     accept: list[Patch] = Field(description="approved, for you to accept or reject")
     mine: list[Patch] = Field(description="your own, not decided yet")
+    cards: list[CardProposal] = Field(
+        [], description="cards that are proposed: those of others to a reviewer, and yours"
+    )
     candidates: list[str] = Field(description="releases to publish")
     alarms: list[str] = Field(description="recipes that were composed to different results")
     next: int | None = Field(None, description="the `after` of the next page of patches")

@@ -28,6 +28,7 @@ ModelName = Annotated[str, StringConstraints(pattern=rf"^{MODEL}$", max_length=1
 FilePath = Annotated[str, Field(max_length=PATH_LENGTH)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
 Message = Annotated[Text, StringConstraints(max_length=MESSAGE_BYTES), most_bytes(MESSAGE_BYTES)]
+Card = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=2**19)]
 License = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}$")]
 
 

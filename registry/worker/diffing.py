@@ -9,7 +9,7 @@ from registry.db.tables import Model
 from registry.errors import InvalidInput, JobFailed
 from registry.services.blobs import damage
 from registry.services.catalog import models
-from registry.services.hub import pushes
+from registry.services.hub import origins, pushes
 from registry.services.queue import jobs
 from registry.worker.runner import Runner
 
@@ -18,9 +18,13 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
     """Compare what was pushed with the base, and make the patch's next revision of it, which is checked then."""
     with runner.database.read() as session:
         model = runner.model(session, claim)
-        base = {file.path: file.sha256 for file in models.base_files(session, model)}
         compared = pushes.compared(pushes.by_patch(session, patch_of(claim)))
         settings = {name: value for name, value in model.mask.items() if name not in compared.options}
+        base = origins.files_of(session, model, compared.options)
+        named = model.base_digest if origins.OPTION in compared.options else None
+    if not base:
+        settle(runner, claim, compared, lambda session, _: give_up(session, claim, origins.GONE))
+        return
     damage.require_sound(runner.database, runner.store, [*base.values(), *compared.sent.values()])
     with (
         runner.base_here(claim),
@@ -35,6 +39,7 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
                 sent={path: str(runner.store.path(sha256)) for path, sha256 in compared.sent.items()},
                 deleted=compared.deleted,
                 options={**settings, **compared.options},
+                named=named,
                 out=str(folder),
                 device=runner.settings.device,
                 device_memory=runner.settings.device_memory,

@@ -10,6 +10,7 @@ from registry.db import statistics
 from registry.db.session import Database
 from registry.errors import StorageFailed
 from registry.services.blobs import bucket_copies, garbage, scrubbing
+from registry.services.catalog import models
 from registry.services.composing import holding
 from registry.services.hub import downloads
 from registry.services.queue import workers
@@ -35,7 +36,7 @@ class Upkeep(Runner):
         """Remove what nothing needs any more, and renew the counts and statistics that reads rely on.
 
         Removed are expired uploads, abandoned staging files, bytes that nothing refers to, those of compositions that
-        are more than may be held, and workers of long ago.
+        are more than may be held, models that nobody has given a base, and workers of long ago.
         """
         grace = timedelta(hours=self.settings.upload_hours)
         collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
@@ -43,6 +44,7 @@ class Upkeep(Runner):
         if collected.problem:
             log.warning("bucket.failed", error=collected.problem)
         with self.database.write() as session:
+            models.forget_empty(session)
             workers.forget(session)
         downloads.renew(self.database)
         statistics.refresh(self.database)

@@ -39,6 +39,7 @@ SEVERAL = {  # which announce, complete or send several files, each with a row
     "POST /{namespace}/{name}.git/info/lfs/objects/batch",
     "POST /{namespace}/{name}.git/info/lfs/objects/verify",
 }
+OPEN = {"state": "proposed"}
 BUNDLE = json.dumps({"verificationMaterial": {}, "dsseEnvelope": {}})
 
 
@@ -267,6 +268,7 @@ def tell_patches(story: Story, files: Sequence[Path]) -> None:
     push(4, sent[4], "draft")
     tell_discussions(story, sent[4])
     tell_pushes(story)
+    tell_cards(story)
     story.world.client("root", admin=True)
     for verb, old, new in (("quarantine", None, "odd"), ("release_from_quarantine", "odd", None)):
         story.tell(
@@ -325,6 +327,35 @@ def tell_pushes(story: Story) -> None:
     after = {"visibility": "private"}
     body = {"name": "later", "organization": "crew", "private": True}
     story.tell("alice", "POST /api/repos/create", body, wrote="model.reserve", about="crew/later", after=after)
+
+
+def tell_cards(story: Story) -> None:
+    way, one, at = f"{MODEL}/cards", f"{MODEL}/cards/{{number}}", {"number": "6", "about": "crew/tiny#6"}
+    first, second = "# Tiny\n", "# Tiny, but better\n"
+    told = {"title": "A word", "sha256": digest(first.encode())}
+    body = {"card": first, "title": "A word"}
+    story.tell("bob", f"POST {way}", body, wrote="card.propose", about="crew/tiny#6", after=told, adds=True)
+    bob = story.world.client("bob")
+    assert bob.post("/api/v1/models/crew/tiny/cards", json=body).status_code == 201
+    story.tell(
+        "bob",
+        f"POST {one}/withdraw",
+        {},
+        number="7",
+        wrote="card.withdraw",
+        about="crew/tiny#7",
+        before=OPEN,
+        after={"state": "withdrawn"},
+    )
+    better = {"title": "A word", "sha256": digest(second.encode())}
+    body = {"card": second, "title": "A word"}
+    story.tell("bob", f"PUT {one}", body, **at, wrote="card.revise", before=told, after=better)
+    story.tell("carol", f"POST {one}/accept", {}, **at, wrote="card.accept", before=OPEN, after=better)
+    assert bob.post("/api/v1/models/crew/tiny/cards", json={"card": first}).status_code == 201
+    why = {"message": "No."}
+    after = {"state": "rejected", "reason": "No."}
+    about = {"number": "8", "about": "crew/tiny#8"}
+    story.tell("carol", f"POST {one}/reject", why, **about, wrote="card.reject", before=OPEN, after=after)
 
 
 def tell_releases(story: Story) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants, hf_api
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RepositoryNotFoundError
 from safetensors.numpy import load_file, save_file
 
@@ -170,9 +170,19 @@ def test_a_model_with_a_base_takes_no_commit_on_main(place: Place, tmp_path: Pat
         with pytest.raises(BadRequestError, match="one is made of what you send"):
             place.api(user).upload_folder(repo_id=NAME, folder_path=tuned)
     with pytest.raises(BadRequestError, match="changes no weights"):
-        place.api("bob").upload_file(
-            repo_id=NAME, path_in_repo="README.md", path_or_fileobj=b"# Better", create_pr=True
-        )
+        place.api("bob").upload_file(repo_id=NAME, path_in_repo="config.json", path_or_fileobj=b"{}", create_pr=True)
+
+
+def test_a_card_pushed_alone_is_proposed_and_its_maintainer_merges_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", place.registry.url)
+    monkeypatch.setattr(hf_api.api, "endpoint", place.registry.url)
+    card = ModelCard("---\nlanguage: fr\n---\n# Tiny\n")
+    said = card.push_to_hub(NAME, token=place.tokens["bob"], create_pr=True)
+    assert said.pr_num is not None
+    place.api("alice").merge_pull_request(NAME, said.pr_num)
+    assert "fr" in place.api("carol").model_info(NAME).tags
 
 
 def test_others_cannot_push_into_a_pull_request_or_a_namespace(place: Place, tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ QUERIES = {  # what makes a read do all that it can
     "/{namespace:space}/{name}/releases/compare": "?before=1.0.0&after=1.1.0",
 }
 KINDS = (("/api/", ""), ("/api/", "/{path:path}"), ("/", "/{path:path}"))
-LEFT_OUT = {  # there is no upload, no push, no signature and no folder; the Hub's others refuse
+LEFT_OUT = {  # there is no upload, no push, no card, no signature and no folder; the Hub's others refuse
+    "/api/v1/models/{namespace}/{name}/cards/{number}",
     "/api/v1/models/{namespace}/{name}/patches/{number}/push",
     "/api/models/{namespace}/{name}/lfs-files",
     *(f"/api/models/{{namespace}}/{{name}}/xet-write-token/{{rev}}{rest}" for rest in ("", f"/{WITHOUT_XET}")),

@@ -51,6 +51,44 @@ class Models(Calls):
         """Return a model, with its card."""
         return self._call(schemas.Model, "GET", f"/models/{name_of(name)}")
 
+    def propose_card(
+        self, name: str, card: str, title: str, message: str = "", *, accept: bool = False
+    ) -> schemas.CardProposal:
+        """Propose another card (the text of a README.md) for a model or, as a maintainer, change it at once."""
+        request = valid(schemas.CardRequest, card=card, title=title, message=message, accept=accept)
+        return self._call(schemas.CardProposal, "POST", f"/models/{name_of(name)}/cards", body=request)
+
+    def cards(self, name: str, *, state: str | None = None, limit: int | None = None) -> Iterator[schemas.CardProposal]:
+        """Yield the cards that were proposed for a model, newest first, without their texts."""
+        return self._pages(schemas.CardPage, f"/models/{name_of(name)}/cards", "before", limit, state=state)
+
+    def card(self, name: str, number: int) -> schemas.CardProposal:
+        """Return a proposed card, with its text, and a diff to it from the model's."""
+        return self._call(schemas.CardProposal, "GET", f"/models/{name_of(name)}/cards/{number}")
+
+    def revise_card(self, name: str, number: int, card: str, title: str, message: str = "") -> schemas.CardProposal:
+        """Give the card that you proposed another text."""
+        request = valid(schemas.CardRequest, card=card, title=title, message=message)
+        return self._call(schemas.CardProposal, "PUT", f"/models/{name_of(name)}/cards/{number}", body=request)
+
+    def accept_card(
+        self, name: str, number: int, message: str = "", *, sha256: str | None = None
+    ) -> schemas.CardProposal:
+        """Make a proposed card that of the model, if it still is the text with this digest."""
+        request = valid(schemas.CardDecision, message=message, sha256=sha256)
+        return self._call(schemas.CardProposal, "POST", f"/models/{name_of(name)}/cards/{number}/accept", body=request)
+
+    def reject_card(self, name: str, number: int, message: str) -> schemas.CardProposal:
+        """Reject a proposed card."""
+        request = valid(schemas.ReasonNeeded, message=message)
+        return self._call(schemas.CardProposal, "POST", f"/models/{name_of(name)}/cards/{number}/reject", body=request)
+
+    def withdraw_card(self, name: str, number: int, message: str = "") -> schemas.CardProposal:
+        """Withdraw the card that you proposed."""
+        request = valid(schemas.Reason, message=message)
+        path = f"/models/{name_of(name)}/cards/{number}/withdraw"
+        return self._call(schemas.CardProposal, "POST", path, body=request)
+
     def update_model(self, name: str, **changes: Any) -> schemas.Model:
         """Change a model's `visibility`, `license`, `min_approvals`, `required_evaluations` or `mask`."""
         request = valid(schemas.ModelUpdate, **changes)

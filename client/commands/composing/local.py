@@ -53,6 +53,9 @@ def diff(
     shared_rows: Annotated[
         bool, typer.Option("--shared-rows", help="Compare the rows that both have where a vocabulary grew or shrank.")
     ] = False,
+    companion: Annotated[
+        bool, typer.Option("--companion", help="Write what only TUNED has, like a head, to a file beside the patch.")
+    ] = False,
     device: Device = "cpu",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
@@ -81,6 +84,7 @@ def diff(
         strip_prefix=strip_prefix,
         shared_only=shared_only,
         shared_rows=shared_rows,
+        companion=companion,
         device=device,
         device_memory=parse_size(device_memory),
         console=console,
@@ -88,6 +92,7 @@ def diff(
     document = {
         **{name: value for name, value in asdict(patch).items() if name not in ("parameters", "adapter_base")},
         "file": str(patch.file),
+        "companion": str(patch.companion) if patch.companion else None,
         "density": patch.density,
         "adapter": {"method": patch.adapter, "base_model": patch.adapter_base} if patch.adapter else None,
     }

@@ -214,6 +214,7 @@ def _waiting(waiting: "Inbox") -> list[str]:
         ("To review", [_line(patch) for patch in waiting.review]),
         ("To accept or reject", [_line(patch) for patch in waiting.accept]),
         ("Yours", [_line(patch) for patch in waiting.mine]),
+        ("Proposed cards", [f"#{card.number}: {plain(card.title)} ({plain(card.author)})" for card in waiting.cards]),
         ("Releases to publish", [plain(version) for version in waiting.candidates]),
         ("ALARM: composed to different results", waiting.alarms),
     ]
@@ -221,7 +222,8 @@ def _waiting(waiting: "Inbox") -> list[str]:
 
 
 def _numbers(waiting: "Inbox") -> list[int]:
-    return [patch.number for patch in (*waiting.review, *waiting.accept, *waiting.mine)]
+    patches = [patch.number for patch in (*waiting.review, *waiting.accept, *waiting.mine)]
+    return patches + [card.number for card in waiting.cards]
 
 
 def _line(patch: "Patch") -> str:

@@ -76,6 +76,7 @@ def diff(
     strip_prefix: str | None = None,
     shared_only: bool = False,
     shared_rows: bool = False,
+    named: str | None = None,
 ) -> Diffed:
     """Write the patch from base to tuned. Same inputs, same bytes.
 
@@ -93,6 +94,8 @@ def diff(
         strip_prefix: Taken from the names of the side that has it; found by itself when None.
         shared_only: Whether tensors that only one side has, or that have other shapes, are left out.
         shared_rows: Whether of tensors that differ in their first dimension the rows that both have are compared.
+        named: Weights digest of the base that the patch is for, if that is not what is compared, but has the same
+            tensors: what was tuned from a composition adds its changes to those of the composition's patches.
 
     Returns:
         What was written, with the file's sha256, and how the two were paired.
@@ -133,7 +136,7 @@ def diff(
                 if changes
                 else f"Nothing changed: base and tuned are equal{same}; no patch was written."
             )
-        digest = digest_of(base.tensors, digests)
+        digest = named or digest_of(base.tensors, digests)
         header = patch_header(base.tensors, {name: tensor.nnz for name, tensor in kept.items()}, digest, params)
         parts = [(places[name], tensor.length) for name, tensor in kept.items()]
         sha256, total = settle(file, header, parts, out.parent)

@@ -13,6 +13,7 @@
                          patch_revisions ─< revision_files >─ blobs
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
+              patches ── card_proposals     another card of the model, in place of weights
               patches ── pushes ─< pushed_files >─ blobs   what tools of the Hub send for a patch
            ─< evaluations                    of the base, a patch revision, a release or a recipe
     recipes ─< recipe_items                  what to compose, by content alone
@@ -67,6 +68,7 @@ from registry.db.tables.operations import (
 )
 from registry.db.tables.patches import (
     PATCH_STATES,
+    CardProposal,
     Check,
     Comment,
     Evaluation,
@@ -92,6 +94,7 @@ __all__ = [
     "BaseTensor",
     "Blob",
     "Build",
+    "CardProposal",
     "Channel",
     "ChannelMove",
     "ChannelVote",

@@ -7,6 +7,7 @@ patches            draft ── propose ──> proposed ── accept ──> a
                      └───── withdraw (also from proposed, changes_requested) ──> withdrawn
 quarantine         independent of the state: an admin's `quarantined_at` hides the bytes and stops compositions
 patch_revisions    checking ──> checked | refused     otherwise immutable, as are its revision_files
+card_proposals     one of a patch without revisions, which is proposed, accepted, rejected or withdrawn
 """
 
 import uuid
@@ -37,7 +38,8 @@ PATCH_STATES = (
 class Patch(Table):
     """A contribution, numbered within its model; its contents are in its revisions.
 
-    `revision` is 0 as long as nothing was made of what the Hub's tools pushed: then it is in no list.
+    `revision` is 0 as long as nothing was made of what the Hub's tools pushed: then it is in no list of patches. It
+    stays 0 if this proposes another card.
     `reason` says why it was rejected, withdrawn or yanked; `superseded_by` is the number of the newer patch.
     """
 
@@ -82,13 +84,20 @@ class PatchRevision(Table):
 
     `norm` is the L2 norm of all its values, `base_norm` that of the base's weights in the tensors that it touches;
     `rounding` is the share of the values that rounding explains (`checking.finite`). The last two are None for one that
-    was checked before they were measured.
+    was checked before they were measured. `commit` is the Hub's name for the patch alone, composed, with the files that
+    came with it in place of the base's; None until it is composed, and if no files came.
     """
 
     __tablename__ = "patch_revisions"
     __table_args__ = (
         UniqueConstraint("patch_id", "number"),
         one_of("state", "checking", "checked", "refused"),
+        Index(
+            "ix_patch_revisions_commit",
+            "commit",
+            sqlite_where=text('"commit" IS NOT NULL'),
+            postgresql_where=text('"commit" IS NOT NULL'),
+        ),
     )
 
     id: Mapped[uuid.UUID] = key()
@@ -112,6 +121,7 @@ class PatchRevision(Table):
     norm: Mapped[float | None]
     rounding: Mapped[float | None]
     base_norm: Mapped[float | None]
+    commit: Mapped[str | None] = mapped_column(String(40))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     patch: Mapped[Patch] = relationship(lazy="raise", back_populates="revisions")
@@ -137,7 +147,7 @@ SET_BY_CHECK = (
     "rounding",
     "base_norm",
 )
-seal(PatchRevision, SET_BY_CHECK, lambda before: True)
+seal(PatchRevision, (*SET_BY_CHECK, "commit"), lambda before: True)
 
 
 class RevisionFile(Table):
@@ -159,6 +169,25 @@ class RevisionFile(Table):
 
 
 seal(RevisionFile, ("keys",), lambda before: True)
+
+
+class CardProposal(Table):
+    """Another card of the model, which a patch without revisions proposes; `commit` is the Hub's name for the text.
+
+    `before` is the card that the model had when this was decided on; until then that may change.
+    """
+
+    __tablename__ = "card_proposals"
+
+    patch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("patches.id", ondelete="CASCADE"), primary_key=True)
+    title: Mapped[str] = mapped_column(String(200))
+    message: Mapped[str] = mapped_column(Text)
+    card: Mapped[str] = mapped_column(Text)
+    before: Mapped[str | None] = mapped_column(Text)
+    commit: Mapped[str] = mapped_column(String(40), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    patch: Mapped[Patch] = relationship(lazy="raise")
 
 
 class PatchTensor(Table):

@@ -1,4 +1,4 @@
-"""Routes of models, their members, and the snapshots that can be pulled from them."""
+"""Routes of models, their members and cards, and the snapshots that can be pulled from them."""
 
 from typing import Annotated
 
@@ -7,16 +7,20 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from registry import schemas
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
-from registry.server.edge.paths import FilePath, ModelName, UserName
+from registry.server.edge.paths import FilePath, ModelName, Number, UserName
 from registry.server.errors import RESPONSES
 from registry.server.sending.files import send
 from registry.server.views import models as model_views
+from registry.server.views import patches as patch_views
 from registry.server.views import recipes as recipe_views
 from registry.services.catalog import models
 from registry.services.composing import snapshots
+from registry.services.curation import cards
+from registry.services.people import access
 
 router = APIRouter(prefix="/api/v1/models", tags=["models"], route_class=Route, responses=RESPONSES)
 Ref = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$", examples=["base"])]
+Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
 
 
@@ -69,6 +73,88 @@ def update(name: ModelName, body: schemas.ModelUpdate, actor: ActorDep, ctx: Con
     """Change a model's visibility, its licence, the requirements for accepting a patch, or how patches are made."""
     with ctx.writing(actor, body) as session:
         return model_views.show(session, actor, models.update(session, actor, name, body.model_dump(exclude_none=True)))
+
+
+@router.post("/{namespace}/{name}/cards", status_code=201)
+@allow("patch.push")
+def propose_card(
+    name: ModelName, body: schemas.CardRequest, actor: ActorDep, ctx: ContextDep, request: Request
+) -> schemas.CardProposal:
+    """Propose another card of a model or, as a maintainer, change it at once."""
+    with ctx.writing(actor, body) as session:
+        if body.accept:
+            access.admit(session, actor, "card.change", request.path_params)
+        row = cards.propose(session, actor, name, cards.NewCard(body.card, body.title, body.message))
+        if body.accept:
+            cards.accept(session, actor, ctx.store, name, row.patch.number)
+        return patch_views.card_proposal(models.find(session, name), row)
+
+
+@router.get("/{namespace}/{name}/cards")
+@allow("model.read")
+def list_cards(
+    name: ModelName,
+    ctx: ContextDep,
+    state: schemas.PatchState | None = None,
+    before: Before = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 100,
+) -> schemas.CardPage:
+    """List the proposals of a model's card, newest first."""
+    with ctx.database.read() as session:
+        return patch_views.card_page(session, models.find(session, name), state, before, limit)
+
+
+@router.get("/{namespace}/{name}/cards/{number}")
+@allow("model.read")
+def show_card(name: ModelName, number: Number, ctx: ContextDep) -> schemas.CardProposal:
+    """Show a proposed card, and how it differs from the model's."""
+    with ctx.database.read() as session:
+        model = models.find(session, name)
+        return patch_views.card_proposal(model, cards.find(session, model, number))
+
+
+@router.put("/{namespace}/{name}/cards/{number}")
+@allow("patch.revise")
+def revise_card(
+    name: ModelName, number: Number, body: schemas.CardRequest, actor: ActorDep, ctx: ContextDep
+) -> schemas.CardProposal:
+    """Give your proposal another text."""
+    with ctx.writing(actor, body) as session:
+        row = cards.revise(session, actor, name, number, cards.NewCard(body.card, body.title, body.message))
+        return patch_views.card_proposal(models.find(session, name), row)
+
+
+@router.post("/{namespace}/{name}/cards/{number}/accept")
+@allow("patch.accept")
+def accept_card(
+    name: ModelName, number: Number, body: schemas.CardDecision, actor: ActorDep, ctx: ContextDep
+) -> schemas.CardProposal:
+    """Make a proposed card that of the model."""
+    with ctx.writing(actor, body) as session:
+        row = cards.accept(session, actor, ctx.store, name, number, body.message, body.sha256)
+        return patch_views.card_proposal(models.find(session, name), row)
+
+
+@router.post("/{namespace}/{name}/cards/{number}/reject")
+@allow("patch.reject")
+def reject_card(
+    name: ModelName, number: Number, body: schemas.ReasonNeeded, actor: ActorDep, ctx: ContextDep
+) -> schemas.CardProposal:
+    """Reject a proposed card."""
+    with ctx.writing(actor, body) as session:
+        row = cards.close(session, actor, name, number, "reject", body.message)
+        return patch_views.card_proposal(models.find(session, name), row)
+
+
+@router.post("/{namespace}/{name}/cards/{number}/withdraw")
+@allow("patch.withdraw")
+def withdraw_card(
+    name: ModelName, number: Number, body: schemas.Reason, actor: ActorDep, ctx: ContextDep
+) -> schemas.CardProposal:
+    """Withdraw the card that you proposed."""
+    with ctx.writing(actor, body) as session:
+        row = cards.close(session, actor, name, number, "withdraw", body.message)
+        return patch_views.card_proposal(models.find(session, name), row)
 
 
 @router.get("/{namespace}/{name}/members")

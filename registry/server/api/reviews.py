@@ -149,9 +149,7 @@ def list_comments(
 ) -> schemas.CommentPage:
     """List the comments on a patch, newest first."""
     with ctx.database.read() as session:
-        model = models.find(session, name)
-        row = patches.find_in(session, model, number, None)
-        return review_views.comment_page(session, actor, model, row, before, limit)
+        return review_views.comment_page(session, actor, models.find(session, name), number, before, limit)
 
 
 @router.get("/patches/{number}/reviews")

@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 from sqlalchemy.orm import Session
 
+from registry.services.curation import cards
 from registry.services.hub import pushes, repositories
 from registry.services.people.actors import Actor
 
@@ -21,7 +22,8 @@ def page_of(session: Session, actor: Actor | None, name: str, rev: str) -> str:
     if ref == "main":
         return home
     model = repositories.ready(session, name)
-    if (number := pushes.by_commit(session, model, ref)) is not None:
+    number = pushes.by_commit(session, model, ref)
+    if number is not None or (number := cards.by_commit(session, model, ref)) is not None:
         return f"{home}/patches/{number}"
     found = repositories.find(session, actor, model, rev)
     if found.channel == ref:

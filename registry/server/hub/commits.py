@@ -38,6 +38,11 @@ class Sent:
     deleted: list[str] = field(default_factory=list)
 
     @property
+    def paths(self) -> list[str]:
+        """What it changes; paths that it deletes end in a slash."""
+        return [*self.contents, *self.large, *(f"{path.rstrip('/')}/" for path in self.deleted)]
+
+    @property
     def size(self) -> int:
         """Bytes of its texts."""
         return len(self.title.encode()) + len(self.message.encode())

@@ -5,7 +5,7 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from registry.db.tables import AuditEvent, Comment, Model, PatchRevision, Push, Review
+from registry.db.tables import AuditEvent, CardProposal, Comment, Model, PatchRevision, Push, Review
 from registry.server.hub.views import moment
 from registry.services.hub.discussions import STATUS, STEPS, Thread
 
@@ -13,7 +13,7 @@ Entry = dict[str, Any]
 VERDICTS = {"approve": "Approved revision {}.", "request_changes": "Requested changes to revision {}."}
 
 
-def discussion(model: Model, row: PatchRevision | Push) -> Entry:
+def discussion(model: Model, row: PatchRevision | CardProposal | Push) -> Entry:
     """Return a patch in a list of discussions: it is a pull request, by the number of the patch."""
     return {
         "num": row.patch.number,
@@ -27,20 +27,23 @@ def discussion(model: Model, row: PatchRevision | Push) -> Entry:
     }
 
 
-def details(model: Model, row: PatchRevision, thread: Thread, here: str, sees_hidden: bool) -> Entry:
+def details(model: Model, row: PatchRevision | CardProposal, thread: Thread, here: str, sees_hidden: bool) -> Entry:
     """Return a patch with its events, oldest first.
 
     Args:
         model: The patch's model.
-        row: The patch at its newest revision.
+        row: The patch at its newest revision, or the card that it proposes.
         thread: What was said and done about it.
         here: The address of this registry.
         sees_hidden: Whether the caller sees the text of hidden comments.
     """
-    events = sorted(found_in(thread, row.patch.author.name, sees_hidden), key=lambda event: str(event["createdAt"]))
+    author = row.patch.author.name
+    texts = proposed(row, author) if isinstance(row, CardProposal) else ()
+    events = [*texts, *found_in(thread, author, sees_hidden)]
+    events.sort(key=lambda event: str(event["createdAt"]))
     if thread.cut:
         where = f"{here}/{model.full_name}/patches/{row.patch.number}"
-        events.insert(0, said(row.patch.id.hex, row.patch.author.name, row.patch.created_at, f"Earlier ones: {where}"))
+        events.insert(0, said(row.patch.id.hex, author, row.patch.created_at, f"Earlier ones: {where}"))
     return {
         **discussion(model, row),
         "events": events,
@@ -48,6 +51,13 @@ def details(model: Model, row: PatchRevision, thread: Thread, here: str, sees_hi
         "filesWithConflicts": False,
         "diff": None,
     }
+
+
+def proposed(row: CardProposal, author: str) -> Iterator[Entry]:
+    """Yield the text of a proposed card as a commit, and what its author says of it."""
+    yield event(f"{row.patch_id.hex}c", "commit", author, row.created_at, {"subject": row.title, "oid": row.commit})
+    if row.message:
+        yield said(row.patch_id.hex, author, row.created_at, row.message)
 
 
 def opening(model: Model, push: Push) -> Entry:

@@ -21,7 +21,7 @@ from registry.server.edge.paths import Number
 from registry.server.hub import discussion_views as views
 from registry.server.hub.route import HubRoute, Repository
 from registry.services.catalog import models, patches
-from registry.services.curation import comments, reviews
+from registry.services.curation import cards, comments, reviews
 from registry.services.hub import discussions, pushes
 from registry.services.people import access
 
@@ -93,14 +93,16 @@ def details(name: Repository, number: Number, actor: VisitorDep, ctx: ContextDep
     """Show a patch as a pull request: its revisions, verdicts, comments and steps as events."""
     with within_model(), ctx.database.read() as session:
         model = models.find(session, name)
+        card = cards.seek(session, model, number)
         try:
-            row = patches.find_in(session, model, number)
+            row = card or patches.find_in(session, model, number)
         except NotFound:
             if (push := pushes.find(session, model, number)) is None:
                 raise
             return views.opening(model, push)
         thread = discussions.thread(session, model, row.patch)
-        return views.details(model, row, thread, here, comments.sees_hidden(session, actor, model))
+        shown = views.details(model, row, thread, here, comments.sees_hidden(session, actor, model))
+        return {**shown, "diff": cards.diff(model, card) if card else None}
 
 
 @router.post(ONE + "/comment")
@@ -120,8 +122,9 @@ def change_status(
 ) -> dict[str, Any]:
     """Propose your patch (open) or withdraw it (closed); as a maintainer, reject somebody else's (closed)."""
     with within_model(), ctx.writing(actor, body) as session:
+        model = models.find(session, name)
         try:
-            patch = patches.find(session, name, number).patch
+            patch = comments.find_thread(session, model, number)
         except NotFound:
             if body.status != "closed":
                 raise
@@ -133,7 +136,12 @@ def change_status(
         why = body.comment or (f"Closed {BY_HUB}." if verb == "reject" else "")
         if verb == "propose" and why:
             comments.add(session, actor, name, number, None, why)
-        reviews.move(session, actor, name, number, verb, "" if verb == "propose" else why)
+        if (card := cards.seek(session, model, number)) is not None and verb == "propose":
+            cards.require_open(card, f"{name}#{number}")
+        elif card is not None:
+            cards.close(session, actor, name, number, verb, why)
+        else:
+            reviews.move(session, actor, name, number, verb, "" if verb == "propose" else why)
         return {"newStatus": views.changed(patch.id.hex, actor.name, now(), body.status)}
 
 
@@ -142,9 +150,11 @@ def change_status(
 def merge(
     name: Repository, number: Number, actor: ActorDep, ctx: ContextDep, body: DiscussionMerge = NO_COMMENT
 ) -> dict[str, Any]:
-    """Accept a patch that has the required checks, approvals and evaluations; releases may then hold it."""
+    """Accept a patch that has the required checks, approvals and evaluations, or the card that is proposed."""
     with within_model(), ctx.writing(actor, body) as session:
         model = models.find(session, name)
+        if cards.seek(session, model, number) is not None:
+            return views.discussion(model, cards.accept(session, actor, ctx.store, name, number, body.comment))
         return views.discussion(model, reviews.accept(session, actor, name, number, body.comment, None, []))
 
 

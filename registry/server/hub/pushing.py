@@ -2,14 +2,17 @@
 
     create_repo ──> a name without a base ── commit on main ──> the base
     commit with create_pr ──> patch #N, diffed by a worker ── commit on refs/pr/N ──> its next revision
+      the same, of README.md alone ──> #N, which proposes a card; on main, a maintainer changes it at once
 
 Each commit begins with `preupload`, which says for each file whether it goes into the commit or by Git LFS (lfs.py),
 and refuses early what the commit would be refused for.
 """
 
+import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
@@ -19,16 +22,19 @@ from starlette.concurrency import run_in_threadpool
 
 from registry.db.tables import PushedFile
 from registry.documents.commits import blob_id, commit_id
-from registry.errors import InvalidRequest, NotFound, WrongState
+from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
+from registry.files.beside import CARD
 from registry.files.folders import check_path, is_pickle, is_pickled_weights, is_weights, may_hold_weights
 from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.bodies import load_json, parse_body, read_bytes
 from registry.server.edge.context import Context, ContextDep, PublicUrl
 from registry.server.hub import commits, lfs
 from registry.server.hub.route import Decoded, PushRoute
-from registry.services.blobs import uploads
+from registry.services.blobs import blobs, uploads
 from registry.services.catalog import models
-from registry.services.hub import pushed_files, pushes
+from registry.services.catalog.models import CARD_BYTES
+from registry.services.curation import cards
+from registry.services.hub import origins, pushed_files, pushes
 from registry.services.hub.repositories import PULL, short_ref
 from registry.services.people import access, budgets
 from registry.services.people.actors import Actor
@@ -45,10 +51,17 @@ LEFTOVERS = re.compile(r"(?:^|/)\.(?!\.)|^runs/|^(?:last-)?checkpoint(?:-\d+)?/|
 
 @dataclass(frozen=True)
 class Target:
-    """What a commit is for: a new pull request, the next revision of patch `number`, or if neither a model's base."""
+    """What a commit is for: a model's base, a patch or a card, by a new pull request or by that of a `number`.
 
-    opens: bool = False
+    One for a card that is `at_once` needs no decision.
+    """
+
+    kind: Literal["base", "patch", "card"]
     number: int | None = None
+    at_once: bool = False
+
+
+BASE = Target("base")
 
 
 @router.post("/api/repos/create")
@@ -116,7 +129,7 @@ async def commit(
 ) -> Response:
     """Take a commit: the base of a new model, or what a patch is made of."""
     full_name = f"{namespace}/{name}"
-    await run_in_threadpool(aim_alone, ctx, actor, full_name, rev, create_pr)  # before the body is read
+    await run_in_threadpool(aim_alone, ctx, actor, full_name, rev, create_pr, None)  # before the body is read
     raw = await read_bytes(request, commits.COMMIT_BYTES)
     sent = await to_thread.run_sync(commits.read_commit, raw, limiter=ctx.parsing)
     await lfs.complete_all(ctx, actor, list(sent.large.values()))
@@ -156,14 +169,26 @@ def reserve(ctx: Context, actor: Actor, full_name: str, visibility: str) -> None
             raise WrongState(f"You already have a model {full_name}, or may see one.", field="name")
 
 
-def aim_alone(ctx: Context, actor: Actor, full_name: str, rev: str, create_pr: bool) -> Target:
+def aim_alone(
+    ctx: Context, actor: Actor, full_name: str, rev: str, create_pr: bool, paths: Collection[str] | None
+) -> Target:
     """Do what `aim` does, in a transaction of its own."""
     with ctx.database.read() as session:
-        return aim(session, actor, full_name, rev, create_pr)
+        return aim(session, actor, full_name, rev, create_pr, paths)
 
 
-def aim(session: Session, actor: Actor, full_name: str, rev: str, create_pr: bool) -> Target:
+def aim(
+    session: Session, actor: Actor, full_name: str, rev: str, create_pr: bool, paths: Collection[str] | None
+) -> Target:
     """Return what a commit on a revision is for, if the caller may make it.
+
+    Args:
+        session: A transaction.
+        actor: The caller.
+        full_name: `namespace/name`.
+        rev: The revision.
+        create_pr: Whether it opens a pull request.
+        paths: What it changes; None if that is not known yet, and it is admitted if it could be.
 
     Raises:
         NotFound, Forbidden: The caller may not see or do that.
@@ -178,14 +203,29 @@ def aim(session: Session, actor: Actor, full_name: str, rev: str, create_pr: boo
         access.admit_to_namespace(session, actor, "model.create", namespace)
         if ref != "main" or create_pr:
             raise InvalidRequest(f"{full_name} has no base yet; push the base first, to main, without a pull request.")
-        return Target()
+        return BASE
     models.require_ready(model)
+    of_card = paths is not None and pushed_files.is_card(paths)
     if pull is not None:
         access.admit(session, actor, "patch.revise", {**path, "number": pull[1]})
-        return Target(number=int(pull[1]))
+        if cards.seek(session, model, int(pull[1])) is None:
+            return Target("patch", int(pull[1]))
+        if paths is not None and not of_card:
+            raise InvalidRequest(
+                f"{full_name}#{pull[1]} proposes a card and takes README.md alone; push the rest with `create_pr=True`."
+            )
+        return Target("card", int(pull[1]))
     if ref != "main":
         raise InvalidRequest(f"{full_name} has no branch {rev!r} to push to; push with `create_pr=True`.", field="rev")
     access.admit(session, actor, "patch.push", path)
+    if not create_pr and (of_card or paths is None):
+        try:
+            access.admit(session, actor, "card.change", path)
+        except Forbidden as why:
+            if of_card:
+                raise Forbidden(f"{why.message} Others propose a card: push it with `create_pr=True`.") from None
+        else:
+            return Target("card", at_once=True)
     if not create_pr:
         raise InvalidRequest(
             f"{full_name} has a base, which never changes: what was learned comes as patches. Push with "
@@ -193,7 +233,7 @@ def aim(session: Session, actor: Actor, full_name: str, rev: str, create_pr: boo
             "Trainer pushes into a pull request that is open: with `hub_revision='refs/pr/N'`, for the N of "
             f"`huggingface_hub.create_pull_request('{full_name}', title='...').num`."
         )
-    return Target(opens=True)
+    return Target("card" if of_card else "patch")
 
 
 def read_asked(given: Any) -> list[tuple[str, int]]:
@@ -219,9 +259,14 @@ def plan(
 ) -> list[dict[str, Any]]:
     """Return for each file how it is to be sent, whether it is left out, and its name if it is here already."""
     with ctx.database.read() as session:
-        target = aim(session, actor, full_name, rev, create_pr)
+        target = aim(session, actor, full_name, rev, create_pr, [path for path, _ in asked if not is_leftover(path)])
         known: dict[str, tuple[str, int]] = {}
-        if target != Target():
+        card = b""
+        if target.kind == "card":
+            model = models.ready(session, full_name)
+            proposed = cards.find(session, model, target.number).card if target.number is not None else model.card
+            card = (proposed or "").encode()
+        elif target.kind == "patch":
             model = models.ready(session, full_name)
             known = {file.path: (file.sha256, file.blob.size) for file in models.base_files(session, model)}
             push = pushes.find(session, model, target.number) if target.number is not None else None
@@ -234,6 +279,8 @@ def plan(
             check_path(path)
         mode = "lfs" if is_weights(path) or size > commits.REGULAR_BYTES else "regular"
         oid = None if ignored else name_of(ctx, mode, *known.get(path, (None, 0)))
+        if target.kind == "card" and not ignored:
+            oid = hashlib.sha256(card).hexdigest() if mode == "lfs" else blob_id(card)
         planned.append({"path": path, "uploadMode": mode, "shouldIgnore": ignored, "oid": oid})
     return planned
 
@@ -265,6 +312,7 @@ def open_draft(ctx: Context, actor: Actor, full_name: str, sent: commits.Sent) -
     made = commits.describe(sent, {})
     with ctx.database.write() as session:
         budgets.spend(session, actor, sent.size, ctx.settings.text_bytes)
+        made = origins.resolve(session, actor, models.ready(session, full_name), made)
         return pushes.open_push(session, actor, full_name, made, propose=False).patch.number
 
 
@@ -277,6 +325,8 @@ def take(
     """
     sent.contents = {path: content for path, content in sent.contents.items() if not is_leftover(path)}
     sent.large = {path: sha256 for path, sha256 in sent.large.items() if not is_leftover(path)}
+    if aim_alone(ctx, actor, full_name, rev, create_pr, sent.paths).kind == "card":
+        return take_card(ctx, actor, full_name, rev, sent, create_pr)
     with ctx.database.write() as session:
         budgets.spend(session, actor, sent.size, ctx.settings.text_bytes, 1 + len(sent.contents) + len(sent.large))
         space = lfs.payer(session, actor, full_name)
@@ -286,8 +336,8 @@ def take(
             files[path] = uploads.put(session, ctx.store, actor, content, ctx.upload_limits, space)
     made = commits.describe(sent, files)
     with ctx.database.write() as session:
-        target = aim(session, actor, full_name, rev, create_pr)
-        if target == Target():
+        target = aim(session, actor, full_name, rev, create_pr, sent.paths)
+        if target == BASE:
             if UNFINISHED.match(made.title):
                 raise InvalidRequest(
                     f"{made.title!r} is a checkpoint of a training that goes on, and the first push to {full_name} "
@@ -297,6 +347,7 @@ def take(
             model, job = models.create(session, actor, full_name, sorted(files.items()))
             ctx.admit(session, job)
             return commit_id(files), None
+        made = origins.resolve(session, actor, models.ready(session, full_name), made)
         if target.number is None:
             pushed_files.require_weights(made.files)
             push = pushes.open_push(session, actor, full_name, made, propose=True)
@@ -306,3 +357,34 @@ def take(
         ctx.admit(session, pushes.commit(session, actor, full_name, push, made))
         assert push.commit is not None
         return push.commit, push.patch.number
+
+
+def take_card(
+    ctx: Context, actor: Actor, full_name: str, rev: str, sent: commits.Sent, create_pr: bool
+) -> tuple[str, int | None]:
+    """Propose a card, or change one; return its id at the Hub, and the number of its pull request."""
+    commits.describe(sent, {})  # or its texts are refused
+    with ctx.database.write() as session:
+        raw = sent.contents[CARD] if CARD in sent.contents else read_large(session, ctx, actor, sent.large[CARD])
+    new = cards.NewCard(cards.decode(raw), sent.title, sent.message)
+    with ctx.database.write() as session:
+        budgets.spend(session, actor, sent.size + len(new.card.encode()), ctx.settings.text_bytes)
+        target = aim(session, actor, full_name, rev, create_pr, sent.paths)
+        if target.number is not None:
+            row = cards.revise(session, actor, full_name, target.number, new)
+        else:
+            row = cards.propose(session, actor, full_name, new)
+            if target.at_once:
+                cards.accept(session, actor, ctx.store, full_name, row.patch.number)
+        return row.commit, None if target.at_once else row.patch.number
+
+
+def read_large(session: Session, ctx: Context, actor: Actor, sha256: str) -> bytes | None:
+    """Return the bytes of a card that went by Git LFS; None if they are too many.
+
+    Raises:
+        InvalidRequest: They were not uploaded.
+    """
+    if sha256 not in blobs.readable(session, actor, [sha256]):
+        raise InvalidRequest(f"The bytes of {CARD} are missing; upload them first.", field=CARD)
+    return ctx.store.read(sha256, CARD_BYTES)

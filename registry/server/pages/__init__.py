@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from registry.server.pages.catalog import addresses, home, models, settings, webhooks
 from registry.server.pages.comparing import conflicts, evaluations
 from registry.server.pages.composing import recipe_editor, recipes
-from registry.server.pages.curation import inbox, inboxes, patch_forms, patches
+from registry.server.pages.curation import cards, inbox, inboxes, patch_forms, patches
 from registry.server.pages.frame.render import FOLDER, Static
 from registry.server.pages.frame.route import guarded, refusal
 from registry.server.pages.operating import admin, moderation, reference
@@ -35,6 +35,7 @@ def install(app: FastAPI, streams: Places) -> None:
         addresses,
         patches,
         patch_forms,
+        cards,
         conflicts,
         evaluations,
         recipe_editor,

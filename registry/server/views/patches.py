@@ -1,12 +1,15 @@
-"""Views of patches: as a list, one revision, its tensors and checks."""
+"""Views of patches: as a list, one revision, its tensors and checks; and of proposed cards."""
+
+from typing import cast
 
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import Check, Job, Model, PatchRevision, RevisionFile
+from registry.db.tables import CardProposal, Check, Job, Model, PatchRevision, RevisionFile
 from registry.files.collector import paused_collector
 from registry.server.views import jobs as job_views
 from registry.services.catalog import beside, patches
+from registry.services.curation import cards
 from registry.services.curation.reviews import Affected
 from registry.services.hub import pushes
 from registry.services.queue import jobs
@@ -114,3 +117,32 @@ def tensors(session: Session, row: PatchRevision) -> list[schemas.TensorStats]:
     """Return what a checked revision does to each tensor, in name order."""
     with paused_collector():
         return [schemas.TensorStats.model_validate(found) for found in patches.tensors(session, row)]
+
+
+def card_proposal(model: Model, row: CardProposal, *, whole: bool = True) -> schemas.CardProposal:
+    """Return the shape of a proposed card, with its text and a diff if `whole`."""
+    words = {name: getattr(row, name) for name in ("title", "message", "created_at")}
+    return schemas.CardProposal(
+        model=model.full_name,
+        number=row.patch.number,
+        state=cast(schemas.PatchState, row.patch.state),
+        reason=row.patch.reason,
+        author=row.patch.author.name,
+        sha256=cards.digest(row.card),
+        card=row.card if whole else None,
+        diff=cards.diff(model, row) if whole else None,
+        license=cards.other_license(model, row),
+        **words,
+    )
+
+
+def card_page(session: Session, model: Model, state: str | None, before: int | None, limit: int) -> schemas.CardPage:
+    """Return a page of the proposals of a model's card, newest first."""
+    rows, cursor = cards.listing(session, model, state, before, limit)
+    return schemas.CardPage(items=[card_proposal(model, row, whole=False) for row in rows], next=cursor)
+
+
+def proposed_card(session: Session, model: Model, number: int) -> schemas.CardProposal | None:
+    """Return a proposal of a model's card by its number; None if the number is not that of one."""
+    row = cards.seek(session, model, number)
+    return card_proposal(model, row) if row else None

@@ -79,9 +79,16 @@ def taken_file(file: TakenFile) -> schemas.TakenFile:
     )
 
 
-def offers(session: Session, model: Model, numbers: Sequence[int] | None = None) -> Sequence[Offer]:
-    """Return the accepted patches that files came with, which a release may take."""
-    return taking.offers(session, model, numbers)
+def offers(session: Session, model: Model) -> Sequence[Offer]:
+    """Return the newest accepted patches that files came with, which a release may take."""
+    return taking.offers(session, model)
+
+
+def offers_in(session: Session, model: Model, recipe: schemas.Recipe) -> Sequence[Offer]:
+    """Return the accepted patches of a recipe that files came with, which a release of it may take."""
+    held = {item.sha256: item.number for item in recipe.patches if item.number}
+    found = taking.offers(session, model, list(held.values()))
+    return [offer for offer in found if offer.revision.sha256 in held]
 
 
 def release_page(session: Session, model: Model, before: str | None, limit: int) -> schemas.ReleasePage:

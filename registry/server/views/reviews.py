@@ -64,10 +64,10 @@ def moderation(user: User | None, at: datetime | None, reason: str | None) -> sc
 
 
 def comment_page(
-    session: Session, actor: Actor | None, model: Model, row: PatchRevision, before: str | None, limit: int
+    session: Session, actor: Actor | None, model: Model, number: int, before: str | None, limit: int
 ) -> schemas.CommentPage:
-    """Return a page of the comments on a patch, newest first."""
-    rows, cursor = comments.listing(session, row.patch, before, limit)
+    """Return a page of the comments on a patch or a proposed card, newest first."""
+    rows, cursor = comments.listing(session, comments.find_thread(session, model, number), before, limit)
     sees = comments.sees_hidden(session, actor, model)
     return schemas.CommentPage(items=[comment(found, sees) for found in rows], next=cursor)
 
@@ -137,11 +137,13 @@ def discussion(
 
 
 def inbox_of(session: Session, actor: Actor, model: Model, after: int, limit: int) -> schemas.Inbox:
-    """Return a page of what waits for the caller in a model; all but patches is on the first page."""
+    """Return a page of what waits for the caller in a model; all but patches is on the first page, and some cards."""
     rows, cursor = inbox.inbox_of(session, actor, model, after, limit)
     waiting = {kind: [patch_views.patch(model.full_name, row) for row in found] for kind, found in rows.items()}
     others = releases.inbox(session, actor, model) if after == 0 else {"candidates": [], "alarms": []}
-    return schemas.Inbox(**waiting, **others, next=cursor)
+    cards = inbox.cards_of(session, actor, model, limit) if after == 0 else []
+    shown = [patch_views.card_proposal(model, row, whole=False) for row in cards]
+    return schemas.Inbox(**waiting, **others, cards=shown, next=cursor)
 
 
 def waiting_models(session: Session, actor: Actor, after: str | None, limit: int) -> schemas.WaitingModelPage:

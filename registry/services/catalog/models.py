@@ -1,8 +1,10 @@
 """Models: each is a name pinned to one base, whose files a worker checks before it can take patches."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, or_, select
@@ -23,7 +25,7 @@ from registry.services.people.names import check_name
 from registry.services.queue import jobs
 from registry.storage.store import Store
 
-CARD_BYTES = 2**20
+CARD_BYTES = CONFIG_BYTES = 2**20
 # What most requests ask, built once: building a statement takes longer than running it.
 FILES = (
     select(BaseFile)
@@ -34,6 +36,7 @@ FILES = (
 
 
 MOST_WORDS = 8  # of a search; further ones are ignored
+RESERVED_FOR = timedelta(days=7)  # how long a name waits for its base
 
 
 def create(
@@ -311,6 +314,23 @@ def card_license(card: str) -> str | None:
     return match[1] if match else None
 
 
+def change_card(session: Session, store: Store, model: Model, card: str) -> None:
+    """Give a model another card, and the tags that follow; its licence stays, unless it has none."""
+    model.card, model.license, model.modified_at = card, model.license or card_license(card), now()
+    tags.rewrite(session, model, model_type(store, {file.path: file.sha256 for file in base_files(session, model)}))
+    session.flush()
+
+
+def model_type(store: Store, files: Mapping[str, str]) -> object:
+    """Return the model type in the config.json among (path -> sha256) files, if one is there and can be read."""
+    raw = store.read(files["config.json"], CONFIG_BYTES) if "config.json" in files else None
+    try:
+        config = json.loads(raw or b"{}")
+    except (ValueError, RecursionError):
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
 def finish_import(session: Session, model: Model, contents: dict[str, Any], card: str | None) -> None:
     """Record what a worker read in the files, and open the model for patches."""
     columns = ("model_id", "position", "name", "dtype", "shape", "sha256")
@@ -342,7 +362,22 @@ def refuse_import(session: Session, model: Model, error: str, *, reserved: bool 
     if reserved:  # or the next push might make it anew, and public
         session.execute(delete(BaseFile).where(BaseFile.model_id == model.id))
         model.state, model.size, model.source, model.by_reference, model.license = "empty", 0, None, False, None
+        model.modified_at = now()
     else:
         session.delete(model)
     session.flush()
     quotas.recount(session, model.namespace_id)
+
+
+def forget_empty(session: Session) -> None:
+    """Delete public models that have waited for a base for too long, so that others may have their names.
+
+    Private ones stay, or the next push would make the same name anew, and public.
+    """
+    waiting = Model.state == "empty", Model.visibility == "public", Model.modified_at < now() - RESERVED_FOR
+    for model in session.scalars(select(Model).where(*waiting).with_for_update(of=Model, skip_locked=True)).all():
+        record(
+            session, None, "model.expire", model.full_name, model, before={"created_at": model.created_at.isoformat()}
+        )
+        session.delete(model)
+    session.flush()

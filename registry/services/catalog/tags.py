@@ -46,6 +46,12 @@ def write(session: Session, model: Model, model_type: object) -> None:
     )
 
 
+def rewrite(session: Session, model: Model, model_type: object) -> None:
+    """Replace the tags of a model whose card has changed."""
+    session.execute(delete(ModelTag).where(ModelTag.model_id == model.id))
+    write(session, model, model_type)
+
+
 def relicense(session: Session, model: Model) -> None:
     """Replace the licence tag of a model by that of its present licence."""
     session.execute(delete(ModelTag).where(ModelTag.model_id == model.id, ModelTag.tag.startswith("license:")))

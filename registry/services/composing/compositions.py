@@ -27,7 +27,7 @@ from registry.errors import Forbidden, InvalidRecipe, RevisionNotFound, WrongSta
 from registry.files import folders
 from registry.files.folders import describes_weights, is_weights
 from registry.services.catalog import models, patches
-from registry.services.composing import builds
+from registry.services.composing import alone, builds
 from registry.services.composing.mixes import Mix, choose, require_composable
 from registry.services.people import access
 from registry.services.people.access import AnyModel
@@ -205,6 +205,7 @@ def finish(
     )
     session.add(composition)
     session.flush()
+    alone.name(session, model, load(session, digest), files)
     after = {"recipe": digest, "weights_digest": weights_digest, "builder": builder}
     record(session, None, "recipe.composed", model.full_name, model, after=after)
     builds.add(session, model, digest, builder, None, weights_digest, device)

@@ -9,7 +9,7 @@ stable, beta, …    the release that a channel points at
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
@@ -30,10 +30,11 @@ from registry.db.tables import (
     RecipeItem,
     Release,
     ReleaseFile,
+    RevisionFile,
 )
 from registry.errors import EntryNotFound, Forbidden, RevisionNotFound, WrongState
 from registry.services.catalog import models
-from registry.services.composing import builds, compositions
+from registry.services.composing import alone, builds, compositions
 from registry.services.people.access import MODEL, AnyModel, Glance
 from registry.services.people.actors import Actor
 
@@ -93,8 +94,8 @@ BY_COMMIT = RELEASED.where(RELEASE.commit.startswith(bindparam("commit"))).order
 BY_ID = RELEASED.where(RELEASE.id == bindparam("release"))
 
 
-def files_in(table: type[BaseFile | CompositionFile | ReleaseFile], owner: str) -> Select[Any]:
-    """Return the query for the files of a base, a composition or a release, by path."""
+def files_in(table: type[BaseFile | CompositionFile | ReleaseFile | RevisionFile], owner: str) -> Select[Any]:
+    """Return the query for the files of a base, a composition or a release, or beside a patch, by path."""
     file = table.__table__.c
     query = select(file.path, *BLOB["sha256", "size", "state", "bucketed_at", "damaged_at"])
     return query.where(file.sha256 == BLOB.sha256, file[owner] == bindparam("owner")).order_by(file.path)
@@ -103,6 +104,7 @@ def files_in(table: type[BaseFile | CompositionFile | ReleaseFile], owner: str) 
 BASE_FILES = files_in(BaseFile, "model_id")
 COMPOSED_FILES = files_in(CompositionFile, "composition_id")
 RELEASED_FILES = files_in(ReleaseFile, "release_id")
+FILES_BESIDE = files_in(RevisionFile, "revision_id")
 
 
 class ReleaseRow(NamedTuple):
@@ -230,7 +232,7 @@ def base_snapshot(session: Session, model: AnyModel) -> Snapshot:
 
 
 def list_files(session: Session, query: Select[Any], owner: UUID) -> list[File]:
-    """Return the files of a base, a composition or a release, by path."""
+    """Return the files of a base, a composition or a release, or beside a patch, by path."""
     return [File._make(row) for row in session.execute(query, {"owner": owner})]
 
 
@@ -291,14 +293,18 @@ def of_release(
         files = list_files(session, COMPOSED_FILES, release.composition)
         if release.commit is not None:
             commit = release.commit
-            taken = {file.path: file for file in list_files(session, RELEASED_FILES, release.id)}
-            files = sorted({**{file.path: file for file in files}, **taken}.values())
+            files = in_place(files, list_files(session, RELEASED_FILES, release.id))
         warnings.insert(0, f"{subject} is a {release.state} and not published; it may still change.")
     if release.state == "yanked":
         warnings.insert(0, f"{subject} was yanked: {release.yank_reason}")
     digest = release.weights_digest
     assert commit is not None and made_at is not None and digest is not None
     return Snapshot(release.version, commit, made_at, digest, recipe, files, release.id, channel, fixed, warnings)
+
+
+def in_place(files: Sequence[File], others: Sequence[File]) -> list[File]:
+    """Return files with others in place of those with the same paths, or beside them, by path."""
+    return sorted({file.path: file for file in (*files, *others)}.values())
 
 
 def of_commit(session: Session, actor: Actor | None, model: AnyModel, commit: str) -> Snapshot | None:
@@ -314,7 +320,12 @@ def of_commit(session: Session, actor: Actor | None, model: AnyModel, commit: st
         .order_by(Composition.commit)
         .limit(1)
     )
-    return None if composition is None else of_recipe(session, actor, model, composition)
+    if composition is not None:
+        return of_recipe(session, actor, model, composition)
+    revision = alone.by_commit(session, model, commit)
+    if revision is not None:
+        composition = compositions.composition_of(session, model, alone.recipe_of(revision).digest)
+    return of_patch(session, actor, model, composition, revision) if revision and composition else None
 
 
 def find_composition(session: Session, model: AnyModel, prefix: str) -> Composition:
@@ -342,6 +353,17 @@ def of_recipe(session: Session, actor: Actor | None, model: AnyModel, compositio
     warnings = patch_warnings(session, actor, model, f"{model.full_name}@{recipe[:12]}", recipe) + composition.warnings
     made = composition.commit, composition.created_at, composition.weights_digest
     return Snapshot(recipe, *made, recipe, list_files(session, COMPOSED_FILES, composition.id), warnings=warnings)
+
+
+def of_patch(
+    session: Session, actor: Actor | None, model: AnyModel, composition: Composition, revision: PatchRevision
+) -> Snapshot:
+    """Return a patch alone as a snapshot: its composition, with the files that came with it in place of the base's."""
+    snapshot = of_recipe(session, actor, model, composition)
+    if revision.commit is None:
+        return snapshot
+    files = in_place(snapshot.files, list_files(session, FILES_BESIDE, revision.id))
+    return replace(snapshot, commit=revision.commit, files=files)
 
 
 def patch_warnings(session: Session, actor: Actor | None, model: AnyModel, subject: str, recipe: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Comments on patches: added, deleted by their author or a maintainer, hidden and shown again by maintainers.
+"""Comments on patches and cards: added, deleted by their author or a maintainer, hidden and shown again by maintainers.
 
 A deleted comment loses its text for good; a hidden one keeps it, for maintainers alone. Who did it, when and why stays
 in the place of either.
@@ -7,27 +7,45 @@ in the place of either.
 import uuid
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Comment, Model, Patch, User, now
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models, patches
+from registry.services.curation import cards
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import RULES, Role
 
 
 def add(session: Session, actor: Actor, full_name: str, number: int, revision: int | None, message: str) -> Comment:
-    """Comment on a patch, or on one revision of it."""
+    """Comment on a patch, or on one revision of it, or on a proposal of a card."""
     model = models.find(session, full_name)
-    patch = patches.find_in(session, model, number, revision).patch
+    if revision is None:
+        patch = find_thread(session, model, number)
+    else:
+        patch = patches.find_in(session, model, number, revision).patch
     author = session.get_one(User, actor.user_id)
     row = Comment(patch_id=patch.id, revision=revision, author=author, message=message, deleted_by=None, hidden_by=None)
     session.add(row)
     session.flush()
     record(session, actor, "patch.comment", f"{full_name}#{number}", model, after={"comment": str(row.id)})
     return row
+
+
+def find_thread(session: Session, model: Model, number: int) -> Patch:
+    """Return a patch that people may talk about, whatever its revision, or that proposes a card; with its author.
+
+    Raises:
+        NotFound: No such patch exists, or nothing was made of what was pushed for it.
+    """
+    own = Patch.model_id == model.id, Patch.number == number
+    query = select(Patch).where(*own, or_(Patch.revision > 0, cards.is_card())).options(joinedload(Patch.author))
+    found: Patch | None = session.scalar(query)
+    if found is None:
+        raise NotFound(f"There is no patch {model.full_name}#{number}; see `crumb log {model.full_name}`.")
+    return found
 
 
 def delete(session: Session, actor: Actor, full_name: str, number: int, comment_id: uuid.UUID, reason: str) -> Comment:
@@ -91,7 +109,7 @@ def find(session: Session, full_name: str, number: int, comment_id: uuid.UUID) -
     Raises:
         NotFound: The patch has no such comment.
     """
-    patch = patches.find(session, full_name, number).patch
+    patch = find_thread(session, models.find(session, full_name), number)
     query = loaded().where(Comment.id == comment_id, Comment.patch_id == patch.id)
     row: Comment | None = session.scalar(query.with_for_update(of=Comment))
     if row is None:

@@ -1,4 +1,4 @@
-"""The inbox: patches of a model that wait for the caller to review, to accept, or to finish; and all models with such.
+"""The inbox: patches and cards that wait for the caller to review, to accept, or to finish; and all models with such.
 
 A fixed number of queries, whatever the number of patches and reviewers.
 """
@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import case, func, literal, select, tuple_, union_all
+from sqlalchemy import case, func, literal, or_, select, tuple_, union_all
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.tables import Check, Evaluation, Model, Namespace, Patch, PatchRevision, Release, Review
+from registry.db.tables import CardProposal, Check, Evaluation, Model, Namespace, Patch, PatchRevision, Release, Review
 from registry.services.catalog import patches
-from registry.services.curation import evaluations, reviews
+from registry.services.curation import cards, evaluations, reviews
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
@@ -27,8 +27,8 @@ class Waiting:
 
     Args:
         model: NS/NAME.
-        proposed: Patches of others that a reviewer or maintainer of the model may review or decide.
-        mine: Patches of their own that are not decided yet.
+        proposed: Patches and cards of others that a reviewer or maintainer of the model may review or decide.
+        mine: Patches and cards of their own that are not decided yet.
         candidates: Releases that a maintainer may publish.
     """
 
@@ -51,7 +51,7 @@ def waiting_models(session: Session, actor: Actor, after: str | None, limit: int
     """
     me = actor.user_id
     mine = select(Patch.model_id, literal("mine").label("kind")).where(
-        Patch.author_id == me, Patch.state.in_(patches.REVISABLE), Patch.revision > 0
+        Patch.author_id == me, Patch.state.in_(patches.REVISABLE), or_(Patch.revision > 0, cards.is_card())
     )
     reviewed, maintained = (access.models_with(me, role) for role in (Role.REVIEWER, Role.MAINTAINER))
     proposed = select(Patch.model_id, literal("proposed")).where(
@@ -111,6 +111,14 @@ def inbox_of(
         "mine": [row for row in page if row.patch.author_id == actor.user_id],
     }
     return waiting_for, cursor
+
+
+def cards_of(session: Session, actor: Actor, model: Model, limit: int) -> list[CardProposal]:
+    """Return the oldest cards that are proposed: all for a reviewer, for others their own."""
+    wanted = [Patch.state == "proposed"]
+    if access.role_on(session, actor, model) < Role.REVIEWER:
+        wanted.append(Patch.author_id == actor.user_id)
+    return list(session.scalars(cards.proposals(model, *wanted).order_by(Patch.number).limit(limit)))
 
 
 def verdicts(session: Session, model: Model, others: Sequence[PatchRevision]) -> Verdicts:

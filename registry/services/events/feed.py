@@ -12,7 +12,7 @@ from registry.db.tables import AuditEvent, AuditHead, Model
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor
 
-NOUNS = ("channel", "evaluation", "model", "patch", "recipe", "release")
+NOUNS = ("card", "channel", "evaluation", "model", "patch", "recipe", "release")
 HIDDEN_ACTIONS = ("model.member",)
 SERIALS_PER_ANSWER = 10_000  # that one answer goes through
 

@@ -2,7 +2,7 @@
 
     event        action and scope, in the Hub's words, for programs that listen to the Hub
     repo         the model
-    discussion   the patch, if the event is about one; comment: a comment on it
+    discussion   the patch or the proposed card, if the event is about one; comment: a comment on it
     updatedRefs  where a channel, a version or a patch points now
     crumb        the event as in our log; the Hub's reader ignores it
 
@@ -16,15 +16,17 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import AuditEvent, Comment, Model, PatchRevision, Release
+from registry.db.tables import AuditEvent, CardProposal, Comment, Model, PatchRevision, Release
 from registry.errors import BreadcrumbError
 from registry.services.catalog import patches
 from registry.services.composing import snapshots
+from registry.services.curation import cards
 
 VERSION = 3
 WORDS: dict[str, tuple[str, str]] = {  # our action -> the Hub's action and scope; the others are `update`s
     "model.create": ("create", "repo"),
     "model.refuse": ("delete", "repo"),
+    "model.expire": ("delete", "repo"),
     "model.ready": ("update", "repo.content"),
     "patch.push": ("create", "discussion"),
     "patch.revise": ("update", "repo.content"),
@@ -32,6 +34,11 @@ WORDS: dict[str, tuple[str, str]] = {  # our action -> the Hub's action and scop
     "patch.delete_comment": ("delete", "discussion.comment"),
     "patch.hide_comment": ("update", "discussion.comment"),
     "patch.unhide_comment": ("update", "discussion.comment"),
+    "card.propose": ("create", "discussion"),
+    "card.revise": ("update", "discussion"),
+    "card.accept": ("update", "repo.content"),
+    "card.reject": ("update", "discussion"),
+    "card.withdraw": ("update", "discussion"),
     "release.publish": ("update", "repo.content"),
     "channel.move": ("update", "repo.content"),
     "channel.rollback": ("update", "repo.content"),
@@ -74,10 +81,10 @@ def describe(session: Session, event: AuditEvent, webhook_id: uuid.UUID, public_
     }
     if refs := updated_refs(session, model, event):
         payload["updatedRefs"] = refs
-    if noun == "patch" and (revision := patch_of(session, model, event)) is not None:
-        payload["discussion"] = discussion(model, event, revision, root)
+    if noun in ("patch", "card") and (row := patch_of(session, model, event)) is not None:
+        payload["discussion"] = discussion(model, event, row, root)
         if scope == "discussion.comment":
-            payload["comment"] = comment(session, event, revision, payload["discussion"]["url"])
+            payload["comment"] = comment(session, event, payload["discussion"]["url"])
     return payload
 
 
@@ -101,20 +108,20 @@ def repo(session: Session, model: Model, root: str) -> dict[str, Any]:
     }
 
 
-def patch_of(session: Session, model: Model, event: AuditEvent) -> PatchRevision | None:
-    """Return the newest revision of the patch that an event is about."""
+def patch_of(session: Session, model: Model, event: AuditEvent) -> PatchRevision | CardProposal | None:
+    """Return the newest revision of the patch that an event is about, or the card that is proposed."""
     match = re.search(r"#([0-9]{1,9})(?:\.[0-9]{1,9})?$", event.subject)
     if match is None:
         return None
     try:
         return patches.find(session, model.full_name, int(match[1]))
     except BreadcrumbError:
-        return None
+        return cards.seek(session, model, int(match[1]))
 
 
-def discussion(model: Model, event: AuditEvent, revision: PatchRevision, root: str) -> dict[str, Any]:
-    """Describe a patch, in the state after the event."""
-    patch = revision.patch
+def discussion(model: Model, event: AuditEvent, row: PatchRevision | CardProposal, root: str) -> dict[str, Any]:
+    """Describe a patch or a proposal of a card, in the state after the event."""
+    patch, kind = row.patch, "cards" if isinstance(row, CardProposal) else "patches"
     number, state = patch.number, (event.after or {}).get("state", patch.state)
     return {
         "id": str(patch.id),
@@ -122,9 +129,9 @@ def discussion(model: Model, event: AuditEvent, revision: PatchRevision, root: s
         "author": {"id": str(patch.author_id)},
         "url": {
             "web": f"{root}/{model.full_name}/patches/{number}",
-            "api": f"{root}/api/v1/models/{model.full_name}/patches/{number}",
+            "api": f"{root}/api/v1/models/{model.full_name}/{kind}/{number}",
         },
-        "title": revision.title,
+        "title": row.title,
         "isPullRequest": True,
         "status": STATUS.get(state, "closed"),
         "changes": {"base": "refs/heads/main"},
@@ -132,7 +139,7 @@ def discussion(model: Model, event: AuditEvent, revision: PatchRevision, root: s
     }
 
 
-def comment(session: Session, event: AuditEvent, revision: PatchRevision, url: dict[str, str]) -> dict[str, Any]:
+def comment(session: Session, event: AuditEvent, url: dict[str, str]) -> dict[str, Any]:
     """Describe a comment on a patch, without its text if it is hidden by now."""
     about = (event.after or {}) | (event.before or {})
     row = session.get(Comment, uuid.UUID(about["comment"])) if "comment" in about else None

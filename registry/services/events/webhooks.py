@@ -17,7 +17,7 @@ from registry.outside.egress import check_url
 from registry.services.catalog import models
 from registry.services.people.actors import Actor, record
 
-NOUNS = ("channel", "evaluation", "job", "model", "patch", "recipe", "release")
+NOUNS = ("card", "channel", "evaluation", "job", "model", "patch", "recipe", "release")
 MOST_WEBHOOKS = 20  # of a model
 
 

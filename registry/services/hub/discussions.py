@@ -4,6 +4,8 @@ draft                           draft       found as open
 proposed, changes_requested     open        found as open
 accepted, superseded            merged      found as closed
 rejected, withdrawn, yanked     closed      found as closed
+
+What proposes a card is among them.
 """
 
 import uuid
@@ -11,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import AuditEvent, Check, Comment, Model, Patch, PatchRevision, Review, User
+from registry.db.tables import AuditEvent, CardProposal, Check, Comment, Model, Patch, PatchRevision, Review, User
 from registry.services.catalog import patches
-from registry.services.curation import comments, reviews
+from registry.services.curation import cards, comments, reviews
 from registry.services.hub.pushes import CHECK
 from registry.services.people.actors import Actor
 
@@ -38,6 +40,9 @@ STEPS: dict[str, Status] = {  # what an event in the log made of a patch
     "patch.withdraw": "closed",
     "patch.yank": "closed",
     "patch.unyank": "merged",
+    "card.accept": "merged",
+    "card.reject": "closed",
+    "card.withdraw": "closed",
 }
 NEWEST = 100  # revisions, reviews, comments and steps of a thread, each; our own pages show the others
 
@@ -65,8 +70,10 @@ def page(
     wanted: Literal["open", "closed"] | None,
     start: int,
     limit: int,
-) -> tuple[Sequence[PatchRevision], int]:
-    """Return a page of a model's patches at their newest revisions, newest first, and how many there are in all.
+) -> tuple[list[PatchRevision | CardProposal], int]:
+    """Return a page of a model's patches, newest first, and how many there are in all.
+
+    Each is at its newest revision, or as the card that it proposes.
 
     Args:
         session: A transaction.
@@ -76,7 +83,7 @@ def page(
         start: How many to skip.
         limit: Most patches of a page.
     """
-    which = [Patch.model_id == model.id, Patch.revision > 0]
+    which: list[ColumnElement[bool]] = [Patch.model_id == model.id, or_(Patch.revision > 0, cards.is_card())]
     if wanted is not None:
         open_now = wanted == "open"
         which.append(Patch.state.in_([state for state in STATUS if (state in patches.REVISABLE) == open_now]))
@@ -85,12 +92,15 @@ def page(
     total = session.scalar(select(func.count()).select_from(Patch).where(*which)) or 0
     # The keys first: revisions and authors are then looked up for this page alone.
     keys = select(Patch.id).where(*which).order_by(Patch.number.desc()).offset(start).limit(limit)
-    query = patches.current().where(Patch.id.in_(select(keys.subquery().c.id))).order_by(Patch.number.desc())
-    return session.scalars(query).all(), total
+    chosen = session.scalars(keys).all()
+    rows = [*session.scalars(patches.current().where(Patch.id.in_(chosen)))]
+    if len(rows) < len(chosen):
+        rows += session.scalars(cards.proposals(model, Patch.id.in_(chosen)))
+    return sorted(rows, key=lambda row: -row.patch.number), total
 
 
 def thread(session: Session, model: Model, patch: Patch) -> Thread:
-    """Return the newest of what was said and done about a patch."""
+    """Return the newest of what was said and done about a patch, or a proposal of a card, which has no revisions."""
     revisions = patches.history(session, patch, NEWEST)
     verdicts, more_verdicts = reviews.reviews(session, patch, None, NEWEST)
     said, more_said = comments.listing(session, patch, None, NEWEST)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from registry.breadcrumbs.formats.weight_files import SHARD, find_missing
 from registry.db.tables import PushedFile
 from registry.errors import InvalidRequest
+from registry.files.beside import CARD
 from registry.files.folders import describes_weights, is_weights
 
 MOST_FILES = 2000  # of a push, and of a commit
@@ -19,9 +20,13 @@ def require_weights(paths: Collection[str]) -> None:
     """
     if not any(map(holds_weights, paths)):
         raise InvalidRequest(
-            "This commit changes no weights, so no patch can be made of it. (A model's card is written anew for each "
-            "release, with the base's card in it.)"
+            "This commit changes no weights, so no patch can be made of it. (One with README.md alone proposes a card.)"
         )
+
+
+def is_card(paths: Collection[str]) -> bool:
+    """Say whether a commit to these files proposes a card of the model."""
+    return {*paths} == {CARD}
 
 
 def holds_weights(path: str) -> bool:

@@ -260,10 +260,12 @@ def finish(
         store: Takes the patch file.
         patch_id: The patch.
         file: The patch file.
-        made: Its `sha256` and `size`; the model's `settings` that it was made by; how far the weights have `moved`, and
-            `notes` for its author, sentences.
+        made: Its `sha256` and `size`; `beside`, by their paths, files to come with it, each a file, its sha256, its
+            bytes; the model's `settings` that it was made by; how far the weights have `moved`, and `notes` for its
+            author, sentences.
     """
     sha256, size = made["sha256"], made["size"]
+    written = {path: (Path(own), digest, count) for path, (own, digest, count) in made["beside"].items()}
     push = by_patch(session, patch_id)
     patch = session.get_one(Patch, patch_id, with_for_update=True, populate_existing=True)
     subject = f"{model.full_name}#{patch.number}"
@@ -282,7 +284,9 @@ def finish(
         patch.revision += 1
         if first and push.propose:
             patch.state = "proposed"
-        offered, sizes = offers(session, model, push)
+        for own in written.values():
+            blobs.register(session, store, *own)
+        offered, sizes = offers(session, model, push, written)
         contribution = Contribution(
             sha256, push.title, push.message, patch.task, push.options.get("license"), tuple(sorted(offered.items()))
         )
@@ -328,15 +332,18 @@ def withdraw(session: Session, actor: Actor, full_name: str, number: int) -> Pus
     return push
 
 
-def offers(session: Session, model: Model, push: Push) -> tuple[dict[str, str], dict[str, int]]:
-    """Return the files of a push that come with its patch, the smallest first, and their sizes by sha256.
+def offers(
+    session: Session, model: Model, push: Push, made: Mapping[str, tuple[Path, str, int]]
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the files that come with the patch of a push, and their sizes by sha256.
 
-    Those are the ones beside the weights that differ from the base's, as far as a patch takes them.
+    Those are the ones that were made, and of the push the ones beside the weights that differ from the base's, the
+    smallest first, as far as a patch takes them.
     """
     base = {file.path: file.sha256 for file in models.base_files(session, model)}
-    offered: dict[str, str] = {}
-    sizes: dict[str, int] = {}
-    room = beside.MOST_BYTES
+    offered = {path: sha256 for path, (_, sha256, _) in made.items()}
+    sizes = {sha256: size for _, sha256, size in made.values()}
+    room = beside.MOST_BYTES - sum(sizes.values())
     for file in sorted(push.files, key=lambda file: file.size):
         if file.blob_sha256 and file.blob_sha256 != base.get(file.path) and beside.may_come(file.path):
             room -= file.size

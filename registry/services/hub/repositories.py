@@ -28,7 +28,7 @@ from registry.breadcrumbs.formats.recipe import ALONE
 from registry.db.session import seen
 from registry.db.tables import Channel, Composition, Job, Model, Patch, PatchRevision, Recipe, RecipeItem, Release
 from registry.errors import Forbidden, InvalidInput, NotComposed, RevisionNotFound, WrongState
-from registry.services.catalog import models
+from registry.services.catalog import models, patches
 from registry.services.composing import compositions, mixes, snapshots
 from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.composing.snapshots import Snapshot
@@ -126,7 +126,7 @@ def known_recipe(session: Session, model: AnyModel, prefix: str) -> recipes.Reci
 def of_recipe(
     session: Session, actor: Actor | None, model: AnyModel, recipe: recipes.Recipe, number: str | None
 ) -> Snapshot:
-    """Return the composition of a recipe as a snapshot.
+    """Return the composition of a recipe as a snapshot; of a pull request, with the files that came with its patch.
 
     Raises:
         NotComposed: The recipe has to be composed first; the message says how.
@@ -138,8 +138,10 @@ def of_recipe(
             f"{subject} is not composed yet. To have it composed, ask for this revision with a token of the scope "
             f"'push', or run `crumb compose {model.full_name} {number or 'N'}`."
         )
-    snapshot = snapshots.of_recipe(session, actor, model, composition)
-    return replace(snapshot, fixed=False) if number else snapshot
+    if not number:
+        return snapshots.of_recipe(session, actor, model, composition)
+    (revision,) = patches.by_digest(session, model, [item.sha256 for item in recipe.items]).values()
+    return replace(snapshots.of_patch(session, actor, model, composition, revision), fixed=False)
 
 
 def compose(session: Session, actor: Actor, model: Model, ref: str) -> Job | None:
@@ -214,7 +216,7 @@ def composed_pulls(session: Session, actor: Actor | None, model: Model) -> list[
     plain = func.min(RecipeItem.weight) == "1", func.count(RecipeItem.factors) == 0
     alone = items.having(func.count() == 1, *plain).scalar_subquery()
     query = (
-        select(Patch.number, Composition.commit)
+        select(Patch.number, func.coalesce(PatchRevision.commit, Composition.commit))
         .select_from(Composition)
         .join(Recipe, Recipe.digest == Composition.recipe_digest)
         .join(PatchRevision, PatchRevision.sha256 == alone)

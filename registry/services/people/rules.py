@@ -85,6 +85,7 @@ RULES: dict[str, Rule] = {
     "recipe.compose": Rule(Role.CONTRIBUTOR, "push", "model"),
     "recipe.delete": Rule(Role.CONTRIBUTOR, "push", "model"),  # by who asked for the composition, or a maintainer
     "evaluation.add": Rule(Role.CONTRIBUTOR, "push", "model"),
+    "card.change": Rule(Role.MAINTAINER, "review", "model"),  # at once; anybody who may push may propose one
     # patches
     "patch.push": Rule(Role.CONTRIBUTOR, "push", "model"),
     "patch.revise": Rule(Role.NOBODY, "push", "patch", author=True),

@@ -15,7 +15,7 @@ from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Build, Job, Model, PatchRevision, Recipe, RecipeItem, Release, now
 from registry.documents import versions
 from registry.errors import WrongState
-from registry.files.beside import is_beside
+from registry.files.beside import COMPANION, is_beside
 from registry.services.catalog import models, patches
 from registry.services.composing import builds, compositions, holding, snapshots
 from registry.services.composing.snapshots import PUBLISHED, Snapshot
@@ -194,7 +194,10 @@ def compare(session: Session, actor: Actor | None, full_name: str, before: str, 
 
 def changed_files(before: Snapshot, after: Snapshot) -> list[tuple[str, str | None, str | None]]:
     """Return the files beside the weights in which two snapshots differ, but for the card."""
-    old, new = ({file.path: file.sha256 for file in one.files if is_beside(file.path)} for one in (before, after))
+    old, new = (
+        {file.path: file.sha256 for file in one.files if is_beside(file.path) or file.path == COMPANION}
+        for one in (before, after)
+    )
     paths = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
     return [(path, old.get(path), new.get(path)) for path in paths]
 

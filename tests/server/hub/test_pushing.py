@@ -4,17 +4,23 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sqlalchemy import select
+from safetensors.torch import load, load_file, save_file
+from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
-from registry.db.tables import Blob, Job, Model, PushedFile, UploadSession
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.db.audit import check_chain
+from registry.db.tables import AuditEvent, Blob, Job, Model, Namespace, PushedFile, UploadSession, now
+from registry.files.beside import COMPANION
 from registry.services.blobs import quotas
 from registry.services.hub.pushed_files import missing_shards
 from registry.services.people.tokens import create_token
@@ -504,6 +510,69 @@ def test_an_adapter_is_merged_here(world: World, base: Path, tmp_path: Path) -> 
     assert patch["check"] == "checked" and patch["nnz"] > 0
 
 
+def test_a_description_may_ask_for_a_companion(world: World, base: Path, tmp_path: Path) -> None:
+    tuned = fine_tuned(base, tmp_path / "tuned", seed=3)
+    file = tuned / "model.safetensors"
+    head = torch.randn(2, WIDTH)
+    save_file({**load_file(file), "score.weight": head}, file, {"format": "pt"})
+    bob = world.client("bob")
+    options = "A head.\n\nShared-Only: yes\nCompanion: yes"
+    raw = body(weights(tuned)).replace(b'"description": ""', b'"description": ' + json.dumps(options).encode())
+    assert bob.post(COMMIT, content=raw, params={"create_pr": 1}).status_code == 200
+    world.work()
+    patch = bob.get(f"/api/v1/models/{NAME}/patches/1").json()
+    assert patch["check"] == "checked", patch
+    assert [(file["path"], file["keys"][0]["key"]) for file in patch["files"]] == [(COMPANION, "score.weight")]
+    sent = bob.get(f"/api/v1/models/{NAME}/patches/1/files/{COMPANION}").content
+    assert torch.equal(load(sent)["score.weight"], head)
+    assert quotas_are_right(world)
+
+
+def test_what_was_tuned_from_a_composition_adds_to_it_and_does_not_repeat_it(
+    world: World, base: Path, tmp_path: Path
+) -> None:
+    make_patch(base, fine_tuned(base, tmp_path / "one", seed=1), tmp_path / "p.safetensors")
+    push_patch(world, NAME, tmp_path / "p.safetensors", "bob")
+    bob = world.client("bob")
+    asked = {"patches": [{"number": 1}], "alpha": "0.5"}
+    made = bob.post(f"/api/v1/models/{NAME}/compositions", json=asked).json()
+    world.work()
+    composed = tmp_path / "composed"
+    shutil.copytree(base, composed)
+    digest = made["recipe"]["digest"]
+    (composed / "model.safetensors").write_bytes(bob.get(f"/{NAME}/resolve/recipe-{digest}/model.safetensors").content)
+    tuned = fine_tuned(composed, tmp_path / "tuned", seed=2)
+    for words, wanted in ((f"Tuned-From: recipe-{digest[:12]}", composed), ("Task: sums", base)):
+        raw = body(weights(tuned)).replace(b'"description": ""', b'"description": ' + json.dumps(words).encode())
+        assert bob.post(COMMIT, content=raw, params={"create_pr": 1}).status_code == 200
+        world.work()
+        number = bob.get(f"/api/v1/models/{NAME}").json()["patches"]
+        patch = bob.get(f"/api/v1/models/{NAME}/patches/{number}").json()
+        assert patch["check"] == "checked", patch
+        sent, expected = (tmp_path / f"{number}.{kind}" for kind in ("sent", "expected"))
+        sent.write_bytes(bob.get(f"/api/v1/models/{NAME}/patches/{number}/file").content)
+        make_patch(wanted, tuned, expected)
+        found, compared = (load_file(file) for file in (sent, expected))
+        assert found.keys() == compared.keys() and all(torch.equal(found[name], compared[name]) for name in found)
+        with open_patch(sent) as file:
+            assert file.info.base == bob.get(f"/api/v1/models/{NAME}").json()["base"]
+    raw = body(weights(tuned)).replace(b'"description": ""', b'"description": "Tuned-From: 9.9.9"')
+    answer = bob.post(COMMIT, content=raw, params={"create_pr": 1})
+    assert answer.status_code == 400 and "names nothing to compare with" in answer.json()["error"]
+    raw = raw.replace(b"9.9.9", b"base")
+    assert bob.post(COMMIT, content=raw, params={"create_pr": 1}).status_code == 200
+
+
+def quotas_are_right(world: World) -> bool:
+    """Say whether what counts for a namespace is what it has."""
+    with world.database.write() as session:
+        spaces = session.scalars(select(Namespace)).all()
+        before = {space.name: space.used_bytes for space in spaces}
+        for space in spaces:
+            quotas.recount(session, space.id)
+        return before == {space.name: space.used_bytes for space in spaces}
+
+
 def test_a_crumb_patch_takes_its_next_revision_from_the_hubs_tools(world: World, base: Path, tmp_path: Path) -> None:
     make_patch(base, fine_tuned(base, tmp_path / "one", seed=1), tmp_path / "p.safetensors")
     push_patch(world, NAME, tmp_path / "p.safetensors", "bob")
@@ -546,3 +615,20 @@ def test_an_empty_model_says_what_to_do_and_takes_a_base(world: World, tmp_path:
     with world.database.read() as session:
         spaces = set(session.scalars(select(UploadSession.namespace_id)))
         assert len(spaces) == 1 and session.scalars(select(Blob)).first() is not None
+
+
+def test_a_name_without_a_base_is_free_again_after_a_week_unless_it_is_private(world: World, tmp_path: Path) -> None:
+    alice = world.client("alice")
+    for name, private in (("stale", False), ("kept", True), ("fresh", False)):
+        assert alice.post("/api/repos/create", json={"name": name, "private": private}).status_code == 200
+    create_model(world, NAME, make_llama(tmp_path / "base", 1, shards=1), "alice")
+    with world.database.write() as session:
+        session.execute(update(Model).where(Model.name != "fresh").values(modified_at=now() - timedelta(days=8)))
+    world.worker.sweep()
+    states = {name: alice.get(f"/api/v1/models/alice/{name}").status_code for name in ("stale", "kept", "fresh", "m")}
+    assert states == {"stale": 404, "kept": 200, "fresh": 200, "m": 200}
+    with world.database.read() as session:
+        event = session.scalars(select(AuditEvent).where(AuditEvent.action == "model.expire")).one()
+        assert (event.subject, event.user_name) == ("alice/stale", None)
+        assert list(check_chain(session)) == []
+    assert alice.post("/api/repos/create", json={"name": "stale", "private": True}).status_code == 200

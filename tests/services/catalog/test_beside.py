@@ -5,10 +5,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 from sqlalchemy import select
 
 from registry.db.tables import Namespace, PatchRevision, RevisionFile, UploadSession, now
-from registry.files.beside import MOST_BYTES, MOST_FILES
+from registry.files.beside import COMPANION, MOST_BYTES, MOST_FILES
 from registry.services.blobs import blobs, damage, garbage, quotas
 from registry.services.catalog import models, patches
 from tests.support.community import NAME, URL, Community
@@ -204,3 +206,51 @@ def test_a_contribution_may_name_its_files(crew: Community) -> None:
         assert isinstance(row, PatchRevision)
     crew.world.work()
     assert crew.world.client(None).get(f"{URL}/patches/5/files/config.json").content == CONFIG
+
+
+def companion(**tensors: torch.Tensor) -> bytes:
+    return save({name.replace("_", "."): tensor for name, tensor in tensors.items()})
+
+
+def test_a_companion_is_shown_tensor_by_tensor_and_taken_by_a_release(crew: Community) -> None:
+    raw = companion(score_weight=torch.ones(2, 3), extra_bias=torch.zeros(2).bfloat16())
+    number = send(crew, {COMPANION: raw})["number"]
+    (file,) = crew.patch(number)["files"]
+    assert [(key["key"], key["before"], key["after"]) for key in file["keys"]] == [
+        ("extra.bias", None, "BF16 [2]"),
+        ("score.weight", None, "F32 [2, 3]"),
+    ]
+    page = crew.world.client(None).get(f"/{NAME}/patches/{number}").text
+    assert "2 tensors that only the tuned model has" in page and "score.weight</code></th><td><code>F32 [2, 3]" in page
+    crew.accept(number)
+    release = crew.publish("1.0.0", [number], files_of=[number])
+    plain = crew.get(f"/revisions/{release['recipe']['digest']}")
+    taken = crew.get("/revisions/1.0.0")
+    assert taken["weights_digest"] == plain["weights_digest"], "it is no part of the weights"
+    assert {file["path"] for file in taken["files"]} - {file["path"] for file in plain["files"]} == {COMPANION}
+    assert crew.world.client(None).get(f"/{NAME}/resolve/1.0.0/{COMPANION}").content == raw
+    other = crew.publish("1.0.1", [number], 201, files_of=[])
+    assert other["taken_files"] == []
+    changed = crew.get("/compare?before=1.0.0&after=1.0.1")["files"]
+    assert [file["path"] for file in changed] == [COMPANION]
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"x" * 40, "companion/tensors.safetensors cannot come with a patch"),
+        (save({"embed.weight": torch.ones(2)}), "the base has a tensor 'embed.weight'"),
+        (save({"score": torch.tensor([float("inf")])}), "'score' holds 1 NaN or Inf"),
+    ],
+)
+def test_a_companion_that_breaks_a_rule_refuses_the_patch(sqlite_crew: Community, raw: bytes, said: str) -> None:
+    patch = send(sqlite_crew, {COMPANION: raw})
+    assert patch["check"] == "refused" and said in patch["refusal"]
+    assert patch["files"] == []
+
+
+@pytest.mark.parametrize(
+    "path", ["Companion/tensors.safetensors", "companion/more.safetensors", "companion.safetensors"]
+)
+def test_other_files_of_weights_do_not_come_with_a_patch(sqlite_crew: Community, path: str) -> None:
+    assert "hold weights" in send(sqlite_crew, {path: companion(x=torch.ones(1))}, status=422)["detail"]

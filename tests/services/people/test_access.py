@@ -305,6 +305,10 @@ POST   /api/models/{namespace}/{name}/discussions/{number}/comment/{comment_id}/
 POST   /api/models/{namespace}/{name}/discussions/{number}/merge    patch.accept
 POST   /api/models/{namespace}/{name}/discussions/{number}/status    patch.comment
 POST   builds                                               build.report
+POST   cards                                                patch.push
+POST   cards/{number}/accept                                patch.accept
+POST   cards/{number}/reject                                patch.reject
+POST   cards/{number}/withdraw                              patch.withdraw
 POST   channels/{channel}/rollback                          channel.move
 POST   compositions                                         recipe.compose
 POST   conflicts                                            conflict.ask
@@ -343,6 +347,7 @@ POST   /{namespace}/{name}.git/info/lfs/objects/batch       name.push
 POST   /{namespace}/{name}.git/info/lfs/objects/verify      name.push
 PUT    /api/lfs/{upload_id}/parts/{number}                  upload.part
 PUT    admin/namespaces/{namespace}/quota                   admin.manage
+PUT    cards/{number}                                       patch.revise
 PUT    channels/{channel}                                   channel.move
 PUT    channels/{channel}/protection                        channel.protect
 PUT    evaluations                                          evaluation.add

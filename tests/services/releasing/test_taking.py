@@ -9,6 +9,8 @@ from sqlalchemy import select
 from registry.db.tables import Release, ReleaseFile
 from registry.documents.commits import commit_id
 from registry.documents.manifest import read_manifest
+from registry.server.pages.frame.cookies import COOKIE, csrf_of
+from registry.services.people import sign_ins
 from tests.support.community import NAME, URL, Community
 from tests.support.makers import changed, make_patch
 from tests.support.world import digest
@@ -179,3 +181,46 @@ def test_the_files_are_those_of_the_revision_that_the_release_holds(crew: Commun
     assert taken(crew.post("mary", "/releases", 202, version="1.0.0", files_of=[number], **older)) == dict.fromkeys(
         FILES, (number, 1)
     )
+
+
+def test_a_pull_request_has_its_patchs_files_in_place_of_the_bases(crew: Community) -> None:
+    number = crew.push_files(crew.spares[0], FILES)["number"]
+    http = crew.world.client("mary")
+    crew.post("mary", "/compositions", 202, patches=[{"number": number}], alpha="1")
+    crew.world.work()
+    pull = f"refs%2Fpr%2F{number}"
+    shown = http.get(f"/api/models/{NAME}/revision/{pull}").json()
+    assert http.get(f"/{NAME}/resolve/{pull}/config.json").content == CONFIG
+    recipe = crew.get(f"/patches/{number}")["sha256"]
+    composed = crew.post("mary", "/compositions", 200, patches=[{"number": number}], alpha="1")["recipe"]["digest"]
+    plain = files_of(crew, composed)
+    assert {item["sha256"] for item in crew.get(f"/revisions/{composed}")["recipe"]["patches"]} == {recipe}
+    assert shown["sha"] == commit_id({**plain, **{path: digest(raw) for path, raw in FILES.items()}})
+    assert {file["rfilename"] for file in shown["siblings"]} == {*plain, *FILES}
+    assert http.get(f"/{NAME}/resolve/{shown['sha']}/config.json").content == CONFIG, "clients fetch by the commit"
+    assert http.get(f"/{NAME}/resolve/{shown['sha'][:8]}/chat_template.jinja").content == FILES["chat_template.jinja"]
+    assert http.get(f"/api/models/{NAME}/commits/{pull}").json()[0]["id"] == shown["sha"]
+    pulls = http.get(f"/api/models/{NAME}/refs?include_prs=1").json()["pullRequests"]
+    assert [one["targetCommit"] for one in pulls if one["ref"] == f"refs/pr/{number}"] == [shown["sha"]]
+    assert http.get(f"/{NAME}/resolve/recipe-{composed}/config.json").content != CONFIG, "a recipe has the base's"
+    assert plain["config.json"] == files_of(crew, "base")["config.json"]
+    crew.put("chief", f"/patches/{number}/quarantine", reason="bad")
+    for revision in (pull, shown["sha"]):
+        assert http.get(f"/{NAME}/resolve/{revision}/config.json").status_code in (403, 404)
+
+
+def test_the_page_of_a_recipe_offers_the_files_of_its_own_patches(crew: Community) -> None:
+    number, other = offer(crew), offer(crew, {"more.txt": b"x"}, 1)
+    composed = crew.post("mary", "/compositions", 202, patches=[{"number": number}], alpha="0.3")
+    crew.world.work()
+    http = crew.world.browser()
+    with crew.world.database.write() as session:
+        cookie = sign_ins.start(session, crew.world.token("mary"))
+    http.cookies.set(COOKIE, cookie)
+    where = f"/{NAME}/recipes/{composed['recipe']['digest']}"
+    page = http.get(where).text
+    assert f'name="files_of" value="{number}"' in page and f'name="files_of" value="{other}"' not in page
+    fields = {"csrf": csrf_of(cookie), "version": "1.0.0", "files_of": str(number)}
+    assert http.post(f"{where}/release", data=fields).status_code == 303
+    assert taken(crew.get("/releases/1.0.0")) == dict.fromkeys(FILES, (number, 1))
+    assert "files_of" not in crew.world.client(None).get(where).text

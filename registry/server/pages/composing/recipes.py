@@ -19,6 +19,7 @@ from registry.server.pages.frame.drafts import Draft
 from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views import models as model_views
 from registry.server.views import recipes as recipe_views
+from registry.server.views import releases as release_views
 from registry.server.views import reviews as review_views
 from registry.server.views.reviews import Subject
 from registry.services.people.actors import Actor
@@ -41,20 +42,24 @@ def recipe(request: Request, name: ModelName, recipe: Digits, actor: VisitorDep,
         draft = draft_of(progress.composition.recipe)
         preview = preview_of(session, actor, name, draft)
         evaluations = review_views.evaluations_of(session, row, Subject(recipe=recipe))
+        may = permits.permitted(actor, model)
+        offers = release_views.offers_in(session, row, progress.composition.recipe) if "release.cut" in may else []
     here = f"/{name}/recipes/{recipe}"
     return render.page(
         request,
         "recipe.html",
         model=model,
+        may=may,
         composition=progress.composition,
         job=progress.job,
         cancellable=progress.cancellable,
-        deletable=progress.deletable and "recipe.delete" in permits.permitted(actor, model),
+        deletable=progress.deletable and "recipe.delete" in may,
         kept=progress.kept,
         revision=snapshot,
         draft=draft,
         preview=preview,
         evaluations=evaluations,
+        offers=offers,
         conflicts=conflict_summary.summarise(preview.conflicts) if preview else None,
         here=here,
         again=here,

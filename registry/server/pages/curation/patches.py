@@ -14,6 +14,7 @@ from registry.server.edge.admission import VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import FilePath, ModelName, PatchRef
 from registry.server.pages.comparing import conflict_summary, layers
+from registry.server.pages.curation import cards
 from registry.server.pages.frame import permits, render
 from registry.server.pages.frame.route import PageRoute
 from registry.server.views import conflicts as conflict_views
@@ -25,6 +26,7 @@ router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, in
 STATES = get_args(schemas.PatchState)
 PAGE = 50
 BARS, ROWS, PAIRS = 40, 500, 50  # most that a page shows: bars and rows of tensors, pairs
+COMMENTS, CARDS = 30, 20  # the same, of a proposed card, and of proposed cards
 Blank = BeforeValidator(lambda given: None if given == "" else given)  # a field of a form that was left empty
 State = Annotated[schemas.PatchState | None, Blank, Query()]
 Words = Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")]
@@ -62,7 +64,9 @@ def listing(
             before=before,
             limit=PAGE,
         )
-        shown = model_views.show(session, actor, model_views.find(session, name))
+        row = model_views.find(session, name)
+        shown = model_views.show(session, actor, row)
+        proposed = patch_views.card_page(session, row, "proposed", None, CARDS).items if before is None else []
     filters: dict[str, Any] = {"state": state, "task": task, "author": author, "tensor": tensor}
     filters |= {"density_from": density_from, "density_to": density_to}
     following = render.next_page(f"/{name}/patches", page.next, **filters)
@@ -71,6 +75,7 @@ def listing(
         "patches.html",
         model=shown,
         page=page,
+        cards=proposed,
         filters=filters,
         before=before,
         next=following,
@@ -96,8 +101,12 @@ def patch(
         try:
             row = patch_views.find(session, model_row, patch)
         except NotFound:
-            push = patch_views.push(session, model_row, patch[0])
-            if push is None or patch[1] is not None:
+            if patch[1] is not None:
+                raise
+            if (card := patch_views.proposed_card(session, model_row, patch[0])) is not None:
+                page = review_views.comment_page(session, actor, model_row, card.number, before, COMMENTS)
+                return cards.page(request, actor, model, card, page)
+            if (push := patch_views.push(session, model_row, patch[0])) is None:
                 raise
             return render.page(request, "push.html", model=model, push=push)
         discussion = review_views.discussion(session, actor, model_row, row, before)
