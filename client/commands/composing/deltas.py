@@ -25,10 +25,10 @@ def delta(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the exact bits that differ between two revisions of one model.
+    """Write the exact bits that differ between two revisions.
 
-    For people who hold only the composed files of the earlier one: `crumb apply-delta` makes the later one of them.
-    Whoever has the base moves less by `crumb pull`, which needs only the patches.
+    For people who hold only the files of the earlier one: `crumb apply-delta` makes the later one of them. Whoever has
+    the base moves as little by `crumb pull`, which needs only the patches.
 
     The file has the index and the value of each weight that differs, the files beside the weights that differ, whole,
     and the digests of both revisions. A revision at the registry is pulled into the cache for a while.
@@ -62,11 +62,11 @@ def apply_delta(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make the later revision of a delta out of the earlier one, every file and weight verified.
+    """Make the later revision out of the earlier one and a delta.
 
     Without -o, DIR is brought up to date, as by `crumb pull`: it must be a pulled model, and if the command is
-    interrupted, run it again. The delta is sound if this succeeds. That it leads to the very release that it names is
-    for `crumb verify` to say.
+    interrupted, run it again. Every file and the weights digest are compared with what the delta says of the later
+    revision, and nothing is kept if they differ. That they are those of a release is for `crumb verify` to say.
     """
     from client.actions.pulling.deltas import apply_delta as run
 

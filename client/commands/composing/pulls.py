@@ -30,7 +30,7 @@ def pull(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a model: a release, the base, or another composition.
+    """Download a model: a release, the base, or any composition.
 
     REF is a version like 1.2.0, a channel like stable, base, a recipe digest, or 8 or more of its first digits. Without
     REF: stable, else the newest release, else base. NS/NAME#N, and likewise @refs/pr/N, is the base with patch N alone

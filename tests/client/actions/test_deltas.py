@@ -8,7 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
+from client.actions.patching import apply, diff
 from client.actions.pulling import deltas
 from client.machine.folders import read_source
 from registry.errors import StorageFull
@@ -182,3 +184,42 @@ def test_a_delta_whose_application_is_killed_is_applied_again(
     crumb(*command)
     crumb("verify", into, refs[1])
     assert same(crumb.cwd / into, ends[1])
+
+
+def train(start: dict[str, torch.Tensor], seed: int, steps: int, rate: float) -> dict[str, torch.Tensor]:
+    """Train a small network from given weights to answer as a random one does, and return its weights."""
+    random = torch.Generator().manual_seed(seed)
+    network = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+    network.load_state_dict(start or network.state_dict())
+    inputs, teacher = torch.randn(256, 64, generator=random), torch.randn(64, 10, generator=random)
+    optimizer = torch.optim.AdamW(network.parameters(), rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(inputs), (inputs @ teacher).argmax(1)).backward()
+        optimizer.step()
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_one_patch_more_of_a_trained_model_is_a_delta_of_that_patchs_size(crumb: Crumb, dtype: torch.dtype) -> None:
+    """Three fine-tunings of a network; each release has one patch more, with the same alpha."""
+
+    def save(name: str, weights: dict[str, torch.Tensor]) -> Path:
+        makers.write_weights(crumb.cwd / name, {key: tensor.to(dtype) for key, tensor in weights.items()})
+        return crumb.cwd / name
+
+    torch.manual_seed(0)
+    trained = train({}, 0, 60, 1e-2)
+    base, patches = save("base", trained), []
+    for number in (1, 2, 3):
+        patches.append(crumb.cwd / f"{number}.safetensors")
+        diff(base, save(f"tuned-{number}", train(trained, number, 10, 1e-3)), patches[-1])
+        apply(base, patches, crumb.cwd / f"{number}", alpha="0.4", device="cpu")
+        if number > 1:
+            old, new, file = crumb.cwd / f"{number - 1}", crumb.cwd / f"{number}", crumb.cwd / "d.safetensors"
+            made = deltas.make_delta(old, new, file)
+            assert made.size - (new / "README.md").stat().st_size <= 1.1 * patches[-1].stat().st_size
+            out = crumb.cwd / f"made-{number}"
+            assert deltas.apply_delta(old, file, out).weights_digest == made.after
+            shutil.rmtree(out / ".crumb")
+            assert same(out, new)
