@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from client.actions import composing
-from client.actions import pull as pulling
 from client.actions import push as pushing
 from client.actions import push_tuned as tuned_pushing
 from client.actions import verify as verifying
 from client.actions.patching import apply, diff
+from client.actions.pulling import pull as pulling
 from client.actions.results import Applied, ComposedModel, MadePatch, PulledModel, PushedPatch
 from client.actions.verify import Proof
 from client.api.calls import Item
@@ -52,7 +52,7 @@ def pull(
     model: str,
     folder: str | Path,
     *,
-    as_patches: bool = False,
+    as_patches: bool | None = None,
     base: str | Path | None = None,
     device: str = "auto",
     device_memory: int | None = None,
@@ -63,12 +63,15 @@ def pull(
 ) -> PulledModel:
     """Download a model: a release, the base, or another composition; every byte is verified.
 
+    Where the base is on this machine, only patches that are not here are moved if they are smaller than the weights,
+    which are then composed here, to the same bytes; `moved` and `saved` of the result tell how much that was.
+
     Args:
         model: NS/NAME[@REF]; REF is a version, a channel, `base`, or 8 or more digits of a recipe digest. Or NS/NAME#N,
             the base with patch N alone, which is composed first if need be.
         folder: The folder to pull into; it may hold an earlier pull of the same model.
-        as_patches: Whether to download base and patches, and compose here.
-        base: With `as_patches`, a local copy of the base.
+        as_patches: True to compose here whatever has to be moved for that; False to download the files as they are.
+        base: A local copy of the base: a weight file, a model folder or a Hub id.
         device: With `as_patches`, where to compose: auto, cpu or cuda.
         device_memory: With `as_patches`, most bytes to use on a GPU.
         client: The registry; it stays open.
@@ -84,18 +87,20 @@ def pull(
         Unauthenticated: No registry is in use.
     """
     name, ref = parse_pulled(model)
-    if base is not None and not as_patches:
-        raise InvalidRequest("A local base is only for as_patches=True.", field="base")
-    console, target = Console(quiet=quiet), Path(folder)
+    if base is not None and as_patches is False:
+        raise InvalidRequest("A local base is of no use with as_patches=False.", field="base")
     with _session(client, url, token) as session:
-        if as_patches:
-            local = None if base is None else resolve(base, quiet=quiet)
-            snapshot = pulling.pull_as_patches(
-                session, name, ref, target, base=local, device=device, device_memory=device_memory, console=console
-            )
-        else:
-            snapshot = pulling.pull(session, name, ref, target, console=console)
-    return PulledModel(snapshot, target)
+        return pulling.pull(
+            session,
+            name,
+            ref,
+            Path(folder),
+            as_patches=as_patches,
+            base=None if base is None else resolve(base, quiet=quiet),
+            device=device,
+            device_memory=device_memory,
+            console=Console(quiet=quiet),
+        )
 
 
 def push(

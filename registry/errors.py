@@ -5,9 +5,9 @@
     │   ├── InvalidRequest             a field of a request or an option of a command
     │   ├── InvalidCheckpoint          a checkpoint that is not sound safetensors, or holds NaN or Inf
     │   ├── CheckpointMismatch         a base and a tuned checkpoint that do not fit together
-    │   ├── InvalidPatch               a patch file that breaks a rule of the format
+    │   ├── InvalidPatch               a patch or delta file that breaks a rule of the format
     │   ├── InvalidRecipe              a recipe that cannot be composed
-    │   ├── BaseMismatch               a patch made for another base model
+    │   ├── BaseMismatch               a patch or delta made for another model
     │   └── DigestMismatch             bytes that do not hash to their digest
     ├── TooLarge (ValueError)          more bytes than a stated limit
     ├── RangeNotSatisfiable (ValueError)
@@ -81,7 +81,7 @@ class CheckpointMismatch(InvalidInput):
 
 
 class InvalidPatch(InvalidInput):
-    """A patch file breaks a rule of the format."""
+    """A patch or delta file breaks a rule of the format."""
 
 
 class InvalidRecipe(InvalidInput):
@@ -89,7 +89,7 @@ class InvalidRecipe(InvalidInput):
 
 
 class BaseMismatch(InvalidInput):
-    """A patch was made for another base model."""
+    """A patch or delta was made for another model."""
 
 
 class DigestMismatch(InvalidInput):

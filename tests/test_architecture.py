@@ -164,6 +164,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
         "registry.breadcrumbs.checking",
         "registry.breadcrumbs.comparing",
         "registry.breadcrumbs.composing",
+        "registry.breadcrumbs.deltas",
         "registry.breadcrumbs.diffing",
         "registry.breadcrumbs.formats.arrays",
         "registry.breadcrumbs.kernels",

@@ -1,7 +1,7 @@
 """Composing: any subset of a model's patches, at the registry or on this machine."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,6 +11,7 @@ from client.actions.jobs import watch
 from client.actions.transfers import download_patch, download_snapshot
 from client.api.calls import Item
 from client.api.client import Client
+from client.machine.bases import cached_base
 from client.machine.config import cache
 from client.machine.folders import check_room, inside
 from client.machine.known_files import checked_base
@@ -135,7 +136,7 @@ def compose_here(
     snapshot: Snapshot,
     out: Path,
     *,
-    base: Path | None = None,
+    base: Path | Mapping[str, Path] | None = None,
     device: str = "auto",
     device_memory: int | None = None,
     same_files: bool = False,
@@ -148,7 +149,7 @@ def compose_here(
         client: The registry.
         snapshot: It must have a recipe.
         out: An empty folder.
-        base: A local copy of the base; downloaded into the cache when None.
+        base: A local copy of the base, or the base's files by their paths; downloaded into the cache when None.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; see `compose` of the science.
         same_files: Whether the weights must come out in the registry's files; these are then hashed, too.
@@ -261,7 +262,7 @@ def fetch_base(
         StorageFull: The disk has no room for the files.
         DigestMismatch: The registry sent other bytes than it announced.
     """
-    folder = cache() / "bases" / digest.removeprefix("sha256:")
+    folder = cached_base(digest)
     snapshot = client.snapshot(model, "base")
     sizes = {file.path: file.size for file in snapshot.files if only(file.path)}
     paths = list(sizes)
@@ -272,10 +273,11 @@ def fetch_base(
     return dict(zip(paths, inside(folder, paths), strict=True))
 
 
-def other_files(model: str, base: Path | None) -> str:
+def other_files(model: str, base: Path | Mapping[str, Path] | None) -> str:
     """Return the sentence for a base whose weights are cut into other files than at the registry."""
+    held = base if isinstance(base, Path) else "The base"
     return (
-        f"{base or 'The base'} holds the weights in other files than the base of {model} at the registry does; leave "
+        f"{held} holds the weights in other files than the base of {model} at the registry does; leave "
         f"out --base, or take `crumb pull {model}@base` for it."
     )
 
@@ -283,13 +285,19 @@ def other_files(model: str, base: Path | None) -> str:
 def _fetch_patches(client: Client, model: str, items: Iterable[RecipeItem], console: Console) -> dict[str, Path]:
     files = {}
     for item in items:
+        file = patch_file(item.sha256)
         if item.number == 0:
             raise NotFound(f"Patch {item.sha256} is no longer listed in {model}, and cannot be fetched.")
         patch = client.patch(model, item.number, item.revision)
         if patch.sha256 != item.sha256:
             raise DigestMismatch(f"{model}#{item.number} is {patch.sha256} now, but the recipe needs {item.sha256}.")
-        files[item.sha256] = cache() / "patches" / f"{item.sha256}.safetensors"
-        entry = locked(files[item.sha256].parent, console, f"{item.sha256}.lock")
+        entry = locked(file.parent, console, f"{item.sha256}.lock")
         with entry, console.progress(f"fetching patch #{item.number}") as progress:
-            download_patch(client, patch, files[item.sha256], progress=progress)
+            download_patch(client, patch, file, progress=progress)
+        files[item.sha256] = file
     return files
+
+
+def patch_file(sha256: str) -> Path:
+    """Return the file of the cache for a patch, whether or not it is there."""
+    return cache() / "patches" / f"{sha256}.safetensors"

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -83,6 +83,16 @@ def download(
             partial.parent.rmdir()  # only when it is empty
 
 
+def bytes_to_come(files: Iterable[Wanted]) -> int:
+    """Return how many bytes of files that are not there have still to come: an interrupted download goes on."""
+    left = 0
+    for wanted in files:
+        left += wanted.size
+        with contextlib.suppress(OSError):
+            left -= min(partial_path(wanted).stat().st_size, wanted.size)
+    return left
+
+
 def partial_path(wanted: Wanted) -> Path:
     """Return the path of a download under way: on the target's file system, and one for each target."""
     name = hashlib.sha256(wanted.target.name.encode()).hexdigest()[:8]
@@ -134,6 +144,7 @@ def _fill(connection: Connection, wanted: Wanted, file: BinaryIO, meter: Meter, 
                     digest.update(block)
                     have += len(block)
                     meter.add(len(block))
+                    connection.received.add(len(block))
                     if have > best:  # attempts without any gain are counted, so that no server keeps us for ever
                         best, attempt = have, 0
             if have < wanted.size:

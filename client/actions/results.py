@@ -1,4 +1,4 @@
-"""Results of pull, push, compose, diff and apply, with a table for notebooks."""
+"""Results of pull, push, compose, diff, apply and of deltas, with a table for notebooks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,10 +97,33 @@ class PulledModel(Card):
     Args:
         snapshot: What it is: model, ref, weights digest, recipe, files.
         folder: Where it is.
+        moved: Bytes of files that came from the registry for it.
+        saved: How many more would have come if nothing had been made of what was on this machine.
+        patches_here: How many of its patches were on this machine; None if it was not composed here.
     """
 
     snapshot: "Snapshot"
     folder: Path
+    moved: int = 0
+    saved: int = 0
+    patches_here: int | None = None
+
+    @property
+    def composed(self) -> bool:
+        """Whether the weights were composed on this machine."""
+        return self.patches_here is not None
+
+    @property
+    def saving(self) -> str:
+        """What moved in place of the whole, and why; empty if nothing was saved."""
+        if not self.saved:
+            return ""
+        count = len(self.snapshot.recipe.patches) if self.snapshot.recipe is not None else 0
+        what = "files of the base were" if not self.composed else "the base was"
+        if self.patches_here:
+            patches = f"{self.patches_here} of {count} patches" if count > 1 else "the patch"
+            what = f"the base and {patches} were"
+        return f"moved {size(self.moved)} instead of {size(self.moved + self.saved)}: {what} here"
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what `crumb pull` shows, and the registry's warnings."""
@@ -110,7 +133,74 @@ class PulledModel(Card):
             ("model", f"{self.snapshot.model}@{self.snapshot.ref}"),
             ("weights", self.snapshot.weights_digest),
             ("folder", f"{self.folder}, {len(files)} files, {size(total)}, verified"),
+            *([("saved", self.saving)] if self.saved else []),
             *(("warning", warning) for warning in self.snapshot.warnings),
+        ]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MadeDelta(Card):
+    """A delta file that `make_delta` wrote.
+
+    Args:
+        file: Where it is.
+        sha256: Of the file.
+        size: Of the file, in bytes.
+        before, after: Weights digests of the two revisions.
+        tensors: Number of tensors that differ.
+        nnz: Number of weights that differ.
+        model_size: Of the later revision's weights, in bytes.
+        carried: Files beside the weights that it holds whole, since they differ.
+    """
+
+    file: Path
+    sha256: str
+    size: int
+    before: str
+    after: str
+    tensors: int
+    nnz: int
+    model_size: int
+    carried: list[str]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what `crumb delta` shows."""
+        share = f"{self.size / max(self.model_size, 1):.1%} of the model's {size(self.model_size)}"
+        return [
+            ("delta", str(self.file)),
+            ("sha256", self.sha256),
+            ("before", self.before),
+            ("after", self.after),
+            ("differ", f"{self.nnz:,} weights in {self.tensors} tensors"),
+            *([("files", ", ".join(self.carried))] if self.carried else []),
+            ("size", f"{size(self.size)}, {share}"),
+        ]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AppliedDelta(Card):
+    """A model that a delta made.
+
+    Args:
+        folder: Where it is.
+        weights_digest: Of its weights.
+        model: NS/NAME; empty where the delta does not say.
+        ref: Its name at the registry, likewise.
+        files: Number of its files.
+    """
+
+    folder: Path
+    weights_digest: str
+    model: str
+    ref: str
+    files: int
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what `crumb apply-delta` shows."""
+        return [
+            *([("model", f"{self.model}@{self.ref}")] if self.model else []),
+            ("weights", self.weights_digest),
+            ("folder", f"{self.folder}, {self.files} files, verified"),
         ]
 
 

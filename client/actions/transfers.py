@@ -159,9 +159,13 @@ def download_patch(client: Client, patch: Patch, target: Path, *, progress: Prog
         DigestMismatch: The registry sent other bytes than it announced.
         StorageFull: The disk has no room for the file.
     """
+    download_all(client.connection, [wanted_patch(patch, target)], progress=progress)
+
+
+def wanted_patch(patch: Patch, target: Path) -> Wanted:
+    """Return what downloading a patch's file to `target` asks for."""
     source = f"/api/v1{patch_path(patch.model, patch.number, patch.revision)}/file"
-    wanted = Wanted(source, target, patch.sha256, patch.size)
-    download_all(client.connection, [wanted], progress=progress)
+    return Wanted(source, target, patch.sha256, patch.size)
 
 
 def download_patch_files(client: Client, patch: Patch, folder: Path, *, progress: Progress | None = None) -> None:
@@ -204,14 +208,18 @@ def download_snapshot(
         DigestMismatch: The registry sent other bytes than it announced.
         StorageFull: The disk has no room for the files.
     """
+    download_all(client.connection, wanted_files(snapshot, folder, paths), progress=progress)
+
+
+def wanted_files(snapshot: Snapshot, folder: Path, paths: Sequence[str] | None = None) -> list[Wanted]:
+    """Return what downloading a snapshot's files into a folder asks for: of these paths only, or of all when None."""
     files = [file for file in snapshot.files if paths is None or file.path in paths]
     targets = inside(folder, [file.path for file in files])
     source = f"/api/v1/models/{name_of(snapshot.model)}/revisions/{part(snapshot.ref)}/files/"
-    wanted = [
+    return [
         Wanted(source + quote(file.path), target, file.sha256, file.size)
         for file, target in zip(files, targets, strict=True)
     ]
-    download_all(client.connection, wanted, progress=progress)
 
 
 def download_all(connection: Connection, files: Iterable[Wanted], *, progress: Progress | None = None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.actions.composing import compose_here
-from client.actions.pull import find_snapshot
+from client.actions.snapshots import find_snapshot
 from client.api.client import Client
 from client.machine.folders import inside, read_source, strays
 from client.terminal.cards import Card
@@ -145,7 +145,7 @@ def pulled_from(folder: Path) -> str:
     """
     check_there(folder)
     source = read_source(folder)
-    if source is None:
+    if source is None or not source.model:
         raise NotFound(f"{folder} does not say what it was pulled from; name the snapshot: NS/NAME@REF.")
     return f"{source.model}@{source.ref}"
 

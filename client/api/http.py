@@ -26,6 +26,7 @@ import httpx2
 from client.api.problems import bounded, no_answer, problem, redirected, retry_after, unsupported
 from client.machine.config import clean_url
 from registry.errors import BreadcrumbError, Unauthenticated, Unavailable
+from registry.files.progress import Meter
 
 ANSWER_BYTES = 128 * 2**20  # largest JSON answer believed; file bytes are bounded by their announced size instead
 MOST_HOPS = 5  # redirects of one call
@@ -50,11 +51,15 @@ class Connection:
         token: Sent to that host only, never logged.
         attempts: How often one call is tried in all.
         timeout: Seconds to wait for a connection, and for the next bytes.
+
+    Attributes:
+        received: Counts the bytes of files that came.
     """
 
     def __init__(self, url: str, token: str | None = None, *, attempts: int = 8, timeout: float = 60.0) -> None:
         self.url = clean_url(url)
         self.attempts = max(1, attempts)
+        self.received = Meter(0, None)
         self.answered = False  # once something answered, a refused connection is a restart worth waiting for
         headers = {"User-Agent": user_agent(), "Accept-Encoding": "identity"}
         if token:

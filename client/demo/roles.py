@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from client.actions.composing import compose
 from client.actions.models import create
 from client.actions.patching import apply, diff
-from client.actions.pull import pull
+from client.actions.pulling.pull import pull
 from client.actions.push import push
 from client.actions.verify import verify
 from client.api.client import Client

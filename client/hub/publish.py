@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.actions.pull import QUIET, find_snapshot, pull
+from client.actions.pulling.pull import QUIET, pull
+from client.actions.snapshots import find_snapshot
 from client.actions.transfers import download_snapshot
 from client.actions.verify import CARD
 from client.api.client import Client

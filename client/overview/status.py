@@ -58,7 +58,7 @@ def status_of(folder: Path) -> PulledFolder:
     if not folder.is_dir():
         raise NotFound(f"There is no folder {folder}.")
     source = read_source(folder)
-    if source is None:
+    if source is None or not source.model:
         raise InvalidRequest(f"{folder} was not pulled; `crumb pull NS/NAME -o DIR` writes such a folder.")
     missing = sorted(path for path in source.files if not (folder / path).is_file())
     return PulledFolder(folder, source.model, source.ref, source.weights_digest, source.complete, missing)

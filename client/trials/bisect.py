@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from client.actions.pull import find_snapshot
+from client.actions.snapshots import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console, plain
 from client.terminal.recipes import with_factors

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from client.actions.composing import open_cached, recipe_of
-from client.actions.pull import find_snapshot
+from client.actions.snapshots import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console
 from registry.errors import InvalidRequest

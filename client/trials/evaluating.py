@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from client.actions.pull import find_snapshot
+from client.actions.snapshots import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console, plain
 from client.trials.bench import QUIET, Candidate, ScaledPatch, bench, item_of

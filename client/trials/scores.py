@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
-from client.actions.pull import find_snapshot
+from client.actions.snapshots import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console, plain
 from client.trials.bench import QUIET, Candidate, bench, candidate_of

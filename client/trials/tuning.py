@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from client.actions.composing import compose
-from client.actions.pull import find_snapshot
+from client.actions.snapshots import find_snapshot
 from client.api.calls import Item
 from client.api.client import Client
 from client.machine.config import cache

@@ -110,7 +110,7 @@ def test_a_login_is_used_for_its_own_registry_alone(
     [
         (lambda: pull("ana", "x"), "is not the name of a model"),
         (lambda: pull("ana/llm@Main", "x"), "is not a reference"),
-        (lambda: pull("ana/llm", "x", base="y"), "as_patches"),
+        (lambda: pull("ana/llm", "x", base="y", as_patches=False), "as_patches"),
         (lambda: push("x", "ana", "t", url="http://localhost"), "is not the name of a model"),
         (lambda: verify(".", "ana/llm"), "ana/llm@REF"),
         (lambda: verify(".", "ana/llm@base", base="y"), "recompose"),

@@ -18,7 +18,7 @@ from benchmarks.quality.experiments.merging import Setting, read_weights
 from client.actions.composing import compose
 from client.actions.conflicts import find_conflicts
 from client.actions.models import create
-from client.actions.pull import pull
+from client.actions.pulling.pull import pull
 from client.actions.push import push
 from client.actions.transfers import download_patch
 from client.api.client import Client

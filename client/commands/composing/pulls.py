@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from client.commands.options import Device, DeviceMemory, Json, Quiet, Snapshot, connect, parse_size
-from client.terminal.console import Console, fields, plain, size
+from client.terminal.console import Console, fields, plain
 
 MISMATCH = 3  # exit code: verification failed
 Base = Annotated[str | None, typer.Option("--base", metavar="MODEL", help="A local copy of the base (it is verified).")]
@@ -17,62 +17,66 @@ def pull(
     snapshot: Snapshot,
     out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to pull into.")],
     as_patches: Annotated[
-        bool, typer.Option("--as-patches", help="Download base and patches, and compose here.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--as-patches/--as-files",
+            help="Compose here whatever moves for that, or download the files as they are; by default what moves less.",
+            show_default=False,
+        ),
+    ] = None,
     base: Base = None,
     device: Device = "auto",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a model: a release, the base, or another composition.
+    """Download a model: a release, the base, or any composition.
 
     REF is a version like 1.2.0, a channel like stable, base, a recipe digest, or 8 or more of its first digits. Without
     REF: stable, else the newest release, else base. NS/NAME#N, and likewise @refs/pr/N, is the base with patch N alone
     at alpha 1; it is composed first if need be.
 
+    If the base is on this machine (in the cache, in DIR, where it was pulled last, or at --base), only the patches that
+    are not here are moved, where they are smaller than the weights, and the CPU composes the same files. --device and
+    --device-memory are for --as-patches.
+
     Every byte is verified. If it is interrupted, run it again: it resumes. DIR may hold an earlier pull of the same
     model, which is brought up to date.
     """
-    from client.actions import pull as pulls
+    from client.actions.pulling.pull import pull as run
     from client.machine.sources import resolve
     from client.terminal.addresses import parse_pulled
 
     console = Console(as_json, quiet)
     model, ref = parse_pulled(snapshot)
-    if base is not None and not as_patches:
-        raise typer.BadParameter("--base is for --as-patches.")
+    if base is not None and as_patches is False:
+        raise typer.BadParameter("--base is not for --as-files.")
     with connect() as client:
-        if as_patches:
-            pulled = pulls.pull_as_patches(
-                client,
-                model,
-                ref,
-                out,
-                base=None if base is None else resolve(base, quiet=quiet),
-                device=device,
-                device_memory=parse_size(device_memory),
-                console=console,
-            )
-        else:
-            pulled = pulls.pull(client, model, ref, out, console=console)
-    total = sum(file.size for file in pulled.files)
+        pulled = run(
+            client,
+            model,
+            ref,
+            out,
+            as_patches=as_patches,
+            base=None if base is None else resolve(base, quiet=quiet),
+            device=device,
+            device_memory=parse_size(device_memory),
+            console=console,
+        )
+    found = pulled.snapshot
     document = {
         "model": model,
-        "ref": pulled.ref,
-        "weights_digest": pulled.weights_digest,
+        "ref": found.ref,
+        "weights_digest": found.weights_digest,
         "folder": str(out),
-        "files": [file.path for file in pulled.files],
-        "size": total,
+        "files": [file.path for file in found.files],
+        "size": sum(file.size for file in found.files),
+        "moved": pulled.moved,
+        "saved": pulled.saved,
+        "composed": pulled.composed,
     }
-    text = fields(
-        [
-            ("model", f"{model}@{pulled.ref}"),
-            ("weights", pulled.weights_digest),
-            ("folder", f"{out}, {len(pulled.files)} files, {size(total)}, verified"),
-        ]
-    )
-    console.result(document, text, pulled.weights_digest)
+    rows = [row for row in pulled.rows() if row[0] != "warning"]  # warnings were noted
+    console.result(document, fields(rows), found.weights_digest)
 
 
 def verify(

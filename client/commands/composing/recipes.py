@@ -37,7 +37,7 @@ def export(
     mergekit merges whole models: the base, and for each patch the base with that patch alone. --models makes them; each
     is as large as the base. Comments in the YAML explain where the result differs from that of `crumb pull`.
     """
-    from client.actions.pull import find_snapshot
+    from client.actions.snapshots import find_snapshot
     from client.mergekit import export as mergekit
     from client.terminal.addresses import parse_snapshot
     from registry.files.durable import new_files

@@ -273,7 +273,7 @@ def diff(
 
 def show_provenance(client: "Client", model: str, ref: str, console: Console) -> None:
     """Print where a release comes from, named by version or channel; with --json, the in-toto statement."""
-    from client.actions.pull import find_snapshot
+    from client.actions.snapshots import find_snapshot
     from registry.errors import InvalidRequest
 
     version = find_snapshot(client, model, ref, console).release

@@ -93,8 +93,9 @@ class Checkpoint:
     def _add(self, name: str, path: Path, limits: Limits) -> None:
         file = self._open[name] = open_to_read(path)
         header = read_header(file, os.fstat(file.fileno()).st_size, f"Weight file {name}", limits, InvalidCheckpoint)
-        if header.metadata.get("format") == "breadcrumb-patch":
-            raise InvalidCheckpoint(f"{name} is a breadcrumb patch and not a model; move it out of the folder.")
+        if header.metadata.get("format") in ("breadcrumb-patch", "breadcrumb-delta"):
+            what = header.metadata["format"].replace("-", " ")
+            raise InvalidCheckpoint(f"{name} is a {what} and not a model; move it out of the folder.")
         if folder := name.rpartition("/")[0]:
             header = _within(folder, header)
         for tensor in header.entries:

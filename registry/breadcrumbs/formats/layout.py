@@ -8,7 +8,7 @@ Metadata, all strings: format, version, base, drop_bottom, drop_top, granularity
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -22,6 +22,9 @@ METADATA_KEYS = ("base", "drop_bottom", "drop_top", "format", "granularity", "te
 GRANULARITIES = ("tensor", "row")
 VALUE_DTYPES = ("auto", "BF16", "F16", "F32")
 _WEIGHTS = re.compile(WEIGHTS_DIGEST)
+
+EntryLayout = tuple[str, str, tuple[int, ...]]
+"""Name, dtype and shape of an entry."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class PatchInfo:
     sha256: str | None = None
 
 
-def layout(name: str, spec: TensorSpec, nnz: int, params: MaskParams) -> list[tuple[str, str, tuple[int, ...]]]:
+def layout(name: str, spec: TensorSpec, nnz: int, params: MaskParams) -> list[EntryLayout]:
     """Return the two entries that hold a tensor's mask and values, as (name, dtype, shape).
 
     Args:
@@ -89,14 +92,18 @@ def layout(name: str, spec: TensorSpec, nnz: int, params: MaskParams) -> list[tu
         nnz: How many of its elements are changed.
         params: How values are stored.
     """
-    size = spec.numel
+    dtype = params.value_dtype
+    if dtype == "auto":
+        dtype = "F32" if spec.dtype == "F64" else spec.dtype
+    return place_values(name, spec.numel, nnz, dtype)
+
+
+def place_values(name: str, size: int, nnz: int, dtype: str) -> list[EntryLayout]:
+    """Return the two entries for values of `nnz` out of `size` elements, as (name, dtype, shape)."""
     if 32 * nnz >= size:
         mask = (f"{name}.bitmask", "U8", ((size + 7) // 8,))
     else:
         mask = (f"{name}.indices", "I32" if size <= 2**31 - 1 else "I64", (nnz,))
-    dtype = params.value_dtype
-    if dtype == "auto":
-        dtype = "F32" if spec.dtype == "F64" else spec.dtype
     return [mask, (f"{name}.values", dtype, (nnz,))]
 
 
@@ -137,6 +144,8 @@ def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
     metadata = header.metadata
     if "format" not in metadata and "base" not in metadata:
         raise Flaw("it is safetensors, but not a breadcrumb patch; make one with `crumb diff`")
+    if metadata.get("format") == "breadcrumb-delta":
+        raise Flaw("it is a delta between two revisions, and not a patch; `crumb apply-delta` takes it")
     for key in METADATA_KEYS:
         if key not in metadata:
             raise Flaw(f"the metadata has no {key}", "__metadata__")
@@ -157,7 +166,9 @@ def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
     for key, text in fields.items():
         if text != getattr(params, key):
             raise Flaw(f"{key} is {show(text)}, which must be written {getattr(params, key)}", "__metadata__")
-    tensors = _read_tensors(metadata["tensors"], limits)
+    tensors = read_tensors(metadata["tensors"], limits)
+    if not tensors:
+        raise Flaw("it changes no tensor", "__metadata__")
     nnz = {name: _count_values(name, spec, header.entries, params) for name, spec in tensors.items()}
     if len(header.entries) != 2 * len(tensors):
         known = {f"{name}.{part}" for name in tensors for part in ("bitmask", "indices", "values")}
@@ -166,7 +177,12 @@ def read_info(header: Header, size: int, limits: Limits) -> PatchInfo:
     return PatchInfo(metadata["base"], params, tensors, nnz, size)
 
 
-def _read_tensors(text: str, limits: Limits) -> dict[str, TensorSpec]:
+def read_tensors(text: str, limits: Limits) -> dict[str, TensorSpec]:
+    """Parse the `tensors` metadata, as `format_tensors` writes it.
+
+    Raises:
+        Flaw: The text is not that.
+    """
     specs: dict[tuple[str, tuple[int, ...]], TensorSpec] = {}
 
     def make(name: str, dtype: str, shape: tuple[int, ...], _: tuple[int, ...]) -> TensorSpec:
@@ -179,8 +195,6 @@ def _read_tensors(text: str, limits: Limits) -> dict[str, TensorSpec]:
         raise Flaw(f"{where}: {flaw.rule}", "__metadata__") from None
     if end != len(text) or not _is_canonical(tensors, text):
         raise Flaw("metadata tensors is not compact JSON with sorted keys, unescaped", "__metadata__")
-    if not tensors:
-        raise Flaw("it changes no tensor", "__metadata__")
     return tensors
 
 
@@ -199,32 +213,49 @@ def _count_values(name: str, spec: TensorSpec, entries: Mapping[str, Entry], par
     """Return a tensor's number of values, after checking its two entries against the layout for that number."""
     if spec.dtype not in FLOATS:
         raise Flaw(f"metadata tensors: {show(name)} is {spec.dtype}, and only floating-point tensors are patched", name)
+    return count_values(name, spec.numel, entries, lambda nnz: layout(name, spec, nnz, params))
+
+
+def count_values(
+    name: str, size: int, entries: Mapping[str, Entry], expected: Callable[[int], list[EntryLayout]]
+) -> int:
+    """Return how many values a tensor of `size` elements has, after checking its two entries.
+
+    Args:
+        name: The tensor.
+        size: Its elements.
+        entries: All entries of the file.
+        expected: Returns the two entries for a number of values.
+
+    Raises:
+        Flaw: An entry is missing, or is not as expected.
+    """
     values = entries.get(f"{name}.values")
     if values is None:
         raise Flaw("it is missing, and the metadata names its tensor", f"{name}.values")
     if len(values.shape) != 1:
         raise Flaw(f"its shape is {list(values.shape)}, and values have one dimension", values.name)
     nnz = values.shape[0]
-    if not 1 <= nnz <= spec.numel:
+    if not 1 <= nnz <= size:
         raise Flaw(
-            f"it has {nnz} values, and its tensor has {spec.numel} elements; there must be 1 to {spec.numel} values",
+            f"it has {nnz} values, and its tensor has {size} elements; there must be 1 to {size} values",
             values.name,
         )
     kinds = [kind for kind in ("bitmask", "indices") if f"{name}.{kind}" in entries]
-    for expected, dtype, shape in layout(name, spec, nnz, params):
-        entry = entries.get(expected)
+    for wanted, dtype, shape in expected(nnz):
+        entry = entries.get(wanted)
         if entry is None:
             if not kinds:
-                raise Flaw("it is missing; every mask has its values and every values their mask", expected)
+                raise Flaw("it is missing; every mask has its values and every values their mask", wanted)
             raise Flaw(
-                f"{nnz} of {spec.numel} elements are stored as {expected.rsplit('.', 1)[1]} "
+                f"{nnz} of {size} elements are stored as {wanted.rsplit('.', 1)[1]} "
                 "(a bitmask when 32 * nnz >= N, indices otherwise)",
                 f"{name}.{kinds[0]}",
             )
         if entry.dtype != dtype:
-            raise Flaw(f"its dtype is {entry.dtype}, and must be {dtype}", expected)
+            raise Flaw(f"its dtype is {entry.dtype}, and must be {dtype}", wanted)
         if entry.shape != shape:
-            raise Flaw(f"its shape is {list(entry.shape)}, and must be {list(shape)}", expected)
+            raise Flaw(f"its shape is {list(entry.shape)}, and must be {list(shape)}", wanted)
     if len(kinds) > 1:
         raise Flaw("it has both a bitmask and indices", f"{name}.{kinds[1]}")
     return nnz

@@ -78,7 +78,7 @@ from pathlib import Path
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint, digest_files
 from registry.breadcrumbs.formats.patchfile import open_patch
-import client.actions.pull
+import client.actions.pulling.pull
 
 model, patch = map(Path, sys.argv[1:])
 with open_checkpoint(model) as checkpoint:

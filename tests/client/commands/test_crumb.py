@@ -40,7 +40,9 @@ COMMANDS = {
     "log": ["--task", "--author", "--state", "--density-min", "--density-max", "--tensor", "--limit"],
     "compose": ["--alpha", "--allow-yanked", "--dry-run"],
     "conflicts": ["--measure", "--tensors"],
-    "pull": ["--output", "--as-patches", "--base"],
+    "pull": ["--output", "--as-patches", "--as-files", "--base"],
+    "delta": ["--output"],
+    "apply-delta": ["--output"],
     "verify": ["--recompose", "--base", "--key"],
     "publish": ["--tag", "--no-tag", "--base-model", "--private", "--public", "--keep"],
     "propose": [],
@@ -136,7 +138,7 @@ def test_commands_that_need_no_torch_load_none(arguments: list[str], home: Path,
 
 def test_help_names_every_command_and_exit_code_and_fits_80_columns(crumb: Crumb) -> None:
     text = crumb("--help", COLUMNS="80")
-    assert {command.split()[0] for command in COMMANDS} <= set(re.findall(r"^  ([a-z]+) ", text, re.M))
+    assert {command.split()[0] for command in COMMANDS} <= set(re.findall(r"^  ([a-z-]+) ", text, re.M))
     for code in ("0 done", "1 refused", "2 wrong usage", "3 bytes", "130 interrupted", "143 terminated"):
         assert code in " ".join(text.split())
     assert "..." not in text.partition("\n")[2]
@@ -165,7 +167,7 @@ def test_the_version_is_that_of_the_package(crumb: Crumb) -> None:
         (["frobnicate"], "No such command"),
         (["log", "n/m", "--limit", "0"], "--limit"),
         (["verify", ".", "n/m"], "name the snapshot"),
-        (["pull", "n/m", "-o", "x", "--base", "y"], "--as-patches"),
+        (["pull", "n/m", "-o", "x", "--base", "y", "--as-files"], "--as-files"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(arguments: list[str], words: str, crumb: Crumb) -> None:

@@ -101,7 +101,7 @@ def test_a_pull_killed_while_it_switches_revisions_can_go_on_or_back_or_elsewher
         "from client.cli import main\n"
         "main()\n"
     )
-    command = ["pull", f"{model}@{recipes[1]}", "-o", str(crumb.cwd / "it")]
+    command = ["pull", f"{model}@{recipes[1]}", "-o", str(crumb.cwd / "it"), "--as-files"]
     for ref in (recipes[0], "base", recipes[1]):
         assert launcher.run(code, *command, environment=os.environ).returncode == -signal.SIGKILL
         (crumb.cwd / "it/.crumb" / f"{'0' * 64}.00000000.part").write_bytes(b"half")
@@ -113,7 +113,7 @@ def test_a_pull_killed_while_it_switches_revisions_can_go_on_or_back_or_elsewher
 
 def test_a_pull_that_was_killed_goes_on(registry: Registry, model: str, tmp_path: Path) -> None:
     from client.actions.downloads import Wanted
-    from client.actions.pull import pull
+    from client.actions.pulling.pull import pull
 
     with registry.client() as client:
         revision = client.snapshot(model)

@@ -17,7 +17,7 @@ import pytest
 from client import Client
 from client.actions.jobs import wait
 from client.actions.models import create
-from client.actions.pull import pull
+from client.actions.pulling.pull import pull
 from client.actions.push import push
 from client.actions.transfers import download_snapshot
 from client.actions.verify import recompose
@@ -88,7 +88,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.extend(paths)
         download_snapshot(client, snapshot, folder, paths=paths, **how)
 
-    for module in ("client.hub.publish", "client.actions.pull"):
+    for module in ("client.hub.publish", "client.actions.pulling.pull"):
         monkeypatch.setattr(f"{module}.download_snapshot", download)
     return paths
 
@@ -133,7 +133,7 @@ def test_what_the_hub_has_is_the_release_and_says_where_it_is_from(
     assert huggingface_hub.ModelCard(card).data.eval_results[0].metric_value == 0.5
     assert (record["model"], record["version"], record["registry"]) == (MODEL, "1.0.0", registry.url)
     assert record["manifest"] == release.manifest_digest
-    assert record["weights_digest"] == revision.weights_digest
+    assert record["weights_digest"] == revision.snapshot.weights_digest
     assert (record["recipe"], record["base"]) == (release.recipe.digest, release.recipe.base)
     assert [patch["sha256"] for patch in record["patches"]] == [item.sha256 for item in release.recipe.patches]
     assert json.loads(crumb("verify", there, ONE, "--json"))["ok"] is True

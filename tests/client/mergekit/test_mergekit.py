@@ -14,8 +14,8 @@ import yaml
 
 from client.actions.jobs import wait
 from client.actions.models import create
-from client.actions.pull import find_snapshot
 from client.actions.push import push
+from client.actions.snapshots import find_snapshot
 from client.mergekit.config import WeightSource, read_config
 from client.mergekit.export import write_yaml
 from registry.breadcrumbs.formats.recipe import scale

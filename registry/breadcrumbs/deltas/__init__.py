@@ -1,0 +1,1 @@
+"""Deltas: the exact bits that differ between two revisions of one model, made and applied."""
