@@ -15,7 +15,7 @@ FULL = Plan((Language(), Vision(), Restoration(), *minilm.kinds()))
 def quick() -> Plan:
     """Return the plan of `--quick`."""
     small = {"worlds": 1, "orders": 1, "base_steps": 40, "tune_steps": 10, "counts": (1, 2, 3)}
-    real = minilm.MiniLM(settings=(minilm.BREADCRUMBS, minilm.WHOLE, minilm.TIES), texts=96, tested=96)
+    real = minilm.MiniLM(settings=(minilm.BREADCRUMBS, minilm.WHOLE, minilm.TIES), texts=48, tested=48, tuned=3)
     kinds = [
         replace(kind, tasks=kind.tasks[:3], held_out=kind.held_out[:1], **small) for kind in (*FULL.kinds[:3], real)
     ]
