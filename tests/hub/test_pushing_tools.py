@@ -137,6 +137,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_three_people_who_installed_nothing_of_ours(studio: Studio) -> None:
     """One pushes with transformers, another with PEFT, the maintainer releases both, and a third uses the release."""
     first = studio.patch(number_in(studio.run("bob", sys.executable, "-c", TRANSFORMERS)))

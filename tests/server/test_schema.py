@@ -35,6 +35,7 @@ def worlds(tmp_path: Path, migrated_template: Callable[[str], str], databases: D
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_no_made_up_request_breaks_the_server(worlds: dict[str, World]) -> None:
     """Each request is made up once, and sent to both registries: making it up takes most of the time."""
     import schemathesis  # a second of imports, for this test alone

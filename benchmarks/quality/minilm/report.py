@@ -9,7 +9,18 @@ from benchmarks.quality.experiments.bench import COMBINED
 from benchmarks.quality.experiments.merging import Setting
 from benchmarks.quality.minilm import results as found
 from benchmarks.quality.minilm.kind import BREADCRUMBS, CORE, MAIN_RATE, MEAN, RANDOM, SPARSE, TIES, WHOLE, rows
-from benchmarks.quality.minilm.results import RULES, Fit, automatic, fit, name_of, plain, rule_of, runs, settings
+from benchmarks.quality.minilm.results import (
+    RULES,
+    Fit,
+    at_auto,
+    automatic,
+    fit,
+    name_of,
+    plain,
+    rule_of,
+    runs,
+    settings,
+)
 from benchmarks.quality.results import Results
 from benchmarks.quality.statistics import mean
 from benchmarks.quality.worlds.kinds import REAL
@@ -112,11 +123,21 @@ def _cuts(results: Results, kinds: Sequence[str], counts: Sequence[int]) -> str:
         for setting in settings(results, kind):
             if setting.method == BREADCRUMBS.method and setting != BREADCRUMBS:
                 gains = [gain for n in counts for gain in _paired(results, [kind], setting, BREADCRUMBS, n)]
+                auto = [
+                    one - other
+                    for n in counts
+                    for one, other in zip(
+                        *(at_auto(results, kind, of, n) for of in (setting, BREADCRUMBS)), strict=True
+                    )
+                ]
                 size = found.size(results, kind, setting) / 1e6
-                each.append(f"{name_of(setting)} {signed(gains)} in {size:.2f} MB")
+                each.append(f"{name_of(setting)} {signed(gains)} and {signed(auto)} in {size:.2f} MB")
         size = found.size(results, kind, BREADCRUMBS) / 1e6
         said.append(f"at {shown(kind)} {', '.join(each) or 'nothing else'}, the default {size:.2f} MB")
-    return f"Less the default cuts, over {' '.join(map(str, counts))} tasks: {'; '.join(said)}."
+    return (
+        f"Less the default cuts, over {' '.join(map(str, counts))} tasks, at the best alpha on test texts and at alpha "
+        f"auto on validation texts: {'; '.join(said)}."
+    )
 
 
 def _rules(results: Results, kinds: Sequence[str], counts: Sequence[int]) -> str:

@@ -67,6 +67,10 @@ class Run:
         scores = self.found[str(count)]["validation"]
         return max(scores.values()) - between(scores, alphas)
 
+    def validated(self, count: int, alpha: float) -> float:
+        """Return the validation score at an alpha, between those tried."""
+        return float(between(self.found[str(count)]["validation"], [alpha])[0])
+
     def tried(self, count: int, alpha: float) -> bool:
         """Say whether an alpha is within those tried."""
         return inside(self.found[str(count)]["validation"], alpha)
@@ -134,6 +138,12 @@ def fit(runs: Sequence[Run], rule: Rule, counts: Sequence[int], factors: NDArray
 def automatic(runs: Sequence[Run], setting: Setting, counts: Sequence[int]) -> Fit:
     """Return what alpha auto loses, with its own constant."""
     return fit(runs, RULES[rule_of(setting)], counts, np.array([FACTOR]))
+
+
+def at_auto(results: Results, kind: str, setting: Setting, count: int) -> list[float]:
+    """Return the validation scores at alpha auto, in each order."""
+    rule = RULES[rule_of(setting)]
+    return [run.validated(count, FACTOR * rule(run, count)) for run in runs(results, [kind], setting)]
 
 
 def rule_of(setting: Setting) -> str:
