@@ -86,11 +86,12 @@ def test_without_its_extra_the_demo_names_it(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_six_people_push_what_six_tasks_taught_and_it_is_composed_tuned_and_drawn(tmp_path: Path) -> None:
     """One whole run, of which the folder is kept."""
     folder = tmp_path / "kept"
     done = subprocess.run(
-        [CRUMB, "demo", "--json", "--keep", str(folder)], env=os.environ, capture_output=True, text=True, timeout=280
+        [CRUMB, "demo", "--json", "--keep", str(folder)], env=os.environ, capture_output=True, text=True, timeout=800
     )
     assert done.returncode == 0, done.stderr
     outcome: dict[str, Any] = json.loads(done.stdout)
