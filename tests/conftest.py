@@ -17,6 +17,7 @@ from registry.storage import bucket
 from tests.support import postgres
 from tests.support.community import Community, open_community
 from tests.support.databases import Databases, migrated_file
+from tests.support.dealing import deal
 from tests.support.in_memory import find_place
 from tests.support.receivers import Receiver, open_receiver
 from tests.support.s3_stand_in import S3, open_s3
@@ -29,6 +30,9 @@ if not torch.cuda.is_available():
 
 # Tests run side by side, and what they compute is small: more threads than one only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Tests start many processes, each of which would compile all sources anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Deadlines measure the machine; a run elsewhere should be able to repeat this one's examples.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
@@ -44,14 +48,21 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(place))
 
 
-@pytest.hookimpl(tryfirst=True)  # before what is slow is left out
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what is heavy on both databases to one of them, and browsers closed, where not all is to run."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before what is slow is left out, and after all is in its order
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Keep what is heavy on both databases to one of them, and browsers closed, where not all is to run.
+
+    What is long comes first, so that no process has a last test that outlasts the others.
+    """
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("heavy") and "postgresql" in item.name:
             item.add_marker(pytest.mark.slow)
+    yield
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    items[:] = deal(long, others, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ JUMPS = ("+1d", "+0", "+1h", "+0")  # from the true time: a day and an hour, for
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(600),
     pytest.mark.skipif(LIBRARY is None, reason="no libfaketime here: apt-get install faketime"),
 ]

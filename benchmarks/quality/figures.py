@@ -142,16 +142,16 @@ def pairs(results: Results) -> Figure:
 def real_base(results: Results) -> Figure:
     """Score over number of tasks on the real base, at the best alpha, for each learning rate."""
     kinds = real.kinds(results)
+    everywhere = [setting for setting in CORE if all(setting in real.settings(results, kind) for kind in kinds)]
     figure, axes = plt.subplots(1, len(kinds), figsize=(4.6 * len(kinds), 3.6), layout="constrained", squeeze=False)
     for panel, kind in zip(axes[0], kinds, strict=True):
         counts = results.kind(kind)["counts"]
         for plain, style in (("base", ":"), ("averaging", "--")):
             panel.plot(counts, [np.mean(real.plain(results, kind, plain, n)) for n in counts], style, label=plain)
-        for setting in real.settings(results, kind):
-            if setting in CORE:
-                runs = real.runs(results, [kind], setting)
-                centres, halves = np.array([mean([run.score(n) for run in runs]) for n in counts]).T
-                panel.errorbar(counts, centres, halves, fmt="o-", markersize=4, capsize=2, label=real.name_of(setting))
+        for setting in everywhere:
+            runs = real.runs(results, [kind], setting)
+            centres, halves = np.array([mean([run.score(n) for run in runs]) for n in counts]).T
+            panel.errorbar(counts, centres, halves, fmt="o-", markersize=4, capsize=2, label=real.name_of(setting))
         panel.set_xscale("log", base=2)
         panel.set_xticks(counts, [str(count) for count in counts])
         panel.set_xlabel("tasks composed")

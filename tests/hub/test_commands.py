@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.packaging.environments import install_only
 from tests.support.hubs import NAME, WIDTH, Hub
 
 HF = [sys.executable, "-c", "from huggingface_hub.cli.hf import main; main()"]
@@ -117,9 +118,7 @@ print(json.dumps({
 @pytest.mark.parametrize("version", ["0.36.2", "1.20.0"])
 def test_older_libraries_pull_as_well(hub: Hub, tmp_path: Path, version: str) -> None:
     """Each in an environment of its own, from the package index."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", f"huggingface_hub=={version}"], check=True)
+    python = install_only(tmp_path / "venv", f"huggingface_hub=={version}")
     done = subprocess.run(
         [python, "-c", OLD, hub.url, NAME, str(tmp_path / "cache"), hub.tokens["alice"]],
         capture_output=True,

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 import torch
 
+from tests.packaging.environments import install_only
 from tests.support.hubs import make_llama
 from tests.support.makers import fine_tuned, make_patch, write_weights
 from tests.support.processes import Registry, Valve, open_registry, until
@@ -136,6 +137,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_three_people_who_installed_nothing_of_ours(studio: Studio) -> None:
     """One pushes with transformers, another with PEFT, the maintainer releases both, and a third uses the release."""
     first = studio.patch(number_in(studio.run("bob", sys.executable, "-c", TRANSFORMERS)))
@@ -212,9 +214,7 @@ print(said.pr_url)
 @pytest.mark.parametrize("version", ["0.36.2", "1.20.0"])
 def test_older_libraries_push_as_well(studio: Studio, tmp_path: Path, version: str) -> None:
     """Each in an environment of its own, from the package index."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", f"huggingface_hub=={version}"], check=True)
+    python = install_only(tmp_path / "venv", f"huggingface_hub=={version}")
     tuned = fine_tuned(studio.base, tmp_path / "tuned", seed=int(version[0]) + 20)
     patch = studio.patch(number_in(studio.run("bob", python, "-c", OLD, NAME, tuned)))
     assert patch["sha256"] == make_patch(studio.base, tuned, tmp_path / "p.safetensors").sha256

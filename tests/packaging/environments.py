@@ -53,6 +53,13 @@ def install(wheel: Path, folder: Path, requirements: Sequence[object] = ()) -> P
     return folder / "bin"
 
 
+def install_only(folder: Path, *requirements: str) -> Path:
+    """Make an environment with these packages alone, and return its Python."""
+    uv("venv", folder, "--python", sys.executable)
+    uv("pip", "install", "--python", folder / "bin" / "python", "--only-binary", ":all:", *requirements)
+    return folder / "bin" / "python"
+
+
 def borrow(folder: Path) -> None:
     """Let an environment find the packages of this one, after its own."""
     (own,) = (folder / "lib").glob("python*/site-packages")

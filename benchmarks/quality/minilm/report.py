@@ -5,10 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.quality.experiments.bench import COMBINED
 from benchmarks.quality.experiments.merging import Setting
 from benchmarks.quality.minilm import results as found
-from benchmarks.quality.minilm.kind import BREADCRUMBS, CORE, MAIN_RATE, MEAN, RANDOM, TIES, WHOLE, rows
-from benchmarks.quality.minilm.results import RULES, SUM_RULE, TIES_RULE, Fit, fit, name_of, plain, runs, settings
+from benchmarks.quality.minilm.kind import BREADCRUMBS, CORE, MAIN_RATE, MEAN, RANDOM, SPARSE, TIES, WHOLE, rows
+from benchmarks.quality.minilm.results import (
+    RULES,
+    Fit,
+    at_auto,
+    automatic,
+    fit,
+    name_of,
+    plain,
+    rule_of,
+    runs,
+    settings,
+)
 from benchmarks.quality.results import Results
 from benchmarks.quality.statistics import mean
 from benchmarks.quality.worlds.kinds import REAL
@@ -58,7 +70,7 @@ def shown(kind: str) -> str:
 
 def answers(results: Results) -> str:
     """Say in a few sentences what was found."""
-    kinds, main, counts, many = found.kinds(results), main_kind(results), composed(results), large(results)
+    kinds, counts, many = found.kinds(results), composed(results), large(results)
     every = runs(results, kinds, BREADCRUMBS)
     one = [
         f"{name_of(setting)} {interval([run.lost_by_keeping(n) for run in tried for n in many])}"
@@ -75,7 +87,7 @@ def answers(results: Results) -> str:
         + "; ".join(_against(results, kind, max(counts)) for kind in kinds)
         + "."
     )
-    said.append(f"3. *Which granularity and cuts?* {_cuts(results, main, counts)}")
+    said.append(f"3. *Which granularity and cuts?* {_cuts(results, kinds, counts)}")
     said.append(f"4. *Which rule for alpha needs nothing but the patches?* {_rules(results, kinds, counts)}")
     sizes = [
         f"at {shown(kind)} ({100 * _change(results, kind):.2f} % of the layers' weights) the default cuts score "
@@ -104,30 +116,38 @@ def _against(results: Results, kind: str, count: int) -> str:
     return f"at {shown(kind)} and {count} tasks, sum {', '.join(said)}"
 
 
-def _cuts(results: Results, kind: str, counts: Sequence[int]) -> str:
-    tried = settings(results, kind)
-    row = []
-    for setting in tried:
-        if rows(setting) in tried and setting.granularity == "tensor" and not setting.random:
-            pairs = [d for n in counts for d in _paired(results, [kind], rows(setting), setting, n)]
-            row.append(f"{name_of(setting)} {signed(pairs)}")
-    sums = [setting for setting in tried if setting.method == "breadcrumbs" and not setting.random]
-    scores = [
-        f"{name_of(setting)} {interval([run.score(n) for run in runs(results, [kind], setting) for n in counts])} in "
-        f"{found.size(results, kind, setting) / 1e6:.2f} MB"
-        for setting in sums
-    ]
-    gain = f"Rows less tensors, over {' '.join(map(str, counts))} tasks: {', '.join(row)}. " if row else ""
-    return f"{gain}Mean scores: {', '.join(scores)}."
+def _cuts(results: Results, kinds: Sequence[str], counts: Sequence[int]) -> str:
+    said = []
+    for kind in kinds:
+        each = []
+        for setting in settings(results, kind):
+            if setting.method == BREADCRUMBS.method and setting != BREADCRUMBS:
+                gains = [gain for n in counts for gain in _paired(results, [kind], setting, BREADCRUMBS, n)]
+                auto = [
+                    one - other
+                    for n in counts
+                    for one, other in zip(
+                        *(at_auto(results, kind, of, n) for of in (setting, BREADCRUMBS)), strict=True
+                    )
+                ]
+                size = found.size(results, kind, setting) / 1e6
+                each.append(f"{name_of(setting)} {signed(gains)} and {signed(auto)} in {size:.2f} MB")
+        size = found.size(results, kind, BREADCRUMBS) / 1e6
+        said.append(f"at {shown(kind)} {', '.join(each) or 'nothing else'}, the default {size:.2f} MB")
+    return (
+        f"Less the default cuts, over {' '.join(map(str, counts))} tasks, at the best alpha on test texts and at alpha "
+        f"auto on validation texts: {'; '.join(said)}."
+    )
 
 
 def _rules(results: Results, kinds: Sequence[str], counts: Sequence[int]) -> str:
     said = []
-    for setting in (BREADCRUMBS, rows(BREADCRUMBS), TIES, MEAN):
+    for setting in (BREADCRUMBS, rows(BREADCRUMBS), rows(SPARSE), TIES, MEAN):
         tried = runs(results, kinds, setting)
         if tried:
-            ours = SUM_RULE if setting.method == "breadcrumbs" else TIES_RULE
-            fits = {name: fit(tried, RULES[name], counts) for name in ("one alpha", "c / n", "f x norm rule", ours)}
+            rules = ("one alpha", "c / n", "f x norm rule", rule_of(setting))
+            fits = {name: fit(tried, RULES[name], counts) for name in rules}
+            fits["alpha auto"] = automatic(tried, setting, counts)
             each = ", ".join(f"{name} with {f.factor:.2f} loses {_regret(f)}" for name, f in fits.items())
             said.append(f"{name_of(setting)}: {each}")
     return "; ".join(said) + " (mean regret on validation texts)."
@@ -143,7 +163,7 @@ def _change(results: Results, kind: str) -> float:
 
 def section(results: Results) -> str:
     """Return the tables."""
-    return below([part(results) for part in (_what, _scores, _kept, _rule_tables, _held_out, _sources)])
+    return below([part(results) for part in (_what, _scores, _kept, _rule_tables, _tuned, _held_out, _sources)])
 
 
 def _what(results: Results) -> str:
@@ -222,10 +242,12 @@ def _rule_tables(results: Results) -> str:
             tried = runs(results, kinds, setting)
             if len({run.kind for run in tried}) < len(kinds):
                 continue
-            for name, rule in RULES.items():
-                if name.endswith("made") and setting.method not in ("TIES", "mean"):
-                    continue
-                one = fit(tried, rule, counts)
+            fits = {
+                name: fit(tried, rule, counts)
+                for name, rule in RULES.items()
+                if setting.method in COMBINED or not name.endswith("made")
+            }
+            for name, one in (fits | {"alpha auto": automatic(tried, setting, counts)}).items():
                 cells = [f"{np.mean(one.regrets[n]):.3f}" for n in counts]
                 worst = max(value for values in one.regrets.values() for value in values)
                 others = interval(one.others) if one.others else ""
@@ -238,11 +260,28 @@ def _rule_tables(results: Results) -> str:
 
 Each rule has one factor, chosen to lose least on average; in the last but one column, chosen on the other worlds. Norm
 rule: alpha = f x mean norm of the patches / norm of their sum; `of what is made`: / norm of what ties or mean makes of
-them. The last two look at the norm of the base, too, and are alpha auto where f is 0.3. Between the alphas that were
+them. The last two rules look at the norm of the base, too; alpha auto is one of them with the registry's constant.
+Between the alphas that were
 tried, scores are interpolated over log alpha; `outside` is the part of alphas beyond those tried, whose regret is
 understated.
 
 {below(tables)}"""
+
+
+def _tuned(results: Results) -> str:
+    lines = []
+    for kind in found.kinds(results):
+        for world in results.worlds(kind):
+            for line in world.get("tuned", []):
+                auto, best = line["auto"], line["tuned"]
+                cells = [auto["alpha"], best["alpha"], " ".join(best["weights"]), str(line["tried"])]
+                cells += [f"{one[part]:.3f}" for part in ("validation", "test") for one in (auto, best)]
+                lines.append([f"{shown(kind)}, seed {world['seed']}, {line['count']} tasks", *cells])
+    columns = ["", "alpha auto", "alpha", "weights", "models", "validation: auto", "tuned", "test: auto", "tuned"]
+    title = (
+        "What `crumb tune` finds from alpha auto by its score on validation texts, and what comes of it on test texts"
+    )
+    return below(["### Tuned", Table(title, columns, lines).markdown() if lines else "Not looked at in this run."])
 
 
 def _held_out(results: Results) -> str:

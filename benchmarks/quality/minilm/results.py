@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.quality.experiments.alphas import between, inside
+from benchmarks.quality.experiments.bench import COMBINED
 from benchmarks.quality.experiments.merging import Setting
 from benchmarks.quality.minilm.experiment import few, step
 from benchmarks.quality.minilm.kind import WHOLE
 from benchmarks.quality.results import Results
 from benchmarks.quality.worlds.kinds import is_real
+from registry.breadcrumbs.comparing.alpha import FACTOR
 
 FACTORS = 1.05 ** np.arange(-60, 81)
 """Among which the factor of a rule is looked for: 0.05 to 50."""
@@ -65,6 +67,10 @@ class Run:
         scores = self.found[str(count)]["validation"]
         return max(scores.values()) - between(scores, alphas)
 
+    def validated(self, count: int, alpha: float) -> float:
+        """Return the validation score at an alpha, between those tried."""
+        return float(between(self.found[str(count)]["validation"], [alpha])[0])
+
     def tried(self, count: int, alpha: float) -> bool:
         """Say whether an alpha is within those tried."""
         return inside(self.found[str(count)]["validation"], alpha)
@@ -113,9 +119,9 @@ class Fit:
     outside: float
 
 
-def fit(runs: Sequence[Run], rule: Rule, counts: Sequence[int]) -> Fit:
+def fit(runs: Sequence[Run], rule: Rule, counts: Sequence[int], factors: NDArray[np.float64] = FACTORS) -> Fit:
     """Find the factor of a rule that loses least, over runs and numbers of tasks."""
-    table = np.array([[run.regrets(n, FACTORS * rule(run, n)) for n in counts] for run in runs])
+    table = np.array([[run.regrets(n, factors * rule(run, n)) for n in counts] for run in runs])
     table = np.moveaxis(table, 2, 0)  # [factors, runs, counts]
     best = int(table.mean((1, 2)).argmin())
     worlds = [(run.kind, run.seed) for run in runs]
@@ -124,9 +130,25 @@ def fit(runs: Sequence[Run], rule: Rule, counts: Sequence[int]) -> Fit:
         rest = [other != world for other in worlds]
         if any(rest):
             others.append(float(table[table[:, rest].mean((1, 2)).argmin(), place].mean()))
-    outside = [not run.tried(n, FACTORS[best] * rule(run, n)) for run in runs for n in counts]
+    outside = [not run.tried(n, factors[best] * rule(run, n)) for run in runs for n in counts]
     regrets = {n: table[best, :, column].tolist() for column, n in enumerate(counts)}
-    return Fit(float(FACTORS[best]), regrets, others, float(np.mean(outside)))
+    return Fit(float(factors[best]), regrets, others, float(np.mean(outside)))
+
+
+def automatic(runs: Sequence[Run], setting: Setting, counts: Sequence[int]) -> Fit:
+    """Return what alpha auto loses, with its own constant."""
+    return fit(runs, RULES[rule_of(setting)], counts, np.array([FACTOR]))
+
+
+def at_auto(results: Results, kind: str, setting: Setting, count: int) -> list[float]:
+    """Return the validation scores at alpha auto, in each order."""
+    rule = RULES[rule_of(setting)]
+    return [run.validated(count, FACTOR * rule(run, count)) for run in runs(results, [kind], setting)]
+
+
+def rule_of(setting: Setting) -> str:
+    """Return the rule that alpha auto goes by."""
+    return TIES_RULE if setting.method in COMBINED else SUM_RULE
 
 
 def kinds(results: Results) -> list[str]:

@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from client.commands.composing.trials import Device, Keep
 from client.commands.options import Json, Quiet, connect
 from client.terminal.console import Console, fields, plain
+from client.terminal.pictures import check_place, draw_scores, write_picture
 from client.terminal.plots import plot_log
 from client.terminal.recipes import with_factors
 from client.terminal.tables import GrowingTable
@@ -70,6 +71,9 @@ def tune(
         str, typer.Option("--dataset", metavar="D", help="With --record: like openai/gsm8k.")
     ] = "validation",
     metric: Annotated[str, typer.Option("--metric", metavar="M", help="With --record: like accuracy.")] = "score",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.svg", help="Also draw scores by alpha as a picture.")
+    ] = None,
     keep: Keep = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -98,6 +102,8 @@ def tune(
     from registry.errors import InvalidRequest
 
     console = Console(as_json, quiet)
+    if plot is not None:
+        check_place(plot)
     called = None if record is None else Names(record, dataset, metric, higher_is_better=not lowest)
     table = GrowingTable(console, ("alpha", "weights", "score"), (10, max(12, 5 * len(what)), 12), budget)
     how = tuning.How(
@@ -139,6 +145,9 @@ def tune(
         names = [str(item.number) for item in tuned.patches]
         use, more = _use_registry(model, tuned), [_record_row(recorded)]
     best = tuned.best
+    if plot is not None:
+        write_picture(plot, _picture(tuned))
+        more = [*more, ("picture", str(plot))]
     document = {
         "best": asdict(best),
         "method": tuned.method,
@@ -148,6 +157,7 @@ def tune(
         "command": shlex.join(context.meta[COMMAND]),
         "use": shlex.join(use),
         "evaluation": recorded,
+        "plot": None if plot is None else str(plot),
     }
     weights = {patch.sha256: with_factors(weight, where) for patch, weight, where in tuned.parts()}
     rows = [
@@ -209,6 +219,14 @@ def _options(tuned: "Tuned", factors: "Sequence[tuple[int, Factors]]") -> list[s
 
 def _score(one: "Tried") -> str:
     return "overflows" if one.score is None else f"{one.score:.6g}" + (" (kept)" if one.kept else "")
+
+
+def _picture(tuned: "Tuned") -> str:
+    """Return scores by alpha as SVG."""
+    scored = [one for one in tuned.tried if one.score is not None]
+    points = [(one.setting.alpha, one.score or 0.0, f"{one.setting}: {_score(one)}") for one in scored]
+    title = f"Scores of {tuned.scored} models by alpha; the best: {tuned.best.score:.6g} at {tuned.best.setting.alpha}"
+    return draw_scores(title, points, scored.index(tuned.best))
 
 
 def _text(tuned: "Tuned", pairs: list[tuple[str, str]], lowest: bool) -> str:

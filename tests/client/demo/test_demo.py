@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 from typing import Any
 
@@ -85,23 +84,32 @@ def test_without_its_extra_the_demo_names_it(monkeypatch: pytest.MonkeyPatch) ->
         run_demo(None, True, False)
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A whole run: the folder that was kept, and what was printed."""
-    folder = tmp_path_factory.mktemp("demo") / "kept"
-    started = time.monotonic()
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_six_people_push_what_six_tasks_taught_and_it_is_composed_tuned_and_drawn(tmp_path: Path) -> None:
+    """One whole run, of which the folder is kept."""
+    folder = tmp_path / "kept"
     done = subprocess.run(
-        [CRUMB, "demo", "--json", "--keep", str(folder)], env=os.environ, capture_output=True, text=True, timeout=280
+        [CRUMB, "demo", "--json", "--keep", str(folder)], env=os.environ, capture_output=True, text=True, timeout=800
     )
     assert done.returncode == 0, done.stderr
-    print(f"the demo took {time.monotonic() - started:.0f} s")
     outcome: dict[str, Any] = json.loads(done.stdout)
-    return folder, outcome
+    print(f"the demo took {outcome['seconds']['all']:.0f} s")
+    six_patches_are_small_and_know_their_task(outcome)
+    both_compositions_were_pulled_and_have_their_digests(folder, outcome)
+    what_was_tuned_is_what_was_composed_and_helps(outcome)
+    assert outcome["picture"] == str(folder / "crumb-demo.svg")
+    assert (folder / "crumb-demo.svg").read_text().startswith("<svg")
+    assert any((folder / "crumb" / "cache" / "patches").iterdir()), "the cache of this person is left alone"
+    program = str(Path(sysconfig.get_path("scripts")) / "crumb-server")
+    checked = subprocess.run(
+        [program, "check", "--data", str(folder / "registry")], env=environment(), capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.slow
-def test_six_people_push_what_six_tasks_taught(played: tuple[Path, dict[str, Any]]) -> None:
-    _, outcome = played
+def six_patches_are_small_and_know_their_task(outcome: dict[str, Any]) -> None:
     assert [patch["number"] for patch in outcome["patches"]] == [1, 2, 3, 4, 5, 6]
     assert len({patch["author"] for patch in outcome["patches"]}) == 6
     for patch in outcome["patches"]:
@@ -111,9 +119,7 @@ def test_six_people_push_what_six_tasks_taught(played: tuple[Path, dict[str, Any
         assert patch["size"] < patch["model_size"] / 4
 
 
-@pytest.mark.slow
-def test_both_compositions_were_pulled_and_have_their_digests(played: tuple[Path, dict[str, Any]]) -> None:
-    folder, outcome = played
+def both_compositions_were_pulled_and_have_their_digests(folder: Path, outcome: dict[str, Any]) -> None:
     merges = outcome["merges"]
     assert merges["composed"]["patches"] == dict.fromkeys("123456", "1")
     for way, name in (("composed", "auto"), ("composed_tuned", "tuned")):
@@ -125,9 +131,7 @@ def test_both_compositions_were_pulled_and_have_their_digests(played: tuple[Path
         assert digest_checkpoint(checkpoint) == outcome["base"]["weights_digest"]
 
 
-@pytest.mark.slow
-def test_what_was_tuned_is_what_was_composed_and_helps(played: tuple[Path, dict[str, Any]]) -> None:
-    _, outcome = played
+def what_was_tuned_is_what_was_composed_and_helps(outcome: dict[str, Any]) -> None:
     assert outcome["images"] == {"train": 997, "validation": 300, "test": 500}
     chosen, merge = outcome["chosen"]["composed_tuned"], outcome["merges"]["composed_tuned"]
     assert merge["alpha"] == chosen["alpha"]
@@ -136,21 +140,3 @@ def test_what_was_tuned_is_what_was_composed_and_helps(played: tuple[Path, dict[
     assert all(3 < tried <= 24 for tried in outcome["tried"].values())
     mean = {way: accuracy["mean"] for way, accuracy in outcome["accuracy"].items()}
     assert mean["base"] < mean["composed_tuned"] < mean["fine_tuned"]
-
-
-@pytest.mark.slow
-def test_the_picture_is_kept_and_the_cache_of_this_person_is_left_alone(played: tuple[Path, dict[str, Any]]) -> None:
-    folder, outcome = played
-    assert outcome["picture"] == str(folder / "crumb-demo.svg")
-    assert (folder / "crumb-demo.svg").read_text().startswith("<svg")
-    assert any((folder / "crumb" / "cache" / "patches").iterdir())
-
-
-@pytest.mark.slow
-def test_the_kept_registry_passes_its_own_check(played: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = played
-    program = str(Path(sysconfig.get_path("scripts")) / "crumb-server")
-    done = subprocess.run(
-        [program, "check", "--data", str(folder / "registry")], env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

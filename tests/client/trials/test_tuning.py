@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -111,9 +112,14 @@ def test_files_are_tuned_and_the_command_it_ends_with_makes_the_model(
     assert len((tmp_path / "runs").read_text().splitlines()) == runs
     crumb("tune", *files, "--alpha", "0.4", "--budget", "3", "--again", "--workers", "2", *command)
     assert len((tmp_path / "runs").read_text().splitlines()) == runs + 3
-    text = crumb("tune", *files, "--alpha", "0.4", "--budget", "8", *command)
+    text = crumb("tune", *files, "--alpha", "0.4", "--budget", "8", "--plot", "scores.svg", *command)
     assert "the highest of 8" in text and "crumb apply base" in text and "one.safetensors: 1\n" in text
     assert text.count("*") == 2  # the legend and the best
+    assert "scores.svg" in text
+    picture = ET.parse(tmp_path / "scores.svg")
+    said = [title.text or "" for title in picture.iterfind(".//{*}circle/{*}title")]
+    assert len(said) == 8
+    assert said[-1].startswith("alpha 0.9, weights 1 1: ")
 
 
 def test_the_search_starts_where_the_sizes_of_the_patches_put_alpha(crumb: Crumb, files: list[str]) -> None:
@@ -158,6 +164,8 @@ def test_what_cannot_be_tuned_is_one_sentence(crumb: Crumb, files: list[str]) ->
     assert "--sampler optuna" in crumb.errors
     crumb("tune", *files, "--sampler", "grid", "--", sys.executable, "score.py", code=1)
     assert "'grid' is not a sampler" in crumb.errors
+    crumb("tune", *files, "--plot", "nowhere/scores.svg", "--", "false", code=1)
+    assert "the folder nowhere does not exist" in crumb.errors
     crumb("tune", *files, "--record", "math", "--", sys.executable, "score.py", code=1)
     assert "cannot be recorded" in crumb.errors
 

@@ -66,6 +66,8 @@ def test_thousands_of_tensors_go_through_a_registry(world: World, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)  # more rows than it takes parameters
 def test_seventy_thousand_tensors_go_through_a_registry(world: World, tmp_path: Path) -> None:
     live_through(world, tmp_path, 70_200)
 
