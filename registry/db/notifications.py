@@ -95,7 +95,8 @@ class Notifications:
             connection.exec_driver_sql(f"LISTEN {CHANNEL}")
             driver: Any = connection.connection.dbapi_connection
             while not closing.is_set():
-                self.deliver([notification.payload for notification in driver.notifies(timeout=CLOSING_SECONDS)])
+                for notification in driver.notifies(timeout=CLOSING_SECONDS):
+                    self.deliver([notification.payload])
 
 
 class Watch:

@@ -72,6 +72,8 @@ def compose_range(
 
 def _open(key: str, base: Mapping[str, str], patches: Mapping[str, str], recipe: Mapping[str, Any]) -> ComposedWeights:
     """Return a composition that is open, or open it and close the one that was read least recently."""
+    seen = [Path(path).stat() for path in (*base.values(), *patches.values()) if Path(path).is_file()]
+    key += "".join(f" {status.st_ino} {status.st_mtime_ns}" for status in seen)  # a repaired file is another one
     if key not in _opened:
         require_files([*base.values(), *patches.values()])
         with ExitStack() as stack:

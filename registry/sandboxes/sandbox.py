@@ -162,6 +162,11 @@ class Sandbox:
         return None if ticks is None else (self.progress, ticks)
 
     @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.is_alive()
+
+    @property
     def pid(self) -> int | None:
         """The process id."""
         return self._process.pid

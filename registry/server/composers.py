@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from registry.errors import JobFailed, StorageFailed, TooMany
+from registry.errors import JobFailed, TooMany, Unavailable
 from registry.sandboxes.sandbox import Sandbox
 
 TASK = "registry.sandboxes.ranges:compose_range"
 LARGEST = 2**23  # bytes of a piece
 IDLE_SECONDS = 30.0  # after which a process ends
 PIECE_SECONDS = 60.0  # after which it is killed
-WAITING = 1000  # pieces that wait at most; each is of a reader, of whom there are fewer
+WAITING = 1000  # pieces that wait at most; readers, of whom there are fewer, ask for more than one only while few read
 SHARED_MEMORY = "/dev/shm"  # noqa: S108  # where it is a file system in memory
 
 
@@ -126,6 +126,9 @@ class Composers:
                 continue
             try:
                 composer = composer or Composer(self.memory)
+                if not composer.alive:  # the kernel ends those first when memory runs out
+                    composer.close()
+                    composer = Composer(self.memory)
                 future.set_result(composer.compose(piece))
             except BaseException as error:
                 if composer is not None:
@@ -147,6 +150,11 @@ class Composer:
         self._memory = memory
         self._path, self._shared = share_memory()
         self._sandbox: Sandbox | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs, or has still to be started."""
+        return self._sandbox is None or self._sandbox.alive
 
     def compose(self, piece: Piece) -> bytes:
         """Compose a piece.
@@ -190,4 +198,4 @@ def share_memory() -> tuple[str, mmap.mmap]:
                 return file.name, mmap.mmap(file.fileno(), LARGEST)
             except OSError:
                 Path(file.name).unlink()
-    raise StorageFailed("There is no memory to compose in; the operator must free some, or space for temporary files.")
+    raise Unavailable("There is no memory to compose in now; try again in a moment.")

@@ -41,6 +41,7 @@ class Upkeep(Runner):
         grace = timedelta(hours=self.settings.upload_hours)
         collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
         holding.make_room(self.database, self.store, 0, self.settings.composed_bytes)
+        holding.reclaim(self.database, self.store)
         if collected.problem:
             log.warning("bucket.failed", error=collected.problem)
         with self.database.write() as session:

@@ -268,7 +268,8 @@ class Worker(Upkeep):
             named = compositions.described(session, model, recipe)
             size = sum(file.blob.size for file in models.base_files(session, model) if is_weights(file.path))
             known = compositions.composition_of(session, model, recipe.digest)
-        held = holding.make_room(self.database, self.store, size, self.settings.composed_bytes)
+        repaired = known is not None and known.held
+        held = repaired or holding.make_room(self.database, self.store, size, self.settings.composed_bytes)
         if known is not None and not held and not compositions.is_damaged(known):
             with self.base_here(claim), self.database.write() as session:  # a reader may wait for a base from the Hub
                 jobs.end(session, claim, "done")
@@ -299,11 +300,12 @@ class Worker(Upkeep):
                     else:
                         blobs.refer(session, files[name], result["sizes"][name], "computed")
                 model = self.model(session, claim)
-                composition, gone = compositions.composition_of(session, model, recipe.digest), list[str]()
-                if composition is not None and held:
-                    composition.held = True
-                elif composition is not None:
-                    gone = holding.let_go(session, self.store, composition.id)  # what is damaged there
+                if held and "sizes" not in result:  # of another model, whose composition may have been let go of since
+                    weights = {sha256 for path, sha256 in files.items() if is_weights(path)}
+                    held = blobs.lease(session, weights).keys() >= weights
+                composition = compositions.composition_of(session, model, recipe.digest)
+                if composition is not None:
+                    composition.held = held
                 else:
                     compositions.finish(
                         session,
@@ -320,7 +322,6 @@ class Worker(Upkeep):
                     )
                     releases.composed(session, model, recipe.digest)
                 jobs.end(session, claim, "done")
-            holding.drop(self.store, gone)
 
     def compose_into(
         self, folder: Path | None, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, keep: bool = True

@@ -27,6 +27,8 @@ class Hand:
         self.made += 1
         return self
 
+    alive = True
+
     def compose(self, piece: Piece) -> bytes:
         assert self.may.acquire(timeout=60)
         if piece.name in self.failures:

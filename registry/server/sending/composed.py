@@ -26,6 +26,7 @@ from registry.server.edge.downloads import QUICK, Gate
 
 SMALLEST = 2**18  # bytes of a first piece, and of all pieces for a client that does not keep up
 SHARED = 2**20  # most bytes of a piece while many read
+MOST_AHEAD = min(processors(), 8)  # pieces that are composed while one is sent
 FEW = 8  # readers up to which pieces may be as large as they can
 
 
@@ -79,10 +80,7 @@ class ComposedResponse(StreamingResponse):
         self.wanted, self.composers, self.gate, self.caller, self.ended = wanted, composers, gate, caller, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file, or only its headers; nothing is sent before the first bytes are there."""
-        if scope["method"] == "HEAD":
-            await super().__call__(scope, receive, send)
-            return
+        """Send the file; nothing is sent before the first bytes are there."""
         try:
             with self.gate.sending(self.caller):
                 async with aclosing(self.pieces()) as pieces:
@@ -122,8 +120,8 @@ class ComposedResponse(StreamingResponse):
                 yield data
                 yield b""  # when the client has taken it
                 quick = time.monotonic() < began + QUICK
-                most = LARGEST if self.gate.places.count() <= FEW else SHARED
-                length, ahead = (min(most, 2 * length), 1 + processors()) if quick else (SMALLEST, 1)
+                most, many = (LARGEST, 1 + MOST_AHEAD) if self.gate.places.count() <= FEW else (SHARED, 2)
+                length, ahead = (min(most, 2 * length), many) if quick else (SMALLEST, 1)
         except StorageFailed:  # what it is composed of is damaged
             self.right = False
             raise

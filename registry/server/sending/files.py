@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from fastapi import Request, Response
 from sqlalchemy.exc import DBAPIError
 
-from registry.db.tables import Blob
+from registry.db.tables import ELSEWHERE, STORED, Blob
 from registry.errors import BlobDamaged
 from registry.files.folders import is_weights
 from registry.outside.hub import file_url
@@ -54,8 +54,8 @@ def send(
     """
     blob, cached = snapshots.find_file(snapshot, path), "public" if model.visibility == "public" else "private"
     composed = snapshot.recipe_digest is not None and is_weights(path)
-    location, response = locate(ctx, model, blob, path), None
-    if not (composed and location is None and blob.state == "computed"):
+    location, response = None if composed and blob.state in ELSEWHERE else locate(ctx, model, blob, path), None
+    if location is not None or not composed or blob.state in STORED:
         with suppress(BlobDamaged) if composed else nullcontext():  # it is damaged, or was let go of at this moment
             response = send_blob(
                 request, ctx, blob, path, immutable=immutable, cached=cached, location=location, headers=headers

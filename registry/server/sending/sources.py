@@ -1,5 +1,7 @@
 """Sources: what the weights of a composition are composed from when they are read, and what comes of it."""
 
+import os
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,7 @@ from registry.services.people.access import AnyModel
 from registry.storage.cache import Cache
 
 log = structlog.get_logger()
+EXAMINING = threading.Lock()
 FETCHING_SECONDS = 10  # after which a client asks again for what waits for the Hub
 
 
@@ -50,6 +53,8 @@ def compose_blob(
         return asked
     named = asked.headers | {"Content-Disposition": disposition(file.path)}
     start, stop = asked.span or (0, file.size)
+    if request.method == "HEAD":
+        return Response(headers=named | {"Content-Length": str(file.size), "Accept-Ranges": "bytes"})
     key, source = find_source(ctx, model, snapshot)
     metrics, caller = request.app.state.metrics, name_caller(request)
 
@@ -58,8 +63,7 @@ def compose_blob(
         if right is not None:
             account(ctx, key, source, file, metrics, right=right)
 
-    if request.method != "HEAD":
-        ctx.composing.require_room(caller)
+    ctx.composing.require_room(caller)
     wanted = Wanted(source, file.path, file.size, file.sha256, start, stop, asked.span is not None)
     return ComposedResponse(wanted, ctx.composers, ctx.composing, caller, named, ended)
 
@@ -68,6 +72,7 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
     """Return the key of a composition, and where on this disk the files are that it is made of.
 
     Raises:
+        BlobDamaged: Something that it is made of is marked as damaged.
         TooMany: The base is at the Hub; a job fetches it.
     """
     assert snapshot.recipe_digest is not None
@@ -77,15 +82,20 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
         if found is None:
             raise RevisionNotFound(f"The recipe {snapshot.recipe_digest[:12]} is no longer composed; compose it again.")
         recipe = compositions.to_recipe(found.recipe)
+        used = [file.sha256 for file in found.base if concerns_weights(file.path)]
+        damage.refuse_marked(session, [*used, *(item.sha256 for item in recipe.items)])
     needed = [file for file in found.base if concerns_weights(file.path)]
     base = {file.path: str(cache.locate(file.sha256)) for file in needed}
     if any(file.state == "remote" and not Path(base[file.path]).is_file() for file in needed):
         with ctx.database.write() as session:
-            holding.hold(session, found.composition)
+            holding.hold(session, found.composition, again=True)
         raise TooMany(
             f"The base of {model.full_name} is being fetched from the Hub; try again in a moment.",
             retry_after=FETCHING_SECONDS,
         )
+    for path in base.values():
+        if Path(path).parent == cache.folder:
+            os.utime(path)  # of what is used least recently, the cache lets go
     patches = {item.sha256: str(ctx.store.path(item.sha256)) for item in recipe.items}
     named = {"base": recipe.base, "alpha": recipe.alpha, "items": recipe.items, "method": recipe.method}
     return found.composition, Source(str(found.composition), base, patches, named)
@@ -93,16 +103,24 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
 
 def account(ctx: Context, key: UUID, source: Source, file: File, metrics: Metrics, *, right: bool) -> None:
     """Count a file that was composed for a reader; if it had other bytes than before, find out why."""
-    with suppress(DBAPIError), ctx.database.write() as session:  # reading must not depend on writing
+    with suppress(DBAPIError):  # reading must not depend on writing
         if right:
-            holding.count_read(session, key)
-        else:
+            with ctx.database.write() as session:
+                often = holding.count_read(session, key)
+            if often:
+                with ctx.database.write() as session:
+                    holding.hold(session, key)
+            return
+        with ctx.database.write() as session:
             holding.doubt(session, key)
-    if not right:
-        metrics.mismatches.inc()
-        log.error("composed.mismatch", path=file.path, sha256=file.sha256, composition=str(key))
-        for path in (*source.base.values(), *source.patches.values()):
-            damage.examine(ctx.database, ctx.store, Path(path).name)
+    metrics.mismatches.inc()
+    log.error("composed.mismatch", path=file.path, sha256=file.sha256, composition=str(key))
+    if EXAMINING.acquire(blocking=False):  # hashing takes long, and who asks again and again must not take all threads
+        try:
+            for path in (*source.base.values(), *source.patches.values()):
+                damage.note(ctx.database, ctx.store, Path(path).name)
+        finally:
+            EXAMINING.release()
 
 
 def disposition(path: str) -> str:

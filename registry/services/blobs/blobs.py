@@ -88,6 +88,8 @@ def revive(session: Session, blob: Blob, size: int) -> None:
 def refer(session: Session, sha256: str, size: int, state: str = "remote") -> None:
     """Lock and lease the row of a blob whose bytes are elsewhere, adding it if new; a live blob stays live."""
     blob, _ = find_or_add(session, sha256, size, state)
+    if state == "remote" and blob.state == "computed":
+        blob.state = state  # where the bytes are, and not only what they are computed from
     keep(blob)
     session.flush()
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
@@ -133,7 +133,7 @@ def claim(database: Database, sha256: str) -> bool:
 
 
 def withdraw(database: Database, store: Store, bucket: Bucket, before: datetime, *, wait: bool = False) -> None:
-    """Delete from the bucket what was doomed before a time, and what is computed by now.
+    """Delete from the bucket what was doomed before a time, or is computed since.
 
     Does nothing while another process copies, unless `wait`.
 
@@ -147,11 +147,10 @@ def withdraw(database: Database, store: Store, bucket: Bucket, before: datetime,
 
 def disclaim_next(database: Database, before: datetime) -> str | None:
     """Record of one blob that may go that the bucket does not have it; return its digest, or None if none is left."""
-    doomed = and_(Blob.state == "doomed", Blob.doomed_at <= before)
     with database.write() as session:
         blob = session.scalars(
             select(Blob)
-            .where(Blob.bucketed_at.is_not(None), or_(doomed, Blob.state == "computed"))
+            .where(Blob.bucketed_at.is_not(None), Blob.state.in_(("doomed", "computed")), Blob.doomed_at <= before)
             .order_by(Blob.sha256)
             .limit(1)
             .with_for_update(skip_locked=True)

@@ -95,6 +95,17 @@ def require_sound(database: Database, store: Store, digests: Collection[str]) ->
                 raise damaged(blob.sha256)
 
 
+def refuse_marked(session: Session, digests: Collection[str]) -> None:
+    """Refuse, for a reader, blobs of which one is marked as damaged.
+
+    Raises:
+        BlobDamaged: One is.
+    """
+    marked = select(Blob.sha256).where(Blob.sha256.in_(set(digests)), Blob.damaged_at.is_not(None))
+    if (sha256 := session.scalar(marked.limit(1))) is not None:
+        raise damaged(sha256)
+
+
 def count(session: Session) -> int:
     """Return how many blobs are damaged."""
     return session.scalars(select(func.count()).select_from(Blob).where(Blob.damaged_at.is_not(None))).one()

@@ -18,6 +18,7 @@ from sqlalchemy.orm import QueryableAttribute, Session, selectinload
 from registry.db.session import Database
 from registry.db.tables import (
     STORED,
+    BaseFile,
     Blob,
     Channel,
     Composition,
@@ -25,6 +26,7 @@ from registry.db.tables import (
     Job,
     Model,
     Recipe,
+    RecipeItem,
     Release,
     ReleaseFile,
     now,
@@ -81,14 +83,25 @@ def alone() -> ColumnElement[bool]:
 
 
 def kept() -> ColumnElement[bool]:
-    """Return the condition that the weights of a composition stay, for a query on its model as well."""
+    """Return the condition that the weights of a composition stay, for a query on its model as well.
+
+    Those that could not be composed again stay, too.
+    """
     wanted = or_(
         Release.pinned,
         exists().where(Channel.release_id == Release.id),
         Release.id == snapshots.main_of(Model.id),
     )
     mine = Release.model_id == Composition.model_id, Release.recipe_digest == Composition.recipe_digest
-    return exists().where(*mine, wanted)
+    return or_(exists().where(*mine, wanted), unsound())
+
+
+def unsound() -> ColumnElement[bool]:
+    """Return the condition that something that a composition is made of is damaged."""
+    damaged = select(Blob.sha256).where(Blob.damaged_at.is_not(None))
+    base = exists().where(BaseFile.model_id == Composition.model_id, BaseFile.sha256.in_(damaged))
+    patch = exists().where(RecipeItem.recipe_digest == Composition.recipe_digest, RecipeItem.sha256.in_(damaged))
+    return or_(base, patch)
 
 
 def make_room(database: Database, store: Store, size: int, most: int) -> bool:
@@ -130,11 +143,46 @@ def let_go_of_next(database: Database, store: Store) -> bool:
         return True
 
 
+def reclaim(database: Database, store: Store) -> None:
+    """Let go of weights that are on disk though no composition that has them is held, and nothing else needs them.
+
+    A row of a composition, of an upload or of a model that went since has kept them here.
+    """
+    held = exists().where(
+        CompositionFile.sha256 == Blob.sha256, CompositionFile.composition_id == Composition.id, Composition.held
+    )
+    weights = exists().where(CompositionFile.sha256 == Blob.sha256, weights_of(CompositionFile.path))
+    stray = alone(), weights, ~held, Blob.leased_until <= now()
+    with store.holding(garbage.LOCK, shared=True) as locked:
+        while locked:
+            with database.write() as session:
+                query = select(Blob.sha256).where(*stray).order_by(Blob.sha256).limit(garbage.BATCH)
+                named = [sha256 for sha256 in session.scalars(query) if blobs.get_locked(session, sha256)]
+                gone = session.scalars(select(Blob).where(Blob.sha256.in_(named), *stray)).all()
+                for blob in gone:
+                    compute_from_now_on(store, blob)
+                session.flush()
+            drop(store, [blob.sha256 for blob in gone])
+            if len(named) < garbage.BATCH:
+                return
+
+
+def compute_from_now_on(store: Store, blob: Blob) -> None:
+    """Let go of the bytes of a locked blob: its file is moved aside, to be dropped after the commit."""
+    blob.state, blob.doomed_at, blob.damaged_at = "computed", now(), None
+    garbage.set_aside(store, blob.sha256)
+
+
 def let_go(session: Session, store: Store, key: uuid.UUID) -> list[str]:
-    """Let go of a composition; return the digests of the blobs whose files were moved aside, to be dropped after."""
+    """Let go of a composition, unless it stays; return the digests of the blobs whose files are to be dropped after.
+
+    The caller holds `garbage.LOCK`.
+    """
     paths = select(CompositionFile.path, CompositionFile.sha256).where(CompositionFile.composition_id == key)
     weights = {sha256 for path, sha256 in session.execute(paths) if is_weights(path)}
     locked = [blob for sha256 in sorted(weights) if (blob := blobs.get_locked(session, sha256))]
+    if session.scalar(select(Composition.id).join(Model).where(Composition.id == key, kept())):  # since a moment ago
+        return []
     session.execute(update(Composition).where(Composition.id == key).values(held=False, reads=0))
     others = exists().where(
         CompositionFile.sha256 == Blob.sha256, CompositionFile.composition_id == Composition.id, Composition.held
@@ -143,8 +191,7 @@ def let_go(session: Session, store: Store, key: uuid.UUID) -> list[str]:
     free = set(session.scalars(select(Blob.sha256).where(named, alone(), ~others)))
     for blob in locked:
         if blob.sha256 in free:
-            blob.state, blob.doomed_at, blob.damaged_at = "computed", None, None
-            garbage.set_aside(store, blob.sha256)
+            compute_from_now_on(store, blob)
     session.flush()
     return sorted(free)
 
@@ -161,24 +208,26 @@ def use(session: Session, model_id: uuid.UUID, digest: str) -> None:
     session.execute(update(Composition).where(*mine, Composition.used_at < now() - RENEWED).values(used_at=now()))
 
 
-def count_read(session: Session, key: uuid.UUID) -> Job | None:
-    """Count a weight file that was composed for a reader; have the composition held if that happens often."""
+def count_read(session: Session, key: uuid.UUID) -> bool:
+    """Count a weight file that was composed for a reader; say whether that happens so often that it should be held."""
     query = select(Composition).where(Composition.id == key).options(selectinload(Composition.files))
     composition = session.scalar(query.with_for_update(of=Composition))
     if composition is None or composition.held:
-        return None
+        return False
     if composition.counted_at < now() - A_DAY:
         composition.reads, composition.counted_at = 0, now()
     composition.reads, composition.used_at = composition.reads + 1, now()
     session.flush()
-    weights = sum(is_weights(file.path) for file in composition.files)
-    return hold(session, key) if composition.reads >= OFTEN * weights else None
+    return composition.reads >= OFTEN * sum(is_weights(file.path) for file in composition.files)
 
 
-def hold(session: Session, key: uuid.UUID) -> Job | None:
-    """Have a composition held, if it is not: return the job that composes it again."""
+def hold(session: Session, key: uuid.UUID, *, again: bool = False) -> Job | None:
+    """Have a composition held, if it is not: return the job that composes it again; with `again`, in any case.
+
+    Call it in a transaction of its own or with the model locked: a worker that composes holds the job, too.
+    """
     composition = session.get_one(Composition, key)
-    if composition.held:
+    if composition.held and not again:
         return None
     model = session.get_one(Model, composition.model_id)
     digest, asker = composition.recipe_digest, composition.user_id or model.creator_id

@@ -223,7 +223,9 @@ def test_a_held_file_that_is_damaged_is_composed_for_its_reader(crew: Community)
     assert read(crew, recipe).content == whole
     bound(crew, 0)
     assert compose(crew, "0.1") == recipe
-    assert held(crew) == set(), "composed again, and let go of, since there is no room"
+    assert held(crew) == {recipe}, "it is repaired where it is"
+    crew.world.worker.sweep()
+    assert held(crew) == set()
     assert list(damage.check(crew.world.database, crew.world.store)) == []
 
 
@@ -263,3 +265,29 @@ def test_a_composition_that_is_deleted_leaves_no_row_of_its_bytes(crew: Communit
     delete(crew, recipe)
     with crew.world.database.read() as session:
         assert session.get(Blob, sha256) is None
+
+
+def test_what_could_not_be_composed_again_stays_and_is_not_composed_for_readers(crew: Community) -> None:
+    bound(crew, 10**9)
+    kept, other = compose(crew, "0.1"), compose(crew, "0.1", number=2)
+    patch = crew.world.store.path(crew.patch(1)["sha256"])
+    patch.chmod(0o644)
+    patch.write_bytes(bytes(patch.stat().st_size))
+    damage.examine(crew.world.database, crew.world.store, patch.name)
+    bound(crew, 0)
+    crew.world.worker.sweep()
+    assert held(crew) == {kept}, "its patch is damaged, and these are the only bytes"
+    assert read(crew, kept).status_code == read(crew, other).status_code == 200
+    crew.world.store.path(weights(crew, kept)["sha256"]).unlink()
+    assert read(crew, kept, Range="bytes=0-9").status_code == 500
+
+
+def test_weights_that_no_held_composition_has_are_let_go_of(crew: Community) -> None:
+    recipe = compose(crew, "0.1")
+    with crew.world.database.write() as session:
+        session.execute(update(Composition).values(held=False))
+        session.execute(update(Blob).values(leased_until=now()))
+    holding.reclaim(crew.world.database, crew.world.store)
+    assert not on_disk(crew, recipe)
+    assert read(crew, recipe).status_code == 200
+    assert list(damage.check(crew.world.database, crew.world.store)) == []
