@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from fastapi import Request, Response
 from sqlalchemy.exc import DBAPIError
 
-from registry.db.tables import ELSEWHERE, STORED, Blob
+from registry.db.tables import STORED, Blob
 from registry.errors import BlobDamaged
 from registry.files.folders import is_weights
 from registry.outside.hub import file_url
@@ -54,7 +54,8 @@ def send(
     """
     blob, cached = snapshots.find_file(snapshot, path), "public" if model.visibility == "public" else "private"
     composed = snapshot.recipe_digest is not None and is_weights(path)
-    location, response = None if composed and blob.state in ELSEWHERE else locate(ctx, model, blob, path), None
+    elsewhere = blob.state == "remote" and composed and not is_of_base(ctx, model, blob)
+    location, response = None if elsewhere else locate(ctx, model, blob, path), None
     if location is not None or not composed or blob.state in STORED:
         with suppress(BlobDamaged) if composed else nullcontext():  # it is damaged, or was let go of at this moment
             response = send_blob(
@@ -156,6 +157,13 @@ def hand_over(response: BlobResponse, location: str) -> Response:
     """Return an answer without a body that tells nginx to send a file of an internal location in its place."""
     kept = {name: value for name, value in response.headers.items() if name not in ("content-length", "accept-ranges")}
     return Response(headers={**kept, "X-Accel-Redirect": location})
+
+
+def is_of_base(ctx: Context, model: AnyModel, file: File) -> bool:
+    """Return whether a file of a composition is the base's, so that the Hub has it where the base came from."""
+    with ctx.database.read() as session:
+        base = snapshots.list_files(session, snapshots.BASE_FILES, model.id)
+    return (file.path, file.sha256) in {(other.path, other.sha256) for other in base}
 
 
 def locate(ctx: Context, model: AnyModel, blob: File, path: str) -> str | None:

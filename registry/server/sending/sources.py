@@ -54,7 +54,8 @@ def compose_blob(
     named = asked.headers | {"Content-Disposition": disposition(file.path)}
     start, stop = asked.span or (0, file.size)
     if request.method == "HEAD":
-        return Response(headers=named | {"Content-Length": str(file.size), "Accept-Ranges": "bytes"})
+        told = named | {"Content-Length": str(file.size), "Accept-Ranges": "bytes"}
+        return Response(headers=told, media_type="application/octet-stream")
     key, source = find_source(ctx, model, snapshot)
     metrics, caller = request.app.state.metrics, name_caller(request)
 
@@ -95,7 +96,8 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
         )
     for path in base.values():
         if Path(path).parent == cache.folder:
-            os.utime(path)  # of what is used least recently, the cache lets go
+            with suppress(FileNotFoundError):
+                os.utime(path)  # of what is used least recently, the cache lets go
     patches = {item.sha256: str(ctx.store.path(item.sha256)) for item in recipe.items}
     named = {"base": recipe.base, "alpha": recipe.alpha, "items": recipe.items, "method": recipe.method}
     return found.composition, Source(str(found.composition), base, patches, named)
