@@ -4,15 +4,17 @@ One byte range, a strong ETag, Repr-Digest (RFC 9530) and immutable caching; dow
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 from fastapi import Request, Response
 from sqlalchemy.exc import DBAPIError
+from starlette.background import BackgroundTask
 
 from registry.db.tables import STORED, Blob
 from registry.errors import BlobDamaged
 from registry.files.folders import is_weights
 from registry.outside.hub import file_url
+from registry.server.edge.admission import note_damage
 from registry.server.edge.context import Context
 from registry.server.edge.downloads import BlobResponse, name_caller
 from registry.server.sending.asked import negotiate
@@ -55,18 +57,23 @@ def send(
     blob, cached = snapshots.find_file(snapshot, path), "public" if model.visibility == "public" else "private"
     composed = snapshot.recipe_digest is not None and is_weights(path)
     elsewhere = blob.state == "remote" and composed and not is_of_base(ctx, model, blob)
-    location, response = None if elsewhere else locate(ctx, model, blob, path), None
+    location, response, flaw = None if elsewhere else locate(ctx, model, blob, path), None, None
     if location is not None or not composed or blob.state in STORED:
-        with suppress(BlobDamaged) if composed else nullcontext():  # it is damaged, or was let go of at this moment
+        try:
             response = send_blob(
                 request, ctx, blob, path, immutable=immutable, cached=cached, location=location, headers=headers
             )
+        except BlobDamaged as why:  # or let go of at this moment
+            if not composed:
+                raise
+            flaw = BackgroundTask(note_damage, request, why)
     if composed and request.method == "GET":
         request.app.state.metrics.reads.labels("composed" if response is None else "disk").inc()
     if response is None:
         response = compose_blob(
             request, ctx, model, snapshot, blob, immutable=immutable, cached=cached, headers=headers
         )
+        response.background = flaw
     whole = request.method == "GET" and "range" not in request.headers and response.status_code in (200, 302)
     if whole and downloads.is_counted(snapshot, path):
         with suppress(DBAPIError), ctx.database.write() as session:  # reading must not depend on writing

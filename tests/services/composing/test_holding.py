@@ -218,6 +218,8 @@ def test_a_held_file_that_is_damaged_is_composed_for_its_reader(crew: Community)
     path = crew.world.store.path(weights(crew, recipe)["sha256"])
     path.unlink()
     assert read(crew, recipe).content == whole
+    with crew.world.database.read() as session:
+        assert session.get_one(Blob, path.name).damaged_at is not None, "the operator is told"
     path.write_bytes(bytes(len(whole)))
     damage.examine(crew.world.database, crew.world.store, path.name)
     assert read(crew, recipe).content == whole
