@@ -72,9 +72,11 @@ def diff(
         CheckpointMismatch: The two models do not fit together.
         InvalidPatch: Nothing changed.
         InvalidRequest: An option is out of bounds, or `out` is inside one of the models.
-        WrongState: `out` is a file of weights that are compared.
+        WrongState: `out` or its companion is a file of weights that are compared, or another file is where the
+            companion goes.
     """
     out = Path(out)
+    replaced, places = out.exists(), [out, *([companion_of(out)] if companion else [])]
     models = (
         base if isinstance(base, Mapping) else resolve(base, quiet=console.quiet),
         resolve(tuned, quiet=console.quiet),
@@ -92,8 +94,11 @@ def diff(
     dtype = "auto" if value_dtype.lower() == "auto" else value_dtype.upper()
     params = MaskParams(decimal(drop_bottom), decimal(drop_top), granularity.lower(), dtype)
     with open_checkpoint(models[0]) as before, open_tuned(models[1], before) as after:
-        if out.exists() and any(file.samefile(out) for file in (*before.files.values(), *after.files.values())):
-            raise WrongState(f"{out} holds weights that are compared here; choose another file for the patch.")
+        for place in filter(Path.exists, places):
+            if any(file.samefile(place) for file in (*before.files.values(), *after.files.values())):
+                raise WrongState(f"{place} holds weights that are compared here; choose another file for the patch.")
+        if companion and companion_of(out).exists() and not replaced:
+            raise WrongState(f"{companion_of(out)} is there, and not {out}; choose another file for the patch.")
         left_out = {"base": list(before.left_out), "tuned": list(getattr(after, "left_out", ()))}
         with console.progress("comparing") as progress:
             info = write_patch(
@@ -111,6 +116,8 @@ def diff(
                 shared_rows=shared_rows,
             )
         only_tuned = write_companion(before, after, info.pairing, companion_of(out)) if companion else {}
+        if companion and replaced and not only_tuned:
+            companion_of(out).unlink(missing_ok=True)  # that of the patch which was there
         notes = list(info.notes)
         if companion and not only_tuned:
             notes.append("Only the tuned model has nothing that was left out, so there is no companion.")

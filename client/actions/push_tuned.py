@@ -129,6 +129,7 @@ def push_tuned(
             console.note("The patch was made before, by a run that did not end; it is pushed now.")
         else:
             files = before or fetch_base(client, model, target.base, console=console)
+            companion_of(draft).unlink(missing_ok=True)  # of a draft that is gone
             made = diff(files, after, draft, console=console, **options)
             console.note(plain("; ".join(f"{name} {value}" for name, value in made.rows() if name in SAID)))
         try:

@@ -30,6 +30,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute(
+        "DELETE FROM comments WHERE patch_id IN (SELECT patch_id FROM card_proposals)"
+    )  # SQLite cascades nothing
     op.execute("DELETE FROM patches WHERE id IN (SELECT patch_id FROM card_proposals)")
     op.drop_index(op.f("ix_card_proposals_commit"), table_name="card_proposals")
     op.drop_table("card_proposals")

@@ -37,6 +37,9 @@ MOST_KEYS = 40
 COMPANION = "companion/tensors.safetensors"
 """Where tensors that only the tuned model has lie in a folder: the one file of weights that may come with a patch."""
 
+CARD_BYTES = 2**19
+"""Of a card that is proposed, or written for a release."""
+
 CARD, ADAPTER = "README.md", "adapter_config.json"
 LEFTOVERS = (
     CARD,

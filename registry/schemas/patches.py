@@ -71,7 +71,7 @@ class CardProposal(Answer):
     sha256: Hex256 = Field(description="of its text")
     card: str | None = Field(None, description="its text; null in lists")
     diff: str | None = Field(
-        None, description="a unified diff to it from the model's card, as that was when it was decided; null in lists"
+        None, description="a unified diff to it from the model's card, as that was when it was accepted; null in lists"
     )
     license: str | None = Field(None, description="what it names, if the model has another licence, which stays")
     created_at: datetime

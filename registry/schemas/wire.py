@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from registry.files.beside import CARD_BYTES
 from registry.files.folders import PATH_LENGTH
 from registry.files.names import HEX256, MODEL, WEIGHTS_DIGEST
 
@@ -28,7 +29,7 @@ ModelName = Annotated[str, StringConstraints(pattern=rf"^{MODEL}$", max_length=1
 FilePath = Annotated[str, Field(max_length=PATH_LENGTH)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
 Message = Annotated[Text, StringConstraints(max_length=MESSAGE_BYTES), most_bytes(MESSAGE_BYTES)]
-Card = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=2**19)]
+Card = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=CARD_BYTES), most_bytes(CARD_BYTES)]
 License = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}$")]
 
 

@@ -21,7 +21,7 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
         compared = pushes.compared(pushes.by_patch(session, patch_of(claim)))
         settings = {name: value for name, value in model.mask.items() if name not in compared.options}
         base = origins.files_of(session, model, compared.options)
-        named = model.base_digest if origins.OPTION in compared.options else None
+        named = model.base_digest if compared.options.get(origins.OPTION) else None
     if not base:
         settle(runner, claim, compared, lambda session, _: give_up(session, claim, origins.GONE))
         return

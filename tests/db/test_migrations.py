@@ -12,7 +12,19 @@ from sqlalchemy import MetaData, Uuid, func, insert, inspect, select
 from sqlalchemy.orm import Session
 
 from registry.db.session import make_engine, migrate, migrations_config, open_database, require_head
-from registry.db.tables import Composition, Job, Namespace, PatchRevision, Recipe, Table
+from registry.db.tables import (
+    CardProposal,
+    Comment,
+    Composition,
+    Job,
+    Model,
+    Namespace,
+    Patch,
+    PatchRevision,
+    Recipe,
+    Table,
+    User,
+)
 from registry.errors import WrongState
 
 
@@ -58,6 +70,32 @@ def test_migrations_go_down_and_up_again(database_url: str) -> None:
     assert tables(database_url) <= {"alembic_version"}
     migrate(database_url)
     assert tables(database_url) == there
+
+
+def test_cards_that_were_talked_about_go_with_what_was_said(database_url: str) -> None:
+    migrate(database_url)
+    database = open_database(database_url)
+    with database.write() as session:
+        user, space = User(name="carol"), Namespace(name="carol", skeleton="carol", kind="user")
+        session.add_all([user, space])
+        session.flush()
+        model = Model(namespace_id=space.id, name="m", creator_id=user.id, state="ready", visibility="public", size=1)
+        session.add(model)
+        session.flush()
+        patch = Patch(model_id=model.id, number=1, author_id=user.id, state="proposed", revision=0)
+        session.add(patch)
+        session.flush()
+        session.add(CardProposal(patch_id=patch.id, title="t", message="", card="# New", commit="a" * 40))
+        session.add(Comment(patch_id=patch.id, author_id=user.id, message="Good."))
+    database.engine.dispose()
+    command.downgrade(migrations_config(database_url), "8e15c0d2b7f4")
+    engine = make_engine(database_url)
+    with engine.connect() as connection:
+        counts = [
+            connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar() for name in ("patches", "comments")
+        ]
+    engine.dispose()
+    assert counts == [0, 0]
 
 
 def test_migrating_twice_changes_nothing(database_url: str) -> None:

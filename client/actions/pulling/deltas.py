@@ -24,6 +24,7 @@ from client.terminal.console import Console
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_files
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest, NotFound
+from registry.files.beside import COMPANION
 from registry.files.durable import new_files
 from registry.files.folders import CONFIG, is_pickle, is_weights, may_hold_weights
 from registry.files.hashing import hash_file
@@ -115,7 +116,7 @@ def _holding(revision: Revision, client: Client | None, console: Console) -> Ite
     cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="delta-", dir=cache()) as scratch:
         folder = Path(scratch) / "model"
-        snapshot = pull(client, *revision, folder, console=console).snapshot
+        snapshot = pull(client, *revision, folder, console=console, note=False).snapshot
         sha256 = {file.path: file.sha256 for file in snapshot.files}
         files = {path: sha256[path] for path in _of_model(folder, list(sha256))}
         yield _Held(folder, snapshot.weights_digest, files, snapshot.model, snapshot.ref)
@@ -137,9 +138,10 @@ def _look_at(folder: Path, console: Console) -> _Held:
 
 
 def _of_model(folder: Path, paths: list[str]) -> list[str]:
-    """Return which files of a folder are the model: no pickles, and no other copies of the weights."""
+    """Return which files of a folder are the model: no pickles, no other copies of the weights; a companion may be."""
     with open_checkpoint({path: folder / path for path in paths}) as checkpoint:
         kept = {*checkpoint.files, *checkpoint.indexes}
+    kept.add(COMPANION)
     return [path for path in paths if not is_pickle(path) and (not may_hold_weights(path) or path in kept)]
 
 
@@ -174,15 +176,17 @@ def apply_delta(folder: Path, file: Path, out: Path | None = None, *, console: C
         goal = Source(ends.model, ends.after_ref, ends.after, True, {path: [new] for path, new in files.items()})
         with open_checkpoint({path: place for path, place in there.items() if path != CONFIG}) as before:
             check_tensors(before, delta)
-            existed, record = target.exists(), read_source(target)
+            existed, record, moving = target.exists(), read_source(target), False
             with bringing(goal, target, console) as missing:
                 try:
                     with workplace(target) as work:
                         _write_files(before, delta, there, missing, work, console)
                         _check_weights(delta, {path: target / path for path in files}, missing, work, console)
+                        moving = True
                         move_in(work, target, missing)
                 except BaseException:
-                    _undo(target, existed, record)
+                    if not moving:  # or the record that names both revisions has to stay, and the next attempt goes on
+                        _undo(target, existed, record)
                     raise
     return AppliedDelta(target, ends.after, ends.model, ends.after_ref, len(files))
 
@@ -247,7 +251,9 @@ def _called(ends: "Ends") -> str:
 def _undo(target: Path, existed: bool, record: Source | None) -> None:
     """Leave a folder as it was before a delta that failed."""
     if not existed:
-        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(target / OWN, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            target.rmdir()  # only when it is empty
     elif record is not None:
         write_source(target, record)
     else:

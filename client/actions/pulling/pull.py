@@ -30,6 +30,7 @@ def pull(
     device: str = "auto",
     device_memory: int | None = None,
     console: Console = QUIET,
+    note: bool = True,
 ) -> PulledModel:
     """Bring a snapshot's files into a folder, every byte verified; a pull that was killed resumes.
 
@@ -47,6 +48,7 @@ def pull(
         device: With `as_patches`, auto, cpu or cuda; without, the CPU composes.
         device_memory: With `as_patches`, most bytes to use on a GPU.
         console: Where notes and progress go.
+        note: Whether to note where a base is, for later pulls to find it.
 
     Raises:
         NotFound: There is no such model or snapshot.
@@ -82,7 +84,7 @@ def pull(
         with console.progress(f"pulling {model}") as progress:
             rest = [path for path in missing if path not in done]
             download_snapshot(client, snapshot, folder, paths=rest, progress=progress)
-    if snapshot.recipe is None:
+    if note and snapshot.recipe is None:
         note_pulled(snapshot.weights_digest, folder)
     moved = client.connection.received.done - before
     return PulledModel(snapshot, folder, moved, max(0, whole - moved), here if composed else None)

@@ -12,7 +12,6 @@ from client.terminal.console import Console, fields, plain
 if TYPE_CHECKING:
     from registry.schemas import CardProposal
 
-CARD_BYTES = 2**19  # of CardRequest.card
 group = typer.Typer(name="card", help="Change a model's card.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -80,6 +79,7 @@ def propose(
     """
     from client.machine.sources import read_text
     from client.terminal.addresses import parse_number
+    from registry.files.beside import CARD_BYTES
 
     if update is not None and accept:
         raise typer.BadParameter("give --update or --accept, not both.")

@@ -115,6 +115,7 @@ def edit(
     Without an option, prints both.
     """
     from client.machine.sources import read_text
+    from registry.files.beside import CARD_BYTES
 
     console = Console(as_json, quiet)
     with connect() as client:
@@ -127,7 +128,7 @@ def edit(
             model,
             version,
             changelog=None if changelog is None else read_text(changelog, 2**16),
-            card=None if card is None else read_text(card, 2**19),
+            card=None if card is None else read_text(card, CARD_BYTES),
         )
     _print(console, release)
 

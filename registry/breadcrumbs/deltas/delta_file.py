@@ -25,6 +25,7 @@ from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Entry, Fla
 from registry.breadcrumbs.formats.header_reader import read_header
 from registry.breadcrumbs.formats.layout import EntryLayout, count_values, format_tensors, place_values, read_tensors
 from registry.errors import InvalidPatch, InvalidRequest
+from registry.files.beside import COMPANION
 from registry.files.collector import paused_collector
 from registry.files.descriptors import open_to_read
 from registry.files.folders import check_paths, is_weights
@@ -68,7 +69,8 @@ class Ends:
     def carried(self) -> list[str]:
         """The paths of the files that a delta holds whole."""
         pairs = self.files.items()
-        return [path for path, (old, new) in pairs if new and new != old and not is_weights(path)]
+        whole = (path for path, (old, new) in pairs if new and new != old)
+        return [path for path in whole if path == COMPANION or not is_weights(path)]
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _read_files(text: str) -> dict[str, tuple[str, str]]:
     for path, pair in found.items():
         if not any(pair) or not all(_SHA256.fullmatch(sha256) for sha256 in pair):
             raise Flaw(f"files: {show(path)} has no sha256, 64 lowercase hex digits", "__metadata__")
-        if is_weights(path) and not all(pair):
+        if is_weights(path) and path != COMPANION and not all(pair):
             raise Flaw(f"files: the weight file {show(path)} is not in both revisions", "__metadata__")
     try:
         check_paths(list(found))

@@ -85,7 +85,8 @@ class PatchRevision(Table):
     `norm` is the L2 norm of all its values, `base_norm` that of the base's weights in the tensors that it touches;
     `rounding` is the share of the values that rounding explains (`checking.finite`). The last two are None for one that
     was checked before they were measured. `commit` is the Hub's name for the patch alone, composed, with the files that
-    came with it in place of the base's; None until it is composed, and if no files came.
+    came with it in place of the base's; None until it is composed, and if no files came; compositions
+    that were made before there was this column never get one.
     """
 
     __tablename__ = "patch_revisions"
@@ -174,7 +175,7 @@ seal(RevisionFile, ("keys",), lambda before: True)
 class CardProposal(Table):
     """Another card of the model, which a patch without revisions proposes; `commit` is the Hub's name for the text.
 
-    `before` is the card that the model had when this was decided on; until then that may change.
+    `before` is the card that the model had when this was accepted; until then, and otherwise, it is None.
     """
 
     __tablename__ = "card_proposals"

@@ -99,7 +99,7 @@ def list_cards(
     before: Before = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 100,
 ) -> schemas.CardPage:
-    """List the proposals of a model's card, newest first."""
+    """List the proposals of a model's card, newest first, at most 20 on a page."""
     with ctx.database.read() as session:
         return patch_views.card_page(session, models.find(session, name), state, before, limit)
 

@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from registry.db.tables import PushedFile
 from registry.documents.commits import blob_id, commit_id
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
-from registry.files.beside import CARD
+from registry.files.beside import CARD, CARD_BYTES
 from registry.files.folders import check_path, is_pickle, is_pickled_weights, is_weights, may_hold_weights
 from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.bodies import load_json, parse_body, read_bytes
@@ -32,7 +32,6 @@ from registry.server.hub import commits, lfs
 from registry.server.hub.route import Decoded, PushRoute
 from registry.services.blobs import blobs, uploads
 from registry.services.catalog import models
-from registry.services.catalog.models import CARD_BYTES
 from registry.services.curation import cards
 from registry.services.hub import origins, pushed_files, pushes
 from registry.services.hub.repositories import PULL, short_ref

@@ -37,6 +37,7 @@ FILES = (
 
 MOST_WORDS = 8  # of a search; further ones are ignored
 RESERVED_FOR = timedelta(days=7)  # how long a name waits for its base
+AT_ONCE = 1000  # names that expire in one transaction; the next takes more
 
 
 def create(
@@ -125,11 +126,10 @@ def create_empty(session: Session, actor: Actor, full_name: str, visibility: str
 
 
 def taken(session: Session, space: Namespace, name: str) -> Model | None:
-    """Return the model that has a name, with its files, and lock the names of its namespace."""
+    """Return the model that has a name, with its files, and lock it and the names of its namespace."""
     session.get(Namespace, space.id, with_for_update=True)
-    return session.scalar(
-        select(Model).where(Model.namespace_id == space.id, Model.name == name).options(selectinload(Model.files))
-    )
+    query = select(Model).where(Model.namespace_id == space.id, Model.name == name).options(selectinload(Model.files))
+    return session.scalar(query.with_for_update(of=Model))  # or it might expire meanwhile
 
 
 def add(session: Session, actor: Actor, space: Namespace, name: str, visibility: str) -> Model:
@@ -375,7 +375,8 @@ def forget_empty(session: Session) -> None:
     Private ones stay, or the next push would make the same name anew, and public.
     """
     waiting = Model.state == "empty", Model.visibility == "public", Model.modified_at < now() - RESERVED_FOR
-    for model in session.scalars(select(Model).where(*waiting).with_for_update(of=Model, skip_locked=True)).all():
+    query = select(Model).where(*waiting).limit(AT_ONCE).with_for_update(of=Model, skip_locked=True)
+    for model in session.scalars(query).all():
         record(
             session, None, "model.expire", model.full_name, model, before={"created_at": model.created_at.isoformat()}
         )

@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session, contains_eager, joinedload
+from sqlalchemy.orm import Session, contains_eager, defer, joinedload
 
 from registry.db.tables import CardProposal, Model, Patch, now
 from registry.documents.commits import commit_id
 from registry.errors import InvalidRequest, NotFound, WrongState
-from registry.files.beside import CARD
+from registry.files.beside import CARD, CARD_BYTES
 from registry.services.catalog import models
-from registry.services.catalog.models import CARD_BYTES, card_license
+from registry.services.catalog.models import card_license
 from registry.services.curation import reviews, text_diffs
 from registry.services.people import paging
 from registry.services.people.actors import Actor, record
 from registry.storage.store import Store
+
+MOST = 20  # of a page: each text is read whole for its digest and licence
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,11 @@ def close(session: Session, actor: Actor, full_name: str, number: int, verb: str
 
 
 def decide(row: CardProposal, verb: str, subject: str, model: Model, message: str) -> None:
-    """Take a step that ends a proposal, and keep the card that it was compared with."""
+    """Take a step that ends a proposal; one that is accepted keeps the card in whose place it comes."""
     reviews.step(row.patch, verb, subject)
-    row.patch.reason, row.before = message or None, model.card or ""
+    row.patch.reason = message or None
+    if verb == "accept":
+        row.before = model.card or ""
 
 
 def locked(session: Session, full_name: str, number: int) -> tuple[Model, CardProposal]:
@@ -192,8 +196,10 @@ def listing(
     session: Session, model: Model, state: str | None, before: int | None, limit: int
 ) -> tuple[list[CardProposal], int | None]:
     """Return a page of the proposals of a model's card, newest first, and the cursor of the next page."""
+    limit = min(limit, MOST)
     wanted = [] if state is None else [Patch.state == state]
     query = proposals(model, *wanted).order_by(Patch.number.desc()).limit(limit + 1)
+    query = query.options(defer(CardProposal.before))
     rows = session.scalars(query if before is None else query.where(Patch.number < before)).all()
     return paging.cut(rows, limit, lambda row: row.patch.number)
 
@@ -240,8 +246,8 @@ def digest(card: str) -> str:
 
 
 def diff(model: Model, row: CardProposal) -> str:
-    """Return how a proposal differs from the model's card, or from what that was when it was decided on."""
-    before = row.before if row.patch.state != "proposed" else model.card
+    """Return how a proposal differs from the model's card, or from what that was when it was accepted."""
+    before = model.card if row.before is None else row.before
     return text_diffs.unified(before or "", row.card)
 
 

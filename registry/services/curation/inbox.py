@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import case, func, literal, or_, select, tuple_, union_all
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, defer, joinedload
 
 from registry.db.tables import CardProposal, Check, Evaluation, Model, Namespace, Patch, PatchRevision, Release, Review
 from registry.services.catalog import patches
@@ -118,7 +118,8 @@ def cards_of(session: Session, actor: Actor, model: Model, limit: int) -> list[C
     wanted = [Patch.state == "proposed"]
     if access.role_on(session, actor, model) < Role.REVIEWER:
         wanted.append(Patch.author_id == actor.user_id)
-    return list(session.scalars(cards.proposals(model, *wanted).order_by(Patch.number).limit(limit)))
+    query = cards.proposals(model, *wanted).options(defer(CardProposal.before))
+    return list(session.scalars(query.order_by(Patch.number).limit(limit)))
 
 
 def verdicts(session: Session, model: Model, others: Sequence[PatchRevision]) -> Verdicts:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from registry.db.tables import AuditEvent, CardProposal, Check, Comment, Model, Patch, PatchRevision, Review, User
 from registry.services.catalog import patches
@@ -95,7 +95,8 @@ def page(
     chosen = session.scalars(keys).all()
     rows = [*session.scalars(patches.current().where(Patch.id.in_(chosen)))]
     if len(rows) < len(chosen):
-        rows += session.scalars(cards.proposals(model, Patch.id.in_(chosen)))
+        query = cards.proposals(model, Patch.id.in_(chosen))
+        rows += session.scalars(query.options(defer(CardProposal.before), defer(CardProposal.card)))
     return sorted(rows, key=lambda row: -row.patch.number), total
 
 

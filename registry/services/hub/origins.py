@@ -23,7 +23,7 @@ GONE = "The weights that it was tuned from are not on disk any more; have them c
 
 
 def resolve(session: Session, actor: Actor, model: Model, commit: PushedCommit) -> PushedCommit:
-    """Return a commit whose origin, if its description names one, is the digest of a recipe that is composed.
+    """Return a commit whose origin, if its description names one, is a composed recipe's digest, or None: the base.
 
     Raises:
         InvalidRequest: The model has nothing by that name, or it is not composed.
@@ -42,8 +42,7 @@ def resolve(session: Session, actor: Actor, model: Model, commit: PushedCommit) 
             f"The weights of {commit.options[OPTION]}, which the line 'Tuned-From:' names, are not on disk at present; "
             "a maintainer can have the release pinned."
         )
-    options = {name: value for name, value in commit.options.items() if name != OPTION}
-    return replace(commit, options=options | ({OPTION: digest} if digest else {}))
+    return replace(commit, options={**commit.options, OPTION: digest})
 
 
 def files_of(session: Session, model: Model, options: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ are let go of after each diff, so the next commit has to have all of them that i
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files import beside
 from registry.files.folders import check_path, is_weights, require_one_folder
 from registry.services.blobs import blobs, quotas
+from registry.services.catalog import beside as catalog_beside
 from registry.services.catalog import models, patches
 from registry.services.catalog.patches import Contribution
 from registry.services.hub.pushed_files import MOST_FILES, holds_weights, missing_shards, require_all, spread
@@ -61,7 +62,7 @@ def read_options(message: str) -> dict[str, Any]:
         InvalidRequest: What it says is not valid; the message names it.
     """
     options = read_trailers(message)
-    MaskParams(**of_mask(options))
+    MaskParams(**({"drop_bottom": "0", "drop_top": "0"} | of_mask(options)))  # what it leaves out, its model says
     return options
 
 
@@ -77,8 +78,10 @@ def open_push(session: Session, actor: Actor, full_name: str, commit: PushedComm
 
     Raises:
         NotFound, WrongState: The model does not exist, or has no base yet.
+        InvalidRequest: With the model's settings, its options leave out everything.
     """
     model = models.ready(session, full_name, lock=True)
+    check_mask(model, commit)
     model.patch_count += 1
     patch = Patch(
         model_id=model.id,
@@ -96,6 +99,11 @@ def open_push(session: Session, actor: Actor, full_name: str, commit: PushedComm
     subject = f"{full_name}#{patch.number}"
     record(session, actor, "push.open", subject, model, after={"title": commit.title, "propose": propose})
     return push
+
+
+def check_mask(model: Model, commit: PushedCommit) -> None:
+    """Refuse options of a commit that, with the model's settings, leave out everything."""
+    MaskParams(**{**model.mask, **of_mask(commit.options)})
 
 
 def describe(push: Push, commit: PushedCommit) -> Push:
@@ -135,7 +143,7 @@ def continue_push(session: Session, model: Model, number: int, commit: PushedCom
         push = describe(Push(patch_id=patch.id, patch=patch, propose=False, state="open", files=[]), commit)
         session.add(push)
     elif any(map(holds_weights, commit.files)):
-        describe(push, commit)
+        describe(push, commit if commit.options else replace(commit, options=push.options))
     if patch.revision == 0:
         patch.task = push.options.get("task", patch.task)
     session.flush()
@@ -146,10 +154,11 @@ def commit(session: Session, actor: Actor, full_name: str, push: Push, commit: P
     """Put a commit's files over those of a push; return the job that diffs them once there are whole weights.
 
     Raises:
-        InvalidRequest: A path or a digest is not valid, bytes were not uploaded, or weights are missing that were let
-            go of; the message names it.
+        InvalidRequest: A path, a digest or the options are not valid, bytes were not uploaded, or weights are missing
+            that were let go of; the message names it.
     """
     model = models.ready(session, full_name, lock=True)
+    check_mask(model, commit)
     base = {file.path for file in models.base_files(session, model)}
     before = {file.path: file for file in push.files}
     deleted = spread(commit.deleted, base | before.keys()) - commit.files.keys()
@@ -273,8 +282,17 @@ def finish(
     if patch.state not in patches.REVISABLE:
         fail(session, push, f"{subject} is {patch.state} and takes no more revisions; push a new patch.")
     elif twin is not None and (twin.patch_id, twin.number) == (patch.id, patch.revision):
-        push.state = "done"  # the newest revision is this very patch, as when a Trainer pushes its last save again
-        let_go(session, push)
+        came = {file.path: file.sha256 for file in catalog_beside.files_of(session, twin)}
+        if offers(session, model, push, written)[0] == came:
+            push.state = "done"  # the newest revision is this very patch, as when a Trainer pushes its last save again
+            let_go(session, push)
+        else:
+            fail(
+                session,
+                push,
+                f"{subject} has this very patch already, and the files of a revision are fixed; push them as a new "
+                "patch.",
+            )
     elif twin is not None:
         fail(session, push, f"{model.full_name}#{twin.patch.number}.{twin.number} is the same patch, byte for byte.")
     else:

@@ -135,6 +135,7 @@ KRON = {"m.lokr_w1": torch.ones(1, 5), "m.lokr_w2_a": B, "m.lokr_w2_b": torch.on
         ("LOKR", {"m.lokr_w1": torch.ones(1, 5)}, "needs lokr_w2, or"),
         ("LOKR", KRON | {"m.lokr_w1": torch.ones(5)}, r"a factor \[5\] of which parts are missing"),
         ("LOKR", KRON | {"m.lokr_w2_a": B[:, :1], "m.lokr_w2_b": torch.ones(1, 1)}, "has rank 1, and the adapter 2"),
+        ("LOKR", KRON | {"m.lokr_w2_a": torch.ones(2**14, 2), "m.lokr_w2_b": torch.ones(2, 2**13)}, "factor too large"),
         ("IA3", {"m.ia3_l": torch.ones(4, 1)}, r"'m\.weight' by 4 numbers, and it is F32 \[3, 5\]"),
         ("IA3", {"m.ia3_l": torch.ones(1, 5)}, "does not fit the feedforward_modules"),
         ("IA3", {"m.ia3_l": torch.ones(3)}, "does not fit the feedforward_modules"),

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from client.actions.patching import apply, diff
 from client.actions.pulling import deltas
+from client.actions.pulling.target import move_in
 from client.machine.folders import read_source
 from registry.errors import StorageFull
+from registry.files.beside import COMPANION
 from tests.support import launcher, makers
 from tests.support.visitors import WEIGHTS, Crumb, Files, Registry, model_with_patches
 
@@ -107,6 +110,36 @@ def test_folders_that_no_pull_brought_have_deltas_without_a_name(files: Files, c
     for command in (("status", "out2"), ("verify", "out2")):
         crumb(*command, code=1)
         assert "pulled" in crumb.errors
+
+
+def test_a_delta_brings_a_companion_and_keeps_one(files: Files, crumb: Crumb) -> None:
+    for name, folder, value in (("one", files.tuned[0], 1), ("two", files.tuned[1], 2), ("none", files.tuned[0], None)):
+        shutil.copytree(folder, crumb.cwd / name)
+        if value is not None:
+            (crumb.cwd / name / COMPANION).parent.mkdir()
+            save_file({"score.weight": torch.full((2, 3), value)}, crumb.cwd / name / COMPANION)
+    shutil.copytree(crumb.cwd / "two", crumb.cwd / "kept")
+    shutil.copy(crumb.cwd / "one" / COMPANION, crumb.cwd / "kept" / COMPANION)
+    for before, after in (("one", "two"), ("none", "two"), ("one", "kept")):
+        crumb("delta", before, after, "-o", f"{before}-{after}.safetensors")
+        crumb("apply-delta", before, f"{before}-{after}.safetensors", "-o", f"{before}-{after}")
+        shutil.rmtree(crumb.cwd / f"{before}-{after}" / ".crumb")
+        assert same(crumb.cwd / f"{before}-{after}", crumb.cwd / after), (before, after)
+
+
+def test_what_fails_while_files_take_their_places_goes_on_later(
+    ends: tuple[Path, Path], delta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(work: Path, target: Path, paths: list[str]) -> None:
+        move_in(work, target, [path for path in paths if path.endswith(".safetensors")][:1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(deltas, "move_in", half)
+        deltas.apply_delta(ends[0], delta)
+    assert read_source(ends[0]).complete is False
+    deltas.apply_delta(ends[0], delta)
+    assert same(*ends)
 
 
 def test_another_model_than_the_earlier_revision_is_refused_and_nothing_is_left_behind(

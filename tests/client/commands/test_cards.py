@@ -52,6 +52,9 @@ def test_a_companion_is_pushed_with_a_patch_and_pulled(
     save_file({**weights, "score.weight": torch.ones(2, 3)}, shard.with_name("model.safetensors"), {"format": "pt"})
     made = crumb.json("diff", files.base, tuned, "-o", "p.safetensors", "--shared-only", "--companion")
     assert (made["companion"], made["only_tuned"]) == ("p.companion.safetensors", {"score.weight": "F32 [2, 3]"})
+    (tmp_path / "taken.companion.safetensors").write_bytes(b"mine")
+    crumb("diff", files.base, tuned, "-o", "taken.safetensors", "--shared-only", "--companion", code=1)
+    assert "taken.companion.safetensors is there" in crumb.errors
     pushed = crumb.json("push", "p.safetensors", model, "-m", "A head", "--companion")
     assert [file["path"] for file in pushed["files"]] == [COMPANION]
     crumb.json("show", f"{model}#{pushed['number']}", "--files", "came")

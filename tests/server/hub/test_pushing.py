@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.db.audit import check_chain
-from registry.db.tables import AuditEvent, Blob, Job, Model, Namespace, PushedFile, UploadSession, now
+from registry.db.tables import AuditEvent, Blob, Job, Model, Namespace, Push, PushedFile, UploadSession, now
 from registry.files.beside import COMPANION
 from registry.services.blobs import quotas
 from registry.services.hub.pushed_files import missing_shards
@@ -561,6 +561,42 @@ def test_what_was_tuned_from_a_composition_adds_to_it_and_does_not_repeat_it(
     assert answer.status_code == 400 and "names nothing to compare with" in answer.json()["error"]
     raw = raw.replace(b"9.9.9", b"base")
     assert bob.post(COMMIT, content=raw, params={"create_pr": 1}).status_code == 200
+
+
+def test_a_commit_without_options_keeps_those_of_the_opening_and_may_take_a_setting_of_the_model(
+    world: World, base: Path, tmp_path: Path
+) -> None:
+    bob, tuned = world.client("bob"), fine_tuned(base, tmp_path / "tuned", seed=2)
+    opening = {"title": "Learn", "description": "Task: sums\nTuned-From: base", "pullRequest": True}
+    answer = bob.post(f"/api/models/{NAME}/discussions", json=opening)
+    assert answer.status_code < 300, answer.text
+    number = answer.json()["num"]
+    where = f"/api/models/{NAME}/commit/refs%2Fpr%2F{number}"
+    assert pushed(bob, weights(tuned), where).status_code == 200
+    with world.database.read() as session:
+        assert session.scalars(select(Push.options)).one() == {"task": "sums", "tuned_from": None}
+    world.work()
+    patch = bob.get(f"/api/v1/models/{NAME}/patches/{number}").json()
+    assert (patch["task"], patch["check"]) == ("sums", "checked")
+    with world.database.write() as session:
+        session.execute(update(Model).values(mask={"drop_bottom": "0.5"}))
+    for top, status in (("0.4", 200), ("0.5", 400)):  # 0.85, of models without settings, would leave no room for 0.4
+        words = f'"description": "Drop-Top: {top}"'.encode()
+        raw = body(weights(tuned)).replace(b'"description": ""', words)
+        assert bob.post(where, content=raw).status_code == status, top
+
+
+def test_other_files_with_the_same_weights_are_not_dropped_silently(world: World, base: Path, tmp_path: Path) -> None:
+    bob, sent = world.client("bob"), weights(fine_tuned(base, tmp_path / "tuned", seed=2))
+    assert pushed(bob, sent | {"extra.json": b"{}"}).status_code == 200
+    where = f"/api/models/{NAME}/commit/refs%2Fpr%2F1"
+    for extra, state in ((b"{}", "done"), (b"[1]", "failed")):
+        world.work()
+        assert pushed(bob, sent | {"extra.json": extra}, where).status_code == 200
+        world.work()
+        with world.database.read() as session:
+            push = session.scalars(select(Push)).one()
+            assert push.state == state and ("has this very patch" in (push.error or "")) == (state == "failed")
 
 
 def quotas_are_right(world: World) -> bool:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from registry.db.tables import Model, Namespace, Patch
-from registry.services.catalog.models import CARD_BYTES
+from registry.db.tables import CardProposal, Model, Namespace, Patch
+from registry.files.beside import CARD_BYTES
 from registry.services.curation import cards
 from tests.support.community import NAME, URL, Community
 from tests.support.world import digest
@@ -100,6 +100,8 @@ def test_an_author_changes_or_withdraws_what_they_proposed(crew: Community) -> N
     crew.post("mary", f"/cards/{other}/reject", 422, message="")
     assert crew.post("mary", f"/cards/{other}/reject", message="Too long.")["state"] == "rejected"
     assert crew.get("")["card"] != CARD
+    with crew.world.database.read() as session:
+        assert set(session.scalars(select(CardProposal.before))) == {None}, "nobody pays for a copy of the card"
 
 
 def test_a_number_is_that_of_a_patch_or_of_a_card(crew: Community) -> None:

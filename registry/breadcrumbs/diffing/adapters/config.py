@@ -24,6 +24,9 @@ CONFIG_BYTES = 4_000_000
 MAX_RANK = 2**14
 """Largest rank of an adapter: its factors are whole in memory."""
 
+MAX_PRODUCT = 2**26
+"""Most elements of a factor of LoKr that is itself a product: it is whole in memory, and may come of small ones."""
+
 MERGE = "merge it into the base with PEFT's merge_and_unload, save that with save_pretrained, and diff the merged model"
 
 LORA, LOHA, LOKR, IA3 = "LORA", "LOHA", "LOKR", "IA3"

@@ -16,7 +16,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from registry.breadcrumbs.diffing.adapters.config import CONFIG, IA3, LOHA, LOKR, LORA, MAX_RANK, MERGE, AdapterConfig
+from registry.breadcrumbs.diffing.adapters.config import (
+    CONFIG,
+    IA3,
+    LOHA,
+    LOKR,
+    LORA,
+    MAX_PRODUCT,
+    MAX_RANK,
+    MERGE,
+    AdapterConfig,
+)
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import FLOATS, TensorSpec, show
 from registry.errors import InvalidCheckpoint
@@ -212,6 +222,8 @@ def _read_lokr(
             matrices.append(_read_product(file, left, right, core, flawed))
             if matrices[-1].rank != rank:
                 raise flawed(f"has rank {matrices[-1].rank}, and the adapter {rank}", AGAIN)
+            if matrices[-1].rows * matrices[-1].columns > MAX_PRODUCT:
+                raise flawed("has a factor too large to be multiplied")
         else:
             raise flawed(f"needs lokr_w{number}, or lokr_w{number}_a and lokr_w{number}_b", AGAIN)
     first, second = matrices
