@@ -50,7 +50,9 @@ def wait(
             idle()
             idle = None
         before, asked = job, time.monotonic()
-        job = client.job(job.id, wait=WAIT if timeout is None else min(WAIT, max(0.0, start + timeout - asked)))
+        due = [] if timeout is None else [start + timeout]
+        due += [start + IDLE] if idle is not None and job.state == "queued" else []
+        job = client.job(job.id, wait=min(WAIT, *(max(0.0, at - asked) for at in due)) if due else WAIT)
         if job == before and time.monotonic() - asked < pause:
             time.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 1.5)

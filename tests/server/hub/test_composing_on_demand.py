@@ -215,7 +215,7 @@ def test_a_recipe_of_another_model_is_not_found(plain: Community) -> None:
 
 @pytest.mark.usefixtures("driven")
 def test_a_composition_that_fails_says_why(plain: Community, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise InvalidRecipe("The sum is not finite.")
 
     monkeypatch.setattr("registry.services.composing.compositions.finish", fail)

@@ -16,9 +16,9 @@ from registry.cli import app
 from registry.db.tables import UploadSession, now
 from registry.storage.store import BALLAST_BYTES
 from tests.support import launcher
-from tests.support.community import Community
+from tests.support.community import URL, Community
 from tests.support.launcher import SERVER
-from tests.support.world import announce, content_digest, open_world, upload
+from tests.support.world import announce, content_digest, digest, open_world, upload
 
 MiB = 2**20
 RESERVE = 4 * MiB
@@ -119,10 +119,11 @@ def test_gc_frees_staged_files_before_it_writes_to_the_database(disk: Path, monk
 
 
 @pytest.mark.heavy
-def test_a_composition_without_room_fails_with_a_sentence(crew: Community) -> None:
+def test_a_composition_without_room_is_composed_when_it_is_read(crew: Community) -> None:
     crew.world.worker.store.reserve = 2**62
-    job = crew.post("bob", "/compositions", 202, alpha="1", patches=[{"number": 1}])["job"]
+    asked = {"alpha": "1", "patches": [{"number": 1}]}
+    recipe = crew.post("bob", "/compositions", 202, **asked)["recipe"]["digest"]
     crew.world.work()
-    ended = crew.world.client("bob").get(f"/api/v1/jobs/{job['id']}").json()
-    assert ended["state"] == "failed"
-    assert "no room left for the composition" in ended["error"]
+    assert crew.post("bob", "/compositions", 200, **asked)["held"] is False
+    sent = crew.world.client().get(f"{URL}/revisions/{recipe}/files/model.safetensors")
+    assert sent.headers["etag"] == f'"{digest(sent.content)}"'

@@ -88,6 +88,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH models/{namespace}/{name}": {"license": "mit"},
     "PATCH releases/{version}": {"changelog": "c"},
     "POST builds": {"recipe": "0" * 64, "weights_digest": f"sha256:{'0' * 64}"},
+    "POST cards": {"card": "c"},
+    "POST cards/{number}/accept": {"message": "m"},
+    "POST cards/{number}/reject": {"message": "m"},
+    "POST cards/{number}/withdraw": {"message": "m"},
     "POST channels/{channel}/rollback": {"message": "m"},
     "POST compositions": {"patches": [{"number": 1}]},
     "POST conflicts": {"patches": [{"number": 1}, {"number": 2}]},
@@ -105,6 +109,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST releases/{version}/yank": {"message": "m"},
     "POST reports": {"reason": "other", "message": "m"},
     "POST webhooks": {"url": "https://example.org", "events": ["patch.push"]},
+    "PUT cards/{number}": {"card": "c"},
     "PUT channels/{channel}": {"version": "1.0.0", "reason": "r"},
     "PUT evaluations": {"ref": "#1", "scores": [{"task": "t", "dataset": "d", "metric": "m", "value": 1}]},
     "PUT patches/{number}/comments/{comment_id}/hidden": {"reason": "r"},
@@ -147,7 +152,12 @@ def test_every_route_with_a_text_about_a_model_counts_it(sqlite_crew: Community)
         assert (answer.status_code, "You have written" in answer.text) == (429, True), (name, answer.text)
 
 
-RULES_OF_AUTHORS = {"POST patches/{number}/withdraw", "POST patches/{number}/revisions"}
+RULES_OF_AUTHORS = {
+    "PUT cards/{number}",
+    "POST cards/{number}/withdraw",
+    "POST patches/{number}/withdraw",
+    "POST patches/{number}/revisions",
+}
 
 
 def test_a_discussion_is_its_newest_page_and_the_rest_follows(crew: Community) -> None:
