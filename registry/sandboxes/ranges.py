@@ -40,7 +40,7 @@ def compose_range(
     """Compose bytes start..stop - 1 of a weight file.
 
     Args:
-        key: Names the composition; it always has the same base, patches and recipe.
+        key: Names the composition and the very files that it is made of.
         base: Path of each file of the base (weights, index, config) by its name in the folder.
         patches: Path of each patch file by its sha256.
         recipe: `base`, `alpha`, `items` and `method`, as `make_recipe` takes them.
@@ -72,8 +72,6 @@ def compose_range(
 
 def _open(key: str, base: Mapping[str, str], patches: Mapping[str, str], recipe: Mapping[str, Any]) -> ComposedWeights:
     """Return a composition that is open, or open it and close the one that was read least recently."""
-    seen = [Path(path).stat() for path in (*base.values(), *patches.values()) if Path(path).is_file()]
-    key += "".join(f" {status.st_ino} {status.st_mtime_ns}" for status in seen)  # a repaired file is another one
     if key not in _opened:
         require_files([*base.values(), *patches.values()])
         with ExitStack() as stack:

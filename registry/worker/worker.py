@@ -264,9 +264,10 @@ class Worker(Upkeep):
         with self.database.read() as session:
             model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
             compositions.require_ingredients(session, model, recipe)
-            base = {file.path: file.sha256 for file in models.base_files(session, model)}
+            files_of_base = models.base_files(session, model)
+            base = {file.path: file.sha256 for file in files_of_base}
             named = compositions.described(session, model, recipe)
-            size = sum(file.blob.size for file in models.base_files(session, model) if is_weights(file.path))
+            size = sum(file.blob.size for file in files_of_base if is_weights(file.path))
             known = compositions.composition_of(session, model, recipe.digest)
         repaired = known is not None and known.held
         held = repaired or holding.make_room(self.database, self.store, size, self.settings.composed_bytes)

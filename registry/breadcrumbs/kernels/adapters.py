@@ -9,6 +9,25 @@ from registry.breadcrumbs.kernels.compose import F16, F32, SPAN, kernel, load_do
 
 
 @kernel
+def sum_products(
+    left: npt.NDArray[Any], right: npt.NDArray[Any], row: int, column: int, run: int, sums: npt.NDArray[np.float64]
+) -> None:
+    """Compute elements column..column + run - 1 of a row of left @ right, in float64, in the order of the rank.
+
+    Args:
+        left: float32 or float64 [rows, rank].
+        right: float32 or float64 [rank, columns].
+        row, column, run: The elements.
+        sums: float64 [run or more]; its first `run` are filled.
+    """
+    sums[:run] = 0
+    for number in range(right.shape[0]):
+        factor, factors = np.float64(left[row, number]), right[number, column : column + run]
+        for place in range(run):
+            sums[place] += factor * np.float64(factors[place])
+
+
+@kernel
 def add_product(
     weights: npt.NDArray[np.uint8],
     code: int,
@@ -32,7 +51,7 @@ def add_product(
         scale: The factor of the product.
         out: float32 or float64 [size], filled.
     """
-    rank, columns = right.shape
+    columns = right.shape[1]
     width = 2 if code <= F16 else 4 if code == F32 else 8
     doubles, sums = np.empty(SPAN + 16, np.float64), np.empty(SPAN, np.float64)
     for start in range(0, size, SPAN):
@@ -43,11 +62,7 @@ def add_product(
             row = (first + start + done) // columns
             column = (first + start + done) % columns
             run = min(span - done, columns - column)
-            sums[:run] = 0
-            for number in range(rank):
-                factor, factors = np.float64(left[row, number]), right[number, column : column + run]
-                for place in range(run):
-                    sums[place] += factor * np.float64(factors[place])
+            sum_products(left, right, row, column, run, sums)
             before, after = doubles[done : done + run], out[start + done : start + done + run]
             for place in range(run):
                 after[place] = before[place] + scale * sums[place]
@@ -89,16 +104,8 @@ def add_hadamard(
             row = (first + start + done) // columns
             column = (first + start + done) % columns
             run = min(span - done, columns - column)
-            sums[:run] = 0
-            others[:run] = 0
-            for number in range(right.shape[0]):
-                factor, factors = left[row, number], right[number, column : column + run]
-                for place in range(run):
-                    sums[place] += factor * factors[place]
-            for number in range(other_right.shape[0]):
-                factor, factors = other_left[row, number], other_right[number, column : column + run]
-                for place in range(run):
-                    others[place] += factor * factors[place]
+            sum_products(left, right, row, column, run, sums)
+            sum_products(other_left, other_right, row, column, run, others)
             before, after = doubles[done : done + run], out[start + done : start + done + run]
             for place in range(run):
                 after[place] = before[place] + scale * (sums[place] * others[place])

@@ -74,7 +74,7 @@ class ComposedResponse(StreamingResponse):
         if wanted.ranged:
             measured["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{wanted.size}"
             status = 206
-        super().__init__(nothing(), status, {**headers, **measured}, "application/octet-stream")
+        super().__init__((), status, {**headers, **measured}, "application/octet-stream")
         self.done = 0
         self.right: bool | None = None
         self.wanted, self.composers, self.gate, self.caller, self.ended = wanted, composers, gate, caller, ended
@@ -135,9 +135,3 @@ async def chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes
     yield first
     async for piece in rest:
         yield piece
-
-
-async def nothing() -> AsyncIterator[bytes]:
-    """Yield nothing."""
-    return
-    yield b""

@@ -83,9 +83,8 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
         if found is None:
             raise RevisionNotFound(f"The recipe {snapshot.recipe_digest[:12]} is no longer composed; compose it again.")
         recipe = compositions.to_recipe(found.recipe)
-        used = [file.sha256 for file in found.base if concerns_weights(file.path)]
-        damage.refuse_marked(session, [*used, *(item.sha256 for item in recipe.items)])
-    needed = [file for file in found.base if concerns_weights(file.path)]
+        needed = [file for file in found.base if concerns_weights(file.path)]
+        damage.refuse_marked(session, [file.sha256 for file in needed] + [item.sha256 for item in recipe.items])
     base = {file.path: str(cache.locate(file.sha256)) for file in needed}
     if any(file.state == "remote" and not Path(base[file.path]).is_file() for file in needed):
         with ctx.database.write() as session:
@@ -100,7 +99,9 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
                 os.utime(path)  # of what is used least recently, the cache lets go
     patches = {item.sha256: str(ctx.store.path(item.sha256)) for item in recipe.items}
     named = {"base": recipe.base, "alpha": recipe.alpha, "items": recipe.items, "method": recipe.method}
-    return found.composition, Source(str(found.composition), base, patches, named)
+    seen = [file.stat() for file in map(Path, (*base.values(), *patches.values())) if file.is_file()]
+    key = " ".join([str(found.composition), *(f"{status.st_ino}.{status.st_mtime_ns}" for status in seen)])
+    return found.composition, Source(key, base, patches, named)  # a file that was repaired is another one
 
 
 def account(ctx: Context, key: UUID, source: Source, file: File, metrics: Metrics, *, right: bool) -> None:

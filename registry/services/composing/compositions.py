@@ -89,8 +89,12 @@ def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -
     composition = composition_of(session, model, recipe.digest)
     if composition is not None and not is_damaged(composition):
         return composition, None
-    key = job_key(model, recipe.digest)
-    return None, jobs.enqueue(session, user_id, "compose", key, model, recipe.digest, {"recipe": recipe.digest})
+    return None, enqueue(session, user_id, model, recipe.digest)
+
+
+def enqueue(session: Session, user_id: uuid.UUID, model: Model, digest: str) -> Job:
+    """Return the job that composes a recipe on a model, which is enqueued only once."""
+    return jobs.enqueue(session, user_id, "compose", job_key(model, digest), model, digest, {"recipe": digest})
 
 
 def job_key(model: Model, digest: str) -> str:

@@ -82,6 +82,13 @@ def alone() -> ColumnElement[bool]:
     return and_(Blob.state.in_(STORED), *(~exists().where(owner == Blob.sha256) for owner in OTHERS))
 
 
+def in_held() -> ColumnElement[bool]:
+    """Return the condition that a blob is a file of a held composition."""
+    return exists().where(
+        CompositionFile.sha256 == Blob.sha256, CompositionFile.composition_id == Composition.id, Composition.held
+    )
+
+
 def kept() -> ColumnElement[bool]:
     """Return the condition that the weights of a composition stay, for a query on its model as well.
 
@@ -148,11 +155,8 @@ def reclaim(database: Database, store: Store) -> None:
 
     A row of a composition, of an upload or of a model that went since has kept them here.
     """
-    held = exists().where(
-        CompositionFile.sha256 == Blob.sha256, CompositionFile.composition_id == Composition.id, Composition.held
-    )
     weights = exists().where(CompositionFile.sha256 == Blob.sha256, weights_of(CompositionFile.path))
-    stray = alone(), weights, ~held, Blob.leased_until <= now()
+    stray = alone(), weights, ~in_held(), Blob.leased_until <= now()
     with store.holding(garbage.LOCK, shared=True) as locked:
         while locked:
             with database.write() as session:
@@ -184,11 +188,8 @@ def let_go(session: Session, store: Store, key: uuid.UUID) -> list[str]:
     if session.scalar(select(Composition.id).join(Model).where(Composition.id == key, kept())):  # since a moment ago
         return []
     session.execute(update(Composition).where(Composition.id == key).values(held=False, reads=0))
-    others = exists().where(
-        CompositionFile.sha256 == Blob.sha256, CompositionFile.composition_id == Composition.id, Composition.held
-    )
     named = Blob.sha256.in_([blob.sha256 for blob in locked])
-    free = set(session.scalars(select(Blob.sha256).where(named, alone(), ~others)))
+    free = set(session.scalars(select(Blob.sha256).where(named, alone(), ~in_held())))
     for blob in locked:
         if blob.sha256 in free:
             compute_from_now_on(store, blob)
@@ -231,8 +232,7 @@ def hold(session: Session, key: uuid.UUID, *, again: bool = False) -> Job | None
         return None
     model = session.get_one(Model, composition.model_id)
     digest, asker = composition.recipe_digest, composition.user_id or model.creator_id
-    name = compositions.job_key(model, digest)
-    return jobs.enqueue(session, asker, "compose", name, model, digest, {"recipe": digest})
+    return compositions.enqueue(session, asker, model, digest)
 
 
 def hold_recipe(session: Session, model: Model, digest: str) -> None:
