@@ -1,7 +1,7 @@
 """The commands, in the order of the report; each is a module with `add_options` and `run`."""
 
 from benchmarks.science import compose, conflicts, diff, gpu, mergekit, ranges, scaling, size
-from benchmarks.server import database, latency, pages, requests
+from benchmarks.server import database, latency, pages, requests, serving
 
 COMMANDS = {
     "compose": compose,
@@ -16,4 +16,5 @@ COMMANDS = {
     "database": database,
     "requests": requests,
     "latency": latency,
+    "serving": serving,
 }

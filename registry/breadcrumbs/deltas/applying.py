@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from registry.breadcrumbs.deltas.delta_file import Delta, units
+from registry.breadcrumbs.deltas.delta_file import Delta, steps_of, takes_steps, units
 from registry.breadcrumbs.formats.arrays import NUMPY, octets
 from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
@@ -61,17 +61,17 @@ def apply_delta(before: Checkpoint, delta: Delta, name: str, out: BinaryIO, mete
     for entry in before.headers[name].entries.values():
         size, dtype = units(before.tensors[entry.name])
         width = DTYPES[dtype]
-        changes = _Changes(delta, entry.name, size, width) if entry.name in delta.info.tensors else None
+        changes = _changes_of(delta, entry.name, size, width)
         for start, stop in blocks(size):
             block: npt.NDArray[Any] = np.empty(stop - start, f"<u{width}")
             before.fill(octets(block), entry.name, start * width)
-            if changes is not None:
-                changes.put(block, start)
+            for change in changes:
+                change.put(block, start)
             digest.update(octets(block))
             out.write(octets(block))
             meter.add(block.nbytes)
-        if changes is not None:
-            changes.end()
+        for change in changes:
+            change.end()
     return digest.hexdigest()
 
 
@@ -88,18 +88,29 @@ def write_carried(delta: Delta, path: str, out: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def _changes_of(delta: Delta, name: str, size: int, width: int) -> list["_Changes"]:
+    """Return what a delta changes in a tensor: elements that it gives whole, and those that it gives by steps."""
+    if name not in delta.info.tensors:
+        return []
+    tensors, begun = delta.info.tensors, {name: f"<u{width}"}
+    if takes_steps(name, tensors[name], tensors):
+        begun[steps_of(name)] = "|i1"
+    return [_Changes(delta, begin, size, dtype) for begin, dtype in begun.items() if delta.entry(f"{begin}.values")]
+
+
 class _Changes:
-    """What a delta changes in one tensor, block after block.
+    """What two entries of a delta change in one tensor, block after block.
 
     Args:
         delta: The delta.
-        name: The tensor.
-        size: Its elements, of `width` bytes.
+        name: What the names of the entries begin with.
+        size: The tensor's elements.
+        dtype: numpy's name of the dtype that values are read as: `|i1` of steps, which are added.
     """
 
-    def __init__(self, delta: Delta, name: str, size: int, width: int) -> None:
+    def __init__(self, delta: Delta, name: str, size: int, dtype: str) -> None:
         self._delta, self._name, self._size = delta, name, size
-        self._integer = f"<u{width}"
+        self._dtype = dtype
         self._values = self._entry("values")
         self._mask = delta.entry(f"{name}.bitmask")
         self._used = 0
@@ -116,9 +127,12 @@ class _Changes:
             places = np.flatnonzero(self._bits(self._mask, start, len(block)))
         if self._used + len(places) > self._values.numel:
             raise self._differ()
-        values = np.empty(len(places), self._integer)
+        values = np.empty(len(places), self._dtype)
         self._delta.fill(octets(values), self._values, self._used * values.itemsize)
-        block[places] = values
+        if self._dtype == "|i1":
+            block[places] += values.astype(np.int16).view(block.dtype)  # modulo 2^16
+        else:
+            block[places] = values
         self._used += len(places)
 
     def end(self) -> None:
