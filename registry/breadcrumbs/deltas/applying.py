@@ -5,6 +5,7 @@ order and range, both by their number, and what comes out by the caller, who com
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -75,6 +76,29 @@ def apply_delta(before: Checkpoint, delta: Delta, name: str, out: BinaryIO, mete
     return digest.hexdigest()
 
 
+def read_changes(
+    delta: Delta, name: str, size: int, width: int, step: int
+) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[Any]]]:
+    """Read what a delta changes in one tensor.
+
+    Args:
+        delta: The delta.
+        name: The tensor.
+        size: Its elements, of `width` bytes.
+        step: How many elements are looked at at a time, a multiple of 8.
+
+    Yields:
+        The first of these elements, the places of those that change counted from it, and their new bits.
+
+    Raises:
+        InvalidPatch: The delta contradicts itself.
+    """
+    changes = _Changes(delta, name, size, width)
+    for start, stop in blocks(size, step):
+        yield start, *changes.take(start, stop - start)
+    changes.end()
+
+
 def write_carried(delta: Delta, path: str, out: BinaryIO) -> str:
     """Write a file that a delta holds whole; return the sha256 of what was written."""
     entry = delta.entry(f"{path}.file")
@@ -110,16 +134,21 @@ class _Changes:
 
     def put(self, block: npt.NDArray[Any], start: int) -> None:
         """Change a block of elements, which begins at `start` and follows the one before."""
+        places, values = self.take(start, len(block))
+        block[places] = values
+
+    def take(self, start: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Return the places and values of a block of `count` elements from `start` on, which follows the one before."""
         if self._mask is None:
-            places = self._next_indices(start + len(block)) - start
+            places = self._next_indices(start + count) - start
         else:
-            places = np.flatnonzero(self._bits(self._mask, start, len(block)))
+            places = np.flatnonzero(self._bits(self._mask, start, count))
         if self._used + len(places) > self._values.numel:
             raise self._differ()
         values = np.empty(len(places), self._integer)
         self._delta.fill(octets(values), self._values, self._used * values.itemsize)
-        block[places] = values
         self._used += len(places)
+        return places, values
 
     def end(self) -> None:
         """Check that all values were used."""
