@@ -22,12 +22,13 @@ def follow(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a command each time a channel moves, on a folder that is brought there.
+    """Run a command each time a channel moves.
 
-    Every byte is verified before COMMAND is run. In COMMAND, {model} and $CRUMB_MODEL are the folder, {ref} and
-    $CRUMB_REF the version, and {delta} and $CRUMB_DELTA a file with the exact bits that differ from the revision for
-    which COMMAND was last run, which `crumb apply-delta` takes. Without {delta} no such file is made; with it, COMMAND
-    is not run for the first revision, which an engine loads from the folder.
+    The folder is kept at what the channel points at, and every byte is verified before COMMAND is run. In COMMAND,
+    {model} and $CRUMB_MODEL are the folder, {ref} and $CRUMB_REF the version, and {delta} and $CRUMB_DELTA a file with
+    the exact bits that differ from the revision for which COMMAND was last run, which `crumb apply-delta` takes.
+    Without {delta} no such file is made; with it, COMMAND is not run for the first revision, which an engine loads from
+    the folder.
 
     Runs until it is interrupted. Started again it resumes: if the channel has moved, or COMMAND failed, COMMAND is run.
 
