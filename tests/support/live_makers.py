@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, PreTrainedModel
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    Dinov2Config,
+    LlamaConfig,
+    MixtralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
@@ -34,15 +44,25 @@ def make_mixtral(folder: Path) -> Path:
     return _save(MixtralConfig(**SIZES, num_local_experts=3, num_experts_per_tok=2), folder, torch.float32)
 
 
-def _save(config: LlamaConfig | MixtralConfig, folder: Path, dtype: torch.dtype) -> Path:
+def make_dinov2(folder: Path) -> Path:
+    """Save a vision model: transformers 5 renames its tensors, and cuts some of them, when it loads them."""
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=14, patch_size=7, use_swiglu_ffn=True
+    )
+    return _save(config, folder, torch.float32)
+
+
+def _save(config: PretrainedConfig, folder: Path, dtype: torch.dtype) -> Path:
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder)
+    kind = AutoModel if isinstance(config, Dinov2Config) else AutoModelForCausalLM
+    kind.from_config(config).to(dtype).save_pretrained(folder)
     return folder
 
 
 def load(folder: Path) -> PreTrainedModel:
     """Load a model as people do, in the dtype of its files."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    kind = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
+    return kind.from_pretrained(folder, dtype="auto")
 
 
 def bits(module: torch.nn.Module) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """Patches of models that run: the bytes that `crumb diff` makes of the saved folder."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from client import diff
 from client.live import diff_of
 from registry.errors import CheckpointMismatch, InvalidPatch
 from tests.support import makers
-from tests.support.live_makers import load, make_llama, make_mixtral
+from tests.support.live_makers import load, make_dinov2, make_llama, make_mixtral
 
 
 def train(module: torch.nn.Module, seed: int = 5) -> torch.nn.Module:
@@ -39,8 +40,11 @@ def test_the_patch_is_that_of_the_saved_folder(tmp_path: Path, tied: bool, dtype
     )
 
 
-def test_fused_experts_are_compared_as_the_checkpoint_has_them(tmp_path: Path) -> None:
-    base = make_mixtral(tmp_path / "base")
+@pytest.mark.parametrize("make", [make_mixtral, make_dinov2])
+def test_what_is_fused_or_cut_is_compared_as_the_checkpoint_has_it(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    base = make(tmp_path / "base")
     module = train(load(base))
     made = diff_of(module, base, tmp_path / "live.safetensors", quiet=True)
     module.save_pretrained(tmp_path / "tuned")

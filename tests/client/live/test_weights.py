@@ -15,7 +15,7 @@ from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.errors import BaseMismatch, CheckpointMismatch, DigestMismatch, InvalidRequest, NotFinite, WrongState
 from tests.support import makers
-from tests.support.live_makers import Family, bits, load, make_llama, make_mixtral, open_family
+from tests.support.live_makers import Family, bits, load, make_dinov2, make_llama, make_mixtral, open_family
 
 HUGE = "9" * 19
 
@@ -24,13 +24,6 @@ HUGE = "9" * 19
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
     folder = tmp_path_factory.mktemp("llama")
     with open_family(folder, make_llama(folder / "base")) as family:
-        yield family
-
-
-@pytest.fixture(scope="module")
-def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
-    folder = tmp_path_factory.mktemp("mixtral")
-    with open_family(folder, make_mixtral(folder / "base"), (1, 2)) as family:
         yield family
 
 
@@ -80,16 +73,19 @@ def test_only_what_differs_is_read_and_written(llama: Family, tmp_path: Path) ->
         assert moved == {name}
 
 
-def test_experts_that_were_fused_when_they_were_loaded_are_changed_where_they_are(
-    mixtral: Family, tmp_path: Path
+@pytest.mark.parametrize(("make", "saved"), [(make_mixtral, "experts.0"), (make_dinov2, "weights_in")])
+def test_what_transformers_fuses_or_cuts_when_it_loads_is_changed_where_it_is(
+    make: Callable[[Path], Path], saved: str, tmp_path: Path
 ) -> None:
-    module = load(mixtral.folder)
-    assert not any("experts.0" in name for name in module.state_dict())  # or this test tells nothing
-    recipe = mixtral.recipe("1", "0.5", alpha="0.8")
-    weights = live(mixtral, module)
-    weights.compose(recipe)
-    assert bits(module) == bits(load(mixtral.composed(recipe, tmp_path / "release")))
-    assert weights.verify() == digest_checkpoint_of(tmp_path / "release")
+    with open_family(tmp_path, make(tmp_path / "base"), (1, 2)) as family:
+        module = load(family.folder)
+        assert any(saved in name for name in family.base.tensors)
+        assert not any(saved in name for name in module.state_dict())  # or this test tells nothing
+        recipe = family.recipe("1", "0.5", alpha="0.8")
+        weights = live(family, module)
+        weights.compose(recipe)
+        assert bits(module) == bits(load(family.composed(recipe, tmp_path / "release")))
+        assert weights.verify() == digest_checkpoint_of(tmp_path / "release")
 
 
 def digest_checkpoint_of(folder: Path) -> str:
