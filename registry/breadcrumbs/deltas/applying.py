@@ -5,6 +5,7 @@ order and range, both by their number, and what comes out by the caller, who com
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,7 +16,7 @@ from registry.breadcrumbs.formats.arrays import NUMPY, octets
 from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import DTYPES, Entry, show
-from registry.errors import BaseMismatch, InvalidPatch
+from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest
 from registry.files.hashing import BLOCK
 from registry.files.progress import Meter
 
@@ -75,6 +76,45 @@ def apply_delta(before: Checkpoint, delta: Delta, name: str, out: BinaryIO, mete
     return digest.hexdigest()
 
 
+def read_changes(
+    delta: Delta, name: str, step: int, before: Checkpoint | None = None
+) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[Any]]]:
+    """Read what a delta changes in one tensor.
+
+    Args:
+        delta: The delta.
+        name: The tensor.
+        step: How many elements are looked at at a time, a multiple of 8.
+        before: The earlier revision, which is needed where the delta has steps.
+
+    Yields:
+        The first of these elements, the places of those that change counted from it, and their new bits.
+
+    Raises:
+        InvalidPatch: The delta contradicts itself.
+        InvalidRequest: The tensor has steps, and `before` is not given.
+    """
+    size, dtype = units(delta.info.tensors[name])
+    width = DTYPES[dtype]
+    changes = _changes_of(delta, name, size, width)
+    stepped = any(change.steps for change in changes)
+    if stepped and before is None:
+        raise InvalidRequest(
+            f"{delta.called} tells by how much elements of {show(name)} change; give the earlier revision, too, or "
+            "make the delta with `--values`.",
+            field="before",
+        )
+    for start, stop in blocks(size, step):
+        block: npt.NDArray[Any] = np.empty(stop - start, f"<u{width}")
+        if stepped and before is not None:
+            before.fill(octets(block), name, start * width)
+        places = np.concatenate([change.put(block, start) for change in changes])
+        places.sort()
+        yield start, places, block[places]
+    for change in changes:
+        change.end()
+
+
 def write_carried(delta: Delta, path: str, out: BinaryIO) -> str:
     """Write a file that a delta holds whole; return the sha256 of what was written."""
     entry = delta.entry(f"{path}.file")
@@ -106,11 +146,14 @@ class _Changes:
         name: What the names of the entries begin with.
         size: The tensor's elements.
         dtype: numpy's name of the dtype that values are read as: `|i1` of steps, which are added.
+
+    Attributes:
+        steps: Whether they are steps.
     """
 
     def __init__(self, delta: Delta, name: str, size: int, dtype: str) -> None:
         self._delta, self._name, self._size = delta, name, size
-        self._dtype = dtype
+        self._dtype, self.steps = dtype, dtype == "|i1"
         self._values = self._entry("values")
         self._mask = delta.entry(f"{name}.bitmask")
         self._used = 0
@@ -119,8 +162,8 @@ class _Changes:
             self._read, self._last = 0, -1
             self._ahead = np.empty(0, np.int64)  # indices that were read and belong to later blocks
 
-    def put(self, block: npt.NDArray[Any], start: int) -> None:
-        """Change a block of elements, which begins at `start` and follows the one before."""
+    def put(self, block: npt.NDArray[Any], start: int) -> npt.NDArray[np.int64]:
+        """Change a block of elements, which begins at `start` and follows the one before; return which are changed."""
         if self._mask is None:
             places = self._next_indices(start + len(block)) - start
         else:
@@ -129,11 +172,12 @@ class _Changes:
             raise self._differ()
         values = np.empty(len(places), self._dtype)
         self._delta.fill(octets(values), self._values, self._used * values.itemsize)
-        if self._dtype == "|i1":
+        if self.steps:
             block[places] += values.astype(np.int16).view(block.dtype)  # modulo 2^16
         else:
             block[places] = values
         self._used += len(places)
+        return places
 
     def end(self) -> None:
         """Check that all values were used."""

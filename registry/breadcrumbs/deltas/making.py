@@ -72,6 +72,8 @@ def make_delta(
     ends: Ends,
     carried: Mapping[str, Path],
     progress: Progress | None = None,
+    *,
+    steps: bool = True,
 ) -> DeltaInfo:
     """Write the delta between two revisions. Same inputs, same bytes.
 
@@ -81,6 +83,8 @@ def make_delta(
         ends: What they are; the caller has hashed them.
         carried: The files of `ends.carried`.
         progress: Called with (bytes read, bytes to read).
+        steps: Whether small differences are told as such where that takes fewer bytes; False for programs that cannot
+            read the earlier revision.
 
     Raises:
         CheckpointMismatch: The two hold their weights in other files, or with other headers.
@@ -96,7 +100,7 @@ def make_delta(
         if not kept and not carried and all(old == new for old, new in ends.files.values()):
             raise InvalidRequest("The two revisions are the same; no delta was written.")
         tensors = {name: before.tensors[name] for name in kept}
-        groups = {name: _choose(name, spec, kept[name], before.tensors) for name, spec in tensors.items()}
+        groups = {name: _choose(name, spec, kept[name], before.tensors, steps) for name, spec in tensors.items()}
         entries = [entry for name in kept for group in groups[name] for entry in group.entries]
         sizes = {path: file.stat().st_size for path, file in sorted(carried.items())}
         header = format_header(
@@ -168,13 +172,13 @@ def _read(side: Checkpoint, name: str, start: int, stop: int, width: int) -> npt
     return raw
 
 
-def _choose(name: str, spec: TensorSpec, kept: _Kept, names: Collection[str]) -> list[_Group]:
+def _choose(name: str, spec: TensorSpec, kept: _Kept, names: Collection[str], steps: bool) -> list[_Group]:
     """Return the groups of a tensor's elements: one, or two if they take fewer bytes and no tensor has that name."""
     far = kept.nnz - kept.near
     whole = [_Group(None, lay_out(name, spec, kept.nnz, 0))]
     split = [_Group(False, lay_out(name, spec, far, 0)), _Group(True, lay_out(name, spec, 0, kept.near))]
     fewer = sum(group.size for group in split) < sum(group.size for group in whole)
-    return [group for group in split if group.entries] if fewer and takes_steps(name, spec, names) else whole
+    return [group for group in split if group.entries] if fewer and steps and takes_steps(name, spec, names) else whole
 
 
 def _write_group(scratch: _Scratch, kept: _Kept, spec: TensorSpec, group: _Group, file: BinaryIO) -> None:
