@@ -254,6 +254,19 @@ def module_without(family: Family) -> torch.nn.Module:
     return module
 
 
+def test_a_head_that_only_the_base_ties_follows_the_embedding(llama: Family, tmp_path: Path) -> None:
+    module = load(llama.folder)
+    module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.detach().clone())
+    recipe = llama.recipe("1", "1")
+    weights = live(llama, module)
+    weights.compose(recipe)
+    assert bits(module) == bits(load(llama.composed(recipe, tmp_path / "release")))
+    with torch.no_grad():
+        module.lm_head.weight[0, 0] += 1
+    with pytest.raises(CheckpointMismatch, match="two that differ"):
+        LiveWeights(module, llama.base, llama.patches, recipe)
+
+
 def test_what_the_model_ties_may_not_differ(tmp_path: Path) -> None:
     base = make_llama(tmp_path / "base", tied=False)
     tensors = makers.read_weights(base)
