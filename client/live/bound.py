@@ -18,6 +18,7 @@ from registry.breadcrumbs.composing.ranges import ComposedWeights
 from registry.breadcrumbs.composing.writer import READ_BYTES
 from registry.breadcrumbs.diffing.faults import ADDED, MISSING
 from registry.breadcrumbs.diffing.pairing import Choice, pair
+from registry.breadcrumbs.diffing.ties import equal_bits
 from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
@@ -63,6 +64,11 @@ class BoundWeights:
         self._places = {name: [other] for name, other in pairing.partner.items()}
         of = {other: name for name, other in pairing.partner.items()}
         for extra, kept in pairing.same:  # the module holds a tensor twice that the base ties
+            if not equal_bits(self._weights, extra, kept):
+                raise CheckpointMismatch(
+                    f"The base ties {show(extra)} to {show(kept)}, and the model holds two that differ; load it anew.",
+                    field=extra,
+                )
             self._places[of[kept]].append(extra)
         self.left_out = tuple(sorted(fault.name for fault in pairing.left_out))
 

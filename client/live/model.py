@@ -20,6 +20,7 @@ from client.machine.known_files import checked_base
 from client.machine.sources import resolve
 from client.terminal.addresses import decimal, parse_pulled
 from client.terminal.console import Console
+from registry.breadcrumbs.composing.variances import tell_negative
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.patchfile import Patch
@@ -233,6 +234,8 @@ class LiveModel:
         with self._console.progress(f"switching to {ref[:12]}") as progress:
             written = self._weights.compose(recipe, progress)
         seconds = time.monotonic() - began
+        for sentence in tell_negative(self._weights.negative):
+            self._console.note(sentence)
         self._listed, self.ref = listed, ref
         verified = None
         if verify:

@@ -36,7 +36,8 @@ def find_places(module: torch.nn.Module) -> dict[str, Place]:
     """Return where each tensor that saving a module would write is in it, by name.
 
     Raises:
-        InvalidRequest: A tensor is not in this process's memory, or only a part of it is.
+        InvalidRequest: A tensor is not in this process's memory, or only a part of it is; or it shares its memory with
+            another without being tied to it.
     """
     module = unwrap(module)
     state: Tensors = {
@@ -51,7 +52,14 @@ def find_places(module: torch.nn.Module) -> dict[str, Place]:
     for name in module._keys_to_ignore_on_save or ():  # type: ignore[union-attr]
         state.pop(str(name), None)
     with _Lazily():
-        held = remove_tied_weights_from_state_dict(dict(state), module)
+        try:
+            held = remove_tied_weights_from_state_dict(dict(state), module)
+        except RuntimeError as why:
+            raise InvalidRequest(
+                "The model has one memory for tensors that its class does not tie, and cannot be saved either; give "
+                f"each its own. {why}",
+                field="model",
+            ) from why
         saved = _undo_conversion(module, held)
     owned = {_memory(tensor) for tensor in held.values()}
     places: dict[str, Place] = {

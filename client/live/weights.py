@@ -61,6 +61,7 @@ class LiveWeights:
             device = "cuda" if any(it.is_cuda for it in module.parameters()) else "cpu"
         self._held = HeldWeights(base, patches, self._bound.open_sinks, device, device_memory)
         self.recipe = recipe
+        self._bound.check_fits(self._held.changed_by(recipe), patches, recipe)
         due, found = digest or self._compose_digest(recipe), self._bound.digest(progress)
         if found != due:
             raise BaseMismatch(
@@ -79,6 +80,11 @@ class LiveWeights:
     def whole(self) -> bool:
         """Whether the module holds its recipe; not so after an error that could not be undone."""
         return not self._held.stale
+
+    @property
+    def negative(self) -> dict[str, int]:
+        """How many variances of batch norm the last composition made negative, by tensor, of those it wrote."""
+        return self._held.negative
 
     def compose(self, recipe: Recipe, progress: Progress | None = None) -> int:
         """Make the module's weights those of a composition; return how many bytes of tensors were written.

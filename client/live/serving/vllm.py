@@ -26,19 +26,8 @@ from registry.breadcrumbs.formats.header import FLOATS, show
 from registry.errors import BreadcrumbError, InvalidRequest, Unavailable
 from registry.files.hashing import hash_file
 
-BACKEND = "breadcrumb"
 TIMEOUT = 600.0  # seconds for a server to take a delta
 KINDS = {code: dtype for dtype, code in CODES.items()}
-
-
-def register() -> None:
-    """Register the engine of vllm_engine.py with vLLM; vLLM calls this in each of its processes."""
-    from vllm.distributed.weight_transfer import WeightTransferEngineFactory
-
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(
-            BACKEND, "client.live.serving.vllm_engine", "DeltaWeightTransferEngine"
-        )
 
 
 def sparse_patches(changes: Iterable[Changed], device: str | torch.device = "cpu") -> Iterator[Any]:

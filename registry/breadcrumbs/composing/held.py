@@ -39,6 +39,7 @@ class HeldWeights:
 
     Attributes:
         stale: The tensors that an error left half written.
+        negative: How many variances of batch norm the last composition made negative, by tensor, of those it wrote.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class HeldWeights:
         self.base, self.patches, self.open_sinks = base, patches, open_sinks
         self.device, self.device_memory = device, device_memory
         self.stale: set[str] = set()
+        self.negative: dict[str, int] = {}
         self._parts: dict[str, Part] = {}
 
     def hold(self, recipe: Recipe) -> None:
@@ -106,6 +108,7 @@ class HeldWeights:
                     if chosen:
                         writer.write_tensors(name, sinks(name), chosen)
                 crew.drain()
+            self.negative = writer.variances.counts
             if engine.resident:
                 engine.resident.settle(engine.resident.digests | writer.digests("base tensors"))
         return size

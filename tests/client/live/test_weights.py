@@ -217,6 +217,14 @@ def test_a_model_that_is_not_what_it_is_said_to_be_is_refused(llama: Family) -> 
         live(llama, torch.nn.Linear(2, 2))
 
 
+def test_memory_that_two_tensors_share_without_being_tied_is_refused(llama: Family) -> None:
+    module = load(llama.folder)
+    first, second = (layer.mlp.up_proj for layer in module.model.layers)
+    second.weight = first.weight
+    with pytest.raises(InvalidRequest, match="give each its own"):
+        live(llama, module)
+
+
 def test_verifying_sees_what_something_else_changed(llama: Family) -> None:
     module = load(llama.folder)
     weights = live(llama, module)
@@ -236,12 +244,27 @@ def test_a_tensor_that_the_model_lacks_stays_the_bases_unless_it_would_change(ll
     assert other.left_out == ("model.norm.weight",)
     with pytest.raises(CheckpointMismatch, match="has no such tensor"):
         other.compose(llama.recipe("1"))
+    with pytest.raises(CheckpointMismatch, match="has no such tensor"):  # and not that its digest is another
+        LiveWeights(module_without(llama), llama.base, llama.patches, llama.recipe("1"))
 
 
 def module_without(family: Family) -> torch.nn.Module:
     module = load(family.folder)
     del module.model.norm
     return module
+
+
+def test_a_head_that_only_the_base_ties_follows_the_embedding(llama: Family, tmp_path: Path) -> None:
+    module = load(llama.folder)
+    module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.detach().clone())
+    recipe = llama.recipe("1", "1")
+    weights = live(llama, module)
+    weights.compose(recipe)
+    assert bits(module) == bits(load(llama.composed(recipe, tmp_path / "release")))
+    with torch.no_grad():
+        module.lm_head.weight[0, 0] += 1
+    with pytest.raises(CheckpointMismatch, match="two that differ"):
+        LiveWeights(module, llama.base, llama.patches, recipe)
 
 
 def test_what_the_model_ties_may_not_differ(tmp_path: Path) -> None:
@@ -272,3 +295,16 @@ def test_a_base_in_memory_gives_the_same_bits_within_its_bound(llama: Family, mo
         weights.compose(llama.recipe())
         assert base.held <= most and (base.held > 0) == (most > 0)
     assert llama.base.tensors and digest_checkpoint(llama.base) == llama.digest  # it is still open
+
+
+def test_variances_that_become_negative_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from registry.breadcrumbs.composing import variances
+
+    monkeypatch.setattr(variances, "ENDING", "norm.weight")
+    base = make_llama(tmp_path / "base", dtype=torch.float32)
+    with open_family(tmp_path, base, (1,), scale=1.0, drop_top="0", drop_bottom="0") as family:
+        weights = live(family, load(base))
+        weights.compose(family.recipe("1", alpha="4"))
+        assert weights.negative and all("norm.weight" in name for name in weights.negative)
+        weights.compose(family.recipe())
+        assert weights.negative == {}

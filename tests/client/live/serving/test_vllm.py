@@ -1,8 +1,10 @@
 """Deltas for vLLM, whose classes need a GPU: an engine of our own holds checkpoint-shaped tensors in their place."""
 
 import json
+import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
@@ -14,7 +16,7 @@ import torch
 
 from client.actions.pulling.deltas import make_delta
 from client.live import changes_of
-from client.live.serving import vllm
+from client.live.serving import plugin, vllm
 from registry.breadcrumbs.deltas.delta_file import open_delta
 from registry.errors import DigestMismatch, InvalidRequest, WrongState
 from tests.support import makers, vllm_stand_in
@@ -47,6 +49,16 @@ def _moved(base: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
+def test_vllm_finds_the_plugin_and_loads_little_for_it() -> None:
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["entry-points"]["vllm.general_plugins"] == {"breadcrumb": f"{plugin.__name__}:register"}
+    code = (
+        f"import sys, {plugin.__name__}; print(*sorted({{'torch', 'numpy', 'numba', 'httpx2'}} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def delta(before: Path, after: Path, out: Path) -> Path:
     make_delta(before, after, out, steps=False)
     return out
@@ -54,9 +66,9 @@ def delta(before: Path, after: Path, out: Path) -> Path:
 
 def served(revision: Path, registered: dict[str, tuple[str, str]]) -> Any:
     """Return an engine as vLLM makes it, by the name under which it was registered."""
-    vllm.register()
-    vllm.register()  # vLLM calls it in each process, and perhaps twice
-    module, name = registered[vllm.BACKEND]
+    plugin.register()
+    plugin.register()  # vLLM calls it in each process, and perhaps twice
+    module, name = registered[plugin.BACKEND]
     engine = getattr(import_module(module), name)
     return engine(None, None, torch.device("cpu"), ServedModel(makers.read_weights(revision)))
 
