@@ -15,19 +15,34 @@ from client.api.endpoints.compositions import Compositions
 from client.api.endpoints.conflicts import Conflicts
 from client.api.endpoints.evaluations import Evaluations
 from client.api.endpoints.jobs import Jobs
+from client.api.endpoints.joining import Joining
 from client.api.endpoints.models import Models
 from client.api.endpoints.operations import Operations
 from client.api.endpoints.patches import Patches
 from client.api.endpoints.people import People
 from client.api.endpoints.releases import Releases
 from client.api.endpoints.reviews import Reviews
+from client.api.endpoints.sessions import Sessions
 from client.api.endpoints.uploads import Uploads
 from client.api.http import Connection
 from client.machine.config import current
 
 
 class Client(
-    Models, Patches, Reviews, Evaluations, Compositions, Conflicts, Releases, Jobs, Uploads, People, Operations, Admin
+    Models,
+    Patches,
+    Reviews,
+    Evaluations,
+    Compositions,
+    Conflicts,
+    Releases,
+    Jobs,
+    Uploads,
+    People,
+    Joining,
+    Sessions,
+    Operations,
+    Admin,
 ):
     """A registry, reached by its HTTP API; threads may share one.
 

@@ -17,11 +17,13 @@ from registry.server.api import (
     conflicts,
     feed,
     jobs,
+    joining,
     models,
     patches,
     people,
     releases,
     reviews,
+    sessions,
     uploads,
     webhooks,
 )
@@ -32,6 +34,7 @@ from registry.server.edge.counts import Kept
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate, open_storage
 from registry.server.edge.middleware import Edge, Metrics
+from registry.server.edge.providers import Providers
 from registry.server.hub import discussions, lfs, pushing, refusing, repositories, resolving
 from registry.server.hub.browsers import Browsers
 from registry.server.hub.route import RawPath
@@ -110,6 +113,8 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         Threads(ASKING if database.engine.dialect.name == "postgresql" else 1),
         Composers(min(MOST_COMPOSERS, processors()), settings.job_memory),
         Gate(shared.composing, COMPOSED_EACH),
+        Rate("strangers", settings.rate_strangers, storage),
+        Providers(settings),
     )
     app.state.metrics = Metrics(shared.folder, shared.process)
     app.state.health = Kept(monitoring.probe, monitoring.HEALTH_SECONDS)
@@ -126,6 +131,8 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     errors.install(app)
     for module in (
         people,
+        joining,
+        sessions,
         models,
         patches,
         conflicts,

@@ -1,6 +1,8 @@
 """All tables.
 
     users ─< tokens ─< sign_ins              what a user may do, from a command or a browser
+          ─< identities, device_logins       other ways to sign in: by a provider, by a code
+    users ─< invitations >─ namespaces       links by which people join, or get a role
     namespaces ─< namespace_members >─ users     where names live
     users ─< upload_sessions ─< upload_parts   bytes on their way in
     blobs                                    stored bytes, by sha256
@@ -78,7 +80,17 @@ from registry.db.tables.patches import (
     Review,
     RevisionFile,
 )
-from registry.db.tables.people import ROLES, Namespace, NamespaceMember, SignIn, Token, User
+from registry.db.tables.people import (
+    ROLES,
+    DeviceLogin,
+    Identity,
+    Invitation,
+    Namespace,
+    NamespaceMember,
+    SignIn,
+    Token,
+    User,
+)
 from registry.db.tables.pushes import Push, PushedFile
 from registry.db.tables.releases import Channel, ChannelMove, ChannelVote, Release, ReleaseFile
 
@@ -102,7 +114,10 @@ __all__ = [
     "Comment",
     "Composition",
     "CompositionFile",
+    "DeviceLogin",
     "Evaluation",
+    "Identity",
+    "Invitation",
     "Job",
     "Model",
     "ModelDownloads",

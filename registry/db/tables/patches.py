@@ -50,6 +50,7 @@ class Patch(Table):
         Index("ix_patches_model_id_state_number", "model_id", "state", "number"),
         Index("ix_patches_model_id_task_number", "model_id", "task", "number"),
         Index("ix_patches_model_id_author_id_state_number", "model_id", "author_id", "state", "number"),
+        Index("ix_patches_author_id_created_at_id", "author_id", "created_at", "id"),
         Index(
             "ix_patches_quarantined_at",
             "quarantined_at",
@@ -67,7 +68,7 @@ class Patch(Table):
     superseded_by: Mapped[int | None]
     quarantined_at: Mapped[datetime | None]
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
-    author_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    author_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
     task: Mapped[str | None] = mapped_column(String(64))
     revision: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -14,8 +14,8 @@ from registry.server.pages.composing import recipe_editor, recipes
 from registry.server.pages.curation import cards, inbox, inboxes, patch_forms, patches
 from registry.server.pages.frame.render import FOLDER, Static
 from registry.server.pages.frame.route import guarded, refusal
-from registry.server.pages.operating import admin, moderation, reference
-from registry.server.pages.people import namespaces, sign_in, tokens
+from registry.server.pages.operating import accounts, admin, moderation, reference
+from registry.server.pages.people import joining, namespaces, profile, provider, sessions, sign_in, tokens
 from registry.server.pages.queue import jobs
 from registry.server.pages.releasing import channels, releases
 from registry.server.processes.places import Places
@@ -30,6 +30,10 @@ def install(app: FastAPI, streams: Places) -> None:
         home,
         inboxes,
         sign_in,
+        joining,
+        profile,
+        provider,
+        sessions,
         jobs,
         models,
         addresses,
@@ -49,6 +53,7 @@ def install(app: FastAPI, streams: Places) -> None:
         webhooks,
         admin,
         moderation,
+        accounts,
         reference,
     ):
         app.include_router(module.router)

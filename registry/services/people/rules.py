@@ -61,7 +61,11 @@ RULES: dict[str, Rule] = {
     "gc.run": Rule(Role.ADMIN, "admin", "server"),
     "admin.read": Rule(Role.ADMIN, "admin", "server"),
     "admin.manage": Rule(Role.ADMIN, "admin", "server"),
+    "join.ask": Rule(Role.ANYONE, "read", "server"),
+    "join.accept": Rule(Role.ANYONE, "admin", "server"),  # by who has the link; a role of one's own needs the scope
+    "device.ask": Rule(Role.ANYONE, "read", "server"),
     "user.read": Rule(Role.CONTRIBUTOR, "read", "own"),
+    "account.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "inbox.list": Rule(Role.CONTRIBUTOR, "read", "own"),
     "token.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "upload": Rule(Role.CONTRIBUTOR, "push", "own"),
@@ -71,6 +75,7 @@ RULES: dict[str, Rule] = {
     "namespace.create": Rule(Role.CONTRIBUTOR, "admin", "server"),
     "namespace.read": Rule(Role.CONTRIBUTOR, "read", "namespace"),
     "namespace.manage": Rule(Role.OWNER, "admin", "namespace"),
+    "invitation.manage": Rule(Role.OWNER, "admin", "namespace"),
     "upload.for": Rule(Role.MAINTAINER, "push", "namespace"),
     "model.create": Rule(Role.MAINTAINER, "push", "namespace"),
     "name.push": Rule(Role.CONTRIBUTOR, "push", "name"),  # a new model's base, or what a patch is made of

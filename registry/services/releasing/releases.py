@@ -226,8 +226,8 @@ def pin(session: Session, actor: Actor, full_name: str, version: str, *, pinned:
     if release.pinned != pinned:
         release.pinned = pinned
         session.flush()
-        change = {"before": {"pinned": not pinned}, "after": {"pinned": pinned}}
-        record(session, actor, "release.pin", f"{full_name}@{version}", model, **change)
+        before, after = {"pinned": not pinned}, {"pinned": pinned}
+        record(session, actor, "release.pin", f"{full_name}@{version}", model, before=before, after=after)
     if pinned:
         holding.hold_recipe(session, model, release.recipe_digest)
     return release

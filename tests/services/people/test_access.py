@@ -65,6 +65,9 @@ class Place:
             "webhook_id": str(uuid.uuid4()),
             "delivery_id": str(uuid.uuid4()),
             "report_id": str(uuid.uuid4()),
+            "invitation_id": str(uuid.uuid4()),
+            "session_id": str(uuid.uuid4()),
+            "account_id": str(uuid.uuid4()),
             "first": "8",
             "second": "9",
         }

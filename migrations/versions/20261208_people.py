@@ -1,0 +1,114 @@
+"""people: display names, invitations, identities at providers, sessions, logins by a code"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "5b0e93f7c1a4"
+down_revision: str | None = "d27b41f09e6c"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+
+def upgrade() -> None:
+    op.add_column("users", sa.Column("display_name", sa.String(100), nullable=False, server_default=""))
+    op.create_table(
+        "invitations",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("secret_hash", sa.String(64), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("namespace_id", sa.Uuid(), nullable=True),
+        sa.Column("role", sa.String(16), nullable=True),
+        sa.Column("label", sa.String(100), nullable=False),
+        sa.Column("asked_name", sa.String(96), nullable=True),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("created_by_id", sa.Uuid(), nullable=True),
+        sa.Column("used_by_id", sa.Uuid(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("state IN ('asked', 'open', 'used')", name=op.f("ck_invitations_state")),
+        sa.CheckConstraint(
+            "role IN ('contributor', 'reviewer', 'maintainer', 'owner')", name=op.f("ck_invitations_role")
+        ),
+        sa.CheckConstraint(
+            "(namespace_id IS NULL AND role IS NULL) OR (namespace_id IS NOT NULL AND role IS NOT NULL)",
+            name=op.f("ck_invitations_place"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["namespace_id"], ["namespaces.id"], name=op.f("fk_invitations_namespace_id_namespaces"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["created_by_id"], ["users.id"], name=op.f("fk_invitations_created_by_id_users"), ondelete="SET NULL"
+        ),
+        sa.ForeignKeyConstraint(
+            ["used_by_id"], ["users.id"], name=op.f("fk_invitations_used_by_id_users"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_invitations")),
+        sa.UniqueConstraint("secret_hash", name=op.f("uq_invitations_secret_hash")),
+    )
+    op.create_index("ix_invitations_state_created_at_id", "invitations", ["state", "created_at", "id"])
+    op.create_index("ix_invitations_namespace_id_state", "invitations", ["namespace_id", "state"])
+    for column in ("created_by_id", "used_by_id"):
+        op.create_index(op.f(f"ix_invitations_{column}"), "invitations", [column])
+    op.add_column("users", sa.Column("vouched_until", sa.DateTime(timezone=True), nullable=True))
+    with op.batch_alter_table("tokens") as batch:
+        batch.add_column(sa.Column("kind", sa.String(16), nullable=False, server_default="personal"))
+        batch.create_check_constraint(op.f("ck_tokens_kind"), "kind IN ('personal', 'session')")
+    op.add_column("sign_ins", sa.Column("agent", sa.String(200), nullable=False, server_default=""))
+    op.create_table(
+        "identities",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("user_id", sa.Uuid(), nullable=False),
+        sa.Column("issuer", sa.String(500), nullable=False),
+        sa.Column("subject", sa.String(255), nullable=False),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("joined", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("used_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["users.id"], name=op.f("fk_identities_user_id_users"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identities")),
+        sa.UniqueConstraint("issuer", "subject", name=op.f("uq_identities_issuer_subject")),
+    )
+    op.create_index(op.f("ix_identities_user_id"), "identities", ["user_id"])
+    op.create_table(
+        "device_logins",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("device_hash", sa.String(64), nullable=False),
+        sa.Column("code_hash", sa.String(64), nullable=False),
+        sa.Column("label", sa.String(100), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("user_id", sa.Uuid(), nullable=True),
+        sa.Column("scopes", sa.JSON(), nullable=True),
+        sa.Column("token_ends", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("state IN ('waiting', 'approved', 'denied')", name=op.f("ck_device_logins_state")),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["users.id"], name=op.f("fk_device_logins_user_id_users"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_device_logins")),
+        sa.UniqueConstraint("device_hash", name=op.f("uq_device_logins_device_hash")),
+        sa.UniqueConstraint("code_hash", name=op.f("uq_device_logins_code_hash")),
+    )
+    for column in ("user_id", "expires_at"):
+        op.create_index(op.f(f"ix_device_logins_{column}"), "device_logins", [column])
+    op.create_index("ix_patches_author_id_created_at_id", "patches", ["author_id", "created_at", "id"])
+    op.drop_index("ix_patches_author_id", table_name="patches")
+
+
+def downgrade() -> None:
+    op.create_index("ix_patches_author_id", "patches", ["author_id"])
+    op.drop_index("ix_patches_author_id_created_at_id", table_name="patches")
+    for table in ("device_logins", "identities", "invitations"):
+        op.drop_table(table)
+    op.execute("DELETE FROM sign_ins WHERE token_id IN (SELECT id FROM tokens WHERE kind <> 'personal')")
+    op.execute("DELETE FROM tokens WHERE kind <> 'personal'")  # the older program would show them as tokens
+    op.drop_column("sign_ins", "agent")
+    with op.batch_alter_table("tokens") as batch:
+        batch.drop_constraint(op.f("ck_tokens_kind"), type_="check")
+        batch.drop_column("kind")
+    for column in ("vouched_until", "display_name"):
+        op.drop_column("users", column)

@@ -1,0 +1,116 @@
+"""Who people are elsewhere: the provider that they sign in by, and the issuers of identity tokens.
+
+Libraries for tokens are loaded by the first use, since most servers need none.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from registry.db.session import Database
+from registry.errors import NotFound, TooMany
+from registry.outside.person import Person
+from registry.services.people import identities
+from registry.services.people.actors import Actor
+from registry.services.people.identities import Policy
+from registry.settings import Settings
+
+if TYPE_CHECKING:
+    from registry.outside.issuers import Issuers
+    from registry.outside.provider import Provider
+
+AT_ONCE = 8  # calls to providers and issuers; a slow one must not take all threads of the server
+
+
+class Providers:
+    """The provider and the issuers of a server.
+
+    Args:
+        settings: The settings of the server.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.places = threading.BoundedSemaphore(AT_ONCE)
+
+    @cached_property
+    def issuers(self) -> "Issuers":
+        """What is known of issuers."""
+        from registry.outside.issuers import Issuers
+
+        return Issuers(self.settings.private_issuer_list)
+
+    @cached_property
+    def provider(self) -> "Provider":
+        """The provider that people sign in by.
+
+        Raises:
+            NotFound: There is none.
+        """
+        from registry.outside.provider import Access, Provider
+
+        if self.settings.oidc is None:
+            raise NotFound("This registry has no provider to sign in by; sign in with a token.")
+        return Provider(self.issuers, Access(**self.settings.oidc))
+
+    @property
+    def policy(self) -> Policy:
+        """What is set of sign-in by the provider."""
+        settings = self.settings
+        return Policy(settings.oidc_title, settings.oidc_join, settings.oidc_hours, settings.group_roles)
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Hold a place for a call to a provider or an issuer.
+
+        Raises:
+            TooMany: All places are taken.
+        """
+        if not self.places.acquire(blocking=False):
+            raise TooMany("Too many people sign in at this moment; try again in a few seconds.", retry_after=5)
+        try:
+            yield
+        finally:
+            self.places.release()
+
+    def begin(self, secret: str, redirect_uri: str) -> str:
+        """Return the address to which a browser goes to sign in.
+
+        Raises:
+            NotFound: There is no provider.
+            Unavailable, TooMany: It cannot be reached at the moment.
+        """
+        with self.calling():
+            return self.provider.start(secret, redirect_uri)
+
+    def finish(self, secret: str, redirect_uri: str, code: str) -> Person:
+        """Return who signed in at the provider.
+
+        Raises:
+            Unauthenticated: The provider or a check refuses it.
+            Unavailable, TooMany: It cannot be reached at the moment.
+        """
+        with self.calling():
+            return self.provider.finish(secret, redirect_uri, code)
+
+    def sign_in(self, database: Database, person: Person, request_id: str, agent: str) -> str:
+        """Sign somebody in whom the provider knows; return the secret of their browser.
+
+        Raises:
+            Forbidden: They have no account here, and get none by that.
+            Unauthenticated: Their account is disabled.
+        """
+        with database.write() as session:
+            secret, _ = identities.sign_in(session, person, self.policy, request_id, agent)
+        return secret
+
+    def link(self, database: Database, actor: Actor, person: Person) -> None:
+        """Let somebody sign in by an account at the provider from now on.
+
+        Raises:
+            WrongState: Another user does, or too many accounts are linked.
+        """
+        with database.write() as session:
+            identities.link(session, actor, person)
