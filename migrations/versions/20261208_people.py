@@ -1,4 +1,4 @@
-"""people: display names, invitations, identities at providers, sessions, logins by a code"""
+"""people: display names, invitations, identities at providers, sessions, logins by a code, publishers"""
 
 from collections.abc import Sequence
 
@@ -51,10 +51,52 @@ def upgrade() -> None:
     op.create_index("ix_invitations_namespace_id_state", "invitations", ["namespace_id", "state"])
     for column in ("created_by_id", "used_by_id"):
         op.create_index(op.f(f"ix_invitations_{column}"), "invitations", [column])
+    op.add_column("users", sa.Column("is_program", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("patch_revisions", sa.Column("origin", sa.JSON(), nullable=True))
+    op.create_table(
+        "publishers",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("user_id", sa.Uuid(), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("issuer", sa.String(500), nullable=False),
+        sa.Column("claims", sa.JSON(), nullable=False),
+        sa.Column("pinned", sa.JSON(), nullable=False),
+        sa.Column("created_by_id", sa.Uuid(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("used_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("kind IN ('github', 'gitlab', 'oidc')", name=op.f("ck_publishers_kind")),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name=op.f("fk_publishers_model_id_models"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["users.id"], name=op.f("fk_publishers_user_id_users"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["created_by_id"], ["users.id"], name=op.f("fk_publishers_created_by_id_users"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_publishers")),
+    )
+    op.create_index("ix_publishers_model_id_issuer", "publishers", ["model_id", "issuer"])
+    for column in ("user_id", "created_by_id"):
+        op.create_index(op.f(f"ix_publishers_{column}"), "publishers", [column])
+    op.create_table(
+        "used_identities",
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_used_identities")),
+    )
+    op.create_index(op.f("ix_used_identities_expires_at"), "used_identities", ["expires_at"])
     op.add_column("users", sa.Column("vouched_until", sa.DateTime(timezone=True), nullable=True))
     with op.batch_alter_table("tokens") as batch:
         batch.add_column(sa.Column("kind", sa.String(16), nullable=False, server_default="personal"))
-        batch.create_check_constraint(op.f("ck_tokens_kind"), "kind IN ('personal', 'session')")
+        batch.add_column(sa.Column("publisher_id", sa.Uuid(), nullable=True))
+        batch.add_column(sa.Column("origin", sa.JSON(), nullable=True))
+        batch.create_foreign_key(
+            op.f("fk_tokens_publisher_id_publishers"), "publishers", ["publisher_id"], ["id"], ondelete="CASCADE"
+        )
+        batch.create_index(op.f("ix_tokens_publisher_id"), ["publisher_id"])
+        batch.create_check_constraint(op.f("ck_tokens_kind"), "kind IN ('personal', 'session', 'publisher')")
     op.add_column("sign_ins", sa.Column("agent", sa.String(200), nullable=False, server_default=""))
     op.create_table(
         "identities",
@@ -109,6 +151,12 @@ def downgrade() -> None:
     op.drop_column("sign_ins", "agent")
     with op.batch_alter_table("tokens") as batch:
         batch.drop_constraint(op.f("ck_tokens_kind"), type_="check")
-        batch.drop_column("kind")
-    for column in ("vouched_until", "display_name"):
+        batch.drop_index(op.f("ix_tokens_publisher_id"))
+        batch.drop_constraint(op.f("fk_tokens_publisher_id_publishers"), type_="foreignkey")
+        for column in ("kind", "publisher_id", "origin"):
+            batch.drop_column(column)
+    for table in ("used_identities", "publishers"):
+        op.drop_table(table)
+    op.drop_column("patch_revisions", "origin")
+    for column in ("vouched_until", "display_name", "is_program"):
         op.drop_column("users", column)

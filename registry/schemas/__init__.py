@@ -4,6 +4,42 @@ Sizes are bytes, times are UTC, digests are sha256: 64 lowercase hex digits, exc
 written `sha256:<hex>`. Decimals are strings, so that nobody rounds them.
 """
 
+from registry.schemas.accounts.joining import (
+    AcceptInvitation,
+    Account,
+    AccountPage,
+    AccountRequest,
+    AccountUpdate,
+    Asked,
+    AskRequest,
+    Contribution,
+    Invitation,
+    InvitationPage,
+    InvitationRequest,
+    Joined,
+    MemberInvitationRequest,
+    NewAccount,
+    NewInvitation,
+    Profile,
+    ProfileUpdate,
+)
+from registry.schemas.accounts.publishers import (
+    IdentityExchange,
+    Publisher,
+    PublisherRequest,
+    PublishingToken,
+)
+from registry.schemas.accounts.sessions import (
+    BrowserSession,
+    Device,
+    DeviceAnswer,
+    DeviceCodes,
+    DeviceDecision,
+    DeviceQuestion,
+    DeviceRequest,
+    LinkedAccount,
+    Sessions,
+)
 from registry.schemas.admin import (
     AdminJob,
     AdminJobPage,
@@ -77,25 +113,6 @@ from registry.schemas.evaluations import (
     Score,
 )
 from registry.schemas.feed import AuditEvent, AuditPage, Change, ChangePage
-from registry.schemas.joining import (
-    AcceptInvitation,
-    Account,
-    AccountPage,
-    AccountRequest,
-    AccountUpdate,
-    Asked,
-    AskRequest,
-    Contribution,
-    Invitation,
-    InvitationPage,
-    InvitationRequest,
-    Joined,
-    MemberInvitationRequest,
-    NewAccount,
-    NewInvitation,
-    Profile,
-    ProfileUpdate,
-)
 from registry.schemas.operations import Job, JobKind, JobState
 from registry.schemas.patches import (
     AcceptRequest,
@@ -114,6 +131,7 @@ from registry.schemas.patches import (
     Inbox,
     KeyChange,
     Moderation,
+    Origin,
     Patch,
     PatchFile,
     PatchPage,
@@ -141,17 +159,6 @@ from registry.schemas.people import (
     Token,
     TokenRequest,
     Whoami,
-)
-from registry.schemas.sessions import (
-    BrowserSession,
-    Device,
-    DeviceAnswer,
-    DeviceCodes,
-    DeviceDecision,
-    DeviceQuestion,
-    DeviceRequest,
-    LinkedAccount,
-    Sessions,
 )
 from registry.schemas.webhooks import (
     NewWebhook,
@@ -220,6 +227,7 @@ __all__ = [
     "Hex256",
     "HideRequest",
     "Hint",
+    "IdentityExchange",
     "Inbox",
     "Invitation",
     "InvitationPage",
@@ -247,6 +255,7 @@ __all__ = [
     "NewInvitation",
     "NewToken",
     "NewWebhook",
+    "Origin",
     "Overlap",
     "Part",
     "Patch",
@@ -262,6 +271,9 @@ __all__ = [
     "Profile",
     "ProfileUpdate",
     "Provenance",
+    "Publisher",
+    "PublisherRequest",
+    "PublishingToken",
     "Push",
     "QuarantinePage",
     "QuarantineRequest",

@@ -17,16 +17,15 @@ from registry.server.api import (
     conflicts,
     feed,
     jobs,
-    joining,
     models,
     patches,
     people,
     releases,
     reviews,
-    sessions,
     uploads,
     webhooks,
 )
+from registry.server.api.accounts import joining, publishers, sessions
 from registry.server.composers import Composers
 from registry.server.edge import monitoring
 from registry.server.edge.context import Context
@@ -141,6 +140,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         channels,
         uploads,
         webhooks,
+        publishers,
         feed,
         jobs,
         monitoring,

@@ -558,6 +558,17 @@ def tell_webhooks(story: Story) -> None:
     assert "secret" not in "".join(str(row.after) for row in rows(story.world) if row.action.startswith("webhook"))
 
 
+def tell_publishers(story: Story) -> None:
+    way, about = f"{MODEL}/publishers", {"about": "crew/tiny"}
+    wanted = {"repository": "crew/training", "workflow": "train.yml"}
+    body, after = {"kind": "github", "user": "tiny-ci", **wanted}, {"user": "tiny-ci", "claims": wanted}
+    made = story.tell("alice", f"POST {way}", body, **about, wrote="publisher.create", after=after)
+    was = {"publisher": made["id"], "user": "tiny-ci", "issuer": made["issuer"], "claims": wanted}
+    one = f"DELETE {way}/{{publisher_id}}"
+    story.tell("alice", one, publisher_id=made["id"], **about, wrote="publisher.remove", before=was)
+    story.told.add("POST /api/v1/publishing/token")  # tests/services/catalog/test_publishers.py looks for its row
+
+
 def tell_admins(story: Story) -> None:
     about, body = {"about": "crew/tiny#1"}, {"number": 1, "reason": "malware", "message": "It phones home."}
     made = story.tell("bob", f"POST {MODEL}/reports", body, **about, wrote="report.create", after={"reason": "malware"})
@@ -591,6 +602,7 @@ def test_every_call_that_changes_something_writes_one_row(world: World, tmp_path
     tell_patches(story, files)
     tell_releases(story)
     tell_webhooks(story)
+    tell_publishers(story)
     tell_admins(story)
     changing = {f"{way.method} {way.path}" for way in every_way(world.app) if not way.reads}
     assert story.told == changing - PARTS - SEVERAL, (

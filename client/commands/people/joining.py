@@ -182,7 +182,10 @@ def profile(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show a user and their newest patches, or change how you are called."""
+    """Show a user and their newest patches.
+
+    --display-name changes how you are called.
+    """
     from registry.errors import InvalidRequest
 
     with connect() as client:

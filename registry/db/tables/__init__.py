@@ -9,6 +9,7 @@
     models ─< base_files >─ blobs            a name pinned to one base
            ─< base_tensors
            ─< model_members >─ users
+           ─< publishers ─< tokens           workflows elsewhere that may push to it
            ─< model_tags, model_trigrams     how it is found
            ─< model_downloads                how often it was downloaded
            ─< patches ─< patch_revisions >─ blobs
@@ -91,6 +92,7 @@ from registry.db.tables.people import (
     Token,
     User,
 )
+from registry.db.tables.publishers import PUBLISHER_KINDS, Publisher, UsedIdentity
 from registry.db.tables.pushes import Push, PushedFile
 from registry.db.tables.releases import Channel, ChannelMove, ChannelVote, Release, ReleaseFile
 
@@ -98,6 +100,7 @@ __all__ = [
     "ACTIVE_JOBS",
     "ELSEWHERE",
     "PATCH_STATES",
+    "PUBLISHER_KINDS",
     "ROLES",
     "STORED",
     "AuditEvent",
@@ -131,6 +134,7 @@ __all__ = [
     "PatchRevision",
     "PatchSet",
     "PatchTensor",
+    "Publisher",
     "Push",
     "PushedFile",
     "Recipe",
@@ -146,6 +150,7 @@ __all__ = [
     "UTCDateTime",
     "UploadPart",
     "UploadSession",
+    "UsedIdentity",
     "User",
     "Webhook",
     "WebhookDelivery",

@@ -87,7 +87,8 @@ class PatchRevision(Table):
     `rounding` is the share of the values that rounding explains (`checking.finite`). The last two are None for one that
     was checked before they were measured. `commit` is the Hub's name for the patch alone, composed, with the files that
     came with it in place of the base's; None until it is composed, and if no files came; compositions
-    that were made before there was this column never get one.
+    that were made before there was this column never get one. `origin` is the run of a workflow that pushed it by
+    trusted publishing, as its identity token said.
     """
 
     __tablename__ = "patch_revisions"
@@ -124,6 +125,7 @@ class PatchRevision(Table):
     rounding: Mapped[float | None]
     base_norm: Mapped[float | None]
     commit: Mapped[str | None] = mapped_column(String(40))
+    origin: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     patch: Mapped[Patch] = relationship(lazy="raise", back_populates="revisions")

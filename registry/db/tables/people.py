@@ -2,8 +2,9 @@
 
 import uuid
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db.tables.declare import Table, key, now, one_of
@@ -12,7 +13,8 @@ ROLES = ("contributor", "reviewer", "maintainer", "owner")
 
 
 class User(Table):
-    """A person or a program. Each has a namespace of the same name; a user who is not active can do nothing.
+    """A person, or a program for which only publishers speak. Each has a namespace of the same name; a user who is not
+    active can do nothing.
 
     `display_name` is how they want to be called; it is shown beside the name, and never in its place.
     One who came by a provider can do nothing after `vouched_until`, until that provider lets them sign in again.
@@ -25,6 +27,7 @@ class User(Table):
     name: Mapped[str] = mapped_column(String(96), unique=True)
     display_name: Mapped[str] = mapped_column(String(100), default="", server_default="")
     is_admin: Mapped[bool] = mapped_column(default=False)
+    is_program: Mapped[bool] = mapped_column(default=False, server_default=false())
     is_active: Mapped[bool] = mapped_column(default=True)
     vouched_until: Mapped[datetime | None]
     text_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -124,11 +127,12 @@ class Invitation(Table):
 class Token(Table):
     """A bearer token; only its sha256 is stored. One with a model is limited to that model.
 
-    One of the kind `session` is that of a browser that signed in without a token, and nobody knows it.
+    One of the kind `session` is that of a browser that signed in without a token, and nobody knows it. One of the kind
+    `publisher` was given to a workflow, and `origin` says to which run of it.
     """
 
     __tablename__ = "tokens"
-    __table_args__ = (one_of("kind", "personal", "session"),)
+    __table_args__ = (one_of("kind", "personal", "session", "publisher"),)
 
     id: Mapped[uuid.UUID] = key()
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
@@ -138,6 +142,8 @@ class Token(Table):
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     scopes: Mapped[list[str]]
     model_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    publisher_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("publishers.id", ondelete="CASCADE"), index=True)
+    origin: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from registry.db.session import Database
 from registry.errors import NotFound, TooMany
 from registry.outside.person import Person
-from registry.services.people import identities
 from registry.services.people.actors import Actor
-from registry.services.people.identities import Policy
+from registry.services.people.joining import identities
+from registry.services.people.joining.identities import Policy
 from registry.settings import Settings
 
 if TYPE_CHECKING:
@@ -94,6 +94,28 @@ class Providers:
         """
         with self.calling():
             return self.provider.finish(secret, redirect_uri, code)
+
+    def verify(self, token: str, issuer: str, audience: str) -> dict[str, Any]:
+        """Return the claims of an identity token that an issuer signed for this registry.
+
+        Raises:
+            Unauthenticated: A check refuses it.
+            Unavailable, TooMany: The issuer cannot be reached at the moment.
+        """
+        with self.calling():
+            claims, _ = self.issuers.verify(token, issuer, audience)
+        return claims
+
+    @staticmethod
+    def issuer_of(token: str) -> str:
+        """Return who an identity token says has signed it, of which nothing has been checked.
+
+        Raises:
+            Unauthenticated: It is not such a token.
+        """
+        from registry.outside.issuers import peek
+
+        return str(peek(token)[1].get("iss", ""))
 
     def sign_in(self, database: Database, person: Person, request_id: str, agent: str) -> str:
         """Sign somebody in whom the provider knows; return the secret of their browser.

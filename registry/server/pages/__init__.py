@@ -8,7 +8,7 @@ that a page can do nothing that a command cannot.
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from registry.server.pages.catalog import addresses, home, models, settings, webhooks
+from registry.server.pages.catalog import addresses, home, models, publishers, settings, webhooks
 from registry.server.pages.comparing import conflicts, evaluations
 from registry.server.pages.composing import recipe_editor, recipes
 from registry.server.pages.curation import cards, inbox, inboxes, patch_forms, patches
@@ -51,6 +51,7 @@ def install(app: FastAPI, streams: Places) -> None:
         inbox,
         settings,
         webhooks,
+        publishers,
         admin,
         moderation,
         accounts,

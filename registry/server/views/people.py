@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.tables import ModelMember, Namespace, NamespaceMember, Token
-from registry.server.views import joining as joining_views
+from registry.server.views.accounts import joining as joining_views
 from registry.services.blobs import quotas
 from registry.services.blobs.quotas import Usage
 from registry.services.blobs.uploads import UploadLimits

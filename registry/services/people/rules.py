@@ -64,6 +64,7 @@ RULES: dict[str, Rule] = {
     "join.ask": Rule(Role.ANYONE, "read", "server"),
     "join.accept": Rule(Role.ANYONE, "admin", "server"),  # by who has the link; a role of one's own needs the scope
     "device.ask": Rule(Role.ANYONE, "read", "server"),
+    "publisher.exchange": Rule(Role.ANYONE, "read", "server"),  # by who has an identity token that its issuer signed
     "user.read": Rule(Role.CONTRIBUTOR, "read", "own"),
     "account.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "inbox.list": Rule(Role.CONTRIBUTOR, "read", "own"),
@@ -85,6 +86,7 @@ RULES: dict[str, Rule] = {
     "model.manage": Rule(Role.OWNER, "admin", "model"),
     "inbox.read": Rule(Role.CONTRIBUTOR, "read", "model"),
     "report.create": Rule(Role.CONTRIBUTOR, "read", "model"),
+    "publisher.manage": Rule(Role.OWNER, "admin", "model"),
     "webhook.manage": Rule(Role.OWNER, "admin", "model"),
     "conflict.ask": Rule(Role.CONTRIBUTOR, "read", "model"),  # model.read is enough to read what has been compared
     "recipe.compose": Rule(Role.CONTRIBUTOR, "push", "model"),

@@ -68,6 +68,7 @@ class Place:
             "invitation_id": str(uuid.uuid4()),
             "session_id": str(uuid.uuid4()),
             "account_id": str(uuid.uuid4()),
+            "publisher_id": str(uuid.uuid4()),
             "first": "8",
             "second": "9",
         }

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from registry.db.tables import Invitation, User, now
-from registry.services.people import invitations
+from registry.services.people.joining import invitations
 from tests.support.community import Community
 from tests.support.world import World
 

@@ -5,7 +5,7 @@ import uuid
 from fastapi import APIRouter, Request, Response
 
 from registry import schemas
-from registry.server.api import joining
+from registry.server.api.accounts import joining
 from registry.server.api.admin import Before
 from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.context import ContextDep, PublicUrl
@@ -14,7 +14,7 @@ from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.answers import answer_page
 from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.pages.operating.moderation import After, Words
-from registry.server.views import joining as joining_views
+from registry.server.views.accounts import joining as joining_views
 
 router = APIRouter(prefix="/admin", route_class=PageRoute, include_in_schema=False)
 PAGE, WAITING = 50, 100  # rows of a page; requests are shown at once, as many as may be

@@ -5,14 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from registry import schemas
-from registry.server.api import joining
+from registry.server.api.accounts import joining
 from registry.server.edge.admission import VisitorDep, allow
 from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.answers import answer_page
 from registry.server.pages.frame.cookies import sign_in
 from registry.server.pages.frame.route import PageRoute, redirect
-from registry.server.views import joining as joining_views
+from registry.server.views.accounts import joining as joining_views
 
 router = APIRouter(prefix="/join", route_class=PageRoute, include_in_schema=False)
 

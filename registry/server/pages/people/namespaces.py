@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from registry import schemas
-from registry.server.api import joining, people
+from registry.server.api import people
+from registry.server.api.accounts import joining
 from registry.server.edge.admission import ActorDep, VisitorDep, allow
 from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.edge.paths import NamespaceName

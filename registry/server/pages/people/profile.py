@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Request, Response
 
 from registry import schemas
-from registry.server.api import joining
+from registry.server.api.accounts import joining
 from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.route import PageRoute, redirect
-from registry.server.views import joining as joining_views
+from registry.server.views.accounts import joining as joining_views
 
 router = APIRouter(prefix="/settings/profile", route_class=PageRoute, include_in_schema=False)
 

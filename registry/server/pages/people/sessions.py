@@ -6,14 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from registry import schemas
-from registry.server.api import sessions
+from registry.server.api.accounts import sessions
 from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.answers import answer_page
 from registry.server.pages.frame.cookies import COOKIE
 from registry.server.pages.frame.route import PageRoute, redirect
-from registry.server.views import sessions as session_views
+from registry.server.views.accounts import sessions as session_views
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 

@@ -8,8 +8,9 @@ from registry import schemas
 from registry.server.edge.admission import ActorDep, Route, allow, count_stranger
 from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.errors import RESPONSES
-from registry.server.views import sessions as session_views
-from registry.services.people import devices, identities, sign_ins
+from registry.server.views.accounts import sessions as session_views
+from registry.services.people import sign_ins
+from registry.services.people.joining import devices, identities
 
 router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=Route, responses=RESPONSES)
 

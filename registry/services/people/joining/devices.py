@@ -75,7 +75,10 @@ def decide(session: Session, actor: Actor, code: str, approve: bool) -> DeviceLo
         row.token_ends = ends if latest is None else min(ends, latest)
     session.flush()
     about = {"program": row.label, "device": str(row.id)}
-    record(session, actor, f"device.{'approve' if approve else 'deny'}", actor.name, after=about)
+    if approve:
+        record(session, actor, "device.approve", actor.name, after=about)
+    else:
+        record(session, actor, "device.deny", actor.name, after=about)
     return row
 
 

@@ -5,8 +5,9 @@ from sqlalchemy.orm import Session
 from registry import schemas
 from registry.db.tables import Invitation, User
 from registry.services.catalog import contributions
-from registry.services.people import accounts, invitations, namespaces
+from registry.services.people import namespaces
 from registry.services.people.actors import Actor
+from registry.services.people.joining import accounts, invitations
 
 SHOWN = 10  # patches on a profile
 

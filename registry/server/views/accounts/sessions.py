@@ -4,8 +4,9 @@ from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.tables import DeviceLogin, Identity, SignIn
-from registry.services.people import devices, identities, sign_ins
+from registry.services.people import sign_ins
 from registry.services.people.actors import Actor, hash_token
+from registry.services.people.joining import devices, identities
 
 
 def browser_session(row: SignIn, current: str | None) -> schemas.BrowserSession:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from registry.schemas.joining import Line, Secret
+from registry.schemas.accounts.joining import Line, Secret
 from registry.schemas.wire import Answer, Wire
 
 UserCode = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[A-Za-z]{4}[- ]?[A-Za-z]{4}$")]

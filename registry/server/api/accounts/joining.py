@@ -12,8 +12,9 @@ from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow, c
 from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.edge.paths import NamespaceName, UserName
 from registry.server.errors import RESPONSES
-from registry.server.views import joining as joining_views
-from registry.services.people import accounts, invitations, namespaces, paging
+from registry.server.views.accounts import joining as joining_views
+from registry.services.people import namespaces, paging
+from registry.services.people.joining import accounts, invitations
 
 router = APIRouter(prefix="/api/v1", tags=["joining"], route_class=Route, responses=RESPONSES)
 Before = Annotated[str | None, Query(pattern=paging.CURSOR)]
