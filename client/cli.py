@@ -15,7 +15,7 @@ from client.commands.composing import conflicts, deltas, evals, local, pulls, re
 from client.commands.curation import cards, patches, reviews
 from client.commands.operating import admin, operations
 from client.commands.options import Json, Quiet
-from client.commands.people import account, joining, keys, people, publishers, sessions
+from client.commands.people import account, joining, keys, news, people, publishers, sessions
 from client.commands.releasing import channels, publishing, releases
 from client.terminal.console import plain
 
@@ -107,6 +107,8 @@ _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     ),
     "Review": (
         reviews.inbox,
+        news.news,
+        news.watch,
         reviews.review,
         reviews.comment,
         reviews.accept,

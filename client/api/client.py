@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from client.api.endpoints.accounts.joining import Joining
+from client.api.endpoints.accounts.news import Newsreader
 from client.api.endpoints.accounts.publishers import Publishers
 from client.api.endpoints.accounts.sessions import Sessions
 from client.api.endpoints.admin import Admin
@@ -44,6 +45,7 @@ class Client(
     Joining,
     Sessions,
     Publishers,
+    Newsreader,
     Operations,
     Admin,
 ):

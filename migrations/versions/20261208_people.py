@@ -1,4 +1,4 @@
-"""people: display names, invitations, identities at providers, sessions, logins by a code, publishers"""
+"""people: display names, invitations, identities at providers, sessions, logins by a code, publishers, news"""
 
 from collections.abc import Sequence
 
@@ -137,6 +137,38 @@ def upgrade() -> None:
     )
     for column in ("user_id", "expires_at"):
         op.create_index(op.f(f"ix_device_logins_{column}"), "device_logins", [column])
+    op.create_table(
+        "mentions",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("user_id", sa.Uuid(), nullable=False),
+        sa.Column("patch_id", sa.Uuid(), nullable=False),
+        sa.Column("by_id", sa.Uuid(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("seen", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_mentions_user_id_users"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["patch_id"], ["patches.id"], name=op.f("fk_mentions_patch_id_patches"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(["by_id"], ["users.id"], name=op.f("fk_mentions_by_id_users"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_mentions")),
+        sa.UniqueConstraint("user_id", "patch_id", name=op.f("uq_mentions_user_id_patch_id")),
+    )
+    op.create_index("ix_mentions_user_id_seen_at", "mentions", ["user_id", "seen", "at"])
+    for column in ("patch_id", "by_id"):
+        op.create_index(op.f(f"ix_mentions_{column}"), "mentions", [column])
+    op.create_table(
+        "watches",
+        sa.Column("user_id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("seen_serial", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_watches_user_id_users"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name=op.f("fk_watches_model_id_models"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("user_id", "model_id", name=op.f("pk_watches")),
+    )
+    op.create_index(op.f("ix_watches_model_id"), "watches", ["model_id"])
     op.create_index("ix_patches_author_id_created_at_id", "patches", ["author_id", "created_at", "id"])
     op.drop_index("ix_patches_author_id", table_name="patches")
 
@@ -144,7 +176,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.create_index("ix_patches_author_id", "patches", ["author_id"])
     op.drop_index("ix_patches_author_id_created_at_id", table_name="patches")
-    for table in ("device_logins", "identities", "invitations"):
+    for table in ("watches", "mentions", "device_logins", "identities", "invitations"):
         op.drop_table(table)
     op.execute("DELETE FROM sign_ins WHERE token_id IN (SELECT id FROM tokens WHERE kind <> 'personal')")
     op.execute("DELETE FROM tokens WHERE kind <> 'personal'")  # the older program would show them as tokens

@@ -113,6 +113,7 @@ from registry.schemas.evaluations import (
     Score,
 )
 from registry.schemas.feed import AuditEvent, AuditPage, Change, ChangePage
+from registry.schemas.news import Mentioned, News, NewsSeen, WatchedEvent
 from registry.schemas.operations import Job, JobKind, JobState
 from registry.schemas.patches import (
     AcceptRequest,
@@ -242,6 +243,7 @@ __all__ = [
     "Member",
     "MemberInvitationRequest",
     "MemberRequest",
+    "Mentioned",
     "Model",
     "ModelPage",
     "ModelRequest",
@@ -255,6 +257,8 @@ __all__ = [
     "NewInvitation",
     "NewToken",
     "NewWebhook",
+    "News",
+    "NewsSeen",
     "Origin",
     "Overlap",
     "Part",
@@ -314,6 +318,7 @@ __all__ = [
     "Verdict",
     "WaitingModel",
     "WaitingModelPage",
+    "WatchedEvent",
     "Webhook",
     "WebhookDelivery",
     "WebhookDeliveryPage",

@@ -25,7 +25,7 @@ from registry.server.api import (
     uploads,
     webhooks,
 )
-from registry.server.api.accounts import joining, publishers, sessions
+from registry.server.api.accounts import joining, news, publishers, sessions
 from registry.server.composers import Composers
 from registry.server.edge import monitoring
 from registry.server.edge.context import Context
@@ -132,6 +132,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         people,
         joining,
         sessions,
+        news,
         models,
         patches,
         conflicts,

@@ -28,7 +28,10 @@ pytestmark = pytest.mark.heavy
 
 MODEL = "/api/v1/models/{namespace}/{name}"
 HUB = "/api/models/{namespace}/{name}"
-PARTS = {  # of something that is in the log as a whole
+PARTS = {  # of something that is in the log as a whole; or what somebody has read, and wants to
+    "POST /api/v1/news/seen",
+    f"PUT {MODEL}/watch",
+    f"DELETE {MODEL}/watch",
     "PUT /api/v1/uploads/{upload_id}/parts/{number}",
     "PUT /api/lfs/{upload_id}/parts/{number}",
     "POST /api/lfs/{upload_id}/complete",

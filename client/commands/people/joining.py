@@ -121,7 +121,11 @@ def list_users(
         (
             row.name,
             plain(row.display_name),
-            " ".join(word for word, holds in (("admin", row.admin), ("disabled", not row.active)) if holds),
+            " ".join(
+                word
+                for word, holds in (("admin", row.admin), ("program", row.program), ("disabled", not row.active))
+                if holds
+            ),
             f"{row.created_at.astimezone():%Y-%m-%d}",
         )
         for row in listed

@@ -9,6 +9,7 @@
     models ─< base_files >─ blobs            a name pinned to one base
            ─< base_tensors
            ─< model_members >─ users
+           ─< watches >─ users               who wants to know what happens in it
            ─< publishers ─< tokens           workflows elsewhere that may push to it
            ─< model_tags, model_trigrams     how it is found
            ─< model_downloads                how often it was downloaded
@@ -17,6 +18,7 @@
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
               patches ── card_proposals     another card of the model, in place of weights
+              patches ─< mentions >─ users      who was named in a thread
               patches ── pushes ─< pushed_files >─ blobs   what tools of the Hub send for a patch
            ─< evaluations                    of the base, a patch revision, a release or a recipe
     recipes ─< recipe_items                  what to compose, by content alone
@@ -59,6 +61,7 @@ from registry.db.tables.contents import (
     UploadSession,
 )
 from registry.db.tables.declare import Table, UTCDateTime, after, now
+from registry.db.tables.news import Mention, Watch
 from registry.db.tables.operations import (
     ACTIVE_JOBS,
     AuditEvent,
@@ -122,6 +125,7 @@ __all__ = [
     "Identity",
     "Invitation",
     "Job",
+    "Mention",
     "Model",
     "ModelDownloads",
     "ModelMember",
@@ -152,6 +156,7 @@ __all__ = [
     "UploadSession",
     "UsedIdentity",
     "User",
+    "Watch",
     "Webhook",
     "WebhookDelivery",
     "Worker",

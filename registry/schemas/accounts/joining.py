@@ -18,6 +18,7 @@ class Profile(Answer):
 
     name: str
     display_name: str = Field(description="how they want to be called, or empty")
+    program: bool = Field(description="whether only workflows speak for it, by trusted publishing")
     created_at: datetime
     patches: list["Contribution"] = Field(description="the newest that the caller may see")
 
@@ -133,6 +134,7 @@ class Account(Answer):
     name: str
     display_name: str
     admin: bool
+    program: bool = Field(description="whether only workflows speak for it, by trusted publishing")
     active: bool
     created_at: datetime
 

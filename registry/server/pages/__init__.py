@@ -17,7 +17,7 @@ from registry.server.pages.frame.route import guarded, refusal
 from registry.server.pages.operating import accounts, admin, moderation, reference
 from registry.server.pages.people import joining, namespaces, profile, provider, sessions, sign_in, tokens
 from registry.server.pages.queue import jobs
-from registry.server.pages.releasing import channels, releases
+from registry.server.pages.releasing import channels, feed, releases
 from registry.server.processes.places import Places
 from registry.server.watching import Streams
 
@@ -45,6 +45,7 @@ def install(app: FastAPI, streams: Places) -> None:
         recipe_editor,
         recipes,
         releases,
+        feed,
         channels,
         tokens,
         namespaces,

@@ -68,6 +68,7 @@ RULES: dict[str, Rule] = {
     "user.read": Rule(Role.CONTRIBUTOR, "read", "own"),
     "account.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "inbox.list": Rule(Role.CONTRIBUTOR, "read", "own"),
+    "news.see": Rule(Role.CONTRIBUTOR, "push", "own"),
     "token.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "upload": Rule(Role.CONTRIBUTOR, "push", "own"),
     "upload.part": Rule(Role.ANYONE, "push", "server"),  # by who has its address: the Hub's tools send no token
@@ -85,6 +86,7 @@ RULES: dict[str, Rule] = {
     "model.audit": Rule(Role.MAINTAINER, "read", "model"),
     "model.manage": Rule(Role.OWNER, "admin", "model"),
     "inbox.read": Rule(Role.CONTRIBUTOR, "read", "model"),
+    "model.watch": Rule(Role.CONTRIBUTOR, "push", "model"),
     "report.create": Rule(Role.CONTRIBUTOR, "read", "model"),
     "publisher.manage": Rule(Role.OWNER, "admin", "model"),
     "webhook.manage": Rule(Role.OWNER, "admin", "model"),

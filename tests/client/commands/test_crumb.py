@@ -87,6 +87,8 @@ COMMANDS = {
     "token create": ["--scope", "--label", "--expires", "--model"],
     "token list": [],
     "token revoke": [],
+    "news": ["--seen"],
+    "watch": ["--end"],
     "publisher add": ["--github", "--gitlab", "--workflow", "--environment", "--ref", "--issuer", "--claim"],
     "publisher list": [],
     "publisher remove": [],

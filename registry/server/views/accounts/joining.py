@@ -59,7 +59,7 @@ def invitation_page(
 def account(row: User) -> schemas.Account:
     """Return the shape of a user, for admins."""
     same = {name: getattr(row, name) for name in ("name", "display_name", "created_at")}
-    return schemas.Account(admin=row.is_admin, active=row.is_active, **same)
+    return schemas.Account(admin=row.is_admin, program=row.is_program, active=row.is_active, **same)
 
 
 def account_page(session: Session, search: str | None, after: str | None, limit: int) -> schemas.AccountPage:
@@ -79,6 +79,7 @@ def profile(session: Session, actor: Actor | None, name: str) -> schemas.Profile
     return schemas.Profile(
         name=user.name,
         display_name=user.display_name,
+        program=user.is_program,
         created_at=user.created_at,
         patches=[
             schemas.Contribution(
