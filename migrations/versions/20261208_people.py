@@ -96,6 +96,7 @@ def upgrade() -> None:
             op.f("fk_tokens_publisher_id_publishers"), "publishers", ["publisher_id"], ["id"], ondelete="CASCADE"
         )
         batch.create_index(op.f("ix_tokens_publisher_id"), ["publisher_id"])
+        batch.create_index("ix_tokens_kind_expires_at", ["kind", "expires_at"])
         batch.create_check_constraint(op.f("ck_tokens_kind"), "kind IN ('personal', 'session', 'publisher')")
     op.add_column("sign_ins", sa.Column("agent", sa.String(200), nullable=False, server_default=""))
     op.create_table(
@@ -184,6 +185,7 @@ def downgrade() -> None:
     with op.batch_alter_table("tokens") as batch:
         batch.drop_constraint(op.f("ck_tokens_kind"), type_="check")
         batch.drop_index(op.f("ix_tokens_publisher_id"))
+        batch.drop_index("ix_tokens_kind_expires_at")
         batch.drop_constraint(op.f("fk_tokens_publisher_id_publishers"), type_="foreignkey")
         for column in ("kind", "publisher_id", "origin"):
             batch.drop_column(column)

@@ -19,7 +19,7 @@ from joserfc.jws import extract_compact
 from joserfc.jwt import JWTClaimsRegistry
 
 from registry.errors import Unauthenticated, Unavailable
-from registry.outside.egress import Egress
+from registry.outside.egress import Egress, check_url
 
 ALGORITHMS = ("RS256", "ES256")
 LEEWAY = 60  # seconds by which clocks may differ
@@ -64,6 +64,14 @@ class Issuers:
     def egress(self, issuer: str) -> Egress:
         """Return the way out to an issuer and to what its document names."""
         return self.open_egress(issuer in self.private)
+
+    def check(self, issuer: str) -> None:
+        """Refuse an issuer that may not be called, as far as its address alone shows that.
+
+        Raises:
+            InvalidRequest: It may not.
+        """
+        check_url(issuer, private=issuer in self.private)
 
     def find(self, issuer: str, *, newer_than: float | None = None) -> Known:
         """Return what is known of an issuer, fetched if that was too long ago.

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from registry.schemas.wire import Answer, Wire
 
@@ -39,4 +39,4 @@ class NewsSeen(Wire):
     """Mark as read what an answer with news held."""
 
     serial: int = Field(ge=0, le=2**63 - 1)
-    at: datetime
+    at: AwareDatetime

@@ -61,7 +61,7 @@ from registry.db.tables.contents import (
     UploadSession,
 )
 from registry.db.tables.declare import Table, UTCDateTime, after, now
-from registry.db.tables.news import Mention, Watch
+from registry.db.tables.news import Mention, WatchedModel
 from registry.db.tables.operations import (
     ACTIVE_JOBS,
     AuditEvent,
@@ -156,7 +156,7 @@ __all__ = [
     "UploadSession",
     "UsedIdentity",
     "User",
-    "Watch",
+    "WatchedModel",
     "Webhook",
     "WebhookDelivery",
     "Worker",

@@ -31,7 +31,7 @@ class Mention(Table):
     by: Mapped[User] = relationship(lazy="raise", foreign_keys=[by_id])
 
 
-class Watch(Table):
+class WatchedModel(Table):
     """A user who wants to know what happens in a model, and the serial of the log up to which they have read it."""
 
     __tablename__ = "watches"

@@ -132,7 +132,10 @@ class Token(Table):
     """
 
     __tablename__ = "tokens"
-    __table_args__ = (one_of("kind", "personal", "session", "publisher"),)
+    __table_args__ = (
+        one_of("kind", "personal", "session", "publisher"),
+        Index("ix_tokens_kind_expires_at", "kind", "expires_at"),
+    )
 
     id: Mapped[uuid.UUID] = key()
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from registry.db.session import Database
-from registry.errors import NotFound, TooMany
+from registry.errors import NotFound, TooMany, WrongState
 from registry.outside.person import Person
 from registry.services.people.actors import Actor
 from registry.services.people.joining import identities
@@ -95,16 +96,46 @@ class Providers:
         with self.calling():
             return self.provider.finish(secret, redirect_uri, code)
 
-    def verify(self, token: str, issuer: str, audience: str) -> dict[str, Any]:
+    def verify(self, token: str, issuer: str, asked_at: str) -> dict[str, Any]:
         """Return the claims of an identity token that an issuer signed for this registry.
 
+        Args:
+            token: The identity token.
+            issuer: Who is said to have signed it.
+            asked_at: The address at which the caller reached this server.
+
         Raises:
+            WrongState: The server does not know its own address.
             Unauthenticated: A check refuses it.
             Unavailable, TooMany: The issuer cannot be reached at the moment.
         """
+        audience = self.audience(asked_at)
         with self.calling():
             claims, _ = self.issuers.verify(token, issuer, audience)
         return claims
+
+    def audience(self, asked_at: str) -> str:
+        """Return the audience of identity tokens: this registry's address, which no caller may choose.
+
+        A caller says by which name they reached the server. If that counted, a token for another service would be good
+        here. Only an address of this machine itself is taken from them.
+
+        Raises:
+            WrongState: The server does not know its own address.
+        """
+        if self.settings.public_url:
+            return self.settings.public_url.rstrip("/")
+        if urlsplit(asked_at).hostname in ("127.0.0.1", "::1", "localhost"):
+            return asked_at
+        raise WrongState("Trusted publishing needs the registry's own address: its operator sets REGISTRY_PUBLIC_URL.")
+
+    def check_issuer(self, issuer: str) -> None:
+        """Refuse an issuer that this server would never call.
+
+        Raises:
+            InvalidRequest: It is at http:// or at an address that is not public, and the operator has not named it.
+        """
+        self.issuers.check(issuer)
 
     @staticmethod
     def issuer_of(token: str) -> str:

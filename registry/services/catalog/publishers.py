@@ -177,6 +177,7 @@ def exchange(
     Raises:
         Unauthenticated: No publisher of the model has these claims, or the token was used before.
     """
+    tokens.drop_ended(session, "publisher")
     use_once(session, issuer, claims, raw)
     row = next((row for row in of_issuer(session, full_name, issuer, lock=True) if matches(row, claims)), None)
     if row is None:

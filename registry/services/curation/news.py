@@ -11,12 +11,13 @@ from datetime import datetime
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.tables import AuditEvent, AuditHead, Mention, Model, Patch, User, Watch, now
+from registry.db.tables import AuditEvent, AuditHead, Mention, Model, Patch, User, WatchedModel, now
 from registry.errors import WrongState
 from registry.files.names import NAME
 from registry.services.catalog import models
 from registry.services.people import access
 from registry.services.people.actors import Actor
+from registry.services.people.paging import EPOCH
 from registry.services.people.rules import Role
 
 NAMED = re.compile(rf"(?<![\w@/.-])@({NAME})")
@@ -24,6 +25,7 @@ CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 MOST_NAMED = 20  # people in one message
 MOST_WATCHED = 200  # models of one user
 SHOWN = 50  # mentions, and events
+REACH = 50_000  # newest events of the log that are gone through
 TOLD = ("patch.push", "patch.propose", "release.publish", "release.yank", "channel.move", "channel.rollback")
 
 
@@ -60,11 +62,12 @@ def events(session: Session, actor: Actor) -> list[tuple[AuditEvent, Model]]:
     """Return the newest events in watched models since the caller last looked, but for their own."""
     query = (
         select(AuditEvent, Model)
-        .join(Watch, Watch.model_id == AuditEvent.model_id)
+        .join(WatchedModel, WatchedModel.model_id == AuditEvent.model_id)
         .join(Model, Model.id == AuditEvent.model_id)
         .where(
-            Watch.user_id == actor.user_id,
-            AuditEvent.serial > Watch.seen_serial,
+            WatchedModel.user_id == actor.user_id,
+            AuditEvent.serial > WatchedModel.seen_serial,
+            AuditEvent.serial > head(session) - REACH,
             AuditEvent.action.in_(TOLD),
             AuditEvent.user_id.is_distinct_from(actor.user_id),
             access.visible(actor),
@@ -81,9 +84,10 @@ def head(session: Session) -> int:
 
 def see(session: Session, actor: Actor, serial: int, at: datetime) -> None:
     """Mark as read what the caller was shown: events up to a serial, and mentions up to a time."""
-    watched = Watch.user_id == actor.user_id, Watch.seen_serial < serial
-    session.execute(update(Watch).where(*watched).values(seen_serial=min(serial, head(session))))
-    unread = Mention.user_id == actor.user_id, ~Mention.seen, Mention.at <= at
+    watched = WatchedModel.user_id == actor.user_id, WatchedModel.seen_serial < serial
+    session.execute(update(WatchedModel).where(*watched).values(seen_serial=min(serial, head(session))))
+    until = min(max(at, EPOCH), now())
+    unread = Mention.user_id == actor.user_id, ~Mention.seen, Mention.at <= until
     session.execute(update(Mention).where(*unread).values(seen=True))
 
 
@@ -95,17 +99,20 @@ def watch(session: Session, actor: Actor, full_name: str, *, watching: bool) -> 
     """
     model = models.find(session, full_name)
     session.get_one(User, actor.user_id, with_for_update={"key_share": True}, populate_existing=True)
-    row = session.get(Watch, (actor.user_id, model.id))
+    row = session.get(WatchedModel, (actor.user_id, model.id))
     if row is not None and not watching:
         session.delete(row)
     if row is None and watching:
-        count = session.scalar(select(func.count()).select_from(Watch).where(Watch.user_id == actor.user_id)) or 0
+        count = (
+            session.scalar(select(func.count()).select_from(WatchedModel).where(WatchedModel.user_id == actor.user_id))
+            or 0
+        )
         if count >= MOST_WATCHED:
             raise WrongState(f"You watch {MOST_WATCHED} models, the most that anybody may; stop watching one.")
-        session.add(Watch(user_id=actor.user_id, model_id=model.id, seen_serial=head(session)))
+        session.add(WatchedModel(user_id=actor.user_id, model_id=model.id, seen_serial=head(session)))
     session.flush()
 
 
 def watches(session: Session, actor: Actor | None, model: Model) -> bool:
     """Say whether the caller watches a model."""
-    return actor is not None and session.get(Watch, (actor.user_id, model.id)) is not None
+    return actor is not None and session.get(WatchedModel, (actor.user_id, model.id)) is not None

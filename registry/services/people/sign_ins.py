@@ -5,7 +5,7 @@ Whoever signs in by a provider has no token to enter: such a browser gets one of
 
 import secrets
 import uuid
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, joinedload
@@ -47,6 +47,7 @@ def start_without(
     Raises:
         Unauthenticated: The user is disabled.
     """
+    tokens.drop_ended(session, "session")
     _, token = tokens.add(session, user, SCOPES, by, None, latest=now() + LIFETIME, kind="session")
     token.user = user
     actor = actors.speaker(token, request_id)
@@ -113,7 +114,7 @@ def revoke(session: Session, actor: Actor, sign_in_id: uuid.UUID) -> None:
     row = session.scalar(select(SignIn).join(Token).where(*mine).options(joinedload(SignIn.token)))
     if row is None:
         raise NotFound("You have no such session; `crumb session list` shows yours.")
-    finish(session, row, now())
+    finish(session, row)
     record(session, actor, "sign_in.end", actor.name, after={"prefix": row.token.prefix})
 
 
@@ -121,13 +122,14 @@ def end(session: Session, actor: Actor, secret: str) -> None:
     """End a sign-in at once. Does nothing if it has ended."""
     query = select(SignIn).where(SignIn.secret_hash == hash_token(secret)).options(joinedload(SignIn.token))
     if (row := session.scalar(query)) is not None:
-        finish(session, row, now())
+        finish(session, row)
     record(session, actor, "sign_in.end", actor.name, after={"prefix": actor.token.prefix})
 
 
-def finish(session: Session, row: SignIn, at: datetime) -> None:
-    """Delete a sign-in, and revoke its token if that is its own."""
-    if row.token.kind == "session":
-        row.token.revoked_at = at
+def finish(session: Session, row: SignIn) -> None:
+    """Delete a sign-in, and its token if it has one of its own."""
     session.delete(row)
     session.flush()
+    if row.token.kind == "session":
+        session.delete(row.token)
+        session.flush()

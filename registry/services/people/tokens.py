@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Model, Token, User, now
@@ -124,6 +124,11 @@ def add(
     session.add(token)
     session.flush()
     return secret, token
+
+
+def drop_ended(session: Session, kind: str) -> None:
+    """Delete the tokens of a kind that have expired; of those that people know, none is deleted."""
+    session.execute(delete(Token).where(Token.kind == kind, Token.expires_at <= now()))
 
 
 def check_scopes(scopes: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def service() -> Iterator[Provider]:
 @pytest.fixture
 def world_settings(service: Provider, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(publishers, "ISSUERS", {"github": service.url, "gitlab": service.url})
-    return {"private_issuers": service.url}
+    return {"private_issuers": service.url, "public_url": f"{HERE}/"}
 
 
 @pytest.fixture
@@ -211,6 +212,27 @@ def test_gitlab_and_any_other_issuer_are_checked_by_their_own_claims(tiny: World
 )
 def test_what_cannot_be_a_publisher_is_refused(tiny: World, words: dict[str, Any], status: int) -> None:
     assert tiny.client("alice").post(WAY, json={**WANTED, **words}).status_code == status
+
+
+@pytest.mark.parametrize("issuer", ["http://id.example.org", "https://127.0.0.1", "https://id.internal"])
+def test_an_issuer_that_would_never_be_called_cannot_be_named(tiny: World, issuer: str) -> None:
+    body = {"kind": "oidc", "user": "own-ci", "issuer": issuer, "claims": {"sub": "x"}}
+    assert tiny.client("alice").post(WAY, json=body).status_code == 422
+
+
+def test_a_token_for_another_service_is_not_good_here_by_whatever_name_the_server_is_called(
+    tiny: World, service: Provider
+) -> None:
+    name(tiny)
+    token = service.identity("http://other.example.org", **{**GITHUB, "jti": "x"})
+    body = {"model": MODEL, "token": token}
+    assert tiny.client(None).post(EXCHANGE, json=body, headers={"Host": "other.example.org"}).status_code == 401
+    settings = tiny.settings.model_copy(update={"public_url": ""})
+    tiny.app.state.context.providers.settings = settings
+    context = tiny.app.state.context
+    tiny.app.state.context = replace(context, settings=settings)
+    refused = tiny.client(None).post(EXCHANGE, json=body, headers={"Host": "other.example.org"})
+    assert (refused.status_code, "REGISTRY_PUBLIC_URL" in refused.text) == (409, True)
 
 
 def test_only_owners_name_workflows_and_only_so_many(tiny: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from sqlalchemy import select
 
-from registry.db.tables import Mention, Release, Watch
+from registry.db.tables import Mention, Release, WatchedModel
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
 from registry.services.curation import news
 from registry.services.people import sign_ins
@@ -106,11 +106,20 @@ def test_who_watches_a_model_reads_what_others_do_there_since_they_last_looked(c
     assert read(crew, "carol")["events"] == []
 
 
+@pytest.mark.parametrize(
+    ("at", "status"),
+    [("0001-01-01T00:00:00+14:00", 204), ("9999-12-31T23:59:59-14:00", 204), ("2026-01-01T00:00:00", 422)],
+)
+def test_no_time_is_too_strange_to_have_read_until(sqlite_crew: Community, at: str, status: int) -> None:
+    body = {"serial": 2**63 - 1, "at": at}
+    assert sqlite_crew.world.client("rita").post("/api/v1/news/seen", json=body).status_code == status
+
+
 def test_only_so_many_models_are_watched(sqlite_crew: Community, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(news, "MOST_WATCHED", 0)
     assert sqlite_crew.world.client("carol").put(f"{URL}/watch").status_code == 409
     with sqlite_crew.world.database.read() as session:
-        assert session.scalars(select(Watch)).all() == []
+        assert session.scalars(select(WatchedModel)).all() == []
 
 
 def test_the_feed_has_the_releases_of_a_public_model_and_nothing_that_xml_cannot_hold(sqlite_lived: Community) -> None:

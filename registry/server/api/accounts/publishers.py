@@ -30,6 +30,8 @@ def create_publisher(
     name: ModelName, body: schemas.PublisherRequest, actor: ActorDep, ctx: ContextDep
 ) -> schemas.Publisher:
     """Let a workflow push to a model by its own identity; the same again is the same."""
+    if body.issuer is not None:
+        ctx.providers.check_issuer(body.issuer)
     with ctx.database.write() as session:
         row = publishers.create(session, actor, name, body.kind, body.user, body.issuer, body.wanted())
         return publisher_views.publisher(row)

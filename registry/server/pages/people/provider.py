@@ -22,6 +22,7 @@ from registry.server.pages.frame.route import PageRoute, local, redirect
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 FLOW, FLOW_SECONDS = "crumb_flow", 600
 BACK = "/login/provider/callback"
+LONGEST = 2000  # characters of where to go on: browsers drop cookies of more than 4,096
 LINK = "link"  # in the cookie in place of where to go on, which begins with a slash
 Text = Annotated[str, Query(max_length=4000)]
 
@@ -35,7 +36,8 @@ async def begin(
     secret = secrets.token_urlsafe(32)
     there = await run_in_threadpool(ctx.providers.begin, secret, url + BACK)
     response = RedirectResponse(there, 303)
-    set_cookie(request, response, f"{secret}.{quote(local(next), safe='/')}", FLOW, FLOW_SECONDS)
+    after = quote(local(next), safe="/")
+    set_cookie(request, response, f"{secret}.{after if len(after) <= LONGEST else '/'}", FLOW, FLOW_SECONDS)
     return response
 
 
