@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         description="most attempts of an address (an IPv6 /64) to join or to sign in by what is not a token: asking, "
         "invitations, codes and identity tokens; empty or 0 for no limit",
     )
+    rate_asking: str = Field(
+        "10/day",
+        description="most requests for an account of an address (an IPv6 /64), since a person has to read each; empty "
+        "or 0 for no limit",
+    )
     rate_address: str = Field(
         "12000/minute",
         description="most requests of an address (an IPv6 /64), with or without a token; empty or 0 for no limit",

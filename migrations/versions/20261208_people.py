@@ -52,6 +52,8 @@ def upgrade() -> None:
     for column in ("created_by_id", "used_by_id"):
         op.create_index(op.f(f"ix_invitations_{column}"), "invitations", [column])
     op.add_column("users", sa.Column("is_program", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("users", sa.Column("program_of_id", sa.Uuid(), nullable=True))
+    op.add_column("pushes", sa.Column("origin", sa.JSON(), nullable=True))
     op.add_column("patch_revisions", sa.Column("origin", sa.JSON(), nullable=True))
     op.create_table(
         "publishers",
@@ -191,6 +193,12 @@ def downgrade() -> None:
             batch.drop_column(column)
     for table in ("used_identities", "publishers"):
         op.drop_table(table)
-    op.drop_column("patch_revisions", "origin")
-    for column in ("vouched_until", "display_name", "is_program"):
+    for table in ("patch_revisions", "pushes"):
+        op.drop_column(table, "origin")
+    # The older program does not know who is kept out until a provider lets them in again.
+    op.execute(
+        "UPDATE tokens SET revoked_at = CURRENT_TIMESTAMP WHERE revoked_at IS NULL AND user_id IN "
+        "(SELECT id FROM users WHERE vouched_until <= CURRENT_TIMESTAMP)"
+    )
+    for column in ("vouched_until", "display_name", "is_program", "program_of_id"):
         op.drop_column("users", column)

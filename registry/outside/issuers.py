@@ -6,6 +6,7 @@ An issuer is called only by `Egress`. One whose address is not public, or plain 
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -157,7 +158,7 @@ class Issuers:
                 exp={"essential": True},
                 iat={"essential": True},
             ).validate(decoded.claims)
-        except (JoseError, ValueError, RecursionError) as why:
+        except (JoseError, ValueError, TypeError, RecursionError) as why:
             raise Unauthenticated(f"The identity token is refused: {reason(why)}.") from why
         claims: dict[str, Any] = decoded.claims
         if claims["exp"] - claims["iat"] > LONGEST:
@@ -173,13 +174,18 @@ def peek(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     if len(token) > TOKEN_BYTES:
         raise Unauthenticated(f"An identity token has at most {TOKEN_BYTES} characters.")
+    wrong = Unauthenticated("This is not an identity token: it should be a signed JWT.")
     try:
         parts = extract_compact(token.encode("ascii"))
         header, claims = parts.headers(), json.loads(parts.payload or b"")
-    except (JoseError, ValueError, RecursionError) as why:
-        raise Unauthenticated("This is not an identity token: it should be a signed JWT.") from why
-    if not isinstance(claims, dict):
-        raise Unauthenticated("This is not an identity token: it should be a signed JWT.")
+    except (JoseError, ValueError, TypeError, AttributeError, RecursionError) as why:
+        raise wrong from why
+    if not isinstance(header, dict) or not isinstance(claims, dict):
+        raise wrong
+    if not isinstance(header.get("alg"), str) or not isinstance(header.get("kid", ""), str):
+        raise wrong
+    if not isinstance(claims.get("iss"), str) or not re.fullmatch(r"[!-~]{1,500}", claims["iss"]):
+        raise wrong
     return dict(header), claims
 
 

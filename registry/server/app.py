@@ -113,6 +113,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         Composers(min(MOST_COMPOSERS, processors()), settings.job_memory),
         Gate(shared.composing, COMPOSED_EACH),
         Rate("strangers", settings.rate_strangers, storage),
+        Rate("asking", settings.rate_asking, storage),
         Providers(settings),
     )
     app.state.metrics = Metrics(shared.folder, shared.process)

@@ -28,6 +28,7 @@ class User(Table):
     display_name: Mapped[str] = mapped_column(String(100), default="", server_default="")
     is_admin: Mapped[bool] = mapped_column(default=False)
     is_program: Mapped[bool] = mapped_column(default=False, server_default=false())
+    program_of_id: Mapped[uuid.UUID | None]  # the namespace that named it; without a key, since namespaces come later
     is_active: Mapped[bool] = mapped_column(default=True)
     vouched_until: Mapped[datetime | None]
     text_bytes: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -51,6 +51,7 @@ class Context:
     composers: Composers
     composing: Gate
     stranger_rate: Rate
+    asking_rate: Rate
     providers: Providers
 
     @contextmanager

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from registry.db.session import Database
 from registry.errors import NotFound, TooMany, WrongState
 from registry.outside.person import Person
+from registry.services.people import access
 from registry.services.people.actors import Actor
 from registry.services.people.joining import identities
 from registry.services.people.joining.identities import Policy
@@ -22,7 +23,22 @@ if TYPE_CHECKING:
     from registry.outside.issuers import Issuers
     from registry.outside.provider import Provider
 
-AT_ONCE = 8  # calls to providers and issuers; a slow one must not take all threads of the server
+AT_ONCE = 8  # calls to the provider, and to issuers; a slow one must not take all threads of the server
+
+
+@contextmanager
+def calling(places: threading.BoundedSemaphore) -> Iterator[None]:
+    """Hold a place for a call to a provider or an issuer.
+
+    Raises:
+        TooMany: All places are taken.
+    """
+    if not places.acquire(blocking=False):
+        raise TooMany("Too many people sign in at this moment; try again in a few seconds.", retry_after=5)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 class Providers:
@@ -34,7 +50,8 @@ class Providers:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.places = threading.BoundedSemaphore(AT_ONCE)
+        # Owners of models choose issuers; a slow one of theirs must keep nobody from signing in.
+        self.sign_ins, self.exchanges = (threading.BoundedSemaphore(AT_ONCE) for _ in range(2))
 
     @cached_property
     def issuers(self) -> "Issuers":
@@ -62,20 +79,6 @@ class Providers:
         settings = self.settings
         return Policy(settings.oidc_title, settings.oidc_join, settings.oidc_hours, settings.group_roles)
 
-    @contextmanager
-    def calling(self) -> Iterator[None]:
-        """Hold a place for a call to a provider or an issuer.
-
-        Raises:
-            TooMany: All places are taken.
-        """
-        if not self.places.acquire(blocking=False):
-            raise TooMany("Too many people sign in at this moment; try again in a few seconds.", retry_after=5)
-        try:
-            yield
-        finally:
-            self.places.release()
-
     def begin(self, secret: str, redirect_uri: str) -> str:
         """Return the address to which a browser goes to sign in.
 
@@ -83,7 +86,7 @@ class Providers:
             NotFound: There is no provider.
             Unavailable, TooMany: It cannot be reached at the moment.
         """
-        with self.calling():
+        with calling(self.sign_ins):
             return self.provider.start(secret, redirect_uri)
 
     def finish(self, secret: str, redirect_uri: str, code: str) -> Person:
@@ -93,7 +96,7 @@ class Providers:
             Unauthenticated: The provider or a check refuses it.
             Unavailable, TooMany: It cannot be reached at the moment.
         """
-        with self.calling():
+        with calling(self.sign_ins):
             return self.provider.finish(secret, redirect_uri, code)
 
     def verify(self, token: str, issuer: str, asked_at: str) -> dict[str, Any]:
@@ -110,7 +113,7 @@ class Providers:
             Unavailable, TooMany: The issuer cannot be reached at the moment.
         """
         audience = self.audience(asked_at)
-        with self.calling():
+        with calling(self.exchanges):
             claims, _ = self.issuers.verify(token, issuer, audience)
         return claims
 
@@ -138,15 +141,15 @@ class Providers:
         self.issuers.check(issuer)
 
     @staticmethod
-    def issuer_of(token: str) -> str:
-        """Return who an identity token says has signed it, of which nothing has been checked.
+    def peek(token: str) -> dict[str, Any]:
+        """Return what an identity token says, its issuer among it, of which nothing has been checked.
 
         Raises:
             Unauthenticated: It is not such a token.
         """
         from registry.outside.issuers import peek
 
-        return str(peek(token)[1].get("iss", ""))
+        return peek(token)[1]
 
     def sign_in(self, database: Database, person: Person, request_id: str, agent: str) -> str:
         """Sign somebody in whom the provider knows; return the secret of their browser.
@@ -163,7 +166,9 @@ class Providers:
         """Let somebody sign in by an account at the provider from now on.
 
         Raises:
+            Forbidden: The token that they signed in with may not manage their account.
             WrongState: Another user does, or too many accounts are linked.
         """
         with database.write() as session:
+            access.admit(session, actor, "account.manage", {})
             identities.link(session, actor, person)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Model, ModelMember, Publisher, Token, UsedIdentity, User, now
-from registry.errors import NotFound, Unauthenticated, WrongState
+from registry.errors import InvalidRequest, NotFound, Unauthenticated, WrongState
 from registry.services.catalog import models
 from registry.services.people import actors, namespaces, tokens
 from registry.services.people.access import in_namespace
@@ -64,11 +64,15 @@ def create(
 
     Raises:
         WrongState: The name is taken by somebody who is not such a program, or there are too many publishers.
-        InvalidRequest: The name is malformed or reserved.
+        InvalidRequest: The name is malformed or reserved, or the issuer has a kind of its own.
     """
     model = models.find(session, full_name, lock=True)
     known = listing(session, model)
     where = issuer or ISSUERS[kind]
+    if kind == "oidc" and where.rstrip("/") in ISSUERS.values():
+        raise InvalidRequest(
+            "Tokens of GitHub and GitLab are checked by rules of their own; name that kind.", field="kind"
+        )
     for row in known:
         if (row.kind, row.issuer, row.claims, row.user.name) == (kind, where, dict(claims), user):
             return row
@@ -101,15 +105,10 @@ def find_program(session: Session, model: Model, name: str) -> User:
     user = session.scalar(select(User).where(User.name == name).with_for_update(key_share=True))
     if user is None:
         user = namespaces.add_user(session, name)
-        user.is_program = True
+        user.is_program, user.program_of_id = True, model.namespace_id
         session.flush()
         return user
-    ours = (
-        select(Publisher.id)
-        .join(Model, Model.id == Publisher.model_id)
-        .where(Publisher.user_id == user.id, Model.namespace_id == model.namespace_id)
-    )
-    if not user.is_program or session.scalar(ours.limit(1)) is None:
+    if not user.is_program or user.program_of_id != model.namespace_id:
         raise WrongState(f"{name} is somebody else; choose a name that nobody has, like {name}-ci.", field="user")
     return user
 
@@ -161,6 +160,11 @@ def of_issuer(session: Session, full_name: str, issuer: str, *, lock: bool = Fal
     return session.scalars(query.with_for_update(of=Publisher) if lock else query).all()
 
 
+def is_public(session: Session, row: Publisher) -> bool:
+    """Say whether everybody may know of the model of a publisher."""
+    return session.get_one(Model, row.model_id).visibility == "public"
+
+
 def exchange(
     session: Session, full_name: str, issuer: str, claims: Mapping[str, Any], raw: str, request_id: str
 ) -> tuple[str, Token]:
@@ -177,6 +181,8 @@ def exchange(
     Raises:
         Unauthenticated: No publisher of the model has these claims, or the token was used before.
     """
+    namespace, _, name = full_name.partition("/")  # the model before its publishers, as where they are removed
+    session.scalar(select(Model.id).where(in_namespace(namespace), Model.name == name).with_for_update(key_share=True))
     tokens.drop_ended(session, "publisher")
     use_once(session, issuer, claims, raw)
     row = next((row for row in of_issuer(session, full_name, issuer, lock=True) if matches(row, claims)), None)
@@ -214,7 +220,7 @@ def use_once(session: Session, issuer: str, claims: Mapping[str, Any], raw: str)
 
 def matches(row: Publisher, claims: Mapping[str, Any]) -> bool:
     """Say whether an identity token has every claim of a publisher, and the ids of its first one."""
-    if row.kind == "github" and claims.get("event_name") == "pull_request_target":
+    if claims.get("event_name") == "pull_request_target" or claims.get("pipeline_source") == "merge_request_event":
         return False  # it runs what a stranger proposes, with the rights of the repository
     wanted = all(has(row, name, value, claims) for name, value in row.claims.items())
     return wanted and all(str(claims.get(name)) == value for name, value in row.pinned.items())
@@ -228,6 +234,8 @@ def has(row: Publisher, name: str, value: str, claims: Mapping[str, Any]) -> boo
     if name == "workflow" and row.kind == "gitlab":
         begin = f"{row.issuer.partition('://')[2]}/{row.claims['project_path']}//{value}@"
         return str(claims.get("ci_config_ref_uri", "")).casefold().startswith(begin.casefold())
+    if name == "ref" and row.kind == "gitlab":  # whose `ref` does not say whether it is a branch or a tag
+        return claims.get("ref_path") == (value if value.startswith("refs/") else f"refs/heads/{value}")
     given = claims.get(name)
     if name in ("repository", "project_path"):  # which these services compare so
         return isinstance(given, str) and given.casefold() == value.casefold()

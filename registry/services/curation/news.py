@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import AuditEvent, AuditHead, Mention, Model, Patch, User, WatchedModel, now
@@ -39,8 +40,12 @@ def mention(session: Session, actor: Actor, model: Model, patch: Patch, message:
         mine = Mention.user_id == user.id, Mention.patch_id == patch.id
         row = session.scalar(select(Mention).where(*mine).with_for_update())
         if row is None:
-            session.add(Mention(user_id=user.id, patch_id=patch.id, by_id=actor.user_id))
-        else:
+            try:
+                with session.begin_nested():
+                    session.add(Mention(user_id=user.id, patch_id=patch.id, by_id=actor.user_id))
+            except IntegrityError:  # somebody else mentions them at this moment
+                row = session.scalars(select(Mention).where(*mine).with_for_update()).one()
+        if row is not None:
             row.by_id, row.at, row.seen = actor.user_id, now(), False
     session.flush()
 

@@ -2,11 +2,11 @@
 
 import uuid
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.tables import ROLES, Namespace, NamespaceMember, User
+from registry.db.tables import ROLES, Namespace, NamespaceMember, User, now
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.services.people import paging
 from registry.services.people.actors import Actor, record
@@ -48,6 +48,11 @@ def add_user(session: Session, name: str, display_name: str = "", *, reserved: b
     session.flush()
     add_namespace(session, name, "user", user)
     return user
+
+
+def is_free(session: Session, name: str) -> bool:
+    """Say whether no namespace has a name, or one that looks like it."""
+    return session.scalar(select(Namespace.name).where(Namespace.skeleton == skeleton(name))) is None
 
 
 def require_free(session: Session, name: str) -> None:
@@ -224,6 +229,7 @@ def require_another_owner(session: Session, space: Namespace, user_id: uuid.UUID
             NamespaceMember.role == "owner",
             NamespaceMember.user_id != user_id,
             User.is_active,
+            or_(User.vouched_until.is_(None), User.vouched_until > now()),
         )
     )
     own = space.kind == "user" and session.get_one(User, user_id).name == space.name
@@ -246,6 +252,8 @@ def set_active(session: Session, name: str, active: bool, actor: Actor | None = 
     if actor is not None and actor.user_id == user.id:
         raise WrongState("You cannot disable yourself; ask another admin.")
     user.is_active = active
+    if active:  # an admin vouches for them; the next sign-in by a provider sets its own time
+        user.vouched_until = None
     session.flush()
     action = "user.enable" if active else "user.disable"
     record(session, actor, action, name, before={"active": not active}, after={"active": active})

@@ -47,6 +47,7 @@ def create_token(
     if expires_days is not None and not 0 < expires_days <= 36500:
         raise InvalidRequest("A token expires after more than 0 and at most 36500 days.", field="expires")
     user = ensure_user(session, name, admin=admin)
+    user.vouched_until = None  # the operator vouches for them; the next sign-in by a provider sets its own time
     return issue(session, None, user, scopes, label, expires_days, None)
 
 

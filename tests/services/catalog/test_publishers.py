@@ -1,5 +1,7 @@
 """Trusted publishing: workflows push by their own identity, checked claim by claim, once, and to one model."""
 
+import base64
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -45,9 +47,16 @@ def service() -> Iterator[Provider]:
 
 
 @pytest.fixture
-def world_settings(service: Provider, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def other() -> Iterator[Provider]:
+    """Any other issuer."""
+    with open_provider() as made:
+        yield made
+
+
+@pytest.fixture
+def world_settings(service: Provider, other: Provider, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(publishers, "ISSUERS", {"github": service.url, "gitlab": service.url})
-    return {"private_issuers": service.url, "public_url": f"{HERE}/"}
+    return {"private_issuers": f"{service.url},{other.url}", "public_url": f"{HERE}/"}
 
 
 @pytest.fixture
@@ -98,6 +107,24 @@ def test_a_workflow_pushes_without_a_token_and_the_patch_says_where_it_comes_fro
     assert tiny.client(None).get("/api/v1/tokens", headers=headers).json() == []
     (event,) = tiny.client("chief", admin=True).get("/api/v1/audit?action=publisher.exchange").json()["items"]
     assert (event["user"], event["subject"], event["after"]["claims"]["run_id"]) == ("tiny-ci", MODEL, "123")
+
+
+def test_what_a_workflow_pushes_by_tools_of_the_hub_says_where_it_comes_from_as_well(
+    tiny: World, service: Provider, tmp_path: Path
+) -> None:
+    name(tiny)
+    program = tiny.client(None)
+    program.headers.update(bearer(exchange(tiny, identity(service))))
+    lines: list[dict[str, Any]] = [{"key": "header", "value": {"summary": "By CI", "description": ""}}]
+    for path in sorted(fine_tuned(tmp_path / "base", tmp_path / "tuned").iterdir()):
+        content = base64.b64encode(path.read_bytes()).decode()
+        lines.append({"key": "file", "value": {"path": path.name, "content": content, "encoding": "base64"}})
+    where = f"/api/models/{MODEL}/commit/main?create_pr=1"
+    sent = program.post(where, content="\n".join(map(json.dumps, lines)).encode())
+    assert sent.status_code == 200, sent.text
+    tiny.work()
+    made = tiny.client(None).get(f"/api/v1/models/{MODEL}/patches/1").json()
+    assert (made["author"], made["origin"]["claims"]["run_id"]) == ("tiny-ci", "123")
 
 
 def test_the_token_is_for_one_model_and_short(tiny: World, service: Provider, tmp_path: Path) -> None:
@@ -177,7 +204,9 @@ def test_who_gets_a_name_that_somebody_gave_up_is_somebody_else(tiny: World, ser
     assert shown["used_at"] is not None
 
 
-def test_gitlab_and_any_other_issuer_are_checked_by_their_own_claims(tiny: World, service: Provider) -> None:
+def test_gitlab_and_any_other_issuer_are_checked_by_their_own_claims(
+    tiny: World, service: Provider, other: Provider
+) -> None:
     host = service.url.partition("://")[2]
     name(tiny, kind="gitlab", user="lab-ci", repository="group/sub/project", workflow=".gitlab-ci.yml")
     claims = {
@@ -191,10 +220,46 @@ def test_gitlab_and_any_other_issuer_are_checked_by_their_own_claims(tiny: World
     assert exchange(tiny, service.identity(HERE, jti="a", **claims)).json()["user"] == "lab-ci"
     for change in ({"project_path": "group/sub"}, {"ci_config_ref_uri": f"{host}/x//y"}, {"namespace_id": "3"}):
         assert exchange(tiny, service.identity(HERE, jti=str(change), **{**claims, **change})).status_code == 401
-    body = {"kind": "oidc", "user": "own-ci", "issuer": service.url, "claims": {"sub": "job:train", "level": "3"}}
+    body = {"kind": "oidc", "user": "own-ci", "issuer": other.url, "claims": {"sub": "job:train", "level": "3"}}
     assert tiny.client("alice").post(WAY, json=body).status_code == 201
-    assert exchange(tiny, service.identity(HERE, jti="b", sub="job:train", level=3)).json()["user"] == "own-ci"
-    assert exchange(tiny, service.identity(HERE, jti="c", sub="job:train")).status_code == 401
+    assert exchange(tiny, other.identity(HERE, jti="b", sub="job:train", level=3)).json()["user"] == "own-ci"
+    assert exchange(tiny, other.identity(HERE, jti="c", sub="job:train")).status_code == 401
+    body["issuer"] = service.url
+    refused = tiny.client("alice").post(WAY, json=body)
+    assert (refused.status_code, "rules of their own" in refused.text) == (422, True)
+
+
+def test_a_branch_at_gitlab_is_no_tag_of_its_name_and_no_merge_request(tiny: World, service: Provider) -> None:
+    host = service.url.partition("://")[2]
+    name(tiny, kind="gitlab", user="lab-ci", repository="group/project", workflow=".gitlab-ci.yml", ref="main")
+    claims = {
+        "sub": "project_path:group/project:ref_type:branch:ref:main",
+        "project_path": "group/project",
+        "ci_config_ref_uri": f"{host}/group/project//.gitlab-ci.yml@refs/heads/main",
+        "ref": "main",
+        "ref_path": "refs/heads/main",
+    }
+    for change in ({"ref_path": "refs/tags/main"}, {"ref_path": None}, {"pipeline_source": "merge_request_event"}):
+        assert exchange(tiny, service.identity(HERE, jti=str(change), **{**claims, **change})).status_code == 401
+    assert exchange(tiny, service.identity(HERE, jti="d", **claims)).status_code == 200
+
+
+def test_a_workflow_that_was_removed_can_be_named_again_and_by_nobody_else(tiny: World, tmp_path: Path) -> None:
+    one = name(tiny)
+    assert tiny.client("alice").delete(f"{WAY}/{one['id']}").status_code == 204
+    create_model(tiny, "bob/own", make_checkpoint(tmp_path / "own", seed=3), "bob")
+    assert tiny.client("bob").put("/api/v1/models/bob/own/members/tiny-ci", json={"role": "owner"}).status_code == 204
+    assert tiny.client("bob").post("/api/v1/models/bob/own/publishers", json=WANTED).status_code == 409
+    assert name(tiny)["user"] == "tiny-ci"
+
+
+@pytest.mark.parametrize("strange", [{"alg": 1}, {"alg": "RS256", "kid": [1]}, {"alg": "RS256", "iss": "\ud800"}])
+def test_what_looks_like_a_token_and_is_none_is_refused(tiny: World, strange: dict[str, Any]) -> None:
+    head = {name: value for name, value in strange.items() if name != "iss"}
+    parts = (head, {"iss": strange.get("iss", "https://id.example.org")})
+    written = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    for first in (written[0], base64.urlsafe_b64encode(b'["alg"]').decode().rstrip("=")):
+        assert exchange(tiny, f"{first}.{written[1]}.c2ln").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -267,6 +332,10 @@ def test_a_private_model_answers_as_one_that_nobody_has_and_calls_nobody(tiny: W
     assert hidden["detail"].replace(MODEL, "X") == missing["detail"].replace("alice/nothing", "X")
     assert service.asked == [], "no owner has named this issuer"
     name(tiny)
+    for claims in ({"repository": "crew/another"}, {"aud": "https://other.example.org"}, {"exp": 1}):
+        token = identity(service, **claims)
+        hidden, missing = (exchange(tiny, token, model).json() for model in (MODEL, "alice/nothing"))
+        assert hidden["detail"].replace(MODEL, "X") == missing["detail"].replace("alice/nothing", "X")
     with statements(tiny) as seen:
         program = bearer(exchange(tiny, identity(service)))
     assert len(seen) < 40

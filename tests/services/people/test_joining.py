@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from registry.db.tables import Invitation, User, now
 from registry.services.people.joining import invitations
+from registry.services.people.tokens import create_token
 from tests.support.community import Community
 from tests.support.world import World
 
@@ -120,6 +121,46 @@ def test_an_owner_revokes_only_what_is_for_their_namespace(world: World) -> None
     assert world.client("alice").get("/api/v1/namespaces/alice/invitations").json()["items"] == []
 
 
+def test_an_invitation_does_not_outlive_the_right_to_invite(world: World) -> None:
+    alice = world.client("alice")
+    assert alice.post("/api/v1/namespaces", json={"name": "crew"}).status_code == 201
+    world.token("bob")
+    assert alice.put("/api/v1/namespaces/crew/members/bob", json={"role": "owner"}).status_code == 204
+    made = world.client("bob").post("/api/v1/namespaces/crew/invitations", json={"role": "owner"})
+    assert alice.put("/api/v1/namespaces/crew/members/bob", json={"role": "reviewer"}).status_code == 204
+    assert accept(world, secret_of(made), "mallory").status_code == 404
+    assert accept(world, secret_of(made), user="bob").status_code == 404
+    mine = world.client("dave").post("/api/v1/namespaces/dave/invitations", json={})
+    assert chief(world).patch("/api/v1/admin/users/dave", json={"active": False}).status_code == 200
+    assert accept(world, secret_of(mine), "mallory").status_code == 404
+
+
+def test_whom_a_provider_vouches_for_invites_nobody_whom_it_does_not(world: World) -> None:
+    made = world.client("vera").post("/api/v1/namespaces/vera/invitations", json={"role": "reviewer"})
+    with world.database.write() as session:
+        vera = session.scalars(select(User).where(User.name == "vera")).one()
+        vera.vouched_until = now() + timedelta(hours=1)
+    assert accept(world, secret_of(made), "vera-too").status_code == 403
+    assert accept(world, secret_of(made), user="bob").status_code == 200
+
+
+def test_an_admin_or_the_operator_lets_in_whom_a_provider_does_not_vouch_for_any_more(world: World) -> None:
+    def end() -> None:
+        with world.database.write() as session:
+            session.scalars(select(User).where(User.name == "vera")).one().vouched_until = now()
+
+    vera, one = world.client("vera"), "/api/v1/admin/users/vera"
+    end()
+    assert vera.get("/api/v1/whoami").status_code == 401
+    for active in (False, True):
+        assert chief(world).patch(one, json={"active": active}).status_code == 200
+    assert vera.get("/api/v1/whoami").status_code == 200
+    end()
+    with world.database.write() as session:
+        create_token(session, "vera")
+    assert vera.get("/api/v1/whoami").status_code == 200
+
+
 def test_only_hashes_of_links_are_stored_and_neither_lists_nor_the_log_show_them(world: World) -> None:
     secret = secret_of(chief(world).post(ADMIN, json={}))
     with world.database.read() as session:
@@ -137,6 +178,7 @@ def test_whoever_asks_waits_for_an_admin_and_comes_in_by_the_address_they_got(wo
     assert (waiting["asked_name"], waiting["message"]) == ("dora", "I train speech models.")
     assert chief(world).post(f"{ADMIN}/{waiting['id']}/approve").status_code == 200
     assert chief(world).get(f"{ADMIN}?asked=true").json()["items"] == []
+    assert accept(world, secret, "chief-too").status_code == 409, "the name was approved as well"
     assert accept(world, secret, "dora").json()["user"] == "dora"
 
 
@@ -218,6 +260,18 @@ def test_a_profile_shows_the_patches_that_its_visitor_may_see(crew: Community) -
     assert shown(None) == [3, 2, 1]
     crew.rules(visibility="private")
     assert (shown(None), shown("carol"), shown("rita")) == ([], [], [3, 2, 1])
+
+
+class TestAsking:
+    @pytest.fixture
+    def world_settings(self) -> dict[str, Any]:
+        return {"registration": "open", "rate_asking": "2/day"}
+
+    def test_one_address_does_not_fill_what_an_admin_has_to_read(self, world: World) -> None:
+        asked = [world.client(None).post("/api/v1/joining", json={"name": name}) for name in ("ann", "ben", "cyd")]
+        assert [answer.status_code for answer in asked] == [201, 201, 429]
+        secret = secret_of(chief(world).post(ADMIN, json={}))
+        assert accept(world, secret, "dora").status_code == 200, "who is invited is not counted so"
 
 
 class TestClosed:

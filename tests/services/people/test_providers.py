@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from registry.db.tables import Identity, NamespaceMember, SignIn, Token, User, now
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
+from registry.server.pages.people.provider import FLOW, LINK
 from registry.settings import Settings
 from tests.support.oidc import CLIENT, SECRET, Provider, open_provider
 from tests.support.world import World
@@ -226,6 +227,47 @@ def test_an_account_is_linked_by_its_owner_and_then_signs_in_to_theirs(world: Wo
     third_secret = third.cookies[COOKIE]
     refused = third.post(f"/settings/sessions/accounts/{mine}/unlink", data={"csrf": csrf_of(third_secret)})
     assert refused.status_code == 409, "an account that came by it stays linked"
+
+
+def begin_link(browser: TestClient, secret: str) -> str:
+    """Begin to link an account, and return the address at which the browser comes back from the provider."""
+    page = browser.post("/settings/sessions/link", data={"csrf": csrf_of(secret)})
+    there = re.search(r'href="([^"]+/authorize[^"]+)"', page.text)
+    assert there, page.text
+    sent = httpx2.get(there[1].replace("&amp;", "&"), follow_redirects=False).headers["location"]
+    return str(sent.removeprefix(str(browser.base_url).rstrip("/")))
+
+
+def test_a_session_that_may_not_manage_the_account_links_nothing_whatever_its_cookies_say(world: World) -> None:
+    less = world.client("bob").post("/api/v1/tokens", json={"scopes": ["read"]}).json()["token"]
+    world.tokens["bob"] = less
+    browser, secret = signed_in(world, "bob")
+    assert browser.post("/settings/sessions/link", data={"csrf": csrf_of(secret)}).status_code == 403
+    back = there_and_back(browser, browser.get("/login/provider"))
+    flow = browser.cookies[FLOW].partition(".")[0]
+    browser.cookies.delete(FLOW)
+    browser.cookies.set(FLOW, f"{flow}.{LINK}{csrf_of(secret)}")
+    assert browser.get(back).status_code == 403
+    with world.database.read() as session:
+        assert session.scalars(select(Identity)).all() == []
+
+
+def test_a_flow_that_another_session_began_links_nothing(world: World) -> None:
+    thief, theirs = signed_in(world, "mallory")
+    back, flow = begin_link(thief, theirs), thief.cookies[FLOW]
+    victim, _ = signed_in(world, "bob")
+    victim.cookies.set(FLOW, flow)
+    assert victim.get(back).status_code == 403
+    with world.database.read() as session:
+        assert session.scalars(select(Identity)).all() == []
+
+
+def test_a_linked_account_gets_no_role_that_nothing_would_take_away(world: World) -> None:
+    organise(world)
+    browser, secret = signed_in(world, "bob")
+    assert browser.get(begin_link(browser, secret)).status_code == 303
+    sign_in(world)
+    assert members(world) == {"alice": "owner"}
 
 
 def signed_in(world: World, user: str) -> tuple[TestClient, str]:

@@ -32,6 +32,7 @@ def ask(
     if actor is not None:
         raise WrongState(f"You are signed in as {actor.name}, and have an account.")
     count_stranger(request)
+    count_stranger(request, ctx.asking_rate)
     with ctx.database.write() as session:
         secret, row = invitations.ask(
             session, ctx.settings.registration, body.name, body.message, request.state.request_id

@@ -5,6 +5,7 @@ import uuid
 from fastapi import APIRouter, Request
 
 from registry import schemas
+from registry.errors import Unauthenticated
 from registry.server.edge.admission import ActorDep, Route, allow, count_stranger
 from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.edge.paths import ModelName
@@ -52,15 +53,22 @@ def exchange_identity(
 ) -> schemas.PublishingToken:
     """Exchange the identity token of a workflow for one that pushes, once; its audience is this registry's address."""
     count_stranger(request)
-    issuer = ctx.providers.issuer_of(body.token)
+    said = ctx.providers.peek(body.token)
+    issuer = said["iss"]
     with ctx.database.read() as session:
         known = publishers.of_issuer(session, body.model, issuer)
+        public = any(publishers.is_public(session, row) for row in known)
     if not known:  # nobody is called whom no owner has named
-        raise publishers.no_publisher(body.model, {"iss": issuer})
-    claims = ctx.providers.verify(body.token, issuer, url)
-    with ctx.database.write() as session:
-        secret, token = publishers.exchange(session, body.model, issuer, claims, body.token, request.state.request_id)
-        assert token.expires_at is not None
-        return schemas.PublishingToken(
-            user=token.user.name, model=body.model, token=secret, expires_at=token.expires_at
-        )
+        raise publishers.no_publisher(body.model, said)
+    try:
+        claims = ctx.providers.verify(body.token, issuer, url)
+        with ctx.database.write() as session:
+            secret, token = publishers.exchange(
+                session, body.model, issuer, claims, body.token, request.state.request_id
+            )
+    except Unauthenticated as why:
+        if public:
+            raise
+        raise publishers.no_publisher(body.model, said) from why
+    assert token.expires_at is not None
+    return schemas.PublishingToken(user=token.user.name, model=body.model, token=secret, expires_at=token.expires_at)

@@ -61,6 +61,10 @@ def ask_for_codes(
 @allow("device.ask")
 def ask_for_token(body: schemas.DeviceQuestion, ctx: ContextDep, request: Request) -> schemas.DeviceAnswer:
     """Ask whether somebody let a program in; the first answer that says so has its token, and no other."""
+    with ctx.database.read() as session:  # so that made-up codes take no turn of those who write
+        waits = devices.waits(session, body.device_code)
+    if waits:
+        return schemas.DeviceAnswer(state="waiting", user=None, token=None)
     with ctx.database.write() as session:
         given = devices.collect(session, body.device_code, request.state.request_id)
     if given is None:

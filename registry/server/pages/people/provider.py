@@ -16,14 +16,14 @@ from registry.errors import Forbidden, InvalidRequest, Unauthenticated
 from registry.server.edge.admission import ActorDep, VisitorDep, allow, count_stranger
 from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.pages.frame.answers import answer_page
-from registry.server.pages.frame.cookies import set_cookie, sign_in_by_provider
+from registry.server.pages.frame.cookies import COOKIE, csrf_of, set_cookie, sign_in_by_provider
 from registry.server.pages.frame.route import PageRoute, local, redirect
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 FLOW, FLOW_SECONDS = "crumb_flow", 600
 BACK = "/login/provider/callback"
 LONGEST = 2000  # characters of where to go on: browsers drop cookies of more than 4,096
-LINK = "link"  # in the cookie in place of where to go on, which begins with a slash
+LINK = "link:"  # in the cookie in place of where to go on, which begins with a slash
 Text = Annotated[str, Query(max_length=4000)]
 
 
@@ -48,8 +48,13 @@ async def link(request: Request, actor: ActorDep, ctx: ContextDep, url: PublicUr
     secret = secrets.token_urlsafe(32)
     there = await run_in_threadpool(ctx.providers.begin, secret, url + BACK)
     response = answer_page(request, "link.html", there=there, provider=ctx.settings.oidc_title)
-    set_cookie(request, response, f"{secret}.{LINK}", FLOW, FLOW_SECONDS)
+    set_cookie(request, response, f"{secret}.{link_of(request)}", FLOW, FLOW_SECONDS)
     return response
+
+
+def link_of(request: Request) -> str:
+    """Return what the cookie of a flow holds to link an account: it is good for the sign-in that began it alone."""
+    return LINK + csrf_of(request.cookies.get(COOKIE, ""))
 
 
 @router.get(BACK)
@@ -80,9 +85,9 @@ async def finish(
             person = ctx.providers.finish(secret, url + BACK, code)
         except Unauthenticated as why:  # which would lead to the sign-in page, again and again
             raise Forbidden(why.message) from why
-        if after == LINK:
-            if actor is None:
-                raise Forbidden("You were signed out; sign in, and link the account again.")
+        if after.startswith(LINK):
+            if actor is None or not hmac.compare_digest(after.encode(), link_of(request).encode()):
+                raise Forbidden("You have signed out or in since; link the account again.")
             ctx.providers.link(ctx.database, actor, person)
             return redirect(request, "/settings/sessions")
         response = RedirectResponse(local(unquote(after)), 303)

@@ -82,6 +82,19 @@ def decide(session: Session, actor: Actor, code: str, approve: bool) -> DeviceLo
     return row
 
 
+def waits(session: Session, device: str) -> bool:
+    """Say whether nobody has decided about a program yet.
+
+    Raises:
+        NotFound: The code is unknown, used or out of date.
+    """
+    query = select(DeviceLogin.state).where(DeviceLogin.device_hash == hash_token(device))
+    state = session.scalar(query.where(DeviceLogin.expires_at > now()))
+    if state is None:
+        raise NotFound("This login is used or out of date; run `crumb login` again.")
+    return state == "waiting"
+
+
 def collect(session: Session, device: str, request_id: str) -> tuple[str, Actor] | None:
     """Return the token of a program that somebody let in, once, and its actor; None as long as it waits.
 

@@ -60,7 +60,8 @@ def sign_in(
         user.vouched_until = now() + timedelta(hours=policy.hours)
     session.flush()
     secret, actor = sign_ins.start_without(session, user, f"sign-in by {policy.title}"[:100], request_id, agent)
-    give_roles(session, actor, user, person.groups, policy.roles)
+    if identity.joined:  # of a linked account nothing would take the roles away once its owner stays away
+        give_roles(session, actor, user, person.groups, policy.roles)
     return secret, actor
 
 

@@ -55,6 +55,7 @@ def create(
     space = lock_space(session, namespace) if namespace is not None else None
     key = space.id if space else None
     require_few(session, Invitation.state == "open", Invitation.namespace_id.is_not_distinct_from(key), most=MOST_OPEN)
+    require_few(session, Invitation.state == "open", Invitation.created_by_id == actor.user_id, most=MOST_OPEN)
     secret = secrets.token_urlsafe(32)
     row = Invitation(
         secret_hash=hash_token(secret),
@@ -178,11 +179,17 @@ def join(
         Forbidden: Nobody joins this registry.
         NotFound: The invitation is unknown, used, revoked or out of date.
         InvalidRequest: The name is malformed or reserved.
-        WrongState: The name is taken or looks like another, or the invitation waits for approval.
+        WrongState: The name is taken or looks like another, or is not the one that was approved, or the invitation
+            waits for approval.
     """
     if registration == "closed":
         raise Forbidden(CLOSED)
     row = take(session, secret)
+    if row.created_by is not None and row.created_by.vouched_until is not None and not row.created_by.is_admin:
+        # or somebody whom the provider will not vouch for any more would have made another account in time
+        raise Forbidden("This invitation gives a role to who has an account; sign in by the provider for one.")
+    if row.asked_name not in (None, name) and namespaces.is_free(session, row.asked_name or ""):
+        raise WrongState(f"Your request was approved for the name {row.asked_name}.", field="name")
     user = namespaces.add_user(session, name, display_name)
     enter(session, row, user)
     given, token = tokens.add(session, user, SCOPES, "joined", TOKEN_DAYS)
@@ -199,12 +206,25 @@ def take(session: Session, secret: str) -> Invitation:
     row = look(session, secret)
     if row.state == "asked":
         raise WrongState("An admin has not approved your request yet; come back to this address later.")
+    if not may_invite(session, row):
+        raise NotFound("Whoever sent this invitation may not invite any more; ask somebody else for another.")
     return row
+
+
+def may_invite(session: Session, row: Invitation) -> bool:
+    """Say whether whoever made an invitation, or approved it, could still do so."""
+    maker = row.created_by
+    if maker is None or not maker.is_active or (maker.vouched_until is not None and maker.vouched_until <= now()):
+        return False
+    if maker.is_admin:
+        return True
+    member = session.get(NamespaceMember, (row.namespace_id, maker.id)) if row.namespace_id else None
+    return member is not None and member.role == "owner"
 
 
 def enter(session: Session, row: Invitation, user: User) -> str | None:
     """Mark an invitation as used by a user, and give them its role; return the role that they had."""
-    row.state, row.used_by_id = "used", user.id
+    row.state, row.used_by_id, row.message = "used", user.id, ""
     before = None
     if row.namespace_id is not None and row.role is not None:
         member = session.get(NamespaceMember, (row.namespace_id, user.id), with_for_update=True)
