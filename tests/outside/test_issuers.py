@@ -44,7 +44,7 @@ def test_elliptic_curves_sign_as_well(provider: Provider, known: Issuers) -> Non
         ({"aud": None}, "aud"),
         ({"aud": 1}, "aud"),
         ({"iss": "https://evil.example.org"}, "iss"),
-        ({"iss": None}, "iss"),
+        ({"iss": None}, "signed jwt"),
         ({"sub": None}, "sub"),
         ({"exp": int(time.time()) - 3600}, "expired"),
         ({"exp": None}, "exp"),
