@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from client.live.module import ModuleWeights
+from client.live.naming import whereabouts
 from registry.breadcrumbs.composing.held import Sinks
 from registry.breadcrumbs.composing.ranges import ComposedWeights
 from registry.breadcrumbs.composing.writer import READ_BYTES
@@ -48,6 +49,7 @@ class BoundWeights:
     shared: frozenset[str] = frozenset()
 
     def __init__(self, module: torch.nn.Module, base: Checkpoint) -> None:
+        self._module, self._whereabouts = module, whereabouts(module)
         self._weights, self._base, self.tensors = ModuleWeights(module), base, base.tensors
         pairing = pair(base, self._weights, Choice(shared_only=True))
         wrong = [fault for fault in pairing.left_out if fault.kind not in (MISSING, ADDED)]
@@ -71,6 +73,14 @@ class BoundWeights:
                 )
             self._places[of[kept]].append(extra)
         self.left_out = tuple(sorted(fault.name for fault in pairing.left_out))
+
+    def moved(self) -> bool:
+        """Say whether the module has its tensors elsewhere by now, as after `module.to`: then this is of no use."""
+        return whereabouts(self._module) != self._whereabouts
+
+    def anew(self) -> "BoundWeights":
+        """Return the weights of the module as it is by now; errors as of the class."""
+        return BoundWeights(self._module, self._base)
 
     def bytes_of(self, name: str) -> int:
         """Return how many bytes a tensor has."""

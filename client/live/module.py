@@ -17,7 +17,7 @@ class ModuleWeights:
     Reading and writing must not happen while the module computes.
 
     Args:
-        module: The module; tensors that it replaces by others later are not seen.
+        module: The module; what it moves or replaces later, as `module.to` does, is not seen: see `BoundWeights.moved`.
 
     Attributes:
         tensors: dtype and shape of every tensor, in name order.

@@ -40,11 +40,7 @@ def find_places(module: torch.nn.Module) -> dict[str, Place]:
             another without being tied to it.
     """
     module = unwrap(module)
-    state: Tensors = {
-        name: _located(module, name, tensor)
-        for name, tensor in module.state_dict().items()
-        if isinstance(tensor, torch.Tensor)
-    }
+    state = _state(module)
     if not _is_of_transformers(module):
         return {name: Strided(tensor) for name, tensor in state.items()}
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
@@ -70,6 +66,26 @@ def find_places(module: torch.nn.Module) -> dict[str, Place]:
         shown = {_memory(place.tensor) for place in places.values() if isinstance(place, Strided)}
         places |= _scatter(module, {name: it for name, it in held.items() if _memory(it) not in shown}, copied)
     return places
+
+
+def whereabouts(module: torch.nn.Module) -> dict[str, tuple[object, ...]]:
+    """Return where each tensor of a module's state is in memory: other after it was moved, replaced or converted.
+
+    Raises:
+        InvalidRequest: A tensor is not in this process's memory, or only a part of it is.
+    """
+    return {
+        name: (tensor.dtype, tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        for name, tensor in _state(unwrap(module)).items()
+    }
+
+
+def _state(module: torch.nn.Module) -> Tensors:
+    return {
+        name: _located(module, name, tensor)
+        for name, tensor in module.state_dict().items()
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
 def unwrap(module: torch.nn.Module) -> torch.nn.Module:

@@ -225,6 +225,23 @@ def test_memory_that_two_tensors_share_without_being_tied_is_refused(llama: Fami
         live(llama, module)
 
 
+def test_a_model_that_was_moved_is_changed_where_it_is_now(llama: Family, tmp_path: Path) -> None:
+    module, recipe = load(llama.folder), llama.recipe("1", "1")
+    weights = live(llama, module)
+    weights.compose(llama.recipe("1"))
+    module.float().bfloat16()  # other memory, the same weights, as after module.cuda()
+    assert weights.compose(recipe) > 0
+    assert bits(module) == bits(load(llama.composed(recipe, tmp_path / "release")))
+    module.model.norm.weight = torch.nn.Parameter(module.model.norm.weight + 1)
+    with pytest.raises(DigestMismatch, match="Something else changed the model"):
+        weights.verify()
+    with pytest.raises(DigestMismatch, match="Something else changed the model"):
+        weights.compose(llama.recipe("1"))
+    module.float()
+    with pytest.raises(CheckpointMismatch, match='load it with dtype="auto"'):
+        weights.compose(llama.recipe("1"))
+
+
 def test_verifying_sees_what_something_else_changed(llama: Family) -> None:
     module = load(llama.folder)
     weights = live(llama, module)
