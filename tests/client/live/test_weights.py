@@ -301,6 +301,43 @@ def test_what_the_model_ties_may_not_differ(tmp_path: Path) -> None:
         assert bits(module) == before
 
 
+class Pair(torch.nn.Module):
+    """Two matrices, as a person's own module may have them."""
+
+    def __init__(self, emb: torch.Tensor, proj: torch.Tensor) -> None:
+        super().__init__()
+        self.emb, self.proj = torch.nn.Linear(12, 8, bias=False), torch.nn.Linear(12, 8, bias=False)
+        self.emb.weight, self.proj.weight = (torch.nn.Parameter(one, requires_grad=False) for one in (emb, proj))
+
+
+def test_what_a_module_of_nobodys_ties_may_not_differ(tmp_path: Path) -> None:
+    weight = torch.randn(8, 12)
+    makers.write_weights(tmp_path / "base", {"emb.weight": weight, "proj.weight": weight.clone()})
+    with open_family(tmp_path, tmp_path / "base", (1,)) as family:
+        for module in (Pair(weight, weight), Pair(weight, weight.clone())):
+            tied = module.emb.weight.data_ptr() == module.proj.weight.data_ptr()
+            if not tied:
+                live(family, module).compose(family.recipe("1"))
+                continue
+            with pytest.raises(CheckpointMismatch, match="makes them differ"):
+                live(family, module).compose(family.recipe("1"))
+        memory = torch.cat([weight, weight[:4]])
+        with pytest.raises(InvalidRequest, match="share a part of their memory"):
+            live(family, Pair(memory[:8], memory[4:]))
+
+
+def test_a_copy_that_the_base_lacks_follows_what_it_is_a_copy_of(tmp_path: Path) -> None:
+    weight = torch.randn(8, 12)
+    makers.write_weights(tmp_path / "base", {"emb.weight": weight})
+    with open_family(tmp_path, tmp_path / "base", (1,)) as family:
+        module = Pair(weight.clone(), weight.clone())
+        weights = live(family, module)
+        assert weights.left_out == ()
+        weights.compose(family.recipe("1"))
+        assert torch.equal(module.emb.weight, module.proj.weight) and not torch.equal(module.emb.weight, weight)
+        assert live(family, Pair(weight.clone(), torch.randn(8, 12))).left_out == ("proj.weight",)
+
+
 @pytest.mark.parametrize("most", [0, 3000, 2**30])
 def test_a_base_in_memory_gives_the_same_bits_within_its_bound(llama: Family, most: int, tmp_path: Path) -> None:
     recipe, module = llama.recipe("1", "0.5"), load(llama.folder)
