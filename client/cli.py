@@ -21,7 +21,8 @@ from client.terminal.console import plain
 
 ENDED = 143  # exit code after SIGTERM
 EPILOG = """\
-Environment: CRUMB_URL and CRUMB_TOKEN override `crumb login`; CRUMB_HOME is the folder of logins and cache;
+Environment: CRUMB_URL and CRUMB_TOKEN override `crumb login`; a COMMAND does not get CRUMB_TOKEN;
+CRUMB_HOME is the folder of logins and cache;
 CRUMB_DRAFT_DAYS (14) is for how long the cache keeps patches of pushes that did not end;
 HF_HUB_OFFLINE=1 keeps Hub ids to the local cache; CRUMB_DEBUG=1 shows tracebacks, HTTP calls and retries.
 

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 import torch
 
 from client.live.module import ModuleWeights
+from client.live.naming import whereabouts
 from registry.breadcrumbs.composing.held import Sinks
 from registry.breadcrumbs.composing.ranges import ComposedWeights
 from registry.breadcrumbs.composing.writer import READ_BYTES
 from registry.breadcrumbs.diffing.faults import ADDED, MISSING
 from registry.breadcrumbs.diffing.pairing import Choice, pair
-from registry.breadcrumbs.diffing.ties import equal_bits
+from registry.breadcrumbs.diffing.ties import Copies, equal_bits
 from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
@@ -48,7 +49,9 @@ class BoundWeights:
     shared: frozenset[str] = frozenset()
 
     def __init__(self, module: torch.nn.Module, base: Checkpoint) -> None:
+        self._module, self._whereabouts = module, whereabouts(module)
         self._weights, self._base, self.tensors = ModuleWeights(module), base, base.tensors
+        self._weights.check_apart()
         pairing = pair(base, self._weights, Choice(shared_only=True))
         wrong = [fault for fault in pairing.left_out if fault.kind not in (MISSING, ADDED)]
         for name, other in pairing.partner.items():
@@ -70,7 +73,22 @@ class BoundWeights:
                     field=extra,
                 )
             self._places[of[kept]].append(extra)
-        self.left_out = tuple(sorted(fault.name for fault in pairing.left_out))
+        left, copies = {fault.name for fault in pairing.left_out}, Copies(self._weights)
+        for extra in self._weights.tensors.keys() - of.keys() - dict(pairing.same).keys() - left:  # copies of others
+            copied = next((of[other] for other in copies.of(extra) if other in of), None)
+            if copied is None:
+                left.add(extra)
+            else:
+                self._places[copied].append(extra)
+        self.left_out = tuple(sorted(left))
+
+    def moved(self) -> bool:
+        """Say whether the module has its tensors elsewhere by now, as after `module.to`: then this is of no use."""
+        return whereabouts(self._module) != self._whereabouts
+
+    def anew(self) -> "BoundWeights":
+        """Return the weights of the module as it is by now; errors as of the class."""
+        return BoundWeights(self._module, self._base)
 
     def bytes_of(self, name: str) -> int:
         """Return how many bytes a tensor has."""
@@ -119,11 +137,12 @@ class BoundWeights:
                     "class that config.json names.",
                     field=name,
                 )
-        by_place: dict[str, list[str]] = {}
-        for name, (place, *_) in self._places.items():
-            by_place.setdefault(place, []).append(name)
+        by_memory: dict[tuple[object, ...], set[str]] = {}
+        for name, places in self._places.items():
+            for place in places:
+                by_memory.setdefault(self._weights.memory(place), set()).add(name)
         composed: ComposedWeights | None = None
-        for tied in by_place.values():
+        for tied in map(sorted, by_memory.values()):
             if len(tied) > 1 and not set(tied).isdisjoint(names):
                 composed = composed or ComposedWeights(self._base, patches, recipe)
                 for other in tied[1:]:

@@ -8,7 +8,7 @@ merges it, in float64.
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,11 @@ from client.actions.results import MadePatch
 from client.live.module import ModuleWeights
 from client.live.naming import unwrap
 from client.terminal.console import Console
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
+from registry.breadcrumbs.diffing.pairing import Choice, pair
+from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights, open_checkpoint
+from registry.errors import InvalidRequest
+
+WHOLE = "a patch needs all of it in one process: save the trained model, and push that with `crumb push`."
 
 
 def diff_of(
@@ -51,6 +55,36 @@ def diff_of(
         return _open_adapted(inner, opened) if _has_adapter(inner) else ModuleWeights(inner)
 
     return diff(base, open_module, out, console=Console(quiet=quiet), **options)
+
+
+def check_diff(
+    module: torch.nn.Module,
+    base: Path | Mapping[str, Path],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip_prefix: str | None = None,
+    shared_only: bool = False,
+    shared_rows: bool = False,
+    **_: Any,
+) -> None:
+    """Check before a training that a patch of a model can be made after it; arguments as of `diff_of`.
+
+    Raises:
+        CheckpointMismatch: The two models do not fit together.
+        InvalidRequest: A tensor of the module is not in this process's memory, or an option is out of bounds.
+    """
+    for part in module.modules():
+        if type(part).__name__ == "FullyShardedDataParallel":
+            raise InvalidRequest(f"The model is cut up by FSDP, and {WHOLE}", field="model")
+    if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
+        raise InvalidRequest(f"The model is cut up by DeepSpeed (ZeRO-3), and {WHOLE}", field="model")
+    inner = unwrap(module)
+    if _has_adapter(inner):  # it is saved without its base
+        return
+    choice = Choice(include, exclude, strip_prefix, shared_only, shared_rows)
+    with open_checkpoint(base) as opened, ModuleWeights(inner) as weights:
+        pair(opened, weights, choice)
 
 
 def _has_adapter(module: torch.nn.Module) -> bool:

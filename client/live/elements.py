@@ -16,6 +16,10 @@ CODES: dict[torch.dtype, str] = {
 """The safetensors code of each dtype of whole bytes."""
 
 
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""An integer dtype by its bytes."""
+
+
 class Strided:
     """A checkpoint's tensor that is a view of a module's memory.
 
@@ -58,17 +62,17 @@ class Scattered:
         low, high = (int(places.min()), int(places.max())) if places.numel() else (0, -1)
         self._sources = [one for one in sources if one.first <= high and low < one.first + one.flat.numel()]
         self._places = places.reshape(-1)
-        self.dtype, self.shape = sources[0].flat.dtype, tuple(places.shape)
+        self.dtype, self.shape = (self._sources or sources)[0].flat.dtype, tuple(places.shape)
 
     def read(self, start: int, out: torch.Tensor) -> None:
         """Copy elements from `start` on into a flat tensor in memory."""
         for source, mine, theirs in self._parts(start, len(out)):
-            out[mine] = source[theirs].to(out.device)
+            _bits(out)[mine] = _bits(source)[theirs].to(out.device)
 
     def write(self, start: int, elements: torch.Tensor) -> None:
         """Copy a flat tensor in memory over the elements from `start` on."""
         for source, mine, theirs in self._parts(start, len(elements)):
-            source[theirs] = elements[mine].to(source.device)
+            _bits(source)[theirs] = _bits(elements)[mine].to(source.device)
 
     def _parts(self, start: int, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         places = self._places[start : start + count].long()
@@ -77,8 +81,34 @@ class Scattered:
             yield source.flat, mine, (places[mine] - source.first).to(source.flat.device)
 
 
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as integers, since torch does not index every dtype."""
+    return tensor.view(INTEGERS[tensor.element_size()])
+
+
 Place = Strided | Scattered
 """Where a checkpoint's tensor is in a module."""
+
+
+def place_of(sources: Sequence[FlatTensor], places: torch.Tensor) -> Place:
+    """Return where a tensor is: a view, if its elements lie in regular steps in one parameter; arguments as above."""
+    if places.numel():
+        shape = places.shape
+        first = int(places[(0,) * len(shape)])
+        units = (
+            tuple(int(at == dim) for at in range(len(shape))) if size > 1 else None for dim, size in enumerate(shape)
+        )
+        strides = [1 if unit is None else int(places[unit]) - first for unit in units]
+        due = torch.tensor(first, dtype=places.dtype)
+        for dim, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+            steps = torch.arange(size, dtype=places.dtype) * stride
+            due = due + steps.view(-1, *[1] * (len(shape) - dim - 1))
+        last = int(places.max())
+        held = [one for one in sources if one.first <= first and last < one.first + one.flat.numel()]
+        if held and min(strides, default=1) > 0 and torch.equal(due, places):
+            flat = held[0].flat
+            return Strided(flat.as_strided(shape, strides, flat.storage_offset() + first - held[0].first))
+    return Scattered(sources, places)
 
 
 def pieces(tensor: torch.Tensor, start: int, stop: int) -> Iterator[tuple[torch.Tensor, int]]:

@@ -1,11 +1,12 @@
 """Modules as weights: what a torch module holds, read as a fine-tuned checkpoint is, and written in place."""
 
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
 import torch
 
-from client.live.elements import CODES, Place
+from client.live.elements import CODES, Place, Strided
 from client.live.naming import find_places
 from registry.breadcrumbs.formats.header import DTYPES, TensorSpec, show
 from registry.errors import InvalidRequest
@@ -17,7 +18,7 @@ class ModuleWeights:
     Reading and writing must not happen while the module computes.
 
     Args:
-        module: The module; tensors that it replaces by others later are not seen.
+        module: The module; what it moves or replaces later, as `module.to` does, is not seen: see `BoundWeights.moved`.
 
     Attributes:
         tensors: dtype and shape of every tensor, in name order.
@@ -52,6 +53,30 @@ class ModuleWeights:
     def dtype_of(self, name: str) -> str:
         """Return the dtype of a tensor."""
         return self.tensors[name].dtype
+
+    def memory(self, name: str) -> tuple[object, ...]:
+        """Return where a tensor is: equal for names of one tensor."""
+        place = self._places[name]
+        if not isinstance(place, Strided):
+            return (name,)
+        tensor = place.tensor
+        return tensor.device, tensor.data_ptr() or name, tensor.shape, tensor.stride()
+
+    def check_apart(self) -> None:
+        """Check that no two tensors overlap in memory that are not one.
+
+        Raises:
+            InvalidRequest: Two do.
+        """
+        held = {self.memory(name): place.tensor for name, place in self._places.items() if isinstance(place, Strided)}
+        whole = [tensor for tensor in held.values() if tensor.numel() and tensor.is_contiguous()]
+        ends = sorted((str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in whole)
+        if any(one[0] == other[0] and other[1] < one[2] for one, other in pairwise(ends)):
+            raise InvalidRequest(
+                "Two tensors of the model share a part of their memory, so that changing one changes the other; give "
+                "each its own.",
+                field="model",
+            )
 
     @torch.no_grad()
     def fill(self, view: memoryview, name: str, start: int) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from client.live.elements import FlatTensor, Place, Scattered, Strided
+from client.live.elements import FlatTensor, Place, Strided, place_of
 from registry.breadcrumbs.formats.header import show
 from registry.errors import InvalidRequest
 
 Tensors = dict[str, torch.Tensor]
+MOST = 2**31 - 1
+"""Most elements to number at once, in four bytes each and as much for what is made of them."""
 
 
 class _Lazily(TorchFunctionMode):
@@ -40,11 +42,7 @@ def find_places(module: torch.nn.Module) -> dict[str, Place]:
             another without being tied to it.
     """
     module = unwrap(module)
-    state: Tensors = {
-        name: _located(module, name, tensor)
-        for name, tensor in module.state_dict().items()
-        if isinstance(tensor, torch.Tensor)
-    }
+    state = _state(module)
     if not _is_of_transformers(module):
         return {name: Strided(tensor) for name, tensor in state.items()}
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
@@ -70,6 +68,26 @@ def find_places(module: torch.nn.Module) -> dict[str, Place]:
         shown = {_memory(place.tensor) for place in places.values() if isinstance(place, Strided)}
         places |= _scatter(module, {name: it for name, it in held.items() if _memory(it) not in shown}, copied)
     return places
+
+
+def whereabouts(module: torch.nn.Module) -> dict[str, tuple[object, ...]]:
+    """Return where each tensor of a module's state is in memory: other after it was moved, replaced or converted.
+
+    Raises:
+        InvalidRequest: A tensor is not in this process's memory, or only a part of it is.
+    """
+    return {
+        name: (tensor.dtype, tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        for name, tensor in _state(unwrap(module)).items()
+    }
+
+
+def _state(module: torch.nn.Module) -> Tensors:
+    return {
+        name: _located(module, name, tensor)
+        for name, tensor in module.state_dict().items()
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
 def unwrap(module: torch.nn.Module) -> torch.nn.Module:
@@ -107,15 +125,29 @@ def _scatter(module: torch.nn.Module, state: Mapping[str, torch.Tensor], names: 
         module: The module.
         state: The tensors of which they are made.
         names: Their names.
+
+    Raises:
+        InvalidRequest: They are made of too many elements, or of a tensor that is not contiguous.
     """
-    kind = torch.int64 if sum(tensor.numel() for tensor in state.values()) >= 2**31 else torch.int32
+    if (count := sum(tensor.numel() for tensor in state.values())) > MOST:
+        raise InvalidRequest(
+            f"Saving the model makes new tensors out of {count:,} elements, and at most {MOST:,} can be followed; save "
+            "it, and work with the files.",
+            field="model",
+        )
     sources, numbers, first = [], {}, 0
     for name, tensor in state.items():
+        if not tensor.is_contiguous():
+            raise InvalidRequest(
+                f"{show(name)} is not contiguous, and saving the model makes new tensors out of it; make it so with "
+                ".contiguous().",
+                field="model",
+            )
         sources.append(FlatTensor(tensor.view(-1), first))
-        numbers[name] = torch.arange(first, first + tensor.numel(), dtype=kind).view(tensor.shape)
+        numbers[name] = torch.arange(first, first + tensor.numel(), dtype=torch.int32).view(tensor.shape)
         first += tensor.numel()
     found = _undo_conversion(module, numbers)
-    return {name: Scattered(sources, found[name]) for name in names}
+    return {name: place_of(sources, found.pop(name)) for name in names}
 
 
 def _located(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,8 @@ from registry.files.progress import Progress
 class LiveWeights:
     """A module whose weights are those of one composition after another, for one thread at a time.
 
-    Nothing may compute with the module while it is changed.
+    Nothing may compute with the module while it is changed. Where its tensors were moved or replaced since, as by
+    `module.to`, they are found again, and verified before anything is written.
 
     Args:
         module: The module, loaded with the weights of a composition of the base, in the base's dtypes.
@@ -59,7 +60,7 @@ class LiveWeights:
         self._bound, self._base, self._patches = BoundWeights(module, base), base, patches
         if device == "auto":
             device = "cuda" if any(it.is_cuda for it in module.parameters()) else "cpu"
-        self._held = HeldWeights(base, patches, self._bound.open_sinks, device, device_memory)
+        self._held = HeldWeights(base, patches, lambda: self._bound.open_sinks(), device, device_memory)
         self.recipe = recipe
         self._bound.check_fits(self._held.changed_by(recipe), patches, recipe)
         due, found = digest or self._compose_digest(recipe), self._bound.digest(progress)
@@ -96,10 +97,13 @@ class LiveWeights:
             progress: Called with (bytes begun, bytes to write).
 
         Raises:
-            CheckpointMismatch: The module has no place for a tensor that changes.
+            CheckpointMismatch: The module has no place for a tensor that changes, or was converted to another dtype.
+            DigestMismatch: The module's tensors were replaced, and the new ones hold other weights.
             BaseMismatch, InvalidRecipe, InvalidPatch, NotFinite: As of `compose`.
             WrongState: An error came up while weights were written, and another one when they were to be restored.
         """
+        if self._bound.moved():
+            self.verify()
         self._bound.check_fits(self._held.changed_by(recipe), self._patches, recipe)
         try:
             written = self._held.compose(recipe, progress)
@@ -118,13 +122,16 @@ class LiveWeights:
 
         Raises:
             DigestMismatch: The module holds other weights.
+            CheckpointMismatch: It was converted to another dtype.
         """
-        due, found = digest or self._compose_digest(self.recipe), self._bound.digest(progress)
+        bound = self._bound.anew() if self._bound.moved() else self._bound
+        due, found = digest or self._compose_digest(self.recipe), bound.digest(progress)
         if found != due:
             raise DigestMismatch(
                 f"The model holds weights {found}, and recipe {self.recipe.digest[:12]} has {due}. Something else "
                 "changed the model, or its base or a patch on this machine; load it anew."
             )
+        self._bound = bound
         return found
 
     def _compose_digest(self, recipe: Recipe) -> str:

@@ -42,6 +42,11 @@ def cache() -> Path:
     return _platform_folder("XDG_CACHE_HOME", ".cache", "Caches", "LOCALAPPDATA")
 
 
+def child_environment(**more: str) -> dict[str, str]:
+    """Return the environment for a command of a person's: this one without the token, and with `more`."""
+    return {name: value for name, value in os.environ.items() if name != "CRUMB_TOKEN"} | more
+
+
 def current(url: str | None = None) -> Login:
     """Return the registry in use, or the login for another one.
 

@@ -1,7 +1,7 @@
 """Running: a person's command on the folder of a model.
 
 A command is run without a shell; `{model}` in an argument becomes the folder of the model, which is the last argument
-if no argument has it, and $CRUMB_MODEL in any case.
+if no argument has it, and $CRUMB_MODEL in any case. $CRUMB_TOKEN is not passed on to it.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.machine.config import child_environment
 from registry.errors import InvalidRequest, JobFailed
 
 OUTPUT = 16 * 2**20  # bytes of a command's output that are kept, its last ones
@@ -61,7 +62,7 @@ def run_command(command: Sequence[str], folder: Path, ended: threading.Event | N
         words.append(str(folder))
     start, output = time.monotonic(), bytearray()
     try:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, "CRUMB_MODEL": str(folder)})
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, env=child_environment(CRUMB_MODEL=str(folder)))
     except (OSError, ValueError) as why:
         reason = why.strerror if isinstance(why, OSError) and why.strerror else str(why)
         raise InvalidRequest(f"The command {words[0]!r} cannot be run: {reason}.", field="command") from why

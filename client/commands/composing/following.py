@@ -31,6 +31,8 @@ def follow(
     the folder.
 
     Runs until it is interrupted. Started again it resumes: if the channel has moved, or COMMAND failed, COMMAND is run.
+    After a COMMAND that failed, no delta leads to another revision, since what the engine holds is not known. COMMAND
+    does not get $CRUMB_TOKEN.
 
     A vLLM server that was started with the transfer backend `breadcrumb` takes deltas while it serves:
     `crumb follow alice/llama@stable -o served -- python -m client.live.serving.vllm http://127.0.0.1:8000 {delta}`.
@@ -44,9 +46,10 @@ def follow(
         raise InvalidRequest("No command is given; write it after two dashes: -- COMMAND ARGUMENT…", field="command")
     model, ref = parse_snapshot(what)
 
-    def tell(followed: following.Followed) -> None:
+    def tell(followed: following.Followed, ran: bool) -> None:
         name = plain(followed.ref)
-        console.result({"model": model, **asdict(followed)}, f"{model}@{ref} is {name}; the command was run.", name)
+        what = "the command was run" if ran else "the folder is there, and the command was not run"
+        console.result({"model": model, **asdict(followed), "ran": ran}, f"{model}@{ref} is {name}; {what}.", name)
 
     with connect() as client:
         following.follow(client, model, ref, folder, command, once=once, done=tell, console=console)

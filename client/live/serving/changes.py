@@ -20,7 +20,7 @@ from client.api.client import Client
 from client.terminal.console import Console
 from registry.breadcrumbs.composing.held import changed_tensors
 from registry.breadcrumbs.composing.ranges import ComposedWeights
-from registry.breadcrumbs.deltas.applying import read_changes
+from registry.breadcrumbs.deltas.applying import check_tensors, read_changes
 from registry.breadcrumbs.deltas.delta_file import Delta, units
 from registry.breadcrumbs.formats.arrays import octets
 from registry.breadcrumbs.formats.blocks import blocks
@@ -60,15 +60,18 @@ def changes_of(delta: Delta, before: Checkpoint | None = None, piece: int = PIEC
         delta: The delta, open.
         before: The earlier revision, open; needed where the delta tells by how much elements change, as one made with
             `--values` does not.
-        piece: Most elements of a tensor that are looked at for one change.
+        piece: Most elements of a tensor that are looked at for one change; 8 at least.
 
     Raises:
         InvalidPatch: The delta contradicts itself.
+        BaseMismatch: The earlier revision has not the tensors that the delta changes.
         InvalidRequest: The earlier revision is needed and not given.
     """
+    if before is not None:
+        check_tensors(before, delta)
     for name, spec in delta.info.tensors.items():
         _size(name, spec)
-        for start, indices, values in read_changes(delta, name, piece, before):
+        for start, indices, values in read_changes(delta, name, max(8, piece // 8 * 8), before):
             if len(indices):
                 yield Changed(name, spec, (indices + start).astype(_kind(spec)), values)
 

@@ -86,7 +86,7 @@ def update_server(
     with open_delta(delta) as opened:
         ends = opened.info.ends
     call, sha256 = post or _posting(url), hash_file(delta)
-    call("init_weight_transfer_engine", {"init_info": {"holds": ends.before}})
+    call("init_weight_transfer_engine", {"init_info": {}})
     call("pause?mode=wait", None)  # no answer is begun with the old weights and ended with the new ones
     call("start_weight_update", None)
     call("update_weights", {"update_info": {"path": str(delta), "sha256": sha256}})

@@ -1,6 +1,7 @@
 """The engine of vLLM's workers that puts a delta file into the model they serve. Importing this needs vLLM.
 
-A worker knows by its digest which revision its model is, and takes a delta from that revision only. vLLM does not undo
+A worker knows by its digest which revision its model is, first from the record that a pull leaves in the folder, and
+takes a delta from that revision only. vLLM does not undo
 a change that fails in the middle; the worker then takes no further one, until it is started again.
 """
 
@@ -21,6 +22,7 @@ from vllm.model_executor.model_loader.checkpoint_weight_patch import (
 
 from client.live.serving.changes import Changed, changes_of
 from client.live.serving.vllm import to_tensors
+from client.machine.folders import read_source
 from registry.breadcrumbs.deltas.delta_file import open_delta
 from registry.errors import DigestMismatch, WrongState
 from registry.files.hashing import hash_file
@@ -31,9 +33,7 @@ GROUP_BYTES = 2**29
 
 @dataclass
 class DeltaInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """What a server was loaded with: the weights digest of a revision."""
-
-    holds: str
+    """Nothing: a worker knows itself what it was loaded from."""
 
 
 @dataclass
@@ -48,18 +48,20 @@ class DeltaWeightTransferEngine(WeightTransferEngine):  # type: ignore[misc]
     """Puts delta files into a worker's model.
 
     Attributes:
-        holds: The weights digest of what the model is; None before it is known, empty after a change that failed.
+        holds: The weights digest of what the model is; empty where that is not known, as after a change that failed.
     """
 
     init_info_cls = DeltaInitInfo
     update_info_cls = DeltaUpdateInfo
     supports_draft_weight_update = False
-    holds: str | None = None
+
+    def __init__(self, config: Any, vllm_config: Any, device: Any, model: Any) -> None:
+        super().__init__(config, vllm_config, device, model)
+        source = read_source(Path(vllm_config.model_config.model))
+        self.holds = source.weights_digest if source is not None and source.complete else ""
 
     def init_transfer_engine(self, init_info: DeltaInitInfo) -> None:
-        """Take note of what the model was loaded with; what the engine has changed since counts."""
-        if self.holds is None:
-            self.holds = init_info.holds
+        """Do nothing: no connection is needed."""
 
     def start_weight_update(self) -> None:
         """Do nothing: changes are put in place."""
@@ -86,7 +88,7 @@ class DeltaWeightTransferEngine(WeightTransferEngine):  # type: ignore[misc]
             if self.holds != ends.before:
                 raise WrongState(
                     f"The model is {self.holds or 'of no known revision'}, and the delta is from {ends.before}; start "
-                    "the server again from the files of the later revision."
+                    "the server again from a folder that `crumb pull` or `crumb follow` has brought to the later one."
                 )
             for change in changes_of(delta):  # before anything is changed, all of it is known to be taken
                 to_tensors(change)

@@ -66,8 +66,7 @@ def apply_delta(before: Checkpoint, delta: Delta, name: str, out: BinaryIO, mete
         for start, stop in blocks(size):
             block: npt.NDArray[Any] = np.empty(stop - start, f"<u{width}")
             before.fill(octets(block), entry.name, start * width)
-            for change in changes:
-                change.put(block, start)
+            _put(changes, block, start)
             digest.update(octets(block))
             out.write(octets(block))
             meter.add(block.nbytes)
@@ -108,8 +107,7 @@ def read_changes(
         block: npt.NDArray[Any] = np.empty(stop - start, f"<u{width}")
         if stepped and before is not None:
             before.fill(octets(block), name, start * width)
-        places = np.concatenate([change.put(block, start) for change in changes])
-        places.sort()
+        places = _put(changes, block, start)
         yield start, places, block[places]
     for change in changes:
         change.end()
@@ -136,6 +134,18 @@ def _changes_of(delta: Delta, name: str, size: int, width: int) -> list["_Change
     if takes_steps(name, tensors[name], tensors):
         begun[steps_of(name)] = "|i1"
     return [_Changes(delta, begin, size, dtype) for begin, dtype in begun.items() if delta.entry(f"{begin}.values")]
+
+
+def _put(changes: list["_Changes"], block: npt.NDArray[Any], start: int) -> npt.NDArray[np.int64]:
+    """Change a block of elements; return which are changed, ascending."""
+    parts = [change.put(block, start) for change in changes]
+    if len(parts) < 2:
+        return parts[0] if parts else np.empty(0, np.int64)
+    places = np.concatenate(parts)
+    places.sort()
+    if (np.diff(places) == 0).any():
+        raise changes[-1].flaw("values", "it changes an element that the tensor's other values change, too")
+    return places
 
 
 class _Changes:
@@ -189,7 +199,7 @@ class _Changes:
         self._delta.fill(octets(raw), mask, start // 8)
         bits = np.unpackbits(raw, bitorder="little")
         if bits[count:].any():
-            raise self._flaw("bitmask", f"a padding bit after its {self._size} bits is set")
+            raise self.flaw("bitmask", f"a padding bit after its {self._size} bits is set")
         return bits[:count]
 
     def _next_indices(self, stop: int) -> npt.NDArray[np.int64]:
@@ -200,7 +210,7 @@ class _Changes:
             self._delta.fill(octets(raw), self._indices, self._read * raw.itemsize)
             more = raw.astype(np.int64)
             if more[0] <= self._last or (np.diff(more) <= 0).any() or more[-1] >= self._size:
-                raise self._flaw("indices", f"its indices do not strictly increase from 0 to below {self._size}")
+                raise self.flaw("indices", f"its indices do not strictly increase from 0 to below {self._size}")
             self._read, self._last = self._read + len(more), int(more[-1])
             parts.append(more)
         ahead = np.concatenate(parts)
@@ -214,7 +224,8 @@ class _Changes:
         return entry
 
     def _differ(self) -> InvalidPatch:
-        return self._flaw("values", "it has another number of values than its mask says")
+        return self.flaw("values", "it has another number of values than its mask says")
 
-    def _flaw(self, part: str, rule: str) -> InvalidPatch:
+    def flaw(self, part: str, rule: str) -> InvalidPatch:
+        """Return the error for an entry that breaks a rule."""
         return InvalidPatch(f"{self._delta.called} is refused: entry {show(f'{self._name}.{part}')}: {rule}.")

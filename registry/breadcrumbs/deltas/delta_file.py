@@ -167,10 +167,11 @@ def read_info(header: Header, size: int, limits: Limits) -> DeltaInfo:
         entry = entries.get(f"{path}.file")
         if entry is None or entry.dtype != "U8" or len(entry.shape) != 1:
             raise Flaw("it is not there as U8 of one dimension, and the metadata names its file", f"{path}.file")
-    begun = {name for tensor in tensors for name in (tensor, steps_of(tensor))}
-    if len(entries) != 2 * sum(f"{name}.values" in entries for name in begun) + len(ends.carried):
-        known = {f"{name}.{part}" for name in begun for part in ("bitmask", "indices", "values")}
-        extra = [name for name in entries if name not in known | {f"{path}.file" for path in ends.carried}]
+    begun = {*tensors, *(steps_of(name) for name, spec in tensors.items() if takes_steps(name, spec, tensors))}
+    held = [name for name in begun if f"{name}.values" in entries]
+    known = {f"{name}.{part}" for name in held for part in ("bitmask", "indices", "values")}
+    extra = [name for name in entries if name not in known | {f"{path}.file" for path in ends.carried}]
+    if extra or len(entries) != 2 * len(held) + len(ends.carried):
         raise Flaw("it belongs to nothing that the metadata names", extra[0] if extra else None)
     return DeltaInfo(ends, tensors, nnz, size)
 

@@ -130,6 +130,40 @@ def test_steps_are_not_kept_where_another_tensor_has_their_name(tmp_path):
     assert put(before, tmp_path / "d.safetensors") == (after / NAME).read_bytes()
 
 
+def test_entries_of_steps_are_refused_where_a_tensor_takes_none(tmp_path):
+    spec, old, new = TensorSpec("F32", (64,)), bytes(256), b"\1\0\0\0" * 64
+    before, after = write(tmp_path / "b", {"w": (spec, old)}), write(tmp_path / "a", {"w": (spec, new)})
+    make(before, after, tmp_path / "d.safetensors")
+    header, parts = take_apart(tmp_path / "d.safetensors")
+    for more in ("w.steps.bitmask", "unknown"):
+        header["w.steps.values"], header[more] = ({"dtype": "U8", "shape": [8]},) * 2
+        put_together(tmp_path / "e.safetensors", header, {**parts, "w.steps.values": bytes(8), more: bytes(8)})
+        with pytest.raises(InvalidPatch, match="belongs to nothing"):
+            open_delta(tmp_path / "e.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["bitmask", "indices"])
+def test_an_element_in_values_and_in_steps_is_refused(tmp_path, kind):
+    spec, old = TensorSpec("BF16", (64,)), np.zeros(64, np.uint16)
+    new = np.ones(64, np.uint16)
+    new[[5] if kind == "indices" else range(5, 15)] = 5000
+    before, after = (write(tmp_path / name, {"w": (spec, one.tobytes())}) for name, one in (("b", old), ("a", new)))
+    make(before, after, tmp_path / "d.safetensors")
+    header, parts = take_apart(tmp_path / "d.safetensors")
+    assert f"w.{kind}" in parts and "w.steps.bitmask" in parts
+    bits = bytearray(parts["w.steps.bitmask"])
+    bits[0] ^= 0b110000  # element 5, and not 4
+    put_together(tmp_path / "d.safetensors", header, {**parts, "w.steps.bitmask": bytes(bits)})
+    with pytest.raises(InvalidPatch, match=r"w\.steps\.values.*other values change, too"):
+        put(before, tmp_path / "d.safetensors")
+    with (
+        open_delta(tmp_path / "d.safetensors") as delta,
+        open_checkpoint(before) as opened,
+        pytest.raises(InvalidPatch, match="other values change, too"),
+    ):
+        list(applying.read_changes(delta, "w", 64, opened))
+
+
 D, S = TensorSpec("BF16", (1001,)), TensorSpec("F16", (10, 100))
 
 

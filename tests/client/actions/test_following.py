@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ import client
 from client.actions.pulling import following
 from client.actions.pulling.deltas import apply_delta
 from client.actions.pulling.following import Followed, follow, read_followed
-from registry.errors import InvalidRequest, JobFailed
+from registry.errors import InvalidRequest, JobFailed, StorageFull, TooMany, Unavailable
 from tests.support.visitors import Crumb, Files, Registry, eventually, publish_model
 
 MODEL = "ana/followed"
@@ -21,6 +22,7 @@ import json, os, sys
 names = ("CRUMB_MODEL", "CRUMB_REF", "CRUMB_DELTA")
 with open(sys.argv[1], "a") as file:
     print(json.dumps([sys.argv[2:], [os.environ[name] for name in names]]), file=file)
+assert "CRUMB_TOKEN" not in os.environ
 if os.path.exists("fail"):
     sys.exit(3)
 if sys.argv[4:]:
@@ -84,6 +86,83 @@ def test_a_command_with_delta_gets_the_bits_from_what_it_was_run_for(
     assert client.verify(crumb.cwd / "served", f"{MODEL}@1.1.0", quiet=True).ok
 
 
+def move(here: Registry, version: str) -> None:
+    with here.client() as session:
+        session.move_channel(MODEL, "stable", version)
+
+
+def test_a_rollback_after_a_command_that_failed_brings_the_folder_and_the_command_back(
+    crumb: Crumb, here: Registry
+) -> None:
+    run(crumb)
+    move(here, "1.1.0")
+    (crumb.cwd / "fail").touch()
+    run(crumb, code=1)
+    (crumb.cwd / "fail").unlink()
+    move(here, "1.0.0")
+    run(crumb)
+    assert [line[0][1] for line in noted(crumb)] == ["1.0.0", "1.1.0", "1.0.0"]
+    assert client.verify(crumb.cwd / "served", f"{MODEL}@1.0.0", quiet=True).ok
+    client.pull(f"{MODEL}@1.1.0", crumb.cwd / "served", quiet=True)  # by somebody else
+    run(crumb)
+    assert len(noted(crumb)) == 4 and client.verify(crumb.cwd / "served", f"{MODEL}@1.0.0", quiet=True).ok
+
+
+def test_no_delta_leads_on_from_a_command_that_failed(crumb: Crumb, here: Registry) -> None:
+    assert "was not run" in run(crumb, "{delta}")
+    move(here, "1.1.0")
+    (crumb.cwd / "fail").touch()
+    run(crumb, "{delta}", code=1)
+    (crumb.cwd / "fail").unlink()
+    move(here, "1.0.0")
+    run(crumb, "{delta}", code=1)
+    assert "what the engine holds is not known" in crumb.errors and len(noted(crumb)) == 1
+    (crumb.cwd / "served" / ".crumb" / "followed.json").unlink()  # as the message says
+    assert "was not run" in run(crumb, "{delta}")
+    assert client.verify(crumb.cwd / "served", f"{MODEL}@1.0.0", quiet=True).ok
+    move(here, "1.1.0")
+    assert "the command was run" in run(crumb, "{delta}")
+
+
+def test_a_delta_starts_at_what_the_command_was_run_for(crumb: Crumb, here: Registry) -> None:
+    run(crumb, "{delta}")
+    record = crumb.cwd / "served" / ".crumb" / "followed.json"
+    record.write_text(json.dumps({"ref": "1.0.0", "weights_digest": "sha256:" + "0" * 64}))
+    move(here, "1.1.0")
+    run(crumb, "{delta}", code=1)
+    assert "No delta leads from 1.0.0" in crumb.errors and "start the engine again" in crumb.errors
+    assert noted(crumb) == []
+
+
+@pytest.mark.parametrize("error", [Unavailable("It rests."), TooMany("Later."), StorageFull("No room.")])
+def test_an_error_on_the_way_is_noted_and_tried_again(
+    crumb: Crumb, here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Ended(Exception):
+        pass
+
+    faults: list[Exception] = []
+    look, done, pauses = following.find_snapshot, list[str](), list[float]()
+
+    def failing(*arguments: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return look(*arguments)
+
+    def note(followed: Followed, ran: bool) -> None:
+        done.append(followed.ref)
+        if len(done) == 2:
+            raise Ended
+        faults.extend([error, error])
+        move(here, "1.1.0")
+
+    monkeypatch.setattr(following, "find_snapshot", failing)
+    monkeypatch.setattr(following.time, "sleep", pauses.append)
+    with here.client() as session, pytest.raises(Ended):
+        follow(session, MODEL, "stable", tmp_path / "served", [sys.executable, "-c", ""], done=note)
+    assert done == ["1.0.0", "1.1.0"] and pauses[-2:] == [following.PAUSE, 2 * following.PAUSE]
+
+
 def test_a_move_is_followed_while_it_runs(
     crumb: Crumb, here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +173,8 @@ def test_a_move_is_followed_while_it_runs(
     moved = threading.Event()
     ended: list[BaseException] = []
 
-    def note(followed: Followed) -> None:
+    def note(followed: Followed, ran: bool) -> None:
+        assert ran
         done.append(followed)
         moved.set()
         if len(done) == 2:

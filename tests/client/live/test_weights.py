@@ -225,6 +225,23 @@ def test_memory_that_two_tensors_share_without_being_tied_is_refused(llama: Fami
         live(llama, module)
 
 
+def test_a_model_that_was_moved_is_changed_where_it_is_now(llama: Family, tmp_path: Path) -> None:
+    module, recipe = load(llama.folder), llama.recipe("1", "1")
+    weights = live(llama, module)
+    weights.compose(llama.recipe("1"))
+    module.float().bfloat16()  # other memory, the same weights, as after module.cuda()
+    assert weights.compose(recipe) > 0
+    assert bits(module) == bits(load(llama.composed(recipe, tmp_path / "release")))
+    module.model.norm.weight = torch.nn.Parameter(module.model.norm.weight + 1)
+    with pytest.raises(DigestMismatch, match="Something else changed the model"):
+        weights.verify()
+    with pytest.raises(DigestMismatch, match="Something else changed the model"):
+        weights.compose(llama.recipe("1"))
+    module.float()
+    with pytest.raises(CheckpointMismatch, match='load it with dtype="auto"'):
+        weights.compose(llama.recipe("1"))
+
+
 def test_verifying_sees_what_something_else_changed(llama: Family) -> None:
     module = load(llama.folder)
     weights = live(llama, module)
@@ -282,6 +299,43 @@ def test_what_the_model_ties_may_not_differ(tmp_path: Path) -> None:
         with pytest.raises(CheckpointMismatch, match="makes them differ"):
             weights.compose(family.recipe("1"))
         assert bits(module) == before
+
+
+class Pair(torch.nn.Module):
+    """Two matrices, as a person's own module may have them."""
+
+    def __init__(self, emb: torch.Tensor, proj: torch.Tensor) -> None:
+        super().__init__()
+        self.emb, self.proj = torch.nn.Linear(12, 8, bias=False), torch.nn.Linear(12, 8, bias=False)
+        self.emb.weight, self.proj.weight = (torch.nn.Parameter(one, requires_grad=False) for one in (emb, proj))
+
+
+def test_what_a_module_of_nobodys_ties_may_not_differ(tmp_path: Path) -> None:
+    weight = torch.randn(8, 12)
+    makers.write_weights(tmp_path / "base", {"emb.weight": weight, "proj.weight": weight.clone()})
+    with open_family(tmp_path, tmp_path / "base", (1,)) as family:
+        for module in (Pair(weight, weight), Pair(weight, weight.clone())):
+            tied = module.emb.weight.data_ptr() == module.proj.weight.data_ptr()
+            if not tied:
+                live(family, module).compose(family.recipe("1"))
+                continue
+            with pytest.raises(CheckpointMismatch, match="makes them differ"):
+                live(family, module).compose(family.recipe("1"))
+        memory = torch.cat([weight, weight[:4]])
+        with pytest.raises(InvalidRequest, match="share a part of their memory"):
+            live(family, Pair(memory[:8], memory[4:]))
+
+
+def test_a_copy_that_the_base_lacks_follows_what_it_is_a_copy_of(tmp_path: Path) -> None:
+    weight = torch.randn(8, 12)
+    makers.write_weights(tmp_path / "base", {"emb.weight": weight})
+    with open_family(tmp_path, tmp_path / "base", (1,)) as family:
+        module = Pair(weight.clone(), weight.clone())
+        weights = live(family, module)
+        assert weights.left_out == ()
+        weights.compose(family.recipe("1"))
+        assert torch.equal(module.emb.weight, module.proj.weight) and not torch.equal(module.emb.weight, weight)
+        assert live(family, Pair(weight.clone(), torch.randn(8, 12))).left_out == ("proj.weight",)
 
 
 @pytest.mark.parametrize("most", [0, 3000, 2**30])

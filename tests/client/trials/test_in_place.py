@@ -69,6 +69,14 @@ def test_scores_are_those_of_folders_and_the_model_is_loaded_once(
     assert lines(crumb.cwd / "loads") == 2
 
 
+def test_a_model_that_the_score_moves_is_scored_as_each_candidate(crumb: Crumb, files: list[str]) -> None:
+    (crumb.cwd / "score.py").write_text(
+        SCORE.replace("    return float(", "    model.float().bfloat16()\n    return float(")
+    )
+    found = crumb.json("tune", *files, "--alpha", "0.5", "--budget", "4", "--in-place", "score.py")
+    assert len({one["score"] for one in found["tried"]}) == 4
+
+
 def test_what_does_not_go_together_is_refused(crumb: Crumb, files: list[str]) -> None:
     crumb("tune", *files, "--in-place", "score.py", "--", "true", code=1)
     assert "not by both" in crumb.errors

@@ -486,3 +486,11 @@ def test_loo_names_the_model_on_which_the_command_fails(
     assert f"failed on {ref} without #2: exit code 3" in crumb.errors
     crumb("loo", ref, "-q", "--", *judging("print(1 if read(sys.argv[1], 5) > 0.5 else 'none')"), code=1)
     assert f"On {ref} without #5 the command's last line is 'none'" in crumb.errors
+
+
+def test_a_command_does_not_get_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from client.trials.running import run_command
+
+    monkeypatch.setenv("CRUMB_TOKEN", "secret")
+    code = "import os; print('CRUMB_TOKEN' in os.environ, os.environ['CRUMB_MODEL'])"
+    assert run_command([sys.executable, "-c", code], tmp_path).output.split() == ["False", str(tmp_path)]

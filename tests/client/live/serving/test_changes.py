@@ -13,7 +13,7 @@ from client.live import changes_between, changes_of, open_changes
 from client.live.serving.changes import Changed
 from registry.breadcrumbs.deltas.delta_file import open_delta
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-from registry.errors import InvalidRequest
+from registry.errors import BaseMismatch, InvalidRequest
 from tests.support import makers
 from tests.support.live_makers import Family, make_llama, open_family
 from tests.support.visitors import Files, Registry, publish_model
@@ -73,7 +73,7 @@ def test_only_tensors_that_may_differ_are_composed(family: Family, monkeypatch: 
     assert list(changes_between(family.base, family.patches, family.recipe(), family.recipe())) == [] and not read
 
 
-@pytest.mark.parametrize("piece", [64, 2**26])
+@pytest.mark.parametrize("piece", [1, 13, 64, 2**26])
 @pytest.mark.parametrize("share", [1.0, 0.01])
 def test_changes_of_a_delta_file_make_its_later_revision(tmp_path: Path, piece: int, share: float) -> None:
     base = makers.make_checkpoint(tmp_path / "base", dtypes=(torch.float32, torch.bfloat16, torch.float64))
@@ -93,6 +93,19 @@ def test_a_delta_of_steps_needs_the_earlier_revision(tmp_path: Path) -> None:
     make_delta(tmp_path / "base", tmp_path / "moved", tmp_path / "d.safetensors")
     with open_delta(tmp_path / "d.safetensors") as delta, pytest.raises(InvalidRequest, match="earlier revision"):
         list(changes_of(delta))
+
+
+def test_a_delta_is_read_beside_a_model_that_has_its_tensors_only(tmp_path: Path) -> None:
+    old = torch.arange(64, dtype=torch.int16)
+    for name, bits in (("base", old), ("moved", old + 1), ("other", old.view(8, 8))):
+        makers.write_weights(tmp_path / name, {"weight": bits.view(torch.bfloat16)})
+    make_delta(tmp_path / "base", tmp_path / "moved", tmp_path / "d.safetensors")
+    with (
+        open_delta(tmp_path / "d.safetensors") as delta,
+        open_checkpoint(tmp_path / "other") as other,
+        pytest.raises(BaseMismatch, match="no such tensor"),
+    ):
+        list(changes_of(delta, other))
 
 
 def test_two_bases_are_refused(family: Family) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,12 @@ import torch
 from client.actions.pulling.deltas import make_delta
 from client.live import changes_of
 from client.live.serving import plugin, vllm
+from client.machine.folders import Source, write_source
 from registry.breadcrumbs.deltas.delta_file import open_delta
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.errors import DigestMismatch, InvalidRequest, WrongState
+from registry.files.hashing import hash_file
 from tests.support import makers, vllm_stand_in
 from tests.support.vllm_stand_in import ServedModel
 
@@ -33,7 +38,15 @@ def revisions(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three revisions of a model."""
     folder = tmp_path_factory.mktemp("revisions")
     base = makers.make_checkpoint(folder / "0", dtypes=(torch.bfloat16, torch.float32), shards=2)
-    return [base, *(_moved(base, folder / str(seed), seed) for seed in (1, 2))]
+    return [pulled(one) for one in (base, *(_moved(base, folder / str(seed), seed) for seed in (1, 2)))]
+
+
+def pulled(folder: Path, *, complete: bool = True) -> Path:
+    """Record a folder as pulled."""
+    files = {file.name: [hash_file(file)] for file in folder.iterdir() if file.is_file()}
+    with open_checkpoint(folder) as checkpoint:
+        write_source(folder, Source("ana/served", "1.0.0", digest_checkpoint(checkpoint), complete, files))
+    return folder
 
 
 def _moved(base: Path, folder: Path, seed: int) -> Path:
@@ -70,7 +83,8 @@ def served(revision: Path, registered: dict[str, tuple[str, str]]) -> Any:
     plugin.register()  # vLLM calls it in each process, and perhaps twice
     module, name = registered[plugin.BACKEND]
     engine = getattr(import_module(module), name)
-    return engine(None, None, torch.device("cpu"), ServedModel(makers.read_weights(revision)))
+    config = SimpleNamespace(model_config=SimpleNamespace(model=str(revision)))
+    return engine(None, config, torch.device("cpu"), ServedModel(makers.read_weights(revision)))
 
 
 def holds(engine: Any, revision: Path) -> bool:
@@ -109,13 +123,29 @@ def test_an_engine_takes_one_delta_after_another(
     assert holds(engine, revisions[2])
 
 
+def test_a_server_that_was_started_again_knows_what_it_was_loaded_from(
+    registered: dict[str, tuple[str, str]], revisions: list[Path], tmp_path: Path
+) -> None:
+    second = delta(revisions[1], revisions[2], tmp_path / "d.safetensors")
+    with pytest.raises(WrongState, match="start the server again"):
+        vllm.update_server("", second, call(served(revisions[0], registered)))  # the delta is not from there
+    again = served(revisions[2], registered)
+    vllm.update_server("", second, call(again))  # it was loaded from there
+    assert holds(again, revisions[2])
+    unknown = makers.make_checkpoint(tmp_path / "unknown", dtypes=(torch.bfloat16, torch.float32), shards=2)
+    for record in (lambda: None, lambda: pulled(unknown, complete=False)):
+        record()
+        engine = served(unknown, registered)
+        with pytest.raises(WrongState, match="of no known revision"):
+            vllm.update_server("", delta(revisions[0], revisions[1], tmp_path / "e.safetensors"), call(engine))
+        assert holds(engine, unknown)
+
+
 def test_an_engine_takes_no_other_file_than_was_announced(
     registered: dict[str, tuple[str, str]], revisions: list[Path], tmp_path: Path
 ) -> None:
     engine = served(revisions[0], registered)
     file = delta(revisions[0], revisions[1], tmp_path / "d.safetensors")
-    with open_delta(file) as opened:
-        engine.init_transfer_engine(engine.init_info_cls(holds=opened.info.ends.before))
     with pytest.raises(DigestMismatch):
         engine.update_weights({"path": str(file), "sha256": "0" * 64})
     assert holds(engine, revisions[0])
@@ -146,8 +176,8 @@ def test_what_vllm_cannot_tell_from_unchanged_is_refused_before_anything_changes
     def spoil(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return torch.full_like(tensor, torch.nan) if name == "scale" else tensor
 
-    engine = served(base, registered)
     file = delta(base, makers.changed(base, tmp_path / "nan", spoil), tmp_path / "d.safetensors")
+    engine = served(pulled(base), registered)
     with pytest.raises(InvalidRequest, match="becomes NaN"):
         vllm.update_server("", file, call(engine))
     assert holds(engine, base)
