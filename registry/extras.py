@@ -16,6 +16,7 @@ EXTRAS = {  # import name -> the smallest extra that brings it; extras bring tho
     "llvmlite": "local",
     "torch": "gpu",
     "triton": "gpu",
+    "cuda": "cuda",
     "alembic": "server",
     "fastapi": "server",
     "jinja2": "server",

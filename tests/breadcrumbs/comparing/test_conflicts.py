@@ -36,6 +36,13 @@ RATIOS = (
 EVERY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 
+@pytest.fixture(autouse=True)
+def launched_on_lanes(request):
+    """Have the kernels of CUDA run on the CPU, in the tests that use them."""
+    if "cuda" in request.node.name:
+        request.getfixturevalue("lanes")
+
+
 def scattered(random, size, density, values=None):
     """Return places, one at least, and values for them."""
     places = np.flatnonzero(random.random(size) < density)
