@@ -185,11 +185,18 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 using std::fabs;
 
 inline float half_to_float(unsigned short bits) { return (float)as<_Float16>(&bits); }
-inline unsigned short float_to_half(float value)
+inline unsigned to_half(float value)
 {
     const _Float16 half = (_Float16)value;
     return std::isnan(value) ? 0x7FFF : as<unsigned short>(&half);
 }
+inline unsigned to_bfloat(float value)
+{
+    const unsigned bits = as<unsigned>(&value);
+    return std::isnan(value) ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+}
+inline unsigned to_halves(float first, float second) { return to_half(second) << 16 | to_half(first); }
+inline unsigned to_bfloats(float first, float second) { return to_bfloat(second) << 16 | to_bfloat(first); }
 inline void prefetch(const void*) {}
 typedef unsigned long long Shared;
 inline Shared shared_address(const double* place) { return (Shared)place; }

@@ -214,11 +214,15 @@ __global__ void __launch_bounds__(32 * WARPS)
         for (int start = 0; start < SPAN; start += LENGTH) {
             Piece<DTYPE> piece = {};
             if (METHOD != SUM) piece = *(const Piece<DTYPE>*)(mine + start);
+            double values[LENGTH];
 #pragma unroll
             for (int number = 0; number < LENGTH; number++) {
                 const double before = METHOD == SUM ? 0 : Dtype<DTYPE>::widen(piece.bits[number]);
-                const double value = combine<METHOD>(column + STEP * STATES * (start + number), before, alpha);
-                piece.bits[number] = finish<DTYPE>(value, mine + start + number, bad);
+                values[number] = combine<METHOD>(column + STEP * STATES * (start + number), before, alpha);
+            }
+            if (round_piece(values, piece)) {
+                for (int number = 0; number < LENGTH; number++)
+                    piece.bits[number] = finish<DTYPE>(values[number], mine + start + number, bad);
             }
             *(Piece<DTYPE>*)(to + start) = piece;
         }

@@ -24,10 +24,18 @@ __device__ __forceinline__ float half_to_float(u16 bits)
     return value;
 }
 
-__device__ __forceinline__ u16 float_to_half(float value)
+// Two numbers, rounded to nearest even; the first is in the lower half.
+__device__ __forceinline__ u32 to_halves(float first, float second)
 {
-    u16 bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    u32 bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    return bits;
+}
+
+__device__ __forceinline__ u32 to_bfloats(float first, float second)
+{
+    u32 bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
     return bits;
 }
 
@@ -76,27 +84,31 @@ __device__ __forceinline__ u32 sum_up_to(u32 number, int)
 #endif
 
 // The bits of a dtype as a number, the float64 that they stand for, and whether that is finite. `narrow` rounds to
-// nearest even by way of float32. A float32 that is NaN has other bits on a GPU than on a CPU, and adding to these might
-// carry into the sign, so it is told from the float32.
+// nearest even by way of float32; LEAST is the last digit of the exponent, which makes it overflow if it is all ones.
 template <int DTYPE> struct Dtype;
 
 template <> struct Dtype<BF16> {
     typedef u16 Bits;
+    static const u32 LEAST = 0x0080;
     static __device__ __forceinline__ double widen(Bits bits) { return (double)__uint_as_float((u32)bits << 16); }
     static __device__ __forceinline__ bool finite(Bits bits) { return (bits & 0x7F80) != 0x7F80; }
-    static __device__ __forceinline__ Bits narrow(double value)
+    static __device__ __forceinline__ u32 narrow_two(double first, double second)
     {
-        const u32 single = __float_as_uint(__double2float_rn(value));
-        const u32 rounded = (single + 0x7FFF + ((single >> 16) & 1)) >> 16;
-        return (Bits)((single & 0x7F800000) == 0x7F800000 ? single >> 16 : rounded);
+        return to_bfloats(__double2float_rn(first), __double2float_rn(second));
     }
+    static __device__ __forceinline__ Bits narrow(double value) { return (Bits)narrow_two(value, 0); }
 };
 
 template <> struct Dtype<F16> {
     typedef u16 Bits;
+    static const u32 LEAST = 0x0400;
     static __device__ __forceinline__ double widen(Bits bits) { return (double)half_to_float(bits); }
     static __device__ __forceinline__ bool finite(Bits bits) { return (bits & 0x7C00) != 0x7C00; }
-    static __device__ __forceinline__ Bits narrow(double value) { return float_to_half(__double2float_rn(value)); }
+    static __device__ __forceinline__ u32 narrow_two(double first, double second)
+    {
+        return to_halves(__double2float_rn(first), __double2float_rn(second));
+    }
+    static __device__ __forceinline__ Bits narrow(double value) { return (Bits)narrow_two(value, 0); }
 };
 
 template <> struct Dtype<F32> {
@@ -117,7 +129,42 @@ template <> struct Dtype<F64> {
 };
 
 // Sixteen bytes of elements, which are loaded and stored at once.
-template <int DTYPE> struct alignas(16) Piece {
+template <int DTYPE> union alignas(16) Piece {
     static const int LENGTH = 16 / sizeof(typename Dtype<DTYPE>::Bits);
     typename Dtype<DTYPE>::Bits bits[LENGTH];
+    u32 words[4];
 };
+
+// Rounds the elements of a piece; returns 0 if all of them are finite then.
+__device__ __forceinline__ u32 round_piece(const double* values, Piece<F32>& piece)
+{
+    u32 over = 0;
+#pragma unroll
+    for (int number = 0; number < 4; number++) {
+        piece.bits[number] = Dtype<F32>::narrow(values[number]);
+        over |= (piece.bits[number] & 0x7FFFFFFF) + 0x00800000;
+    }
+    return over & 0x80000000;
+}
+
+__device__ __forceinline__ u32 round_piece(const double* values, Piece<F64>& piece)
+{
+    u32 over = 0;
+#pragma unroll
+    for (int number = 0; number < 2; number++) {
+        piece.bits[number] = Dtype<F64>::narrow(values[number]);
+        over |= ((u32)(piece.bits[number] >> 32) & 0x7FFFFFFF) + 0x00100000;
+    }
+    return over & 0x80000000;
+}
+
+template <int DTYPE> __device__ __forceinline__ u32 round_piece(const double* values, Piece<DTYPE>& piece)
+{
+    u32 over = 0;
+#pragma unroll
+    for (int number = 0; number < 4; number++) {
+        piece.words[number] = Dtype<DTYPE>::narrow_two(values[2 * number], values[2 * number + 1]);
+        over |= (piece.words[number] & 0x7FFF7FFF) + (Dtype<DTYPE>::LEAST << 16 | Dtype<DTYPE>::LEAST);
+    }
+    return over & 0x80008000;
+}

@@ -1,0 +1,145 @@
+"""Held patches: masks and values that stay on a GPU, and tensors composed of them without leaving it.
+
+    file --> mask, values, counts before each block, of one tensor          once, while there is room
+    base's tensor on the GPU + those of each patch --> result on the GPU    one launch, to the CPU's bits
+
+What was used longest ago leaves first. Kernels trust what they are given, so it is checked here when it is read.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from registry.breadcrumbs.composing.engines import Rule
+from registry.breadcrumbs.composing.staging import room
+from registry.breadcrumbs.formats.header import DTYPES, show
+from registry.breadcrumbs.formats.patchfile import Patch
+from registry.breadcrumbs.kernels.compose import CODES
+from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, compose_chunk
+from registry.breadcrumbs.kernels.cuda.counting import count_before
+from registry.errors import InvalidPatch
+
+
+@dataclass(frozen=True)
+class HeldTensor:
+    """What a patch does to one tensor, on a GPU.
+
+    Args:
+        arena: uint8, the mask, then the values.
+        row: int64 [1, 5], the table's row of them, on the GPU.
+        numel: Elements of the tensor.
+        starts: int32 [B + 1], by the elements of a block: how many values come before each, then all.
+    """
+
+    arena: torch.Tensor
+    row: torch.Tensor
+    numel: int
+    starts: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, with every count."""
+        return self.arena.nbytes + sum(4 * (-(-self.numel // block) + 1) for block in BLOCKS.values())
+
+    def starts_by(self, block: int) -> torch.Tensor:
+        """Return how many values come before each block of so many elements, then all: int32 [B + 1]."""
+        if block not in self.starts:
+            self.starts[block] = count_before(self.arena, self.row, self.numel, block)[0]
+        return self.starts[block]
+
+
+class HeldPatches:
+    """Tensors of patches on a GPU, by the sha256 of the file and the tensor's name, the most recently used last.
+
+    Args:
+        device: The GPU.
+        room: Most bytes that they may take together.
+    """
+
+    def __init__(self, device: torch.device, room: int) -> None:
+        self.device, self.room, self.used = device, room, 0
+        self._held: OrderedDict[tuple[str, str], HeldTensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, sha256: str, patch: Patch, name: str) -> HeldTensor:
+        """Return what a patch does to a tensor, read from its file unless it is held; then held if it fits.
+
+        Raises:
+            InvalidPatch: Mask and values differ in number, or indices do not increase, or leave the tensor.
+        """
+        with self._lock:
+            if (sha256, name) in self._held:
+                self._held.move_to_end((sha256, name))
+                return self._held[sha256, name]
+        held = read_held(patch, name, self.device)
+        with self._lock:
+            if held.size <= self.room and (sha256, name) not in self._held:
+                self._held[sha256, name] = held
+                self.used += held.size
+                while self.used > self.room:
+                    self.used -= self._held.popitem(last=False)[1].size
+        return held
+
+    def drop(self) -> None:
+        """Drop all of them."""
+        with self._lock:
+            self._held.clear()
+            self.used = 0
+
+
+def read_held(patch: Patch, name: str, device: torch.device) -> HeldTensor:
+    """Read what a patch does to a tensor, check it, and copy it to a GPU; errors as of `HeldPatches.take`."""
+    mask, values = patch.mask_entry(name), patch.value_entry(name)
+    numel, count = patch.info.tensors[name].numel, values.shape[0]
+    width = 0 if mask.dtype == "U8" else DTYPES[mask.dtype]
+    values_at = room(mask.stop - mask.start)
+    arena = np.zeros(values_at + room(values.stop - values.start), np.uint8)
+    for entry, at in ((mask, 0), (values, values_at)):
+        patch.fill_from_file(memoryview(arena.data)[at : at + entry.stop - entry.start], entry.start)
+    if width and not _increase(arena[: count * width].view(f"<i{width}"), numel):
+        raise InvalidPatch(
+            f"Entry {show(mask.name)}: its indices do not strictly increase, or leave the tensor.", field=mask.name
+        )
+    row = np.array([[0, values_at, CODES[values.dtype], width, count]], np.int64)
+    held = HeldTensor(torch.from_numpy(arena).to(device), torch.from_numpy(row).to(device), numel)
+    if int(held.starts_by(min(BLOCKS.values()))[-1]) != count:
+        raise InvalidPatch(f"The mask and values of {show(name)} differ in number.", field=name)
+    return held
+
+
+def _increase(indices: "np.ndarray[tuple[int], np.dtype[np.int64]]", numel: int) -> bool:
+    inside = not len(indices) or (int(indices[0]) >= 0 and int(indices[-1]) < numel)
+    return inside and bool((indices[1:] > indices[:-1]).all())
+
+
+def compose_held(
+    base: torch.Tensor, dtype: str, touching: Sequence[tuple[HeldTensor, float]], rule: Rule, out: torch.Tensor
+) -> torch.Tensor:
+    """Compose one tensor on the GPU; nothing waits for it.
+
+    Args:
+        base: uint8, the base's bytes, on a multiple of 16.
+        dtype: The base's dtype.
+        touching: What each patch does to the tensor, ascending by sha256, with its scale there.
+        rule: How they are combined.
+        out: uint8, as many, filled, on a multiple of 16; it may be `base`.
+
+    Returns:
+        int64 [1] on the GPU: how many results are not finite where the base was.
+    """
+    lost = torch.zeros(1, dtype=torch.int64, device=base.device)
+    if not touching:
+        out.copy_(base)
+        return lost
+    arena, block = touching[0][0].arena, BLOCKS[rule.method]
+    offsets = [[held.arena.data_ptr() - arena.data_ptr()] * 2 + [0, 0, 0] for held, _ in touching]
+    factors = [*(scale for _, scale in touching), rule.alpha]
+    table = torch.cat([held.row for held, _ in touching]) + torch.tensor(offsets).to(base.device)
+    scales = torch.tensor(factors, dtype=torch.float64).to(base.device)
+    starts = torch.stack([held.starts_by(block) for held, _ in touching])
+    compose_chunk(arena, base, out, dtype, table, scales, starts, lost, rule.method)
+    return lost

@@ -1,0 +1,166 @@
+"""Composing on a GPU by the CUDA kernels, on lanes that the CPU stands in for: files, and patches that stay there."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+from registry.breadcrumbs.composing import compose as compose_module
+from registry.breadcrumbs.composing import staging
+from registry.breadcrumbs.composing.compose import find_touching
+from registry.breadcrumbs.composing.engines import Rule
+from registry.breadcrumbs.composing.gpu import engine as gpu_engine
+from registry.breadcrumbs.composing.gpu import launches
+from registry.breadcrumbs.composing.gpu.engine import GpuEngine
+from registry.breadcrumbs.composing.gpu.held import HeldPatches, compose_held, read_held
+from registry.breadcrumbs.composing.gpu.launches import CudaLaunch, TritonLaunch, pick_launch
+from registry.breadcrumbs.composing.staging import Step
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import Item, make_recipe
+from registry.breadcrumbs.kernels.cuda import launching
+from registry.errors import InvalidPatch
+from tests.support.science_makers import PatchedBase, build, read_all, take_apart
+
+HERE = torch.device("cpu")
+VOTING = {"weights": ("1", "0.5", "2"), "where": ((), (("*loat*", "0.25"), ("scalar", "0")), ())}
+WAYS = [{}, {"method": "ties", **VOTING}, {"method": "mean", **VOTING}]
+
+
+@pytest.mark.parametrize("how", WAYS, ids=lambda how: how.get("method", "sum"))
+def test_a_model_is_composed_by_lanes_to_the_cpus_bytes_in_chunks(lanes, tmp_path, monkeypatch, how):
+    monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 128)
+    monkeypatch.setattr(gpu_engine, "pick_launch", lambda device: CudaLaunch)
+    world = PatchedBase(tmp_path)
+    expected = world.compose("cpu", file_digests=True, **how)
+
+    @contextlib.contextmanager
+    def opened(device, device_memory, phases, recipe, base_size):
+        engine = GpuEngine(HERE, 2**26, phases, Rule.of(recipe), recipe.base, base_size)
+        engine.step = Step(2000, 256)
+        yield engine
+
+    monkeypatch.setattr(compose_module, "open_engine", opened)
+    found = world.compose("gpu", file_digests=True, **how)
+    assert (found.weights_digest, found.files) == (expected.weights_digest, expected.files)
+    assert lanes.launched["count_values"] == sum(count for name, count in lanes.launched.items() if "compose" in name)
+
+
+def test_cuda_launches_where_it_can_and_triton_elsewhere(monkeypatch):
+    asked = []
+    monkeypatch.setattr(launches.launching, "can_launch", lambda device: asked.append(device) or len(asked) == 1)
+    assert [pick_launch(HERE), pick_launch(HERE)] == [CudaLaunch, TritonLaunch]
+    assert asked == [HERE, HERE]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "nvrtc", "expected"), [("13.0", True, True), ("13.0", False, False), (None, True, False)]
+)
+def test_kernels_are_launched_on_an_nvidia_gpu_with_a_compiler(monkeypatch, cuda, nvrtc, expected):
+    monkeypatch.setattr(launching.torch.version, "cuda", cuda)
+    monkeypatch.setattr(launching, "has_nvrtc", lambda: nvrtc)
+    assert launching.can_launch(torch.device("cuda")) is expected
+    assert not launching.can_launch(HERE)
+
+
+class Opened:
+    """A base and its patches, open, and what a recipe does to each tensor."""
+
+    def __init__(self, stack, world, how):
+        weights, where = how.get("weights", ("1", "-0.5", "2")), how.get("where", ((), (), ()))
+        items = [Item(*item) for item in zip(world.paths, weights, where, strict=True)]
+        self.base = stack.enter_context(open_checkpoint(world.folder / "base"))
+        self.patches = {sha256: stack.enter_context(open_patch(path)) for sha256, path in world.paths.items()}
+        recipe = make_recipe(world.digest, "0.3", items, how.get("method", "sum"))
+        self.rule, self.touching = Rule.of(recipe), find_touching(self.base, self.patches, recipe)
+        self.names = {id(patch): sha256 for sha256, patch in self.patches.items()}
+
+    def compose(self, held, name, base):
+        """Compose a tensor of held patches; return its bytes and how many are lost."""
+        touching = [(held.take(self.names[id(patch)], patch, name), by) for patch, by in self.touching[name]]
+        out = torch.full_like(base, 0xA5)
+        lost = compose_held(base, self.base.tensors[name].dtype, touching, self.rule, out)
+        return out, int(lost)
+
+
+@pytest.mark.parametrize("room", [2**20, 3000, 0])
+@pytest.mark.parametrize("how", WAYS, ids=lambda how: how.get("method", "sum"))
+def test_tensors_are_composed_of_held_patches_to_the_files_bytes(lanes, tmp_path, how, room):
+    world = PatchedBase(tmp_path)
+    world.compose("out", **how)
+    expected = read_all(tmp_path / "out/model.safetensors")
+    held = HeldPatches(HERE, room)
+    with contextlib.ExitStack() as stack:
+        opened = Opened(stack, world, how)
+        for _ in range(2):
+            for name in opened.touching:
+                base = world.base[name].contiguous().reshape(-1).view(torch.uint8).clone()
+                out, lost = opened.compose(held, name, base)
+                assert torch.equal(out, expected[name].contiguous().reshape(-1).view(torch.uint8))
+                assert lost == 0
+                assert held.used <= room
+    assert (held.used > 0) == (room > 0)
+
+
+def test_a_held_patch_is_read_once_and_what_was_used_longest_ago_leaves_first(lanes, tmp_path):
+    world = PatchedBase(tmp_path)
+    with contextlib.ExitStack() as stack:
+        opened = Opened(stack, world, {})
+        one, two, three = opened.patches.items()
+        size = sum(read_held(patch, "float32", HERE).size for _, patch in (one, two))
+        held = HeldPatches(HERE, size)
+        first = held.take(*one, "float32")
+        held.take(*two, "float32")
+        assert held.take(*one, "float32") is first
+        assert held.used == size
+        held.take(*three, "float32")  # in place of the second
+        assert held.take(*one, "float32") is first
+        held.drop()
+        assert held.used == 0
+        assert held.take(*one, "float32") is not first
+
+
+def test_without_patches_a_tensor_is_the_base():
+    base = torch.arange(64, dtype=torch.uint8)
+    out = torch.empty_like(base)
+    assert int(compose_held(base, "F32", [], Rule(), out)) == 0
+    assert torch.equal(out, base)
+
+
+@pytest.mark.parametrize("kind", ["bitmask", "indices"])
+def test_a_patch_that_contradicts_itself_is_not_held(lanes, tmp_path, kind):
+    world = PatchedBase(tmp_path)
+    for path in world.paths.values():
+        meta, entries = take_apart(path.read_bytes())
+        at = next((at for at, entry in enumerate(entries) if entry[0].endswith(kind) and len(entry[3]) > 16), None)
+        if at is None:
+            continue
+        name, dtype, shape, data = entries[at]
+        spoiled = bytearray(data)
+        if kind == "bitmask":
+            spoiled[0] ^= 1
+        else:
+            spoiled[4:8] = spoiled[0:4]
+        entries[at] = name, dtype, shape, bytes(spoiled)
+        path.write_bytes(build(meta, entries))
+        with open_patch(path) as patch, pytest.raises(InvalidPatch, match=r"differ in number|strictly increase"):
+            read_held(patch, name.removesuffix(f".{kind}"), HERE)
+        return
+    pytest.fail(f"no patch has {kind}")
+
+
+def test_indices_beyond_the_tensor_are_not_held(lanes, tmp_path):
+    world = PatchedBase(tmp_path)
+    for path in world.paths.values():
+        meta, entries = take_apart(path.read_bytes())
+        for at, (name, dtype, shape, data) in enumerate(entries):
+            if name.endswith(".indices"):
+                last = np.frombuffer(data, "<i4").copy()
+                last[-1] = 2**30
+                entries[at] = name, dtype, shape, last.tobytes()
+                path.write_bytes(build(meta, entries))
+                with open_patch(path) as patch, pytest.raises(InvalidPatch, match="strictly increase"):
+                    read_held(patch, name.removesuffix(".indices"), HERE)
+                return
+    pytest.fail("no patch has indices")
