@@ -124,7 +124,8 @@ def composing(chunks: Sequence[Made], method: str = "sum") -> Work:
     def call(made: Made) -> Call:
         counted = made.starts if block == BLOCK else count_before(made.arena, made.table, made.size, block)
         ask = made.arena, made.base, made.out, made.dtype, made.table, made.scales, counted, _zero(made), number
-        return lambda: compose.compose_chunk(*ask)
+        kind = compose.kind_of([(NUMBERS[made.dtype], 0)], number)
+        return lambda: compose.compose_chunk(*ask, kind=kind)
 
     return Work([call(made) for made in chunks], _composed(chunks[0]))
 

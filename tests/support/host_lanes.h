@@ -153,7 +153,6 @@ template <class T> T __shfl_down_sync(unsigned mask, T number, unsigned distance
     const unsigned lane = threadIdx.x % 32;
     return host::exchange(number, lane + distance > 31 ? lane : lane + distance);
 }
-template <class T> T __shfl_sync(unsigned mask, T number, unsigned from) { whole(mask); return host::exchange(number, from); }
 inline unsigned __ballot_sync(unsigned mask, int vote)
 {
     whole(mask);

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from itertools import product
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
@@ -23,7 +24,10 @@ CHECKS = "-fsanitize=undefined -fsanitize-undefined-trap-on-error"
 """What is not defined, such as an unaligned load or a shift by too much, ends the program."""
 
 KERNELS = {
-    "compose.cu": [f"compose<{dtype}, {method}>" for dtype, method in product(range(4), range(3))],
+    "compose.cu": [
+        *(f"compose<{dtype}, {method}, 3>" for dtype, method in product(range(4), range(3))),
+        *(f"compose<{dtype}, 0, {kind}>" for dtype, kind in product(range(4), range(3))),
+    ],
     "counting.cu": ["count_values", "set_bits"],
     "select.cu": [
         "count",
@@ -39,6 +43,39 @@ KERNELS = {
 def symbol_of(expression: str) -> str:
     """Return the name under which the library has a kernel."""
     return "run_" + re.sub(r"\W+", "_", expression).strip("_")
+
+
+DEVICE = torch.device("cuda")
+if not (torch.cuda.is_available() and launching.can_launch(DEVICE)):
+    DEVICE = torch.device("cpu")
+"""Where kernels run in tests, and tensors for them are to be: on a GPU if there is one that can."""
+
+
+class Lanes(Protocol):
+    """Launches kernels.
+
+    Attributes:
+        launched: How many times each kernel was launched.
+    """
+
+    launched: dict[str, int]
+
+    def launch(self, source: str, expression: str, grid: int, threads: int, *arguments: torch.Tensor | int) -> None:
+        """Launch a kernel, as `launching.launch` does."""
+
+
+class GpuLanes:
+    """Launches kernels on the GPU, and counts them."""
+
+    def __init__(self) -> None:
+        self._launch = launching.launch
+        self.launched: dict[str, int] = {}
+
+    def launch(self, source: str, expression: str, grid: int, threads: int, *arguments: torch.Tensor | int) -> None:
+        """Launch a kernel."""
+        assert expression in KERNELS[source], f"{expression} is not among those that are compiled"
+        self._launch(source, expression, grid, threads, *arguments)
+        self.launched[expression] = self.launched.get(expression, 0) + 1
 
 
 class HostLanes:
@@ -104,8 +141,8 @@ def lanes_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 
 
 @pytest.fixture
-def lanes(lanes_libraries: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> HostLanes:
-    """Have kernels launched on the CPU's lanes."""
-    host = HostLanes(lanes_libraries)
-    monkeypatch.setattr(launching, "launch", host.launch)
-    return host
+def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Lanes:
+    """Have kernels launched on DEVICE: on the CPU's lanes, unless a GPU has lanes of its own."""
+    found = GpuLanes() if DEVICE.type == "cuda" else HostLanes(request.getfixturevalue("lanes_libraries"))
+    monkeypatch.setattr(launching, "launch", found.launch)
+    return found

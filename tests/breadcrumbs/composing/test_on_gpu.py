@@ -1,6 +1,7 @@
 """Composing on a GPU by the CUDA kernels, on lanes that the CPU stands in for: files, and patches that stay there."""
 
 import contextlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import Item, make_recipe
 from registry.breadcrumbs.kernels.cuda import launching
 from registry.errors import InvalidPatch
+from tests.support.host_lanes import DEVICE
 from tests.support.science_makers import PatchedBase, build, read_all, take_apart
 
-HERE = torch.device("cpu")
 VOTING = {"weights": ("1", "0.5", "2"), "where": ((), (("*loat*", "0.25"), ("scalar", "0")), ())}
 WAYS = [{}, {"method": "ties", **VOTING}, {"method": "mean", **VOTING}]
 
@@ -37,7 +38,7 @@ def test_a_model_is_composed_by_lanes_to_the_cpus_bytes_in_chunks(lanes, tmp_pat
 
     @contextlib.contextmanager
     def opened(device, device_memory, phases, recipe, base_size):
-        engine = GpuEngine(HERE, 2**26, phases, Rule.of(recipe), recipe.base, base_size)
+        engine = GpuEngine(DEVICE, 2**26, phases, Rule.of(recipe), recipe.base, base_size)
         engine.step = Step(2000, 256)
         yield engine
 
@@ -50,8 +51,8 @@ def test_a_model_is_composed_by_lanes_to_the_cpus_bytes_in_chunks(lanes, tmp_pat
 def test_cuda_launches_where_it_can_and_triton_elsewhere(monkeypatch):
     asked = []
     monkeypatch.setattr(launches.launching, "can_launch", lambda device: asked.append(device) or len(asked) == 1)
-    assert [pick_launch(HERE), pick_launch(HERE)] == [CudaLaunch, TritonLaunch]
-    assert asked == [HERE, HERE]
+    assert [pick_launch(DEVICE), pick_launch(DEVICE)] == [CudaLaunch, TritonLaunch]
+    assert asked == [DEVICE, DEVICE]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,24 @@ def test_kernels_are_launched_on_an_nvidia_gpu_with_a_compiler(monkeypatch, cuda
     monkeypatch.setattr(launching.torch.version, "cuda", cuda)
     monkeypatch.setattr(launching, "has_nvrtc", lambda: nvrtc)
     assert launching.can_launch(torch.device("cuda")) is expected
-    assert not launching.can_launch(HERE)
+    assert not launching.can_launch(torch.device("cpu"))
+
+
+def test_a_launch_is_on_torchs_stream_and_gets_addresses_and_numbers(monkeypatch):
+    core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+    found, current = [], []
+    device = SimpleNamespace(set_current=lambda: current.append(1))
+    monkeypatch.setattr(core, "Device", lambda index: device if index == 3 else None)
+    monkeypatch.setattr(core, "launch", lambda *given: found.append(given))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the stream")
+    monkeypatch.setattr(launching, "_load", lambda *asked: asked)
+    tensor = torch.zeros(4)
+    launching.launch("a.cu", "b<1>", 5, 64, tensor, 2**40)
+    (stream, config, kernel, *arguments) = found[0]
+    assert (stream, kernel, arguments) == ("the stream", ("a.cu", "b<1>", 3), [tensor.data_ptr(), 2**40])
+    assert (config.grid, config.block) == ((5, 1, 1), (64, 1, 1))
+    assert current == [1]
 
 
 class Opened:
@@ -90,14 +108,14 @@ def test_tensors_are_composed_of_held_patches_to_the_files_bytes(lanes, tmp_path
     world = PatchedBase(tmp_path)
     world.compose("out", **how)
     expected = read_all(tmp_path / "out/model.safetensors")
-    held = HeldPatches(HERE, room)
+    held = HeldPatches(DEVICE, room)
     with contextlib.ExitStack() as stack:
         opened = Opened(stack, world, how)
         for _ in range(2):
             for name in opened.touching:
-                base = world.base[name].contiguous().reshape(-1).view(torch.uint8).clone()
+                base = world.base[name].contiguous().reshape(-1).view(torch.uint8).clone().to(DEVICE)
                 out, lost = opened.compose(held, name, base)
-                assert torch.equal(out, expected[name].contiguous().reshape(-1).view(torch.uint8))
+                assert torch.equal(out.cpu(), expected[name].contiguous().reshape(-1).view(torch.uint8))
                 assert lost == 0
                 assert held.used <= room
     assert (held.used > 0) == (room > 0)
@@ -108,8 +126,8 @@ def test_a_held_patch_is_read_once_and_what_was_used_longest_ago_leaves_first(la
     with contextlib.ExitStack() as stack:
         opened = Opened(stack, world, {})
         one, two, three = opened.patches.items()
-        size = sum(read_held(patch, "float32", HERE).size for _, patch in (one, two))
-        held = HeldPatches(HERE, size)
+        size = sum(read_held(patch, "float32", DEVICE).size for _, patch in (one, two))
+        held = HeldPatches(DEVICE, size)
         first = held.take(*one, "float32")
         held.take(*two, "float32")
         assert held.take(*one, "float32") is first
@@ -145,7 +163,7 @@ def test_a_patch_that_contradicts_itself_is_not_held(lanes, tmp_path, kind):
         entries[at] = name, dtype, shape, bytes(spoiled)
         path.write_bytes(build(meta, entries))
         with open_patch(path) as patch, pytest.raises(InvalidPatch, match=r"differ in number|strictly increase"):
-            read_held(patch, name.removesuffix(f".{kind}"), HERE)
+            read_held(patch, name.removesuffix(f".{kind}"), DEVICE)
         return
     pytest.fail(f"no patch has {kind}")
 
@@ -161,6 +179,6 @@ def test_indices_beyond_the_tensor_are_not_held(lanes, tmp_path):
                 entries[at] = name, dtype, shape, last.tobytes()
                 path.write_bytes(build(meta, entries))
                 with open_patch(path) as patch, pytest.raises(InvalidPatch, match="strictly increase"):
-                    read_held(patch, name.removesuffix(".indices"), HERE)
+                    read_held(patch, name.removesuffix(".indices"), DEVICE)
                 return
     pytest.fail("no patch has indices")

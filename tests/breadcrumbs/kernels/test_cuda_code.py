@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 from registry.breadcrumbs.kernels.cuda import launching
+from registry.breadcrumbs.kernels.cuda.compose import MIXED
 from tests.support.host_lanes import KERNELS
 
 pytestmark = pytest.mark.skipif(not launching.has_nvrtc(), reason="cuda-core or NVRTC is not installed")
 
 ARCH = "sm_90"
-MOST = {"BF16": 13, "F16": 15, "F32": 12}
-"""Instructions for a bit that is set, by the dtype of the values; a half is widened in two steps."""
+MOST = {0: 13, 1: 13, 2: 12, 3: 15}
+"""Instructions for a bit that is set, by the kind of patches: values in BF16, F16, F32, or mixed."""
+
+MOST_BESIDES = 72
+"""Instructions of a warp for a patch besides, where patches are of one kind."""
 
 
 def disassembler() -> Path:
@@ -59,12 +63,24 @@ def test_a_kernel_compiles_and_flushes_no_subnormals(tmp_path, source, expressio
         assert subtracting or dividing, f"{expression} calculates {operation}"
 
 
+def around(lines: list[str], place: int) -> list[str]:
+    """Return the instructions of the largest loop around one of them."""
+    labels = {line: at for at, line in enumerate(lines) if line.startswith(".L")}
+    jumps = [(at, labels[to]) for at, line in enumerate(lines) for to in re.findall(r"BRA `\((\.L\w+)\)", line)]
+    loops = [lines[start : end + 1] for end, start in jumps if start < place < end]
+    return [line for line in max(loops, key=len) if not line.startswith(".L")]
+
+
+@pytest.mark.parametrize("kind", list(MOST))
 @pytest.mark.parametrize("dtype", range(4))
-def test_a_bit_that_is_set_takes_few_instructions(tmp_path, dtype):
-    loops = inner_loops(disassemble("compose.cu", f"compose<{dtype}, 0>", tmp_path))
-    walks = [loop for loop in loops if any("FLO" in code for code in loop)]
-    assert len(walks) == len(MOST)
-    for loop, most in zip(sorted(walks, key=len), sorted(MOST.values()), strict=True):
-        assert len(loop) <= most
-        loads = [code for code in loop if re.match(r"(?:@!?P\d )?LD", code)]
-        assert sorted(re.sub(r"\.U16|\.CONSTANT", "", code.split()[0]) for code in loads) == ["LDG.E", "LDS.64"]
+def test_a_bit_that_is_set_takes_few_instructions(tmp_path, dtype, kind):
+    lines = disassemble("compose.cu", f"compose<{dtype}, 0, {kind}>", tmp_path)
+    walks = [loop for loop in inner_loops(lines) if any("FLO" in code for code in loop)]
+    assert len(walks) == (3 if kind == MIXED else 1)
+    for walk in walks:
+        assert len(walk) <= MOST[kind]
+        loads = [code.split()[0] for code in walk if code.startswith("LD")]
+        assert sorted(re.sub(r"\.U16|\.CONSTANT", "", name) for name in loads) == ["LDG.E", "LDS.64"]
+    if kind != MIXED:
+        place = next(at for at, code in enumerate(lines) if "FLO" in code)
+        assert len(around(lines, place)) - len(walks[0]) <= MOST_BESIDES

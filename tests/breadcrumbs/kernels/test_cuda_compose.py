@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from registry.breadcrumbs.composing.staging import Arena
 from registry.breadcrumbs.kernels import compose as kernels
-from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, compose_chunk
+from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, MIXED, compose_chunk, kind_of
 from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES
-from tests.support.host_lanes import HostLanes
+from tests.support.host_lanes import DEVICE
 from tests.support.science_makers import put
 
 WIDTHS = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
@@ -112,24 +112,25 @@ def count_before(made: Made, block: int) -> torch.Tensor:
 
 def compose_by_lanes(made: Made, in_place: bool = False) -> tuple[bytes, int]:
     """Compose by the CUDA kernel; see that nothing is written but what is asked for."""
-    arena = torch.from_numpy(made.arena.bytes.copy())
+    arena = torch.from_numpy(made.arena.bytes.copy()).to(DEVICE)
     length = made.size * WIDTHS[made.dtype]
-    guarded = torch.full((length + 3 * GUARD,), 0xA5, dtype=torch.uint8)
+    guarded = torch.full((length + 3 * GUARD,), 0xA5, dtype=torch.uint8, device=DEVICE)
     begin = -guarded.data_ptr() % GUARD + GUARD
     out = guarded[begin : begin + length]
-    base = torch.from_numpy(made.arena.bytes)[made.base_at : made.base_at + length]
+    base = arena[made.base_at : made.base_at + length]
     if in_place:
         base = out.copy_(base)
-    lost = torch.full((1,), 7, dtype=torch.int64)
-    scales = torch.from_numpy(np.append(made.scales, made.alpha))
+    lost = torch.full((1,), 7, dtype=torch.int64, device=DEVICE)
+    scales = torch.from_numpy(np.append(made.scales, made.alpha)).to(DEVICE)
     method = kernels.METHODS[made.method]
-    table = torch.from_numpy(made.table)
-    starts = count_before(made, BLOCKS[method])
+    table = torch.from_numpy(made.table).to(DEVICE)
+    starts = count_before(made, BLOCKS[method]).to(DEVICE)
     before = arena.clone()
-    compose_chunk(arena, base, out, made.dtype, table, scales, starts, lost, method, made.first)
+    kind = kind_of(map(tuple, made.table[:, 2:4].tolist()), method)
+    compose_chunk(arena, base, out, made.dtype, table, scales, starts, lost, method, made.first, kind)
     assert torch.equal(arena, before)
     assert set(guarded[:begin].tolist() + guarded[begin + length :].tolist()) == {0xA5}
-    return out.numpy().tobytes(), int(lost) - 7
+    return out.cpu().numpy().tobytes(), int(lost) - 7
 
 
 ASKED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -150,6 +151,28 @@ def test_lanes_compose_to_the_cpus_bits(lanes, seed, size, patches, dtype, metho
 def test_lanes_add_many_patches_in_order(lanes, seed, size, patches, dtype, method):
     made = make(seed, size, patches, dtype, method)
     assert compose_by_lanes(made) == compose_by_cpu(made)
+
+
+@settings(ASKED, max_examples=40)
+@given(
+    seed=SEEDS,
+    size=st.integers(1, 5000),
+    patches=st.integers(1, 9),
+    dtype=DTYPES,
+    value_dtype=st.sampled_from(["BF16", "F16", "F32"]),
+)
+def test_bitmasks_of_one_dtype_have_a_kernel_of_their_own(lanes, seed, size, patches, dtype, value_dtype):
+    made = make(seed, size, patches, dtype, value_dtypes=(value_dtype,), widths=(0,))
+    assert compose_by_lanes(made) == compose_by_cpu(made)
+    assert f"compose<{kernels.CODES[dtype]}, 0, {kernels.CODES[value_dtype]}>" in lanes.launched
+
+
+def test_the_kind_of_patches_is_their_one_dtype_or_mixed():
+    assert kind_of([(kernels.F16, 0), (kernels.F16, 0)]) == kernels.F16
+    assert kind_of([(kernels.F16, 0), (kernels.BF16, 0)]) == MIXED
+    assert kind_of([(kernels.F16, 0), (kernels.F16, 4)]) == MIXED
+    assert kind_of([(kernels.F16, 0)], kernels.TIES) == MIXED
+    assert kind_of([]) == MIXED
 
 
 @pytest.mark.parametrize("method", list(kernels.METHODS))
@@ -213,7 +236,19 @@ def test_overflow_is_counted_once_for_each_element(lanes):
     assert math.isinf(torch.frombuffer(bytearray(ours), dtype=torch.bfloat16)[1])
 
 
+@pytest.mark.parametrize("dtype", list(WIDTHS))
+def test_equal_masses_elect_the_positive_sign(lanes, dtype):
+    made, rows = make(3, 300, 0, dtype, "ties"), []
+    random = np.random.default_rng(3)
+    value = random.integers(1, 4, 300).astype("<f4")
+    for values in (value, -value, value * (random.random(300) < 0.5)):
+        mask_at = put(made.arena, np.full(38, 255, np.uint8).tobytes() + bytes(8))
+        rows.append((mask_at, put(made.arena, values.tobytes()), kernels.F32, 0, 300))
+    for count in (2, 3):
+        voted = made._replace(table=np.array(rows[:count], np.int64), scales=np.ones(count))
+        assert compose_by_lanes(voted) == compose_by_cpu(voted)
+
+
 def test_a_kernel_that_is_not_compiled_is_not_launched(lanes):
     with pytest.raises(AssertionError, match="not among those"):
-        lanes.launch("compose.cu", "compose<9, 9>", 1, 32)
-    assert isinstance(lanes, HostLanes)
+        lanes.launch("compose.cu", "compose<9, 9, 9>", 1, 32)

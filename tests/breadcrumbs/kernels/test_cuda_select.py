@@ -16,6 +16,7 @@ from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.kernels import select as cpu
 from registry.breadcrumbs.kernels.cuda import launching, select
+from tests.support.host_lanes import DEVICE
 from tests.support.science_makers import raw, slow_mask, write_model
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
@@ -25,12 +26,11 @@ ASKED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 
 def marks(delta: torch.Tensor, n_bottom: int, n_top: int) -> list[bool]:
     """Mark float32 delta; see that padding is zero and values are those of the mask, to the bit; return the mask."""
-    size, found = delta.numel(), torch.empty(delta.numel(), dtype=torch.float32)
-    zeros = torch.zeros(size, dtype=torch.float32)
-    octets = (part.view(torch.uint8) for part in (zeros, delta))
+    size, found = delta.numel(), torch.empty(delta.numel(), dtype=torch.float32, device=DEVICE)
+    octets = (part.to(DEVICE).view(torch.uint8) for part in (torch.zeros(size), delta))
     high = select.totals([select.subtract(*octets, ("F32", "F32"), found)])
-    assert torch.equal(found, delta)
-    mask, values = select.mark(delta, high, size - n_bottom, n_top)
+    assert torch.equal(found.cpu(), delta)
+    mask, values = (part.cpu() for part in select.mark(found, high, size - n_bottom, n_top))
     bits = np.unpackbits(mask.numpy(), bitorder="little").astype(bool)
     assert len(bits) == -(-size // 8) * 8
     assert not bits[size:].any()
@@ -94,7 +94,7 @@ def test_cuts_are_those_of_the_cpu(lanes, seed, size, n_first, n_top):
     high = np.bincount(keys[keys != 0] >> 15, minlength=cpu.HIGH_BINS)
     parts = np.bincount(keys[keys != 0] >> 20, minlength=select.HIGH_BINS)
     expected = cpu.find_cuts(high, count_low, n_first, n_top)
-    assert select.cut(torch.from_numpy(delta), parts, n_first, n_top) == expected
+    assert select.cut(torch.from_numpy(delta).to(DEVICE), parts, n_first, n_top) == expected
 
 
 @pytest.mark.parametrize("tuned_dtype", list(DTYPES))
@@ -109,9 +109,9 @@ def test_the_direction_is_that_of_torch_to_the_bit(lanes, base_dtype, tuned_dtyp
         expected = (tuned - base.double()).float()
     else:
         expected = tuned.float() - base.float().to(tuned.dtype).float()
-    found = torch.empty(5000, dtype=torch.float32)
-    counts = select.subtract(base.view(torch.uint8), tuned.view(torch.uint8), (base_dtype, tuned_dtype), found)
-    high = select.totals([counts])
+    there = torch.empty(5000, dtype=torch.float32, device=DEVICE)
+    octets = (part.to(DEVICE).view(torch.uint8) for part in (base, tuned))
+    high, found = select.totals([select.subtract(*octets, (base_dtype, tuned_dtype), there)]), there.cpu()
     assert select.count_not_finite(high) == int((~expected.isfinite()).sum())
     assert int(high.sum()) == int((expected != 0).sum())  # NaN is not 0
     whole = ~expected.isnan()
@@ -129,8 +129,9 @@ def test_marking_writes_nothing_beyond_what_it_returns(lanes, monkeypatch):
 
     delta = torch.randn(2003, generator=torch.Generator().manual_seed(4))
     high = np.bincount(delta.view(torch.int32).numpy().view(np.uint32) << 1 >> 21, minlength=2048)
+    there = delta.to(DEVICE)
     monkeypatch.setattr(torch, "empty", guarded)
-    select.mark(delta, high, 300, 7)
+    select.mark(there, high, 300, 7)
     monkeypatch.undo()
     assert len(made) == 3
     for whole in made:
@@ -147,7 +148,7 @@ def test_masks_found_by_lanes_make_the_cpus_patch(lanes, tmp_path, monkeypatch):
     write_model(tmp_path / "tuned", tuned)
     monkeypatch.setattr(launching, "can_launch", lambda device: True)
     monkeypatch.setattr(diff_module, "pick_device", lambda device: device)
-    monkeypatch.setattr(gpu_masks, "find_gpu", lambda memory: (torch.device("cpu"), 2**20))
+    monkeypatch.setattr(gpu_masks, "find_gpu", lambda memory: (DEVICE, 2**20))
     with open_checkpoint(tmp_path / "base") as b, open_checkpoint(tmp_path / "tuned") as t:
         for device in ("cpu", "cuda"):
             diff(b, t, tmp_path / device, MaskParams("0.6", "0.01"), device=device, threads=1)

@@ -19,7 +19,7 @@ from registry.breadcrumbs.composing.staging import room
 from registry.breadcrumbs.formats.header import DTYPES, show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.kernels.compose import CODES
-from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, compose_chunk
+from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, compose_chunk, kind_of
 from registry.breadcrumbs.kernels.cuda.counting import count_before
 from registry.errors import InvalidPatch
 
@@ -32,12 +32,15 @@ class HeldTensor:
         arena: uint8, the mask, then the values.
         row: int64 [1, 5], the table's row of them, on the GPU.
         numel: Elements of the tensor.
+        code, width: Dtype of the values, and bytes of an index or 0, as the row has them.
         starts: int32 [B + 1], by the elements of a block: how many values come before each, then all.
     """
 
     arena: torch.Tensor
     row: torch.Tensor
     numel: int
+    code: int
+    width: int
     starts: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -104,8 +107,9 @@ def read_held(patch: Patch, name: str, device: torch.device) -> HeldTensor:
         raise InvalidPatch(
             f"Entry {show(mask.name)}: its indices do not strictly increase, or leave the tensor.", field=mask.name
         )
-    row = np.array([[0, values_at, CODES[values.dtype], width, count]], np.int64)
-    held = HeldTensor(torch.from_numpy(arena).to(device), torch.from_numpy(row).to(device), numel)
+    code = CODES[values.dtype]
+    row = torch.tensor([[0, values_at, code, width, count]], dtype=torch.int64).to(device)
+    held = HeldTensor(torch.from_numpy(arena).to(device), row, numel, code, width)
     if int(held.starts_by(min(BLOCKS.values()))[-1]) != count:
         raise InvalidPatch(f"The mask and values of {show(name)} differ in number.", field=name)
     return held
@@ -141,5 +145,6 @@ def compose_held(
     table = torch.cat([held.row for held, _ in touching]) + torch.tensor(offsets).to(base.device)
     scales = torch.tensor(factors, dtype=torch.float64).to(base.device)
     starts = torch.stack([held.starts_by(block) for held, _ in touching])
-    compose_chunk(arena, base, out, dtype, table, scales, starts, lost, rule.method)
+    kind = kind_of(((held.code, held.width) for held, _ in touching), rule.method)
+    compose_chunk(arena, base, out, dtype, table, scales, starts, lost, rule.method, kind=kind)
     return lost

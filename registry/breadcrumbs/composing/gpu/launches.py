@@ -9,7 +9,7 @@ from registry.breadcrumbs.composing.engines import Rule
 from registry.breadcrumbs.composing.staging import Arena, Chunk
 from registry.breadcrumbs.kernels.compose import PAD
 from registry.breadcrumbs.kernels.cuda import launching
-from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, compose_chunk
+from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, compose_chunk, kind_of
 from registry.breadcrumbs.kernels.cuda.counting import count_before
 from registry.breadcrumbs.kernels.staging import block_starts
 
@@ -47,6 +47,7 @@ class CudaLaunch:
     def __init__(self, chunk: Chunk, arena: Arena, rule: Rule) -> None:
         self.chunk, self.rule, self.end = chunk, rule, arena.used
         self.block = BLOCKS[rule.method]
+        self.kind = kind_of(map(tuple, chunk.table[:, 2:4].tolist()), rule.method)
         self.extra = chunk.table.nbytes + 8 * len(chunk.table) * (-(-chunk.size // self.block) + 2)
 
     def upload(self, device: torch.device) -> None:
@@ -59,7 +60,7 @@ class CudaLaunch:
         size, first = self.chunk.size, self.chunk.first
         starts = count_before(there, self.table, size, self.block, first)
         ask = there, base, out, self.chunk.spec.dtype, self.table, self.scales, starts, lost
-        compose_chunk(*ask, self.rule.method, first)
+        compose_chunk(*ask, self.rule.method, first, self.kind)
 
 
 class TritonLaunch:

@@ -14,6 +14,8 @@
 
 #define WARPS 4  // of a block: 32 KB of shared memory, so six or seven blocks on an SM of 228 KB
 
+#define MIXED 3  // patches have values of several dtypes, or indices; else a KIND is the dtype of all, with bitmasks
+
 template <int METHOD> struct Method;
 template <> struct Method<SUM> { static const int SPAN = 32, STATES = 1; };
 template <> struct Method<MEAN> { static const int SPAN = 16, STATES = 2; };
@@ -24,13 +26,14 @@ struct Part {
     u32 word, start, stop;
 };
 
-// Begins to load a patch's part. `row` is the table's, `counts` is that of the warp in starts, `mask` is where the lane's
-// bits were if the mask were at 0, and `alive` has the bits of the lane's elements.
-template <int SPAN>
-__device__ __forceinline__ Part fetch(const i64* __restrict__ row, const int* __restrict__ counts, const u8* mask, u32 alive)
+// Begins to load a patch's part. `row` is the table's, `counts` is that of the warp in starts, `mask` is where the
+// lane's bits were if the mask were at 0, and `alive` has the bits of the lane's elements.
+template <int SPAN, int KIND>
+__device__ __forceinline__ Part fetch(const i64* __restrict__ row, const int* __restrict__ counts, const u8* mask,
+                                      u32 alive)
 {
     Part part = {0, (u32)counts[0], (u32)counts[1]};
-    if ((int)row[3] || !alive) return part;
+    if (!alive || (KIND == MIXED && (int)row[3])) return part;
     if (SPAN == 32) part.word = __ldg((const u32*)(mask + row[0]));
     else if (SPAN == 16) part.word = __ldg((const u16*)(mask + row[0]));
     else part.word = __ldg(mask + row[0]);
@@ -38,10 +41,11 @@ __device__ __forceinline__ Part fetch(const i64* __restrict__ row, const int* __
 }
 
 // Finds where the lane's values end, and has the warp's values brought to L2.
+template <int KIND>
 __device__ __forceinline__ u32 aim(Part& part, const u8* arena, const i64* __restrict__ row, u32 alive, int lane)
 {
     part.word &= alive;
-    const u32 width = (int)row[2] == F32 ? 4 : 2, ahead = part.start * width + 128 * lane;
+    const u32 width = (KIND == MIXED ? (int)row[2] : KIND) == F32 ? 4 : 2, ahead = part.start * width + 128 * lane;
     if (ahead < part.stop * width) prefetch(arena + row[1] + ahead);
     return part.start + sum_up_to(__popc(part.word), lane);
 }
@@ -79,8 +83,8 @@ __device__ __forceinline__ void walk(Shared column, double scale, const u8* from
     }
 }
 
-// Adds the values whose indices, less `first`, are among the warp's elements; `columns` is the first lane's, and `counts`
-// the warp's in starts.
+// Adds the values whose indices, less `first`, are among the warp's elements; `columns` is the first lane's, and
+// `counts` the warp's in starts.
 template <int METHOD, int CODE>
 __device__ __forceinline__ void scatter(Shared columns, double scale, const u8* from, const u8* indices, int width,
                                         const int* __restrict__ counts, i64 first, int lane)
@@ -93,7 +97,8 @@ __device__ __forceinline__ void scatter(Shared columns, double scale, const u8* 
     for (u32 number = counts[0] + lane; number < stop; number += 32) {
         const i64 index = width == 4 ? (i64)__ldg((const u32*)indices + number) : __ldg((const i64*)indices + number);
         const u32 place = (u32)(index - first);
-        add<METHOD>(columns + place % span * (Method<METHOD>::STATES * STEP) + place / span * 8, scale, Dtype<CODE>::widen(__ldg(values + number)));
+        const Shared state = columns + place % span * (Method<METHOD>::STATES * STEP) + place / span * 8;
+        add<METHOD>(state, scale, Dtype<CODE>::widen(__ldg(values + number)));
     }
     __syncwarp();
 }
@@ -117,7 +122,8 @@ template <int METHOD> __device__ __forceinline__ double combine(Shared state, do
 // Rounds an element. What is not finite keeps the base's bits where the base was not finite either, and is counted as
 // lost elsewhere; no sum is finite where the base is not.
 template <int DTYPE>
-__device__ __forceinline__ typename Dtype<DTYPE>::Bits finish(double value, const typename Dtype<DTYPE>::Bits* base, u32& lost)
+__device__ __forceinline__ typename Dtype<DTYPE>::Bits finish(double value, const typename Dtype<DTYPE>::Bits* base,
+                                                              u32& lost)
 {
     const typename Dtype<DTYPE>::Bits rounded = Dtype<DTYPE>::narrow(value);
     if (Dtype<DTYPE>::finite(rounded)) return rounded;
@@ -135,10 +141,11 @@ __device__ __forceinline__ typename Dtype<DTYPE>::Bits finish(double value, cons
 // starts    [patches][blocks + 1]: how many values come before each 32 * SPAN elements, and how many there are
 // lost      increased by how many results are not finite where the base was
 // first     the chunk's first element, from which indices count
-template <int DTYPE, int METHOD>
+template <int DTYPE, int METHOD, int KIND>
 __global__ void __launch_bounds__(32 * WARPS)
     compose(const u8* __restrict__ arena, const u8* base, u8* out, const i64* __restrict__ table,
-            const double* __restrict__ scales, const int* __restrict__ starts, u64* lost, i64 size, i64 first, i64 patches)
+            const double* __restrict__ scales, const int* __restrict__ starts, u64* lost, i64 size, i64 first,
+            i64 patches)
 {
     typedef typename Dtype<DTYPE>::Bits Bits;
     const int SPAN = Method<METHOD>::SPAN, STATES = Method<METHOD>::STATES, LENGTH = Piece<DTYPE>::LENGTH;
@@ -174,29 +181,30 @@ __global__ void __launch_bounds__(32 * WARPS)
     Part next = {};
     u32 word = 0, end = 0;
     if (patches > 0) {
-        Part now = fetch<SPAN>(row, counts, mask, alive);
-        end = aim(now, arena, row, alive, lane);
+        Part now = fetch<SPAN, KIND>(row, counts, mask, alive);
+        end = aim<KIND>(now, arena, row, alive, lane);
         word = now.word;
     }
-    if (patches > 1) next = fetch<SPAN>(row + 5, counts + (blocks + 1), mask, alive);
+    if (patches > 1) next = fetch<SPAN, KIND>(row + 5, counts + (blocks + 1), mask, alive);
     counts += 2 * (blocks + 1);
     for (int left = (int)patches; left > 0; left--) {
         Part after = {};
         u32 next_end = 0;
-        if (left > 2) after = fetch<SPAN>(row + 10, counts, mask, alive);
-        if (left > 1) next_end = aim(next, arena, row + 5, alive, lane);
+        if (left > 2) after = fetch<SPAN, KIND>(row + 10, counts, mask, alive);
+        if (left > 1) next_end = aim<KIND>(next, arena, row + 5, alive, lane);
         const u8* values = arena + row[1];
-        const int code = (int)row[2], width = (int)row[3];
         const double scale = *scales++;
-        if (width == 0) {
-            if (code == BF16) walk<METHOD, BF16>(column, scale, values, word, end);
-            else if (code == F16) walk<METHOD, F16>(column, scale, values, word, end);
-            else walk<METHOD, F32>(column, scale, values, word, end);
+        if (KIND != MIXED) {
+            walk<METHOD, KIND == MIXED ? BF16 : KIND>(column, scale, values, word, end);
         } else {
-            const i64 from = first + block * 32 * SPAN;
+            const int code = (int)row[2], width = (int)row[3];
             const u8* indices = arena + row[0];
             const int* here = counts - 2 * (blocks + 1);
-            if (code == BF16) scatter<METHOD, BF16>(columns, scale, values, indices, width, here, from, lane);
+            const i64 from = first + block * 32 * SPAN;
+            if (code == BF16 && width == 0) walk<METHOD, BF16>(column, scale, values, word, end);
+            else if (code == F16 && width == 0) walk<METHOD, F16>(column, scale, values, word, end);
+            else if (width == 0) walk<METHOD, F32>(column, scale, values, word, end);
+            else if (code == BF16) scatter<METHOD, BF16>(columns, scale, values, indices, width, here, from, lane);
             else if (code == F16) scatter<METHOD, F16>(columns, scale, values, indices, width, here, from, lane);
             else scatter<METHOD, F32>(columns, scale, values, indices, width, here, from, lane);
         }
@@ -229,7 +237,8 @@ __global__ void __launch_bounds__(32 * WARPS)
     } else {
         for (int number = 0; number < live; number++) {
             const double before = METHOD == SUM ? 0 : Dtype<DTYPE>::widen(mine[number]);
-            to[number] = finish<DTYPE>(combine<METHOD>(column + STEP * STATES * number, before, alpha), mine + number, bad);
+            const double value = combine<METHOD>(column + STEP * STATES * number, before, alpha);
+            to[number] = finish<DTYPE>(value, mine + number, bad);
         }
     }
     if (bad) atomicAdd(lost, (u64)bad);

@@ -1,5 +1,7 @@
 """Composing by CUDA: one launch composes a chunk of one tensor, to the CPU's bits; compose.cu has the arithmetic."""
 
+from collections.abc import Iterable
+
 import torch
 
 from registry.breadcrumbs.kernels.compose import CODES, MEAN, SUM, TIES
@@ -10,6 +12,20 @@ BLOCKS = {SUM: 1024, MEAN: 512, TIES: 256}
 
 WARPS = 4
 """Warps of a block, as in compose.cu."""
+
+MIXED = 3
+"""The kind of patches whose values are of several dtypes, or some of which have indices."""
+
+
+def kind_of(rows: Iterable[tuple[int, int]], method: int = SUM) -> int:
+    """Return the kind of patches, for which there are kernels: the dtype of all values, where all masks are bitmasks.
+
+    Args:
+        rows: Of each patch: the dtype of its values, and the bytes of an index or 0.
+        method: SUM, TIES or MEAN; only for SUM there is more than one kind.
+    """
+    kinds = {MIXED if width or method != SUM else code for code, width in rows}
+    return kinds.pop() if len(kinds) == 1 else MIXED
 
 
 def compose_chunk(
@@ -23,6 +39,7 @@ def compose_chunk(
     lost: torch.Tensor,
     method: int = SUM,
     first: int = 0,
+    kind: int = MIXED,
 ) -> None:
     """Compose a chunk of one tensor.
 
@@ -37,10 +54,12 @@ def compose_chunk(
         lost: int64 [1], increased by how many results are not finite where the base was.
         method: SUM, TIES or MEAN of `kernels.compose`.
         first: Place of the chunk's first element in the tensor, from which indices count.
+        kind: Of the patches, as `kind_of` finds it; MIXED is always right.
     """
     size = base.numel() // (2 if dtype in ("BF16", "F16") else 4 if dtype == "F32" else 8)
     blocks = -(-size // BLOCKS[method])
     if not blocks:
         return
     ask = arena, base, out, table, scales, starts, lost, size, first, len(table)
-    launching.launch("compose.cu", f"compose<{CODES[dtype]}, {method}>", -(-blocks // WARPS), 32 * WARPS, *ask)
+    name = f"compose<{CODES[dtype]}, {method}, {kind}>"
+    launching.launch("compose.cu", name, -(-blocks // WARPS), 32 * WARPS, *ask)

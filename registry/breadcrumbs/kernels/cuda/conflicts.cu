@@ -15,7 +15,8 @@
 // Adds up a number of each lane of a block, in one order; the first lane gets it.
 __device__ __forceinline__ double sum_of_block(double number, double* room)
 {
-    for (int distance = 16; distance; distance /= 2) number = __dadd_rn(number, __shfl_down_sync(ALL_LANES, number, distance));
+    for (int distance = 16; distance; distance /= 2)
+        number = __dadd_rn(number, __shfl_down_sync(ALL_LANES, number, distance));
     if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = number;
     __syncthreads();
     double total = 0;

@@ -24,8 +24,8 @@ __device__ __forceinline__ i64 indices_below(const u8* indices, int width, i64 c
 // first     the chunk's first element, from which indices count
 // block     elements of a block: a multiple of 32, 1024 at most
 __global__ void __launch_bounds__(32 * WARPS)
-    count_values(const u8* __restrict__ arena, const i64* __restrict__ table, int* counts, i64 size, i64 first, i64 patches,
-                 i64 block)
+    count_values(const u8* __restrict__ arena, const i64* __restrict__ table, int* counts, i64 size, i64 first,
+                 i64 patches, i64 block)
 {
     const int lane = threadIdx.x % 32;
     const i64 blocks = (size + block - 1) / block, number = (i64)blockIdx.x * WARPS + threadIdx.x / 32;
@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(32 * WARPS)
         if (at < end) count = __popc(*(const u32*)(mask + at / 8) & below(end - at < 32 ? (u32)(end - at) : 32));
     } else if (lane == 31) {
         const int width = (int)row[3];
-        count = (u32)(indices_below(mask, width, row[4], first + end) - indices_below(mask, width, row[4], first + begin));
+        const i64 before = indices_below(mask, width, row[4], first + begin);
+        count = (u32)(indices_below(mask, width, row[4], first + end) - before);
     }
     count = sum_up_to(count, lane);
     if (lane == 31) counts[number] = (int)count;

@@ -87,7 +87,8 @@ __global__ void __launch_bounds__(THREADS)
 
 // A warp counts the keys of 1,024 elements, into counts [blocks][4]: above the bottom cut's key, equal to it, above the
 // top cut's key, equal to it.
-__global__ void __launch_bounds__(THREADS) rank(const float* __restrict__ delta, i64* counts, i64 size, i64 bottom, i64 top)
+__global__ void __launch_bounds__(THREADS)
+    rank(const float* __restrict__ delta, i64* counts, i64 size, i64 bottom, i64 top)
 {
     const int lane = threadIdx.x % 32;
     const i64 block = (i64)blockIdx.x * WARPS + threadIdx.x / 32, begin = block * 32 * STEPS;
@@ -121,14 +122,15 @@ __device__ __forceinline__ i64 least(i64 one, i64 other) { return one < other ? 
 // mask      [blocks][32], filled
 // values    filled with the delta of what stays, in the order of the elements
 __global__ void __launch_bounds__(THREADS)
-    mark(const float* __restrict__ delta, const i64* __restrict__ before, u32* mask, float* values, i64 size, i64 bottom,
-         i64 bottom_ties, i64 top, i64 top_ties)
+    mark(const float* __restrict__ delta, const i64* __restrict__ before, u32* mask, float* values, i64 size,
+         i64 bottom, i64 bottom_ties, i64 top, i64 top_ties)
 {
     const int lane = threadIdx.x % 32;
     const i64 block = (i64)blockIdx.x * WARPS + threadIdx.x / 32, begin = block * 32 * STEPS;
     if (begin >= size) return;
     const i64 low = before[4 * block + 1], high = before[4 * block + 3];
-    const i64 first = before[4 * block] + least(bottom_ties, low), second = before[4 * block + 2] + least(top_ties, high);
+    const i64 first = before[4 * block] + least(bottom_ties, low);
+    const i64 second = before[4 * block + 2] + least(top_ties, high);
     const i64 bottom_left = bottom_ties - low, top_left = top_ties - high;  // ties that still count, negative for none
     const u32 lower = below(lane);                                          // the lanes below
     i64 to = first > second ? first - second : 0;
@@ -140,8 +142,9 @@ __global__ void __launch_bounds__(THREADS)
         const u32 key = key_of(value);
         const bool at_bottom = key == (u32)bottom && key, at_top = key == (u32)top;
         const u32 bottoms = __ballot_sync(ALL_LANES, at_bottom), tops = __ballot_sync(ALL_LANES, at_top);
-        const bool kept = key > (u32)bottom || (at_bottom && (i64)(bottom_seen + __popc(bottoms & lower)) < bottom_left);
-        const bool dropped = key > (u32)top || (at_top && (i64)(top_seen + __popc(tops & lower)) < top_left);
+        const i64 bottom_rank = bottom_seen + __popc(bottoms & lower), top_rank = top_seen + __popc(tops & lower);
+        const bool kept = key > (u32)bottom || (at_bottom && bottom_rank < bottom_left);
+        const bool dropped = key > (u32)top || (at_top && top_rank < top_left);
         const u32 stays = __ballot_sync(ALL_LANES, kept && !dropped);
         if (kept && !dropped) values[to + __popc(stays & lower)] = value;
         if (lane == step) mine = stays;
