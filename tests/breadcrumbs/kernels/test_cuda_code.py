@@ -1,8 +1,10 @@
 """The CUDA kernels are compiled for a GPU that need not be here, and the code is looked at."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,7 +74,7 @@ def around(lines: list[str], place: int) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", list(MOST))
-@pytest.mark.parametrize("dtype", range(4))
+@pytest.mark.parametrize("dtype", [0, 3])
 def test_a_bit_that_is_set_takes_few_instructions(tmp_path, dtype, kind):
     lines = disassemble("compose.cu", f"compose<{dtype}, 0, {kind}>", tmp_path)
     walks = [loop for loop in inner_loops(lines) if any("FLO" in code for code in loop)]
@@ -84,3 +86,29 @@ def test_a_bit_that_is_set_takes_few_instructions(tmp_path, dtype, kind):
     if kind != MIXED:
         place = next(at for at, code in enumerate(lines) if "FLO" in code)
         assert len(around(lines, place)) - len(walks[0]) <= MOST_BESIDES
+
+
+def test_a_compiled_kernel_is_kept_for_the_next_process(tmp_path, monkeypatch):
+    ask = "counting.cu", "set_bits", ARCH, tmp_path
+    made = launching.find_kernel(*ask)
+    monkeypatch.setattr(launching, "compile_kernel", lambda *asked: pytest.fail("it is compiled again"))
+    found = launching.find_kernel(*ask)
+    assert (found.code, found.symbol_mapping) == (made.code, made.symbol_mapping)
+
+
+@pytest.mark.parametrize("edited", ["counting.cu", "lanes.cuh"])
+def test_a_kernel_whose_text_has_changed_is_compiled_anew(tmp_path, monkeypatch, edited):
+    sources = tmp_path / "sources"
+    shutil.copytree(launching.SOURCES, sources)
+    monkeypatch.setattr(launching, "SOURCES", sources)
+    ask = "counting.cu", "set_bits", ARCH, tmp_path / "cache"
+    other = SimpleNamespace(symbol_mapping={"set_bits": b"n"}, code=b"c")
+    launching.find_kernel(*ask)
+    (sources / edited).write_text((sources / edited).read_text() + "// changed\n")
+    monkeypatch.setattr(launching, "compile_kernel", lambda *asked: other)
+    assert launching.find_kernel(*ask).code == b"c"
+
+
+def test_a_cache_that_cannot_be_used_is_done_without(tmp_path):
+    (tmp_path / "file").touch()
+    assert launching.find_kernel("counting.cu", "set_bits", ARCH, tmp_path / "file").code

@@ -3,7 +3,9 @@
 Memory and streams are torch's: a kernel gets the addresses of tensors. Numbers are passed as int64.
 """
 
+from contextlib import suppress
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +43,57 @@ def compile_kernel(source: str, expression: str, arch: str) -> Any:
         expression: The kernel's name, with its template's arguments.
         arch: The kind of GPU, like sm_90.
     """
-    from cuda.core import Program, ProgramOptions
+    from cuda.core import Program
 
-    options = ProgramOptions(
+    text = (SOURCES / source).read_text("utf-8")
+    return Program(text, "c++", _options(source, arch)).compile("cubin", name_expressions=(expression,))
+
+
+def _options(source: str, arch: str) -> Any:
+    from cuda.core import ProgramOptions
+
+    return ProgramOptions(
         arch=arch, std="c++17", fma=False, ftz=False, prec_div=True, include_path=str(SOURCES), name=source
     )
-    return Program((SOURCES / source).read_text("utf-8"), "c++", options).compile(
-        "cubin", name_expressions=(expression,)
+
+
+def find_kernel(source: str, expression: str, arch: str, folder: Path | None = None) -> Any:
+    """Return a kernel from the user's cache of cuda-core, or compile it, which takes a second, and keep it there.
+
+    Args:
+        source, expression, arch: As of `compile_kernel`.
+        folder: Of the cache; cuda-core's own when None. One that cannot be used is done without.
+    """
+    from cuda.core import ObjectCode
+    from cuda.core.utils import FileStreamProgramCache, make_program_cache_key
+
+    key = make_program_cache_key(
+        code=(SOURCES / source).read_text("utf-8"),
+        code_type="c++",
+        options=_options(source, arch),
+        target_type="cubin",
+        name_expressions=(expression,),
+        extra_digest=sha256((SOURCES / "lanes.cuh").read_bytes()).digest(),
     )
+    named = key + b" name"  # what the compiler calls the kernel
+    try:
+        kept = FileStreamProgramCache(folder)
+        code, name = kept.get(key), kept.get(named)
+    except OSError:
+        return compile_kernel(source, expression, arch)
+    if code and name:
+        return ObjectCode.from_cubin(code, name=source, symbol_mapping={expression: name})
+    compiled = compile_kernel(source, expression, arch)
+    with suppress(OSError):
+        kept[named], kept[key] = compiled.symbol_mapping[expression], bytes(compiled.code)
+    return compiled
 
 
 @cache
 def _load(source: str, expression: str, index: int) -> Any:
     from cuda.core import Device
 
-    return compile_kernel(source, expression, f"sm_{Device(index).arch}").get_kernel(expression)
+    return find_kernel(source, expression, f"sm_{Device(index).arch}").get_kernel(expression)
 
 
 def launch(source: str, expression: str, grid: int, threads: int, *arguments: torch.Tensor | int) -> None:
