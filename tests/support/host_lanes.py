@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,6 +103,20 @@ class HostLanes:
         with self._lock:  # one block at a time, of one thread
             getattr(self._libraries[source], symbol_of(expression))(grid, threads, pointers)
         self.launched[expression] = self.launched.get(expression, 0) + 1
+
+
+def fenced(size: int) -> torch.Tensor:
+    """Return uint8 [size] on the CPU that ends where memory that nobody may touch begins: whoever does so is killed.
+
+    Args:
+        size: Bytes; a multiple of 64, so that its start is aligned.
+    """
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    whole = np.frombuffer(memory, np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + pages), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    return torch.from_numpy(whole[pages - size : pages])
 
 
 def _number_of(argument: torch.Tensor | int) -> int:

@@ -13,7 +13,7 @@ from registry.breadcrumbs.composing.staging import Arena
 from registry.breadcrumbs.kernels import compose as kernels
 from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, MIXED, compose_chunk, kind_of
 from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES
-from tests.support.host_lanes import DEVICE
+from tests.support.host_lanes import DEVICE, fenced
 from tests.support.science_makers import put
 
 WIDTHS = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
@@ -193,6 +193,37 @@ def test_values_that_are_not_finite_are_lost_and_change_nothing_else(lanes, seed
     before = made.arena.bytes[made.base_at : made.base_at + len(ours)].tobytes()
     base = torch.frombuffer(bytearray(before), dtype=TORCH_DTYPES[dtype])
     assert int((base.isfinite() & ~one.isfinite()).sum()) == lost
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="compute-sanitizer looks for this on a GPU")
+@pytest.mark.parametrize("method", list(kernels.METHODS))
+@pytest.mark.parametrize("dtype", list(WIDTHS))
+def test_nothing_is_read_or_written_beyond_the_ends(lanes, dtype, method):
+    """Whatever lies last in the arena: the values, or the mask and the 4 bytes after it."""
+    for size, kind in ((48, "F32"), (4416, "F32"), (1091, "BF16"), (33, "F16")):
+        made = make(size, size, 2, dtype, method, (kind,), widths=(0,), densities=(1.0,))
+        for last in ("mask", "values"):
+            parts = [made.arena.bytes[row[0] : row[0] + -(-size // 8)].tobytes() for row in made.table]
+            values = [made.arena.bytes[row[1] :][: size * WIDTHS[kind]].tobytes() for row in made.table]
+            order = [*values, *parts] if last == "mask" else [*parts, *values]
+            arena, at, places = bytearray(), 0, []
+            for part in order:
+                arena += part + bytes([255]) * (-len(part) % 64)
+                places.append(at)
+                at = len(arena)
+            if last == "mask" and len(arena) - places[-1] < len(parts[-1]) + 4:
+                arena += bytes(64)
+            there, base, out = (fenced(-(-count // 64) * 64) for count in (len(arena), *2 * [size * WIDTHS[dtype]]))
+            there[: len(arena)] = torch.frombuffer(arena, dtype=torch.uint8)
+            length = size * WIDTHS[dtype]
+            base, out = base[-(-length // 16) * -16 :][:length], out[-(-length // 16) * -16 :][:length]
+            base[:] = torch.from_numpy(made.arena.bytes)[made.base_at : made.base_at + length]
+            masks, kept = (places[2:], places[:2]) if last == "mask" else (places[:2], places[2:])
+            table = torch.tensor([[masks[row], kept[row], kernels.CODES[kind], 0, size] for row in (0, 1)])
+            number, scales = kernels.METHODS[method], torch.from_numpy(np.append(made.scales, made.alpha))
+            starts, lost = count_before(made, BLOCKS[number]), torch.zeros(1, dtype=torch.int64)
+            compose_chunk(there, base, out, dtype, table, scales, starts, lost, number)
+            assert out.numpy().tobytes() == compose_by_cpu(made)[0]
 
 
 @pytest.mark.parametrize("method", list(kernels.METHODS))
