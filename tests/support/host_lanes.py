@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from itertools import product
 from pathlib import Path
@@ -149,6 +150,8 @@ def compile_kernels(source: str, folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def lanes_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return the libraries of kernels, compiled once for all workers of a test run."""
+    if sys.platform != "linux":
+        pytest.skip("lanes are made of Linux's contexts")
     if COMPILER is None:
         pytest.skip("neither g++ nor clang++ is installed, so no kernel can be compiled for the CPU")
     folder = tmp_path_factory.getbasetemp()

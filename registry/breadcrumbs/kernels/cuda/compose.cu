@@ -12,7 +12,7 @@
 
 #include "lanes.cuh"
 
-#define WARPS 4  // of a block: 32 KB of shared memory, so six or seven blocks on an SM of 228 KB
+#define WARPS 4  // of a block: 32 KB of shared memory, so six blocks on a multiprocessor of 228 KB
 
 #define MIXED 3  // patches have values of several dtypes, or indices; else a KIND is the dtype of all, with bitmasks
 
