@@ -2,7 +2,7 @@
 
 from benchmarks.gpu import files, kernels
 from benchmarks.science import compose, conflicts, diff, mergekit, ranges, scaling, size
-from benchmarks.server import database, latency, pages, requests
+from benchmarks.server import database, latency, pages, requests, serving
 
 COMMANDS = {
     "compose": compose,
@@ -18,4 +18,5 @@ COMMANDS = {
     "database": database,
     "requests": requests,
     "latency": latency,
+    "serving": serving,
 }

@@ -179,6 +179,18 @@ def _latency(result: Result) -> Figure:
     return figure
 
 
+def _serving(result: Result) -> Figure:
+    rows = [
+        (name, _of(samples), GREY if name.startswith("stored") else BLUE)
+        for name, samples in result.series.items()
+        if name.endswith(("to nowhere", "hf_hub"))
+    ]
+    figure, axes = plt.subplots(figsize=(7, 2.4))
+    _bars(axes, rows, "seconds for the whole file (median)", "s")
+    axes.set_title(f"Reading a file: {_what(result)}", loc="left")
+    return figure
+
+
 def _mergekit(result: Result) -> Figure:
     series = result.series
     names = [("mergekit", ORANGE), ("diff of all, compose", BLUE), ("compose", BLUE)]
@@ -294,4 +306,5 @@ PLOTS = {
     "database": _database,
     "requests": _requests,
     "latency": _latency,
+    "serving": _serving,
 }

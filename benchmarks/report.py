@@ -20,6 +20,7 @@ NAMES = {
     "database": "A large database",
     "requests": "Requests a second",
     "latency": "Waiting for a composition",
+    "serving": "Reading what is on no disk",
 }
 HEAD = """\
 <!-- Written by `python -m benchmarks report` from results/*.json; change those by measuring again. -->

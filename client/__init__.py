@@ -23,6 +23,11 @@ Any subset of patches, composed at the registry (then pulled), or on this machin
     pull(compose("alice/tiny", [1, (3, "0.5")], alpha="0.3").address, "merged")
     apply("base", ["one.safetensors", ("two.safetensors", "0.5")], "merged-here", alpha="0.3")
 
+A model that is loaded, made another release in place (see `client.live`):
+
+    from client.live import LiveModel
+    LiveModel(model, "alice/tiny@1.0.0").switch("1.1.0")
+
 Everything else, one method for each endpoint:
 
     from client import Client

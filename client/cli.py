@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from client.commands import integrations, models, overview
-from client.commands.composing import conflicts, deltas, evals, local, pulls, recipes, trials, tuning
+from client.commands.composing import conflicts, deltas, evals, following, local, pulls, recipes, trials, tuning
 from client.commands.curation import cards, patches, reviews
 from client.commands.operating import admin, operations
 from client.commands.options import Json, Quiet
@@ -94,7 +94,16 @@ def demo(
 _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Patches and models here": (local.diff, local.show, local.apply, local.digest, overview.status),
     "Contribute": (patches.push, reviews.propose, reviews.withdraw, patches.log),
-    "Use": (models.search, models.group, pulls.pull, pulls.verify, deltas.delta, deltas.apply_delta, overview.browse),
+    "Use": (
+        models.search,
+        models.group,
+        pulls.pull,
+        pulls.verify,
+        deltas.delta,
+        deltas.apply_delta,
+        following.follow,
+        overview.browse,
+    ),
     "Compose and compare": (
         patches.compose,
         conflicts.conflicts,
@@ -139,7 +148,7 @@ for _panel, _members in _PANELS.items():
     for _member in _members:
         if isinstance(_member, typer.Typer):
             app.add_typer(_member, rich_help_panel=_panel)
-        elif _member is tuning.tune:
+        elif _member in (tuning.tune, following.follow):
             app.command(cls=tuning.RunsCommand, rich_help_panel=_panel)(_member)
         else:
             app.command(rich_help_panel=_panel)(_member)

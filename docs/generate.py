@@ -152,8 +152,9 @@ def paragraphs(text: str | None) -> str:
 
 
 def python() -> str:
-    """Return the page of the package `client`."""
+    """Return the page of the packages `client` and `client.live`."""
     import client
+    from client import live
 
     found = {name: getattr(client, name) for name in sorted(client.__all__)}
     functions = [described_call(name, it) for name, it in found.items() if inspect.isfunction(it)]
@@ -162,6 +163,12 @@ def python() -> str:
         for name, it in inspect.getmembers(client.Client, inspect.isfunction)
         if not name.startswith("_")
     ]
+    running = {name: getattr(live, name) for name in live.__all__}
+    running |= {
+        f"LiveModel.{name}": it
+        for name, it in inspect.getmembers(live.LiveModel, inspect.isfunction)
+        if not name.startswith("_")
+    }
     head = ("call", "what it does")
     return page(
         "Python",
@@ -172,6 +179,9 @@ def python() -> str:
         "## Client",
         "One method for each endpoint of the [HTTP API](api.md).",
         table(head, methods),
+        "## Models that run",
+        "What `from client.live import ...` offers; see the [guide](../guides/live.md).",
+        table(head, [described_call(name, running[name]) for name in sorted(running)]),
     )
 
 

@@ -163,6 +163,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
         "registry.breadcrumbs.kernels.gpu",
         "client.demo.models",
         "client.demo.tasks",
+        "client.live",
     },
     "numpy": {
         "registry.breadcrumbs.checking",
@@ -172,6 +173,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
         "registry.breadcrumbs.diffing",
         "registry.breadcrumbs.formats.arrays",
         "registry.breadcrumbs.kernels",
+        "client.live.serving",
     },
     "llvmlite": {"registry.breadcrumbs.kernels.intrinsics", "registry.breadcrumbs.kernels.vectors"},
     "numba": {"registry.breadcrumbs.kernels"},

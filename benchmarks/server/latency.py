@@ -118,9 +118,10 @@ def ask(client: Client, patches: int, alpha: str) -> Wait:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, options: Sequence[str]) -> Iterator[Client]:
-    """Run a registry in its own processes; yield a client of one of its users."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "DATABASE_"))}
+def serving(folder: Path, options: Sequence[str], settings: Mapping[str, str] | None = None) -> Iterator[Client]:
+    """Run a registry in its own processes, with no settings but these; yield a client of one of its users."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "DATABASE_"))}
+    environment = kept | dict(settings or {})
     where = ["--data", str(folder)]
     process = subprocess.Popen(
         [*SERVER, "serve", *where, "--port", "0", *options],

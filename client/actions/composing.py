@@ -30,6 +30,7 @@ from registry.errors import (
     WrongState,
 )
 from registry.schemas import Composition, Preview, RecipeItem, Snapshot
+from registry.schemas import Recipe as ListedRecipe
 
 if TYPE_CHECKING:
     from registry.breadcrumbs.composing.compose import Composed
@@ -191,9 +192,11 @@ def compose_here(
 
 def recipe_of(snapshot: Snapshot) -> "Recipe | None":
     """Return the recipe of a snapshot in canonical form; None for the base."""
-    recipe = snapshot.recipe
-    if recipe is None:
-        return None
+    return None if snapshot.recipe is None else canonical(snapshot.recipe)
+
+
+def canonical(recipe: ListedRecipe) -> "Recipe":
+    """Return a recipe as the registry lists it in canonical form."""
     items = [RecipePart(item.sha256, item.weight, tuple(item.where)) for item in recipe.patches]
     return make_recipe(recipe.base, recipe.alpha, items, recipe.method)
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.actions.results import Applied, MadePatch
 from client.machine.folders import check_vacant, compare_beside, copy_others, new_folder
@@ -17,6 +18,9 @@ from registry.breadcrumbs.formats.weight_files import tell_left_out
 from registry.errors import InvalidCheckpoint, InvalidRecipe, InvalidRequest, NotFound, WrongState
 from registry.files.kinds import name_kind
 
+if TYPE_CHECKING:
+    from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
+
 QUIET = Console(quiet=True)
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new card
@@ -24,10 +28,13 @@ CARD_BYTES = 2**20  # longest README.md of a base that is carried into the new c
 PatchChoice = str | Path | tuple[str | Path, str | float]
 """A patch file: `FILE`, `FILE:WEIGHT`, or the file and its weight; the weight is 1 if left out."""
 
+OpenTuned = Callable[["Checkpoint"], contextlib.AbstractContextManager["Weights"]]
+"""Opens a tuned model that is not on disk, given its base."""
+
 
 def diff(
     base: str | Path | Mapping[str, Path],
-    tuned: str | Path,
+    tuned: str | Path | OpenTuned,
     out: str | Path,
     *,
     drop_bottom: str | float = "0.85",
@@ -49,7 +56,8 @@ def diff(
     Args:
         base: The model before: a .safetensors file, a model folder, or a Hub id `org/name[@revision]`; or the files of
             a folder, by their paths in it.
-        tuned: The model after, likewise; or an adapter for the base, of PEFT, kohya, LyCORIS or diffusers.
+        tuned: The model after, likewise; or an adapter for the base, of PEFT, kohya, LyCORIS or diffusers; or what
+            opens a model that runs.
         out: The patch file to write.
         drop_bottom: Share of the smallest changes to leave out, 0 to 1.
         drop_top: Share of the largest changes to leave out, 0 to 1.
@@ -77,11 +85,9 @@ def diff(
     """
     out = Path(out)
     replaced, places = out.exists(), [out, *([companion_of(out)] if companion else [])]
-    models = (
-        base if isinstance(base, Mapping) else resolve(base, quiet=console.quiet),
-        resolve(tuned, quiet=console.quiet),
-    )
-    check_out(out, *models)
+    model = base if isinstance(base, Mapping) else resolve(base, quiet=console.quiet)
+    after_it = tuned if callable(tuned) else resolve(tuned, quiet=console.quiet)
+    check_out(out, model, *([] if callable(after_it) else [after_it]))
 
     # Importing torch takes seconds: what is wrong without looking at weights has been raised before.
     from registry.breadcrumbs.checking.companions import write_companion
@@ -93,9 +99,13 @@ def diff(
 
     dtype = "auto" if value_dtype.lower() == "auto" else value_dtype.upper()
     params = MaskParams(decimal(drop_bottom), decimal(drop_top), granularity.lower(), dtype)
-    with open_checkpoint(models[0]) as before, open_tuned(models[1], before) as after:
+    with (
+        open_checkpoint(model) as before,
+        after_it(before) if callable(after_it) else open_tuned(after_it, before) as after,
+    ):
+        compared = [*before.files.values(), *getattr(after, "files", {}).values()]
         for place in filter(Path.exists, places):
-            if any(file.samefile(place) for file in (*before.files.values(), *after.files.values())):
+            if any(file.samefile(place) for file in compared):
                 raise WrongState(f"{place} holds weights that are compared here; choose another file for the patch.")
         if companion and companion_of(out).exists() and not replaced:
             raise WrongState(f"{companion_of(out)} is there, and not {out}; choose another file for the patch.")
@@ -146,7 +156,7 @@ def diff(
             matrix_change=info.matrix_change,
             left_out=left_out,
             notes=notes,
-            beside=compare_beside(*models, dtypes),
+            beside=[] if callable(after_it) else compare_beside(model, after_it, dtypes),
             companion=companion_of(out) if only_tuned else None,
             only_tuned={name: f"{spec.dtype} {list(spec.shape)}" for name, spec in only_tuned.items()},
         )

@@ -8,10 +8,10 @@ registry. running.py runs commands.
 import contextlib
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from client.actions.composing import open_cached
 from client.api.client import Client
@@ -26,6 +26,7 @@ from registry.files.progress import Progress
 from registry.schemas import RecipeItem, Snapshot
 
 if TYPE_CHECKING:
+    from client.live.weights import LiveWeights
     from registry.breadcrumbs.composing.scratch import ScratchWeights
     from registry.breadcrumbs.formats.checkpoint import Checkpoint
     from registry.breadcrumbs.formats.patchfile import Patch
@@ -95,6 +96,7 @@ class Bench:
     checked: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
     _idle: list[ScratchModel] = field(default_factory=list)  # as many as candidates were tried at a time
+    _loaded: "tuple[Any, LiveWeights] | None" = None
 
     @contextlib.contextmanager
     def model(self, candidate: Candidate, name: str) -> Iterator[Path]:
@@ -117,6 +119,25 @@ class Bench:
             yield folder
         finally:
             self._idle.append(scratch)
+
+    def loaded(self, candidate: Candidate, name: str, load: Callable[[Path], Any]) -> Any:
+        """Put a candidate into a torch module, which is loaded from the base's files when this is first called."""
+        if self._loaded is None:
+            from client.live.weights import LiveWeights
+
+            folder = self.scratch / "base"
+            for path, file in {**self._others(), **self.checkpoint.files}.items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).symlink_to(file.resolve())
+            for path in self.checkpoint.indexes:
+                (folder / path).symlink_to(self.files[path].resolve())
+            module, nothing = load(folder), Candidate(self.base, ()).recipe()
+            live = LiveWeights(module, self.checkpoint, self.patches, nothing, self.base, device=self.device)
+            self._loaded = module, live
+        module, live = self._loaded
+        with self._composing(name) as progress:
+            live.compose(candidate.recipe(), progress)
+        return module
 
     @contextlib.contextmanager
     def _composing(self, name: str) -> Iterator[Progress]:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.live.in_place import InPlace
 from client.trials.bench import Bench, Candidate, ScaledPatch
 from client.trials.running import run_successfully
 from client.trials.scores import read_number
@@ -18,8 +19,8 @@ from client.trials.searching import Factors, Phase, Setting, Tried
 from registry.errors import NotFinite
 from registry.files.durable import new_files
 
-Score = Sequence[str] | Callable[[Path], float]
-"""What scores a model: a command (see `run_command`), or a function of the model's folder."""
+Score = Sequence[str] | Callable[[Path], float] | InPlace
+"""What scores a model: a command (see `run_command`), a function of the model's folder, or one of a loaded model."""
 
 
 @dataclass(slots=True)
@@ -78,23 +79,31 @@ class Scorer:
         what = f"the model ({setting})"
         self.begun(setting)
         try:
-            with self.bench.model(candidate, recipe[:12]) as folder:
-                score = self.measure(folder, what)
+            if isinstance(self.how, InPlace):
+                score = self.how.score(self.bench.loaded(candidate, recipe[:12], self.how.load))
+            else:
+                with self.bench.model(candidate, recipe[:12]) as folder:
+                    score = self.measure(self.how, folder, what)
         except NotFinite:
             return Tried(phase, setting, recipe, None)
         self.scores.keep(recipe, score)
         return Tried(phase, setting, recipe, score)
 
-    def measure(self, folder: Path, what: str) -> float:
+    def measure(self, how: Sequence[str] | Callable[[Path], float], folder: Path, what: str) -> float:
         """Return the score of the model in a folder."""
-        if callable(self.how):
-            return self.how(folder)
-        return read_number(run_successfully(self.how, folder, what, self.bench.ended).output, what)
+        if callable(how):
+            return how(folder)
+        return read_number(run_successfully(how, folder, what, self.bench.ended).output, what)
 
 
 def _scaled(patch: ScaledPatch, weight: str, where: Factors) -> ScaledPatch:
     item = patch.item.model_copy(update={"where": list(where)}) if where else patch.item
     return ScaledPatch(item, weight)
+
+
+def name_of_scores(how: Score) -> Sequence[str]:
+    """Return what scores are kept under; nothing if they are not kept."""
+    return how.name if isinstance(how, InPlace) else () if callable(how) else how
 
 
 def kept_file(folder: Path, command: Sequence[str]) -> Path:

@@ -11,6 +11,7 @@ from client.actions.composing import compose
 from client.actions.snapshots import find_snapshot
 from client.api.calls import Item
 from client.api.client import Client
+from client.live.in_place import InPlace
 from client.machine.config import cache
 from client.machine.folders import files_beside
 from client.machine.patch_files import alpha_of_files, open_checked, patch_base
@@ -20,7 +21,7 @@ from client.trials.bench import QUIET, Bench, Candidate, ScaledPatch, bench, ite
 from client.trials.evaluating import Names
 from client.trials.running import check_command
 from client.trials.sampling import layers_of, sample
-from client.trials.scorer import Score, Scorer, Scores, kept_file
+from client.trials.scorer import Score, Scorer, Scores, kept_file, name_of_scores
 from client.trials.searching import BUDGET, Factors, Search, Setting, Tried, three_digits
 from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.errors import InvalidRequest
@@ -64,8 +65,9 @@ class How:
     """How a search is made.
 
     Args:
-        score: What scores a model: a command that prints the score on its last line (see `read_number`), or a function
-            of the model's folder. Only a command's scores are kept for later runs.
+        score: What scores a model: a command that prints the score on its last line (see `read_number`), a function
+            of the model's folder, or one of a model that is loaded once. A function's scores are not kept for later
+            runs, unless it has a name.
         method: sum, ties or mean; None for that of the snapshot, or sum.
         alpha: Where it starts: a decimal, or `auto`.
         sampler: steps or optuna.
@@ -103,7 +105,13 @@ class How:
             InvalidRequest: The command or the sampler cannot be used.
             MissingExtra: The sampler is not installed.
         """
-        if not callable(self.score):
+        if isinstance(self.score, InPlace):
+            if self.workers > 1 or self.keep is not None:
+                raise InvalidRequest(
+                    "One model in memory is scored at a time, and none is kept; leave out --workers and --keep.",
+                    field="in_place",
+                )
+        elif not callable(self.score):
             check_command(self.score)
         if self.sampler not in (STEPS, OPTUNA):
             raise InvalidRequest(
@@ -212,7 +220,7 @@ def record(client: Client, model: str, tuned: Tuned, names: Names, how: How, *, 
         best.recipe,
         **asdict(names),
         value=best.score,
-        command=None if callable(how.score) else shlex.join(how.score),
+        command=shlex.join(name_of_scores(how.score)) or None,
         tried=tuned.scored,
     )
 
@@ -227,12 +235,13 @@ def _search(opened: Bench, scaled: tuple[ScaledPatch, ...], method: str, how: Ho
     if alpha == AUTO:
         weighted = [(patch.item.sha256, patch.scale) for patch in scaled]
         alpha = alpha_of_files(opened.checkpoint, opened.patches, weighted, method, console=opened.console)
+    name = name_of_scores(how.score)
     scorer = Scorer(
         replace(opened, console=QUIET),  # who watches the search shows what is composed
         scaled,
         method,
         how.score,
-        Scores(None if callable(how.score) else kept_file(cache() / "tuning", how.score), how.again),
+        Scores(kept_file(cache() / "tuning", name) if name else None, how.again),
         how.workers,
         how.begun,
         how.told,

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from itertools import pairwise
 
 REFUSALS = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """The errors by which a system says that it has no copy of its own for two files."""
@@ -13,11 +14,20 @@ COPY_BYTES = 2**21
 def copy_range(source: int, target: int, start: int, stop: int, to: int) -> None:
     """Copy bytes start..stop - 1 of a file to byte `to` of another, both given by their descriptors.
 
-    File systems that can share blocks between files (XFS, Btrfs) do so.
+    File systems that can share blocks between files (XFS, Btrfs) do so where whole blocks are copied to the same place
+    in a block.
 
     Raises:
         EOFError: The source ends before `stop`.
     """
+    block = getattr(os.fstat(target), "st_blksize", 4096)  # Windows does not say
+    first, last = -(-start // block) * block, stop // block * block  # of the whole blocks
+    cuts = [first, last] if start % block == to % block and first < last else []
+    for begin, end in pairwise([start, *cuts, stop]):
+        _copy(source, target, begin, end, to + begin - start)
+
+
+def _copy(source: int, target: int, start: int, stop: int, to: int) -> None:
     while start < stop and hasattr(os, "copy_file_range"):
         try:
             done = os.copy_file_range(source, target, min(stop - start, 2**30), start, to)

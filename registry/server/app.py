@@ -32,6 +32,7 @@ from registry.server.edge.counts import Kept
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate, open_storage
 from registry.server.edge.middleware import Edge, Metrics
+from registry.server.edge.readings import Readings
 from registry.server.hub import discussions, lfs, pushing, refusing, repositories, resolving
 from registry.server.hub.browsers import Browsers
 from registry.server.hub.route import RawPath
@@ -39,6 +40,7 @@ from registry.server.pages.queue.jobs import AT_ONCE
 from registry.server.processes.sharing import Shared
 from registry.server.threads import Threads
 from registry.services.blobs.uploads import UploadLimits
+from registry.services.composing import holding
 from registry.services.operating import summaries
 from registry.services.queue import jobs as job_rows
 from registry.services.queue.limits import JobLimits
@@ -110,6 +112,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         Threads(ASKING if database.engine.dialect.name == "postgresql" else 1),
         Composers(min(MOST_COMPOSERS, processors()), settings.job_memory),
         Gate(shared.composing, COMPOSED_EACH),
+        Readings(holding.RENEWED.total_seconds()),
     )
     app.state.metrics = Metrics(shared.folder, shared.process)
     app.state.health = Kept(monitoring.probe, monitoring.HEALTH_SECONDS)

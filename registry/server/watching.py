@@ -1,4 +1,4 @@
-"""Watching: requests that wait for a job to change, and hold neither a thread nor a transaction meanwhile.
+"""Watching: requests that wait for something to change, and hold neither a thread nor a transaction meanwhile.
 
 They are streams of events and calls with `wait`. There is a bounded number of them, and all end when the server stops.
 """
@@ -14,7 +14,8 @@ from registry.db.notifications import Notifications
 from registry.errors import Unavailable
 from registry.server.processes.places import Places
 
-LOOK = 0.25  # seconds after which a call that waits looks at its job again, whether or not a change was notified
+LOOK = 0.25  # seconds after which a call that waits looks again, whether or not a change was notified
+MOST_WAIT = 30  # seconds that a call may ask to wait; proxies give up after a minute
 Changed = Callable[[float], Awaitable[None]]
 Seen = TypeVar("Seen")
 
@@ -85,12 +86,12 @@ async def await_change(
     is_over: Callable[[Seen], bool],
     wait: float,
 ) -> Seen:
-    """Return what a job looks like as soon as that has changed or it is over, or after some seconds.
+    """Return what something looks like as soon as that has changed or it is over, or after some seconds.
 
     Args:
         streams: Where the wait is counted; a call that is one too many is answered at once.
-        changed: Of `job_changes`.
-        look: Returns what the job looks like now.
+        changed: Of `job_changes`; or a pause, for what nobody is notified of.
+        look: Returns what it looks like now.
         is_over: Says whether that is how it ends.
         wait: The most seconds.
     """

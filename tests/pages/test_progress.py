@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import httpx2
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from sqlalchemy import delete
 
 from registry.db.tables import Job, SignIn, now
@@ -90,7 +90,9 @@ def test_a_worker_is_killed_and_the_page_goes_on_with_the_next(site: Site) -> No
 def test_what_somebody_writes_or_was_answered_is_not_replaced_when_a_job_ends(released: Site) -> None:
     community, claim = released.community, held(released.community, 4)
     community.post("mary", "/releases", 202, version="2.0.0", patches=[{"number": 4}])
-    writing, sending, looking = (released.open("mary", f"/{NAME}/releases/2.0.0") for _ in range(3))
+    writing, sending, looking, late = (released.open("mary", f"/{NAME}/releases/2.0.0") for _ in range(4))
+    under_way = list[Route]()
+    late.route(f"**/{NAME}/releases/2.0.0", lambda route: under_way.append(route))
     writing.get_by_text("Edit the changelog").click()
     field = writing.get_by_label("Changelog, in Markdown")
     field.fill("Half a sen")
@@ -99,12 +101,16 @@ def test_what_somebody_writes_or_was_answered_is_not_replaced_when_a_job_ends(re
     sending.get_by_text("Edit the changelog").click()
     sending.get_by_role("button", name="Save the changelog").click()
     expect(sending.get_by_role("alert")).to_be_visible()
-    with community.world.database.write() as session:
+    with late.expect_request(f"**/{NAME}/releases/2.0.0"), community.world.database.write() as session:
         session.get_one(Job, claim.job_id).lease_until = now()  # as when the worker is dead
+    late.get_by_text("Edit the changelog").click()
+    late.get_by_label("Changelog, in Markdown").fill("While the result")
+    under_way[0].continue_()
     expect(looking.get_by_role("button", name="Publish")).to_be_visible()
-    for page in (writing, sending):
+    for page in (writing, sending, late):
         expect(page.get_by_text("This page is out of date.")).to_be_visible()
     expect(field).to_have_value("Half a sen")
+    expect(late.get_by_label("Changelog, in Markdown")).to_have_value("While the result")
     expect(sending.get_by_role("alert")).to_be_visible()
     writing.get_by_role("link", name="reload it").click()
     expect(writing.get_by_role("button", name="Publish")).to_be_visible()

@@ -92,3 +92,21 @@ def test_a_server_that_ends_answers_those_who_wait(world: World, job: Job, monke
     with waiting(world, job) as answer:
         world.app.state.streams.end()
         assert answer()["state"] == "queued"
+
+
+def test_changes_are_answered_as_soon_as_there_are_any_that_the_caller_may_see(world: World) -> None:
+    enqueue(world)  # of a model of alice's
+    alice, bob = world.client("alice"), world.client("bob")
+    page = alice.get("/api/v1/changes", params={"since": 2**62})
+    since = page.json()["next"]
+    assert bob.get("/api/v1/changes", params={"since": since, "wait": 0.05}).json() == {"items": [], "next": since}
+    answers: list[Any] = []
+    ask = {"since": since, "wait": 30}
+    thread = threading.Thread(target=lambda: answers.append(bob.get("/api/v1/changes", params=ask).json()))
+    thread.start()
+    until(world.app.state.streams.places.count)
+    assert alice.patch("/api/v1/models/alice/m", json={"license": "mit"}).status_code == 200
+    thread.join(60)
+    assert [item["action"] for item in answers[0]["items"]] == ["model.update"] and answers[0]["next"] > since
+    assert world.app.state.streams.places.count() == 0
+    assert alice.get("/api/v1/changes", params={"wait": 31}).status_code == 422

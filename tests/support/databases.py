@@ -1,6 +1,7 @@
 """Databases for tests: copies of one that the migrations built, dropped when they have been used."""
 
 import atexit
+import os
 import shutil
 import tempfile
 import uuid
@@ -44,8 +45,12 @@ class Databases:
         self.names: set[str] = set()
 
     def create(self, template: str | None = None) -> str:
-        """Create a database, as a copy of another where its URL is given; return its URL."""
-        name = f"test_{uuid.uuid4().hex}"  # two test processes may share a server
+        """Create a database, as a copy of another where its URL is given; return its URL.
+
+        Its name tells the test that it is for, since a connection that is left open is found during a later one.
+        """
+        borrower = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].partition("[")[0]
+        name = f"test_{uuid.uuid4().hex[:12]}_{borrower}"[:60].lower()  # two test processes may share a server
         copied = f" TEMPLATE {sqlalchemy.make_url(template).database} STRATEGY FILE_COPY" if template else ""
         self.run(f"CREATE DATABASE {name}{copied}")
         self.names.add(name)

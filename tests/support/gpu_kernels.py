@@ -6,6 +6,11 @@ from fractions import Fraction
 import pytest
 import torch
 
+from registry.breadcrumbs.composing import compose as compose_module
+from registry.breadcrumbs.composing import held
+from registry.breadcrumbs.composing.residents import Residents
+from registry.breadcrumbs.kernels import compose as kernels
+
 CUDA = torch.cuda.is_available()
 
 gpu, gpu_engine, gpu_masks = (
@@ -34,3 +39,17 @@ def nearest(value: float | Fraction, dtype: torch.dtype) -> float:
     unit = Fraction(2) ** max(math.frexp(value)[1] - digits, least)
     rounded = abs(round(Fraction(value) / unit) * unit)
     return math.copysign(math.inf if rounded >= Fraction(2) ** most else float(rounded), value)
+
+
+def keep_bases(monkeypatch: pytest.MonkeyPatch) -> Residents:
+    """Let compositions use a GPU that keeps bases, and return those that it keeps."""
+    kept = Residents()
+    monkeypatch.setattr(gpu_engine, "RESIDENTS", kept)
+    monkeypatch.setattr(gpu_engine, "find_gpu", lambda memory: (torch.device(DEVICE), 2**27))
+    for module in (compose_module, held):
+        monkeypatch.setattr(module, "pick_device", lambda device: device)
+    monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 2**20)
+    monkeypatch.setattr(GpuEngine, "CHUNKS", 3 if CUDA else 1)
+    monkeypatch.setattr(gpu, "BLOCK", BLOCK)
+    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (kernels.SUM, BLOCK))
+    return kept

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from client import Client
+from client.api.calls import Item
 from client.cli import run
 from tests.support import launcher
 from tests.support.databases import seed
@@ -114,3 +115,35 @@ def model_with_patches(registry: Registry, files: Files, name: str) -> str:
         for patch, title in zip(files.patches, ("one", "two"), strict=True):
             assert push(client, patch, name, title, task="math" if title == "one" else None).check == "checked"
     return name
+
+
+def publish_model(
+    registry: Registry, name: str, base: Path, patches: Sequence[Path], releases: Mapping[str, Sequence[Item]]
+) -> None:
+    """Create a model of ana's with accepted patches and published releases; `stable` points at the newest."""
+    from client.actions.models import create
+    from client.actions.push import push
+
+    with registry.client() as client:
+        create(client, name, base)
+        client.update_model(name, min_approvals=0)
+        for number, patch in enumerate(patches, 1):
+            push(client, patch, name, f"patch {number}", propose=True)
+            client.accept(name, number, "Good.")
+    for version, items in releases.items():
+        publish_release(registry, name, version, items)
+
+
+def publish_release(registry: Registry, name: str, version: str, items: Sequence[Item]) -> None:
+    """Publish a release of a model of ana's, and point `stable` at it."""
+    from client.actions.jobs import wait
+
+    with registry.client() as client:
+        release = client.cut_release(name, version, items, alpha="0.5")
+        if release.job is not None:
+            wait(client, release.job, timeout=60)
+        built = client.snapshot(name, version)
+        assert built.recipe is not None
+        client.report_build(name, built.recipe.digest, built.weights_digest)  # as if ana had composed it, too
+        client.publish_release(name, version)
+        client.move_channel(name, "stable", version)

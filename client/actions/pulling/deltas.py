@@ -56,13 +56,21 @@ class _Held:
 
 
 def make_delta(
-    before: Revision, after: Revision, out: Path, *, client: Client | None = None, console: Console = QUIET
+    before: Revision,
+    after: Revision,
+    out: Path,
+    *,
+    steps: bool = True,
+    client: Client | None = None,
+    console: Console = QUIET,
 ) -> MadeDelta:
     """Write the exact bits that differ between two revisions of one model to a file.
 
     Args:
         before, after: Model folders, or revisions at the registry, which are pulled into the cache for a while.
         out: The file to write.
+        steps: Whether small differences are told as such where that takes fewer bytes; False for programs that cannot
+            read the earlier revision.
         client: The registry, if it is to be asked.
         console: Where notes and progress go.
 
@@ -90,7 +98,7 @@ def make_delta(
             console.progress("comparing") as progress,
         ):
             carried = {path: new.folder / path for path in ends.carried}
-            info = write_delta(first, second, out, ends, carried, progress)
+            info = write_delta(first, second, out, ends, carried, progress, steps=steps)
             weights = second.size
     return MadeDelta(
         file=out,

@@ -42,9 +42,13 @@ class Operations(Calls):
         path = f"{_hooks(model)}/{part(webhook)}/deliveries/{part(delivery)}/replay"
         return self._call(schemas.WebhookDelivery, "POST", path)
 
-    def changes(self, since: int = 0, limit: int = 100) -> schemas.ChangePage:
-        """Return the changes after a serial, in order; `next` is the serial to continue from."""
-        return self._call(schemas.ChangePage, "GET", "/changes", params={"since": since, "limit": limit})
+    def changes(self, since: int = 0, limit: int = 100, *, wait: float | None = None) -> schemas.ChangePage:
+        """Return the changes after a serial, in order; `next` is the serial to continue from.
+
+        With `wait`, as soon as there are any, or after so many seconds.
+        """
+        params = {"since": since, "limit": limit, "wait": wait}
+        return self._call(schemas.ChangePage, "GET", "/changes", params=params)
 
     def audit(
         self,

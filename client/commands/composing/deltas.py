@@ -22,6 +22,9 @@ def delta(
     ],
     after: Annotated[str, typer.Argument(metavar="AFTER", help="The later revision, likewise.", show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The delta file to write.")],
+    values: Annotated[
+        bool, typer.Option("--values", help="Give every weight that differs whole, for engines that cannot be read.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -30,17 +33,18 @@ def delta(
     For people who hold only the files of the earlier one: `crumb apply-delta` makes the later one of them. Whoever has
     the base moves as little by `crumb pull`, which needs only the patches.
 
-    The file has the index and the value of each weight that differs, the files beside the weights that differ, whole,
-    and the digests of both revisions. A revision at the registry is pulled into the cache for a while.
+    The file has the index of each weight that differs and its value, or by how much it differs where that is less, the
+    files beside the weights that differ, whole, and the digests of both revisions. A revision at the registry is pulled
+    into the cache for a while.
     """
     from client.actions.pulling.deltas import make_delta
 
     console, old, new = Console(as_json, quiet), _parse(before), _parse(after)
     if isinstance(old, Path) and isinstance(new, Path):
-        made = make_delta(old, new, out, console=console)
+        made = make_delta(old, new, out, steps=not values, console=console)
     else:
         with connect() as client:
-            made = make_delta(old, new, out, client=client, console=console)
+            made = make_delta(old, new, out, steps=not values, client=client, console=console)
     console.result({**asdict(made), "file": str(out)}, fields(made.rows()), made.sha256)
 
 

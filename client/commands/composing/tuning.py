@@ -17,6 +17,7 @@ from client.terminal.recipes import with_factors
 from client.terminal.tables import GrowingTable
 
 if TYPE_CHECKING:
+    from client.trials.scorer import Score
     from client.trials.searching import Factors, Tried
     from client.trials.tuning import Tuned
     from registry.schemas import Evaluation
@@ -32,6 +33,22 @@ class RunsCommand(TyperCommand):
         at = args.index("--") if "--" in args else len(args)
         ctx.meta[COMMAND] = args[at + 1 :]
         return super().parse_args(ctx, args[:at])
+
+
+def _scoring(command: Sequence[str], in_place: Path | None) -> "Score":
+    """Return what scores a model.
+
+    Raises:
+        InvalidRequest: Both a command and a file are given, or the file lacks a function.
+    """
+    from client.live.in_place import read_functions
+    from registry.errors import InvalidRequest
+
+    if in_place is None:
+        return command
+    if command:
+        raise InvalidRequest("A model is scored by COMMAND or by --in-place FILE.py, not by both.", field="in_place")
+    return read_functions(in_place)
 
 
 def tune(
@@ -74,6 +91,10 @@ def tune(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.svg", help="Also draw scores by alpha as a picture.")
     ] = None,
+    in_place: Annotated[
+        Path | None,
+        typer.Option("--in-place", metavar="FILE.py", help="Score a model in memory, by load and score of this file."),
+    ] = None,
     keep: Keep = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -91,6 +112,10 @@ def tune(
     One folder is turned into one model after another, under a new name each time. COMMAND must leave no program behind
     that still reads it.
 
+    With --in-place there is no COMMAND. FILE.py defines load(folder), which returns a torch module in the dtypes of the
+    folder's files and is called once, and score(model). Each model is put into that module, and only weights that
+    differ are written, so an evaluation costs the evaluation.
+
     --sampler optuna tunes all numbers at once, and needs `pip install 'breadcrumb-registry[optuna]'`. With --by-layer
     that is a number for each patch in each layer; give it a budget of several models for each number.
     """
@@ -107,7 +132,7 @@ def tune(
     called = None if record is None else Names(record, dataset, metric, higher_is_better=not lowest)
     table = GrowingTable(console, ("alpha", "weights", "score"), (10, max(12, 5 * len(what)), 12), budget)
     how = tuning.How(
-        score=context.meta[COMMAND],
+        score=_scoring(context.meta[COMMAND], in_place),
         method=method,
         alpha=alpha,
         sampler=sampler,
@@ -155,6 +180,7 @@ def tune(
         "tried": [asdict(one) for one in tuned.tried],
         "scored": tuned.scored,
         "command": shlex.join(context.meta[COMMAND]),
+        "in_place": None if in_place is None else str(in_place),
         "use": shlex.join(use),
         "evaluation": recorded,
         "plot": None if plot is None else str(plot),

@@ -31,8 +31,11 @@ from registry.breadcrumbs.formats.recipe import Recipe
 from registry.errors import EntryNotFound, InvalidCheckpoint, RangeNotSatisfiable
 from registry.files.threads import processors
 
-FIRST_CHUNKS = (2**16, 2**17, 2**18)
+FIRST_CHUNKS = (2**16, 2**17)
 """Most elements of a range's first chunks, so that its first bytes come soon, and a short one is shared by threads."""
+
+CHUNK = 2**18
+"""Most elements of the others: few enough to stay in a processor's cache, which takes an eighth off a piece's time."""
 
 ALIGNED = 64
 """Elements that are composed together; a range is widened to a multiple of them, or to the end of the tensor."""
@@ -118,7 +121,7 @@ class ComposedWeights:
     def _begin(self, crew: Crew[Buffers], name: str, start: int, stop: int) -> Iterator[Part]:
         """Begin to compose a range, one part after another."""
         entries, at = self._entries[name], start  # the bytes from `at` on are not begun
-        steps = chain(FIRST_CHUNKS, repeat(self._engine.step.largest))
+        steps = chain(FIRST_CHUNKS, repeat(CHUNK))
         small: list[Entry] = []  # to be composed together; they end at `at`
         for entry in entries[bisect_right(entries, start, key=lambda entry: entry.stop) :]:
             if entry.start >= stop:

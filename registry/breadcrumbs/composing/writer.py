@@ -11,7 +11,7 @@ touches are copied by the system, and read only if something is to be hashed.
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from registry.breadcrumbs.composing.engines import Buffers, Engine, compose_staged
 from registry.breadcrumbs.composing.lanes import Crew, Phases, Slot
@@ -32,6 +32,46 @@ HASHES = ("base tensors", "base files", "tensors", "files")
 """The kinds of things that can be hashed; each has a lane of that name."""
 
 LANES = ("write", *HASHES)
+
+
+class Sink(Protocol):
+    """Where the bytes of a weight file go: into a file, or to wherever its tensors are."""
+
+    def put(self, view: memoryview, at: int) -> None:
+        """Take the bytes of the file from byte `at` on."""
+
+    def copy(self, start: int, stop: int) -> None:
+        """Take bytes start..stop - 1 as they are in the base."""
+
+
+class FileSink:
+    """A weight file on disk.
+
+    Args:
+        file: Open for writing.
+        base: The base's file of this name.
+        name: The file's path in the model.
+    """
+
+    def __init__(self, file: BinaryIO, base: BinaryIO, name: str) -> None:
+        self._file, self._base, self._name = file, base, name
+
+    def put(self, view: memoryview, at: int) -> None:
+        """Write bytes of the file."""
+        write_at(self._file.fileno(), view, at)
+
+    def copy(self, start: int, stop: int) -> None:
+        """Copy bytes of the base's file; the system shares their blocks where it can.
+
+        Raises:
+            InvalidCheckpoint: The base's file has become shorter since it was opened.
+        """
+        try:
+            copy_range(self._base.fileno(), self._file.fileno(), start, stop, start)
+        except EOFError:
+            raise InvalidCheckpoint(
+                f"Weight file {self._name} became shorter while it was read; fetch it again."
+            ) from None
 
 
 class Writer:
@@ -75,42 +115,43 @@ class Writer:
         for what in ("base files", "files"):
             if what in self._hashes:
                 self._hashes[what][name] = hashlib.sha256(header)
-        if file is not None:
-            write_at(file.fileno(), memoryview(header), 0)
+        sink = None if file is None else FileSink(file, self.base.file(name), name)
+        if sink is not None:
+            sink.put(memoryview(header), 0)
         entries = list(self.base.headers[name].entries.values())
-        self.write_tensors(name, file, entries)
+        self.write_tensors(name, sink, entries)
         return max((entry.stop for entry in entries), default=len(header))
 
-    def write_tensors(self, name: str, file: BinaryIO | None, entries: Sequence[Entry]) -> None:
+    def write_tensors(self, name: str, sink: Sink | None, entries: Sequence[Entry]) -> None:
         """Begin to write tensors of a weight file, which are in the order of the file, over whatever is there."""
-        if file is not None:
+        if sink is not None:
             for start, stop in untouched(entries, self.touching):
-                self.crew.queue("write", partial(self._copy, name, file, start, stop))
+                self.crew.queue("write", partial(self._copy, sink, start, stop))
         small: list[Entry] = []
         for entry in entries:
             joined = entry.name in self.touching and is_small(entry) and self.engine.resident is None
             if small and not (joined and joins(small, entry)):
-                self._join(name, file, small)
+                self._join(name, sink, small)
                 small = []
             if joined:
                 small.append(entry)
             elif entry.name in self.touching:
-                self._compose(name, file, entry)
+                self._compose(name, sink, entry)
             elif self._hashes:
                 self._hash(name, entry)
             else:
                 self.meter.add(entry.stop - entry.start)
         if small:
-            self._join(name, file, small)
+            self._join(name, sink, small)
 
-    def _join(self, name: str, file: BinaryIO | None, entries: Sequence[Entry]) -> None:
+    def _join(self, name: str, sink: Sink | None, entries: Sequence[Entry]) -> None:
         """Compose small tensors that patches touch, and hash each of them, in one call."""
         slot = self.crew.next_slot()
         room, buffers = make_room(slot.buffers, entries), slot.buffers
         ask = self.base, self.touching, self.engine, room, buffers, self.phases, self._see_small
         done = self.crew.work(slot, partial(compose_small, *ask))
-        if file is not None:
-            self.crew.follow(slot, "write", done, partial(self._put, file, room.new, entries[0].start))
+        if sink is not None:
+            self.crew.follow(slot, "write", done, partial(self._put, sink, room.new, entries[0].start))
         self._follow(slot, "base files", name, done, room.old)
         self._follow(slot, "files", name, done, room.new)
         self.meter.add(len(room.new))
@@ -122,7 +163,7 @@ class Writer:
                 if what in self._hashes:
                     self._hashes[what][name] = hashlib.sha256(view)
 
-    def _compose(self, name: str, file: BinaryIO | None, entry: Entry) -> None:
+    def _compose(self, name: str, sink: Sink | None, entry: Entry) -> None:
         """Compose a tensor that patches touch."""
         stager = Stager(self.base, entry.name, self.touching[entry.name], self.engine.step)
         at, numel = entry.start, entry.numel
@@ -139,8 +180,8 @@ class Writer:
             slot.buffers.out.place(chunk.length)
             new = slot.buffers.out.view[: chunk.length]
             done = self.crew.work(slot, partial(self._run, chunk, slot.buffers))
-            if file is not None:
-                self.crew.follow(slot, "write", done, partial(self._put, file, new, at))
+            if sink is not None:
+                self.crew.follow(slot, "write", done, partial(self._put, sink, new, at))
             if not held:
                 self._follow(slot, "base tensors", entry.name, done, old)
             self._follow(slot, "base files", name, done, old)
@@ -158,18 +199,13 @@ class Writer:
         if is_variance(name):
             self.variances.look(name, self.base.tensors[name].dtype, old, new)
 
-    def _put(self, file: BinaryIO, view: memoryview, at: int) -> None:
+    def _put(self, sink: Sink, view: memoryview, at: int) -> None:
         with self.phases.of("write"):
-            write_at(file.fileno(), view, at)
+            sink.put(view, at)
 
-    def _copy(self, name: str, file: BinaryIO, start: int, stop: int) -> None:
+    def _copy(self, sink: Sink, start: int, stop: int) -> None:
         with self.phases.of("copy"):
-            try:
-                copy_range(self.base.file(name).fileno(), file.fileno(), start, stop, start)
-            except EOFError:
-                raise InvalidCheckpoint(
-                    f"Weight file {name} became shorter while it was read; fetch it again."
-                ) from None
+            sink.copy(start, stop)
 
     def _hash(self, name: str, entry: Entry) -> None:
         """Hash a tensor that no patch touches."""

@@ -5,17 +5,18 @@ order and range, both by their number, and what comes out by the caller, who com
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from registry.breadcrumbs.deltas.delta_file import Delta, units
+from registry.breadcrumbs.deltas.delta_file import Delta, steps_of, takes_steps, units
 from registry.breadcrumbs.formats.arrays import NUMPY, octets
 from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import DTYPES, Entry, show
-from registry.errors import BaseMismatch, InvalidPatch
+from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest
 from registry.files.hashing import BLOCK
 from registry.files.progress import Meter
 
@@ -61,18 +62,57 @@ def apply_delta(before: Checkpoint, delta: Delta, name: str, out: BinaryIO, mete
     for entry in before.headers[name].entries.values():
         size, dtype = units(before.tensors[entry.name])
         width = DTYPES[dtype]
-        changes = _Changes(delta, entry.name, size, width) if entry.name in delta.info.tensors else None
+        changes = _changes_of(delta, entry.name, size, width)
         for start, stop in blocks(size):
             block: npt.NDArray[Any] = np.empty(stop - start, f"<u{width}")
             before.fill(octets(block), entry.name, start * width)
-            if changes is not None:
-                changes.put(block, start)
+            for change in changes:
+                change.put(block, start)
             digest.update(octets(block))
             out.write(octets(block))
             meter.add(block.nbytes)
-        if changes is not None:
-            changes.end()
+        for change in changes:
+            change.end()
     return digest.hexdigest()
+
+
+def read_changes(
+    delta: Delta, name: str, step: int, before: Checkpoint | None = None
+) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[Any]]]:
+    """Read what a delta changes in one tensor.
+
+    Args:
+        delta: The delta.
+        name: The tensor.
+        step: How many elements are looked at at a time, a multiple of 8.
+        before: The earlier revision, which is needed where the delta has steps.
+
+    Yields:
+        The first of these elements, the places of those that change counted from it, and their new bits.
+
+    Raises:
+        InvalidPatch: The delta contradicts itself.
+        InvalidRequest: The tensor has steps, and `before` is not given.
+    """
+    size, dtype = units(delta.info.tensors[name])
+    width = DTYPES[dtype]
+    changes = _changes_of(delta, name, size, width)
+    stepped = any(change.steps for change in changes)
+    if stepped and before is None:
+        raise InvalidRequest(
+            f"{delta.called} tells by how much elements of {show(name)} change; give the earlier revision, too, or "
+            "make the delta with `--values`.",
+            field="before",
+        )
+    for start, stop in blocks(size, step):
+        block: npt.NDArray[Any] = np.empty(stop - start, f"<u{width}")
+        if stepped and before is not None:
+            before.fill(octets(block), name, start * width)
+        places = np.concatenate([change.put(block, start) for change in changes])
+        places.sort()
+        yield start, places, block[places]
+    for change in changes:
+        change.end()
 
 
 def write_carried(delta: Delta, path: str, out: BinaryIO) -> str:
@@ -88,18 +128,32 @@ def write_carried(delta: Delta, path: str, out: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def _changes_of(delta: Delta, name: str, size: int, width: int) -> list["_Changes"]:
+    """Return what a delta changes in a tensor: elements that it gives whole, and those that it gives by steps."""
+    if name not in delta.info.tensors:
+        return []
+    tensors, begun = delta.info.tensors, {name: f"<u{width}"}
+    if takes_steps(name, tensors[name], tensors):
+        begun[steps_of(name)] = "|i1"
+    return [_Changes(delta, begin, size, dtype) for begin, dtype in begun.items() if delta.entry(f"{begin}.values")]
+
+
 class _Changes:
-    """What a delta changes in one tensor, block after block.
+    """What two entries of a delta change in one tensor, block after block.
 
     Args:
         delta: The delta.
-        name: The tensor.
-        size: Its elements, of `width` bytes.
+        name: What the names of the entries begin with.
+        size: The tensor's elements.
+        dtype: numpy's name of the dtype that values are read as: `|i1` of steps, which are added.
+
+    Attributes:
+        steps: Whether they are steps.
     """
 
-    def __init__(self, delta: Delta, name: str, size: int, width: int) -> None:
+    def __init__(self, delta: Delta, name: str, size: int, dtype: str) -> None:
         self._delta, self._name, self._size = delta, name, size
-        self._integer = f"<u{width}"
+        self._dtype, self.steps = dtype, dtype == "|i1"
         self._values = self._entry("values")
         self._mask = delta.entry(f"{name}.bitmask")
         self._used = 0
@@ -108,18 +162,22 @@ class _Changes:
             self._read, self._last = 0, -1
             self._ahead = np.empty(0, np.int64)  # indices that were read and belong to later blocks
 
-    def put(self, block: npt.NDArray[Any], start: int) -> None:
-        """Change a block of elements, which begins at `start` and follows the one before."""
+    def put(self, block: npt.NDArray[Any], start: int) -> npt.NDArray[np.int64]:
+        """Change a block of elements, which begins at `start` and follows the one before; return which are changed."""
         if self._mask is None:
             places = self._next_indices(start + len(block)) - start
         else:
             places = np.flatnonzero(self._bits(self._mask, start, len(block)))
         if self._used + len(places) > self._values.numel:
             raise self._differ()
-        values = np.empty(len(places), self._integer)
+        values = np.empty(len(places), self._dtype)
         self._delta.fill(octets(values), self._values, self._used * values.itemsize)
-        block[places] = values
+        if self.steps:
+            block[places] += values.astype(np.int16).view(block.dtype)  # modulo 2^16
+        else:
+            block[places] = values
         self._used += len(places)
+        return places
 
     def end(self) -> None:
         """Check that all values were used."""

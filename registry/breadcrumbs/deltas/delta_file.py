@@ -1,8 +1,13 @@
 """Delta files: what is in one, opened after checking all that the header says. Only the standard library is used.
 
-    <tensor>.bitmask or .indices    which elements differ, as in a patch (formats/layout.py)
-    <tensor>.values                 what the later revision has there, bit for bit, in the tensor's own dtype
-    <path>.file       U8 [bytes]    a file beside the weights that the later revision has, and the earlier has not
+    <tensor>.bitmask or .indices                which elements differ, as in a patch (formats/layout.py)
+    <tensor>.values                             what the later revision has there, bit for bit, in the tensor's dtype
+    <tensor>.steps.bitmask or .steps.indices    which elements of two bytes differ by little
+    <tensor>.steps.values    I8                 what is added to their bits, taken as integers, modulo 2^16
+    <path>.file              U8 [bytes]         a file beside the weights that the later has, and the earlier has not
+
+Steps are for a changed alpha, which moves most elements by some units in the last place: then they take fewer bytes
+than values. Where they would not, all elements that differ are in `values`; elements are in one of the two.
 
 Metadata, all strings: format, version; model, before_ref, after_ref, which may be empty; before and after, the weights
 digests; tensors, as in a patch, those that differ; files: JSON {path: [sha256 before, sha256 after]}, compact, keys
@@ -14,7 +19,7 @@ An element of a dtype of less than a byte cannot be stored alone: of such tensor
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -95,10 +100,21 @@ def units(spec: TensorSpec) -> tuple[int, str]:
     return (spec.numel, spec.dtype) if spec.dtype in DTYPES else (spec.bytes, "U8")
 
 
-def lay_out(name: str, spec: TensorSpec, nnz: int) -> list[EntryLayout]:
-    """Return the two entries of a tensor that differs in `nnz` elements."""
+def lay_out(name: str, spec: TensorSpec, whole: int, near: int) -> list[EntryLayout]:
+    """Return the entries of a tensor of which so many elements are given whole, and so many by steps."""
     size, dtype = units(spec)
-    return place_values(name, size, nnz, dtype)
+    first = place_values(name, size, whole, dtype) if whole else []
+    return [*first, *(place_values(steps_of(name), size, near, "I8") if near else [])]
+
+
+def takes_steps(name: str, spec: TensorSpec, names: Collection[str]) -> bool:
+    """Return whether steps may say what differs in a tensor: its elements have two bytes, no tensor has their name."""
+    return DTYPES[units(spec)[1]] == 2 and steps_of(name) not in names
+
+
+def steps_of(name: str) -> str:
+    """Return what the names of the entries begin with that are about a tensor's steps."""
+    return f"{name}.steps"
 
 
 def format_metadata(ends: Ends, tensors: Mapping[str, TensorSpec]) -> dict[str, str]:
@@ -146,20 +162,26 @@ def read_info(header: Header, size: int, limits: Limits) -> DeltaInfo:
     named = {key: metadata[key] for key in _PATTERNS}
     ends = Ends(files=_read_files(metadata["files"]), **named)
     tensors = read_tensors(metadata["tensors"], limits)
-    nnz = {name: _count(name, spec, entries) for name, spec in tensors.items()}
+    nnz = {name: _count(name, spec, tensors, entries) for name, spec in tensors.items()}
     for path in ends.carried:
         entry = entries.get(f"{path}.file")
         if entry is None or entry.dtype != "U8" or len(entry.shape) != 1:
             raise Flaw("it is not there as U8 of one dimension, and the metadata names its file", f"{path}.file")
-    if len(entries) != 2 * len(tensors) + len(ends.carried):
-        known = {f"{name}.{part}" for name in tensors for part in ("bitmask", "indices", "values")}
+    begun = {name for tensor in tensors for name in (tensor, steps_of(tensor))}
+    if len(entries) != 2 * sum(f"{name}.values" in entries for name in begun) + len(ends.carried):
+        known = {f"{name}.{part}" for name in begun for part in ("bitmask", "indices", "values")}
         extra = [name for name in entries if name not in known | {f"{path}.file" for path in ends.carried}]
         raise Flaw("it belongs to nothing that the metadata names", extra[0] if extra else None)
     return DeltaInfo(ends, tensors, nnz, size)
 
 
-def _count(name: str, spec: TensorSpec, entries: Mapping[str, Entry]) -> int:
-    return count_values(name, units(spec)[0], entries, lambda nnz: lay_out(name, spec, nnz))
+def _count(name: str, spec: TensorSpec, names: Collection[str], entries: Mapping[str, Entry]) -> int:
+    size, near, whole = units(spec)[0], 0, 0
+    if takes_steps(name, spec, names) and f"{steps_of(name)}.values" in entries:
+        near = count_values(steps_of(name), size, entries, lambda nnz: lay_out(name, spec, 0, nnz))
+    if not near or f"{name}.values" in entries:
+        whole = count_values(name, size, entries, lambda nnz: lay_out(name, spec, nnz, 0))
+    return whole + near
 
 
 def _read_files(text: str) -> dict[str, tuple[str, str]]:

@@ -145,7 +145,7 @@ class _Ties:
         self._base, self._tuned, self.find = base, tuned, find
         self._tied, self._aliases = is_tied(base), aliases(base)
         self._copies = Copies(base)
-        self._tuned_copies = Copies(tuned) if isinstance(tuned, Checkpoint) else None  # adapters bring no copies
+        self._tuned_copies = None if tuned.shared else Copies(tuned)  # adapters bring no copies
 
     def find_partner(self, name: str, spec: TensorSpec) -> str | None:
         """Return another name by which the tuned checkpoint holds a tensor of the base."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
-from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
+from registry.breadcrumbs.formats.checkpoint import Weights, open_checkpoint
 from registry.breadcrumbs.formats.header import TensorSpec, show
 from registry.errors import InvalidCheckpoint
 from registry.files.folders import CONFIG
@@ -45,11 +45,11 @@ def digest_of(tensors: Mapping[str, TensorSpec], digests: Mapping[str, str]) -> 
     return weights_digest((name, spec.dtype, spec.shape, digests[name]) for name, spec in tensors.items())
 
 
-def tensor_digests(checkpoint: Checkpoint, progress: Progress | None = None) -> dict[str, str]:
+def tensor_digests(weights: Weights, progress: Progress | None = None) -> dict[str, str]:
     """Hash every tensor's raw bytes, block by block, as many tensors at a time as there are processors.
 
     Args:
-        checkpoint: The checkpoint.
+        weights: The tensors, in a checkpoint or elsewhere.
         progress: Called with (bytes hashed, bytes of all tensors).
 
     Returns:
@@ -58,26 +58,26 @@ def tensor_digests(checkpoint: Checkpoint, progress: Progress | None = None) -> 
     Raises:
         InvalidCheckpoint: A file has become shorter since it was opened.
     """
-    meter, local = Meter(checkpoint.size, progress), threading.local()
+    meter, local = Meter(sum(map(weights.bytes_of, weights.tensors)), progress), threading.local()
 
     def hash_tensor(name: str) -> str:
         buffer = local.__dict__.setdefault("buffer", memoryview(bytearray(HASH_BYTES)))
         digest = hashlib.sha256()
-        for start, stop in blocks(checkpoint.bytes_of(name), HASH_BYTES):
+        for start, stop in blocks(weights.bytes_of(name), HASH_BYTES):
             view = buffer[: stop - start]
-            checkpoint.fill(view, name, start)
+            weights.fill(view, name, start)
             digest.update(view)
             meter.add(len(view))
         return digest.hexdigest()
 
-    largest_first = sorted(checkpoint.tensors, key=checkpoint.bytes_of, reverse=True)  # no long one is left for last
+    largest_first = sorted(weights.tensors, key=weights.bytes_of, reverse=True)  # no long one is left for last
     digests = call_each(hash_tensor, largest_first)
-    return {name: digests[name] for name in checkpoint.tensors}
+    return {name: digests[name] for name in weights.tensors}
 
 
-def digest_checkpoint(checkpoint: Checkpoint, progress: Progress | None = None) -> str:
+def digest_checkpoint(weights: Weights, progress: Progress | None = None) -> str:
     """Read a whole checkpoint and return its weights digest, `sha256:<hex>`; errors as of `tensor_digests`."""
-    return digest_of(checkpoint.tensors, tensor_digests(checkpoint, progress))
+    return digest_of(weights.tensors, tensor_digests(weights, progress))
 
 
 def digest_files(files: Mapping[str, Path], progress: Progress | None = None) -> str:

@@ -1,30 +1,43 @@
 """Routes of what happened: changes of models, and the audit log."""
 
+import asyncio
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from registry import schemas
 from registry.files.names import NAME
 from registry.server.edge.admission import Route, VisitorDep, allow
-from registry.server.edge.context import ContextDep
+from registry.server.edge.context import Context, ContextDep
 from registry.server.edge.paths import ModelName
 from registry.server.errors import RESPONSES
 from registry.server.views import feed as feed_views
+from registry.server.watching import MOST_WAIT, await_change
 from registry.services.catalog import models
+from registry.services.people.actors import Actor
 
 router = APIRouter(prefix="/api/v1", tags=["feed"], route_class=Route, responses=RESPONSES)
 Serial = Annotated[int, Query(ge=0, le=2**63 - 1)]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+Wait = Annotated[float, Query(ge=0, le=MOST_WAIT, description="most seconds to wait for a change")]
 Action = Annotated[str | None, Query(pattern=r"^[a-z]{1,20}\.(\*|[a-z_]{1,40})$")]
 User = Annotated[str | None, Query(pattern=rf"^{NAME}$")]
 
 
 @router.get("/changes")
 @allow("server.read")
-def changes(actor: VisitorDep, ctx: ContextDep, since: Serial = 0, limit: Limit = 100) -> schemas.ChangePage:
-    """List the changes after a serial of the models you may see, in order, as a mirror follows them."""
+async def changes(
+    request: Request, actor: VisitorDep, ctx: ContextDep, since: Serial = 0, limit: Limit = 100, wait: Wait = 0
+) -> schemas.ChangePage:
+    """List the changes after a serial of the models you may see, in order; with `wait`, as soon as there are any."""
+    look = partial(ctx.readers.run, list_changes, ctx, actor, since, limit)
+    return await await_change(request.app.state.streams, asyncio.sleep, look, lambda page: bool(page.items), wait)
+
+
+def list_changes(ctx: Context, actor: Actor | None, since: int, limit: int) -> schemas.ChangePage:
+    """Return the changes that there are now."""
     with ctx.database.read() as session:
         return feed_views.changes(session, actor, since, limit)
 

@@ -11,14 +11,13 @@ from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import Context, ContextDep
 from registry.server.errors import RESPONSES
 from registry.server.views import jobs as job_views
-from registry.server.watching import await_change, job_changes
+from registry.server.watching import MOST_WAIT, await_change, job_changes
 from registry.services.people.actors import Actor
 from registry.services.queue import jobs
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=Route, responses=RESPONSES)
 
 
-MOST_WAIT = 30  # seconds; proxies give up after a minute
 Wait = Annotated[float, Query(ge=0, le=MOST_WAIT, description="most seconds to wait for the job to change or end")]
 
 

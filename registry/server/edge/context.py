@@ -17,6 +17,7 @@ from registry.server.composers import Composers
 from registry.server.edge.counts import Kept
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate
+from registry.server.edge.readings import Readings
 from registry.server.threads import Threads
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.composing import conflicts
@@ -49,6 +50,7 @@ class Context:
     readers: Threads
     composers: Composers
     composing: Gate
+    readings: Readings
 
     @contextmanager
     def writing(self, actor: Actor, body: BaseModel, entries: int = 1) -> Iterator[Session]:

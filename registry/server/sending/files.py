@@ -74,13 +74,23 @@ def send(
             request, ctx, model, snapshot, blob, immutable=immutable, cached=cached, headers=headers
         )
         response.background = flaw
-    whole = request.method == "GET" and "range" not in request.headers and response.status_code in (200, 302)
-    if whole and downloads.is_counted(snapshot, path):
-        with suppress(DBAPIError), ctx.database.write() as session:  # reading must not depend on writing
-            downloads.count(session, model.id)
-            if snapshot.recipe_digest is not None:
-                holding.use(session, model.id, snapshot.recipe_digest)
+    if request.method == "GET" and response.status_code in (200, 206, 302):
+        note_reading(ctx, model, snapshot, path, whole="range" not in request.headers)
     return response
+
+
+def note_reading(ctx: Context, model: AnyModel, snapshot: Snapshot, path: str, *, whole: bool) -> None:
+    """Count a download if the file stands for one, and keep in mind that a composition is in use."""
+    digest = snapshot.recipe_digest
+    used = digest if digest is not None and ctx.readings.use((model.id, digest)) else None
+    counted = whole and downloads.is_counted(snapshot, path)
+    if used is None and not counted:
+        return
+    with suppress(DBAPIError), ctx.database.write() as session:  # reading must not depend on writing
+        if counted:
+            downloads.count(session, model.id)
+        if used is not None:
+            holding.use(session, model.id, used)
 
 
 def send_blob(

@@ -61,6 +61,8 @@ def compose_blob(
 
     def ended(count: int, right: bool | None) -> None:
         metrics.composed.inc(count)
+        if right is None and ctx.readings.add((key, file.path), count, file.size):
+            right = True  # of ranges that were as much as the whole file, as far as the count goes
         if right is not None:
             account(ctx, key, source, file, metrics, right=right)
 

@@ -71,6 +71,9 @@ def revisions(draw: st.DrawFn) -> tuple[dict, dict]:
         old = random.integers(0, 256, spec.bytes, np.uint8)
         share = draw(st.sampled_from([0, 0.003, 0.02, 0.1, 1]))
         new = np.where(random.random(old.size) < share, random.integers(0, 256, old.size, np.uint8), old)
+        if BITS[dtype] == 16 and draw(st.booleans()):  # most elements a little higher or lower
+            near = random.integers(-140, 140, old.size // 2, np.int16)
+            new = (new.view(np.int16) + near * (random.random(near.size) < 0.5)).view(np.uint8)
         name = f"tensor {number} é"
         before[name], after[name] = (spec, old.tobytes()), (spec, new.tobytes())
     return before, after
@@ -98,6 +101,35 @@ def test_a_delta_makes_the_later_revision_bit_for_bit_of_the_earlier(tmp_path_fa
     assert info.size == (folder / "d.safetensors").stat().st_size
 
 
+def test_what_a_changed_alpha_moves_takes_a_byte_an_element(tmp_path):
+    random = np.random.default_rng(2)
+    bits = random.integers(0, 2**16, 8000, np.uint16)
+    moved = bits + random.integers(1, 128, 8000).astype(np.uint16)
+    moved[::100] += 1000
+    far, spec = 80, TensorSpec("BF16", (8000,))
+    before, after = (write(tmp_path / name, {"w": (spec, one.tobytes())}) for name, one in (("b", bits), ("a", moved)))
+    info = make(before, after, tmp_path / "d.safetensors")
+    with open_delta(tmp_path / "d.safetensors") as opened:
+        assert opened.info == info and info.nnz == {"w": 8000}
+        assert opened.entry("w.steps.values").shape == (8000 - far,) and opened.entry("w.values").shape == (far,)
+        assert opened.entry("w.steps.bitmask") and opened.entry("w.indices")
+    assert put(before, tmp_path / "d.safetensors") == (after / NAME).read_bytes()
+    header, parts = take_apart(tmp_path / "d.safetensors")
+    parts["w.steps.values"] = parts["w.steps.values"][:-1]
+    header["w.steps.values"]["shape"] = [8000 - far - 1]
+    put_together(tmp_path / "d.safetensors", header, parts)
+    with pytest.raises(InvalidPatch, match=r"w\.steps\.values.*another number of values"):
+        put(before, tmp_path / "d.safetensors")
+
+
+def test_steps_are_not_kept_where_another_tensor_has_their_name(tmp_path):
+    spec, old, near, far = TensorSpec("BF16", (64,)), bytes(128), b"\1\0" * 64, b"\1\1" * 64
+    before = write(tmp_path / "b", {"w": (spec, old), "w.steps": (spec, old)})
+    after = write(tmp_path / "a", {"w": (spec, near), "w.steps": (spec, far)})
+    make(before, after, tmp_path / "d.safetensors")
+    assert put(before, tmp_path / "d.safetensors") == (after / NAME).read_bytes()
+
+
 D, S = TensorSpec("BF16", (1001,)), TensorSpec("F16", (10, 100))
 
 
@@ -106,8 +138,8 @@ def sample(folder: Path) -> tuple[Path, Path, Path]:
     random = np.random.default_rng(1)
     dense, sparse = random.integers(0, 2**16, 1001, np.uint16), random.integers(0, 2**16, 1000, np.uint16)
     new_dense, new_sparse = dense.copy(), sparse.copy()
-    new_dense[::3] += 1
-    new_sparse[[5, 500, 999]] += 1
+    new_dense[::3] += 1000
+    new_sparse[[5, 500, 999]] += 1000
     kept = (TensorSpec("I64", (2,)), bytes(16))
     pairs = [
         {"d": (D, one.tobytes()), "k": kept, "s": (S, two.tobytes())}

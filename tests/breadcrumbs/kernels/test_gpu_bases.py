@@ -5,14 +5,12 @@ import hashlib
 import pytest
 import torch
 
-from registry.breadcrumbs.composing import compose as compose_module
 from registry.breadcrumbs.composing import variances
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.residents import Residents
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-from registry.breadcrumbs.kernels import compose as kernels
 from registry.errors import BaseMismatch
-from tests.support.gpu_kernels import BLOCK, CUDA, DEVICE, GpuEngine, gpu, gpu_engine
+from tests.support.gpu_kernels import gpu_engine, keep_bases
 from tests.support.science_makers import (
     PatchedBase,
 )
@@ -26,15 +24,7 @@ pytestmark = [  # the interpreter's numpy: an overflow, a signalling NaN
 @pytest.fixture
 def keeping(monkeypatch):
     """Let compose() use a GPU that keeps bases."""
-    kept = Residents()
-    monkeypatch.setattr(gpu_engine, "RESIDENTS", kept)
-    monkeypatch.setattr(gpu_engine, "find_gpu", lambda memory: (torch.device(DEVICE), 2**27))
-    monkeypatch.setattr(compose_module, "pick_device", lambda device: device)
-    monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 2**20)
-    monkeypatch.setattr(GpuEngine, "CHUNKS", 3 if CUDA else 1)
-    monkeypatch.setattr(gpu, "BLOCK", BLOCK)
-    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (kernels.SUM, BLOCK))
-    return kept
+    return keep_bases(monkeypatch)
 
 
 def overwrite(file, tensor, content):

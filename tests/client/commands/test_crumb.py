@@ -43,6 +43,7 @@ COMMANDS = {
     "pull": ["--output", "--as-patches", "--as-files", "--base"],
     "delta": ["--output"],
     "apply-delta": ["--output"],
+    "follow": ["--output", "--once"],
     "verify": ["--recompose", "--base", "--key"],
     "publish": ["--tag", "--no-tag", "--base-model", "--private", "--public", "--keep"],
     "propose": [],

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from registry.db.tables import Blob, Composition, Job, now
 from registry.server.sending import composed
@@ -46,6 +47,18 @@ def on_disk(crew: Community, ref: str) -> bool:
 def held(crew: Community) -> set[str]:
     with crew.world.database.read() as session:
         return set(session.scalars(select(Composition.recipe_digest).where(Composition.held)))
+
+
+def count_writes(crew: Community) -> Callable[[], int]:
+    """Return a function that says how many statements have told of a use since."""
+    seen: list[str] = []
+    engine = crew.world.database.engine
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def look(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        seen.append(statement)
+
+    return lambda: sum("UPDATE compositions SET used_at" in statement for statement in seen)
 
 
 def size_of_one(crew: Community) -> int:
@@ -126,10 +139,9 @@ def test_the_least_recently_used_goes_when_another_needs_its_room(crew: Communit
         session.execute(
             update(Composition).where(Composition.recipe_digest == second).values(used_at=now() - 11 * holding.RENEWED)
         )
-    assert read(crew, first).status_code == 200
-    assert crew.world.client(None).get(f"/{NAME}/resolve/{second}/config.json").status_code == 200
+    assert read(crew, second, Range="bytes=0-9").status_code == 206
     third = compose(crew, "0.3")
-    assert held(crew) == {second, third}, "config.json is read with each download, so the second is in use"
+    assert held(crew) == {second, third}, "the second is in use, if only in part"
     assert (on_disk(crew, first), on_disk(crew, second), on_disk(crew, third)) == (False, True, True)
     with crew.world.database.read() as session:
         assert holding.held_bytes(session) == 2 * size
@@ -189,6 +201,32 @@ def test_what_is_read_often_is_held(crew: Community) -> None:
     crew.world.work()
     assert held(crew) == {recipe}
     assert on_disk(crew, recipe)
+
+
+def test_what_is_read_often_by_ranges_is_held(crew: Community) -> None:
+    bound(crew, 0)
+    recipe = compose(crew, "0.1")
+    size = len(read(crew, recipe).content)
+    bound(crew, 10**9)
+    for _ in range(holding.OFTEN - 1):
+        assert held(crew) == set()
+        for start in range(0, size, size // 3):
+            assert read(crew, recipe, Range=f"bytes={start}-{start + size // 3 - 1}").status_code == 206
+        crew.world.work()
+    assert held(crew) == {recipe}
+
+
+def test_one_use_in_some_minutes_is_written(crew: Community) -> None:
+    recipe = compose(crew, "0.1")
+    ctx = crew.world.app.state.context
+    with crew.world.database.write() as session:
+        session.execute(update(Composition).values(used_at=now() - 2 * holding.RENEWED))
+    for due in (True, False):
+        assert ctx.readings.use(("another", recipe)) is due
+    written = count_writes(crew)
+    for _ in range(3):
+        assert read(crew, recipe, Range="bytes=0-9").status_code == 206
+    assert written() == 1
 
 
 def test_other_bytes_than_before_are_never_sent_whole_and_raise_the_alarm(crew: Community) -> None:

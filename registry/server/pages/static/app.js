@@ -51,13 +51,16 @@
   // The result of a job replaces a part of the page, but not a form that somebody has filled in or sent.
   document.addEventListener("input", touched);
   document.addEventListener("submit", touched);
-  document.addEventListener("htmx:before:request", (event) => {
+  function spare(event) {
     const job = event.target;
     if (!job.matches?.(".job[hx-trigger]")) return;
     if (!document.querySelector(job.getAttribute("hx-target")).querySelector("form[data-touched]")) return;
     event.preventDefault();
     job.querySelector("[data-older]").hidden = false;
-  });
+  }
+
+  document.addEventListener("htmx:before:request", spare);
+  document.addEventListener("htmx:before:swap", spare);  // a form may be filled in while the result is on its way
 
   document.addEventListener("htmx:after:swap", () => reveal(document));
   reveal(document);

@@ -1,0 +1,1 @@
+"""Serving: changes between revisions, as engines that serve a model take them."""
