@@ -1,6 +1,7 @@
 """Composing on a GPU by the CUDA kernels, on lanes that the CPU stands in for: files, and patches that stay there."""
 
 import contextlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,13 +15,14 @@ from registry.breadcrumbs.composing.engines import Rule
 from registry.breadcrumbs.composing.gpu import engine as gpu_engine
 from registry.breadcrumbs.composing.gpu import launches
 from registry.breadcrumbs.composing.gpu.engine import GpuEngine
-from registry.breadcrumbs.composing.gpu.held import HeldPatches, compose_held, read_held
+from registry.breadcrumbs.composing.gpu.held import HeldPatches, HeldTensor, compose_held, read_held
 from registry.breadcrumbs.composing.gpu.launches import CudaLaunch, TritonLaunch, pick_launch
 from registry.breadcrumbs.composing.staging import Step
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import Item, make_recipe
 from registry.breadcrumbs.kernels.cuda import launching
+from registry.breadcrumbs.kernels.cuda.compose import BLOCKS
 from registry.errors import InvalidPatch
 from tests.support.host_lanes import DEVICE
 from tests.support.science_makers import PatchedBase, build, read_all, take_apart
@@ -61,25 +63,64 @@ def test_cuda_launches_where_it_can_and_triton_elsewhere(monkeypatch):
 def test_kernels_are_launched_on_an_nvidia_gpu_with_a_compiler(monkeypatch, cuda, nvrtc, expected):
     monkeypatch.setattr(launching.torch.version, "cuda", cuda)
     monkeypatch.setattr(launching, "has_nvrtc", lambda: nvrtc)
-    assert launching.can_launch(torch.device("cuda")) is expected
+    monkeypatch.setattr(launching, "_can_compile_for", lambda index: index == 2)
+    assert launching.can_launch(torch.device("cuda", 2)) is expected
     assert not launching.can_launch(torch.device("cpu"))
 
 
-def test_a_launch_is_on_torchs_stream_and_gets_addresses_and_numbers(monkeypatch):
+@pytest.mark.skipif(not launching.has_nvrtc(), reason="cuda-core or NVRTC is not installed")
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), True), ((8, 0), True), ((7, 5), False), ((99, 9), False)]
+)
+def test_kernels_are_launched_on_gpus_that_they_are_written_for_and_nvrtc_knows(monkeypatch, capability, expected):
+    asked = []
+    monkeypatch.setattr(launching.torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: asked.append(index) or capability)
+    launching._can_compile_for.cache_clear()
+    try:
+        assert [launching.can_launch(torch.device("cuda", index)) for index in (5, 5, None)] == 3 * [expected]
+        assert set(asked) == {5}
+        assert len(asked) <= 2  # what is known of a GPU is kept
+    finally:
+        launching._can_compile_for.cache_clear()
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU, and which streams are to be waited for before its memory is another's."""
+
+    device = property(lambda self: torch.device("cuda", 3))
+    is_cuda = property(lambda self: True)
+    recorded = ()
+
+    def record_stream(self, stream):
+        """Note the stream."""
+        self.recorded = (*self.recorded, stream)
+
+
+def test_a_launch_is_on_torchs_stream_of_the_tensors_gpu_and_gets_addresses_and_numbers(monkeypatch):
     core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
-    found, current = [], []
-    device = SimpleNamespace(set_current=lambda: current.append(1))
-    monkeypatch.setattr(core, "Device", lambda index: device if index == 3 else None)
-    monkeypatch.setattr(core, "launch", lambda *given: found.append(given))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the stream")
+    found, entered = [], []
+
+    @contextlib.contextmanager
+    def entering(device):
+        entered.append(device.index)
+        yield
+        entered.append("left")
+
+    made = SimpleNamespace(set_current=lambda: entered.append("current"))
+    monkeypatch.setattr(core, "Device", lambda index: made if index == 3 else None)
+    monkeypatch.setattr(core, "launch", lambda *given: found.append(given) or entered.append("launched"))
+    monkeypatch.setattr(core, "Stream", SimpleNamespace(from_handle=lambda handle: ("stream", handle)))
+    monkeypatch.setattr(torch.cuda, "device", entering)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=70 + device.index))
     monkeypatch.setattr(launching, "_load", lambda *asked: asked)
-    tensor = torch.zeros(4)
-    launching.launch("a.cu", "b<1>", 5, 64, tensor, 2**40)
+    tensor = torch.zeros(4).as_subclass(OnGpu)
+    launching.launch("a.cu", "b<1>", 5, 64, 7, tensor, 2**40)
     (stream, config, kernel, *arguments) = found[0]
-    assert (stream, kernel, arguments) == ("the stream", ("a.cu", "b<1>", 3), [tensor.data_ptr(), 2**40])
+    assert (stream, kernel, arguments) == (("stream", 73), ("a.cu", "b<1>", 3), [7, tensor.data_ptr(), 2**40])
     assert (config.grid, config.block) == ((5, 1, 1), (64, 1, 1))
-    assert current == [1]
+    assert entered == [3, "current", "launched", "left"]
 
 
 class Opened:
@@ -139,6 +180,37 @@ def test_a_held_patch_is_read_once_and_what_was_used_longest_ago_leaves_first(la
         assert held.take(*one, "float32") is not first
 
 
+def test_all_counts_of_a_held_patch_are_there_before_another_stream_can_want_them(lanes, tmp_path):
+    world = PatchedBase(tmp_path)
+    with contextlib.ExitStack() as stack:
+        opened = Opened(stack, world, {})
+        held = read_held(next(iter(opened.patches.values())), "float32", DEVICE)
+        assert set(held.starts) == set(BLOCKS.values())
+        counted = lanes.launched["count_values"]
+        for method in BLOCKS:
+            base = world.base["float32"].reshape(-1).view(torch.uint8).clone().to(DEVICE)
+            compose_held(base, "F32", [(held, 1.0)], Rule(method), torch.empty_like(base))
+        assert lanes.launched["count_values"] == counted
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="what stands in for a GPU's tensors is on the CPU")
+def test_memory_of_a_held_patch_is_kept_until_the_stream_that_reads_it_is_done(lanes, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: ("stream", device.index))
+    world = PatchedBase(tmp_path)
+    with contextlib.ExitStack() as stack:
+        opened = Opened(stack, world, {})
+        held = read_held(next(iter(opened.patches.values())), "float32", DEVICE)
+    starts = {block: counts.as_subclass(OnGpu) for block, counts in held.starts.items()}
+    there = replace(held, arena=held.arena.as_subclass(OnGpu), row=held.row.as_subclass(OnGpu), starts=starts)
+    there.keep()
+    assert [part.recorded for part in (there.arena, there.row, *starts.values())] == 5 * [(("stream", 3),)]
+    kept = []
+    monkeypatch.setattr(HeldTensor, "keep", lambda self: kept.append(self))
+    base = world.base["float32"].reshape(-1).view(torch.uint8).clone()
+    compose_held(base, "F32", [(held, 1.0)], Rule(), torch.empty_like(base))
+    assert kept == [held]
+
+
 def test_without_patches_a_tensor_is_the_base():
     base = torch.arange(64, dtype=torch.uint8)
     out = torch.empty_like(base)
@@ -166,6 +238,21 @@ def test_a_patch_that_contradicts_itself_is_not_held(lanes, tmp_path, kind):
             read_held(patch, name.removesuffix(f".{kind}"), DEVICE)
         return
     pytest.fail(f"no patch has {kind}")
+
+
+def test_a_bit_after_the_last_of_a_mask_is_not_held(lanes, tmp_path):
+    world = PatchedBase(tmp_path)
+    for path in world.paths.values():
+        meta, entries = take_apart(path.read_bytes())
+        for at, (entry, dtype, shape, data) in enumerate(entries):
+            name = entry.removesuffix(".bitmask")
+            if name != entry and world.base[name].numel() % 8:
+                entries[at] = entry, dtype, shape, data[:-1] + bytes([data[-1] | 0x80])
+                path.write_bytes(build(meta, entries))
+                with open_patch(path) as patch, pytest.raises(InvalidPatch, match="a padding bit after its"):
+                    read_held(patch, name, DEVICE)
+                return
+    pytest.fail("no patch has a bitmask with padding")
 
 
 def test_indices_beyond_the_tensor_are_not_held(lanes, tmp_path):

@@ -112,3 +112,12 @@ def test_a_kernel_whose_text_has_changed_is_compiled_anew(tmp_path, monkeypatch,
 def test_a_cache_that_cannot_be_used_is_done_without(tmp_path):
     (tmp_path / "file").touch()
     assert launching.find_kernel("counting.cu", "set_bits", ARCH, tmp_path / "file").code
+
+
+def test_without_a_home_kernels_are_compiled_all_the_same(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert launching.find_kernel("counting.cu", "set_bits", ARCH).code

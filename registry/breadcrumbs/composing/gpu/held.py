@@ -9,7 +9,7 @@ What was used longest ago leaves first. Kernels trust what they are given, so it
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class HeldTensor:
         row: int64 [1, 5], the table's row of them, on the GPU.
         numel: Elements of the tensor.
         code, width: Dtype of the values, and bytes of an index or 0, as the row has them.
-        starts: int32 [B + 1], by the elements of a block: how many values come before each, then all.
+        starts: int32 [B + 1], by the elements of a block of each method: how many values come before each, then all.
     """
 
     arena: torch.Tensor
@@ -41,18 +41,19 @@ class HeldTensor:
     numel: int
     code: int
     width: int
-    starts: dict[int, torch.Tensor] = field(default_factory=dict)
+    starts: dict[int, torch.Tensor]
 
     @property
     def size(self) -> int:
         """Bytes that it takes, with every count."""
-        return self.arena.nbytes + sum(4 * (-(-self.numel // block) + 1) for block in BLOCKS.values())
+        return self.arena.nbytes + sum(starts.nbytes for starts in self.starts.values())
 
-    def starts_by(self, block: int) -> torch.Tensor:
-        """Return how many values come before each block of so many elements, then all: int32 [B + 1]."""
-        if block not in self.starts:
-            self.starts[block] = count_before(self.arena, self.row, self.numel, block)[0]
-        return self.starts[block]
+    def keep(self) -> None:
+        """Have its memory kept, once nobody has it, until torch's current stream has done what it was given."""
+        if self.arena.is_cuda:
+            stream = torch.cuda.current_stream(self.arena.device)
+            for part in (self.arena, self.row, *self.starts.values()):
+                part.record_stream(stream)
 
 
 class HeldPatches:
@@ -72,7 +73,8 @@ class HeldPatches:
         """Return what a patch does to a tensor, read from its file unless it is held; then held if it fits.
 
         Raises:
-            InvalidPatch: Mask and values differ in number, or indices do not increase, or leave the tensor.
+            InvalidPatch: Mask and values differ in number, padding is set, or indices do not increase, or leave the
+                tensor.
         """
         with self._lock:
             if (sha256, name) in self._held:
@@ -107,12 +109,15 @@ def read_held(patch: Patch, name: str, device: torch.device) -> HeldTensor:
         raise InvalidPatch(
             f"Entry {show(mask.name)}: its indices do not strictly increase, or leave the tensor.", field=mask.name
         )
+    if not width and numel % 8 and arena[mask.stop - mask.start - 1] >> numel % 8:
+        raise InvalidPatch(f"Entry {show(mask.name)}: a padding bit after its {numel} bits is set.", field=mask.name)
     code = CODES[values.dtype]
     row = torch.tensor([[0, values_at, code, width, count]], dtype=torch.int64).to(device)
-    held = HeldTensor(torch.from_numpy(arena).to(device), row, numel, code, width)
-    if int(held.starts_by(min(BLOCKS.values()))[-1]) != count:
+    there = torch.from_numpy(arena).to(device)
+    starts = {block: count_before(there, row, numel, block)[0] for block in BLOCKS.values()}
+    if int(starts[min(starts)][-1]) != count:  # waits, so that other streams find every count
         raise InvalidPatch(f"The mask and values of {show(name)} differ in number.", field=name)
-    return held
+    return HeldTensor(there, row, numel, code, width, starts)
 
 
 def _increase(indices: "np.ndarray[tuple[int], np.dtype[np.int64]]", numel: int) -> bool:
@@ -144,7 +149,9 @@ def compose_held(
     factors = [*(scale for _, scale in touching), rule.alpha]
     table = torch.cat([held.row for held, _ in touching]) + torch.tensor(offsets).to(base.device)
     scales = torch.tensor(factors, dtype=torch.float64).to(base.device)
-    starts = torch.stack([held.starts_by(block) for held, _ in touching])
+    starts = torch.stack([held.starts[block] for held, _ in touching])
     kind = kind_of(((held.code, held.width) for held, _ in touching), rule.method)
     compose_chunk(arena, base, out, dtype, table, scales, starts, lost, rule.method, kind=kind)
+    for held, _ in touching:
+        held.keep()
     return lost

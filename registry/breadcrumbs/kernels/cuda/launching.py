@@ -14,6 +14,9 @@ import torch
 SOURCES = Path(__file__).parent
 """The folder that has the kernels' C++."""
 
+LEAST = 8, 0
+"""The least compute capability of a GPU: from here on two numbers are rounded to BF16 or F16 at once."""
+
 
 @cache
 def has_nvrtc() -> bool:
@@ -29,8 +32,25 @@ def has_nvrtc() -> bool:
 
 
 def can_launch(device: torch.device) -> bool:
-    """Say whether these kernels run on a device: an NVIDIA GPU, where they can be compiled."""
-    return device.type == "cuda" and torch.version.cuda is not None and has_nvrtc()
+    """Say whether these kernels run on a device: an NVIDIA GPU from `LEAST` on, for which they can be compiled here."""
+    if device.type != "cuda" or torch.version.cuda is None or not has_nvrtc():
+        return False
+    return _can_compile_for(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _can_compile_for(index: int) -> bool:
+    if torch.cuda.get_device_capability(index) < LEAST:
+        return False
+    try:
+        find_kernel("counting.cu", "set_bits", _arch(index))
+    except Exception:  # cuda-core's own: NVRTC does not know a GPU that is newer than it, say
+        return False
+    return True
+
+
+def _arch(index: int) -> str:
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(index))
 
 
 def compile_kernel(source: str, expression: str, arch: str) -> Any:
@@ -79,7 +99,7 @@ def find_kernel(source: str, expression: str, arch: str, folder: Path | None = N
     try:
         kept = FileStreamProgramCache(folder)
         code, name = kept.get(key), kept.get(named)
-    except OSError:
+    except (OSError, RuntimeError):  # nobody knows the user's home, say
         return compile_kernel(source, expression, arch)
     if code and name:
         return ObjectCode.from_cubin(code, name=source, symbol_mapping={expression: name})
@@ -91,24 +111,24 @@ def find_kernel(source: str, expression: str, arch: str, folder: Path | None = N
 
 @cache
 def _load(source: str, expression: str, index: int) -> Any:
-    from cuda.core import Device
-
-    return find_kernel(source, expression, f"sm_{Device(index).arch}").get_kernel(expression)
+    return find_kernel(source, expression, _arch(index)).get_kernel(expression)
 
 
 def launch(source: str, expression: str, grid: int, threads: int, *arguments: torch.Tensor | int) -> None:
-    """Launch a kernel on torch's current stream; nothing waits for it.
+    """Launch a kernel on the GPU of its first tensor, on torch's current stream there; nothing waits for it.
 
     Args:
         source, expression: As of `compile_kernel`.
         grid: How many blocks.
         threads: Lanes of a block.
-        arguments: Of the kernel: contiguous tensors on the GPU, and integers that it takes as int64.
+        arguments: Of the kernel: contiguous tensors on one GPU, and integers that it takes as int64.
     """
     import cuda.core
 
-    stream, index = torch.cuda.current_stream(), torch.cuda.current_device()
-    cuda.core.Device(index).set_current()  # this thread may not have touched the GPU yet
+    device = next(argument.device for argument in arguments if isinstance(argument, torch.Tensor))
     given = [argument.data_ptr() if isinstance(argument, torch.Tensor) else argument for argument in arguments]
-    kernel = _load(source, expression, index)
-    cuda.core.launch(stream, cuda.core.LaunchConfig(grid=grid, block=threads), kernel, *given)
+    with torch.cuda.device(device):
+        cuda.core.Device(device.index).set_current()  # this thread may not have touched the GPU yet
+        kernel = _load(source, expression, device.index)
+        stream = cuda.core.Stream.from_handle(torch.cuda.current_stream(device).cuda_stream)
+        cuda.core.launch(stream, cuda.core.LaunchConfig(grid=grid, block=threads), kernel, *given)
