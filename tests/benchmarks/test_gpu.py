@@ -70,6 +70,29 @@ def test_what_is_measured_composes_to_the_cpus_bits(lanes, dtype):
     assert works.composing([made]).moved == 2 * made.base.nbytes + 3 * 512 + values + 3 * 5 * 4
 
 
+def test_the_gpus_clock_starts_when_the_host_has_launched(monkeypatch):
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            done.append("record")
+
+        def synchronize(self):
+            done.append("wait")
+
+        def elapsed_time(self, end):
+            return 4.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: done.append("sleep"), raising=False)
+    work = works.Work([lambda: done.append("call")], 1)
+    assert works.measure_work(work, torch.device("cuda")).seconds == 0.004
+    assert done[:5] == ["sleep", "record", "call", "record", "wait"]
+
+
 def test_the_host_measures_the_conflicts_that_the_device_does(lanes, monkeypatch):
     monkeypatch.setattr(kernels, "PART", 1024)
     made = works.make_chunk(5120, 3, 0.3, "bf16", "0.3", 5, DEVICE)

@@ -71,14 +71,15 @@ class GpuLanes:
     """Launches kernels on the GPU, and counts them."""
 
     def __init__(self) -> None:
-        self._launch = launching.launch
+        self._launch, self._lock = launching.launch, threading.Lock()
         self.launched: dict[str, int] = {}
 
     def launch(self, source: str, expression: str, grid: int, threads: int, *arguments: torch.Tensor | int) -> None:
         """Launch a kernel."""
         assert expression in KERNELS[source], f"{expression} is not among those that are compiled"
         self._launch(source, expression, grid, threads, *arguments)
-        self.launched[expression] = self.launched.get(expression, 0) + 1
+        with self._lock:
+            self.launched[expression] = self.launched.get(expression, 0) + 1
 
 
 class HostLanes:
@@ -103,7 +104,7 @@ class HostLanes:
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         with self._lock:  # one block at a time, of one thread
             getattr(self._libraries[source], symbol_of(expression))(grid, threads, pointers)
-        self.launched[expression] = self.launched.get(expression, 0) + 1
+            self.launched[expression] = self.launched.get(expression, 0) + 1
 
 
 def fenced(size: int) -> torch.Tensor:

@@ -20,7 +20,8 @@ class CudaEngine(TorchEngine):
     """Measures on an NVIDIA GPU, a few chunks at a time; chunks that do not fit there are measured on the CPU."""
 
     PATCH_BYTES, PAIR_BYTES = 1, 0
-    """Most bytes of an element: for each patch, its bit in a mask made of indices, and what is counted."""
+    """Most bytes of an element: for each patch, its bit in a mask made of indices, and what is counted; in fact less
+    than half, so that the other half is for pairs."""
 
     def measure(self, chunk: Chunk, arena: Arena, patches: int, pairs: Numbers) -> Measured:
         """Measure a chunk; arguments as of `ConflictEngine.measure`."""
@@ -37,8 +38,8 @@ class CudaEngine(TorchEngine):
         row_of[numbers] = np.arange(len(numbers))
         rows = row_of[pairs]
         known = np.flatnonzero((rows >= 0).all(1))
-        compared = torch.from_numpy(rows[known]).to(self.device)
-        found = measure_chunk(there, torch.from_numpy(table).to(self.device), chunk.size, compared)
+        compared = torch.from_numpy(rows[known])
+        found = measure_chunk(there, torch.from_numpy(table).to(self.device), chunk.size, compared, self._left // 2)
         own, census, sums = (part.cpu().numpy() for part in found)
         measured.own[numbers] = own
         measured.census[1 : len(numbers) + 1] = census[1:]

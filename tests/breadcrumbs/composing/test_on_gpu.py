@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from registry.breadcrumbs.composing import compose as compose_module
 from registry.breadcrumbs.composing import staging
@@ -121,6 +122,38 @@ def test_a_launch_is_on_torchs_stream_of_the_tensors_gpu_and_gets_addresses_and_
     assert (stream, kernel, arguments) == (("stream", 73), ("a.cu", "b<1>", 3), [7, tensor.data_ptr(), 2**40])
     assert (config.grid, config.block) == ((5, 1, 1), (64, 1, 1))
     assert entered == [3, "current", "launched", "left"]
+
+
+class Allocated(TorchDispatchMode):
+    """Keeps every tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = {}
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        """Call a function of torch's, and keep what it returns."""
+        found = function(*arguments, **(options or {}))
+        if isinstance(found, torch.Tensor):
+            self.made[found.untyped_storage().data_ptr()] = found
+        return found
+
+
+@pytest.mark.parametrize("method", list(BLOCKS))
+def test_a_launch_takes_no_more_memory_than_it_says(monkeypatch, method):
+    monkeypatch.setattr(launching, "launch", lambda *asked: None)
+    size, patches = 50_000, 3
+    chunk = SimpleNamespace(table=np.zeros((patches, 5), np.int64), scales=np.ones(patches), size=size, first=0)
+    chunk.spec = SimpleNamespace(dtype="BF16")
+    launch = CudaLaunch(chunk, SimpleNamespace(used=64), Rule(method))
+    there, base, lost = torch.zeros(64, dtype=torch.uint8), torch.zeros(2 * size, dtype=torch.uint8), torch.zeros(1)
+    launch.upload(torch.device("cpu"))
+    with Allocated() as allocated:
+        launch.compose(there, base, base, lost)
+    given = {part.untyped_storage().data_ptr() for part in (there, base, lost, launch.table, launch.scales)}
+    parts = [part.untyped_storage().nbytes() for at, part in allocated.made.items() if at not in given]
+    assert len(parts) == 3  # counts, their sums, and those after a zero
+    assert sum(parts) + launch.table.nbytes + launch.scales.nbytes <= launch.extra
 
 
 class Opened:

@@ -1,6 +1,9 @@
 """Composing by the CUDA kernel, on lanes that the CPU stands in for, to the CPU kernel's bits."""
 
+import contextlib
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from registry.breadcrumbs.composing.staging import Arena
 from registry.breadcrumbs.kernels import compose as kernels
 from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, MIXED, compose_chunk, kind_of
+from registry.breadcrumbs.kernels.cuda.counting import set_bits
 from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES
 from tests.support.host_lanes import DEVICE, fenced
 from tests.support.science_makers import put
@@ -283,3 +287,25 @@ def test_equal_masses_elect_the_positive_sign(lanes, dtype):
 def test_a_kernel_that_is_not_compiled_is_not_launched(lanes):
     with pytest.raises(AssertionError, match="not among those"):
         lanes.launch("compose.cu", "compose<9, 9, 9>", 1, 32)
+
+
+def test_launches_by_several_threads_are_all_counted(lanes):
+    both = threading.Barrier(2)
+
+    class Meeting(dict):
+        """Has threads that read at the same time meet."""
+
+        def get(self, *asked):
+            found = super().get(*asked)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.3)
+            return found
+
+    lanes.launched = Meeting()
+
+    def launch(number):
+        set_bits(torch.tensor([number], device=DEVICE), torch.zeros(2, dtype=torch.int32, device=DEVICE), 0)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(launch, range(2)))
+    assert lanes.launched["set_bits"] == 2

@@ -48,7 +48,7 @@ class CudaLaunch:
         self.chunk, self.rule, self.end = chunk, rule, arena.used
         self.block = BLOCKS[rule.method]
         self.kind = kind_of(map(tuple, chunk.table[:, 2:4].tolist()), rule.method)
-        self.extra = chunk.table.nbytes + 8 * len(chunk.table) * (-(-chunk.size // self.block) + 2)
+        self.extra = chunk.table.nbytes + 12 * len(chunk.table) * (-(-chunk.size // self.block) + 2)
 
     def upload(self, device: torch.device) -> None:
         """Copy to the GPU what is not in the arena."""

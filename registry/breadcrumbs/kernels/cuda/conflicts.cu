@@ -144,6 +144,6 @@ __global__ void __launch_bounds__(32 * WARPS)
 #pragma unroll
     for (int number = 0; number < SUMS; number++) {
         const double total = sum_of_block(found[number], room);
-        if (threadIdx.x == 0) sums[SUMS * blockIdx.x + number] = total;
+        if (threadIdx.x == 0) sums[SUMS * (i64)blockIdx.x + number] = total;
     }
 }
