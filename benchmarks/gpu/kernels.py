@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> Result | None:
         print("There is no CUDA device here, so nothing was measured.")
         return None
     if not launching.can_launch(device):
-        print("cuda-core or NVRTC is not installed, so nothing was measured: pip install 'breadcrumb-registry[cuda]'.")
+        print(
+            "The kernels cannot be compiled for this GPU, so nothing was measured: it must be of Ampere or later, and"
+        )
+        print("NVRTC must know it: pip install -U 'breadcrumb-registry[cuda]'.")
         return None
     return measure(args, device)
 

@@ -112,14 +112,15 @@ def test_a_launch_is_on_torchs_stream_of_the_tensors_gpu_and_gets_addresses_and_
     made = SimpleNamespace(set_current=lambda: entered.append("current"))
     monkeypatch.setattr(core, "Device", lambda index: made if index == 3 else None)
     monkeypatch.setattr(core, "launch", lambda *given: found.append(given) or entered.append("launched"))
-    monkeypatch.setattr(core, "Stream", SimpleNamespace(from_handle=lambda handle: ("stream", handle)))
     monkeypatch.setattr(torch.cuda, "device", entering)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=70 + device.index))
     monkeypatch.setattr(launching, "_load", lambda *asked: asked)
     tensor = torch.zeros(4).as_subclass(OnGpu)
     launching.launch("a.cu", "b<1>", 5, 64, 7, tensor, 2**40)
     (stream, config, kernel, *arguments) = found[0]
-    assert (stream, kernel, arguments) == (("stream", 73), ("a.cu", "b<1>", 3), [7, tensor.data_ptr(), 2**40])
+    assert isinstance(stream, core.Stream)  # another's stream is taken with a warning
+    assert int(stream.handle) == 73
+    assert (kernel, arguments) == (("a.cu", "b<1>", 3), [7, tensor.data_ptr(), 2**40])
     assert (config.grid, config.block) == ((5, 1, 1), (64, 1, 1))
     assert entered == [3, "current", "launched", "left"]
 
