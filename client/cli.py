@@ -15,7 +15,7 @@ from client.commands.composing import conflicts, deltas, evals, following, local
 from client.commands.curation import cards, patches, reviews
 from client.commands.operating import admin, operations
 from client.commands.options import Json, Quiet
-from client.commands.people import account, keys, people
+from client.commands.people import account, joining, keys, news, people, publishers, sessions
 from client.commands.releasing import channels, publishing, releases
 from client.terminal.console import plain
 
@@ -116,6 +116,8 @@ _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     ),
     "Review": (
         reviews.inbox,
+        news.news,
+        news.watch,
         reviews.review,
         reviews.comment,
         reviews.accept,
@@ -127,12 +129,16 @@ _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     ),
     "Release": (releases.group, channels.group, publishing.publish, keys.group),
     "Account and people": (
+        joining.join,
         account.login,
         account.logout,
         account.whoami,
+        joining.profile,
         people.tokens,
+        sessions.group,
         people.organisations,
         people.members,
+        publishers.group,
     ),
     "Operate": (
         operations.webhooks,
@@ -144,6 +150,7 @@ _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     ),
     "This installation": (overview.doctor, demo),
 }
+admin.group.add_typer(joining.group)
 for _panel, _members in _PANELS.items():
     for _member in _members:
         if isinstance(_member, typer.Typer):

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MiB = 2**20
 GiB = 2**30
+HUGGING_FACE = "https://huggingface.co"  # the provider, whatever the Hub of bases is
 
 
 class Settings(BaseSettings):
@@ -61,6 +62,59 @@ class Settings(BaseSettings):
         "each REGISTRY_SEND_SECONDS of waiting for its client; 0 for no limit",
     )
     send_seconds: float = Field(60, gt=0, description="longest wait for a client to take the next bytes of an answer")
+    registration: Literal["closed", "invitation", "open"] = Field(
+        "invitation",
+        description="how people join: closed (an admin or operator adds them), invitation (by links of admins and of "
+        "owners of namespaces), or open (anybody may ask as well, and an admin approves)",
+    )
+    oidc_issuer: str = Field(
+        "",
+        pattern=r"^(huggingface|https?://[^?#\s]+)?$",
+        description="OpenID provider that people sign in by: its address, like https://id.example.org/realms/ml, or "
+        "huggingface; empty for none",
+    )
+    oidc_client_id: str = Field("", description="what the provider calls this registry")
+    oidc_client_secret: SecretStr = Field(
+        SecretStr(""), description="secret that the provider gave for it; empty for a public client"
+    )
+    oidc_groups: str = Field(
+        "",
+        pattern=r"^([^=:,]+=[a-z0-9._-]+:(contributor|reviewer|maintainer|owner)(,|$))*$",
+        description="roles that groups at the provider give in organisations here, like "
+        "speech=acme:maintainer,everybody=acme:contributor; whoever signs in by the provider has these roles there, "
+        "and no others",
+    )
+    oidc_groups_claim: str = Field(
+        "", description="claim with the groups of a person; if empty, groups, and orgs for huggingface"
+    )
+    oidc_scopes: str = Field("openid profile", description="scopes that the provider is asked for")
+    oidc_name: str = Field("", description="name of the provider on pages; if empty, its host")
+    oidc_join: Literal["everybody", "mapped", "invited"] = Field(
+        "invited",
+        description="who gets an account by signing in by the provider: everybody there, those with a role by "
+        "REGISTRY_OIDC_GROUPS, or nobody without an invitation",
+    )
+    oidc_hours: float = Field(
+        24,
+        gt=0,
+        description="hours after which whoever came by the provider has to sign in by it again, before any token of "
+        "theirs works; so somebody who is removed there can do nothing here after that",
+    )
+    private_issuers: str = Field(
+        "",
+        description="issuers, separated by commas, that may be at http:// and at addresses that are not public: the "
+        "provider that people sign in by, and those of trusted publishing",
+    )
+    rate_strangers: str = Field(
+        "600/hour",
+        description="most attempts of an address (an IPv6 /64) to join or to sign in by what is not a token: asking, "
+        "invitations, codes and identity tokens; empty or 0 for no limit",
+    )
+    rate_asking: str = Field(
+        "10/day",
+        description="most requests for an account of an address (an IPv6 /64), since a person has to read each; empty "
+        "or 0 for no limit",
+    )
     rate_address: str = Field(
         "12000/minute",
         description="most requests of an address (an IPv6 /64), with or without a token; empty or 0 for no limit",
@@ -180,6 +234,14 @@ class Settings(BaseSettings):
             ip_network(part.strip())
         return value
 
+    @field_validator("oidc_client_id")
+    @classmethod
+    def check_client(cls, value: str, known: ValidationInfo) -> str:
+        """Refuse a provider that does not know this registry."""
+        if known.data.get("oidc_issuer") and not value:
+            raise ValueError("a provider needs one, REGISTRY_OIDC_CLIENT_ID")
+        return value
+
     @field_validator("accel")
     @classmethod
     def check_accel(cls, value: str, known: ValidationInfo) -> str:
@@ -203,6 +265,37 @@ class Settings(BaseSettings):
             "key_id": self.bucket_key_id,
             "secret": self.bucket_secret.get_secret_value(),
         }
+
+    @property
+    def oidc(self) -> dict[str, str] | None:
+        """How to reach the provider that people sign in by, including its secret; None if there is none."""
+        if not self.oidc_issuer:
+            return None
+        preset = self.oidc_issuer == "huggingface"
+        return {
+            "issuer": HUGGING_FACE if preset else self.oidc_issuer,
+            "client_id": self.oidc_client_id,
+            "client_secret": self.oidc_client_secret.get_secret_value(),
+            "scopes": self.oidc_scopes,
+            "groups_claim": self.oidc_groups_claim or ("orgs" if preset else "groups"),
+        }
+
+    @property
+    def oidc_title(self) -> str:
+        """The name of that provider on pages."""
+        host = self.oidc_issuer.partition("://")[2].partition("/")[0]
+        return self.oidc_name or ("Hugging Face" if self.oidc_issuer == "huggingface" else host)
+
+    @property
+    def group_roles(self) -> list[tuple[str, str, str]]:
+        """The roles of groups at the provider: (group, organisation, role)."""
+        pairs = [part.partition("=") for part in self.oidc_groups.split(",") if part]
+        return [(group.strip(), *place.partition(":")[::2]) for group, _, place in pairs]
+
+    @property
+    def private_issuer_list(self) -> list[str]:
+        """Issuers that may be at addresses that are not public."""
+        return [issuer.strip() for issuer in self.private_issuers.split(",") if issuer.strip()]
 
     @property
     def database(self) -> str:

@@ -139,7 +139,9 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "registry.db": SERVER_SIDE,
     "registry.storage": SERVER_SIDE | {"registry.sandboxes"},
     "registry.outside.hub": {"registry.sandboxes", "registry.server", "registry.services", "registry.worker"},
-    "registry.outside.egress": {"registry.services.events", "registry.worker.courier"},
+    "registry.outside.egress": {"registry.outside", "registry.services.events", "registry.worker.courier"},
+    "registry.outside.issuers": {"registry.outside.provider", "registry.server.edge.providers"},
+    "registry.outside.provider": {"registry.server.edge.providers"},
     "registry.documents": {"registry.sandboxes", "registry.server", "registry.services", "registry.worker", "client"},
     "registry.services": {"registry.cli", "registry.server", "registry.worker"},
     "registry.server": {"registry.cli"},
@@ -192,6 +194,8 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "httpx2": {"client", "registry.outside"},  # the only two ways out of the server
     "huggingface_hub": {"client", "registry.documents.cards"},  # which writes cards
     "obstore": {"registry.storage.bucket"},
+    "authlib": {"registry.outside.provider"},
+    "joserfc": {"registry.outside.issuers", "registry.outside.provider"},
     "cryptography": {"client.machine.signatures"},
     "model_signing": {"client.machine.signatures"},
     "optuna": {"client.trials.sampling"},

@@ -10,6 +10,10 @@ Every method raises the class of registry.errors that the registry meant, and re
 from types import TracebackType
 from typing import Self
 
+from client.api.endpoints.accounts.joining import Joining
+from client.api.endpoints.accounts.news import Newsreader
+from client.api.endpoints.accounts.publishers import Publishers
+from client.api.endpoints.accounts.sessions import Sessions
 from client.api.endpoints.admin import Admin
 from client.api.endpoints.compositions import Compositions
 from client.api.endpoints.conflicts import Conflicts
@@ -23,11 +27,27 @@ from client.api.endpoints.releases import Releases
 from client.api.endpoints.reviews import Reviews
 from client.api.endpoints.uploads import Uploads
 from client.api.http import Connection
+from client.machine.ci import identity_token
 from client.machine.config import current
 
 
 class Client(
-    Models, Patches, Reviews, Evaluations, Compositions, Conflicts, Releases, Jobs, Uploads, People, Operations, Admin
+    Models,
+    Patches,
+    Reviews,
+    Evaluations,
+    Compositions,
+    Conflicts,
+    Releases,
+    Jobs,
+    Uploads,
+    People,
+    Joining,
+    Sessions,
+    Publishers,
+    Newsreader,
+    Operations,
+    Admin,
 ):
     """A registry, reached by its HTTP API; threads may share one.
 
@@ -57,16 +77,23 @@ class Client(
         self.connection.close()
 
 
-def connect(url: str | None = None, token: str | None = None) -> Client:
+def connect(url: str | None = None, token: str | None = None, *, pushing: str | None = None) -> Client:
     """Return a client of a registry, logged in as the commands are.
 
     Args:
         url: The registry's address; when None the one in use: $CRUMB_URL, else that of `crumb login`.
         token: Of the user; when None the one in use for that address, if any.
+        pushing: The model to be pushed to. Without a token, a job of a build service then pushes by its own identity.
 
     Raises:
         Unauthenticated: No address is given, and no registry is in use.
+            The identity of the job is refused.
         InvalidRequest: The address is malformed.
+        Unavailable: The registry or the build service does not answer.
     """
     login = current(url)
-    return Client(login.url, token or login.token)
+    known = token or login.token
+    if known is None and pushing is not None and (identity := identity_token(login.url)) is not None:
+        with Client(login.url) as client:
+            known = client.exchange_identity(pushing, identity).token
+    return Client(login.url, known)

@@ -123,12 +123,15 @@ def parse_size(text: str | None) -> int | None:
         raise InvalidRequest(f"{text[:40]!r} is not a size; write it like 8GiB, 500MB or 1048576.") from None
 
 
-def connect() -> "Client":
+def connect(pushing: str | None = None) -> "Client":
     """Return a client of the registry in use.
 
+    Args:
+        pushing: The model to be pushed to, by the identity of the job if there is no token.
+
     Raises:
-        Unauthenticated: No registry is in use.
+        Unauthenticated: No registry is in use, or the identity of the job is refused.
     """
     from client.api.client import connect
 
-    return connect()
+    return connect(pushing=pushing)

@@ -11,3 +11,6 @@ HEX256 = r"[0-9a-f]{64}"
 
 WEIGHTS_DIGEST = rf"sha256:{HEX256}"
 """The digest of a model's weights."""
+
+LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*"
+"""One line, without what controls a page or a terminal, or turns the direction of the text around it."""

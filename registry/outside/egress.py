@@ -1,4 +1,4 @@
-"""Egress: a POST to a stranger's address, which cannot be made to reach what only this machine can reach.
+"""Egress: a request to a stranger's address, which cannot be made to reach what only this machine can reach.
 
     url ── parsed, cheap checks ──> name resolved here ── every address public? ──> connected to that very address
            check_url                resolve               is_public                 Host, SNI and certificate by name
@@ -170,7 +170,36 @@ class Egress:
         self.tls = tls or public_authorities()
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """POST a body and return the answer, whatever its status.
+        """POST a body and return the answer, whatever its status, with the beginning of its text.
+
+        Raises:
+            InvalidRequest: The address may not be called.
+            Unavailable: Nobody answers there, or not in time.
+        """
+        status, raw = self.call("POST", url, body, headers, MOST_READ)
+        return Reply(status, plain(raw.decode("utf-8", "replace")))
+
+    def fetch(self, method: str, url: str, body: bytes, headers: Mapping[str, str], most: int) -> tuple[int, bytes]:
+        """Send a request and return the status and the body of its answer.
+
+        Args:
+            method: `GET` or `POST`.
+            url: The address.
+            body: The body of the request.
+            headers: Its headers.
+            most: Most bytes of the answer.
+
+        Raises:
+            InvalidRequest: The address may not be called.
+            Unavailable: Nobody answers there, or not in time, or with more bytes than that.
+        """
+        status, raw = self.call(method, url, body, headers, most + 1)
+        if len(raw) > most:
+            raise Unavailable(f"{check_url(url, private=self.private).netloc} answers with more than {most} bytes.")
+        return status, raw
+
+    def call(self, method: str, url: str, body: bytes, headers: Mapping[str, str], most: int) -> tuple[int, bytes]:
+        """Send a request to the first address of a name that accepts it; return the status and `most` bytes at most.
 
         Raises:
             InvalidRequest: The address may not be called.
@@ -181,9 +210,9 @@ class Egress:
         until = time.monotonic() + self.seconds
         for address in addresses[:-1]:
             with contextlib.suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
-                return self.send(target, address, body, headers, until)
+                return self.send(method, target, address, body, headers, until, most)
         try:
-            return self.send(target, addresses[-1], body, headers, until)
+            return self.send(method, target, addresses[-1], body, headers, until, most)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as why:
             raise Unavailable(f"No connection to {target.netloc}: {plain(str(why)) or 'not in time'}.") from why
 
@@ -206,7 +235,16 @@ class Egress:
             raise InvalidRequest(f"{target.host} is not at a public address; nothing was sent there.", field="url")
         return addresses[:MOST_ADDRESSES]
 
-    def send(self, target: Target, address: Address, body: bytes, headers: Mapping[str, str], until: float) -> Reply:
+    def send(
+        self,
+        method: str,
+        target: Target,
+        address: Address,
+        body: bytes,
+        headers: Mapping[str, str],
+        until: float,
+        most: int,
+    ) -> tuple[int, bytes]:
         """Send a request to one address, which was checked.
 
         Raises:
@@ -220,12 +258,16 @@ class Egress:
         sent = {**headers, "Host": target.netloc, "Accept-Encoding": "identity", "Connection": "close"}
         with cut_off(left) as trace, self.client(left) as client:
             request = client.build_request(
-                "POST", url, content=body, headers=sent, extensions={"sni_hostname": target.host, "trace": trace}
+                method,
+                url,
+                content=body or None,
+                headers=sent,
+                extensions={"sni_hostname": target.host, "trace": trace},
             )
             try:
                 response = client.send(request, stream=True, follow_redirects=False)
                 try:
-                    return Reply(response.status_code, plain(read_some(response).decode("utf-8", "replace")))
+                    return response.status_code, read_some(response, most)
                 finally:
                     response.close()
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
@@ -275,15 +317,15 @@ def cut_off(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]
             kept.close()
 
 
-def read_some(response: httpx2.Response) -> bytes:
-    """Return at most MOST_READ bytes of an answer, or fewer if it breaks off; the rest is not read."""
+def read_some(response: httpx2.Response, most: int) -> bytes:
+    """Return at most so many bytes of an answer, or fewer if it breaks off; the rest is not read."""
     raw = bytearray()
     with contextlib.suppress(httpx2.HTTPError):
         for chunk in response.iter_raw():
             raw += chunk
-            if len(raw) >= MOST_READ:
+            if len(raw) >= most:
                 break
-    return bytes(raw[:MOST_READ])
+    return bytes(raw[:most])
 
 
 def plain(text: str) -> str:

@@ -119,6 +119,15 @@ class Affected(Answer):
     channels: list[str]
 
 
+class Origin(Answer):
+    """The run of a workflow that pushed a revision by trusted publishing, as the token that its service signed says."""
+
+    kind: Literal["github", "gitlab", "oidc"]
+    issuer: str
+    claims: dict[str, str]
+    url: str | None = Field(description="the page of the run, if the service has one")
+
+
 class Patch(Answer):
     """A patch at one revision: the newest, unless another was asked for."""
 
@@ -156,6 +165,7 @@ class Patch(Answer):
     files: list[PatchFile] | None = Field(
         None, description="files that came with it beside the weights; null in lists of patches"
     )
+    origin: Origin | None = Field(None, description="what pushed it, if that was a workflow by trusted publishing")
     job: Job | None = None
     affected: Affected | None = Field(None, description="what a yank affects")
     created_at: datetime

@@ -25,14 +25,15 @@ from registry.server.api import (
     uploads,
     webhooks,
 )
+from registry.server.api.accounts import joining, news, publishers, sessions
 from registry.server.composers import Composers
 from registry.server.edge import monitoring
 from registry.server.edge.context import Context
-from registry.server.edge.counts import Kept
+from registry.server.edge.counts import Kept, Readings
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate, open_storage
 from registry.server.edge.middleware import Edge, Metrics
-from registry.server.edge.readings import Readings
+from registry.server.edge.providers import Providers
 from registry.server.hub import discussions, lfs, pushing, refusing, repositories, resolving
 from registry.server.hub.browsers import Browsers
 from registry.server.hub.route import RawPath
@@ -113,6 +114,9 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         Composers(min(MOST_COMPOSERS, processors()), settings.job_memory),
         Gate(shared.composing, COMPOSED_EACH),
         Readings(holding.RENEWED.total_seconds()),
+        Rate("strangers", settings.rate_strangers, storage),
+        Rate("asking", settings.rate_asking, storage),
+        Providers(settings),
     )
     app.state.metrics = Metrics(shared.folder, shared.process)
     app.state.health = Kept(monitoring.probe, monitoring.HEALTH_SECONDS)
@@ -129,6 +133,9 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     errors.install(app)
     for module in (
         people,
+        joining,
+        sessions,
+        news,
         models,
         patches,
         conflicts,
@@ -137,6 +144,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         channels,
         uploads,
         webhooks,
+        publishers,
         feed,
         jobs,
         monitoring,

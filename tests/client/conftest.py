@@ -36,9 +36,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test sees a person's logins, proxies or Hub."""
+    """No test sees a person's logins, proxies or Hub, or a job's identity."""
     for name in ("CRUMB_URL", "CRUMB_TOKEN", "CRUMB_DEBUG", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("CRUMB_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"):
+        monkeypatch.delenv(name, raising=False)  # which the tests' own build service may give
     monkeypatch.setenv("CRUMB_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path / "home"

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from registry.cli import app
 from registry.db.audit import FIRST_HASH, check_chain, hash_event
-from registry.db.tables import AuditEvent, AuditHead, Model, Token, User, now
+from registry.db.tables import AuditEvent, AuditHead, Identity, Model, Token, User, now
+from registry.services.people import sign_ins
 from registry.services.people.actors import record
 from registry.services.people.namespaces import ensure_user
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
@@ -27,12 +28,16 @@ pytestmark = pytest.mark.heavy
 
 MODEL = "/api/v1/models/{namespace}/{name}"
 HUB = "/api/models/{namespace}/{name}"
-PARTS = {  # of something that is in the log as a whole
+PARTS = {  # of something that is in the log as a whole; or what somebody has read, and wants to
+    "POST /api/v1/news/seen",
+    f"PUT {MODEL}/watch",
+    f"DELETE {MODEL}/watch",
     "PUT /api/v1/uploads/{upload_id}/parts/{number}",
     "PUT /api/lfs/{upload_id}/parts/{number}",
     "POST /api/lfs/{upload_id}/complete",
     f"POST {HUB}/preupload/{{rev}}",
     "POST /api/validate-yaml",
+    "POST /api/v1/device",
 }
 SEVERAL = {  # which announce, complete or send several files, each with a row
     f"POST {HUB}/commit/{{rev}}",
@@ -41,6 +46,11 @@ SEVERAL = {  # which announce, complete or send several files, each with a row
 }
 OPEN = {"state": "proposed"}
 BUNDLE = json.dumps({"verificationMaterial": {}, "dsseEnvelope": {}})
+
+
+@pytest.fixture
+def world_settings() -> dict[str, Any]:
+    return {"registration": "open"}
 
 
 def rows(world: World, after: int = 0) -> Sequence[AuditEvent]:
@@ -161,6 +171,89 @@ def tell_people(story: Story) -> None:
         about="alice",
         after={"prefix": token["prefix"]},
     )
+
+
+def tell_joining(story: Story) -> None:
+    words = {"label": "Ada", "expires_days": 3, "role": "reviewer"}
+    after = {"label": "Ada", "role": "reviewer"}
+    way = "/api/v1/namespaces/{namespace}/invitations"
+    told: dict[str, Any] = {"wrote": "invitation.create", "about": "crew", "adds": True, "after": after}
+    made = [story.tell("alice", f"POST {way}", words, **told) for _ in range(2)]
+    was = {"invitation": made[0]["id"], "state": "open"}
+    gone: dict[str, Any] = {"wrote": "invitation.revoke", "about": "crew", "before": was}
+    story.tell("alice", f"DELETE {way}/{{invitation_id}}", invitation_id=made[0]["id"], **gone)
+    secret = {"invitation": made[1]["url"].rpartition("=")[2]}
+    used: dict[str, Any] = {"wrote": "invitation.accept", "about": "crew", "before": {"role": None}}
+    story.tell("bob", "POST /api/v1/joining/accept", secret, after={"role": "reviewer"}, **used)
+    assert story.world.client("alice").delete("/api/v1/namespaces/crew/members/bob").status_code == 204
+    was, is_now = {"display_name": ""}, {"display_name": "Bob B."}
+    story.tell("bob", "PATCH /api/v1/profile", is_now, wrote="user.update", about="bob", before=was, after=is_now)
+    tell_accounts(story)
+    tell_sessions(story)
+
+
+def tell_sessions(story: Story) -> None:
+    with story.world.database.write() as session:
+        sign_ins.start(session, story.world.token("bob"))
+        user = session.scalars(select(User).where(User.name == "bob")).one()
+        session.add(Identity(user_id=user.id, issuer="https://id.example.org", subject="b", name="bob"))
+    there = story.world.client("bob").get("/api/v1/sessions").json()
+    prefix = {"prefix": story.world.token("bob")[:9]}
+    way, at = "DELETE /api/v1/sessions/{session_id}", {"session_id": there["sessions"][0]["id"], "about": "bob"}
+    story.tell("bob", way, wrote="sign_in.end", after=prefix, **at)
+    way, at = "DELETE /api/v1/sessions/accounts/{account_id}", {"account_id": there["accounts"][0]["id"]}
+    was = {"issuer": "https://id.example.org", "subject": "b", "identity": there["accounts"][0]["id"]}
+    story.tell("bob", way, wrote="identity.unlink", about="bob", before=was, **at)
+    codes = story.world.client(None).post("/api/v1/device", json={"label": "crumb"}).json()
+    body, after = {"user_code": codes["user_code"], "approve": True}, {"program": "crumb"}
+    story.tell("bob", "POST /api/v1/device/decide", body, wrote="device.approve", about="bob", after=after)
+    serial, question = last(story.world), {"device_code": codes["device_code"]}
+    given = story.world.client(None).post("/api/v1/device/token", json=question).json()
+    (row,) = rows(story.world, serial)
+    assert (row.action, row.user_name) == ("token.create", "bob")
+    assert given["token"].startswith(str(row.token_prefix))
+    story.told.add("POST /api/v1/device/token")
+
+
+def tell_accounts(story: Story) -> None:
+    """What admins do, and what somebody without an account does, whom the log cannot name."""
+    story.world.client("root", admin=True)
+    body = {"name": "erin", "display_name": "Erin"}
+    after = {"display_name": "Erin"}
+    story.tell("root", "POST /api/v1/admin/users", body, wrote="user.create", about="erin", after=after)
+    for active in (False, True):
+        story.tell(
+            "root",
+            "PATCH /api/v1/admin/users/{user}",
+            {"active": active},
+            user="erin",
+            wrote="user.enable" if active else "user.disable",
+            about="erin",
+            before={"active": not active},
+            after={"active": active},
+        )
+    way = "/api/v1/admin/invitations"
+    told: dict[str, Any] = {"wrote": "invitation.create", "about": "the registry", "adds": True}
+    made = story.tell("root", f"POST {way}", {"label": "x"}, after={"label": "x"}, **told)
+    was = {"invitation": made["id"], "state": "open"}
+    gone: dict[str, Any] = {"wrote": "invitation.revoke", "about": "the registry", "before": was}
+    story.tell("root", f"DELETE {way}/{{invitation_id}}", invitation_id=made["id"], **gone)
+    serial = last(story.world)
+    asked = story.world.client(None).post("/api/v1/joining", json={"name": "frank", "message": "Please."})
+    assert asked.status_code == 201, asked.text
+    (row,) = rows(story.world, serial)
+    assert (row.action, row.subject, row.user_id) == ("invitation.ask", "frank", None)
+    assert row.request_id == asked.headers["x-request-id"]
+    story.told.add("POST /api/v1/joining")
+    assert row.after is not None
+    waiting: dict[str, Any] = {"invitation_id": row.after["invitation"], "about": "frank", "after": row.after}
+    story.tell("root", f"POST {way}/{{invitation_id}}/approve", wrote="invitation.approve", **waiting)
+    serial, secret = last(story.world), asked.json()["url"].rpartition("=")[2]
+    joined = story.world.client(None).post("/api/v1/joining/accept", json={"invitation": secret, "name": "frank"})
+    assert joined.status_code == 200, joined.text
+    (row,) = rows(story.world, serial)
+    assert (row.action, row.subject, row.user_name) == ("user.join", "frank", "frank")
+    assert joined.json()["token"].startswith(str(row.token_prefix))
 
 
 def tell_uploads(story: Story) -> None:
@@ -468,6 +561,17 @@ def tell_webhooks(story: Story) -> None:
     assert "secret" not in "".join(str(row.after) for row in rows(story.world) if row.action.startswith("webhook"))
 
 
+def tell_publishers(story: Story) -> None:
+    way, about = f"{MODEL}/publishers", {"about": "crew/tiny"}
+    wanted = {"repository": "crew/training", "workflow": "train.yml"}
+    body, after = {"kind": "github", "user": "tiny-ci", **wanted}, {"user": "tiny-ci", "claims": wanted}
+    made = story.tell("alice", f"POST {way}", body, **about, wrote="publisher.create", after=after)
+    was = {"publisher": made["id"], "user": "tiny-ci", "issuer": made["issuer"], "claims": wanted}
+    one = f"DELETE {way}/{{publisher_id}}"
+    story.tell("alice", one, publisher_id=made["id"], **about, wrote="publisher.remove", before=was)
+    story.told.add("POST /api/v1/publishing/token")  # tests/services/catalog/test_publishers.py looks for its row
+
+
 def tell_admins(story: Story) -> None:
     about, body = {"about": "crew/tiny#1"}, {"number": 1, "reason": "malware", "message": "It phones home."}
     made = story.tell("bob", f"POST {MODEL}/reports", body, **about, wrote="report.create", after={"reason": "malware"})
@@ -495,11 +599,13 @@ def test_every_call_that_changes_something_writes_one_row(world: World, tmp_path
         make_patch(base, fine_tuned(base, tmp_path / f"tuned{number}", seed=number + 1), files[-1])
     story = Story(world)
     tell_people(story)
+    tell_joining(story)
     tell_uploads(story)
     tell_model(story, base)
     tell_patches(story, files)
     tell_releases(story)
     tell_webhooks(story)
+    tell_publishers(story)
     tell_admins(story)
     changing = {f"{way.method} {way.path}" for way in every_way(world.app) if not way.reads}
     assert story.told == changing - PARTS - SEVERAL, (

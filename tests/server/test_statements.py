@@ -54,7 +54,7 @@ QUERIES = {  # what makes a read do all that it can
     "/{namespace:space}/{name}/releases/compare": "?before=1.0.0&after=1.1.0",
 }
 KINDS = (("/api/", ""), ("/api/", "/{path:path}"), ("/", "/{path:path}"))
-LEFT_OUT = {  # there is no upload, no push, no card, no signature and no folder; the Hub's others refuse
+LEFT_OUT = {  # there is no upload, push, card, signature, folder or provider; the Hub's others refuse
     "/api/v1/models/{namespace}/{name}/cards/{number}",
     "/api/v1/models/{namespace}/{name}/patches/{number}/push",
     "/api/models/{namespace}/{name}/lfs-files",
@@ -62,6 +62,8 @@ LEFT_OUT = {  # there is no upload, no push, no card, no signature and no folder
     "/{path:path}/info/refs",
     *(f"{prefix}{kind}{rest}" for kind in ("datasets", "spaces") for prefix, rest in KINDS),
     "/api/v1/uploads/{upload_id}",
+    "/login/provider",
+    "/login/provider/callback",
     "/api/models/{namespace}/{name}/tree/{rev}/{path:path}",
     "/api/v1/models/{namespace}/{name}/releases/{version}/signature",
 }

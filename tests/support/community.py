@@ -222,14 +222,14 @@ def prepared(kind: str, released: bool, request: pytest.FixtureRequest) -> Made:
 
 @contextmanager
 def open_community(
-    kind: str, folder: Path, request: pytest.FixtureRequest, *, released: bool = False
+    kind: str, folder: Path, request: pytest.FixtureRequest, *, released: bool = False, **settings: Any
 ) -> Iterator[Community]:
     """Open a copy of the community on a database of some kind; `released`: all accepted, RELEASES published."""
     made, files = prepared(kind, released, request), prepared(kind, False, request).folder
     assert files is not None
     url = copy(kind, made, folder, request)
     try:
-        with open_world(folder / "data", url) as world:
+        with open_world(folder / "data", url, **settings) as world:
             world.tokens.update(made.tokens)
             yield Community(world, files / "base", [files / f"{PATCHES + n}.safetensors" for n in (1, 2, 3)])
     finally:

@@ -64,6 +64,7 @@ class World:
 @contextmanager
 def open_world(folder: Path, database_url: str, **settings: Any) -> Iterator[World]:
     defaults = {"part_bytes": 1000, "lease_seconds": 5, "rate_address": "", "rate_token": "", "counts_seconds": 0}
+    defaults |= {"rate_strangers": "", "rate_asking": ""}
     made = Settings(data=folder, database_url=database_url, **{**defaults, **settings})
     made.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     configure_logs("text")

@@ -27,7 +27,6 @@ from benchmarks.quality.worlds.kinds import Batch, Kind, Parts, World
 
 LENGTH = 128  # bytes that the model sees at once
 MOST = 400_000  # bytes of a task's text
-VALIDATION, TEST = 16, 32  # sequences of LENGTH
 SCORED = 4  # sequences at a time: what the model makes of them then fits into a processor's cache
 BLOCK = 8  # sequences that stay together when text is cut into parts
 
@@ -102,7 +101,12 @@ HELD_OUT = ("email", "scipy-docstrings")
 
 @dataclass(frozen=True)
 class Language(Kind):
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        layers: Of the model.
+        validation, test: How many sequences of LENGTH a score is over.
+    """
 
     name: str = "language"
     held_out: Sequence[str] = HELD_OUT
@@ -115,6 +119,9 @@ class Language(Kind):
     tune_steps: int = 100
     rate: float = 5e-4
     batch: int = 16
+    layers: int = 5
+    validation: int = 16
+    test: int = 32
 
     def world(self, seed: int) -> World:
         """Cut the texts."""
@@ -128,7 +135,8 @@ class Language(Kind):
             drawn = [text[torch.randint(len(text), (count,), generator=generator)] for text, count in shares]
             return _batch(torch.cat(drawn), "base")
 
-        return World(mixture, {name: _cut(read(), name, random) for name, read in TEXTS.items()})
+        sizes = self.validation, self.test
+        return World(mixture, {name: _cut(read(), name, random, sizes) for name, read in TEXTS.items()})
 
     def new(self) -> nn.Module:
         """Return a model with random weights."""
@@ -138,7 +146,7 @@ class Language(Kind):
             vocab_size=256,
             hidden_size=128,
             intermediate_size=344,
-            num_hidden_layers=5,
+            num_hidden_layers=self.layers,
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=LENGTH,
@@ -177,10 +185,11 @@ def _batch(sequences: Tensor, task: str) -> Batch:
     return Batch(sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous(), task)
 
 
-def _cut(text: bytes, task: str, random: np.random.Generator) -> Parts:
+def _cut(text: bytes, task: str, random: np.random.Generator, sizes: tuple[int, int]) -> Parts:
+    """Cut a text into its parts, of which those for validation and test have so many sequences."""
     sequences = _sequences(text[:MOST])
     blocks = len(sequences) // BLOCK
     order = random.permutation(blocks)
     places = (torch.from_numpy(order)[:, None] * BLOCK + torch.arange(BLOCK)).flatten()
-    validation, test, tune = torch.split(places, [VALIDATION, TEST, len(places) - VALIDATION - TEST])
+    validation, test, tune = torch.split(places, [*sizes, len(places) - sum(sizes)])
     return Parts(*(_batch(sequences[part], task) for part in (tune, validation, test)))

@@ -76,6 +76,8 @@ def push(
     Files of TUNED beside its weights that differ from the base's, like config.json or a chat template, are sent with
     it; a release takes them if its maintainer says so.
 
+    In a job of a build service that an owner has named (`crumb publisher add`), no token is needed.
+
     It is a draft until `crumb propose` (or --propose) asks for review. Prints the patch's number. If it is interrupted,
     run it again: it resumes. After success it prints the same number again.
     """
@@ -91,7 +93,7 @@ def push(
         changed["device_memory"] = parse_size(options["device_memory"])
     console = Console(as_json, quiet)
     message = "" if message_file is None else read_text(message_file, MESSAGE_BYTES)
-    with connect() as client:
+    with connect(pushing=model) as client:
         pushed = push_tuned(
             client,
             tuned,

@@ -15,10 +15,16 @@ def login(
         str | None,
         typer.Option("--token", metavar="T", help="Your token; by default prompted for, or read from stdin."),
     ] = None,
+    browser: Annotated[
+        bool, typer.Option("--browser", help="Print a code, and wait until you let this program in by a browser.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Log in to a registry, and use it from now on."""
+    """Log in to a registry, and use it from now on.
+
+    At a terminal, an empty token means --browser.
+    """
     import os
 
     from client.api.client import Client
@@ -27,16 +33,19 @@ def login(
 
     console = Console(as_json, quiet)
     url = clean_url(url)
-    if not token and (ambient := os.environ.get("CRUMB_TOKEN", "").strip()):
+    if not token and not browser and (ambient := os.environ.get("CRUMB_TOKEN", "").strip()):
         if current_url() in (None, url):
             token = ambient
         else:
             console.note(f"CRUMB_TOKEN is for {current_url()}, and is not sent to {url}.")
-    if not token and sys.stdin.isatty():
-        token = typer.prompt("Token", hide_input=True, err=True)
-    elif not token:
+    if not token and not browser and sys.stdin.isatty():
+        token = typer.prompt(
+            "Token, or nothing to use a browser", hide_input=True, err=True, default="", show_default=False
+        )
+        browser = not token
+    elif not token and not browser:
         token = sys.stdin.readline(4096)
-    token = (token or "").strip()
+    token = (token or "").strip() or (_by_browser(url) if browser else "")
     if not token:
         raise Unauthenticated("No token was given; an operator makes one with `crumb-server token create USER`.")
     with Client(url, token) as client:
@@ -73,6 +82,26 @@ def whoami(as_json: Json = False, quiet: Quiet = False) -> None:
         ]
     )
     Console(as_json, quiet).result({"url": url, **me.model_dump(mode="json")}, text, plain(me.user))
+
+
+def _by_browser(url: str) -> str:
+    """Return the token that somebody gives this program, on a page of the registry."""
+    import platform
+    import time
+
+    from client.api.client import Client
+    from registry.errors import NotFound
+
+    with Client(url) as client:
+        codes = client.ask_for_codes(f"crumb on {platform.node()}"[:100])
+        typer.echo(f"Open {codes.url} in a browser, and let the program with the code {codes.user_code} in.", err=True)
+        until = time.monotonic() + codes.expires_in
+        while time.monotonic() < until:
+            answer = client.ask_for_token(codes.device_code)
+            if answer.token is not None:
+                return answer.token
+            time.sleep(codes.interval)
+    raise NotFound("Nobody let this program in; run `crumb login` again.")
 
 
 def _on_this_machine(url: str) -> bool:

@@ -1,12 +1,16 @@
 """All tables.
 
     users ─< tokens ─< sign_ins              what a user may do, from a command or a browser
+          ─< identities, device_logins       other ways to sign in: by a provider, by a code
+    users ─< invitations >─ namespaces       links by which people join, or get a role
     namespaces ─< namespace_members >─ users     where names live
     users ─< upload_sessions ─< upload_parts   bytes on their way in
     blobs                                    stored bytes, by sha256
     models ─< base_files >─ blobs            a name pinned to one base
            ─< base_tensors
            ─< model_members >─ users
+           ─< watches >─ users               who wants to know what happens in it
+           ─< publishers ─< tokens           workflows elsewhere that may push to it
            ─< model_tags, model_trigrams     how it is found
            ─< model_downloads                how often it was downloaded
            ─< patches ─< patch_revisions >─ blobs
@@ -14,6 +18,7 @@
                          patch_revisions ─< patch_tensors, checks, reviews
               patches ─< comments
               patches ── card_proposals     another card of the model, in place of weights
+              patches ─< mentions >─ users      who was named in a thread
               patches ── pushes ─< pushed_files >─ blobs   what tools of the Hub send for a patch
            ─< evaluations                    of the base, a patch revision, a release or a recipe
     recipes ─< recipe_items                  what to compose, by content alone
@@ -56,6 +61,7 @@ from registry.db.tables.contents import (
     UploadSession,
 )
 from registry.db.tables.declare import Table, UTCDateTime, after, now
+from registry.db.tables.news import Mention, WatchedModel
 from registry.db.tables.operations import (
     ACTIVE_JOBS,
     AuditEvent,
@@ -78,7 +84,18 @@ from registry.db.tables.patches import (
     Review,
     RevisionFile,
 )
-from registry.db.tables.people import ROLES, Namespace, NamespaceMember, SignIn, Token, User
+from registry.db.tables.people import (
+    ROLES,
+    DeviceLogin,
+    Identity,
+    Invitation,
+    Namespace,
+    NamespaceMember,
+    SignIn,
+    Token,
+    User,
+)
+from registry.db.tables.publishers import PUBLISHER_KINDS, Publisher, UsedIdentity
 from registry.db.tables.pushes import Push, PushedFile
 from registry.db.tables.releases import Channel, ChannelMove, ChannelVote, Release, ReleaseFile
 
@@ -86,6 +103,7 @@ __all__ = [
     "ACTIVE_JOBS",
     "ELSEWHERE",
     "PATCH_STATES",
+    "PUBLISHER_KINDS",
     "ROLES",
     "STORED",
     "AuditEvent",
@@ -102,8 +120,12 @@ __all__ = [
     "Comment",
     "Composition",
     "CompositionFile",
+    "DeviceLogin",
     "Evaluation",
+    "Identity",
+    "Invitation",
     "Job",
+    "Mention",
     "Model",
     "ModelDownloads",
     "ModelMember",
@@ -116,6 +138,7 @@ __all__ = [
     "PatchRevision",
     "PatchSet",
     "PatchTensor",
+    "Publisher",
     "Push",
     "PushedFile",
     "Recipe",
@@ -131,7 +154,9 @@ __all__ = [
     "UTCDateTime",
     "UploadPart",
     "UploadSession",
+    "UsedIdentity",
     "User",
+    "WatchedModel",
     "Webhook",
     "WebhookDelivery",
     "Worker",

@@ -50,6 +50,7 @@ class Patch(Table):
         Index("ix_patches_model_id_state_number", "model_id", "state", "number"),
         Index("ix_patches_model_id_task_number", "model_id", "task", "number"),
         Index("ix_patches_model_id_author_id_state_number", "model_id", "author_id", "state", "number"),
+        Index("ix_patches_author_id_created_at_id", "author_id", "created_at", "id"),
         Index(
             "ix_patches_quarantined_at",
             "quarantined_at",
@@ -67,7 +68,7 @@ class Patch(Table):
     superseded_by: Mapped[int | None]
     quarantined_at: Mapped[datetime | None]
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
-    author_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
+    author_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"))
     task: Mapped[str | None] = mapped_column(String(64))
     revision: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -86,7 +87,8 @@ class PatchRevision(Table):
     `rounding` is the share of the values that rounding explains (`checking.finite`). The last two are None for one that
     was checked before they were measured. `commit` is the Hub's name for the patch alone, composed, with the files that
     came with it in place of the base's; None until it is composed, and if no files came; compositions
-    that were made before there was this column never get one.
+    that were made before there was this column never get one. `origin` is the run of a workflow that pushed it by
+    trusted publishing, as its identity token said.
     """
 
     __tablename__ = "patch_revisions"
@@ -123,6 +125,7 @@ class PatchRevision(Table):
     rounding: Mapped[float | None]
     base_norm: Mapped[float | None]
     commit: Mapped[str | None] = mapped_column(String(40))
+    origin: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     patch: Mapped[Patch] = relationship(lazy="raise", back_populates="revisions")

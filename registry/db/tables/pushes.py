@@ -20,7 +20,8 @@ class Push(Table):
     """A pull request of the Hub's tools: a patch whose revisions are made here, and the texts and options for them.
 
     The patch has no revision until its first diff is done. `options` are those of a diff, and what else a commit's
-    description said; `error` is why the last diff made no revision; `commit` is what the newest commit is called.
+    description said; `error` is why the last diff made no revision; `commit` is what the newest commit is called, and
+    `origin` the run of a workflow that sent it by trusted publishing.
     """
 
     __tablename__ = "pushes"
@@ -34,6 +35,7 @@ class Push(Table):
     options: Mapped[dict[str, Any]] = mapped_column(default=dict)
     error: Mapped[str | None] = mapped_column(Text)
     commit: Mapped[str | None] = mapped_column(String(40), index=True)
+    origin: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     patch: Mapped[Patch] = relationship(lazy="raise")

@@ -32,6 +32,7 @@ from registry.server.arguments import Arguments
 from registry.server.edge.bodies import parse_body, validate_json
 from registry.server.edge.conditions import TAGGED, tag
 from registry.server.edge.context import get_context
+from registry.server.edge.limits import Rate, address_key
 from registry.services.blobs import damage
 from registry.services.people import access, actors
 from registry.services.people.actors import Actor
@@ -205,6 +206,24 @@ def count_request(request: Request, actor: Actor) -> None:
         request.state.rate_headers = headers
         wait = int(headers["Retry-After"])
         raise TooMany(f"This token sends too many requests; try again in {wait} seconds.", retry_after=wait)
+
+
+def count_stranger(request: Request, rate: Rate | None = None) -> None:
+    """Count an attempt of somebody without a token, or with none that matters, against a rate of their address.
+
+    Args:
+        request: The attempt.
+        rate: The rate; that of all such attempts if None.
+
+    Raises:
+        TooMany: The address has made too many.
+    """
+    host = request.client.host if request.client else None
+    headers = (rate or get_context(request).stranger_rate).refuse(address_key(host))
+    if headers is not None:
+        request.state.rate_headers = headers
+        wait = int(headers["Retry-After"])
+        raise TooMany(f"This address has tried too often; try again in {wait} seconds.", retry_after=wait)
 
 
 def bearer_token(request: Request) -> str | None:

@@ -14,10 +14,10 @@ from registry.db.session import Database
 from registry.db.tables import Job
 from registry.errors import NotCompared
 from registry.server.composers import Composers
-from registry.server.edge.counts import Kept
+from registry.server.edge.counts import Kept, Readings
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate
-from registry.server.edge.readings import Readings
+from registry.server.edge.providers import Providers
 from registry.server.threads import Threads
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.composing import conflicts
@@ -51,6 +51,9 @@ class Context:
     composers: Composers
     composing: Gate
     readings: Readings
+    stranger_rate: Rate
+    asking_rate: Rate
+    providers: Providers
 
     @contextmanager
     def writing(self, actor: Actor, body: BaseModel, entries: int = 1) -> Iterator[Session]:

@@ -8,16 +8,16 @@ that a page can do nothing that a command cannot.
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from registry.server.pages.catalog import addresses, home, models, settings, webhooks
+from registry.server.pages.catalog import addresses, home, models, publishers, settings, webhooks
 from registry.server.pages.comparing import conflicts, evaluations
 from registry.server.pages.composing import recipe_editor, recipes
 from registry.server.pages.curation import cards, inbox, inboxes, patch_forms, patches
 from registry.server.pages.frame.render import FOLDER, Static
 from registry.server.pages.frame.route import guarded, refusal
-from registry.server.pages.operating import admin, moderation, reference
-from registry.server.pages.people import namespaces, sign_in, tokens
+from registry.server.pages.operating import accounts, admin, moderation, reference
+from registry.server.pages.people import joining, namespaces, profile, provider, sessions, sign_in, tokens
 from registry.server.pages.queue import jobs
-from registry.server.pages.releasing import channels, releases
+from registry.server.pages.releasing import channels, feed, releases
 from registry.server.processes.places import Places
 from registry.server.watching import Streams
 
@@ -30,6 +30,10 @@ def install(app: FastAPI, streams: Places) -> None:
         home,
         inboxes,
         sign_in,
+        joining,
+        profile,
+        provider,
+        sessions,
         jobs,
         models,
         addresses,
@@ -41,14 +45,17 @@ def install(app: FastAPI, streams: Places) -> None:
         recipe_editor,
         recipes,
         releases,
+        feed,
         channels,
         tokens,
         namespaces,
         inbox,
         settings,
         webhooks,
+        publishers,
         admin,
         moderation,
+        accounts,
         reference,
     ):
         app.include_router(module.router)

@@ -37,6 +37,7 @@ def patch(
             "base": row.base_digest,
             "job": job_views.job(job_row) if job_row else None,
             "affected": affected,
+            "origin": row.origin,
             **{name: getattr(row, name) for name in (*words, *mask)},
         }
     )

@@ -7,12 +7,15 @@ from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.tables import ModelMember, Namespace, NamespaceMember, Token
+from registry.server.views.accounts import joining as joining_views
 from registry.services.blobs import quotas
 from registry.services.blobs.quotas import Usage
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.people import access, namespaces, tokens
 from registry.services.people.actors import Actor
-from registry.services.people.rules import Role
+from registry.services.people.rules import RULES, Role
+
+INVITATIONS = 50  # that the page of a namespace shows
 
 
 def whoami(actor: Actor) -> schemas.Whoami:
@@ -81,12 +84,16 @@ class NamespaceOverview:
         role: The visitor's role in it.
         namespace: Its members, and the usage of its quota; None for somebody who has not signed in.
         organisations: The organisations of a user with their roles, if it is the visitor's own namespace.
+        profile: The user, if it is a user's.
+        invitations: The newest that nobody used, for its owners.
     """
 
     kind: str
     role: Role
     namespace: schemas.Namespace | None
     organisations: list[tuple[str, str]]
+    profile: schemas.Profile | None
+    invitations: list[schemas.Invitation]
 
 
 def overview(session: Session, actor: Actor | None, name: str, limits: UploadLimits) -> NamespaceOverview:
@@ -97,8 +104,11 @@ def overview(session: Session, actor: Actor | None, name: str, limits: UploadLim
     """
     space = namespaces.find(session, name)
     role = access.role_in(session, actor, space)
+    profile = joining_views.profile(session, actor, name) if space.kind == "user" else None
     if actor is None:
-        return NamespaceOverview(space.kind, role, None, [])
+        return NamespaceOverview(space.kind, role, None, [], profile, [])
     shown = namespace_for(session, actor, space, role, limits)
     own = namespaces.of_user(session, actor) if actor.name == name else []
-    return NamespaceOverview(space.kind, role, shown, own)
+    manages = role >= RULES["invitation.manage"].role and "admin" in actor.scopes and actor.token.model_id is None
+    invited = joining_views.invitation_page(session, namespace=name, limit=INVITATIONS).items if manages else []
+    return NamespaceOverview(space.kind, role, shown, own, profile, invited)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -144,6 +145,40 @@ def comparison(before: str, after: str, found: Comparison) -> schemas.ReleaseDif
         ],
         files=[schemas.ChangedFile(path=path, before=old, after=new) for path, old, new in found.files],
     )
+
+
+@dataclass(frozen=True)
+class PublishedRelease:
+    """What a feed says of a release.
+
+    Args:
+        version: Its version.
+        published_at: When.
+        publisher: By whom.
+        changelog: What is new in it.
+        yanked: Whether it was yanked since.
+    """
+
+    version: str
+    published_at: datetime
+    publisher: str | None
+    changelog: str
+    yanked: bool
+
+
+def published(session: Session, model: Model, limit: int) -> list[PublishedRelease]:
+    """Return the releases of a model that were published last."""
+    return [
+        PublishedRelease(
+            row.version,
+            row.published_at,
+            row.publisher.name if row.publisher else None,
+            row.changelog,
+            row.state == "yanked",
+        )
+        for row in releases.published(session, model, limit)
+        if row.published_at is not None
+    ]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def push(
     )
     session.add(patch)
     session.flush()
-    job = add_revision(session, actor.user_id, model, patch, contribution, sizes)
+    job = add_revision(session, actor.user_id, model, patch, contribution, sizes, actor.token.origin)
     subject = f"{full_name}#{patch.number}"
     after = {**logged(contribution), "state": patch.state}
     record(session, actor, "patch.push", subject, model, after=after)
@@ -94,7 +94,7 @@ def revise(
     quotas.lock_payer(session, patch.author_id)
     sizes = require_bytes(session, actor, model, contribution)
     patch.revision += 1
-    job = add_revision(session, actor.user_id, model, patch, contribution, sizes)
+    job = add_revision(session, actor.user_id, model, patch, contribution, sizes, actor.token.origin)
     old = {"revision": before.number, "sha256": before.sha256}
     new = {"revision": patch.revision, **logged(contribution)}
     record(session, actor, "patch.revise", f"{full_name}#{number}", model, before=old, after=new)
@@ -135,7 +135,13 @@ def require_bytes(session: Session, actor: Actor, model: Model, contribution: Co
 
 
 def add_revision(
-    session: Session, user: uuid.UUID, model: Model, patch: Patch, contribution: Contribution, sizes: Mapping[str, int]
+    session: Session,
+    user: uuid.UUID,
+    model: Model,
+    patch: Patch,
+    contribution: Contribution,
+    sizes: Mapping[str, int],
+    origin: dict[str, Any] | None = None,
 ) -> Job:
     """Add a patch's newest revision and enqueue its check; `sizes` are of its bytes, by digest."""
     quotas.charge(session, quotas.payer(session, patch.author_id), sizes)
@@ -150,6 +156,7 @@ def add_revision(
         sha256=contribution.sha256,
         blob_sha256=contribution.sha256,
         size=sizes[contribution.sha256],
+        origin=origin,
     )
     session.add(revision)
     session.flush()
@@ -390,5 +397,5 @@ def close(session: Session, patch: Patch) -> None:
 
 def licensed_parts(model: Model, chosen: Sequence[PatchRevision]) -> list[tuple[str, str | None]]:
     """Return the base and some patches of a model, named as people name them, each with its licence."""
-    named: list[tuple[str, str | None]] = [("the base", model.license)]
-    return named + [(f"patch #{revision.patch.number}", revision.license) for revision in chosen]
+    parts = ((f"patch #{revision.patch.number}", revision.license) for revision in chosen)
+    return [("the base", model.license), *parts]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, joinedload
 from registry.db.tables import Comment, Model, Patch, User, now
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models, patches
-from registry.services.curation import cards
+from registry.services.curation import cards, news
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import RULES, Role
@@ -30,6 +30,7 @@ def add(session: Session, actor: Actor, full_name: str, number: int, revision: i
     row = Comment(patch_id=patch.id, revision=revision, author=author, message=message, deleted_by=None, hidden_by=None)
     session.add(row)
     session.flush()
+    news.mention(session, actor, model, patch, message)
     record(session, actor, "patch.comment", f"{full_name}#{number}", model, after={"comment": str(row.id)})
     return row
 

@@ -25,7 +25,7 @@ from registry.db.tables import (
 )
 from registry.errors import Forbidden, InvalidRequest, WrongState
 from registry.services.catalog import models, patches
-from registry.services.curation import evaluations
+from registry.services.curation import evaluations, news
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
@@ -120,6 +120,7 @@ def review(
     session.flush()
     told = {"verdict": verdict, "revision": revision.number, "sha256": revision.sha256, "state": patch.state}
     model = models.find(session, full_name)
+    news.mention(session, actor, model, patch, message)
     record(session, actor, "patch.review", subject, model, before={"state": before}, after=told)
     return revision
 

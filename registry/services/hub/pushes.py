@@ -191,7 +191,7 @@ def commit(session: Session, actor: Actor, full_name: str, push: Push, commit: P
     if len(paths) > MOST_FILES:
         raise InvalidRequest(f"A push has at most {MOST_FILES} files, not {len(paths)}.", field="files")
     require_one_folder(paths)
-    push.commit = commit_id(push)
+    push.commit, push.origin = commit_id(push), actor.token.origin
     session.flush()
     quotas.recount(session, quotas.payer(session, push.patch.author_id))
     subject = f"{full_name}#{push.patch.number}"
@@ -308,7 +308,8 @@ def finish(
         contribution = Contribution(
             sha256, push.title, push.message, patch.task, push.options.get("license"), tuple(sorted(offered.items()))
         )
-        job = patches.add_revision(session, patch.author_id, model, patch, contribution, {**sizes, sha256: size})
+        sizes = {**sizes, sha256: size}
+        job = patches.add_revision(session, patch.author_id, model, patch, contribution, sizes, push.origin)
         session.add(tell(uuid.UUID(job.payload["revision_id"]), made))
         push.state = "done"
         let_go(session, push)

@@ -64,6 +64,11 @@ def speaker(token: Token | None, request_id: str | None) -> Actor:
         raise Unauthenticated("This token has expired; ask for a new one and log in with `crumb login`.")
     if not token.user.is_active:
         raise Unauthenticated("This account is disabled; ask the operator of the registry.")
+    if token.user.vouched_until is not None and token.user.vouched_until <= now():
+        raise Unauthenticated(
+            "Sign in again by the account that you came with, on the sign-in page of this registry; this token then "
+            "works again."
+        )
     scopes = frozenset(token.scopes)
     admin = token.user.is_admin and "admin" in scopes and token.model_id is None
     return Actor(token.user_id, token.user.name, admin, scopes, token, request_id)
@@ -90,6 +95,7 @@ def record(
     *,
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
+    request_id: str | None = None,
 ) -> None:
     """Add an audit event to the transaction that makes the change: one for each call that changes something.
 
@@ -101,6 +107,7 @@ def record(
         model: The model that it is about, if any.
         before: The fields that changed, as they were.
         after: The fields that changed, as they are now, or what the caller sent.
+        request_id: The request, if it came from somebody who is not signed in.
     """
     event = AuditEvent(
         user_id=actor.user_id if actor else None,
@@ -111,6 +118,6 @@ def record(
         model_id=model.id if model else None,
         before=before,
         after=after,
-        request_id=actor.request_id if actor else None,
+        request_id=actor.request_id if actor else request_id,
     )
     append_later(session, event)

@@ -8,7 +8,7 @@ from registry.files.names import NAME
 RESERVED = frozenset(
     re.split(
         r"\s+",
-        """about admin api audit auth base blog change changes channel channels collections crumb datasets docs
+        """about admin api audit auth base blog change changes channel channels collections crumb datasets device docs
         endpoints false favicon.ico gc healthz help home huggingface inbox jobs join login logout main metrics
         model models namespace namespaces new none notifications null official openapi.json org organisation
         organisations organizations orgs patch patches pricing recipe recipes registry release releases root

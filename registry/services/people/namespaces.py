@@ -2,11 +2,11 @@
 
 import uuid
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.tables import ROLES, Namespace, NamespaceMember, User
+from registry.db.tables import ROLES, Namespace, NamespaceMember, User, now
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.services.people import paging
 from registry.services.people.actors import Actor, record
@@ -22,14 +22,54 @@ def ensure_user(session: Session, name: str, *, admin: bool = False) -> User:
     """
     user = session.scalar(select(User).where(User.name == name).with_for_update())
     if user is None:
-        check_name(name, "user", reserved=not admin)
-        user = User(name=name, is_admin=False)
-        session.add(user)
-        session.flush()
-        add_namespace(session, name, "user", user)
+        user = add_user(session, name, reserved=not admin)
     user.is_admin = user.is_admin or admin
     session.flush()
     return user
+
+
+def add_user(session: Session, name: str, display_name: str = "", *, reserved: bool = True) -> User:
+    """Add a user, with a namespace of the same name.
+
+    Args:
+        session: A writing transaction.
+        name: Their name.
+        display_name: How they want to be called.
+        reserved: Whether reserved names are refused.
+
+    Raises:
+        InvalidRequest: The name is malformed or reserved.
+        WrongState: The name is taken, or looks like one that is.
+    """
+    check_name(name, "name", reserved=reserved)
+    require_free(session, name)
+    user = User(name=name, display_name=display_name, is_admin=False)
+    session.add(user)
+    session.flush()
+    add_namespace(session, name, "user", user)
+    return user
+
+
+def is_free(session: Session, name: str) -> bool:
+    """Say whether no namespace has a name, or one that looks like it."""
+    return session.scalar(select(Namespace.name).where(Namespace.skeleton == skeleton(name))) is None
+
+
+def require_free(session: Session, name: str) -> None:
+    """Refuse a name that a namespace has, or that looks like one that is taken.
+
+    Raises:
+        WrongState: It is taken.
+    """
+    taken = session.scalar(select(Namespace.name).where(Namespace.skeleton == skeleton(name)))
+    if taken is not None:
+        raise name_taken(name, taken)
+
+
+def name_taken(name: str, taken: str) -> WrongState:
+    """Return the error for a name that is taken, or looks like one that is."""
+    how = "is taken" if taken == name else f"looks like '{taken}'"
+    return WrongState(f"The name '{name}' {how}; choose another.", field="name")
 
 
 def add_namespace(session: Session, name: str, kind: str, owner: User) -> Namespace:
@@ -48,8 +88,7 @@ def add_namespace(session: Session, name: str, kind: str, owner: User) -> Namesp
         except IntegrityError:  # somebody was quicker
             taken = session.scalar(alike)
     if taken is not None:
-        how = "is taken" if taken == name else f"looks like '{taken}'"
-        raise WrongState(f"The name '{name}' {how}; choose another.", field="name")
+        raise name_taken(name, taken)
     session.add(NamespaceMember(namespace_id=space.id, user_id=owner.id, role="owner"))
     session.flush()
     return space
@@ -190,6 +229,7 @@ def require_another_owner(session: Session, space: Namespace, user_id: uuid.UUID
             NamespaceMember.role == "owner",
             NamespaceMember.user_id != user_id,
             User.is_active,
+            or_(User.vouched_until.is_(None), User.vouched_until > now()),
         )
     )
     own = space.kind == "user" and session.get_one(User, user_id).name == space.name
@@ -197,19 +237,24 @@ def require_another_owner(session: Session, space: Namespace, user_id: uuid.UUID
         raise WrongState(f"{space.name} needs an owner; make somebody else owner first.", field="role")
 
 
-def set_active(session: Session, name: str, active: bool) -> bool:
+def set_active(session: Session, name: str, active: bool, actor: Actor | None = None) -> bool:
     """Enable or disable a user, from their next request on; return whether that changed anything.
 
     Raises:
         NotFound: No such user exists.
+        WrongState: The caller would disable themselves.
     """
     user = session.scalar(select(User).where(User.name == name).with_for_update(key_share=True))
     if user is None:
         raise NotFound(f"There is no user {name}.")
     if user.is_active == active:
         return False
+    if actor is not None and actor.user_id == user.id:
+        raise WrongState("You cannot disable yourself; ask another admin.")
     user.is_active = active
+    if active:  # an admin vouches for them; the next sign-in by a provider sets its own time
+        user.vouched_until = None
     session.flush()
     action = "user.enable" if active else "user.disable"
-    record(session, None, action, name, before={"active": not active}, after={"active": active})
+    record(session, actor, action, name, before={"active": not active}, after={"active": active})
     return True

@@ -61,8 +61,14 @@ RULES: dict[str, Rule] = {
     "gc.run": Rule(Role.ADMIN, "admin", "server"),
     "admin.read": Rule(Role.ADMIN, "admin", "server"),
     "admin.manage": Rule(Role.ADMIN, "admin", "server"),
+    "join.ask": Rule(Role.ANYONE, "read", "server"),
+    "join.accept": Rule(Role.ANYONE, "admin", "server"),  # by who has the link; a role of one's own needs the scope
+    "device.ask": Rule(Role.ANYONE, "read", "server"),
+    "publisher.exchange": Rule(Role.ANYONE, "read", "server"),  # by who has an identity token that its issuer signed
     "user.read": Rule(Role.CONTRIBUTOR, "read", "own"),
+    "account.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "inbox.list": Rule(Role.CONTRIBUTOR, "read", "own"),
+    "news.see": Rule(Role.CONTRIBUTOR, "push", "own"),
     "token.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "upload": Rule(Role.CONTRIBUTOR, "push", "own"),
     "upload.part": Rule(Role.ANYONE, "push", "server"),  # by who has its address: the Hub's tools send no token
@@ -71,6 +77,7 @@ RULES: dict[str, Rule] = {
     "namespace.create": Rule(Role.CONTRIBUTOR, "admin", "server"),
     "namespace.read": Rule(Role.CONTRIBUTOR, "read", "namespace"),
     "namespace.manage": Rule(Role.OWNER, "admin", "namespace"),
+    "invitation.manage": Rule(Role.OWNER, "admin", "namespace"),
     "upload.for": Rule(Role.MAINTAINER, "push", "namespace"),
     "model.create": Rule(Role.MAINTAINER, "push", "namespace"),
     "name.push": Rule(Role.CONTRIBUTOR, "push", "name"),  # a new model's base, or what a patch is made of
@@ -79,7 +86,9 @@ RULES: dict[str, Rule] = {
     "model.audit": Rule(Role.MAINTAINER, "read", "model"),
     "model.manage": Rule(Role.OWNER, "admin", "model"),
     "inbox.read": Rule(Role.CONTRIBUTOR, "read", "model"),
+    "model.watch": Rule(Role.CONTRIBUTOR, "push", "model"),
     "report.create": Rule(Role.CONTRIBUTOR, "read", "model"),
+    "publisher.manage": Rule(Role.OWNER, "admin", "model"),
     "webhook.manage": Rule(Role.OWNER, "admin", "model"),
     "conflict.ask": Rule(Role.CONTRIBUTOR, "read", "model"),  # model.read is enough to read what has been compared
     "recipe.compose": Rule(Role.CONTRIBUTOR, "push", "model"),

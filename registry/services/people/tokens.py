@@ -4,9 +4,9 @@ import secrets
 import string
 import uuid
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Model, Token, User, now
@@ -47,6 +47,7 @@ def create_token(
     if expires_days is not None and not 0 < expires_days <= 36500:
         raise InvalidRequest("A token expires after more than 0 and at most 36500 days.", field="expires")
     user = ensure_user(session, name, admin=admin)
+    user.vouched_until = None  # the operator vouches for them; the next sign-in by a provider sets its own time
     return issue(session, None, user, scopes, label, expires_days, None)
 
 
@@ -67,6 +68,11 @@ def create_own(
     return issue(session, actor, session.get_one(User, actor.user_id), scopes, label, expires_days, model)
 
 
+def latest_end(actor: Actor | None) -> datetime | None:
+    """Return when a token that somebody makes ends at the latest: with theirs, unless that is only a browser's."""
+    return actor.token.expires_at if actor and actor.token.kind != "session" else None
+
+
 def issue(
     session: Session,
     actor: Actor | None,
@@ -76,14 +82,39 @@ def issue(
     expires_days: float | None,
     model: Model | None,
 ) -> tuple[str, Token]:
-    """Add a token to the database; return its secret and its row."""
-    ends = [
-        None if expires_days is None else now() + timedelta(days=expires_days),
-        actor.token.expires_at if actor else None,
-    ]
+    """Add a token to the database and the log; return its secret and its row."""
+    secret, token = add(session, user, scopes, label, expires_days, model, latest_end(actor))
+    record(session, actor, "token.create", user.name, model, after={"prefix": token.prefix, "scopes": token.scopes})
+    return secret, token
+
+
+def add(
+    session: Session,
+    user: User,
+    scopes: Collection[str],
+    label: str,
+    expires_days: float | None,
+    model: Model | None = None,
+    latest: datetime | None = None,
+    kind: str = "personal",
+) -> tuple[str, Token]:
+    """Add a token to the database, for whoever has a log entry of their own; return its secret and its row.
+
+    Args:
+        session: A writing transaction.
+        user: Whose it is.
+        scopes: What it may be used for.
+        label: What it is called in lists.
+        expires_days: Days until it expires; None for never.
+        model: The model that it is limited to.
+        latest: When it ends at the latest.
+        kind: What it is, as in the table.
+    """
+    ends = [None if expires_days is None else now() + timedelta(days=expires_days), latest]
     secret = "hf_" + "".join(secrets.choice(ALPHABET) for _ in range(40))
     token = Token(
         user_id=user.id,
+        kind=kind,
         label=label,
         prefix=secret[:PREFIX_LENGTH],
         token_hash=hash_token(secret),
@@ -93,8 +124,12 @@ def issue(
     )
     session.add(token)
     session.flush()
-    record(session, actor, "token.create", user.name, model, after={"prefix": token.prefix, "scopes": token.scopes})
     return secret, token
+
+
+def drop_ended(session: Session, kind: str) -> None:
+    """Delete the tokens of a kind that have expired; of those that people know, none is deleted."""
+    session.execute(delete(Token).where(Token.kind == kind, Token.expires_at <= now()))
 
 
 def check_scopes(scopes: Collection[str]) -> None:
@@ -112,7 +147,8 @@ def check_scopes(scopes: Collection[str]) -> None:
 
 def listing(session: Session, actor: Actor) -> list[Token]:
     """Return the caller's tokens that are not revoked, newest first; a token for one model sees only those for it."""
-    query = select(Token).where(Token.user_id == actor.user_id, Token.revoked_at.is_(None))
+    mine = Token.user_id == actor.user_id, Token.kind == "personal", Token.revoked_at.is_(None)
+    query = select(Token).where(*mine)
     if actor.token.model_id is not None:
         query = query.where(Token.model_id == actor.token.model_id)
     return list(session.scalars(query.order_by(Token.created_at.desc(), Token.id)))

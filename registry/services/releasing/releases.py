@@ -105,6 +105,13 @@ def listing(session: Session, full_name: str, before: str | None, limit: int) ->
     return paging.cut(session.scalars(query.limit(limit + 1)).all(), limit, lambda release: release.version)
 
 
+def published(session: Session, model: Model, limit: int) -> Sequence[Release]:
+    """Return the releases of a model that were published last, each with its publisher, yanked ones among them."""
+    query = select(Release).where(Release.model_id == model.id, Release.state.in_(("published", "yanked")))
+    query = query.options(joinedload(Release.publisher)).order_by(Release.published_at.desc(), Release.id)
+    return session.scalars(query.limit(limit)).all()
+
+
 def newest(session: Session, model: Model, states: Sequence[str], limit: int) -> list[str]:
     """Return up to `limit` versions of releases in some states, the newest first."""
     query = select(Release.version).where(Release.model_id == model.id, Release.state.in_(states))
@@ -226,8 +233,8 @@ def pin(session: Session, actor: Actor, full_name: str, version: str, *, pinned:
     if release.pinned != pinned:
         release.pinned = pinned
         session.flush()
-        change = {"before": {"pinned": not pinned}, "after": {"pinned": pinned}}
-        record(session, actor, "release.pin", f"{full_name}@{version}", model, **change)
+        before, after = {"pinned": not pinned}, {"pinned": pinned}
+        record(session, actor, "release.pin", f"{full_name}@{version}", model, before=before, after=after)
     if pinned:
         holding.hold_recipe(session, model, release.recipe_digest)
     return release

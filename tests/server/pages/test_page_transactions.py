@@ -19,6 +19,7 @@ from tests.support.routes import Way, every_page
 
 TRANSACTIONS = 2  # one of its own for the admission to what waits, such as a stream; all others have one in all
 PATCH_STATEMENTS = 18
+PROVIDER = "/login/provider"  # whose pages lead to one, and there is none here
 QUERIES = {  # what makes a page do all that it can
     "/{namespace:space}/{name}/conflicts": "?patch=1&patch=2",
     "/{namespace:space}/{name}/recipes/new": "?patch=1&patch=2&from=1.1.0",
@@ -85,7 +86,8 @@ def addresses(community: Community) -> dict[str, str]:
     def address(way: Way) -> str:
         return way.url(**{parameter: values[parameter] for parameter in way.parameters}) + QUERIES.get(way.path, "")
 
-    return {way.path: address(way) for way in every_page(community.world.app) if way.method == "GET"}
+    ways = [way for way in every_page(community.world.app) if way.method == "GET"]
+    return {way.path: address(way) for way in ways if not way.path.startswith(PROVIDER)}
 
 
 def browsers(community: Community) -> Iterator[tuple[str | None, TestClient]]:

@@ -120,6 +120,7 @@ FREE = {  # adds no text, or only a bounded number of rows
     "PATCH webhooks/{webhook_id}",
     "POST patches/{number}/comments/{comment_id}/delete",
     "POST preview",
+    "POST publishers",
     "PUT channels/{channel}/protection",
     "PUT members/{user}",
 }

@@ -3,14 +3,16 @@
 from fastapi import APIRouter, Request, Response
 
 from registry import schemas
-from registry.server.edge.admission import VisitorDep, allow
+from registry.server.api.accounts import news
+from registry.server.edge.admission import ActorDep, VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import ModelName
 from registry.server.pages import charts
-from registry.server.pages.frame import render
-from registry.server.pages.frame.route import PageRoute
+from registry.server.pages.frame import forms, render
+from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views import models as model_views
 from registry.server.views import releases as release_views
+from registry.server.views.accounts import news as news_views
 
 router = APIRouter(prefix="/{namespace:space}/{name}", route_class=PageRoute, include_in_schema=False)
 
@@ -23,11 +25,13 @@ def model(request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep)
         row = model_views.find(session, name)
         shown, overview = model_views.show(session, actor, row), model_views.overview(session, row)
         channels = release_views.channel_list(session, row)
+        watching = news_views.watches(session, actor, row)
     return render.page(
         request,
         "model.html",
         model=shown,
         channels=channels,
+        watching=watching,
         lineage=overview.lineage,
         graph=graph(shown, overview),
         contributors=overview.contributors,
@@ -35,6 +39,14 @@ def model(request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep)
         latest=overview.latest,
         tags=overview.tags,
     )
+
+
+@router.post("/watch")
+@allow("model.watch")
+def watch(request: Request, name: ModelName, actor: ActorDep, ctx: ContextDep) -> Response:
+    """Watch a model, or stop watching it."""
+    (news.watch if forms.field(request, "watching") == "yes" else news.unwatch)(name, actor, ctx)
+    return redirect(request, f"/{name}")
 
 
 def graph(model: schemas.Model, overview: model_views.Overview) -> tuple[list[charts.Node], list[tuple[str, str]]]:

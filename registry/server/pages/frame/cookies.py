@@ -1,7 +1,7 @@
-"""The one cookie: a secret that identifies a browser, and the CSRF token that is derived from it.
+"""The cookie: a secret that identifies a browser, and the CSRF token that is derived from it.
 
 A visitor who has not signed in gets one, too, with the first form that they are shown. Signing in replaces it, so a
-secret that somebody else has planted is worth nothing.
+secret that somebody else has planted is worth nothing. Signing in by a provider has one of its own for some minutes.
 """
 
 import hmac
@@ -10,6 +10,8 @@ from hashlib import sha256
 
 from fastapi import Request, Response
 
+from registry.errors import Forbidden, Unauthenticated
+from registry.outside.person import Person
 from registry.server.edge.context import get_context
 from registry.services.people import sign_ins
 
@@ -31,12 +33,51 @@ def csrf(request: Request) -> str:
     return csrf_of(secret)
 
 
-def set_cookie(request: Request, response: Response, secret: str | None) -> None:
-    """Set the cookie of a browser, or delete it if the secret is None."""
+def sign_in(request: Request, response: Response, token: str) -> None:
+    """Sign the browser that gets an answer in with a token.
+
+    Raises:
+        Unauthenticated: The token is unknown, expired or revoked, or its user is disabled.
+    """
+    agent = request.headers.get("user-agent", "")
+    with get_context(request).database.write() as session:
+        secret = sign_ins.start(session, token, request.state.request_id, agent)
+    set_cookie(request, response, secret)
+
+
+def sign_in_by_provider(request: Request, response: Response, person: Person) -> None:
+    """Sign the browser that gets an answer in as somebody whom the provider knows.
+
+    Raises:
+        Forbidden: They have no account here, and get none by that, or it is disabled.
+    """
+    ctx, agent = get_context(request), request.headers.get("user-agent", "")
+    try:
+        secret = ctx.providers.sign_in(ctx.database, person, request.state.request_id, agent)
+    except Unauthenticated as why:
+        raise Forbidden(why.message) from why
+    set_cookie(request, response, secret)
+
+
+def set_cookie(
+    request: Request,
+    response: Response,
+    secret: str | None,
+    name: str = COOKIE,
+    lifetime: int = int(sign_ins.LIFETIME.total_seconds()),
+) -> None:
+    """Set the cookie of a browser, or delete it if the secret is None.
+
+    Args:
+        request: The request.
+        response: Its answer.
+        secret: The value.
+        name: The name of the cookie.
+        lifetime: Seconds for which the browser keeps it.
+    """
     public = get_context(request).settings.public_url
     secure = request.url.scheme == "https" or public.startswith("https:")
     if secret is None:
-        response.delete_cookie(COOKIE, secure=secure, httponly=True, samesite="lax")
+        response.delete_cookie(name, secure=secure, httponly=True, samesite="lax")
     else:
-        lifetime = int(sign_ins.LIFETIME.total_seconds())
-        response.set_cookie(COOKIE, secret, max_age=lifetime, secure=secure, httponly=True, samesite="lax")
+        response.set_cookie(name, secret, max_age=lifetime, secure=secure, httponly=True, samesite="lax")

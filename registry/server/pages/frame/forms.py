@@ -58,6 +58,9 @@ def read(shape: type[Shape], request: Request, **given: Any) -> Shape:
         return shape.model_validate({**values, **given})
     except ValidationError as why:
         first = why.errors(include_url=False, include_context=False)[0]
+        if not first["loc"]:  # it is about several fields together, and says which
+            said = str(first["msg"]).removeprefix("Value error, ")
+            raise InvalidRequest(f"{said[:1].upper()}{said[1:]}.") from None
         name = ".".join(str(part) for part in first["loc"])
         raise InvalidRequest(f"{name}: {first['msg']} (given: {str(first['input'])[:80]!r}).", field=name) from None
 

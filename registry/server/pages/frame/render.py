@@ -1,6 +1,7 @@
 """Templates: one environment, the values that every page has, and the format of numbers, times and digests."""
 
 import hashlib
+import re
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -98,6 +99,17 @@ def ago(at: datetime, now: datetime) -> str:
     return "just now" if seconds >= 0 else "in a moment"
 
 
+def initials(name: str) -> str:
+    """Return the first letters of the first and the last word of a name, in capitals."""
+    words = re.findall(r"[^\W_]+", name)
+    return (words[0][0] + (words[-1][0] if len(words) > 1 else "")).upper() if words else "?"
+
+
+def hue(name: str) -> int:
+    """Return the number of the colour that stands for a name, from 0 to 7."""
+    return hashlib.sha256(name.encode()).digest()[0] % 8
+
+
 def query(**values: Any) -> str:
     """Return the query of an address, without empty values."""
     given = {name: value for name, value in values.items() if value not in (None, "", [], False)}
@@ -129,6 +141,8 @@ def environment() -> Environment:
     templates.filters |= {
         "bytes": size,
         "count": count,
+        "hue": hue,
+        "initials": initials,
         "markdown": markdown.draw,
         "number": number,
         "percent": percent,

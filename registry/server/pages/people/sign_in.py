@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from registry.errors import Unauthenticated
 from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.context import ContextDep
-from registry.server.pages.frame import forms, render
+from registry.server.pages.frame import cookies, forms, render
 from registry.server.pages.frame.cookies import COOKIE, set_cookie
 from registry.server.pages.frame.route import PageRoute, local, redirect, refusal
 from registry.services.people import sign_ins
@@ -17,22 +17,26 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 @router.get("/login")
 @allow("server.read")
-def login(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") -> Response:
+def login(request: Request, ctx: ContextDep, next: Annotated[str, Query(max_length=2000)] = "/") -> Response:
     """Show the form that takes a token."""
-    return render.page(request, "login.html", next=local(next))
+    return render.page(
+        request,
+        "login.html",
+        next=local(next),
+        registration=ctx.settings.registration,
+        provider=ctx.settings.oidc_title if ctx.settings.oidc else "",
+    )
 
 
 @router.post("/login")
 @allow("server.read")
-def sign_in(request: Request, ctx: ContextDep) -> Response:
+def sign_in(request: Request) -> Response:
     """Sign the browser in with a token."""
+    response = redirect(request, local(forms.field(request, "next") or "/"))
     try:
-        with ctx.database.write() as session:
-            secret = sign_ins.start(session, forms.field(request, "token"), request.state.request_id)
+        cookies.sign_in(request, response, forms.field(request, "token"))
     except Unauthenticated as why:
         return refusal(request, 401, f"{why.message.partition(';')[0].removesuffix('.')}.")
-    response = redirect(request, local(forms.field(request, "next") or "/"))
-    set_cookie(request, response, secret)
     return response
 
 

@@ -1,0 +1,1 @@
+"""Views of accounts: joining, sessions, publishers."""
