@@ -1,6 +1,7 @@
 """The commands, in the order of the report; each is a module with `add_options` and `run`."""
 
-from benchmarks.science import compose, conflicts, diff, gpu, mergekit, ranges, scaling, size
+from benchmarks.gpu import files, kernels
+from benchmarks.science import compose, conflicts, diff, mergekit, ranges, scaling, size
 from benchmarks.server import database, latency, pages, requests, serving
 
 COMMANDS = {
@@ -10,7 +11,8 @@ COMMANDS = {
     "conflicts": conflicts,
     "mergekit": mergekit,
     "scaling": scaling,
-    "gpu": gpu,
+    "kernels": kernels,
+    "gpu": files,
     "size": size,
     "pages": pages,
     "database": database,

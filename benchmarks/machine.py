@@ -16,7 +16,7 @@ from benchmarks.measure import ROOT
 from registry.files.threads import processors
 
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - in memory
-PACKAGES = ("torch", "numba", "numpy", "triton")
+PACKAGES = ("torch", "numba", "numpy", "triton", "cuda-core", "nvidia-cuda-nvrtc")
 VECTORS = ("avx512_vbmi2", "avx512f", "avx2", "asimd")
 
 

@@ -259,6 +259,17 @@ def _gpu(result: Result) -> Figure:
     return figure
 
 
+def _kernels(result: Result) -> Figure:
+    colours = {"copy": GREY, "host": ORANGE}
+    speeds = [
+        (name, float(speed) / 1e9, colours.get(name.rpartition(": ")[2], GREEN))
+        for name, speed in result.series["numbers"].items()
+    ]
+    figure, axes = plt.subplots(figsize=(9, 0.25 * len(speeds) + 1), layout="constrained")
+    _bars(axes, speeds, "on the device, GB/s read and written at least (median)", "GB/s")
+    return figure
+
+
 def _size(result: Result) -> Figure:
     points = sorted(result.series["points"], key=lambda point: float(point["density"]))
     x = [100 * point["density"] for point in points]
@@ -288,6 +299,7 @@ PLOTS = {
     "conflicts": _conflicts,
     "mergekit": _mergekit,
     "scaling": _scaling,
+    "kernels": _kernels,
     "gpu": _gpu,
     "size": _size,
     "pages": _pages,

@@ -13,6 +13,7 @@ NAMES = {
     "conflicts": "Comparing patches",
     "mergekit": "Against mergekit",
     "scaling": "Scaling",
+    "kernels": "The kernels of a GPU",
     "gpu": "On a GPU",
     "size": "Size of patches",
     "pages": "Web pages",
@@ -29,7 +30,7 @@ One command for each comparison. Everything is measured on synthetic models of t
 makes, and what is compared is measured in turn in the same run: compare ratios, and distrust seconds.
 
     pip install -c constraints.txt -e '.[bench]'
-    python -m benchmarks compose          # ranges, diff, conflicts, mergekit, scaling, gpu, size, ...; see --help
+    python -m benchmarks compose          # ranges, diff, conflicts, mergekit, kernels, gpu, size, ...; see --help
     python -m benchmarks all              # everything, and this page
     python -m benchmarks report           # this page alone
 
@@ -38,6 +39,8 @@ Try `--params 20M --results DIR` first, which leaves these results alone. Models
 one table come from one run.
 
 How well composed models do is another question, with a command and a report of its own: [quality](quality/README.md).
+What the kernels of a GPU should take, counted from their machine code, and what to run first where there is a GPU, has
+a page of its own: [gpu](gpu/README.md).
 """
 
 

@@ -151,11 +151,15 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "registry.settings": {"registry.cli", "registry.server", "registry.worker"},
     "registry.schemas": {"registry.server", "client"},
     "torch": {  # for GPUs alone; what runs on a CPU does without it
+        "registry.breadcrumbs.comparing.cuda_engine",
         "registry.breadcrumbs.comparing.torch_engine",
         "registry.breadcrumbs.composing.gpu.engine",
+        "registry.breadcrumbs.composing.gpu.held",
+        "registry.breadcrumbs.composing.gpu.launches",
         "registry.breadcrumbs.composing.residents",
         "registry.breadcrumbs.composing.gpu.tensor_arena",
         "registry.breadcrumbs.diffing.gpu_masks",
+        "registry.breadcrumbs.kernels.cuda",
         "registry.breadcrumbs.kernels.devices",
         "registry.breadcrumbs.kernels.dtypes",
         "registry.breadcrumbs.kernels.gpu",
@@ -176,6 +180,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "llvmlite": {"registry.breadcrumbs.kernels.intrinsics", "registry.breadcrumbs.kernels.vectors"},
     "numba": {"registry.breadcrumbs.kernels"},
     "triton": {"registry.breadcrumbs.kernels.gpu"},
+    "cuda": {"registry.breadcrumbs.kernels.cuda"},
     "sqlalchemy": {"registry.db", "registry.server", "registry.services", "registry.worker"},
     "alembic": {"registry.db"},
     "fastapi": {"registry.server"},
@@ -282,14 +287,15 @@ def test_every_package_is_installed() -> None:
 
 def test_every_dependency_is_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
-    pinned = {re.split("==", line)[0].lower().replace("_", "-") for line in lines if re.match(r"[A-Za-z]", line)}
+    names = [re.match(r"[A-Za-z0-9_.-]+(?=[=<>])", line) for line in lines]
+    pinned = {name[0].lower().replace("_", "-") for name in names if name}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = [
         *project["dependencies"],
         *(line for extra in project["optional-dependencies"].values() for line in extra),
     ]
-    names = {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower().replace("_", "-") for line in wanted}  # type: ignore[index]
-    assert names - {project["name"]} <= pinned
+    asked = {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower().replace("_", "-") for line in wanted}  # type: ignore[index]
+    assert asked - {project["name"]} <= pinned
 
 
 # Words -----------------------------------------------------------------------------------------------------------

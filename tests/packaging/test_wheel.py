@@ -24,6 +24,7 @@ def test_the_wheel_serves_from_an_empty_folder(tmp_path: Path, monkeypatch: pyte
         names = set(archive.namelist())
     assert {"client/py.typed", "registry/py.typed", "registry/migrations/env.py"} <= names
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"client", "registry"}
+    assert {f"registry/breadcrumbs/kernels/cuda/{name}" for name in ("compose.cu", "lanes.cuh")} <= names
     migrations = {path.name for path in (ROOT / "migrations" / "versions").glob("*.py")}
     assert {f"registry/migrations/versions/{name}" for name in migrations} <= names
     commands = install(wheel, tmp_path / "venv")

@@ -26,6 +26,13 @@ from tests.support.science_makers import build, take_apart
 EVERY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 
+@pytest.fixture(autouse=True)
+def launched_on_lanes(request):
+    """Have the kernels of CUDA run on the CPU, in the tests that use them."""
+    if "cuda" in request.node.name:
+        request.getfixturevalue("lanes")
+
+
 def written(folder, sizes=None, base=BASE):
     """Write two patches, the first with bitmasks, the second with indices of `w`; return them by name."""
     sizes = sizes or {"v": 100, "w": 3000}

@@ -12,6 +12,7 @@ import torch
 
 from registry.breadcrumbs.comparing import conflicts
 from registry.breadcrumbs.comparing.conflicts import Analysis, Sums, analyse
+from registry.breadcrumbs.comparing.cuda_engine import CudaEngine
 from registry.breadcrumbs.comparing.engines import CpuConflictEngine
 from registry.breadcrumbs.comparing.torch_engine import TorchEngine
 from registry.breadcrumbs.composing import staging
@@ -20,10 +21,15 @@ from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.layout import MaskParams, format_metadata, layout
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.kernels.devices import MIN_GPU_BYTES
+from tests.support.host_lanes import DEVICE
 from tests.support.science_makers import CODES, build, decode, raw
 
 BASE = "sha256:" + 64 * "0"
-ENGINES = {"cpu": CpuConflictEngine, "torch": lambda: TorchEngine(torch.device("cpu"), MIN_GPU_BYTES)}
+ENGINES = {
+    "cpu": CpuConflictEngine,
+    "torch": lambda: TorchEngine(torch.device("cpu"), MIN_GPU_BYTES),
+    "cuda": lambda: CudaEngine(DEVICE, MIN_GPU_BYTES),
+}
 KINDS = {code: kind for kind, code in CODES.items()}
 NUMBERS = [field.name for field in fields(Sums)]
 

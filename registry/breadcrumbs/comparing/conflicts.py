@@ -118,9 +118,9 @@ def open_engine(device: str, memory: int | None) -> ConflictEngine:
     """Return the engine of a device, `cpu` or `cuda`; `memory` is as of `find_gpu`."""
     if device == "cpu":
         return CpuConflictEngine()
-    from registry.breadcrumbs.comparing.torch_engine import open_torch_engine  # imports torch
+    from registry.breadcrumbs.comparing.cuda_engine import open_gpu_engine  # imports torch
 
-    return open_torch_engine(memory)
+    return open_gpu_engine(memory)
 
 
 def _touching(patches: Mapping[str, Patch]) -> dict[str, list[str]]:

@@ -2,8 +2,8 @@
 
     arena as it was read --> kernels.conflicts.measure_chunk --> counts and sums
 
-torch_engine.py has the engine for GPUs. Counts are the same integers from both; sums are float64 of the same terms,
-added in another order.
+torch_engine.py and cuda_engine.py have the engines for GPUs. Counts are the same integers from all; sums are float64 of
+the same terms, added in another order.
 """
 
 from dataclasses import dataclass

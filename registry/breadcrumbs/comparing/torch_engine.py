@@ -9,7 +9,6 @@ from registry.breadcrumbs.comparing.engines import CpuConflictEngine, Measured, 
 from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
 from registry.breadcrumbs.composing.staging import CHUNK_BYTES, Arena, Chunk, Step
 from registry.breadcrumbs.kernels.compose import CODES
-from registry.breadcrumbs.kernels.devices import find_gpu
 from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES
 
 DTYPE_OF_CODE = {code: TORCH_DTYPES[dtype] for dtype, code in CODES.items()}
@@ -110,8 +109,3 @@ def _measure_pair(one: int, two: int, bits: dict[int, torch.Tensor], values: dic
             b.square().sum(),
         ]
     )
-
-
-def open_torch_engine(memory: int | None) -> TorchEngine:
-    """Return the engine of the GPU; `memory` is as of `find_gpu`."""
-    return TorchEngine(*find_gpu(memory))

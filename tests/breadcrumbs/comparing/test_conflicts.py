@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from registry.breadcrumbs.comparing import torch_engine
 from registry.breadcrumbs.comparing.conflicts import Sums, analyse, total
+from registry.breadcrumbs.comparing.cuda_engine import CudaEngine
 from registry.breadcrumbs.comparing.engines import CpuConflictEngine
 from registry.breadcrumbs.comparing.torch_engine import TorchEngine
 from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
@@ -28,12 +29,20 @@ from tests.support.conflict_makers import (
     slow_sums,
     write_patches,
 )
+from tests.support.host_lanes import DEVICE
 from tests.support.makers import SHAPES, fine_tuned, make_checkpoint, make_patch
 
 RATIOS = (
     "iou", "lift", "sign_conflict", "sign_conflict_mass", "cosine", "overlap_cosine", "cancellation", "norm_ratio",
 )  # fmt: skip
 EVERY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
+
+
+@pytest.fixture(autouse=True)
+def launched_on_lanes(request):
+    """Have the kernels of CUDA run on the CPU, in the tests that use them."""
+    if "cuda" in request.node.name:
+        request.getfixturevalue("lanes")
 
 
 def scattered(random, size, density, values=None):
@@ -275,6 +284,18 @@ def test_what_does_not_fit_on_the_device_is_measured_on_the_cpu(tmp_path, monkey
     with pytest.raises(AssertionError):
         compare(paths, engine="torch")
     assert compare(paths, engine=engine, step=64) == compare(paths, step=64)
+
+
+def test_pairs_whose_sums_do_not_fit_at_once_are_measured_in_parts(lanes, tmp_path):
+    paths, engine = random_paths(tmp_path, 5), CudaEngine(DEVICE, MIN_GPU_BYTES)
+    whole = compare(paths, engine=engine, step=2**17)
+    assert lanes.launched["pairs"] == 3  # one for each tensor
+    engine._left = 2 * 3 * (56 * 3 + 16)
+    assert compare(paths, engine=engine, step=2**17) == whole
+    assert lanes.launched["pairs"] == 3 + 4 + 3 + 3  # of 10 pairs, 3 at a time, and 4 of smaller tensors
+    engine._left = 0
+    assert compare(paths, engine=engine, step=2**17) == whole
+    assert lanes.launched["pairs"] == 13 + 3 * 10
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -1,6 +1,6 @@
 """The engine that composes chunks on a GPU, through pinned buffers, to the CPU's bytes.
 
-    arena as it was read --copy in--> gpu.compose_chunk --copy out--> out        a stream for each chunk in work
+    arena as it was read --copy in--> kernel --copy out--> out        a stream for each chunk in work
 
 How many chunks are in work at a time, and so the memory they take, is fixed when the engine is opened: a chunk that
 turns out to need more room than that is composed on the CPU.
@@ -12,19 +12,16 @@ from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 
 from registry.breadcrumbs.composing.engines import Buffers, CpuEngine, Rule
+from registry.breadcrumbs.composing.gpu.launches import pick_launch
 from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.residents import RESIDENTS
 from registry.breadcrumbs.composing.staging import CHUNK_BYTES, Chunk, Step
 from registry.breadcrumbs.formats.header import DTYPES
-from registry.breadcrumbs.kernels import gpu
-from registry.breadcrumbs.kernels.compose import PAD
 from registry.breadcrumbs.kernels.devices import find_gpu
-from registry.breadcrumbs.kernels.staging import block_starts
 
 
 class GpuEngine:
@@ -58,6 +55,7 @@ class GpuEngine:
         self._threads = threading.local()
         left = memory - self.CHUNKS * (self._arena_room + self._out_room)
         self.resident = RESIDENTS.use(base, base_size, left, device)
+        self._launch = pick_launch(device)
 
     def depth(self, workers: int) -> int:
         """Return how many chunks are on the GPU at a time."""
@@ -70,28 +68,13 @@ class GpuEngine:
 
     def compose(self, chunk: Chunk, buffers: Buffers) -> int:
         """Compose a chunk into `buffers.out`; return how many results are not finite where the base was."""
-        arena, block = buffers.arena, gpu.BLOCK
+        arena = buffers.arena
         assert isinstance(arena, TensorArena) and isinstance(buffers.out, TensorArena)
-        count, blocks = len(chunk.table), -(-chunk.size // block)
-        starts = np.empty((count, blocks), np.int32)
-        table = np.ascontiguousarray(chunk.table[:, :3])
-        sparse: list[tuple[int, int]] = []  # the patches with indices, and where their bits go
-        bits = (chunk.size + 31) // 32 * 4
-        end = arena.used
-        for number, (mask_at, _, _, width, entries) in enumerate(chunk.table.tolist()):
-            if width:
-                table[number, 0] = end
-                sparse.append((number, end))
-                end += -(-(bits + PAD) // 64) * 64
-                indices = np.frombuffer(arena.view, f"<i{width}", entries, mask_at)
-                starts[number] = np.searchsorted(indices, chunk.first + np.arange(blocks) * block)
-            else:
-                block_starts(arena.bytes, mask_at, chunk.size, block, starts[number])
-        extra = starts.nbytes + table.nbytes + chunk.scales.nbytes + 4 * PAD
+        launch = self._launch(chunk, arena, self.rule)
         kept, start = self._kept(chunk), chunk.first * DTYPES[chunk.spec.dtype]
         read = slice(chunk.base_at, chunk.base_at + chunk.length)
         held = self.resident is not None and self.resident.holds(chunk.tensor)
-        if end + extra > self._arena_room or chunk.length > self._out_room:
+        if launch.end + launch.extra > self._arena_room or chunk.length > self._out_room:
             if kept is not None and held:
                 arena.tensor[read].copy_(kept[start : start + chunk.length])
             elif kept is not None:
@@ -107,18 +90,11 @@ class GpuEngine:
                 base = kept[start : start + chunk.length]
             elif kept is not None:
                 kept[start : start + chunk.length].copy_(base)
-            factors = np.append(chunk.scales, self.rule.alpha)
-            rows, scales, before = (torch.from_numpy(part).to(self.device) for part in (table, factors, starts))
+            launch.upload(self.device)
             work.mark()
-            for number, at in sparse:
-                mask_at, width, entries = (int(chunk.table[number, column]) for column in (0, 3, 4))
-                mask = there[at : at + bits].view(torch.int32)
-                mask.zero_()
-                kind = torch.int32 if width == 4 else torch.int64
-                gpu.set_bits(there[mask_at : mask_at + width * entries].view(kind), mask, chunk.first)
             work.lost.zero_()
             out = work.out[: chunk.length]
-            gpu.compose_chunk(there, base, out, chunk.spec.dtype, rows, scales, before, work.lost, self.rule.method)
+            launch.compose(there, base, out, work.lost)
             work.mark()
             buffers.out.tensor[: chunk.length].copy_(out, non_blocking=True)
             lost = work.lost.to("cpu", non_blocking=True)

@@ -1,7 +1,7 @@
-"""Composing on a GPU: the kernel against a copy of as many bytes on the device, and end to end with its phases.
+"""Composing on a GPU from files to files, with its phases, and on the device against a copy of as many bytes.
 
     one launch        all patches on one large chunk, by the kernel alone
-    small launches    as many weights, in chunks as small as composing cuts them
+    resident          the whole model, base and patches there already, to memory there
     in work           bytes of base, patches and output / seconds of the phase `kernel`, while other chunks are copied
 
 Nothing is measured where there is no GPU.
@@ -11,21 +11,31 @@ import argparse
 import filecmp
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
+from benchmarks.gpu.kernels import WEIGHTS, Moving, measure_works
+from benchmarks.gpu.works import composing, composing_by_triton, composing_held, make_chunk
 from benchmarks.machine import filesystem_of
-from benchmarks.measure import Sample, Series, alternate, copy_files, read_files
+from benchmarks.measure import Sample, alternate, copy_files, read_files
 from benchmarks.results import Bar, Result, Table, documents, megabytes, seconds, times
 from benchmarks.science.cases import Case, Files, PatchFile, add_case, case_of, output, weight_files, workplace
 from benchmarks.science.compose import compose_into
 from benchmarks.science.jobs import compose_files
+from registry.breadcrumbs.composing.compose import find_touching
+from registry.breadcrumbs.composing.engines import Rule
+from registry.breadcrumbs.composing.gpu.held import HeldPatches
 from registry.breadcrumbs.composing.residents import RESIDENTS
+from registry.breadcrumbs.formats.arrays import read_raw
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import Item, make_recipe
+from registry.breadcrumbs.kernels.cuda import launching
 
-LARGE, SMALL = 2**26, 2**23
-"""Weights of a large chunk, and of one as composing cuts them."""
+SETS = 2
+"""Sets of inputs that take turns."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +65,10 @@ def measure(
     for device in ("cpu", "cuda"):
         for digests in (False, True):
             compose_into(out, tiny_base, tiny_patches, case, device, digests=digests, device_memory=device_memory)
-    kernels = measure_kernel(case, rounds)
+    there = torch.device("cuda")
+    kernels = measure_kernel(case, rounds, there)
+    if launching.can_launch(there):
+        kernels |= measure_resident(case, base, patches, rounds, there)
     read_files([*weights, *paths])  # into page cache
 
     def on_gpu(digests: bool, there: bool = False) -> Sample:
@@ -104,6 +117,12 @@ def measure(
     tables.append(Table("On the device", ["", "moved", "median", "", "of the copy"], rows))
     bars = [
         Bar("kernel / device copy", kernels["one launch"].speed / copy, 0.7, least=True),
+        *(
+            [Bar("resident / kernel", kernels["one launch"].speed / kernels["resident"].speed, 1.3)]
+            if "resident" in kernels
+            else []
+        ),
+        Bar("GPU / cat patches, cp base", found["GPU"].median / found[floor].median, 1.15),
         Bar("CPU and GPU give the same bytes", float(same(out, base, patches, case, device_memory)), 1.0, least=True),
     ]
     notes = [
@@ -122,45 +141,38 @@ def measure(
     return Result("gpu", parameters, tables, bars, series | {"phases": phases, "numbers": numbers}, notes)
 
 
-@dataclass(frozen=True)
-class Moving:
-    """Bytes that were moved on the device, and the seconds that it took."""
-
-    moved: int
-    series: Series
-
-    @property
-    def speed(self) -> float:
-        """Bytes a second."""
-        return self.moved / self.series.median
+def measure_kernel(case: Case, rounds: int, device: torch.device, weights: int = WEIGHTS) -> dict[str, Moving]:
+    """Measure the kernel that composing uses, alone, and a copy of as many bytes."""
+    chunks = [
+        make_chunk(weights, case.patches, case.density, case.dtype, case.alpha, case.seed + number, device)
+        for number in range(SETS)
+    ]
+    work = (composing if launching.can_launch(device) else composing_by_triton)(chunks)
+    found = measure_works({"one launch": work}, rounds, device)
+    return {"device copy": found["copy"], "one launch": found["one launch"]}
 
 
-def measure_kernel(
-    case: Case, rounds: int, large: int = LARGE, small: int = SMALL, device: str = "cuda"
+def measure_resident(
+    case: Case, base: Path, patches: Sequence[PatchFile], rounds: int, device: torch.device
 ) -> dict[str, Moving]:
-    """Measure the kernel alone, and a copy of as many bytes."""
-    from benchmarks.science.kernel import (  # Triton, which need not be there without a GPU
-        Copy,
-        make_launch,
-        measure_all,
-    )
-
-    place = torch.device(device)
-    whole, *parts = (
-        make_launch(size, case.patches, case.density, case.dtype, case.alpha, case.seed + number, place)
-        for number, size in enumerate([large, *[small] * (large // small)])
-    )
-    copy, moved = Copy(whole.moved, place), sum(part.moved for part in parts)
-    found = alternate(
-        {
-            "device copy": lambda: measure_all([copy]),
-            "one launch": lambda: measure_all([whole]),
-            "small launches": lambda: measure_all(parts),
-        },
-        rounds,
-    )
-    sizes = {"device copy": copy.moved, "one launch": whole.moved, "small launches": moved}
-    return {name: Moving(sizes[name], one) for name, one in found.items()}
+    """Measure composing a model whose tensors are on the device, of patches that are there, to memory there."""
+    with ExitStack() as stack:
+        model = stack.enter_context(open_checkpoint(base))
+        opened = {patch.sha256: stack.enter_context(open_patch(patch.path)) for patch in patches}
+        recipe = make_recipe(patches[0].base, case.alpha, [Item(sha256) for sha256 in opened])
+        named = {id(patch): sha256 for sha256, patch in opened.items()}
+        touching = find_touching(model, opened, recipe)
+        held = HeldPatches(device, 2 * sum(patch.size for patch in patches))
+        parts = {
+            name: [(held.take(named[id(patch)], patch, name), scale) for patch, scale in wanted]
+            for name, wanted in touching.items()
+        }
+        tensors = {
+            name: torch.from_numpy(read_raw(model, name, 0, model.tensors[name].numel)).to(device) for name in touching
+        }
+    dtypes = {name: model.tensors[name].dtype for name in touching}
+    work = composing_held(tensors, dtypes, parts, Rule.of(recipe))
+    return {"resident": measure_works({"resident": work}, rounds, device)["resident"]}
 
 
 def same(out: Path, base: Path, patches: Sequence[PatchFile], case: Case, device_memory: int | None) -> bool:

@@ -1,0 +1,1 @@
+"""Composing on a GPU, measured: the kernels by themselves, and from files to files."""
