@@ -40,8 +40,8 @@
     21  quotas  services/blobs/test_quotas.py::test_what_is_abandoned_is_free_when_it_expires_and_before_it_is_swept
     22  pages            test_pitfalls.py::test_pages_hold_each_old_row_once_while_new_ones_come
 
-OIDC (18) is not built: there is no trusted publisher, and so no token of somebody else's to be replayed. Whoever builds
-it replaces the test that says so by tests of `jti`, of every claim, and of the owner's id.
+Trusted publishers (18) have tests of their own, of replay, of every claim and of the owner's id, in
+services/catalog/test_publishers.py.
 """
 
 import base64
