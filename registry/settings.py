@@ -127,15 +127,25 @@ class Settings(BaseSettings):
         None, min_length=16, description="token of Prometheus for /metrics; an admin's token opens it too"
     )
     log_format: Literal["json", "text"] = Field("json", description="one JSON object per line, or text for people")
-    bucket: str = Field(
-        "", description="bucket that serves downloads, like s3://name/prefix; empty for this server; needs a key"
-    )
+    bucket: str = Field("", description="bucket that serves downloads, like s3://name/prefix; empty for this server")
     bucket_endpoint: str = Field(
         "", description="address of an S3 server other than Amazon's, like https://s3.example.org"
     )
+    bucket_public_endpoint: str = Field(
+        "",
+        description="address at which people reach that server, if it is another than the one that this server uses; "
+        "only signed addresses have it",
+    )
     bucket_region: str = Field("us-east-1", description="region that requests to the bucket are signed for")
-    bucket_key_id: str = Field("", description="id of the key that signs requests to the bucket")
+    bucket_key_id: str = Field(
+        "",
+        description="id of the key that signs requests to the bucket; if unset, the credentials that this machine has: "
+        "a role, a profile, or AWS_ variables",
+    )
     bucket_secret: SecretStr = Field(SecretStr(""), description="secret of that key")
+    bucket_session_token: SecretStr = Field(
+        SecretStr(""), description="session token of that key, if it is one for a while"
+    )
     bucket_seconds: int = Field(
         3600,
         ge=1,
@@ -199,9 +209,11 @@ class Settings(BaseSettings):
         """How to reach the bucket, besides its address, including the secret key."""
         return {
             "endpoint": self.bucket_endpoint,
+            "public_endpoint": self.bucket_public_endpoint,
             "region": self.bucket_region,
             "key_id": self.bucket_key_id,
             "secret": self.bucket_secret.get_secret_value(),
+            "session_token": self.bucket_session_token.get_secret_value(),
         }
 
     @property

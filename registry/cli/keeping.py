@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.common import Data, Json, open_for, open_store, settings_for
+from registry.cli.common import Data, Json, open_own, open_store, settings_for
 
 
 def gc(
@@ -23,23 +23,24 @@ def gc(
     from dataclasses import asdict
     from datetime import timedelta
 
-    from registry.db.session import require_head
     from registry.services.blobs import garbage
     from registry.services.composing import holding
-    from registry.storage.bucket import open_bucket
 
     settings = settings_for(data)
     hours = settings.upload_hours if grace is None else grace
-    bucket, store = open_bucket(settings.bucket, **settings.bucket_access), open_store(settings)
+    store = open_store(settings)
+    kept = store.ballast.exists()
     if not dry_run:
         store.drop_ballast()
-    with open_for(settings) as database:
-        require_head(database, settings.database)
-        if not dry_run:
-            holding.make_room(database, store, 0, settings.composed_bytes)
-        collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket)
-    if not dry_run:
-        store.take_ballast()
+    try:
+        with open_own(settings) as (database, bucket):
+            if not dry_run:
+                holding.make_room(database, store, 0, settings.composed_bytes)
+            collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket)
+        kept = True
+    finally:
+        if kept and not dry_run:
+            store.take_ballast()
     lines = [
         (collected.uploads, "uploads expired"),
         (collected.staged, "staged files removed"),
@@ -72,17 +73,13 @@ def check(data: Data = None, as_json: Json = False) -> None:
     that even its owner cannot rewrite the log unnoticed.
     """
     from registry.db.audit import check_chain, read_head
-    from registry.db.session import require_head
     from registry.services.blobs.bucket_copies import check as check_bucket
     from registry.services.blobs.damage import check as check_blobs
     from registry.services.blobs.quotas import check as check_quotas
     from registry.services.composing.holding import check as check_held
-    from registry.storage.bucket import open_bucket
 
     settings = settings_for(data)
-    bucket = open_bucket(settings.bucket, **settings.bucket_access)
-    with open_for(settings) as database:
-        require_head(database, settings.database)
+    with open_own(settings) as (database, bucket):
         with database.read() as session:
             head = read_head(session)
             problems = list(check_chain(session))
@@ -110,12 +107,10 @@ def backup(
     """
     from dataclasses import asdict
 
-    from registry.db.session import require_head
     from registry.services.operating import backups
 
     settings = settings_for(data)
-    with open_for(settings) as database:
-        require_head(database, settings.database)
+    with open_own(settings) as (database, _):
         placed = backups.back_up(database, open_store(settings), settings.database, folder)
     report(
         asdict(placed),

@@ -3,6 +3,7 @@
     DATA/blobs/sha256/ab/cd/<64 hex>     complete bytes, read-only, never changed
     DATA/staging/<name>                  bytes on their way in: uploads and the folders of jobs
     DATA/ballast                         bytes that `crumb-server gc` gives up when the disk is full
+    DATA/registry-id                     the id of the registry that the folder belongs to
 
 There is one way to write: bytes in `staging` (on the same file system), hashed, fsync, atomic rename, fsync of the
 folder. A database row may name the blob only after `put` or `adopt` has returned. A failed fsync is never repeated: the
@@ -15,6 +16,7 @@ import hashlib
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,13 +31,14 @@ from registry.errors import (
     StorageFull,
     TooMany,
 )
-from registry.files.durable import sync_folder
+from registry.files.durable import new_files, sync_folder
 from registry.files.names import HEX256
 
 _HEX256 = re.compile(HEX256)
 CHUNK = 2**20
 RESERVE_SHARE, MOST_RESERVE = 20, 2**30  # a twentieth of the disk, at most 1 GiB
 BALLAST_BYTES = 2**20  # SQLite cannot even be read without some room
+MARK, MOST_MARK = "registry-id", 100  # a file of the folder, and the most bytes that are read of it
 
 
 @dataclass
@@ -133,6 +136,34 @@ class Store:
             for folder in (self.root / "blobs", self.root, self.root.absolute().parent):
                 sync_folder(folder)
         self.take_ballast()
+
+    def owner(self) -> str | None:
+        """Return the id of the registry that the folder belongs to; None if the folder has none.
+
+        Raises:
+            StorageFailed: The file with the id holds something else.
+        """
+        try:
+            with (self.root / MARK).open("rb") as file:
+                return str(uuid.UUID(file.read(MOST_MARK).decode("ascii").strip()))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise StorageFailed(
+                f"The file {self.root / MARK} does not hold the id of a registry; put it back, or delete it and start "
+                "again: the message says what it should hold."
+            ) from None
+
+    def own(self, registry_id: str) -> None:
+        """Mark the folder as that of a registry, durably; does nothing if it is marked already.
+
+        Raises:
+            StorageFull, StorageFailed: The disk failed.
+        """
+        with self.holding(f"{MARK}.lock", wait=True):
+            if self.owner() is None:
+                with new_files([self.root / MARK]) as (file,):
+                    file.write(f"{registry_id}\n".encode())
 
     @property
     def ballast(self) -> Path:

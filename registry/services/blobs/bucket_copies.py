@@ -138,9 +138,10 @@ def withdraw(database: Database, store: Store, bucket: Bucket, before: datetime,
     Does nothing while another process copies, unless `wait`.
 
     Raises:
-        StorageFailed: The bucket did not delete an object.
+        StorageFailed: The bucket did not delete an object, or is another registry's.
     """
     with store.holding(LOCK, wait=wait) as locked:
+        bucket.require_owner()
         while locked and (sha256 := disclaim_next(database, before)):
             bucket.delete(sha256)
 
@@ -177,9 +178,10 @@ def reconcile(
         The objects without a row, and the digests of the blobs that are to be copied again.
 
     Raises:
-        StorageFailed: The bucket did not list or delete its objects.
+        StorageFailed: The bucket did not list or delete its objects, or is another registry's.
     """
     with store.holding(LOCK, wait=True):
+        bucket.require_owner()
         with database.read() as session:
             known = set(session.scalars(select(Blob.sha256)))
             lost = claimed(session)
@@ -244,6 +246,11 @@ def check(database: Database, bucket: Bucket) -> Iterator[str]:
     """Yield one sentence for every blob that the bucket has lost or holds in part, or why it cannot be asked."""
     with database.read() as session:
         sizes = claimed(session)
+    try:
+        bucket.require_owner()
+    except StorageFailed as error:
+        yield str(error)
+        return
     for sha256, size in sizes.items():
         try:
             stored = bucket.size(sha256)

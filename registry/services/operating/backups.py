@@ -29,6 +29,7 @@ from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, Not
 from registry.files.durable import new_files, storage_error, sync_folder
 from registry.files.hashing import hash_file
 from registry.services.blobs import bucket_copies, damage, garbage
+from registry.services.operating import identity
 from registry.storage.store import CHUNK, Store
 
 FORMAT, MANIFEST, LOCK, RESTORING = 1, "backup.json", "backup.lock", "restoring"
@@ -37,7 +38,10 @@ NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACC
 
 @dataclass(frozen=True)
 class BackupManifest:
-    """What backup.json says; `serial` and `hash` are the head of the audit log before the database was written."""
+    """What backup.json says; `serial` and `hash` are the head of the audit log before the database was written.
+
+    `registry` is the id of the registry; None of one that had none yet.
+    """
 
     format: int
     made_at: str
@@ -46,6 +50,7 @@ class BackupManifest:
     sha256: str
     serial: int
     hash: str
+    registry: str | None = None
 
 
 @dataclass
@@ -74,7 +79,7 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
         folder: Where the backup goes.
 
     Raises:
-        InvalidRequest: The folder holds something else.
+        InvalidRequest: The folder holds something else, or the backup of another registry.
         WrongState: Another backup into the folder is under way.
         StorageFull, StorageFailed, Unavailable: A disk or the database failed.
         MissingExtra: pg_dump is not installed.
@@ -90,7 +95,8 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
             with store.holding(garbage.LOCK, wait=True):
                 garbage.restore(database, store)  # a collector that was killed may have set files aside
                 with database.read() as session:
-                    head = read_head(session)
+                    head, own = read_head(session), identity.read_id(session)
+                require_same(folder, own)
                 made_at, kind = now(), dumps.kind(url)
                 file = folder / f"database-{made_at:%Y%m%dT%H%M%S%fZ}.{dumps.SUFFIXES[kind]}"
                 dumps.dump(url, file)
@@ -99,7 +105,14 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
                     blobs = stored_blobs(session)
                 placed = place(store, target, blobs)
             manifest = BackupManifest(
-                FORMAT, made_at.isoformat(), kind, file.name, hash_file(file), int(head["serial"]), str(head["hash"])
+                FORMAT,
+                made_at.isoformat(),
+                kind,
+                file.name,
+                hash_file(file),
+                int(head["serial"]),
+                str(head["hash"]),
+                own,
             )
             with new_files([folder / MANIFEST]) as (written,):
                 written.write(json.dumps(asdict(manifest), indent=2).encode())
@@ -154,8 +167,11 @@ def restore(folder: Path, data: Path, url: str) -> Placed:
                 blobs, problems = stored_blobs(session), [*check_chain(session), *check_head(session, manifest)]
             with database.write() as session:
                 bucket_copies.disclaim_all(session)
+                own = identity.read_id(session)
             placed = place(Store(folder, reserve=0), store, blobs)
             placed.problems = [*problems, *damage.check(database, store)]
+            if own is not None:
+                store.own(own)
         finally:
             database.engine.dispose()
         marker.unlink()
@@ -178,6 +194,16 @@ def read_manifest(folder: Path) -> BackupManifest:
     if manifest.format != FORMAT or Path(manifest.database).name != manifest.database:
         raise NotFound(f"The file {folder / MANIFEST} is of another version of breadcrumb-registry.")
     return manifest
+
+
+def require_same(folder: Path, own: str | None) -> None:
+    """Refuse to renew the backup of another registry, whose blobs would go.
+
+    Raises:
+        InvalidRequest: The folder holds the backup of another registry.
+    """
+    if (folder / MANIFEST).exists() and (theirs := read_manifest(folder).registry) not in (None, own):
+        raise InvalidRequest(f"The folder {folder} holds a backup of the registry {theirs}; give another folder.")
 
 
 def stored_blobs(session: Session) -> dict[str, Blob]:

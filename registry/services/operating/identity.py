@@ -1,0 +1,107 @@
+"""Identity: the id of a registry, in its database and in its data folder, so that neither is taken for another's.
+
+    neither has an id ── the first server or worker ──> both have the same one
+    one lacks it, or has another ──> refused, before anything is read, written or deleted
+
+A database of a version without ids takes the one that its folder has, or a new one, if the folder holds blobs that it
+knows. The folder is marked within the transaction that adds the row, so a kill in between leaves a marked folder, whose
+id the next start takes.
+"""
+
+import uuid
+from contextlib import suppress
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from registry.db.session import Database
+from registry.db.tables import STORED, Blob, RegistryId
+from registry.errors import WrongState
+from registry.storage.store import MARK, Store
+
+SAMPLE = 100  # blobs that are looked for in a folder that has no id, or of which the database has none
+
+
+def claim(database: Database, store: Store) -> str:
+    """Give a new registry an id, in database and folder; refuse a folder that is not the one of the database.
+
+    Returns:
+        The id.
+
+    Raises:
+        WrongState: The folder belongs to another registry, or to none.
+    """
+    own = require_own(database, store)
+    if own is None:
+        give_id(database, store)
+        own = require_own(database, store)
+    assert own is not None
+    return own
+
+
+def give_id(database: Database, store: Store) -> None:
+    """Give a database that has no id the one of its folder, or both a new one.
+
+    Raises:
+        WrongState: The folder holds nothing that the database knows.
+    """
+    with database.read() as session:
+        if store.owner() is None and holds(session, store) is False:
+            raise WrongState(
+                f"The folder {store.root} holds none of the files that the database knows. Set --data to the folder "
+                "of this registry, or DATABASE_URL to the database of this folder."
+            )
+    with suppress(IntegrityError), database.write() as session:  # another process may be faster
+        if read_id(session) is None:
+            registry_id = store.owner() or str(uuid.uuid4())
+            session.add(RegistryId(id=1, registry_id=uuid.UUID(registry_id)))
+            session.flush()
+            store.own(registry_id)
+
+
+def require_own(database: Database, store: Store) -> str | None:
+    """Refuse a folder that is not the one of the database; neither is changed.
+
+    Returns:
+        The id that both have; None if the database has none yet.
+
+    Raises:
+        WrongState: The folder belongs to another registry, or to none.
+    """
+    with database.read() as session:
+        own, owner = read_id(session), store.owner()
+        if own == owner:
+            return own
+        held = holds(session, store) if own is None else None
+    if own is None:
+        if held is False or (held is None and any(True for _ in store.digests())):
+            raise WrongState(
+                f"The folder {store.root} belongs to the registry {owner}, and this database knows nothing that is in "
+                "it. Set DATABASE_URL to the database of that registry, or --data to another folder."
+            )
+        return None
+    if owner is None:
+        raise WrongState(
+            f"The folder {store.root} is not the one of this registry: it has no file {MARK}. Mount that folder, or "
+            f"name it with --data. If this is a copy of it without that file, write it: echo {own} > "
+            f"{store.root / MARK}"
+        )
+    raise WrongState(
+        f"The folder {store.root} belongs to the registry {owner}, and the database to {own}. Set --data and "
+        "DATABASE_URL to folder and database of one registry."
+    )
+
+
+def read_id(session: Session) -> str | None:
+    """Return the id that the database has; None if it has none yet."""
+    row = session.get(RegistryId, 1)
+    return None if row is None else str(row.registry_id)
+
+
+def holds(session: Session, store: Store) -> bool | None:
+    """Say whether a folder holds some of the blobs that the database knows; None if it knows none."""
+    known = session.scalars(
+        select(Blob.sha256).where(Blob.state.in_(STORED), Blob.damaged_at.is_(None)).order_by(Blob.sha256).limit(SAMPLE)
+    ).all()
+    return any(store.exists(sha256) for sha256 in known) if known else None
