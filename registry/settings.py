@@ -2,7 +2,7 @@
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -127,6 +127,11 @@ class Settings(BaseSettings):
         None, min_length=16, description="token of Prometheus for /metrics; an admin's token opens it too"
     )
     log_format: Literal["json", "text"] = Field("json", description="one JSON object per line, or text for people")
+    store: Literal["disk", "bucket"] = Field(
+        "disk",
+        description="where blobs are kept: on the disk of the data folder, or in REGISTRY_BUCKET, with a cache of "
+        "REGISTRY_CACHE_BYTES in the folder; `crumb-server storage move` goes from one to the other",
+    )
     bucket: str = Field("", description="bucket that serves downloads, like s3://name/prefix; empty for this server")
     bucket_endpoint: str = Field(
         "", description="address of an S3 server other than Amazon's, like https://s3.example.org"
@@ -203,6 +208,21 @@ class Settings(BaseSettings):
         """How to reach the Hub, including the secret token."""
         token = self.hub_token.get_secret_value() if self.hub_token else None
         return {"endpoint": self.hub_endpoint, "hosts": self.hub_hosts, "token": token}
+
+    @property
+    def storage(self) -> dict[str, Any]:
+        """Where blobs are kept, as `open_store` takes it."""
+        return {
+            "kind": self.store,
+            "root": self.data,
+            "reserve": self.reserve_bytes,
+            "cache_bytes": self.cache_bytes,
+        }
+
+    @property
+    def copies(self) -> str:
+        """The address of the bucket that has copies of the blobs on disk; empty if there is none."""
+        return self.bucket if self.store == "disk" else ""
 
     @property
     def bucket_access(self) -> dict[str, str]:

@@ -16,7 +16,9 @@ def upgrade() -> None:
         "registry_ids",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("registry_id", sa.Uuid(), nullable=False),
+        sa.Column("storage", sa.String(16), server_default="disk", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("storage IN ('disk', 'bucket')", name=op.f("ck_registry_ids_storage")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_registry_ids")),
     )
 

@@ -47,11 +47,13 @@ def settings_for(data: Path | None) -> "Settings":
     return settings
 
 
-def open_store(settings: "Settings") -> "Store":
-    """Return the store in the data folder."""
-    from registry.storage.store import Store
+def open_store(settings: "Settings", database: "Database") -> "Store":
+    """Return the store of the settings."""
+    from registry.services.blobs import stores
+    from registry.storage.bucket import open_bucket
 
-    return Store(settings.data, settings.reserve_bytes)
+    bucket = open_bucket(settings.bucket, **settings.bucket_access)
+    return stores.open_store(database, **settings.storage, bucket=bucket)
 
 
 def prepare(settings: "Settings", *, migrates: bool = True) -> None:
@@ -67,6 +69,7 @@ def prepare(settings: "Settings", *, migrates: bool = True) -> None:
     from registry.db import dumps
     from registry.db.session import current_migration, migrate, newest_migration, require_head, require_known
     from registry.services.operating.backups import RESTORING
+    from registry.storage.store import Store
 
     if (settings.data / RESTORING).exists():
         raise WrongState(f"A restore into {settings.data} was interrupted; run `crumb-server restore` again.")
@@ -79,7 +82,7 @@ def prepare(settings: "Settings", *, migrates: bool = True) -> None:
         raise WrongState("The database is empty; run `crumb-server migrate` first, or leave out --no-migrate.")
     settings.data.mkdir(parents=True, exist_ok=True)
     close_to_others(settings.data, int(settings.umask, 8))
-    open_store(settings).prepare()
+    Store(settings.data, settings.reserve_bytes).prepare()
     if migrates and (before := migrate(settings.database)) not in (None, newest_migration()):
         print(f"crumb-server: The database was at migration {before}; it is at the newest now.", file=sys.stderr)
     if settings.database_url is None:
@@ -101,17 +104,18 @@ def claim(settings: "Settings") -> None:
     from registry.storage.bucket import open_bucket
 
     with open_for(settings) as database:
-        own = identity.claim(database, open_store(settings))
-    if bucket := open_bucket(settings.bucket, **settings.bucket_access):
+        own = identity.claim(database, open_store(settings, database))
+    if bucket := open_bucket(settings.copies, **settings.bucket_access):
         bucket.claim(own)
 
 
 @contextmanager
-def open_own(settings: "Settings") -> Iterator[tuple["Database", "Bucket | None"]]:
+def open_own(settings: "Settings") -> Iterator[tuple["Database", "Store", "Bucket | None"]]:
     """Open the database as `open_for` does, if it is at the newest migration and the data folder is its own.
 
     Yields:
-        The database, and the bucket, if there is one; it refuses to be cleaned up if it is another registry's.
+        The database, the store, and the bucket with copies of it, if there is one, which refuses to be cleaned up if it
+        is another registry's.
 
     Raises:
         WrongState: The database is at another migration, or the folder is not its own.
@@ -120,13 +124,14 @@ def open_own(settings: "Settings") -> Iterator[tuple["Database", "Bucket | None"
     from registry.services.operating import identity
     from registry.storage.bucket import open_bucket
 
-    bucket = open_bucket(settings.bucket, **settings.bucket_access)
+    bucket = open_bucket(settings.copies, **settings.bucket_access)
     with open_for(settings) as database:
         require_head(database, settings.database)
-        own = identity.require_own(database, open_store(settings))
+        store = open_store(settings, database)
+        own = identity.require_own(database, store)
         if bucket:
             bucket.belongs_to = own
-        yield database, bucket
+        yield database, store, bucket
 
 
 def close_to_others(folder: Path, umask: int) -> None:

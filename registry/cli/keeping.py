@@ -25,22 +25,23 @@ def gc(
 
     from registry.services.blobs import garbage
     from registry.services.composing import holding
+    from registry.storage.store import Store
 
     settings = settings_for(data)
     hours = settings.upload_hours if grace is None else grace
-    store = open_store(settings)
-    kept = store.ballast.exists()
+    disk = Store(settings.data, settings.reserve_bytes)
+    kept = disk.ballast.exists()
     if not dry_run:
-        store.drop_ballast()
+        disk.drop_ballast()
     try:
-        with open_own(settings) as (database, bucket):
+        with open_own(settings) as (database, store, bucket):
             if not dry_run:
                 holding.make_room(database, store, 0, settings.composed_bytes)
             collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket)
         kept = True
     finally:
         if kept and not dry_run:
-            store.take_ballast()
+            disk.take_ballast()
     lines = [
         (collected.uploads, "uploads expired"),
         (collected.staged, "staged files removed"),
@@ -79,11 +80,11 @@ def check(data: Data = None, as_json: Json = False) -> None:
     from registry.services.composing.holding import check as check_held
 
     settings = settings_for(data)
-    with open_own(settings) as (database, bucket):
+    with open_own(settings) as (database, store, bucket):
         with database.read() as session:
             head = read_head(session)
             problems = list(check_chain(session))
-        problems += check_blobs(database, open_store(settings))
+        problems += check_blobs(database, store)
         problems += check_bucket(database, bucket) if bucket else ()
         problems += check_quotas(database)
         problems += check_held(database)
@@ -110,8 +111,8 @@ def backup(
     from registry.services.operating import backups
 
     settings = settings_for(data)
-    with open_own(settings) as (database, _):
-        placed = backups.back_up(database, open_store(settings), settings.database, folder)
+    with open_own(settings) as (database, store, _):
+        placed = backups.back_up(database, store, settings.database, folder)
     report(
         asdict(placed),
         placed.problems,
@@ -131,13 +132,14 @@ def restore(
     For PostgreSQL, set DATABASE_URL to the new database; pg_restore has to be on the PATH.
     """
     from dataclasses import asdict
+    from functools import partial
 
     from registry.db.session import reaching_database
     from registry.services.operating import backups
 
     settings = settings_for(data)
     with reaching_database():
-        placed = backups.restore(folder, settings.data, settings.database)
+        placed = backups.restore(folder, settings.data, settings.database, partial(open_store, settings))
     report(
         asdict(placed),
         placed.problems,

@@ -31,7 +31,8 @@ def make_worker(settings: "Settings", database: "Database | None" = None) -> "Wo
     from registry.db.session import open_database
     from registry.worker.worker import Worker
 
-    return Worker(settings, database or open_database(settings.database), open_store(settings))
+    database = database or open_database(settings.database)
+    return Worker(settings, database, open_store(settings, database))
 
 
 @contextmanager

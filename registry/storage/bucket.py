@@ -1,11 +1,11 @@
 """A bucket that speaks S3, from which people download: put, head, read, delete, list, and signed addresses.
 
-    s3://BUCKET/PREFIX/<64 hex>      a blob of at least so many bytes, never changed
+    s3://BUCKET/PREFIX/<64 hex>      a blob, never changed
     s3://BUCKET/PREFIX/registry-id   the id of the registry that all this belongs to
 
-The store on disk stays authoritative: a blob is stored there first, and everything in the bucket can be copied again.
-The bytes are hashed again while they are copied, so that a damaged file never gets its name in the bucket, and every
-part carries its own sha256, which the S3 server checks.
+Where the store is on disk, a blob is stored there first, and everything in the bucket can be copied again; else the
+bucket is the truth (bucket_store.py). Bytes are hashed while they are sent, so that a damaged file never gets its name
+in the bucket, and every part carries its own sha256, which the S3 server checks.
 """
 
 import base64
@@ -163,7 +163,19 @@ class Bucket:
             DigestMismatch: The file holds other bytes; nothing was put into the bucket.
             StorageFailed: The bucket did not take the bytes, or the copy was given up.
         """
-        chunks = read_whole(path, sha256, size, stopping)
+        self.put_chunks(sha256, read_whole(path, sha256, size, stopping), size)
+
+    def put_chunks(self, sha256: str, chunks: Iterator[bytes], size: int) -> None:
+        """Put bytes into the bucket, in parts, and check afterwards that they are there.
+
+        Args:
+            sha256: Their name.
+            chunks: The bytes, at most CHUNK at a time; whoever yields them fails before the last if they are wrong.
+            size: How many there are.
+
+        Raises:
+            StorageFailed: The bucket did not take them.
+        """
         with reaching("take", sha256):
             if size <= CHUNK:
                 body = b"".join(chunks)
@@ -203,42 +215,71 @@ class Bucket:
                 client.abort_multipart_upload(**upload)
             raise
 
-    def size(self, sha256: str) -> int | None:
-        """Return the size of a blob in the bucket, in bytes; None if the bucket does not have it.
+    def put_file(self, name: str, path: Path, sha256: str) -> None:
+        """Put a small file into the bucket, whose digest the server checks.
+
+        Raises:
+            StorageFailed: The bucket did not take it.
+        """
+        with reaching("take", name), path.open("rb") as file:
+            self._client("parts").put_object(
+                **self._named(name), Body=file, ContentType=TYPE, ChecksumSHA256=encode(bytes.fromhex(sha256))
+            )
+
+    def look(self, name: str) -> tuple[int, str] | None:
+        """Return the size of an object in bytes, and its entity tag; None if the bucket does not have it.
 
         Raises:
             StorageFailed: The bucket did not answer.
         """
         from botocore.exceptions import ClientError
 
-        with reaching("say whether it has", sha256):
+        with reaching("say whether it has", name):
             try:
-                return int(self._client("quick").head_object(**self._named(sha256))["ContentLength"])
+                found = self._client("quick").head_object(**self._named(name))
+                return int(found["ContentLength"]), f"{found['ETag']} {found['LastModified']}"
             except ClientError as error:
                 if status_of(error) == 404:
                     return None
                 raise
 
-    def read(self, sha256: str) -> Iterator[bytes]:
-        """Yield the bytes of a blob in the bucket; whoever takes them checks the digest.
+    def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes; None if the bucket does not have it.
 
         Raises:
-            StorageFailed: The bucket does not have the blob, or did not send it.
+            StorageFailed: The bucket did not answer.
         """
-        with reaching("send", sha256):
-            answer = self._client("parts").get_object(**self._named(sha256))
+        found = self.look(name)
+        return None if found is None else found[0]
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """Yield the bytes of an object, at most CHUNK at a time; whoever takes them checks the digest.
+
+        Raises:
+            NotFound: The bucket does not have the object.
+            StorageFailed: The bucket did not send it.
+        """
+        from botocore.exceptions import ClientError
+
+        with reaching("send", name):
+            try:
+                answer = self._client("parts").get_object(**self._named(name))
+            except ClientError as error:
+                if error.response["Error"].get("Code") == "NoSuchKey":
+                    raise NotFound(f"The bucket does not have {name}.") from None
+                raise
             with closing(answer["Body"]) as body:  # itself it would give the raw stream, whose length nobody checks
                 while chunk := body.read(CHUNK):
                     yield bytes(chunk)
 
-    def delete(self, sha256: str) -> None:
-        """Delete a blob from the bucket, if it is there.
+    def delete(self, name: str) -> None:
+        """Delete an object from the bucket, if it is there.
 
         Raises:
             StorageFailed: The bucket did not delete the object.
         """
-        with reaching("delete", sha256):
-            self._client("quick").delete_object(**self._named(sha256))
+        with reaching("delete", name):
+            self._client("quick").delete_object(**self._named(name))
 
     def list(self) -> Iterator[StoredObject]:
         """Yield the objects that are named like blobs.
@@ -246,13 +287,22 @@ class Bucket:
         Raises:
             StorageFailed: The bucket did not list its objects.
         """
+        for item in self.list_all():
+            if _HEX256.fullmatch(item.sha256):
+                yield item
+
+    def list_all(self, under: str = "") -> Iterator[StoredObject]:
+        """Yield the objects whose names begin with some word, each with its name in place of a digest.
+
+        Raises:
+            StorageFailed: The bucket did not list its objects.
+        """
         with reaching("list", "its objects"):
             pages = self._client("quick").get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.name, Prefix=self.prefix):
+            for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + under):
                 for item in page.get("Contents", ()):
                     name = item["Key"].removeprefix(self.prefix)
-                    if _HEX256.fullmatch(name):
-                        yield StoredObject(name, int(item["Size"]), item["LastModified"])
+                    yield StoredObject(name, int(item["Size"]), item["LastModified"])
 
     def url(self, sha256: str, filename: str, seconds: int, method: str = "GET") -> str:
         """Return an address from which anybody can download a blob for a while, without a request to the bucket.
@@ -284,7 +334,12 @@ def open_bucket(address: str, **access: str) -> Bucket | None:
 
 def checksum(body: bytes) -> dict[str, str]:
     """Return the argument by which an S3 server checks what it was sent."""
-    return {"ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode()}
+    return {"ChecksumSHA256": encode(hashlib.sha256(body).digest())}
+
+
+def encode(digest: bytes) -> str:
+    """Return a digest as S3 writes it."""
+    return base64.b64encode(digest).decode()
 
 
 def joined(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:

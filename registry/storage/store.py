@@ -1,4 +1,4 @@
-"""The store: blobs by sha256 on a local disk; put, adopt, read, holds.
+"""The store: blobs by sha256, on a local disk here and in a bucket in bucket_store.py; put, adopt, read, hold.
 
     DATA/blobs/sha256/ab/cd/<64 hex>     complete bytes, read-only, never changed
     DATA/staging/<name>                  bytes on their way in: uploads and the folders of jobs
@@ -17,10 +17,11 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from registry.errors import (
     BlobDamaged,
@@ -32,18 +33,27 @@ from registry.errors import (
     TooMany,
 )
 from registry.files.durable import new_files, sync_folder
+from registry.files.hashing import hash_file
 from registry.files.names import HEX256
+from registry.files.progress import Progress
 
 _HEX256 = re.compile(HEX256)
 CHUNK = 2**20
 RESERVE_SHARE, MOST_RESERVE = 20, 2**30  # a twentieth of the disk, at most 1 GiB
 BALLAST_BYTES = 2**20  # SQLite cannot even be read without some room
+Beat = Callable[[], object]
 MARK, MOST_MARK = "registry-id", 100  # a file of the folder, and the most bytes that are read of it
 
 
-@dataclass
+def idle() -> None:
+    """Do nothing, where something takes long and nobody waits."""
+
+
+@dataclass(eq=False)
 class Store:
     """A content-addressed store under one folder.
+
+    What the rest of the registry asks of a store are the methods here; `BucketStore` answers them otherwise.
 
     Attributes:
         root: The folder.
@@ -54,6 +64,18 @@ class Store:
     root: Path
     reserve: int | None = None
     failed: str | None = None
+
+    kind: ClassVar[str] = "disk"
+
+    @property
+    def where(self) -> str:
+        """The folder or the bucket, as a word of a sentence."""
+        return str(self.root)
+
+    @property
+    def place(self) -> str:
+        """Where the blobs are, as the subject of a sentence."""
+        return f"The folder {self.root}"
 
     @property
     def staging(self) -> Path:
@@ -94,6 +116,10 @@ class Store:
         usage = shutil.disk_usage(self.root)
         reserve = min(usage.total // RESERVE_SHARE, MOST_RESERVE) if self.reserve is None else self.reserve
         return max(0, usage.free - reserve)
+
+    def capacity(self) -> int:
+        """Return how many more bytes of blobs the store may take."""
+        return self.room()
 
     def require_room(self, size: int, what: str) -> None:
         """Refuse bytes for which the disk has no room beside the reserve.
@@ -161,7 +187,7 @@ class Store:
             StorageFull, StorageFailed: The disk failed.
         """
         with self.holding(f"{MARK}.lock", wait=True):
-            if self.owner() is None:
+            if Store.owner(self) is None:  # of the folder, whatever else is marked
                 with new_files([self.root / MARK]) as (file,):
                     file.write(f"{registry_id}\n".encode())
 
@@ -203,8 +229,47 @@ class Store:
             return None
 
     def holds(self, sha256: str, size: int) -> bool:
-        """Say whether a blob's file exists and has the right size."""
+        """Say whether the bytes of a blob that has a row are here, as far as a look at the size tells."""
         return self.size(sha256) == size
+
+    def identity(self, sha256: str) -> tuple[object, ...] | None:
+        """Return what changes when a blob's bytes are replaced or written to; None if there are none."""
+        try:
+            status = self.path(sha256).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def hash(self, sha256: str, progress: Progress | None = None) -> str:
+        """Return the sha256 of a blob's bytes as they are.
+
+        Raises:
+            OSError: They are missing, or cannot be read.
+        """
+        return hash_file(self.path(sha256), progress)
+
+    def bring(self, sha256: str, beat: Beat = idle) -> None:
+        """Have a blob's bytes at `path`, at least for a moment.
+
+        Args:
+            sha256: The blob.
+            beat: Called now and then.
+
+        Raises:
+            BlobDamaged: The bytes are missing, or others.
+            StorageFull, StorageFailed: They cannot be brought here now.
+        """
+
+    def hold(self, stack: ExitStack, digests: Collection[str], beat: Beat = idle) -> None:
+        """Have the bytes of blobs at `path` until a stack is left.
+
+        Raises:
+            BlobDamaged, StorageFull, StorageFailed: As of `bring`.
+        """
+
+    def lend(self, sha256: str, filename: str, seconds: int) -> str | None:
+        """Return an address from which anybody can download a blob for a while; None if there is none."""
+        return None
 
     def read(self, sha256: str, most: int) -> bytes | None:
         """Return the bytes of a small blob, hashed again; None if there are more than `most`.
@@ -259,6 +324,13 @@ class Store:
             yield staged, digest, size
         finally:
             staged.unlink(missing_ok=True)
+
+    def send_ahead(self, staged: Path, sha256: str, beat: Beat = idle) -> None:
+        """Do what takes long of storing a staged file, before the transaction in which `adopt` does the rest.
+
+        Raises:
+            DigestMismatch, StorageFailed: The bytes were not taken.
+        """
 
     def adopt(self, staged: Path, sha256: str) -> None:
         """Move a staged file whose bytes hash to `sha256` to its place and make it durable.

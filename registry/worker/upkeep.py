@@ -27,7 +27,7 @@ class Upkeep(Runner):
 
     def __init__(self, settings: Settings, database: Database, store: Store) -> None:
         super().__init__(settings, database, store)
-        self.bucket = open_bucket(settings.bucket, **settings.bucket_access)
+        self.bucket = open_bucket(settings.copies, **settings.bucket_access)
         self.compared = False  # whether this worker has seen if the bucket has what the database says
         self.fresh = threading.Event()  # there may be something to copy into the bucket
         self.swept = threading.Event()  # there may be blobs to read again

@@ -147,12 +147,14 @@ class AuditHead(Table):
 
 
 class RegistryId(Table):
-    """The one row that says which registry this is; the data folder and the bucket say the same."""
+    """The one row that says which registry this is, as the data folder and the bucket do, and where its blobs are."""
 
     __tablename__ = "registry_ids"
+    __table_args__ = (one_of("storage", "disk", "bucket"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     registry_id: Mapped[uuid.UUID]
+    storage: Mapped[str] = mapped_column(String(16), default="disk", server_default="disk")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 

@@ -125,6 +125,7 @@ def send_blob(
         return Response(status_code=302, headers={**(headers or {}), **linked})
     if blob.damaged_at is not None:
         raise damaged(blob.sha256)
+    ctx.store.bring(blob.sha256)
     path = ctx.store.path(blob.sha256)
     try:
         status = path.stat()
@@ -142,7 +143,7 @@ def send_blob(
     response = BlobResponse(
         path, headers=asked.headers, media_type="application/octet-stream", filename=name, stat_result=status
     )
-    if agreed and may_hand_over(request, ctx.settings):
+    if agreed and ctx.store.kind == "disk" and may_hand_over(request, ctx.settings):
         return hand_over(response, f"{ctx.settings.accel}/{path.relative_to(ctx.store.root / 'blobs')}")
     response.gate, response.caller = ctx.gate, name_caller(request)
     if request.method != "HEAD":
@@ -180,4 +181,6 @@ def locate(ctx: Context, model: AnyModel, blob: File, path: str) -> str | None:
         return file_url(settings.hub_endpoint, model.source, path)
     if ctx.bucket is not None and blob.bucketed_at is not None:
         return ctx.bucket.url(blob.sha256, path, settings.bucket_seconds)
+    if blob.state in STORED and blob.size >= settings.bucket_least and blob.damaged_at is None:
+        return ctx.store.lend(blob.sha256, path, settings.bucket_seconds)
     return None

@@ -32,12 +32,13 @@ from registry.db.tables import (
     PatchRevision,
     PushedFile,
     RecipeItem,
+    RegistryId,
     ReleaseFile,
     RevisionFile,
     UploadSession,
     now,
 )
-from registry.errors import StorageFailed
+from registry.errors import StorageFailed, Unavailable
 from registry.services.people import access
 from registry.services.people.actors import Actor
 from registry.storage.store import Store
@@ -54,25 +55,45 @@ OWNERS = (
 )
 
 
-def register(session: Session, store: Store, staged: Path, sha256: str, size: int) -> None:
+def register(session: Session, store: Store, staged: Path | None, sha256: str, size: int) -> None:
     """Make a staged file a blob; the caller guarantees that its bytes hash to `sha256`.
 
-    A staged file of another size is left over when a process was killed after the bytes had been renamed into place:
-    then the blob's file exists, and only its row is missing.
+    With None, the store has been given the bytes just now. A staged file of another size is left over when a process
+    was killed after the bytes had been renamed into place: then the blob's file exists, and only its row is missing.
 
     Raises:
         StorageFull, StorageFailed: The disk failed; roll back.
+        Unavailable: The blobs were moved to another place.
     """
+    require_place(session, store)
     blob, _ = find_or_add(session, sha256, size)
-    if staged.is_file() and staged.stat().st_size == size:
+    if staged is not None and staged.is_file() and staged.stat().st_size == size:
         store.adopt(staged, sha256)
-    elif blob.damaged_at is not None or not store.holds(sha256, size):
+    elif (staged is not None and blob.damaged_at is not None) or store.size(sha256) != size:
         raise StorageFailed(f"The bytes of {sha256} are gone; send them again.")
     revive(session, blob, size)
 
 
-def lock(session: Session, sha256: str, size: int) -> None:
-    """Lock a blob's row and lease it, adding it if new; the caller stores its bytes, whether or not they are here."""
+def require_place(session: Session, store: Store) -> None:
+    """Refuse to store more where the registry no longer keeps its blobs; until the commit they are not moved.
+
+    Raises:
+        Unavailable: The blobs were moved while this process was running.
+    """
+    kept = session.scalar(select(RegistryId.storage).with_for_update(read=True))
+    if kept not in (None, store.kind):
+        raise Unavailable(
+            f"The blobs of this registry were moved to {kept}; its operator must restart it with REGISTRY_STORE={kept}."
+        )
+
+
+def lock(session: Session, store: Store, sha256: str, size: int) -> None:
+    """Lock a blob's row and lease it, adding it if new; the caller stores its bytes, whether or not they are here.
+
+    Raises:
+        Unavailable: The blobs were moved to another place.
+    """
+    require_place(session, store)
     blob, _ = find_or_add(session, sha256, size)
     revive(session, blob, size)
 
@@ -197,12 +218,14 @@ def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str,
     """Add rows, without a lease, for files that have none; return size by digest of those that still had none."""
     adopted = {}
     for sha256 in sorted(orphans):
-        with suppress(FileNotFoundError):  # another process was faster, and has collected it since
-            size = store.path(sha256).stat().st_size
-            blob, added = find_or_add(session, sha256, size)
-            if (added or blob.state in ELSEWHERE) and store.exists(sha256):
-                adopted[sha256], blob.state = size, "live"
-            elif added:
-                session.delete(blob)
+        if (size := store.size(sha256)) is None:  # another process was faster, and has collected it since
+            continue
+        blob, added = find_or_add(session, sha256, size)
+        if blob.state in ELSEWHERE and blob.doomed_at is not None and store.kind == "bucket":
+            continue  # it is about to be deleted
+        if (added or blob.state in ELSEWHERE) and store.exists(sha256):
+            adopted[sha256], blob.state = size, "live"
+        elif added:
+            session.delete(blob)
     session.flush()
     return adopted

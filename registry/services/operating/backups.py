@@ -9,13 +9,11 @@ file that the system releases when its holder dies. A backup that is killed leav
 names the new database once all is on disk, and only then does the old one go.
 """
 
-import errno
-import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sqlalchemy import select
@@ -30,10 +28,10 @@ from registry.files.durable import new_files, storage_error, sync_folder
 from registry.files.hashing import hash_file
 from registry.services.blobs import bucket_copies, damage, garbage
 from registry.services.operating import identity
-from registry.storage.store import CHUNK, Store
+from registry.services.operating.placing import Placed, place
+from registry.storage.store import Store
 
 FORMAT, MANIFEST, LOCK, RESTORING = 1, "backup.json", "backup.lock", "restoring"
-NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
 
 
 @dataclass(frozen=True)
@@ -51,22 +49,6 @@ class BackupManifest:
     serial: int
     hash: str
     registry: str | None = None
-
-
-@dataclass
-class Placed:
-    """The blobs that were placed in a folder: how many were there before, linked and copied, and what was wrong."""
-
-    kept: int = 0
-    linked: int = 0
-    copied: int = 0
-    bytes: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def blobs(self) -> int:
-        """How many blobs are there now."""
-        return self.kept + self.linked + self.copied
 
 
 def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
@@ -120,7 +102,7 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
     return placed
 
 
-def restore(folder: Path, data: Path, url: str) -> Placed:
+def restore(folder: Path, data: Path, url: str, opening: Callable[[Database], Store] | None = None) -> Placed:
     """Make a registry from a backup, in an empty data folder and an empty database, and check all of it.
 
     An interrupted restore is continued.
@@ -129,6 +111,7 @@ def restore(folder: Path, data: Path, url: str) -> Placed:
         folder: The backup.
         data: The data folder.
         url: The SQLAlchemy URL of the database.
+        opening: Opens the store that the blobs go to, on disk in the data folder if None.
 
     Raises:
         NotFound: The folder holds no backup.
@@ -168,10 +151,13 @@ def restore(folder: Path, data: Path, url: str) -> Placed:
             with database.write() as session:
                 bucket_copies.disclaim_all(session)
                 own = identity.read_id(session)
-            placed = place(Store(folder, reserve=0), store, blobs)
-            placed.problems = [*problems, *damage.check(database, store)]
+            target = store if opening is None else opening(database)
             if own is not None:
-                store.own(own)
+                target.own(own)
+            with database.write() as session:
+                identity.set_kind(session, target)
+            placed = place(Store(folder, reserve=0), target, blobs)
+            placed.problems = [*problems, *damage.check(database, target)]
         finally:
             database.engine.dispose()
         marker.unlink()
@@ -217,66 +203,6 @@ def check_head(session: Session, manifest: BackupManifest) -> Iterator[str]:
     event = session.get(AuditEvent, manifest.serial)
     if manifest.serial and (event is None or event.hash != manifest.hash):
         yield f"The audit log does not hold row {manifest.serial} as it was when the backup began."
-
-
-def place(source: Store, target: Store, blobs: Mapping[str, Blob]) -> Placed:
-    """Bring blobs from one store to another, durably; what is there stays, unless it should be a link and is none."""
-    placed, parents, linking = Placed(), set[Path](), is_same_disk(source.root, target.root)
-    for partial in (target.root / "blobs").glob("partial-*"):
-        partial.unlink()
-    for sha256, blob in blobs.items():
-        path, goal = source.path(sha256), target.path(sha256)
-        sound = blob.damaged_at is None and source.holds(sha256, blob.size)
-        placed.bytes += blob.size
-        if target.holds(sha256, blob.size) and not (sound and linking and not goal.samefile(path)):
-            placed.kept += 1
-            continue
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        parents |= {goal.parent, *goal.parent.parents[:3]}
-        partial = goal.parents[3] / f"partial-{sha256}"
-        if sound and linking and (linking := link(path, partial)):
-            placed.linked += 1
-        elif sound and copy(path, partial, sha256):
-            placed.copied += 1
-        else:
-            placed.problems.append(f"The blob {sha256} is damaged or missing, so it is not in {target.root}.")
-            continue
-        partial.rename(goal)
-    for parent in sorted(parents):
-        sync_folder(parent)
-    return placed
-
-
-def is_same_disk(first: Path, second: Path) -> bool:
-    """Say whether two folders are on one file system, so that files of one can be linked into the other."""
-    return first.stat().st_dev == second.stat().st_dev
-
-
-def link(path: Path, goal: Path) -> bool:
-    """Link a file; return whether the file system allows it."""
-    try:
-        os.link(path, goal)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        return False
-    return True
-
-
-def copy(path: Path, goal: Path, sha256: str) -> bool:
-    """Copy a blob, durably; return whether its bytes are the right ones, without which no copy stays."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as source, goal.open("wb") as target:
-        while chunk := source.read(CHUNK):
-            hasher.update(chunk)
-            target.write(chunk)
-        target.flush()
-        os.fchmod(target.fileno(), 0o444)
-        os.fsync(target.fileno())
-    if hasher.hexdigest() == sha256:
-        return True
-    goal.unlink()
-    return False
 
 
 def prune(target: Store, blobs: Collection[str], database: str) -> None:

@@ -1,4 +1,4 @@
-"""Identity: the id of a registry, in its database and in its data folder, so that neither is taken for another's.
+"""Identity: the id of a registry, in its database and where its blobs are, so that neither is taken for another's.
 
     neither has an id ── the first server or worker ──> both have the same one
     one lacks it, or has another ──> refused, before anything is read, written or deleted
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from registry.db.session import Database
 from registry.db.tables import STORED, Blob, RegistryId
 from registry.errors import WrongState
+from registry.storage.bucket_store import BucketStore
 from registry.storage.store import MARK, Store
 
 SAMPLE = 100  # blobs that are looked for in a folder that has no id, or of which the database has none
@@ -37,6 +38,8 @@ def claim(database: Database, store: Store) -> str:
         give_id(database, store)
         own = require_own(database, store)
     assert own is not None
+    if isinstance(store, BucketStore):  # this machine's folder may be new, and the server of the bucket another one
+        store.own(own)
     return own
 
 
@@ -49,13 +52,13 @@ def give_id(database: Database, store: Store) -> None:
     with database.read() as session:
         if store.owner() is None and holds(session, store) is False:
             raise WrongState(
-                f"The folder {store.root} holds none of the files that the database knows. Set --data to the folder "
-                "of this registry, or DATABASE_URL to the database of this folder."
+                f"{store.place} holds none of the files that the database knows. Set --data or REGISTRY_BUCKET to "
+                "where the blobs of this registry are, or DATABASE_URL to the other database."
             )
     with suppress(IntegrityError), database.write() as session:  # another process may be faster
         if read_id(session) is None:
             registry_id = store.owner() or str(uuid.uuid4())
-            session.add(RegistryId(id=1, registry_id=uuid.UUID(registry_id)))
+            session.add(RegistryId(id=1, registry_id=uuid.UUID(registry_id), storage=store.kind))
             session.flush()
             store.own(registry_id)
 
@@ -70,27 +73,57 @@ def require_own(database: Database, store: Store) -> str | None:
         WrongState: The folder belongs to another registry, or to none.
     """
     with database.read() as session:
-        own, owner = read_id(session), store.owner()
+        own = read_id(session)
+        require_kind(session, store)
+        owner = store.owner()
         if own == owner:
             return own
         held = holds(session, store) if own is None else None
     if own is None:
         if held is False or (held is None and any(True for _ in store.digests())):
             raise WrongState(
-                f"The folder {store.root} belongs to the registry {owner}, and this database knows nothing that is in "
-                "it. Set DATABASE_URL to the database of that registry, or --data to another folder."
+                f"{store.place} belongs to the registry {owner}, and this database knows nothing that is in it. Set "
+                "DATABASE_URL to the database of that registry, or --data or REGISTRY_BUCKET to another place."
             )
         return None
     if owner is None:
         raise WrongState(
-            f"The folder {store.root} is not the one of this registry: it has no file {MARK}. Mount that folder, or "
-            f"name it with --data. If this is a copy of it without that file, write it: echo {own} > "
-            f"{store.root / MARK}"
+            f"{store.place} is not the one of this registry: it has no {MARK}. Mount that folder, or name it with "
+            "--data (a bucket: REGISTRY_BUCKET). If this is a copy of it without that file, write it: "
+            f"echo {own} > {store.root / MARK}"
         )
     raise WrongState(
-        f"The folder {store.root} belongs to the registry {owner}, and the database to {own}. Set --data and "
-        "DATABASE_URL to folder and database of one registry."
+        f"{store.place} belongs to the registry {owner}, and the database to {own}. Set DATABASE_URL, and --data or "
+        "REGISTRY_BUCKET, to those of one registry."
     )
+
+
+def require_kind(session: Session, store: Store) -> None:
+    """Refuse a store of another kind than that in which the blobs are.
+
+    Raises:
+        WrongState: The blobs are on disk and the store is a bucket, or the other way round.
+    """
+    row = session.get(RegistryId, 1)
+    if row is not None and row.storage != store.kind:
+        raise WrongState(
+            f"The blobs of this registry are kept on {row.storage}, and REGISTRY_STORE is {store.kind}. Set it to "
+            f"{row.storage}, or move them: crumb-server storage move {store.kind}"
+        )
+
+
+def is_kept_in(database: Database, store: Store) -> bool:
+    """Say whether the database says that the blobs are in a store of this kind."""
+    with database.read() as session:
+        row = session.get(RegistryId, 1)
+    return row is not None and row.storage == store.kind
+
+
+def set_kind(session: Session, store: Store) -> None:
+    """Record where the blobs are, if the database has an id."""
+    row = session.get(RegistryId, 1)
+    if row is not None:
+        row.storage = store.kind
 
 
 def read_id(session: Session) -> str | None:

@@ -52,7 +52,7 @@ def test_another_folder_is_refused_and_left_alone(world: World, tmp_path: Path) 
     identity.claim(world.database, world.store)
     empty, theirs = folder(tmp_path / "empty"), folder(tmp_path / "theirs")
     theirs.own(str(uuid.uuid4()))
-    for store, words in ((empty, "has no file registry-id"), (theirs, "belongs to the registry")):
+    for store, words in ((empty, "has no registry-id"), (theirs, "belongs to the registry")):
         before = sorted(store.root.rglob("*"))
         for refuse in (identity.claim, identity.require_own):
             with pytest.raises(WrongState, match=words):
