@@ -57,6 +57,7 @@ def test_check_lists_what_is_wrong_and_exits_1(tmp_path: Path) -> None:
     assert run("migrate", "--data", str(tmp_path)).returncode == 0
     fine = run("check", "--data", str(tmp_path))
     assert (fine.returncode, fine.stderr) == (0, "")
+    claimed(tmp_path)
     sha256, _ = Store(tmp_path).put([b"unknown"])
     wrong = run("check", "--data", str(tmp_path), "--json")
     assert wrong.returncode == 1
@@ -209,6 +210,7 @@ def test_a_folder_and_a_database_of_two_registries_are_refused_before_anything_i
         file.unlink()
     shutil.copyfile(one / "registry.db", two / "registry.db")
     (two / "registry.db").chmod(0o600)
+    two.chmod(0o755)
     before = contents(two)
     monkeypatch.chdir(tmp_path)
     refused = run(*words, "--data", str(two))

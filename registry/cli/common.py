@@ -56,18 +56,20 @@ def open_store(settings: "Settings", database: "Database") -> "Store":
     return stores.open_store(database, **settings.storage, bucket=bucket)
 
 
-def prepare(settings: "Settings", *, migrates: bool = True) -> None:
+def prepare(settings: "Settings", *, migrates: bool = True, own: bool = False) -> None:
     """Create the data folder, close it to other users, and bring the database to the newest migration.
 
     Args:
         settings: The settings.
         migrates: Whether to do the last; if not, the database has to be at the newest migration.
+        own: Whether to refuse first, with nothing changed, a folder or a bucket that is not the one of the database.
 
     Raises:
         WrongState: A restore was interrupted, or the database is of another version; nothing was changed.
     """
     from registry.db import dumps
     from registry.db.session import current_migration, migrate, newest_migration, require_head, require_known
+    from registry.services.operating import identity
     from registry.services.operating.backups import RESTORING
     from registry.storage.store import Store
 
@@ -78,6 +80,8 @@ def prepare(settings: "Settings", *, migrates: bool = True) -> None:
             require_known(current_migration(database.engine))
             if not migrates:
                 require_head(database, settings.database)
+            if own and identity.has_ids(database):
+                identity.require_own(database, open_store(settings, database))
     elif not migrates:
         raise WrongState("The database is empty; run `crumb-server migrate` first, or leave out --no-migrate.")
     settings.data.mkdir(parents=True, exist_ok=True)
@@ -105,8 +109,9 @@ def claim(settings: "Settings") -> None:
 
     with open_for(settings) as database:
         own = identity.claim(database, open_store(settings, database))
-    if bucket := open_bucket(settings.copies, **settings.bucket_access):
-        bucket.claim(own)
+        if bucket := open_bucket(settings.copies, **settings.bucket_access):
+            identity.require_not_foreign(database, bucket)
+            bucket.claim(own)
 
 
 @contextmanager
@@ -130,7 +135,7 @@ def open_own(settings: "Settings") -> Iterator[tuple["Database", "Store", "Bucke
         store = open_store(settings, database)
         own = identity.require_own(database, store)
         if bucket:
-            bucket.belongs_to = own
+            bucket.belongs_to = own or ""
         yield database, store, bucket
 
 

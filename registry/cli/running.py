@@ -90,7 +90,7 @@ def serve(
 
     settings = settings_for(data)
     configure_logs(settings.log_format)
-    prepare(settings, migrates=migrate)
+    prepare(settings, migrates=migrate, own=True)
     claim(settings)
     try:
         sockets = listen(host, port)
@@ -177,7 +177,7 @@ def worker(data: Data = None, migrate: Migrate = True) -> None:
 
     settings = settings_for(data)
     configure_logs(settings.log_format)
-    prepare(settings, migrates=migrate)
+    prepare(settings, migrates=migrate, own=True)
     claim(settings)
     run_worker(settings, lambda: None)
 

@@ -55,6 +55,8 @@ def move(
         own = identity.require_own(database, source)
         if own is None:
             raise WrongState("This registry was never served; set REGISTRY_STORE, and run `crumb-server serve`.")
+        if to == "bucket" and bucket is not None:
+            identity.require_not_foreign(database, bucket)
         target.prepare()
         target.own(own)
         placed = moving.move(database, source, target)

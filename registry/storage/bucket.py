@@ -54,7 +54,8 @@ class Bucket:
         access: How to reach it, as `parse_place` takes it.
 
     Attributes:
-        belongs_to: The id of the registry that the bucket has to belong to; None if that does not matter.
+        belongs_to: The id of the registry that the bucket has to belong to, empty if it has none yet; None if that does
+            not matter.
 
     Raises:
         InvalidRequest: A setting is missing or malformed.
@@ -129,23 +130,54 @@ class Bucket:
             StorageFailed: The bucket belongs to another registry, or did not answer.
         """
         self.belongs_to = registry_id
-        if self.owner() is None:
-            self.own(registry_id)
+        self.require_region()
+        marked = self.owner() is None and self.own(registry_id)
         self.require_owner()
         if self.own(registry_id):  # which it has
+            if marked:
+                self.delete(MARK)
             raise unconditional()
 
-    def require_owner(self) -> None:
-        """Refuse a bucket that belongs to another registry than it should.
+    def require_region(self) -> None:
+        """Refuse a bucket in another region than requests are signed for, if its server says so.
+
+        boto3 finds the right one for requests of its own, and not for signed addresses.
+
+        Raises:
+            InvalidRequest: The region is another.
+            StorageFailed: The bucket did not answer.
+        """
+        with reaching("say where it is:", self.name):
+            answer = self._client("quick").head_bucket(Bucket=self.name)
+        region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", self.place.region)
+        if region != self.place.region:
+            raise InvalidRequest(
+                f"The bucket {self.name} is in the region {region}; set REGISTRY_BUCKET_REGION to that.",
+                field="bucket_region",
+            )
+
+    def require_owner(self) -> bool:
+        """Refuse a bucket that belongs to another registry than it should; say whether it is certain whose it is.
 
         Raises:
             StorageFailed: It does, or did not answer.
         """
-        if self.belongs_to is not None and (owner := self.owner()) not in (None, self.belongs_to):
+        if self.belongs_to is None:
+            return True
+        if (owner := self.owner()) not in (None, self.belongs_to):
             raise StorageFailed(
                 f"The bucket s3://{self.name}/{self.prefix} belongs to the registry {owner}, and this one is "
-                f"{self.belongs_to}; give each a bucket or a prefix of its own in REGISTRY_BUCKET."
+                f"{self.belongs_to or 'new'}; give each a bucket or a prefix of its own in REGISTRY_BUCKET. If it is "
+                f"the same registry, put back from a backup that has no id, delete {MARK} there."
             )
+        return owner is not None
+
+    def foreign(self) -> StorageFailed:
+        """Return the error for a bucket without a mark whose blobs the database does not know."""
+        return StorageFailed(
+            f"The bucket s3://{self.name}/{self.prefix} holds blobs, and this registry knows none of them; give it a "
+            "bucket or a prefix of its own in REGISTRY_BUCKET."
+        )
 
     # Blobs -------------------------------------------------------------------------------------------------------
 
@@ -212,7 +244,7 @@ class Bucket:
             client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except BaseException:
             with suppress(StorageFailed), reaching("discard", sha256):
-                client.abort_multipart_upload(**upload)
+                self._client("quick").abort_multipart_upload(**upload)
             raise
 
     def put_file(self, name: str, path: Path, sha256: str) -> None:

@@ -3,19 +3,27 @@
 boto3 takes half a second to import, so that only a registry with a bucket does it.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from registry.errors import InvalidRequest, StorageFailed
+from registry.errors import BreadcrumbError, InvalidRequest, StorageFailed
 
 ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9._/-]{0,500}))?")
 ENDPOINT = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 CODE = re.compile(r"[A-Za-z0-9]{1,50}")  # of an error; what else an answer says may contain keys
 MOST_RETRIES = 3
 DENIED = (401, 403)
+ONLY_OURS = {  # variables of a session of boto3: its name in a file, that in the environment, the value without both
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+}
+"""With a key of our own, files and profiles of this machine's user do not matter."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,12 @@ class S3Place:
             public: Whether it only signs addresses that others use.
         """
         import boto3
+        import botocore.session
         from botocore.config import Config
 
         endpoint = (self.public_endpoint if public else "") or self.endpoint or None
         session = boto3.session.Session(
+            botocore_session=botocore.session.Session(ONLY_OURS if self.key_id else None),
             aws_access_key_id=self.key_id or None,
             aws_secret_access_key=self.secret or None,
             aws_session_token=self.session_token or None,
@@ -67,7 +77,7 @@ class S3Place:
             endpoint_url=endpoint,
             config=Config(
                 signature_version="s3v4",
-                s3={"addressing_style": "path" if endpoint else "auto"},
+                s3={"addressing_style": "path" if endpoint or "." in self.bucket else "virtual"},
                 connect_timeout=min(seconds, 10),
                 read_timeout=seconds,
                 retries={"mode": "standard", "total_max_attempts": MOST_RETRIES + 1},
@@ -124,7 +134,12 @@ def parse_endpoint(given: str, field: str) -> str:
         InvalidRequest: It is malformed.
     """
     cleaned = given.lower().rstrip("/")
-    if given and not ENDPOINT.fullmatch(cleaned):
+    try:
+        parts = urlsplit(cleaned)
+        valid = ENDPOINT.fullmatch(cleaned) and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if given and not valid:
         raise InvalidRequest(
             f"REGISTRY_{field.upper()} is not valid; write it like https://s3.example.org.", field=field
         )
@@ -142,6 +157,8 @@ def reaching(verb: str, what: str) -> Iterator[None]:
 
     try:
         yield
+    except BreadcrumbError:  # of whoever gives or takes the bytes
+        raise
     except exceptions.ClientError as error:
         status, code = status_of(error), str(error.response.get("Error", {}).get("Code", ""))
         answer = f"{status} {code}" if CODE.fullmatch(code) and code != str(status) else str(status)
@@ -158,10 +175,16 @@ def reaching(verb: str, what: str) -> Iterator[None]:
         exceptions.PartialCredentialsError,
         exceptions.CredentialRetrievalError,
         exceptions.ProfileNotFound,
+        RuntimeError,  # of credentials that could not be renewed
     ):
         raise StorageFailed(
             f"The bucket did not {verb} {what}: there is no key to sign with; set REGISTRY_BUCKET_KEY_ID and "
             "REGISTRY_BUCKET_SECRET, or give this machine a role."
+        ) from None
+    except exceptions.SSLError:
+        raise StorageFailed(
+            f"The bucket did not {verb} {what}: its certificate is not trusted; if an authority of your own issued it, "
+            "name a file with its certificate in AWS_CA_BUNDLE."
         ) from None
     except exceptions.BotoCoreError:
         raise StorageFailed(

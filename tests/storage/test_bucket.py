@@ -73,6 +73,9 @@ def test_variables_of_amazons_own_programs_change_nothing(
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "ENDPOINT_URL_S3", "ENDPOINT_URL"):
         monkeypatch.setenv(f"AWS_{name}", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+    monkeypatch.setenv("AWS_PROFILE", "another")
+    (tmp_path / "config").write_text("not a config")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     made = open_bucket("s3://crumbs", endpoint=s3.url, region=s3.region, key_id=s3.key_id, secret=s3.secret)
     assert made is not None
     made.put(*file_of(tmp_path, DATA))
@@ -90,6 +93,8 @@ def test_variables_of_amazons_own_programs_change_nothing(
         {"secret": ""},
         {"endpoint": "s3.example.org"},
         {"endpoint": "https://s3.example.org/path"},
+        {"endpoint": "https://:::"},
+        {"endpoint": "https://s3.example.org:99999"},
         {"public_endpoint": "s3.example.org"},
         {"key_id": "", "secret": "", "session_token": "t"},
     ],
@@ -134,6 +139,27 @@ def test_an_address_is_signed_for_the_endpoint_at_which_people_reach_the_server(
     assert httpx2.get(url).content == DATA
     assert httpx2.get(url.replace("localhost", "127.0.0.1")).status_code == 403, "it is signed for that host"
     assert {asked.headers["host"] for asked in s3.asked[:-2]} == {s3.url.removeprefix("http://")}
+
+
+@pytest.mark.parametrize(
+    ("name", "region", "begins"),
+    [
+        ("crumbs", "eu-central-1", "https://crumbs.s3.eu-central-1.amazonaws.com/a/"),
+        ("crumbs.org", "eu-central-1", "https://s3.eu-central-1.amazonaws.com/crumbs.org/a/"),
+    ],
+)
+def test_an_address_at_amazon_names_the_region(name: str, region: str, begins: str) -> None:
+    bucket = Bucket(f"s3://{name}/a", region=region, key_id="k", secret="s")
+    assert bucket.url("0" * 64, "x", 60).startswith(begins)
+
+
+def test_a_region_that_is_not_the_buckets_is_refused(s3: S3) -> None:
+    bucket = Bucket(f"s3://{s3.bucket}", endpoint=s3.url, region=s3.region, key_id=s3.key_id, secret=s3.secret)
+    s3.fault = lambda asked: setattr(s3, "region", "eu-test-2") if asked.headers else None
+    s3.verify = lambda asked: None  # type: ignore[method-assign]
+    with pytest.raises(InvalidRequest, match="in the region eu-test-2; set REGISTRY_BUCKET_REGION"):
+        bucket.claim(str(uuid.uuid4()))
+    assert s3.objects == {}
 
 
 # Credentials -----------------------------------------------------------------------------------------------------
@@ -270,6 +296,13 @@ def test_a_bucket_belongs_to_the_registry_that_takes_it_first(bucket: Bucket, s3
     assert [item.sha256 for item in bucket.list()] == ["0" * 64], "the mark is not a blob"
 
 
+def test_a_registry_without_an_id_takes_nothing_from_a_bucket_that_has_one(bucket: Bucket, s3: S3) -> None:
+    bucket.claim(own := str(uuid.uuid4()))
+    bucket.belongs_to = ""
+    with pytest.raises(StorageFailed, match=f"belongs to the registry {own}, and this one is new"):
+        bucket.require_owner()
+
+
 def test_of_two_that_take_a_bucket_at_once_one_has_it(bucket: Bucket, s3: S3) -> None:
     own, faster = str(uuid.uuid4()), str(uuid.uuid4())
     s3.fault = lambda asked: s3.keep("registry-id", faster.encode()) if asked.method == "PUT" else None
@@ -282,7 +315,7 @@ def test_a_server_without_conditional_writes_is_refused(bucket: Bucket, s3: S3) 
     s3.conditional = False
     with pytest.raises(InvalidRequest, match="does not honour conditional writes"):
         bucket.claim(str(uuid.uuid4()))
-    s3.objects.clear()
+    assert s3.objects == {}, "and nothing is left there"
     s3.fault = lambda asked: 501 if "if-none-match" in asked.headers else None
     with pytest.raises(InvalidRequest, match="does not honour conditional writes"):
         bucket.claim(str(uuid.uuid4()))

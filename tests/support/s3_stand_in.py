@@ -183,6 +183,8 @@ class S3:
         if bucket != self.bucket:
             raise Refused(404, "NoSuchBucket")
         word = asked.word
+        if asked.method == "HEAD" and not key:
+            return 200, {"x-amz-bucket-region": self.region}, b""
         if asked.method in ("GET", "HEAD"):
             return self.list(word) if not key else self.get(asked, key)
         if asked.method == "DELETE" and "uploadId" in word:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.background import BackgroundTask
 
 from registry.db.tables import STORED, Blob
-from registry.errors import BlobDamaged
+from registry.errors import BlobDamaged, StorageFailed
 from registry.files.folders import is_weights
 from registry.outside.hub import file_url
 from registry.server.edge.admission import note_damage
@@ -180,7 +180,8 @@ def locate(ctx: Context, model: AnyModel, blob: File, path: str) -> str | None:
     if blob.state == "remote" and model.source is not None:
         return file_url(settings.hub_endpoint, model.source, path)
     if ctx.bucket is not None and blob.bucketed_at is not None:
-        return ctx.bucket.url(blob.sha256, path, settings.bucket_seconds)
+        with suppress(StorageFailed):  # there is no key to sign with now, and this disk has the file, too
+            return ctx.bucket.url(blob.sha256, path, settings.bucket_seconds)
     if blob.state in STORED and blob.size >= settings.bucket_least and blob.damaged_at is None:
         return ctx.store.lend(blob.sha256, path, settings.bucket_seconds)
     return None

@@ -181,7 +181,7 @@ def reconcile(
         StorageFailed: The bucket did not list or delete its objects, or is another registry's.
     """
     with store.holding(LOCK, wait=True):
-        bucket.require_owner()
+        certain = bucket.require_owner()
         with database.read() as session:
             known = set(session.scalars(select(Blob.sha256)))
             lost = claimed(session)
@@ -191,6 +191,9 @@ def reconcile(
                 del lost[item.sha256]
             elif item.sha256 not in known and item.put_at <= before:
                 strays.append(item)
+            certain = certain or item.sha256 in known
+        if strays and not certain:
+            raise bucket.foreign()
         if not dry:
             for item in strays:  # a row added since claims no object: that needs the lock
                 bucket.delete(item.sha256)

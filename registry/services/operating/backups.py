@@ -78,7 +78,7 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
                 garbage.restore(database, store)  # a collector that was killed may have set files aside
                 with database.read() as session:
                     head, own = read_head(session), identity.read_id(session)
-                require_same(folder, own)
+                    require_same(session, folder, own)
                 made_at, kind = now(), dumps.kind(url)
                 file = folder / f"database-{made_at:%Y%m%dT%H%M%S%fZ}.{dumps.SUFFIXES[kind]}"
                 dumps.dump(url, file)
@@ -182,14 +182,20 @@ def read_manifest(folder: Path) -> BackupManifest:
     return manifest
 
 
-def require_same(folder: Path, own: str | None) -> None:
-    """Refuse to renew the backup of another registry, whose blobs would go.
+def require_same(session: Session, folder: Path, own: str | None) -> None:
+    """Refuse to renew the backup of another registry, whose blobs would go; one without an id is known by its log.
 
     Raises:
         InvalidRequest: The folder holds the backup of another registry.
     """
-    if (folder / MANIFEST).exists() and (theirs := read_manifest(folder).registry) not in (None, own):
-        raise InvalidRequest(f"The folder {folder} holds a backup of the registry {theirs}; give another folder.")
+    if not (folder / MANIFEST).exists():
+        return
+    manifest = read_manifest(folder)
+    if manifest.registry not in (None, own) or (manifest.registry is None and any(check_head(session, manifest))):
+        raise InvalidRequest(
+            f"The folder {folder} holds a backup of the registry {manifest.registry or 'of another audit log'}; give "
+            "another folder."
+        )
 
 
 def stored_blobs(session: Session) -> dict[str, Blob]:

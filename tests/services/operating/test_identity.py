@@ -3,17 +3,21 @@
 import shutil
 import threading
 import uuid
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, update
 
 from registry.db.session import Database, open_database
-from registry.db.tables import Blob, RegistryId
+from registry.db.tables import Blob, RegistryId, now
 from registry.errors import StorageFailed, WrongState
+from registry.services.blobs import bucket_copies
 from registry.services.operating import identity
+from registry.storage.bucket import Bucket
 from registry.storage.store import MARK, Store
 from tests.support.blobs import orphan
+from tests.support.s3_stand_in import S3
 from tests.support.world import World
 
 
@@ -87,6 +91,45 @@ def test_a_new_database_does_not_take_the_folder_of_another(world: World) -> Non
         session.add(Blob(sha256=sha256, size=1))
     identity.claim(world.database, world.store)
     assert id_of(world.database) == world.store.owner()
+
+
+def test_a_full_folder_without_an_id_is_not_taken_by_a_new_database(world: World) -> None:
+    world.store.put([b"of a registry that had no id yet"])
+    before = sorted(world.store.root.rglob("*"))
+    for refuse in (identity.claim, identity.require_own):
+        with pytest.raises(WrongState, match="holds the blobs of a registry, and this database knows nothing"):
+            refuse(world.database, world.store)
+    assert sorted(world.store.root.rglob("*")) == before and id_of(world.database) is None
+
+
+def test_an_id_that_another_process_gave_the_folder_meanwhile_is_not_written_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, faster = Store.own, str(uuid.uuid4())
+    with monkeypatch.context() as patch, pytest.raises(WrongState, match="just now; start again"):
+        patch.setattr(Store, "own", lambda store, _: own(store, faster))
+        identity.claim(world.database, world.store)
+    assert id_of(world.database) is None
+    identity.claim(world.database, world.store)
+    assert id_of(world.database) == world.store.owner() == faster
+
+
+def test_a_bucket_of_which_nothing_is_known_is_not_taken(world: World, s3: S3) -> None:
+    access = {"endpoint": s3.url, "region": s3.region, "key_id": s3.key_id, "secret": s3.secret}
+    bucket, sha256 = Bucket(f"s3://{s3.bucket}", **access), orphan(world)
+    identity.require_not_foreign(world.database, bucket)
+    s3.keep("0" * 64, b"of another")
+    with pytest.raises(StorageFailed, match="knows none of them"):
+        identity.require_not_foreign(world.database, bucket)
+    bucket.belongs_to = ""
+    later = now() + timedelta(minutes=1)
+    with pytest.raises(StorageFailed, match="knows none of them"):
+        bucket_copies.reconcile(world.database, world.store, bucket, later)
+    assert s3.objects == {"0" * 64: b"of another"}
+    s3.keep(sha256, b"ours")
+    identity.require_not_foreign(world.database, bucket)
+    bucket_copies.reconcile(world.database, world.store, bucket, later)
+    assert list(s3.objects) == [sha256]
 
 
 def test_a_claim_that_is_killed_is_finished_by_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
