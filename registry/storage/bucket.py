@@ -8,12 +8,10 @@ bucket is the truth (bucket_store.py). Bytes are hashed while they are sent, so 
 in the bucket, and every part carries its own sha256, which the S3 server checks.
 """
 
-import base64
-import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,17 +20,18 @@ from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
-from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, NotFound, StorageFailed
+from registry.errors import InvalidRequest, NotFound, StorageFailed
 from registry.files.names import HEX256
+from registry.storage.pieces import CHUNK, checksum, encode, joined, read_whole
 from registry.storage.s3 import S3Place, parse_place, reaching, status_of
 from registry.storage.store import MARK, MOST_MARK
 
 _HEX256 = re.compile(HEX256)
-CHUNK = 2**20
 MOST_PARTS = 10_000  # of one object, as S3 allows
 LEAST_PART = 8 * 2**20
 BYTES_IN_FLIGHT = 64 * 2**20  # of parts that are sent at a time, if parts are small enough
 PART_SECONDS, QUICK_SECONDS = 120.0, 10.0  # that an answer may take
+LOOK_SECONDS = 1.0  # after which whoever waits for a part looks up
 TYPE = "application/octet-stream"
 EXISTS = (409, 412)  # statuses of a conditional write to a name that is taken
 
@@ -195,31 +194,34 @@ class Bucket:
             DigestMismatch: The file holds other bytes; nothing was put into the bucket.
             StorageFailed: The bucket did not take the bytes, or the copy was given up.
         """
-        self.put_chunks(sha256, read_whole(path, sha256, size, stopping), size)
+        self.put_chunks(sha256, read_whole(path, sha256, size, stopping), size, stopping)
 
-    def put_chunks(self, sha256: str, chunks: Iterator[bytes], size: int) -> None:
+    def put_chunks(
+        self, sha256: str, chunks: Iterator[bytes], size: int, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
         """Put bytes into the bucket, in parts, and check afterwards that they are there.
 
         Args:
             sha256: Their name.
             chunks: The bytes, at most CHUNK at a time; whoever yields them fails before the last if they are wrong.
             size: How many there are.
+            stopping: Called every second while a part is waited for; the bytes are given up once it returns True.
 
         Raises:
-            StorageFailed: The bucket did not take them.
+            StorageFailed: The bucket did not take them, or they were given up.
         """
         with reaching("take", sha256):
             if size <= CHUNK:
                 body = b"".join(chunks)
                 self._client("parts").put_object(**self._named(sha256), Body=body, ContentType=TYPE, **checksum(body))
             else:
-                self._put_parts(sha256, chunks, max(LEAST_PART, -(-size // MOST_PARTS)))
+                self._put_parts(sha256, chunks, max(LEAST_PART, -(-size // MOST_PARTS)), stopping)
         if self.size(sha256) != size:
             raise StorageFailed(
                 f"The bucket does not have all of blob {sha256} after the copy; it is copied again later."
             )
 
-    def _put_parts(self, sha256: str, chunks: Iterator[bytes], size: int) -> None:
+    def _put_parts(self, sha256: str, chunks: Iterator[bytes], size: int, stopping: Callable[[], bool]) -> None:
         """Send chunks as parts of `size` bytes, a few at a time; what was sent is discarded if one fails."""
         client, waiting = self._client("parts"), deque[Future[dict[str, Any]]]()
         at_once = max(1, min(4, BYTES_IN_FLIGHT // size))
@@ -238,14 +240,22 @@ class Bucket:
                 parts = []
                 for number, body in enumerate(joined(chunks, size), 1):
                     if len(waiting) == at_once:
-                        parts.append(waiting.popleft().result())
+                        parts.append(self._await(waiting.popleft(), stopping))
                     waiting.append(pool.submit(send, number, body))
-                parts += [future.result() for future in waiting]
+                parts += [self._await(future, stopping) for future in waiting]
             client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except BaseException:
             with suppress(StorageFailed), reaching("discard", sha256):
                 self._client("quick").abort_multipart_upload(**upload)
             raise
+
+    @staticmethod
+    def _await(part: Future[dict[str, Any]], stopping: Callable[[], bool]) -> dict[str, Any]:
+        """Return what became of a part, however slow the bucket is."""
+        while not wait([part], LOOK_SECONDS).done:
+            if stopping():
+                raise StorageFailed("The copy to the bucket was stopped; it is made later.")
+        return part.result()
 
     def put_file(self, name: str, path: Path, sha256: str) -> None:
         """Put a small file into the bucket, whose digest the server checks.
@@ -362,57 +372,6 @@ class Bucket:
 def open_bucket(address: str, **access: str) -> Bucket | None:
     """Return the bucket at an address, or None if the address is empty; see `Bucket`."""
     return Bucket(address, **access) if address else None
-
-
-def checksum(body: bytes) -> dict[str, str]:
-    """Return the argument by which an S3 server checks what it was sent."""
-    return {"ChecksumSHA256": encode(hashlib.sha256(body).digest())}
-
-
-def encode(digest: bytes) -> str:
-    """Return a digest as S3 writes it."""
-    return base64.b64encode(digest).decode()
-
-
-def joined(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Yield parts of `size` bytes made of chunks that are no longer; the last one may be shorter."""
-    part = bytearray()
-    for chunk in chunks:
-        part += chunk
-        if len(part) >= size:
-            yield bytes(part[:size])
-            del part[:size]
-    if part:
-        yield bytes(part)
-
-
-def read_whole(path: Path, sha256: str, size: int, stopping: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield a file's bytes; fail before the last of them if they do not have the right size and digest.
-
-    Raises:
-        NotFound, DigestMismatch, StorageFailed: As `Bucket.put` raises them.
-    """
-    hasher, left = hashlib.sha256(), size
-    try:
-        with path.open("rb") as file:
-            while True:
-                if stopping():
-                    raise StorageFailed(f"The copy of blob {sha256} to the bucket was stopped; it is made later.")
-                chunk = file.read(min(CHUNK, left))
-                hasher.update(chunk)
-                left -= len(chunk)
-                if left == 0 or not chunk:
-                    break
-                yield chunk
-            if left or file.read(1) or hasher.hexdigest() != sha256:
-                raise DigestMismatch(f"The file of blob {sha256} is damaged; run `crumb-server check`.")
-            yield chunk
-    except FileNotFoundError:
-        raise NotFound(f"The file of blob {sha256} is gone.") from None
-    except BreadcrumbError:
-        raise
-    except OSError as error:
-        raise StorageFailed(f"The disk failed on blob {sha256}: {error.strerror or error}.") from error
 
 
 def unconditional() -> InvalidRequest:

@@ -21,8 +21,9 @@ from typing import ClassVar
 
 from registry.errors import NotFound, StorageFull, WrongState
 from registry.files.progress import Meter, Progress
-from registry.storage.bucket import CHUNK, Bucket
+from registry.storage.bucket import Bucket
 from registry.storage.cache import Cache
+from registry.storage.pieces import CHUNK
 from registry.storage.store import Beat, Store, damaged, idle
 
 UPLOADS = "uploads/"

@@ -67,6 +67,23 @@ def test_a_copy_is_given_up_in_the_middle_when_the_worker_stops(bucket: Bucket, 
     assert s3.objects == s3.uploads == {}
 
 
+def test_who_sends_is_asked_to_go_on_while_the_bucket_is_slow(
+    bucket: Bucket, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "LOOK_SECONDS", 0.01)
+    sha256, path, size = file_of(tmp_path, bytes(9 * 2**20))
+    asked, enough = iter(range(10**6)), threading.Event()
+
+    def beat() -> bool:
+        if next(asked) > 20:  # more often than there are pieces to read
+            enough.set()
+        return False
+
+    s3.fault = lambda asked: None if "partNumber" not in asked.word or enough.wait(60) else 503
+    bucket.put(sha256, path, size, beat)
+    assert s3.objects == {sha256: bytes(9 * 2**20)}
+
+
 def test_variables_of_amazons_own_programs_change_nothing(
     bucket: Bucket, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
