@@ -247,11 +247,10 @@ class BucketStore(Store):
         return there
 
     def own(self, registry_id: str) -> None:
-        """Mark bucket and folder as those of a registry; does nothing if they are marked already.
+        """Mark the bucket as that of a registry; the folder, a cache, must not pass for one that has all blobs.
 
         Raises:
             InvalidRequest: The server of the bucket does not know conditional writes.
             StorageFailed: The bucket belongs to another registry, or did not take the mark.
         """
         self.bucket.claim(registry_id)
-        super().own(registry_id)

@@ -25,7 +25,7 @@ from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import Blob, UploadSession, now
+from registry.db.tables import Blob, RegistryId, UploadSession, now
 from registry.errors import BreadcrumbError, DigestMismatch, NotFound, StorageFailed
 from registry.services.blobs import blobs, damage
 from registry.storage.bucket import Bucket, StoredObject
@@ -69,12 +69,18 @@ def run(
                 return
             tried.add(sha256)
             with store.holding(LOCK) as locked:
-                if not locked:
+                if not locked or is_store(database):
                     return
                 outcome = copy(database, store, bucket, sha256, size, stopping)
             if outcome is not None:
                 yield outcome
                 failures = failures + 1 if isinstance(outcome.error, StorageFailed) else 0
+
+
+def is_store(database: Database) -> bool:
+    """Say whether the blobs were moved to the bucket, which has no copies then: this process is to be restarted."""
+    with database.read() as session:
+        return session.scalar(select(RegistryId.storage)) == "bucket"
 
 
 def waiting(database: Database, least: int) -> list[tuple[str, int]]:
@@ -142,7 +148,7 @@ def withdraw(database: Database, store: Store, bucket: Bucket, before: datetime,
     """
     with store.holding(LOCK, wait=wait) as locked:
         bucket.require_owner()
-        while locked and (sha256 := disclaim_next(database, before)):
+        while locked and not is_store(database) and (sha256 := disclaim_next(database, before)):
             bucket.delete(sha256)
 
 
@@ -182,6 +188,8 @@ def reconcile(
     """
     with store.holding(LOCK, wait=True):
         certain = bucket.require_owner()
+        if is_store(database):
+            return [], []
         with database.read() as session:
             known = set(session.scalars(select(Blob.sha256)))
             lost = claimed(session)
@@ -212,7 +220,7 @@ def find_lost(
         StorageFailed: The bucket did not list its objects.
     """
     with store.holding(LOCK) as locked:
-        if not locked:
+        if not locked or is_store(database):
             return []
         with database.read() as session:
             lost = claimed(session)

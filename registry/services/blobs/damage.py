@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import ELSEWHERE, Blob, now
+from registry.db.tables import ELSEWHERE, Blob, RegistryId, now
 from registry.files.progress import Progress
 from registry.services.blobs.blobs import get_locked
 from registry.storage.store import Store, damaged
@@ -53,6 +53,8 @@ def examine(database: Database, store: Store, sha256: str, progress: Progress | 
         problem = flaw(store, sha256, blob.size, progress)
         with database.write() as session:
             blob = get_locked(session, sha256)
+            if session.scalar(select(RegistryId.storage)) not in (None, store.kind):
+                return None  # the blobs were moved, and this process does not know where they are
             if blob is not None and store.identity(sha256) == hashed:
                 blob.checked_at = now()
                 blob.damaged_at = (blob.damaged_at or now()) if problem else None

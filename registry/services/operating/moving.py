@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from registry.db.session import Database
 from registry.db.tables import STORED, Blob, RegistryId, now
 from registry.errors import StorageFailed
-from registry.services.blobs import damage
+from registry.services.blobs import bucket_copies, damage
 from registry.services.operating.placing import Placed, place
 from registry.storage.store import Store
 
@@ -30,6 +30,13 @@ def move(database: Database, source: Store, target: Store) -> Placed:
     Raises:
         StorageFull, StorageFailed: A disk or the bucket failed; what was copied stays.
     """
+    disk = source if target.kind == "bucket" else target
+    with disk.holding(bucket_copies.LOCK, wait=True):  # workers that keep copies in the bucket delete there, too
+        return move_all(database, source, target)
+
+
+def move_all(database: Database, source: Store, target: Store) -> Placed:
+    """Copy until nothing is left, and record that, as `move` does; the caller holds the lock of the copies."""
     done, total = set[str](), Placed()
     while True:
         with database.read() as session:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from typer.testing import CliRunner
 from registry.cli import app
 from registry.db.tables import Blob, RegistryId
 from registry.errors import StorageFailed, Unavailable
-from registry.server.app import close_app, create_app
-from registry.services.blobs import blobs, damage, stores
+from registry.services.blobs import blobs, damage, garbage, stores
 from registry.services.operating import identity, moving
 from registry.storage.bucket import open_bucket
 from registry.storage.bucket_store import BucketStore
@@ -104,8 +104,16 @@ def test_what_is_stored_meanwhile_is_moved_too_and_afterwards_nothing_is(
     staged.write_bytes(b"after")
     with pytest.raises(Unavailable, match="restart it with REGISTRY_STORE=bucket"), world.database.write() as session:
         blobs.register(session, world.store, staged, digest(b"after"), 5)
-    app_ = create_app(world.settings)
-    close_app(app_)
+    path = world.store.path(late[0])
+    path.unlink()
+    assert damage.examine(world.database, world.store, late[0]) is None, "who looks in the old place marks nothing"
+    before = dict(s3.objects)
+    s3.keep(f"blobs/{'0' * 64}", b"stored by one that was restarted")
+    assert world.worker.bucket is not None
+    garbage.run(world.database, world.store, timedelta(0), bucket=world.worker.bucket)
+    world.worker.offload()
+    assert {key for key in before if key not in s3.objects} == set(), "who keeps copies deletes none"
+    assert f"blobs/{'0' * 64}" in s3.objects
 
 
 def test_a_damaged_blob_is_marked_and_does_not_keep_the_others(world: World, s3: S3) -> None:
