@@ -37,7 +37,8 @@ def gc(
         with open_own(settings) as (database, store, bucket):
             if not dry_run:
                 holding.make_room(database, store, 0, settings.composed_bytes)
-            collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket)
+            lent = timedelta(seconds=settings.bucket_seconds)
+            collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket, lent=lent)
         kept = True
     finally:
         if kept and not dry_run:
@@ -126,6 +127,9 @@ def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `crumb-server backup` wrote.")],
     data: Data = None,
     as_json: Json = False,
+    replacing: Annotated[
+        bool, typer.Option("--replacing", help="Take a bucket that was in use: its registry is gone for good.")
+    ] = False,
 ) -> None:
     """Make a registry from a backup, in an empty folder and an empty database, and check all of it.
 
@@ -139,7 +143,8 @@ def restore(
 
     settings = settings_for(data)
     with reaching_database():
-        placed = backups.restore(folder, settings.data, settings.database, partial(open_store, settings))
+        opening = partial(open_store, settings)
+        placed = backups.restore(folder, settings.data, settings.database, opening, replacing=replacing)
     report(
         asdict(placed),
         placed.problems,

@@ -12,6 +12,7 @@ returned, and an object is deleted only after the transaction that lets go of it
 """
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -19,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from registry.errors import NotFound, StorageFull, WrongState
+from registry.errors import BlobDamaged, NotFound, StorageFull, WrongState
+from registry.files.durable import sync_folder
 from registry.files.progress import Meter, Progress
 from registry.storage.bucket import Bucket
 from registry.storage.cache import Cache
@@ -130,7 +132,16 @@ class BucketStore(Store):
             if size > most:
                 return None
             self.bring(sha256)
-        return super().read(sha256, most)
+        try:
+            return super().read(sha256, most)
+        except BlobDamaged:  # the copy may be, or was dropped just now
+            self.distrust(sha256)
+            self.bring(sha256)
+            return super().read(sha256, most)
+
+    def distrust(self, sha256: str) -> None:
+        """Drop the copy of a blob that somebody found damaged, so that it is fetched once more."""
+        self.path(sha256).unlink(missing_ok=True)
 
     def bring(self, sha256: str, beat: Beat = idle) -> None:
         """Have a copy of a blob in the cache, at least for a moment.
@@ -196,23 +207,26 @@ class BucketStore(Store):
         """
         self.bucket.put(sha256, staged, staged.stat().st_size, lambda: bool(beat()))
 
-    def adopt(self, staged: Path, sha256: str) -> None:
+    def adopt(self, staged: Path, sha256: str, *, again: bool = False) -> None:
         """Put a staged file whose bytes hash to `sha256` into the bucket, if it is not there, and keep a copy.
 
-        The staged file is gone afterwards.
+        The staged file is gone afterwards. With `again`, what is there is damaged, and replaced.
 
         Raises:
             StorageFailed: The bucket did not take the bytes; the staged file is thrown away.
         """
         try:
             size = staged.stat().st_size
-            if size <= CHUNK or self.size(sha256) != size:  # sending a small one takes no longer than asking
+            if again or size <= CHUNK or self.size(sha256) != size:  # sending a small one takes no longer than asking
                 self.bucket.put(sha256, staged, size)
             with suppress(OSError):  # it is only a copy
                 self.cache.trim(self.most)
                 self.cache.folder.mkdir(exist_ok=True)
-                staged.chmod(0o444)
+                with staged.open("rb") as file:
+                    os.fchmod(file.fileno(), 0o444)
+                    os.fsync(file.fileno())
                 staged.replace(self.path(sha256))
+                sync_folder(self.cache.folder)
         finally:
             staged.unlink(missing_ok=True)
 

@@ -267,6 +267,9 @@ class Store:
             BlobDamaged, StorageFull, StorageFailed: As of `bring`.
         """
 
+    def distrust(self, sha256: str) -> None:
+        """Forget what is here of a blob that somebody found damaged, if it is only a copy."""
+
     def lend(self, sha256: str, filename: str, seconds: int) -> str | None:
         """Return an address from which anybody can download a blob for a while; None if there is none."""
         return None
@@ -332,10 +335,10 @@ class Store:
             DigestMismatch, StorageFailed: The bytes were not taken.
         """
 
-    def adopt(self, staged: Path, sha256: str) -> None:
+    def adopt(self, staged: Path, sha256: str, *, again: bool = False) -> None:
         """Move a staged file whose bytes hash to `sha256` to its place and make it durable.
 
-        The caller guarantees the digest. The staged file is gone afterwards.
+        The caller guarantees the digest. The staged file is gone afterwards. With `again`, what is there is damaged.
 
         Raises:
             StorageFull, StorageFailed: The disk failed; the staged file is thrown away.

@@ -39,7 +39,8 @@ class Upkeep(Runner):
         are more than may be held, models that nobody has given a base, and workers of long ago.
         """
         grace = timedelta(hours=self.settings.upload_hours)
-        collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
+        lent = timedelta(seconds=self.settings.bucket_seconds)
+        collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket, lent=lent)
         holding.make_room(self.database, self.store, 0, self.settings.composed_bytes)
         holding.reclaim(self.database, self.store)
         if collected.problem:

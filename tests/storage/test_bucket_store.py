@@ -1,5 +1,7 @@
 """The store whose truth is a bucket: every byte is verified on the way in and out, and the folder may be lost."""
 
+import errno
+import os
 import random
 import threading
 import uuid
@@ -115,6 +117,36 @@ def test_bytes_that_were_sent_ahead_are_not_sent_again(store: BucketStore, s3: S
     assert not staged.exists() and store.path(digest(data)).read_bytes() == data
     store.remove(digest(data))
     assert s3.objects == {} and not store.path(digest(data)).exists()
+
+
+def test_damaged_bytes_are_replaced_even_if_their_size_is_right(store: BucketStore, s3: S3) -> None:
+    data, staged = bytes(2 * 2**20), store.staging / "file"
+    s3.keep(f"r/{digest(data)}", b"!" * len(data))
+    staged.write_bytes(data)
+    store.adopt(staged, digest(data), again=True)
+    assert s3.objects == {f"r/{digest(data)}": data}
+
+
+def test_a_copy_that_is_not_durable_is_not_kept(store: BucketStore, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "lost")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    sha256, _ = store.put([DATA])
+    assert s3.objects == {f"r/{sha256}": DATA} and not store.path(sha256).exists()
+    assert list(store.staging.iterdir()) == []
+
+
+def test_a_copy_that_went_bad_is_fetched_once_more(store: BucketStore, s3: S3) -> None:
+    sha256, size = store.put([DATA])
+    for bad in (DATA[:-1] + b"?", DATA[:-1]):
+        store.path(sha256).unlink()
+        store.path(sha256).write_bytes(bad)
+        assert store.read(sha256, size) == DATA
+    s3.keep(f"r/{sha256}", DATA[:-1] + b"?")
+    store.path(sha256).unlink()
+    with pytest.raises(BlobDamaged):
+        store.read(sha256, size)
 
 
 def test_the_cache_is_bounded_except_for_what_is_in_use(s3: S3, tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def send_blob(
     except FileNotFoundError:
         raise damaged(blob.sha256) from None
     if status.st_size != size:
+        ctx.store.distrust(blob.sha256)
         raise damaged(blob.sha256)
     asked = negotiate(request, blob, filename, immutable=immutable, cached=cached, headers=headers)
     if isinstance(asked, Response):

@@ -63,12 +63,13 @@ def register(session: Session, store: Store, staged: Path | None, sha256: str, s
 
     Raises:
         StorageFull, StorageFailed: The disk failed; roll back.
-        Unavailable: The blobs were moved to another place.
+        Unavailable: The blobs were moved to another place, or the object is being deleted.
     """
     require_place(session, store)
     blob, _ = find_or_add(session, sha256, size)
+    require_not_removed(blob, store)
     if staged is not None and staged.is_file() and staged.stat().st_size == size:
-        store.adopt(staged, sha256)
+        store.adopt(staged, sha256, again=blob.damaged_at is not None)
     elif (staged is not None and blob.damaged_at is not None) or store.size(sha256) != size:
         raise StorageFailed(f"The bytes of {sha256} are gone; send them again.")
     revive(session, blob, size)
@@ -87,14 +88,25 @@ def require_place(session: Session, store: Store) -> None:
         )
 
 
+def require_not_removed(blob: Blob, store: Store) -> None:
+    """Refuse to store bytes whose object may be deleted by a request that is under way; see removal.py.
+
+    Raises:
+        Unavailable: It may.
+    """
+    if store.kind == "bucket" and blob.state in ELSEWHERE and blob.doomed_at and blob.bucketed_at:
+        raise Unavailable(f"The bytes of {blob.sha256} are being deleted from the bucket; send them again in a minute.")
+
+
 def lock(session: Session, store: Store, sha256: str, size: int) -> None:
     """Lock a blob's row and lease it, adding it if new; the caller stores its bytes, whether or not they are here.
 
     Raises:
-        Unavailable: The blobs were moved to another place.
+        Unavailable: The blobs were moved to another place, or the object is being deleted.
     """
     require_place(session, store)
     blob, _ = find_or_add(session, sha256, size)
+    require_not_removed(blob, store)
     revive(session, blob, size)
 
 

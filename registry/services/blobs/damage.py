@@ -64,6 +64,7 @@ def examine(database: Database, store: Store, sha256: str, progress: Progress | 
 
 def note(database: Database, store: Store, sha256: str) -> None:
     """Look at a blob that somebody found damaged, unless it is marked already: reading a large file takes long."""
+    store.distrust(sha256)
     with database.read() as session:
         blob = session.get(Blob, sha256)
     if blob is not None and blob.damaged_at is None:

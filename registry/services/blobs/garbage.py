@@ -84,6 +84,7 @@ def run(
     orphans: bool = True,
     dry: bool = False,
     bucket: Bucket | None = None,
+    lent: timedelta = timedelta(0),
 ) -> Collected:
     """Collect what nothing has referred to for some time.
 
@@ -95,6 +96,7 @@ def run(
             process that is copying into the bucket.
         dry: Whether to change nothing, and only return what would be removed.
         bucket: The bucket with copies of blobs, if there is one.
+        lent: How long addresses are good that the bucket store gave out; its objects stay as long.
 
     Raises:
         StorageFailed: A blob that was set aside could not be moved back.
@@ -114,7 +116,9 @@ def run(
             if bucket is not None:
                 bucket_copies.withdraw(database, store, bucket, now() - grace / DOOMED_SHARE, wait=orphans)
 
-        collected = clear(database, database.write, store, grace, strays, dry, withdraw, bucketed=bucket is not None)
+        collected = clear(
+            database, database.write, store, grace, strays, dry, withdraw, bucketed=bucket is not None, lent=lent
+        )
         collected = replace(collected, staged=left + collected.staged)
     else:
         with suppress(Undone), database.write() as session:
@@ -139,6 +143,7 @@ def clear(
     withdraw: Callable[[], None] = lambda: None,
     *,
     bucketed: bool = False,
+    lent: timedelta = timedelta(0),
 ) -> Collected:
     """Run every step, each in a transaction of its own; a dry run has one for all, to see what the steps would do.
 
@@ -173,7 +178,7 @@ def clear(
             deleted += Amount(len(gone), sum(gone.values()))
         if locked and not dry and isinstance(store, BucketStore):
             try:
-                removal.run(database, store)
+                removal.run(database, store, max(grace / DOOMED_SHARE, lent))
                 bucket_parts.collect(database, store)
             except StorageFailed as error:
                 problem = str(error)
@@ -234,6 +239,7 @@ def delete(
             blob.state, blob.doomed_at = "live", None
         elif stays:
             blob.state, blob.doomed_at, blob.damaged_at = "computed", now(), None
+            blob.bucketed_at = None
         else:
             session.delete(blob)
     session.flush()

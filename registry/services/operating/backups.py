@@ -29,6 +29,7 @@ from registry.files.hashing import hash_file
 from registry.services.blobs import bucket_copies, damage, garbage
 from registry.services.operating import identity
 from registry.services.operating.placing import Placed, place
+from registry.storage.bucket_store import BucketStore
 from registry.storage.store import Store
 
 FORMAT, MANIFEST, LOCK, RESTORING = 1, "backup.json", "backup.lock", "restoring"
@@ -102,7 +103,14 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
     return placed
 
 
-def restore(folder: Path, data: Path, url: str, opening: Callable[[Database], Store] | None = None) -> Placed:
+def restore(
+    folder: Path,
+    data: Path,
+    url: str,
+    opening: Callable[[Database], Store] | None = None,
+    *,
+    replacing: bool = False,
+) -> Placed:
     """Make a registry from a backup, in an empty data folder and an empty database, and check all of it.
 
     An interrupted restore is continued.
@@ -112,10 +120,11 @@ def restore(folder: Path, data: Path, url: str, opening: Callable[[Database], St
         data: The data folder.
         url: The SQLAlchemy URL of the database.
         opening: Opens the store that the blobs go to, on disk in the data folder if None.
+        replacing: Whether the registry whose bucket it is, is gone for good.
 
     Raises:
         NotFound: The folder holds no backup.
-        InvalidRequest: The data folder or the database is not empty, or the database is of another kind.
+        InvalidRequest: The data folder, the database or the bucket is not empty, or the database is of another kind.
         WrongState: A restore of another backup was begun there, or the backup is of a later version.
         DigestMismatch: The backup's database is damaged.
         StorageFull, StorageFailed, Unavailable: A disk or the database failed.
@@ -135,7 +144,7 @@ def restore(folder: Path, data: Path, url: str, opening: Callable[[Database], St
             if not dumps.is_empty(url):
                 raise InvalidRequest("The database is not empty; create a new one, and name it in DATABASE_URL.")
             marker.write_text(manifest.sha256)
-        elif marker.read_text() not in ("", manifest.sha256):
+        elif marker.read_text().partition(" ")[0] not in ("", manifest.sha256):
             raise WrongState(f"A restore of another backup into {data} was begun; finish that, or give a new folder.")
         store.prepare()
         file = folder / manifest.database
@@ -152,6 +161,11 @@ def restore(folder: Path, data: Path, url: str, opening: Callable[[Database], St
                 bucket_copies.disclaim_all(session)
                 own = identity.read_id(session)
             target = store if opening is None else opening(database)
+            begun = f"{manifest.sha256} {target.where}"
+            if isinstance(target, BucketStore) and marker.read_text() != begun:
+                if not replacing:
+                    require_unused(target)
+                marker.write_text(begun)
             if own is not None:
                 target.own(own)
             with database.write() as session:
@@ -163,6 +177,21 @@ def restore(folder: Path, data: Path, url: str, opening: Callable[[Database], St
         marker.unlink()
         sync_folder(data)
     return placed
+
+
+def require_unused(target: BucketStore) -> None:
+    """Refuse a bucket that a registry may be using: of two registries with one id, each deletes what the other knows.
+
+    Raises:
+        InvalidRequest: The bucket has a mark or blobs.
+        StorageFailed: The bucket did not answer.
+    """
+    if target.bucket.owner() is not None or any(True for _ in target.bucket.list()):
+        raise InvalidRequest(
+            f"{target.place} is, or was, that of a registry. Name an empty one in REGISTRY_BUCKET; or, if that "
+            "registry is gone and nothing of it runs, add --replacing. Then run the restore again: it goes on.",
+            field="bucket",
+        )
 
 
 def read_manifest(folder: Path) -> BackupManifest:

@@ -19,7 +19,7 @@ from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.db.session import open_database
 from registry.db.tables import BaseFile, Blob, UploadSession, now
-from registry.errors import BreadcrumbError, StorageFailed, WrongState
+from registry.errors import BreadcrumbError, InvalidRequest, StorageFailed, Unavailable, WrongState
 from registry.services.blobs import blobs, bucket_parts, damage, garbage, removal, scrubbing
 from registry.services.operating import backups, identity
 from registry.storage.bucket_store import BucketStore
@@ -228,7 +228,7 @@ def test_bytes_that_are_sent_again_while_they_are_deleted_stay(world: World, s3:
     with world.database.write() as session:
         blobs.register(session, world.store, staged, sha256, size)
         refer(session, sha256)
-    assert removal.run(world.database, store_of(world)) == 0
+    assert removal.run(world.database, store_of(world), NONE) == 0
     assert sha256 in in_bucket(s3)
     unwanted(world, sha256)
     with world.database.write() as session:
@@ -272,14 +272,38 @@ def test_a_stored_row_has_its_object_whatever_fails(world: World, s3: S3, seed: 
                 unwanted(world, digest(dice.choice(contents)))
             else:
                 collect(world, orphans=bool(dice.randrange(2)))
-        except StorageFailed:
+        except (StorageFailed, Unavailable):
             pass
         s3.fault = lambda asked: None
         sound()
+    collect(world)
     for data in contents:
         want(data)
     sound()
     assert set(in_bucket(s3)) >= {digest(data) for data in contents}
+
+
+def test_bytes_whose_deletion_is_under_way_are_refused(world: World, s3: S3) -> None:
+    sha256 = orphan(world)
+    s3.fault = lambda asked: 503 if asked.method == "DELETE" else None
+    assert collect(world).problem
+    s3.fault = lambda asked: None
+    for staged in (None, world.store.staging / "again"):
+        if staged is not None:
+            staged.write_bytes(s3.objects[f"blobs/{sha256}"])
+        with pytest.raises(Unavailable, match="again in a minute"), world.database.write() as session:
+            blobs.register(session, world.store, staged, sha256, len(s3.objects[f"blobs/{sha256}"]))
+
+
+def test_an_object_stays_as_long_as_addresses_of_it_are_good(world: World, s3: S3) -> None:
+    sha256 = orphan(world)
+    collect(world, lent=timedelta(hours=1))
+    collect(world, lent=timedelta(hours=1))
+    assert sha256 in in_bucket(s3)
+    with world.database.write() as session:
+        session.get_one(Blob, sha256).doomed_at = now() - timedelta(hours=2)
+    collect(world, lent=timedelta(hours=1))
+    assert in_bucket(s3) == {}
 
 
 def test_an_object_without_a_row_gets_one_and_is_collected(world: World, s3: S3) -> None:
@@ -358,7 +382,12 @@ def test_a_backup_of_a_bucket_is_restored_to_disk_or_to_a_bucket(
             if target == "bucket":
                 s3.objects = {"blobs/registry-id": s3.objects["blobs/registry-id"]}
             opening = (lambda _: world.store) if target == "bucket" else None
-            placed = backups.restore(folder, data, url, opening)
+            if target == "bucket":
+                before = dict(s3.objects)
+                with pytest.raises(InvalidRequest, match="add --replacing"):
+                    backups.restore(folder, data, url, opening)
+                assert s3.objects == before
+            placed = backups.restore(folder, data, url, opening, replacing=target == "bucket")
             assert (placed.copied + placed.linked, placed.problems) == (3, [])
             store = world.store if target == "bucket" else Store(data)
             assert [store.read(sha256, 10**4) for sha256 in digests] == [DATA, b"small", b""]
