@@ -60,6 +60,7 @@ def move(
         target.prepare()
         target.own(own)
         placed = moving.move(database, source, target)
+        target.own(own)  # a server that was started meanwhile took the mark from its cache
     if as_json:
         print(json.dumps({"ok": not placed.problems, "to": to.value, **asdict(placed)}))
     else:

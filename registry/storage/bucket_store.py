@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from registry.errors import BlobDamaged, NotFound, StorageFull, WrongState
+from registry.errors import BlobDamaged, NotFound, StorageFailed, StorageFull, WrongState
 from registry.files.durable import sync_folder
 from registry.files.progress import Meter, Progress
 from registry.storage.bucket import Bucket
 from registry.storage.cache import Cache
 from registry.storage.pieces import CHUNK
-from registry.storage.store import Beat, Store, damaged, idle
+from registry.storage.store import MARK, Beat, Store, damaged, idle
 
 UPLOADS = "uploads/"
 MOST_FETCHES = 3  # of a blob, if the cache drops it before it is held
@@ -150,7 +150,10 @@ class BucketStore(Store):
             BlobDamaged: The object is missing, or holds other bytes.
             StorageFull, StorageFailed: The disk has no room, or the bucket did not send it.
         """
-        if not self.path(sha256).is_file():
+        if self.path(sha256).is_file():
+            with suppress(OSError):  # another user's, or gone: the cache only drops it earlier
+                os.utime(self.path(sha256))
+        else:
             self.cache.trim(self.most)
             self.fetch(sha256, beat)
 
@@ -268,3 +271,17 @@ class BucketStore(Store):
             StorageFailed: The bucket belongs to another registry, or did not take the mark.
         """
         self.bucket.claim(registry_id)
+
+    def become_cache(self) -> None:
+        """Take the mark from the folder, which had all blobs before they were moved here and lacks later ones."""
+        (self.root / MARK).unlink(missing_ok=True)
+
+    def require_there(self) -> None:
+        """Refuse to believe that objects are missing where the bucket itself, or its mark, is not found.
+
+        Raises:
+            StorageFailed: It is not found, or belongs to another registry.
+        """
+        self.bucket.owner()
+        if not self.bucket.require_owner():
+            raise StorageFailed(f"{self.place} has lost its {MARK}; see that REGISTRY_BUCKET names the right one.")

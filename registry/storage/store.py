@@ -270,6 +270,9 @@ class Store:
     def distrust(self, sha256: str) -> None:
         """Forget what is here of a blob that somebody found damaged, if it is only a copy."""
 
+    def require_there(self) -> None:
+        """Refuse, as `StorageFailed`, to believe that blobs are missing if all of a bucket may be."""
+
     def lend(self, sha256: str, filename: str, seconds: int) -> str | None:
         """Return an address from which anybody can download a blob for a while; None if there is none."""
         return None

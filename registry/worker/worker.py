@@ -88,7 +88,7 @@ class Worker(Upkeep):
         self.look_at_fence()
         with self.database.write() as session:
             self.be_seen(session)
-            orphans = blobs.adopt_orphans(session, self.store)
+        orphans = blobs.adopt_orphans(self.database, self.store)
         if orphans:
             log.info("worker.orphans", blobs=orphans)
         self.sweep()

@@ -20,6 +20,7 @@ from sqlalchemy import exists, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from registry.db.session import Database
 from registry.db.tables import (
     ELSEWHERE,
     STORED,
@@ -44,6 +45,7 @@ from registry.services.people.actors import Actor
 from registry.storage.store import Store
 
 LEASE = timedelta(hours=24)  # how long a blob is kept after somebody asked for it, whether or not rows refer to it
+ORPHANS_AT_ONCE = 100  # that one transaction gives rows
 OWNERS = (
     BaseFile.sha256,
     PatchRevision.blob_sha256,
@@ -212,22 +214,35 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
     return lease(session, allowed)
 
 
-def adopt_orphans(session: Session, store: Store) -> int:
+def adopt_orphans(database: Database, store: Store) -> int:
     """Add a row for every blob file without one (its writer died before the commit); return how many.
 
-    An orphan with a row is then collected like other garbage.
+    An orphan with a row is then collected like other garbage. No transaction is open while a bucket is listed.
+
+    Raises:
+        Unavailable: The blobs were moved to another place.
     """
-    return len(adopt(session, store, find_orphans(session, store)))
+    orphans, count = find_orphans(database, store), 0
+    for start in range(0, len(orphans), ORPHANS_AT_ONCE):
+        with database.write() as session:
+            count += len(adopt(session, store, orphans[start : start + ORPHANS_AT_ONCE]))
+    return count
 
 
-def find_orphans(session: Session, store: Store) -> list[str]:
+def find_orphans(database: Database, store: Store) -> list[str]:
     """Return the digests of blob files without a row; the transaction that adds some of these rows may be under way."""
-    known = set(session.scalars(select(Blob.sha256).where(Blob.state.in_(STORED))))
+    with database.read() as session:
+        known = set(session.scalars(select(Blob.sha256).where(Blob.state.in_(STORED))))
     return [sha256 for sha256 in store.digests() if sha256 not in known]
 
 
 def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str, int]:
-    """Add rows, without a lease, for files that have none; return size by digest of those that still had none."""
+    """Add rows, without a lease, for files that have none; return size by digest of those that still had none.
+
+    Raises:
+        Unavailable: The blobs were moved to another place.
+    """
+    require_place(session, store)
     adopted = {}
     for sha256 in sorted(orphans):
         if (size := store.size(sha256)) is None:  # another process was faster, and has collected it since

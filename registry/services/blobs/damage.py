@@ -45,12 +45,17 @@ def examine(database: Database, store: Store, sha256: str, progress: Progress | 
     """Hash a blob's file, mark the blob as damaged or as sound, and say what is wrong with it, if anything.
 
     Nothing is wrong with a blob that has no row (any more), or whose bytes are elsewhere.
+
+    Raises:
+        StorageFailed: The bucket did not answer, or is not the one of the registry.
     """
     with database.read() as session:
         blob = session.get(Blob, sha256)
     while blob is not None and not (blob.state in ELSEWHERE and not store.exists(sha256)):
         hashed = store.identity(sha256)
         problem = flaw(store, sha256, blob.size, progress)
+        if problem:
+            store.require_there()
         with database.write() as session:
             blob = get_locked(session, sha256)
             if session.scalar(select(RegistryId.storage)) not in (None, store.kind):

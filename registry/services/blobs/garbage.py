@@ -100,6 +100,7 @@ def run(
 
     Raises:
         StorageFailed: A blob that was set aside could not be moved back.
+        Unavailable: The blobs were moved to another place, where others collect.
     """
     strays, left = [], Amount()
     if not dry:  # first, since this needs no room to write in the database
@@ -107,8 +108,7 @@ def run(
             staged = abandoned(session, store, grace)
         left = discard(store, staged)
     if orphans:
-        with database.read() as session:
-            strays = blobs.find_orphans(session, store)
+        strays = blobs.find_orphans(database, store)
     if not dry:
         restore(database, store)
 
@@ -151,6 +151,7 @@ def clear(
     """
     in_bucket = isinstance(store, BucketStore)
     with transactions() as session:
+        blobs.require_place(session, store)
         sizes = uploads.expire(session)
         staged = abandoned(session, store, grace)
     left = discard(store, staged, dry=dry)
@@ -159,6 +160,7 @@ def clear(
     doomed, seen = Amount(), BATCH
     while seen == BATCH:
         with transactions() as session:
+            blobs.require_place(session, store)
             seen, added = doom(session, grace)
         doomed += added
     problem = ""
@@ -170,6 +172,7 @@ def clear(
     with store.holding(LOCK, shared=True) as locked:
         while seen == BATCH and locked:
             with transactions() as session:
+                blobs.require_place(session, store)
                 seen, gone = delete(session, grace / DOOMED_SHARE, bucketed, stays=in_bucket)
                 for sha256 in () if dry else gone:
                     set_aside(store, sha256)

@@ -42,6 +42,7 @@ def claim(database: Database, store: Store) -> str:
     assert own is not None
     if isinstance(store, BucketStore):  # this machine's folder may be new, and the server of the bucket another one
         store.own(own)
+        store.become_cache()
     return own
 
 

@@ -28,7 +28,7 @@ def move(database: Database, source: Store, target: Store) -> Placed:
         What was copied; its problems are blobs that are damaged in both places, and marked so.
 
     Raises:
-        StorageFull, StorageFailed: A disk or the bucket failed; what was copied stays.
+        StorageFull, StorageFailed: A disk or the bucket failed, or most blobs are lacking; what was copied stays.
     """
     disk = source if target.kind == "bucket" else target
     with disk.holding(bucket_copies.LOCK, wait=True):  # workers that keep copies in the bucket delete there, too
@@ -42,6 +42,8 @@ def move_all(database: Database, source: Store, target: Store) -> Placed:
         with database.read() as session:
             blobs = {blob.sha256: blob for blob in session.scalars(sound()) if blob.sha256 not in done}
         placed = place(source, target, blobs)
+        if len(placed.lacking) > len(blobs) / 2:
+            raise lacking(source, len(placed.lacking), len(blobs))
         for sha256 in placed.lacking:
             require_damaged(database, source, sha256)
         done |= blobs.keys()
@@ -51,6 +53,14 @@ def move_all(database: Database, source: Store, target: Store) -> Placed:
         with database.write() as session:
             if switch(session, target.kind, done):
                 return total
+
+
+def lacking(source: Store, missing: int, known: int) -> StorageFailed:
+    """Return the error for a place that lacks most blobs, and is rather the wrong one than damaged."""
+    return StorageFailed(
+        f"{source.place} lacks {missing} of {known} blobs. See that --data and REGISTRY_BUCKET name where they are; "
+        "if they do, `crumb-server check` marks what is damaged, and the others can be moved then."
+    )
 
 
 def sound() -> Select[Blob]:
@@ -77,6 +87,7 @@ def switch(session: Session, kind: str, done: Collection[str]) -> bool:
     if any(blob.sha256 not in done for blob in session.scalars(sound())):
         return False
     row.storage = kind
+    bucket_copies.disclaim_all(session)
     if kind == "disk":  # and the bucket has copies
         session.execute(update(Blob).where(Blob.state.in_(STORED), Blob.damaged_at.is_(None)).values(bucketed_at=now()))
     return True

@@ -342,6 +342,35 @@ def test_a_scrub_reads_the_bucket(world: World, s3: S3) -> None:
     assert [(one.sha256, one.repaired) for one in found] == [(sha256, False)]
 
 
+def test_one_object_that_is_not_sent_does_not_stop_a_scrub(world: World, s3: S3) -> None:
+    digests = sorted(upload(world.client(), DATA[number:]) for number in range(3))
+    with world.database.write() as session:
+        for number, sha256 in enumerate(digests):
+            session.get_one(Blob, sha256).checked_at = now() - timedelta(days=50 - number)
+    s3.keep(f"blobs/{digests[1]}", b"?" * len(s3.objects[f"blobs/{digests[1]}"]))
+    s3.fault = lambda asked: 500 if asked.method == "GET" and digests[0] in asked.path else None
+    found = list(scrubbing.run(world.database, world.store, timedelta(days=30), threading.Event()))
+    assert [one.sha256 for one in found] == [digests[1]]
+    with world.database.read() as session:
+        assert session.get_one(Blob, digests[2]).checked_at > now() - timedelta(hours=1)
+    s3.fault = lambda asked: 500
+    with world.database.write() as session:
+        for sha256 in digests:
+            session.get_one(Blob, sha256).checked_at = now() - timedelta(days=50)
+    with pytest.raises(StorageFailed):
+        list(scrubbing.run(world.database, world.store, timedelta(days=30), threading.Event()))
+
+
+def test_in_a_bucket_that_is_not_found_nothing_is_marked(world: World, s3: S3) -> None:
+    identity.claim(world.database, world.store)
+    sha256 = upload(world.client(), DATA)
+    s3.objects.clear()
+    with pytest.raises(StorageFailed, match="has lost its registry-id"):
+        damage.examine(world.database, world.store, sha256)
+    with world.database.read() as session:
+        assert damage.count(session) == 0
+
+
 # Identity, backups -----------------------------------------------------------------------------------------------
 
 

@@ -11,12 +11,13 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from registry.cli import app
-from registry.db.tables import Blob, RegistryId
-from registry.errors import StorageFailed, Unavailable
-from registry.services.blobs import blobs, damage, garbage, stores
+from registry.db.tables import Blob, RegistryId, now
+from registry.errors import StorageFailed, Unavailable, WrongState
+from registry.services.blobs import blobs, bucket_copies, damage, garbage, removal, stores
 from registry.services.operating import identity, moving
 from registry.storage.bucket import open_bucket
 from registry.storage.bucket_store import BucketStore
+from registry.storage.store import Store
 from tests.support.s3_stand_in import CUT, S3
 from tests.support.world import World, digest, open_world, upload
 
@@ -55,9 +56,13 @@ def kept_in(world: World) -> str:
 
 def test_all_goes_to_the_bucket_and_back(world: World, s3: S3, tmp_path: Path) -> None:
     digests, store = [upload(world.client(), DATA[number:]) for number in range(3)], bucket_of(world)
+    with world.database.write() as session:
+        session.get_one(Blob, digests[0]).bucketed_at = now()
     moved = moving.move(world.database, world.store, store)
     assert (moved.copied, moved.kept, moved.problems, kept_in(world)) == (3, 0, [], "bucket")
     assert {key.removeprefix("blobs/") for key in s3.objects} == {*digests, "registry-id"}
+    with world.database.read() as session:
+        assert bucket_copies.claimed(session) == {}, "there are no copies of the store"
     settings = world.settings.model_dump(exclude={"data", "database_url", "store"})
     with open_world(tmp_path / "other", world.settings.database, **settings, store="bucket") as other:
         other.tokens.update(world.tokens)
@@ -110,7 +115,10 @@ def test_what_is_stored_meanwhile_is_moved_too_and_afterwards_nothing_is(
     before = dict(s3.objects)
     s3.keep(f"blobs/{'0' * 64}", b"stored by one that was restarted")
     assert world.worker.bucket is not None
-    garbage.run(world.database, world.store, timedelta(0), bucket=world.worker.bucket)
+    with pytest.raises(Unavailable, match="REGISTRY_STORE=bucket"):
+        garbage.run(world.database, world.store, timedelta(0), bucket=world.worker.bucket)
+    bucket_copies.withdraw(world.database, world.store, world.worker.bucket, now())
+    bucket_copies.reconcile(world.database, world.store, world.worker.bucket, now())
     world.worker.offload()
     assert {key for key in before if key not in s3.objects} == set(), "who keeps copies deletes none"
     assert f"blobs/{'0' * 64}" in s3.objects
@@ -126,6 +134,40 @@ def test_a_damaged_blob_is_marked_and_does_not_keep_the_others(world: World, s3:
     assert kept_in(world) == "bucket" and f"blobs/{good}" in s3.objects and f"blobs/{bad}" not in s3.objects
     with world.database.read() as session:
         assert session.get_one(Blob, bad).damaged_at is not None
+
+
+def test_a_place_that_lacks_most_blobs_is_not_moved_from(world: World, s3: S3) -> None:
+    digests = [upload(world.client(), DATA[number:]) for number in range(3)]
+    for sha256 in digests[:2]:
+        world.store.path(sha256).unlink()
+    with pytest.raises(StorageFailed, match="lacks 2 of 3 blobs"):
+        moving.move(world.database, world.store, bucket_of(world))
+    with world.database.read() as session:
+        assert (damage.count(session), kept_in(world)) == (0, "disk")
+
+
+def test_who_runs_on_removes_nothing_from_a_bucket_that_was_left(world: World, s3: S3) -> None:
+    sha256, store = upload(world.client(), DATA), bucket_of(world)
+    moving.move(world.database, world.store, store)
+    moving.move(world.database, store, world.store)
+    with world.database.write() as session:
+        blob = session.get_one(Blob, sha256)
+        blob.state, blob.doomed_at = "computed", now()
+    with pytest.raises(Unavailable, match="REGISTRY_STORE=disk"):
+        removal.run(world.database, store, timedelta(0))
+    with pytest.raises(Unavailable), world.database.write() as session:
+        blobs.adopt(session, store, [sha256])
+    assert f"blobs/{sha256}" in s3.objects
+
+
+def test_a_folder_that_becomes_a_cache_does_not_pass_for_the_data_folder(world: World, s3: S3) -> None:
+    upload(world.client(), DATA)
+    store = bucket_of(world)
+    moving.move(world.database, world.store, store)
+    identity.claim(world.database, store)
+    moving.move(world.database, store, Store(world.store.root))
+    with pytest.raises(WrongState, match="is not the one of this registry"):
+        identity.require_own(world.database, world.store)
 
 
 def test_the_command_moves_and_says_what_to_do(world: World, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
