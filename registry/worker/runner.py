@@ -251,7 +251,9 @@ class Runner:
         for _ in range(MOST_FETCHES):
             with contextlib.ExitStack() as stack:
                 known = {file.name for file in current if len(file.name) == 64}
-                missing = self.cache.hold(stack, [sha256 for sha256 in known if not self.store.exists(sha256)])
+                stored = {sha256 for sha256 in known if self.store.exists(sha256)}
+                self.store.hold(stack, stored, self.beating(claim))
+                missing = self.cache.hold(stack, known - stored)
                 wanted = {file.name: file for file in current if file.name in missing or file.name not in known}
                 if not wanted:
                     yield current
