@@ -2,7 +2,7 @@
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -181,15 +181,30 @@ class Settings(BaseSettings):
         None, min_length=16, description="token of Prometheus for /metrics; an admin's token opens it too"
     )
     log_format: Literal["json", "text"] = Field("json", description="one JSON object per line, or text for people")
-    bucket: str = Field(
-        "", description="bucket that serves downloads, like s3://name/prefix; empty for this server; needs a key"
+    store: Literal["disk", "bucket"] = Field(
+        "disk",
+        description="where blobs are kept: on the disk of the data folder, or in REGISTRY_BUCKET, with a cache of "
+        "REGISTRY_CACHE_BYTES in the folder; `crumb-server storage move` goes from one to the other",
     )
+    bucket: str = Field("", description="bucket that serves downloads, like s3://name/prefix; empty for this server")
     bucket_endpoint: str = Field(
         "", description="address of an S3 server other than Amazon's, like https://s3.example.org"
     )
+    bucket_public_endpoint: str = Field(
+        "",
+        description="address at which people reach that server, if it is another than the one that this server uses; "
+        "only signed addresses have it",
+    )
     bucket_region: str = Field("us-east-1", description="region that requests to the bucket are signed for")
-    bucket_key_id: str = Field("", description="id of the key that signs requests to the bucket")
+    bucket_key_id: str = Field(
+        "",
+        description="id of the key that signs requests to the bucket; if unset, the credentials that this machine has: "
+        "a role, a profile, or AWS_ variables",
+    )
     bucket_secret: SecretStr = Field(SecretStr(""), description="secret of that key")
+    bucket_session_token: SecretStr = Field(
+        SecretStr(""), description="session token of that key, if it is one for a while"
+    )
     bucket_seconds: int = Field(
         3600,
         ge=1,
@@ -257,13 +272,30 @@ class Settings(BaseSettings):
         return {"endpoint": self.hub_endpoint, "hosts": self.hub_hosts, "token": token}
 
     @property
+    def storage(self) -> dict[str, Any]:
+        """Where blobs are kept, as `open_store` takes it."""
+        return {
+            "kind": self.store,
+            "root": self.data,
+            "reserve": self.reserve_bytes,
+            "cache_bytes": self.cache_bytes,
+        }
+
+    @property
+    def copies(self) -> str:
+        """The address of the bucket that has copies of the blobs on disk; empty if there is none."""
+        return self.bucket if self.store == "disk" else ""
+
+    @property
     def bucket_access(self) -> dict[str, str]:
         """How to reach the bucket, besides its address, including the secret key."""
         return {
             "endpoint": self.bucket_endpoint,
+            "public_endpoint": self.bucket_public_endpoint,
             "region": self.bucket_region,
             "key_id": self.bucket_key_id,
             "secret": self.bucket_secret.get_secret_value(),
+            "session_token": self.bucket_session_token.get_secret_value(),
         }
 
     @property

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from registry.db.session import migrate
-from registry.storage import bucket
+from registry.storage import s3 as connections
 from tests.support import postgres
 from tests.support.community import Community, open_community
 from tests.support.databases import Databases, migrated_file
@@ -194,7 +194,7 @@ def sqlite_lived(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Com
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     """A stand-in for S3, that is asked once for each thing."""
-    monkeypatch.setattr(bucket, "MOST_RETRIES", 0)
+    monkeypatch.setattr(connections, "MOST_RETRIES", 0)
     with open_s3() as made:
         yield made
 

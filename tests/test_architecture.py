@@ -70,6 +70,7 @@ def test_help_loads_no_torch() -> None:
 def test_server_and_worker_load_no_numpy_for_only_disposable_processes_compute() -> None:
     loaded = loaded_by("import registry.cli, registry.server.app, registry.worker.worker")
     assert not loaded & {"numpy", "numba", "torch", "transformers"}
+    assert not loaded & {"boto3", "botocore"}, "only a registry with a bucket needs them"
 
 
 def dotted(node: ast.AST) -> str:
@@ -193,9 +194,10 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "typer": {"registry.cli", "client"},
     "httpx2": {"client", "registry.outside"},  # the only two ways out of the server
     "huggingface_hub": {"client", "registry.documents.cards"},  # which writes cards
-    "obstore": {"registry.storage.bucket"},
     "authlib": {"registry.outside.provider"},
     "joserfc": {"registry.outside.issuers", "registry.outside.provider"},
+    "boto3": {"registry.storage.s3"},
+    "botocore": {"registry.storage.bucket", "registry.storage.s3"},
     "cryptography": {"client.machine.signatures"},
     "model_signing": {"client.machine.signatures"},
     "optuna": {"client.trials.sampling"},

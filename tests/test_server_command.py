@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from alembic import command
 
-from registry.db.session import migrations_config, newest_migration
+from registry.db.session import migrations_config, newest_migration, open_database
+from registry.services.operating import identity
 from registry.storage.store import Store
 from tests.support import launcher
 from tests.support.databases import seed
@@ -55,6 +57,7 @@ def test_check_lists_what_is_wrong_and_exits_1(tmp_path: Path) -> None:
     assert run("migrate", "--data", str(tmp_path)).returncode == 0
     fine = run("check", "--data", str(tmp_path))
     assert (fine.returncode, fine.stderr) == (0, "")
+    claimed(tmp_path)
     sha256, _ = Store(tmp_path).put([b"unknown"])
     wrong = run("check", "--data", str(tmp_path), "--json")
     assert wrong.returncode == 1
@@ -184,3 +187,56 @@ def test_help_needs_no_torch_and_no_server() -> None:
     script = "import sys; from registry.cli import app; print('torch' in sys.modules, 'fastapi' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.stdout == "False False\n"
+
+
+def claimed(data: Path) -> Path:
+    """Return the data folder of a registry that has been served."""
+    seed(data)
+    store, database = Store(data), open_database(f"sqlite:///{data / 'registry.db'}")
+    store.prepare()
+    store.ballast.chmod(0o600)  # as the command makes it
+    identity.claim(database, store)
+    database.engine.dispose()
+    return data
+
+
+@pytest.mark.parametrize("words", [words for words in EVERY if words != ("migrate",)], ids=lambda words: words[0])
+def test_a_folder_and_a_database_of_two_registries_are_refused_before_anything_is_done(
+    tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = claimed(tmp_path / "one"), claimed(tmp_path / "two")
+    Store(two).put([b"of the other"])
+    for file in two.glob("registry.db*"):
+        file.unlink()
+    shutil.copyfile(one / "registry.db", two / "registry.db")
+    (two / "registry.db").chmod(0o600)
+    two.chmod(0o755)
+    before = contents(two)
+    monkeypatch.chdir(tmp_path)
+    refused = run(*words, "--data", str(two))
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert f"belongs to the registry {Store(two).owner()}, and the database to {Store(one).owner()}" in refused.stderr
+    assert contents(two) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("worker",)], ids=lambda words: words[0])
+def test_without_migrating_only_a_database_at_the_newest_migration_is_taken(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    old, new = behind(tmp_path / "old"), tmp_path / "new" / "data"
+    before = contents(old)
+    for data in (old, new):
+        refused = run(*words, "--no-migrate", "--data", str(data))
+        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+        assert "crumb-server migrate" in refused.stderr
+    assert contents(old) == before
+    assert not new.exists() or list(new.iterdir()) == []
+    run("migrate", "--data", str(old))
+    with (tmp_path / "log").open("w+") as log:
+        everywhere = [*words, "--no-migrate", "--data", str(old)]
+        process = launcher.start(SERVER, everywhere, dict(os.environ), stdout=log.fileno(), stderr=log.fileno())
+        until(lambda: any(sign in (tmp_path / "log").read_text() for sign in ("Listening", "worker.start")))
+        process.terminate()
+        process.wait(60)
+    assert Store(old).owner() is not None

@@ -1,4 +1,4 @@
-"""The command `crumb-server`: serve | worker | migrate | token | user | namespace | check | gc | backup | restore."""
+"""The command `crumb-server`: serve, worker, migrate, token, user, namespace, check, gc, backup, restore, storage."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sys
 import typer
 
 import registry
-from registry.cli import keeping, people, running
+from registry.cli import keeping, people, running, storing
 from registry.errors import BreadcrumbError
 from registry.extras import naming_extras
 
@@ -33,7 +33,12 @@ for _command in (
     keeping.restore,
 ):
     app.command()(_command)
-for _name, _group in (("token", people.tokens), ("user", people.users), ("namespace", people.spaces)):
+for _name, _group in (
+    ("token", people.tokens),
+    ("user", people.users),
+    ("namespace", people.spaces),
+    ("storage", storing.storage),
+):
     app.add_typer(_group, name=_name)
 
 

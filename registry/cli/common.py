@@ -15,10 +15,14 @@ from registry.errors import InvalidRequest, WrongState
 if TYPE_CHECKING:
     from registry.db.session import Database
     from registry.settings import Settings
+    from registry.storage.bucket import Bucket
     from registry.storage.store import Store
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the registry.  [default: registry-data]")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Migrate = Annotated[
+    bool, typer.Option("--migrate/--no-migrate", help="Bring the database to the newest migration first, if needed.")
+]
 
 
 def settings_for(data: Path | None) -> "Settings":
@@ -43,38 +47,96 @@ def settings_for(data: Path | None) -> "Settings":
     return settings
 
 
-def open_store(settings: "Settings") -> "Store":
-    """Return the store in the data folder."""
-    from registry.storage.store import Store
+def open_store(settings: "Settings", database: "Database") -> "Store":
+    """Return the store of the settings."""
+    from registry.services.blobs import stores
+    from registry.storage.bucket import open_bucket
 
-    return Store(settings.data, settings.reserve_bytes)
+    bucket = open_bucket(settings.bucket, **settings.bucket_access)
+    return stores.open_store(database, **settings.storage, bucket=bucket)
 
 
-def prepare(settings: "Settings") -> None:
+def prepare(settings: "Settings", *, migrates: bool = True, own: bool = False) -> None:
     """Create the data folder, close it to other users, and bring the database to the newest migration.
 
+    Args:
+        settings: The settings.
+        migrates: Whether to do the last; if not, the database has to be at the newest migration.
+        own: Whether to refuse first, with nothing changed, a folder or a bucket that is not the one of the database.
+
     Raises:
-        WrongState: A restore was interrupted, or the database is of a later version; nothing was changed.
+        WrongState: A restore was interrupted, or the database is of another version; nothing was changed.
     """
     from registry.db import dumps
-    from registry.db.session import current_migration, migrate, newest_migration, require_known
+    from registry.db.session import current_migration, migrate, newest_migration, require_head, require_known
+    from registry.services.operating import identity
     from registry.services.operating.backups import RESTORING
+    from registry.storage.store import Store
 
     if (settings.data / RESTORING).exists():
         raise WrongState(f"A restore into {settings.data} was interrupted; run `crumb-server restore` again.")
     if not dumps.is_empty(settings.database):
         with open_for(settings) as database:
             require_known(current_migration(database.engine))
+            if not migrates:
+                require_head(database, settings.database)
+            if own and identity.has_ids(database):
+                identity.require_own(database, open_store(settings, database))
+    elif not migrates:
+        raise WrongState("The database is empty; run `crumb-server migrate` first, or leave out --no-migrate.")
     settings.data.mkdir(parents=True, exist_ok=True)
     close_to_others(settings.data, int(settings.umask, 8))
-    open_store(settings).prepare()
-    if (before := migrate(settings.database)) not in (None, newest_migration()):
+    Store(settings.data, settings.reserve_bytes).prepare()
+    if migrates and (before := migrate(settings.database)) not in (None, newest_migration()):
         print(f"crumb-server: The database was at migration {before}; it is at the newest now.", file=sys.stderr)
     if settings.database_url is None:
         # Only a group that may write needs the database: who may only read is a proxy that sends blobs.
         mode = 0o660 if not int(settings.umask, 8) & 0o020 else 0o600
         with suppress(PermissionError):  # another user of the group made it; SQLite lets only its owner write
             (settings.data / "registry.db").chmod(mode)
+
+
+def claim(settings: "Settings") -> None:
+    """Give a new registry its id, and refuse to serve or to work with a folder or a bucket that is not its own.
+
+    Raises:
+        WrongState: The folder belongs to another registry, or to none.
+        StorageFailed: The bucket belongs to another registry, or does not answer.
+        InvalidRequest: The server of the bucket does not know conditional writes.
+    """
+    from registry.services.operating import identity
+    from registry.storage.bucket import open_bucket
+
+    with open_for(settings) as database:
+        own = identity.claim(database, open_store(settings, database))
+        if bucket := open_bucket(settings.copies, **settings.bucket_access):
+            identity.require_not_foreign(database, bucket)
+            bucket.claim(own)
+
+
+@contextmanager
+def open_own(settings: "Settings") -> Iterator[tuple["Database", "Store", "Bucket | None"]]:
+    """Open the database as `open_for` does, if it is at the newest migration and the data folder is its own.
+
+    Yields:
+        The database, the store, and the bucket with copies of it, if there is one, which refuses to be cleaned up if it
+        is another registry's.
+
+    Raises:
+        WrongState: The database is at another migration, or the folder is not its own.
+    """
+    from registry.db.session import require_head
+    from registry.services.operating import identity
+    from registry.storage.bucket import open_bucket
+
+    bucket = open_bucket(settings.copies, **settings.bucket_access)
+    with open_for(settings) as database:
+        require_head(database, settings.database)
+        store = open_store(settings, database)
+        own = identity.require_own(database, store)
+        if bucket:
+            bucket.belongs_to = own or ""
+        yield database, store, bucket
 
 
 def close_to_others(folder: Path, umask: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.common import Data, Json, open_for, open_store, settings_for
+from registry.cli.common import Data, Json, open_own, open_store, settings_for
 
 
 def gc(
@@ -23,23 +23,26 @@ def gc(
     from dataclasses import asdict
     from datetime import timedelta
 
-    from registry.db.session import require_head
     from registry.services.blobs import garbage
     from registry.services.composing import holding
-    from registry.storage.bucket import open_bucket
+    from registry.storage.store import Store
 
     settings = settings_for(data)
     hours = settings.upload_hours if grace is None else grace
-    bucket, store = open_bucket(settings.bucket, **settings.bucket_access), open_store(settings)
+    disk = Store(settings.data, settings.reserve_bytes)
+    kept = disk.ballast.exists()
     if not dry_run:
-        store.drop_ballast()
-    with open_for(settings) as database:
-        require_head(database, settings.database)
-        if not dry_run:
-            holding.make_room(database, store, 0, settings.composed_bytes)
-        collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket)
-    if not dry_run:
-        store.take_ballast()
+        disk.drop_ballast()
+    try:
+        with open_own(settings) as (database, store, bucket):
+            if not dry_run:
+                holding.make_room(database, store, 0, settings.composed_bytes)
+            lent = timedelta(seconds=settings.bucket_seconds)
+            collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket, lent=lent)
+        kept = True
+    finally:
+        if kept and not dry_run:
+            disk.take_ballast()
     lines = [
         (collected.uploads, "uploads expired"),
         (collected.staged, "staged files removed"),
@@ -72,21 +75,17 @@ def check(data: Data = None, as_json: Json = False) -> None:
     that even its owner cannot rewrite the log unnoticed.
     """
     from registry.db.audit import check_chain, read_head
-    from registry.db.session import require_head
     from registry.services.blobs.bucket_copies import check as check_bucket
     from registry.services.blobs.damage import check as check_blobs
     from registry.services.blobs.quotas import check as check_quotas
     from registry.services.composing.holding import check as check_held
-    from registry.storage.bucket import open_bucket
 
     settings = settings_for(data)
-    bucket = open_bucket(settings.bucket, **settings.bucket_access)
-    with open_for(settings) as database:
-        require_head(database, settings.database)
+    with open_own(settings) as (database, store, bucket):
         with database.read() as session:
             head = read_head(session)
             problems = list(check_chain(session))
-        problems += check_blobs(database, open_store(settings))
+        problems += check_blobs(database, store)
         problems += check_bucket(database, bucket) if bucket else ()
         problems += check_quotas(database)
         problems += check_held(database)
@@ -110,13 +109,11 @@ def backup(
     """
     from dataclasses import asdict
 
-    from registry.db.session import require_head
     from registry.services.operating import backups
 
     settings = settings_for(data)
-    with open_for(settings) as database:
-        require_head(database, settings.database)
-        placed = backups.back_up(database, open_store(settings), settings.database, folder)
+    with open_own(settings) as (database, store, _):
+        placed = backups.back_up(database, store, settings.database, folder)
     report(
         asdict(placed),
         placed.problems,
@@ -130,19 +127,24 @@ def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `crumb-server backup` wrote.")],
     data: Data = None,
     as_json: Json = False,
+    replacing: Annotated[
+        bool, typer.Option("--replacing", help="Take a bucket that was in use: its registry is gone for good.")
+    ] = False,
 ) -> None:
     """Make a registry from a backup, in an empty folder and an empty database, and check all of it.
 
     For PostgreSQL, set DATABASE_URL to the new database; pg_restore has to be on the PATH.
     """
     from dataclasses import asdict
+    from functools import partial
 
     from registry.db.session import reaching_database
     from registry.services.operating import backups
 
     settings = settings_for(data)
     with reaching_database():
-        placed = backups.restore(folder, settings.data, settings.database)
+        opening = partial(open_store, settings)
+        placed = backups.restore(folder, settings.data, settings.database, opening, replacing=replacing)
     report(
         asdict(placed),
         placed.problems,

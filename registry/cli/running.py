@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.common import Data, open_store, prepare, settings_for
+from registry.cli.common import Data, Migrate, claim, open_store, prepare, settings_for
 from registry.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def make_worker(settings: "Settings", database: "Database | None" = None) -> "Wo
     from registry.db.session import open_database
     from registry.worker.worker import Worker
 
-    return Worker(settings, database or open_database(settings.database), open_store(settings))
+    database = database or open_database(settings.database)
+    return Worker(settings, database, open_store(settings, database))
 
 
 @contextmanager
@@ -75,8 +76,13 @@ def serve(
     processes: Annotated[
         int, typer.Option(min=1, max=MOST_PROCESSES, help="Processes that answer requests, beside that of the worker.")
     ] = 1,
+    migrate: Migrate = True,
 ) -> None:
-    """Serve the HTTP API and the web pages; migrations are applied at start."""
+    """Serve the HTTP API and the web pages.
+
+    With --no-migrate, refuse a database that is not at the newest migration: `crumb-server migrate` brings it there,
+    once for all servers and workers.
+    """
     from registry.logs import configure_logs
     from registry.sandboxes.sandbox import warm_up
     from registry.server.app import create_app
@@ -84,7 +90,8 @@ def serve(
 
     settings = settings_for(data)
     configure_logs(settings.log_format)
-    prepare(settings)
+    prepare(settings, migrates=migrate, own=True)
+    claim(settings)
     try:
         sockets = listen(host, port)
     except OSError as why:
@@ -164,13 +171,14 @@ def run_worker(settings: "Settings", ready: Callable[[], None]) -> None:
         runner.run()
 
 
-def worker(data: Data = None) -> None:
+def worker(data: Data = None, migrate: Migrate = True) -> None:
     """Run a worker: check patches and compose models. Any number may run, on any machine that shares the folder."""
     from registry.logs import configure_logs
 
     settings = settings_for(data)
     configure_logs(settings.log_format)
-    prepare(settings)
+    prepare(settings, migrates=migrate, own=True)
+    claim(settings)
     run_worker(settings, lambda: None)
 
 

@@ -40,6 +40,7 @@ from registry.server.hub.route import RawPath
 from registry.server.pages.queue.jobs import AT_ONCE
 from registry.server.processes.sharing import Shared
 from registry.server.threads import Threads
+from registry.services.blobs.stores import open_store
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.composing import holding
 from registry.services.operating import summaries
@@ -47,7 +48,6 @@ from registry.services.queue import jobs as job_rows
 from registry.services.queue.limits import JobLimits
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
-from registry.storage.store import Store
 
 HASHING = 2  # uploads hashed at a time by a process, each in a thread of its own
 ASKING = 4  # threads that wait for PostgreSQL side by side; with SQLite, which is in this process, one is fastest
@@ -76,7 +76,8 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         WrongState: The database is at another migration.
         InvalidRequest: A setting of rates, of their storage or of the bucket is not valid.
     """
-    database, store = open_database(settings.database), Store(settings.data, settings.reserve_bytes)
+    database = open_database(settings.database)
+    store = open_store(database, **settings.storage, bucket=open_bucket(settings.bucket, **settings.bucket_access))
     require_head(database, settings.database)
     store.prepare()
     app = FastAPI(
@@ -105,7 +106,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         CapacityLimiter(PARSING),
         Rate("token", settings.rate_token, storage),
         Gate(shared.downloads, settings.downloads_each),
-        open_bucket(settings.bucket, **settings.bucket_access),
+        open_bucket(settings.copies, **settings.bucket_access),
         Kept(summaries.summary, settings.counts_seconds),
         Kept(job_rows.count_by_state, settings.counts_seconds),
         Kept(job_rows.count_hung, settings.counts_seconds),

@@ -48,13 +48,18 @@ async def receive_part(
     other = WrongState(f"Part {number} was already sent with other bytes; cancel the upload to start over.")
     if digest is not None and place.stored not in (None, digest):
         raise other
-    received = await receive(request, ctx.store, place)
-    if digest is None and place.stored not in (None, received):
-        raise other
-    if digest not in (None, received):
-        raise DigestMismatch(
-            f"Part {number} hashes to {received}, not to {digest}; send it again.", field="Content-Digest"
-        )
+    try:
+        received = await receive(request, ctx.store, place)
+        if digest is None and place.stored not in (None, received):
+            raise other
+        if digest not in (None, received):
+            raise DigestMismatch(
+                f"Part {number} hashes to {received}, not to {digest}; send it again.", field="Content-Digest"
+            )
+        await run_in_threadpool(uploads.keep_part, ctx.store, upload_id, number, place, received)
+    finally:
+        if place.apart:
+            place.path.unlink(missing_ok=True)
     return await run_in_threadpool(acknowledge, ctx, actor, upload_id, number, place.size, received)
 
 
@@ -73,12 +78,8 @@ def complete_now(ctx: Context, actor: Actor, upload_id: uuid.UUID) -> UploadSess
     with ctx.database.read() as session:
         upload = uploads.find(session, actor, upload_id)
     if upload.state == "open":
-        path = uploads.staging_path(ctx.store, upload_id)
-        uploads.create_staging(ctx.store, path)
-        with uploads.staging(ctx.store, path, alone=True):
-            damaged = uploads.verify(upload, ctx.store)
-            with ctx.database.write() as session:
-                upload = uploads.finish(session, ctx.store, actor, upload_id, damaged, ctx.upload_limits.lifetime)
+        with uploads.completing(ctx.store, upload) as damaged, ctx.database.write() as session:
+            upload = uploads.finish(session, ctx.store, actor, upload_id, damaged, ctx.upload_limits.lifetime)
     if upload.state == "open":
         raise DigestMismatch(f"The bytes do not hash to {upload.sha256}; send the missing parts again.", field="sha256")
     return upload

@@ -1,41 +1,39 @@
 """A bucket that speaks S3, from which people download: put, head, read, delete, list, and signed addresses.
 
-    s3://BUCKET/PREFIX/<64 hex>     a blob of at least so many bytes, never changed
+    s3://BUCKET/PREFIX/<64 hex>      a blob, never changed
+    s3://BUCKET/PREFIX/registry-id   the id of the registry that all this belongs to
 
-The store on disk stays authoritative: a blob is stored there first, and everything in the bucket can be copied again.
-The bytes are hashed again while they are copied, so that a damaged file never gets its name in the bucket, and every
-part carries its own sha256, which the S3 server checks.
+Where the store is on disk, a blob is stored there first, and everything in the bucket can be copied again; else the
+bucket is the truth (bucket_store.py). Bytes are hashed while they are sent, so that a damaged file never gets its name
+in the bucket, and every part carries its own sha256, which the S3 server checks.
 """
 
-import hashlib
-import hmac
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from threading import Lock
+from typing import Any
+from urllib.parse import quote
 
-import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import S3Store
-
-from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, NotFound, StorageFailed
+from registry.errors import InvalidRequest, NotFound, StorageFailed
 from registry.files.names import HEX256
-
-if TYPE_CHECKING:
-    from obstore.store import S3Credential
+from registry.storage.pieces import CHUNK, checksum, encode, joined, read_whole
+from registry.storage.s3 import S3Place, parse_place, reaching, status_of
+from registry.storage.store import MARK, MOST_MARK
 
 _HEX256 = re.compile(HEX256)
-ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9._/-]{0,500}))?")
-CHUNK = 2**20
 MOST_PARTS = 10_000  # of one object, as S3 allows
 LEAST_PART = 8 * 2**20
 BYTES_IN_FLIGHT = 64 * 2**20  # of parts that are sent at a time, if parts are small enough
-MOST_RETRIES = 3
-UNESCAPED = "-_.~"  # what SigV4 does not escape, besides letters and digits
+PART_SECONDS, QUICK_SECONDS = 120.0, 10.0  # that an answer may take
+LOOK_SECONDS = 1.0  # after which whoever waits for a part looks up
+TYPE = "application/octet-stream"
+EXISTS = (409, 412)  # statuses of a conditional write to a name that is taken
 
 
 @dataclass(frozen=True)
@@ -52,57 +50,135 @@ class Bucket:
 
     Args:
         address: `s3://bucket` or `s3://bucket/prefix`.
-        endpoint: The address of an S3 server other than Amazon's, or empty.
-        region: The region that requests are signed for.
-        key_id: The id of the key that signs.
-        secret: The secret of that key.
+        access: How to reach it, as `parse_place` takes it.
+
+    Attributes:
+        belongs_to: The id of the registry that the bucket has to belong to, empty if it has none yet; None if that does
+            not matter.
 
     Raises:
         InvalidRequest: A setting is missing or malformed.
     """
 
-    def __init__(self, address: str, *, endpoint: str, region: str, key_id: str, secret: str) -> None:
-        match = ADDRESS.fullmatch(address)
-        prefix = (match[2] or "").rstrip("/") if match else ""
-        if match is None or (prefix and not all(part.strip(".") for part in prefix.split("/"))):
-            raise InvalidRequest("REGISTRY_BUCKET is not valid; write it like s3://name/prefix.", field="bucket")
-        if not key_id or not secret:
+    def __init__(self, address: str, **access: str) -> None:
+        self.place: S3Place = parse_place(address, **access)
+        self.name, self.prefix = self.place.bucket, self.place.prefix
+        self.belongs_to: str | None = None
+        self._clients: dict[str, Any] = {}
+        self._lock = Lock()
+
+    def _client(self, kind: str) -> Any:
+        """Return the client for `parts`, for what is `quick`, or for `public` addresses; made when first needed."""
+        with self._lock:
+            if kind not in self._clients:
+                seconds = PART_SECONDS if kind == "parts" else QUICK_SECONDS
+                self._clients[kind] = self.place.connect(seconds, public=kind == "public")
+            return self._clients[kind]
+
+    def _named(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.name, "Key": self.prefix + name}
+
+    # Whose it is -------------------------------------------------------------------------------------------------
+
+    def owner(self) -> str | None:
+        """Return the id of the registry that the bucket belongs to; None if it has none.
+
+        Raises:
+            StorageFailed: The bucket did not answer.
+        """
+        from botocore.exceptions import ClientError
+
+        with reaching("send", MARK):
+            try:
+                body = self._client("quick").get_object(**self._named(MARK))["Body"]
+            except ClientError as error:
+                if status_of(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
+                    return None
+                raise
+            with closing(body):
+                return bytes(body.read(MOST_MARK)).decode(errors="replace").strip()
+
+    def own(self, registry_id: str) -> bool:
+        """Mark the bucket as that of a registry, unless it has a mark; return whether that was done.
+
+        Raises:
+            InvalidRequest: The server does not know conditional writes.
+            StorageFailed: The bucket did not take the mark.
+        """
+        from botocore.exceptions import ClientError
+
+        body = f"{registry_id}\n".encode()
+        with reaching("take", MARK):
+            try:
+                self._client("quick").put_object(
+                    **self._named(MARK), Body=body, ContentType="text/plain", IfNoneMatch="*", **checksum(body)
+                )
+            except ClientError as error:
+                if status_of(error) == 501:
+                    raise unconditional() from None
+                if status_of(error) not in EXISTS:
+                    raise
+                return False
+        return True
+
+    def claim(self, registry_id: str) -> None:
+        """Mark the bucket as that of a registry; refuse one that belongs to another, or whose server overwrites.
+
+        Raises:
+            InvalidRequest: The server does not know conditional writes.
+            StorageFailed: The bucket belongs to another registry, or did not answer.
+        """
+        self.belongs_to = registry_id
+        self.require_region()
+        marked = self.owner() is None and self.own(registry_id)
+        self.require_owner()
+        if self.own(registry_id):  # which it has
+            if marked:
+                self.delete(MARK)
+            raise unconditional()
+
+    def require_region(self) -> None:
+        """Refuse a bucket in another region than requests are signed for, if its server says so.
+
+        boto3 finds the right one for requests of its own, and not for signed addresses.
+
+        Raises:
+            InvalidRequest: The region is another.
+            StorageFailed: The bucket did not answer.
+        """
+        with reaching("say where it is:", self.name):
+            answer = self._client("quick").head_bucket(Bucket=self.name)
+        region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", self.place.region)
+        if region != self.place.region:
             raise InvalidRequest(
-                "A bucket needs a key: set REGISTRY_BUCKET_KEY_ID and REGISTRY_BUCKET_SECRET.", field="bucket"
-            )
-        endpoint = (endpoint or f"https://s3.{region}.amazonaws.com").lower().rstrip("/")
-        for scheme, port in (
-            ("https", ":443"),
-            ("http", ":80"),
-        ):  # clients leave default ports out, so they are not signed
-            endpoint = endpoint.removesuffix(port) if endpoint.startswith(f"{scheme}:") else endpoint
-        if not re.fullmatch(r"https?://[a-z0-9.:\[\]-]+", endpoint):
-            raise InvalidRequest(
-                "REGISTRY_BUCKET_ENDPOINT is not valid; write it like https://s3.example.org.", field="bucket_endpoint"
-            )
-        self.prefix = f"{prefix}/" if prefix else ""
-        self.root = f"{endpoint}/{match[1]}/{self.prefix}"
-        self.region, self.key_id, self._secret = region, key_id, secret
-
-        def key() -> "S3Credential":
-            return {"access_key_id": key_id, "secret_access_key": secret, "token": None, "expires_at": None}
-
-        def connect(timeout: str, retry_timeout: float) -> S3Store:
-            # Everything that AWS_... variables could change is given here, so that only the settings count.
-            return S3Store(
-                match[1],
-                region=region,
-                endpoint=endpoint,
-                aws_endpoint_url_s3=endpoint,
-                virtual_hosted_style_request=False,
-                checksum_algorithm="SHA256",
-                disable_bulk_delete=True,  # not every server supports it
-                credential_provider=key,
-                client_options={"allow_http": endpoint.startswith("http://"), "timeout": timeout},
-                retry_config={"max_retries": MOST_RETRIES, "retry_timeout": timedelta(seconds=retry_timeout)},
+                f"The bucket {self.name} is in the region {region}; set REGISTRY_BUCKET_REGION to that.",
+                field="bucket_region",
             )
 
-        self._parts, self._quick = connect("120s", 60), connect("10s", 10)
+    def require_owner(self) -> bool:
+        """Refuse a bucket that belongs to another registry than it should; say whether it is certain whose it is.
+
+        Raises:
+            StorageFailed: It does, or did not answer.
+        """
+        if self.belongs_to is None:
+            return True
+        if (owner := self.owner()) not in (None, self.belongs_to):
+            raise StorageFailed(
+                f"The bucket s3://{self.name}/{self.prefix} belongs to the registry {owner}, and this one is "
+                f"{self.belongs_to or 'new'}; give each a bucket or a prefix of its own in REGISTRY_BUCKET. If it is "
+                f"the same registry, put back from a backup that has no id, delete {MARK} there."
+            )
+        return owner is not None
+
+    def foreign(self) -> StorageFailed:
+        """Return the error for a bucket without a mark whose blobs the database does not know."""
+        return StorageFailed(
+            f"The bucket s3://{self.name}/{self.prefix} holds blobs, and this registry knows none of them; give it a "
+            "bucket or a prefix of its own in REGISTRY_BUCKET."
+        )
+
+    # Blobs -------------------------------------------------------------------------------------------------------
 
     def put(self, sha256: str, path: Path, size: int, stopping: Callable[[], bool] = lambda: False) -> None:
         """Copy a blob into the bucket, in parts, and check afterwards that it is there.
@@ -118,54 +194,134 @@ class Bucket:
             DigestMismatch: The file holds other bytes; nothing was put into the bucket.
             StorageFailed: The bucket did not take the bytes, or the copy was given up.
         """
-        part = max(LEAST_PART, -(-size // MOST_PARTS))
-        at_once = max(1, min(4, BYTES_IN_FLIGHT // part))
+        self.put_chunks(sha256, read_whole(path, sha256, size, stopping), size, stopping)
+
+    def put_chunks(
+        self, sha256: str, chunks: Iterator[bytes], size: int, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Put bytes into the bucket, in parts, and check afterwards that they are there.
+
+        Args:
+            sha256: Their name.
+            chunks: The bytes, at most CHUNK at a time; whoever yields them fails before the last if they are wrong.
+            size: How many there are.
+            stopping: Called every second while a part is waited for; the bytes are given up once it returns True.
+
+        Raises:
+            StorageFailed: The bucket did not take them, or they were given up.
+        """
         with reaching("take", sha256):
-            bytes_ = read_whole(path, sha256, size, stopping)
-            obstore.put(
-                self._parts,
-                self.prefix + sha256,
-                b"".join(bytes_) if size <= CHUNK else bytes_,
-                attributes={"Content-Type": "application/octet-stream"},
-                use_multipart=size > CHUNK,
-                chunk_size=part,
-                max_concurrency=at_once,
-            )
+            if size <= CHUNK:
+                body = b"".join(chunks)
+                self._client("parts").put_object(**self._named(sha256), Body=body, ContentType=TYPE, **checksum(body))
+            else:
+                self._put_parts(sha256, chunks, max(LEAST_PART, -(-size // MOST_PARTS)), stopping)
         if self.size(sha256) != size:
             raise StorageFailed(
                 f"The bucket does not have all of blob {sha256} after the copy; it is copied again later."
             )
 
-    def size(self, sha256: str) -> int | None:
-        """Return the size of a blob in the bucket, in bytes; None if the bucket does not have it.
+    def _put_parts(self, sha256: str, chunks: Iterator[bytes], size: int, stopping: Callable[[], bool]) -> None:
+        """Send chunks as parts of `size` bytes, a few at a time; what was sent is discarded if one fails."""
+        client, waiting = self._client("parts"), deque[Future[dict[str, Any]]]()
+        at_once = max(1, min(4, BYTES_IN_FLIGHT // size))
+        upload = self._named(sha256) | {
+            "UploadId": client.create_multipart_upload(
+                **self._named(sha256), ContentType=TYPE, ChecksumAlgorithm="SHA256"
+            )["UploadId"]
+        }
+
+        def send(number: int, body: bytes) -> dict[str, Any]:
+            stored = client.upload_part(**upload, PartNumber=number, Body=body, **checksum(body))
+            return {"PartNumber": number, "ETag": stored["ETag"], **checksum(body)}
+
+        try:
+            with ThreadPoolExecutor(at_once, "bucket") as pool:
+                parts = []
+                for number, body in enumerate(joined(chunks, size), 1):
+                    if len(waiting) == at_once:
+                        parts.append(self._await(waiting.popleft(), stopping))
+                    waiting.append(pool.submit(send, number, body))
+                parts += [self._await(future, stopping) for future in waiting]
+            client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+        except BaseException:
+            with suppress(StorageFailed), reaching("discard", sha256):
+                self._client("quick").abort_multipart_upload(**upload)
+            raise
+
+    @staticmethod
+    def _await(part: Future[dict[str, Any]], stopping: Callable[[], bool]) -> dict[str, Any]:
+        """Return what became of a part, however slow the bucket is."""
+        while not wait([part], LOOK_SECONDS).done:
+            if stopping():
+                raise StorageFailed("The copy to the bucket was stopped; it is made later.")
+        return part.result()
+
+    def put_file(self, name: str, path: Path, sha256: str) -> None:
+        """Put a small file into the bucket, whose digest the server checks.
+
+        Raises:
+            StorageFailed: The bucket did not take it.
+        """
+        with reaching("take", name), path.open("rb") as file:
+            self._client("parts").put_object(
+                **self._named(name), Body=file, ContentType=TYPE, ChecksumSHA256=encode(bytes.fromhex(sha256))
+            )
+
+    def look(self, name: str) -> tuple[int, str] | None:
+        """Return the size of an object in bytes, and its entity tag; None if the bucket does not have it.
 
         Raises:
             StorageFailed: The bucket did not answer.
         """
-        with reaching("say whether it has", sha256):
-            try:
-                return int(obstore.head(self._quick, self.prefix + sha256)["size"])
-            except FileNotFoundError:
-                return None
+        from botocore.exceptions import ClientError
 
-    def read(self, sha256: str) -> Iterator[bytes]:
-        """Yield the bytes of a blob in the bucket; whoever takes them checks the digest.
+        with reaching("say whether it has", name):
+            try:
+                found = self._client("quick").head_object(**self._named(name))
+                return int(found["ContentLength"]), f"{found['ETag']} {found['LastModified']}"
+            except ClientError as error:
+                if status_of(error) == 404:
+                    return None
+                raise
+
+    def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes; None if the bucket does not have it.
 
         Raises:
-            StorageFailed: The bucket does not have the blob, or did not send it.
+            StorageFailed: The bucket did not answer.
         """
-        with reaching("send", sha256):
-            for chunk in obstore.get(self._parts, self.prefix + sha256).stream(min_chunk_size=CHUNK):
-                yield bytes(chunk)
+        found = self.look(name)
+        return None if found is None else found[0]
 
-    def delete(self, sha256: str) -> None:
-        """Delete a blob from the bucket, if it is there.
+    def read(self, name: str) -> Iterator[bytes]:
+        """Yield the bytes of an object, at most CHUNK at a time; whoever takes them checks the digest.
+
+        Raises:
+            NotFound: The bucket does not have the object.
+            StorageFailed: The bucket did not send it.
+        """
+        from botocore.exceptions import ClientError
+
+        with reaching("send", name):
+            try:
+                answer = self._client("parts").get_object(**self._named(name))
+            except ClientError as error:
+                if error.response["Error"].get("Code") == "NoSuchKey":
+                    raise NotFound(f"The bucket does not have {name}.") from None
+                raise
+            with closing(answer["Body"]) as body:  # itself it would give the raw stream, whose length nobody checks
+                while chunk := body.read(CHUNK):
+                    yield bytes(chunk)
+
+    def delete(self, name: str) -> None:
+        """Delete an object from the bucket, if it is there.
 
         Raises:
             StorageFailed: The bucket did not delete the object.
         """
-        with reaching("delete", sha256):
-            obstore.delete(self._quick, self.prefix + sha256)
+        with reaching("delete", name):
+            self._client("quick").delete_object(**self._named(name))
 
     def list(self) -> Iterator[StoredObject]:
         """Yield the objects that are named like blobs.
@@ -173,12 +329,22 @@ class Bucket:
         Raises:
             StorageFailed: The bucket did not list its objects.
         """
+        for item in self.list_all():
+            if _HEX256.fullmatch(item.sha256):
+                yield item
+
+    def list_all(self, under: str = "") -> Iterator[StoredObject]:
+        """Yield the objects whose names begin with some word, each with its name in place of a digest.
+
+        Raises:
+            StorageFailed: The bucket did not list its objects.
+        """
         with reaching("list", "its objects"):
-            for page in obstore.list(self._quick, self.prefix.rstrip("/") or None, chunk_size=1000):
-                for meta in page:
-                    name = meta["path"].removeprefix(self.prefix)
-                    if _HEX256.fullmatch(name):
-                        yield StoredObject(name, int(meta["size"]), meta["last_modified"])
+            pages = self._client("quick").get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + under):
+                for item in page.get("Contents", ()):
+                    name = item["Key"].removeprefix(self.prefix)
+                    yield StoredObject(name, int(item["Size"]), item["LastModified"])
 
     def url(self, sha256: str, filename: str, seconds: int, method: str = "GET") -> str:
         """Return an address from which anybody can download a blob for a while, without a request to the bucket.
@@ -186,113 +352,33 @@ class Bucket:
         Args:
             sha256: The blob.
             filename: The name under which it is saved.
-            seconds: For how long a download may begin, 1 to 604,800.
-            method: The one method that the address can be used with.
+            seconds: For how long a download may begin, 1 to 604,800; no longer than a key that is good for a while.
+            method: The one method that the address can be used with, GET or HEAD.
+
+        Raises:
+            StorageFailed: There is no key to sign with.
         """
         name = quote(filename.rpartition("/")[2], safe="")
-        query = {"response-content-disposition": f"attachment; filename*=UTF-8''{name}"}
-        return presign(
-            method, self.root + sha256, query, self.region, self.key_id, self._secret, seconds, datetime.now(UTC)
-        )
+        with reaching("lend", sha256):
+            return str(
+                self._client("public").generate_presigned_url(
+                    {"GET": "get_object", "HEAD": "head_object"}[method],
+                    Params=self._named(sha256) | {"ResponseContentDisposition": f"attachment; filename*=UTF-8''{name}"},
+                    ExpiresIn=seconds,
+                )
+            )
 
 
-def open_bucket(address: str, *, endpoint: str, region: str, key_id: str, secret: str) -> Bucket | None:
+def open_bucket(address: str, **access: str) -> Bucket | None:
     """Return the bucket at an address, or None if the address is empty; see `Bucket`."""
-    return Bucket(address, endpoint=endpoint, region=region, key_id=key_id, secret=secret) if address else None
+    return Bucket(address, **access) if address else None
 
 
-def read_whole(path: Path, sha256: str, size: int, stopping: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield a file's bytes; fail before the last of them if they do not have the right size and digest.
-
-    Raises:
-        NotFound, DigestMismatch, StorageFailed: As `Bucket.put` raises them.
-    """
-    hasher, left = hashlib.sha256(), size
-    try:
-        with path.open("rb") as file:
-            while True:
-                if stopping():
-                    raise StorageFailed(f"The copy of blob {sha256} to the bucket was stopped; it is made later.")
-                chunk = file.read(min(CHUNK, left))
-                hasher.update(chunk)
-                left -= len(chunk)
-                if left == 0 or not chunk:
-                    break
-                yield chunk
-            if left or file.read(1) or hasher.hexdigest() != sha256:
-                raise DigestMismatch(f"The file of blob {sha256} is damaged; run `crumb-server check`.")
-            yield chunk
-    except FileNotFoundError:
-        raise NotFound(f"The file of blob {sha256} is gone.") from None
-    except BreadcrumbError:
-        raise
-    except OSError as error:
-        raise StorageFailed(f"The disk failed on blob {sha256}: {error.strerror or error}.") from error
-
-
-@contextmanager
-def reaching(verb: str, what: str) -> Iterator[None]:
-    """Turn an error of the bucket into a sentence, without its details: requests and answers may contain keys.
-
-    Raises:
-        StorageFailed: The bucket refused, or does not answer.
-    """
-    try:
-        yield
-    except (BaseError, FileNotFoundError) as error:
-        status = re.search(r"status code: ([0-9]{3})", str(error))
-        code = re.search(r"<Code>([A-Za-z0-9]{1,50})</Code>", str(error))
-        answer = " ".join(match[1] for match in (status, code) if match)
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-            step = "check REGISTRY_BUCKET_KEY_ID and REGISTRY_BUCKET_SECRET, the clock, and what the key may do"
-        elif answer:
-            step = "check REGISTRY_BUCKET, or try again later"
-        else:
-            step = "check REGISTRY_BUCKET_ENDPOINT, or try again later"
-        reason = f"it answered {answer}" if answer else "it cannot be reached"
-        raise StorageFailed(f"The bucket did not {verb} {what}: {reason}; {step}.") from None
-
-
-def presign(
-    method: str,
-    url: str,
-    query: dict[str, str],
-    region: str,
-    key_id: str,
-    secret: str,
-    seconds: int,
-    at: datetime,
-) -> str:
-    """Return an address with a signature in its query: AWS Signature Version 4 for S3, the payload unsigned.
-
-    We sign it here, since obstore does not sign `response-…` parameters, which name a download.
-
-    Args:
-        method: The method that the address can be used with.
-        url: The address of the object; its path has only unescaped characters.
-        query: Further parameters.
-        region: The region of the bucket.
-        key_id: The id of the key that signs.
-        secret: The secret of that key.
-        seconds: How long the address can be used.
-        at: The time from which it can be used, with a time zone.
-    """
-    stamp, parts = at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"), urlsplit(url)
-    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
-    words = {
-        **query,
-        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
-        "X-Amz-Credential": f"{key_id}/{scope}",
-        "X-Amz-Date": stamp,
-        "X-Amz-Expires": str(seconds),
-        "X-Amz-SignedHeaders": "host",
-    }
-    parameters = "&".join(
-        sorted(f"{quote(name, safe=UNESCAPED)}={quote(value, safe=UNESCAPED)}" for name, value in words.items())
+def unconditional() -> InvalidRequest:
+    """Return the error for a server that overwrites objects whatever a request says."""
+    return InvalidRequest(
+        "The server of the bucket does not honour conditional writes (If-None-Match), without which two registries "
+        "could overwrite each other there; use Amazon S3, Ceph, or another server that does, in "
+        "REGISTRY_BUCKET_ENDPOINT.",
+        field="bucket_endpoint",
     )
-    request = f"{method}\n{parts.path}\n{parameters}\nhost:{parts.netloc}\n\nhost\nUNSIGNED-PAYLOAD"
-    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-    key = f"AWS4{secret}".encode()
-    for step in scope.split("/"):
-        key = hmac.digest(key, step.encode(), "sha256")
-    return f"{url}?{parameters}&X-Amz-Signature={hmac.digest(key, text.encode(), 'sha256').hex()}"

@@ -1,8 +1,9 @@
-"""The store: blobs by sha256 on a local disk; put, adopt, read, holds.
+"""The store: blobs by sha256, on a local disk here and in a bucket in bucket_store.py; put, adopt, read, hold.
 
     DATA/blobs/sha256/ab/cd/<64 hex>     complete bytes, read-only, never changed
     DATA/staging/<name>                  bytes on their way in: uploads and the folders of jobs
     DATA/ballast                         bytes that `crumb-server gc` gives up when the disk is full
+    DATA/registry-id                     the id of the registry that the folder belongs to
 
 There is one way to write: bytes in `staging` (on the same file system), hashed, fsync, atomic rename, fsync of the
 folder. A database row may name the blob only after `put` or `adopt` has returned. A failed fsync is never repeated: the
@@ -15,10 +16,12 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from registry.errors import (
     BlobDamaged,
@@ -29,18 +32,28 @@ from registry.errors import (
     StorageFull,
     TooMany,
 )
-from registry.files.durable import sync_folder
+from registry.files.durable import new_files, sync_folder
+from registry.files.hashing import hash_file
 from registry.files.names import HEX256
+from registry.files.progress import Progress
 
 _HEX256 = re.compile(HEX256)
 CHUNK = 2**20
 RESERVE_SHARE, MOST_RESERVE = 20, 2**30  # a twentieth of the disk, at most 1 GiB
 BALLAST_BYTES = 2**20  # SQLite cannot even be read without some room
+Beat = Callable[[], object]
+MARK, MOST_MARK = "registry-id", 100  # a file of the folder, and the most bytes that are read of it
 
 
-@dataclass
+def idle() -> None:
+    """Do nothing, where something takes long and nobody waits."""
+
+
+@dataclass(eq=False)
 class Store:
     """A content-addressed store under one folder.
+
+    What the rest of the registry asks of a store are the methods here; `BucketStore` answers them otherwise.
 
     Attributes:
         root: The folder.
@@ -51,6 +64,18 @@ class Store:
     root: Path
     reserve: int | None = None
     failed: str | None = None
+
+    kind: ClassVar[str] = "disk"
+
+    @property
+    def where(self) -> str:
+        """The folder or the bucket, as a word of a sentence."""
+        return str(self.root)
+
+    @property
+    def place(self) -> str:
+        """Where the blobs are, as the subject of a sentence."""
+        return f"The folder {self.root}"
 
     @property
     def staging(self) -> Path:
@@ -91,6 +116,10 @@ class Store:
         usage = shutil.disk_usage(self.root)
         reserve = min(usage.total // RESERVE_SHARE, MOST_RESERVE) if self.reserve is None else self.reserve
         return max(0, usage.free - reserve)
+
+    def capacity(self) -> int:
+        """Return how many more bytes of blobs the store may take."""
+        return self.room()
 
     def require_room(self, size: int, what: str) -> None:
         """Refuse bytes for which the disk has no room beside the reserve.
@@ -134,6 +163,34 @@ class Store:
                 sync_folder(folder)
         self.take_ballast()
 
+    def owner(self) -> str | None:
+        """Return the id of the registry that the folder belongs to; None if the folder has none.
+
+        Raises:
+            StorageFailed: The file with the id holds something else.
+        """
+        try:
+            with (self.root / MARK).open("rb") as file:
+                return str(uuid.UUID(file.read(MOST_MARK).decode("ascii").strip()))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise StorageFailed(
+                f"The file {self.root / MARK} does not hold the id of a registry; put it back, or delete it and start "
+                "again: the message says what it should hold."
+            ) from None
+
+    def own(self, registry_id: str) -> None:
+        """Mark the folder as that of a registry, durably; does nothing if it is marked already.
+
+        Raises:
+            StorageFull, StorageFailed: The disk failed.
+        """
+        with self.holding(f"{MARK}.lock", wait=True):
+            if Store.owner(self) is None:  # of the folder, whatever else is marked
+                with new_files([self.root / MARK]) as (file,):
+                    file.write(f"{registry_id}\n".encode())
+
     @property
     def ballast(self) -> Path:
         """The file that is given up when the disk is full."""
@@ -172,8 +229,53 @@ class Store:
             return None
 
     def holds(self, sha256: str, size: int) -> bool:
-        """Say whether a blob's file exists and has the right size."""
+        """Say whether the bytes of a blob that has a row are here, as far as a look at the size tells."""
         return self.size(sha256) == size
+
+    def identity(self, sha256: str) -> tuple[object, ...] | None:
+        """Return what changes when a blob's bytes are replaced or written to; None if there are none."""
+        try:
+            status = self.path(sha256).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def hash(self, sha256: str, progress: Progress | None = None) -> str:
+        """Return the sha256 of a blob's bytes as they are.
+
+        Raises:
+            OSError: They are missing, or cannot be read.
+        """
+        return hash_file(self.path(sha256), progress)
+
+    def bring(self, sha256: str, beat: Beat = idle) -> None:
+        """Have a blob's bytes at `path`, at least for a moment.
+
+        Args:
+            sha256: The blob.
+            beat: Called now and then.
+
+        Raises:
+            BlobDamaged: The bytes are missing, or others.
+            StorageFull, StorageFailed: They cannot be brought here now.
+        """
+
+    def hold(self, stack: ExitStack, digests: Collection[str], beat: Beat = idle) -> None:
+        """Have the bytes of blobs at `path` until a stack is left.
+
+        Raises:
+            BlobDamaged, StorageFull, StorageFailed: As of `bring`.
+        """
+
+    def distrust(self, sha256: str) -> None:
+        """Forget what is here of a blob that somebody found damaged, if it is only a copy."""
+
+    def require_there(self) -> None:
+        """Refuse, as `StorageFailed`, to believe that blobs are missing if all of a bucket may be."""
+
+    def lend(self, sha256: str, filename: str, seconds: int) -> str | None:
+        """Return an address from which anybody can download a blob for a while; None if there is none."""
+        return None
 
     def read(self, sha256: str, most: int) -> bytes | None:
         """Return the bytes of a small blob, hashed again; None if there are more than `most`.
@@ -229,10 +331,17 @@ class Store:
         finally:
             staged.unlink(missing_ok=True)
 
-    def adopt(self, staged: Path, sha256: str) -> None:
+    def send_ahead(self, staged: Path, sha256: str, beat: Beat = idle) -> None:
+        """Do what takes long of storing a staged file, before the transaction in which `adopt` does the rest.
+
+        Raises:
+            DigestMismatch, StorageFailed: The bytes were not taken.
+        """
+
+    def adopt(self, staged: Path, sha256: str, *, again: bool = False) -> None:
         """Move a staged file whose bytes hash to `sha256` to its place and make it durable.
 
-        The caller guarantees the digest. The staged file is gone afterwards.
+        The caller guarantees the digest. The staged file is gone afterwards. With `again`, what is there is damaged.
 
         Raises:
             StorageFull, StorageFailed: The disk failed; the staged file is thrown away.

@@ -11,7 +11,7 @@ from registry.services.blobs import damage
 from registry.services.catalog import models
 from registry.services.hub import origins, pushes
 from registry.services.queue import jobs
-from registry.worker.runner import Runner
+from registry.worker.runner import Runner, concerning
 
 
 def diff(runner: Runner, claim: jobs.Claim) -> None:
@@ -28,6 +28,7 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
     damage.require_sound(runner.database, runner.store, [*base.values(), *compared.sent.values()])
     with (
         runner.base_here(claim),
+        runner.here(claim, {*concerning(base), *compared.sent.values()}),
         runner.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder,
     ):
         try:
@@ -48,6 +49,7 @@ def diff(runner: Runner, claim: jobs.Claim) -> None:
             reason = str(error)
             settle(runner, claim, compared, lambda session, _: give_up(session, claim, reason))
             return
+        runner.store.send_ahead(folder / "patch.safetensors", made["sha256"], runner.beating(claim))
         finish = runner.store, patch_of(claim), folder / "patch.safetensors", {**made, "settings": settings}
         settle(runner, claim, compared, lambda session, model: pushes.finish(session, model, *finish))
 

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -37,7 +37,7 @@ from registry.services.catalog import hub_bases
 from registry.services.queue import jobs, workers
 from registry.settings import Settings
 from registry.storage.cache import Cache
-from registry.storage.store import Store
+from registry.storage.store import Beat, Store
 
 log = structlog.get_logger()
 HEARTBEAT_EVERY = 1.0  # seconds
@@ -63,6 +63,11 @@ def fails_for_all(error: Exception) -> bool:
     if isinstance(error, BreadcrumbError):
         return isinstance(error, StorageFull | StorageFailed) and not isinstance(error, BlobDamaged)
     return isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+
+def concerning(files: dict[str, str]) -> set[str]:
+    """Return the digests of the files that hold or describe the weights; see `Runner.readable`."""
+    return {sha256 for path, sha256 in files.items() if concerns_weights(path)}
 
 
 class Stillness:
@@ -179,6 +184,34 @@ class Runner:
             else:
                 sandbox.kill()
 
+    def beating(self, claim: jobs.Claim) -> Beat:
+        """Return what keeps a job's lease while its worker itself is at work, if it is called often.
+
+        Raises (when called):
+            JobCancelled, LeaseLost, Stopped: The work is to be given up.
+        """
+        last = time.monotonic()
+
+        def beat() -> None:
+            nonlocal last
+            if self.stopping.is_set():
+                raise Stopped
+            if time.monotonic() - last >= min(HEARTBEAT_EVERY, self.settings.lease_seconds / 4):
+                last = time.monotonic()
+                with self.database.write() as session:
+                    self.be_seen(session)
+                    if jobs.heartbeat(session, claim, 1.0, self.lease):
+                        raise JobCancelled("The job was cancelled.")
+
+        return beat
+
+    @contextlib.contextmanager
+    def here(self, claim: jobs.Claim, digests: Collection[str]) -> Iterator[None]:
+        """Keep blobs on this machine for a while, whatever they are stored in."""
+        with contextlib.ExitStack() as stack:
+            self.store.hold(stack, digests, self.beating(claim))
+            yield
+
     def look_at_fence(self) -> None:
         """Say in the log if jobs that read strangers' bytes can reach other machines here."""
         sandbox, fenced = Sandbox(IS_FENCED, {}, self.settings.job_memory), None
@@ -218,7 +251,9 @@ class Runner:
         for _ in range(MOST_FETCHES):
             with contextlib.ExitStack() as stack:
                 known = {file.name for file in current if len(file.name) == 64}
-                missing = self.cache.hold(stack, [sha256 for sha256 in known if not self.store.exists(sha256)])
+                stored = {sha256 for sha256 in known if self.store.exists(sha256)}
+                self.store.hold(stack, stored, self.beating(claim))
+                missing = self.cache.hold(stack, known - stored)
                 wanted = {file.name: file for file in current if file.name in missing or file.name not in known}
                 if not wanted:
                     yield current

@@ -27,7 +27,7 @@ class Upkeep(Runner):
 
     def __init__(self, settings: Settings, database: Database, store: Store) -> None:
         super().__init__(settings, database, store)
-        self.bucket = open_bucket(settings.bucket, **settings.bucket_access)
+        self.bucket = open_bucket(settings.copies, **settings.bucket_access)
         self.compared = False  # whether this worker has seen if the bucket has what the database says
         self.fresh = threading.Event()  # there may be something to copy into the bucket
         self.swept = threading.Event()  # there may be blobs to read again
@@ -39,7 +39,8 @@ class Upkeep(Runner):
         are more than may be held, models that nobody has given a base, and workers of long ago.
         """
         grace = timedelta(hours=self.settings.upload_hours)
-        collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket)
+        lent = timedelta(seconds=self.settings.bucket_seconds)
+        collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket, lent=lent)
         holding.make_room(self.database, self.store, 0, self.settings.composed_bytes)
         holding.reclaim(self.database, self.store)
         if collected.problem:

@@ -28,11 +28,11 @@ from registry.files.hashing import hash_file
 from registry.sandboxes.sandbox import warm_up
 from registry.services.blobs import blobs, damage
 from registry.services.catalog import beside, hub_bases, models, patches
-from registry.services.composing import builds, compositions, conflict_sums, conflicts, holding
+from registry.services.composing import builds, compositions, holding
 from registry.services.queue import jobs
 from registry.services.releasing import releases
-from registry.worker import diffing
-from registry.worker.runner import Hung, Stopped, fails_for_all
+from registry.worker import comparing, diffing
+from registry.worker.runner import Hung, Stopped, concerning, fails_for_all
 from registry.worker.upkeep import Upkeep
 
 log = structlog.get_logger()
@@ -88,7 +88,7 @@ class Worker(Upkeep):
         self.look_at_fence()
         with self.database.write() as session:
             self.be_seen(session)
-            orphans = blobs.adopt_orphans(session, self.store)
+        orphans = blobs.adopt_orphans(self.database, self.store)
         if orphans:
             log.info("worker.orphans", blobs=orphans)
         self.sweep()
@@ -116,7 +116,7 @@ class Worker(Upkeep):
                 "diff": partial(diffing.diff, self),
                 "compose": self.compose,
                 "rebuild": self.rebuild,
-                "conflicts": self.compare,
+                "conflicts": partial(comparing.compare, self),
             }
             work[claim.kind](claim)
             bound.info("job.done")
@@ -186,7 +186,8 @@ class Worker(Upkeep):
             self.import_source(claim, model, model.source)
             return
         damage.require_sound(self.database, self.store, files.values())
-        contents = self.in_sandbox(claim, "registry.sandboxes.tasks:import_base", files=self.readable(files))
+        with self.here(claim, concerning(files)):
+            contents = self.in_sandbox(claim, "registry.sandboxes.tasks:import_base", files=self.readable(files))
         card = models.read_card(self.store, files)
         with self.database.write() as session:
             models.finish_import(session, self.model(session, claim), contents, card)
@@ -223,6 +224,8 @@ class Worker(Upkeep):
             )
             for sha256 in hub_bases.stored_files(model, files):
                 self.cache.lend(sha256, folder)
+                if (folder / sha256).exists():
+                    self.store.send_ahead(folder / sha256, sha256, self.beating(claim))
             with self.database.write() as session:
                 jobs.hold(session, claim)
                 model = self.model(session, claim)
@@ -240,7 +243,13 @@ class Worker(Upkeep):
             files = {file.path: file.sha256 for file in models.base_files(session, model)}
             offered = {file.path: file.sha256 for file in beside.files_of(session, revision)}
         damage.require_sound(self.database, self.store, [revision.sha256, *offered.values(), *files.values()])
-        with self.base_here(claim):
+        needed = {
+            revision.sha256,
+            *offered.values(),
+            *concerning(files),
+            *(files[path] for path in offered if path in files),
+        }
+        with self.base_here(claim), self.here(claim, needed):
             contents = self.in_sandbox(
                 claim,
                 "registry.sandboxes.tasks:check_patch",
@@ -292,9 +301,11 @@ class Worker(Upkeep):
             )
             (folder / "README.md").write_text(card)
             files = {**others, **result["files"], "README.md": hash_file(folder / "README.md")}
+            made = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+            for name, file in made.items():
+                self.store.send_ahead(file, files[name], self.beating(claim))
             with self.database.write() as session:
                 job = jobs.hold(session, claim)
-                made = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
                 for name in sorted(result.get("sizes", {}) | made, key=lambda name: files[name]):  # one order
                     if (path := made.get(name)) is not None:
                         blobs.register(session, self.store, path, files[name], path.stat().st_size)
@@ -334,7 +345,7 @@ class Worker(Upkeep):
         wanted = compositions.to_recipe(recipe)
         used = [item.sha256 for item in wanted.items]
         damage.require_sound(self.database, self.store, [*base.values(), *used])
-        with self.base_here(claim):
+        with self.base_here(claim), self.here(claim, {*concerning(base), *used}):
             files = self.readable(base)
             if folder is not None:
                 self.store.require_room(sum(Path(file).stat().st_size for file in files.values()), "the composition")
@@ -367,26 +378,4 @@ class Worker(Upkeep):
             jobs.hold(session, claim)
             model = self.model(session, claim)
             builds.add_rebuild(session, model, recipe.digest, self.name, result["weights_digest"], result["device"])
-            jobs.end(session, claim, "done")
-
-    def compare(self, claim: jobs.Claim) -> None:
-        """Compare patches pair by pair, in rounds whose results fit into memory, and record the conflicts."""
-        with self.database.read() as session:
-            model = self.model(session, claim)
-            rounds = conflicts.rounds(session, model, claim.payload["patches"], claim.payload["pairs"])
-        damage.require_sound(self.database, self.store, claim.payload["patches"])
-        for number, (digests, pairs) in enumerate(rounds):
-            computed = self.in_sandbox(
-                claim,
-                "registry.sandboxes.tasks:conflicts",
-                done=(number / len(rounds), 1 / len(rounds)),
-                patches={sha256: str(self.store.path(sha256)) for sha256 in digests},
-                pairs=pairs,
-                device=self.settings.device,
-                device_memory=self.settings.device_memory,
-            )
-            with self.database.write() as session:
-                jobs.hold(session, claim)
-                conflict_sums.finish(session, digests, computed)
-        with self.database.write() as session:
             jobs.end(session, claim, "done")

@@ -17,6 +17,7 @@ from registry.db.tables import Blob, Job, UploadSession
 from registry.errors import JobFailed
 from registry.services.blobs import blobs, damage
 from registry.services.queue import jobs
+from registry.storage import store as disk
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.processes import Person, Registry, open_registry, person, until
 from tests.support.world import (
@@ -381,13 +382,13 @@ def test_conditions_on_a_file_are_answered_by_its_digest_and_never_by_a_date(wor
 def test_checking_beside_a_working_registry_finds_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A blob that comes while the others are hashed is no stranger."""
     upload(world.client(), DATA)
-    hashing = damage.hash_file
+    hashing = disk.hash_file
 
     def busy(path: Path, *rest: Any) -> str:
         upload(world.client(), b"another")
         return hashing(path, *rest)
 
-    monkeypatch.setattr(damage, "hash_file", busy)
+    monkeypatch.setattr(disk, "hash_file", busy)
     assert list(damage.check(world.database, world.store)) == []
     assert world.store.exists(digest(b"another"))
 

@@ -1,7 +1,8 @@
 """An S3 server for tests, over real HTTP: what it is sent must be signed as Amazon says, and it can fail when told to.
 
 Written from Amazon's description of Signature Version 4, not from the code under test. It keeps objects in memory and
-knows one bucket, addressed by path: PUT, multipart uploads, GET with ranges, HEAD, DELETE and ListObjectsV2.
+knows one bucket, addressed by path: PUT (with If-None-Match), multipart uploads, GET with ranges, HEAD, DELETE and
+ListObjectsV2.
 """
 
 import base64
@@ -26,6 +27,8 @@ SKEW = timedelta(minutes=15)
 LEAST_PART = 5 * 2**20  # of all parts but the last
 CUT = 0
 """An answer that is none: the connection is closed."""
+HALF, WRONG = 1, 2
+"""An answer of which half arrives, and one whose bytes are others."""
 
 
 class Refused(Exception):
@@ -53,13 +56,18 @@ class Asked:
 
 @dataclass
 class S3:
-    """A bucket; `fault` says which status to fail a request with, or CUT, or None to serve it."""
+    """A bucket; `fault` says which status to fail a request with, or CUT, HALF or WRONG, or None to serve it.
+
+    With a `session_token`, the key is one for a while. A bucket that is not `conditional` overwrites what it has.
+    """
 
     url: str = ""
     bucket: str = "crumbs"
     region: str = "eu-test-1"
     key_id: str = "AKIASTANDIN"
     secret: str = "a-secret+of/the-stand-in"
+    session_token: str = ""
+    conditional: bool = True
     objects: dict[str, bytes] = field(default_factory=dict)
     modified: dict[str, datetime] = field(default_factory=dict)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)  # open ones
@@ -71,7 +79,8 @@ class S3:
 
     def settings(self, prefix: str = "") -> dict[str, str]:
         """Return a registry's settings for this bucket."""
-        return {
+        token = {"bucket_session_token": self.session_token} if self.session_token else {}
+        return token | {
             "bucket": f"s3://{self.bucket}/{prefix}".rstrip("/"),
             "bucket_endpoint": self.url,
             "bucket_region": self.region,
@@ -96,6 +105,8 @@ class S3:
 
     def verify_url(self, asked: Asked) -> None:
         word = asked.word
+        if word.get("X-Amz-Security-Token", "") != self.session_token:
+            raise Refused(400, "InvalidToken")
         if word["X-Amz-Algorithm"] != "AWS4-HMAC-SHA256" or not 1 <= int(word["X-Amz-Expires"]) <= 7 * 86400:
             raise Refused(400, "AuthorizationQueryParametersError")
         query = [(name, value) for name, value in asked.query if name != "X-Amz-Signature"]
@@ -121,6 +132,8 @@ class S3:
         if found is None:
             raise Refused(403, "AccessDenied", "Anonymous")
         stamp, payload = asked.headers["x-amz-date"], asked.headers["x-amz-content-sha256"]
+        if asked.headers.get("x-amz-security-token", "") != self.session_token:
+            raise Refused(400, "InvalidToken")
         signed = found[2].split(";")
         if {name for name in asked.headers if name.startswith("x-amz-")} - set(signed) or "host" not in signed:
             raise Refused(403, "AccessDenied", "There were headers present in the request which were not signed")
@@ -170,6 +183,8 @@ class S3:
         if bucket != self.bucket:
             raise Refused(404, "NoSuchBucket")
         word = asked.word
+        if asked.method == "HEAD" and not key:
+            return 200, {"x-amz-bucket-region": self.region}, b""
         if asked.method in ("GET", "HEAD"):
             return self.list(word) if not key else self.get(asked, key)
         if asked.method == "DELETE" and "uploadId" in word:
@@ -191,12 +206,17 @@ class S3:
         if given is not None and base64.b64decode(given) != hashlib.sha256(asked.body).digest():
             raise Refused(400, "BadDigest")
         if "uploadId" not in asked.word:
+            self.require_free(asked, key)
             self.keep(key, asked.body)
         elif asked.word["uploadId"] not in self.uploads:
             raise Refused(404, "NoSuchUpload")
         else:
             self.uploads[asked.word["uploadId"]][int(asked.word["partNumber"])] = asked.body
         return 200, {"ETag": etag(asked.body)}, b""
+
+    def require_free(self, asked: Asked, key: str) -> None:
+        if self.conditional and asked.headers.get("if-none-match") == "*" and key in self.objects:
+            raise Refused(412, "PreconditionFailed")
 
     def complete(self, asked: Asked, key: str) -> tuple[int, dict[str, str], bytes]:
         parts = self.uploads.get(asked.word["uploadId"])
@@ -208,6 +228,11 @@ class S3:
         ]
         if [number for number, _ in named] != sorted(parts) or any(etag(parts[at]) != tag for at, tag in named):
             raise Refused(400, "InvalidPart")
+        self.require_free(asked, key)
+        for part in ElementTree.fromstring(asked.body):
+            sums = [base64.b64decode(child.text or "") for child in part if child.tag.endswith("ChecksumSHA256")]
+            if sums and sums != [hashlib.sha256(parts[int(text(part, "PartNumber"))]).digest()]:
+                raise Refused(400, "InvalidPart")
         if any(len(parts[number]) < LEAST_PART for number, _ in named[:-1]):
             raise Refused(400, "EntityTooSmall")
         self.keep(key, b"".join(parts[number] for number, _ in named))
@@ -302,7 +327,7 @@ def open_s3() -> Iterator[S3]:
                     self.close_connection = True
                     return
                 try:
-                    if fault is not None:
+                    if fault not in (None, HALF, WRONG):
                         raise Refused(fault, "InternalError" if fault >= 500 else "Fault")
                     made.verify(asked)
                     status, sent, content = made.serve(asked)
@@ -310,11 +335,15 @@ def open_s3() -> Iterator[S3]:
                     made.refused.append(error.code)
                     status, sent = error.status, {"Content-Type": "application/xml"}
                     content = f"<Error><Code>{error.code}</Code><Message>{error.message}</Message></Error>".encode()
+            if fault == WRONG and content:
+                content = bytes([content[0] ^ 1]) + content[1:]
             try:
                 self.send_response(status)
                 for name, value in {**sent, "Content-Length": str(len(content))}.items():
                     self.send_header(name, value)
                 self.end_headers()
+                if fault == HALF:
+                    self.close_connection, content = True, content[: len(content) // 2]
                 if self.command != "HEAD":
                     self.wfile.write(content)
             except OSError:

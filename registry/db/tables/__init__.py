@@ -31,6 +31,7 @@
     jobs, workers                            work, and the processes that do it
     models ─< reports >─ users               what a user says should not be here
     audit_events, audit_heads                who did what and when, chained by hashes
+    registry_ids                             which registry this is
 
     models            empty ──> importing ──> ready      (a failed import deletes the row: the name is free again)
     blobs             live <──> doomed ──> (deleted)
@@ -64,9 +65,11 @@ from registry.db.tables.declare import Table, UTCDateTime, after, now
 from registry.db.tables.news import Mention, WatchedModel
 from registry.db.tables.operations import (
     ACTIVE_JOBS,
+    JOB_KINDS,
     AuditEvent,
     AuditHead,
     Job,
+    RegistryId,
     Report,
     Webhook,
     WebhookDelivery,
@@ -102,6 +105,7 @@ from registry.db.tables.releases import Channel, ChannelMove, ChannelVote, Relea
 __all__ = [
     "ACTIVE_JOBS",
     "ELSEWHERE",
+    "JOB_KINDS",
     "PATCH_STATES",
     "PUBLISHER_KINDS",
     "ROLES",
@@ -143,6 +147,7 @@ __all__ = [
     "PushedFile",
     "Recipe",
     "RecipeItem",
+    "RegistryId",
     "Release",
     "ReleaseFile",
     "Report",

@@ -1,4 +1,4 @@
-"""Tables of operations: jobs, workers, abuse reports, the audit log, and webhooks."""
+"""Tables of operations: jobs, workers, abuse reports, the audit log, webhooks, and the id of the registry."""
 
 import uuid
 from datetime import datetime
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from registry.db.tables.contents import Model
 
 ACTIVE_JOBS = ("queued", "running")  # states of jobs that are not over
+JOB_KINDS = ("import", "check", "diff", "compose", "rebuild", "conflicts")
 
 
 class Job(Table):
@@ -27,7 +28,7 @@ class Job(Table):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        one_of("kind", "import", "check", "diff", "compose", "rebuild", "conflicts"),
+        one_of("kind", *JOB_KINDS),
         one_of("state", "queued", "running", "done", "failed", "cancelled"),
         Index("ix_jobs_state_created_at", "state", "created_at"),
         Index("ix_jobs_state_rank_turn_created_at", "state", "rank", "turn", "created_at"),
@@ -143,6 +144,18 @@ class AuditHead(Table):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     serial: Mapped[int] = mapped_column(BigInteger)
     hash: Mapped[str] = mapped_column(String(64))
+
+
+class RegistryId(Table):
+    """The one row that says which registry this is, as the data folder and the bucket do, and where its blobs are."""
+
+    __tablename__ = "registry_ids"
+    __table_args__ = (one_of("storage", "disk", "bucket"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    registry_id: Mapped[uuid.UUID]
+    storage: Mapped[str] = mapped_column(String(16), default="disk", server_default="disk")
+    created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Webhook(Table):

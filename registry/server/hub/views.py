@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from registry.db.tables import Model
@@ -61,7 +60,7 @@ def revision(
     files = {file.path: file for file in snapshot.files}
     card = models.read_card(store, {"README.md": files["README.md"].sha256}) if "README.md" in files else None
     front = read_front_matter(card or "")
-    config = read_config(store.root, files["config.json"].sha256) if "config.json" in files else {}
+    config = read_config(store, files["config.json"].sha256) if "config.json" in files else {}
     tags = dict.fromkeys([*of_card(front, row.license, one_word(config.get("model_type"))), *known])
     return {
         **model(row, list(tags), downloads),
@@ -102,10 +101,10 @@ def one_word(value: Any) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def read_config(root: Path, sha256: str) -> dict[str, Any]:
+def read_config(store: Store, sha256: str) -> dict[str, Any]:
     """Return what is used of a config.json; nothing unless it is a JSON object of at most 1 MiB. Blobs never change."""
     try:
-        found = json.loads(Store(root).read(sha256, CONFIG_BYTES) or "{}")
+        found = json.loads(store.read(sha256, CONFIG_BYTES) or "{}")
     except (ValueError, RecursionError):
         return {}
     architectures = found.get("architectures") if isinstance(found, dict) else None

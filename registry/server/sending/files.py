@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.background import BackgroundTask
 
 from registry.db.tables import STORED, Blob
-from registry.errors import BlobDamaged
+from registry.errors import BlobDamaged, StorageFailed
 from registry.files.folders import is_weights
 from registry.outside.hub import file_url
 from registry.server.edge.admission import note_damage
@@ -135,12 +135,14 @@ def send_blob(
         return Response(status_code=302, headers={**(headers or {}), **linked})
     if blob.damaged_at is not None:
         raise damaged(blob.sha256)
+    ctx.store.bring(blob.sha256)
     path = ctx.store.path(blob.sha256)
     try:
         status = path.stat()
     except FileNotFoundError:
         raise damaged(blob.sha256) from None
     if status.st_size != size:
+        ctx.store.distrust(blob.sha256)
         raise damaged(blob.sha256)
     asked = negotiate(request, blob, filename, immutable=immutable, cached=cached, headers=headers)
     if isinstance(asked, Response):
@@ -152,7 +154,7 @@ def send_blob(
     response = BlobResponse(
         path, headers=asked.headers, media_type="application/octet-stream", filename=name, stat_result=status
     )
-    if agreed and may_hand_over(request, ctx.settings):
+    if agreed and ctx.store.kind == "disk" and may_hand_over(request, ctx.settings):
         return hand_over(response, f"{ctx.settings.accel}/{path.relative_to(ctx.store.root / 'blobs')}")
     response.gate, response.caller = ctx.gate, name_caller(request)
     if request.method != "HEAD":
@@ -189,5 +191,8 @@ def locate(ctx: Context, model: AnyModel, blob: File, path: str) -> str | None:
     if blob.state == "remote" and model.source is not None:
         return file_url(settings.hub_endpoint, model.source, path)
     if ctx.bucket is not None and blob.bucketed_at is not None:
-        return ctx.bucket.url(blob.sha256, path, settings.bucket_seconds)
+        with suppress(StorageFailed):  # there is no key to sign with now, and this disk has the file, too
+            return ctx.bucket.url(blob.sha256, path, settings.bucket_seconds)
+    if blob.state in STORED and blob.size >= settings.bucket_least and blob.damaged_at is None:
+        return ctx.store.lend(blob.sha256, path, settings.bucket_seconds)
     return None

@@ -76,7 +76,7 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
 
     Raises:
         BlobDamaged: Something that it is made of is marked as damaged.
-        TooMany: The base is at the Hub; a job fetches it.
+        TooMany: The base is at the Hub and a job fetches it, or all is in a bucket and a job composes the file.
     """
     assert snapshot.recipe_digest is not None
     cache = Cache(ctx.store)
@@ -88,6 +88,12 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
         needed = [file for file in found.base if concerns_weights(file.path)]
         damage.refuse_marked(session, [file.sha256 for file in needed] + [item.sha256 for item in recipe.items])
     base = {file.path: str(cache.locate(file.sha256)) for file in needed}
+    if ctx.store.kind == "bucket":  # the files may be on no machine but the worker's
+        with ctx.database.write() as session:
+            holding.hold(session, found.composition, again=True)
+        raise TooMany(
+            f"This file of {model.full_name} is being composed; try again in a moment.", retry_after=FETCHING_SECONDS
+        )
     if any(file.state == "remote" and not Path(base[file.path]).is_file() for file in needed):
         with ctx.database.write() as session:
             holding.hold(session, found.composition, again=True)

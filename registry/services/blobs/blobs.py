@@ -20,6 +20,7 @@ from sqlalchemy import exists, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from registry.db.session import Database
 from registry.db.tables import (
     ELSEWHERE,
     STORED,
@@ -32,17 +33,19 @@ from registry.db.tables import (
     PatchRevision,
     PushedFile,
     RecipeItem,
+    RegistryId,
     ReleaseFile,
     RevisionFile,
     UploadSession,
     now,
 )
-from registry.errors import StorageFailed
+from registry.errors import StorageFailed, Unavailable
 from registry.services.people import access
 from registry.services.people.actors import Actor
 from registry.storage.store import Store
 
 LEASE = timedelta(hours=24)  # how long a blob is kept after somebody asked for it, whether or not rows refer to it
+ORPHANS_AT_ONCE = 100  # that one transaction gives rows
 OWNERS = (
     BaseFile.sha256,
     PatchRevision.blob_sha256,
@@ -54,26 +57,58 @@ OWNERS = (
 )
 
 
-def register(session: Session, store: Store, staged: Path, sha256: str, size: int) -> None:
+def register(session: Session, store: Store, staged: Path | None, sha256: str, size: int) -> None:
     """Make a staged file a blob; the caller guarantees that its bytes hash to `sha256`.
 
-    A staged file of another size is left over when a process was killed after the bytes had been renamed into place:
-    then the blob's file exists, and only its row is missing.
+    With None, the store has been given the bytes just now. A staged file of another size is left over when a process
+    was killed after the bytes had been renamed into place: then the blob's file exists, and only its row is missing.
 
     Raises:
         StorageFull, StorageFailed: The disk failed; roll back.
+        Unavailable: The blobs were moved to another place, or the object is being deleted.
     """
+    require_place(session, store)
     blob, _ = find_or_add(session, sha256, size)
-    if staged.is_file() and staged.stat().st_size == size:
-        store.adopt(staged, sha256)
-    elif blob.damaged_at is not None or not store.holds(sha256, size):
+    require_not_removed(blob, store)
+    if staged is not None and staged.is_file() and staged.stat().st_size == size:
+        store.adopt(staged, sha256, again=blob.damaged_at is not None)
+    elif (staged is not None and blob.damaged_at is not None) or store.size(sha256) != size:
         raise StorageFailed(f"The bytes of {sha256} are gone; send them again.")
     revive(session, blob, size)
 
 
-def lock(session: Session, sha256: str, size: int) -> None:
-    """Lock a blob's row and lease it, adding it if new; the caller stores its bytes, whether or not they are here."""
+def require_place(session: Session, store: Store) -> None:
+    """Refuse to store more where the registry no longer keeps its blobs; until the commit they are not moved.
+
+    Raises:
+        Unavailable: The blobs were moved while this process was running.
+    """
+    kept = session.scalar(select(RegistryId.storage).with_for_update(read=True))
+    if kept not in (None, store.kind):
+        raise Unavailable(
+            f"The blobs of this registry were moved to {kept}; its operator must restart it with REGISTRY_STORE={kept}."
+        )
+
+
+def require_not_removed(blob: Blob, store: Store) -> None:
+    """Refuse to store bytes whose object may be deleted by a request that is under way; see removal.py.
+
+    Raises:
+        Unavailable: It may.
+    """
+    if store.kind == "bucket" and blob.state in ELSEWHERE and blob.doomed_at and blob.bucketed_at:
+        raise Unavailable(f"The bytes of {blob.sha256} are being deleted from the bucket; send them again in a minute.")
+
+
+def lock(session: Session, store: Store, sha256: str, size: int) -> None:
+    """Lock a blob's row and lease it, adding it if new; the caller stores its bytes, whether or not they are here.
+
+    Raises:
+        Unavailable: The blobs were moved to another place, or the object is being deleted.
+    """
+    require_place(session, store)
     blob, _ = find_or_add(session, sha256, size)
+    require_not_removed(blob, store)
     revive(session, blob, size)
 
 
@@ -179,30 +214,45 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
     return lease(session, allowed)
 
 
-def adopt_orphans(session: Session, store: Store) -> int:
+def adopt_orphans(database: Database, store: Store) -> int:
     """Add a row for every blob file without one (its writer died before the commit); return how many.
 
-    An orphan with a row is then collected like other garbage.
+    An orphan with a row is then collected like other garbage. No transaction is open while a bucket is listed.
+
+    Raises:
+        Unavailable: The blobs were moved to another place.
     """
-    return len(adopt(session, store, find_orphans(session, store)))
+    orphans, count = find_orphans(database, store), 0
+    for start in range(0, len(orphans), ORPHANS_AT_ONCE):
+        with database.write() as session:
+            count += len(adopt(session, store, orphans[start : start + ORPHANS_AT_ONCE]))
+    return count
 
 
-def find_orphans(session: Session, store: Store) -> list[str]:
+def find_orphans(database: Database, store: Store) -> list[str]:
     """Return the digests of blob files without a row; the transaction that adds some of these rows may be under way."""
-    known = set(session.scalars(select(Blob.sha256).where(Blob.state.in_(STORED))))
+    with database.read() as session:
+        known = set(session.scalars(select(Blob.sha256).where(Blob.state.in_(STORED))))
     return [sha256 for sha256 in store.digests() if sha256 not in known]
 
 
 def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str, int]:
-    """Add rows, without a lease, for files that have none; return size by digest of those that still had none."""
+    """Add rows, without a lease, for files that have none; return size by digest of those that still had none.
+
+    Raises:
+        Unavailable: The blobs were moved to another place.
+    """
+    require_place(session, store)
     adopted = {}
     for sha256 in sorted(orphans):
-        with suppress(FileNotFoundError):  # another process was faster, and has collected it since
-            size = store.path(sha256).stat().st_size
-            blob, added = find_or_add(session, sha256, size)
-            if (added or blob.state in ELSEWHERE) and store.exists(sha256):
-                adopted[sha256], blob.state = size, "live"
-            elif added:
-                session.delete(blob)
+        if (size := store.size(sha256)) is None:  # another process was faster, and has collected it since
+            continue
+        blob, added = find_or_add(session, sha256, size)
+        if blob.state in ELSEWHERE and blob.doomed_at is not None and store.kind == "bucket":
+            continue  # it is about to be deleted
+        if (added or blob.state in ELSEWHERE) and store.exists(sha256):
+            adopted[sha256], blob.state = size, "live"
+        elif added:
+            session.delete(blob)
     session.flush()
     return adopted

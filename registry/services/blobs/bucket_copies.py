@@ -25,7 +25,7 @@ from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import Blob, UploadSession, now
+from registry.db.tables import Blob, RegistryId, UploadSession, now
 from registry.errors import BreadcrumbError, DigestMismatch, NotFound, StorageFailed
 from registry.services.blobs import blobs, damage
 from registry.storage.bucket import Bucket, StoredObject
@@ -69,12 +69,18 @@ def run(
                 return
             tried.add(sha256)
             with store.holding(LOCK) as locked:
-                if not locked:
+                if not locked or is_store(database):
                     return
                 outcome = copy(database, store, bucket, sha256, size, stopping)
             if outcome is not None:
                 yield outcome
                 failures = failures + 1 if isinstance(outcome.error, StorageFailed) else 0
+
+
+def is_store(database: Database) -> bool:
+    """Say whether the blobs were moved to the bucket, which has no copies then: this process is to be restarted."""
+    with database.read() as session:
+        return session.scalar(select(RegistryId.storage)) == "bucket"
 
 
 def waiting(database: Database, least: int) -> list[tuple[str, int]]:
@@ -138,10 +144,11 @@ def withdraw(database: Database, store: Store, bucket: Bucket, before: datetime,
     Does nothing while another process copies, unless `wait`.
 
     Raises:
-        StorageFailed: The bucket did not delete an object.
+        StorageFailed: The bucket did not delete an object, or is another registry's.
     """
     with store.holding(LOCK, wait=wait) as locked:
-        while locked and (sha256 := disclaim_next(database, before)):
+        bucket.require_owner()
+        while locked and not is_store(database) and (sha256 := disclaim_next(database, before)):
             bucket.delete(sha256)
 
 
@@ -177,9 +184,12 @@ def reconcile(
         The objects without a row, and the digests of the blobs that are to be copied again.
 
     Raises:
-        StorageFailed: The bucket did not list or delete its objects.
+        StorageFailed: The bucket did not list or delete its objects, or is another registry's.
     """
     with store.holding(LOCK, wait=True):
+        certain = bucket.require_owner()
+        if is_store(database):
+            return [], []
         with database.read() as session:
             known = set(session.scalars(select(Blob.sha256)))
             lost = claimed(session)
@@ -189,6 +199,9 @@ def reconcile(
                 del lost[item.sha256]
             elif item.sha256 not in known and item.put_at <= before:
                 strays.append(item)
+            certain = certain or item.sha256 in known
+        if strays and not certain:
+            raise bucket.foreign()
         if not dry:
             for item in strays:  # a row added since claims no object: that needs the lock
                 bucket.delete(item.sha256)
@@ -207,7 +220,7 @@ def find_lost(
         StorageFailed: The bucket did not list its objects.
     """
     with store.holding(LOCK) as locked:
-        if not locked:
+        if not locked or is_store(database):
             return []
         with database.read() as session:
             lost = claimed(session)
@@ -244,6 +257,11 @@ def check(database: Database, bucket: Bucket) -> Iterator[str]:
     """Yield one sentence for every blob that the bucket has lost or holds in part, or why it cannot be asked."""
     with database.read() as session:
         sizes = claimed(session)
+    try:
+        bucket.require_owner()
+    except StorageFailed as error:
+        yield str(error)
+        return
     for sha256, size in sizes.items():
         try:
             stored = bucket.size(sha256)

@@ -14,8 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import ELSEWHERE, Blob, now
-from registry.files.hashing import hash_file
+from registry.db.tables import ELSEWHERE, Blob, RegistryId, now
 from registry.files.progress import Progress
 from registry.services.blobs.blobs import get_locked
 from registry.storage.store import Store, damaged
@@ -32,7 +31,7 @@ def flaw(store: Store, sha256: str, size: int, progress: Progress | None = None)
     if stored != size:
         return f"has {stored} bytes, not {size}"
     try:
-        digest = hash_file(store.path(sha256), progress)
+        digest = store.hash(sha256, progress)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
@@ -42,28 +41,26 @@ def flaw(store: Store, sha256: str, size: int, progress: Progress | None = None)
     return None if digest == sha256 else "is damaged: its bytes hash to something else"
 
 
-def identity(store: Store, sha256: str) -> tuple[int, ...] | None:
-    """Return what changes when a blob's file is replaced or written to; None if there is no file."""
-    try:
-        status = store.path(sha256).stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
 def examine(database: Database, store: Store, sha256: str, progress: Progress | None = None) -> str | None:
     """Hash a blob's file, mark the blob as damaged or as sound, and say what is wrong with it, if anything.
 
     Nothing is wrong with a blob that has no row (any more), or whose bytes are elsewhere.
+
+    Raises:
+        StorageFailed: The bucket did not answer, or is not the one of the registry.
     """
     with database.read() as session:
         blob = session.get(Blob, sha256)
     while blob is not None and not (blob.state in ELSEWHERE and not store.exists(sha256)):
-        hashed = identity(store, sha256)
+        hashed = store.identity(sha256)
         problem = flaw(store, sha256, blob.size, progress)
+        if problem:
+            store.require_there()
         with database.write() as session:
             blob = get_locked(session, sha256)
-            if blob is not None and identity(store, sha256) == hashed:
+            if session.scalar(select(RegistryId.storage)) not in (None, store.kind):
+                return None  # the blobs were moved, and this process does not know where they are
+            if blob is not None and store.identity(sha256) == hashed:
                 blob.checked_at = now()
                 blob.damaged_at = (blob.damaged_at or now()) if problem else None
                 return problem
@@ -72,6 +69,7 @@ def examine(database: Database, store: Store, sha256: str, progress: Progress | 
 
 def note(database: Database, store: Store, sha256: str) -> None:
     """Look at a blob that somebody found damaged, unless it is marked already: reading a large file takes long."""
+    store.distrust(sha256)
     with database.read() as session:
         blob = session.get(Blob, sha256)
     if blob is not None and blob.damaged_at is None:

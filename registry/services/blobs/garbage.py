@@ -30,11 +30,12 @@ from sqlalchemy import ColumnElement, exists, select, true
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import ELSEWHERE, STORED, Blob, Job, now
+from registry.db.tables import ELSEWHERE, STORED, Blob, Job, UploadSession, now
 from registry.errors import StorageFailed
 from registry.files.names import HEX256
-from registry.services.blobs import blobs, bucket_copies, uploads
+from registry.services.blobs import blobs, bucket_copies, bucket_parts, removal, uploads
 from registry.storage.bucket import Bucket
+from registry.storage.bucket_store import BucketStore
 from registry.storage.store import Store
 
 LOCK = "gc.lock"  # shared by all who delete blobs; a backup, which needs them, holds it alone
@@ -83,6 +84,7 @@ def run(
     orphans: bool = True,
     dry: bool = False,
     bucket: Bucket | None = None,
+    lent: timedelta = timedelta(0),
 ) -> Collected:
     """Collect what nothing has referred to for some time.
 
@@ -94,9 +96,11 @@ def run(
             process that is copying into the bucket.
         dry: Whether to change nothing, and only return what would be removed.
         bucket: The bucket with copies of blobs, if there is one.
+        lent: How long addresses are good that the bucket store gave out; its objects stay as long.
 
     Raises:
         StorageFailed: A blob that was set aside could not be moved back.
+        Unavailable: The blobs were moved to another place, where others collect.
     """
     strays, left = [], Amount()
     if not dry:  # first, since this needs no room to write in the database
@@ -104,8 +108,7 @@ def run(
             staged = abandoned(session, store, grace)
         left = discard(store, staged)
     if orphans:
-        with database.read() as session:
-            strays = blobs.find_orphans(session, store)
+        strays = blobs.find_orphans(database, store)
     if not dry:
         restore(database, store)
 
@@ -113,11 +116,13 @@ def run(
             if bucket is not None:
                 bucket_copies.withdraw(database, store, bucket, now() - grace / DOOMED_SHARE, wait=orphans)
 
-        collected = clear(database.write, store, grace, strays, dry, withdraw, bucketed=bucket is not None)
+        collected = clear(
+            database, database.write, store, grace, strays, dry, withdraw, bucketed=bucket is not None, lent=lent
+        )
         collected = replace(collected, staged=left + collected.staged)
     else:
         with suppress(Undone), database.write() as session:
-            collected = clear(lambda: nullcontext(session), store, grace, strays, dry)
+            collected = clear(database, lambda: nullcontext(session), store, grace, strays, dry)
             raise Undone
     if bucket is None or not orphans or collected.problem:
         return collected
@@ -129,6 +134,7 @@ def run(
 
 
 def clear(
+    database: Database,
     transactions: Transactions,
     store: Store,
     grace: timedelta,
@@ -137,12 +143,15 @@ def clear(
     withdraw: Callable[[], None] = lambda: None,
     *,
     bucketed: bool = False,
+    lent: timedelta = timedelta(0),
 ) -> Collected:
     """Run every step, each in a transaction of its own; a dry run has one for all, to see what the steps would do.
 
     Before blobs are deleted, `withdraw` deletes them from the bucket; with `bucketed`, those still in there are kept.
     """
+    in_bucket = isinstance(store, BucketStore)
     with transactions() as session:
+        blobs.require_place(session, store)
         sizes = uploads.expire(session)
         staged = abandoned(session, store, grace)
     left = discard(store, staged, dry=dry)
@@ -151,6 +160,7 @@ def clear(
     doomed, seen = Amount(), BATCH
     while seen == BATCH:
         with transactions() as session:
+            blobs.require_place(session, store)
             seen, added = doom(session, grace)
         doomed += added
     problem = ""
@@ -162,16 +172,23 @@ def clear(
     with store.holding(LOCK, shared=True) as locked:
         while seen == BATCH and locked:
             with transactions() as session:
-                seen, gone = delete(session, grace / DOOMED_SHARE, bucketed)
+                blobs.require_place(session, store)
+                seen, gone = delete(session, grace / DOOMED_SHARE, bucketed, stays=in_bucket)
                 for sha256 in () if dry else gone:
                     set_aside(store, sha256)
             for sha256 in () if dry else gone:
                 aside(store, sha256).unlink(missing_ok=True)
             deleted += Amount(len(gone), sum(gone.values()))
+        if locked and not dry and isinstance(store, BucketStore):
+            try:
+                removal.run(database, store, max(grace / DOOMED_SHARE, lent))
+                bucket_parts.collect(database, store)
+            except StorageFailed as error:
+                problem = str(error)
     seen = BATCH
     while seen == BATCH:
         with transactions() as session:
-            seen, forgotten = forget(session, grace)
+            seen, forgotten = forget(session, grace, stays=in_bucket)
         deleted += Amount(forgotten)
     given_rows = Amount(len(adopted), sum(adopted.values()))
     expired = Amount(len(sizes), sum(sizes))
@@ -207,10 +224,13 @@ def doom(session: Session, grace: timedelta) -> tuple[int, Amount]:
     return len(locked), Amount(len(doomed), sum(blob.size for blob in doomed))
 
 
-def delete(session: Session, grace: timedelta, bucketed: bool = False) -> tuple[int, dict[str, int]]:
+def delete(
+    session: Session, grace: timedelta, bucketed: bool = False, *, stays: bool = False
+) -> tuple[int, dict[str, int]]:
     """Delete the rows of up to BATCH blobs that were doomed for some time; those that are wanted again become live.
 
-    With `bucketed`, blobs that the bucket has are skipped: they must be deleted from it first.
+    With `bucketed`, blobs that the bucket has are skipped: they must be deleted from it first. A row that `stays`
+    says that its object is to be deleted (removal.py).
 
     Returns:
         How many were examined, and size by digest of those whose files must be moved aside before the commit.
@@ -218,18 +238,25 @@ def delete(session: Session, grace: timedelta, bucketed: bool = False) -> tuple[
     deletable = Blob.bucketed_at.is_(None) if bucketed else true()
     locked, unwanted_digests = lock_batch(session, Blob.state == "doomed", Blob.doomed_at <= now() - grace, deletable)
     for blob in locked:
-        if blob.sha256 in unwanted_digests:
-            session.delete(blob)
-        else:
+        if blob.sha256 not in unwanted_digests:
             blob.state, blob.doomed_at = "live", None
+        elif stays:
+            blob.state, blob.doomed_at, blob.damaged_at = "computed", now(), None
+            blob.bucketed_at = None
+        else:
+            session.delete(blob)
     session.flush()
     return len(locked), {blob.sha256: blob.size for blob in locked if blob.sha256 in unwanted_digests}
 
 
-def forget(session: Session, grace: timedelta) -> tuple[int, int]:
-    """Delete the rows of up to BATCH unwanted blobs that are elsewhere; return how many were examined, and deleted."""
+def forget(session: Session, grace: timedelta, *, stays: bool = False) -> tuple[int, int]:
+    """Delete the rows of up to BATCH unwanted blobs that are elsewhere; return how many were examined, and deleted.
+
+    One whose object is to be deleted first `stays`.
+    """
+    here = Blob.doomed_at.is_(None) if stays else true()
     locked, unwanted_digests = lock_batch(
-        session, Blob.state.in_(ELSEWHERE), Blob.created_at <= now() - grace, *unwanted()
+        session, Blob.state.in_(ELSEWHERE), Blob.created_at <= now() - grace, here, *unwanted()
     )
     for blob in locked:
         if blob.sha256 in unwanted_digests:
@@ -244,7 +271,9 @@ def aside(store: Store, sha256: str) -> Path:
 
 
 def set_aside(store: Store, sha256: str) -> None:
-    """Move a blob's file aside; the caller holds the lock of its row."""
+    """Move a blob's file aside; the caller holds the lock of its row. A bucket is left alone until the commit."""
+    if isinstance(store, BucketStore):
+        return
     with store.writing(f"blob {sha256}"), suppress(FileNotFoundError):
         store.path(sha256).replace(aside(store, sha256))
 
@@ -273,7 +302,14 @@ def discard(store: Store, staged: Sequence[Path], *, dry: bool = False) -> Amoun
 
 def abandoned(session: Session, store: Store, grace: timedelta) -> list[Path]:
     """Return what is left in the staging area: files without a session, and those of dead writers and workers."""
-    return [*uploads.stale(session, store), *left_by_the_dead(session, store, grace)]
+    return [*stale(session, store), *left_by_the_dead(session, store, grace)]
+
+
+def stale(session: Session, store: Store) -> list[Path]:
+    """Return the staging files without a session."""
+    staged = list(store.staging.glob("upload-*"))  # listed before the rows, since a file is younger than its session
+    alive = {uploads.staging_path(store, upload_id).name for upload_id in session.scalars(select(UploadSession.id))}
+    return [path for path in staged if path.name not in alive]
 
 
 def left_by_the_dead(session: Session, store: Store, grace: timedelta) -> Iterator[Path]:

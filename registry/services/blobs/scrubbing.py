@@ -8,7 +8,7 @@ speed that the period needs, so all are read within it.
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,7 +16,7 @@ from sqlalchemy import and_, func, or_, select, update
 
 from registry.db.session import Database
 from registry.db.tables import STORED, Blob, now
-from registry.errors import BreadcrumbError, WrongState
+from registry.errors import BreadcrumbError, StorageFailed, WrongState
 from registry.services.blobs import blobs, damage
 from registry.storage.bucket import Bucket
 from registry.storage.store import Store
@@ -24,6 +24,7 @@ from registry.storage.store import Store
 LOCK = "scrub.lock"
 LEAST_RATE = 16 * 2**20  # bytes a second
 LEAST_PAUSE = 0.02  # seconds for each blob, however small
+MOST_FAILURES = 3  # of the bucket in a row, after which the scrub ends for now
 RETRY = timedelta(hours=1)  # after which a damaged blob is looked at again: the operator may have put its file back
 
 
@@ -49,13 +50,16 @@ def run(
         period: How long it may take until every blob was read again.
         stopping: Ends the run when it is set, in the middle of a file too.
         bucket: Has copies from which damaged blobs are repaired.
+
+    Raises:
+        StorageFailed: The bucket failed several times in a row; one object that it does not send is left for later.
     """
-    begun = now()
+    begun, failed, in_a_row = now(), list[str](), 0
     with store.holding(LOCK) as locked:
         if locked:
             distrust(database, begun, period)
         rate = max(LEAST_RATE, 2 * total(database) / period.total_seconds())
-        while locked and not stopping.is_set() and (due := next_due(database, begun, period)):
+        while locked and not stopping.is_set() and (due := next_due(database, begun, period, failed)):
             sha256, marked = due
             pace = Pace(rate, stopping)
             forget_cached(store, sha256)
@@ -63,6 +67,13 @@ def run(
                 problem = damage.examine(database, store, sha256, pace)
             except WrongState:
                 return
+            except StorageFailed:
+                failed.append(sha256)
+                in_a_row += 1
+                if in_a_row == MOST_FAILURES:
+                    raise
+                continue
+            in_a_row = 0
             repaired = problem is not None and bucket is not None and repair(database, store, bucket, sha256)
             if problem or marked:
                 yield Finding(sha256, problem, repaired or problem is None)
@@ -100,14 +111,16 @@ def distrust(database: Database, begun: datetime, period: timedelta) -> None:
         session.execute(update(Blob).where(Blob.checked_at > begun + RETRY).values(checked_at=begun - period))
 
 
-def next_due(database: Database, begun: datetime, period: timedelta) -> tuple[str, bool] | None:
-    """Return the blob that was read least recently, if it is due, and whether it is marked as damaged."""
+def next_due(
+    database: Database, begun: datetime, period: timedelta, failed: Collection[str] = ()
+) -> tuple[str, bool] | None:
+    """Return the blob that was read least recently, but none that failed, if due, and whether it is marked damaged."""
     due = Blob.checked_at <= begun - period / 2
     again = and_(Blob.damaged_at.is_not(None), Blob.checked_at <= begun - RETRY)
     with database.read() as session:
         row = session.execute(
             select(Blob.sha256, Blob.damaged_at)
-            .where(Blob.state.in_(STORED), or_(due, again))
+            .where(Blob.state.in_(STORED), or_(due, again), Blob.sha256.not_in(failed))
             .order_by(Blob.checked_at, Blob.sha256)
             .limit(1)
         ).one_or_none()

@@ -29,9 +29,10 @@ from registry.errors import (
 )
 from registry.files.durable import sync_folder
 from registry.files.hashing import hash_file
-from registry.services.blobs import blobs, quotas
+from registry.services.blobs import blobs, bucket_parts, quotas
 from registry.services.people import access
 from registry.services.people.actors import Actor, record
+from registry.storage.bucket_store import BucketStore
 from registry.storage.store import CHUNK, Store
 
 MOST_PARTS = 9000
@@ -54,12 +55,16 @@ class UploadLimits:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a part is written: `size` bytes at `offset` of `path`. `stored` is its digest if it was stored before."""
+    """Where a part is written: `size` bytes at `offset` of `path`. `stored` is its digest if it was stored before.
+
+    A file `apart` is the part's alone: it goes into the bucket, and away.
+    """
 
     path: Path
     offset: int
     size: int
     stored: str | None
+    apart: bool = False
 
 
 def staging_path(store: Store, upload_id: uuid.UUID) -> Path:
@@ -123,7 +128,7 @@ def announce(
 def check_limits(session: Session, store: Store, space: Namespace, upload: UploadSession, limits: UploadLimits) -> None:
     """Refuse an announcement that exceeds a limit; bytes count from their announcement on."""
     is_open = upload.state == "open"
-    most = min(limits.upload_bytes, store.room())
+    most = min(limits.upload_bytes, store.capacity())
     if is_open and upload.size > most:
         raise TooLarge(f"The registry takes at most {most} bytes now, not {upload.size}.", field="size")
     used = quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads)
@@ -184,8 +189,17 @@ def slot(
         raise TooLarge(f"Part {number} has {size} bytes, not {length}.", field="Content-Length")
     if length < size:
         raise InvalidRequest(f"Part {number} has {size} bytes, not {length}.", field="Content-Length")
-    stored = session.get(UploadPart, (upload_id, number))
-    return Slot(staging_path(store, upload.id), offset, size, stored.sha256 if stored else None)
+    part = session.get(UploadPart, (upload_id, number))
+    stored = part.sha256 if part else None
+    if isinstance(store, BucketStore):
+        return Slot(store.staging / f"put-{os.urandom(16).hex()}", 0, size, stored, apart=True)
+    return Slot(staging_path(store, upload.id), offset, size, stored)
+
+
+def keep_part(store: Store, upload_id: uuid.UUID, number: int, place: Slot, sha256: str) -> None:
+    """Make a part durable that was written and whose bytes hash to `sha256`, where its file alone is not."""
+    if isinstance(store, BucketStore) and place.stored is None:
+        store.bucket.put_file(bucket_parts.name_part(upload_id, number), place.path, sha256)
 
 
 def create_staging(store: Store, path: Path) -> None:
@@ -257,10 +271,25 @@ def record_part(
     return part
 
 
-def verify(upload: UploadSession, store: Store) -> list[int]:
-    """Hash the staged bytes; return the numbers of damaged parts, none if the whole is right.
+@contextmanager
+def completing(store: Store, upload: UploadSession) -> Iterator[list[int]]:
+    """Verify the bytes of an upload, and yield the numbers of damaged parts; no part is written until this is left.
 
-    If every part is right but the whole is not, the announced digest is wrong: all parts count as damaged.
+    Raises:
+        WrongState: Parts are missing, or being sent.
+    """
+    require_parts(upload)
+    if isinstance(store, BucketStore):
+        yield bucket_parts.assemble(upload, store)
+        return
+    path = staging_path(store, upload.id)
+    create_staging(store, path)
+    with staging(store, path, alone=True):
+        yield verify(upload, store)
+
+
+def require_parts(upload: UploadSession) -> None:
+    """Refuse to complete an upload whose parts are not all here.
 
     Raises:
         WrongState: Parts are missing.
@@ -270,6 +299,13 @@ def verify(upload: UploadSession, store: Store) -> list[int]:
         raise WrongState(
             f"{len(missing)} parts are missing ({some}{' …' if len(missing) > 10 else ''}); send them first."
         )
+
+
+def verify(upload: UploadSession, store: Store) -> list[int]:
+    """Hash the staged bytes; return the numbers of damaged parts, none if the whole is right.
+
+    If every part is right but the whole is not, the announced digest is wrong: all parts count as damaged.
+    """
     path = staging_path(store, upload.id)
     if path.stat().st_size != upload.size and store.exists(upload.sha256):
         # A process was killed between renaming the bytes into place and recording that.
@@ -300,7 +336,8 @@ def finish(
     if damaged:
         upload.parts = [part for part in upload.parts if part.number not in set(damaged)]
     else:
-        blobs.register(session, store, staging_path(store, upload.id), upload.sha256, upload.size)
+        staged = None if isinstance(store, BucketStore) else staging_path(store, upload.id)
+        blobs.register(session, store, staged, upload.sha256, upload.size)
         upload.state, upload.parts = "done", []
         upload.expires_at = now() + lifetime
         record(session, actor, "upload.complete", actor.name, after={"sha256": upload.sha256, "size": upload.size})
@@ -361,10 +398,3 @@ def expire(session: Session) -> list[int]:
     ).all()
     session.execute(delete(UploadSession).where(UploadSession.id.in_([upload.id for upload in expired])))
     return [upload.size for upload in expired]
-
-
-def stale(session: Session, store: Store) -> list[Path]:
-    """Return the staging files without a session."""
-    staged = list(store.staging.glob("upload-*"))  # listed before the rows, since a file is younger than its session
-    alive = {staging_path(store, upload_id).name for upload_id in session.scalars(select(UploadSession.id))}
-    return [path for path in staged if path.name not in alive]

@@ -125,10 +125,10 @@ def make_room(database: Database, store: Store, size: int, most: int) -> bool:
     while True:
         with database.read() as session:
             held, staying = held_bytes(session), held_bytes(session, kept())
-        if size and (staying + size > most or store.room() + held - staying < size):
+        if size and (staying + size > most or store.capacity() + held - staying < size):
             make_room(database, store, 0, most)
             return False
-        if held + size <= most and store.room() >= size:
+        if held + size <= most and store.capacity() >= size:
             return True
         if not let_go_of_next(database, store):
             return False

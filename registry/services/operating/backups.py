@@ -9,13 +9,11 @@ file that the system releases when its holder dies. A backup that is killed leav
 names the new database once all is on disk, and only then does the old one go.
 """
 
-import errno
-import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sqlalchemy import select
@@ -29,15 +27,20 @@ from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, Not
 from registry.files.durable import new_files, storage_error, sync_folder
 from registry.files.hashing import hash_file
 from registry.services.blobs import bucket_copies, damage, garbage
-from registry.storage.store import CHUNK, Store
+from registry.services.operating import identity
+from registry.services.operating.placing import Placed, place
+from registry.storage.bucket_store import BucketStore
+from registry.storage.store import Store
 
 FORMAT, MANIFEST, LOCK, RESTORING = 1, "backup.json", "backup.lock", "restoring"
-NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
 
 
 @dataclass(frozen=True)
 class BackupManifest:
-    """What backup.json says; `serial` and `hash` are the head of the audit log before the database was written."""
+    """What backup.json says; `serial` and `hash` are the head of the audit log before the database was written.
+
+    `registry` is the id of the registry; None of one that had none yet.
+    """
 
     format: int
     made_at: str
@@ -46,22 +49,7 @@ class BackupManifest:
     sha256: str
     serial: int
     hash: str
-
-
-@dataclass
-class Placed:
-    """The blobs that were placed in a folder: how many were there before, linked and copied, and what was wrong."""
-
-    kept: int = 0
-    linked: int = 0
-    copied: int = 0
-    bytes: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def blobs(self) -> int:
-        """How many blobs are there now."""
-        return self.kept + self.linked + self.copied
+    registry: str | None = None
 
 
 def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
@@ -74,7 +62,7 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
         folder: Where the backup goes.
 
     Raises:
-        InvalidRequest: The folder holds something else.
+        InvalidRequest: The folder holds something else, or the backup of another registry.
         WrongState: Another backup into the folder is under way.
         StorageFull, StorageFailed, Unavailable: A disk or the database failed.
         MissingExtra: pg_dump is not installed.
@@ -90,7 +78,8 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
             with store.holding(garbage.LOCK, wait=True):
                 garbage.restore(database, store)  # a collector that was killed may have set files aside
                 with database.read() as session:
-                    head = read_head(session)
+                    head, own = read_head(session), identity.read_id(session)
+                    require_same(session, folder, own)
                 made_at, kind = now(), dumps.kind(url)
                 file = folder / f"database-{made_at:%Y%m%dT%H%M%S%fZ}.{dumps.SUFFIXES[kind]}"
                 dumps.dump(url, file)
@@ -99,7 +88,14 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
                     blobs = stored_blobs(session)
                 placed = place(store, target, blobs)
             manifest = BackupManifest(
-                FORMAT, made_at.isoformat(), kind, file.name, hash_file(file), int(head["serial"]), str(head["hash"])
+                FORMAT,
+                made_at.isoformat(),
+                kind,
+                file.name,
+                hash_file(file),
+                int(head["serial"]),
+                str(head["hash"]),
+                own,
             )
             with new_files([folder / MANIFEST]) as (written,):
                 written.write(json.dumps(asdict(manifest), indent=2).encode())
@@ -107,7 +103,14 @@ def back_up(database: Database, store: Store, url: str, folder: Path) -> Placed:
     return placed
 
 
-def restore(folder: Path, data: Path, url: str) -> Placed:
+def restore(
+    folder: Path,
+    data: Path,
+    url: str,
+    opening: Callable[[Database], Store] | None = None,
+    *,
+    replacing: bool = False,
+) -> Placed:
     """Make a registry from a backup, in an empty data folder and an empty database, and check all of it.
 
     An interrupted restore is continued.
@@ -116,10 +119,12 @@ def restore(folder: Path, data: Path, url: str) -> Placed:
         folder: The backup.
         data: The data folder.
         url: The SQLAlchemy URL of the database.
+        opening: Opens the store that the blobs go to, on disk in the data folder if None.
+        replacing: Whether the registry whose bucket it is, is gone for good.
 
     Raises:
         NotFound: The folder holds no backup.
-        InvalidRequest: The data folder or the database is not empty, or the database is of another kind.
+        InvalidRequest: The data folder, the database or the bucket is not empty, or the database is of another kind.
         WrongState: A restore of another backup was begun there, or the backup is of a later version.
         DigestMismatch: The backup's database is damaged.
         StorageFull, StorageFailed, Unavailable: A disk or the database failed.
@@ -139,7 +144,7 @@ def restore(folder: Path, data: Path, url: str) -> Placed:
             if not dumps.is_empty(url):
                 raise InvalidRequest("The database is not empty; create a new one, and name it in DATABASE_URL.")
             marker.write_text(manifest.sha256)
-        elif marker.read_text() not in ("", manifest.sha256):
+        elif marker.read_text().partition(" ")[0] not in ("", manifest.sha256):
             raise WrongState(f"A restore of another backup into {data} was begun; finish that, or give a new folder.")
         store.prepare()
         file = folder / manifest.database
@@ -154,13 +159,39 @@ def restore(folder: Path, data: Path, url: str) -> Placed:
                 blobs, problems = stored_blobs(session), [*check_chain(session), *check_head(session, manifest)]
             with database.write() as session:
                 bucket_copies.disclaim_all(session)
-            placed = place(Store(folder, reserve=0), store, blobs)
-            placed.problems = [*problems, *damage.check(database, store)]
+                own = identity.read_id(session)
+            target = store if opening is None else opening(database)
+            begun = f"{manifest.sha256} {target.where}"
+            if isinstance(target, BucketStore) and marker.read_text() != begun:
+                if not replacing:
+                    require_unused(target)
+                marker.write_text(begun)
+            if own is not None:
+                target.own(own)
+            with database.write() as session:
+                identity.set_kind(session, target)
+            placed = place(Store(folder, reserve=0), target, blobs)
+            placed.problems = [*problems, *damage.check(database, target)]
         finally:
             database.engine.dispose()
         marker.unlink()
         sync_folder(data)
     return placed
+
+
+def require_unused(target: BucketStore) -> None:
+    """Refuse a bucket that a registry may be using: of two registries with one id, each deletes what the other knows.
+
+    Raises:
+        InvalidRequest: The bucket has a mark or blobs.
+        StorageFailed: The bucket did not answer.
+    """
+    if target.bucket.owner() is not None or any(True for _ in target.bucket.list()):
+        raise InvalidRequest(
+            f"{target.place} is, or was, that of a registry. Name an empty one in REGISTRY_BUCKET; or, if that "
+            "registry is gone and nothing of it runs, add --replacing. Then run the restore again: it goes on.",
+            field="bucket",
+        )
 
 
 def read_manifest(folder: Path) -> BackupManifest:
@@ -180,6 +211,22 @@ def read_manifest(folder: Path) -> BackupManifest:
     return manifest
 
 
+def require_same(session: Session, folder: Path, own: str | None) -> None:
+    """Refuse to renew the backup of another registry, whose blobs would go; one without an id is known by its log.
+
+    Raises:
+        InvalidRequest: The folder holds the backup of another registry.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    manifest = read_manifest(folder)
+    if manifest.registry not in (None, own) or (manifest.registry is None and any(check_head(session, manifest))):
+        raise InvalidRequest(
+            f"The folder {folder} holds a backup of the registry {manifest.registry or 'of another audit log'}; give "
+            "another folder."
+        )
+
+
 def stored_blobs(session: Session) -> dict[str, Blob]:
     """Return every blob on disk by its digest, in order."""
     rows = session.scalars(select(Blob).where(Blob.state.in_(STORED)).order_by(Blob.sha256))
@@ -191,66 +238,6 @@ def check_head(session: Session, manifest: BackupManifest) -> Iterator[str]:
     event = session.get(AuditEvent, manifest.serial)
     if manifest.serial and (event is None or event.hash != manifest.hash):
         yield f"The audit log does not hold row {manifest.serial} as it was when the backup began."
-
-
-def place(source: Store, target: Store, blobs: Mapping[str, Blob]) -> Placed:
-    """Bring blobs from one store to another, durably; what is there stays, unless it should be a link and is none."""
-    placed, parents, linking = Placed(), set[Path](), is_same_disk(source.root, target.root)
-    for partial in (target.root / "blobs").glob("partial-*"):
-        partial.unlink()
-    for sha256, blob in blobs.items():
-        path, goal = source.path(sha256), target.path(sha256)
-        sound = blob.damaged_at is None and source.holds(sha256, blob.size)
-        placed.bytes += blob.size
-        if target.holds(sha256, blob.size) and not (sound and linking and not goal.samefile(path)):
-            placed.kept += 1
-            continue
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        parents |= {goal.parent, *goal.parent.parents[:3]}
-        partial = goal.parents[3] / f"partial-{sha256}"
-        if sound and linking and (linking := link(path, partial)):
-            placed.linked += 1
-        elif sound and copy(path, partial, sha256):
-            placed.copied += 1
-        else:
-            placed.problems.append(f"The blob {sha256} is damaged or missing, so it is not in {target.root}.")
-            continue
-        partial.rename(goal)
-    for parent in sorted(parents):
-        sync_folder(parent)
-    return placed
-
-
-def is_same_disk(first: Path, second: Path) -> bool:
-    """Say whether two folders are on one file system, so that files of one can be linked into the other."""
-    return first.stat().st_dev == second.stat().st_dev
-
-
-def link(path: Path, goal: Path) -> bool:
-    """Link a file; return whether the file system allows it."""
-    try:
-        os.link(path, goal)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        return False
-    return True
-
-
-def copy(path: Path, goal: Path, sha256: str) -> bool:
-    """Copy a blob, durably; return whether its bytes are the right ones, without which no copy stays."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as source, goal.open("wb") as target:
-        while chunk := source.read(CHUNK):
-            hasher.update(chunk)
-            target.write(chunk)
-        target.flush()
-        os.fchmod(target.fileno(), 0o444)
-        os.fsync(target.fileno())
-    if hasher.hexdigest() == sha256:
-        return True
-    goal.unlink()
-    return False
 
 
 def prune(target: Store, blobs: Collection[str], database: str) -> None:

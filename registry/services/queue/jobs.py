@@ -18,7 +18,7 @@ from sqlalchemy import Select, func, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.db.notifications import notify
-from registry.db.tables import ACTIVE_JOBS, Job, Model, User, now
+from registry.db.tables import ACTIVE_JOBS, JOB_KINDS, Job, Model, User, now
 from registry.errors import Forbidden, NotFound
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
@@ -227,10 +227,12 @@ def claimable(worker: str, lease: timedelta) -> tuple[Select[Job], Select[Job]]:
     """Return queries for the next queued job of a worker, and for the next whose lease has ended.
 
     A lease that ends later than any that is given now was given before the clock went back, and its worker has died:
-    it would have renewed the lease. All workers of a registry have the same `lease`.
+    it would have renewed the lease. All workers of a registry have the same `lease`. Jobs of kinds that this version
+    does not know are left to workers of a later one, which may run beside it while a registry is upgraded.
     """
     ended = or_(Job.lease_until < now(), Job.lease_until > latest(lease))
-    one = select(Job).where(or_(Job.not_worker.is_(None), Job.not_worker != worker)).order_by(*ORDER).limit(1)
+    mine = Job.kind.in_(JOB_KINDS), or_(Job.not_worker.is_(None), Job.not_worker != worker)
+    one = select(Job).where(*mine).order_by(*ORDER).limit(1)
     # Two queries, since each reads one range of the index.
     return one.where(Job.state == "queued"), one.where(Job.state == "running", ended)
 

@@ -41,7 +41,7 @@ def publish(session: Session, store: Store, actor: Actor, full_name: str, versio
     release.card = card(session, model, release)
     raw = release.card.encode("utf-8")
     sha256 = hashlib.sha256(raw).hexdigest()
-    blobs.lock(session, sha256, len(raw))
+    blobs.lock(session, store, sha256, len(raw))
     store.put([raw], sha256)
     taken = {file.path: file.sha256 for file in taking.taken_by(session, [release])[release.id]}
     rest = {**{file.path: file.sha256 for file in composition.files}, CARD_PATH: sha256}

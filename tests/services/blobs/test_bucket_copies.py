@@ -5,6 +5,7 @@ import os
 import random
 import threading
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from registry.services.blobs.garbage import Amount
 from registry.storage.bucket import Bucket
 from registry.worker import worker as workers
 from tests.support.blobs import NONE, orphan, refer
+from tests.support.makers import make_checkpoint
 from tests.support.s3_stand_in import CUT, S3, Asked
-from tests.support.world import World, announce, put_part, upload
+from tests.support.world import World, announce, create_model, put_part, upload
 
 pytestmark = pytest.mark.heavy
 
@@ -188,6 +190,22 @@ def test_only_one_process_copies_at_a_time(world: World, s3: S3) -> None:
     assert offload(world) == [None]
     assert found == [[]]
     assert claimed(world) == {sha256}
+
+
+def test_without_a_key_to_sign_with_a_file_comes_from_this_disk(world: World, s3: S3, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    create_model(world, "alice/tiny", base)
+    offload(world)
+    where = "/api/v1/models/alice/tiny/revisions/base/files/model.safetensors"
+    assert world.client(None).get(where, follow_redirects=False).status_code == 302
+    bucket = world.app.state.context.bucket
+
+    def refuse(*_: object) -> str:
+        raise StorageFailed("There is no key.")
+
+    bucket.url = refuse
+    answer = world.client(None).get(where, follow_redirects=False)
+    assert (answer.status_code, answer.content) == (200, (base / "model.safetensors").read_bytes())
 
 
 # Clearing away ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from registry.db.tables import Blob, now
 from registry.server.pages.frame.cookies import COOKIE
 from registry.services.blobs import damage, scrubbing
 from registry.services.people import sign_ins
+from registry.storage import store as disk
 from tests.support.blobs import orphan
 from tests.support.community import NAME, URL, Community
 from tests.support.s3_stand_in import S3, open_s3
@@ -170,7 +171,7 @@ def test_a_file_that_is_replaced_while_it_is_hashed_is_hashed_again(
 ) -> None:
     sha256 = orphan(world, DATA)
     harm(world, sha256)
-    hashing = damage.hash_file
+    hashing = disk.hash_file
 
     def repaired_meanwhile(path: Path, *rest: Any) -> str:
         monkeypatch.undo()
@@ -178,7 +179,7 @@ def test_a_file_that_is_replaced_while_it_is_hashed_is_hashed_again(
         world.store.put([DATA])
         return found
 
-    monkeypatch.setattr(damage, "hash_file", repaired_meanwhile)
+    monkeypatch.setattr(disk, "hash_file", repaired_meanwhile)
     assert damage.examine(world.database, world.store, sha256) is None
     assert row(world, sha256).damaged_at is None
 

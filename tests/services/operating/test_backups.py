@@ -18,7 +18,7 @@ from registry.db.session import open_database
 from registry.db.tables import AuditEvent, Blob, UploadSession, now
 from registry.errors import DigestMismatch, InvalidRequest, MissingExtra, NotFound, WrongState
 from registry.services.blobs import bucket_copies, damage, garbage
-from registry.services.operating import backups
+from registry.services.operating import backups, identity
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
 from tests.support import launcher, postgres
@@ -87,6 +87,23 @@ def test_a_registry_comes_back_whole(world: World, tmp_path: Path, new_url: str)
     assert [store.read(sha256, 10**4) for sha256 in [*digests, more]] == [*sent, b"more"]
     with pytest.raises(InvalidRequest, match="not empty"):
         backups.restore(folder, tmp_path / "new", new_url)
+
+
+def test_a_backup_of_another_registry_is_not_renewed(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "backup"
+    identity.claim(world.database, world.store)
+    upload(world.client(), DATA)
+    back_up(world, folder)
+    manifest = json.loads((folder / backups.MANIFEST).read_bytes())
+    before = sorted(path.name for path in folder.rglob("*"))
+    theirs = ({"registry": "another"}, {"registry": None, "hash": "0" * 64})  # the second is of before there were ids
+    for changed in theirs:
+        (folder / backups.MANIFEST).write_text(json.dumps({**manifest, **changed}))
+        with pytest.raises(InvalidRequest, match="holds a backup of the registry"):
+            back_up(world, folder)
+        assert sorted(path.name for path in folder.rglob("*")) == before
+    (folder / backups.MANIFEST).write_text(json.dumps({**manifest, "registry": None}))
+    assert back_up(world, folder).kept == 1
 
 
 def test_what_is_not_a_backup_is_refused(world: World, tmp_path: Path, new_url: str) -> None:

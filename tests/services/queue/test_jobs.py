@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert, select, text
 
-from registry.db.tables import Job, User, now
+from registry.db.tables import JOB_KINDS, Job, User, now
 from registry.errors import Forbidden
 from registry.services.people import actors
 from registry.services.queue import jobs
@@ -52,6 +52,19 @@ def test_many_workers_never_take_one_job_twice(world: World) -> None:
         thread.join()
     assert len(taken) == 40
     assert {held.job_id for held in taken} == wanted
+
+
+def test_a_job_of_a_kind_of_a_later_version_is_left_to_its_workers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = enqueue(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "JOB_KINDS", tuple(kind for kind in JOB_KINDS if kind != "compose"))
+        with world.database.read() as session:
+            assert not jobs.any_claimable(session, "w", LEASE)
+        assert claim(world) is None
+    held = claim(world)
+    assert held is not None and held.job_id == job.id
 
 
 def test_a_job_whose_lease_ran_out_is_taken_up_and_the_old_worker_is_fenced_off(world: World) -> None:

@@ -1,0 +1,139 @@
+"""Placing: blobs from one store into another, on disk or in a bucket, verified on the way; done again, it goes on."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from registry.db.tables import Blob
+from registry.errors import DigestMismatch, NotFound
+from registry.files.durable import sync_folder
+from registry.storage.bucket_store import BucketStore
+from registry.storage.store import CHUNK, Store
+
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
+
+
+@dataclass
+class Placed:
+    """The blobs that were placed in a folder: how many were there before, linked and copied, and what was wrong."""
+
+    kept: int = 0
+    linked: int = 0
+    copied: int = 0
+    bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+
+    @property
+    def blobs(self) -> int:
+        """How many blobs are there now."""
+        return self.kept + self.linked + self.copied
+
+    def lack(self, sha256: str, target: Store) -> None:
+        """Note a blob that could not be placed."""
+        self.lacking.append(sha256)
+        self.problems.append(f"The blob {sha256} is damaged or missing, so it is not in {target.where}.")
+
+
+def place(source: Store, target: Store, blobs: Mapping[str, Blob]) -> Placed:
+    """Bring blobs from one store to another, durably; what is there stays, unless it should be a link and is none.
+
+    Raises:
+        StorageFull, StorageFailed: A disk or a bucket failed; what is there by then stays.
+    """
+    if isinstance(target, BucketStore):
+        return send(source, target, blobs)
+    if isinstance(source, BucketStore):
+        return fetch(source, target, blobs)
+    placed, parents, linking = Placed(), set[Path](), is_same_disk(source.root, target.root)
+    for partial in (target.root / "blobs").glob("partial-*"):
+        partial.unlink()
+    for sha256, blob in blobs.items():
+        path, goal = source.path(sha256), target.path(sha256)
+        sound = blob.damaged_at is None and source.holds(sha256, blob.size)
+        placed.bytes += blob.size
+        if target.holds(sha256, blob.size) and not (sound and linking and not goal.samefile(path)):
+            placed.kept += 1
+            continue
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        parents |= {goal.parent, *goal.parent.parents[:3]}
+        partial = goal.parents[3] / f"partial-{sha256}"
+        if sound and linking and (linking := link(path, partial)):
+            placed.linked += 1
+        elif sound and copy(path, partial, sha256):
+            placed.copied += 1
+        else:
+            placed.lack(sha256, target)
+            continue
+        partial.rename(goal)
+    for parent in sorted(parents):
+        sync_folder(parent)
+    return placed
+
+
+def send(source: Store, target: BucketStore, blobs: Mapping[str, Blob]) -> Placed:
+    """Send blobs from a disk to a bucket; what is there in its size stays."""
+    placed = Placed()
+    for sha256, blob in blobs.items():
+        placed.bytes += blob.size
+        if blob.damaged_at is None and target.size(sha256) == blob.size:
+            placed.kept += 1
+            continue
+        try:
+            target.bucket.put(sha256, source.path(sha256), blob.size)
+            placed.copied += 1
+        except (DigestMismatch, NotFound):
+            placed.lack(sha256, target)
+    return placed
+
+
+def fetch(source: BucketStore, target: Store, blobs: Mapping[str, Blob]) -> Placed:
+    """Fetch blobs from a bucket to a disk; what is there in its size stays."""
+    placed = Placed()
+    target.staging.mkdir(exist_ok=True)
+    for sha256, blob in blobs.items():
+        placed.bytes += blob.size
+        if target.holds(sha256, blob.size):
+            placed.kept += 1
+            continue
+        try:
+            target.put(source.bucket.read(sha256), sha256)
+            placed.copied += 1
+        except (DigestMismatch, NotFound):
+            placed.lack(sha256, target)
+    return placed
+
+
+def is_same_disk(first: Path, second: Path) -> bool:
+    """Say whether two folders are on one file system, so that files of one can be linked into the other."""
+    return first.stat().st_dev == second.stat().st_dev
+
+
+def link(path: Path, goal: Path) -> bool:
+    """Link a file; return whether the file system allows it."""
+    try:
+        os.link(path, goal)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        return False
+    return True
+
+
+def copy(path: Path, goal: Path, sha256: str) -> bool:
+    """Copy a blob, durably; return whether its bytes are the right ones, without which no copy stays."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as source, goal.open("wb") as target:
+        while chunk := source.read(CHUNK):
+            hasher.update(chunk)
+            target.write(chunk)
+        target.flush()
+        os.fchmod(target.fileno(), 0o444)
+        os.fsync(target.fileno())
+    if hasher.hexdigest() == sha256:
+        return True
+    goal.unlink()
+    return False

@@ -1,0 +1,462 @@
+"""A registry whose blobs are in a bucket: machines share bucket and database alone, and any folder may be lost."""
+
+import os
+import random
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import delete, select
+
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
+from registry.db.session import open_database
+from registry.db.tables import BaseFile, Blob, UploadSession, now
+from registry.errors import BreadcrumbError, InvalidRequest, StorageFailed, Unavailable, WrongState
+from registry.services.blobs import blobs, bucket_parts, damage, garbage, removal, scrubbing
+from registry.services.operating import backups, identity
+from registry.storage.bucket_store import BucketStore
+from registry.storage.store import Store
+from tests.support import launcher, postgres
+from tests.support.blobs import NONE, orphan, refer
+from tests.support.launcher import SERVER
+from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.processes import open_registry, person
+from tests.support.s3_stand_in import CUT, S3
+from tests.support.world import World, announce, create_model, digest, open_world, push_patch, put_part, upload
+
+pytestmark = pytest.mark.heavy
+
+DATA = random.Random(8).randbytes(4500)
+URL = "/api/v1/models/alice/tiny"
+
+
+@pytest.fixture
+def world_settings(s3: S3) -> dict[str, Any]:
+    """Its blobs are in a bucket, and so much as a config is downloaded from there."""
+    return {"store": "bucket", "bucket_least": 1000, **s3.settings("blobs")}
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.token("alice")
+    return world
+
+
+@contextmanager
+def another_machine(world: World, folder: Path) -> Iterator[World]:
+    """A server and a worker of the same registry, with a folder of their own."""
+    settings = world.settings.model_dump(exclude={"data", "database_url"})
+    with open_world(folder, world.settings.database, **settings) as other:
+        other.tokens.update(world.tokens)
+        yield other
+
+
+def store_of(world: World) -> BucketStore:
+    assert isinstance(world.store, BucketStore)
+    return world.store
+
+
+def in_bucket(s3: S3) -> dict[str, bytes]:
+    """Return the blobs of the bucket."""
+    return {key.removeprefix("blobs/"): data for key, data in s3.objects.items() if len(key) == 70}
+
+
+def parts_in(s3: S3) -> list[str]:
+    return sorted(key for key in s3.objects if key.startswith("blobs/uploads/"))
+
+
+def unwanted(world: World, sha256: str) -> None:
+    with world.database.write() as session:
+        session.execute(delete(BaseFile).where(BaseFile.sha256 == sha256))
+
+
+def collect(world: World, **how: Any) -> garbage.Collected:
+    return garbage.run(world.database, world.store, NONE, **how)
+
+
+# Two machines ----------------------------------------------------------------------------------------------------
+
+
+def test_machines_that_share_only_bucket_and_database_are_one_registry(world: World, s3: S3, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base", shards=2)
+    with another_machine(world, tmp_path / "other") as other:
+        create_model(world, "alice/tiny", base)
+        for seed, machine in ((1, world), (2, other)):
+            file = tmp_path / f"{seed}.safetensors"
+            make_patch(base, fine_tuned(base, tmp_path / f"tuned{seed}", seed=seed), file)
+            push_patch(machine, "alice/tiny", file)
+        shutil.rmtree(world.store.root / "cache")
+        body = {"alpha": "0.4", "patches": [{"number": 1, "weight": "1"}, {"number": 2, "weight": "0.5"}]}
+        assert world.client("bob").post(f"{URL}/compositions", json=body).status_code == 202
+        other.work()
+        done = world.client("bob").post(f"{URL}/compositions", json=body).json()
+        (tmp_path / "pulled").mkdir()
+        for file in world.client().get(f"{URL}/revisions/{done['recipe']['digest']}").json()["files"]:
+            where = f"{URL}/revisions/{done['recipe']['digest']}/files/{file['path']}"
+            answer = download(world, where)
+            assert digest(answer) == file["sha256"]
+            (tmp_path / "pulled" / file["path"]).write_bytes(answer)
+        with open_checkpoint(tmp_path / "pulled") as pulled:
+            assert digest_checkpoint(pulled) == done["weights_digest"]
+        rows = set(in_bucket(s3))
+        assert list(damage.check(other.database, other.store)) == []
+        with world.database.read() as session:
+            assert set(session.scalars(select(Blob.sha256))) == rows
+
+
+def download(world: World, where: str) -> bytes:
+    """Return what a reader gets: from this server, or from the bucket to which it sends the reader."""
+    answer = world.client(None).get(where, follow_redirects=False)
+    if answer.status_code == 302:
+        return httpx2.get(answer.headers["Location"]).content
+    assert answer.status_code == 200, answer.text
+    return bytes(answer.content)
+
+
+def test_an_upload_goes_on_at_another_machine_and_its_parts_are_in_the_bucket(
+    world: World, s3: S3, tmp_path: Path
+) -> None:
+    with another_machine(world, tmp_path / "other") as other:
+        session = announce(world.client(), DATA)
+        for number in session["missing"]:
+            machine = [world, other][number % 2]
+            assert put_part(machine.client(), session, DATA, number).status_code == 200
+        assert len(parts_in(s3)) == 5
+        assert list(world.store.staging.iterdir()) == list(other.store.staging.iterdir()) == []
+        shutil.rmtree(world.store.root)
+        done = other.client().post(f"/api/v1/uploads/{session['id']}/complete")
+        assert (done.status_code, done.json()["state"]) == (200, "done")
+        assert in_bucket(s3) == {digest(DATA): DATA}
+        collect(other)
+        assert parts_in(s3) == []
+
+
+# Uploads ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_part_that_the_bucket_lost_or_changed_is_sent_again(world: World, s3: S3) -> None:
+    client, session = world.client(), announce(world.client(), DATA)
+    for number in session["missing"]:
+        put_part(client, session, DATA, number)
+    lost, changed = parts_in(s3)[1], parts_in(s3)[3]
+    del s3.objects[lost]
+    s3.keep(changed, s3.objects[changed][:-1] + b"!")
+    refused = client.post(f"/api/v1/uploads/{session['id']}/complete")
+    assert refused.status_code == 400 or refused.status_code == 422, refused.text
+    assert in_bucket(s3) == {}
+    left = client.get(f"/api/v1/uploads/{session['id']}").json()["missing"]
+    assert left == [1, 3]
+    for number in left:
+        assert put_part(client, session, DATA, number).status_code == 200
+    assert client.post(f"/api/v1/uploads/{session['id']}/complete").json()["state"] == "done"
+    assert in_bucket(s3) == {digest(DATA): DATA}
+
+
+@pytest.mark.parametrize("fault", [500, 503, CUT])
+def test_what_the_bucket_does_not_take_is_not_acknowledged(world: World, s3: S3, fault: int) -> None:
+    client, session = world.client(), announce(world.client(), DATA)
+    s3.fault = lambda asked: fault if asked.method == "PUT" else None
+    assert put_part(client, session, DATA, 0).status_code >= 500
+    s3.fault = lambda asked: None
+    assert client.get(f"/api/v1/uploads/{session['id']}").json()["missing"] == [0, 1, 2, 3, 4]
+    for number in session["missing"]:
+        put_part(client, session, DATA, number)
+    s3.fault = lambda asked: fault if asked.method in ("PUT", "POST") else None
+    assert client.post(f"/api/v1/uploads/{session['id']}/complete").status_code >= 500
+    with world.database.read() as session_:
+        assert session_.scalars(select(Blob)).all() == []
+    s3.fault = lambda asked: None
+    assert client.post(f"/api/v1/uploads/{session['id']}/complete").json()["state"] == "done"
+
+
+def test_parts_of_cancelled_and_expired_uploads_go_and_others_stay(world: World, s3: S3) -> None:
+    client = world.client()
+    sessions = [announce(client, DATA + bytes([number])) for number in range(3)]
+    for number, session in enumerate(sessions):
+        put_part(client, session, DATA + bytes([number]), 0)
+    assert client.delete(f"/api/v1/uploads/{sessions[0]['id']}").status_code == 204
+    with world.database.write() as session:
+        for row in session.scalars(select(UploadSession)):
+            if str(row.id) == sessions[1]["id"]:
+                row.expires_at = now() - timedelta(hours=1)
+    collect(world, dry=True)
+    assert len(parts_in(s3)) == 3
+    collect(world)
+    assert [sessions[2]["id"].replace("-", "") in key for key in parts_in(s3)] == [True]
+
+
+def test_an_empty_file_is_a_blob(world: World, s3: S3) -> None:
+    assert in_bucket(s3) == {} and upload(world.client(), b"") in in_bucket(s3)
+
+
+# Deleting --------------------------------------------------------------------------------------------------------
+
+
+def test_an_object_goes_after_the_commit_and_its_row_after_the_object(world: World, s3: S3) -> None:
+    sha256 = orphan(world)
+    s3.fault = lambda asked: 503 if asked.method == "DELETE" else None
+    found = collect(world)
+    assert "did not delete" in found.problem and set(in_bucket(s3)) == {sha256}
+    with world.database.read() as session:
+        row = session.get_one(Blob, sha256)
+        assert row.state == "computed" and row.doomed_at is not None, "nobody believes that it is stored"
+        assert blobs.lease(session, [sha256]) == {}
+    s3.fault = lambda asked: None
+    assert collect(world).problem == ""
+    assert in_bucket(s3) == {}
+    collect(world)
+    with world.database.read() as session:
+        assert session.get(Blob, sha256) is None
+
+
+def test_bytes_that_are_sent_again_while_they_are_deleted_stay(world: World, s3: S3, tmp_path: Path) -> None:
+    sha256 = orphan(world)
+    with world.database.write() as session:
+        garbage.doom(session, NONE)
+        garbage.delete(session, NONE, stays=True)
+    staged = world.store.staging / "again"
+    staged.write_bytes(s3.objects[f"blobs/{sha256}"])
+    size = staged.stat().st_size
+    with world.database.write() as session:
+        blobs.register(session, world.store, staged, sha256, size)
+        refer(session, sha256)
+    assert removal.run(world.database, store_of(world), NONE) == 0
+    assert sha256 in in_bucket(s3)
+    unwanted(world, sha256)
+    with world.database.write() as session:
+        session.get_one(Blob, sha256).leased_until = now()
+    collect(world)
+    assert in_bucket(s3) == {}
+    staged.write_bytes(b"x" * size)
+    with pytest.raises(BreadcrumbError), world.database.write() as session:
+        blobs.register(session, world.store, None, sha256, size)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stored_row_has_its_object_whatever_fails(world: World, s3: S3, seed: int) -> None:
+    dice = random.Random(seed)
+    contents = [DATA[number:] for number in range(4)]
+
+    def sound() -> None:
+        with world.database.read() as session:
+            for sha256 in session.scalars(select(Blob.sha256).where(Blob.state.in_(("live", "doomed")))):
+                assert digest(s3.objects[f"blobs/{sha256}"]) == sha256
+
+    def want(data: bytes) -> None:
+        with world.store.staged([data]) as (staged, sha256, size):
+            world.store.send_ahead(staged, sha256)
+            if dice.randrange(2):
+                collect(world)
+            with world.database.write() as session:
+                blobs.register(session, world.store, staged, sha256, size)
+                refer(session, sha256)
+                session.get_one(Blob, sha256).leased_until = now()
+
+    for _ in range(40):
+        limit = dice.randrange(8)
+        s3.asked.clear()
+        s3.fault = lambda asked, limit=limit: dice.choice([CUT, 500]) if len(s3.asked) > limit else None
+        step = dice.randrange(4)
+        try:
+            if step == 0:
+                want(dice.choice(contents))
+            elif step == 1:
+                unwanted(world, digest(dice.choice(contents)))
+            else:
+                collect(world, orphans=bool(dice.randrange(2)))
+        except (StorageFailed, Unavailable):
+            pass
+        s3.fault = lambda asked: None
+        sound()
+    collect(world)
+    for data in contents:
+        want(data)
+    sound()
+    assert set(in_bucket(s3)) >= {digest(data) for data in contents}
+
+
+def test_bytes_whose_deletion_is_under_way_are_refused(world: World, s3: S3) -> None:
+    sha256 = orphan(world)
+    s3.fault = lambda asked: 503 if asked.method == "DELETE" else None
+    assert collect(world).problem
+    s3.fault = lambda asked: None
+    for staged in (None, world.store.staging / "again"):
+        if staged is not None:
+            staged.write_bytes(s3.objects[f"blobs/{sha256}"])
+        with pytest.raises(Unavailable, match="again in a minute"), world.database.write() as session:
+            blobs.register(session, world.store, staged, sha256, len(s3.objects[f"blobs/{sha256}"]))
+
+
+def test_an_object_stays_as_long_as_addresses_of_it_are_good(world: World, s3: S3) -> None:
+    sha256 = orphan(world)
+    collect(world, lent=timedelta(hours=1))
+    collect(world, lent=timedelta(hours=1))
+    assert sha256 in in_bucket(s3)
+    with world.database.write() as session:
+        session.get_one(Blob, sha256).doomed_at = now() - timedelta(hours=2)
+    collect(world, lent=timedelta(hours=1))
+    assert in_bucket(s3) == {}
+
+
+def test_an_object_without_a_row_gets_one_and_is_collected(world: World, s3: S3) -> None:
+    s3.keep(f"blobs/{digest(DATA)}", DATA)
+    s3.keep("blobs/README", b"not ours")
+    assert any("has no row" in problem for problem in damage.check(world.database, world.store))
+    assert collect(world).orphans.count == 1
+    collect(world)
+    assert in_bucket(s3) == {} and "blobs/README" in s3.objects
+
+
+# Damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_bucket_lost_is_found_marked_and_repaired_by_the_same_bytes(world: World, s3: S3) -> None:
+    lost, cut, changed = (upload(world.client(), DATA[number:]) for number in range(3))
+    del s3.objects[f"blobs/{lost}"]
+    s3.keep(f"blobs/{cut}", b"less")
+    s3.keep(f"blobs/{changed}", b"!" * (len(DATA) - 2))
+    problems = list(damage.check(world.database, world.store))
+    assert sorted(problem.split()[2] for problem in problems) == sorted([lost, cut, changed])
+    with world.database.read() as session:
+        assert damage.count(session) == 3
+    for number in range(3):
+        assert announce(world.client(), DATA[number:])["state"] == "open"
+        upload(world.client(), DATA[number:])
+    assert list(damage.check(world.database, world.store)) == []
+
+
+def test_a_scrub_reads_the_bucket(world: World, s3: S3) -> None:
+    sha256 = upload(world.client(), DATA)
+    s3.keep(f"blobs/{sha256}", DATA[:-1] + b"?")
+    with world.database.write() as session:
+        session.get_one(Blob, sha256).checked_at = now() - timedelta(days=40)
+    found = list(scrubbing.run(world.database, world.store, timedelta(days=30), threading.Event()))
+    assert [(one.sha256, one.repaired) for one in found] == [(sha256, False)]
+
+
+def test_one_object_that_is_not_sent_does_not_stop_a_scrub(world: World, s3: S3) -> None:
+    digests = sorted(upload(world.client(), DATA[number:]) for number in range(3))
+    with world.database.write() as session:
+        for number, sha256 in enumerate(digests):
+            session.get_one(Blob, sha256).checked_at = now() - timedelta(days=50 - number)
+    s3.keep(f"blobs/{digests[1]}", b"?" * len(s3.objects[f"blobs/{digests[1]}"]))
+    s3.fault = lambda asked: 500 if asked.method == "GET" and digests[0] in asked.path else None
+    found = list(scrubbing.run(world.database, world.store, timedelta(days=30), threading.Event()))
+    assert [one.sha256 for one in found] == [digests[1]]
+    with world.database.read() as session:
+        assert session.get_one(Blob, digests[2]).checked_at > now() - timedelta(hours=1)
+    s3.fault = lambda asked: 500
+    with world.database.write() as session:
+        for sha256 in digests:
+            session.get_one(Blob, sha256).checked_at = now() - timedelta(days=50)
+    with pytest.raises(StorageFailed):
+        list(scrubbing.run(world.database, world.store, timedelta(days=30), threading.Event()))
+
+
+def test_in_a_bucket_that_is_not_found_nothing_is_marked(world: World, s3: S3) -> None:
+    identity.claim(world.database, world.store)
+    sha256 = upload(world.client(), DATA)
+    s3.objects.clear()
+    with pytest.raises(StorageFailed, match="has lost its registry-id"):
+        damage.examine(world.database, world.store, sha256)
+    with world.database.read() as session:
+        assert damage.count(session) == 0
+
+
+# Identity, backups -----------------------------------------------------------------------------------------------
+
+
+def test_the_bucket_of_another_registry_is_refused_and_so_is_a_disk(world: World, s3: S3, tmp_path: Path) -> None:
+    identity.claim(world.database, world.store)
+    identity.claim(world.database, world.store)
+    with pytest.raises(WrongState, match="REGISTRY_STORE is disk"):
+        identity.require_own(world.database, Store(tmp_path))
+    s3.keep("blobs/registry-id", b"0b5e2d5c-6a0f-4b1e-9c0e-2f0f5a1f7b11\n")
+    for refuse in (identity.claim, identity.require_own):
+        with pytest.raises(WrongState, match="registry 0b5e2d5c"):
+            refuse(world.database, world.store)
+
+
+def test_a_backup_of_a_bucket_is_restored_to_disk_or_to_a_bucket(
+    world: World,
+    s3: S3,
+    tmp_path: Path,
+    database_kind: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if binaries := postgres.find_binaries():
+        monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
+    identity.claim(world.database, world.store)
+    digests = [upload(world.client(), raw) for raw in (DATA, b"small", b"")]
+    folder = tmp_path / "backup"
+    assert backups.back_up(world.database, world.store, world.settings.database, folder).copied == 3
+    again = backups.back_up(world.database, world.store, world.settings.database, folder)
+    assert (again.kept, again.copied, again.problems) == (3, 0, [])
+    own = world.store.owner()
+    with ExitStack() as stack:
+        for target in ("disk", "bucket"):
+            data = tmp_path / target
+            url = f"sqlite:///{data / 'registry.db'}"
+            if database_kind == "postgresql":
+                url = stack.enter_context(request.getfixturevalue("databases").lent())
+            if target == "bucket":
+                s3.objects = {"blobs/registry-id": s3.objects["blobs/registry-id"]}
+            opening = (lambda _: world.store) if target == "bucket" else None
+            if target == "bucket":
+                before = dict(s3.objects)
+                with pytest.raises(InvalidRequest, match="add --replacing"):
+                    backups.restore(folder, data, url, opening)
+                assert s3.objects == before
+            placed = backups.restore(folder, data, url, opening, replacing=target == "bucket")
+            assert (placed.copied + placed.linked, placed.problems) == (3, [])
+            store = world.store if target == "bucket" else Store(data)
+            assert [store.read(sha256, 10**4) for sha256 in digests] == [DATA, b"small", b""]
+            database = open_database(url)
+            assert identity.require_own(database, store) == own
+            database.engine.dispose()
+
+
+@pytest.mark.slow
+def test_two_machines_in_processes_of_their_own(
+    migrated_url: str, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"store": "bucket", "bucket_least": 1000, **s3.settings("blobs")}
+    base = make_checkpoint(tmp_path / "base", shards=2)
+    make_patch(base, fine_tuned(base, tmp_path / "tuned", seed=1), tmp_path / "1.safetensors")
+    with (
+        open_registry(tmp_path / "one", migrated_url, **settings) as server,
+        open_registry(tmp_path / "two", migrated_url, **settings) as worker,
+    ):
+        server.serve("--no-worker")
+        worker.start("worker", "--no-migrate")
+        alice = person(server, "alice")
+        alice.crumb("model", "create", "alice/tiny", "--base", str(base))
+        alice.crumb("push", str(tmp_path / "1.safetensors"), "alice/tiny", "-m", "one")
+        recipe = alice.json("compose", "alice/tiny", "1")["recipe"]["digest"]
+        alice.crumb("pull", f"alice/tiny@{recipe}", "-o", str(tmp_path / "pulled"))
+        alice.crumb("verify", str(tmp_path / "pulled"), f"alice/tiny@{recipe}", "--recompose")
+        server.check()
+        shutil.rmtree(worker.data / "cache")
+        alice.crumb("compose", "alice/tiny", "1:0.5")
+        assert not list((server.data / "blobs").rglob("?" * 64)) + list((worker.data / "blobs").rglob("?" * 64))
+        wrong = launcher.run(
+            SERVER,
+            "worker",
+            "--data",
+            str(tmp_path / "three"),
+            environment={**worker.environment, "REGISTRY_BUCKET": f"s3://{s3.bucket}/other"},
+        )
+        assert wrong.returncode == 1 and "is not the one of this registry" in wrong.stderr
+
+
+def test_parts_have_names_that_no_blob_has() -> None:
+    assert bucket_parts.name_part(uuid.UUID(int=1), 3) == f"uploads/{'0' * 31}1/3"
