@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -49,8 +50,9 @@ class Databases:
 
         Its name tells the test that it is for, since a connection that is left open is found during a later one.
         """
-        borrower = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].partition("[")[0]
-        name = f"test_{uuid.uuid4().hex[:12]}_{borrower}"[:60].lower()  # two test processes may share a server
+        borrower = re.match(r"\w*", os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2], re.ASCII)
+        told = borrower[0].lower() if borrower else ""
+        name = f"test_{uuid.uuid4().hex[:12]}_{told}"[:60]  # two test processes may share a server
         copied = f" TEMPLATE {sqlalchemy.make_url(template).database} STRATEGY FILE_COPY" if template else ""
         self.run(f"CREATE DATABASE {name}{copied}")
         self.names.add(name)
