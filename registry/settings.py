@@ -314,7 +314,9 @@ class Settings(BaseSettings):
 
     @property
     def oidc_title(self) -> str:
-        """The name of that provider on pages."""
+        """The name of that provider on pages; empty if there is none."""
+        if not self.oidc_issuer:
+            return ""
         host = self.oidc_issuer.partition("://")[2].partition("/")[0]
         return self.oidc_name or ("Hugging Face" if self.oidc_issuer == "huggingface" else host)
 

@@ -65,6 +65,11 @@ def read_head(session: Session) -> dict[str, int | str]:
     return {"serial": head.serial, "hash": head.hash} if head else {"serial": 0, "hash": FIRST_HASH}
 
 
+def newest_serial(session: Session) -> int:
+    """Return the serial of the newest event of the log."""
+    return session.scalars(select(AuditHead.serial).where(AuditHead.id == 1)).one()
+
+
 def check_chain(session: Session) -> Iterator[str]:
     """Yield a sentence for the first row that was changed, removed or added by hand, if there is one.
 

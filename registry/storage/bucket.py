@@ -67,6 +67,11 @@ class Bucket:
         self._clients: dict[str, Any] = {}
         self._lock = Lock()
 
+    @property
+    def where(self) -> str:
+        """The address of the objects."""
+        return f"s3://{self.name}/{self.prefix}"
+
     def _client(self, kind: str) -> Any:
         """Return the client for `parts`, for what is `quick`, or for `public` addresses; made when first needed."""
         with self._lock:
@@ -165,7 +170,7 @@ class Bucket:
             return True
         if (owner := self.owner()) not in (None, self.belongs_to):
             raise StorageFailed(
-                f"The bucket s3://{self.name}/{self.prefix} belongs to the registry {owner}, and this one is "
+                f"The bucket {self.where} belongs to the registry {owner}, and this one is "
                 f"{self.belongs_to or 'new'}; give each a bucket or a prefix of its own in REGISTRY_BUCKET. If it is "
                 f"the same registry, put back from a backup that has no id, delete {MARK} there."
             )
@@ -174,7 +179,7 @@ class Bucket:
     def foreign(self) -> StorageFailed:
         """Return the error for a bucket without a mark whose blobs the database does not know."""
         return StorageFailed(
-            f"The bucket s3://{self.name}/{self.prefix} holds blobs, and this registry knows none of them; give it a "
+            f"The bucket {self.where} holds blobs, and this registry knows none of them; give it a "
             "bucket or a prefix of its own in REGISTRY_BUCKET."
         )
 

@@ -52,12 +52,12 @@ class BucketStore(Store):
     @property
     def where(self) -> str:
         """The folder or the bucket, as a word of a sentence."""
-        return f"s3://{self.bucket.name}/{self.bucket.prefix}"
+        return self.bucket.where
 
     @property
     def place(self) -> str:
         """Where the blobs are, as the subject of a sentence."""
-        return f"The bucket s3://{self.bucket.name}/{self.bucket.prefix}"
+        return f"The bucket {self.where}"
 
     @property
     def cache(self) -> Cache:

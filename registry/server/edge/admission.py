@@ -201,11 +201,7 @@ def count_request(request: Request, actor: Actor) -> None:
     Raises:
         TooMany: The token has sent too many requests.
     """
-    headers = get_context(request).token_rate.refuse(str(actor.token.id))
-    if headers is not None:
-        request.state.rate_headers = headers
-        wait = int(headers["Retry-After"])
-        raise TooMany(f"This token sends too many requests; try again in {wait} seconds.", retry_after=wait)
+    count(request, get_context(request).token_rate, str(actor.token.id), "This token sends too many requests")
 
 
 def count_stranger(request: Request, rate: Rate | None = None) -> None:
@@ -219,11 +215,21 @@ def count_stranger(request: Request, rate: Rate | None = None) -> None:
         TooMany: The address has made too many.
     """
     host = request.client.host if request.client else None
-    headers = (rate or get_context(request).stranger_rate).refuse(address_key(host))
+    rate = rate or get_context(request).stranger_rate
+    count(request, rate, address_key(host), "This address has tried too often")
+
+
+def count(request: Request, rate: Rate, key: str, sentence: str) -> None:
+    """Count a request against a rate, and leave what its headers say to the answer if that is too many.
+
+    Raises:
+        TooMany: It is too many, which the sentence says.
+    """
+    headers = rate.refuse(key)
     if headers is not None:
         request.state.rate_headers = headers
         wait = int(headers["Retry-After"])
-        raise TooMany(f"This address has tried too often; try again in {wait} seconds.", retry_after=wait)
+        raise TooMany(f"{sentence}; try again in {wait} seconds.", retry_after=wait)
 
 
 def bearer_token(request: Request) -> str | None:

@@ -88,19 +88,15 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
         needed = [file for file in found.base if concerns_weights(file.path)]
         damage.refuse_marked(session, [file.sha256 for file in needed] + [item.sha256 for item in recipe.items])
     base = {file.path: str(cache.locate(file.sha256)) for file in needed}
+    missing = None
     if ctx.store.kind == "bucket":  # the files may be on no machine but the worker's
+        missing = f"This file of {model.full_name} is being composed"
+    elif any(file.state == "remote" and not Path(base[file.path]).is_file() for file in needed):
+        missing = f"The base of {model.full_name} is being fetched from the Hub"
+    if missing is not None:
         with ctx.database.write() as session:
             holding.hold(session, found.composition, again=True)
-        raise TooMany(
-            f"This file of {model.full_name} is being composed; try again in a moment.", retry_after=FETCHING_SECONDS
-        )
-    if any(file.state == "remote" and not Path(base[file.path]).is_file() for file in needed):
-        with ctx.database.write() as session:
-            holding.hold(session, found.composition, again=True)
-        raise TooMany(
-            f"The base of {model.full_name} is being fetched from the Hub; try again in a moment.",
-            retry_after=FETCHING_SECONDS,
-        )
+        raise TooMany(f"{missing}; try again in a moment.", retry_after=FETCHING_SECONDS)
     for path in base.values():
         if Path(path).parent == cache.folder:
             with suppress(FileNotFoundError):

@@ -12,7 +12,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.tables import AuditEvent, AuditHead, Mention, Model, Patch, User, WatchedModel, now
+from registry.db.audit import newest_serial
+from registry.db.tables import AuditEvent, Mention, Model, Patch, User, WatchedModel, now
 from registry.errors import WrongState
 from registry.files.names import NAME
 from registry.services.catalog import models
@@ -72,7 +73,7 @@ def events(session: Session, actor: Actor) -> list[tuple[AuditEvent, Model]]:
         .where(
             WatchedModel.user_id == actor.user_id,
             AuditEvent.serial > WatchedModel.seen_serial,
-            AuditEvent.serial > head(session) - REACH,
+            AuditEvent.serial > newest_serial(session) - REACH,
             AuditEvent.action.in_(TOLD),
             AuditEvent.user_id.is_distinct_from(actor.user_id),
             access.visible(actor),
@@ -82,15 +83,10 @@ def events(session: Session, actor: Actor) -> list[tuple[AuditEvent, Model]]:
     return [(event, model) for event, model in session.execute(query.limit(SHOWN))]
 
 
-def head(session: Session) -> int:
-    """Return the serial of the newest event of the log."""
-    return session.scalars(select(AuditHead.serial).where(AuditHead.id == 1)).one()
-
-
 def see(session: Session, actor: Actor, serial: int, at: datetime) -> None:
     """Mark as read what the caller was shown: events up to a serial, and mentions up to a time."""
     watched = WatchedModel.user_id == actor.user_id, WatchedModel.seen_serial < serial
-    session.execute(update(WatchedModel).where(*watched).values(seen_serial=min(serial, head(session))))
+    session.execute(update(WatchedModel).where(*watched).values(seen_serial=min(serial, newest_serial(session))))
     until = min(max(at, EPOCH), now())
     unread = Mention.user_id == actor.user_id, ~Mention.seen, Mention.at <= until
     session.execute(update(Mention).where(*unread).values(seen=True))
@@ -114,7 +110,7 @@ def watch(session: Session, actor: Actor, full_name: str, *, watching: bool) -> 
         )
         if count >= MOST_WATCHED:
             raise WrongState(f"You watch {MOST_WATCHED} models, the most that anybody may; stop watching one.")
-        session.add(WatchedModel(user_id=actor.user_id, model_id=model.id, seen_serial=head(session)))
+        session.add(WatchedModel(user_id=actor.user_id, model_id=model.id, seen_serial=newest_serial(session)))
     session.flush()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import CursorResult, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.audit import append_pending
+from registry.db.audit import append_pending, newest_serial
 from registry.db.tables import AuditEvent, Webhook, WebhookDelivery, now
 from registry.errors import NotFound, TooMany, WrongState
 from registry.outside.egress import Reply
@@ -115,7 +115,7 @@ def ping(session: Session, actor: Actor, full_name: str, webhook_id: uuid.UUID) 
     require_room(session, full_name, webhook)
     record(session, actor, "webhook.test", full_name, model, after={"webhook": str(webhook.id)})
     append_pending(session)  # now, to have its serial
-    event = session.scalars(select(AuditEvent).where(AuditEvent.serial == webhooks.head(session))).one()
+    event = session.scalars(select(AuditEvent).where(AuditEvent.serial == newest_serial(session))).one()
     delivery = add(session, webhook, event, 0)
     session.flush()
     return delivery
@@ -147,7 +147,7 @@ def add(session: Session, webhook: Webhook, event: AuditEvent, number: int) -> W
 
 def collectable(session: Session) -> Any:
     """Return the condition for the webhooks whose cursor is behind the log."""
-    return and_(Webhook.active, Webhook.cursor < webhooks.head(session))
+    return and_(Webhook.active, Webhook.cursor < newest_serial(session))
 
 
 def waiting(session: Session, resting: Collection[uuid.UUID] = ()) -> bool:
@@ -161,7 +161,7 @@ def collect(session: Session) -> int:
 
     Webhooks that another courier has locked are left to it.
     """
-    last = webhooks.head(session)
+    last = newest_serial(session)
     behind = session.scalars(
         select(Webhook)
         .where(Webhook.active, Webhook.cursor < last)

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import false, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
-from registry.db.tables import AuditEvent, AuditHead, Model
+from registry.db.audit import newest_serial
+from registry.db.tables import AuditEvent, Model
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor
 
@@ -32,7 +33,7 @@ def changes(
         Events after `since` with their models, oldest first; and the `since` of the next call, which skips events that
         the caller may not see, and is never beyond the head of the log.
     """
-    head = session.scalars(select(AuditHead.serial).where(AuditHead.id == 1)).one()
+    head = newest_serial(session)
     end = min(head, since + SERIALS_PER_ANSWER)
     query = (
         select(AuditEvent, Model)

@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import AuditHead, Model, User, Webhook
+from registry.db.audit import newest_serial
+from registry.db.tables import Model, User, Webhook
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.outside.egress import check_url
 from registry.services.catalog import models
@@ -49,7 +50,7 @@ def create(
         url=url,
         secret=f"whsec_{secrets.token_urlsafe(32)}",
         events=list(dict.fromkeys(events)),
-        cursor=head(session),
+        cursor=newest_serial(session),
     )
     session.add(webhook)
     session.flush()
@@ -80,11 +81,6 @@ def matches(events: Collection[str], action: str) -> bool:
     """Say whether a webhook with these events gets an action; actions on tokens and webhooks are never sent."""
     noun = action.partition(".")[0]
     return noun in NOUNS and not {"*", action, f"{noun}.*"}.isdisjoint(events)
-
-
-def head(session: Session) -> int:
-    """Return the serial of the last event."""
-    return session.scalars(select(AuditHead.serial).where(AuditHead.id == 1)).one()
 
 
 def listing(session: Session, full_name: str) -> Sequence[tuple[Webhook, str]]:
@@ -120,7 +116,7 @@ def set_active(session: Session, actor: Actor, full_name: str, webhook_id: uuid.
         return
     webhook.active = active
     if active:
-        webhook.cursor = head(session)
+        webhook.cursor = newest_serial(session)
     session.flush()
     before, after = ({"webhook": str(webhook.id), "active": state} for state in (not active, active))
     record(session, actor, "webhook.update", full_name, model, before=before, after=after)

@@ -50,9 +50,9 @@ def add_user(session: Session, name: str, display_name: str = "", *, reserved: b
     return user
 
 
-def is_free(session: Session, name: str) -> bool:
-    """Say whether no namespace has a name, or one that looks like it."""
-    return session.scalar(select(Namespace.name).where(Namespace.skeleton == skeleton(name))) is None
+def find_alike(session: Session, name: str) -> str | None:
+    """Return the name of the namespace that has a name, or one that looks like it; None if the name is free."""
+    return session.scalar(select(Namespace.name).where(Namespace.skeleton == skeleton(name)))
 
 
 def require_free(session: Session, name: str) -> None:
@@ -61,8 +61,7 @@ def require_free(session: Session, name: str) -> None:
     Raises:
         WrongState: It is taken.
     """
-    taken = session.scalar(select(Namespace.name).where(Namespace.skeleton == skeleton(name)))
-    if taken is not None:
+    if (taken := find_alike(session, name)) is not None:
         raise name_taken(name, taken)
 
 
@@ -78,15 +77,14 @@ def add_namespace(session: Session, name: str, kind: str, owner: User) -> Namesp
     Raises:
         WrongState: The name is taken, or looks like one that is.
     """
-    alike = select(Namespace.name).where(Namespace.skeleton == skeleton(name))
     space = Namespace(name=name, skeleton=skeleton(name), kind=kind)
-    taken = session.scalar(alike)
+    taken = find_alike(session, name)
     if taken is None:
         try:
             with session.begin_nested():
                 session.add(space)
         except IntegrityError:  # somebody was quicker
-            taken = session.scalar(alike)
+            taken = find_alike(session, name)
     if taken is not None:
         raise name_taken(name, taken)
     session.add(NamespaceMember(namespace_id=space.id, user_id=owner.id, role="owner"))
@@ -177,31 +175,34 @@ def set_member(session: Session, actor: Actor, name: str, user_name: str, role: 
     if space is None:
         raise NotFound(f"There is no user or organisation {name}.")
     user = find_user(session, user_name)
-    row = session.get(NamespaceMember, (space.id, user.id))
-    before = row.role if row else None
-    if row is None and role is None:
+    if role is None and session.get(NamespaceMember, (space.id, user.id)) is None:
         raise NotFound(f"{user_name} is not a member of {name}; `crumb member list {name}` lists the members.")
     if role is not None:
         check_role(role)
+    give_role(session, actor, space, user, role)
+
+
+def give_role(session: Session, actor: Actor, space: Namespace, user: User, role: str | None) -> None:
+    """Give a user a role in a locked namespace, or none; an event is in the log if that changes anything.
+
+    Raises:
+        WrongState: The last owner, or the owner of a user's own namespace, would go.
+    """
+    row = session.get(NamespaceMember, (space.id, user.id), populate_existing=True)
+    before = row.role if row else None
     if before == role:
         return
     if before == "owner":
         require_another_owner(session, space, user.id)
-    if role is None:
-        session.delete(row)
-    elif row is None:
+    if row is None:
         session.add(NamespaceMember(namespace_id=space.id, user_id=user.id, role=role))
+    elif role is None:
+        session.delete(row)
     else:
         row.role = role
     session.flush()
-    record(
-        session,
-        actor,
-        "namespace.member",
-        name,
-        before={"user": user_name, "role": before},
-        after={"user": user_name, "role": role},
-    )
+    was, is_now = {"user": user.name, "role": before}, {"user": user.name, "role": role}
+    record(session, actor, "namespace.member", space.name, before=was, after=is_now)
 
 
 def check_role(role: str) -> None:

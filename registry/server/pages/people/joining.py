@@ -48,7 +48,6 @@ def accept(request: Request, actor: VisitorDep, ctx: ContextDep) -> Response:
     joined = joining.accept(body, actor, ctx, request)
     if joined.token is None:
         return redirect(request, f"/{joined.namespace}")
-    provider = ctx.settings.oidc_title if ctx.settings.oidc else ""
-    response = answer_page(request, "joined.html", joined=joined, provider=provider)
+    response = answer_page(request, "joined.html", joined=joined, provider=ctx.settings.oidc_title)
     sign_in(request, response, joined.token)
     return response

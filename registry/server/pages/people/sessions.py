@@ -24,8 +24,7 @@ def listing(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Show where the visitor is signed in, and the accounts that are linked to theirs."""
     with ctx.database.read() as session:
         shown = session_views.sessions(session, actor, request.cookies.get(COOKIE))
-    provider = ctx.settings.oidc_title if ctx.settings.oidc else ""
-    return render.page(request, "sessions.html", shown=shown, provider=provider)
+    return render.page(request, "sessions.html", shown=shown, provider=ctx.settings.oidc_title)
 
 
 @router.post("/settings/sessions/{session_id}/end")

@@ -24,7 +24,7 @@ def login(request: Request, ctx: ContextDep, next: Annotated[str, Query(max_leng
         "login.html",
         next=local(next),
         registration=ctx.settings.registration,
-        provider=ctx.settings.oidc_title if ctx.settings.oidc else "",
+        provider=ctx.settings.oidc_title,
     )
 
 

@@ -3,6 +3,7 @@
 from sqlalchemy.orm import Session
 
 from registry import schemas
+from registry.db.audit import newest_serial
 from registry.db.tables import Model, now
 from registry.services.curation import news
 from registry.services.people.actors import Actor
@@ -10,7 +11,7 @@ from registry.services.people.actors import Actor
 
 def show(session: Session, actor: Actor) -> schemas.News:
     """Return what is new for the caller since they last looked."""
-    at, serial = now(), news.head(session)
+    at, serial = now(), newest_serial(session)
     return schemas.News(
         mentions=[
             schemas.Mentioned(model=row.patch.model.full_name, number=row.patch.number, by=row.by.name, at=row.at)

@@ -3,19 +3,20 @@
 import re
 import uuid
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, joinedload
 
-from registry.db.tables import Identity, Namespace, NamespaceMember, User, now
-from registry.errors import BreadcrumbError, Forbidden, InvalidRequest, NotFound, WrongState
+from registry.db.tables import Identity, Namespace, User, now
+from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.files.names import LINE
 from registry.outside.person import Person
 from registry.services.people import namespaces, sign_ins
 from registry.services.people.actors import Actor, record
-from registry.services.people.names import check_name, skeleton
+from registry.services.people.names import check_name
 from registry.services.people.rules import Role
 
 MOST_TRIES = 50  # of names for a new account
@@ -102,7 +103,7 @@ def free_name(session: Session, person: Person) -> str:
             check_name(name, "name")
         except InvalidRequest:
             continue
-        if session.scalar(select(Namespace.id).where(Namespace.skeleton == skeleton(name))) is None:
+        if namespaces.find_alike(session, name) is None:
             return name
     raise Forbidden(f"All names like {plain} are taken; ask an admin for an invitation, and choose another.")
 
@@ -169,29 +170,8 @@ def give_roles(
             continue
         given = [role for group, place, role in roles if place == name and group in groups]
         wanted = max(given, key=lambda role: Role[role.upper()], default=None)
-        set_role(session, actor, space, user, wanted)
-
-
-def set_role(session: Session, actor: Actor, space: Namespace, user: User, role: str | None) -> None:
-    """Give a user a role in a namespace, or none; an event is in the log if that changes anything."""
-    row = session.get(NamespaceMember, (space.id, user.id), populate_existing=True)
-    before = row.role if row else None
-    if before == role:
-        return
-    if before == "owner":
-        try:
-            namespaces.require_another_owner(session, space, user.id)
-        except BreadcrumbError:
-            return
-    if row is None:
-        session.add(NamespaceMember(namespace_id=space.id, user_id=user.id, role=role))
-    elif role is None:
-        session.delete(row)
-    else:
-        row.role = role
-    session.flush()
-    was, is_now = {"user": user.name, "role": before}, {"user": user.name, "role": role}
-    record(session, actor, "namespace.member", space.name, before=was, after=is_now)
+        with suppress(WrongState):  # it keeps its last owner
+            namespaces.give_role(session, actor, space, user, wanted)
 
 
 def of(person: Person) -> Select[Identity]:

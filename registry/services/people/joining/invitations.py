@@ -188,7 +188,7 @@ def join(
     if row.created_by is not None and row.created_by.vouched_until is not None and not row.created_by.is_admin:
         # or somebody whom the provider will not vouch for any more would have made another account in time
         raise Forbidden("This invitation gives a role to who has an account; sign in by the provider for one.")
-    if row.asked_name not in (None, name) and namespaces.is_free(session, row.asked_name or ""):
+    if row.asked_name not in (None, name) and namespaces.find_alike(session, row.asked_name or "") is None:
         raise WrongState(f"Your request was approved for the name {row.asked_name}.", field="name")
     user = namespaces.add_user(session, name, display_name)
     enter(session, row, user)
