@@ -185,7 +185,7 @@ def _rounding(name: str, share: float | None) -> list[Hint]:
 
 
 def _times(factor: float) -> str:
-    return f"{factor:.2g} times" if factor < 100 else f"{factor:,.0f} times"
+    return f"{factor:,.0f} times" if 100 <= factor < 1e12 else f"{factor:.2g} times"
 
 
 def _decimal(number: float) -> str:

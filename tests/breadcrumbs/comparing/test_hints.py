@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from registry.breadcrumbs.comparing import hints
@@ -103,6 +103,7 @@ def test_a_patch_of_which_more_than_half_is_rounding_is_told_of():
     assert recipe(part("5", "0", rounding=0.61), part("6")) == []
 
 
+@example([(6.5e25, "1"), (6.5e-194, "1")], 0.0)
 @given(st.lists(st.tuples(ANY, st.sampled_from(["1", "0", "-0.5", "9" * 20, "0." + 19 * "0" + "1"])), max_size=6), ANY)
 def test_no_numbers_are_too_odd_for_a_hint(given, other):
     parts = [part(str(number), weight, norm) for number, (norm, weight) in enumerate(given)]
