@@ -13,12 +13,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
+from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 from typing import Any
 
 from registry.errors import Unavailable
 
 STEP_SECONDS = 20.0  # longest wait for the server's next bytes
+UNFOLDED = SMTP.clone(max_line_length=998)  # or long addresses in headers would be encoded, and not understood
 ANSWER_LENGTH = 300  # characters that are kept of what it says
 
 
@@ -150,7 +152,7 @@ class Connection:
 
 def compose(mail: Mail, sender: str) -> EmailMessage:
     """Return the message of a mail; a header that holds a line break is a ValueError."""
-    message = EmailMessage()
+    message = EmailMessage(UNFOLDED)
     message["From"], message["To"], message["Subject"] = sender, mail.to, mail.subject
     message["Date"], message["Message-ID"] = format_datetime(datetime.now(UTC)), f"<{mail.message_id}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no machine answers it

@@ -26,6 +26,7 @@ from registry.schemas.accounts.joining import (
     RefuseRequests,
 )
 from registry.schemas.accounts.mail import MailLink, MailRequest, MailSettings
+from registry.schemas.accounts.news import Mentioned, News, NewsSeen, WatchedEvent
 from registry.schemas.accounts.publishers import (
     IdentityExchange,
     Publisher,
@@ -116,7 +117,6 @@ from registry.schemas.evaluations import (
     Score,
 )
 from registry.schemas.feed import AuditEvent, AuditPage, Change, ChangePage
-from registry.schemas.news import Mentioned, News, NewsSeen, WatchedEvent
 from registry.schemas.operations import Job, JobKind, JobState
 from registry.schemas.patches import (
     AcceptRequest,

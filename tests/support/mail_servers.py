@@ -19,6 +19,7 @@ class MailStandIn:
 
     port: int = 0
     received: list[EmailMessage] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)  # the same, as they arrived
     answer: Callable[[str], str | None] = lambda _: None  # None for what a server says; an empty text breaks off
     greeting: str = "220 here"
 
@@ -60,6 +61,7 @@ def open_mail_server() -> Iterator[MailStandIn]:
             mail = cast(EmailMessage, message_from_bytes(b"".join(lines).replace(b"\r\n", b"\n"), policy=policy))
             said = made.answer("end of data")
             if said is None:
+                made.raw.append(b"".join(lines))
                 made.received.append(mail)
             self.say(OK if said is None else said)
 

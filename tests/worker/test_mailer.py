@@ -155,6 +155,7 @@ def test_mails_end_by_one_click_of_a_mail_program_and_by_no_look_at_the_link(
     mailer.step()
     (mail,) = server.received
     assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click" and mail["Auto-Submitted"] == "auto-generated"
+    assert b"\r\nList-Unsubscribe: <https://" in server.raw[-1], "as it is, or mail programs do not know it"
     link = mail["List-Unsubscribe"].removeprefix(f"<{HERE}").removesuffix(">")
     assert link_in(mail.get_content(), "unsubscribe") == link
     stranger = crew.world.browser()

@@ -100,7 +100,7 @@ def comment(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Comment on a patch or on tensors of it, or edit, delete, hide or unhide a comment.
+    """Comment on a patch, or edit, delete or hide a comment.
 
     The texts that an edited comment had before are kept, and shown by --history.
     Everybody may delete their own comments, and maintainers anybody's, with a reason. Who deleted it, when and why

@@ -60,6 +60,7 @@ def install(app: FastAPI, streams: Places) -> None:
         reference,
     ):
         app.include_router(module.router)
+    app.include_router(mail.linked)
     problem = app.exception_handlers[HTTPException]
 
     @app.exception_handler(HTTPException)

@@ -23,9 +23,8 @@ from sqlalchemy.orm import Session, contains_eager
 
 from registry.db.audit import newest_serial
 from registry.db.tables import AuditEvent, MailAddress, Mention, Model, Patch, User, now
-from registry.documents import letters
-from registry.documents.letters import Item
-from registry.services.curation import news
+from registry.services.curation import letters, news
+from registry.services.curation.letters import Item
 from registry.services.people import access, mail_addresses
 from registry.services.people.actors import Actor, reader
 from registry.services.people.rules import Role

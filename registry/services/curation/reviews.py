@@ -303,8 +303,6 @@ def affected(session: Session, patch: Patch) -> Affected:
         .join(PatchRevision, PatchRevision.sha256 == RecipeItem.sha256)
         .where(Release.model_id == patch.model_id, PatchRevision.patch_id == patch.id, Release.state == "published")
     )
-    releases = session.scalars(
-        select(Release.version).where(Release.id.in_(holding)).order_by(Release.sort.desc())
-    ).all()
-    channels = session.scalars(select(Channel.name).where(Channel.release_id.in_(holding)).order_by(Channel.name)).all()
-    return Affected(list(releases), list(channels))
+    query = select(Release.version, Channel.name).outerjoin(Channel, Channel.release_id == Release.id)
+    rows = session.execute(query.where(Release.id.in_(holding)).order_by(Release.sort.desc())).all()
+    return Affected(list(dict.fromkeys(version for version, _ in rows)), sorted(name for _, name in rows if name))

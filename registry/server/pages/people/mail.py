@@ -24,7 +24,7 @@ class LinkRoute(PageRoute):
         return False
 
 
-linked = APIRouter(prefix="/unsubscribe", route_class=LinkRoute, include_in_schema=False)
+linked = APIRouter(prefix="/settings/mail/unsubscribe", route_class=LinkRoute, include_in_schema=False)
 
 
 @router.get("")
@@ -84,6 +84,3 @@ def unsubscribe(request: Request, link: Link, ctx: ContextDep) -> Response:
     """End the mails to an address, as the page of its link asks and as mail programs do by themselves."""
     mail.unsubscribe(schemas.MailLink(link=link), ctx, request)
     return render.page(request, "mail_unsubscribe.html", user=None, link=None)
-
-
-router.include_router(linked)
