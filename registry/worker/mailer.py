@@ -29,13 +29,12 @@ class Mailer:
     Args:
         settings: The settings, which name a mail server.
         database: The database.
-        postbox: The way to the mail server, if it is another than the settings'.
     """
 
-    def __init__(self, settings: Settings, database: Database, postbox: Postbox | None = None) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
         self.root = settings.public_url.rstrip("/")
-        self.postbox = postbox or Postbox(MailServer(**(settings.mail_server or {})), settings.mail_from)
+        self.postbox = Postbox(MailServer(**(settings.mail_server or {})), settings.mail_from)
         self.stopping = threading.Event()
         self.failures = 0  # in a row, of the mail server
 
@@ -52,7 +51,7 @@ class Mailer:
                 rest = self.settings.poll_seconds
             except Unavailable as why:
                 self.failures += 1
-                rest = min(LONGEST_REST, 2.0**self.failures)
+                rest = min(LONGEST_REST, 2.0 ** min(self.failures, 10))  # a float has no room for a week of failures
                 if not self.stopping.is_set():
                     log.warning("mailer.away", error=str(why), rest=rest)
             except Exception:  # the database does not answer, say: the next round tries again
