@@ -15,7 +15,7 @@ from client.commands.composing import conflicts, deltas, evals, following, local
 from client.commands.curation import cards, patches, reviews
 from client.commands.operating import admin, operations
 from client.commands.options import Json, Quiet
-from client.commands.people import account, joining, keys, news, people, publishers, sessions
+from client.commands.people import account, joining, keys, mail, news, people, publishers, sessions
 from client.commands.releasing import channels, publishing, releases
 from client.terminal.console import plain
 
@@ -137,6 +137,7 @@ _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         joining.profile,
         people.tokens,
         sessions.group,
+        mail.group,
         people.organisations,
         people.members,
         publishers.group,

@@ -1,5 +1,6 @@
 """Settings of the server, frozen; nothing else in the server reads the environment."""
 
+from email.utils import parseaddr
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
@@ -112,8 +113,8 @@ class Settings(BaseSettings):
     )
     rate_asking: str = Field(
         "10/day",
-        description="most requests for an account of an address (an IPv6 /64), since a person has to read each; empty "
-        "or 0 for no limit",
+        description="most requests for an account of an address (an IPv6 /64), since a person has to read each; and "
+        "most links that confirm an e-mail address, of a user and to an address; empty or 0 for no limit",
     )
     rate_address: str = Field(
         "12000/minute",
@@ -176,6 +177,21 @@ class Settings(BaseSettings):
     public_url: str = Field(
         "", description="address at which people reach the registry, like https://crumbs.example.org"
     )
+    smtp_host: str = Field(
+        "", pattern=r"^[A-Za-z0-9._:-]*$", description="mail server (SMTP) that sends people their news; empty for none"
+    )
+    smtp_port: int = Field(587, ge=1, le=65535, description="its port")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="how the connection to it is encrypted; none only on this machine or network"
+    )
+    smtp_user: str = Field("", description="name to sign in with at the mail server; empty for no sign-in")
+    smtp_password: SecretStr = Field(SecretStr(""), description="password for that")
+    mail_from: str = Field(
+        "",
+        pattern=r"^[^\r\n\x00]*$",
+        description="whom mails come from, like news@crumbs.example.org; what cannot be delivered comes back there",
+    )
+    mail_hour: int = Field(6, ge=0, le=23, description="hour of the day, in UTC, at which daily mails are sent")
     webhook_private: bool = Field(False, description="allow webhooks to call http:// and addresses that are not public")
     metrics_token: SecretStr | None = Field(
         None, min_length=16, description="token of Prometheus for /metrics; an admin's token opens it too"
@@ -257,6 +273,24 @@ class Settings(BaseSettings):
             raise ValueError("a provider needs one, REGISTRY_OIDC_CLIENT_ID")
         return value
 
+    @field_validator("smtp_host")
+    @classmethod
+    def check_links(cls, value: str, known: ValidationInfo) -> str:
+        """Refuse a mail server without the address that the links in mails need."""
+        if value and not known.data.get("public_url"):
+            raise ValueError("links in mails need REGISTRY_PUBLIC_URL")
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def check_sender(cls, value: str, known: ValidationInfo) -> str:
+        """Refuse a mail server without a sender, and a password that would travel in clear."""
+        if known.data.get("smtp_host") and "@" not in parseaddr(value)[1]:
+            raise ValueError("REGISTRY_SMTP_HOST needs an address that mails come from")
+        if known.data.get("smtp_user") and known.data.get("smtp_security") == "none":
+            raise ValueError("REGISTRY_SMTP_USER needs a connection that REGISTRY_SMTP_SECURITY encrypts")
+        return value
+
     @field_validator("accel")
     @classmethod
     def check_accel(cls, value: str, known: ValidationInfo) -> str:
@@ -264,6 +298,15 @@ class Settings(BaseSettings):
         if value and not known.data.get("proxies"):
             raise ValueError("it needs a proxy, named in REGISTRY_PROXIES")
         return value
+
+    @property
+    def mail_server(self) -> dict[str, Any] | None:
+        """How to reach the mail server, including the password; None if there is none."""
+        if not self.smtp_host:
+            return None
+        password = self.smtp_password.get_secret_value()
+        where = {"host": self.smtp_host, "port": self.smtp_port, "security": self.smtp_security}
+        return {**where, "user": self.smtp_user, "password": password}
 
     @property
     def hub(self) -> dict[str, str | None]:

@@ -143,6 +143,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "registry.outside.egress": {"registry.outside", "registry.services.events", "registry.worker.courier"},
     "registry.outside.issuers": {"registry.outside.provider", "registry.server.edge.providers"},
     "registry.outside.provider": {"registry.server.edge.providers"},
+    "registry.outside.mail": {"registry.worker.mailer"},
     "registry.documents": {"registry.sandboxes", "registry.server", "registry.services", "registry.worker", "client"},
     "registry.services": {"registry.cli", "registry.server", "registry.worker"},
     "registry.server": {"registry.cli"},
@@ -196,7 +197,8 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "nh3": {"registry.server.pages"},
     "limits": {"registry.server.edge.limits"},
     "typer": {"registry.cli", "client"},
-    "httpx2": {"client", "registry.outside"},  # the only two ways out of the server
+    "httpx2": {"client", "registry.outside"},  # with smtplib the only ways out of the server
+    "smtplib": {"registry.outside.mail"},
     "huggingface_hub": {"client", "registry.documents.cards"},  # which writes cards
     "authlib": {"registry.outside.provider"},
     "joserfc": {"registry.outside.issuers", "registry.outside.provider"},

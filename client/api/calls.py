@@ -29,6 +29,8 @@ RULES = {  # patterns of registry.schemas, in words
     "message": "it holds a NUL character",
     "license": "write it as the Hub does, like apache-2.0 or cc-by-4.0",
     "version": "write three numbers like 1.2.0, or 1.2.0-rc.1",
+    "address": "write an e-mail address like ada@example.org",
+    "link": "give the whole link that was mailed to you",
     "required_evaluations": "write each as dataset:metric",
 }
 

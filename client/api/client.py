@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from client.api.endpoints.accounts.joining import Joining
+from client.api.endpoints.accounts.mail import MailBox
 from client.api.endpoints.accounts.news import Newsreader
 from client.api.endpoints.accounts.publishers import Publishers
 from client.api.endpoints.accounts.sessions import Sessions
@@ -46,6 +47,7 @@ class Client(
     Sessions,
     Publishers,
     Newsreader,
+    MailBox,
     Operations,
     Admin,
 ):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from registry.worker.worker import Worker
 
 MOST_PROCESSES = 256
+MAILER_ENDS_WITHIN = 10.0  # seconds; a mail that is being handed over then is due again
 
 
 def make_worker(settings: "Settings", database: "Database | None" = None) -> "Worker":
@@ -36,18 +37,26 @@ def make_worker(settings: "Settings", database: "Database | None" = None) -> "Wo
 
 
 @contextmanager
-def courier_beside(settings: "Settings", worker: "Worker") -> Iterator[None]:
-    """Run a courier, which delivers webhooks, in a thread beside a worker."""
+def senders_beside(settings: "Settings", worker: "Worker") -> Iterator[None]:
+    """Run a courier, which delivers webhooks, and a mailer, if there is a mail server, in threads beside a worker."""
     from registry.worker.courier import Courier
+    from registry.worker.mailer import Mailer
 
-    courier = Courier(settings, worker.database)
-    thread = threading.Thread(target=courier.run, name="courier")
-    thread.start()
+    courier, mailer = Courier(settings, worker.database), None
+    threads = [threading.Thread(target=courier.run, name="courier")]
+    if settings.mail_server:
+        mailer = Mailer(settings, worker.database)
+        threads.append(threading.Thread(target=mailer.run, name="mailer", daemon=True))
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         courier.stopping.set()
-        thread.join()
+        if mailer:
+            mailer.stop()
+        for thread in threads:
+            thread.join(MAILER_ENDS_WITHIN if thread.daemon else None)
 
 
 @contextmanager
@@ -106,7 +115,7 @@ def serve(
     server = make_server(app, host, port, settings.header_seconds, lambda url: print(f"Listening on {url}", flush=True))
     if worker:
         beside = make_worker(settings, app.state.context.database)
-        with ending_in_order(server), courier_beside(settings, beside):
+        with ending_in_order(server), senders_beside(settings, beside):
             run_beside(beside.run, beside.stop, server, sockets)
     else:
         warm_up()
@@ -167,7 +176,7 @@ def run_worker(settings: "Settings", ready: Callable[[], None]) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: runner.stop())
     ready()
-    with courier_beside(settings, runner):
+    with senders_beside(settings, runner):
         runner.run()
 
 

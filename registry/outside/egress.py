@@ -4,7 +4,7 @@
            check_url                resolve               is_public                 Host, SNI and certificate by name
 
 The name is not resolved a second time, which could give another address; proxies of the environment are ignored,
-redirects are not followed, and the whole call has a deadline, however slowly the answer arrives.
+redirects are not followed, and the whole call has a deadline, however slowly names are resolved and answers arrive.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +149,30 @@ def look_up(host: str, port: int) -> Sequence[str]:
     return [str(sockaddr[0]) for *_, sockaddr in infos]
 
 
+def in_time(look_up: Resolve, target: Target, seconds: float) -> Sequence[str]:
+    """Return the addresses of a target's name, looked up in a thread, since the system's resolver has no deadline.
+
+    A thread that is late is left to end by itself, which takes as long as the resolver tries.
+
+    Raises:
+        Unavailable: They are not there in time.
+        OSError, UnicodeError: The name has none.
+    """
+    future: Future[Sequence[str]] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(look_up(target.host, target.port))
+        except BaseException as why:
+            future.set_exception(why)
+
+    threading.Thread(target=work, name="resolver", daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        raise Unavailable(f"The name {target.host} was not resolved within {seconds:g} seconds.") from None
+
+
 class Egress:
     """Sends requests out of the registry.
 
@@ -155,7 +180,7 @@ class Egress:
         private: Whether it may call addresses that are not public, and use plain http.
         look_up: Resolves a name.
         tls: Which certificates to trust; the usual authorities if None.
-        seconds: Longest time from connecting to the end of an answer.
+        seconds: Longest time from looking a name up to the end of an answer.
     """
 
     def __init__(
@@ -205,9 +230,8 @@ class Egress:
             InvalidRequest: The address may not be called.
             Unavailable: Nobody answers there, or not in time.
         """
-        target = check_url(url, private=self.private)
+        target, until = check_url(url, private=self.private), time.monotonic() + self.seconds
         addresses = self.resolve(target)
-        until = time.monotonic() + self.seconds
         for address in addresses[:-1]:
             with contextlib.suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
                 return self.send(method, target, address, body, headers, until, most)
@@ -221,11 +245,13 @@ class Egress:
 
         Raises:
             InvalidRequest: An address of the name is not public.
-            Unavailable: The name has no address.
+            Unavailable: The name has no address, or not in time.
         """
         literal = parse_address(target.host)
         try:
-            texts = [str(literal)] if literal else self.look_up(target.host, target.port)
+            texts = [str(literal)] if literal else in_time(self.look_up, target, self.seconds)
+        except Unavailable:
+            raise
         except (OSError, UnicodeError) as why:
             raise Unavailable(f"The name {target.host} has no address at the moment.") from why
         addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in dict.fromkeys(texts)]

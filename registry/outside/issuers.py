@@ -2,7 +2,8 @@
 
     issuer ── /.well-known/openid-configuration ──> document ── jwks_uri ──> keys ──> the signature of a token
 
-An issuer is called only by `Egress`. One whose address is not public, or plain http, has to be named by the operator.
+One that failed is left alone for a while, so that strangers' tokens cannot make this server call it again and again. An
+issuer is called only by `Egress`. One whose address is not public, or plain http, has to be named by the operator.
 """
 
 import json
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from joserfc import jwt
 from joserfc.errors import JoseError
@@ -19,18 +20,20 @@ from joserfc.jwk import KeySet
 from joserfc.jws import extract_compact
 from joserfc.jwt import JWTClaimsRegistry
 
-from registry.errors import Unauthenticated, Unavailable
+from registry.errors import BreadcrumbError, InvalidRequest, Unauthenticated, Unavailable
 from registry.outside.egress import Egress, check_url
 
 ALGORITHMS = ("RS256", "ES256")
 LEEWAY = 60  # seconds by which clocks may differ
 LONGEST = 86400  # seconds that a token may be good for
 KEPT_SECONDS = 3600.0
+FAILED_SECONDS = 30.0  # for which an issuer that failed is left alone
 AGAIN_SECONDS = 60.0  # after which keys are fetched again for a token whose key is unknown
 DOCUMENT_BYTES, KEYS_BYTES = 64 * 2**10, 256 * 2**10
 TOKEN_BYTES = 16 * 2**10
-MOST_KEPT = 256  # issuers
+MOST_KEPT = 256  # issuers, and those that failed
 MOST_KEYS = 100  # of an issuer
+Row = TypeVar("Row")
 WELL_KNOWN = "/.well-known/openid-configuration"
 
 
@@ -60,6 +63,7 @@ class Issuers:
     ) -> None:
         self.private, self.open_egress, self.clock = frozenset(private), open_egress, clock
         self.known: dict[str, Known] = {}
+        self.failed: dict[str, tuple[float, BreadcrumbError]] = {}
         self.lock = threading.Lock()
 
     def egress(self, issuer: str) -> Egress:
@@ -83,21 +87,36 @@ class Issuers:
 
         Raises:
             InvalidRequest: An address of it may not be called.
-            Unavailable: It does not answer as an issuer does.
+            Unavailable: It does not answer as an issuer does, or did not some seconds ago.
         """
         with self.lock:
-            known = self.known.get(issuer)
+            known, (failed_at, failure) = self.known.get(issuer), self.failed.get(issuer, (0.0, None))
         if known is not None and self.clock() - known.at < (KEPT_SECONDS if newer_than is None else newer_than):
             return known
+        if failure is not None and self.clock() - failed_at < FAILED_SECONDS:
+            raise type(failure)(failure.message, field=failure.field)
+        try:
+            known = self.ask(issuer)
+        except (InvalidRequest, Unavailable) as why:
+            with self.lock:
+                keep(self.failed, issuer, (self.clock(), why), lambda row: row[0])
+            raise
+        with self.lock:
+            self.failed.pop(issuer, None)
+            keep(self.known, issuer, known, lambda row: row.at)
+        return known
+
+    def ask(self, issuer: str) -> Known:
+        """Return what an issuer says of itself now.
+
+        Raises:
+            InvalidRequest: An address of it may not be called.
+            Unavailable: It does not answer as an issuer does.
+        """
         document = self.fetch(issuer, issuer.rstrip("/") + WELL_KNOWN, DOCUMENT_BYTES)
         if document.get("issuer") != issuer:
             raise Unavailable(f"{issuer} says that its name is another; write it as its document does.")
-        known = Known(self.clock(), document, self.fetch_keys(issuer, address(document, "jwks_uri")))
-        with self.lock:
-            if len(self.known) >= MOST_KEPT and issuer not in self.known:
-                self.known.pop(min(self.known, key=lambda name: self.known[name].at))
-            self.known[issuer] = known
-        return known
+        return Known(self.clock(), document, self.fetch_keys(issuer, address(document, "jwks_uri")))
 
     def fetch(self, issuer: str, url: str, most: int, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return a JSON object that an issuer serves.
@@ -164,6 +183,13 @@ class Issuers:
         if claims["exp"] - claims["iat"] > LONGEST:
             raise Unauthenticated("The identity token is refused: it is good for more than a day.")
         return claims, str(decoded.header["alg"])
+
+
+def keep(rows: dict[str, Row], issuer: str, row: Row, age: Callable[[Row], float]) -> None:
+    """Keep something of an issuer; of as many as are kept, the oldest goes."""
+    if len(rows) >= MOST_KEPT and issuer not in rows:
+        rows.pop(min(rows, key=lambda name: age(rows[name])))
+    rows[issuer] = row
 
 
 def peek(token: str) -> tuple[dict[str, Any], dict[str, Any]]:

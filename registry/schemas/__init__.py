@@ -22,7 +22,11 @@ from registry.schemas.accounts.joining import (
     NewInvitation,
     Profile,
     ProfileUpdate,
+    RefusedRequests,
+    RefuseRequests,
 )
+from registry.schemas.accounts.mail import MailLink, MailRequest, MailSettings
+from registry.schemas.accounts.news import Mentioned, News, NewsSeen, WatchedEvent
 from registry.schemas.accounts.publishers import (
     IdentityExchange,
     Publisher,
@@ -113,7 +117,6 @@ from registry.schemas.evaluations import (
     Score,
 )
 from registry.schemas.feed import AuditEvent, AuditPage, Change, ChangePage
-from registry.schemas.news import Mentioned, News, NewsSeen, WatchedEvent
 from registry.schemas.operations import Job, JobKind, JobState
 from registry.schemas.patches import (
     AcceptRequest,
@@ -123,15 +126,10 @@ from registry.schemas.patches import (
     CardProposal,
     CardRequest,
     Check,
-    Comment,
-    CommentPage,
-    CommentRequest,
     Discussion,
-    HideRequest,
     Hint,
     Inbox,
     KeyChange,
-    Moderation,
     Origin,
     Patch,
     PatchFile,
@@ -142,12 +140,8 @@ from registry.schemas.patches import (
     QuarantineRequest,
     Reason,
     ReasonNeeded,
-    Review,
-    ReviewPage,
-    ReviewRequest,
     RevisionRequest,
     TensorStats,
-    Verdict,
     WaitingModel,
     WaitingModelPage,
 )
@@ -160,6 +154,21 @@ from registry.schemas.people import (
     Token,
     TokenRequest,
     Whoami,
+)
+from registry.schemas.threads import (
+    Comment,
+    CommentEditRequest,
+    CommentHistory,
+    CommentPage,
+    CommentRequest,
+    CommentText,
+    HideRequest,
+    Moderation,
+    Remark,
+    Review,
+    ReviewPage,
+    ReviewRequest,
+    Verdict,
 )
 from registry.schemas.webhooks import (
     NewWebhook,
@@ -202,8 +211,11 @@ __all__ = [
     "ChannelRule",
     "Check",
     "Comment",
+    "CommentEditRequest",
+    "CommentHistory",
     "CommentPage",
     "CommentRequest",
+    "CommentText",
     "ComparedMetric",
     "Composition",
     "ConflictPair",
@@ -239,6 +251,9 @@ __all__ = [
     "Joined",
     "KeyChange",
     "LinkedAccount",
+    "MailLink",
+    "MailRequest",
+    "MailSettings",
     "MaskRequest",
     "Member",
     "MemberInvitationRequest",
@@ -290,11 +305,14 @@ __all__ = [
     "RecipeItemRequest",
     "RecipeRequest",
     "RecordedEvaluations",
+    "RefuseRequests",
+    "RefusedRequests",
     "Release",
     "ReleaseDiff",
     "ReleasePage",
     "ReleaseRequest",
     "ReleaseUpdate",
+    "Remark",
     "Report",
     "ReportAnswer",
     "ReportPage",

@@ -9,6 +9,7 @@ from registry.files.beside import MOST_FILES
 from registry.schemas.contents import File, FileRequest
 from registry.schemas.evaluations import Evaluation
 from registry.schemas.operations import Job
+from registry.schemas.threads import Comment, Remark, Review
 from registry.schemas.wire import Answer, Card, Hex256, License, Message, Text, WeightsDigest, Wire
 
 CheckState = Literal["checking", "checked", "refused"]
@@ -16,7 +17,6 @@ PatchState = Literal[
     "draft", "proposed", "changes_requested", "accepted", "rejected", "withdrawn", "superseded", "yanked"
 ]
 
-Verdict = Literal["approve", "request_changes"]
 FILES = "uploaded files that belong to it beside the weights, like a config; releases may take them"
 
 
@@ -203,33 +203,12 @@ class ReasonNeeded(Wire):
     message: Annotated[Message, StringConstraints(min_length=1)]
 
 
-class ReviewRequest(Wire):
-    """A verdict on the revision that you looked at, which must still be the newest."""
-
-    verdict: Verdict
-    revision: int = Field(ge=1, le=2**31 - 1)
-    message: Message = ""
-
-
 class AcceptRequest(Wire):
     """Accept a patch; it may supersede older ones."""
 
     message: Message = ""
     revision: int | None = Field(None, ge=1, le=2**31 - 1, description="the revision that you looked at")
     supersedes: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field([], max_length=100)
-
-
-class CommentRequest(Wire):
-    """Comment on a patch, or on one revision of it."""
-
-    message: Annotated[Message, StringConstraints(min_length=1)]
-    revision: int | None = Field(None, ge=1, le=2**31 - 1)
-
-
-class HideRequest(Wire):
-    """Hide a comment from all but maintainers, or (null) show it again."""
-
-    reason: Annotated[Message, StringConstraints(min_length=1)] | None
 
 
 class QuarantineRequest(Wire):
@@ -245,52 +224,6 @@ class Check(Answer):
     required: bool
     status: Literal["pass", "warn", "fail"]
     summary: str
-
-
-class Review(Answer):
-    """A verdict on one revision; it counts while that revision and this verdict are the newest."""
-
-    reviewer: str
-    verdict: Verdict
-    revision: int
-    sha256: Hex256
-    counts: bool
-    message: str
-    created_at: datetime
-
-
-class ReviewPage(Answer):
-    """Verdicts on a patch, newest first; `next` is the cursor of the page after this one."""
-
-    items: list[Review]
-    next: str | None
-
-
-class Moderation(Answer):
-    """Who deleted or hid a comment, when and why."""
-
-    user: str
-    reason: str
-    at: datetime
-
-
-class Comment(Answer):
-    """A comment on a patch; one that was deleted has no message, and one that is hidden only for its maintainers."""
-
-    id: str
-    author: str
-    revision: int | None
-    message: str
-    created_at: datetime
-    deleted: Moderation | None
-    hidden: Moderation | None
-
-
-class CommentPage(Answer):
-    """Comments on a patch, newest first; `next` is the cursor of the page after this one."""
-
-    items: list[Comment]
-    next: str | None
 
 
 class Hint(Answer):
@@ -314,6 +247,7 @@ class Discussion(Answer):
     affected: Affected
     missing: list[str] = Field(description="what keeps it from being accepted, a sentence each")
     hints: list[Hint] = Field([], description="what its numbers say against it")
+    remarks: list[Remark] = Field([], description="the newest 50 comments and reviews that refer to tensors")
 
 
 class WaitingModel(Answer):

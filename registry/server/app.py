@@ -25,7 +25,7 @@ from registry.server.api import (
     uploads,
     webhooks,
 )
-from registry.server.api.accounts import joining, news, publishers, sessions
+from registry.server.api.accounts import joining, mail, news, publishers, sessions
 from registry.server.composers import Composers
 from registry.server.edge import monitoring
 from registry.server.edge.context import Context
@@ -137,6 +137,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         joining,
         sessions,
         news,
+        mail,
         models,
         patches,
         conflicts,

@@ -1,1 +1,1 @@
-"""Worker and courier: claim jobs and run them in sandboxes; deliver webhooks."""
+"""Worker, courier and mailer: claim jobs and run them in sandboxes; deliver webhooks; send mails."""

@@ -108,4 +108,4 @@ class Courier:
             self.failures.pop(webhook, None)
             return
         count = self.failures.get(webhook, (0, 0.0))[0] + 1
-        self.failures[webhook] = count, time.monotonic() + min(LONGEST_REST, 2.0**count)
+        self.failures[webhook] = count, time.monotonic() + min(LONGEST_REST, 2.0 ** min(count, 10))

@@ -10,9 +10,11 @@ from registry.db import statistics
 from registry.db.session import Database
 from registry.errors import StorageFailed
 from registry.services.blobs import bucket_copies, garbage, scrubbing
-from registry.services.catalog import models
+from registry.services.catalog import models, publishers
 from registry.services.composing import holding
 from registry.services.hub import downloads
+from registry.services.people import sign_ins, tokens
+from registry.services.people.joining import devices, invitations
 from registry.services.queue import workers
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
@@ -36,7 +38,8 @@ class Upkeep(Runner):
         """Remove what nothing needs any more, and renew the counts and statistics that reads rely on.
 
         Removed are expired uploads, abandoned staging files, bytes that nothing refers to, those of compositions that
-        are more than may be held, models that nobody has given a base, and workers of long ago.
+        are more than may be held, models that nobody has given a base, workers of long ago, and
+        what nobody can come in by any more: sessions, tokens of browsers and workflows, codes, invitations.
         """
         grace = timedelta(hours=self.settings.upload_hours)
         lent = timedelta(seconds=self.settings.bucket_seconds)
@@ -48,6 +51,12 @@ class Upkeep(Runner):
         with self.database.write() as session:
             models.forget_empty(session)
             workers.forget(session)
+        with self.database.write() as session:
+            sign_ins.drop_ended(session)
+            tokens.drop_ended(session, "publisher")
+            publishers.drop_used(session)
+            devices.drop_expired(session)
+            invitations.drop_expired(session)
         downloads.renew(self.database)
         statistics.refresh(self.database)
         self.fresh.set()

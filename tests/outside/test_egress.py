@@ -346,3 +346,19 @@ def test_the_certificate_is_checked_for_the_name_though_an_address_is_connected_
         with pytest.raises(Unavailable, match=r"(?i)certificate"):
             Egress(private=True, look_up=to_here).post(f"https://{NAME}:{receiver.port}/", b"{}", {})
         assert len(receiver.received) == 1
+
+
+def test_a_resolver_that_says_nothing_holds_up_nobody_beyond_the_deadline() -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def look_up(_host: str, _port: int) -> Sequence[str]:
+        asked.set()
+        answered.wait(60)
+        return ["127.0.0.1"]
+
+    try:
+        with pytest.raises(Unavailable, match=r"was not resolved within 0\.05 seconds"):
+            Egress(private=True, look_up=look_up, seconds=0.05).post(f"http://{NAME}/", b"{}", {})
+        assert asked.is_set()
+    finally:
+        answered.set()

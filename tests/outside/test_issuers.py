@@ -145,6 +145,33 @@ def test_an_issuer_that_answers_nonsense_is_not_available(
         known.verify(provider.identity(AUDIENCE, sub="job"), provider.url, AUDIENCE)
 
 
+def test_an_issuer_that_failed_is_left_alone_for_a_while_whoever_asks(provider: Provider) -> None:
+    clock = [1000.0]
+    known = Issuers([provider.url], clock=lambda: clock[0])
+    provider.answers["/keys"] = (500, b"")
+
+    def verify() -> None:
+        known.verify(provider.identity(AUDIENCE, sub="job"), provider.url, AUDIENCE)
+
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="answers 500"):
+            verify()
+    assert provider.asked.count("/keys") == 1
+    del provider.answers["/keys"]
+    clock[0] += issuers.FAILED_SECONDS
+    verify()
+    assert provider.asked.count("/keys") == 2
+    provider.answers["/keys"] = (500, b"")
+    provider.keys.append(RSAKey.generate_key(2048, {"kid": "second"}))
+    clock[0] += issuers.AGAIN_SECONDS
+    for _ in range(3):  # keys of unknown names bring no more calls, and take nothing from those that are known
+        with pytest.raises(Unavailable):
+            verify()
+    provider.keys.pop()
+    verify()
+    assert provider.asked.count("/keys") == 3
+
+
 def test_an_issuer_at_a_private_address_is_asked_only_if_the_operator_names_it(provider: Provider) -> None:
     for named in ([], ["https://127.0.0.1"], [f"{provider.url}/"]):
         with pytest.raises(InvalidRequest):

@@ -118,12 +118,20 @@ def test_three_newcomers_bring_a_release_about(site: Site, provider: Provider, t
     invited.goto(f"/{NAME}/patches/{number}")
     invited.get_by_role("button", name="Accept", exact=True).click()
     expect(invited.locator(".state-accepted").first).to_be_visible()
-    body = {"version": "2.0.0", "patches": [{"number": number}], "alpha": "0.3"}
-    assert community.post("nora", "/releases", 202, **body)["creator"] == "nora"
-    until(lambda: community.get("/releases/2.0.0")["missing"] == [])
-    invited.goto(f"/{NAME}/releases/2.0.0")
+    invited.goto(f"/{NAME}/recipes/new")
+    invited.get_by_role("checkbox", name=re.compile(rf"#{number}\b")).check()
+    invited.get_by_role("button", name="Compose").click()
+    invited.wait_for_url(re.compile(r"/recipes/[0-9a-f]{64}"))
+    expect(invited.get_by_label("Version")).to_be_visible(timeout=60_000)  # once it is composed
+    invited.get_by_label("Version").fill("2.0.0")
+    invited.get_by_role("button", name="Cut the release").click()
+    invited.wait_for_url(f"**/{NAME}/releases/2.0.0")
+    until(lambda: community.get("/releases/2.0.0")["missing"] == [])  # another worker has composed it, too
+    invited.reload()
     invited.get_by_role("button", name="Publish").first.click()
-    until(lambda: community.get("/releases/2.0.0")["state"] == "published")
+    expect(invited.locator(".state-published").first).to_be_visible()
+    published = community.get("/releases/2.0.0")
+    assert (published["state"], published["creator"]) == ("published", "nora")
 
 
 def test_whoever_asks_comes_in_once_an_admin_says_so(site: Site) -> None:
@@ -173,6 +181,6 @@ def test_the_pages_of_people_can_be_used_by_everybody(site: Site) -> None:
     site.community.post("bob", "/patches/1/comments", 201, message="@carol, look.")
     usable(site, "carol", "/inbox", f"/{NAME}")
     usable(site, None, "/join", path, "/login")
-    usable(site, "alice", "/alice", "/settings/profile", "/settings/sessions", "/device", code)
+    usable(site, "alice", "/alice", "/settings/profile", "/settings/sessions", "/settings/mail", "/device", code)
     usable(site, "alice", f"/{NAME}/settings/publishers")
     usable(site, "chief", "/admin/users", "/admin/invitations")

@@ -54,7 +54,7 @@ QUERIES = {  # what makes a read do all that it can
     "/{namespace:space}/{name}/releases/compare": "?before=1.0.0&after=1.1.0",
 }
 KINDS = (("/api/", ""), ("/api/", "/{path:path}"), ("/", "/{path:path}"))
-LEFT_OUT = {  # there is no upload, push, card, signature, folder or provider; the Hub's others refuse
+LEFT_OUT = {  # there is no upload, push, card, signature, folder, provider or mail; the Hub's others refuse
     "/api/v1/models/{namespace}/{name}/cards/{number}",
     "/api/v1/models/{namespace}/{name}/patches/{number}/push",
     "/api/models/{namespace}/{name}/lfs-files",
@@ -64,6 +64,8 @@ LEFT_OUT = {  # there is no upload, push, card, signature, folder or provider; t
     "/api/v1/uploads/{upload_id}",
     "/login/provider",
     "/login/provider/callback",
+    "/settings/mail/confirm",
+    "/settings/mail/unsubscribe",
     "/api/models/{namespace}/{name}/tree/{rev}/{path:path}",
     "/api/v1/models/{namespace}/{name}/releases/{version}/signature",
 }
@@ -161,6 +163,7 @@ def addresses(community: Community) -> dict[str, str]:
         "path": "README.md",
         "user": "bob",
         "revision": "main",
+        "comment_id": community.get("/patches/1/discussion")["comments"][0]["id"],
     }
 
     def address(way: Way) -> str:

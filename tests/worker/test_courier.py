@@ -71,6 +71,9 @@ def test_a_webhook_that_fails_rests_twice_as_long_each_time_up_to_five_minutes(
         courier.note(webhook, False)
         rests.append(courier.failures[webhook][1] - clock[0])
     assert rests == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    courier.failures[webhook] = (5000, 0.0)
+    courier.note(webhook, False)
+    assert courier.failures[webhook] == (5001, clock[0] + 300), "whatever the count"
     courier.note(webhook, True)
     assert courier.failures == {}
     courier.note(webhook, False)

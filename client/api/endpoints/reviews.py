@@ -51,9 +51,20 @@ class Reviews(Calls):
         """Withdraw your patch."""
         return self._step(model, number, "withdraw", message)
 
-    def review(self, model: str, number: int, verdict: str, revision: int, message: str = "") -> schemas.Patch:
-        """Give the verdict `approve` or `request_changes` on a revision, which must still be the newest."""
-        request = valid(schemas.ReviewRequest, verdict=verdict, revision=revision, message=message)
+    def review(
+        self, model: str, number: int, verdict: str, revision: int, message: str = "", about: Sequence[str] = ()
+    ) -> schemas.Patch:
+        """Give the verdict `approve` or `request_changes` on a revision, which must still be the newest.
+
+        Args:
+            model: The model.
+            number: The patch.
+            verdict: `approve` or `request_changes`.
+            revision: The revision that you looked at.
+            message: The reasons.
+            about: Tensors that the reasons refer to: names or globs.
+        """
+        request = valid(schemas.ReviewRequest, verdict=verdict, revision=revision, message=message, about=list(about))
         return self._call(schemas.Patch, "POST", f"{patch_path(model, number)}/reviews", body=request)
 
     def accept(
@@ -86,10 +97,22 @@ class Reviews(Calls):
         request = valid(schemas.QuarantineRequest, reason=reason)
         return self._call(schemas.Patch, "PUT", f"{patch_path(model, number)}/quarantine", body=request)
 
-    def comment(self, model: str, number: int, message: str, revision: int | None = None) -> schemas.Comment:
-        """Comment on a patch, or on one revision of it."""
-        request = valid(schemas.CommentRequest, message=message, revision=revision)
+    def comment(
+        self, model: str, number: int, message: str, revision: int | None = None, about: Sequence[str] = ()
+    ) -> schemas.Comment:
+        """Comment on a patch, on one revision of it, or on tensors of one, given as names or globs."""
+        request = valid(schemas.CommentRequest, message=message, revision=revision, about=list(about))
         return self._call(schemas.Comment, "POST", f"{patch_path(model, number)}/comments", body=request)
+
+    def edit_comment(self, model: str, number: int, comment: str, message: str) -> schemas.Comment:
+        """Give your comment another text; the one before is kept."""
+        request = valid(schemas.CommentEditRequest, message=message)
+        return self._call(schemas.Comment, "PUT", f"{patch_path(model, number)}/comments/{part(comment)}", body=request)
+
+    def comment_history(self, model: str, number: int, comment: str) -> schemas.CommentHistory:
+        """Return all texts of a comment, oldest first."""
+        path = f"{patch_path(model, number)}/comments/{part(comment)}/history"
+        return self._call(schemas.CommentHistory, "GET", path)
 
     def delete_comment(self, model: str, number: int, comment: str, message: str = "") -> schemas.Comment:
         """Delete your comment or, as a maintainer who says why, anybody's; who, when and why stay."""

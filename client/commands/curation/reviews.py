@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 Number = Annotated[str, typer.Argument(metavar="N", help="The patch's number.", show_default=False)]
 Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why.")]
+About = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--about", metavar="GLOB", help="Tensors that it refers to: a name, or a glob like 'layers.0.*'; repeatable."
+    ),
+]
 Why = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why; required.")]
 
 
@@ -46,6 +52,7 @@ def review(
         typer.Option("--revision", metavar="R", min=1, help="The revision you looked at; by default the newest."),
     ] = None,
     message: Message = "",
+    about: About = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -59,6 +66,8 @@ def review(
     console, patch = Console(as_json, quiet), parse_number(number)
     if approve and request_changes:
         raise typer.BadParameter("give --approve or --request-changes, not both.")
+    if about and not approve and not request_changes:
+        raise typer.BadParameter("--about goes with --approve or --request-changes; `crumb comment` has it, too.")
     with connect() as client:
         if not approve and not request_changes:
             discussion = client.discussion(model, patch)
@@ -66,7 +75,7 @@ def review(
             return
         seen = revision or client.patch(model, patch).revision
         verdict = "approve" if approve else "request_changes"
-        done = client.review(model, patch, verdict, seen, message)
+        done = client.review(model, patch, verdict, seen, message, about or ())
         found = client.discussion(model, patch)
     lines = [f"missing: {plain(text)}" for text in found.missing]
     _print(console, done, *lines, *(f"hint: {plain(hint.sentence)}" for hint in found.hints))
@@ -78,6 +87,11 @@ def comment(
     message: Annotated[
         str, typer.Option("--message", "-m", metavar="TEXT", help="Your comment, or why one is deleted or hidden.")
     ] = "",
+    about: About = None,
+    edit: Annotated[str | None, typer.Option("--edit", metavar="ID", help="Give your comment another text.")] = None,
+    history: Annotated[
+        str | None, typer.Option("--history", metavar="ID", help="Show all texts of a comment that was edited.")
+    ] = None,
     delete: Annotated[
         str | None, typer.Option("--delete", metavar="ID", help="Delete a comment; `crumb review` shows its id.")
     ] = None,
@@ -86,27 +100,39 @@ def comment(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Comment on a patch, or delete, hide or unhide a comment.
+    """Comment on a patch, or edit, delete or hide a comment.
 
+    The texts that an edited comment had before are kept, and shown by --history.
     Everybody may delete their own comments, and maintainers anybody's, with a reason. Who deleted it, when and why
     stays in its place. Maintainers may also hide a comment: its text is kept, and shown to maintainers only.
     """
     from client.terminal.addresses import parse_item
 
     patch, _, revision = parse_item(number)
-    if sum(chosen is not None for chosen in (delete, hide, unhide)) > 1:
-        raise typer.BadParameter("give one of --delete, --hide and --unhide.")
-    if not message and delete is None and unhide is None:
+    if sum(chosen is not None for chosen in (edit, history, delete, hide, unhide)) > 1:
+        raise typer.BadParameter("give one of --edit, --history, --delete, --hide and --unhide.")
+    if about and any(chosen is not None for chosen in (edit, history, delete, hide, unhide)):
+        raise typer.BadParameter("--about goes with a new comment.")
+    if not message and history is None and delete is None and unhide is None:
         raise typer.BadParameter("say why with -m TEXT." if hide else "give a comment with -m TEXT, or --delete ID.")
     with connect() as client:
-        if delete is not None:
+        if history is not None:
+            found = client.comment_history(model, patch, history)
+            texts = [
+                f"{row.written_at.astimezone():%Y-%m-%d %H:%M}\n{plain(row.message, lines=True)}" for row in found.texts
+            ]
+            Console(as_json, quiet).result(found, "\n\n".join(texts), found.id)
+            return
+        if edit is not None:
+            done, text = client.edit_comment(model, patch, edit, message), "Edited the comment"
+        elif delete is not None:
             done, text = client.delete_comment(model, patch, delete, message), "Deleted the comment"
         elif hide is not None:
             done, text = client.hide_comment(model, patch, hide, message), "Hid the comment"
         elif unhide is not None:
             done, text = client.hide_comment(model, patch, unhide, None), "Everybody sees again the comment"
         else:
-            done, text = client.comment(model, patch, message, revision), f"Commented on {model}#{patch}:"
+            done, text = client.comment(model, patch, message, revision, about or ()), f"Commented on {model}#{patch}:"
     Console(as_json, quiet).result(done, f"{text} {done.id}.", done.id)
 
 
@@ -252,7 +278,10 @@ def _discussion(discussion: "Discussion") -> str:
         for check in discussion.checks
     ]
     pairs += [
-        (f"#{patch.number}.{row.revision}", f"{row.verdict} by {plain(row.reviewer)}{'' if row.counts else ' (stale)'}")
+        (
+            f"#{patch.number}.{row.revision}",
+            f"{row.verdict} by {plain(row.reviewer)}{'' if row.counts else ' (stale)'}{_about(row.about)}",
+        )
         for row in discussion.reviews
     ]
     pairs += [
@@ -264,7 +293,8 @@ def _discussion(discussion: "Discussion") -> str:
     text = fields(pairs) + patch_panel(patch.files)
     for row in discussion.comments:
         at = f"{row.created_at.astimezone():%Y-%m-%d %H:%M}"
-        text += f"\n\n{plain(row.author)}, {at} ({row.id}):\n"
+        edited = ", edited" if row.edited_at else ""
+        text += f"\n\n{plain(row.author)}{_about(row.about)}, {at}{edited} ({row.id}):\n"
         if row.deleted:
             text += f"deleted by {plain(row.deleted.user)}: {plain(row.deleted.reason) or 'no reason given'}"
             continue
@@ -272,3 +302,8 @@ def _discussion(discussion: "Discussion") -> str:
             text += f"hidden by {plain(row.hidden.user)}: {plain(row.hidden.reason)}\n"
         text += plain(row.message.strip(), lines=True)
     return text
+
+
+def _about(about: list[str]) -> str:
+    """Return the tensors that a message refers to, as part of a line."""
+    return f" on {' '.join(map(plain, about))}" if about else ""

@@ -98,6 +98,21 @@ def approve(request: Id, as_json: Json = False, quiet: Quiet = False) -> None:
 
 
 @group.command()
+def refuse(
+    all_of_them: Annotated[bool, typer.Option("--all", help="All that wait now.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Refuse all requests to join; `crumb admin user revoke` refuses one."""
+    if not all_of_them:
+        raise typer.BadParameter("give --all to refuse all of them, or refuse one with `crumb admin user revoke ID`.")
+    with connect() as client:
+        newest = list(client.invitations(asked=True, limit=1))
+        count = client.refuse_requests(newest[0].created_at) if newest else 0
+    Console(as_json, quiet).result({"refused": count}, f"Refused {count} requests.", str(count))
+
+
+@group.command()
 def revoke(invitation: Id, org: Space = None, as_json: Json = False, quiet: Quiet = False) -> None:
     """Revoke an invitation, or refuse a request to join."""
     with connect() as client:

@@ -2,6 +2,7 @@
 
     users ─< tokens ─< sign_ins              what a user may do, from a command or a browser
           ─< identities, device_logins       other ways to sign in: by a provider, by a code
+    users ── mail_addresses                  where their news go by e-mail
     users ─< invitations >─ namespaces       links by which people join, or get a role
     namespaces ─< namespace_members >─ users     where names live
     users ─< upload_sessions ─< upload_parts   bytes on their way in
@@ -16,7 +17,7 @@
            ─< patches ─< patch_revisions >─ blobs
                          patch_revisions ─< revision_files >─ blobs
                          patch_revisions ─< patch_tensors, checks, reviews
-              patches ─< comments
+              patches ─< comments ─< comment_edits
               patches ── card_proposals     another card of the model, in place of weights
               patches ─< mentions >─ users      who was named in a thread
               patches ── pushes ─< pushed_files >─ blobs   what tools of the Hub send for a patch
@@ -62,7 +63,7 @@ from registry.db.tables.contents import (
     UploadSession,
 )
 from registry.db.tables.declare import Table, UTCDateTime, after, now
-from registry.db.tables.news import Mention, WatchedModel
+from registry.db.tables.news import MailAddress, Mention, WatchedModel
 from registry.db.tables.operations import (
     ACTIVE_JOBS,
     JOB_KINDS,
@@ -80,6 +81,7 @@ from registry.db.tables.patches import (
     CardProposal,
     Check,
     Comment,
+    CommentEdit,
     Evaluation,
     Patch,
     PatchRevision,
@@ -122,6 +124,7 @@ __all__ = [
     "ChannelVote",
     "Check",
     "Comment",
+    "CommentEdit",
     "Composition",
     "CompositionFile",
     "DeviceLogin",
@@ -129,6 +132,7 @@ __all__ = [
     "Identity",
     "Invitation",
     "Job",
+    "MailAddress",
     "Mention",
     "Model",
     "ModelDownloads",

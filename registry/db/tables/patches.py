@@ -230,7 +230,10 @@ class Check(Table):
 
 
 class Review(Table):
-    """A verdict on one revision, and so on its sha256; the newest of each reviewer counts."""
+    """A verdict on one revision, and so on its sha256; the newest of each reviewer counts.
+
+    `about` has the tensors that it refers to, as names and globs.
+    """
 
     __tablename__ = "reviews"
     __table_args__ = (one_of("verdict", "approve", "request_changes"),)
@@ -240,6 +243,7 @@ class Review(Table):
     reviewer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     verdict: Mapped[str] = mapped_column(String(16))
     message: Mapped[str] = mapped_column(Text)
+    about: Mapped[list[str] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     reviewer: Mapped[User] = relationship(lazy="raise")
@@ -249,7 +253,8 @@ class Review(Table):
 class Comment(Table):
     """A comment on a patch, or on one revision of it.
 
-    One that was deleted stays, without its text; one that is hidden keeps it, for those who may hide comments.
+    One that was deleted stays, without its text; one that is hidden keeps it, for those who may hide comments. `about`
+    has the tensors of the revision that it refers to, as names and globs.
     """
 
     __tablename__ = "comments"
@@ -260,7 +265,9 @@ class Comment(Table):
     revision: Mapped[int | None]
     author_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     message: Mapped[str] = mapped_column(Text)
+    about: Mapped[list[str] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
+    edited_at: Mapped[datetime | None]
     deleted_by_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     deleted_at: Mapped[datetime | None]
     deletion_reason: Mapped[str | None] = mapped_column(Text)
@@ -271,6 +278,17 @@ class Comment(Table):
     author: Mapped[User] = relationship(lazy="raise", foreign_keys=[author_id])
     deleted_by: Mapped[User | None] = relationship(lazy="raise", foreign_keys=[deleted_by_id])
     hidden_by: Mapped[User | None] = relationship(lazy="raise", foreign_keys=[hidden_by_id])
+
+
+class CommentEdit(Table):
+    """A text that a comment had before, and when it was written; gone with the comment's own text."""
+
+    __tablename__ = "comment_edits"
+
+    id: Mapped[uuid.UUID] = key()
+    comment_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("comments.id", ondelete="CASCADE"), index=True)
+    message: Mapped[str] = mapped_column(Text)
+    written_at: Mapped[datetime]
 
 
 class Evaluation(Table):

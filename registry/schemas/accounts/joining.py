@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from registry.files.names import LINE, NAME
 from registry.schemas.wire import Answer, ModelName, Text, Wire
@@ -95,6 +95,18 @@ class Asked(Answer):
     name: str
     url: str
     expires_at: datetime
+
+
+class RefuseRequests(Wire):
+    """Refuse all requests to join that you have seen: those made until a time."""
+
+    until: AwareDatetime
+
+
+class RefusedRequests(Answer):
+    """How many requests were refused."""
+
+    refused: int
 
 
 class AcceptInvitation(Wire):

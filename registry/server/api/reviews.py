@@ -57,7 +57,7 @@ def review(
 ) -> schemas.Patch:
     """Approve the newest revision of somebody else's patch, or request changes."""
     with ctx.writing(actor, body) as session:
-        row = reviews.review(session, actor, name, number, body.revision, body.verdict, body.message)
+        row = reviews.review(session, actor, name, number, body.revision, body.verdict, body.message, body.about)
         return patch_views.patch(name, row)
 
 
@@ -116,8 +116,33 @@ def comment(
 ) -> schemas.Comment:
     """Comment on a patch."""
     with ctx.writing(actor, body) as session:
-        row = comments.add(session, actor, name, number, body.revision, body.message)
+        row = comments.add(session, actor, name, number, body.revision, body.message, body.about)
         return review_views.comment(row)
+
+
+@router.put("/patches/{number}/comments/{comment_id}")
+@allow("comment.edit")
+def edit_comment(
+    name: ModelName,
+    number: Number,
+    comment_id: uuid.UUID,
+    body: schemas.CommentEditRequest,
+    actor: ActorDep,
+    ctx: ContextDep,
+) -> schemas.Comment:
+    """Give your comment another text; the one before is kept, for whoever may read it."""
+    with ctx.writing(actor, body) as session:
+        return review_views.comment(comments.edit(session, actor, name, number, comment_id, body.message))
+
+
+@router.get("/patches/{number}/comments/{comment_id}/history")
+@allow("model.read")
+def comment_history(
+    name: ModelName, number: Number, comment_id: uuid.UUID, actor: VisitorDep, ctx: ContextDep
+) -> schemas.CommentHistory:
+    """Show all texts of a comment."""
+    with ctx.database.read() as session:
+        return review_views.comment_history(session, actor, name, number, comment_id)
 
 
 @router.post("/patches/{number}/comments/{comment_id}/delete")

@@ -88,10 +88,13 @@ def event(key: str, kind: str, author: str, at: datetime, data: Entry) -> Entry:
     return {"id": key, "type": kind, "author": user(author), "createdAt": moment(at), "data": data}
 
 
-def said(key: str, author: str, at: datetime, text: str, *, hidden: bool = False) -> Entry:
-    """Return a text that somebody wrote."""
-    latest = {"raw": text, "html": f"<p>{escape(text)}</p>", "updatedAt": moment(at), "author": user(author)}
-    return event(key, "comment", author, at, {"edited": False, "hidden": hidden, "latest": latest, "history": []})
+def said(
+    key: str, author: str, at: datetime, text: str, *, hidden: bool = False, edited: datetime | None = None
+) -> Entry:
+    """Return a text that somebody wrote, and perhaps edited since; our own pages have the texts before."""
+    latest = {"raw": text, "html": f"<p>{escape(text)}</p>", "updatedAt": moment(edited or at), "author": user(author)}
+    told = {"edited": edited is not None, "hidden": hidden, "latest": latest, "history": []}
+    return event(key, "comment", author, at, told)
 
 
 def comment(row: Comment, sees_hidden: bool = False) -> Entry:
@@ -101,7 +104,8 @@ def comment(row: Comment, sees_hidden: bool = False) -> Entry:
         text = f"This comment was deleted by {row.deleted_by.name}{because(row.deletion_reason)}"
     elif row.hidden_by is not None and not sees_hidden:
         text = f"This comment was hidden by {row.hidden_by.name}{because(row.hiding_reason)}"
-    return said(row.id.hex, row.author.name, row.created_at, text, hidden=gone or row.hidden_at is not None)
+    hidden = gone or row.hidden_at is not None
+    return said(row.id.hex, row.author.name, row.created_at, text, hidden=hidden, edited=row.edited_at)
 
 
 def because(reason: str | None) -> str:

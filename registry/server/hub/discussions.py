@@ -39,6 +39,12 @@ class DiscussionComment(Wire):
     comment: Annotated[Message, StringConstraints(min_length=1)]
 
 
+class DiscussionEdit(Wire):
+    """The text that a comment should have."""
+
+    content: Annotated[Message, StringConstraints(min_length=1)]
+
+
 class DiscussionStatus(Wire):
     """The status that a pull request should have, and why."""
 
@@ -156,6 +162,16 @@ def merge(
         if cards.seek(session, model, number) is not None:
             return views.discussion(model, cards.accept(session, actor, ctx.store, name, number, body.comment))
         return views.discussion(model, reviews.accept(session, actor, name, number, body.comment, None, []))
+
+
+@router.post(ONE + "/comment/{comment_id}/edit")
+@allow("comment.edit")
+def edit(
+    name: Repository, number: Number, comment_id: uuid.UUID, body: DiscussionEdit, actor: ActorDep, ctx: ContextDep
+) -> dict[str, Any]:
+    """Give your own comment another text; the one before is kept on our pages."""
+    with within_model(), ctx.writing(actor, body) as session:
+        return {"updatedComment": views.comment(comments.edit(session, actor, name, number, comment_id, body.content))}
 
 
 @router.post(ONE + "/comment/{comment_id}/hide")

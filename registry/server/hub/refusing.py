@@ -109,16 +109,6 @@ def rename(name: Repository, number: Number) -> Response:
     )
 
 
-@router.post(DISCUSSIONS + "/{number}/comment/{comment_id}/edit")
-@allow("model.read")
-def edit(name: Repository, number: Number) -> Response:
-    """Say why a comment stays."""
-    raise InvalidRequest(
-        "A comment stays as others have read it; delete yours and write another: "
-        f"`crumb comment {name} {number} --delete ID`."
-    )
-
-
 @router.delete("/api/repos/delete")
 @router.post("/api/repos/move")
 @allow("server.read")

@@ -15,7 +15,7 @@ from registry.server.pages.curation import cards, inbox, inboxes, patch_forms, p
 from registry.server.pages.frame.render import FOLDER, Static
 from registry.server.pages.frame.route import guarded, refusal
 from registry.server.pages.operating import accounts, admin, moderation, reference
-from registry.server.pages.people import joining, namespaces, profile, provider, sessions, sign_in, tokens
+from registry.server.pages.people import joining, mail, namespaces, profile, provider, sessions, sign_in, tokens
 from registry.server.pages.queue import jobs
 from registry.server.pages.releasing import channels, feed, releases
 from registry.server.processes.places import Places
@@ -32,6 +32,7 @@ def install(app: FastAPI, streams: Places) -> None:
         sign_in,
         joining,
         profile,
+        mail,
         provider,
         sessions,
         jobs,
@@ -59,6 +60,7 @@ def install(app: FastAPI, streams: Places) -> None:
         reference,
     ):
         app.include_router(module.router)
+    app.include_router(mail.linked)
     problem = app.exception_handlers[HTTPException]
 
     @app.exception_handler(HTTPException)

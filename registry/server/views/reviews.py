@@ -11,7 +11,7 @@ from registry import schemas
 from registry.db.tables import Comment, Evaluation, Model, PatchRevision, Review, User
 from registry.server.views import patches as patch_views
 from registry.services.catalog import norms, patches
-from registry.services.curation import comments, comparisons, evaluations, inbox, reviews
+from registry.services.curation import comments, comparisons, evaluations, inbox, remarks, reviews
 from registry.services.curation.comparisons import MOST_SUBJECTS as MOST_SUBJECTS
 from registry.services.curation.evaluations import Subject as Subject
 from registry.services.people.actors import Actor
@@ -25,12 +25,14 @@ def review(row: Review, counts: bool) -> schemas.Review:
     """Return the shape of a verdict."""
     return schemas.Review.model_validate(
         {
+            "id": str(row.id),
             "reviewer": row.reviewer.name,
             "verdict": row.verdict,
             "revision": row.revision.number,
             "sha256": row.revision.sha256,
             "counts": counts,
             "message": row.message,
+            "about": row.about or [],
             "created_at": row.created_at,
         }
     )
@@ -52,7 +54,9 @@ def comment(row: Comment, sees_hidden: bool = False) -> schemas.Comment:
         author=row.author.name,
         revision=row.revision,
         message=row.message if sees_hidden or row.hidden_at is None else "",
+        about=row.about or [],
         created_at=row.created_at,
+        edited_at=row.edited_at,
         deleted=moderation(row.deleted_by, row.deleted_at, row.deletion_reason),
         hidden=moderation(row.hidden_by, row.hidden_at, row.hiding_reason),
     )
@@ -70,6 +74,33 @@ def comment_page(
     rows, cursor = comments.listing(session, comments.find_thread(session, model, number), before, limit)
     sees = comments.sees_hidden(session, actor, model)
     return schemas.CommentPage(items=[comment(found, sees) for found in rows], next=cursor)
+
+
+def comment_history(
+    session: Session, actor: Actor | None, full_name: str, number: int, comment_id: uuid.UUID
+) -> schemas.CommentHistory:
+    """Return all texts of a comment.
+
+    Raises:
+        NotFound: The patch has no such comment, or the caller may not read it.
+    """
+    row, before = comments.edits(session, actor, full_name, number, comment_id)
+    texts = [schemas.CommentText(message=edit.message, written_at=edit.written_at) for edit in before]
+    texts.append(schemas.CommentText(message=row.message, written_at=row.edited_at or row.created_at))
+    return schemas.CommentHistory(id=str(row.id), author=row.author.name, texts=texts)
+
+
+def remark(row: remarks.Remark) -> schemas.Remark:
+    """Return the shape of what somebody said about tensors."""
+    return schemas.Remark.model_validate({**vars(row), "id": str(row.id)})
+
+
+def remarks_by_tensor(
+    found: Sequence[schemas.Remark], tensors: Sequence[schemas.TensorStats]
+) -> dict[str, list[schemas.Remark]]:
+    """Return the remarks on each of some tensors, by their names; tensors without any are left out."""
+    by_name = {row.name: [one for one in found if remarks.refers(one.about, row.name)] for row in tensors}
+    return {name: listed for name, listed in by_name.items() if listed}
 
 
 def evaluation(row: Evaluation, subject: Subject) -> schemas.Evaluation:
@@ -133,6 +164,7 @@ def discussion(
         affected=schemas.Affected.model_validate(reviews.affected(session, row.patch)),
         missing=missing if row.patch.state in patches.REVISABLE else [],
         hints=[schemas.Hint.model_validate(hint) for hint in norms.hints(session, model, row)],
+        remarks=list(map(remark, remarks.listing(session, row.patch))),
     )
 
 

@@ -207,7 +207,7 @@ def use_once(session: Session, issuer: str, claims: Mapping[str, Any], raw: str)
     Raises:
         Unauthenticated: It was used before.
     """
-    session.execute(delete(UsedIdentity).where(UsedIdentity.expires_at <= now()))
+    drop_used(session)
     name = claims.get("jti") if isinstance(claims.get("jti"), str) else raw.rpartition(".")[0]
     digest = hashlib.sha256(f"{issuer}\n{name}".encode()).hexdigest()
     ends = datetime.fromtimestamp(float(claims["exp"]), UTC) + LEEWAY
@@ -216,6 +216,11 @@ def use_once(session: Session, issuer: str, claims: Mapping[str, Any], raw: str)
             session.add(UsedIdentity(digest=digest, expires_at=ends))
     except IntegrityError:
         raise Unauthenticated("This identity token was used before; ask your build service for another.") from None
+
+
+def drop_used(session: Session) -> None:
+    """Forget the identity tokens that are out of date, and so are refused for that."""
+    session.execute(delete(UsedIdentity).where(UsedIdentity.expires_at <= now()))
 
 
 def matches(row: Publisher, claims: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from registry.services.people.paging import EPOCH
 from registry.services.people.rules import Role
 
 NAMED = re.compile(rf"(?<![\w@/.-])@({NAME})")
-CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+UNREAD = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|^ {0,3}>[^\n]*", re.DOTALL | re.MULTILINE)  # code and quotes
 MOST_NAMED = 20  # people in one message
 MOST_WATCHED = 200  # models of one user
 SHOWN = 50  # mentions, and events
@@ -31,9 +31,13 @@ REACH = 50_000  # newest events of the log that are gone through
 TOLD = ("patch.push", "patch.propose", "release.publish", "release.yank", "channel.move", "channel.rollback")
 
 
-def mention(session: Session, actor: Actor, model: Model, patch: Patch, message: str) -> None:
-    """Tell those whom a message in the thread of a patch names as `@name`, if they may see the model."""
-    names = list(dict.fromkeys(NAMED.findall(CODE.sub("", message))))[:MOST_NAMED]
+def mention(session: Session, actor: Actor, model: Model, patch: Patch, message: str, before: str = "") -> None:
+    """Tell those whom a message in the thread of a patch names as `@name`, if they may see the model.
+
+    Code and quotes name nobody; nor does an edited message those whom it named `before`.
+    """
+    known = named(before)
+    names = [name for name in named(message) if name not in known]
     query = select(User).where(User.name.in_(names), User.id != actor.user_id, User.is_active, ~User.is_program)
     for user in session.scalars(query.order_by(User.id)) if names else ():
         if access.role_held(session, user.id, model, user.is_admin) < Role.CONTRIBUTOR:
@@ -47,8 +51,13 @@ def mention(session: Session, actor: Actor, model: Model, patch: Patch, message:
             except IntegrityError:  # somebody else mentions them at this moment
                 row = session.scalars(select(Mention).where(*mine).with_for_update()).one()
         if row is not None:
-            row.by_id, row.at, row.seen = actor.user_id, now(), False
+            row.by_id, row.at, row.seen, row.mailed = actor.user_id, now(), False, False
     session.flush()
+
+
+def named(message: str) -> list[str]:
+    """Return the first names that a message holds as `@name`."""
+    return list(dict.fromkeys(NAMED.findall(UNREAD.sub("", message))))[:MOST_NAMED]
 
 
 def mentions(session: Session, actor: Actor) -> Sequence[Mention]:
@@ -64,8 +73,8 @@ def mentions(session: Session, actor: Actor) -> Sequence[Mention]:
     return session.scalars(query.limit(SHOWN)).all()
 
 
-def events(session: Session, actor: Actor) -> list[tuple[AuditEvent, Model]]:
-    """Return the newest events in watched models since the caller last looked, but for their own."""
+def events(session: Session, actor: Actor, after: int = 0) -> list[tuple[AuditEvent, Model]]:
+    """Return the newest events of others in watched models since the caller last looked, and after a serial."""
     query = (
         select(AuditEvent, Model)
         .join(WatchedModel, WatchedModel.model_id == AuditEvent.model_id)
@@ -73,7 +82,7 @@ def events(session: Session, actor: Actor) -> list[tuple[AuditEvent, Model]]:
         .where(
             WatchedModel.user_id == actor.user_id,
             AuditEvent.serial > WatchedModel.seen_serial,
-            AuditEvent.serial > newest_serial(session) - REACH,
+            AuditEvent.serial > max(after, newest_serial(session) - REACH),
             AuditEvent.action.in_(TOLD),
             AuditEvent.user_id.is_distinct_from(actor.user_id),
             access.visible(actor),

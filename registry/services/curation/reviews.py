@@ -25,7 +25,7 @@ from registry.db.tables import (
 )
 from registry.errors import Forbidden, InvalidRequest, WrongState
 from registry.services.catalog import models, patches
-from registry.services.curation import evaluations, news
+from registry.services.curation import evaluations, news, remarks
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
@@ -84,7 +84,14 @@ def move(session: Session, actor: Actor, full_name: str, number: int, verb: str,
 
 
 def review(
-    session: Session, actor: Actor, full_name: str, number: int, seen: int, verdict: str, message: str
+    session: Session,
+    actor: Actor,
+    full_name: str,
+    number: int,
+    seen: int,
+    verdict: str,
+    message: str,
+    about: Sequence[str] = (),
 ) -> PatchRevision:
     """Approve the newest revision of a patch, or request changes.
 
@@ -96,10 +103,13 @@ def review(
         seen: The revision that the reviewer looked at.
         verdict: `approve` or `request_changes`.
         message: The reasons.
+        about: Names and globs of tensors that the reasons refer to.
 
     Raises:
         Forbidden: The patch is the reviewer's own.
         WrongState: The patch is not proposed, or has a newer revision than the one that was looked at.
+        InvalidRecipe: A glob is malformed.
+        InvalidRequest: A name or glob is of no tensor that the revision changes.
     """
     revision = patches.find(session, full_name, number, lock=True)
     patch, subject = revision.patch, f"{full_name}#{number}"
@@ -107,6 +117,7 @@ def review(
         raise Forbidden(f"{subject} is your own patch; somebody else has to review it.")
     if seen != revision.number:
         raise WrongState(f"{subject} is at revision {revision.number} now, not {seen}; look at it again.")
+    remarks.require_tensors(session, revision, subject, about)
     before = patch.state
     if verdict == "request_changes":
         step(patch, verdict, subject)
@@ -116,6 +127,8 @@ def review(
     last = session.scalar(own.where(Review.reviewer_id == actor.user_id))
     row = Review(revision_id=revision.id, reviewer_id=actor.user_id, verdict=verdict, message=message)
     row.created_at = after(last)
+    if about:
+        row.about = list(about)
     session.add(row)
     session.flush()
     told = {"verdict": verdict, "revision": revision.number, "sha256": revision.sha256, "state": patch.state}
@@ -290,8 +303,6 @@ def affected(session: Session, patch: Patch) -> Affected:
         .join(PatchRevision, PatchRevision.sha256 == RecipeItem.sha256)
         .where(Release.model_id == patch.model_id, PatchRevision.patch_id == patch.id, Release.state == "published")
     )
-    releases = session.scalars(
-        select(Release.version).where(Release.id.in_(holding)).order_by(Release.sort.desc())
-    ).all()
-    channels = session.scalars(select(Channel.name).where(Channel.release_id.in_(holding)).order_by(Channel.name)).all()
-    return Affected(list(releases), list(channels))
+    query = select(Release.version, Channel.name).outerjoin(Channel, Channel.release_id == Release.id)
+    rows = session.execute(query.where(Release.id.in_(holding)).order_by(Release.sort.desc())).all()
+    return Affected(list(dict.fromkeys(version for version, _ in rows)), sorted(name for _, name in rows if name))

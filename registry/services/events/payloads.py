@@ -31,6 +31,7 @@ WORDS: dict[str, tuple[str, str]] = {  # our action -> the Hub's action and scop
     "patch.push": ("create", "discussion"),
     "patch.revise": ("update", "repo.content"),
     "patch.comment": ("create", "discussion.comment"),
+    "patch.edit_comment": ("update", "discussion.comment"),
     "patch.delete_comment": ("delete", "discussion.comment"),
     "patch.hide_comment": ("update", "discussion.comment"),
     "patch.unhide_comment": ("update", "discussion.comment"),

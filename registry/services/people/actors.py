@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.audit import append_later
-from registry.db.tables import AuditEvent, Model, Token, now
+from registry.db.tables import AuditEvent, Model, Token, User, now
 from registry.errors import Forbidden, Unauthenticated
 
 USE_RECORDED_EVERY = timedelta(minutes=1)
@@ -72,6 +72,12 @@ def speaker(token: Token | None, request_id: str | None) -> Actor:
     scopes = frozenset(token.scopes)
     admin = token.user.is_admin and "admin" in scopes and token.model_id is None
     return Actor(token.user_id, token.user.name, admin, scopes, token, request_id)
+
+
+def reader(user: User) -> Actor:
+    """Return an actor that sees what a user may see, for what is sent to them while they are not here."""
+    scopes = ["read"]
+    return Actor(user.id, user.name, user.is_admin, frozenset(scopes), Token(user_id=user.id, scopes=scopes))
 
 
 def use_is_stale(actor: Actor) -> bool:

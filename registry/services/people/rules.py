@@ -65,6 +65,7 @@ RULES: dict[str, Rule] = {
     "join.accept": Rule(Role.ANYONE, "admin", "server"),  # by who has the link; a role of one's own needs the scope
     "device.ask": Rule(Role.ANYONE, "read", "server"),
     "publisher.exchange": Rule(Role.ANYONE, "read", "server"),  # by who has an identity token that its issuer signed
+    "mail.unsubscribe": Rule(Role.ANYONE, "read", "server"),  # by who has the link of a mail
     "user.read": Rule(Role.CONTRIBUTOR, "read", "own"),
     "account.manage": Rule(Role.CONTRIBUTOR, "admin", "own"),
     "inbox.list": Rule(Role.CONTRIBUTOR, "read", "own"),
@@ -101,6 +102,7 @@ RULES: dict[str, Rule] = {
     "patch.propose": Rule(Role.NOBODY, "push", "patch", author=True),
     "patch.withdraw": Rule(Role.NOBODY, "push", "patch", author=True),
     "patch.comment": Rule(Role.CONTRIBUTOR, "push", "patch"),
+    "comment.edit": Rule(Role.CONTRIBUTOR, "push", "patch"),  # by its author
     "comment.delete": Rule(Role.CONTRIBUTOR, "push", "patch"),  # by its author, or a maintainer
     "comment.hide": Rule(Role.MAINTAINER, "push", "patch"),
     "patch.review": Rule(Role.REVIEWER, "review", "patch"),

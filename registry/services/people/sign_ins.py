@@ -7,7 +7,7 @@ import secrets
 import uuid
 from datetime import timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import SignIn, Token, User, now
@@ -47,7 +47,6 @@ def start_without(
     Raises:
         Unauthenticated: The user is disabled.
     """
-    tokens.drop_ended(session, "session")
     _, token = tokens.add(session, user, SCOPES, by, None, latest=now() + LIFETIME, kind="session")
     token.user = user
     actor = actors.speaker(token, request_id)
@@ -60,7 +59,6 @@ def add(session: Session, token: Token, agent: str) -> str:
     """Add a sign-in with a token to the database; return its secret."""
     ends = [now() + LIFETIME, token.expires_at]
     secret = secrets.token_urlsafe(32)
-    session.execute(delete(SignIn).where(SignIn.expires_at <= now()))
     session.add(
         SignIn(
             token_id=token.id,
@@ -71,6 +69,13 @@ def add(session: Session, token: Token, agent: str) -> str:
     )
     session.flush()
     return secret
+
+
+def drop_ended(session: Session) -> None:
+    """Delete the sign-ins that ended by their time or with their token, and the tokens that only they had."""
+    ended = select(Token.id).where(or_(Token.revoked_at.is_not(None), Token.expires_at <= now()))
+    session.execute(delete(SignIn).where(or_(SignIn.expires_at <= now(), SignIn.token_id.in_(ended))))
+    tokens.drop_ended(session, "session")
 
 
 def find(session: Session, secret: str, request_id: str | None = None) -> Actor:

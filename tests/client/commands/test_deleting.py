@@ -1,5 +1,7 @@
 """Comments and compositions that are no longer wanted, by the commands that people type, against a real registry."""
 
+import re
+
 import pytest
 
 from tests.support.visitors import Crumb, Files, Registry
@@ -37,6 +39,20 @@ def test_a_discussion_is_shown_whole_and_a_comment_is_deleted(registry: Registry
     crumb("comment", MODEL, "1", "--delete", said[4], code=1)
     assert "Say why" in crumb.errors
     crumb("comment", MODEL, "1", code=2)
+
+
+@pytest.mark.usefixtures("ada")
+def test_a_comment_on_tensors_is_edited_and_its_texts_are_shown(crumb: Crumb) -> None:
+    tensor = crumb.json("show", f"{MODEL}#1")["tensors"][0]["name"]
+    crumb("comment", MODEL, "1", "-m", "Hm", "--about", "nothing.*", code=1)
+    assert "changes no tensor 'nothing.*'" in crumb.errors
+    said = crumb.json("comment", MODEL, "1", "-m", "Too large.", "--about", tensor)
+    assert said["about"] == [tensor]
+    crumb("comment", MODEL, "1", "-m", "Hm", "--about", tensor, "--edit", said["id"], code=2)
+    assert crumb.json("comment", MODEL, "1", "--edit", said["id"], "-m", "Just right.")["message"] == "Just right."
+    assert re.search(rf"ada on {re.escape(tensor)}, [0-9: -]+, edited .*\nJust right\.", crumb("review", MODEL, "1"))
+    texts = crumb("comment", MODEL, "1", "--history", said["id"])
+    assert texts.index("Too large.") < texts.index("Just right.")
 
 
 @pytest.mark.usefixtures("ada")

@@ -71,6 +71,11 @@ def test_admins_make_accounts_and_decide_about_requests(place: Registry, crumb: 
     assert (waiting["asked_name"], waiting["message"]) == ("dora", "Please.")
     crumb("admin", "user", "approve", waiting["id"], **chief)
     assert "as dora" in crumb("join", asked.url, "--name", "dora")
+    with Client(place.url) as client:
+        client.ask_to_join("spam", "")
+    crumb("admin", "user", "refuse", code=2, **chief)
+    assert crumb("admin", "user", "refuse", "--all", "-q", **chief) == "1\n"
+    assert crumb.json("admin", "user", "refuse", "--all", **chief) == {"refused": 0}
 
 
 def test_a_login_by_a_browser_waits_until_somebody_lets_it_in(

@@ -183,11 +183,23 @@ def test_a_comment_is_deleted_by_its_author_and_hidden_by_a_maintainer(crew: Com
         mary.hide_discussion_comment(NAME, 2, rude.id)
 
 
+def test_a_comment_is_edited_by_its_author(crew: Community, client_of: ClientOf) -> None:
+    carol, mary = client_of(crew, "carol"), client_of(crew, "mary")
+    first = carol.comment_discussion(NAME, 1, "One.")
+    with pytest.raises(HfHubHTTPError, match="Only its author"):
+        mary.edit_discussion_comment(NAME, 1, first.id, "Mine.")
+    edited = carol.edit_discussion_comment(NAME, 1, first.id, "Two.")
+    assert (edited.content, edited.edited) == ("Two.", True)
+    assert [text["message"] for text in crew.get(f"/patches/1/comments/{first.id}/history")["texts"]] == [
+        "One.",
+        "Two.",
+    ]
+
+
 def test_what_a_thread_here_cannot_do_is_said_with_the_command(sqlite_crew: Community, client_of: ClientOf) -> None:
     bob, before = client_of(sqlite_crew, "bob"), sqlite_crew.count_events()
     for call, told in (
         (lambda: bob.rename_discussion(NAME, 1, "A better title"), f"`crumb push TUNED {NAME} --update 1 -m TITLE`"),
-        (lambda: bob.edit_discussion_comment(NAME, 1, "0" * 32, "New."), f"`crumb comment {NAME} 1 --delete ID`"),
         (lambda: bob.create_discussion(NAME, "A question"), f"`crumb comment {NAME} N -m TEXT`"),
     ):
         with pytest.raises(BadRequestError) as refused:

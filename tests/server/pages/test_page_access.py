@@ -98,7 +98,7 @@ def test_no_form_is_taken_that_this_browser_was_not_shown(released: Community) -
     _, other = sign_in(released, "mary")
     before = released.count_events()
     for way in every_page(released.world.app):
-        if way.reads:
+        if way.reads or way.action == "mail.unsubscribe":  # whose secret is its address
             continue
         for body in ({"x": "y"}, {"csrf": ""}, {"csrf": csrf_of(other)}, {"csrf": "ä"}):
             answer = http.post(address(way), data=body)

@@ -19,7 +19,8 @@ from tests.support.routes import Way, every_page
 
 TRANSACTIONS = 2  # one of its own for the admission to what waits, such as a stream; all others have one in all
 PATCH_STATEMENTS = 18
-PROVIDER = "/login/provider"  # whose pages lead to one, and there is none here
+ELSEWHERE = ("/login/provider",)  # whose pages lead to one, and there is none here
+ELSEWHERE += ("/settings/mail/confirm", "/settings/mail/unsubscribe")  # whose addresses are mailed
 QUERIES = {  # what makes a page do all that it can
     "/{namespace:space}/{name}/conflicts": "?patch=1&patch=2",
     "/{namespace:space}/{name}/recipes/new": "?patch=1&patch=2&from=1.1.0",
@@ -82,12 +83,13 @@ def addresses(community: Community) -> dict[str, str]:
     values = {"namespace": namespace, "name": name, "number": "1", "first": "1", "second": "2", "channel": "stable"}
     values |= {"version": "1.2.0", "recipe": digest, "job_id": str(job.id), "webhook_id": hook["id"]}
     values |= {"rev": "1.2.0", "path": "README.md"}
+    values["comment_id"] = community.get("/patches/1/discussion")["comments"][0]["id"]
 
     def address(way: Way) -> str:
         return way.url(**{parameter: values[parameter] for parameter in way.parameters}) + QUERIES.get(way.path, "")
 
     ways = [way for way in every_page(community.world.app) if way.method == "GET"]
-    return {way.path: address(way) for way in ways if not way.path.startswith(PROVIDER)}
+    return {way.path: address(way) for way in ways if not way.path.startswith(ELSEWHERE)}
 
 
 def browsers(community: Community) -> Iterator[tuple[str | None, TestClient]]:

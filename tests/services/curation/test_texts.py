@@ -112,6 +112,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT cards/{number}": {"card": "c"},
     "PUT channels/{channel}": {"version": "1.0.0", "reason": "r"},
     "PUT evaluations": {"ref": "#1", "scores": [{"task": "t", "dataset": "d", "metric": "m", "value": 1}]},
+    "PUT patches/{number}/comments/{comment_id}": {"message": "m"},
     "PUT patches/{number}/comments/{comment_id}/hidden": {"reason": "r"},
     "PUT patches/{number}/quarantine": {"reason": "r"},
     "PUT releases/{version}/signature": {"signature": "s"},

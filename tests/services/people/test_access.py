@@ -35,6 +35,7 @@ BY_STRANGERS = (
     "join.accept",
     "device.ask",
     "publisher.exchange",
+    "mail.unsubscribe",
 )  # who have no token, but a secret or a wish
 FOR_READERS = ("report.create", "conflict.ask")  # who sees it may say that it is bad, and ask how patches meet
 NONSENSE = {"nothing": "that any route knows"}  # refused by every route that reads a body, once it reads it
@@ -282,12 +283,14 @@ def test_no_route_that_changes_something_is_open_to_all_or_to_a_reading_token(pl
 ACTIONS = """
 DELETE admin/invitations/{invitation_id}                    admin.manage
 DELETE namespaces/{namespace}/invitations/{invitation_id}   invitation.manage
+DELETE mail                                                 account.manage
 DELETE publishers/{publisher_id}                            publisher.manage
 DELETE sessions/accounts/{account_id}                       account.manage
 DELETE sessions/{session_id}                                account.manage
 DELETE watch                                                model.watch
 GET    admin/invitations                                    admin.read
 GET    admin/users                                          admin.read
+GET    mail                                                 user.read
 GET    namespaces/{namespace}/invitations                   invitation.manage
 GET    news                                                 inbox.list
 GET    publishers                                           publisher.manage
@@ -295,6 +298,7 @@ GET    sessions                                             user.read
 PATCH  admin/users/{user}                                   admin.manage
 PATCH  profile                                              account.manage
 POST   admin/invitations                                    admin.manage
+POST   admin/invitations/refuse                             admin.manage
 POST   admin/invitations/{invitation_id}/approve            admin.manage
 POST   admin/users                                          admin.manage
 POST   device                                               device.ask
@@ -302,10 +306,14 @@ POST   device/decide                                        token.manage
 POST   device/token                                         device.ask
 POST   joining                                              join.ask
 POST   joining/accept                                       join.accept
+POST   mail/confirm                                         account.manage
+POST   mail/unsubscribe                                     mail.unsubscribe
 POST   namespaces/{namespace}/invitations                   invitation.manage
 POST   news/seen                                            news.see
 POST   publishers                                           publisher.manage
 POST   publishing/token                                     publisher.exchange
+PUT    mail                                                 account.manage
+PUT    patches/{number}/comments/{comment_id}               comment.edit
 PUT    watch                                                model.watch
 DELETE compositions/{recipe}                                recipe.delete
 DELETE members/{user}                                       model.manage
@@ -339,6 +347,7 @@ PATCH  webhooks/{webhook_id}                                webhook.manage
 PATCH  {namespace}/{name}                                   model.manage
 POST   admin/reports/{report_id}/close                      admin.manage
 POST   /api/models/{namespace}/{name}/discussions/{number}/comment    patch.comment
+POST   /api/models/{namespace}/{name}/discussions/{number}/comment/{comment_id}/edit    comment.edit
 POST   /api/models/{namespace}/{name}/discussions/{number}/comment/{comment_id}/hide    comment.delete
 POST   /api/models/{namespace}/{name}/discussions/{number}/merge    patch.accept
 POST   /api/models/{namespace}/{name}/discussions/{number}/status    patch.comment

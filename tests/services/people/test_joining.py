@@ -303,3 +303,14 @@ class TestByInvitation:
         assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (429, True)
         with world.database.read() as session:
             assert session.scalars(select(User.name).where(User.name == "dora")).one()
+
+
+def test_requests_are_refused_together_but_for_those_that_nobody_has_seen(world: World) -> None:
+    for name in ("spam-a", "spam-b"):
+        assert world.client(None).post("/api/v1/joining", json={"name": name}).status_code == 201
+    seen = chief(world).get(f"{ADMIN}?asked=true").json()["items"][0]["created_at"]
+    assert world.client(None).post("/api/v1/joining", json={"name": "honest"}).status_code == 201
+    assert world.client("alice").post(f"{ADMIN}/refuse", json={"until": seen}).status_code == 403
+    assert chief(world).post(f"{ADMIN}/refuse", json={"until": seen}).json() == {"refused": 2}
+    waiting = chief(world).get(f"{ADMIN}?asked=true").json()["items"]
+    assert [row["asked_name"] for row in waiting] == ["honest"]

@@ -1,6 +1,7 @@
 """Joining: profiles, invitations, requests to join, and accounts that admins make."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from client.api.calls import Calls, part, valid
 from registry import schemas
@@ -49,6 +50,11 @@ class Joining(Calls):
     def approve_request(self, invitation: str) -> schemas.Invitation:
         """Let somebody who asked join, by the address that they were given."""
         return self._call(schemas.Invitation, "POST", f"/admin/invitations/{part(invitation)}/approve")
+
+    def refuse_requests(self, until: datetime) -> int:
+        """Refuse all requests to join that were made until a time; return how many."""
+        body = valid(schemas.RefuseRequests, until=until)
+        return self._call(schemas.RefusedRequests, "POST", "/admin/invitations/refuse", body=body).refused
 
     def revoke_invitation(self, invitation: str, namespace: str | None = None) -> None:
         """Revoke an invitation that nobody used, or refuse a request; owners name their namespace."""

@@ -132,6 +132,14 @@ def invite(body: schemas.InvitationRequest, actor: ActorDep, ctx: ContextDep, ur
         return joining_views.new_invitation(row, joining_views.link(url, secret))
 
 
+@router.post("/admin/invitations/refuse")
+@allow("admin.manage")
+def refuse_requests(body: schemas.RefuseRequests, actor: ActorDep, ctx: ContextDep) -> schemas.RefusedRequests:
+    """Refuse all requests to join that were made until a time."""
+    with ctx.database.write() as session:
+        return schemas.RefusedRequests(refused=invitations.refuse_all(session, actor, body.until))
+
+
 @router.post("/admin/invitations/{invitation_id}/approve")
 @allow("admin.manage")
 def approve(invitation_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> schemas.Invitation:

@@ -91,8 +91,9 @@ def page(
     model: schemas.Model,
     card: schemas.CardProposal,
     comments: schemas.CommentPage,
+    quoted: str,
 ) -> Response:
-    """Return the page of a proposed card."""
+    """Return the page of a proposed card; its form for a comment begins with what is quoted."""
     lines = (card.diff or "").split("\n")
     return render.page(
         request,
@@ -103,5 +104,6 @@ def page(
         more=max(len(lines) - LINES, 0),
         thread=[("comment", row) for row in comments.items[::-1]],
         earlier=render.next_page(request.url.path, comments.next),
+        quoted=quoted,
         may=permits.permitted(actor, model, card.author),
     )

@@ -6,11 +6,13 @@ from fastapi import APIRouter, Request, Response
 
 from registry import schemas
 from registry.server.api import admin, reviews
-from registry.server.edge.admission import ActorDep, allow
+from registry.server.edge.admission import ActorDep, VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import ModelName, Number
-from registry.server.pages.frame import forms
+from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.route import PageRoute, redirect
+from registry.server.views import models as model_views
+from registry.server.views import reviews as review_views
 
 router = APIRouter(prefix="/{namespace:space}/{name}/patches/{number}", route_class=PageRoute, include_in_schema=False)
 
@@ -20,13 +22,58 @@ def back(request: Request, name: str, number: int, tail: str = "") -> Response:
     return redirect(request, f"/{name}/patches/{number}{tail}")
 
 
+def preview(request: Request, name: str, number: int) -> Response | None:
+    """Return what the message of a form will look like, if that is what was asked for.
+
+    With htmx it appears inside the form; without, on a page with the same form.
+    """
+    if not forms.field(request, "preview"):
+        return None
+    fields = {key: values for key, values in forms.fields(request).items() if key not in ("preview", "message")}
+    message = forms.field(request, "message")
+    whole = "hx-request" not in request.headers
+    here = f"/{name}/patches/{number}"
+    return render.page(request, "message_preview.html", message=message, fields=fields, back=here, whole=whole)
+
+
+def about(request: Request) -> list[str]:
+    """Return the tensors that a form refers to."""
+    return forms.field(request, "about").replace(",", " ").split()
+
+
 @router.post("/comments")
 @allow("patch.comment")
 def comment(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Comment on a patch."""
-    body = forms.read(schemas.CommentRequest, request)
+    """Comment on a patch, or show what the comment will look like."""
+    if (shown := preview(request, name, number)) is not None:
+        return shown
+    body = forms.read(schemas.CommentRequest, request, about=about(request))
     reviews.comment(name, number, body, actor, ctx)
     return back(request, name, number)
+
+
+@router.post("/comments/{comment_id}/edit")
+@allow("comment.edit")
+def edit_comment(
+    request: Request, name: ModelName, number: Number, comment_id: uuid.UUID, actor: ActorDep, ctx: ContextDep
+) -> Response:
+    """Give a comment of the visitor's another text, or show what it will look like."""
+    if (shown := preview(request, name, number)) is not None:
+        return shown
+    reviews.edit_comment(name, number, comment_id, forms.read(schemas.CommentEditRequest, request), actor, ctx)
+    return back(request, name, number)
+
+
+@router.get("/comments/{comment_id}/history")
+@allow("model.read")
+def comment_history(
+    request: Request, name: ModelName, number: Number, comment_id: uuid.UUID, actor: VisitorDep, ctx: ContextDep
+) -> Response:
+    """Show all texts of a comment."""
+    with ctx.database.read() as session:
+        model = model_views.show(session, actor, model_views.find(session, name))
+        history = review_views.comment_history(session, actor, name, number, comment_id)
+    return render.page(request, "comment_history.html", model=model, number=number, history=history)
 
 
 @router.post("/comments/{comment_id}/delete")
@@ -53,8 +100,10 @@ def hide_comment(
 @router.post("/reviews")
 @allow("patch.review")
 def review(request: Request, name: ModelName, number: Number, actor: ActorDep, ctx: ContextDep) -> Response:
-    """Approve the revision that was shown, or request changes."""
-    reviews.review(name, number, forms.read(schemas.ReviewRequest, request), actor, ctx)
+    """Approve the revision that was shown, or request changes, or show what the message will look like."""
+    if (shown := preview(request, name, number)) is not None:
+        return shown
+    reviews.review(name, number, forms.read(schemas.ReviewRequest, request, about=about(request)), actor, ctx)
     return back(request, name, number)
 
 

@@ -1,5 +1,6 @@
 """Pages of patches: the list of a model's patches, and one patch at a revision."""
 
+import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -93,8 +94,12 @@ def patch(
     ctx: ContextDep,
     reported: bool = False,
     before: Cursor = None,
+    quote: uuid.UUID | None = None,
 ) -> Response:
-    """Show a patch at a revision: what it changes, its discussion, and what the visitor can do with it."""
+    """Show a patch at a revision: what it changes, its discussion, and what the visitor can do with it.
+
+    `quote` is a comment or verdict among those shown, with which the form for a comment begins.
+    """
     with ctx.database.read() as session:
         model_row = model_views.find(session, name)
         model = model_views.show(session, actor, model_row)
@@ -105,7 +110,7 @@ def patch(
                 raise
             if (card := patch_views.proposed_card(session, model_row, patch[0])) is not None:
                 page = review_views.comment_page(session, actor, model_row, card.number, before, COMMENTS)
-                return cards.page(request, actor, model, card, page)
+                return cards.page(request, actor, model, card, page, quoted(page.items, quote))
             if (push := patch_views.push(session, model_row, patch[0])) is None:
                 raise
             return render.page(request, "push.html", model=model, push=push)
@@ -122,7 +127,9 @@ def patch(
         discussion=discussion,
         thread=thread(discussion, newest=before is None),
         earlier=render.next_page(request.url.path, discussion.earlier_comments),
+        quoted=quoted([*discussion.comments, *discussion.reviews], quote),
         tensors=tensors,
+        remarks=review_views.remarks_by_tensor(discussion.remarks, tensors[:ROWS]),
         pairs=pairs,
         summary=conflict_summary,
         energy=energy,
@@ -157,6 +164,13 @@ def thread(discussion: schemas.Discussion, *, newest: bool) -> list[Entry]:
         entries += [("revision", row) for row in discussion.revisions]
         entries += [("review", row) for row in discussion.reviews]
     return sorted(entries, key=lambda entry: entry[1].created_at)
+
+
+def quoted(said: Sequence[schemas.Comment | schemas.Review], wanted: uuid.UUID | None) -> str:
+    """Return the message of a comment or verdict as a quote in Markdown, or nothing if there is no such one."""
+    message = next((row.message for row in said if row.id == str(wanted)), "")
+    lines = [f"> {line}".rstrip() for line in message.splitlines()]
+    return "\n".join([*lines, "", ""]) if lines else ""
 
 
 def energy(tensors: Sequence[schemas.TensorStats]) -> tuple[list[str], list[str], list[list[float | None]]]:

@@ -2,6 +2,8 @@
 
 A visitor who has not signed in gets one, too, with the first form that they are shown. Signing in replaces it, so a
 secret that somebody else has planted is worth nothing. Signing in by a provider has one of its own for some minutes.
+Where people reach the registry by https, their names begin with `__Host-`: browsers then take them from this host
+alone, so that a site at another name of the domain cannot plant one.
 """
 
 import hmac
@@ -23,9 +25,24 @@ def csrf_of(secret: str) -> str:
     return hmac.new(secret.encode(), b"csrf", sha256).hexdigest()
 
 
+def cookie(request: Request, name: str = COOKIE) -> str:
+    """Return the secret in a cookie of ours, or an empty string."""
+    return request.cookies.get(full_name(request, name), "")
+
+
+def full_name(request: Request, name: str) -> str:
+    """Return the whole name of a cookie of ours."""
+    return f"__Host-{name}" if is_encrypted(request) else name
+
+
+def is_encrypted(request: Request) -> bool:
+    """Say whether people reach this registry by https, as far as the request or its settings tell."""
+    return request.url.scheme == "https" or get_context(request).settings.public_url.startswith("https:")
+
+
 def csrf(request: Request) -> str:
     """Return the CSRF token for the forms of a page; a browser without a cookie gets one with the answer."""
-    secret = request.cookies.get(COOKIE)
+    secret = cookie(request)
     if not secret:
         if not hasattr(request.state, "guest"):
             request.state.guest = secrets.token_urlsafe(32)
@@ -75,8 +92,7 @@ def set_cookie(
         name: The name of the cookie.
         lifetime: Seconds for which the browser keeps it.
     """
-    public = get_context(request).settings.public_url
-    secure = request.url.scheme == "https" or public.startswith("https:")
+    secure, name = is_encrypted(request), full_name(request, name)
     if secret is None:
         response.delete_cookie(name, secure=secure, httponly=True, samesite="lax")
     else:

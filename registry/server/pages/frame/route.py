@@ -30,7 +30,7 @@ from registry.server.edge.context import get_context
 from registry.server.errors import STATUS
 from registry.server.pages.frame import render
 from registry.server.pages.frame.answers import answer_page
-from registry.server.pages.frame.cookies import COOKIE, csrf_of, set_cookie
+from registry.server.pages.frame.cookies import cookie, csrf_of, set_cookie
 from registry.server.views import jobs as job_views
 from registry.services.people import sign_ins
 from registry.services.people.actors import Actor
@@ -84,7 +84,7 @@ class PageRoute(Route):
 
     def authenticate(self, session: Session, request: Request) -> Actor | None:
         """Return the user who has signed in in this browser, if any."""
-        secret = request.cookies.get(COOKIE)
+        secret = cookie(request)
         return sign_ins.find(session, secret, request.state.request_id) if secret else None
 
     async def read(self, request: Request) -> bool:
@@ -108,7 +108,7 @@ async def read_form(request: Request) -> dict[str, list[str]]:
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise Forbidden("This form was sent from another site; open the page here, and send it again.")
     fields = await parse_body(request, parse_form)
-    given, secret = fields.pop("csrf", [""])[-1], request.cookies.get(COOKIE, "")
+    given, secret = fields.pop("csrf", [""])[-1], cookie(request)
     if not secret or not hmac.compare_digest(given.encode(), csrf_of(secret).encode()):
         raise Forbidden(
             "This form is out of date, for instance because you signed out; open the page again, and send it again."

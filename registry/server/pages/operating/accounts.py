@@ -71,6 +71,14 @@ def invite(request: Request, actor: ActorDep, ctx: ContextDep, url: PublicUrl) -
     return answer_page(request, "invitation_made.html", invitation=made, back="/admin/invitations")
 
 
+@router.post("/invitations/refuse")
+@allow("admin.manage")
+def refuse(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
+    """Refuse all requests that the page has shown."""
+    joining.refuse_requests(forms.read(schemas.RefuseRequests, request), actor, ctx)
+    return redirect(request, "/admin/invitations")
+
+
 @router.post("/invitations/{invitation_id}/approve")
 @allow("admin.manage")
 def approve(request: Request, invitation_id: uuid.UUID, actor: ActorDep, ctx: ContextDep) -> Response:

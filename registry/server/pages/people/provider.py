@@ -16,7 +16,7 @@ from registry.errors import Forbidden, InvalidRequest, Unauthenticated
 from registry.server.edge.admission import ActorDep, VisitorDep, allow, count_stranger
 from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.pages.frame.answers import answer_page
-from registry.server.pages.frame.cookies import COOKIE, csrf_of, set_cookie, sign_in_by_provider
+from registry.server.pages.frame.cookies import cookie, csrf_of, set_cookie, sign_in_by_provider
 from registry.server.pages.frame.route import PageRoute, local, redirect
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -54,7 +54,7 @@ async def link(request: Request, actor: ActorDep, ctx: ContextDep, url: PublicUr
 
 def link_of(request: Request) -> str:
     """Return what the cookie of a flow holds to link an account: it is good for the sign-in that began it alone."""
-    return LINK + csrf_of(request.cookies.get(COOKIE, ""))
+    return LINK + csrf_of(cookie(request))
 
 
 @router.get(BACK)
@@ -70,7 +70,7 @@ async def finish(
     iss: Text = "",
 ) -> Response:
     """Take the browser back from the provider: sign it in, or link the account."""
-    secret, _, after = request.cookies.get(FLOW, "").partition(".")
+    secret, _, after = cookie(request, FLOW).partition(".")
     provider = await run_in_threadpool(lambda: ctx.providers.provider)
     if not secret or not hmac.compare_digest(state.encode(), provider.state(secret).encode()):
         raise InvalidRequest("This sign-in was begun in another browser, or too long ago; begin again.")

@@ -11,7 +11,7 @@ from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.answers import answer_page
-from registry.server.pages.frame.cookies import COOKIE
+from registry.server.pages.frame.cookies import cookie
 from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.views.accounts import sessions as session_views
 
@@ -23,7 +23,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 def listing(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Show where the visitor is signed in, and the accounts that are linked to theirs."""
     with ctx.database.read() as session:
-        shown = session_views.sessions(session, actor, request.cookies.get(COOKIE))
+        shown = session_views.sessions(session, actor, cookie(request))
     return render.page(request, "sessions.html", shown=shown, provider=ctx.settings.oidc_title)
 
 

@@ -8,7 +8,7 @@ from registry.errors import Unauthenticated
 from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.pages.frame import cookies, forms, render
-from registry.server.pages.frame.cookies import COOKIE, set_cookie
+from registry.server.pages.frame.cookies import cookie, set_cookie
 from registry.server.pages.frame.route import PageRoute, local, redirect, refusal
 from registry.services.people import sign_ins
 
@@ -45,7 +45,7 @@ def sign_in(request: Request) -> Response:
 def sign_out(request: Request, actor: ActorDep, ctx: ContextDep) -> Response:
     """Sign the browser out."""
     with ctx.database.write() as session:
-        sign_ins.end(session, actor, request.cookies[COOKIE])
+        sign_ins.end(session, actor, cookie(request))
     response = redirect(request, "/")
     set_cookie(request, response, None)
     return response

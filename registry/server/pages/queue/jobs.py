@@ -12,7 +12,7 @@ from registry.server.api import jobs as job_routes
 from registry.server.edge.admission import ActorDep, VisitorDep, allow
 from registry.server.edge.context import Context, ContextDep
 from registry.server.pages.frame import render
-from registry.server.pages.frame.cookies import COOKIE
+from registry.server.pages.frame.cookies import cookie
 from registry.server.pages.frame.route import PageRoute, redirect
 from registry.server.pages.queue.streams import EventStream, Look, event
 from registry.server.views import jobs as job_views
@@ -82,7 +82,7 @@ def visible_job(request: Request, ctx: Context, job_id: uuid.UUID) -> schemas.Jo
         Unauthenticated: The user has signed out, or their token was revoked.
         Forbidden, NotFound: The user may no longer see the job.
     """
-    secret = request.cookies.get(COOKIE)
+    secret = cookie(request)
     known = request.state.actor is not None and secret is not None
     with ctx.database.read() as session:
         actor = sign_ins.find(session, secret) if known and secret else None

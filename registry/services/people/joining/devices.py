@@ -31,7 +31,7 @@ def start(session: Session, label: str) -> tuple[str, str]:
     Raises:
         TooMany: Too many programs wait already.
     """
-    session.execute(delete(DeviceLogin).where(DeviceLogin.expires_at <= now()))
+    drop_expired(session)
     waiting = session.scalar(select(func.count()).select_from(DeviceLogin))
     if (waiting or 0) >= MOST_WAITING:
         raise TooMany("Too many programs wait to be let in; try again in a few minutes.", retry_after=60)
@@ -42,6 +42,11 @@ def start(session: Session, label: str) -> tuple[str, str]:
         )
     )
     return device, f"{code[:4]}-{code[4:]}"
+
+
+def drop_expired(session: Session) -> None:
+    """Delete the logins for which nobody let a program in in time."""
+    session.execute(delete(DeviceLogin).where(DeviceLogin.expires_at <= now()))
 
 
 def look(session: Session, code: str, *, lock: bool = False) -> DeviceLogin:

@@ -3,7 +3,7 @@
 import secrets
 import uuid
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -139,6 +139,19 @@ def revoke(session: Session, actor: Actor, invitation_id: uuid.UUID, namespace: 
     session.flush()
     before = {"invitation": str(row.id), "state": row.state}
     record(session, actor, "invitation.revoke", subject, before=before)
+
+
+def refuse_all(session: Session, actor: Actor, until: datetime) -> int:
+    """Refuse all requests that were made until a time; return how many.
+
+    Whoever refuses them has seen them: one that was made since stays.
+    """
+    old = Invitation.state == "asked", Invitation.created_at <= until
+    refused = session.scalars(delete(Invitation).where(*old).returning(Invitation.asked_name)).all()
+    if refused:
+        before = {"requests": len(refused), "names": sorted(filter(None, refused))}
+        record(session, actor, "invitation.refuse", "the registry", before=before)
+    return len(refused)
 
 
 def look(session: Session, secret: str) -> Invitation:
