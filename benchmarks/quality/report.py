@@ -110,5 +110,6 @@ def how(results: Results) -> str:
 of all worlds: {spent}; together {sum(steps.values()) / 60:.0f}.
 
 World w cuts the data, sets the base's first weights and draws its batches with seed w, fine-tunes task t with seed
-1000 w + t, and adds tasks in the orders of NumPy's default_rng([w, order]). Other processors round otherwise while they
-train, so that their last digits are others; and texts are those of the Python and the packages that are installed."""
+1000 w + t, and adds tasks in the orders of NumPy's default_rng([w, order]). Other processors may round otherwise while
+they train; two of AMD (families 25 and 26) gave the same bits on the real base, in the two patches that were compared.
+Texts are those of the Python and the packages that are installed."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.db.tables import Build, Composition, Job, Model, PatchRevision, Recipe, RecipeItem
 from registry.errors import RevisionNotFound
 from registry.server.views import conflicts as conflict_views
@@ -74,9 +73,7 @@ def composition(
 
 def alpha_rule(method: str, items: Sequence[tuple[RecipeItem, PatchRevision | None]], asked: str | None) -> str | None:
     """Return the rule that gave the items of a recipe their alpha, if `auto` was asked for."""
-    if asked != AUTO:
-        return None
-    return alphas.rule_for(method, [revision for _, revision in items], [item.weight for item, _ in items])
+    return alphas.asked_rule(method, [revision for _, revision in items], [item.weight for item, _ in items], asked)
 
 
 def auto_rule(session: Session, model: Model, shown: schemas.Recipe) -> str | None:

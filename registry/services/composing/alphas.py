@@ -7,7 +7,7 @@ from itertools import combinations
 
 from sqlalchemy.orm import Session
 
-from registry.breadcrumbs.comparing.alpha import AlphaPart, choose_alpha, kept_share, rule_of
+from registry.breadcrumbs.comparing.alpha import AUTO, AlphaPart, choose_alpha, kept_share, rule_of
 from registry.db.tables import PatchRevision
 from registry.errors import BreadcrumbError, InvalidRecipe, NotCompared
 from registry.services.composing import conflict_sums
@@ -72,6 +72,13 @@ def resolve(
 def rule_for(method: str, revisions: Sequence[PatchRevision | None], weights: Sequence[str]) -> str:
     """Return the rule of `auto` for patches, in words; those that are no longer listed count as of the default cuts."""
     return rule_of(method, [_part(one, weight) for one, weight in zip(revisions, weights, strict=True)])
+
+
+def asked_rule(
+    method: str, revisions: Sequence[PatchRevision | None], weights: Sequence[str], asked: str | None
+) -> str | None:
+    """Return the rule that gave patches their alpha, if `auto` was asked for."""
+    return rule_for(method, revisions, weights) if asked == AUTO else None
 
 
 def found_rule(
