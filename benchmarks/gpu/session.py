@@ -68,7 +68,7 @@ def plan(out: Path, *, small: bool) -> list[Step]:
         out: Where results go.
         small: Whether to try out the session itself: tiny models and few tests.
     """
-    size = ["--params", "0.1M", "--patches", "2", "--rounds", "1"] if small else ["--params", "1B"]
+    size = ["--params", "1M", "--patches", "2", "--rounds", "1"] if small else ["--params", "1B"]
     few = ["--weights", str(2**16), "--counts", "1", "--densities", "0.14", "--rounds", "1"]
     kernels = few if small else []
     one = few if small else ["--counts", "8", "--densities", "0.14"]

@@ -19,6 +19,7 @@ from registry.breadcrumbs.kernels import compose as cpu
 from registry.breadcrumbs.kernels.cuda.conflicts import measure_chunk
 from registry.breadcrumbs.kernels.cuda.counting import count_before
 from tests.support.host_lanes import DEVICE
+from tests.support.live_makers import make_llama, open_family
 from tests.support.science_makers import PatchedBase
 
 
@@ -137,7 +138,10 @@ def test_a_live_model_is_measured_and_compared_with_the_cpus_bits(lanes, tmp_pat
     for name, value in (("WARM", 0), ("REPEATED", 1)):
         monkeypatch.setattr(works, name, value)
     use_lanes(monkeypatch)
-    world = PatchedBase(tmp_path)
-    result = live.measure(Case("0.1M"), tmp_path / "base", patch_files(world), 1, 2**26, DEVICE)
+    with open_family(tmp_path, make_llama(tmp_path / "base"), (1, 2)) as family:
+        files_of = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+        pairs = zip(family.patches, files_of, strict=True)
+        patches = [PatchFile(path, sha256, family.digest, path.stat().st_size, 1) for sha256, path in pairs]
+        result = live.measure(Case("1M"), family.folder, patches, 1, 2**26, DEVICE)
     assert [row[0] for row in result.tables[0].rows] == ["first switch", "copy", "switch"]
     assert result.bars[1].reached

@@ -1,6 +1,7 @@
 """Composing on a GPU by the CUDA kernels, on lanes that the CPU stands in for: files, and patches that stay there."""
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -305,3 +306,16 @@ def test_values_are_read_directly_and_through_memory_where_that_fails(keeping, t
     assert {read.size for read in kvikio.reads}
     assert all(file.opened is None for file in kvikio.files)
     assert len(kvikio.files) <= 3  # each patch is opened once
+
+
+def test_compositions_at_the_same_time_keep_nothing_by_halves(keeping, tmp_path):
+    world = PatchedBase(tmp_path)
+    alphas = ["0.3", "-0.7", "0.1"]
+    expected = [world.compose(f"cpu{alpha}", alpha=alpha).weights_digest for alpha in alphas]
+    for turn in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            begun = [pool.submit(world.compose, f"{turn}{alpha}", alpha=alpha, device="cuda") for alpha in alphas]
+            assert [one.result().weights_digest for one in begun] == expected
+    spoil(world, base=True)
+    again = [world.compose(f"again{alpha}", alpha=alpha, device="cuda").weights_digest for alpha in alphas]
+    assert again == expected

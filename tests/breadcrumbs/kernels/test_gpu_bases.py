@@ -1,7 +1,10 @@
 """Bases that stay on a GPU, and the time of its phases."""
 
+import contextlib
 import hashlib
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -128,3 +131,28 @@ def test_patches_stay_beside_their_base_as_far_as_they_fit_and_others_leave_for_
     assert use("a", ("two", 30))[1]["two"] is not found["two"]  # it had left for the third
     assert use("b", ("one", 30), room=39) == (None, {})
     assert use("a")[0] is not base
+
+
+def test_after_an_error_the_stream_is_waited_for_before_its_buffers_are_anothers(monkeypatch):
+    work, waited = Work(torch.device("cpu"), 64, 64), []
+
+    def synchronize():
+        waited.append(True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    work._stream = SimpleNamespace(synchronize=synchronize)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    with pytest.raises(KeyError), work.stream():
+        raise KeyError
+    assert waited
+
+
+def test_what_a_launch_needs_is_sent_in_one_go_however_much_it_is():
+    work = Work(torch.device("cpu"), 64, 64)
+    for rows in (0, 3, 500):
+        table, scales = np.arange(5 * rows).reshape(rows, 5), np.linspace(0, 1, rows + 1)
+        sent = work.send([table[:, ::-1][:, ::-1], scales, np.arange(rows, dtype=np.int32)])
+        assert [part.shape for part in sent] == [(rows, 5), (rows + 1,), (rows,)]
+        assert np.array_equal(sent[0].numpy(), table)
+        assert np.array_equal(sent[1].numpy(), scales)
+        assert all(part.data_ptr() % 16 == 0 for part in sent)

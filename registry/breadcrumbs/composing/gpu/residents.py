@@ -1,5 +1,4 @@
-"""Residents: bases and patches that stay on a GPU between the compositions of one process; the least recently used
-leaves first.
+"""Residents: bases and patches that stay on a GPU for later compositions; the least recently used leaves first.
 
 A tensor stays once all of it has been copied there, and the composition that copied it has ended well. Of a base, that
 has verified it. What stays is neither read nor hashed again.
