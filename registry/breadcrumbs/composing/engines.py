@@ -7,7 +7,7 @@ gpu/engine.py has the GPU's engine. Both give the same bytes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.composing.staging import CHUNK_BYTES, MAX_CHUNK_ELEMENTS, Arena, Chunk, Placed, Stager, Step
@@ -16,11 +16,6 @@ from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.formats.recipe import Recipe, scale
 from registry.breadcrumbs.kernels.compose import CODES, METHODS, SUM, compose_chunk
 from registry.errors import NotFinite
-
-if TYPE_CHECKING:
-    import torch
-
-    from registry.breadcrumbs.composing.gpu.residents import Resident
 
 Touches = Sequence[tuple[Patch, float]]
 """The patches that touch a tensor, ascending by sha256, each with its scale there."""
@@ -47,6 +42,19 @@ class Buffers:
     out: Arena
 
 
+class Staying(Protocol):
+    """What earlier compositions left of a base on a GPU.
+
+    Attributes:
+        digests: The sha256 of each tensor that is there, by name.
+    """
+
+    digests: dict[str, str]
+
+    def holds(self, name: str) -> bool:
+        """Say whether a tensor is there."""
+
+
 class Engine(Protocol):
     """Composes chunks that are staged.
 
@@ -56,7 +64,7 @@ class Engine(Protocol):
     """
 
     step: Step
-    resident: "Resident | None"
+    resident: Staying | None
 
     def depth(self, workers: int) -> int:
         """Return how many chunks the engine works on at a time, where `workers` processors are free."""
@@ -73,9 +81,7 @@ class Engine(Protocol):
     def compose(self, chunk: Chunk, buffers: Buffers) -> int:
         """Compose a chunk into `buffers.out`; return how many results are not finite where the base was."""
 
-    def write_there(
-        self, base: Placed, touching: Mapping[str, Touches], outs: Mapping[str, "torch.Tensor"]
-    ) -> dict[str, int]:
+    def write_there(self, base: Placed, touching: Mapping[str, Touches], outs: Mapping[str, Any]) -> dict[str, int]:
         """Compose tensors into memory on the GPU as far as possible; arguments as of `GpuEngine.write_there`."""
 
     def settle(self, digests: Mapping[str, str]) -> None:
@@ -86,7 +92,7 @@ class CpuEngine:
     """Composes on the CPU, one chunk in each thread."""
 
     step = Step(CHUNK_BYTES, MAX_CHUNK_ELEMENTS)
-    resident: "Resident | None" = None
+    resident: Staying | None = None
 
     def __init__(self, phases: Phases, rule: Rule) -> None:
         self.phases, self.rule = phases, rule
@@ -107,9 +113,7 @@ class CpuEngine:
         """Read the rest of a chunk into the arena."""
         chunk.read_rest(arena)
 
-    def write_there(
-        self, base: Placed, touching: Mapping[str, Touches], outs: Mapping[str, "torch.Tensor"]
-    ) -> dict[str, int]:
+    def write_there(self, base: Placed, touching: Mapping[str, Touches], outs: Mapping[str, Any]) -> dict[str, int]:
         """Do nothing: there is no GPU."""
         return {}
 

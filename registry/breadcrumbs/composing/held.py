@@ -9,7 +9,7 @@ whatever its part. They are in files (scratch.py), or in the memory of a model t
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import Any
 
 from registry.breadcrumbs.composing.compose import SPARE_CHUNKS, find_touching, open_engine
 from registry.breadcrumbs.composing.engines import Engine, Rule, overflow
@@ -23,18 +23,15 @@ from registry.breadcrumbs.kernels.devices import pick_device
 from registry.files.progress import Meter, Progress
 from registry.files.threads import processors
 
-if TYPE_CHECKING:
-    import torch
-
 Touching = Mapping[str, Sequence[tuple[Patch, float]]]
 Part = tuple[Rule, tuple[tuple[Patch, float], ...]]
 Sinks = Callable[[str], Sink]
 """Returns where the tensors of a weight file go."""
-Memory = Callable[[Collection[str]], Mapping[str, "torch.Tensor"]]
-"""Returns the memory of those tensors that are on a GPU as in a file, on multiples of 16: uint8 [bytes] each."""
+Memory = Callable[[Collection[str]], Mapping[str, Any]]
+"""Returns the memory of those tensors that are on a GPU as in a file, on multiples of 16: torch uint8 [bytes] each."""
 
 
-def nowhere(names: Collection[str]) -> dict[str, "torch.Tensor"]:
+def nowhere(names: Collection[str]) -> dict[str, Any]:
     """Return no memory: the tensors are in files."""
     return {}
 

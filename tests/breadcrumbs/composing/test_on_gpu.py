@@ -310,12 +310,21 @@ def test_values_are_read_directly_and_through_memory_where_that_fails(keeping, t
 
 def test_compositions_at_the_same_time_keep_nothing_by_halves(keeping, tmp_path):
     world = PatchedBase(tmp_path)
-    alphas = ["0.3", "-0.7", "0.1"]
-    expected = [world.compose(f"cpu{alpha}", alpha=alpha).weights_digest for alpha in alphas]
+    hows = [{}, {"alpha": "-0.7"}, {"method": "ties", "weights": ("1", "0.5", "2")}]
+    expected = [world.compose(f"cpu{at}", **how).weights_digest for at, how in enumerate(hows)]
     for turn in range(2):
         with ThreadPoolExecutor(3) as pool:
-            begun = [pool.submit(world.compose, f"{turn}{alpha}", alpha=alpha, device="cuda") for alpha in alphas]
+            begun = [pool.submit(world.compose, f"{turn}-{at}", device="cuda", **how) for at, how in enumerate(hows)]
             assert [one.result().weights_digest for one in begun] == expected
     spoil(world, base=True)
-    again = [world.compose(f"again{alpha}", alpha=alpha, device="cuda").weights_digest for alpha in alphas]
-    assert again == expected
+    assert [world.compose(f"2-{at}", device="cuda", **how).weights_digest for at, how in enumerate(hows)] == expected
+
+
+def test_of_a_tensor_with_more_values_than_an_int32_counts_no_patch_stays(keeping, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_engine, "MOST", 4000)
+    world = PatchedBase(tmp_path)
+    expected = world.compose("cpu").weights_digest
+    for out in ("first", "again"):
+        assert world.compose(out, device="cuda").weights_digest == expected
+    patches = [kept for kept, _ in keeping._kept.values() if isinstance(kept, ResidentPatch)]
+    assert [sorted(patch.tensors) for patch in patches] == 3 * [["scalar"]]

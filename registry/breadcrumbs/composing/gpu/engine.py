@@ -14,11 +14,11 @@ from queue import LifoQueue
 
 import torch
 
-from registry.breadcrumbs.composing.engines import Buffers, CpuEngine, Rule, Touches
+from registry.breadcrumbs.composing.engines import Buffers, CpuEngine, Rule, Staying, Touches
 from registry.breadcrumbs.composing.gpu.direct import DirectReader, open_direct_reader
 from registry.breadcrumbs.composing.gpu.held import LONGEST, HeldTensor, Wholly, compose_wholly, size_of
 from registry.breadcrumbs.composing.gpu.launches import CudaLaunch, HeldLaunch, Launch, pick_launch
-from registry.breadcrumbs.composing.gpu.residents import RESIDENTS, Copies
+from registry.breadcrumbs.composing.gpu.residents import RESIDENTS, Copying
 from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
 from registry.breadcrumbs.composing.gpu.work import Work
 from registry.breadcrumbs.composing.lanes import Phases
@@ -79,9 +79,11 @@ class GpuEngine:
         self._launch, self.direct = pick_launch(device), direct
         kept = [(sha256, size_of(patch)) for sha256, patch in patches.items()] if self._launch is CudaLaunch else []
         left = memory - self.CHUNKS * (self._arena_room + self._out_room)
-        self.resident, found = RESIDENTS.use((base, base_size), kept, left, device)
-        self._copies = Copies(self.resident, {patches[sha256]: kept for sha256, kept in found.items()})
-        self._copies.settle({}, BLOCKS[rule.method])  # counts what another method did not want counted
+        self._base, found = RESIDENTS.use((base, base_size), kept, left, device)
+        staying = {patches[sha256]: patch for sha256, patch in found.items()}
+        self.resident: Staying | None = self._base
+        self._copying = Copying(self._base, staying, BLOCKS[rule.method])
+        self._copying.settle({})  # counts what another method did not want counted
         self._wholly: dict[str, Wholly] = {}
         self._touching: dict[str, Touches] = {}
         self._works: LifoQueue[Work | None] = LifoQueue()
@@ -179,7 +181,7 @@ class GpuEngine:
             base.copy_(kept)
         elif kept is not None:
             kept.copy_(base)
-        self._copies.leave_out(chunk.tensor)
+        self._copying.leave_out(chunk.tensor)
         return self.cpu.compose(chunk, buffers)
 
     def write_there(
@@ -204,32 +206,32 @@ class GpuEngine:
 
     def settle(self, digests: Mapping[str, str]) -> None:
         """Keep what was copied, now that all has ended well; of the base, tensors with these digests."""
-        self._copies.settle(digests, BLOCKS[self.rule.method])
+        self._copying.settle(digests)
 
     def _find(self, base: Placed, name: str, touching: Touches) -> Wholly | None:
         """Return what a tensor is composed of, if all of that is on the GPU."""
-        if self.resident is None or not self.resident.holds(name):
+        if self._base is None or not self._base.holds(name):
             return None
         held: list[tuple[HeldTensor, float]] = []
         for patch, by in touching:
-            one = self._copies.find(patch, name)
+            one = self._copying.find(patch, name)
             if one is None:
                 return None
             held.append((one, by))
-        return Wholly(self.resident.tensors[name], base.tensors[name].dtype, held)
+        return Wholly(self._base.tensors[name], base.tensors[name].dtype, held)
 
     def _kept(self, chunk: Chunk) -> torch.Tensor | None:
         """Return the memory in which the chunk's part of the base stays, or is to stay; None where nothing stays."""
         width = DTYPES[chunk.spec.dtype]
-        whole = self._copies.base(chunk.tensor, chunk.spec.numel * width)
+        whole = self._copying.base(chunk.tensor, chunk.spec.numel * width)
         return None if whole is None else whole[chunk.first * width : chunk.stop * width]
 
     def _keep_patches(self, chunk: Chunk, there: torch.Tensor) -> None:
         """Copy what patches do to a chunk to where it is to stay, unless it stays already."""
         numbers, table, before = chunk.numbers.tolist(), chunk.table.tolist(), chunk.before.tolist()
-        rows = {number: (row, many) for number, row, many in zip(numbers, table, before, strict=True)}
+        rows = {number: (row, earlier) for number, row, earlier in zip(numbers, table, before, strict=True)}
         for number, (patch, _) in enumerate(self._touching[chunk.tensor]):
-            room = None if chunk.spec.numel > MOST else self._copies.room_for(patch, chunk.tensor)
+            room = None if chunk.spec.numel > MOST else self._copying.room_for(patch, chunk.tensor)
             if room is None:
                 continue
             if number in rows:

@@ -35,7 +35,7 @@ class HeldTensor:
         values_at: Where the values begin in it.
         numel: Elements of the tensor.
         code, width: Dtype of the values, and bytes of an index or 0 for a bitmask.
-        count: How many values there are.
+        nnz: How many values there are.
         starts: int32 [B + 1] by the elements of a block: how many values come before each, then all.
     """
 
@@ -44,7 +44,7 @@ class HeldTensor:
     numel: int
     code: int
     width: int
-    count: int
+    nnz: int
     starts: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def keep(self, chunk: Chunk, row: Sequence[int], before: int, there: torch.Tensor) -> None:
@@ -71,13 +71,12 @@ class HeldTensor:
     def row(self, origin: int, first: int = 0) -> tuple[int, int, int, int, int]:
         """Return its row of a table whose offsets count from an address, where a chunk begins at element `first`."""
         at = self.arena.data_ptr() - origin
-        return at + (0 if self.width else first // 8), at + self.values_at, self.code, self.width, self.count
+        return at + (0 if self.width else first // 8), at + self.values_at, self.code, self.width, self.nnz
 
-    def count_starts(self, block: int) -> None:
-        """Count the values before each block, unless they are counted; nothing waits for it."""
-        if block not in self.starts:
-            table = torch.tensor([self.row(self.arena.data_ptr())], dtype=torch.int64).to(self.arena.device)
-            self.starts[block] = count_before(self.arena, table, self.numel, block)[0]
+    def count(self, block: int) -> torch.Tensor:
+        """Count the values before each block, as `starts` has it; nothing waits for it."""
+        table = torch.tensor([self.row(self.arena.data_ptr())], dtype=torch.int64).to(self.arena.device)
+        return count_before(self.arena, table, self.numel, block)[0]
 
 
 def make_room(patch: Patch, name: str, device: torch.device) -> HeldTensor:

@@ -53,24 +53,26 @@ class ResidentPatch:
     def settle(self, copied: Mapping[str, HeldTensor], block: int) -> None:
         """Keep tensors that were copied, and wait until the values before each block of elements are counted."""
         with self._lock:
-            self.tensors = {**copied, **self.tensors}
-            missing = [held for held in self.tensors.values() if block not in held.starts]
-            for held in missing:
-                held.count_starts(block)
-            if missing and self.device.type == "cuda":
-                torch.cuda.current_stream(self.device).synchronize()  # other streams want them, too
+            tensors = {**copied, **self.tensors}
+            counted = [(held, held.count(block)) for held in tensors.values() if block not in held.starts]
+            if counted and self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()
+            for held, starts in counted:  # other streams find them from here on
+                held.starts[block] = starts
+            self.tensors = tensors
 
 
-class Copies:
+class Copying:
     """What one composition copies to a GPU; it stays there once that has ended well.
 
     Args:
         base: What stays of the base; None where it is not to stay.
         patches: What stays of each patch that is to stay.
+        block: The elements of a block before which the values of patches are to be counted.
     """
 
-    def __init__(self, base: Resident | None, patches: Mapping[Patch, ResidentPatch]) -> None:
-        self._base, self._patches, self._lock = base, patches, threading.Lock()
+    def __init__(self, base: Resident | None, patches: Mapping[Patch, ResidentPatch], block: int) -> None:
+        self._base, self._patches, self._block, self._lock = base, patches, block, threading.Lock()
         self._tensors: dict[str, torch.Tensor] = {}
         self._copied: dict[Patch, dict[str, HeldTensor]] = {patch: {} for patch in patches}
         self._left_out: set[str] = set()
@@ -89,7 +91,8 @@ class Copies:
     def find(self, patch: Patch, name: str) -> HeldTensor | None:
         """Return what a patch does to a tensor; None if that is not on the GPU whole."""
         kept = self._patches.get(patch)
-        return None if kept is None else kept.tensors.get(name)
+        held = None if kept is None else kept.tensors.get(name)
+        return held if held is not None and self._block in held.starts else None
 
     def room_for(self, patch: Patch, name: str) -> HeldTensor | None:
         """Return the memory for what a patch does to a tensor, to be filled chunk by chunk; None if it needs none."""
@@ -106,18 +109,13 @@ class Copies:
         """Have a tensor not stay, a chunk of which was not copied."""
         self._left_out.add(name)
 
-    def settle(self, digests: Mapping[str, str], block: int) -> None:
-        """Have stay what was copied: of the base, tensors with these digests; of patches, with values counted.
-
-        Args:
-            digests: The sha256 of tensors of the base, which is verified.
-            block: The elements of a block before which values are counted.
-        """
+    def settle(self, digests: Mapping[str, str]) -> None:
+        """Have stay what was copied: of the base, which is verified, tensors with these digests."""
         if self._base is not None:
             self._base.settle(self._tensors, digests)
         for patch, kept in self._patches.items():
             copied = self._copied[patch]
-            kept.settle({name: held for name, held in copied.items() if name not in self._left_out}, block)
+            kept.settle({name: held for name, held in copied.items() if name not in self._left_out}, self._block)
             copied.clear()
 
 
