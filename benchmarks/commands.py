@@ -1,6 +1,6 @@
 """The commands, in the order of the report; each is a module with `add_options` and `run`."""
 
-from benchmarks.gpu import files, kernels
+from benchmarks.gpu import files, kernels, live
 from benchmarks.science import compose, conflicts, diff, mergekit, ranges, scaling, size
 from benchmarks.server import database, latency, pages, requests, serving
 
@@ -12,6 +12,7 @@ COMMANDS = {
     "mergekit": mergekit,
     "scaling": scaling,
     "kernels": kernels,
+    "live": live,
     "gpu": files,
     "size": size,
     "pages": pages,

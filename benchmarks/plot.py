@@ -243,7 +243,7 @@ def _gpu(result: Result) -> Figure:
         ("cat patches, cp base", GREY),
         ("GPU", BLUE),
         ("GPU, hashing", BLUE),
-        ("GPU, hashing, base there", BLUE),
+        ("GPU, hashing, all there", BLUE),
         ("CPU", ORANGE),
         ("CPU, hashing", ORANGE),
     ]

@@ -14,6 +14,7 @@ NAMES = {
     "mergekit": "Against mergekit",
     "scaling": "Scaling",
     "kernels": "The kernels of a GPU",
+    "live": "A live model on a GPU",
     "gpu": "On a GPU",
     "size": "Size of patches",
     "pages": "Web pages",

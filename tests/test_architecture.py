@@ -155,10 +155,12 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "torch": {  # for GPUs alone; what runs on a CPU does without it
         "registry.breadcrumbs.comparing.cuda_engine",
         "registry.breadcrumbs.comparing.torch_engine",
+        "registry.breadcrumbs.composing.gpu.direct",
         "registry.breadcrumbs.composing.gpu.engine",
         "registry.breadcrumbs.composing.gpu.held",
         "registry.breadcrumbs.composing.gpu.launches",
-        "registry.breadcrumbs.composing.residents",
+        "registry.breadcrumbs.composing.gpu.residents",
+        "registry.breadcrumbs.composing.gpu.work",
         "registry.breadcrumbs.composing.gpu.tensor_arena",
         "registry.breadcrumbs.diffing.gpu_masks",
         "registry.breadcrumbs.kernels.cuda",

@@ -17,18 +17,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu.kernels import WEIGHTS, Moving, measure_works
-from benchmarks.gpu.works import composing, composing_by_triton, composing_held, make_chunk
+from benchmarks.gpu.works import Work, composing, composing_by_triton, make_chunk
 from benchmarks.machine import filesystem_of
 from benchmarks.measure import Sample, alternate, copy_files, read_files
 from benchmarks.results import Bar, Result, Table, documents, megabytes, seconds, times
 from benchmarks.science.cases import Case, Files, PatchFile, add_case, case_of, output, weight_files, workplace
 from benchmarks.science.compose import compose_into
 from benchmarks.science.jobs import compose_files
-from registry.breadcrumbs.composing.compose import find_touching
-from registry.breadcrumbs.composing.engines import Rule
-from registry.breadcrumbs.composing.gpu.held import HeldPatches
-from registry.breadcrumbs.composing.residents import RESIDENTS
-from registry.breadcrumbs.formats.arrays import read_raw
+from registry.breadcrumbs.composing.compose import compose, find_touching, open_engine
+from registry.breadcrumbs.composing.gpu.residents import RESIDENTS
+from registry.breadcrumbs.composing.lanes import Phases
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import Item, make_recipe
@@ -71,9 +69,12 @@ def measure(
         kernels |= measure_resident(case, base, patches, rounds, there)
     read_files([*weights, *paths])  # into page cache
 
+    def forget() -> None:
+        RESIDENTS.drop(patches[0].base, *(patch.sha256 for patch in patches))
+
     def on_gpu(digests: bool, there: bool = False) -> Sample:
-        RESIDENTS.drop(patches[0].base)
-        if there:  # a composition that hashes leaves its base there
+        forget()
+        if there:  # a composition that hashes leaves base and patches there
             compose_into(out, base, patches, case, "cuda", device_memory=device_memory)
         return compose_into(out, base, patches, case, "cuda", digests=digests, device_memory=device_memory)
 
@@ -83,13 +84,13 @@ def measure(
             floor: lambda: Sample(read_files(paths).seconds + copy_files(weights, out).seconds),
             "GPU": lambda: on_gpu(False),
             "GPU, hashing": lambda: on_gpu(True),
-            "GPU, hashing, base there": lambda: on_gpu(True, there=True),
+            "GPU, hashing, all there": lambda: on_gpu(True, there=True),
             "CPU": lambda: compose_into(out, base, patches, case, digests=False),
             "CPU, hashing": lambda: compose_into(out, base, patches, case),
         },
         rounds,
     )
-    RESIDENTS.drop(patches[0].base)
+    forget()
     moved = 2 * case.weight_bytes + sum(patch.size for patch in patches)
     rows = [
         [name, seconds(one.median), one.spread, times(one.median / found[floor].median)] for name, one in found.items()
@@ -126,8 +127,8 @@ def measure(
         Bar("CPU and GPU give the same bytes", float(same(out, base, patches, case, device_memory)), 1.0, least=True),
     ]
     notes = [
-        "The base is there only if it fits into the device memory allowed, beside the chunks in work; else the line "
-        "that says so is like the one above it."
+        "Base and patches are there only if they fit into the device memory allowed, beside chunks in work; else the "
+        "line that says so is like the one above it."
     ]
     parameters = {
         **case.document(),
@@ -155,24 +156,21 @@ def measure_kernel(case: Case, rounds: int, device: torch.device, weights: int =
 def measure_resident(
     case: Case, base: Path, patches: Sequence[PatchFile], rounds: int, device: torch.device
 ) -> dict[str, Moving]:
-    """Measure composing a model whose tensors are on the device, of patches that are there, to memory there."""
+    """Measure composing a model of a base and patches that stay on the device, to memory there."""
     with ExitStack() as stack:
         model = stack.enter_context(open_checkpoint(base))
         opened = {patch.sha256: stack.enter_context(open_patch(patch.path)) for patch in patches}
         recipe = make_recipe(patches[0].base, case.alpha, [Item(sha256) for sha256 in opened])
-        named = {id(patch): sha256 for sha256, patch in opened.items()}
         touching = find_touching(model, opened, recipe)
-        held = HeldPatches(device, 2 * sum(patch.size for patch in patches))
-        parts = {
-            name: [(held.take(named[id(patch)], patch, name), scale) for patch, scale in wanted]
-            for name, wanted in touching.items()
-        }
-        tensors = {
-            name: torch.from_numpy(read_raw(model, name, 0, model.tensors[name].numel)).to(device) for name in touching
-        }
-    dtypes = {name: model.tensors[name].dtype for name in touching}
-    work = composing_held(tensors, dtypes, parts, Rule.of(recipe))
-    return {"resident": measure_works({"resident": work}, rounds, device)["resident"]}
+        memory = 2 * (model.size + sum(patch.size for patch in patches)) + 2**30
+        compose(model, opened, recipe, None, "cuda", device_memory=memory)  # leaves there what it needs
+        with open_engine("cuda", memory, Phases(), recipe, model.size, opened) as engine:
+            outs = {name: torch.empty(model.bytes_of(name), dtype=torch.uint8, device=device) for name in touching}
+            written = engine.write_there(model, touching, outs)
+            assert written.keys() == touching.keys(), "base and patches do not stay on the device"
+            moved = 2 * sum(out.nbytes for out in outs.values()) + sum(patch.size for patch in patches)
+            work = Work([lambda: engine.write_there(model, touching, outs)], moved)
+            return {"resident": measure_works({"resident": work}, rounds, device)["resident"]}
 
 
 def same(out: Path, base: Path, patches: Sequence[PatchFile], case: Case, device_memory: int | None) -> bool:

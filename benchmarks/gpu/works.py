@@ -7,7 +7,7 @@ Several sets of inputs take turns, so that a cache holds nothing of the one befo
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from statistics import median
@@ -17,8 +17,6 @@ import torch
 
 from benchmarks.measure import Sample
 from benchmarks.science.makers import CODES, DELTA
-from registry.breadcrumbs.composing.engines import Rule
-from registry.breadcrumbs.composing.gpu.held import HeldTensor, compose_held
 from registry.breadcrumbs.kernels.compose import CODES as NUMBERS
 from registry.breadcrumbs.kernels.compose import METHODS
 from registry.breadcrumbs.kernels.cuda import compose, conflicts, select
@@ -146,30 +144,6 @@ def composing_by_triton(chunks: Sequence[Made]) -> Work:
 
 def _composed(made: Made) -> int:
     return 2 * made.base.nbytes + made.patch_bytes + made.starts.nbytes
-
-
-def composing_held(
-    base: Mapping[str, torch.Tensor],
-    dtypes: Mapping[str, str],
-    touching: Mapping[str, Sequence[tuple[HeldTensor, float]]],
-    rule: Rule,
-) -> Work:
-    """Compose the tensors of a model that patches touch, all on the device already, to memory there.
-
-    Args:
-        base: The bytes of each tensor.
-        dtypes: Their dtypes.
-        touching: What each patch does to each tensor, ascending by sha256, with its scale there.
-        rule: How they are combined.
-    """
-    outs = {name: torch.empty_like(base[name]) for name in touching}
-
-    def call() -> None:
-        for name, parts in touching.items():
-            compose_held(base[name], dtypes[name], parts, rule, outs[name])
-
-    held = sum(part.arena.nbytes for parts in touching.values() for part, _ in parts)
-    return Work([call], held + sum(2 * out.nbytes for out in outs.values()))
 
 
 def counting(chunks: Sequence[Made]) -> Work:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from client.live.module import ModuleWeights
-from client.live.naming import whereabouts
+from client.live.naming import has_adapter, unwrap, whereabouts
 from registry.breadcrumbs.composing.held import Sinks
 from registry.breadcrumbs.composing.ranges import ComposedWeights
 from registry.breadcrumbs.composing.writer import READ_BYTES
@@ -26,7 +26,7 @@ from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.breadcrumbs.formats.header import Entry, show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.formats.recipe import Recipe
-from registry.errors import CheckpointMismatch
+from registry.errors import CheckpointMismatch, InvalidRequest
 from registry.files.progress import Progress
 
 
@@ -43,12 +43,18 @@ class BoundWeights:
 
     Raises:
         CheckpointMismatch: The module is of another architecture, or has a tensor in another shape or dtype.
-        InvalidRequest: A tensor of the module is not in this process's memory.
+        InvalidRequest: A tensor of the module is not in this process's memory, is quantised, or has an adapter on it.
     """
 
     shared: frozenset[str] = frozenset()
 
     def __init__(self, module: torch.nn.Module, base: Checkpoint) -> None:
+        if has_adapter(unwrap(module)):
+            raise InvalidRequest(
+                "The model has a PEFT adapter, which adds to its weights in a way of its own; merge it or take it off "
+                "(merge_and_unload, unload), and pass the model that comes out.",
+                field="model",
+            )
         self._module, self._whereabouts = module, whereabouts(module)
         self._weights, self._base, self.tensors = ModuleWeights(module), base, base.tensors
         self._weights.check_apart()
@@ -118,6 +124,16 @@ class BoundWeights:
     def open_sinks(self) -> Iterator[Sinks]:
         """Yield where the tensors of a weight file are."""
         yield lambda name: ModuleSink(list(self._base.headers[name].entries.values()), self._base, self)
+
+    def memory(self, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Return the memory of those tensors that have one place, as in a file: uint8 [bytes], on multiples of 16."""
+        found = {}
+        for name in names:
+            places = self._places.get(name, [])
+            octets = self._weights.octets(places[0]) if len(places) == 1 else None
+            if octets is not None and octets.data_ptr() % 16 == 0:
+                found[name] = octets
+        return found
 
     def check_fits(self, names: Collection[str], patches: Mapping[str, Patch], recipe: Recipe) -> None:
         """Check, before anything is written, that the module has places for what a composition changes.
@@ -191,14 +207,20 @@ def _equal(composed: ComposedWeights, base: Checkpoint, one: str, other: str) ->
     """Say whether two tensors of a composition are equal to the bit."""
     if base.tensors[one] != base.tensors[other]:
         return False
+    first, second = (_place_in_file(base, name) for name in (one, other))
     return all(
-        read_composed(composed, base, one, start, stop) == read_composed(composed, base, other, start, stop)
+        _read_composed(composed, first, start, stop) == _read_composed(composed, second, start, stop)
         for start, stop in blocks(base.bytes_of(one), READ_BYTES)
     )
 
 
-def read_composed(composed: ComposedWeights, base: Checkpoint, name: str, start: int, stop: int) -> bytes:
-    """Return bytes start..stop - 1 of a tensor of a composition."""
+def _place_in_file(base: Checkpoint, name: str) -> tuple[str, int]:
+    """Return the weight file that has a tensor, and the byte at which the tensor starts in it."""
     file = next(file for file, header in base.headers.items() if name in header.entries)
-    at = base.headers[file].entries[name].start
+    return file, base.headers[file].entries[name].start
+
+
+def _read_composed(composed: ComposedWeights, place: tuple[str, int], start: int, stop: int) -> bytes:
+    """Return bytes start..stop - 1 of a tensor of a composition."""
+    file, at = place
     return b"".join(composed.read(file, at + start, at + stop))

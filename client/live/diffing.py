@@ -6,7 +6,6 @@ merges it, in float64.
 """
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +16,10 @@ import torch
 from client.actions.patching import diff
 from client.actions.results import MadePatch
 from client.live.module import ModuleWeights
-from client.live.naming import unwrap
+from client.live.naming import check_whole, has_adapter, unwrap
 from client.terminal.console import Console
 from registry.breadcrumbs.diffing.pairing import Choice, pair
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights, open_checkpoint
-from registry.errors import InvalidRequest
-
-WHOLE = "a patch needs all of it in one process: save the trained model, and push that with `crumb push`."
 
 
 def diff_of(
@@ -52,7 +48,7 @@ def diff_of(
 
     def open_module(opened: Checkpoint) -> contextlib.AbstractContextManager[Weights]:
         inner = unwrap(module)
-        return _open_adapted(inner, opened) if _has_adapter(inner) else ModuleWeights(inner)
+        return _open_adapted(inner, opened) if has_adapter(inner) else ModuleWeights(inner)
 
     return diff(base, open_module, out, console=Console(quiet=quiet), **options)
 
@@ -74,24 +70,13 @@ def check_diff(
         CheckpointMismatch: The two models do not fit together.
         InvalidRequest: A tensor of the module is not in this process's memory, or an option is out of bounds.
     """
-    for part in module.modules():
-        if type(part).__name__ == "FullyShardedDataParallel":
-            raise InvalidRequest(f"The model is cut up by FSDP, and {WHOLE}", field="model")
-    if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
-        raise InvalidRequest(f"The model is cut up by DeepSpeed (ZeRO-3), and {WHOLE}", field="model")
+    check_whole(module)
     inner = unwrap(module)
-    if _has_adapter(inner):  # it is saved without its base
+    if has_adapter(inner):  # it is saved without its base
         return
     choice = Choice(include, exclude, strip_prefix, shared_only, shared_rows)
     with open_checkpoint(base) as opened, ModuleWeights(inner) as weights:
         pair(opened, weights, choice)
-
-
-def _has_adapter(module: torch.nn.Module) -> bool:
-    """Say whether saving a module writes an adapter: of PEFT's own model, or of one of transformers that has one."""
-    peft = sys.modules.get("peft")
-    wrapped = peft is not None and isinstance(module, peft.PeftModel)
-    return wrapped or bool(getattr(module, "_hf_peft_config_loaded", False))
 
 
 @contextlib.contextmanager

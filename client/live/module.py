@@ -62,6 +62,13 @@ class ModuleWeights:
         tensor = place.tensor
         return tensor.device, tensor.data_ptr() or name, tensor.shape, tensor.stride()
 
+    def octets(self, name: str) -> torch.Tensor | None:
+        """Return the bytes of a tensor where they are, uint8 [bytes]; None if they do not follow each other there."""
+        place = self._places[name]
+        if not isinstance(place, Strided) or not place.tensor.is_contiguous() or not place.tensor.numel():
+            return None
+        return place.tensor.view(-1).view(torch.uint8)
+
     def check_apart(self) -> None:
         """Check that no two tensors overlap in memory that are not one.
 

@@ -21,6 +21,7 @@ from registry.breadcrumbs.formats.header import show
 from registry.errors import InvalidRequest
 
 Tensors = dict[str, torch.Tensor]
+WHOLE = "all of it is needed in one process: load it whole; or save it whole, and push what is saved with `crumb push`."
 MOST = 2**31 - 1
 """Most elements to number at once, in four bytes each and as much for what is made of them."""
 
@@ -41,6 +42,7 @@ def find_places(module: torch.nn.Module) -> dict[str, Place]:
         InvalidRequest: A tensor is not in this process's memory, or only a part of it is; or it shares its memory with
             another without being tied to it.
     """
+    check_whole(module)
     module = unwrap(module)
     state = _state(module)
     if not _is_of_transformers(module):
@@ -101,6 +103,25 @@ def unwrap(module: torch.nn.Module) -> torch.nn.Module:
         module = inner
 
 
+def check_whole(module: torch.nn.Module) -> None:
+    """Check that no library has cut up a module among processes, so that its state would be copies or parts.
+
+    Raises:
+        InvalidRequest: FSDP or DeepSpeed has.
+    """
+    if any(type(part).__name__ == "FullyShardedDataParallel" for part in module.modules()):
+        raise InvalidRequest(f"The model is cut up by FSDP, and {WHOLE}", field="model")
+    if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
+        raise InvalidRequest(f"The model is cut up by DeepSpeed (ZeRO-3), and {WHOLE}", field="model")
+
+
+def has_adapter(module: torch.nn.Module) -> bool:
+    """Say whether saving a module writes an adapter: of PEFT's own model, or of one of transformers that has one."""
+    peft = sys.modules.get("peft")
+    wrapped = peft is not None and isinstance(module, peft.PeftModel)
+    return wrapped or bool(getattr(module, "_hf_peft_config_loaded", False))
+
+
 def _is_of_transformers(module: torch.nn.Module) -> bool:
     transformers = sys.modules.get("transformers.modeling_utils")
     return transformers is not None and isinstance(module, transformers.PreTrainedModel)
@@ -153,13 +174,16 @@ def _scatter(module: torch.nn.Module, state: Mapping[str, torch.Tensor], names: 
 def _located(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor of a module's state where its bits are, though accelerate may have moved them off the device."""
     if hasattr(tensor, "full_tensor"):
-        raise InvalidRequest(
-            f"Only a part of {show(name)} is in this process (a DTensor), and a change needs all of it; gather the "
-            "model first.",
-            field="model",
-        )
+        raise InvalidRequest(f"Only a part of {show(name)} is in this process (a DTensor), and {WHOLE}", field="model")
     if not tensor.is_meta:
-        return tensor.detach()
+        found = tensor.detach()
+        if type(found) is not torch.Tensor:
+            raise InvalidRequest(
+                f"{show(name)} is a {type(found).__name__}, which does not hold the bits of a checkpoint; load the "
+                "model without quantising it.",
+                field="model",
+            )
+        return found
     owner, _, leaf = name.rpartition(".")
     hook = getattr(module.get_submodule(owner), "_hf_hook", None)
     for one in getattr(hook, "hooks", (hook,)):

@@ -6,7 +6,8 @@
 A composition is the CPU's or the GPU's, by the engines that write files, so the bits are those of the files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -58,9 +59,17 @@ class LiveWeights:
         progress: Progress | None = None,
     ) -> None:
         self._bound, self._base, self._patches = BoundWeights(module, base), base, patches
+        self._module = module
         if device == "auto":
-            device = "cuda" if any(it.is_cuda for it in module.parameters()) else "cpu"
-        self._held = HeldWeights(base, patches, lambda: self._bound.open_sinks(), device, device_memory)
+            device = "cuda" if self._gpus() else "cpu"
+        self._held = HeldWeights(
+            base,
+            patches,
+            lambda: self._bound.open_sinks(),
+            device,
+            device_memory,
+            lambda names: self._bound.memory(names),
+        )
         self.recipe = recipe
         self._bound.check_fits(self._held.changed_by(recipe), patches, recipe)
         due, found = digest or self._compose_digest(recipe), self._bound.digest(progress)
@@ -105,13 +114,29 @@ class LiveWeights:
         if self._bound.moved():
             self.verify()
         self._bound.check_fits(self._held.changed_by(recipe), self._patches, recipe)
-        try:
-            written = self._held.compose(recipe, progress)
-        except BaseException as why:
-            self._restore(why)
-            raise
+        with self._alone():
+            try:
+                written = self._held.compose(recipe, progress)
+            except BaseException as why:
+                self._restore(why)
+                raise
         self.recipe = recipe
         return written
+
+    def _gpus(self) -> list[torch.device]:
+        """Return the GPUs on which the module is, that of its first parameter first."""
+        return list(dict.fromkeys(it.device for it in self._module.parameters() if it.is_cuda))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have the module's GPUs end what they were given before, and what is given inside; compose on the first."""
+        gpus = self._gpus()
+        for gpu in gpus:
+            torch.cuda.synchronize(gpu)
+        with torch.cuda.device(gpus[0]) if gpus else nullcontext():
+            yield
+        for gpu in gpus:
+            torch.cuda.synchronize(gpu)
 
     def verify(self, digest: str | None = None, progress: Progress | None = None) -> str:
         """Read the whole module, and compare its weights digest; return the digest.

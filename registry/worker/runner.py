@@ -152,26 +152,21 @@ class Runner:
         """
         sandbox = self.take_kept(kwargs) if keep else None
         sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
-        beat, ended = time.monotonic(), False
-        stillness = Stillness(self.settings.job_still_seconds)
+        ended, stillness = False, Stillness(self.settings.job_still_seconds)
+
+        def progress() -> float:
+            return done[0] + done[1] * sandbox.progress
+
+        beat = self.beating(claim, progress)
         try:
             while (result := sandbox.wait(0.25)) is None:
-                if self.stopping.is_set():
-                    raise Stopped
                 if grows:
                     self.store.require_room(1, "what this job writes")
-                if time.monotonic() - beat >= min(HEARTBEAT_EVERY, self.settings.lease_seconds / 4):
-                    beat = time.monotonic()
-                    with self.database.write() as session:
-                        self.be_seen(session)
-                        progress = done[0] + done[1] * sandbox.progress
-                        if jobs.heartbeat(session, claim, progress, self.lease):
-                            raise JobCancelled("The job was cancelled.")
-                    if stillness.look(sandbox.activity):
-                        raise Hung(
-                            f"Its process neither progressed nor used a processor for {stillness.seconds:g} seconds, "
-                            f"at {progress:.0%}."
-                        )
+                if beat() and stillness.look(sandbox.activity):
+                    raise Hung(
+                        f"Its process neither progressed nor used a processor for {stillness.seconds:g} seconds, "
+                        f"at {progress():.0%}."
+                    )
             ended = True
             return result
         except JobFailed:
@@ -184,24 +179,30 @@ class Runner:
             else:
                 sandbox.kill()
 
-    def beating(self, claim: jobs.Claim) -> Beat:
-        """Return what keeps a job's lease while its worker itself is at work, if it is called often.
+    def beating(self, claim: jobs.Claim, progress: Callable[[], float] = lambda: 1.0) -> Beat:
+        """Return what keeps a job's lease, if it is called often; called, it says whether it has written a heartbeat.
+
+        Args:
+            claim: The job.
+            progress: Returns the share of the job that is done.
 
         Raises (when called):
             JobCancelled, LeaseLost, Stopped: The work is to be given up.
         """
         last = time.monotonic()
 
-        def beat() -> None:
+        def beat() -> bool:
             nonlocal last
             if self.stopping.is_set():
                 raise Stopped
-            if time.monotonic() - last >= min(HEARTBEAT_EVERY, self.settings.lease_seconds / 4):
-                last = time.monotonic()
-                with self.database.write() as session:
-                    self.be_seen(session)
-                    if jobs.heartbeat(session, claim, 1.0, self.lease):
-                        raise JobCancelled("The job was cancelled.")
+            if time.monotonic() - last < min(HEARTBEAT_EVERY, self.settings.lease_seconds / 4):
+                return False
+            last = time.monotonic()
+            with self.database.write() as session:
+                self.be_seen(session)
+                if jobs.heartbeat(session, claim, progress(), self.lease):
+                    raise JobCancelled("The job was cancelled.")
+            return True
 
         return beat
 

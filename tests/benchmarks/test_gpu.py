@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import files, kernels, works
+from benchmarks.gpu import files, kernels, live, works
 from benchmarks.plot import draw
-from benchmarks.science.cases import PatchFile
+from benchmarks.science.cases import Case, PatchFile
+from registry.breadcrumbs.composing import compose as compose_module
+from registry.breadcrumbs.composing import held
+from registry.breadcrumbs.composing.gpu import engine as gpu_engine
+from registry.breadcrumbs.composing.gpu.launches import CudaLaunch
+from registry.breadcrumbs.composing.gpu.residents import Residents
 from registry.breadcrumbs.kernels import compose as cpu
 from registry.breadcrumbs.kernels.cuda.conflicts import measure_chunk
 from registry.breadcrumbs.kernels.cuda.counting import count_before
 from tests.support.host_lanes import DEVICE
+from tests.support.live_makers import make_llama, open_family
 from tests.support.science_makers import PatchedBase
 
 
@@ -24,8 +30,21 @@ def asked(module, *options):
     return parser.parse_args(options)
 
 
+def use_lanes(monkeypatch):
+    """Have compositions on a GPU run on the lanes that the CPU stands in for."""
+    monkeypatch.setattr(gpu_engine, "pick_launch", lambda device: CudaLaunch)
+    monkeypatch.setattr(gpu_engine, "find_gpu", lambda memory: (DEVICE, memory))
+    monkeypatch.setattr(gpu_engine, "RESIDENTS", Residents())
+    for module in (compose_module, held):
+        monkeypatch.setattr(module, "pick_device", lambda device: device)
+
+
+def patch_files(world):
+    return [PatchFile(path, sha256, world.digest, path.stat().st_size, 1) for sha256, path in world.paths.items()]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("module", [files, kernels])
+@pytest.mark.parametrize("module", [files, kernels, live])
 def test_without_a_gpu_nothing_is_measured(module, capsys):
     assert module.run(asked(module)) is None
     assert "no CUDA device" in capsys.readouterr().out
@@ -108,8 +127,21 @@ def test_the_host_measures_the_conflicts_that_the_device_does(lanes, monkeypatch
 def test_a_resident_model_is_composed_whole(lanes, tmp_path, monkeypatch):
     for name, value in (("WARM", 0), ("REPEATED", 1)):
         monkeypatch.setattr(works, name, value)
+    use_lanes(monkeypatch)
     world = PatchedBase(tmp_path)
-    patches = [PatchFile(path, sha256, world.digest, path.stat().st_size, 1) for sha256, path in world.paths.items()]
-    found = files.measure_resident(SimpleNamespace(alpha="0.3"), tmp_path / "base", patches, 1, DEVICE)
+    found = files.measure_resident(SimpleNamespace(alpha="0.3"), tmp_path / "base", patch_files(world), 1, DEVICE)
     assert found["resident"].moved > 0
     assert sum(count for name, count in lanes.launched.items() if name.startswith("compose")) >= 4
+
+
+def test_a_live_model_is_measured_and_compared_with_the_cpus_bits(lanes, tmp_path, monkeypatch):
+    for name, value in (("WARM", 0), ("REPEATED", 1)):
+        monkeypatch.setattr(works, name, value)
+    use_lanes(monkeypatch)
+    with open_family(tmp_path, make_llama(tmp_path / "base"), (1, 2)) as family:
+        files_of = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+        pairs = zip(family.patches, files_of, strict=True)
+        patches = [PatchFile(path, sha256, family.digest, path.stat().st_size, 1) for sha256, path in pairs]
+        result = live.measure(Case("1M"), family.folder, patches, 1, 2**26, DEVICE)
+    assert [row[0] for row in result.tables[0].rows] == ["first switch", "copy", "switch"]
+    assert result.bars[1].reached

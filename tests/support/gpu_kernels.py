@@ -8,7 +8,7 @@ import torch
 
 from registry.breadcrumbs.composing import compose as compose_module
 from registry.breadcrumbs.composing import held
-from registry.breadcrumbs.composing.residents import Residents
+from registry.breadcrumbs.composing.gpu.residents import Residents
 from registry.breadcrumbs.kernels import compose as kernels
 
 CUDA = torch.cuda.is_available()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from client.actions.composing import canonical, open_cached
+from client.actions.composing import open_cached, recipe_of
 from client.actions.snapshots import find_snapshot
 from client.api.client import Client
 from client.terminal.console import Console
@@ -27,9 +27,8 @@ from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import DTYPES, TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.breadcrumbs.formats.recipe import Recipe, make_recipe
+from registry.breadcrumbs.formats.recipe import ALONE, Recipe, make_recipe
 from registry.errors import InvalidRequest
-from registry.schemas import Snapshot
 
 QUIET = Console(quiet=True)
 PIECE = 2**26
@@ -127,15 +126,10 @@ def open_changes(
         InvalidRequest: They are of two bases.
     """
     snapshots = [find_snapshot(client, model, ref, console) for ref in (before, after)]
-    old, new = (_recipe(snapshot) for snapshot in snapshots)
+    old, new = (recipe_of(one) or make_recipe(one.weights_digest, ALONE, []) for one in snapshots)
     items = {item.sha256: item for it in snapshots if it.recipe is not None for item in it.recipe.patches}
     with open_cached(client, model, old.base, items.values(), console=console) as (_, base, patches):
         yield changes_between(base, patches, old, new, piece)
-
-
-def _recipe(snapshot: Snapshot) -> Recipe:
-    listed = snapshot.recipe
-    return make_recipe(snapshot.weights_digest, "1", []) if listed is None else canonical(listed)
 
 
 def _size(name: str, spec: TensorSpec) -> tuple[int, int]:

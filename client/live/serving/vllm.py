@@ -66,7 +66,7 @@ def to_tensors(change: Changed) -> tuple[torch.Tensor, torch.Tensor]:
 def update_server(
     url: str, delta: Path, post: Callable[[str, dict[str, Any] | None], None] | None = None
 ) -> tuple[str, str]:
-    """Have a running server take a delta: requests wait meanwhile, and after an error until it is started again.
+    """Have a running server take a delta: it refuses requests (503) meanwhile, and after an error until a new start.
 
     Args:
         url: Of the server.

@@ -9,7 +9,7 @@ import torch
 from registry.breadcrumbs.comparing.engines import Measured, Numbers, zeros
 from registry.breadcrumbs.comparing.torch_engine import TorchEngine
 from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
-from registry.breadcrumbs.composing.staging import Arena, Chunk
+from registry.breadcrumbs.composing.staging import Chunk
 from registry.breadcrumbs.kernels.cuda import launching
 from registry.breadcrumbs.kernels.cuda.conflicts import measure_chunk
 from registry.breadcrumbs.kernels.cuda.counting import set_bits
@@ -23,15 +23,9 @@ class CudaEngine(TorchEngine):
     """Most bytes of an element: for each patch, its bit in a mask made of indices, and what is counted; in fact less
     than half, so that the other half is for pairs."""
 
-    def measure(self, chunk: Chunk, arena: Arena, patches: int, pairs: Numbers) -> Measured:
-        """Measure a chunk; arguments as of `ConflictEngine.measure`."""
-        assert isinstance(arena, TensorArena)
+    def _measure(self, chunk: Chunk, arena: TensorArena, start: int, patches: int, pairs: Numbers) -> Measured:
+        """Measure a chunk on the GPU; arguments as of `TorchEngine._measure`."""
         measured = zeros(patches, len(pairs))
-        start = (chunk.base_at + chunk.length) // 64 * 64  # of the base, which comes first, nothing was read
-        if not len(chunk.table):
-            return measured
-        if arena.used - start > self._room:
-            return self._cpu.measure(chunk, arena, patches, pairs)
         there, table = self._upload(chunk, arena, start)
         numbers = chunk.scales.astype(np.int64)
         row_of = np.full(patches, -1, np.int64)

@@ -7,7 +7,7 @@ import torch
 
 from registry.breadcrumbs.comparing.engines import CpuConflictEngine, Measured, Numbers, zeros
 from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
-from registry.breadcrumbs.composing.staging import CHUNK_BYTES, Arena, Chunk, Step
+from registry.breadcrumbs.composing.staging import ALIGN, CHUNK_BYTES, Arena, Chunk, Step
 from registry.breadcrumbs.kernels.compose import CODES
 from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES
 
@@ -54,12 +54,16 @@ class TorchEngine:
     def measure(self, chunk: Chunk, arena: Arena, patches: int, pairs: Numbers) -> Measured:
         """Measure a chunk; arguments as of `ConflictEngine.measure`."""
         assert isinstance(arena, TensorArena)
-        measured = zeros(patches, len(pairs))
-        start = (chunk.base_at + chunk.length) // 64 * 64  # of the base, which comes first, nothing was read
+        start = (chunk.base_at + chunk.length) // ALIGN * ALIGN  # of the base, which comes first, nothing was read
         if not len(chunk.table):
-            return measured
+            return zeros(patches, len(pairs))
         if arena.used - start > self._room:
             return self._cpu.measure(chunk, arena, patches, pairs)
+        return self._measure(chunk, arena, start, patches, pairs)
+
+    def _measure(self, chunk: Chunk, arena: TensorArena, start: int, patches: int, pairs: Numbers) -> Measured:
+        """Measure a chunk on the device, whose masks and values begin at byte `start` of the arena."""
+        measured = zeros(patches, len(pairs))
         rows = {int(number): row for number, row in zip(chunk.scales, chunk.table.tolist(), strict=True)}
         there = arena.tensor[start : arena.used].to(self.device, non_blocking=True)
         touched = torch.zeros(chunk.size, dtype=torch.int32, device=self.device)

@@ -120,7 +120,7 @@ def compose(
     phases = Phases()
     with (
         output(out, base) as files,
-        open_engine(chosen, device_memory, phases, recipe, base.size) as engine,
+        open_engine(chosen, device_memory, phases, recipe, base.size, patches) as engine,
     ):
         if engine.resident and digests and check_base:
             base_files = None  # what stays on the GPU is not read again, so only tensors can be compared
@@ -129,8 +129,10 @@ def compose(
         with Crew(depth, LANES, [engine.buffers() for _ in range(depth + SPARE_CHUNKS)]) as crew:
             writer = Writer(base, touching, engine, crew, phases, hashed, Meter(base.size, progress))
             sizes = [writer.write(name, file) for name, file in zip(base.files, files, strict=True)]
+            writer.run()
             crew.drain()
         before = _check_base(base, recipe, writer, base_files, engine) if digests and check_base else {}
+        engine.settle(before)
     after = before | writer.digests("tensors") if digests else {}
     whole = writer.digests("files") if file_digests else {}
     return Composed(
@@ -179,7 +181,12 @@ def find_touching(
 
 @contextmanager
 def open_engine(
-    device: str, device_memory: int | None, phases: Phases, recipe: Recipe, base_size: int
+    device: str,
+    device_memory: int | None,
+    phases: Phases,
+    recipe: Recipe,
+    base_size: int,
+    patches: Mapping[str, Patch],
 ) -> Iterator[Engine]:
     """Open the engine of a device.
 
@@ -189,6 +196,7 @@ def open_engine(
         phases: Where time is counted.
         recipe: What is composed.
         base_size: Bytes of its base.
+        patches: By the sha256 of their files: those of the recipe, and maybe others.
     """
     rule = Rule.of(recipe)
     if device == "cpu":
@@ -196,7 +204,8 @@ def open_engine(
         return
     from registry.breadcrumbs.composing.gpu.engine import open_gpu_engine  # imports torch
 
-    with open_gpu_engine(device_memory, phases, rule, recipe.base, base_size) as engine:
+    composed = {item.sha256: patches[item.sha256] for item in recipe.items}
+    with open_gpu_engine(device_memory, phases, rule, recipe.base, base_size, composed) as engine:
         yield engine
 
 
@@ -213,8 +222,6 @@ def _check_base(
     digest = digest_of(base.tensors, before)
     if digest != recipe.base:
         raise BaseMismatch(f"The recipe is for base {recipe.base}, and this checkpoint is {digest}.", field="base")
-    if engine.resident:
-        engine.resident.settle(before)
     return before
 
 

@@ -9,10 +9,12 @@ whatever its part. They are in files (scratch.py), or in the memory of a model t
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 from registry.breadcrumbs.composing.compose import SPARE_CHUNKS, find_touching, open_engine
-from registry.breadcrumbs.composing.engines import Rule
+from registry.breadcrumbs.composing.engines import Engine, Rule, overflow
 from registry.breadcrumbs.composing.lanes import Crew, Phases
+from registry.breadcrumbs.composing.variances import is_variance
 from registry.breadcrumbs.composing.writer import LANES, Sink, Writer
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.patchfile import Patch
@@ -25,6 +27,13 @@ Touching = Mapping[str, Sequence[tuple[Patch, float]]]
 Part = tuple[Rule, tuple[tuple[Patch, float], ...]]
 Sinks = Callable[[str], Sink]
 """Returns where the tensors of a weight file go."""
+Memory = Callable[[Collection[str]], Mapping[str, Any]]
+"""Returns the memory of those tensors that are on a GPU as in a file, on multiples of 16: torch uint8 [bytes] each."""
+
+
+def nowhere(names: Collection[str]) -> dict[str, Any]:
+    """Return no memory: the tensors are in files."""
+    return {}
 
 
 class HeldWeights:
@@ -36,6 +45,7 @@ class HeldWeights:
         open_sinks: Opens the places where tensors are, for one composition.
         device: `auto`, `cpu` or `cuda`; it changes no byte.
         device_memory: Most bytes to use on a GPU; the smaller of 4 GiB and a quarter of what is free when None.
+        memory: Finds tensors that are on a GPU: what stays there of base and patches is composed right into them.
 
     Attributes:
         stale: The tensors that an error left half written.
@@ -49,9 +59,10 @@ class HeldWeights:
         open_sinks: Callable[[], AbstractContextManager[Sinks]],
         device: str = "cpu",
         device_memory: int | None = None,
+        memory: Memory = nowhere,
     ) -> None:
         self.base, self.patches, self.open_sinks = base, patches, open_sinks
-        self.device, self.device_memory = device, device_memory
+        self.device, self.device_memory, self.memory = device, device_memory, memory
         self.stale: set[str] = set()
         self.negative: dict[str, int] = {}
         self._parts: dict[str, Part] = {}
@@ -90,28 +101,48 @@ class HeldWeights:
 
     def _write(self, recipe: Recipe, touching: Touching, names: Collection[str], progress: Progress | None) -> int:
         """Write these tensors; return their bytes."""
-        entries = {
-            file: [entry for entry in header.entries.values() if entry.name in names]
-            for file, header in self.base.headers.items()
-        }
-        size = sum(entry.stop - entry.start for of_file in entries.values() for entry in of_file)
-        phases = Phases()
+        device, phases = pick_device(self.device), Phases()
+        size = sum(self.base.bytes_of(name) for name in names)
+        meter = Meter(size, progress)
         with (
             self.open_sinks() as sinks,
-            open_engine(pick_device(self.device), self.device_memory, phases, recipe, self.base.size) as engine,
+            open_engine(device, self.device_memory, phases, recipe, self.base.size, self.patches) as engine,
         ):
+            there = self._write_there(engine, touching, names)
+            meter.add(sum(self.base.bytes_of(name) for name in there))
+            entries = {
+                file: [entry for entry in header.entries.values() if entry.name in names and entry.name not in there]
+                for file, header in self.base.headers.items()
+            }
+            self.negative = {}
+            if not any(entries.values()):
+                return size
             depth = engine.depth(processors())
             hashed = ["base tensors"] if engine.resident else []  # what stays on the GPU is known by its digest
             with Crew(depth, LANES, [engine.buffers() for _ in range(depth + SPARE_CHUNKS)]) as crew:
-                writer = Writer(self.base, touching, engine, crew, phases, hashed, Meter(size, progress))
+                writer = Writer(self.base, touching, engine, crew, phases, hashed, meter)
                 for name, chosen in entries.items():
                     if chosen:
                         writer.write_tensors(name, sinks(name), chosen)
+                writer.run()
                 crew.drain()
             self.negative = writer.variances.counts
             if engine.resident:
-                engine.resident.settle(engine.resident.digests | writer.digests("base tensors"))
+                engine.settle(engine.resident.digests | writer.digests("base tensors"))
         return size
+
+    def _write_there(self, engine: Engine, touching: Touching, names: Collection[str]) -> Collection[str]:
+        """Write those of these tensors that are on the GPU, as is all that they are composed of; return their names.
+
+        Raises:
+            NotFinite: A result overflows where the base was finite.
+        """
+        outs = self.memory([name for name in names if not is_variance(name)])  # which are looked at on the CPU
+        written = engine.write_there(self.base, touching, outs)
+        for name, lost in written.items():
+            if lost:
+                raise overflow(name, self.base.tensors[name].dtype, lost)
+        return written.keys()
 
 
 def _parts(touching: Touching, recipe: Recipe) -> dict[str, Part]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from registry.breadcrumbs.composing import staging
 from registry.breadcrumbs.composing.engines import Buffers, Engine, compose_staged
 from registry.breadcrumbs.composing.lanes import Phases
-from registry.breadcrumbs.composing.staging import Placed, Stager
+from registry.breadcrumbs.composing.staging import Placed
 from registry.breadcrumbs.formats.header import Entry
 from registry.breadcrumbs.formats.patchfile import Patch
 
@@ -75,7 +75,7 @@ def compose_small(
     """
     at = 0
     for entry in joined.entries:
-        stager = Stager(base, entry.name, touching[entry.name], engine.step)
+        stager = engine.stager(base, entry.name, touching[entry.name])
         with phases.of("masks"):
             chunk = stager.stage(buffers.arena, 0, entry.numel)
         compose_staged(engine, chunk, buffers, phases)

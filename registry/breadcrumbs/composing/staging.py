@@ -132,6 +132,8 @@ class Chunk:
         base_at: Where the base's bytes are to be in the arena.
         table, scales: int64 [P, 5] and float64 [P] of the patches that touch the chunk, as `compose_chunk` has them.
         parts: What is still to be read: int64 [n, 4], as `read_parts` has it.
+        numbers: int64 [P], which of the patches that touch the tensor each row of the table is about.
+        before: int64 [P], how many values of each come before the chunk.
     """
 
     tensor: str
@@ -142,6 +144,8 @@ class Chunk:
     table: Numbers
     scales: npt.NDArray[np.float64]
     parts: Numbers
+    numbers: Numbers
+    before: Numbers
 
     @property
     def size(self) -> int:
@@ -154,12 +158,13 @@ class Chunk:
         return self.size * DTYPES[self.spec.dtype]
 
     def read_rest(self, arena: Arena) -> None:
-        """Read the base's bytes and every patch's values into their places.
+        """Read the base's bytes and every patch's values into their places, unless they are read.
 
         Raises:
             InvalidInput: A file has become shorter since it was opened.
         """
         read_all(self.parts, arena, self.tensor)
+        self.parts = self.parts[:0]
 
 
 def read_all(parts: Numbers, arena: Arena, tensor: str) -> None:
@@ -289,7 +294,9 @@ class Stager:
         )
         arena.use(end)
         wanted = parts[0 if with_base else 1 : 1 + rows]
-        return Chunk(self.tensor, self.spec, first, stop, base_at, table[:rows], scales[:rows], wanted)
+        numbers = np.flatnonzero(counts)
+        ask = first, stop, base_at, table[:rows], scales[:rows], wanted, numbers, used[numbers]
+        return Chunk(self.tensor, self.spec, *ask)
 
     def _stage_bits(self, arena: Arena, first: int, stop: int, places: Numbers, counts: Numbers) -> None:
         """Read the bitmasks; fill in where they are and how many bits of each are set."""

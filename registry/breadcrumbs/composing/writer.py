@@ -4,19 +4,22 @@
     workers       read the rest, compose
     lanes         write; hash, two streams side by side: the base's tensors or files and the tensors; the files
 
-Chunks follow each other in the order of the file, and every lane takes them in that order. Tensors that no patch
-touches are copied by the system, and read only if something is to be hashed.
+Hashing one thing cannot be shared, so several are in work at a time, in turn, each with lanes of its own: files, where
+these are hashed, and tensors elsewhere. Chunks of one follow each other in the order of the file, and its lanes take
+them in that order. Tensors that no patch touches are copied by the system, and read only if something is to be hashed.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, BinaryIO, Protocol
 
 from registry.breadcrumbs.composing.engines import Buffers, Engine, compose_staged
 from registry.breadcrumbs.composing.lanes import Crew, Phases, Slot
 from registry.breadcrumbs.composing.small import compose_small, is_small, joins, make_room
-from registry.breadcrumbs.composing.staging import Chunk, Stager
+from registry.breadcrumbs.composing.staging import Chunk
 from registry.breadcrumbs.composing.variances import NegativeVariances, is_variance
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import Entry
@@ -36,7 +39,11 @@ HASHES = ("base tensors", "base files", "tensors", "files")
 HASH_LANES = ("hash", "hash more")
 """Each hashes two kinds, which takes little longer than one."""
 
-LANES = ("write", *HASH_LANES)
+STREAMS = 4
+"""Files, or tensors, that are in work at a time, each with lanes of its own."""
+
+COPY = "copy"
+LANES = (COPY, *(f"{what} {stream}" for what in ("write", *HASH_LANES) for stream in range(STREAMS)))
 
 
 class Sink(Protocol):
@@ -79,8 +86,12 @@ class FileSink:
             ) from None
 
 
+Steps = Callable[[int], Iterator[None]]
+"""Begins one chunk after another of a file or a tensor, given the number of the lanes to use."""
+
+
 class Writer:
-    """Writes weight files.
+    """Writes weight files: call `write` or `write_tensors` for each, then `run`.
 
     Args:
         base: The base.
@@ -111,13 +122,14 @@ class Writer:
         self._hashes: dict[str, dict[str, Hash]] = {what: {} for what in HASHES if what in hashed}
         kinds = list(self._hashes)
         self._lanes = [(lane, kinds[2 * at : 2 * at + 2]) for at, lane in enumerate(HASH_LANES)]
+        self._streams: deque[Steps] = deque()
 
     def digests(self, what: str) -> dict[str, str]:
         """Return the sha256, in hex, of everything of a kind by its name; call it once all is written."""
         return {name: digest.hexdigest() for name, digest in self._hashes[what].items()}
 
     def write(self, name: str, file: BinaryIO | None) -> int:
-        """Begin to write a weight file, or only to hash it where there is no file; return its size."""
+        """Plan to write a weight file, or only to hash it where there is no file; return its size."""
         header = self.base.read_header_bytes(name)
         for what in ("base files", "files"):
             if what in self._hashes:
@@ -130,37 +142,65 @@ class Writer:
         return max((entry.stop for entry in entries), default=len(header))
 
     def write_tensors(self, name: str, sink: Sink | None, entries: Sequence[Entry]) -> None:
-        """Begin to write tensors of a weight file, which are in the order of the file, over whatever is there."""
+        """Plan to write tensors of a weight file, which are in the order of the file, over whatever is there."""
         if sink is not None:
             for start, stop in untouched(entries, self.touching):
-                self.crew.queue("write", partial(self._copy, sink, start, stop))
+                self.crew.queue(COPY, partial(self._copy, sink, start, stop))
+        groups = [partial(self._begin_group, name, sink, group) for group in self._group(entries)]
+        if "files" in self._hashes or "base files" in self._hashes:
+            self._streams.append(lambda stream: chain.from_iterable(group(stream) for group in groups))
+        else:
+            self._streams.extend(groups)
+
+    def run(self) -> None:
+        """Begin all that is planned; as many files or tensors as there are streams take turns."""
+        free, turns = list(range(STREAMS)), deque[tuple[int, Iterator[None]]]()
+        while self._streams or turns:
+            if self._streams and free:
+                stream = free.pop()
+                turns.append((stream, self._streams.popleft()(stream)))
+                continue
+            stream, steps = turns.popleft()
+            if next(steps, steps) is steps:  # it has ended
+                free.append(stream)
+            else:
+                turns.append((stream, steps))
+
+    def _group(self, entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+        """Yield the tensors, small ones that are composed together in one group."""
         small: list[Entry] = []
         for entry in entries:
             joined = entry.name in self.touching and is_small(entry) and self.engine.resident is None
             if small and not (joined and joins(small, entry)):
-                self._join(name, sink, small)
+                yield small
                 small = []
             if joined:
                 small.append(entry)
-            elif entry.name in self.touching:
-                self._compose(name, sink, entry)
-            elif self._hashes:
-                self._hash(name, entry)
             else:
-                self.meter.add(entry.stop - entry.start)
+                yield [entry]
         if small:
-            self._join(name, sink, small)
+            yield small
 
-    def _join(self, name: str, sink: Sink | None, entries: Sequence[Entry]) -> None:
+    def _begin_group(self, name: str, sink: Sink | None, group: list[Entry], stream: int) -> Iterator[None]:
+        """Begin a tensor chunk by chunk, or small tensors in one call."""
+        entry = group[0]
+        if entry.name not in self.touching:
+            return self._hash(name, entry, stream)
+        if is_small(entry) and self.engine.resident is None:
+            return self._join(name, sink, group, stream)
+        return self._compose(name, sink, entry, stream)
+
+    def _join(self, name: str, sink: Sink | None, entries: Sequence[Entry], stream: int) -> Iterator[None]:
         """Compose small tensors that patches touch, and hash each of them, in one call."""
         slot = self.crew.next_slot()
         room, buffers = make_room(slot.buffers, entries), slot.buffers
         ask = self.base, self.touching, self.engine, room, buffers, self.phases, self._see_small
         done = self.crew.work(slot, partial(compose_small, *ask))
         if sink is not None:
-            self.crew.follow(slot, "write", done, partial(self._put, sink, room.new, entries[0].start))
-        self._follow(slot, done, {"base files": (name, room.old), "files": (name, room.new)})
+            self.crew.follow(slot, f"write {stream}", done, partial(self._put, sink, room.new, entries[0].start))
+        self._follow(slot, stream, done, {"base files": (name, room.old), "files": (name, room.new)})
         self.meter.add(len(room.new))
+        yield
 
     def _see_small(self, name: str, old: memoryview, new: memoryview) -> None:
         self._look(name, old, new)
@@ -169,9 +209,9 @@ class Writer:
                 if what in self._hashes:
                     self._hashes[what][name] = hashlib.sha256(view)
 
-    def _compose(self, name: str, sink: Sink | None, entry: Entry) -> None:
+    def _compose(self, name: str, sink: Sink | None, entry: Entry, stream: int) -> Iterator[None]:
         """Compose a tensor that patches touch."""
-        stager = Stager(self.base, entry.name, self.touching[entry.name], self.engine.step)
+        stager = self.engine.stager(self.base, entry.name, self.touching[entry.name])
         at, numel = entry.start, entry.numel
         held = self.engine.resident is not None and self.engine.resident.holds(entry.name)
         with_base = not held or is_variance(entry.name)
@@ -187,11 +227,12 @@ class Writer:
             new = slot.buffers.out.view[: chunk.length]
             done = self.crew.work(slot, partial(self._run, chunk, slot.buffers))
             if sink is not None:
-                self.crew.follow(slot, "write", done, partial(self._put, sink, new, at))
+                self.crew.follow(slot, f"write {stream}", done, partial(self._put, sink, new, at))
             views = {"base files": (name, old), "tensors": (entry.name, new), "files": (name, new)}
-            self._follow(slot, done, views if held else views | {"base tensors": (entry.name, old)})
+            self._follow(slot, stream, done, views if held else views | {"base tensors": (entry.name, old)})
             self.meter.add(chunk.length)
             at += chunk.length
+            yield
 
     def _run(self, chunk: Chunk, buffers: Buffers) -> None:
         compose_staged(self.engine, chunk, buffers, self.phases)
@@ -210,8 +251,11 @@ class Writer:
         with self.phases.of("copy"):
             sink.copy(start, stop)
 
-    def _hash(self, name: str, entry: Entry) -> None:
-        """Hash a tensor that no patch touches."""
+    def _hash(self, name: str, entry: Entry, stream: int) -> Iterator[None]:
+        """Hash a tensor that no patch touches, if anything is hashed."""
+        if not self._hashes:
+            self.meter.add(entry.stop - entry.start)
+            return
         tensors = "base tensors" if "base tensors" in self._hashes else "tensors"
         self._begin(entry, tensors)
         for start in range(0, entry.stop - entry.start, READ_BYTES):
@@ -221,8 +265,10 @@ class Writer:
             at = slot.buffers.arena.place(length)
             view = slot.buffers.arena.view[at : at + length]
             done = self.crew.work(slot, partial(self._read, view, entry, start))
-            self._follow(slot, done, {tensors: (entry.name, view), "base files": (name, view), "files": (name, view)})
+            views = {tensors: (entry.name, view), "base files": (name, view), "files": (name, view)}
+            self._follow(slot, stream, done, views)
             self.meter.add(length)
+            yield
 
     def _read(self, view: memoryview, entry: Entry, start: int) -> None:
         with self.phases.of("read"):
@@ -233,12 +279,12 @@ class Writer:
             if what in self._hashes:
                 self._hashes[what][entry.name] = new_hash()
 
-    def _follow(self, slot: Slot[Buffers], done: Any, views: Mapping[str, tuple[str, memoryview]]) -> None:
+    def _follow(self, slot: Slot[Buffers], stream: int, done: Any, views: Mapping[str, tuple[str, memoryview]]) -> None:
         """Have lanes hash what a worker brings: views by kind, each with the name of what it is part of."""
         for lane, kinds in self._lanes:
             fed = [(self._hashes[what][views[what][0]], views[what][1]) for what in kinds if what in views]
             if fed:
-                self.crew.follow(slot, lane, done, partial(self._update, fed))
+                self.crew.follow(slot, f"{lane} {stream}", done, partial(self._update, fed))
 
     def _update(self, fed: Sequence[tuple[Hash, memoryview]]) -> None:
         with self.phases.of("hash"):

@@ -78,4 +78,5 @@ def find_gpu(memory: int | None) -> "tuple[torch.device, int]":
             f"A device memory of {memory} bytes is too little; allow {MIN_GPU_BYTES} or more.", field="device_memory"
         )
     device = torch.device("cuda", torch.cuda.current_device())
-    return device, memory or min(4 * GiB, torch.cuda.mem_get_info(device)[0] // 4)
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)  # what this process keeps is its own
+    return device, memory or min(4 * GiB, free // 4)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from registry.breadcrumbs.composing import engines, small, staging
 from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.composing.lanes import Crew
 from registry.breadcrumbs.composing.staging import Step
 from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
@@ -118,6 +119,23 @@ def test_small_tensors_that_are_composed_together_give_the_same_files(world, mon
 def unlike(composed):
     """Return what differs between compositions of the same weights."""
     return {"seconds": composed.seconds, "phases": composed.phases}
+
+
+@pytest.mark.parametrize(("shards", "files", "lanes"), [(1, False, 3), (1, True, 1), (3, True, 3)])
+def test_several_tensors_or_files_are_hashed_at_a_time(tmp_path, monkeypatch, shards, files, lanes):
+    world, used = PatchedBase(tmp_path, shards), set()
+    follow = Crew.follow
+
+    def note(self, slot, lane, *asked):
+        used.add(lane)
+        follow(self, slot, lane, *asked)
+
+    expected = world.compose("alone", threads=1, file_digests=files)
+    monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(Crew, "follow", note)
+    found = world.compose("out", file_digests=files)
+    assert len({lane.split()[-1] for lane in used if lane.startswith("hash")}) == lanes
+    assert (found.weights_digest, found.files) == (expected.weights_digest, expected.files)
 
 
 def test_a_base_that_is_not_checked_is_composed_and_hashed_all_the_same(world):

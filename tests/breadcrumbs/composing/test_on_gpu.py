@@ -1,7 +1,7 @@
 """Composing on a GPU by the CUDA kernels, on lanes that the CPU stands in for: files, and patches that stay there."""
 
 import contextlib
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,22 +11,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from registry.breadcrumbs.composing import compose as compose_module
 from registry.breadcrumbs.composing import staging
-from registry.breadcrumbs.composing.compose import find_touching
 from registry.breadcrumbs.composing.engines import Rule
 from registry.breadcrumbs.composing.gpu import engine as gpu_engine
 from registry.breadcrumbs.composing.gpu import launches
+from registry.breadcrumbs.composing.gpu.direct import DirectReader
 from registry.breadcrumbs.composing.gpu.engine import GpuEngine
-from registry.breadcrumbs.composing.gpu.held import HeldPatches, HeldTensor, compose_held, read_held
-from registry.breadcrumbs.composing.gpu.launches import CudaLaunch, TritonLaunch, pick_launch
+from registry.breadcrumbs.composing.gpu.held import Wholly, compose_wholly, size_of
+from registry.breadcrumbs.composing.gpu.launches import CudaLaunch, HeldLaunch, TritonLaunch, pick_launch
+from registry.breadcrumbs.composing.gpu.residents import Resident, ResidentPatch, Residents
 from registry.breadcrumbs.composing.staging import Step
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
-from registry.breadcrumbs.formats.recipe import Item, make_recipe
 from registry.breadcrumbs.kernels.cuda import launching
 from registry.breadcrumbs.kernels.cuda.compose import BLOCKS
-from registry.errors import InvalidPatch
+from registry.errors import NotFinite, Unavailable
+from tests.support import science_makers
 from tests.support.host_lanes import DEVICE
-from tests.support.science_makers import PatchedBase, build, read_all, take_apart
+from tests.support.kvikio_stand_in import KvikIo
+from tests.support.science_makers import PatchedBase, base_tensors
 
 VOTING = {"weights": ("1", "0.5", "2"), "where": ((), (("*loat*", "0.25"), ("scalar", "0")), ())}
 WAYS = [{}, {"method": "ties", **VOTING}, {"method": "mean", **VOTING}]
@@ -40,8 +42,8 @@ def test_a_model_is_composed_by_lanes_to_the_cpus_bytes_in_chunks(lanes, tmp_pat
     expected = world.compose("cpu", file_digests=True, **how)
 
     @contextlib.contextmanager
-    def opened(device, device_memory, phases, recipe, base_size):
-        engine = GpuEngine(DEVICE, 2**26, phases, Rule.of(recipe), recipe.base, base_size)
+    def opened(device, device_memory, phases, recipe, base_size, patches):
+        engine = GpuEngine(DEVICE, 2**26, phases, Rule.of(recipe), recipe.base, base_size, patches)
         engine.step = Step(2000, 256)
         yield engine
 
@@ -64,27 +66,47 @@ def test_cuda_launches_where_it_can_and_triton_elsewhere(monkeypatch):
 def test_kernels_are_launched_on_an_nvidia_gpu_with_a_compiler(monkeypatch, cuda, nvrtc, expected):
     monkeypatch.setattr(launching.torch.version, "cuda", cuda)
     monkeypatch.setattr(launching, "has_nvrtc", lambda: nvrtc)
-    monkeypatch.setattr(launching, "_can_compile_for", lambda index: index == 2)
+    monkeypatch.setattr(launching, "_runs_on", lambda index: index == 2)
     assert launching.can_launch(torch.device("cuda", 2)) is expected
     assert not launching.can_launch(torch.device("cpu"))
 
 
-@pytest.mark.skipif(not launching.has_nvrtc(), reason="cuda-core or NVRTC is not installed")
+def fail(*asked):
+    raise RuntimeError("CUDA_ERROR_NO_BINARY_FOR_GPU")
+
+
+def set_no_bit(*asked):
+    """Do nothing, as a kernel that the driver took and cannot run."""
+
+
 @pytest.mark.parametrize(
-    ("capability", "expected"), [((9, 0), True), ((8, 0), True), ((7, 5), False), ((99, 9), False)]
+    ("capability", "launch", "expected"),
+    [((9, 0), None, True), ((7, 5), None, False), ((9, 0), fail, False), ((9, 0), set_no_bit, False)],
 )
-def test_kernels_are_launched_on_gpus_that_they_are_written_for_and_nvrtc_knows(monkeypatch, capability, expected):
-    asked = []
+def test_kernels_are_launched_where_one_has_done_its_work(lanes, monkeypatch, capability, launch, expected):
+    """As not on a GPU before Ampere, and not where the driver is older than the compiler."""
+    monkeypatch.setattr(launching, "has_nvrtc", lambda: True)
     monkeypatch.setattr(launching.torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: asked.append(index) or capability)
-    launching._can_compile_for.cache_clear()
+    monkeypatch.setattr(launching.torch, "device", lambda *asked: DEVICE)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    asked = []
+    run = launch or launching.launch
+    monkeypatch.setattr(launching, "launch", lambda *given: asked.append(given) or run(*given))
+    launching._runs_on.cache_clear()
     try:
-        assert [launching.can_launch(torch.device("cuda", index)) for index in (5, 5, None)] == 3 * [expected]
-        assert set(asked) == {5}
-        assert len(asked) <= 2  # what is known of a GPU is kept
+        on_gpu = SimpleNamespace(type="cuda", index=5)
+        assert [launching.can_launch(on_gpu), launching.can_launch(on_gpu)] == [expected, expected]
+        assert len(asked) == (capability > (8, 0))  # what is known of a GPU is kept
     finally:
-        launching._can_compile_for.cache_clear()
+        launching._runs_on.cache_clear()
+
+
+def test_a_gpu_that_the_compiler_does_not_know_gets_code_for_the_newest_before():
+    known = [75, 80, 90, 100, 120]
+    archs = [launching.arch_for(capability, known) for capability in ((9, 0), (12, 0), (13, 1), (8, 9))]
+    assert archs == ["sm_90", "sm_120", "compute_120", "compute_80"]
+    with pytest.raises(ValueError, match="empty"):
+        launching.arch_for((7, 0), known)
 
 
 class OnGpu(torch.Tensor):
@@ -148,158 +170,161 @@ def test_a_launch_takes_no_more_memory_than_it_says(monkeypatch, method):
     chunk.spec = SimpleNamespace(dtype="BF16")
     launch = CudaLaunch(chunk, SimpleNamespace(used=64), Rule(method))
     there, base, lost = torch.zeros(64, dtype=torch.uint8), torch.zeros(2 * size, dtype=torch.uint8), torch.zeros(1)
-    launch.upload(torch.device("cpu"))
+    sent = [torch.from_numpy(part) for part in launch.parts]
     with Allocated() as allocated:
-        launch.compose(there, base, base, lost)
-    given = {part.untyped_storage().data_ptr() for part in (there, base, lost, launch.table, launch.scales)}
+        launch.compose(there, base, base, lost, sent)
+    given = {part.untyped_storage().data_ptr() for part in (there, base, lost, *sent)}
     parts = [part.untyped_storage().nbytes() for at, part in allocated.made.items() if at not in given]
     assert len(parts) == 3  # counts, their sums, and those after a zero
-    assert sum(parts) + launch.table.nbytes + launch.scales.nbytes <= launch.extra
+    assert sum(parts) <= launch.extra
 
 
-class Opened:
-    """A base and its patches, open, and what a recipe does to each tensor."""
+@pytest.fixture
+def keeping(lanes, monkeypatch):
+    """Let compose() use a GPU by CUDA's kernels, in short chunks, and return what it keeps there."""
+    kept = Residents()
+    monkeypatch.setattr(gpu_engine, "RESIDENTS", kept)
+    monkeypatch.setattr(gpu_engine, "pick_launch", lambda device: CudaLaunch)
+    monkeypatch.setattr(gpu_engine, "find_gpu", lambda memory: (DEVICE, memory or 2**24))
+    monkeypatch.setattr(compose_module, "pick_device", lambda device: device)
+    monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 128)
+    monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 2**16)
+    monkeypatch.setattr(GpuEngine, "OUT_BYTES", 2**14)
+    large = {
+        **{name: torch.randn(70, 61, dtype=torch.float64).to(tensor) for name, tensor in base_tensors().items()},
+        **{name: tensor for name, tensor in base_tensors().items() if tensor.numel() < 300},
+    }
+    monkeypatch.setattr(science_makers, "base_tensors", lambda: large)
+    return kept
 
-    def __init__(self, stack, world, how):
-        weights, where = how.get("weights", ("1", "-0.5", "2")), how.get("where", ((), (), ()))
-        items = [Item(*item) for item in zip(world.paths, weights, where, strict=True)]
-        self.base = stack.enter_context(open_checkpoint(world.folder / "base"))
-        self.patches = {sha256: stack.enter_context(open_patch(path)) for sha256, path in world.paths.items()}
-        recipe = make_recipe(world.digest, "0.3", items, how.get("method", "sum"))
-        self.rule, self.touching = Rule.of(recipe), find_touching(self.base, self.patches, recipe)
-        self.names = {id(patch): sha256 for sha256, patch in self.patches.items()}
 
-    def compose(self, held, name, base):
-        """Compose a tensor of held patches; return its bytes and how many are lost."""
-        touching = [(held.take(self.names[id(patch)], patch, name), by) for patch, by in self.touching[name]]
-        out = torch.full_like(base, 0xA5)
-        lost = compose_held(base, self.base.tensors[name].dtype, touching, self.rule, out)
-        return out, int(lost)
+def spoil(world, *, base):
+    """Overwrite the data of the patches on disk, and of the base where a patch touches it."""
+    for path in world.paths.values():
+        content = path.read_bytes()
+        begin = 8 + int.from_bytes(content[:8], "little")
+        path.write_bytes(content[:begin] + bytes(len(content) - begin))
+    if base:
+        file = world.folder / "base/model.safetensors"
+        with open_checkpoint(file) as checkpoint:
+            entry = checkpoint.headers[file.name].entries["float64"]
+        content = bytearray(file.read_bytes())
+        content[entry.start : entry.stop] = bytes(entry.stop - entry.start)
+        file.write_bytes(content)
 
 
-@pytest.mark.parametrize("room", [2**20, 3000, 0])
 @pytest.mark.parametrize("how", WAYS, ids=lambda how: how.get("method", "sum"))
-def test_tensors_are_composed_of_held_patches_to_the_files_bytes(lanes, tmp_path, how, room):
+def test_what_stays_on_the_gpu_is_composed_to_the_same_bytes_and_not_read_again(lanes, keeping, tmp_path, how):
     world = PatchedBase(tmp_path)
-    world.compose("out", **how)
-    expected = read_all(tmp_path / "out/model.safetensors")
-    held = HeldPatches(DEVICE, room)
-    with contextlib.ExitStack() as stack:
-        opened = Opened(stack, world, how)
-        for _ in range(2):
-            for name in opened.touching:
-                base = world.base[name].contiguous().reshape(-1).view(torch.uint8).clone().to(DEVICE)
-                out, lost = opened.compose(held, name, base)
-                assert torch.equal(out.cpu(), expected[name].contiguous().reshape(-1).view(torch.uint8))
-                assert lost == 0
-                assert held.used <= room
-    assert (held.used > 0) == (room > 0)
+    later = {**how, "alpha": "-0.7", "file_digests": True}
+    expected = world.compose("cpu", **later)
+    assert world.compose("first", device="cuda", **how).weights_digest == world.compose("slow", **how).weights_digest
+    spoil(world, base=True)
+    counted = lanes.launched["count_values"]
+    found = world.compose("again", device="cuda", **later)
+    assert (found.weights_digest, found.files) == (expected.weights_digest, expected.files)
+    assert lanes.launched["count_values"] == counted  # nothing is counted again
 
 
-def test_a_held_patch_is_read_once_and_what_was_used_longest_ago_leaves_first(lanes, tmp_path):
+def test_another_method_takes_what_stays(keeping, tmp_path):
     world = PatchedBase(tmp_path)
-    with contextlib.ExitStack() as stack:
-        opened = Opened(stack, world, {})
-        one, two, three = opened.patches.items()
-        size = sum(read_held(patch, "float32", DEVICE).size for _, patch in (one, two))
-        held = HeldPatches(DEVICE, size)
-        first = held.take(*one, "float32")
-        held.take(*two, "float32")
-        assert held.take(*one, "float32") is first
-        assert held.used == size
-        held.take(*three, "float32")  # in place of the second
-        assert held.take(*one, "float32") is first
-        held.drop()
-        assert held.used == 0
-        assert held.take(*one, "float32") is not first
+    expected = world.compose("cpu", method="ties", weights=("1", "0.5", "2")).weights_digest
+    world.compose("first", device="cuda")
+    spoil(world, base=True)
+    assert world.compose("again", device="cuda", method="ties", weights=("1", "0.5", "2")).weights_digest == expected
 
 
-def test_all_counts_of_a_held_patch_are_there_before_another_stream_can_want_them(lanes, tmp_path):
+def test_a_patch_that_does_not_fit_is_read_each_time(keeping, tmp_path):
     world = PatchedBase(tmp_path)
     with contextlib.ExitStack() as stack:
-        opened = Opened(stack, world, {})
-        held = read_held(next(iter(opened.patches.values())), "float32", DEVICE)
-        assert set(held.starts) == set(BLOCKS.values())
-        counted = lanes.launched["count_values"]
-        for method in BLOCKS:
-            base = world.base["float32"].reshape(-1).view(torch.uint8).clone().to(DEVICE)
-            compose_held(base, "F32", [(held, 1.0)], Rule(method), torch.empty_like(base))
-        assert lanes.launched["count_values"] == counted
+        sizes = [size_of(stack.enter_context(open_patch(path))) for path in world.paths.values()]
+        base = stack.enter_context(open_checkpoint(tmp_path / "base")).size
+    works = 3 * (2**16 + 2**14)
+    expected = world.compose("cpu").weights_digest
+    memory = works + base + sizes[0] + min(sizes[1:]) - 1
+    for out in ("first", "again"):
+        assert world.compose(out, device="cuda", device_memory=memory).weights_digest == expected
+    assert [type(kept) for kept, _ in keeping._kept.values()] == [Resident, ResidentPatch]
 
 
-@pytest.mark.skipif(DEVICE.type == "cuda", reason="what stands in for a GPU's tensors is on the CPU")
-def test_memory_of_a_held_patch_is_kept_until_the_stream_that_reads_it_is_done(lanes, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: ("stream", device.index))
+def test_what_stays_is_dropped_after_an_error_but_not_for_a_recipe_that_overflows(keeping, tmp_path, monkeypatch):
     world = PatchedBase(tmp_path)
-    with contextlib.ExitStack() as stack:
-        opened = Opened(stack, world, {})
-        held = read_held(next(iter(opened.patches.values())), "float32", DEVICE)
-    starts = {block: counts.as_subclass(OnGpu) for block, counts in held.starts.items()}
-    there = replace(held, arena=held.arena.as_subclass(OnGpu), row=held.row.as_subclass(OnGpu), starts=starts)
-    there.keep()
-    assert [part.recorded for part in (there.arena, there.row, *starts.values())] == 5 * [(("stream", 3),)]
-    kept = []
-    monkeypatch.setattr(HeldTensor, "keep", lambda self: kept.append(self))
-    base = world.base["float32"].reshape(-1).view(torch.uint8).clone()
-    compose_held(base, "F32", [(held, 1.0)], Rule(), torch.empty_like(base))
-    assert kept == [held]
+    with pytest.raises(NotFinite):
+        world.compose("too large", device="cuda", alpha="9" * 19)
+    expected = world.compose("cpu").weights_digest
+    assert world.compose("first", device="cuda").weights_digest == expected
+    with pytest.raises(NotFinite):
+        world.compose("again too large", device="cuda", alpha="9" * 19)
+    assert len(keeping._kept) == 4
+    spoil(world, base=True)
+    assert world.compose("again", device="cuda").weights_digest == expected
+    monkeypatch.setattr(HeldLaunch, "compose", lambda *asked: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        world.compose("broken", device="cuda")
+    assert not keeping._kept
+
+
+def test_when_the_gpu_has_no_memory_left_for_a_chunk_the_cpu_composes_it(keeping, tmp_path, monkeypatch):
+    world = PatchedBase(tmp_path)
+    expected = world.compose("cpu").weights_digest
+
+    def launch(self, *asked):
+        raise torch.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as patching:
+        patching.setattr(CudaLaunch, "compose", launch)
+        assert world.compose("first", device="cuda").weights_digest == expected
+    assert world.compose("again", device="cuda").weights_digest == expected  # of what was not copied, nothing stays
+
+
+def test_a_gpu_without_memory_for_the_work_itself_is_told(keeping, tmp_path, monkeypatch):
+    world = PatchedBase(tmp_path)
+
+    def make(*asked):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(Residents, "use", make)
+    with pytest.raises(Unavailable, match="has no memory left"):
+        world.compose("first", device="cuda")
 
 
 def test_without_patches_a_tensor_is_the_base():
     base = torch.arange(64, dtype=torch.uint8)
     out = torch.empty_like(base)
-    assert int(compose_held(base, "F32", [], Rule(), out)) == 0
+    assert compose_wholly({"a": Wholly(base, "F32", [])}, Rule(), {"a": out}) == {"a": 0}
     assert torch.equal(out, base)
 
 
-@pytest.mark.parametrize("kind", ["bitmask", "indices"])
-def test_a_patch_that_contradicts_itself_is_not_held(lanes, tmp_path, kind):
+@pytest.mark.parametrize("failing", [False, True])
+def test_values_are_read_directly_and_through_memory_where_that_fails(keeping, tmp_path, monkeypatch, failing):
+    kvikio = KvikIo(failing)
+    monkeypatch.setattr(gpu_engine, "open_direct_reader", lambda device: DirectReader(kvikio))
     world = PatchedBase(tmp_path)
-    for path in world.paths.values():
-        meta, entries = take_apart(path.read_bytes())
-        at = next((at for at, entry in enumerate(entries) if entry[0].endswith(kind) and len(entry[3]) > 16), None)
-        if at is None:
-            continue
-        name, dtype, shape, data = entries[at]
-        spoiled = bytearray(data)
-        if kind == "bitmask":
-            spoiled[0] ^= 1
-        else:
-            spoiled[4:8] = spoiled[0:4]
-        entries[at] = name, dtype, shape, bytes(spoiled)
-        path.write_bytes(build(meta, entries))
-        with open_patch(path) as patch, pytest.raises(InvalidPatch, match=r"differ in number|strictly increase"):
-            read_held(patch, name.removesuffix(f".{kind}"), DEVICE)
-        return
-    pytest.fail(f"no patch has {kind}")
+    expected = world.compose("cpu").weights_digest
+    for out in ("first", "again"):
+        assert world.compose(out, device="cuda").weights_digest == expected
+    assert {read.size for read in kvikio.reads}
+    assert all(file.opened is None for file in kvikio.files)
+    assert len(kvikio.files) <= 3  # each patch is opened once
 
 
-def test_a_bit_after_the_last_of_a_mask_is_not_held(lanes, tmp_path):
+def test_compositions_at_the_same_time_keep_nothing_by_halves(keeping, tmp_path):
     world = PatchedBase(tmp_path)
-    for path in world.paths.values():
-        meta, entries = take_apart(path.read_bytes())
-        for at, (entry, dtype, shape, data) in enumerate(entries):
-            name = entry.removesuffix(".bitmask")
-            if name != entry and world.base[name].numel() % 8:
-                entries[at] = entry, dtype, shape, data[:-1] + bytes([data[-1] | 0x80])
-                path.write_bytes(build(meta, entries))
-                with open_patch(path) as patch, pytest.raises(InvalidPatch, match="a padding bit after its"):
-                    read_held(patch, name, DEVICE)
-                return
-    pytest.fail("no patch has a bitmask with padding")
+    hows = [{}, {"alpha": "-0.7"}, {"method": "ties", "weights": ("1", "0.5", "2")}]
+    expected = [world.compose(f"cpu{at}", **how).weights_digest for at, how in enumerate(hows)]
+    for turn in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            begun = [pool.submit(world.compose, f"{turn}-{at}", device="cuda", **how) for at, how in enumerate(hows)]
+            assert [one.result().weights_digest for one in begun] == expected
+    spoil(world, base=True)
+    assert [world.compose(f"2-{at}", device="cuda", **how).weights_digest for at, how in enumerate(hows)] == expected
 
 
-def test_indices_beyond_the_tensor_are_not_held(lanes, tmp_path):
+def test_of_a_tensor_with_more_values_than_an_int32_counts_no_patch_stays(keeping, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_engine, "MOST", 4000)
     world = PatchedBase(tmp_path)
-    for path in world.paths.values():
-        meta, entries = take_apart(path.read_bytes())
-        for at, (name, dtype, shape, data) in enumerate(entries):
-            if name.endswith(".indices"):
-                last = np.frombuffer(data, "<i4").copy()
-                last[-1] = 2**30
-                entries[at] = name, dtype, shape, last.tobytes()
-                path.write_bytes(build(meta, entries))
-                with open_patch(path) as patch, pytest.raises(InvalidPatch, match="strictly increase"):
-                    read_held(patch, name.removesuffix(".indices"), DEVICE)
-                return
-    pytest.fail("no patch has indices")
+    expected = world.compose("cpu").weights_digest
+    for out in ("first", "again"):
+        assert world.compose(out, device="cuda").weights_digest == expected
+    patches = [kept for kept, _ in keeping._kept.values() if isinstance(kept, ResidentPatch)]
+    assert [sorted(patch.tensors) for patch in patches] == 3 * [["scalar"]]

@@ -31,10 +31,10 @@ def disassembler() -> Path:
     return found
 
 
-def disassemble(source: str, expression: str, folder: Path) -> list[str]:
+def disassemble(source: str, expression: str, folder: Path, arch: str = ARCH) -> list[str]:
     """Compile a kernel; return its instructions, and the labels between them."""
     tool, file = disassembler(), folder / "kernel.cubin"
-    file.write_bytes(launching.compile_kernel(source, expression, ARCH).code)
+    file.write_bytes(launching.compile_kernel(source, expression, arch).code)
     done = subprocess.run([tool, "-c", file], capture_output=True, text=True, check=True)
     lines = re.findall(r"^(\.L\w+):|^\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", done.stdout, re.M)
     return [label or code for label, code in lines]
@@ -63,6 +63,15 @@ def test_a_kernel_compiles_and_flushes_no_subnormals(tmp_path, source, expressio
         subtracting = expression.startswith("subtract") and operation == "FADD"
         dividing = operation.startswith("MUFU.RCP")  # which begins with a guess
         assert subtracting or dividing, f"{expression} calculates {operation}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("expression", ["compose<0, 0, 0>", "compose<0, 0, 3>", "compose<2, 1, 3>", "compose<3, 2, 3>"])
+@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120"])
+def test_composing_keeps_to_registers_on_every_gpu_from_ampere_on(tmp_path, arch, expression):
+    code = disassemble("compose.cu", expression, tmp_path, arch)
+    assert any("EXIT" in line for line in code)
+    assert [line for line in code if "FTZ" in line or " STL" in f" {line}" or " LDL" in f" {line}"] == []
 
 
 def around(lines: list[str], place: int) -> list[str]:

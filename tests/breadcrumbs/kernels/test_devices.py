@@ -1,6 +1,7 @@
 """Which device computes: torch is imported only where there is a driver, and torch is installed."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,3 +55,13 @@ def test_without_torch_there_is_no_gpu(monkeypatch):
 def test_a_gpu_that_is_asked_for_is_looked_for_without_a_known_driver(monkeypatch):
     install(monkeypatch, Torch(sees_gpu=True), driver=False)
     assert pick_device("cuda") == "cuda"
+
+
+def test_what_this_process_keeps_on_a_gpu_counts_as_free(monkeypatch):
+    """So that the default for the next job is that of the first."""
+    cuda = SimpleNamespace(
+        current_device=lambda: 1, mem_get_info=lambda device: (5 * devices.GiB, 0), memory_reserved=lambda device: 2**30
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(device=lambda *named: named, cuda=cuda))
+    assert devices.find_gpu(None) == (("cuda", 1), 3 * devices.GiB // 2)
+    assert devices.find_gpu(2**26) == (("cuda", 1), 2**26)

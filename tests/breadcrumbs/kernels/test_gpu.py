@@ -261,14 +261,15 @@ def test_a_model_is_composed_to_the_cpus_bytes_in_chunks(tmp_path, monkeypatch, 
     made = []
 
     @contextlib.contextmanager
-    def opened(device, device_memory, phases, recipe, base_size):
-        made.append(Small(torch.device(DEVICE), memory, phases, Rule.of(recipe), recipe.base, base_size))
+    def opened(device, device_memory, phases, recipe, base_size, patches):
+        ask = phases, Rule.of(recipe), recipe.base, base_size, patches
+        made.append(Small(torch.device(DEVICE), memory, *ask))
         made[0].step = Step(2000, 256)
         yield made[0]
 
     monkeypatch.setattr(compose_module, "open_engine", opened)
     if memory == 2**20:
-        monkeypatch.setattr(Small, "_work", lambda self: pytest.fail("the GPU has no room"))
+        monkeypatch.setattr(Small, "_working", lambda self: pytest.fail("the GPU has no room"))
         monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 64)
     found = world.compose("gpu", file_digests=True, **how)
     assert made

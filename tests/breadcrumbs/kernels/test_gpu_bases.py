@@ -1,16 +1,20 @@
 """Bases that stay on a GPU, and the time of its phases."""
 
+import contextlib
 import hashlib
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from registry.breadcrumbs.composing import variances
+from registry.breadcrumbs.composing.gpu.residents import Residents
+from registry.breadcrumbs.composing.gpu.work import Work
 from registry.breadcrumbs.composing.lanes import Phases
-from registry.breadcrumbs.composing.residents import Residents
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.errors import BaseMismatch
-from tests.support.gpu_kernels import gpu_engine, keep_bases
+from tests.support.gpu_kernels import keep_bases
 from tests.support.science_makers import (
     PatchedBase,
 )
@@ -46,9 +50,10 @@ def test_the_time_between_two_marks_is_that_of_one_phase():
         def elapsed_time(self, later):
             return later.at - self.at
 
-    work, phases = gpu_engine._Work(torch.device("cpu"), 64, 64), Phases()
+    work, phases = Work(torch.device("cpu"), 64, 64), Phases()
     work._stream, work._marks = Stream(), [Mark(at) for at in (0, 1000, 3000, 6000)]
-    work.finish(phases)
+    work.lost().add_(5)
+    assert work.finish(phases) == 5
     assert work._stream.waited
     assert phases.seconds == {"H2D": 1.0, "kernel": 2.0, "D2H": 3.0}
 
@@ -94,13 +99,60 @@ def test_nothing_stays_of_a_base_in_which_something_is_wrong(tmp_path, keeping):
 def test_the_base_that_was_used_longest_ago_leaves_first():
     kept = Residents()
     device = torch.device("cpu")
-    first, second = (kept.use(name, 40, 100, device) for name in "ab")
-    assert kept.use("a", 40, 100, device) is first
-    assert kept.use("c", 40, 100, device)
-    assert kept.use("a", 40, 100, device) is first
-    assert kept.use("b", 40, 100, device) is not second
-    assert kept.use("large", 101, 100, device) is None
-    assert kept.use("a", 40, 100, device) is first
+
+    def use(name, size=40, room=100, device=device):
+        return kept.use((name, size), (), room, device)[0]
+
+    first, second = use("a"), use("b")
+    assert use("a") is first
+    assert use("c")
+    assert use("a") is first
+    assert use("b") is not second
+    assert use("large", 101) is None
+    assert use("a") is first
+    assert use("a", device=torch.device("meta")) is not first  # each GPU has its own
+    assert use("a") is first
     kept.drop("a")
-    assert kept.use("a", 40, 100, device) is not first
-    assert kept.use("a", 40, 30, device) is None
+    assert use("a") is not first
+    assert use("a", room=30) is None
+
+
+def test_patches_stay_beside_their_base_as_far_as_they_fit_and_others_leave_for_them():
+    kept, device = Residents(), torch.device("cpu")
+
+    def use(base, *patches, room=100):
+        return kept.use((base, 40), patches, room, device)
+
+    base, found = use("a", ("one", 30), ("large", 31), ("two", 30))
+    assert list(found) == ["one", "two"]
+    again, later = use("a", ("three", 10), ("one", 30))
+    assert again is base
+    assert later["one"] is found["one"]
+    assert use("a", ("two", 30))[1]["two"] is not found["two"]  # it had left for the third
+    assert use("b", ("one", 30), room=39) == (None, {})
+    assert use("a")[0] is not base
+
+
+def test_after_an_error_the_stream_is_waited_for_before_its_buffers_are_anothers(monkeypatch):
+    work, waited = Work(torch.device("cpu"), 64, 64), []
+
+    def synchronize():
+        waited.append(True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    work._stream = SimpleNamespace(synchronize=synchronize)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    with pytest.raises(KeyError), work.stream():
+        raise KeyError
+    assert waited
+
+
+def test_what_a_launch_needs_is_sent_in_one_go_however_much_it_is():
+    work = Work(torch.device("cpu"), 64, 64)
+    for rows in (0, 3, 500):
+        table, scales = np.arange(5 * rows).reshape(rows, 5), np.linspace(0, 1, rows + 1)
+        sent = work.send([table[:, ::-1][:, ::-1], scales, np.arange(rows, dtype=np.int32)])
+        assert [part.shape for part in sent] == [(rows, 5), (rows + 1,), (rows,)]
+        assert np.array_equal(sent[0].numpy(), table)
+        assert np.array_equal(sent[1].numpy(), scales)
+        assert all(part.data_ptr() % 16 == 0 for part in sent)

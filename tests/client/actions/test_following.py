@@ -1,6 +1,10 @@
 """`crumb follow`: a folder and a command that follow a channel, whatever happens between its moves."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -223,3 +227,52 @@ def test_changes_are_waited_for(here: Registry, model: str) -> None:
         waiting.join(15)
         assert answers and answers[0] >= 1
         assert session.changes(session.changes(following.NEWEST).next, wait=0.1).items == []
+
+
+HOLD = """\
+import os, sys, time
+with open("begun", "a") as file:
+    print(sys.argv[1], file=file)
+while os.path.exists("hold"):
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_killed_goes_on_with_what_its_command_did_not_end(crumb: Crumb, here: Registry) -> None:
+    """Killed while the command runs, and while it waits for a change that comes when it is dead."""
+    (crumb.cwd / "hold.py").write_text(HOLD)
+    (crumb.cwd / "hold").touch()
+    follow_it = ["follow", f"{MODEL}@stable", "-o", "served", "--", sys.executable, "hold.py", "{ref}"]
+
+    def begun() -> list[str]:
+        file = crumb.cwd / "begun"
+        return file.read_text().splitlines() if file.exists() else []
+
+    @contextlib.contextmanager
+    def running() -> Iterator[None]:
+        command = [sys.executable, "-c", "from client.cli import main; main()", *follow_it]
+        process = subprocess.Popen(command, cwd=crumb.cwd, start_new_session=True)
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def ended(ref: str) -> bool:
+        followed = read_followed(crumb.cwd / "served")
+        return followed is not None and followed.ref == ref
+
+    with running():
+        eventually(lambda: begun() == ["1.0.0"], 120)
+    assert not ended("1.0.0")
+    (crumb.cwd / "hold").unlink()
+    with running():
+        eventually(lambda: ended("1.0.0"), 120)
+    assert begun() == ["1.0.0", "1.0.0"]
+    with here.client() as session:
+        session.move_channel(MODEL, "stable", "1.1.0")
+    with running():
+        eventually(lambda: ended("1.1.0"), 120)
+    assert begun() == ["1.0.0", "1.0.0", "1.1.0"]
+    assert client.verify(crumb.cwd / "served", f"{MODEL}@1.1.0", quiet=True).ok

@@ -1,17 +1,22 @@
-"""Launches: a staged chunk as the kernels want it, those of CUDA where NVRTC is there, and Triton's elsewhere."""
+"""Launches: a chunk as the kernels want it, those of CUDA where NVRTC is there, and Triton's elsewhere."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from registry.breadcrumbs.composing.engines import Rule
+from registry.breadcrumbs.composing.gpu.held import Wholly
 from registry.breadcrumbs.composing.staging import Arena, Chunk
 from registry.breadcrumbs.kernels.compose import PAD
 from registry.breadcrumbs.kernels.cuda import launching
 from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, compose_chunk, kind_of
 from registry.breadcrumbs.kernels.cuda.counting import count_before
 from registry.breadcrumbs.kernels.staging import block_starts
+
+Parts = Sequence[npt.NDArray[Any]]
 
 
 class Launch(Protocol):
@@ -20,17 +25,21 @@ class Launch(Protocol):
     Attributes:
         end: Bytes of the arena that are used on the GPU: those that were read, and room for bitmasks.
         extra: Bytes of the GPU's memory besides.
+        parts: What the GPU needs besides the arena.
     """
 
     end: int
     extra: int
+    parts: Parts
 
-    def __init__(self, chunk: Chunk, arena: Arena, rule: Rule) -> None: ...
-
-    def upload(self, device: torch.device) -> None:
-        """Copy to the GPU what is not in the arena."""
-
-    def compose(self, there: torch.Tensor, base: torch.Tensor, out: torch.Tensor, lost: torch.Tensor) -> None:
+    def compose(
+        self,
+        there: torch.Tensor,
+        base: torch.Tensor,
+        out: torch.Tensor,
+        lost: torch.Tensor,
+        parts: Sequence[torch.Tensor],
+    ) -> None:
         """Compose the chunk.
 
         Args:
@@ -38,7 +47,14 @@ class Launch(Protocol):
             base: uint8, the base's bytes there.
             out: uint8, as many, filled.
             lost: int64 [1], increased by how many results are not finite where the base was.
+            parts: The launch's parts there.
         """
+
+
+class StagedLaunch(Launch, Protocol):
+    """A launch of a chunk that is staged."""
+
+    def __init__(self, chunk: Chunk, arena: Arena, rule: Rule) -> None: ...
 
 
 class CudaLaunch:
@@ -48,19 +64,57 @@ class CudaLaunch:
         self.chunk, self.rule, self.end = chunk, rule, arena.used
         self.block = BLOCKS[rule.method]
         self.kind = kind_of(map(tuple, chunk.table[:, 2:4].tolist()), rule.method)
-        self.extra = chunk.table.nbytes + 12 * len(chunk.table) * (-(-chunk.size // self.block) + 2)
+        self.parts: Parts = (chunk.table, np.append(chunk.scales, rule.alpha))
+        self.extra = 12 * len(chunk.table) * (-(-chunk.size // self.block) + 2)
 
-    def upload(self, device: torch.device) -> None:
-        """Copy to the GPU what is not in the arena."""
-        self.table = torch.from_numpy(np.ascontiguousarray(self.chunk.table)).to(device)
-        self.scales = torch.from_numpy(np.append(self.chunk.scales, self.rule.alpha)).to(device)
-
-    def compose(self, there: torch.Tensor, base: torch.Tensor, out: torch.Tensor, lost: torch.Tensor) -> None:
+    def compose(
+        self,
+        there: torch.Tensor,
+        base: torch.Tensor,
+        out: torch.Tensor,
+        lost: torch.Tensor,
+        parts: Sequence[torch.Tensor],
+    ) -> None:
         """Compose the chunk; arguments as of `Launch.compose`."""
-        size, first = self.chunk.size, self.chunk.first
-        starts = count_before(there, self.table, size, self.block, first)
-        ask = there, base, out, self.chunk.spec.dtype, self.table, self.scales, starts, lost
-        compose_chunk(*ask, self.rule.method, first, self.kind)
+        table, scales = parts
+        starts = count_before(there, table, self.chunk.size, self.block, self.chunk.first)
+        ask = there, base, out, self.chunk.spec.dtype, table, scales, starts, lost
+        compose_chunk(*ask, self.rule.method, self.chunk.first, self.kind)
+
+
+class HeldLaunch:
+    """By the same kernels, of patches that stay on the GPU; the chunk begins at a multiple of `held.LONGEST`.
+
+    Args:
+        chunk: The chunk, of which at most the base is in the arena.
+        arena: Where that is.
+        rule: How patches are combined.
+        wholly: What the tensor is composed of.
+    """
+
+    def __init__(self, chunk: Chunk, arena: Arena, rule: Rule, wholly: Wholly) -> None:
+        self.chunk, self.rule, self.wholly, self.end = chunk, rule, wholly, arena.used
+        self._origin = wholly.touching[0][0].arena
+        rows = [held.row(self._origin.data_ptr(), chunk.first) for held, _ in wholly.touching]
+        factors = [*(by for _, by in wholly.touching), rule.alpha]
+        self.parts: Parts = (np.array(rows, np.int64).reshape(-1, 5), np.array(factors, np.float64))
+        self.block = BLOCKS[rule.method]
+        self.extra = 4 * len(rows) * (-(-chunk.size // self.block) + 1)
+
+    def compose(
+        self,
+        there: torch.Tensor,
+        base: torch.Tensor,
+        out: torch.Tensor,
+        lost: torch.Tensor,
+        parts: Sequence[torch.Tensor],
+    ) -> None:
+        """Compose the chunk; arguments as of `Launch.compose`."""
+        table, scales = parts
+        first, stop = self.chunk.first // self.block, -(-self.chunk.stop // self.block)
+        starts = torch.stack([held.starts[self.block][first : stop + 1] for held, _ in self.wholly.touching])
+        ask = self._origin, base, out, self.chunk.spec.dtype, table, scales, starts, lost
+        compose_chunk(*ask, self.rule.method, self.chunk.first, self.wholly.kind(self.rule))
 
 
 class TritonLaunch:
@@ -86,15 +140,17 @@ class TritonLaunch:
                 )
             else:
                 block_starts(arena.bytes, mask_at, chunk.size, block, self._starts[number])
-        self.extra = self._starts.nbytes + self._table.nbytes + chunk.scales.nbytes + 4 * PAD
+        self.parts: Parts = (self._table, np.append(chunk.scales, rule.alpha), self._starts)
+        self.extra = 0
 
-    def upload(self, device: torch.device) -> None:
-        """Copy to the GPU what is not in the arena."""
-        factors = np.append(self.chunk.scales, self.rule.alpha)
-        parts = self._table, factors, self._starts
-        self.table, self.scales, self.starts = (torch.from_numpy(part).to(device) for part in parts)
-
-    def compose(self, there: torch.Tensor, base: torch.Tensor, out: torch.Tensor, lost: torch.Tensor) -> None:
+    def compose(
+        self,
+        there: torch.Tensor,
+        base: torch.Tensor,
+        out: torch.Tensor,
+        lost: torch.Tensor,
+        parts: Sequence[torch.Tensor],
+    ) -> None:
         """Compose the chunk; arguments as of `Launch.compose`."""
         for number, at in self._sparse:
             mask_at, width, entries = (int(self.chunk.table[number, column]) for column in (0, 3, 4))
@@ -102,10 +158,11 @@ class TritonLaunch:
             mask.zero_()
             kind = torch.int32 if width == 4 else torch.int64
             self.gpu.set_bits(there[mask_at : mask_at + width * entries].view(kind), mask, self.chunk.first)
-        ask = there, base, out, self.chunk.spec.dtype, self.table, self.scales, self.starts, lost
+        table, scales, starts = parts
+        ask = there, base, out, self.chunk.spec.dtype, table, scales, starts, lost
         self.gpu.compose_chunk(*ask, self.rule.method)
 
 
-def pick_launch(device: torch.device) -> type[Launch]:
+def pick_launch(device: torch.device) -> type[StagedLaunch]:
     """Return how chunks are composed on a device: by CUDA's kernels on an NVIDIA GPU with NVRTC, else by Triton's."""
     return CudaLaunch if launching.can_launch(device) else TritonLaunch

@@ -3,6 +3,7 @@
 Memory and streams are torch's: a kernel gets the addresses of tensors. Numbers are passed as int64.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
@@ -32,25 +33,49 @@ def has_nvrtc() -> bool:
 
 
 def can_launch(device: torch.device) -> bool:
-    """Say whether these kernels run on a device: an NVIDIA GPU from `LEAST` on, for which they can be compiled here."""
+    """Say whether these kernels run on a device: an NVIDIA GPU from `LEAST` on, where one of them does its work."""
     if device.type != "cuda" or torch.version.cuda is None or not has_nvrtc():
         return False
-    return _can_compile_for(torch.cuda.current_device() if device.index is None else device.index)
+    return _runs_on(torch.cuda.current_device() if device.index is None else device.index)
 
 
 @cache
-def _can_compile_for(index: int) -> bool:
+def _runs_on(index: int) -> bool:
     if torch.cuda.get_device_capability(index) < LEAST:
         return False
+    device = torch.device("cuda", index)
     try:
-        find_kernel("counting.cu", "set_bits", _arch(index))
-    except Exception:  # cuda-core's own: NVRTC does not know a GPU that is newer than it, say
+        indices, mask = torch.tensor([3]).to(device), torch.zeros(2, dtype=torch.int32, device=device)
+        launch("counting.cu", "set_bits", 1, 128, indices, mask, 1, 8, 0)
+        return bool(mask.tolist() == [8, 0])
+    except Exception:  # cuda-core's own: NVRTC is newer than the driver, say, or does not know the GPU
         return False
-    return True
 
 
+def arch_for(capability: tuple[int, int], known: Sequence[int]) -> str:
+    """Return what to compile for: a GPU, or where NVRTC does not know it yet, the newest before, for its driver to end.
+
+    Args:
+        capability: The GPU's compute capability.
+        known: Those that NVRTC knows, like 90 for 9.0.
+
+    Raises:
+        ValueError: NVRTC knows none that is old enough.
+    """
+    number = 10 * capability[0] + capability[1]
+    return f"sm_{number}" if number in known else f"compute_{max(one for one in known if one < number)}"
+
+
+@cache
 def _arch(index: int) -> str:
-    return "sm_{}{}".format(*torch.cuda.get_device_capability(index))
+    from cuda.bindings import nvrtc
+
+    _, known = nvrtc.nvrtcGetSupportedArchs()
+    return arch_for(torch.cuda.get_device_capability(index), known)
+
+
+def _target(arch: str) -> str:
+    return "cubin" if arch.startswith("sm_") else "ptx"
 
 
 def compile_kernel(source: str, expression: str, arch: str) -> Any:
@@ -61,12 +86,12 @@ def compile_kernel(source: str, expression: str, arch: str) -> Any:
     Args:
         source: The name of a file of this folder.
         expression: The kernel's name, with its template's arguments.
-        arch: The kind of GPU, like sm_90.
+        arch: The kind of GPU, like sm_90; or like compute_90, for which the driver compiles the rest.
     """
     from cuda.core import Program
 
     text = (SOURCES / source).read_text("utf-8")
-    return Program(text, "c++", _options(source, arch)).compile("cubin", name_expressions=(expression,))
+    return Program(text, "c++", _options(source, arch)).compile(_target(arch), name_expressions=(expression,))
 
 
 def _options(source: str, arch: str) -> Any:
@@ -91,7 +116,7 @@ def find_kernel(source: str, expression: str, arch: str, folder: Path | None = N
         code=(SOURCES / source).read_text("utf-8"),
         code_type="c++",
         options=_options(source, arch),
-        target_type="cubin",
+        target_type=_target(arch),
         name_expressions=(expression,),
         extra_digest=sha256((SOURCES / "lanes.cuh").read_bytes()).digest(),
     )
@@ -102,7 +127,8 @@ def find_kernel(source: str, expression: str, arch: str, folder: Path | None = N
     except (OSError, RuntimeError):  # nobody knows the user's home, say
         return compile_kernel(source, expression, arch)
     if code and name:
-        return ObjectCode.from_cubin(code, name=source, symbol_mapping={expression: name})
+        read = ObjectCode.from_cubin if _target(arch) == "cubin" else ObjectCode.from_ptx
+        return read(code, name=source, symbol_mapping={expression: name})
     compiled = compile_kernel(source, expression, arch)
     with suppress(OSError):
         kept[named], kept[key] = compiled.symbol_mapping[expression], bytes(compiled.code)
@@ -125,6 +151,7 @@ def launch(source: str, expression: str, grid: int, threads: int, *arguments: to
     """
     import cuda.core
 
+    assert grid < 2**31, "a launch has at most 2^31 - 1 blocks"
     device = next(argument.device for argument in arguments if isinstance(argument, torch.Tensor))
     given = [argument.data_ptr() if isinstance(argument, torch.Tensor) else argument for argument in arguments]
     with torch.cuda.device(device):

@@ -96,8 +96,12 @@ def waits(session: Session, device: str) -> bool:
     query = select(DeviceLogin.state).where(DeviceLogin.device_hash == hash_token(device))
     state = session.scalar(query.where(DeviceLogin.expires_at > now()))
     if state is None:
-        raise NotFound("This login is used or out of date; run `crumb login` again.")
+        raise _over()
     return state == "waiting"
+
+
+def _over() -> NotFound:
+    return NotFound("This login is used or out of date; run `crumb login` again.")
 
 
 def collect(session: Session, device: str, request_id: str) -> tuple[str, Actor] | None:
@@ -111,7 +115,7 @@ def collect(session: Session, device: str, request_id: str) -> tuple[str, Actor]
     query = select(DeviceLogin).where(DeviceLogin.device_hash == hash_token(device)).with_for_update(of=DeviceLogin)
     row = session.scalar(query.options(joinedload(DeviceLogin.user)))
     if row is None or row.expires_at <= now():
-        raise NotFound("This login is used or out of date; run `crumb login` again.")
+        raise _over()
     if row.state == "waiting":
         return None
     if row.state == "denied" or row.user_id is None:

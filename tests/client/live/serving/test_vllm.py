@@ -83,7 +83,7 @@ def served(revision: Path, registered: dict[str, tuple[str, str]]) -> Any:
     plugin.register()  # vLLM calls it in each process, and perhaps twice
     module, name = registered[plugin.BACKEND]
     engine = getattr(import_module(module), name)
-    config = SimpleNamespace(model_config=SimpleNamespace(model=str(revision)))
+    config = SimpleNamespace(model_config=SimpleNamespace(model=str(revision)), parallel_config=None)
     return engine(None, config, torch.device("cpu"), ServedModel(makers.read_weights(revision)))
 
 
