@@ -67,8 +67,12 @@ def settings() -> str:
         )
     return page(
         "Settings",
-        "Every setting of `crumb-server` is an environment variable, read once at start. Sizes are bytes and times are "
-        "seconds unless the text says otherwise. A `ByteSize` also takes units, like `8GiB`.",
+        "Every setting of `crumb-server` is an environment variable, or a line of a TOML file under the same name in "
+        'small letters and without `REGISTRY_`: `quota_bytes = "500GiB"`. The file is the one that `--config` or '
+        "`REGISTRY_CONFIG` names, else `/etc/crumb-server.toml` if it is there. The environment goes before the file, "
+        "and `--data` before both. Settings are read at start; `crumb-server config` prints what holds, and where each "
+        "is from. Times are seconds unless the text says otherwise, and a size is bytes or has a unit, like `8GiB`. "
+        "What is separated by commas may be a list in the file.",
         table(("variable", "type", "default", "meaning"), rows),
     )
 
@@ -77,6 +81,7 @@ def kind(annotation: Any) -> str:
     """Return a type as people write it."""
     words = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     words = re.sub(r"\b(?:typing|pydantic\.types|pathlib)\.", "", words)
+    words = words.replace("ByteSize", "size").replace("SecretStr", "secret")
     return re.sub(r"Literal\[(.*)\]", lambda found: found[1].replace("'", "").replace(", ", " | "), words)
 
 
