@@ -7,8 +7,6 @@ import typer
 
 from registry.cli.common import ConfigFile, Data, Json
 
-UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"))
-
 
 def config(
     data: Data = None,
@@ -40,12 +38,12 @@ def config(
 def line(name: str, value: Any) -> str:
     """Return a setting as a line of TOML; one that is unset or hidden as a comment."""
     from registry.cli.configuration import HIDDEN
+    from registry.files.sizes import exact
 
     if value is None:
         return f"# {name} is unset"
     if HIDDEN in str(value):
         return f"# {name} = {value}"
     if isinstance(value, int) and not isinstance(value, bool) and name.endswith(("_bytes", "_memory", "_least")):
-        unit = next(((size, word) for size, word in UNITS if value and value % size == 0), None)
-        return f'{name} = "{value // unit[0]}{unit[1]}"' if unit else f"{name} = {value}"
+        return f'{name} = "{exact(value)}"'
     return f"{name} = {json.dumps(value, ensure_ascii=False)}"
