@@ -178,7 +178,11 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
         "registry.breadcrumbs.kernels",
         "client.live.serving",
     },
-    "llvmlite": {"registry.breadcrumbs.kernels.intrinsics", "registry.breadcrumbs.kernels.vectors"},
+    "llvmlite": {
+        "registry.breadcrumbs.kernels.intrinsics",
+        "registry.breadcrumbs.kernels.sha256.blocks",
+        "registry.breadcrumbs.kernels.vectors",
+    },
     "numba": {"registry.breadcrumbs.kernels"},
     "triton": {"registry.breadcrumbs.kernels.gpu"},
     "cuda": {"registry.breadcrumbs.kernels.cuda"},

@@ -94,6 +94,10 @@ class Order:
         tried = self.alphas(count, setting)
         return float(max(tried, key=lambda alpha: self.validated(count, setting.at(alpha))))
 
+    def best_validated(self, count: int, setting: Setting) -> float:
+        """Return the best score over alpha on the validation part, at the cuts of a setting."""
+        return max(self.validated(count, setting.at(alpha)) for alpha in self.alphas(count, setting))
+
     def shrunk(self, count: int, method: str, power: float, few: Sequence[int]) -> float:
         """Return the score of alpha = c / count ** power, c chosen once; alpha is the nearest of those tried."""
         cuts = self.once(method)

@@ -83,10 +83,7 @@ def even(count: int) -> Setting:
 
 
 def tune_whole(files: Sequence[Path], score: Score, folder: Path) -> Tuned:
-    """Do with whole differences what `crumb tune` does with patches, but start at the average.
-
-    Alpha auto is for patches of the default cuts, and too large for whole differences.
-    """
+    """Do with whole differences what `crumb tune` does with patches, but start at the average."""
     how = How(score, alpha=even(len(files)).alpha)
     return tune_files(folder / "base", [(file, "1") for file in files], how)
 

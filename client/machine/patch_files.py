@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from client.machine import known_files
 from client.terminal.console import Console
-from registry.breadcrumbs.comparing.alpha import choose_alpha
+from registry.breadcrumbs.comparing.alpha import AlphaPart, choose_alpha, kept_share
 from registry.breadcrumbs.formats.recipe import ALONE
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRecipe, InvalidRequest, NotFound
 
@@ -163,7 +163,12 @@ def alpha_of_files(
     dots = {(names.index(one), names.index(two)): added.dot for (one, two), added in sums.items()}
     with console.progress("measuring the base") as progress:
         bases = measure_bases(base, [patches[name] for name in names], progress)
-    return choose_alpha(method, [weight for _, weight in weighted], [squares[name] for name in names], dots, bases)
+    parts = [
+        AlphaPart(weight, kept_share(mask.drop_bottom, mask.drop_top), squares[name], size)
+        for (name, weight), size in zip(weighted, bases, strict=True)
+        for mask in [patches[name].info.params]
+    ]
+    return choose_alpha(method, parts, dots)
 
 
 def factors_of(where: Iterable[tuple[int, str, str]], patches: "Sequence[Patch]") -> list[tuple[tuple[str, str], ...]]:

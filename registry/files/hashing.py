@@ -1,13 +1,29 @@
-"""Hashing: the sha256 of files."""
+"""Hashing: the sha256 of files, and of several streams of bytes at a time."""
 
 import hashlib
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from registry.files.progress import Meter, Progress
+from registry.files.threads import call_each
 
 BLOCK = 2**18
 """Bytes read and hashed at a time."""
+
+Reader = Callable[[], Iterator[Any]]
+"""Begins to read a stream: it yields buffers, each of which stays as it is until the next is asked for."""
+
+
+class Hash(Protocol):
+    """A running hash, of hashlib or another."""
+
+    def update(self, data: Any, /) -> None:
+        """Take bytes: any object with a contiguous buffer."""
+
+    def hexdigest(self) -> str:
+        """Return the hash of all bytes so far, in hex."""
 
 
 def hash_file(path: Path, progress: Progress | None = None) -> str:
@@ -28,3 +44,24 @@ def hash_file(path: Path, progress: Progress | None = None) -> str:
             digest.update(block)
             meter.add(len(block))
     return digest.hexdigest()
+
+
+def hash_each(readers: Sequence[Reader], count: Callable[[int], object]) -> list[str]:
+    """Hash streams, as many at a time as there are processors.
+
+    Args:
+        readers: The streams, begun in this order.
+        count: Called with the bytes of each buffer once it is hashed, in any thread.
+
+    Returns:
+        The sha256 of each stream, in hex.
+    """
+
+    def hash_one(number: int) -> str:
+        digest = hashlib.sha256()
+        for block in readers[number]():
+            digest.update(block)
+            count(len(block))
+        return digest.hexdigest()
+
+    return list(call_each(hash_one, range(len(readers)), name="hash").values())

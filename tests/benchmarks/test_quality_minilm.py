@@ -362,12 +362,19 @@ def test_the_report_answers_the_five_questions():
     said = report.answers(Results(document))
     assert "sum 0.85/0.007 0.020 ± 0.000" in said
     assert "at 3e-4 and 16 tasks, sum less no mask with 5.0 times the bytes +0.000 ± 0.000" in said
-    assert "at 3e-5 sum 0.95/0.007 by row +0.010 ± 0.000 and +0.000 ± 0.000 in 4.00 MB" in said
+    assert "at 3e-5 sum 0.95/0.007 by row +0.010 ± 0.000 and -0.017 ± 0.000 in 4.00 MB" in said
+    assert "sum 0.85/0.007 by row +0.010 ± 0.000 and +0.000 ± 0.000 in 4.00 MB" in said
     assert "5. *How does it depend on the size of the change?* At 3e-5 (1.00 % of the layers' weights)" in said
     tables = report.section(Results(document))
     assert "Of 12 models that the product composed too, 12 had" in " ".join(tables.split())
     assert tables.count("regret on validation texts:") == len(rates) + 1
     assert "| base | 0.400 | 0.400 | 0.400 | 0.400 |" in tables
+
+    sparse = experiment.step(kind.rows(kind.SPARSE))
+    fewer = [{name: found for name, found in world.items() if world["seed"] == 0 or name != sparse} for world in worlds]
+    some = Results(document | {"worlds": fewer})
+    assert "at 3e-5 sum 0.95/0.007 by row (3 orders) +0.010 ± 0.000 and -0.017 ± 0.000" in report.answers(some)
+    assert report.section(some).count("| sum 0.95/0.007 by row, 3 orders |") == len(rates)
 
     unfinished = [{name: found for name, found in world.items() if "TIES" not in name} for world in worlds]
     assert "ties" not in report.answers(Results(document | {"worlds": unfinished})).partition("3. *")[2]

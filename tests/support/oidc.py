@@ -1,7 +1,9 @@
 """An OpenID provider of our own for tests: a real HTTP server that signs real tokens, and says what it is told to."""
 
 import base64
+import functools
 import hashlib
+import itertools
 import json
 import threading
 import time
@@ -21,6 +23,15 @@ CLIENT, SECRET = "the-registry", "a secret of the provider"
 Key = RSAKey | ECKey | OctKey
 
 
+_turns = itertools.cycle(range(4))
+
+
+@functools.cache
+def first_key(turn: int) -> Key:
+    """Return one of a few keys that providers take in turn: making one takes a tenth of a second."""
+    return RSAKey.generate_key(2048, {"kid": "first"})
+
+
 @dataclass
 class Provider:
     """What the provider serves; tests change it at will.
@@ -30,7 +41,7 @@ class Provider:
     """
 
     url: str = ""
-    keys: list[Key] = field(default_factory=lambda: [RSAKey.generate_key(2048, {"kid": "first"})])
+    keys: list[Key] = field(default_factory=lambda: [first_key(next(_turns))])
     algorithm: str = "RS256"
     who: dict[str, Any] | None = None
     claims: dict[str, Any] = field(default_factory=dict)

@@ -36,6 +36,11 @@ def few(counts: Sequence[int]) -> int:
     return max(count for count in counts if count <= FEW)
 
 
+def at_tuning(counts: Sequence[int]) -> list[int]:
+    """Return the numbers of tasks at which `crumb tune` is tried: that at which alpha is chosen once, and the next."""
+    return [count for count in counts if count >= few(counts)][:2]
+
+
 def step(setting: Setting) -> str:
     """Return the name of the step that tries a setting."""
     return "merged " + setting.key.replace("/", " ")
@@ -179,6 +184,7 @@ def run(bench: Bench, model: Model, kind: MiniLM, steps: Any) -> None:
     for setting in kind.settings:
         found[setting.key] = steps.run(step(setting), lambda setting=setting: merged(bench, kind, setting))
     steps.run("compositions", lambda: composed(bench, model, kind, found))
+    if bench.seed == 0:
+        steps.run("tuned", lambda: tuned(bench, kind, BREADCRUMBS, at_tuning(kind.counts)))
     if kind.held_out:
-        steps.run("tuned", lambda: tuned(bench, kind, BREADCRUMBS, sorted({few(kind.counts), max(kind.counts)})))
         steps.run("held-out", lambda: transferred(bench, kind, found))

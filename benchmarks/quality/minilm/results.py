@@ -14,7 +14,7 @@ from benchmarks.quality.minilm.experiment import few, step
 from benchmarks.quality.minilm.kind import WHOLE
 from benchmarks.quality.results import Results
 from benchmarks.quality.worlds.kinds import is_real
-from registry.breadcrumbs.comparing.alpha import FACTOR
+from registry.breadcrumbs.comparing.alpha import factor_of, kept_share
 
 FACTORS = 1.05 ** np.arange(-60, 81)
 """Among which the factor of a rule is looked for: 0.05 to 50."""
@@ -37,6 +37,11 @@ class Run:
     number: int
     found: Mapping[str, Mapping[str, Any]]
     layers: float = 1.0
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Which tasks, in which order."""
+        return self.kind, self.seed, self.number
 
     @property
     def counts(self) -> list[int]:
@@ -135,15 +140,26 @@ def fit(runs: Sequence[Run], rule: Rule, counts: Sequence[int], factors: NDArray
     return Fit(float(factors[best]), regrets, others, float(np.mean(outside)))
 
 
+def constant(setting: Setting) -> float:
+    """Return the constant of alpha auto for patches with these cuts."""
+    return factor_of(kept_share(setting.drop_bottom, setting.drop_top))
+
+
 def automatic(runs: Sequence[Run], setting: Setting, counts: Sequence[int]) -> Fit:
     """Return what alpha auto loses, with its own constant."""
-    return fit(runs, RULES[rule_of(setting)], counts, np.array([FACTOR]))
+    return fit(runs, RULES[rule_of(setting)], counts, np.array([constant(setting)]))
 
 
-def at_auto(results: Results, kind: str, setting: Setting, count: int) -> list[float]:
-    """Return the validation scores at alpha auto, in each order."""
-    rule = RULES[rule_of(setting)]
-    return [run.validated(count, FACTOR * rule(run, count)) for run in runs(results, [kind], setting)]
+def at_auto(run: Run, setting: Setting, count: int) -> float:
+    """Return the validation score at alpha auto."""
+    return run.validated(count, constant(setting) * RULES[rule_of(setting)](run, count))
+
+
+def pairs(results: Results, chosen: Iterable[str], one: Setting, other: Setting) -> list[tuple[Run, Run]]:
+    """Return the runs of two settings on the same tasks in the same order, where both were tried."""
+    chosen = list(chosen)
+    known = {run.place: run for run in runs(results, chosen, other)}
+    return [(run, known[run.place]) for run in runs(results, chosen, one) if run.place in known]
 
 
 def rule_of(setting: Setting) -> str:
@@ -158,10 +174,9 @@ def kinds(results: Results) -> list[str]:
 
 
 def settings(results: Results, kind: str) -> list[Setting]:
-    """Return the settings, without alpha, that were tried in all worlds of a kind."""
+    """Return the settings, without alpha, that were tried in a world of a kind, or in several."""
     planned = [Setting(**setting) for setting in results.kind(kind)["settings"]]
-    worlds = results.worlds(kind)
-    return [setting for setting in planned if worlds and all(step(setting) in world for world in worlds)]
+    return [setting for setting in planned if any(step(setting) in world for world in results.worlds(kind))]
 
 
 def runs(results: Results, chosen: Iterable[str], setting: Setting) -> list[Run]:
@@ -186,7 +201,8 @@ def layers_norm(world: Mapping[str, Any]) -> float:
 
 def size(results: Results, kind: str, setting: Setting) -> float:
     """Return the mean bytes of a patch."""
-    return float(np.mean([world[step(setting)]["bytes"] for world in results.worlds(kind)]))
+    tried = [world[step(setting)] for world in results.worlds(kind) if step(setting) in world]
+    return float(np.mean([found["bytes"] for found in tried]))
 
 
 def plain(results: Results, kind: str, name: str, count: int) -> list[float]:

@@ -2,7 +2,7 @@
 
     main thread   read masks, count their bits
     workers       read the rest, compose
-    lanes         write; hash the base's tensors or files; hash the tensors; hash the files
+    lanes         write; hash, two streams side by side: the base's tensors or files and the tensors; the files
 
 Chunks follow each other in the order of the file, and every lane takes them in that order. Tensors that no patch
 touches are copied by the system, and read only if something is to be hashed.
@@ -21,17 +21,22 @@ from registry.breadcrumbs.composing.variances import NegativeVariances, is_varia
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import Entry
 from registry.breadcrumbs.formats.patchfile import Patch
+from registry.breadcrumbs.kernels.sha256.streams import new_hash, update_each
 from registry.errors import InvalidCheckpoint
 from registry.files.copying import copy_range, write_at
+from registry.files.hashing import Hash
 from registry.files.progress import Meter
 
 READ_BYTES = 2**21
 """Bytes of an untouched tensor that are read at a time for hashing."""
 
 HASHES = ("base tensors", "base files", "tensors", "files")
-"""The kinds of things that can be hashed; each has a lane of that name."""
+"""The kinds of things that can be hashed."""
 
-LANES = ("write", *HASHES)
+HASH_LANES = ("hash", "hash more")
+"""Each hashes two kinds, which takes little longer than one."""
+
+LANES = ("write", *HASH_LANES)
 
 
 class Sink(Protocol):
@@ -103,7 +108,9 @@ class Writer:
     ) -> None:
         self.base, self.touching, self.engine, self.crew = base, touching, engine, crew
         self.phases, self.meter, self.variances = phases, meter, NegativeVariances()
-        self._hashes: dict[str, dict[str, Any]] = {what: {} for what in hashed}
+        self._hashes: dict[str, dict[str, Hash]] = {what: {} for what in HASHES if what in hashed}
+        kinds = list(self._hashes)
+        self._lanes = [(lane, kinds[2 * at : 2 * at + 2]) for at, lane in enumerate(HASH_LANES)]
 
     def digests(self, what: str) -> dict[str, str]:
         """Return the sha256, in hex, of everything of a kind by its name; call it once all is written."""
@@ -114,7 +121,7 @@ class Writer:
         header = self.base.read_header_bytes(name)
         for what in ("base files", "files"):
             if what in self._hashes:
-                self._hashes[what][name] = hashlib.sha256(header)
+                self._hashes[what][name] = new_hash(header)
         sink = None if file is None else FileSink(file, self.base.file(name), name)
         if sink is not None:
             sink.put(memoryview(header), 0)
@@ -152,8 +159,7 @@ class Writer:
         done = self.crew.work(slot, partial(compose_small, *ask))
         if sink is not None:
             self.crew.follow(slot, "write", done, partial(self._put, sink, room.new, entries[0].start))
-        self._follow(slot, "base files", name, done, room.old)
-        self._follow(slot, "files", name, done, room.new)
+        self._follow(slot, done, {"base files": (name, room.old), "files": (name, room.new)})
         self.meter.add(len(room.new))
 
     def _see_small(self, name: str, old: memoryview, new: memoryview) -> None:
@@ -182,11 +188,8 @@ class Writer:
             done = self.crew.work(slot, partial(self._run, chunk, slot.buffers))
             if sink is not None:
                 self.crew.follow(slot, "write", done, partial(self._put, sink, new, at))
-            if not held:
-                self._follow(slot, "base tensors", entry.name, done, old)
-            self._follow(slot, "base files", name, done, old)
-            self._follow(slot, "tensors", entry.name, done, new)
-            self._follow(slot, "files", name, done, new)
+            views = {"base files": (name, old), "tensors": (entry.name, new), "files": (name, new)}
+            self._follow(slot, done, views if held else views | {"base tensors": (entry.name, old)})
             self.meter.add(chunk.length)
             at += chunk.length
 
@@ -218,9 +221,7 @@ class Writer:
             at = slot.buffers.arena.place(length)
             view = slot.buffers.arena.view[at : at + length]
             done = self.crew.work(slot, partial(self._read, view, entry, start))
-            self._follow(slot, tensors, entry.name, done, view)
-            self._follow(slot, "base files", name, done, view)
-            self._follow(slot, "files", name, done, view)
+            self._follow(slot, done, {tensors: (entry.name, view), "base files": (name, view), "files": (name, view)})
             self.meter.add(length)
 
     def _read(self, view: memoryview, entry: Entry, start: int) -> None:
@@ -230,16 +231,18 @@ class Writer:
     def _begin(self, entry: Entry, *kinds: str) -> None:
         for what in kinds:
             if what in self._hashes:
-                self._hashes[what][entry.name] = hashlib.sha256()
+                self._hashes[what][entry.name] = new_hash()
 
-    def _follow(self, slot: Slot[Buffers], what: str, name: str, done: Any, view: memoryview) -> None:
-        """Have the lane of a kind hash what a worker brings."""
-        if what in self._hashes:
-            self.crew.follow(slot, what, done, partial(self._update, self._hashes[what][name], view))
+    def _follow(self, slot: Slot[Buffers], done: Any, views: Mapping[str, tuple[str, memoryview]]) -> None:
+        """Have lanes hash what a worker brings: views by kind, each with the name of what it is part of."""
+        for lane, kinds in self._lanes:
+            fed = [(self._hashes[what][views[what][0]], views[what][1]) for what in kinds if what in views]
+            if fed:
+                self.crew.follow(slot, lane, done, partial(self._update, fed))
 
-    def _update(self, digest: Any, view: memoryview) -> None:
+    def _update(self, fed: Sequence[tuple[Hash, memoryview]]) -> None:
         with self.phases.of("hash"):
-            digest.update(view)
+            update_each(fed)
 
 
 def untouched(entries: Sequence[Entry], touching: Collection[str]) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from shlex import quote
 from registry.breadcrumbs.diffing.faults import ADDED, DTYPE, MISSING, ROWS, SHAPE, Fault, list_faults
 from registry.breadcrumbs.diffing.prefixes import NO_PREFIX, Prefix, find_prefix
 from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, is_head, is_tied, twin
-from registry.breadcrumbs.formats.arrays import NUMPY, read_floats
+from registry.breadcrumbs.formats.arrays import from_floats, octets, read_floats, read_raw
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidRequest
@@ -254,19 +254,9 @@ class SharedRows:
             width = DTYPES[self.tensors[name].dtype]
             view[own:] = self._read_base(name, (start + own) // width, (start + len(view)) // width)
 
-    def _read_base(self, name: str, start: int, stop: int) -> bytes:
-        """Return elements of the base's tensor, rounded to the dtype of the tuned one."""
+    def _read_base(self, name: str, start: int, stop: int) -> memoryview:
+        """Return the bytes of elements of the base's tensor, rounded to the dtype of the tuned one."""
         old, new = self._base.dtype_of(self._names[name]), self.tensors[name].dtype
         if old == new:
-            raw = bytearray((stop - start) * DTYPES[old])
-            self._base.fill(memoryview(raw), self._names[name], start * DTYPES[old])
-            return bytes(raw)
-        values = read_floats(self._base, self._names[name], start, stop)
-        if new == "F64":
-            return values.astype("<f8").tobytes()
-        singles = values.astype("<f4", copy=False)
-        if new != "BF16":
-            return singles.astype(NUMPY[new]).tobytes()
-        bits = singles.view("<u4").astype("<u8")
-        rounded: bytes = (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype("<u2").tobytes()
-        return rounded
+            return octets(read_raw(self._base, self._names[name], start, stop))
+        return octets(from_floats(read_floats(self._base, self._names[name], start, stop), new))

@@ -74,6 +74,24 @@ def to_floats(raw: Octets, dtype: str) -> Floats:
         return raw.view(NUMPY[dtype]).astype(np.float32, copy=False)
 
 
+def from_floats(values: Floats, dtype: str) -> Octets:
+    """Return the bytes of floating-point elements in a dtype: uint8 [size * bytes per element].
+
+    Float64 is rounded to float32 first, and that to BF16 or F16, to nearest even both times; F64 stays. NaN and Inf
+    stay what they are, and what is too large for the dtype becomes Inf.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN becomes a quiet one
+        if dtype == "F64":
+            return values.astype("<f8", copy=False).view(np.uint8)
+        singles = values.astype("<f4", copy=False)
+        if dtype != "BF16":
+            return singles.astype(NUMPY[dtype], copy=False).view(np.uint8)
+    bits = singles.view("<u4")
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    quiet = bits >> np.uint32(16) | np.uint32(0x40)  # rounding up could make another number of NaN
+    return np.where(np.isnan(singles), quiet, rounded).astype("<u2").view(np.uint8)
+
+
 def count_not_finite(raw: Octets, dtype: str) -> int:
     """Count the NaN and Inf among floating-point elements, given as their bytes and dtype."""
     integer, exponent = EXPONENTS[dtype]
@@ -83,18 +101,5 @@ def count_not_finite(raw: Octets, dtype: str) -> int:
 
 
 def round_to(value: float, dtype: str) -> float:
-    """Round a float64 to float32 and then to BF16, F16 or F32, to nearest even both times; F64 stays.
-
-    NaN and Inf stay as well, and what is too large for the dtype becomes Inf.
-    """
-    if dtype == "F64":
-        return value
-    with np.errstate(over="ignore"):
-        single = np.float32(value)
-        if dtype == "F16":
-            return float(np.float16(single))
-    if dtype == "F32" or not np.isfinite(single):
-        return float(single)
-    bits = int(single.view(np.uint32))
-    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-    return float(np.uint32(rounded).view(np.float32))
+    """Round a float64 as `from_floats` does, and return it as one."""
+    return float(to_floats(from_floats(np.array([value]), dtype), dtype)[0])

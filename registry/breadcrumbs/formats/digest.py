@@ -6,12 +6,14 @@ For every tensor one line, sorted by the UTF-8 bytes of the name:
 
     weights digest = "sha256:" + hex(sha256(all lines))
 
-Only the standard library is used, so that a machine without numpy, numba and torch can verify a model.
+Only the standard library is needed, so that a machine without numpy, numba and torch can verify a model.
 """
 
 import hashlib
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
@@ -19,8 +21,11 @@ from registry.breadcrumbs.formats.checkpoint import Weights, open_checkpoint
 from registry.breadcrumbs.formats.header import TensorSpec, show
 from registry.errors import InvalidCheckpoint
 from registry.files.folders import CONFIG
+from registry.files.hashing import Reader, hash_each
 from registry.files.progress import Meter, Progress
-from registry.files.threads import call_each
+
+KERNELS_FROM = 2**33
+"""Bytes from which hashing them two tensors at a time saves more than loading the kernels takes."""
 
 
 def weights_digest(lines: Iterable[tuple[str, str, Sequence[int], str]]) -> str:
@@ -46,7 +51,7 @@ def digest_of(tensors: Mapping[str, TensorSpec], digests: Mapping[str, str]) -> 
 
 
 def tensor_digests(weights: Weights, progress: Progress | None = None) -> dict[str, str]:
-    """Hash every tensor's raw bytes, block by block, as many tensors at a time as there are processors.
+    """Hash every tensor's raw bytes, block by block, several tensors at a time.
 
     Args:
         weights: The tensors, in a checkpoint or elsewhere.
@@ -58,21 +63,27 @@ def tensor_digests(weights: Weights, progress: Progress | None = None) -> dict[s
     Raises:
         InvalidCheckpoint: A file has become shorter since it was opened.
     """
-    meter, local = Meter(sum(map(weights.bytes_of, weights.tensors)), progress), threading.local()
+    meter = Meter(sum(map(weights.bytes_of, weights.tensors)), progress)
 
-    def hash_tensor(name: str) -> str:
-        buffer = local.__dict__.setdefault("buffer", memoryview(bytearray(HASH_BYTES)))
-        digest = hashlib.sha256()
+    def read(name: str) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(min(HASH_BYTES, weights.bytes_of(name))))
         for start, stop in blocks(weights.bytes_of(name), HASH_BYTES):
-            view = buffer[: stop - start]
-            weights.fill(view, name, start)
-            digest.update(view)
-            meter.add(len(view))
-        return digest.hexdigest()
+            weights.fill(buffer[: stop - start], name, start)
+            yield buffer[: stop - start]
 
     largest_first = sorted(weights.tensors, key=weights.bytes_of, reverse=True)  # no long one is left for last
-    digests = call_each(hash_tensor, largest_first)
+    found = _hash_each(meter.total)([partial(read, name) for name in largest_first], meter.add)
+    digests = dict(zip(largest_first, found, strict=True))
     return {name: digests[name] for name in weights.tensors}
+
+
+def _hash_each(size: int) -> Callable[[Sequence[Reader], Callable[[int], object]], list[str]]:
+    """Return what hashes streams of so many bytes soonest: the kernels, if they are loaded or worth loading."""
+    if sys.modules.get("numba") or (size >= KERNELS_FROM and find_spec("numba")):
+        from registry.breadcrumbs.kernels.sha256.streams import hash_each as hash_pairs
+
+        return hash_pairs
+    return hash_each
 
 
 def digest_checkpoint(weights: Weights, progress: Progress | None = None) -> str:

@@ -25,7 +25,7 @@ FRACTION, BIAS = 52, 1023
 
 @kernel
 def measure_values(values, code, width, size):
-    """Measure values in float64, one after another.
+    """Measure values in float64, in SPAN sums, each of every SPANth value, which are added up at the end.
 
     Args:
         values: uint8, the values' bytes, and PAD more.
@@ -36,22 +36,23 @@ def measure_values(values, code, width, size):
         The sum of their magnitudes, the sum of their squares, the largest magnitude, and the number of the first value
         that is NaN or Inf, or -1.
     """
-    doubles = np.empty(SPAN + 16, np.float64)
-    total = squares = largest = 0.0
+    doubles, used = np.empty(SPAN + 16, np.float64), min(SPAN, size)
+    totals, squares, largest = np.zeros(used), np.zeros(used), np.zeros(used)
     for start in range(0, size, SPAN):
         span = min(SPAN, size - start)
         load_doubles(values, width * start, code, span, doubles)
-        before = total
+        wild = False
         for place in range(span):
             value = abs(doubles[place])
-            total += value
-            squares += value * value
-            largest = max(largest, value)
-        if not np.isfinite(total - before):
+            totals[place] += value
+            squares[place] += value * value
+            largest[place] = max(largest[place], value)
+            wild |= not value < math.inf
+        if wild:
             for place in range(span):
                 if not np.isfinite(doubles[place]):
-                    return total, squares, largest, start + place
-    return total, squares, largest, -1
+                    return 0.0, 0.0, 0.0, start + place
+    return totals.sum(), squares.sum(), largest.max() if used else 0.0, -1
 
 
 @kernel

@@ -16,12 +16,12 @@ from numba.extending import intrinsic
 LANES = 16
 """Elements of a vector; arrays need room for a whole last vector."""
 
-_TRIPLE, _, _FEATURES = cpu_target.target_context.codegen().magic_tuple()
+_TRIPLE, _, FEATURES = cpu_target.target_context.codegen().magic_tuple()
 
-WIDE = "+avx512vbmi2" in _FEATURES
+WIDE = "+avx512vbmi2" in FEATURES
 """Whether the processor that code is generated for packs 16-bit lanes by a mask (VPCOMPRESSW)."""
 
-HALVES = "+f16c" in _FEATURES or not _TRIPLE.startswith(("x86", "i"))
+HALVES = "+f16c" in FEATURES or not _TRIPLE.startswith(("x86", "i"))
 """Whether it converts float16; without such an instruction LLVM would call a function that numba does not link."""
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from registry import schemas
+from registry.breadcrumbs.comparing.alpha import AUTO
 from registry.db.tables import Build, Composition, Job, Model, PatchRevision, Recipe, RecipeItem
 from registry.errors import RevisionNotFound
 from registry.server.views import conflicts as conflict_views
@@ -57,22 +58,25 @@ def composition(
     session: Session, model: Model, row: Recipe, result: Composition | None, job: Job | None, asked: str | None = None
 ) -> schemas.Composition:
     """Return a recipe and its result, or the job that composes it; `asked` is the alpha of the request."""
+    items = compositions.described(session, model, row)
     return schemas.Composition(
-        recipe=recipe(session, model, row),
+        recipe=described_recipe(row, items),
         weights_digest=result.weights_digest if result else None,
         device=result.device if result else None,
         seconds=result.seconds if result else None,
         held=result.held if result else False,
         warnings=result.warnings if result else [],
-        alpha_rule=alpha_rule(row, asked),
+        alpha_rule=alpha_rule(row.method, items, asked),
         left_out=compositions.left_out(session, model, result) if result else [],
         job=job_views.job(job) if job else None,
     )
 
 
-def alpha_rule(row: Recipe, asked: str | None) -> str | None:
-    """Return the rule that gave a recipe its alpha, if `auto` was asked for."""
-    return alphas.asked_rule(row.method, [item.weight for item in row.items], asked)
+def alpha_rule(method: str, items: Sequence[tuple[RecipeItem, PatchRevision | None]], asked: str | None) -> str | None:
+    """Return the rule that gave the items of a recipe their alpha, if `auto` was asked for."""
+    if asked != AUTO:
+        return None
+    return alphas.rule_for(method, [revision for _, revision in items], [item.weight for item, _ in items])
 
 
 def auto_rule(session: Session, model: Model, shown: schemas.Recipe) -> str | None:

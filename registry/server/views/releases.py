@@ -67,7 +67,7 @@ def described_release(
             "missing": dossier.missing,
             "warnings": dossier.warnings,
             "taken_files": [taken_file(file) for file in dossier.taken],
-            "alpha_rule": recipe_views.alpha_rule(dossier.recipe, asked),
+            "alpha_rule": recipe_views.alpha_rule(dossier.recipe.method, dossier.items, asked),
             "job": job_views.job(job) if job else None,
         }
     )

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from sqlalchemy.orm import Session
 
-from registry.breadcrumbs.comparing.alpha import AUTO, choose_alpha, rule_of
+from registry.breadcrumbs.comparing.alpha import AlphaPart, choose_alpha, kept_share, rule_of
 from registry.db.tables import PatchRevision
 from registry.errors import BreadcrumbError, InvalidRecipe, NotCompared
 from registry.services.composing import conflict_sums
@@ -65,18 +65,13 @@ def resolve(
             model=model.full_name,
             patches=[(one.patch.number, one.number) for one, _ in counted],
         )
-    return choose_alpha(
-        method,
-        [weight for _, weight in counted],
-        [(one.norm or 0.0) ** 2 for one, _ in counted],
-        {at: dots[key] for at, key in pairs.items()},
-        [one.base_norm for one, _ in counted],
-    )
+    parts = [_part(one, weight) for one, weight in counted]
+    return choose_alpha(method, parts, {at: dots[key] for at, key in pairs.items()})
 
 
-def asked_rule(method: str, weights: Sequence[str], asked: str | None) -> str | None:
-    """Return the rule that gave patches of these weights their alpha, if `auto` was asked for."""
-    return rule_of(method, weights) if asked == AUTO else None
+def rule_for(method: str, revisions: Sequence[PatchRevision | None], weights: Sequence[str]) -> str:
+    """Return the rule of `auto` for patches, in words; those that are no longer listed count as of the default cuts."""
+    return rule_of(method, [_part(one, weight) for one, weight in zip(revisions, weights, strict=True)])
 
 
 def found_rule(
@@ -90,5 +85,12 @@ def found_rule(
     """Return the rule of `auto`, if it gives this alpha for the patches, as far as they were compared."""
     with suppress(BreadcrumbError):
         if find(session, model, method, revisions, weights) == alpha:
-            return rule_of(method, weights)
+            return rule_for(method, revisions, weights)
     return None
+
+
+def _part(revision: PatchRevision | None, weight: str) -> AlphaPart:
+    if revision is None:
+        return AlphaPart(weight, kept_share(), 0.0, None)
+    kept = kept_share(revision.drop_bottom, revision.drop_top)
+    return AlphaPart(weight, kept, (revision.norm or 0.0) ** 2, revision.base_norm)

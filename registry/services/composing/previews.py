@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.breadcrumbs.comparing.alpha import rule_of
 from registry.breadcrumbs.comparing.hints import Hint, HintPart, hints_of_recipe
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Composition, Model, PatchRevision
@@ -107,7 +106,8 @@ def preview(
     elif len(comparable) == len(revisions) and known.touched is not None:
         touched = sum(known.touched[1:])
     alpha, auto = recipe.alpha if recipe else None, alpha_auto(model, mix, revisions, known)
-    rule = rule_of(mix.method, [item.weight for item in mix.items]) if auto and auto == alpha else None
+    weights = [item.weight for item in mix.items]
+    rule = alphas.rule_for(mix.method, revisions, weights) if auto and auto == alpha else None
     hints = hints_of(model, mix, revisions, known, alpha, auto)
     return Preview(mix, recipe, digest, described, warnings, model.size, touched, known, rule, hints)
 

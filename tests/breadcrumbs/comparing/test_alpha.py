@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from registry.breadcrumbs.comparing.alpha import USUAL, choose_alpha
+from registry.breadcrumbs.comparing.alpha import SPARSEST, USUAL, AlphaPart, choose_alpha, kept_share, rule_of
 from registry.errors import InvalidRecipe
 
 WEIGHTS = st.sampled_from(["1", "0.5", "2", "-1", "0"])
@@ -20,12 +20,18 @@ BASE = 50.0
 
 
 def chosen(
-    patches: list[list[float]], weights: list[str], method: str = "sum", bases: list[float | None] | None = None
+    patches: list[list[float]],
+    weights: list[str],
+    method: str = "sum",
+    bases: list[float | None] | None = None,
+    kept: list[float] | None = None,
 ) -> str:
     values = np.array(patches, np.float64)
     count = len(patches)
     dots = {(i, j): float(values[i] @ values[j]) for i in range(count) for j in range(i + 1, count)}
-    return choose_alpha(method, weights, [float(row @ row) for row in values], dots, bases or [BASE] * count)
+    squares = [float(row @ row) for row in values]
+    parts = map(AlphaPart, weights, kept or [kept_share()] * count, squares, bases or [BASE] * count)
+    return choose_alpha(method, list(parts), dots)
 
 
 @given(st.lists(st.tuples(VALUES, WEIGHTS), min_size=2, max_size=5), METHODS)
@@ -82,10 +88,35 @@ def test_weights_say_proportions_only():
     )
 
 
+@pytest.mark.parametrize("method", ["sum", "ties", "mean"])
+def test_what_a_mask_leaves_out_is_made_up_for(method):
+    patches, weights = [[3.0, 4.0], [4.0, -3.0]], ["1", "1"]
+
+    def at(*kept: float) -> float:
+        return float(chosen(patches, weights, method, kept=list(kept)))
+
+    due = at(kept_share(), kept_share())
+    assert due == float(chosen(patches, weights, method)), "the default cuts have the constant itself"
+    whole, sparse = kept_share("0", "0"), kept_share("0.95")
+    assert at(whole, whole) == pytest.approx(due * 0.143**0.4, rel=0.01)
+    assert at(sparse, sparse) == pytest.approx(due * (0.143 / 0.043) ** 0.4, rel=0.01)
+    assert at(whole, sparse) == pytest.approx((at(whole, whole) + at(sparse, sparse)) / 2, rel=0.01)
+    assert at(1e-9, 1e-9) == at(SPARSEST, SPARSEST)
+
+
+def test_the_rule_names_the_constant_of_the_patches_masks():
+    def named(method: str, *parts: tuple[str, float]) -> str:
+        return rule_of(method, [AlphaPart(weight, kept, 1.0, BASE) for weight, kept in parts]).split(" x ")[0]
+
+    assert named("sum", ("1", kept_share()), ("1", kept_share())) == "0.3"
+    assert named("sum", ("1", kept_share()), ("-3", 1.0)) == "0.178"
+    assert named("ties", ("1", kept_share()), ("3", 1.0)) == "0.219"
+
+
 def test_a_patch_by_itself_has_alpha_1():
     assert chosen([[3.0, 4.0]], ["1"]) == "1"
     assert chosen([[3.0, 4.0], [1.0, 1.0]], ["0", "2"]) == "1"
-    assert choose_alpha("sum", [], [], {}, []) == "1"
+    assert choose_alpha("sum", [], {}) == "1"
 
 
 def test_alpha_is_a_plain_decimal_of_three_digits():

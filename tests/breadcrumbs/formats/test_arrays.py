@@ -8,7 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.breadcrumbs.formats.arrays import count_not_finite, octets, read_floats, read_numbers, read_raw, round_to
+from registry.breadcrumbs.formats.arrays import (
+    count_not_finite,
+    from_floats,
+    octets,
+    read_floats,
+    read_numbers,
+    read_raw,
+    round_to,
+    to_floats,
+)
 from tests.support.science_makers import CODES, raw
 
 KINDS = {code: kind for kind, code in CODES.items()}
@@ -78,3 +87,9 @@ def test_a_number_is_rounded_as_torch_rounds_it(value, dtype):
             math.copysign(1, expected),
         )
     )
+
+
+@pytest.mark.parametrize("dtype", sorted(KINDS))
+def test_nan_of_any_bits_stays_nan(dtype):
+    numbers = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF80FFFF], np.uint32).view(np.float32)
+    assert np.isnan(to_floats(from_floats(numbers, dtype), dtype)).all()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from registry.breadcrumbs.comparing.alpha import USUAL, rule_of
+from registry.breadcrumbs.comparing.alpha import USUAL, AlphaPart, kept_share, rule_of
 from registry.db.tables import Job, Patch, PatchPair, PatchRevision, Recipe
 from registry.services.composing import alphas, conflict_sums
 from registry.services.people.tokens import create_token
@@ -33,7 +33,7 @@ def norms(crew: Community, *numbers: int) -> list[float]:
     ]
 
 
-def add_patches(crew: Community, count: int) -> list[int]:
+def add_patches(crew: Community, count: int, **cuts: str) -> list[int]:
     """Add checked patches at right angles to each other, all pairs of which are known; return their numbers."""
     with crew.world.database.write() as session:
         like, digests = crew.revision(session, 1), []
@@ -57,6 +57,7 @@ def add_patches(crew: Community, count: int) -> list[int]:
                     nnz=1,
                     density=0.1,
                     norm=2.0,
+                    **cuts,
                 )
             )
         pairs = [conflict_sums.key_of(one, two) for one, two in combinations(digests, 2)]
@@ -100,7 +101,8 @@ def test_each_method_has_its_rule(crew: Community, method: str) -> None:
     crew.world.work()
     added = crew.post("bob", "/compositions", 202, **named(1, 2))
     made = crew.post("bob", "/compositions", 202, **named(1, 2, method=method))
-    assert made["alpha_rule"] == rule_of(method, ["1", "1"]) != added["alpha_rule"] == rule_of("sum", ["1", "1"])
+    parts = [AlphaPart("1", kept_share(), 1.0, 1.0)] * 2
+    assert made["alpha_rule"] == rule_of(method, parts) != added["alpha_rule"] == rule_of("sum", parts)
     assert float(made["recipe"]["alpha"]) > float(added["recipe"]["alpha"])
 
 
@@ -112,6 +114,12 @@ def test_many_patches_have_an_alpha_and_too_many_are_told_to_give_one(crew: Comm
     refused = crew.post("bob", "/compositions", 422, **named(*numbers))
     assert "for 64 patches at most, and these are 65; give a decimal" in refused["detail"]
     assert crew.ask(None, "POST", "/preview", **named(*numbers, alpha="0.3"))["alpha_rule"] is None
+
+
+def test_patches_of_which_little_was_left_out_have_a_smaller_alpha(crew: Community) -> None:
+    made = crew.ask(None, "POST", "/preview", **named(*add_patches(crew, 2, drop_bottom="0", drop_top="0")))
+    assert float(made["alpha"]) == pytest.approx(0.3 * 0.143**0.4 * math.sqrt(1 / (USUAL * 2**1.5)), rel=0.005)
+    assert made["alpha_rule"].startswith("0.138 x ")
 
 
 def test_a_release_is_cut_by_the_same_rule(crew: Community) -> None:
