@@ -2,7 +2,7 @@
 
 from benchmarks.gpu import files, kernels, live
 from benchmarks.science import compose, conflicts, diff, mergekit, ranges, scaling, size
-from benchmarks.server import database, latency, pages, requests, serving
+from benchmarks.server import capacity, database, latency, pages, requests, serving
 
 COMMANDS = {
     "compose": compose,
@@ -20,4 +20,5 @@ COMMANDS = {
     "requests": requests,
     "latency": latency,
     "serving": serving,
+    "capacity": capacity,
 }

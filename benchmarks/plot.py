@@ -292,6 +292,22 @@ def _size(result: Result) -> Figure:
     return figure
 
 
+def _capacity(result: Result) -> Figure:
+    (found,) = list(result.series.values())[-1]
+    parts = (
+        ("base on disk", "the base, on disk", BLUE),
+        ("patches on disk", "its patches", BLUE),
+        ("composed on disk", "a composition", BLUE),
+        ("database", "the database", BLUE),
+        ("server", "server and worker, in memory", ORANGE),
+        ("jobs", "processes of jobs", ORANGE),
+    )
+    figure, axes = plt.subplots(figsize=(7, 2.8))
+    _bars(axes, [(label, found[name] / 1e6, colour) for name, label, colour in parts], "MB", "MB")
+    axes.set_title(f"A registry with one model: {_what(result)}", loc="left")
+    return figure
+
+
 PLOTS = {
     "compose": _compose,
     "ranges": _ranges,
@@ -307,4 +323,5 @@ PLOTS = {
     "requests": _requests,
     "latency": _latency,
     "serving": _serving,
+    "capacity": _capacity,
 }

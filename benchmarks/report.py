@@ -22,6 +22,7 @@ NAMES = {
     "requests": "Requests a second",
     "latency": "Waiting for a composition",
     "serving": "Reading what is on no disk",
+    "capacity": "What a registry takes",
 }
 HEAD = """\
 <!-- Written by `python -m benchmarks report` from results/*.json; change those by measuring again. -->

@@ -13,7 +13,7 @@ import typer
 from client.commands import integrations, models, overview
 from client.commands.composing import conflicts, deltas, evals, following, local, pulls, recipes, trials, tuning
 from client.commands.curation import cards, patches, reviews
-from client.commands.operating import admin, operations
+from client.commands.operating import admin, operations, policies
 from client.commands.options import Json, Quiet
 from client.commands.people import account, joining, keys, mail, news, people, publishers, sessions
 from client.commands.releasing import channels, publishing, releases
@@ -153,6 +153,8 @@ _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "This installation": (overview.doctor, demo),
 }
 admin.group.add_typer(joining.group)
+for _command in (policies.policy, policies.settings):
+    admin.group.command()(_command)
 for _panel, _members in _PANELS.items():
     for _member in _members:
         if isinstance(_member, typer.Typer):

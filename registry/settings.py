@@ -16,7 +16,8 @@ HUGGING_FACE = "https://huggingface.co"  # the provider, whatever the Hub of bas
 class Settings(BaseSettings):
     """Everything that an operator can choose; each setting is an environment variable `REGISTRY_<NAME>`.
 
-    Sizes are in bytes, times in seconds, unless the name says otherwise.
+    Commands read a file, too (registry/cli/configuration.py). Sizes are in bytes, times in seconds, unless the name
+    says otherwise.
     """
 
     model_config = SettingsConfigDict(env_prefix="REGISTRY_", frozen=True, extra="forbid", populate_by_name=True)
@@ -33,18 +34,22 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("database_url", "DATABASE_URL", "REGISTRY_DATABASE_URL"),
         description="a SQLAlchemy URL; if unset, SQLite in the data folder",
     )
-    json_bytes: int = Field(MiB, description="largest JSON request body or form")
-    anonymous_json_bytes: int = Field(MiB // 4, description="the same without a token or sign-in")
-    upload_bytes: int = Field(1024 * GiB, description="largest single upload")
-    quota_bytes: int = Field(4096 * GiB, description="most bytes of a namespace: bases, patches, and announced uploads")
+    json_bytes: ByteSize = Field(ByteSize(MiB), ge=0, description="largest JSON request body or form")
+    anonymous_json_bytes: ByteSize = Field(ByteSize(MiB // 4), ge=0, description="the same without a token or sign-in")
+    upload_bytes: ByteSize = Field(ByteSize(1024 * GiB), ge=0, description="largest single upload")
+    quota_bytes: ByteSize = Field(
+        ByteSize(4096 * GiB), ge=0, description="most bytes of a namespace: bases, patches, and announced uploads"
+    )
     quota_uploads: int = Field(2000, description="most open uploads of a namespace")
-    text_bytes: int = Field(
-        8 * MiB,
+    text_bytes: ByteSize = Field(
+        ByteSize(8 * MiB),
         ge=0,
         description="most bytes of text that a user may write in a day: comments, reviews, evaluations, reports, "
         "recipes, titles, messages and cards",
     )
-    part_bytes: int = Field(32 * MiB, ge=1, description="size of an upload part; larger for very large files")
+    part_bytes: ByteSize = Field(
+        ByteSize(32 * MiB), ge=1, description="size of an upload part; larger for very large files"
+    )
     reserve_bytes: ByteSize | None = Field(
         None,
         ge=0,
@@ -227,8 +232,8 @@ class Settings(BaseSettings):
         le=7 * 86400,
         description="how long a signed address of the bucket can be used, by anybody who has it",
     )
-    bucket_least: int = Field(
-        MiB, ge=1, description="smallest blob that is copied to the bucket; this server sends smaller ones"
+    bucket_least: ByteSize = Field(
+        ByteSize(MiB), ge=1, description="smallest blob that is copied to the bucket; this server sends smaller ones"
     )
 
     hub_endpoint: str = Field(
@@ -251,11 +256,17 @@ class Settings(BaseSettings):
         description="most bytes of composed models on disk, like 200GiB; those used least recently go first, and are "
         "composed again when they are read; releases that channels point at, and pinned ones, stay",
     )
-    cache_bytes: int = Field(
-        200 * GiB,
+    cache_bytes: ByteSize = Field(
+        ByteSize(200 * GiB),
         ge=0,
         description="most bytes of the cache of bases by reference, and of the weights of one such base",
     )
+
+    @field_validator("hub_hosts", "oidc_groups", "private_issuers", "proxies", mode="before")
+    @classmethod
+    def join_list(cls, value: object) -> object:
+        """Join a list, as a file may have it, by the commas of an environment variable."""
+        return ",".join(map(str, value)) if isinstance(value, list) else value
 
     @field_validator("proxies")
     @classmethod

@@ -120,6 +120,15 @@ def ask(client: Client, patches: int, alpha: str) -> Wait:
 @contextlib.contextmanager
 def serving(folder: Path, options: Sequence[str], settings: Mapping[str, str] | None = None) -> Iterator[Client]:
     """Run a registry in its own processes, with no settings but these; yield a client of one of its users."""
+    with running(folder, options, settings) as (client, _):
+        yield client
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, options: Sequence[str], settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[Client, int]]:
+    """Run a registry as `serving` does; yield the id of its first process, too."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "DATABASE_"))}
     environment = kept | dict(settings or {})
     where = ["--data", str(folder)]
@@ -137,7 +146,7 @@ def serving(folder: Path, options: Sequence[str], settings: Mapping[str, str] | 
             [*SERVER, "token", "create", "alice", *where], env=environment, capture_output=True, check=True, text=True
         ).stdout.strip()
         with Client(url, token) as client:
-            yield client
+            yield client, process.pid
     finally:
         process.terminate()
         process.wait()

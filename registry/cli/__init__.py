@@ -1,4 +1,4 @@
-"""The command `crumb-server`: serve, worker, migrate, token, user, namespace, check, gc, backup, restore, storage."""
+"""The command `crumb-server`: serve, worker, migrate, config, token, user, namespace, check, gc, backup, restore, …"""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sys
 import typer
 
 import registry
-from registry.cli import keeping, people, running, storing
+from registry.cli import keeping, people, running, showing, storing
 from registry.errors import BreadcrumbError
 from registry.extras import naming_extras
 
@@ -20,13 +20,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run a breadcrumb registry: database, blobs, HTTP API, and the worker that composes models.",
-    epilog="Every setting is an environment variable REGISTRY_<NAME>; DATABASE_URL moves the database to PostgreSQL. "
+    epilog="Every setting is an environment variable REGISTRY_<NAME>, or a line of a TOML file (--config); "
+    "DATABASE_URL moves the database to PostgreSQL. "
     "Exit codes: 0 success, 1 refused or a problem was found, 2 wrong usage.",
 )
 for _command in (
     running.serve,
     running.worker,
     running.migrate,
+    showing.config,
     keeping.gc,
     keeping.check,
     keeping.backup,

@@ -19,32 +19,35 @@ if TYPE_CHECKING:
     from registry.storage.store import Store
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the registry.  [default: registry-data]")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML file with settings.  [default: REGISTRY_CONFIG, /etc/crumb-server.toml]"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Migrate = Annotated[
     bool, typer.Option("--migrate/--no-migrate", help="Bring the database to the newest migration first, if needed.")
 ]
 
 
-def settings_for(data: Path | None) -> "Settings":
-    """Return the settings, with the data folder of the command line if it is given; apply a umask that was set.
+def settings_for(data: Path | None, file: Path | None = None) -> "Settings":
+    """Return the settings, and apply a umask that was set.
+
+    Args:
+        data: The data folder of the command line, if it is given.
+        file: The configuration file of the command line, if it is given.
 
     Raises:
-        InvalidRequest: A setting is not valid.
+        InvalidRequest: The file or a setting is not valid.
     """
-    from pydantic import ValidationError
+    from registry.cli.configuration import load, warn
 
-    from registry.settings import Settings
-
-    try:
-        settings = Settings() if data is None else Settings(data=data)
-    except ValidationError as error:
-        wrong = error.errors(include_url=False)[0]
-        name = "_".join(map(str, wrong["loc"])).upper().removeprefix("REGISTRY_")
-        name = name if name == "DATABASE_URL" else f"REGISTRY_{name}"
-        raise InvalidRequest(f"{name} cannot be {wrong['input']!r}: {wrong['msg']}.") from None
-    if "umask" in settings.model_fields_set:
-        os.umask(int(settings.umask, 8))
-    return settings
+    configuration = load(data, file)
+    warn(configuration)
+    if "umask" in configuration.sources:
+        os.umask(int(configuration.settings.umask, 8))
+    return configuration.settings
 
 
 def open_store(settings: "Settings", database: "Database") -> "Store":

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.common import Data, Json, open_own, open_store, settings_for
+from registry.cli.common import ConfigFile, Data, Json, open_own, open_store, settings_for
 
 
 def gc(
     data: Data = None,
+    config: ConfigFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; show what would be removed.")] = False,
     grace: Annotated[
         float | None,
@@ -27,7 +28,7 @@ def gc(
     from registry.services.composing import holding
     from registry.storage.store import Store
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     hours = settings.upload_hours if grace is None else grace
     disk = Store(settings.data, settings.reserve_bytes)
     kept = disk.ballast.exists()
@@ -67,7 +68,7 @@ def gc(
         raise SystemExit(1)
 
 
-def check(data: Data = None, as_json: Json = False) -> None:
+def check(data: Data = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Check that every blob exists, hashes right and has a row, and that the audit log is unbroken.
 
     Damaged blobs are marked, so that they are not served, and used bytes of namespaces that are wrong are corrected.
@@ -80,7 +81,7 @@ def check(data: Data = None, as_json: Json = False) -> None:
     from registry.services.blobs.quotas import check as check_quotas
     from registry.services.composing.holding import check as check_held
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     with open_own(settings) as (database, store, bucket):
         with database.read() as session:
             head = read_head(session)
@@ -100,6 +101,7 @@ def check(data: Data = None, as_json: Json = False) -> None:
 def backup(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where it goes: a new folder, or a backup to renew.")],
     data: Data = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Back up the database and every blob that it names, while the registry works. Run again, it adds what is new.
@@ -111,7 +113,7 @@ def backup(
 
     from registry.services.operating import backups
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     with open_own(settings) as (database, store, _):
         placed = backups.back_up(database, store, settings.database, folder)
     report(
@@ -126,6 +128,7 @@ def backup(
 def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `crumb-server backup` wrote.")],
     data: Data = None,
+    config: ConfigFile = None,
     as_json: Json = False,
     replacing: Annotated[
         bool, typer.Option("--replacing", help="Take a bucket that was in use: its registry is gone for good.")
@@ -141,7 +144,7 @@ def restore(
     from registry.db.session import reaching_database
     from registry.services.operating import backups
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     with reaching_database():
         opening = partial(open_store, settings)
         placed = backups.restore(folder, settings.data, settings.database, opening, replacing=replacing)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.common import Data, Json, open_for, parse_size, prepare, settings_for
+from registry.cli.common import ConfigFile, Data, Json, open_for, parse_size, prepare, settings_for
 
 tokens = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Create and revoke tokens of users.")
 users = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Disable and enable users.")
@@ -17,6 +17,7 @@ spaces = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show and
 def token_create(
     user: Annotated[str, typer.Argument(help="Name of the user, who is created if new.")],
     data: Data = None,
+    config: ConfigFile = None,
     admin: Annotated[bool, typer.Option("--admin", help="Make the user an admin of the registry.")] = False,
     scope: Annotated[
         list[str] | None,
@@ -32,7 +33,7 @@ def token_create(
     from registry.services.people.rules import SCOPES
     from registry.services.people.tokens import create_token
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     prepare(settings)
     with open_for(settings) as database, database.write() as session:
         secret, token = create_token(
@@ -46,11 +47,12 @@ def token_create(
 def token_revoke(
     prefix: Annotated[str, typer.Argument(help="The first 9 characters of the token, as `crumb whoami` shows them.")],
     data: Data = None,
+    config: ConfigFile = None,
 ) -> None:
     """Revoke a token at once."""
     from registry.services.people.tokens import revoke_token
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     prepare(settings)
     with open_for(settings) as database, database.write() as session:
         user = revoke_token(session, prefix)
@@ -58,22 +60,26 @@ def token_revoke(
 
 
 @users.command("disable")
-def user_disable(user: Annotated[str, typer.Argument(help="Name of the user.")], data: Data = None) -> None:
+def user_disable(
+    user: Annotated[str, typer.Argument(help="Name of the user.")], data: Data = None, config: ConfigFile = None
+) -> None:
     """Disable a user from their next request on; what they made stays."""
-    set_active(user, data, active=False)
+    set_active(user, data, config, active=False)
 
 
 @users.command("enable")
-def user_enable(user: Annotated[str, typer.Argument(help="Name of the user.")], data: Data = None) -> None:
+def user_enable(
+    user: Annotated[str, typer.Argument(help="Name of the user.")], data: Data = None, config: ConfigFile = None
+) -> None:
     """Enable a disabled user again."""
-    set_active(user, data, active=True)
+    set_active(user, data, config, active=True)
 
 
-def set_active(user: str, data: Path | None, *, active: bool) -> None:
+def set_active(user: str, data: Path | None, config: Path | None, *, active: bool) -> None:
     """Enable or disable a user, and print the result."""
     from registry.services.people import namespaces
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     prepare(settings)
     with open_for(settings) as database, database.write() as session:
         changed = namespaces.set_active(session, user, active)
@@ -84,6 +90,7 @@ def set_active(user: str, data: Path | None, *, active: bool) -> None:
 def namespace_quota(
     name: Annotated[str, typer.Argument(help="A user or an organisation.")],
     data: Data = None,
+    config: ConfigFile = None,
     most: Annotated[
         str | None, typer.Option("--bytes", metavar="SIZE", help="Most bytes, like 500GiB; 'default' for the server's.")
     ] = None,
@@ -98,7 +105,7 @@ def namespace_quota(
     from registry.services.blobs import quotas
     from registry.services.people import namespaces
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     quota: dict[str, int | None] = {}
     if most is not None:
         quota["quota_bytes"] = None if most == "default" else parse_size(most, "bytes")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.common import Data, Migrate, claim, open_store, prepare, settings_for
+from registry.cli.common import ConfigFile, Data, Migrate, claim, open_store, prepare, settings_for
 from registry.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def ending_in_order(server: "Server") -> Iterator[None]:
 
 def serve(
     data: Data = None,
+    config: ConfigFile = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run a worker too.")] = True,
@@ -97,7 +98,7 @@ def serve(
     from registry.server.app import create_app
     from registry.server.edge.serving import listen, make_server, run_beside
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     configure_logs(settings.log_format)
     prepare(settings, migrates=migrate, own=True)
     claim(settings)
@@ -180,19 +181,19 @@ def run_worker(settings: "Settings", ready: Callable[[], None]) -> None:
         runner.run()
 
 
-def worker(data: Data = None, migrate: Migrate = True) -> None:
+def worker(data: Data = None, config: ConfigFile = None, migrate: Migrate = True) -> None:
     """Run a worker: check patches and compose models. Any number may run, on any machine that shares the folder."""
     from registry.logs import configure_logs
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     configure_logs(settings.log_format)
     prepare(settings, migrates=migrate, own=True)
     claim(settings)
     run_worker(settings, lambda: None)
 
 
-def migrate(data: Data = None) -> None:
+def migrate(data: Data = None, config: ConfigFile = None) -> None:
     """Bring the database to the newest migration."""
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     prepare(settings)
     print("The database is at the newest migration.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.common import Data, Json, open_for, settings_for
+from registry.cli.common import ConfigFile, Data, Json, open_for, settings_for
 from registry.errors import WrongState
 
 storage = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Where a registry keeps its blobs.")
@@ -29,6 +29,7 @@ class Place(StrEnum):
 def move(
     to: Annotated[Place, typer.Argument(metavar="disk|bucket", help="Where the blobs are to be kept.")],
     data: Data = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Copy all blobs from disk to REGISTRY_BUCKET or back, while the registry works, and keep them there from then on.
@@ -41,7 +42,7 @@ def move(
     from registry.services.operating import identity, moving
     from registry.storage.bucket import open_bucket
 
-    settings = settings_for(data)
+    settings = settings_for(data, config)
     bucket = open_bucket(settings.bucket, **settings.bucket_access)
     with open_for(settings) as database:
         require_head(database, settings.database)

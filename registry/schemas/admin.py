@@ -1,13 +1,14 @@
-"""Schemas of administration: abuse reports, workers, all jobs, quotas, server statistics."""
+"""Schemas of administration: abuse reports, workers, all jobs, quotas, the policy, server statistics."""
 
 from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from registry.schemas.contents import REPOSITORY
 from registry.schemas.operations import Job
 from registry.schemas.patches import Patch
-from registry.schemas.wire import Answer, Text, Wire
+from registry.schemas.wire import Answer, Decimal, License, Text, Wire
 
 ReportReason = Literal["malware", "licence", "personal_data", "misleading", "other"]
 Words = Annotated[Text, StringConstraints(min_length=1, max_length=4000)]
@@ -107,6 +108,47 @@ class NamespaceUsagePage(Answer):
 
     items: list[NamespaceUsage]
     next: str | None
+
+
+HubPattern = Annotated[
+    str, StringConstraints(pattern=rf"^{REPOSITORY}/({REPOSITORY}|\*)$", max_length=193)
+]  # a model of the Hub, or all of somebody's there
+Registration = Literal["closed", "invitation", "open"]
+Share = Annotated[Decimal, StringConstraints(pattern=r"^[0-9]")]
+
+
+class PolicyRequest(Wire):
+    """Change what is asked of everybody from now on; a field that is left out stays, and null asks for nothing."""
+
+    registration: Registration | None = Field(None, description="how people join, if stricter than the setting")
+    licenses: list[License] | None = Field(
+        None, min_length=1, max_length=200, description="of which each base and each patch has to state one"
+    )
+    min_drop_bottom: Share | None = Field(None, description="least share of the smallest changes a patch leaves out")
+    min_drop_top: Share | None = Field(None, description="least share of the largest changes a patch leaves out")
+    hub_models: list[HubPattern] | None = Field(
+        None, max_length=1000, description="`org/name` or `org/*` at the Hub that may be a base; none if it is empty"
+    )
+
+
+class Policy(Answer):
+    """What this registry asks of everybody; null asks for nothing."""
+
+    registration: Registration = Field(description="how people join, by the operator's setting and the policy")
+    own_registration: Registration | None = Field(description="the policy's; null if the setting decides alone")
+    licenses: list[str] | None
+    min_drop_bottom: str | None
+    min_drop_top: str | None
+    hub_models: list[str] | None
+
+
+class Setting(Answer):
+    """A limit that the operator sets."""
+
+    name: str = Field(description="the environment variable")
+    group: str
+    value: str
+    meaning: str
 
 
 class Summary(Answer):

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import typer
 
 from client.cli import app as crumb
 from registry.cli import app as crumb_server
+from registry.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text("utf-8")
+ASSIGNED = re.compile(r"[A-Z_]+=")  # a variable before a command
 WALKS = re.findall(r"^(`[^`]+` → .*): `(.*)`$", ARCHITECTURE, re.MULTILINE)
 
 
@@ -73,9 +76,9 @@ def typed() -> list[str]:
     """Return every call of our commands in the bash blocks of all pages, as somebody would type it."""
     found: dict[str, None] = {}
     for page in PAGES:
-        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE):
+        for block in re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE):
             for line in re.split(r"\n|&&", re.sub(r"\\\n", " ", block)):
-                words = shlex.split(line, comments=True)
+                words = list(dropwhile(ASSIGNED.match, shlex.split(line, comments=True)))
                 if words and words[0].rsplit("/", 1)[-1] in ("crumb", "crumb-server"):
                     found[shlex.join(words)] = None
     return list(found)
@@ -83,9 +86,16 @@ def typed() -> list[str]:
 
 @pytest.mark.parametrize("line", typed())
 def test_a_command_takes_the_arguments_that_a_page_gives_it(line: str) -> None:
-    program, *words = (word for word in shlex.split(line) if word != "&")
+    program, *words = takewhile(lambda word: word not in ("&", "||"), shlex.split(line))
     app = crumb if program.endswith("crumb") else crumb_server
     command = typer.main.get_command(app)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     command.make_context(line, words)  # wrong usage is an exception; the command itself is not run
+
+
+def test_every_setting_that_a_page_names_is_one() -> None:
+    known = {f"REGISTRY_{name.upper()}" for name in Settings.model_fields} | {"REGISTRY_CONFIG"}
+    others = {"REGISTRY_TEST_KILLS", "REGISTRY_TEST_RECIPES", "REGISTRY_PORT", "REGISTRY_HOST"}  # tests', Docker's
+    named = {name for page in PAGES for name in re.findall(r"REGISTRY_[A-Z_]*[A-Z]", page.read_text("utf-8"))}
+    assert {name for name in named - known - others if not any(one.startswith(f"{name}_") for one in known)} == set()

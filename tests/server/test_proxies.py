@@ -244,7 +244,7 @@ def test_nginx_as_another_user_of_the_group_reads_blobs_and_nothing_else(open_pl
 
 def opening(data: Path) -> list[str]:
     """Return the lines of the guide that let a group read the blobs of a registry, for a data folder."""
-    text = (GUIDE.parent / "operate.md").read_text()
+    text = (GUIDE / "proxy.md").read_text()
     return [
         line.replace("./registry-data", str(data))
         for line in re.findall(r"^chmod (?:-R )?g.*?(?=\s+#|$)", text, re.MULTILINE)

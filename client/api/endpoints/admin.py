@@ -1,6 +1,7 @@
-"""Administration: reports of abuse, quarantine, quotas, workers and jobs."""
+"""Administration: reports of abuse, quarantine, quotas, the policy, workers and jobs."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from client.api.calls import Calls, name_of, part, valid
 from registry import schemas
@@ -51,3 +52,17 @@ class Admin(Calls):
         path = f"/api/v1/admin/namespaces/{part(namespace)}/quota"
         answer = self.connection.json("PUT", path, body=request.model_dump(mode="json", exclude_unset=True))
         return self._read(schemas.NamespaceUsage, answer, f"PUT {path}")
+
+    def policy(self) -> schemas.Policy:
+        """Return what the registry asks of everybody: licences, masks, bases from the Hub, how people join."""
+        return self._call(schemas.Policy, "GET", "/policy")
+
+    def set_policy(self, **wanted: Any) -> schemas.Policy:
+        """Change fields of the policy; None asks for nothing from now on."""
+        request, path = valid(schemas.PolicyRequest, **wanted), "/api/v1/admin/policy"
+        answer = self.connection.json("PUT", path, body=request.model_dump(mode="json", exclude_unset=True))
+        return self._read(schemas.Policy, answer, f"PUT {path}")
+
+    def settings(self) -> list[schemas.Setting]:
+        """Return the limits that only the operator can change."""
+        return self._list(schemas.Setting, "/admin/settings")

@@ -1,4 +1,4 @@
-"""report; admin summary, reports, close, workers, jobs, quarantine, namespaces, quota: running a registry."""
+"""report; admin summary, reports, close, workers, jobs, quarantine, namespaces, quota, …: running a registry."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated

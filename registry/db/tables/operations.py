@@ -1,4 +1,4 @@
-"""Tables of operations: jobs, workers, abuse reports, the audit log, webhooks, and the id of the registry."""
+"""Tables of operations: jobs, workers, abuse reports, the audit log, webhooks, the policy, the id of the registry."""
 
 import uuid
 from datetime import datetime
@@ -156,6 +156,26 @@ class RegistryId(Table):
     registry_id: Mapped[uuid.UUID]
     storage: Mapped[str] = mapped_column(String(16), default="disk", server_default="disk")
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Policy(Table):
+    """The one row with what admins ask of everybody; a column that is null asks for nothing.
+
+    `registration` is how people join, if stricter than the setting. Bases and patches have one of `licenses`, and
+    patches leave out at least the shares `min_drop_bottom` and `min_drop_top`. `hub_models`, `org/name` or `org/*`, may
+    be bases.
+    """
+
+    __tablename__ = "policies"
+    __table_args__ = (one_of("registration", "closed", "invitation", "open"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    registration: Mapped[str | None] = mapped_column(String(16))
+    licenses: Mapped[list[str] | None]
+    min_drop_bottom: Mapped[str | None] = mapped_column(String(42))
+    min_drop_top: Mapped[str | None] = mapped_column(String(42))
+    hub_models: Mapped[list[str] | None]
+    changed_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Webhook(Table):

@@ -1,4 +1,4 @@
-"""Routes of abuse reports, and for admins: workers, jobs, quarantine, quotas."""
+"""Routes of abuse reports, and for admins: workers, jobs, quarantine, quotas, the policy."""
 
 import uuid
 from typing import Annotated
@@ -14,7 +14,7 @@ from registry.server.errors import RESPONSES
 from registry.server.views import admin as admin_views
 from registry.services.blobs import quotas
 from registry.services.operating import reports
-from registry.services.people import paging
+from registry.services.people import paging, policies
 
 router = APIRouter(prefix="/api/v1", route_class=Route, responses=RESPONSES)
 Before = Annotated[str | None, Query(pattern=paging.CURSOR)]
@@ -82,6 +82,30 @@ def set_quota(
     with ctx.database.write() as session:
         space = quotas.set_quota(session, namespace, changes, actor)
         return admin_views.namespace(space, quotas.usage(session, space, limits.quota_bytes, limits.quota_uploads))
+
+
+@router.get("/policy", tags=["admin"])
+@allow("server.read")
+def show_policy(ctx: ContextDep) -> schemas.Policy:
+    """Show what this registry asks of everybody: licences, masks, bases from the Hub, how people join."""
+    with ctx.database.read() as session:
+        return admin_views.policy_now(session, ctx.settings.registration)
+
+
+@router.put("/admin/policy", tags=["admin"])
+@allow("admin.manage")
+def set_policy(body: schemas.PolicyRequest, actor: ActorDep, ctx: ContextDep) -> schemas.Policy:
+    """Change what this registry asks of everybody from now on."""
+    changes, setting = body.model_dump(exclude_unset=True), ctx.settings.registration
+    with ctx.database.write() as session:
+        return admin_views.policy(policies.change(session, actor, changes, setting), setting)
+
+
+@router.get("/admin/settings", tags=["admin"])
+@allow("admin.read")
+def list_settings(ctx: ContextDep) -> list[schemas.Setting]:
+    """List the limits that only the operator can change."""
+    return admin_views.settings(ctx.settings)
 
 
 @router.post("/models/{namespace}/{name}/reports", status_code=201, tags=["reports"])

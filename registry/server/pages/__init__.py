@@ -14,7 +14,7 @@ from registry.server.pages.composing import recipe_editor, recipes
 from registry.server.pages.curation import cards, inbox, inboxes, patch_forms, patches
 from registry.server.pages.frame.render import FOLDER, Static
 from registry.server.pages.frame.route import guarded, refusal
-from registry.server.pages.operating import accounts, admin, moderation, reference
+from registry.server.pages.operating import accounts, admin, moderation, policies, reference
 from registry.server.pages.people import joining, mail, namespaces, profile, provider, sessions, sign_in, tokens
 from registry.server.pages.queue import jobs
 from registry.server.pages.releasing import channels, feed, releases
@@ -56,6 +56,7 @@ def install(app: FastAPI, streams: Places) -> None:
         publishers,
         admin,
         moderation,
+        policies,
         accounts,
         reference,
     ):

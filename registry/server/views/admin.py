@@ -1,9 +1,11 @@
-"""Views for admins: reports, workers, jobs, quarantine, quotas, counts."""
+"""Views for admins: reports, workers, jobs, quarantine, quotas, the policy and limits, counts."""
 
+from pydantic import ByteSize
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import Job, Namespace, Report
+from registry.db.tables import Job, Namespace, Policy, Report
+from registry.files.sizes import exact
 from registry.server.views import jobs as job_views
 from registry.server.views import patches as patch_views
 from registry.services.blobs import quotas
@@ -12,9 +14,18 @@ from registry.services.blobs.uploads import UploadLimits
 from registry.services.curation import reviews
 from registry.services.operating import reports
 from registry.services.operating.summaries import Summary
-from registry.services.people import namespaces
+from registry.services.people import namespaces, policies
 from registry.services.queue import jobs, workers
 from registry.services.queue.workers import Seen
+from registry.settings import Settings
+
+LIMITS = {  # what admins may want to know and only the operator can change
+    "joining": ("registration", "oidc_issuer", "oidc_join", "oidc_hours", "rate_strangers", "rate_asking"),
+    "quotas": ("quota_bytes", "quota_uploads", "upload_bytes", "text_bytes", "json_bytes", "upload_hours"),
+    "rates": ("rate_address", "rate_token", "downloads_at_once", "downloads_each", "user_jobs", "model_jobs"),
+    "bases from the Hub": ("hub_endpoint", "hub_hosts", "cache_bytes"),
+    "disk": ("store", "composed_bytes", "reserve_bytes", "scrub_days"),
+}
 
 
 def report(row: Report) -> schemas.Report:
@@ -99,3 +110,39 @@ def report_page(session: Session, *, is_open: bool, before: str | None, limit: i
     """Return a page of the open reports, or of the closed ones, newest first."""
     rows, cursor = reports.listing(session, is_open=is_open, before=before, limit=limit)
     return schemas.ReportPage(items=[report(row) for row in rows], next=cursor)
+
+
+def policy(row: Policy, setting: str) -> schemas.Policy:
+    """Return the shape of the policy; `setting` is how people join by the operator's setting."""
+    same = ("licenses", "min_drop_bottom", "min_drop_top", "hub_models")
+    return schemas.Policy(
+        registration=policies.stricter(row, setting),
+        own_registration=row.registration,
+        **{name: getattr(row, name) for name in same},
+    )
+
+
+def policy_now(session: Session, setting: str) -> schemas.Policy:
+    """Return the policy that holds."""
+    return policy(policies.read(session), setting)
+
+
+def settings(known: Settings) -> list[schemas.Setting]:
+    """Return the limits that the operator sets."""
+    return [
+        schemas.Setting(
+            name=f"REGISTRY_{name.upper()}",
+            group=group,
+            value=limit(getattr(known, name)),
+            meaning=Settings.model_fields[name].description or "",
+        )
+        for group, names in LIMITS.items()
+        for name in names
+    ]
+
+
+def limit(value: object) -> str:
+    """Return the value of a setting for people."""
+    if isinstance(value, ByteSize):
+        return exact(value)
+    return f"{value:g}" if isinstance(value, float) else str(value or ("unset" if value is None else "none"))

@@ -14,6 +14,7 @@ from registry.services.catalog import norms, patches
 from registry.services.curation import comments, comparisons, evaluations, inbox, remarks, reviews
 from registry.services.curation.comparisons import MOST_SUBJECTS as MOST_SUBJECTS
 from registry.services.curation.evaluations import Subject as Subject
+from registry.services.people import policies
 from registry.services.people.actors import Actor
 from registry.services.releasing import releases
 
@@ -151,7 +152,9 @@ def discussion(
     said, earlier_comments = comments.listing(session, row.patch, before, NEWEST)
     sees = any(found.hidden_at for found in said) and comments.sees_hidden(session, actor, model)
     unmeasured = evaluations.missing(session, model, revision=row)
-    missing = reviews.missing_in(model, row, checks, len(reviews.approving(counted)), unmeasured)
+    missing = reviews.missing_in(
+        model, policies.read(session), row, checks, len(reviews.approving(counted)), unmeasured
+    )
     return schemas.Discussion(
         patch=patch_views.show(session, model, row),
         revisions=[patch_views.patch(model.full_name, found) for found in patches.history(session, row.patch, NEWEST)],

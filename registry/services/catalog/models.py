@@ -19,7 +19,7 @@ from registry.files.folders import check_paths
 from registry.files.kinds import name_listed
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import search, tags
-from registry.services.people import access, namespaces, paging
+from registry.services.people import access, namespaces, paging, policies
 from registry.services.people.actors import Actor, record
 from registry.services.people.names import check_name
 from registry.services.queue import jobs
@@ -82,6 +82,10 @@ def create(
         if not same:
             raise WrongState(f"There is a model {full_name} already; choose another name.", field="name")
         return existing, import_job(session, existing)
+    if source is not None:
+        policies.require_hub_model(session, source)
+    if license is not None:
+        policies.require_license(session, license, "The base")
     sizes = blobs.readable(session, actor, [sha256 for _, sha256 in files])
     for path, sha256 in files:
         if sha256 not in sizes:
@@ -249,13 +253,16 @@ def update(session: Session, actor: Actor, full_name: str, fields: dict[str, Any
     """Change a model's visibility, licence, its requirements for accepting a patch, or how patches are made.
 
     Raises:
-        InvalidRequest: The mask would leave out everything.
+        InvalidRequest: The mask would leave out everything, or the policy of admins does not allow it or the licence.
     """
     model = find(session, full_name, lock=True)
     if "mask" in fields:
         params = MaskParams(**fields["mask"])
+        policies.require_mask(session, params.drop_bottom, params.drop_top, "The model's mask")
         fields = fields | {"mask": {name: getattr(params, name) for name in fields["mask"]}}
     changed = {name: value for name, value in fields.items() if getattr(model, name) != value}
+    if "license" in changed:
+        policies.require_license(session, changed["license"], "The model")
     if changed:
         before = {name: getattr(model, name) for name in changed}
         for name, value in changed.items():
@@ -315,7 +322,13 @@ def card_license(card: str) -> str | None:
 
 
 def change_card(session: Session, store: Store, model: Model, card: str) -> None:
-    """Give a model another card, and the tags that follow; its licence stays, unless it has none."""
+    """Give a model another card, and the tags that follow; its licence stays, unless it has none.
+
+    Raises:
+        InvalidRequest: It would have the card's licence, which the policy of admins does not allow.
+    """
+    if model.license is None and (named := card_license(card)):
+        policies.require_license(session, named, "The card")
     model.card, model.license, model.modified_at = card, model.license or card_license(card), now()
     tags.rewrite(session, model, model_type(store, {file.path: file.sha256 for file in base_files(session, model)}))
     session.flush()
@@ -332,7 +345,11 @@ def model_type(store: Store, files: Mapping[str, str]) -> object:
 
 
 def finish_import(session: Session, model: Model, contents: dict[str, Any], card: str | None) -> None:
-    """Record what a worker read in the files, and open the model for patches."""
+    """Record what a worker read in the files, and open the model for patches.
+
+    Raises:
+        InvalidRequest: The policy of admins does not allow the licence, which may come from the card.
+    """
     columns = ("model_id", "position", "name", "dtype", "shape", "sha256")
     rows = [dict(zip(columns, (model.id, at, *tensor), strict=True)) for at, tensor in enumerate(contents["tensors"])]
     if rows:
@@ -340,6 +357,7 @@ def finish_import(session: Session, model: Model, contents: dict[str, Any], card
     model.base_digest, model.parameters = contents["weights_digest"], contents["parameters"]
     model.card, model.state = card, "ready"
     model.license = model.license or card_license(card or "")
+    policies.require_license(session, model.license, "The base")
     model.dtypes, model.modified_at = count_dtypes(contents["tensors"]), now()
     model.base_commit = commit_id({file.path: file.sha256 for file in base_files(session, model)})
     tags.write(session, model, contents["model_type"])

@@ -13,7 +13,7 @@ from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevisi
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import beside, models, norms
-from registry.services.people import paging
+from registry.services.people import paging, policies
 from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
@@ -45,7 +45,7 @@ def push(
 
     Raises:
         NotFound, WrongState: The model does not exist or is not ready, or another user has pushed the same file.
-        InvalidRequest: The bytes were not uploaded, or a file cannot come with a patch.
+        InvalidRequest: The bytes were not uploaded, or a file or the licence cannot come with a patch.
     """
     model = models.ready(session, full_name, lock=True)
     if (twin := find_twin(session, model, contribution.sha256)) is not None:
@@ -54,6 +54,7 @@ def push(
                 f"{full_name}#{twin.patch.number} by {twin.patch.author.name} is the same file.", field="sha256"
             )
         return twin, jobs.active(session, f"check:{twin.id}")
+    policies.require_license(session, contribution.license, "The patch")
     quotas.lock_payer(session, actor.user_id)
     sizes = require_bytes(session, actor, model, contribution)
     model.patch_count += 1
@@ -80,7 +81,7 @@ def revise(
 
     Raises:
         WrongState: The patch has been decided on, or another revision is the same file.
-        InvalidRequest: The bytes were not uploaded, or a file cannot come with a patch.
+        InvalidRequest: The bytes were not uploaded, or a file or the licence cannot come with a patch.
     """
     model = models.ready(session, full_name, lock=True)
     before = find(session, full_name, number, lock=True)  # or it could be accepted meanwhile
@@ -91,6 +92,7 @@ def revise(
         raise WrongState(f"{full_name}#{twin.patch.number}.{twin.number} is the same file.", field="sha256")
     if patch.state not in REVISABLE:
         raise WrongState(f"{full_name}#{number} is {patch.state} and takes no more revisions; push a new patch.")
+    policies.require_license(session, contribution.license, "The patch")
     quotas.lock_payer(session, patch.author_id)
     sizes = require_bytes(session, actor, model, contribution)
     patch.revision += 1

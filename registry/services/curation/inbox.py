@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, defer, joinedload
 from registry.db.tables import CardProposal, Check, Evaluation, Model, Namespace, Patch, PatchRevision, Release, Review
 from registry.services.catalog import patches
 from registry.services.curation import cards, evaluations, reviews
-from registry.services.people import access, paging
+from registry.services.people import access, paging, policies
 from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
 
@@ -145,11 +145,13 @@ def acceptable(
     columns = select(Evaluation.revision_id, Evaluation.dataset, Evaluation.metric)
     query = columns.where(Evaluation.revision_id.in_(keys))
     measured = evaluations.recorded(session, query) if model.required_evaluations and keys else {}
+    policy = policies.read(session)
     return [
         row
         for row in others
         if not reviews.missing_in(
             model,
+            policy,
             row,
             failed[row.id],
             len(reviews.approving(counted.get(row.id, {}))),

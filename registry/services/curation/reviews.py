@@ -17,6 +17,7 @@ from registry.db.tables import (
     Model,
     Patch,
     PatchRevision,
+    Policy,
     RecipeItem,
     Release,
     Review,
@@ -26,7 +27,7 @@ from registry.db.tables import (
 from registry.errors import Forbidden, InvalidRequest, WrongState
 from registry.services.catalog import models, patches
 from registry.services.curation import evaluations, news, remarks
-from registry.services.people import access, paging
+from registry.services.people import access, paging, policies
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
 
@@ -173,16 +174,22 @@ def accept(
 
 
 def missing(session: Session, model: Model, revision: PatchRevision) -> list[str]:
-    """Return what keeps a revision from being accepted, a sentence each: checks, approvals, evaluations."""
+    """Return what keeps a revision from being accepted, a sentence each: checks, policy, approvals, evaluations."""
+    policy = policies.read(session)
     approvals = len(approvers(session, model, revision))
     unmeasured = evaluations.missing(session, model, revision=revision)
-    return missing_in(model, revision, patches.checks(session, revision), approvals, unmeasured)
+    return missing_in(model, policy, revision, patches.checks(session, revision), approvals, unmeasured)
 
 
 def missing_in(
-    model: Model, revision: PatchRevision, checks: Sequence[Check], approvals: int, unmeasured: Sequence[str]
+    model: Model,
+    policy: Policy,
+    revision: PatchRevision,
+    checks: Sequence[Check],
+    approvals: int,
+    unmeasured: Sequence[str],
 ) -> list[str]:
-    """Return what `missing` returns, given a revision's checks, approvals, and the sentences on missing evaluations."""
+    """Return what `missing` returns, given the policy, a revision's checks, approvals, and missing evaluations."""
     if revision.state != "checked":
         return [f"Its revision {revision.number} is {revision.state}."]
     reasons = [] if revision.patch.quarantined_at is None else ["It is quarantined."]
@@ -191,6 +198,9 @@ def missing_in(
         for check in checks
         if check.required and check.status == "fail"
     ]
+    if fault := policies.license_fault(policy, revision.license, "It"):
+        reasons.append(fault)
+    reasons += policies.mask_faults(policy, revision.drop_bottom, revision.drop_top, "It")
     if approvals < model.min_approvals:
         reasons.append(f"It has {approvals} of {model.min_approvals} approvals of revision {revision.number}.")
     return [*reasons, *unmeasured]

@@ -29,6 +29,7 @@ from registry.services.catalog import beside as catalog_beside
 from registry.services.catalog import models, patches
 from registry.services.catalog.patches import Contribution
 from registry.services.hub.pushed_files import MOST_FILES, holds_weights, missing_shards, require_all, spread
+from registry.services.people import policies
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
 from registry.storage.store import Store
@@ -81,7 +82,7 @@ def open_push(session: Session, actor: Actor, full_name: str, commit: PushedComm
         InvalidRequest: With the model's settings, its options leave out everything.
     """
     model = models.ready(session, full_name, lock=True)
-    check_mask(model, commit)
+    check_mask(session, model, commit)
     model.patch_count += 1
     patch = Patch(
         model_id=model.id,
@@ -101,9 +102,10 @@ def open_push(session: Session, actor: Actor, full_name: str, commit: PushedComm
     return push
 
 
-def check_mask(model: Model, commit: PushedCommit) -> None:
-    """Refuse options of a commit that, with the model's settings, leave out everything."""
-    MaskParams(**{**model.mask, **of_mask(commit.options)})
+def check_mask(session: Session, model: Model, commit: PushedCommit) -> None:
+    """Refuse options of a commit that leave out everything, or less than the policy of admins asks for."""
+    mask = MaskParams(**{**model.mask, **of_mask(commit.options)})
+    policies.require_mask(session, mask.drop_bottom, mask.drop_top, "The patch")
 
 
 def describe(push: Push, commit: PushedCommit) -> Push:
@@ -158,7 +160,9 @@ def commit(session: Session, actor: Actor, full_name: str, push: Push, commit: P
             that were let go of; the message names it.
     """
     model = models.ready(session, full_name, lock=True)
-    check_mask(model, commit)
+    check_mask(session, model, commit)
+    if any(map(holds_weights, commit.files)):
+        policies.require_license(session, push.options.get("license"), "The patch (`License: …` in the description)")
     base = {file.path for file in models.base_files(session, model)}
     before = {file.path: file for file in push.files}
     deleted = spread(commit.deleted, base | before.keys()) - commit.files.keys()

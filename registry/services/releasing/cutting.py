@@ -16,6 +16,7 @@ from registry.services.catalog import models, patches
 from registry.services.composing import compositions, mixes, snapshots
 from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.composing.snapshots import PUBLISHED
+from registry.services.people import policies
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
 from registry.services.releasing import releases, taking
@@ -56,7 +57,7 @@ def cut(session: Session, actor: Actor, full_name: str, wanted: Cut) -> tuple[Re
     )
     recipe = compositions.save(session, new_recipe)
     described = compositions.described(session, model, recipe)
-    require_licences(model, [revision for _, revision in described if revision])
+    require_licences(session, model, [revision for _, revision in described if revision])
     held = {revision.patch.number: revision for _, revision in described if revision}
     files = taking.choose(session, model, held, wanted.files_of, start_of(session, actor, model, wanted))
     release = session.scalar(
@@ -173,11 +174,15 @@ def entries(session: Session, model: Model, recipe: Recipe | None) -> list[chang
     ]
 
 
-def require_licences(model: Model, revisions: Sequence[PatchRevision]) -> None:
-    """Refuse to combine pieces whose licences are incompatible.
+def require_licences(session: Session, model: Model, revisions: Sequence[PatchRevision]) -> None:
+    """Refuse to combine pieces whose licences are incompatible, or that the policy of admins does not allow.
 
     Raises:
-        InvalidRequest: Two licences are incompatible; the message names both.
+        InvalidRequest: Two licences are incompatible, or one is not allowed; the message names the pieces.
     """
-    for pair in licences.judge(patches.licensed_parts(model, revisions)).incompatible:
+    parts, policy = patches.licensed_parts(model, revisions), policies.read(session)
+    for name, license in parts:
+        if fault := policies.license_fault(policy, license, name):
+            raise InvalidRequest(fault, field="patches")
+    for pair in licences.judge(parts).incompatible:
         raise InvalidRequest(pair.sentence, field="patches")

@@ -112,6 +112,19 @@ def test_a_quota_is_set_shown_and_given_back(crumb: Crumb) -> None:
 
 
 @pytest.mark.usefixtures("chief")
+def test_the_policy_is_set_shown_and_given_up(crumb: Crumb) -> None:
+    assert "any" in crumb("admin", "policy")
+    crumb("admin", "policy", "--license", "mit", "--license", "apache-2.0", "--hub", "none", "--drop-top", "0.001")
+    shown = crumb.json("admin", "policy")
+    assert (shown["licenses"], shown["hub_models"], shown["min_drop_top"]) == (["mit", "apache-2.0"], [], "0.001")
+    crumb("admin", "policy", "--registration", "open", code=1)
+    assert "REGISTRY_REGISTRATION" in crumb.errors
+    again = crumb.json("admin", "policy", "--license", "any", "--hub", "any", "--drop-top", "any")
+    assert (again["licenses"], again["hub_models"], again["min_drop_top"]) == (None, None, None)
+    assert "REGISTRY_RATE_TOKEN" in crumb("admin", "settings")
+
+
+@pytest.mark.usefixtures("chief")
 def test_the_summary_is_numbers(crumb: Crumb) -> None:
     found = crumb.json("admin", "summary")
     assert found["models"] >= 1 and found["patches"]["draft"] >= 1 and found["blob_bytes"] > 0

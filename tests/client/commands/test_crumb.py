@@ -120,6 +120,8 @@ COMMANDS = {
     "admin quarantine": ["--limit"],
     "admin namespaces": ["--search", "--limit"],
     "admin quota": ["--bytes", "--uploads"],
+    "admin policy": ["--registration", "--license", "--drop-bottom", "--drop-top", "--hub"],
+    "admin settings": [],
     "admin user create": ["--display-name", "--expires"],
     "admin user invite": ["--org", "--role", "--label", "--expires"],
     "admin user invitations": ["--org", "--limit"],

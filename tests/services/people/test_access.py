@@ -324,6 +324,7 @@ DELETE uploads/{upload_id}                                  upload
 DELETE webhooks/{webhook_id}                                webhook.manage
 GET    admin/jobs                                           admin.read
 GET    admin/namespaces                                     admin.read
+GET    admin/settings                                       admin.read
 GET    admin/quarantine                                     admin.read
 GET    admin/reports                                        admin.read
 GET    admin/summary                                        admin.read
@@ -394,6 +395,7 @@ POST   /{namespace}/{name}.git/info/lfs/objects/batch       name.push
 POST   /{namespace}/{name}.git/info/lfs/objects/verify      name.push
 PUT    /api/lfs/{upload_id}/parts/{number}                  upload.part
 PUT    admin/namespaces/{namespace}/quota                   admin.manage
+PUT    admin/policy                                         admin.manage
 PUT    cards/{number}                                       patch.revise
 PUT    channels/{channel}                                   channel.move
 PUT    channels/{channel}/protection                        channel.protect

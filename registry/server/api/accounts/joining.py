@@ -13,7 +13,7 @@ from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.edge.paths import NamespaceName, UserName
 from registry.server.errors import RESPONSES
 from registry.server.views.accounts import joining as joining_views
-from registry.services.people import namespaces, paging
+from registry.services.people import namespaces, paging, policies
 from registry.services.people.joining import accounts, invitations
 
 router = APIRouter(prefix="/api/v1", tags=["joining"], route_class=Route, responses=RESPONSES)
@@ -35,7 +35,11 @@ def ask(
     count_stranger(request, ctx.asking_rate)
     with ctx.database.write() as session:
         secret, row = invitations.ask(
-            session, ctx.settings.registration, body.name, body.message, request.state.request_id
+            session,
+            policies.registration(session, ctx.settings.registration),
+            body.name,
+            body.message,
+            request.state.request_id,
         )
         return schemas.Asked(name=body.name, url=joining_views.link(url, secret), expires_at=row.expires_at)
 
@@ -52,7 +56,7 @@ def accept(body: schemas.AcceptInvitation, actor: VisitorDep, ctx: ContextDep, r
             return joining_views.joined(invitations.accept(session, actor, body.invitation), actor, None)
         row, token, newcomer = invitations.join(
             session,
-            ctx.settings.registration,
+            policies.registration(session, ctx.settings.registration),
             body.invitation,
             body.name or "",
             body.display_name,
@@ -100,7 +104,11 @@ def invite_to(
     """Invite one person to a role on every model of a namespace; only this answer shows the address."""
     with ctx.database.write() as session:
         secret, row = invitations.create(
-            session, actor, ctx.settings.registration, namespace=namespace, **body.model_dump()
+            session,
+            actor,
+            policies.registration(session, ctx.settings.registration),
+            namespace=namespace,
+            **body.model_dump(),
         )
         return joining_views.new_invitation(row, joining_views.link(url, secret))
 
@@ -128,7 +136,9 @@ def list_invitations(
 def invite(body: schemas.InvitationRequest, actor: ActorDep, ctx: ContextDep, url: PublicUrl) -> schemas.NewInvitation:
     """Invite one person to join; only this answer shows the address."""
     with ctx.database.write() as session:
-        secret, row = invitations.create(session, actor, ctx.settings.registration, **body.model_dump())
+        secret, row = invitations.create(
+            session, actor, policies.registration(session, ctx.settings.registration), **body.model_dump()
+        )
         return joining_views.new_invitation(row, joining_views.link(url, secret))
 
 

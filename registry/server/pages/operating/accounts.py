@@ -53,12 +53,13 @@ def invitations(request: Request, ctx: ContextDep, before: Before = None) -> Res
     with ctx.database.read() as session:
         waiting = joining_views.invitation_page(session, asked=True, limit=WAITING)
         page = joining_views.invitation_page(session, before=before, limit=PAGE)
+        registration = joining_views.registration(session, ctx.settings.registration)
     return render.page(
         request,
         "admin_invitations.html",
         waiting=waiting,
         page=page,
-        registration=ctx.settings.registration,
+        registration=registration,
         next=render.next_page("/admin/invitations", page.next),
     )
 

@@ -25,9 +25,10 @@ def join(
     invitation: Annotated[str, Query(max_length=200, pattern=r"^[A-Za-z0-9_-]*$")] = "",
 ) -> Response:
     """Show the form that uses an invitation, or the one that asks for an account."""
-    if not invitation:
-        return render.page(request, "join.html", registration=ctx.settings.registration)
     with ctx.database.read() as session:
+        if not invitation:
+            how = joining_views.registration(session, ctx.settings.registration)
+            return render.page(request, "join.html", registration=how)
         shown = joining_views.look(session, invitation)
     return render.page(request, "invitation.html", invitation=shown, secret=invitation)
 

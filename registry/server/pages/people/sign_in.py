@@ -10,6 +10,7 @@ from registry.server.edge.context import ContextDep
 from registry.server.pages.frame import cookies, forms, render
 from registry.server.pages.frame.cookies import cookie, set_cookie
 from registry.server.pages.frame.route import PageRoute, local, redirect, refusal
+from registry.server.views.accounts import joining as joining_views
 from registry.services.people import sign_ins
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -19,11 +20,13 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 @allow("server.read")
 def login(request: Request, ctx: ContextDep, next: Annotated[str, Query(max_length=2000)] = "/") -> Response:
     """Show the form that takes a token."""
+    with ctx.database.read() as session:
+        registration = joining_views.registration(session, ctx.settings.registration)
     return render.page(
         request,
         "login.html",
         next=local(next),
-        registration=ctx.settings.registration,
+        registration=registration,
         provider=ctx.settings.oidc_title,
     )
 

@@ -5,11 +5,16 @@ from sqlalchemy.orm import Session
 from registry import schemas
 from registry.db.tables import Invitation, User
 from registry.services.catalog import contributions
-from registry.services.people import namespaces
+from registry.services.people import namespaces, policies
 from registry.services.people.actors import Actor
 from registry.services.people.joining import accounts, invitations
 
 SHOWN = 10  # patches on a profile
+
+
+def registration(session: Session, setting: str) -> str:
+    """Return how people join, by the operator's setting and the policy of admins."""
+    return policies.registration(session, setting)
 
 
 def link(url: str, secret: str) -> str:

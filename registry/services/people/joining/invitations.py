@@ -39,7 +39,7 @@ def create(
     Args:
         session: A writing transaction.
         actor: An admin, or an owner of the namespace.
-        registration: The setting.
+        registration: How people join: closed, invitation or open.
         namespace: Where the person gets a role; None to let them join without one.
         role: The role there.
         label: Whom it is for, in lists.
@@ -50,7 +50,7 @@ def create(
         WrongState: As many invitations are open as there may be.
     """
     if registration == "closed":
-        raise Forbidden("Nobody joins this registry by invitation (REGISTRY_REGISTRATION is closed).")
+        raise Forbidden("Nobody joins this registry by invitation: it is closed, by its operator or its admins.")
     drop_expired(session)
     space = lock_space(session, namespace) if namespace is not None else None
     key = space.id if space else None
