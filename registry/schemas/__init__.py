@@ -78,6 +78,7 @@ from registry.schemas.compositions import (
     SignatureRequest,
     Snapshot,
     TakenFile,
+    TouchedTensor,
 )
 from registry.schemas.conflicts import (
     ConflictPair,
@@ -90,6 +91,7 @@ from registry.schemas.conflicts import (
     PreviewItem,
 )
 from registry.schemas.contents import (
+    Architecture,
     File,
     FileRequest,
     MaskRequest,
@@ -112,7 +114,16 @@ from registry.schemas.evaluations import (
     RecordedEvaluations,
     Score,
 )
-from registry.schemas.feed import AuditEvent, AuditPage, Change, ChangePage
+from registry.schemas.feed import (
+    AuditEvent,
+    AuditPage,
+    Change,
+    ChangePage,
+    RecentRelease,
+    RecentReleasePage,
+    WaitingPatch,
+    WaitingPatchPage,
+)
 from registry.schemas.news import Mentioned, News, NewsSeen, WatchedEvent
 from registry.schemas.operations import Job, JobKind, JobState
 from registry.schemas.patches import (
@@ -182,6 +193,7 @@ __all__ = [
     "AdminJobPage",
     "Affected",
     "Answer",
+    "Architecture",
     "AskRequest",
     "Asked",
     "AuditEvent",
@@ -284,6 +296,8 @@ __all__ = [
     "QuotaRequest",
     "Reason",
     "ReasonNeeded",
+    "RecentRelease",
+    "RecentReleasePage",
     "Recipe",
     "RecipeChange",
     "RecipeItem",
@@ -313,11 +327,14 @@ __all__ = [
     "TensorStats",
     "Token",
     "TokenRequest",
+    "TouchedTensor",
     "Upload",
     "UploadRequest",
     "Verdict",
     "WaitingModel",
     "WaitingModelPage",
+    "WaitingPatch",
+    "WaitingPatchPage",
     "WatchedEvent",
     "Webhook",
     "WebhookDelivery",

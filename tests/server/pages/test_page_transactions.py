@@ -81,7 +81,7 @@ def addresses(community: Community) -> dict[str, str]:
     namespace, name = NAME.split("/")
     values = {"namespace": namespace, "name": name, "number": "1", "first": "1", "second": "2", "channel": "stable"}
     values |= {"version": "1.2.0", "recipe": digest, "job_id": str(job.id), "webhook_id": hook["id"]}
-    values |= {"rev": "1.2.0", "path": "README.md"}
+    values |= {"rev": "1.2.0", "ref": "1.2.0", "path": "README.md"}
 
     def address(way: Way) -> str:
         return way.url(**{parameter: values[parameter] for parameter in way.parameters}) + QUERIES.get(way.path, "")
