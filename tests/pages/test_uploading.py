@@ -105,7 +105,6 @@ def test_a_patch_file_is_sent_and_what_has_arrived_is_not_sent_twice(site: Site)
 
 def test_without_scripts_the_page_says_what_to_do(site: Site) -> None:
     page = site.open("carol", f"{HOME}/contribute", java_script_enabled=False)
-    expect(page.get_by_text("Files are sent by a script of this page")).to_be_visible()
     page.get_by_label("What it does, in one line").fill("Nothing")
     page.get_by_role("button", name="Contribute").click()
     expect(page.get_by_text("use the command below")).to_be_visible()
