@@ -104,6 +104,7 @@ def test_a_patch_file_is_sent_and_what_has_arrived_is_not_sent_twice(site: Site)
 
 
 def test_without_scripts_the_page_says_what_to_do(site: Site) -> None:
+    site.expected.append("422")
     page = site.open("carol", f"{HOME}/contribute", java_script_enabled=False)
     page.get_by_label("What it does, in one line").fill("Nothing")
     page.get_by_role("button", name="Contribute").click()

@@ -134,6 +134,7 @@
     button.disabled = true;
     try {
       form.querySelector(".refusal").replaceChildren();
+      await wait(0);  // as long as this event is handled, the form cannot be sent again
       await sendAll(form);
       form.dataset.sent = "yes";
     } catch (error) {
