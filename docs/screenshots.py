@@ -163,6 +163,7 @@ def main() -> None:
     """Take all pictures."""
     with running_browser() as browser, running(browser) as site:
         home = f"/{NAME}"
+        shoot(site.open(None, "/", width=WIDE, color_scheme="light"), "home")
         shoot(site.open(None, home, width=WIDE, color_scheme="light"), "model")
         shoot(site.open("rita", f"{home}/patches/4", width=WIDE, color_scheme="light"), "patch")
         shoot(site.open(None, f"{home}/patches/1/compare/4", width=WIDE, color_scheme="light"), "compare")

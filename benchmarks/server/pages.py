@@ -99,7 +99,7 @@ def paths(patches: int) -> list[str]:
     chosen = "&".join(f"patch={number}" for number in range(1, 17))
     return [
         "/",
-        "/?q=llama",
+        "/models?q=llama",
         "/alice",
         "/settings/tokens",
         home,

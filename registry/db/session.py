@@ -115,7 +115,7 @@ class Database:
 
 
 def seen(session: Session) -> dict[str, Any]:
-    """Return the models that a reading transaction has found, by their full names, so that none is looked up twice.
+    """Return what a reading transaction has found, so that nothing is looked up twice: models by name, roles by pair.
 
     That of a writing transaction is empty, since it may change what it has found.
     """

@@ -98,6 +98,11 @@ class Judgement:
     warnings: list[str]
 
 
+def known() -> list[str]:
+    """Return the licences that the table knows, by name, as the Hub calls them."""
+    return sorted(_FAMILY)
+
+
 def judge(pieces: Sequence[tuple[str, str | None]]) -> Judgement:
     """Compare the licences of everything that a model is made of.
 

@@ -85,6 +85,7 @@ from registry.schemas.compositions import (
     SignatureRequest,
     Snapshot,
     TakenFile,
+    TouchedTensor,
 )
 from registry.schemas.conflicts import (
     ConflictPair,
@@ -97,6 +98,7 @@ from registry.schemas.conflicts import (
     PreviewItem,
 )
 from registry.schemas.contents import (
+    Architecture,
     File,
     FileRequest,
     MaskRequest,
@@ -119,7 +121,16 @@ from registry.schemas.evaluations import (
     RecordedEvaluations,
     Score,
 )
-from registry.schemas.feed import AuditEvent, AuditPage, Change, ChangePage
+from registry.schemas.feed import (
+    AuditEvent,
+    AuditPage,
+    Change,
+    ChangePage,
+    RecentRelease,
+    RecentReleasePage,
+    WaitingPatch,
+    WaitingPatchPage,
+)
 from registry.schemas.operations import Job, JobKind, JobState
 from registry.schemas.patches import (
     AcceptRequest,
@@ -194,6 +205,7 @@ __all__ = [
     "AdminJobPage",
     "Affected",
     "Answer",
+    "Architecture",
     "AskRequest",
     "Asked",
     "AuditEvent",
@@ -304,6 +316,8 @@ __all__ = [
     "QuotaRequest",
     "Reason",
     "ReasonNeeded",
+    "RecentRelease",
+    "RecentReleasePage",
     "Recipe",
     "RecipeChange",
     "RecipeItem",
@@ -337,11 +351,14 @@ __all__ = [
     "TensorStats",
     "Token",
     "TokenRequest",
+    "TouchedTensor",
     "Upload",
     "UploadRequest",
     "Verdict",
     "WaitingModel",
     "WaitingModelPage",
+    "WaitingPatch",
+    "WaitingPatchPage",
     "WatchedEvent",
     "Webhook",
     "WebhookDelivery",

@@ -235,6 +235,14 @@ class ChangedFile(Answer):
     after: Hex256 | None
 
 
+class TouchedTensor(Answer):
+    """A tensor that patches in which two refs differ touch: how many of them do, and how many weights they change."""
+
+    name: str
+    patches: int
+    nnz: int
+
+
 class ReleaseDiff(Answer):
     """How the recipes of two refs differ, and their files beside the weights but for the card."""
 
@@ -245,6 +253,8 @@ class ReleaseDiff(Answer):
     removed: list[RecipeItem]
     changed: list[RecipeChange]
     files: list[ChangedFile] = Field([])
+    tensors: list[TouchedTensor] = Field([], description="that may differ, the first 100 by how many weights do")
+    touched: int | None = Field(None, description="how many such tensors there are; null if too many patches differ")
 
 
 class Provenance(Answer):

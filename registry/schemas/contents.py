@@ -91,6 +91,9 @@ class ModelRequest(Wire):
         return self
 
 
+ModelOrder = Literal["name", "downloads", "created", "modified"]
+
+
 class MaskRequest(Wire):
     """How patches of a model are made where their authors do not say; the general defaults hold for a field of null."""
 
@@ -131,12 +134,30 @@ class Model(Answer):
     patches: int
     role: str | None = Field(None, description="your role on it")
     card: str | None = None
+    tags: list[str] | None = Field(None, description="words by which it is found; null but in lists")
+    downloads: int = Field(0, description="in the last thirty days, as counted last")
     job: Job | None = Field(None, description="the import, while it is active")
     created_at: datetime
 
 
+class Architecture(Answer):
+    """What a model is built like, by its config.json and the headers of its weights; null is what they do not say."""
+
+    names: list[str] = Field(description="classes of the model, such as LlamaForCausalLM")
+    model_type: str | None
+    layers: int | None = None
+    hidden_size: int | None = None
+    heads: int | None = None
+    key_value_heads: int | None = None
+    experts: int | None = None
+    vocabulary: int | None = None
+    context: int | None = Field(None, description="the longest input, in tokens")
+    tensors: int
+    dtypes: dict[str, int] = Field(description="the number of weights by dtype")
+
+
 class ModelPage(Answer):
-    """Models by name; `next` is the cursor of the page after this one."""
+    """Models by name, or as they were sorted; `next` is the cursor of the page after this one."""
 
     items: list[Model]
     next: str | None

@@ -32,6 +32,41 @@ class ChangePage(Answer):
     next: int
 
 
+class RecentRelease(Answer):
+    """A release in the list of those that were published last."""
+
+    model: str
+    version: str
+    publisher: str | None
+    published_at: datetime
+
+
+class RecentReleasePage(Answer):
+    """Releases, newest first; `next` is the cursor of the page after this one, which may be short."""
+
+    items: list[RecentRelease]
+    next: str | None
+
+
+class WaitingPatch(Answer):
+    """A patch in the list of those that wait for a review or a decision."""
+
+    model: str
+    number: int
+    revision: int
+    title: str
+    author: str
+    task: str | None
+    created_at: datetime
+
+
+class WaitingPatchPage(Answer):
+    """Proposed patches, newest first; `next` is the cursor of the page after this one, which may be short."""
+
+    items: list[WaitingPatch]
+    next: str | None
+
+
 class AuditEvent(Answer):
     """Who did what to what. `hash` is over the rest with the hash of the event before."""
 

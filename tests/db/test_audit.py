@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from registry.cli import app
 from registry.db.audit import FIRST_HASH, check_chain, hash_event
-from registry.db.tables import AuditEvent, AuditHead, Identity, Model, Token, User, now
-from registry.services.people import sign_ins
+from registry.db.tables import AuditEvent, AuditHead, Identity, MailAddress, Model, Token, User, now
+from registry.services.people import mail_addresses, sign_ins
 from registry.services.people.actors import record
 from registry.services.people.namespaces import ensure_user
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
@@ -44,13 +44,18 @@ SEVERAL = {  # which announce, complete or send several files, each with a row
     "POST /{namespace}/{name}.git/info/lfs/objects/batch",
     "POST /{namespace}/{name}.git/info/lfs/objects/verify",
 }
+MAILS = {
+    "smtp_host": "mail.example.org",
+    "mail_from": "crumbs@example.org",
+    "public_url": "http://registry.example.org",
+}
 OPEN = {"state": "proposed"}
 BUNDLE = json.dumps({"verificationMaterial": {}, "dsseEnvelope": {}})
 
 
 @pytest.fixture
 def world_settings() -> dict[str, Any]:
-    return {"registration": "open"}
+    return {"registration": "open", **MAILS}
 
 
 def rows(world: World, after: int = 0) -> Sequence[AuditEvent]:
@@ -190,6 +195,24 @@ def tell_joining(story: Story) -> None:
     story.tell("bob", "PATCH /api/v1/profile", is_now, wrote="user.update", about="bob", before=was, after=is_now)
     tell_accounts(story)
     tell_sessions(story)
+    tell_mail(story)
+
+
+def tell_mail(story: Story) -> None:
+    way, mine = "/api/v1/mail", {"about": "bob"}
+    asked, after = {"address": "bob@example.org", "rhythm": "daily"}, {"rhythm": "daily", "state": "asked"}
+    story.tell("bob", f"PUT {way}", asked, wrote="mail.set", after=after, adds=True, **mine)
+    with story.world.database.read() as session:
+        row = session.scalars(select(MailAddress)).one()
+        confirming, ending = ({"link": mail_addresses.sign(row, purpose)} for purpose in ("confirm", "unsubscribe"))
+    story.tell("bob", f"POST {way}/confirm", confirming, wrote="mail.confirm", **mine)
+    serial = last(story.world)
+    for _ in range(2):
+        assert story.world.client(None).post(f"{way}/unsubscribe", json=ending).status_code == 204
+    (written,) = rows(story.world, serial)
+    assert (written.action, written.subject, written.user_id) == ("mail.unsubscribe", "bob", None)
+    story.told.add(f"POST {way}/unsubscribe")
+    story.tell("bob", f"DELETE {way}", wrote="mail.forget", **mine)
 
 
 def tell_sessions(story: Story) -> None:
@@ -254,6 +277,9 @@ def tell_accounts(story: Story) -> None:
     (row,) = rows(story.world, serial)
     assert (row.action, row.subject, row.user_name) == ("user.join", "frank", "frank")
     assert joined.json()["token"].startswith(str(row.token_prefix))
+    assert story.world.client(None).post("/api/v1/joining", json={"name": "gina", "message": ""}).status_code == 201
+    until, names = {"until": now().isoformat()}, {"requests": 1, "names": ["gina"]}
+    story.tell("root", f"POST {way}/refuse", until, wrote="invitation.refuse", about="the registry", before=names)
 
 
 def tell_uploads(story: Story) -> None:
@@ -319,6 +345,10 @@ def tell_patches(story: Story, files: Sequence[Path]) -> None:
     story.tell("carol", f"POST {one}/comments", said, **first, wrote="patch.comment", after={}, adds=True)
     discussion = story.world.client("carol").get("/api/v1/models/crew/tiny/patches/1/discussion").json()
     comment = discussion["comments"][0]["id"]
+    edited = {"wrote": "patch.edit_comment", "comment_id": comment, "after": {"comment": comment}}
+    story.tell("carol", f"PUT {one}/comments/{{comment_id}}", {"message": "It looks fine."}, **first, **edited)
+    hub = f"POST {HUB}/discussions/{{number}}/comment/{{comment_id}}/edit"
+    story.tell("carol", hub, {"content": "Looks fine to me."}, **first, **edited)
     for verb, was, is_now in (("hide", None, "Rude."), ("unhide", "Rude.", None)):
         story.tell(
             "carol",
@@ -589,6 +619,9 @@ def tell_admins(story: Story) -> None:
         before={"quota_bytes": None},
         after={"quota_bytes": 10**6},
     )
+    was, wanted = {"min_drop_top": None}, {"min_drop_top": "0.001"}
+    change: dict[str, Any] = {"wrote": "policy.change", "about": "the registry", "before": was, "after": wanted}
+    story.tell("root", "PUT /api/v1/admin/policy", wanted, **change)
 
 
 def test_every_call_that_changes_something_writes_one_row(world: World, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_revoked_token_signs_out_at_once(site: Site) -> None:
 def test_the_first_pages_can_be_used_by_everybody(site: Site) -> None:
     for width in (1200, 400):
         for theme in ("light", "dark"):
-            for path in ("/", "/login", f"/{NAME}", "/?q=nothing+like+this"):
+            for path in ("/", "/login", f"/{NAME}", "/models?q=nothing+like+this"):
                 page = site.open(None, path, width=width, color_scheme=theme)
                 assert faults(page) == [], path
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, path
@@ -67,7 +67,7 @@ def test_a_model_is_found_by_the_keyboard_alone(site: Site) -> None:
             break
     page.keyboard.type("tiny")
     page.keyboard.press("Enter")
-    page.wait_for_url("**/?q=tiny")
+    page.wait_for_url("**/models?q=tiny")
     page.get_by_role("link", name=NAME).focus()
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/{NAME}")

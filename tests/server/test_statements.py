@@ -43,6 +43,7 @@ QUERIES = {  # what makes a read do all that it can
     "/api/v1/models/{namespace}/{name}/compare": "?before=1.0.0&after=1.1.0",
     "/api/v1/models": "?search=tiny",
     "/api/v1/audit": "?action=patch.*",
+    "/models": "?q=tiny&architecture=tiny&size=100m",
     "/api/models": "?search=tiny&sort=downloads",
     "/api/models/{namespace}/{name}/refs": "?include_prs=1",
     "/api/models/{namespace}/{name}/tree/{rev}": "?expand=1",
@@ -54,7 +55,8 @@ QUERIES = {  # what makes a read do all that it can
     "/{namespace:space}/{name}/releases/compare": "?before=1.0.0&after=1.1.0",
 }
 KINDS = (("/api/", ""), ("/api/", "/{path:path}"), ("/", "/{path:path}"))
-LEFT_OUT = {  # there is no upload, push, card, signature, folder, provider or mail; the Hub's others refuse
+LEFT_OUT = {  # there is no upload, push, card, signature, folder, provider or mail; authors alone revise
+    "/{namespace:space}/{name}/patches/{number}/revise",
     "/api/v1/models/{namespace}/{name}/cards/{number}",
     "/api/v1/models/{namespace}/{name}/patches/{number}/push",
     "/api/models/{namespace}/{name}/lfs-files",

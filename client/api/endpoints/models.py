@@ -1,6 +1,6 @@
 """Models: a pinned base, and the settings of a model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from client.api.calls import Calls, name_of, valid
@@ -42,14 +42,38 @@ class Models(Calls):
         return self._call(schemas.Model, "POST", "/models", body=request)
 
     def models(
-        self, *, search: str | None = None, author: str | None = None, limit: int | None = None
+        self,
+        *,
+        search: str | None = None,
+        author: str | None = None,
+        tags: Sequence[str] = (),
+        parameters_min: int | None = None,
+        parameters_max: int | None = None,
+        sort: str = "name",
+        limit: int | None = None,
     ) -> Iterator[schemas.Model]:
-        """Yield models by name, at most `limit`."""
-        return self._pages(schemas.ModelPage, "/models", "after", limit, search=search, author=author)
+        """Yield models by name, at most `limit`.
+
+        Args:
+            search: Words that their names contain.
+            author: A namespace.
+            tags: Tags that they have, such as `text-generation`, `license:mit` or `llama`.
+            parameters_min: The least number of weights.
+            parameters_max: The greatest.
+            sort: `name`; or `downloads` (of thirty days), `created` or `modified`, the greatest first.
+            limit: Most models.
+        """
+        sizes = {"parameters_min": parameters_min, "parameters_max": parameters_max}
+        words = {"search": search, "author": author, "tag": list(tags) or None}
+        return self._pages(schemas.ModelPage, "/models", "after", limit, sort=sort, **words, **sizes)
 
     def model(self, name: str) -> schemas.Model:
         """Return a model, with its card."""
         return self._call(schemas.Model, "GET", f"/models/{name_of(name)}")
+
+    def architecture(self, name: str) -> schemas.Architecture:
+        """Return what a model is built like, by its config and the headers of its weights."""
+        return self._call(schemas.Architecture, "GET", f"/models/{name_of(name)}/architecture")
 
     def propose_card(
         self, name: str, card: str, title: str, message: str = "", *, accept: bool = False

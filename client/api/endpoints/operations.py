@@ -50,6 +50,14 @@ class Operations(Calls):
         params = {"since": since, "limit": limit, "wait": wait}
         return self._call(schemas.ChangePage, "GET", "/changes", params=params)
 
+    def recent_releases(self, limit: int | None = None) -> Iterator[schemas.RecentRelease]:
+        """Yield the releases of all models, those published last first, at most `limit`."""
+        return self._pages(schemas.RecentReleasePage, "/releases", "before", limit)
+
+    def waiting_patches(self, limit: int | None = None) -> Iterator[schemas.WaitingPatch]:
+        """Yield the patches of all models that wait for a review or a decision, newest first, at most `limit`."""
+        return self._pages(schemas.WaitingPatchPage, "/patches", "before", limit)
+
     def audit(
         self,
         model: str | None = None,

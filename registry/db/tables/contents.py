@@ -104,6 +104,7 @@ class Model(Table):
         Index("ix_models_downloads_30d_id", "downloads_30d", "id"),
         Index("ix_models_created_at_id", "created_at", "id"),
         Index("ix_models_modified_at_id", "modified_at", "id"),
+        Index("ix_models_parameters", "parameters"),
     )
 
     id: Mapped[uuid.UUID] = key()

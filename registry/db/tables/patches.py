@@ -52,6 +52,13 @@ class Patch(Table):
         Index("ix_patches_model_id_author_id_state_number", "model_id", "author_id", "state", "number"),
         Index("ix_patches_author_id_created_at_id", "author_id", "created_at", "id"),
         Index(
+            "ix_patches_proposed",
+            "created_at",
+            "id",
+            sqlite_where=text("state = 'proposed'"),
+            postgresql_where=text("state = 'proposed'"),
+        ),
+        Index(
             "ix_patches_quarantined_at",
             "quarantined_at",
             "id",

@@ -10,7 +10,7 @@ files.
 import uuid
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, false
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.db.tables.compositions import Recipe
@@ -33,6 +33,13 @@ class Release(Table):
         UniqueConstraint("model_id", "version"),
         Index("ix_releases_model_id_sort", "model_id", "sort"),
         Index("ix_releases_model_id_state_sort", "model_id", "state", "sort"),
+        Index(
+            "ix_releases_published",
+            "published_at",
+            "id",
+            sqlite_where=text("state = 'published'"),
+            postgresql_where=text("state = 'published'"),
+        ),
         one_of("state", "draft", "building", "candidate", "published", "yanked"),
     )
 

@@ -1,4 +1,4 @@
-"""Routes of what happened: changes of models, and the audit log."""
+"""Routes of what happened: changes, new releases and proposed patches of all models, and the audit log."""
 
 import asyncio
 from functools import partial
@@ -15,12 +15,15 @@ from registry.server.errors import RESPONSES
 from registry.server.views import feed as feed_views
 from registry.server.watching import MOST_WAIT, await_change
 from registry.services.catalog import models
+from registry.services.people import paging
 from registry.services.people.actors import Actor
 
 router = APIRouter(prefix="/api/v1", tags=["feed"], route_class=Route, responses=RESPONSES)
 Serial = Annotated[int, Query(ge=0, le=2**63 - 1)]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+Few = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[str | None, Query(pattern=paging.CURSOR)]
 Wait = Annotated[float, Query(ge=0, le=MOST_WAIT, description="most seconds to wait for a change")]
 Action = Annotated[str | None, Query(pattern=r"^[a-z]{1,20}\.(\*|[a-z_]{1,40})$")]
 User = Annotated[str | None, Query(pattern=rf"^{NAME}$")]
@@ -40,6 +43,26 @@ def list_changes(ctx: Context, actor: Actor | None, since: int, limit: int) -> s
     """Return the changes that there are now."""
     with ctx.database.read() as session:
         return feed_views.changes(session, actor, since, limit)
+
+
+@router.get("/releases")
+@allow("server.read")
+def recent_releases(
+    actor: VisitorDep, ctx: ContextDep, before: Cursor = None, limit: Few = 100
+) -> schemas.RecentReleasePage:
+    """List the releases of all models, those published last first, without yanked ones."""
+    with ctx.database.read() as session:
+        return feed_views.recent_releases(session, actor, before, limit)
+
+
+@router.get("/patches")
+@allow("server.read")
+def waiting_patches(
+    actor: VisitorDep, ctx: ContextDep, before: Cursor = None, limit: Few = 100
+) -> schemas.WaitingPatchPage:
+    """List the patches of all models that wait for a review or a decision, newest first."""
+    with ctx.database.read() as session:
+        return feed_views.waiting_patches(session, actor, before, limit)
 
 
 @router.get("/models/{namespace}/{name}/audit")

@@ -3,8 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import StringConstraints
 
 from registry import schemas
+from registry.schemas.contents import ModelOrder
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import FilePath, ModelName, Number, UserName
@@ -14,6 +16,7 @@ from registry.server.views import models as model_views
 from registry.server.views import patches as patch_views
 from registry.server.views import recipes as recipe_views
 from registry.services.catalog import models
+from registry.services.catalog.search import Filters
 from registry.services.composing import snapshots
 from registry.services.curation import cards
 from registry.services.people import access
@@ -22,6 +25,8 @@ router = APIRouter(prefix="/api/v1/models", tags=["models"], route_class=Route, 
 Ref = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$", examples=["base"])]
 Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
+Tag = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
+Weights = Annotated[int | None, Query(ge=0, le=2**62)]
 
 
 @router.post("", status_code=202)
@@ -51,12 +56,17 @@ def listing(
     ctx: ContextDep,
     search: Words = None,
     author: Words = None,
+    tag: Annotated[list[Tag] | None, Query(max_length=20)] = None,
+    parameters_min: Weights = None,
+    parameters_max: Weights = None,
+    sort: ModelOrder = "name",
     after: Words = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.ModelPage:
-    """List models by name."""
+    """List models by name, or those with a base by downloads of thirty days or by time; with all of these tags."""
+    wanted = Filters(search, author, tuple(tag or ()), parameters_min, parameters_max)
     with ctx.database.read() as session:
-        return model_views.listing(session, actor, search=search, author=author, after=after, limit=limit)
+        return model_views.listing(session, actor, wanted, sort, after=after, limit=limit)
 
 
 @router.get("/{namespace}/{name}")
@@ -65,6 +75,14 @@ def show(name: ModelName, actor: VisitorDep, ctx: ContextDep) -> schemas.Model:
     """Show a model."""
     with ctx.database.read() as session:
         return model_views.show(session, actor, models.find(session, name))
+
+
+@router.get("/{namespace}/{name}/architecture")
+@allow("model.read")
+def architecture(name: ModelName, ctx: ContextDep) -> schemas.Architecture:
+    """Show what a model is built like, by its config.json and the headers of its weights."""
+    with ctx.database.read() as session:
+        return model_views.built_like(session, ctx.store, models.ready(session, name))
 
 
 @router.patch("/{namespace}/{name}")

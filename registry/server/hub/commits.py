@@ -29,13 +29,17 @@ NO_DIGEST = "0" * 64
 
 @dataclass
 class Sent:
-    """A commit as it was sent: texts, contents of small files, and sha256 of large ones, by path."""
+    """A commit as it was sent: texts, contents of small files, and sha256 of large ones, by path.
+
+    `options` are those of the diff and the patch that a form had fields for; the Hub's tools write them as trailers.
+    """
 
     title: str = UNTITLED
     message: str = ""
     contents: dict[str, bytes] = field(default_factory=dict)
     large: dict[str, str] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def paths(self) -> list[str]:
@@ -138,7 +142,7 @@ def describe(sent: Sent, files: dict[str, str]) -> PushedCommit:
     Raises:
         InvalidRequest: What it says is not valid; the message names it.
     """
-    options = read_options(sent.message)
+    options = read_options(sent.message) | sent.options
     asked: dict[str, Any] = {"sha256": NO_DIGEST, "title": sent.title, "message": sent.message}
     asked |= {name: options[name] for name in ("task", "license") if name in options}
     try:

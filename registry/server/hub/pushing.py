@@ -316,9 +316,16 @@ def open_draft(ctx: Context, actor: Actor, full_name: str, sent: commits.Sent) -
 
 
 def take(
-    ctx: Context, actor: Actor, full_name: str, rev: str, sent: commits.Sent, create_pr: bool
+    ctx: Context,
+    actor: Actor,
+    full_name: str,
+    rev: str,
+    sent: commits.Sent,
+    create_pr: bool,
+    *,
+    propose: bool = True,
 ) -> tuple[str, int | None]:
-    """Do what a commit asks for; return its id, and the number of its pull request.
+    """Do what a commit asks for; return its id, and the number of its pull request, which it may `propose`.
 
     What is left of training is dropped, for tools that do not heed `shouldIgnore`.
     """
@@ -349,7 +356,7 @@ def take(
         made = origins.resolve(session, actor, models.ready(session, full_name), made)
         if target.number is None:
             pushed_files.require_weights(made.files)
-            push = pushes.open_push(session, actor, full_name, made, propose=True)
+            push = pushes.open_push(session, actor, full_name, made, propose=propose)
         else:
             model = models.ready(session, full_name, lock=True)
             push = pushes.continue_push(session, model, target.number, made)

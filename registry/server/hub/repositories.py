@@ -21,6 +21,7 @@ from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.hub import views
 from registry.server.hub.route import Decoded, HubRoute, Repository, snapshot_headers
 from registry.services.catalog import tags
+from registry.services.catalog.search import Filters
 from registry.services.composing import snapshots
 from registry.services.hub import downloads, listings, repositories
 from registry.services.people import namespaces
@@ -39,7 +40,7 @@ Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 def whoami(actor: ActorDep, ctx: ContextDep) -> dict[str, Any]:
     """Show the user that the token speaks for."""
     with ctx.database.read() as session:
-        return views.whoami(actor, namespaces.of_user(session, actor))
+        return views.whoami(actor, namespaces.of_user(session, actor.user_id))
 
 
 @router.get("/api/models")
@@ -63,9 +64,7 @@ def listing(
     """List models."""
     wanted = [word for text in filter or () for word in text.split(",") if word]
     query = listings.Listing(
-        search=search,
-        author=author,
-        tags=(*wanted, *([pipeline_tag] if pipeline_tag else [])),
+        Filters(search, author, (*wanted, *([pipeline_tag] if pipeline_tag else []))),
         sort=listings.order(sort),
         descending=direction < 0,
     )

@@ -8,10 +8,21 @@ that a page can do nothing that a command cannot.
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from registry.server.pages.catalog import addresses, home, models, publishers, settings, webhooks
+from registry.server.pages.catalog import (
+    addresses,
+    creating,
+    files,
+    finding,
+    home,
+    models,
+    publishers,
+    settings,
+    uploads,
+    webhooks,
+)
 from registry.server.pages.comparing import conflicts, evaluations
 from registry.server.pages.composing import recipe_editor, recipes
-from registry.server.pages.curation import cards, inbox, inboxes, patch_forms, patches
+from registry.server.pages.curation import cards, contributing, inbox, inboxes, patch_forms, patches
 from registry.server.pages.frame.render import FOLDER, Static
 from registry.server.pages.frame.route import guarded, refusal
 from registry.server.pages.operating import accounts, admin, moderation, policies, reference
@@ -28,6 +39,7 @@ def install(app: FastAPI, streams: Places) -> None:
     app.mount("/static", Static(directory=FOLDER / "static"), name="static")
     for module in (
         home,
+        finding,
         inboxes,
         sign_in,
         joining,
@@ -36,9 +48,13 @@ def install(app: FastAPI, streams: Places) -> None:
         provider,
         sessions,
         jobs,
+        uploads,
+        creating,
         models,
         addresses,
+        files,
         patches,
+        contributing,
         patch_forms,
         cards,
         conflicts,

@@ -1,28 +1,42 @@
 """Views of models: as a list, one by one, their members, and how a model came about."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from datetime import datetime
+from typing import Any, cast
 
 from sqlalchemy.orm import Session
 
 from registry import schemas
 from registry.db.tables import Job, Model
-from registry.schemas.contents import ModelState
+from registry.schemas.contents import ModelOrder, ModelState
 from registry.server.views import jobs as job_views
 from registry.server.views import people as people_views
 from registry.server.views import releases as release_views
-from registry.services.catalog import models, tags
-from registry.services.hub import downloads
-from registry.services.people import access
+from registry.services.catalog import architecture, models, tags
+from registry.services.catalog.search import Filters as Filters
+from registry.services.composing import snapshots
+from registry.services.hub import downloads, listings
+from registry.services.people import access, paging
 from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
 from registry.services.releasing import lineage
 from registry.services.releasing.lineage import Contributor, Lineage
+from registry.storage.store import Store
+
+ORDERS = {"downloads": "downloads_30d", "created": "created_at", "modified": "modified_at"}
 
 
-def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Role | None = None) -> schemas.Model:
-    """Return the shape of a model, with the caller's role on it."""
+def model(
+    row: Model,
+    job_row: Job | None = None,
+    *,
+    card: bool = True,
+    role: Role | None = None,
+    known: Sequence[str] | None = None,
+) -> schemas.Model:
+    """Return the shape of a model, with the caller's role on it, and its tags if they are `known`."""
     return schemas.Model(
         name=row.full_name,
         creator=row.creator,
@@ -40,6 +54,8 @@ def model(row: Model, job_row: Job | None = None, *, card: bool = True, role: Ro
         patches=row.patch_count,
         role=role.word if role is not None else None,
         card=row.card if card else None,
+        tags=known,
+        downloads=row.downloads_30d,
         job=job_views.job(job_row) if job_row else None,
         created_at=row.created_at,
     )
@@ -70,11 +86,47 @@ def show(session: Session, actor: Actor | None, row: Model) -> schemas.Model:
 
 
 def listing(
-    session: Session, actor: Actor | None, *, search: str | None, author: str | None, after: str | None, limit: int
+    session: Session,
+    actor: Actor | None,
+    wanted: Filters,
+    sort: ModelOrder = "name",
+    *,
+    after: str | None = None,
+    limit: int,
 ) -> schemas.ModelPage:
-    """Return a page of the models that the caller may see, by name."""
-    rows, cursor = models.listing(session, actor, search, author, after, limit)
-    return schemas.ModelPage(items=[model(row, card=False) for row in rows], next=cursor)
+    """Return a page of the models that the caller may see, by name, or those with a base by numbers, greatest first."""
+    rows: Sequence[Model]
+    if sort == "name":
+        rows, cursor = models.listing(session, actor, wanted, after, limit)
+    else:
+        ordered = listings.Listing(wanted, ORDERS[sort])
+        rows, end = listings.page(session, actor, ordered, read_end(after, sort) if after else None, limit)
+        cursor = write_end(end) if end else None
+    named = tags.of_models(session, rows)
+    return schemas.ModelPage(items=[model(row, card=False, known=named[row.id]) for row in rows], next=cursor)
+
+
+def write_end(end: Sequence[Any]) -> str:
+    """Return the end of a sorted page as a cursor: a count, or microseconds of a time, and the model's key."""
+    value, key = end[0], uuid.UUID(end[1])
+    return f"{value}-{key.hex}" if isinstance(value, int) else paging.write(datetime.fromisoformat(value), key)
+
+
+def read_end(cursor: str, sort: ModelOrder) -> list[Any]:
+    """Return what `write_end` wrote.
+
+    Raises:
+        InvalidRequest: The cursor is not valid.
+    """
+    at, key = paging.read(cursor)
+    return [int(cursor.partition("-")[0]) if sort == "downloads" else at.isoformat(), str(key)]
+
+
+def built_like(session: Session, store: Store, row: Model) -> schemas.Architecture:
+    """Return what a model is built like."""
+    found = architecture.of_model(session, store, row)
+    same = {name: getattr(found, name) for name in ("model_type", "tensors", "dtypes")}
+    return schemas.Architecture(names=list(found.names), **same, **found.numbers)
 
 
 def members(session: Session, row: Model) -> list[schemas.Member]:
@@ -92,6 +144,7 @@ class Overview:
         latest: Its newest published release.
         tags: Its tags, as at the Hub.
         downloads: In the last month, and in all.
+        main: The version that is pulled unless another is named, and whether that is by the channel `stable`.
     """
 
     lineage: Lineage
@@ -99,6 +152,7 @@ class Overview:
     latest: schemas.Release | None
     tags: Sequence[str]
     downloads: tuple[int, int]
+    main: tuple[str, bool] | None
 
 
 def overview(session: Session, row: Model) -> Overview:
@@ -111,4 +165,5 @@ def overview(session: Session, row: Model) -> Overview:
         release_views.release(session, row, latest) if latest else None,
         tags.of_models(session, [row])[row.id],
         downloads.totals(session, [row])[row.id],
+        (release.version, release.stable) if (release := snapshots.default_release(session, row)) else None,
     )

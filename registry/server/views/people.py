@@ -60,6 +60,15 @@ def token_list(session: Session, actor: Actor) -> list[schemas.Token]:
     return [token(row, names[row.model_id] if row.model_id else None) for row in rows]
 
 
+def spaces_for_models(session: Session, actor: Actor) -> list[str]:
+    """Return the namespaces in which the caller may create models: their own, then organisations by name."""
+    least = RULES["model.create"].role
+    return [
+        actor.name,
+        *(name for name, role in namespaces.of_user(session, actor.user_id) if Role[role.upper()] >= least),
+    ]
+
+
 def show_namespace(session: Session, actor: Actor, name: str, limits: UploadLimits) -> schemas.Namespace:
     """Return a namespace and its members; for its maintainers, with the usage of its quota."""
     space = namespaces.find(session, name)
@@ -83,7 +92,7 @@ class NamespaceOverview:
         kind: `user` or `organisation`.
         role: The visitor's role in it.
         namespace: Its members, and the usage of its quota; None for somebody who has not signed in.
-        organisations: The organisations of a user with their roles, if it is the visitor's own namespace.
+        organisations: The organisations of a user with their roles, for somebody who has signed in.
         profile: The user, if it is a user's.
         invitations: The newest that nobody used, for its owners.
     """
@@ -108,7 +117,7 @@ def overview(session: Session, actor: Actor | None, name: str, limits: UploadLim
     if actor is None:
         return NamespaceOverview(space.kind, role, None, [], profile, [])
     shown = namespace_for(session, actor, space, role, limits)
-    own = namespaces.of_user(session, actor) if actor.name == name else []
+    own = namespaces.of_user(session, namespaces.find_user(session, name).id) if space.kind == "user" else []
     manages = role >= RULES["invitation.manage"].role and "admin" in actor.scopes and actor.token.model_id is None
     invited = joining_views.invitation_page(session, namespace=name, limit=INVITATIONS).items if manages else []
     return NamespaceOverview(space.kind, role, shown, own, profile, invited)

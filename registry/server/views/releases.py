@@ -144,6 +144,8 @@ def comparison(before: str, after: str, found: Comparison) -> schemas.ReleaseDif
             for revision, old, new in found.changed
         ],
         files=[schemas.ChangedFile(path=path, before=old, after=new) for path, old, new in found.files],
+        tensors=[schemas.TouchedTensor(name=name, patches=count, nnz=nnz) for name, count, nnz in found.tensors],
+        touched=found.touched,
     )
 
 

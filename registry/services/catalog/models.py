@@ -34,8 +34,6 @@ FILES = (
     .order_by(BaseFile.path)
 )
 
-
-MOST_WORDS = 8  # of a search; further ones are ignored
 RESERVED_FOR = timedelta(days=7)  # how long a name waits for its base
 AT_ONCE = 1000  # names that expire in one transaction; the next takes more
 
@@ -211,15 +209,11 @@ def require_ready(model: access.AnyModel) -> None:
 
 
 def listing(
-    session: Session, actor: Actor | None, words: str | None, author: str | None, after: str | None, limit: int
+    session: Session, actor: Actor | None, wanted: search.Filters, after: str | None, limit: int
 ) -> tuple[list[Model], str | None]:
     """Return a page of the models that the caller may see, by name, and the cursor of the next page."""
     query = select(Model).join(Namespace, Namespace.id == Model.namespace_id).where(access.visible(actor))
-    query = query.order_by(Namespace.name, Model.name)
-    if words:
-        query = query.where(*(search.containing(word) for word in words.split()[:MOST_WORDS]))
-    if author:
-        query = query.where(access.in_namespace(author))
+    query = query.where(*search.conditions(wanted)).order_by(Namespace.name, Model.name)
     if after:
         namespace, _, name = after.partition("/")
         query = query.where(

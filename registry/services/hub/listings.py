@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Model, ModelTag, Namespace
+from registry.db.tables import Model, Namespace
 from registry.errors import InvalidRequest
-from registry.services.catalog import search
+from registry.services.catalog.search import Filters, conditions
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor
 
@@ -31,9 +31,7 @@ ORDERS = {
 class Listing:
     """Which models are listed, and in which order."""
 
-    search: str | None = None
-    author: str | None = None
-    tags: tuple[str, ...] = ()
+    filters: Filters
     sort: str = "modified_at"
     descending: bool = True
 
@@ -65,13 +63,9 @@ def page(
     """
     key: ColumnElement[Any] = getattr(Model, wanted.sort)
     query = select(Model, key).where(access.visible(actor), Model.state == "ready")
-    if wanted.search:
+    if wanted.filters.words:
         query = query.join(Namespace, Namespace.id == Model.namespace_id)
-        query = query.where(*(search.containing(word) for word in wanted.search.split()))
-    if wanted.author:
-        query = query.where(access.in_namespace(wanted.author))
-    for tag in wanted.tags:
-        query = query.where(Model.id.in_(select(ModelTag.model_id).where(ModelTag.tag == tag)))
+    query = query.where(*conditions(wanted.filters))
     if after is not None:
         value, last = read_end(after, wanted.sort)
         beyond = (key < value, Model.id < last) if wanted.descending else (key > value, Model.id > last)

@@ -126,6 +126,13 @@ def find(session: Session, model: Model, number: int) -> Push | None:
     return push
 
 
+def unfinished(session: Session, patch_id: uuid.UUID) -> Push | None:
+    """Return the push of a patch if it is being compared, or if no revision could be made of it."""
+    query = select(Push).where(Push.patch_id == patch_id, Push.state.in_(("diffing", "failed")))
+    push: Push | None = session.scalar(query)
+    return push
+
+
 def continue_push(session: Session, model: Model, number: int, commit: PushedCommit) -> Push:
     """Return the push of a patch for the next commit; one that came in another way gets a push now.
 

@@ -244,9 +244,13 @@ def role_held(session: Session, user_id: uuid.UUID, model: AnyModel, admin: bool
     """Return what a user is to a model."""
     if admin:
         return Role.ADMIN
-    values = {"model": model.id, "namespace": model.namespace_id, "user": user_id}
-    roles = [Role[role.upper()] for role in session.scalars(ROLES, values)]
-    return max(roles, default=Role.CONTRIBUTOR if model.visibility == "public" else Role.NONE)
+    found, pair = seen(session), f"{user_id} on {model.id}"
+    if pair not in found:
+        values = {"model": model.id, "namespace": model.namespace_id, "user": user_id}
+        roles = [Role[role.upper()] for role in session.scalars(ROLES, values)]
+        found[pair] = max(roles, default=Role.CONTRIBUTOR if model.visibility == "public" else Role.NONE)
+    held: Role = found[pair]
+    return held
 
 
 def members_of(session: Session, model: Model, least: Role) -> set[uuid.UUID]:

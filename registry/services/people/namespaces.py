@@ -139,12 +139,12 @@ def find_user(session: Session, name: str) -> User:
     return user
 
 
-def of_user(session: Session, actor: Actor) -> list[tuple[str, str]]:
-    """Return the organisations that the caller belongs to, each with their role in it."""
+def of_user(session: Session, user_id: uuid.UUID) -> list[tuple[str, str]]:
+    """Return the organisations that a user belongs to, each with their role in it."""
     query = (
         select(Namespace.name, NamespaceMember.role)
         .join(NamespaceMember, NamespaceMember.namespace_id == Namespace.id)
-        .where(NamespaceMember.user_id == actor.user_id, Namespace.kind == "organisation")
+        .where(NamespaceMember.user_id == user_id, Namespace.kind == "organisation")
         .order_by(Namespace.name)
     )
     return [(name, role) for name, role in session.execute(query)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, and_, or_
+from sqlalchemy import Select, Subquery, and_, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.errors import InvalidRequest
@@ -67,6 +67,46 @@ def newest(query: Any, at: Column, key: Column, before: str | None, limit: int) 
         moment, last = read(before)
         query = query.where(or_(at < moment, and_(at == moment, key < last)))
     return query.order_by(at.desc(), key.desc()).limit(limit + 1)
+
+
+def through(
+    session: Session,
+    entries: Select[Any],
+    at: Column,
+    key: Column,
+    before: str | None,
+    limit: int,
+    fill: Callable[[Subquery], Any],
+) -> tuple[list[Any], str | None]:
+    """Return a page of rows by time, newest first, of which the caller may not see all, and the cursor of the next.
+
+    At most WINDOW entries are gone through, visible or not; a page can be short and still be followed by another.
+
+    Args:
+        session: A transaction.
+        entries: The query for all entries.
+        at: The column of their time.
+        key: The column of their key.
+        before: The cursor of the previous page; None for the first.
+        limit: Most rows of a page.
+        fill: Makes of a subquery with columns `at` and `key` the query for the rows of a page, without an order.
+
+    Raises:
+        InvalidRequest: The cursor is not valid.
+    """
+    found = entries.with_only_columns(at.label("at"), key.label("key"))
+    rows: Sequence[Any] = ()
+    last: Any = None
+    for span in (NEAR * (limit + 1), WINDOW):  # where most are visible, the first is enough
+        ends = newest(found, at, key, before, span - 1).subquery()
+        order = ends.c.at.desc(), ends.c.key.desc()
+        rows = session.execute(fill(ends).add_columns(ends.c.at, ends.c.key).order_by(*order).limit(limit + 1)).all()
+        if len(rows) > limit:
+            return cut(rows, limit, lambda row: write(*row[-2:]))
+        last = session.execute(select(ends.c.at, ends.c.key).order_by(*order).offset(span - 1).limit(1)).first()
+        if last is None:
+            return list(rows), None
+    return list(rows), write(*last)
 
 
 def write(at: datetime, key: uuid.UUID) -> str:

@@ -7,12 +7,13 @@ Everything that keeps a release from being published is in one list, `missing`, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy import ColumnClause, Subquery, func, literal_column, select
+from sqlalchemy.orm import Session, aliased, defer, joinedload
 
 from registry.breadcrumbs.formats import recipe as recipes
-from registry.db.tables import Build, Job, Model, PatchRevision, Recipe, RecipeItem, Release, now
+from registry.db.tables import Build, Job, Model, PatchRevision, PatchTensor, Recipe, RecipeItem, Release, now
 from registry.documents import versions
 from registry.errors import WrongState
 from registry.files.beside import COMPANION, is_beside
@@ -26,13 +27,19 @@ from registry.services.queue import jobs
 from registry.services.releasing import dossiers, taking
 
 MOST_CANDIDATES = 100  # in an inbox
+MOST_COMPARED, MOST_TENSORS = 16, 100  # patches whose tensors are looked at in a comparison, and tensors that it shows
+OUT: ColumnClause[str] = literal_column(
+    "'published'"
+)  # written out, or the index of what is published would not be found
 
 
 @dataclass(frozen=True)
 class Comparison:
     """How the patches of two recipes differ; `changed` has the scales before and after, as exact decimals.
 
-    `files` are the files beside the weights that differ, but for the card: path, and sha256 before and after.
+    `files` are the files beside the weights that differ, but for the card: path, and sha256 before and after. `tensors`
+    are those that the patches touch in which the recipes differ, the most touched first: name, how many of the patches
+    touch it, and how many weights they do; `touched` is how many such tensors there are, None for too many patches.
     """
 
     bump: str
@@ -40,6 +47,8 @@ class Comparison:
     removed: list[tuple[RecipeItem, PatchRevision | None]]
     changed: list[tuple[PatchRevision | None, str, str]]
     files: list[tuple[str, str | None, str | None]]
+    tensors: list[tuple[str, int, int]]
+    touched: int | None
 
 
 def composed(session: Session, model: Model, digest: str) -> None:
@@ -110,6 +119,24 @@ def published(session: Session, model: Model, limit: int) -> Sequence[Release]:
     query = select(Release).where(Release.model_id == model.id, Release.state.in_(("published", "yanked")))
     query = query.options(joinedload(Release.publisher)).order_by(Release.published_at.desc(), Release.id)
     return session.scalars(query.limit(limit)).all()
+
+
+def recent(
+    session: Session, actor: Actor | None, before: str | None, limit: int
+) -> tuple[list[tuple[Release, Model]], str | None]:
+    """Return a page of the published releases of models that the caller may see, newest first, each with its model.
+
+    Yanked ones are left out. See `paging.through` for the cursor.
+    """
+
+    def fill(ends: Subquery) -> Any:
+        query = select(Release, Model).select_from(ends).join(Release, Release.id == ends.c.key)
+        query = query.join(Model, Model.id == Release.model_id).where(access.visible(actor))
+        return query.options(joinedload(Release.publisher), defer(Release.manifest), defer(Release.card))
+
+    out = select(Release).where(Release.state == OUT)
+    rows, cursor = paging.through(session, out, Release.published_at, Release.id, before, limit, fill)
+    return [(row[0], row[1]) for row in rows], cursor
 
 
 def newest(session: Session, model: Model, states: Sequence[str], limit: int) -> list[str]:
@@ -186,6 +213,8 @@ def compare(session: Session, actor: Actor | None, full_name: str, before: str, 
         for one in compared
     )
     known = patches.by_digest(session, model, [*old, *new])
+    unlike = {sha256 for sha256 in old.keys() | new.keys() if old.get(sha256) != new.get(sha256)}
+    tensors, touched = touched_tensors(session, [known[sha256] for sha256 in unlike if sha256 in known], len(unlike))
     return Comparison(
         versions.required_bump(compared[0], compared[1]),
         added=[(items[1][sha256], known.get(sha256)) for sha256 in new if sha256 not in old],
@@ -196,7 +225,23 @@ def compare(session: Session, actor: Actor | None, full_name: str, before: str, 
             if sha256 in old and old[sha256] != new[sha256]
         ],
         files=changed_files(*named),
+        tensors=tensors,
+        touched=touched,
     )
+
+
+def touched_tensors(
+    session: Session, revisions: Sequence[PatchRevision], wanted: int
+) -> tuple[list[tuple[str, int, int]], int | None]:
+    """Return the tensors that some patches touch, as in a Comparison; `wanted` is how many patches there should be."""
+    if wanted > MOST_COMPARED or len(revisions) < wanted:
+        return [], None
+    inside = PatchTensor.revision_id.in_([row.id for row in revisions])
+    weights = func.sum(PatchTensor.nnz)
+    query = select(PatchTensor.name, func.count(), weights).where(inside).group_by(PatchTensor.name)
+    rows = session.execute(query.order_by(weights.desc(), PatchTensor.name).limit(MOST_TENSORS)).all()
+    whole = session.scalars(select(func.count(PatchTensor.name.distinct())).where(inside)).one()
+    return [(name, count, int(nnz)) for name, count, nnz in rows], whole
 
 
 def changed_files(before: Snapshot, after: Snapshot) -> list[tuple[str, str | None, str | None]]:

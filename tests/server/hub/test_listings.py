@@ -265,3 +265,42 @@ def test_a_model_is_found_by_the_licence_that_it_has_now(world: World, tmp_path:
     assert alice.patch("/api/v1/models/alice/tiny", json={"license": "mit"}).status_code == 200
     assert (found("apache-2.0"), found("mit")) == ([], ["alice/tiny"])
     assert "license:mit" in alice.get("/api/models/alice/tiny").json()["tags"]
+
+
+def names_of(shelf: World, query: str, user: str | None = None) -> list[str]:
+    """Return the models of all pages of our own list, one at a time."""
+    names, after = [], ""
+    while True:
+        page = shelf.client(user).get(f"/api/v1/models?limit=1&{query}{after}").json()
+        names += [item["name"] for item in page["items"]]
+        if page["next"] is None:
+            return names
+        after = f"&after={page['next']}"
+
+
+def test_our_own_list_has_the_same_orders_and_filters_page_by_page(shelf: World) -> None:
+    every = sorted(name for name in CARDS if name != "bob/secret")
+    assert names_of(shelf, "") == every
+    assert names_of(shelf, "sort=downloads")[:2] == ["alice/llama", "alice/bert"]
+    for sort in ("downloads", "created", "modified"):
+        assert sorted(names_of(shelf, f"sort={sort}")) == every, sort
+    assert names_of(shelf, "sort=created")[0] == "alice/llama"
+    for sort in ("name", "downloads"):
+        assert sorted(names_of(shelf, f"sort={sort}&tag=text-generation&tag=license:mit")) == [
+            "alice/llama",
+            "bob/llama-2",
+        ]
+        assert names_of(shelf, f"sort={sort}&tag=license:apache-2.0") == ["alice/bert"]
+        assert "bob/secret" in names_of(shelf, f"sort={sort}&tag=text-generation", "bob")
+        assert names_of(shelf, f"sort={sort}&parameters_min=1000000") == []
+        assert sorted(names_of(shelf, f"sort={sort}&parameters_max=1000000")) == every
+    assert names_of(shelf, "tag=squad&tag=dataset:squad") == []
+    (bert,) = shelf.client(None).get("/api/v1/models?tag=dataset:squad").json()["items"]
+    assert "fill-mask" in bert["tags"] and bert["downloads"] == 4
+
+
+def test_a_cursor_of_our_own_list_that_is_none_is_refused(shelf: World) -> None:
+    for cursor in ("x", "1-", f"{'9' * 16}-{'0' * 32}", f"1-{'g' * 32}"):
+        answer = shelf.client(None).get(f"/api/v1/models?sort=created&after={cursor}")
+        assert answer.status_code in (200, 422), (cursor, answer.text)
+    assert shelf.client(None).get("/api/v1/models?sort=created&after=x").status_code == 422

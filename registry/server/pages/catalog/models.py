@@ -26,6 +26,7 @@ def model(request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep)
         shown, overview = model_views.show(session, actor, row), model_views.overview(session, row)
         channels = release_views.channel_list(session, row)
         watching = news_views.watches(session, actor, row)
+        built = model_views.built_like(session, ctx.store, row) if shown.state == "ready" else None
     return render.page(
         request,
         "model.html",
@@ -38,6 +39,8 @@ def model(request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep)
         downloads=overview.downloads,
         latest=overview.latest,
         tags=overview.tags,
+        main=overview.main,
+        built=built,
     )
 
 

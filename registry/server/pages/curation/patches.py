@@ -15,7 +15,7 @@ from registry.server.edge.admission import VisitorDep, allow
 from registry.server.edge.context import ContextDep
 from registry.server.edge.paths import FilePath, ModelName, PatchRef
 from registry.server.pages.comparing import conflict_summary, layers
-from registry.server.pages.curation import cards
+from registry.server.pages.curation import cards, next_steps
 from registry.server.pages.frame import permits, render
 from registry.server.pages.frame.route import PageRoute
 from registry.server.views import conflicts as conflict_views
@@ -115,16 +115,20 @@ def patch(
                 raise
             return render.page(request, "push.html", model=model, push=push)
         discussion = review_views.discussion(session, actor, model_row, row, before)
+        own = actor is not None and actor.name == discussion.patch.author
+        upcoming = patch_views.upcoming(session, row) if own else None
         checked = discussion.patch.check == "checked"
         tensors = patch_views.tensors(session, row) if checked else []
         pairs = conflict_views.pairs_of_patch(session, actor, model_row, row, PAIRS) if checked else []
     may = permits.permitted(actor, model, discussion.patch.author)
+    steps = permits.steps(actor, discussion.patch, may)
     return render.page(
         request,
         "patch.html",
         model=model,
         patch=discussion.patch,
         discussion=discussion,
+        upcoming=upcoming,
         thread=thread(discussion, newest=before is None),
         earlier=render.next_page(request.url.path, discussion.earlier_comments),
         quoted=quoted([*discussion.comments, *discussion.reviews], quote),
@@ -136,7 +140,8 @@ def patch(
         densities=densities,
         most=ROWS,
         may=may,
-        steps=permits.steps(actor, discussion.patch, may),
+        steps=steps,
+        next_step=next_steps.of_patch(actor, discussion, steps, may, f"/{name}"),
         reported=reported,
     )
 

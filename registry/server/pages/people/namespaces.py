@@ -30,7 +30,9 @@ def namespace(
     """Show the models of a namespace and, to visitors who have signed in, its members."""
     with ctx.database.read() as session:
         overview = people_views.overview(session, actor, namespace, ctx.upload_limits)
-        page = model_views.listing(session, actor, search=None, author=namespace, after=after or None, limit=PAGE)
+        page = model_views.listing(
+            session, actor, model_views.Filters(author=namespace), after=after or None, limit=PAGE
+        )
     return render.page(
         request,
         "namespace.html",
