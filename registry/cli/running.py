@@ -21,18 +21,21 @@ if TYPE_CHECKING:
     from registry.db.session import Database
     from registry.server.edge.serving import Server
     from registry.settings import Settings
+    from registry.worker.metrics import WorkerMetrics
     from registry.worker.worker import Worker
 
 MOST_PROCESSES = 256
 
 
-def make_worker(settings: "Settings", database: "Database | None" = None) -> "Worker":
+def make_worker(
+    settings: "Settings", database: "Database | None" = None, metrics: "WorkerMetrics | None" = None
+) -> "Worker":
     """Return a worker on the settings' store and database; one that is open in this process notifies it directly."""
     from registry.db.session import open_database
     from registry.worker.worker import Worker
 
     database = database or open_database(settings.database)
-    return Worker(settings, database, open_store(settings, database))
+    return Worker(settings, database, open_store(settings, database), metrics)
 
 
 @contextmanager
@@ -40,7 +43,7 @@ def courier_beside(settings: "Settings", worker: "Worker") -> Iterator[None]:
     """Run a courier, which delivers webhooks, in a thread beside a worker."""
     from registry.worker.courier import Courier
 
-    courier = Courier(settings, worker.database)
+    courier = Courier(settings, worker.database, metrics=worker.metrics)
     thread = threading.Thread(target=courier.run, name="courier")
     thread.start()
     try:
@@ -105,7 +108,9 @@ def serve(
     app = create_app(settings)
     server = make_server(app, host, port, settings.header_seconds, lambda url: print(f"Listening on {url}", flush=True))
     if worker:
-        beside = make_worker(settings, app.state.context.database)
+        from registry.worker.metrics import WorkerMetrics
+
+        beside = make_worker(settings, app.state.context.database, WorkerMetrics(app.state.metrics.registry))
         with ending_in_order(server), courier_beside(settings, beside):
             run_beside(beside.run, beside.stop, server, sockets)
     else:
@@ -126,7 +131,9 @@ def serve_by_many(
     from registry.sandboxes.sandbox import warm_up
     from registry.server.app import create_app, open_shared
     from registry.server.edge.serving import address_of, make_server
+    from registry.server.processes.metrics import Metrics
     from registry.server.processes.supervising import Child, Ready, Supervisor
+    from registry.worker.metrics import WorkerMetrics
 
     if not hasattr(os, "fork"):
         raise InvalidRequest("This system cannot fork processes; leave out --processes.", field="processes")
@@ -147,7 +154,8 @@ def serve_by_many(
 
         def work(ready: Ready) -> None:
             close()
-            run_worker(settings, ready)
+            counted = Metrics(folder, "worker")  # beside those of the others, in /metrics
+            run_worker(settings, ready, WorkerMetrics(counted.registry))
 
         children = [
             Child(f"server {number}", partial(answer, number), partial(shared.free, number))
@@ -161,9 +169,9 @@ def serve_by_many(
     signal.raise_signal(ended_by)
 
 
-def run_worker(settings: "Settings", ready: Callable[[], None]) -> None:
-    """Run a worker and a courier until a signal ends them."""
-    runner = make_worker(settings)
+def run_worker(settings: "Settings", ready: Callable[[], None], metrics: "WorkerMetrics") -> None:
+    """Run a worker and a courier, which count what they do, until a signal ends them."""
+    runner = make_worker(settings, metrics=metrics)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: runner.stop())
     ready()
@@ -171,15 +179,31 @@ def run_worker(settings: "Settings", ready: Callable[[], None]) -> None:
         runner.run()
 
 
-def worker(data: Data = None, migrate: Migrate = True) -> None:
+def worker(
+    data: Data = None,
+    migrate: Migrate = True,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Answer Prometheus at this port, at /metrics; 0 picks a free one."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address of that port; others than this machine's need REGISTRY_METRICS_TOKEN.")
+    ] = "127.0.0.1",
+) -> None:
     """Run a worker: check patches and compose models. Any number may run, on any machine that shares the folder."""
     from registry.logs import configure_logs
+    from registry.worker.metrics import WorkerMetrics, serving_metrics
 
     settings = settings_for(data)
     configure_logs(settings.log_format)
     prepare(settings, migrates=migrate, own=True)
     claim(settings)
-    run_worker(settings, lambda: None)
+    metrics = WorkerMetrics()
+    with ExitStack() as stack:
+        if metrics_port is not None:
+            port = stack.enter_context(serving_metrics(metrics, metrics_host, metrics_port, settings.metrics_token))
+            print(f"Metrics at http://{metrics_host}:{port}/metrics", flush=True)
+        run_worker(settings, lambda: None, metrics)
 
 
 def migrate(data: Data = None) -> None:

@@ -38,6 +38,7 @@ from registry.services.queue import jobs, workers
 from registry.settings import Settings
 from registry.storage.cache import Cache
 from registry.storage.store import Beat, Store
+from registry.worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
 HEARTBEAT_EVERY = 1.0  # seconds
@@ -93,7 +94,10 @@ class Stillness:
 class Runner:
     """Runs tasks for a worker, which records their results."""
 
-    def __init__(self, settings: Settings, database: Database, store: Store) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, store: Store, metrics: WorkerMetrics | None = None
+    ) -> None:
+        self.metrics = metrics or WorkerMetrics()
         self.settings, self.database, self.store = settings, database, store
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.lease = timedelta(seconds=settings.lease_seconds)
