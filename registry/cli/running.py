@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import registry
+from registry import tracing
 from registry.cli.common import Data, Migrate, claim, open_store, prepare, settings_for
 from registry.errors import InvalidRequest
 
@@ -36,6 +38,11 @@ def make_worker(
 
     database = database or open_database(settings.database)
     return Worker(settings, database, open_store(settings, database), metrics)
+
+
+def trace(settings: "Settings", service: str) -> None:
+    """Send traces of this process, if the settings say where."""
+    tracing.start(settings.traces, service, registry.version())
 
 
 @contextmanager
@@ -105,6 +112,7 @@ def serve(
     if processes > 1:
         serve_by_many(settings, host, port, sockets, processes, worker)
         return
+    trace(settings, "crumb-server")
     app = create_app(settings)
     server = make_server(app, host, port, settings.header_seconds, lambda url: print(f"Listening on {url}", flush=True))
     if worker:
@@ -144,6 +152,7 @@ def serve_by_many(
 
         def answer(number: int, ready: Ready) -> None:
             shared.join(number)
+            trace(settings, "crumb-server")
             app = create_app(settings, shared)
             warm_up()
             make_server(app, host, port, settings.header_seconds, lambda _: ready(), alone=False).run(sockets)
@@ -154,6 +163,7 @@ def serve_by_many(
 
         def work(ready: Ready) -> None:
             close()
+            trace(settings, "crumb-worker")
             counted = Metrics(folder, "worker")  # beside those of the others, in /metrics
             run_worker(settings, ready, WorkerMetrics(counted.registry))
 
@@ -198,6 +208,7 @@ def worker(
     configure_logs(settings.log_format)
     prepare(settings, migrates=migrate, own=True)
     claim(settings)
+    trace(settings, "crumb-worker")
     metrics = WorkerMetrics()
     with ExitStack() as stack:
         if metrics_port is not None:

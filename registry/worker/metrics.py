@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from socketserver import ThreadingMixIn
-from threading import Thread
+from threading import BoundedSemaphore, Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -16,6 +16,7 @@ import registry
 from registry.errors import InvalidRequest
 
 JOB_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0, 14400.0)
+MOST_SCRAPES = 8  # at a time
 SCRAPE_SECONDS = 10.0  # longest wait for the next bytes of a scrape
 
 
@@ -51,9 +52,27 @@ class QuietHandler(WSGIRequestHandler):
 
 
 class MetricsServer(ThreadingMixIn, WSGIServer):
-    """A server whose threads end with the process."""
+    """A server of few threads, which end with the process; who asks for more is hung up on."""
 
     daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        self.places = BoundedSemaphore(MOST_SCRAPES)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, if there are not too many."""
+        if self.places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, in that thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.places.release()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
+from registry import tracing
 from registry.db.session import Database
 from registry.db.tables import Model
 from registry.errors import (
@@ -154,6 +155,20 @@ class Runner:
             StorageFull: The process was killed, since it left no room on the disk.
             BreadcrumbError: The task raised it; JobFailed when the process crashed.
         """
+        with tracing.span(f"process {function.rpartition(':')[2]}"):
+            return self.await_result(claim, function, keep, network, grows, done, kwargs)
+
+    def await_result(
+        self,
+        claim: jobs.Claim,
+        function: str,
+        keep: bool,
+        network: bool,
+        grows: bool,
+        done: tuple[float, float],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Start the process of a task and wait for its result; see `in_sandbox`."""
         sandbox = self.take_kept(kwargs) if keep else None
         sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
         beat, ended = time.monotonic(), False
@@ -177,6 +192,8 @@ class Runner:
                             f"at {progress:.0%}."
                         )
             ended = True
+            for stage in sandbox.stages:
+                tracing.add(*stage)
             return result
         except JobFailed:
             if self.stopping.wait(0.5):  # what stops this worker may have stopped the process, too

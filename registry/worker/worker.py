@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from registry import tracing
 from registry.db.notifications import Watch, watching
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
@@ -104,7 +105,12 @@ class Worker(Upkeep):
         if claim is None:
             return False
         began = time.monotonic()
-        outcome = self.attempt(claim)
+        carried = claim.payload.get("traceparent")
+        with tracing.span(f"job {claim.kind}", "consumer", carried, crumb__job=str(claim.job_id)) as span:
+            outcome = self.attempt(claim)
+            span.set_attribute("crumb.outcome", outcome)
+            if outcome != "done":
+                tracing.fail(span, outcome)
         self.metrics.jobs.labels(claim.kind, outcome).observe(time.monotonic() - began)
         return outcome != "disk"
 

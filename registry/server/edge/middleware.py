@@ -15,6 +15,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry import tracing
 from registry.errors import TimedOut, TooMany
 from registry.server.edge.limits import Rate, address_key
 from registry.server.errors import problem
@@ -74,6 +75,11 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        with tracing.span("request", "server") as span:  # a trace of its own, whatever a stranger's headers name
+            await self.handle(scope, receive, send, span)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, span: tracing.Span) -> None:
+        """Handle one request."""
         started, status, body_over = time.perf_counter(), 0, False
         waited, received = 0.0, 0  # seconds for the body, and its bytes, since its rate was checked
         wanted_id = dict(scope["headers"]).get(b"x-request-id", b"")
@@ -136,6 +142,13 @@ class Edge:
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.metrics.requests.labels(method, route, status).inc()
             self.metrics.seconds.labels(route).observe(seconds)
+            span.update_name(f"{method} {route}")
+            span.set_attribute("http.request.method", method)
+            span.set_attribute("http.route", route)
+            span.set_attribute("http.response.status_code", status)
+            span.set_attribute("crumb.request_id", request_id)
+            if status >= 500:
+                tracing.fail(span, str(status))
             actor = state.get("actor")
             self.log.info(
                 "request",
