@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from registry.errors import MissingExtra
 
 KINDS = {"server": "SERVER", "consumer": "CONSUMER", "internal": "INTERNAL"}
+_provider: Any = None  # of spans, once they are sent
 _tracer: Any = None
 
 
@@ -56,7 +57,7 @@ def start(address: str, service: str, version: str, exporter: Any = None) -> Non
     Raises:
         MissingExtra: OpenTelemetry's SDK is not installed.
     """
-    global _tracer
+    global _provider, _tracer
     if not address:
         return
     try:
@@ -68,16 +69,19 @@ def start(address: str, service: str, version: str, exporter: Any = None) -> Non
         raise MissingExtra(
             f"REGISTRY_TRACES needs {why.name}, which is not installed; run `pip install 'breadcrumb-registry[otel]'`."
         ) from why
-    provider = TracerProvider(resource=Resource.create({"service.name": service, "service.version": version}))
+    about = Resource.create({"service.name": service, "service.version": version})
+    _provider = TracerProvider(resource=about, shutdown_on_exit=False)
     sends = SimpleSpanProcessor(exporter) if exporter else BatchSpanProcessor(OTLPSpanExporter(endpoint=address))
-    provider.add_span_processor(sends)  # what waits is sent when the process ends
-    _tracer = provider.get_tracer("registry", version)
+    _provider.add_span_processor(sends)
+    _tracer = _provider.get_tracer("registry", version)
 
 
 def stop() -> None:
-    """Send no more spans from this process."""
-    global _tracer
-    _tracer = None
+    """Send the spans that wait, which takes seconds if nobody takes them, and no more from this process."""
+    global _provider, _tracer
+    if _provider is not None:
+        _provider.shutdown()
+    _provider = _tracer = None
 
 
 @contextmanager

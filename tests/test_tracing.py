@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from registry import tracing
 from registry.sandboxes import stages
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
-from tests.support.processes import open_registry, person, until
+from tests.support.processes import open_registry, person
 from tests.support.servers import serving
 from tests.support.world import World, create_model, enqueue, push_patch
 
@@ -102,7 +102,8 @@ def test_stages_of_a_process_are_bounded() -> None:
 
 
 @pytest.mark.slow
-def test_server_and_worker_send_one_trace_to_a_collector(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_server_and_worker_send_one_trace_to_a_collector(tmp_path: Path, processes: int) -> None:
     taken: list[tuple[str, Any]] = []
     lock = threading.Lock()
 
@@ -127,9 +128,13 @@ def test_server_and_worker_send_one_trace_to_a_collector(tmp_path: Path) -> None
             return {(service, span.trace_id) for service, span in taken if span.name == name}
 
     with serving(Collector) as url, open_registry(tmp_path / "registry", traces=f"{url}/v1/traces") as registry:
-        registry.serve("--no-worker")
-        registry.start("worker")
+        if processes == 1:
+            registry.serve("--no-worker")
+            registry.start("worker")
+        else:
+            registry.serve("--processes", str(processes))
         person(registry, "alice").crumb("model", "create", "alice/m", "--base", str(make_checkpoint(tmp_path / "base")))
-        ((_, trace),) = until(lambda: trace_of("job import"))
-        assert until(lambda: trace_of("POST /api/v1/models")) == {("crumb-server", trace)}
+        registry.stop()  # they send what waits before they end
+        ((_, trace),) = trace_of("job import")
+        assert trace_of("POST /api/v1/models") == {("crumb-server", trace)}
         assert trace_of("registry.sandboxes.tasks:import_base") == {("crumb-worker", trace)}

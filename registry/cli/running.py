@@ -40,11 +40,6 @@ def make_worker(
     return Worker(settings, database, open_store(settings, database), metrics)
 
 
-def trace(settings: "Settings", service: str) -> None:
-    """Send traces of this process, if the settings say where."""
-    tracing.start(settings.traces, service, registry.version())
-
-
 @contextmanager
 def courier_beside(settings: "Settings", worker: "Worker") -> Iterator[None]:
     """Run a courier, which delivers webhooks, in a thread beside a worker."""
@@ -76,6 +71,18 @@ def ending_in_order(server: "Server") -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
     if noted:
         signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def traced(settings: "Settings", service: str, server: "Server | None" = None) -> Iterator[None]:
+    """Send traces of what is done inside, if the settings say where; a signal ends a server after the last of them."""
+    with ExitStack() as stack:
+        if settings.traces:
+            if server is not None:
+                stack.enter_context(ending_in_order(server))
+            tracing.start(settings.traces, service, registry.version())
+            stack.callback(tracing.stop)
+        yield
 
 
 def serve(
@@ -112,18 +119,18 @@ def serve(
     if processes > 1:
         serve_by_many(settings, host, port, sockets, processes, worker)
         return
-    trace(settings, "crumb-server")
     app = create_app(settings)
     server = make_server(app, host, port, settings.header_seconds, lambda url: print(f"Listening on {url}", flush=True))
     if worker:
         from registry.worker.metrics import WorkerMetrics
 
         beside = make_worker(settings, app.state.context.database, WorkerMetrics(app.state.metrics.registry))
-        with ending_in_order(server), courier_beside(settings, beside):
+        with ending_in_order(server), traced(settings, "crumb-server"), courier_beside(settings, beside):
             run_beside(beside.run, beside.stop, server, sockets)
     else:
         warm_up()
-        server.run(sockets)
+        with traced(settings, "crumb-server", server):
+            server.run(sockets)
     if not server.started:
         raise SystemExit(1)
 
@@ -152,10 +159,11 @@ def serve_by_many(
 
         def answer(number: int, ready: Ready) -> None:
             shared.join(number)
-            trace(settings, "crumb-server")
             app = create_app(settings, shared)
             warm_up()
-            make_server(app, host, port, settings.header_seconds, lambda _: ready(), alone=False).run(sockets)
+            server = make_server(app, host, port, settings.header_seconds, lambda _: ready(), alone=False)
+            with traced(settings, "crumb-server", server):
+                server.run(sockets)
 
         def close() -> None:
             for listener in sockets:
@@ -163,7 +171,6 @@ def serve_by_many(
 
         def work(ready: Ready) -> None:
             close()
-            trace(settings, "crumb-worker")
             counted = Metrics(folder, "worker")  # beside those of the others, in /metrics
             run_worker(settings, ready, WorkerMetrics(counted.registry))
 
@@ -185,7 +192,7 @@ def run_worker(settings: "Settings", ready: Callable[[], None], metrics: "Worker
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: runner.stop())
     ready()
-    with courier_beside(settings, runner):
+    with traced(settings, "crumb-worker"), courier_beside(settings, runner):
         runner.run()
 
 
@@ -208,7 +215,6 @@ def worker(
     configure_logs(settings.log_format)
     prepare(settings, migrates=migrate, own=True)
     claim(settings)
-    trace(settings, "crumb-worker")
     metrics = WorkerMetrics()
     with ExitStack() as stack:
         if metrics_port is not None:

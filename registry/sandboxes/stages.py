@@ -7,9 +7,8 @@ from typing import Any
 
 MOST = 100  # stages of a task that are told, and that a worker takes
 MOST_TEXT = 100  # characters of a name or an attribute
-Stage = tuple[
-    str, int, int, dict[str, str]
-]  # its name, when it began and ended in nanoseconds since 1970, what is known
+# Its name, when it began and ended in nanoseconds since 1970, and what is known of it.
+Stage = tuple[str, int, int, dict[str, str]]
 _ended: list[Stage] = []
 
 
@@ -38,6 +37,7 @@ def sound(told: Any) -> list[Stage]:
     for one in told[:MOST] if isinstance(told, list) else []:
         match one:
             case [str(name), int(began), int(ended), dict(known)] if 0 <= began <= ended < 2**63:
-                texts = {str(key)[:MOST_TEXT]: str(value)[:MOST_TEXT] for key, value in list(known.items())[:MOST]}
+                pairs = [(key, text) for key, text in list(known.items())[:MOST] if isinstance(text, str)]
+                texts = {key[:MOST_TEXT]: text[:MOST_TEXT] for key, text in pairs}
                 stages.append((name[:MOST_TEXT], began, ended, texts))
     return stages

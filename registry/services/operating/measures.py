@@ -8,7 +8,7 @@ from sqlalchemy import case, distinct, func, select
 from sqlalchemy.orm import Session
 
 from registry.db.audit import newest_serial
-from registry.db.tables import STORED, Blob, Job, Namespace, Webhook, WebhookDelivery, now
+from registry.db.tables import JOB_KINDS, STORED, Blob, Job, Namespace, Webhook, WebhookDelivery, now
 from registry.services.blobs import bucket_copies, damage
 from registry.services.queue import jobs, workers
 
@@ -59,7 +59,8 @@ def read(session: Session, *, quota_bytes: int, bucket_least: int | None) -> lis
 def of_jobs(session: Session) -> list[Measure]:
     """Return how many jobs there are, and how long those that wait have done so."""
     counts: Values = {(kind, state): float(count) for kind, state, count in jobs.count_by_state(session)}
-    oldest = select(Job.kind, func.min(Job.created_at)).where(Job.state == "queued").group_by(Job.kind)
+    queued = Job.kind.in_(JOB_KINDS), Job.state == "queued"
+    oldest = select(Job.kind, func.min(Job.created_at)).where(*queued).group_by(Job.kind)
     ages: Values = {(kind,): seconds_since(time) for kind, time in session.execute(oldest)}
     return [
         Measure("registry_jobs", "Jobs by kind and state", counts, ("kind", "state")),
@@ -70,9 +71,7 @@ def of_jobs(session: Session) -> list[Measure]:
 
 def of_workers(session: Session) -> list[Measure]:
     """Return how many workers of the last day are idle, busy, or were not seen for a minute."""
-    states: dict[tuple[str, ...], float] = dict.fromkeys([("idle",), ("busy",), ("dead",)], 0.0)
-    for seen in workers.listing(session):
-        states[(("busy" if seen.job else "idle") if seen.alive else "dead",)] += 1
+    states: Values = {(state,): count for state, count in workers.count_by_state(session).items()}
     return [Measure("registry_workers", "Workers of the last day by state", states, ("state",))]
 
 
@@ -124,12 +123,13 @@ def of_webhooks(session: Session) -> list[Measure]:
         hooks[active] = count
     for state, count in session.execute(select(WebhookDelivery.state, func.count()).group_by(WebhookDelivery.state)):
         states[state] = count
-    pending = WebhookDelivery.state == "pending", Webhook.active
+    # Not a join, for which SQLite would go through all pending deliveries once for each webhook.
+    active_ones = WebhookDelivery.webhook_id.in_(select(Webhook.id).where(Webhook.active))
     of_active = select(
         func.min(WebhookDelivery.due_at),
         func.count(distinct(case((WebhookDelivery.attempts > 0, WebhookDelivery.webhook_id)))),
-    ).join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
-    due, failing = session.execute(of_active.where(*pending)).one()
+    ).where(WebhookDelivery.state == "pending", active_ones)
+    due, failing = session.execute(of_active).one()
     cursor = session.scalar(select(func.min(Webhook.cursor)).where(Webhook.active))
     behind = 0 if cursor is None else max(0, newest_serial(session) - cursor)
     return [
