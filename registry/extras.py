@@ -38,6 +38,7 @@ EXTRAS = {  # import name -> the smallest extra that brings it; extras bring tho
     "model_signing": "sign",
     "OpenSSL": "sign",
     "optuna": "optuna",
+    "opentelemetry": "otel",
     "sklearn": "demo",
     "transformers": "demo",
 }

@@ -201,6 +201,12 @@ class Settings(BaseSettings):
     metrics_token: SecretStr | None = Field(
         None, min_length=16, description="token of Prometheus for /metrics; an admin's token opens it too"
     )
+    traces: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="where traces are sent by OTLP over HTTP, like http://127.0.0.1:4318/v1/traces; empty for nowhere; "
+        "needs the extra otel, whose own OTEL_ variables set the rest",
+    )
     log_format: Literal["json", "text"] = Field("json", description="one JSON object per line, or text for people")
     store: Literal["disk", "bucket"] = Field(
         "disk",

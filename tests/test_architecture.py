@@ -71,6 +71,7 @@ def test_server_and_worker_load_no_numpy_for_only_disposable_processes_compute()
     loaded = loaded_by("import registry.cli, registry.server.app, registry.worker.worker")
     assert not loaded & {"numpy", "numba", "torch", "transformers"}
     assert not loaded & {"boto3", "botocore"}, "only a registry with a bucket needs them"
+    assert not loaded_by("import registry.tracing") & {"opentelemetry"}, "only REGISTRY_TRACES needs it"
 
 
 def dotted(node: ast.AST) -> str:
@@ -209,6 +210,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "cryptography": {"client.machine.signatures"},
     "model_signing": {"client.machine.signatures"},
     "optuna": {"client.trials.sampling"},
+    "opentelemetry": {"registry.tracing"},
 }
 
 

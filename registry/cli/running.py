@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import registry
+from registry import tracing
 from registry.cli.common import ConfigFile, Data, Migrate, claim, open_store, prepare, settings_for
 from registry.errors import InvalidRequest
 
@@ -21,19 +23,22 @@ if TYPE_CHECKING:
     from registry.db.session import Database
     from registry.server.edge.serving import Server
     from registry.settings import Settings
+    from registry.worker.metrics import WorkerMetrics
     from registry.worker.worker import Worker
 
 MOST_PROCESSES = 256
 MAILER_ENDS_WITHIN = 10.0  # seconds; a mail that is being handed over then is due again
 
 
-def make_worker(settings: "Settings", database: "Database | None" = None) -> "Worker":
+def make_worker(
+    settings: "Settings", database: "Database | None" = None, metrics: "WorkerMetrics | None" = None
+) -> "Worker":
     """Return a worker on the settings' store and database; one that is open in this process notifies it directly."""
     from registry.db.session import open_database
     from registry.worker.worker import Worker
 
     database = database or open_database(settings.database)
-    return Worker(settings, database, open_store(settings, database))
+    return Worker(settings, database, open_store(settings, database), metrics)
 
 
 @contextmanager
@@ -42,7 +47,7 @@ def senders_beside(settings: "Settings", worker: "Worker") -> Iterator[None]:
     from registry.worker.courier import Courier
     from registry.worker.mailer import Mailer
 
-    courier, mailer = Courier(settings, worker.database), None
+    courier, mailer = Courier(settings, worker.database, metrics=worker.metrics), None
     threads = [threading.Thread(target=courier.run, name="courier")]
     if settings.mail_server:
         mailer = Mailer(settings, worker.database)
@@ -75,6 +80,18 @@ def ending_in_order(server: "Server") -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
     if noted:
         signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def traced(settings: "Settings", service: str, server: "Server | None" = None) -> Iterator[None]:
+    """Send traces of what is done inside, if the settings say where; a signal ends a server after the last of them."""
+    with ExitStack() as stack:
+        if settings.traces:
+            if server is not None:
+                stack.enter_context(ending_in_order(server))
+            tracing.start(settings.traces, service, registry.version())
+            stack.callback(tracing.stop)
+        yield
 
 
 def serve(
@@ -115,12 +132,15 @@ def serve(
     app = create_app(settings)
     server = make_server(app, host, port, settings.header_seconds, lambda url: print(f"Listening on {url}", flush=True))
     if worker:
-        beside = make_worker(settings, app.state.context.database)
-        with ending_in_order(server), senders_beside(settings, beside):
+        from registry.worker.metrics import WorkerMetrics
+
+        beside = make_worker(settings, app.state.context.database, WorkerMetrics(app.state.metrics.registry))
+        with ending_in_order(server), traced(settings, "crumb-server"), senders_beside(settings, beside):
             run_beside(beside.run, beside.stop, server, sockets)
     else:
         warm_up()
-        server.run(sockets)
+        with traced(settings, "crumb-server", server):
+            server.run(sockets)
     if not server.started:
         raise SystemExit(1)
 
@@ -136,7 +156,9 @@ def serve_by_many(
     from registry.sandboxes.sandbox import warm_up
     from registry.server.app import create_app, open_shared
     from registry.server.edge.serving import address_of, make_server
+    from registry.server.processes.metrics import Metrics
     from registry.server.processes.supervising import Child, Ready, Supervisor
+    from registry.worker.metrics import WorkerMetrics
 
     if not hasattr(os, "fork"):
         raise InvalidRequest("This system cannot fork processes; leave out --processes.", field="processes")
@@ -149,7 +171,9 @@ def serve_by_many(
             shared.join(number)
             app = create_app(settings, shared)
             warm_up()
-            make_server(app, host, port, settings.header_seconds, lambda _: ready(), alone=False).run(sockets)
+            server = make_server(app, host, port, settings.header_seconds, lambda _: ready(), alone=False)
+            with traced(settings, "crumb-server", server):
+                server.run(sockets)
 
         def close() -> None:
             for listener in sockets:
@@ -157,7 +181,8 @@ def serve_by_many(
 
         def work(ready: Ready) -> None:
             close()
-            run_worker(settings, ready)
+            counted = Metrics(folder, "worker")  # beside those of the others, in /metrics
+            run_worker(settings, ready, WorkerMetrics(counted.registry))
 
         children = [
             Child(f"server {number}", partial(answer, number), partial(shared.free, number))
@@ -171,25 +196,42 @@ def serve_by_many(
     signal.raise_signal(ended_by)
 
 
-def run_worker(settings: "Settings", ready: Callable[[], None]) -> None:
-    """Run a worker and a courier until a signal ends them."""
-    runner = make_worker(settings)
+def run_worker(settings: "Settings", ready: Callable[[], None], metrics: "WorkerMetrics") -> None:
+    """Run a worker and a courier, which count what they do, until a signal ends them."""
+    runner = make_worker(settings, metrics=metrics)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: runner.stop())
     ready()
-    with senders_beside(settings, runner):
+    with traced(settings, "crumb-worker"), senders_beside(settings, runner):
         runner.run()
 
 
-def worker(data: Data = None, config: ConfigFile = None, migrate: Migrate = True) -> None:
+def worker(
+    data: Data = None,
+    config: ConfigFile = None,
+    migrate: Migrate = True,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Answer Prometheus at this port, at /metrics; 0 picks a free one."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address of that port; others than this machine's need REGISTRY_METRICS_TOKEN.")
+    ] = "127.0.0.1",
+) -> None:
     """Run a worker: check patches and compose models. Any number may run, on any machine that shares the folder."""
     from registry.logs import configure_logs
+    from registry.worker.metrics import WorkerMetrics, serving_metrics
 
     settings = settings_for(data, config)
     configure_logs(settings.log_format)
     prepare(settings, migrates=migrate, own=True)
     claim(settings)
-    run_worker(settings, lambda: None)
+    metrics = WorkerMetrics()
+    with ExitStack() as stack:
+        if metrics_port is not None:
+            port = stack.enter_context(serving_metrics(metrics, metrics_host, metrics_port, settings.metrics_token))
+            print(f"Metrics at http://{metrics_host}:{port}/metrics", flush=True)
+        run_worker(settings, lambda: None, metrics)
 
 
 def migrate(data: Data = None, config: ConfigFile = None) -> None:

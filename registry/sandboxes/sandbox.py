@@ -29,6 +29,7 @@ from typing import Any
 
 from registry.errors import BreadcrumbError, JobFailed, by_slug
 from registry.sandboxes.processes import machine_memory, processor_time
+from registry.sandboxes.stages import Stage, sound, stage, take
 
 PRELOAD = ["registry.sandboxes.preload"]
 KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
@@ -97,6 +98,7 @@ class Sandbox:
         network: bool = False,
     ) -> None:
         self.progress = 0.0
+        self.stages: list[Stage] = []
         self.keep = keep
         if memory is None:
             memory = machine_memory() * 3 // 4
@@ -126,6 +128,8 @@ class Sandbox:
                 raise JobFailed(self._epitaph()) from None
             if kind == "progress":
                 self.progress = float(content)
+            elif kind == "stages":
+                self.stages += sound(content)
             elif kind == "result":
                 if not self.keep:
                     self.kill()
@@ -143,7 +147,7 @@ class Sandbox:
         """
         if not self._process.is_alive():
             raise BrokenPipeError("The process that was kept has ended.")
-        self.progress = 0.0
+        self.progress, self.stages = 0.0, []
         self._pipe.send_bytes(json.dumps(kwargs).encode())
 
     def kill(self) -> None:
@@ -226,8 +230,12 @@ def _main(
     try:
         module, _, name = function.partition(":")
         call = getattr(importlib.import_module(module), name)
+        take()  # what was done to warm up, before this process was forked
         while True:
-            _send(pipe, "result", call(**kwargs, progress=progress))
+            with stage(function):
+                result = call(**kwargs, progress=progress)
+            _send(pipe, "stages", take())
+            _send(pipe, "result", result)
             if not keep:
                 break
             kwargs = calls.get()

@@ -32,6 +32,7 @@ from registry.files.folders import CONFIG
 from registry.files.hashing import hash_file
 from registry.files.threads import processors
 from registry.outside.hub import Download, Hub, listing
+from registry.sandboxes.stages import stage
 from registry.storage.cache import Cache
 from registry.storage.store import Store
 
@@ -273,17 +274,19 @@ def compose(
         try:
             checkpoint = stack.enter_context(open_checkpoint({name: Path(path) for name, (path, _) in base.items()}))
             opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
-            result = engine.compose(
-                checkpoint,
-                opened,
-                checked,
-                None if out is None else Path(out),
-                device,
-                fraction(progress),
-                file_digests=True,
-                base_files={name: base[name][1] for name in checkpoint.files},
-                device_memory=device_memory,
-            )
+            with stage("kernels") as known:
+                result = engine.compose(
+                    checkpoint,
+                    opened,
+                    checked,
+                    None if out is None else Path(out),
+                    device,
+                    fraction(progress),
+                    file_digests=True,
+                    base_files={name: base[name][1] for name in checkpoint.files},
+                    device_memory=device_memory,
+                )
+                known |= {"device": result.device, "patches": str(len(opened)), "method": checked.method}
         except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
             for sha256, path in inputs.items():
                 require_digest(sha256, hash_file(Path(path)))

@@ -48,7 +48,7 @@ class NewWebhook(Webhook):
 
 
 class WebhookDelivery(Answer):
-    """An event on its way to a webhook; `id` is the X-Webhook-Id of all its attempts."""
+    """An event on its way to a webhook; `id` is the `webhook-id` of all its attempts."""
 
     id: str
     event: str

@@ -32,19 +32,19 @@ from registry.server.edge.context import Context
 from registry.server.edge.counts import Kept, Readings
 from registry.server.edge.downloads import Gate
 from registry.server.edge.limits import Rate, open_storage
-from registry.server.edge.middleware import Edge, Metrics
+from registry.server.edge.middleware import Edge
 from registry.server.edge.providers import Providers
 from registry.server.hub import discussions, lfs, pushing, refusing, repositories, resolving
 from registry.server.hub.browsers import Browsers
 from registry.server.hub.route import RawPath
 from registry.server.pages.queue.jobs import AT_ONCE
+from registry.server.processes.metrics import Metrics
 from registry.server.processes.sharing import Shared
 from registry.server.threads import Threads
 from registry.services.blobs.stores import open_store
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.composing import holding
 from registry.services.operating import summaries
-from registry.services.queue import jobs as job_rows
 from registry.services.queue.limits import JobLimits
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
@@ -108,8 +108,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         Gate(shared.downloads, settings.downloads_each),
         open_bucket(settings.copies, **settings.bucket_access),
         Kept(summaries.summary, settings.counts_seconds),
-        Kept(job_rows.count_by_state, settings.counts_seconds),
-        Kept(job_rows.count_hung, settings.counts_seconds),
+        Kept(monitoring.measuring(settings), settings.counts_seconds),
         JobLimits(settings.user_jobs, settings.model_jobs),
         Threads(ASKING if database.engine.dialect.name == "postgresql" else 1),
         Composers(min(MOST_COMPOSERS, processors()), settings.job_memory),
@@ -119,7 +118,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         Rate("asking", settings.rate_asking, storage),
         Providers(settings),
     )
-    app.state.metrics = Metrics(shared.folder, shared.process)
+    app.state.metrics = Metrics(shared.folder, str(shared.process))
     app.state.health = Kept(monitoring.probe, monitoring.HEALTH_SECONDS)
     app.add_middleware(Browsers, routes=app.router.routes)
     app.add_middleware(RawPath)

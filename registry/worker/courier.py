@@ -21,6 +21,7 @@ from registry.errors import BreadcrumbError
 from registry.outside.egress import Egress, Reply
 from registry.services.events import deliveries, payloads, signing
 from registry.settings import Settings
+from registry.worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
 DELIVERIES_AT_ONCE = 8
@@ -32,7 +33,14 @@ KEPT_FOR = timedelta(days=30)  # deliveries that ended
 class Courier:
     """Delivers events to webhooks until it is stopped."""
 
-    def __init__(self, settings: Settings, database: Database, egress: Egress | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        egress: Egress | None = None,
+        metrics: WorkerMetrics | None = None,
+    ) -> None:
+        self.metrics = metrics or WorkerMetrics()
         self.settings, self.database = settings, database
         self.egress = egress or Egress(private=settings.webhook_private)
         self.stopping = threading.Event()
@@ -86,7 +94,9 @@ class Courier:
         except Exception:
             bound.exception("courier.error")
             reply = Reply(0, "The registry could not send this; its log says why.")
-        self.note(claimed.webhook_id, 200 <= reply.status < 300)
+        arrived = 200 <= reply.status < 300
+        self.note(claimed.webhook_id, arrived)
+        self.metrics.deliveries.labels("delivered" if arrived else "failed").inc()
         try:
             with self.database.write() as session:
                 state = deliveries.finish(session, claimed, reply)

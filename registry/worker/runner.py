@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
+from registry import tracing
 from registry.db.session import Database
 from registry.db.tables import Model
 from registry.errors import (
@@ -38,6 +39,7 @@ from registry.services.queue import jobs, workers
 from registry.settings import Settings
 from registry.storage.cache import Cache
 from registry.storage.store import Beat, Store
+from registry.worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
 HEARTBEAT_EVERY = 1.0  # seconds
@@ -93,7 +95,10 @@ class Stillness:
 class Runner:
     """Runs tasks for a worker, which records their results."""
 
-    def __init__(self, settings: Settings, database: Database, store: Store) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, store: Store, metrics: WorkerMetrics | None = None
+    ) -> None:
+        self.metrics = metrics or WorkerMetrics()
         self.settings, self.database, self.store = settings, database, store
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.lease = timedelta(seconds=settings.lease_seconds)
@@ -150,6 +155,20 @@ class Runner:
             StorageFull: The process was killed, since it left no room on the disk.
             BreadcrumbError: The task raised it; JobFailed when the process crashed.
         """
+        with tracing.span(f"process {function.rpartition(':')[2]}"):
+            return self.await_result(claim, function, keep, network, grows, done, kwargs)
+
+    def await_result(
+        self,
+        claim: jobs.Claim,
+        function: str,
+        keep: bool,
+        network: bool,
+        grows: bool,
+        done: tuple[float, float],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Start the process of a task and wait for its result; see `in_sandbox`."""
         sandbox = self.take_kept(kwargs) if keep else None
         sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
         ended, stillness = False, Stillness(self.settings.job_still_seconds)
@@ -168,6 +187,8 @@ class Runner:
                         f"at {progress():.0%}."
                     )
             ended = True
+            for stage in sandbox.stages:
+                tracing.add(*stage)
             return result
         except JobFailed:
             if self.stopping.wait(0.5):  # what stops this worker may have stopped the process, too

@@ -19,6 +19,7 @@ from registry.services.queue import workers
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.store import Store
+from registry.worker.metrics import WorkerMetrics
 from registry.worker.runner import Runner
 
 log = structlog.get_logger()
@@ -27,8 +28,10 @@ log = structlog.get_logger()
 class Upkeep(Runner):
     """Keeps a registry in order, for a worker that says when."""
 
-    def __init__(self, settings: Settings, database: Database, store: Store) -> None:
-        super().__init__(settings, database, store)
+    def __init__(
+        self, settings: Settings, database: Database, store: Store, metrics: WorkerMetrics | None = None
+    ) -> None:
+        super().__init__(settings, database, store, metrics)
         self.bucket = open_bucket(settings.copies, **settings.bucket_access)
         self.compared = False  # whether this worker has seen if the bucket has what the database says
         self.fresh = threading.Event()  # there may be something to copy into the bucket
@@ -102,6 +105,7 @@ class Upkeep(Runner):
             if lost:
                 log.warning("bucket.lost", blobs=len(lost))
         for outcome in bucket_copies.run(self.database, self.store, self.bucket, smallest, stopping):
+            self.metrics.copies.labels("failed" if outcome.error else "copied").inc()
             if outcome.error:
                 log.warning("bucket.failed", sha256=outcome.sha256, size=outcome.size, error=str(outcome.error))
             else:

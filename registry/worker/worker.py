@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from registry import tracing
 from registry.db.notifications import Watch, watching
 from registry.db.tables import Model, Recipe
 from registry.documents.composed_card import CardItem, render_card
@@ -103,6 +104,18 @@ class Worker(Upkeep):
             claim = jobs.claim(session, self.name, self.lease)
         if claim is None:
             return False
+        began = time.monotonic()
+        carried = claim.payload.get("traceparent")
+        with tracing.span(f"job {claim.kind}", "consumer", carried, crumb__job=str(claim.job_id)) as span:
+            outcome = self.attempt(claim)
+            span.set_attribute("crumb.outcome", outcome)
+            if outcome != "done":
+                tracing.fail(span, outcome)
+        self.metrics.jobs.labels(claim.kind, outcome).observe(time.monotonic() - began)
+        return outcome != "disk"
+
+    def attempt(self, claim: jobs.Claim) -> str:
+        """Attempt a claimed job; return the outcome: done, lost, hung, cancelled, failed, postponed or disk."""
         bound = log.bind(job=str(claim.job_id), kind=claim.kind, model=claim.model, subject=claim.subject)
         bound.info("job.start", attempt=claim.attempt)
         try:
@@ -120,8 +133,10 @@ class Worker(Upkeep):
             }
             work[claim.kind](claim)
             bound.info("job.done")
+            return "done"
         except jobs.LeaseLost:
             bound.warning("job.lost")
+            return "lost"
         except Stopped:
             with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
                 jobs.release(session, claim)
@@ -133,12 +148,15 @@ class Worker(Upkeep):
             else:
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
                     jobs.postpone(session, claim, timedelta(seconds=2**claim.deaths), f"{jobs.HUNG}{why}")
+            return "hung"
         except JobCancelled:
             self.give_up(claim, "cancelled", None)
             bound.info("job.cancelled")
+            return "cancelled"
         except (InvalidInput, JobFailed, NotFinite) as error:
             self.give_up(claim, "failed", error)
             bound.warning("job.failed", error=str(error))
+            return "failed"
         except Exception as error:  # the database or the disk failed, not what the job is about
             if isinstance(error, BlobDamaged) and error.field:
                 damage.note(self.database, self.store, error.field)
@@ -147,7 +165,7 @@ class Worker(Upkeep):
                     jobs.release(session, claim)
                 bound.exception("job.error")
                 self.stopping.wait(DISK_REST)
-                return False
+                return "disk"
             told = isinstance(error, BreadcrumbError)
             tried = claim.kind in jobs.REPEATABLE or (claim.kind == "import" and claim.deaths + 1 >= MOST_IMPORTS)
             if isinstance(error, BreadcrumbError) and tried:  # whoever asked can ask again
@@ -157,7 +175,7 @@ class Worker(Upkeep):
                     delay = timedelta(seconds=2 ** min(claim.deaths, 6))
                     jobs.postpone(session, claim, delay, str(error) if told else None)
             bound.exception("job.error")
-        return True
+            return "failed" if told and tried else "postponed"
 
     def give_up(self, claim: jobs.Claim, state: str, error: BreadcrumbError | None) -> None:
         """End a job without a result, and record that on what it was about."""

@@ -35,7 +35,7 @@ class Receiver:
         return int(self.url.rpartition(":")[2])
 
     def ids(self) -> list[str]:
-        return [request.headers["X-Webhook-Id"] for request in self.received]
+        return [request.headers["webhook-id"] for request in self.received]
 
     def events(self) -> list[str]:
         return [request.headers["X-Webhook-Event"] for request in self.received]

@@ -63,7 +63,7 @@ def test_a_job_that_cannot_be_done_ends_with_a_sentence(
 
 def hung(world: World) -> int:
     (line,) = re.findall(
-        r"^registry_hung_jobs (\d+)$", world.client("root", admin=True).get("/metrics").text, re.MULTILINE
+        r"^registry_hung_jobs (\d+)\.0$", world.client("root", admin=True).get("/metrics").text, re.MULTILINE
     )
     return int(line)
 

@@ -21,6 +21,7 @@ from registry.server.edge.providers import Providers
 from registry.server.threads import Threads
 from registry.services.blobs.uploads import UploadLimits
 from registry.services.composing import conflicts
+from registry.services.operating.measures import Measure
 from registry.services.operating.summaries import Summary
 from registry.services.people import budgets
 from registry.services.people.actors import Actor
@@ -44,8 +45,7 @@ class Context:
     gate: Gate
     bucket: Bucket | None
     summary: Kept[Session, Summary]
-    job_counts: Kept[Session, list[tuple[str, str, int]]]
-    hung_jobs: Kept[Session, int]
+    measures: Kept[Session, list[Measure]]
     job_limits: JobLimits
     readers: Threads
     composers: Composers

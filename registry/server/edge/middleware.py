@@ -4,24 +4,22 @@ An unexpected error is answered with problem details, too.
 """
 
 import asyncio
-import os
 import re
 import time
 import uuid
 from collections.abc import Iterable, MutableMapping
-from pathlib import Path
 from typing import Any
 
 import structlog
 from anyio import CapacityLimiter, to_thread
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
-from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry import tracing
 from registry.errors import TimedOut, TooMany
 from registry.server.edge.limits import Rate, address_key
 from registry.server.errors import problem
+from registry.server.processes.metrics import Metrics
 
 log = structlog.get_logger()
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}  # others are one label, `other`
@@ -37,39 +35,6 @@ OTHER_POLICY = b"default-src 'none'; frame-ancestors 'none'; sandbox"
 BODY_WINDOW = 60.0  # seconds of waiting for a body after which its rate is checked, again and again
 COUNTING = 8  # threads that wait for a shared store of rate limits
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
-
-
-class Metrics:
-    """The counters of one server, whose processes each write a file of their own.
-
-    Args:
-        folder: The folder of those files; None for a server of one process, which needs none.
-        process: The number of this process. One that replaces another counts on from where that ended.
-    """
-
-    def __init__(self, folder: Path | None = None, process: int = 0) -> None:
-        self.registry, self.folder = CollectorRegistry(), folder
-        if folder is not None:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # the library's only way to be told
-            values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
-        labels = ("method", "route", "status")
-        self.requests = Counter("registry_requests", "Requests answered", labels, registry=self.registry)
-        self.seconds = Histogram("registry_request_seconds", "Time to answer", ("route",), registry=self.registry)
-        self.received = Counter("registry_received_bytes", "Bytes of request bodies", registry=self.registry)
-        self.sent = Counter("registry_sent_bytes", "Bytes of answers", registry=self.registry)
-        said = "Weight files of compositions that were read, from the disk or composed"
-        self.reads = Counter("registry_composition_reads", said, ("source",), registry=self.registry)
-        self.composed = Counter("registry_composed_bytes", "Bytes composed for readers", registry=self.registry)
-        said = "Files that were composed for readers to other bytes than before, and not sent whole"
-        self.mismatches = Counter("registry_composed_mismatches", said, registry=self.registry)
-
-    def render(self) -> bytes:
-        """Return the sums over all processes in Prometheus' text format."""
-        if self.folder is None:
-            return generate_latest(self.registry)
-        whole = CollectorRegistry()
-        MultiProcessCollector(whole, str(self.folder))  # type: ignore[no-untyped-call]
-        return generate_latest(whole)
 
 
 def policy(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -110,6 +75,11 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        with tracing.span("request", "server") as span:  # a trace of its own, whatever a stranger's headers name
+            await self.handle(scope, receive, send, span)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, span: tracing.Span) -> None:
+        """Handle one request."""
         started, status, body_over = time.perf_counter(), 0, False
         waited, received = 0.0, 0  # seconds for the body, and its bytes, since its rate was checked
         wanted_id = dict(scope["headers"]).get(b"x-request-id", b"")
@@ -172,6 +142,13 @@ class Edge:
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.metrics.requests.labels(method, route, status).inc()
             self.metrics.seconds.labels(route).observe(seconds)
+            span.update_name(f"{method} {route}")
+            span.set_attribute("http.request.method", method)
+            span.set_attribute("http.route", route)
+            span.set_attribute("http.response.status_code", status)
+            span.set_attribute("crumb.request_id", request_id)
+            if status >= 500:
+                tracing.fail(span, str(status))
             actor = state.get("actor")
             self.log.info(
                 "request",

@@ -1,21 +1,27 @@
 """Routes about the server itself: health, metrics, the description of the API."""
 
 import hmac
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 import registry
 from registry.server.edge.admission import Route, allow, bearer_token
 from registry.server.edge.context import Context, ContextDep, get_context
 from registry.server.errors import RESPONSES
-from registry.services.blobs import damage
 from registry.services.composing import holding
+from registry.services.operating import measures
+from registry.services.operating.measures import Measure, single
+from registry.settings import Settings
 
+DAY = 86400.0  # seconds
 HEALTH_SECONDS = 2.0  # for which an answer about the registry's health holds
 
 
@@ -62,16 +68,13 @@ def healthz(request: Request, ctx: ContextDep) -> dict[str, str]:
 @scraped.get("/metrics", tags=["operation"], response_class=Response)
 @allow("admin.read")
 def metrics(request: Request, ctx: ContextDep) -> Response:
-    """Return the counts of requests, bytes, jobs, hung jobs and damaged blobs in Prometheus' text format.
+    """Return what operators watch, from requests to workers, blobs and webhooks, in Prometheus' text format.
 
     Also with REGISTRY_METRICS_TOKEN.
     """
     with ctx.database.read() as session:
-        lines = job_lines(ctx.job_counts.get(session))
-        lines += gauge("registry_hung_jobs", "Jobs that hung: tried again, or failed", ctx.hung_jobs.get(session))
-        lines += gauge("registry_held_bytes", "Bytes of compositions on disk", holding.held_bytes(session))
-        lines += gauge("registry_damaged_blobs", "Blobs that are damaged", damage.count(session))
-    return Response(request.app.state.metrics.render() + lines, media_type=CONTENT_TYPE_LATEST)
+        measured = [*ctx.measures.get(session), *of_disk(ctx)]
+    return Response(request.app.state.metrics.render(map(family, measured)), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/openapi.json", include_in_schema=False)
@@ -84,13 +87,36 @@ def description(request: Request) -> JSONResponse:
 router.include_router(scraped)
 
 
-def job_lines(counts: Sequence[tuple[str, str, int]]) -> bytes:
-    """Return the number of jobs by kind and state in Prometheus' text format."""
-    lines = ["# HELP registry_jobs Jobs by kind and state", "# TYPE registry_jobs gauge"]
-    lines += [f'registry_jobs{{kind="{kind}",state="{state}"}} {count}' for kind, state, count in counts]
-    return ("\n".join(lines) + "\n").encode()
+def measuring(settings: Settings) -> Callable[[Session], list[Measure]]:
+    """Return what reads the measures of a registry from its database, and the bounds that settings give them."""
+
+    def read(session: Session) -> list[Measure]:
+        least = settings.bucket_least if settings.copies else None
+        return [
+            *measures.read(session, quota_bytes=settings.quota_bytes, bucket_least=least),
+            single("registry_held_bytes", "Bytes of compositions on disk", holding.held_bytes(session)),
+            single("registry_held_limit_bytes", "Most bytes of compositions on disk", settings.composed_bytes),
+            single("registry_scrub_period_seconds", "Time within which blobs are read", settings.scrub_days * DAY),
+        ]
+
+    return read
 
 
-def gauge(name: str, meaning: str, value: int) -> bytes:
-    """Return a number in Prometheus' text format."""
-    return f"# HELP {name} {meaning}\n# TYPE {name} gauge\n{name} {value}\n".encode()
+def of_disk(ctx: Context) -> list[Measure]:
+    """Return how large the disk of the data folder is, what is free of it, and which version runs."""
+    usage = shutil.disk_usage(ctx.store.root)
+    room = "Bytes of it that uploads, caches and compositions may take: what is free, without the reserve"
+    return [
+        single("registry_disk_bytes", "Bytes of the disk of the data folder", usage.total),
+        single("registry_disk_free_bytes", "Bytes of it that are free", usage.free),
+        single("registry_disk_room_bytes", room, ctx.store.room()),
+        Measure("registry_build_info", "The version that runs", {(registry.version(),): 1}, ("version",)),
+    ]
+
+
+def family(measure: Measure) -> Metric:
+    """Return a measure as Prometheus' library knows it."""
+    made = GaugeMetricFamily(measure.name, measure.meaning, labels=measure.labels)
+    for labels, value in measure.values.items():
+        made.add_metric(labels, value)
+    return made

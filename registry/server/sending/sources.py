@@ -17,7 +17,7 @@ from registry.files.folders import concerns_weights
 from registry.server.composers import Source
 from registry.server.edge.context import Context
 from registry.server.edge.downloads import name_caller
-from registry.server.edge.middleware import Metrics
+from registry.server.processes.metrics import Metrics
 from registry.server.sending.asked import negotiate
 from registry.server.sending.composed import ComposedResponse, Wanted
 from registry.services.blobs import damage

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
@@ -88,12 +88,17 @@ def waiting(database: Database, least: int) -> list[tuple[str, int]]:
     with database.read() as session:
         rows = session.execute(
             select(Blob.sha256, Blob.size)
-            .where(Blob.bucketed_at.is_(None), Blob.damaged_at.is_(None), Blob.state == "live", Blob.size >= least)
-            .where(or_(*(exists().where(owner == Blob.sha256) for owner in SERVED)))
+            .where(*lacking(least))
             .order_by(Blob.created_at, Blob.sha256)
             .limit(BLOBS_AT_ONCE)
         )
         return [(sha256, size) for sha256, size in rows]
+
+
+def lacking(least: int) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions for blobs that can be downloaded and are not in the bucket."""
+    served = or_(*(exists().where(owner == Blob.sha256) for owner in SERVED))
+    return Blob.bucketed_at.is_(None), Blob.damaged_at.is_(None), Blob.state == "live", Blob.size >= least, served
 
 
 def copy(

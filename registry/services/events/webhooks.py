@@ -3,6 +3,7 @@
 What is sent, and how often, is in deliveries.py and payloads.py.
 """
 
+import base64
 import re
 import secrets
 import uuid
@@ -48,7 +49,7 @@ def create(
         model_id=model.id,
         creator_id=actor.user_id,
         url=url,
-        secret=f"whsec_{secrets.token_urlsafe(32)}",
+        secret=f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
         events=list(dict.fromkeys(events)),
         cursor=newest_serial(session),
     )

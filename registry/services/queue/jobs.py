@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Select, func, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from registry import tracing
 from registry.db.notifications import notify
 from registry.db.tables import ACTIVE_JOBS, JOB_KINDS, Job, Model, User, now
 from registry.errors import Forbidden, NotFound
@@ -87,7 +88,7 @@ def enqueue(
             turn=next_turn(session, user_id, rank),
             model=model.full_name,
             subject=subject,
-            payload={"model_id": str(model.id), **payload},
+            payload={"model_id": str(model.id), **payload, **tracing.carry()},
             user_id=user_id,
             not_worker=not_worker,
             attempt=0,

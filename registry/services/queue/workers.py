@@ -43,6 +43,16 @@ def forget(session: Session) -> None:
     session.execute(delete(Worker).where(Worker.seen_at < now() - KEPT_FOR))
 
 
+def count_by_state(session: Session) -> dict[str, int]:
+    """Return how many workers of the last day are idle, busy, or dead; this does not go through all jobs."""
+    working = set(session.scalars(select(Job.worker).where(Job.state == "running")))
+    states = dict.fromkeys(("idle", "busy", "dead"), 0)
+    for name, seen_at in session.execute(select(Worker.name, Worker.seen_at)):
+        alive = abs(now() - seen_at) < ALIVE_FOR
+        states[("busy" if name in working else "idle") if alive else "dead"] += 1
+    return states
+
+
 def listing(session: Session) -> list[Seen]:
     """Return the workers of the last day, last seen first; a dead one keeps its job until another claims it."""
     query = (

@@ -13,10 +13,11 @@ from starlette.testclient import TestClient
 
 from registry.db.tables import Model, SignIn, now
 from registry.server.edge.limits import Rate
-from registry.server.edge.middleware import Edge, Metrics
+from registry.server.edge.middleware import Edge
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
 from registry.server.processes.counters import Counters
 from registry.server.processes.locks import Lock
+from registry.server.processes.metrics import Metrics
 from registry.services.people import sign_ins
 from registry.services.people.rules import Role
 from tests.support.community import NAME, Community, open_community

@@ -127,6 +127,17 @@ def test_metrics_are_sums_that_outlive_a_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_metrics_have_the_worker_beside_the_processes_and_what_each_takes(tmp_path: Path) -> None:
+    secret = "of-the-operator-for-prometheus"
+    with many(tmp_path, 2, metrics_token=secret) as (registry, _):
+        base = make_checkpoint(tmp_path / "base")
+        person(registry, "alice").crumb("model", "create", "alice/m", "--base", str(base))
+        text = httpx2.get(f"{registry.url}/metrics", headers={"Authorization": f"Bearer {secret}"}, timeout=30).text
+    assert 'registry_job_seconds_count{kind="import",outcome="done"} 1.0' in text
+    assert set(re.findall(r'^process_open_fds\{process="(\w+)"\} [1-9]', text, re.MULTILINE)) == {"0", "1", "worker"}
+
+
+@pytest.mark.slow
 def test_sigterm_ends_all_after_the_requests_in_progress(tmp_path: Path) -> None:
     with many(tmp_path, 2) as (registry, server):
         base = make_checkpoint(tmp_path / "base", shapes={"w": (1500, 1500)})

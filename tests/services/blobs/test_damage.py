@@ -194,7 +194,7 @@ def test_a_worker_scrubs_after_its_sweep_and_the_operator_is_told(world: World) 
     assert world.worker.swept.is_set()
     world.worker.scrub()
     assert chief.get("/api/v1/admin/summary").json()["damaged_blobs"] == 1
-    assert "\nregistry_damaged_blobs 1\n" in chief.get("/metrics").text
+    assert "\nregistry_damaged_blobs 1.0\n" in chief.get("/metrics").text
     with world.database.write() as session:
         chief.cookies.set(COOKIE, sign_ins.start(session, world.token("chief")))
     del chief.headers["authorization"]

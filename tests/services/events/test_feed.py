@@ -14,7 +14,7 @@ from registry.services.events import feed
 from registry.services.people import rules
 from registry.services.people.actors import record
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
-from tests.support.world import World, add_model, create_model, push_patch
+from tests.support.world import World, add_model, create_model, push_patch, upload
 
 CHANGES = "/api/v1/changes"
 
@@ -75,6 +75,7 @@ def test_private_actions_are_in_no_change(world: World, tmp_path: Path) -> None:
     create_model(world, "alice/m", base)
     push_patch(world, "alice/m", tmp_path / "1.safetensors", propose=True)
     alice = world.client("alice")
+    upload(alice, b"something of no use")
     for method, path, body in (
         ("POST", "/api/v1/tokens", {"scopes": ["read"], "model": "alice/m"}),
         ("PUT", "/api/v1/models/alice/m/members/bob", {"role": "reviewer"}),

@@ -1,5 +1,6 @@
 """Webhooks: every event is delivered, signed, at least once, to every webhook that wants it."""
 
+import base64
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import standardwebhooks
 from huggingface_hub import WebhookPayload
 from sqlalchemy import select, text
 
@@ -194,6 +196,26 @@ def test_a_model_has_at_most_twenty_webhooks(world: World) -> None:
     assert world.client("alice").post(HERE, json=body).status_code == 409
 
 
+def test_a_secret_of_the_older_form_signs_in_both_forms(world: World, receiver: Receiver) -> None:
+    add_model(world)
+    made = add_webhook(world, receiver.url)
+    older = "whsec_-_" + "Ab3" * 13 + "w"  # as secrets.token_urlsafe(32) writes it
+    with world.database.write() as session:
+        session.get_one(Webhook, uuid.UUID(made["id"])).secret = older
+    happen(world, "release.publish")
+    send_all(world)
+    (request,) = receiver.received
+    headers = request.headers
+    assert (headers["X-Webhook-Id"], headers["X-Webhook-Timestamp"]) == (
+        headers["webhook-id"],
+        headers["webhook-timestamp"],
+    )
+    signed = f"{headers['X-Webhook-Id']}.{headers['X-Webhook-Timestamp']}.".encode() + request.body
+    assert headers["X-Webhook-Signature"] == f"v1={sign(older, signed)}"
+    written = "whsec_" + older.removeprefix("whsec_").replace("-", "+").replace("_", "/") + "="
+    standardwebhooks.Webhook(written).verify(request.body, dict(headers))
+
+
 def sign(secret: str, message: bytes) -> str:
     """Compute HMAC-SHA256 as defined in RFC 2104."""
     key = secret.encode().ljust(64, b"\0")
@@ -210,10 +232,12 @@ def test_what_is_sent_is_signed(world: World, receiver: Receiver) -> None:
     (found,) = deliveries(world, made)
     (request,) = receiver.received
     headers = request.headers
-    assert (found["id"], found["state"], found["status"]) == (headers["X-Webhook-Id"], "delivered", 204)
-    assert abs(int(headers["X-Webhook-Timestamp"]) - now().timestamp()) < 60
-    signed = f"{headers['X-Webhook-Id']}.{headers['X-Webhook-Timestamp']}.".encode() + request.body
-    assert headers["X-Webhook-Signature"] == f"v1={sign(made['secret'], signed)}"
+    assert (found["id"], found["state"], found["status"]) == (headers["webhook-id"], "delivered", 204)
+    assert abs(int(headers["webhook-timestamp"]) - now().timestamp()) < 60
+    assert len(base64.b64decode(made["secret"].removeprefix("whsec_"), validate=True)) == 32
+    standardwebhooks.Webhook(made["secret"]).verify(request.body, dict(headers))
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook(made["secret"]).verify(request.body + b" ", dict(headers))
     assert (request.path, headers["Content-Type"]) == ("/in?x=1", "application/json")
     assert headers["User-Agent"].startswith("crumb-registry/")
     assert (headers["X-Webhook-Event"], headers["X-Webhook-Serial"]) == ("release.publish", str(found["serial"]))
