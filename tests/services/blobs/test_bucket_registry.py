@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
@@ -48,6 +48,7 @@ def world_settings(s3: S3) -> dict[str, Any]:
 @pytest.fixture
 def world(world: World) -> World:
     world.token("alice")
+    identity.claim(world.database, world.store)
     return world
 
 
@@ -306,6 +307,8 @@ def test_a_stored_row_has_its_object_whatever_fails(world: World, s3: S3, seed: 
             pass
         s3.fault = lambda asked: None
         sound()
+    with world.database.write() as session:
+        session.execute(update(Blob).where(Blob.bucketed_at.is_not(None)).values(bucketed_at=now() - removal.LATE))
     collect(world)
     for data in contents:
         want(data)

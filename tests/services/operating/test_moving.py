@@ -96,8 +96,8 @@ def test_what_is_stored_meanwhile_is_moved_too_and_afterwards_nothing_is(
     upload(world.client(), DATA)
     store, placed, late = bucket_of(world), moving.place, list[str]()
 
-    def place(*how: Any) -> Any:
-        found = placed(*how)
+    def place(*how: Any, **more: Any) -> Any:
+        found = placed(*how, **more)
         if len(late) < 2:
             late.append(upload(world.client(), b"late" * (1 + len(late))))
         return found
