@@ -152,8 +152,9 @@ def test_parts_become_a_blob_once_all_are_right(store: Store, name: str) -> None
     assert store.parts.collect(lambda: {upload_id}) == 0
     with suppress(StorageFailed) if name == "s3rver" else nullcontext():  # it fails on deletes of neighbours at once
         store.parts.collect(set)
+    with suppress(StorageFailed) if name == "s3rver" else nullcontext():  # it does not list what was not finished
+        store.discard_unfinished(datetime.now(UTC))
     assert list(store.digests()) == [digest(LARGE)]
-    store.discard_unfinished(datetime.now(UTC))
 
 
 def test_a_store_belongs_to_one_registry(store: Store, name: str) -> None:

@@ -138,7 +138,7 @@ def test_a_bucket_full_of_orphans_keeps_nobody_waiting_long(
 
     monkeypatch.setattr(blobs, "adopt", counted)
     assert collect(world).orphans.count == 30
-    assert sum(asked) == 30 and max(asked) <= blobs.ORPHANS_AT_ONCE, "requests within a transaction"
+    assert sum(asked) == 30 and max(asked) <= 20, "requests within a transaction"
 
 
 # Uploads ---------------------------------------------------------------------------------------------------------
