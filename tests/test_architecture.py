@@ -206,7 +206,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "authlib": {"registry.outside.provider"},
     "joserfc": {"registry.outside.issuers", "registry.outside.provider"},
     "boto3": {"registry.storage.s3"},
-    "botocore": {"registry.storage.bucket", "registry.storage.s3"},
+    "botocore": {"registry.storage.bucket", "registry.storage.multipart", "registry.storage.s3"},
     "cryptography": {"client.machine.signatures"},
     "model_signing": {"client.machine.signatures"},
     "optuna": {"client.trials.sampling"},

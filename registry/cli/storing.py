@@ -38,7 +38,7 @@ def move(
     and workers with the other REGISTRY_STORE; until then they read, and store nothing. The old place keeps what it has.
     """
     from registry.db.session import require_head
-    from registry.services.blobs import stores
+    from registry.services.blobs import places, stores
     from registry.services.operating import identity, moving
     from registry.storage.bucket import open_bucket
 
@@ -51,7 +51,9 @@ def move(
             for kind in ("disk", "bucket")
         }
         source, target = there["bucket" if to == "disk" else "disk"], there[to.value]
-        if identity.is_kept_in(database, target):
+        with database.read() as session:
+            kept = places.kept_in(session)
+        if kept == target.kind:
             raise WrongState(f"The blobs are kept in {target.where} already; set REGISTRY_STORE to {to.value}.")
         own = identity.require_own(database, source)
         if own is None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 
 @contextmanager
@@ -29,7 +30,10 @@ def holding(engine: Engine, name: str, shared: bool, wait: bool) -> Iterator[boo
             yield taken
         finally:
             if taken:
-                connection.execute(text(f"SELECT pg_advisory_unlock{mode}(:number)"), {"number": number})
+                try:
+                    connection.execute(text(f"SELECT pg_advisory_unlock{mode}(:number)"), {"number": number})
+                except DBAPIError:  # the connection is lost, and the lock with it; what was done meanwhile is done
+                    connection.invalidate()
 
 
 def number_of(name: str) -> int:

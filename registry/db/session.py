@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -28,13 +28,14 @@ from registry.errors import StorageFull, Unavailable, WrongState
 
 RECONNECT_SECONDS = 600  # a connection of SQLite reads the statistics once, when it opens
 KEPT = ContextVar[list[Session] | None]("kept", default=None)  # a reading transaction for the next one to go on with
+KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 15, "keepalives_count": 4}  # seconds, seconds, times
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000")
 
 
 def make_engine(url: str) -> Engine:
     """Return an engine for SQLite or PostgreSQL, set up as described above."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=50)
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=50, connect_args=keeping_alive(url))
     engine = create_engine(url, pool_size=10, max_overflow=50, pool_recycle=RECONNECT_SECONDS)
 
     @event.listens_for(engine, "connect")
@@ -51,6 +52,14 @@ def make_engine(url: str) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def keeping_alive(url: str) -> dict[str, int]:
+    """Return how connections to PostgreSQL are kept alive, unless the URL says it.
+
+    One that holds a lock may be silent for hours, and firewalls end what is silent for some minutes.
+    """
+    return {name: value for name, value in KEEPALIVES.items() if name not in make_url(url).query}
 
 
 @cache

@@ -100,7 +100,7 @@ def fetch(
                     cache.discard(name)
                     fetched[name] = name
                 else:
-                    cache.store.require_room(size - os.fstat(file.fileno()).st_size, path)
+                    cache.make_room(size - os.fstat(file.fileno()).st_size, path)
                     fetched[name] = Download(host, source, path, size, name, file, advance).run(client)
                     cache.keep(file, name, fetched[name])
     return fetched

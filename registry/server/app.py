@@ -49,10 +49,12 @@ from registry.services.queue.limits import JobLimits
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 
+BUCKET_SECONDS = 2.0  # that a reader waits for a file from the bucket
 HASHING = 2  # uploads hashed at a time by a process, each in a thread of its own
 ASKING = 4  # threads that wait for PostgreSQL side by side; with SQLite, which is in this process, one is fastest
 COMPOSED_AT_ONCE, COMPOSED_EACH = 128, 32  # files composed while they are sent, by all processes; and to one caller
 MOST_COMPOSERS = 8  # processes that compose for the readers of one process of the server
+KEEPING = 16  # parts sent on to a bucket at a time by a process, which may be slow to take them
 PARSING = 2  # request bodies parsed at a time by a process, likewise
 DESCRIPTION = """
 Sparse patches of fine-tuned models, and any subset of them composed into a model, bit for bit the same everywhere.
@@ -77,7 +79,8 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         InvalidRequest: A setting of rates, of their storage or of the bucket is not valid.
     """
     database = open_database(settings.database)
-    store = open_store(database, **settings.storage, bucket=open_bucket(settings.bucket, **settings.bucket_access))
+    bucket = open_bucket(settings.bucket, **settings.bucket_access)
+    store = open_store(database, **settings.storage, bucket=bucket, patience=BUCKET_SECONDS)
     require_head(database, settings.database)
     store.prepare()
     app = FastAPI(
@@ -104,6 +107,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         limits,
         CapacityLimiter(HASHING),
         CapacityLimiter(PARSING),
+        CapacityLimiter(KEEPING),
         Rate("token", settings.rate_token, storage),
         Gate(shared.downloads, settings.downloads_each),
         open_bucket(settings.copies, **settings.bucket_access),

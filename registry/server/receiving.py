@@ -15,6 +15,8 @@ from registry.errors import DigestMismatch, InvalidRequest, WrongState
 from registry.server.edge.context import Context
 from registry.services.blobs import uploads
 from registry.services.people.actors import Actor
+from registry.storage.disk_parts import create_staging, staging
+from registry.storage.parts import Slot
 from registry.storage.store import Store
 
 BUFFER = 4 * 2**20
@@ -56,7 +58,8 @@ async def receive_part(
             raise DigestMismatch(
                 f"Part {number} hashes to {received}, not to {digest}; send it again.", field="Content-Digest"
             )
-        await run_in_threadpool(uploads.keep_part, ctx.store, upload_id, number, place, received)
+        keep = partial(ctx.store.parts.keep, upload_id, number, place, received)
+        await anyio.to_thread.run_sync(keep, limiter=ctx.keeping)
     finally:
         if place.apart:
             place.path.unlink(missing_ok=True)
@@ -78,22 +81,23 @@ def complete_now(ctx: Context, actor: Actor, upload_id: uuid.UUID) -> UploadSess
     with ctx.database.read() as session:
         upload = uploads.find(session, actor, upload_id)
     if upload.state == "open":
-        with uploads.completing(ctx.store, upload) as damaged, ctx.database.write() as session:
+        announced = uploads.to_complete(upload)
+        with ctx.store.parts.completing(announced) as damaged, ctx.database.write() as session:
             upload = uploads.finish(session, ctx.store, actor, upload_id, damaged, ctx.upload_limits.lifetime)
     if upload.state == "open":
         raise DigestMismatch(f"The bytes do not hash to {upload.sha256}; send the missing parts again.", field="sha256")
     return upload
 
 
-def find_slot(ctx: Context, actor: Actor | None, upload_id: uuid.UUID, number: int, length: int | None) -> uploads.Slot:
+def find_slot(ctx: Context, actor: Actor | None, upload_id: uuid.UUID, number: int, length: int | None) -> Slot:
     """Return where a part is written, in a reading transaction of its own, and create its file."""
     with ctx.database.read() as session:
         place = uploads.slot(session, ctx.store, actor, upload_id, number, length)
-    uploads.create_staging(ctx.store, place.path)
+    create_staging(ctx.store, place.path)
     return place
 
 
-async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
+async def receive(request: Request, store: Store, place: Slot) -> str:
     """Write a part's bytes to its slot, make them durable, and return their sha256.
 
     A part that was sent already is only hashed: its acknowledged bytes are not written again.
@@ -115,7 +119,7 @@ async def receive(request: Request, store: Store, place: uploads.Slot) -> str:
         with store.writing("an upload"):
             os.fdatasync(staged)
 
-    with uploads.staging(store, place.path) as staged:
+    with staging(store, place.path) as staged:
         async for chunk in request.stream():
             buffer += chunk
             if at + len(buffer) > end:  # never past the slot, whatever the headers announced

@@ -9,10 +9,8 @@ in the bucket, and every part carries its own sha256, which the S3 server checks
 """
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,17 +20,14 @@ from urllib.parse import quote
 
 from registry.errors import InvalidRequest, NotFound, StorageFailed
 from registry.files.names import HEX256
-from registry.storage.pieces import CHUNK, checksum, encode, joined, read_whole
-from registry.storage.s3 import S3Place, parse_place, reaching, status_of
+from registry.storage.multipart import TYPE, discard_unfinished, send_parts
+from registry.storage.pieces import CHUNK, checksum, encode, read_whole
+from registry.storage.s3 import MANY, S3Place, parse_place, reaching, status_of
 from registry.storage.store import MARK, MOST_MARK
 
 _HEX256 = re.compile(HEX256)
-MOST_PARTS = 10_000  # of one object, as S3 allows
-LEAST_PART = 8 * 2**20
-BYTES_IN_FLIGHT = 64 * 2**20  # of parts that are sent at a time, if parts are small enough
-PART_SECONDS, QUICK_SECONDS = 120.0, 10.0  # that an answer may take
-LOOK_SECONDS = 1.0  # after which whoever waits for a part looks up
-TYPE = "application/octet-stream"
+PATIENCE = {"parts": (120.0, MANY), "quick": (5.0, 2), "once": (5.0, 1), "public": (5.0, 1)}
+"""Seconds that an answer may take, and how often it is asked for. A transaction may wait for what is quick, or once."""
 EXISTS = (409, 412)  # statuses of a conditional write to a name that is taken
 
 
@@ -73,11 +68,10 @@ class Bucket:
         return f"s3://{self.name}/{self.prefix}"
 
     def _client(self, kind: str) -> Any:
-        """Return the client for `parts`, for what is `quick`, or for `public` addresses; made when first needed."""
+        """Return the client of a kind in PATIENCE, made when first needed; `public` ones sign addresses."""
         with self._lock:
             if kind not in self._clients:
-                seconds = PART_SECONDS if kind == "parts" else QUICK_SECONDS
-                self._clients[kind] = self.place.connect(seconds, public=kind == "public")
+                self._clients[kind] = self.place.connect(*PATIENCE[kind], public=kind == "public")
             return self._clients[kind]
 
     def _named(self, name: str) -> dict[str, str]:
@@ -168,13 +162,22 @@ class Bucket:
         """
         if self.belongs_to is None:
             return True
-        if (owner := self.owner()) not in (None, self.belongs_to):
+        if (owner := self.owner()) is not None:
+            self.refuse_other(owner)
+        return owner is not None
+
+    def refuse_other(self, owner: str) -> None:
+        """Refuse a bucket whose mark is that of another registry than it should belong to.
+
+        Raises:
+            StorageFailed: It is.
+        """
+        if self.belongs_to not in (None, owner):
             raise StorageFailed(
                 f"The bucket {self.where} belongs to the registry {owner}, and this one is "
                 f"{self.belongs_to or 'new'}; give each a bucket or a prefix of its own in REGISTRY_BUCKET. If it is "
                 f"the same registry, put back from a backup that has no id, delete {MARK} there."
             )
-        return owner is not None
 
     def foreign(self) -> StorageFailed:
         """Return the error for a bucket without a mark whose blobs the database does not know."""
@@ -215,52 +218,20 @@ class Bucket:
         Raises:
             StorageFailed: The bucket did not take them, or they were given up.
         """
+        named, before, certain = self._named(sha256), None, True
+        if size > CHUNK:
+            before = self.look(sha256)
         with reaching("take", sha256):
-            if size <= CHUNK:
-                body = b"".join(chunks)
-                self._client("parts").put_object(**self._named(sha256), Body=body, ContentType=TYPE, **checksum(body))
+            if size > CHUNK:
+                certain = send_parts(self._client("parts"), named, chunks, size, stopping)
             else:
-                self._put_parts(sha256, chunks, max(LEAST_PART, -(-size // MOST_PARTS)), stopping)
-        if self.size(sha256) != size:
+                body = b"".join(chunks)
+                self._client("quick").put_object(**named, Body=body, ContentType=TYPE, **checksum(body))
+        after = self.look(sha256)
+        if after is None or after[0] != size or (after == before and not certain):
             raise StorageFailed(
                 f"The bucket does not have all of blob {sha256} after the copy; it is copied again later."
             )
-
-    def _put_parts(self, sha256: str, chunks: Iterator[bytes], size: int, stopping: Callable[[], bool]) -> None:
-        """Send chunks as parts of `size` bytes, a few at a time; what was sent is discarded if one fails."""
-        client, waiting = self._client("parts"), deque[Future[dict[str, Any]]]()
-        at_once = max(1, min(4, BYTES_IN_FLIGHT // size))
-        upload = self._named(sha256) | {
-            "UploadId": client.create_multipart_upload(
-                **self._named(sha256), ContentType=TYPE, ChecksumAlgorithm="SHA256"
-            )["UploadId"]
-        }
-
-        def send(number: int, body: bytes) -> dict[str, Any]:
-            stored = client.upload_part(**upload, PartNumber=number, Body=body, **checksum(body))
-            return {"PartNumber": number, "ETag": stored["ETag"], **checksum(body)}
-
-        try:
-            with ThreadPoolExecutor(at_once, "bucket") as pool:
-                parts = []
-                for number, body in enumerate(joined(chunks, size), 1):
-                    if len(waiting) == at_once:
-                        parts.append(self._await(waiting.popleft(), stopping))
-                    waiting.append(pool.submit(send, number, body))
-                parts += [self._await(future, stopping) for future in waiting]
-            client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
-        except BaseException:
-            with suppress(StorageFailed), reaching("discard", sha256):
-                self._client("quick").abort_multipart_upload(**upload)
-            raise
-
-    @staticmethod
-    def _await(part: Future[dict[str, Any]], stopping: Callable[[], bool]) -> dict[str, Any]:
-        """Return what became of a part, however slow the bucket is."""
-        while not wait([part], LOOK_SECONDS).done:
-            if stopping():
-                raise StorageFailed("The copy to the bucket was stopped; it is made later.")
-        return part.result()
 
     def put_file(self, name: str, path: Path, sha256: str) -> None:
         """Put a small file into the bucket, whose digest the server checks.
@@ -320,13 +291,13 @@ class Bucket:
                     yield bytes(chunk)
 
     def delete(self, name: str) -> None:
-        """Delete an object from the bucket, if it is there.
+        """Delete an object from the bucket, if it is there; asked once, and not again if no answer comes.
 
         Raises:
-            StorageFailed: The bucket did not delete the object.
+            StorageFailed: The bucket did not delete the object, or does so later.
         """
         with reaching("delete", name):
-            self._client("quick").delete_object(**self._named(name))
+            self._client("once").delete_object(**self._named(name))
 
     def list(self) -> Iterator[StoredObject]:
         """Yield the objects that are named like blobs.
@@ -345,11 +316,20 @@ class Bucket:
             StorageFailed: The bucket did not list its objects.
         """
         with reaching("list", "its objects"):
-            pages = self._client("quick").get_paginator("list_objects_v2")
+            pages = self._client("parts").get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + under):
                 for item in page.get("Contents", ()):
                     name = item["Key"].removeprefix(self.prefix)
                     yield StoredObject(name, int(item["Size"]), item["LastModified"])
+
+    def discard_unfinished(self, before: datetime) -> int:
+        """Discard what was sent of objects that were begun before a time and not finished; return how many.
+
+        Raises:
+            StorageFailed: The bucket did not list or discard it.
+        """
+        with reaching("discard", "unfinished uploads"):
+            return discard_unfinished(self._client("parts"), self.name, self.prefix, before)
 
     def url(self, sha256: str, filename: str, seconds: int, method: str = "GET") -> str:
         """Return an address from which anybody can download a blob for a while, without a request to the bucket.

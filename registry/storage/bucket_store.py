@@ -1,7 +1,7 @@
 """The store whose truth is a bucket: blobs by sha256 there, and a bounded cache of them in the folder.
 
     s3://BUCKET/PREFIX/<64 hex>                 complete bytes, never changed
-    s3://BUCKET/PREFIX/uploads/<id>/<number>    parts of uploads
+    s3://BUCKET/PREFIX/uploads/<id>/…           parts of uploads (bucket_parts.py)
     DATA/cache/<64 hex>                         copies, verified on the way in; what is used least recently goes first
     DATA/staging/<name>                         bytes on their way: parts, and the folders of jobs
 
@@ -14,21 +14,23 @@ returned, and an object is deleted only after the transaction that lets go of it
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
-from registry.errors import BlobDamaged, NotFound, StorageFailed, StorageFull, WrongState
+from registry.errors import BlobDamaged, InvalidRequest, NotFound, StorageFailed, StorageFull, WrongState
 from registry.files.durable import sync_folder
 from registry.files.progress import Meter, Progress
 from registry.storage.bucket import Bucket
+from registry.storage.bucket_parts import BucketParts
 from registry.storage.cache import Cache
-from registry.storage.pieces import CHUNK
-from registry.storage.store import MARK, Beat, Store, damaged, idle
+from registry.storage.fetches import Fetches
+from registry.storage.pieces import CHUNK, Beat, idle, verified
+from registry.storage.store import MARK, Store, damaged
 
-UPLOADS = "uploads/"
 MOST_FETCHES = 3  # of a blob, if the cache drops it before it is held
 Lock = Callable[[str, bool, bool], AbstractContextManager[bool]]
 
@@ -41,13 +43,19 @@ class BucketStore(Store):
         bucket: The bucket.
         most: Most bytes that the cache keeps.
         lock: Takes a lock that all machines share, as `holding` does; None if there is one machine.
+        patience: Seconds that `bring` waits for a copy, for a server; None for as long as it takes.
     """
 
     bucket: Bucket = field(kw_only=True)
     most: int = field(kw_only=True)
     lock: Lock | None = None
+    patience: float | None = None
 
     kind: ClassVar[str] = "bucket"
+    removes_later: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        self.fetches = Fetches(self.fetch)
 
     @property
     def where(self) -> str:
@@ -63,6 +71,11 @@ class BucketStore(Store):
     def cache(self) -> Cache:
         """The copies in the folder."""
         return Cache(self)
+
+    @property
+    def parts(self) -> BucketParts:
+        """What becomes of parts of uploads."""
+        return BucketParts(self.bucket, self.staging, self.holding)
 
     @contextmanager
     def holding(self, name: str, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
@@ -123,7 +136,7 @@ class BucketStore(Store):
 
         Raises:
             BlobDamaged: The object is missing, or holds other bytes.
-            StorageFailed: The bucket did not send it.
+            TooMany, StorageFailed: The bucket did not send it, or not yet.
         """
         if not self.path(sha256).is_file():
             size = self.size(sha256)
@@ -144,25 +157,50 @@ class BucketStore(Store):
         self.path(sha256).unlink(missing_ok=True)
 
     def bring(self, sha256: str, beat: Beat = idle) -> None:
-        """Have a copy of a blob in the cache, at least for a moment.
+        """Have a copy of a blob in the cache, at least for a moment; a small one is hashed again.
 
         Raises:
             BlobDamaged: The object is missing, or holds other bytes.
+            TooMany: The bucket is slower than the patience of this store.
             StorageFull, StorageFailed: The disk has no room, or the bucket did not send it.
         """
-        if self.path(sha256).is_file():
+        if self.has_copy(sha256):
             with suppress(OSError):  # another user's, or gone: the cache only drops it earlier
                 os.utime(self.path(sha256))
+        elif self.patience is None:
+            self.fetches.wait(sha256, beat)
         else:
-            self.cache.trim(self.most)
-            self.fetch(sha256, beat)
+            self.fetches.wait_briefly(sha256, self.patience)
 
-    def fetch(self, sha256: str, beat: Beat) -> None:
+    def begin_to_bring(self, sizes: Mapping[str, int]) -> bool | None:
+        """Begin to fetch copies of blobs, which may take half of the cache."""
+        missing = [sha256 for sha256 in sizes if not self.path(sha256).is_file()]
+        if missing and sum(sizes.values()) > self.most / 2:
+            return None
+        for sha256 in missing:
+            self.fetches.ask(sha256)
+        return not missing
+
+    def has_copy(self, sha256: str) -> bool:
+        """Say whether there is a copy; a small one whose bytes are others is dropped."""
+        try:
+            with self.path(sha256).open("rb") as file:
+                if os.fstat(file.fileno()).st_size > CHUNK:
+                    return True
+                if hashlib.sha256(file.read()).hexdigest() == sha256:
+                    return True
+        except FileNotFoundError:
+            return False
+        self.distrust(sha256)
+        return False
+
+    def fetch(self, sha256: str) -> None:
         """Copy a blob into the cache, unless it is there; its bytes are hashed on the way.
 
         Raises:
             BlobDamaged, StorageFull, StorageFailed: As of `bring`.
         """
+        self.cache.trim(self.most)
         with self.cache.partial(sha256) as file:
             try:
                 if self.path(sha256).is_file():  # another process was faster
@@ -170,8 +208,7 @@ class BucketStore(Store):
                 hasher = hashlib.sha256()
                 file.truncate(0)
                 for chunk in self.bucket.read(sha256):
-                    beat()
-                    self.require_room(len(chunk), "the cache")
+                    self.cache.make_room(len(chunk), "the cache")
                     hasher.update(chunk)
                     file.write(chunk)
                 if hasher.hexdigest() != sha256:
@@ -193,10 +230,22 @@ class BucketStore(Store):
             for _ in range(MOST_FETCHES):
                 if not self.cache.hold(stack, [sha256]):
                     break
-                self.fetch(sha256, beat)
+                self.fetches.wait(sha256, beat)
             else:
                 raise StorageFull(f"The cache has no room for blob {sha256}; raise REGISTRY_CACHE_BYTES.")
         self.cache.trim(self.most)
+
+    def chunks(self, sha256: str) -> Iterator[bytes]:
+        """Yield the bytes of a blob as the bucket has them."""
+        return self.bucket.read(sha256)
+
+    def take(self, sha256: str, size: int, chunks: Iterable[bytes]) -> None:
+        """Put a blob into the bucket whose bytes another place has."""
+        self.bucket.put_chunks(sha256, verified(chunks, sha256, size), size)
+
+    def has(self, sha256: str, size: int) -> bool:
+        """Say whether the bucket has a blob: in its size, since only bytes that were hashed get a name there."""
+        return self.size(sha256) == size
 
     def lend(self, sha256: str, filename: str, seconds: int) -> str | None:
         """Return an address from which anybody can download a blob for a while."""
@@ -233,6 +282,9 @@ class BucketStore(Store):
         finally:
             staged.unlink(missing_ok=True)
 
+    def set_aside(self, sha256: str) -> None:
+        """Do nothing: the object goes after the commit."""
+
     def remove(self, sha256: str) -> None:
         """Delete a blob, and its copy here; the caller holds the lock of its row, which no longer says it is there.
 
@@ -241,6 +293,10 @@ class BucketStore(Store):
         """
         self.bucket.delete(self.path(sha256).name)
         self.path(sha256).unlink(missing_ok=True)
+
+    def discard_unfinished(self, before: datetime) -> None:
+        """Discard what was sent of objects that were begun before a time and not finished."""
+        self.bucket.discard_unfinished(before)
 
     def digests(self) -> Iterator[str]:
         """Yield the digest of every blob in the bucket, in order."""
@@ -272,9 +328,27 @@ class BucketStore(Store):
         """
         self.bucket.claim(registry_id)
 
-    def become_cache(self) -> None:
-        """Take the mark from the folder, which had all blobs before they were moved here and lacks later ones."""
+    def claim(self, registry_id: str) -> None:
+        """Mark the bucket again, whose server may be another one, and take the mark from the folder.
+
+        The folder, a cache, had all blobs if they were moved here, and lacks later ones.
+        """
+        self.own(registry_id)
         (self.root / MARK).unlink(missing_ok=True)
+
+    def require_unused(self) -> None:
+        """Refuse a bucket that a registry may be using: of two with one id, each deletes what the other knows.
+
+        Raises:
+            InvalidRequest: The bucket has a mark or blobs.
+            StorageFailed: The bucket did not answer.
+        """
+        if self.bucket.owner() is not None or any(True for _ in self.bucket.list()):
+            raise InvalidRequest(
+                f"{self.place} is, or was, that of a registry. Name an empty one in REGISTRY_BUCKET; or, if that "
+                "registry is gone and nothing of it runs, add --replacing. Then run the restore again: it goes on.",
+                field="bucket",
+            )
 
     def require_there(self) -> None:
         """Refuse to believe that objects are missing where the bucket itself, or its mark, is not found.
@@ -282,6 +356,7 @@ class BucketStore(Store):
         Raises:
             StorageFailed: It is not found, or belongs to another registry.
         """
-        self.bucket.owner()
-        if not self.bucket.require_owner():
+        owner = self.bucket.owner()
+        if owner is None:
             raise StorageFailed(f"{self.place} has lost its {MARK}; see that REGISTRY_BUCKET names the right one.")
+        self.bucket.refuse_other(owner)

@@ -21,6 +21,7 @@ from registry.files.names import HEX256
 from registry.storage.store import Store
 
 PART = ".part"
+ROOM = 64 * 2**20  # bytes that are made room for at a time on a full disk
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,35 @@ class Cache:
 
     def trim(self, most: int) -> int:
         """Remove the least recently used files until at most `most` bytes are left; return the bytes removed."""
+        files = self._files()
+        return self._drop(files, sum(size for _, size, _ in files) - most)
+
+    def make_room(self, size: int, what: str) -> None:
+        """Have room for bytes on the disk; files that nobody uses go for that, some more at a time.
+
+        Raises:
+            StorageFull: There is none.
+        """
+        if size > self.store.room():
+            self._drop(self._files(), max(size, ROOM))
+        self.store.require_room(size, what)
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Return when each file was used, its bytes and its path."""
         files = []
         with suppress(FileNotFoundError):
             for entry in os.scandir(self.folder):
                 with suppress(FileNotFoundError):
                     status = entry.stat()
                     files.append((status.st_mtime, status.st_size, Path(entry.path)))
-        total, removed = sum(size for _, size, _ in files), 0
-        for _, size, path in sorted(files):
-            if total - removed <= most:
+        return sorted(files)
+
+    @staticmethod
+    def _drop(files: list[tuple[float, int, Path]], least: int) -> int:
+        """Remove files in their order until that is so many bytes; return the bytes removed."""
+        removed = 0
+        for _, size, path in files:
+            if removed >= least:
                 break
             removed += size * _remove(path)
         return removed

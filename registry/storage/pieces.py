@@ -1,13 +1,18 @@
-"""Pieces: the bytes of a file as they are sent to a bucket, hashed on the way."""
+"""Pieces: the bytes of blobs on their way into or out of a store, hashed meanwhile."""
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from registry.errors import BreadcrumbError, DigestMismatch, NotFound, StorageFailed
 
 CHUNK = 2**20
+Beat = Callable[[], object]
+
+
+def idle() -> None:
+    """Do nothing, where something takes long and nobody waits."""
 
 
 def checksum(body: bytes) -> dict[str, str]:
@@ -32,27 +37,42 @@ def joined(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
         yield bytes(part)
 
 
+def verified(chunks: Iterable[bytes], sha256: str, size: int) -> Iterator[bytes]:
+    """Yield chunks; fail before the last of them if all together do not have the right size and digest.
+
+    Raises:
+        DigestMismatch: They do not.
+    """
+    hasher, count, last = hashlib.sha256(), 0, b""
+    for chunk in chunks:
+        hasher.update(chunk)
+        count += len(chunk)
+        if count > size:
+            break
+        if last:
+            yield last
+        last = chunk
+    if count != size or hasher.hexdigest() != sha256:
+        raise DigestMismatch(f"The bytes of blob {sha256} are damaged; run `crumb-server check`.")
+    yield last
+
+
 def read_whole(path: Path, sha256: str, size: int, stopping: Callable[[], bool]) -> Iterator[bytes]:
     """Yield a file's bytes; fail before the last of them if they do not have the right size and digest.
 
     Raises:
         NotFound, DigestMismatch, StorageFailed: As `Bucket.put` raises them.
     """
-    hasher, left = hashlib.sha256(), size
-    try:
+
+    def chunks() -> Iterator[bytes]:
         with path.open("rb") as file:
-            while True:
+            while chunk := file.read(CHUNK):
                 if stopping():
                     raise StorageFailed(f"The copy of blob {sha256} to the bucket was stopped; it is made later.")
-                chunk = file.read(min(CHUNK, left))
-                hasher.update(chunk)
-                left -= len(chunk)
-                if left == 0 or not chunk:
-                    break
                 yield chunk
-            if left or file.read(1) or hasher.hexdigest() != sha256:
-                raise DigestMismatch(f"The file of blob {sha256} is damaged; run `crumb-server check`.")
-            yield chunk
+
+    try:
+        yield from verified(chunks(), sha256, size)
     except FileNotFoundError:
         raise NotFound(f"The file of blob {sha256} is gone.") from None
     except BreadcrumbError:

@@ -17,6 +17,7 @@ ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9._/
 ENDPOINT = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 CODE = re.compile(r"[A-Za-z0-9]{1,50}")  # of an error; what else an answer says may contain keys
 MOST_RETRIES = 3
+MANY = 100  # as often as is ever asked again
 DENIED = (401, 403)
 ONLY_OURS = {  # variables of a session of boto3: its name in a file, that in the environment, the value without both
     "profile": (None, None, None, None),
@@ -53,11 +54,12 @@ class S3Place:
     def __repr__(self) -> str:
         return f"S3Place(s3://{self.bucket}/{self.prefix})"
 
-    def connect(self, seconds: float, *, public: bool = False) -> Any:
+    def connect(self, seconds: float, attempts: int = MANY, *, public: bool = False) -> Any:
         """Return a client, which several threads may use.
 
         Args:
             seconds: How long an answer may take.
+            attempts: How often it is asked for, at most 1 + MOST_RETRIES times.
             public: Whether it only signs addresses that others use.
         """
         import boto3
@@ -78,9 +80,9 @@ class S3Place:
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": "path" if endpoint or "." in self.bucket else "virtual"},
-                connect_timeout=min(seconds, 10),
+                connect_timeout=min(seconds, 10.0),
                 read_timeout=seconds,
-                retries={"mode": "standard", "total_max_attempts": MOST_RETRIES + 1},
+                retries={"mode": "standard", "total_max_attempts": min(attempts, MOST_RETRIES + 1)},
                 max_pool_connections=16,
                 # Other checksums than ours are unknown to many servers.
                 request_checksum_calculation="when_required",

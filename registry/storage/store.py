@@ -1,8 +1,7 @@
 """The store: blobs by sha256, on a local disk here and in a bucket in bucket_store.py; put, adopt, read, hold.
 
     DATA/blobs/sha256/ab/cd/<64 hex>     complete bytes, read-only, never changed
-    DATA/staging/<name>                  bytes on their way in: uploads and the folders of jobs
-    DATA/ballast                         bytes that `crumb-server gc` gives up when the disk is full
+    DATA/staging/trash-<64 hex>          a blob that is being deleted, until the commit
     DATA/registry-id                     the id of the registry that the folder belongs to
 
 There is one way to write: bytes in `staging` (on the same file system), hashed, fsync, atomic rename, fsync of the
@@ -10,62 +9,44 @@ folder. A database row may name the blob only after `put` or `adopt` has returne
 bytes are thrown away and an error is raised (the page cache may have dropped them already).
 """
 
-import errno
-import fcntl
 import hashlib
 import os
 import re
-import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
-from registry.errors import (
-    BlobDamaged,
-    BreadcrumbError,
-    DigestMismatch,
-    NotFound,
-    StorageFailed,
-    StorageFull,
-    TooMany,
-)
+from registry.errors import BlobDamaged, NotFound, StorageFailed
 from registry.files.durable import new_files, sync_folder
 from registry.files.hashing import hash_file
 from registry.files.names import HEX256
 from registry.files.progress import Progress
+from registry.storage.disk_parts import DiskParts
+from registry.storage.folder import DataFolder
+from registry.storage.parts import Parts
+from registry.storage.pieces import CHUNK, Beat, idle
 
 _HEX256 = re.compile(HEX256)
-CHUNK = 2**20
-RESERVE_SHARE, MOST_RESERVE = 20, 2**30  # a twentieth of the disk, at most 1 GiB
-BALLAST_BYTES = 2**20  # SQLite cannot even be read without some room
-Beat = Callable[[], object]
 MARK, MOST_MARK = "registry-id", 100  # a file of the folder, and the most bytes that are read of it
 
 
-def idle() -> None:
-    """Do nothing, where something takes long and nobody waits."""
-
-
 @dataclass(eq=False)
-class Store:
+class Store(DataFolder):
     """A content-addressed store under one folder.
 
     What the rest of the registry asks of a store are the methods here; `BucketStore` answers them otherwise.
 
     Attributes:
-        root: The folder.
-        reserve: Bytes of the disk that stay free for the database; None for a twentieth of it, at most 1 GiB.
-        failed: Why no more bytes are written, once the disk has failed.
+        kind: Where the blobs are, `disk` or `bucket`.
+        removes_later: Whether bytes are deleted after the commit that lets go of them, by services/blobs/removal.py.
     """
 
-    root: Path
-    reserve: int | None = None
-    failed: str | None = None
-
     kind: ClassVar[str] = "disk"
+    removes_later: ClassVar[bool] = False
 
     @property
     def where(self) -> str:
@@ -78,81 +59,13 @@ class Store:
         return f"The folder {self.root}"
 
     @property
-    def staging(self) -> Path:
-        """The folder of bytes that are not complete yet."""
-        return self.root / "staging"
-
-    @contextmanager
-    def writing(self, what: str) -> Iterator[None]:
-        """Guard a write: turn a disk error into a sentence, and after an I/O error write nothing more.
-
-        A disk that failed once may have dropped what it still shows as written; a person has to look at that. One that
-        is read-only drops nothing, and is written to again as soon as it can be.
-
-        Raises:
-            StorageFull: The disk has no room.
-            StorageFailed: The disk failed now, or has failed before.
-            TooMany: Too many files are open.
-        """
-        if self.failed:
-            raise StorageFailed(
-                f"The disk failed before ({self.failed}); the operator must check it and restart the registry."
-            )
-        try:
-            yield
-        except BreadcrumbError:
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull(f"There is no room left for {what}; free space and send it again.") from error
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise TooMany("The registry has too many files open; try again in a moment.") from error
-            if error.errno == errno.EIO:
-                self.failed = f"{what}: {error.strerror}"
-            raise StorageFailed(f"The disk failed on {what}: {error.strerror or error}.") from error
-
-    def room(self) -> int:
-        """Return how many more bytes the disk may take, so that the reserve stays free."""
-        usage = shutil.disk_usage(self.root)
-        reserve = min(usage.total // RESERVE_SHARE, MOST_RESERVE) if self.reserve is None else self.reserve
-        return max(0, usage.free - reserve)
+    def parts(self) -> Parts:
+        """What becomes of parts of uploads."""
+        return DiskParts(self, self.path)
 
     def capacity(self) -> int:
         """Return how many more bytes of blobs the store may take."""
         return self.room()
-
-    def require_room(self, size: int, what: str) -> None:
-        """Refuse bytes for which the disk has no room beside the reserve.
-
-        Raises:
-            StorageFull: It has none.
-        """
-        if size > (room := self.room()):
-            raise StorageFull(
-                f"There is no room left for {what} ({size} bytes, and {room} are free beside the reserve); the "
-                "operator must free space."
-            )
-
-    @contextmanager
-    def holding(self, name: str, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
-        """Hold a lock, a file that the system releases when its holder dies; yield whether it was taken.
-
-        Args:
-            name: The name of the file.
-            shared: Whether others may hold it too, if they also share it.
-            wait: Whether to wait until the lock is free.
-        """
-        with self.writing(f"the lock {name}"):
-            handle = os.open(self.root / name, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-                locked = True
-            except BlockingIOError:
-                locked = False
-            yield locked
-        finally:
-            os.close(handle)
 
     def prepare(self) -> None:
         """Create the folders; safe to call again."""
@@ -191,21 +104,11 @@ class Store:
                 with new_files([self.root / MARK]) as (file,):
                     file.write(f"{registry_id}\n".encode())
 
-    @property
-    def ballast(self) -> Path:
-        """The file that is given up when the disk is full."""
-        return self.root / "ballast"
+    def claim(self, registry_id: str) -> None:
+        """Look again whose the store is, and mark it, where more machines than this one use it."""
 
-    def take_ballast(self) -> None:
-        """Create the ballast, if it does not exist and there is room for it."""
-        if self.ballast.exists() or self.room() < BALLAST_BYTES or not hasattr(os, "posix_fallocate"):
-            return
-        with suppress(OSError), self.ballast.open("wb") as file:  # a disk that fails says so where it matters
-            os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
-
-    def drop_ballast(self) -> None:
-        """Delete the ballast, so that the database can be read and written for as long as it takes to free more."""
-        self.ballast.unlink(missing_ok=True)
+    def require_unused(self) -> None:
+        """Refuse, as `InvalidRequest`, a place that another registry may be using and that no folder shows."""
 
     def path(self, sha256: str) -> Path:
         """Return the path of a blob, whether or not it exists.
@@ -260,6 +163,20 @@ class Store:
             StorageFull, StorageFailed: They cannot be brought here now.
         """
 
+    def begin_to_bring(self, sizes: Mapping[str, int]) -> bool | None:
+        """Begin to have the bytes of blobs at `path`, for whoever asks again until they are there.
+
+        Args:
+            sizes: The bytes of each blob, by digest.
+
+        Returns:
+            Whether all are there; None if they are never all there, since they are too much.
+
+        Raises:
+            BlobDamaged, StorageFull, StorageFailed: As of `bring`, for one that was begun before.
+        """
+        return True
+
     def hold(self, stack: ExitStack, digests: Collection[str], beat: Beat = idle) -> None:
         """Have the bytes of blobs at `path` until a stack is left.
 
@@ -309,28 +226,6 @@ class Store:
             self.adopt(staged, digest)
         return digest, size
 
-    @contextmanager
-    def staged(self, chunks: Iterable[bytes], sha256: str | None = None) -> Iterator[tuple[Path, str, int]]:
-        """Stage bytes for a while; yield the file, their digest and their size, so that the file can be adopted.
-
-        Raises:
-            DigestMismatch, StorageFull, StorageFailed: As of `put`.
-        """
-        staged = self.staging / f"put-{os.urandom(16).hex()}"
-        hasher, size = hashlib.sha256(), 0
-        try:
-            with self.writing("a blob"), staged.open("xb") as file:
-                for chunk in chunks:
-                    self.require_room(len(chunk), "a blob")
-                    hasher.update(chunk)
-                    size += file.write(chunk)
-            digest = hasher.hexdigest()
-            if sha256 is not None and digest != sha256:
-                raise DigestMismatch(f"The bytes hash to {digest}, not to {sha256}.")
-            yield staged, digest, size
-        finally:
-            staged.unlink(missing_ok=True)
-
     def send_ahead(self, staged: Path, sha256: str, beat: Beat = idle) -> None:
         """Do what takes long of storing a staged file, before the transaction in which `adopt` does the rest.
 
@@ -363,30 +258,78 @@ class Store:
         finally:
             staged.unlink(missing_ok=True)
 
+    def chunks(self, sha256: str) -> Iterator[bytes]:
+        """Yield the bytes of a blob as they are.
+
+        Raises:
+            NotFound: They are missing.
+            OSError: They cannot be read.
+        """
+        try:
+            with self.path(sha256).open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except FileNotFoundError:
+            raise NotFound(f"The file of blob {sha256} is gone.") from None
+
+    def take(self, sha256: str, size: int, chunks: Iterable[bytes]) -> None:
+        """Store a blob whose bytes another place has, beside no transaction; they are verified on the way.
+
+        Raises:
+            DigestMismatch: They are others.
+            StorageFull, StorageFailed: The store did not take them.
+        """
+        self.put(chunks, sha256)
+
+    def has(self, sha256: str, size: int) -> bool:
+        """Say whether a blob is here that somebody stored at another time, so that it need not be taken again."""
+        return self.size(sha256) == size and self.hash(sha256) == sha256
+
+    # Deleting ----------------------------------------------------------------------------------------------------
+
+    def set_aside(self, sha256: str) -> None:
+        """Move a blob's file aside until the commit that deletes its row; the caller holds the lock of the row.
+
+        Raises:
+            StorageFailed: The disk failed.
+        """
+        with self.writing(f"blob {sha256}"), suppress(FileNotFoundError):
+            self.path(sha256).replace(self._aside(sha256))
+
+    def drop(self, sha256: str) -> None:
+        """Delete a file that was moved aside, after the commit."""
+        self._aside(sha256).unlink(missing_ok=True)
+
+    def remove(self, sha256: str) -> None:
+        """Delete a blob after the commit, under the lock of its row, where the store `removes_later`."""
+
+    def discard_unfinished(self, before: datetime) -> None:
+        """Discard what was sent of blobs that were begun before a time and not finished, where that stays.
+
+        Raises:
+            StorageFailed: The bucket failed.
+        """
+
+    def put_back(self, sha256: str) -> None:
+        """Move a file back that was set aside, unless the blob is there; the caller holds the lock of its row."""
+        if not self.exists(sha256) and self._aside(sha256).exists():
+            self.adopt(self._aside(sha256), sha256)
+
+    def set_aside_before(self) -> list[str]:
+        """Return the digests of the blobs whose files are aside."""
+        names = (path.name.removeprefix("trash-") for path in sorted(self.staging.glob("trash-*")))
+        return [name for name in names if _HEX256.fullmatch(name)]
+
+    def _aside(self, sha256: str) -> Path:
+        return self.staging / f"trash-{sha256}"
+
+    # All of them -------------------------------------------------------------------------------------------------
+
     def digests(self) -> Iterator[str]:
         """Yield the digest of every blob on disk, in order."""
         for path in sorted((self.root / "blobs" / "sha256").glob("??/??/*")):
             if _HEX256.fullmatch(path.name):
                 yield path.name
-
-    @contextmanager
-    def folder(self, name: str) -> Iterator[Path]:
-        """Create an empty staging folder, and remove it afterwards with everything in it."""
-        folder = self.staging / name
-        self.discard(folder)
-        with self.writing("a staging folder"):
-            folder.mkdir()
-        try:
-            yield folder
-        finally:
-            self.discard(folder)
-
-    def discard(self, staged: Path) -> None:
-        """Remove a file or folder of the staging area, if it is there."""
-        if staged.is_dir():
-            shutil.rmtree(staged, ignore_errors=True)
-        else:
-            staged.unlink(missing_ok=True)
 
 
 def damaged(sha256: str) -> BlobDamaged:

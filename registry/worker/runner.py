@@ -38,7 +38,8 @@ from registry.services.catalog import hub_bases
 from registry.services.queue import jobs, workers
 from registry.settings import Settings
 from registry.storage.cache import Cache
-from registry.storage.store import Beat, Store
+from registry.storage.pieces import Beat
+from registry.storage.store import Store
 from registry.worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
@@ -65,6 +66,11 @@ def fails_for_all(error: Exception) -> bool:
     if isinstance(error, BreadcrumbError):
         return isinstance(error, StorageFull | StorageFailed) and not isinstance(error, BlobDamaged)
     return isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+
+def fails_in_bucket(error: Exception, store: Store) -> bool:
+    """Say whether a bucket failed: perhaps on one object alone, so that other jobs are to be tried before this one."""
+    return store.kind == "bucket" and isinstance(error, StorageFailed) and not isinstance(error, BlobDamaged)
 
 
 def concerning(files: dict[str, str]) -> set[str]:

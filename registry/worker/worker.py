@@ -33,11 +33,12 @@ from registry.services.composing import builds, compositions, holding
 from registry.services.queue import jobs
 from registry.services.releasing import releases
 from registry.worker import comparing, diffing
-from registry.worker.runner import Hung, Stopped, concerning, fails_for_all
+from registry.worker.runner import Hung, Stopped, concerning, fails_for_all, fails_in_bucket
 from registry.worker.upkeep import Upkeep
 
 log = structlog.get_logger()
 SWEEP_EVERY = 600.0  # seconds
+BUCKET_REST = timedelta(seconds=30)  # until a job is tried again that lacks an object; others go first
 DISK_REST = 10.0  # seconds of a worker whose disk fails, before it tries again
 MOST_IMPORTS = 4  # attempts of an import whose Hub does not answer: a minute at most, and somebody waits
 MOST_HANGS = 3  # attempts of a job that hangs: each takes a worker for as long as it may stand still
@@ -89,9 +90,13 @@ class Worker(Upkeep):
         self.look_at_fence()
         with self.database.write() as session:
             self.be_seen(session)
-        orphans = blobs.adopt_orphans(self.database, self.store)
-        if orphans:
+        strays, missing = blobs.compare(self.database, self.store)
+        if orphans := blobs.adopt_orphans(self.database, self.store, strays):
             log.info("worker.orphans", blobs=orphans)
+        if self.store.kind == "bucket":  # a folder would say the same of all blobs while it is not mounted
+            lost = [sha256 for sha256 in missing if damage.examine(self.database, self.store, sha256)]
+            if lost:
+                log.error("worker.lost", blobs=len(lost), first=lost[0])
         self.sweep()
 
     def step(self) -> bool:
@@ -160,6 +165,13 @@ class Worker(Upkeep):
         except Exception as error:  # the database or the disk failed, not what the job is about
             if isinstance(error, BlobDamaged) and error.field:
                 damage.note(self.database, self.store, error.field)
+            if fails_in_bucket(error, self.store):
+                with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+                    counts = claim.kind in jobs.REPEATABLE
+                    jobs.postpone(session, claim, BUCKET_REST, str(error), counts=counts)
+                bound.exception("job.error")
+                self.stopping.wait(DISK_REST)
+                return "disk"
             if fails_for_all(error) and not (isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE):
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
                     jobs.release(session, claim)

@@ -13,6 +13,7 @@ import pytest
 
 from registry.errors import DigestMismatch, InvalidRequest, NotFound, StorageFailed
 from registry.storage import bucket as buckets
+from registry.storage import multipart
 from registry.storage.bucket import Bucket, open_bucket
 from tests.support.s3_stand_in import CUT, HALF, S3, WRONG, Asked
 from tests.support.servers import serving
@@ -34,12 +35,12 @@ def file_of(folder: Path, data: bytes) -> tuple[str, Path, int]:
 
 
 def test_a_large_file_goes_in_parts_that_each_carry_their_digest(bucket: Bucket, s3: S3, tmp_path: Path) -> None:
-    data = random.Random(3).randbytes(2 * buckets.LEAST_PART + 12345)
+    data = random.Random(3).randbytes(2 * multipart.LEAST_PART + 12345)
     sha256, path, size = file_of(tmp_path, data)
     bucket.put(sha256, path, size)
     assert s3.objects == {sha256: data}
     parts = [asked for asked in s3.asked if "partNumber" in asked.word]
-    assert sorted(len(part.body) for part in parts) == [12345, buckets.LEAST_PART, buckets.LEAST_PART]
+    assert sorted(len(part.body) for part in parts) == [12345, multipart.LEAST_PART, multipart.LEAST_PART]
     assert all("x-amz-checksum-sha256" in part.headers for part in parts)
     assert s3.uploads == {}
 
@@ -70,7 +71,7 @@ def test_a_copy_is_given_up_in_the_middle_when_the_worker_stops(bucket: Bucket, 
 def test_who_sends_is_asked_to_go_on_while_the_bucket_is_slow(
     bucket: Bucket, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buckets, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(multipart, "LOOK_SECONDS", 0.01)
     sha256, path, size = file_of(tmp_path, bytes(9 * 2**20))
     asked, enough = iter(range(10**6)), threading.Event()
 
@@ -267,7 +268,7 @@ def test_wrong_bytes_arrive_as_they_are_for_whoever_reads_checks_them(bucket: Bu
 
 
 def test_a_bucket_that_is_slow_is_not_waited_for_long(bucket: Bucket, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buckets, "QUICK_SECONDS", 0.2)
+    monkeypatch.setitem(buckets.PATIENCE, "quick", (0.2, 1))
     given_up = threading.Event()
     s3.fault = lambda asked: given_up.wait(60) and None
     with pytest.raises(StorageFailed, match="cannot be reached"):
@@ -276,7 +277,7 @@ def test_a_bucket_that_is_slow_is_not_waited_for_long(bucket: Bucket, s3: S3, mo
 
 
 def test_a_part_that_fails_leaves_nothing_behind(bucket: Bucket, s3: S3, tmp_path: Path) -> None:
-    sha256, path, size = file_of(tmp_path, bytes(3 * buckets.LEAST_PART))
+    sha256, path, size = file_of(tmp_path, bytes(3 * multipart.LEAST_PART))
     s3.fault = lambda asked: 503 if asked.word.get("partNumber") == "2" else None
     with pytest.raises(StorageFailed, match="did not take"):
         bucket.put(sha256, path, size)
@@ -284,7 +285,7 @@ def test_a_part_that_fails_leaves_nothing_behind(bucket: Bucket, s3: S3, tmp_pat
 
 
 def test_a_part_that_arrives_otherwise_is_refused_by_the_server(bucket: Bucket, s3: S3, tmp_path: Path) -> None:
-    sha256, path, size = file_of(tmp_path, bytes(2 * buckets.LEAST_PART))
+    sha256, path, size = file_of(tmp_path, bytes(2 * multipart.LEAST_PART))
     put = S3.put
 
     def swap(asked: Asked, key: str) -> tuple[int, dict[str, str], bytes]:

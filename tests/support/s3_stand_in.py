@@ -71,6 +71,7 @@ class S3:
     objects: dict[str, bytes] = field(default_factory=dict)
     modified: dict[str, datetime] = field(default_factory=dict)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)  # open ones
+    begun: dict[str, tuple[str, datetime]] = field(default_factory=dict)  # of which key each is, and since when
     asked: list[Asked] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     page: int = 1000
@@ -185,6 +186,8 @@ class S3:
         word = asked.word
         if asked.method == "HEAD" and not key:
             return 200, {"x-amz-bucket-region": self.region}, b""
+        if asked.method == "GET" and not key and "uploads" in word:
+            return 200, {}, self.unfinished(word)
         if asked.method in ("GET", "HEAD"):
             return self.list(word) if not key else self.get(asked, key)
         if asked.method == "DELETE" and "uploadId" in word:
@@ -194,6 +197,7 @@ class S3:
             return 204, {}, b""
         if asked.method == "POST" and "uploads" in word:
             self.uploads[name := uuid.uuid4().hex] = {}
+            self.begun[name] = key, datetime.now(UTC)
             return 200, {}, xml("InitiateMultipartUploadResult", Bucket=bucket, Key=key, UploadId=name)
         if asked.method == "POST" and "uploadId" in word:
             return self.complete(asked, key)
@@ -262,6 +266,15 @@ class S3:
         if first > last:
             raise Refused(416, "InvalidRange")
         return 206, headers | {"Content-Range": f"bytes {first}-{last}/{len(body)}"}, body[first : last + 1]
+
+    def unfinished(self, word: dict[str, str]) -> bytes:
+        found = [
+            xml("Upload", Key=key, UploadId=name, Initiated=at.strftime("%Y-%m-%dT%H:%M:%S.000Z"))
+            for name, (key, at) in self.begun.items()
+            if name in self.uploads and key.startswith(word.get("prefix", ""))
+        ]
+        head = xml("ListMultipartUploadsResult", Bucket=self.bucket, IsTruncated="false")
+        return head.replace(b"</ListMultipartUploadsResult>", b"".join(found) + b"</ListMultipartUploadsResult>")
 
     def list(self, word: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         if word.get("list-type") != "2":

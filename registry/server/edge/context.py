@@ -41,6 +41,7 @@ class Context:
     upload_limits: UploadLimits
     hashing: CapacityLimiter
     parsing: CapacityLimiter
+    keeping: CapacityLimiter
     token_rate: Rate
     gate: Gate
     bucket: Bucket | None

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from registry.server.edge.downloads import name_caller
 from registry.server.processes.metrics import Metrics
 from registry.server.sending.asked import negotiate
 from registry.server.sending.composed import ComposedResponse, Wanted
-from registry.services.blobs import damage
+from registry.services.blobs import blobs, damage
 from registry.services.composing import compositions, holding
 from registry.services.composing.snapshots import File, Snapshot
 from registry.services.people.access import AnyModel
@@ -28,6 +29,7 @@ from registry.storage.cache import Cache
 
 log = structlog.get_logger()
 EXAMINING = threading.Lock()
+USED_SECONDS = 60.0  # how exact the time is at which a copy was used
 FETCHING_SECONDS = 10  # after which a client asks again for what waits for the Hub
 
 
@@ -76,7 +78,7 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
 
     Raises:
         BlobDamaged: Something that it is made of is marked as damaged.
-        TooMany: The base is at the Hub and a job fetches it, or all is in a bucket and a job composes the file.
+        TooMany: The base is at the Hub and a job fetches it, or all is in a bucket and comes from there.
     """
     assert snapshot.recipe_digest is not None
     cache = Cache(ctx.store)
@@ -86,22 +88,26 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
             raise RevisionNotFound(f"The recipe {snapshot.recipe_digest[:12]} is no longer composed; compose it again.")
         recipe = compositions.to_recipe(found.recipe)
         needed = [file for file in found.base if concerns_weights(file.path)]
-        damage.refuse_marked(session, [file.sha256 for file in needed] + [item.sha256 for item in recipe.items])
+        used = [item.sha256 for item in recipe.items]
+        damage.refuse_marked(session, [file.sha256 for file in needed] + used)
+        sizes = {file.sha256: file.size for file in needed if file.state != "remote"} | blobs.sizes_of(session, used)
     base = {file.path: str(cache.locate(file.sha256)) for file in needed}
-    missing = None
-    if ctx.store.kind == "bucket":  # the files may be on no machine but the worker's
-        missing = f"This file of {model.full_name} is being composed"
-    elif any(file.state == "remote" and not Path(base[file.path]).is_file() for file in needed):
-        missing = f"The base of {model.full_name} is being fetched from the Hub"
-    if missing is not None:
+    here: bool | None = True
+    if any(file.state == "remote" and not Path(base[file.path]).is_file() for file in needed):
+        missing, here = f"The base of {model.full_name} is being fetched from the Hub", None
+    elif not (here := ctx.store.begin_to_bring(sizes)):
+        missing = f"What this file of {model.full_name} is composed of is being fetched"
+    if here is None:  # a worker has it here, or composes it
         with ctx.database.write() as session:
             holding.hold(session, found.composition, again=True)
+    if not here:
         raise TooMany(f"{missing}; try again in a moment.", retry_after=FETCHING_SECONDS)
-    for path in base.values():
+    patches = {sha256: str(ctx.store.path(sha256)) for sha256 in used}
+    for path in (*base.values(), *patches.values()):
         if Path(path).parent == cache.folder:
-            with suppress(FileNotFoundError):
-                os.utime(path)  # of what is used least recently, the cache lets go
-    patches = {item.sha256: str(ctx.store.path(item.sha256)) for item in recipe.items}
+            with suppress(OSError):  # gone, or another user's
+                if time.time() - Path(path).stat().st_mtime > USED_SECONDS:
+                    os.utime(path)  # of what is used least recently, the cache lets go
     named = {"base": recipe.base, "alpha": recipe.alpha, "items": recipe.items, "method": recipe.method}
     seen = [file.stat() for file in map(Path, (*base.values(), *patches.values())) if file.is_file()]
     key = " ".join([str(found.composition), *(f"{status.st_ino}.{status.st_mtime_ns}" for status in seen)])

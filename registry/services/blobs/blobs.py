@@ -11,7 +11,7 @@ The lock is FOR NO KEY UPDATE. It excludes the collector's FOR UPDATE and other 
 lock of a foreign key; rows are locked in the order of their digests. So there are no deadlocks.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -33,19 +33,19 @@ from registry.db.tables import (
     PatchRevision,
     PushedFile,
     RecipeItem,
-    RegistryId,
     ReleaseFile,
     RevisionFile,
     UploadSession,
     now,
 )
 from registry.errors import StorageFailed, Unavailable
+from registry.services.blobs.places import require_place
 from registry.services.people import access
 from registry.services.people.actors import Actor
 from registry.storage.store import Store
 
 LEASE = timedelta(hours=24)  # how long a blob is kept after somebody asked for it, whether or not rows refer to it
-ORPHANS_AT_ONCE = 100  # that one transaction gives rows
+ORPHANS_AT_ONCE = 20  # that one transaction gives rows
 OWNERS = (
     BaseFile.sha256,
     PatchRevision.blob_sha256,
@@ -77,27 +77,16 @@ def register(session: Session, store: Store, staged: Path | None, sha256: str, s
     revive(session, blob, size)
 
 
-def require_place(session: Session, store: Store) -> None:
-    """Refuse to store more where the registry no longer keeps its blobs; until the commit they are not moved.
-
-    Raises:
-        Unavailable: The blobs were moved while this process was running.
-    """
-    kept = session.scalar(select(RegistryId.storage).with_for_update(read=True))
-    if kept not in (None, store.kind):
-        raise Unavailable(
-            f"The blobs of this registry were moved to {kept}; its operator must restart it with REGISTRY_STORE={kept}."
-        )
-
-
 def require_not_removed(blob: Blob, store: Store) -> None:
     """Refuse to store bytes whose object may be deleted by a request that is under way; see removal.py.
 
     Raises:
         Unavailable: It may.
     """
-    if store.kind == "bucket" and blob.state in ELSEWHERE and blob.doomed_at and blob.bucketed_at:
-        raise Unavailable(f"The bytes of {blob.sha256} are being deleted from the bucket; send them again in a minute.")
+    if store.removes_later and blob.state in ELSEWHERE and blob.doomed_at and blob.bucketed_at:
+        raise Unavailable(
+            f"The bytes of {blob.sha256} are being deleted from the bucket; send them again in some minutes."
+        )
 
 
 def lock(session: Session, store: Store, sha256: str, size: int) -> None:
@@ -160,6 +149,12 @@ def lease(session: Session, digests: Collection[str]) -> dict[str, int]:
     return {blob.sha256: blob.size for blob in rows}
 
 
+def sizes_of(session: Session, digests: Collection[str]) -> dict[str, int]:
+    """Return the sizes of those blobs that have rows, by digest."""
+    rows = session.execute(select(Blob.sha256, Blob.size).where(Blob.sha256.in_(set(digests))))
+    return {row.sha256: row.size for row in rows}
+
+
 def keep(blob: Blob) -> None:
     """Extend a blob's lease, so that the collector leaves it alone; the caller holds its lock."""
     if blob.state == "doomed":
@@ -214,26 +209,48 @@ def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[s
     return lease(session, allowed)
 
 
-def adopt_orphans(database: Database, store: Store) -> int:
+def adopt_orphans(database: Database, store: Store, orphans: Sequence[str]) -> int:
     """Add a row for every blob file without one (its writer died before the commit); return how many.
 
-    An orphan with a row is then collected like other garbage. No transaction is open while a bucket is listed.
+    An orphan with a row is then collected like other garbage.
 
     Raises:
         Unavailable: The blobs were moved to another place.
     """
-    orphans, count = find_orphans(database, store), 0
-    for start in range(0, len(orphans), ORPHANS_AT_ONCE):
+    count = 0
+    for batch in batches(orphans):
         with database.write() as session:
-            count += len(adopt(session, store, orphans[start : start + ORPHANS_AT_ONCE]))
+            count += len(adopt(session, store, batch))
     return count
+
+
+def batches(orphans: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield orphans as one transaction each may give them rows: it asks for each of them."""
+    for start in range(0, len(orphans), ORPHANS_AT_ONCE):
+        yield orphans[start : start + ORPHANS_AT_ONCE]
 
 
 def find_orphans(database: Database, store: Store) -> list[str]:
     """Return the digests of blob files without a row; the transaction that adds some of these rows may be under way."""
+    return compare(database, store)[0]
+
+
+def compare(database: Database, store: Store) -> tuple[list[str], list[str]]:
+    """List the store; return the digests of files without a row, and of rows that say of nothing that it is here.
+
+    Both may have changed since: a transaction may be under way that adds such a row, or deletes such bytes.
+    """
     with database.read() as session:
-        known = set(session.scalars(select(Blob.sha256).where(Blob.state.in_(STORED))))
-    return [sha256 for sha256 in store.digests() if sha256 not in known]
+        sound = dict(
+            session.execute(select(Blob.sha256, Blob.damaged_at.is_(None)).where(Blob.state.in_(STORED))).all()
+        )
+    orphans = []
+    for sha256 in store.digests():
+        if sha256 in sound:
+            sound[sha256] = False
+        else:
+            orphans.append(sha256)
+    return orphans, [sha256 for sha256, missing in sound.items() if missing]
 
 
 def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str, int]:
@@ -245,14 +262,18 @@ def adopt(session: Session, store: Store, orphans: Collection[str]) -> dict[str,
     require_place(session, store)
     adopted = {}
     for sha256 in sorted(orphans):
-        if (size := store.size(sha256)) is None:  # another process was faster, and has collected it since
-            continue
-        blob, added = find_or_add(session, sha256, size)
-        if blob.state in ELSEWHERE and blob.doomed_at is not None and store.kind == "bucket":
+        blob, added = find_or_add(session, sha256, 0)
+        if blob.state in ELSEWHERE and blob.doomed_at is not None and store.removes_later:
             continue  # it is about to be deleted
-        if (added or blob.state in ELSEWHERE) and store.exists(sha256):
-            adopted[sha256], blob.state = size, "live"
-        elif added:
+        if not added and blob.state not in ELSEWHERE:
+            continue
+        size = store.size(sha256)
+        if size is not None and (added or size == blob.size):
+            adopted[sha256] = blob.size = size
+            blob.state = "live"
+        elif size is not None and store.removes_later:
+            blob.doomed_at = now()  # it is another's bytes, or cut, and is to go
+        elif added:  # another process was faster, and has collected it since
             session.delete(blob)
     session.flush()
     return adopted

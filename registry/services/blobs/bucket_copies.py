@@ -25,9 +25,9 @@ from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import Blob, RegistryId, UploadSession, now
+from registry.db.tables import Blob, UploadSession, now
 from registry.errors import BreadcrumbError, DigestMismatch, NotFound, StorageFailed
-from registry.services.blobs import blobs, damage
+from registry.services.blobs import blobs, damage, places
 from registry.storage.bucket import Bucket, StoredObject
 from registry.storage.store import Store
 
@@ -80,7 +80,7 @@ def run(
 def is_store(database: Database) -> bool:
     """Say whether the blobs were moved to the bucket, which has no copies then: this process is to be restarted."""
     with database.read() as session:
-        return session.scalar(select(RegistryId.storage)) == "bucket"
+        return places.kept_in(session) == "bucket"
 
 
 def waiting(database: Database, least: int) -> list[tuple[str, int]]:

@@ -14,9 +14,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import ELSEWHERE, Blob, RegistryId, now
+from registry.db.tables import ELSEWHERE, Blob, now
 from registry.files.progress import Progress
 from registry.services.blobs.blobs import get_locked
+from registry.services.blobs.places import is_place
 from registry.storage.store import Store, damaged
 
 DIGESTS_AT_ONCE = 1000
@@ -58,7 +59,7 @@ def examine(database: Database, store: Store, sha256: str, progress: Progress | 
             store.require_there()
         with database.write() as session:
             blob = get_locked(session, sha256)
-            if session.scalar(select(RegistryId.storage)) not in (None, store.kind):
+            if not is_place(session, store):
                 return None  # the blobs were moved, and this process does not know where they are
             if blob is not None and store.identity(sha256) == hashed:
                 blob.checked_at = now()

@@ -17,7 +17,6 @@ dies before the commit, the row still exists and the next run moves the file bac
 unlinks it. An object in a bucket is deleted first.
 """
 
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -32,15 +31,16 @@ from sqlalchemy.orm import Session
 from registry.db.session import Database
 from registry.db.tables import ELSEWHERE, STORED, Blob, Job, UploadSession, now
 from registry.errors import StorageFailed
-from registry.files.names import HEX256
-from registry.services.blobs import blobs, bucket_copies, bucket_parts, removal, uploads
+from registry.services.blobs import blobs, bucket_copies, removal, uploads
+from registry.services.blobs.places import require_place
 from registry.storage.bucket import Bucket
-from registry.storage.bucket_store import BucketStore
+from registry.storage.disk_parts import staging_path
 from registry.storage.store import Store
 
 LOCK = "gc.lock"  # shared by all who delete blobs; a backup, which needs them, holds it alone
 BATCH = 100  # blobs of one transaction
 DOOMED_SHARE = 4  # a blob stays doomed for the grace divided by this
+UNFINISHED = timedelta(days=1)  # after which what was sent of an object is never finished
 PUT_SECONDS = 3600.0  # small files are written at once; after this time their writer must be dead
 
 Transactions = Callable[[], AbstractContextManager[Session]]
@@ -149,18 +149,19 @@ def clear(
 
     Before blobs are deleted, `withdraw` deletes them from the bucket; with `bucketed`, those still in there are kept.
     """
-    in_bucket = isinstance(store, BucketStore)
     with transactions() as session:
-        blobs.require_place(session, store)
+        require_place(session, store)
         sizes = uploads.expire(session)
         staged = abandoned(session, store, grace)
     left = discard(store, staged, dry=dry)
-    with transactions() as session:
-        adopted = blobs.adopt(session, store, strays)
+    adopted = dict[str, int]()
+    for batch in blobs.batches(strays):
+        with transactions() as session:
+            adopted |= blobs.adopt(session, store, batch)
     doomed, seen = Amount(), BATCH
     while seen == BATCH:
         with transactions() as session:
-            blobs.require_place(session, store)
+            require_place(session, store)
             seen, added = doom(session, grace)
         doomed += added
     problem = ""
@@ -172,23 +173,25 @@ def clear(
     with store.holding(LOCK, shared=True) as locked:
         while seen == BATCH and locked:
             with transactions() as session:
-                blobs.require_place(session, store)
-                seen, gone = delete(session, grace / DOOMED_SHARE, bucketed, stays=in_bucket)
+                require_place(session, store)
+                seen, gone = delete(session, grace / DOOMED_SHARE, bucketed, stays=store.removes_later)
                 for sha256 in () if dry else gone:
-                    set_aside(store, sha256)
+                    store.set_aside(sha256)
             for sha256 in () if dry else gone:
-                aside(store, sha256).unlink(missing_ok=True)
+                store.drop(sha256)
             deleted += Amount(len(gone), sum(gone.values()))
-        if locked and not dry and isinstance(store, BucketStore):
+        if locked and not dry and store.removes_later:
             try:
                 removal.run(database, store, max(grace / DOOMED_SHARE, lent))
-                bucket_parts.collect(database, store)
+                store.parts.collect(lambda: open_uploads(database))
             except StorageFailed as error:
                 problem = str(error)
+            with suppress(StorageFailed):  # some servers do not list them, and some keys may not
+                store.discard_unfinished(now() - max(grace, UNFINISHED))
     seen = BATCH
     while seen == BATCH:
         with transactions() as session:
-            seen, forgotten = forget(session, grace, stays=in_bucket)
+            seen, forgotten = forget(session, grace, stays=store.removes_later)
         deleted += Amount(forgotten)
     given_rows = Amount(len(adopted), sum(adopted.values()))
     expired = Amount(len(sizes), sum(sizes))
@@ -265,31 +268,20 @@ def forget(session: Session, grace: timedelta, *, stays: bool = False) -> tuple[
     return len(locked), len(unwanted_digests)
 
 
-def aside(store: Store, sha256: str) -> Path:
-    """Return where a blob's file is kept between the decision to delete it and the commit."""
-    return store.staging / f"trash-{sha256}"
-
-
-def set_aside(store: Store, sha256: str) -> None:
-    """Move a blob's file aside; the caller holds the lock of its row. A bucket is left alone until the commit."""
-    if isinstance(store, BucketStore):
-        return
-    with store.writing(f"blob {sha256}"), suppress(FileNotFoundError):
-        store.path(sha256).replace(aside(store, sha256))
-
-
 def restore(database: Database, store: Store) -> None:
-    """Finish what a killed run began: move a file that was set aside back if its row exists, else unlink it."""
-    for path in sorted(store.staging.glob("trash-*")):
-        sha256 = path.name.removeprefix("trash-")
-        if not re.fullmatch(HEX256, sha256):
-            continue
+    """Finish what a killed run began: move a file that was set aside back if its row exists, else delete it."""
+    for sha256 in store.set_aside_before():
         with database.write() as session:  # a run that is deleting it holds the lock
             row = session.get(Blob, sha256, with_for_update=True)
-            stored = row is not None and row.state in STORED
-            if stored and not store.exists(sha256) and path.exists():
-                store.adopt(path, sha256)
-            path.unlink(missing_ok=True)
+            if row is not None and row.state in STORED:
+                store.put_back(sha256)
+            store.drop(sha256)
+
+
+def open_uploads(database: Database) -> set[uuid.UUID]:
+    """Return the upload sessions that take parts."""
+    with database.read() as session:
+        return uploads.find_open(session)
 
 
 def discard(store: Store, staged: Sequence[Path], *, dry: bool = False) -> Amount:
@@ -308,7 +300,7 @@ def abandoned(session: Session, store: Store, grace: timedelta) -> list[Path]:
 def stale(session: Session, store: Store) -> list[Path]:
     """Return the staging files without a session."""
     staged = list(store.staging.glob("upload-*"))  # listed before the rows, since a file is younger than its session
-    alive = {uploads.staging_path(store, upload_id).name for upload_id in session.scalars(select(UploadSession.id))}
+    alive = {staging_path(store, upload_id).name for upload_id in session.scalars(select(UploadSession.id))}
     return [path for path in staged if path.name not in alive]
 
 

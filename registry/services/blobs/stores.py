@@ -12,7 +12,14 @@ from registry.storage.store import Store
 
 
 def open_store(
-    database: Database, kind: str, root: Path, reserve: int | None, bucket: Bucket | None, cache_bytes: int
+    database: Database,
+    kind: str,
+    root: Path,
+    reserve: int | None,
+    bucket: Bucket | None,
+    cache_bytes: int,
+    *,
+    patience: float | None = None,
 ) -> Store:
     """Return the store of a registry.
 
@@ -23,6 +30,7 @@ def open_store(
         reserve: Bytes of its disk that stay free; see `Store`.
         bucket: The bucket, for a store that is one.
         cache_bytes: Most bytes of copies of it in the folder.
+        patience: Seconds that a reader waits for such a copy; None for as long as it takes.
 
     Raises:
         InvalidRequest: The store is to be a bucket, and none is given.
@@ -33,4 +41,4 @@ def open_store(
         raise InvalidRequest("REGISTRY_STORE=bucket needs REGISTRY_BUCKET, like s3://name/prefix.", field="store")
     shared = database.engine.dialect.name == "postgresql"
     lock = partial(locks.holding, database.engine) if shared else None
-    return BucketStore(root, reserve, bucket=bucket, most=cache_bytes, lock=lock)
+    return BucketStore(root, reserve, bucket=bucket, most=cache_bytes, lock=lock, patience=patience)

@@ -1,20 +1,15 @@
 """Uploads: announced by digest and size, sent as idempotent parts that are verified one by one, then completed.
 
 Part n is the bytes from n * part_size; parts may arrive in any order, in parallel and repeatedly. A part has a row only
-once its bytes are durable in the session's staging file, so after a crash the missing bytes are simply sent again.
-Completing hashes the whole file; a part that turns out to be damaged loses its row and is missing again.
+once the store has its bytes, so after a crash the missing ones are simply sent again. Completing hashes the whole; a
+part that turns out to be damaged loses its row and is missing again.
 """
 
-import fcntl
 import hashlib
-import os
-import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, selectinload
@@ -27,18 +22,14 @@ from registry.errors import (
     TooLarge,
     WrongState,
 )
-from registry.files.durable import sync_folder
-from registry.files.hashing import hash_file
-from registry.services.blobs import blobs, bucket_parts, quotas
+from registry.services.blobs import blobs, quotas
 from registry.services.people import access
 from registry.services.people.actors import Actor, record
-from registry.storage.bucket_store import BucketStore
-from registry.storage.store import CHUNK, Store
+from registry.storage.parts import Announced, Slot
+from registry.storage.store import Store
 
 MOST_PARTS = 9000
 MOST_EXPIRED = 10_000  # sessions that are deleted at a time
-COMPLETE_SECONDS = 5.0  # that completing waits for parts in flight
-ENDED = "This upload was completed or cancelled just now; ask for its state."
 EMPTY_SHA256 = hashlib.sha256().hexdigest()
 
 
@@ -51,25 +42,6 @@ class UploadLimits:
     quota_uploads: int
     part_bytes: int
     lifetime: timedelta
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a part is written: `size` bytes at `offset` of `path`. `stored` is its digest if it was stored before.
-
-    A file `apart` is the part's alone: it goes into the bucket, and away.
-    """
-
-    path: Path
-    offset: int
-    size: int
-    stored: str | None
-    apart: bool = False
-
-
-def staging_path(store: Store, upload_id: uuid.UUID) -> Path:
-    """Return the file that holds a session's parts."""
-    return store.staging / f"upload-{upload_id.hex}"
 
 
 def announce(
@@ -191,60 +163,7 @@ def slot(
         raise InvalidRequest(f"Part {number} has {size} bytes, not {length}.", field="Content-Length")
     part = session.get(UploadPart, (upload_id, number))
     stored = part.sha256 if part else None
-    if isinstance(store, BucketStore):
-        return Slot(store.staging / f"put-{os.urandom(16).hex()}", 0, size, stored, apart=True)
-    return Slot(staging_path(store, upload.id), offset, size, stored)
-
-
-def keep_part(store: Store, upload_id: uuid.UUID, number: int, place: Slot, sha256: str) -> None:
-    """Make a part durable that was written and whose bytes hash to `sha256`, where its file alone is not."""
-    if isinstance(store, BucketStore) and place.stored is None:
-        store.bucket.put_file(bucket_parts.name_part(upload_id, number), place.path, sha256)
-
-
-def create_staging(store: Store, path: Path) -> None:
-    """Create a session's staging file, its name durable, if it does not exist."""
-    with store.writing("an upload"):
-        if not path.exists():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            sync_folder(path.parent)
-
-
-@contextmanager
-def staging(store: Store, path: Path, *, alone: bool = False) -> Iterator[int]:
-    """Open a session's staging file for a while: shared with other parts, or exclusively (`alone`) to complete it.
-
-    Nobody completes an upload while a part is being written, and the other way round: a descriptor that was open for
-    writing when the file became a blob could change the blob.
-
-    Raises:
-        WrongState: The other kind of access is under way (completing waits briefly for parts), or the upload has ended.
-    """
-    with store.writing("an upload"):
-        try:
-            handle = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            raise WrongState(ENDED) from None
-    try:
-        deadline = time.monotonic() + (COMPLETE_SECONDS if alone else 0)
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_NB | (fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    doing = "still being sent" if alone else "being completed"
-                    raise WrongState(f"This upload is {doing} by another request; try again in a moment.") from None
-                time.sleep(0.02)
-        try:
-            same = path.stat().st_ino == os.fstat(handle).st_ino
-        except FileNotFoundError:
-            same = False
-        if not same:
-            raise WrongState(ENDED)
-        yield handle
-    finally:
-        os.close(handle)
+    return store.parts.slot(upload.id, offset, size, stored)
 
 
 def record_part(
@@ -271,21 +190,16 @@ def record_part(
     return part
 
 
-@contextmanager
-def completing(store: Store, upload: UploadSession) -> Iterator[list[int]]:
-    """Verify the bytes of an upload, and yield the numbers of damaged parts; no part is written until this is left.
+def to_complete(upload: UploadSession) -> Announced:
+    """Return an upload as the store completes it.
 
     Raises:
-        WrongState: Parts are missing, or being sent.
+        WrongState: Parts are missing.
     """
     require_parts(upload)
-    if isinstance(store, BucketStore):
-        yield bucket_parts.assemble(upload, store)
-        return
-    path = staging_path(store, upload.id)
-    create_staging(store, path)
-    with staging(store, path, alone=True):
-        yield verify(upload, store)
+    return Announced(
+        upload.id, upload.sha256, upload.size, upload.part_size, {part.number: part.sha256 for part in upload.parts}
+    )
 
 
 def require_parts(upload: UploadSession) -> None:
@@ -301,31 +215,6 @@ def require_parts(upload: UploadSession) -> None:
         )
 
 
-def verify(upload: UploadSession, store: Store) -> list[int]:
-    """Hash the staged bytes; return the numbers of damaged parts, none if the whole is right.
-
-    If every part is right but the whole is not, the announced digest is wrong: all parts count as damaged.
-    """
-    path = staging_path(store, upload.id)
-    if path.stat().st_size != upload.size and store.exists(upload.sha256):
-        # A process was killed between renaming the bytes into place and recording that.
-        return [] if hash_file(store.path(upload.sha256)) == upload.sha256 else list(range(upload.part_count))
-    whole, damaged = hashlib.sha256(), []
-    digests = {part.number: part.sha256 for part in upload.parts}
-    with path.open("rb") as file:
-        for number in range(upload.part_count):
-            part, left = hashlib.sha256(), min(upload.part_size, upload.size - number * upload.part_size)
-            while left and (chunk := file.read(min(CHUNK, left))):
-                part.update(chunk)
-                whole.update(chunk)
-                left -= len(chunk)
-            if part.hexdigest() != digests[number]:
-                damaged.append(number)
-    if not damaged and whole.hexdigest() != upload.sha256:
-        return list(range(upload.part_count))
-    return damaged
-
-
 def finish(
     session: Session, store: Store, actor: Actor, upload_id: uuid.UUID, damaged: Sequence[int], lifetime: timedelta
 ) -> UploadSession:
@@ -336,8 +225,7 @@ def finish(
     if damaged:
         upload.parts = [part for part in upload.parts if part.number not in set(damaged)]
     else:
-        staged = None if isinstance(store, BucketStore) else staging_path(store, upload.id)
-        blobs.register(session, store, staged, upload.sha256, upload.size)
+        blobs.register(session, store, store.parts.completed(upload.id), upload.sha256, upload.size)
         upload.state, upload.parts = "done", []
         upload.expires_at = now() + lifetime
         record(session, actor, "upload.complete", actor.name, after={"sha256": upload.sha256, "size": upload.size})
@@ -385,7 +273,7 @@ def cancel(session: Session, store: Store, actor: Actor, upload_id: uuid.UUID) -
     session.delete(upload)
     session.flush()
     record(session, actor, "upload.cancel", actor.name, before={"sha256": upload.sha256, "size": upload.size})
-    staging_path(store, upload_id).unlink(missing_ok=True)  # if the commit fails, the session starts over
+    store.parts.discard(upload_id)  # if the commit fails, the session starts over
 
 
 def expire(session: Session) -> list[int]:
@@ -398,3 +286,8 @@ def expire(session: Session) -> list[int]:
     ).all()
     session.execute(delete(UploadSession).where(UploadSession.id.in_([upload.id for upload in expired])))
     return [upload.size for upload in expired]
+
+
+def find_open(session: Session) -> set[uuid.UUID]:
+    """Return the sessions that take parts, expired or not: announced again, they go on."""
+    return set(session.scalars(select(UploadSession.id).where(UploadSession.state == "open")))

@@ -174,7 +174,7 @@ def reclaim(database: Database, store: Store) -> None:
 def compute_from_now_on(store: Store, blob: Blob) -> None:
     """Let go of the bytes of a locked blob: its file is moved aside, to be dropped after the commit."""
     blob.state, blob.doomed_at, blob.damaged_at = "computed", now(), None
-    garbage.set_aside(store, blob.sha256)
+    store.set_aside(blob.sha256)
 
 
 def let_go(session: Session, store: Store, key: uuid.UUID) -> list[str]:
@@ -200,7 +200,7 @@ def let_go(session: Session, store: Store, key: uuid.UUID) -> list[str]:
 def drop(store: Store, digests: Collection[str]) -> None:
     """Drop files that were moved aside, once that is committed."""
     for sha256 in digests:
-        garbage.aside(store, sha256).unlink(missing_ok=True)
+        store.drop(sha256)
 
 
 def use(session: Session, model_id: uuid.UUID, digest: str) -> None:

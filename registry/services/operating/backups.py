@@ -26,10 +26,9 @@ from registry.db.tables import STORED, AuditEvent, Blob, now
 from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, NotFound, WrongState
 from registry.files.durable import new_files, storage_error, sync_folder
 from registry.files.hashing import hash_file
-from registry.services.blobs import bucket_copies, damage, garbage
+from registry.services.blobs import bucket_copies, damage, garbage, places
 from registry.services.operating import identity
 from registry.services.operating.placing import Placed, place
-from registry.storage.bucket_store import BucketStore
 from registry.storage.store import Store
 
 FORMAT, MANIFEST, LOCK, RESTORING = 1, "backup.json", "backup.lock", "restoring"
@@ -162,36 +161,28 @@ def restore(
                 own = identity.read_id(session)
             target = store if opening is None else opening(database)
             begun = f"{manifest.sha256} {target.where}"
-            if isinstance(target, BucketStore) and marker.read_text() != begun:
+            if marker.read_text() != begun:
                 if not replacing:
-                    require_unused(target)
+                    target.require_unused()
                 marker.write_text(begun)
             if own is not None:
                 target.own(own)
             with database.write() as session:
-                identity.set_kind(session, target)
-            placed = place(Store(folder, reserve=0), target, blobs)
-            placed.problems = [*problems, *damage.check(database, target)]
+                places.keep_in(session, target.kind)
+            source = Store(folder, reserve=0)
+            placed = place(source, target, blobs)
+            wrong = list(damage.check(database, target))
+            if wrong and target.kind == "bucket":  # an object that was there in its size may hold other bytes
+                with database.read() as session:
+                    blobs = stored_blobs(session)
+                place(source, target, {sha256: blob for sha256, blob in blobs.items() if blob.damaged_at})
+                wrong = list(damage.check(database, target))
+            placed.problems = [*problems, *wrong]
         finally:
             database.engine.dispose()
         marker.unlink()
         sync_folder(data)
     return placed
-
-
-def require_unused(target: BucketStore) -> None:
-    """Refuse a bucket that a registry may be using: of two registries with one id, each deletes what the other knows.
-
-    Raises:
-        InvalidRequest: The bucket has a mark or blobs.
-        StorageFailed: The bucket did not answer.
-    """
-    if target.bucket.owner() is not None or any(True for _ in target.bucket.list()):
-        raise InvalidRequest(
-            f"{target.place} is, or was, that of a registry. Name an empty one in REGISTRY_BUCKET; or, if that "
-            "registry is gone and nothing of it runs, add --replacing. Then run the restore again: it goes on.",
-            field="bucket",
-        )
 
 
 def read_manifest(folder: Path) -> BackupManifest:

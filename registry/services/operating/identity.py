@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 from registry.db.session import Database
 from registry.db.tables import STORED, Blob, RegistryId
 from registry.errors import WrongState
+from registry.services.blobs import places
 from registry.storage.bucket import Bucket
-from registry.storage.bucket_store import BucketStore
 from registry.storage.store import MARK, Store
 
 SAMPLE = 100  # blobs that are looked for in a folder that has no id, or of which the database has none
@@ -40,9 +40,7 @@ def claim(database: Database, store: Store) -> str:
         give_id(database, store)
         own = require_own(database, store)
     assert own is not None
-    if isinstance(store, BucketStore):  # this machine's folder may be new, and the server of the bucket another one
-        store.own(own)
-        store.become_cache()
+    store.claim(own)
     return own
 
 
@@ -138,26 +136,12 @@ def require_kind(session: Session, store: Store) -> None:
     Raises:
         WrongState: The blobs are on disk and the store is a bucket, or the other way round.
     """
-    row = session.get(RegistryId, 1)
-    if row is not None and row.storage != store.kind:
+    kept = places.kept_in(session)
+    if kept not in (None, store.kind):
         raise WrongState(
-            f"The blobs of this registry are kept on {row.storage}, and REGISTRY_STORE is {store.kind}. Set it to "
-            f"{row.storage}, or move them: crumb-server storage move {store.kind}"
+            f"The blobs of this registry are kept on {kept}, and REGISTRY_STORE is {store.kind}. Set it to "
+            f"{kept}, or move them: crumb-server storage move {store.kind}"
         )
-
-
-def is_kept_in(database: Database, store: Store) -> bool:
-    """Say whether the database says that the blobs are in a store of this kind."""
-    with database.read() as session:
-        row = session.get(RegistryId, 1)
-    return row is not None and row.storage == store.kind
-
-
-def set_kind(session: Session, store: Store) -> None:
-    """Record where the blobs are, if the database has an id."""
-    row = session.get(RegistryId, 1)
-    if row is not None:
-        row.storage = store.kind
 
 
 def read_id(session: Session) -> str | None:

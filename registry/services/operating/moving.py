@@ -10,15 +10,17 @@ stays, and whoever runs on can read it.
 
 from collections.abc import Collection
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.session import Database
-from registry.db.tables import STORED, Blob, RegistryId, now
+from registry.db.tables import STORED, Blob, now
 from registry.errors import StorageFailed
-from registry.services.blobs import bucket_copies, damage
+from registry.services.blobs import bucket_copies, damage, garbage, places
 from registry.services.operating.placing import Placed, place
 from registry.storage.store import Store
+
+SOUND: tuple[ColumnElement[bool], ...] = Blob.state.in_(STORED), Blob.damaged_at.is_(None)
 
 
 def move(database: Database, source: Store, target: Store) -> Placed:
@@ -32,6 +34,9 @@ def move(database: Database, source: Store, target: Store) -> Placed:
     """
     disk = source if target.kind == "bucket" else target
     with disk.holding(bucket_copies.LOCK, wait=True):  # workers that keep copies in the bucket delete there, too
+        garbage.restore(database, source)  # a collector that was killed may have set files aside
+        for sha256 in marked(database):
+            damage.examine(database, source, sha256)  # somebody may have put its file back
         return move_all(database, source, target)
 
 
@@ -40,16 +45,15 @@ def move_all(database: Database, source: Store, target: Store) -> Placed:
     done, total = set[str](), Placed()
     while True:
         with database.read() as session:
-            blobs = {blob.sha256: blob for blob in session.scalars(sound()) if blob.sha256 not in done}
-        placed = place(source, target, blobs)
+            query = select(Blob).where(*SOUND).order_by(Blob.sha256)
+            blobs = {blob.sha256: blob for blob in session.scalars(query) if blob.sha256 not in done}
+        placed = place(source, target, blobs, hashed=True)
         if len(placed.lacking) > len(blobs) / 2:
             raise lacking(source, len(placed.lacking), len(blobs))
         for sha256 in placed.lacking:
             require_damaged(database, source, sha256)
-        done |= blobs.keys()
-        total.kept, total.copied = total.kept + placed.kept, total.copied + placed.copied
-        total.bytes, total.linked = total.bytes + placed.bytes, total.linked + placed.linked
-        total.problems += placed.problems
+        done |= blobs.keys() - set(placed.lacking)  # which may be repaired meanwhile, and are to be copied then
+        total += placed
         with database.write() as session:
             if switch(session, target.kind, done):
                 return total
@@ -63,9 +67,10 @@ def lacking(source: Store, missing: int, known: int) -> StorageFailed:
     )
 
 
-def sound() -> Select[Blob]:
-    """Return the query for the blobs that are stored and not damaged."""
-    return select(Blob).where(Blob.state.in_(STORED), Blob.damaged_at.is_(None)).order_by(Blob.sha256)
+def marked(database: Database) -> list[str]:
+    """Return the digests of the blobs that are marked as damaged."""
+    with database.read() as session:
+        return list(session.scalars(select(Blob.sha256).where(Blob.damaged_at.is_not(None))))
 
 
 def require_damaged(database: Database, source: Store, sha256: str) -> None:
@@ -83,11 +88,11 @@ def require_damaged(database: Database, source: Store, sha256: str) -> None:
 
 def switch(session: Session, kind: str, done: Collection[str]) -> bool:
     """Record where the blobs are kept from now on, if none is left to copy; return whether that was done."""
-    row = session.get_one(RegistryId, 1, with_for_update=True, populate_existing=True)
-    if any(blob.sha256 not in done for blob in session.scalars(sound())):
+    places.kept_in(session, alone=True)
+    if any(sha256 not in done for sha256 in session.scalars(select(Blob.sha256).where(*SOUND))):
         return False
-    row.storage = kind
+    places.keep_in(session, kind)
     bucket_copies.disclaim_all(session)
     if kind == "disk":  # and the bucket has copies
-        session.execute(update(Blob).where(Blob.state.in_(STORED), Blob.damaged_at.is_(None)).values(bucketed_at=now()))
+        session.execute(update(Blob).where(*SOUND).values(bucketed_at=now()))
     return True

@@ -10,8 +10,8 @@ from pathlib import Path
 from registry.db.tables import Blob
 from registry.errors import DigestMismatch, NotFound
 from registry.files.durable import sync_folder
-from registry.storage.bucket_store import BucketStore
-from registry.storage.store import CHUNK, Store
+from registry.storage.pieces import CHUNK
+from registry.storage.store import Store
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
 
@@ -27,6 +27,16 @@ class Placed:
     problems: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
 
+    def __add__(self, other: "Placed") -> "Placed":
+        return Placed(
+            self.kept + other.kept,
+            self.linked + other.linked,
+            self.copied + other.copied,
+            self.bytes + other.bytes,
+            self.problems + other.problems,
+            self.lacking + other.lacking,
+        )
+
     @property
     def blobs(self) -> int:
         """How many blobs are there now."""
@@ -38,16 +48,20 @@ class Placed:
         self.problems.append(f"The blob {sha256} is damaged or missing, so it is not in {target.where}.")
 
 
-def place(source: Store, target: Store, blobs: Mapping[str, Blob]) -> Placed:
+def place(source: Store, target: Store, blobs: Mapping[str, Blob], *, hashed: bool = False) -> Placed:
     """Bring blobs from one store to another, durably; what is there stays, unless it should be a link and is none.
+
+    Args:
+        source: Has the blobs.
+        target: Gets them.
+        blobs: Their rows, by digest.
+        hashed: Whether what is on the disk of the target stays only if it hashes right, and not by its size alone.
 
     Raises:
         StorageFull, StorageFailed: A disk or a bucket failed; what is there by then stays.
     """
-    if isinstance(target, BucketStore):
-        return send(source, target, blobs)
-    if isinstance(source, BucketStore):
-        return fetch(source, target, blobs)
+    if "bucket" in (source.kind, target.kind):
+        return carry(source, target, blobs, hashed=hashed)
     placed, parents, linking = Placed(), set[Path](), is_same_disk(source.root, target.root)
     for partial in (target.root / "blobs").glob("partial-*"):
         partial.unlink()
@@ -74,34 +88,19 @@ def place(source: Store, target: Store, blobs: Mapping[str, Blob]) -> Placed:
     return placed
 
 
-def send(source: Store, target: BucketStore, blobs: Mapping[str, Blob]) -> Placed:
-    """Send blobs from a disk to a bucket; what is there in its size stays."""
-    placed = Placed()
-    for sha256, blob in blobs.items():
-        placed.bytes += blob.size
-        if blob.damaged_at is None and target.size(sha256) == blob.size:
-            placed.kept += 1
-            continue
-        try:
-            target.bucket.put(sha256, source.path(sha256), blob.size)
-            placed.copied += 1
-        except (DigestMismatch, NotFound):
-            placed.lack(sha256, target)
-    return placed
-
-
-def fetch(source: BucketStore, target: Store, blobs: Mapping[str, Blob]) -> Placed:
-    """Fetch blobs from a bucket to a disk; what is there in its size stays."""
+def carry(source: Store, target: Store, blobs: Mapping[str, Blob], *, hashed: bool) -> Placed:
+    """Bring blobs to or from a bucket; what is there stays, unless the row says that it is damaged."""
+    there = target.has if hashed else lambda sha256, size: target.size(sha256) == size
     placed = Placed()
     target.staging.mkdir(exist_ok=True)
     for sha256, blob in blobs.items():
         placed.bytes += blob.size
-        if target.holds(sha256, blob.size):
-            placed.kept += 1
-            continue
         try:
-            target.put(source.bucket.read(sha256), sha256)
-            placed.copied += 1
+            if blob.damaged_at is None and there(sha256, blob.size):
+                placed.kept += 1
+            else:
+                target.take(sha256, blob.size, source.chunks(sha256))
+                placed.copied += 1
         except (DigestMismatch, NotFound):
             placed.lack(sha256, target)
     return placed

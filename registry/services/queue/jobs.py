@@ -287,9 +287,15 @@ def release(session: Session, claim: Claim) -> None:
     job.state, job.lease_until, job.worker = "queued", None, None
 
 
-def postpone(session: Session, claim: Claim, delay: timedelta, error: str | None = None) -> None:
-    """Let a job be claimed again after a delay, a minute at most, as if its worker had died then; `error` says why."""
+def postpone(
+    session: Session, claim: Claim, delay: timedelta, error: str | None = None, *, counts: bool = True
+) -> None:
+    """Let a job be claimed again after a delay, a minute at most, as if its worker had died then; `error` says why.
+
+    Unless this `counts`, the job can be postponed for as long as it takes.
+    """
     job = hold(session, claim)
+    job.deaths -= not counts  # since claiming it again adds one
     job.lease_until, job.error = now() + min(delay, LONGEST_DELAY), error
 
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.db.session import open_database
-from registry.db.tables import BaseFile, Blob, UploadSession, now
+from registry.db.tables import BaseFile, Blob, Job, UploadSession, now
 from registry.errors import BreadcrumbError, InvalidRequest, StorageFailed, Unavailable, WrongState
-from registry.services.blobs import blobs, bucket_parts, damage, garbage, removal, scrubbing
+from registry.services.blobs import blobs, damage, garbage, removal, scrubbing
 from registry.services.operating import backups, identity
+from registry.storage.bucket_parts import PART, name_part
 from registry.storage.bucket_store import BucketStore
 from registry.storage.store import Store
 from tests.support import launcher, postgres
@@ -47,6 +48,7 @@ def world_settings(s3: S3) -> dict[str, Any]:
 @pytest.fixture
 def world(world: World) -> World:
     world.token("alice")
+    identity.claim(world.database, world.store)
     return world
 
 
@@ -110,6 +112,33 @@ def test_machines_that_share_only_bucket_and_database_are_one_registry(world: Wo
         assert list(damage.check(other.database, other.store)) == []
         with world.database.read() as session:
             assert set(session.scalars(select(Blob.sha256))) == rows
+
+
+def test_a_server_composes_for_readers_without_a_worker(world: World, s3: S3, tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path / "base")
+    create_model(world, "alice/tiny", base)
+    make_patch(base, fine_tuned(base, tmp_path / "tuned", seed=1), tmp_path / "1.safetensors")
+    push_patch(world, "alice/tiny", tmp_path / "1.safetensors")
+    world.worker.settings = world.settings.model_copy(update={"composed_bytes": 0})
+    body = {"alpha": "0.4", "patches": [{"number": 1}]}
+    world.client("bob").post(f"{URL}/compositions", json=body)
+    world.work()
+    recipe = world.client("bob").post(f"{URL}/compositions", json=body).json()["recipe"]["digest"]
+    (file,) = (
+        file
+        for file in world.client().get(f"{URL}/revisions/{recipe}").json()["files"]
+        if file["path"].endswith(".safetensors")
+    )
+    assert file["sha256"] not in in_bucket(s3)
+    shutil.rmtree(world.store.root / "cache")
+    where = f"{URL}/revisions/{recipe}/files/{file['path']}"
+    answer = world.client(None).get(where)
+    assert answer.status_code == 429 and "is being fetched" in answer.json()["detail"]
+    for fetch in list(store_of(world).fetches.running.values()):
+        fetch.result(60)
+    assert digest(download(world, where)) == file["sha256"]
+    with world.database.read() as session:
+        assert not session.scalars(select(Job.id).where(Job.state == "queued")).all()
 
 
 def download(world: World, where: str) -> bytes:
@@ -210,6 +239,8 @@ def test_an_object_goes_after_the_commit_and_its_row_after_the_object(world: Wor
         assert row.state == "computed" and row.doomed_at is not None, "nobody believes that it is stored"
         assert blobs.lease(session, [sha256]) == {}
     s3.fault = lambda asked: None
+    with world.database.write() as session:
+        session.get_one(Blob, sha256).bucketed_at = now() - removal.LATE
     assert collect(world).problem == ""
     assert in_bucket(s3) == {}
     collect(world)
@@ -276,6 +307,8 @@ def test_a_stored_row_has_its_object_whatever_fails(world: World, s3: S3, seed: 
             pass
         s3.fault = lambda asked: None
         sound()
+    with world.database.write() as session:
+        session.execute(update(Blob).where(Blob.bucketed_at.is_not(None)).values(bucketed_at=now() - removal.LATE))
     collect(world)
     for data in contents:
         want(data)
@@ -291,7 +324,7 @@ def test_bytes_whose_deletion_is_under_way_are_refused(world: World, s3: S3) -> 
     for staged in (None, world.store.staging / "again"):
         if staged is not None:
             staged.write_bytes(s3.objects[f"blobs/{sha256}"])
-        with pytest.raises(Unavailable, match="again in a minute"), world.database.write() as session:
+        with pytest.raises(Unavailable, match="again in some minutes"), world.database.write() as session:
             blobs.register(session, world.store, staged, sha256, len(s3.objects[f"blobs/{sha256}"]))
 
 
@@ -410,6 +443,7 @@ def test_a_backup_of_a_bucket_is_restored_to_disk_or_to_a_bucket(
                 url = stack.enter_context(request.getfixturevalue("databases").lent())
             if target == "bucket":
                 s3.objects = {"blobs/registry-id": s3.objects["blobs/registry-id"]}
+                s3.keep(f"blobs/{digests[0]}", b"!" * len(DATA))  # there, as its size says
             opening = (lambda _: world.store) if target == "bucket" else None
             if target == "bucket":
                 before = dict(s3.objects)
@@ -417,7 +451,7 @@ def test_a_backup_of_a_bucket_is_restored_to_disk_or_to_a_bucket(
                     backups.restore(folder, data, url, opening)
                 assert s3.objects == before
             placed = backups.restore(folder, data, url, opening, replacing=target == "bucket")
-            assert (placed.copied + placed.linked, placed.problems) == (3, [])
+            assert (placed.blobs, placed.problems) == (3, [])
             store = world.store if target == "bucket" else Store(data)
             assert [store.read(sha256, 10**4) for sha256 in digests] == [DATA, b"small", b""]
             database = open_database(url)
@@ -459,4 +493,5 @@ def test_two_machines_in_processes_of_their_own(
 
 
 def test_parts_have_names_that_no_blob_has() -> None:
-    assert bucket_parts.name_part(uuid.UUID(int=1), 3) == f"uploads/{'0' * 31}1/3"
+    name = name_part(uuid.UUID(int=1), 3, "0" * 64)
+    assert name == f"uploads/{'0' * 31}1/3-{'0' * 64}" and PART.fullmatch(name)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from registry.cli import app
 from registry.db.tables import UploadSession, now
-from registry.storage.store import BALLAST_BYTES
+from registry.storage.folder import BALLAST_BYTES
 from tests.support import launcher
 from tests.support.community import URL, Community
 from tests.support.launcher import SERVER

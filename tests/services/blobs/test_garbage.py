@@ -27,6 +27,7 @@ from registry.services.blobs import blobs, damage, garbage, quotas, uploads
 from registry.services.blobs.garbage import Amount
 from registry.services.catalog import models, patches
 from registry.services.people import actors
+from registry.storage import disk_parts
 from tests.support import launcher
 from tests.support.blobs import DATA, NONE, orphan, refer
 from tests.support.world import World, announce, digest, open_world, put_part, upload
@@ -255,7 +256,7 @@ def collecting(world: World) -> Iterator[threading.Event]:
             with world.database.write() as session:
                 garbage.doom(session, NONE)
                 for sha256 in garbage.delete(session, NONE)[1]:
-                    garbage.set_aside(world.store, sha256)
+                    world.store.set_aside(sha256)
                 decided.set()
                 assert go_on.wait(30)
         except BaseException as error:
@@ -410,7 +411,7 @@ from registry.services.blobs import garbage
 from registry.storage.store import Store
 
 url, data, module, name, turn = sys.argv[1:]
-owner = {"garbage": garbage, "path": Path}[module]
+owner = {"garbage": garbage, "path": Path, "store": Store}[module]
 real, left = getattr(owner, name), [int(turn)]
 
 def dying(*args, **words):
@@ -432,7 +433,7 @@ def kill_in(world: World, module: str, name: str, turn: int) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-POINTS = [("garbage", "doom", 1), ("garbage", "delete", 1), ("garbage", "set_aside", 1), ("garbage", "set_aside", 3)]
+POINTS = [("garbage", "doom", 1), ("garbage", "delete", 1), ("store", "set_aside", 1), ("store", "set_aside", 3)]
 POINTS += [("garbage", "disk_bytes", 1), ("path", "unlink", 1), ("path", "unlink", 2)]
 
 
@@ -457,7 +458,7 @@ def test_the_next_collector_finishes_what_a_killed_one_began(world: World, point
 def test_what_is_wanted_again_after_a_kill_is_put_back(world: World) -> None:
     world.token("alice")
     wanted, sent_again, _ = (orphan(world, data) for data in (b"wanted", b"again", b"neither"))
-    kill_in(world, "garbage", "set_aside", 3)
+    kill_in(world, "store", "set_aside", 3)
     assert not list(world.store.digests())
     time.sleep(0.2)
     with world.database.write() as session:
@@ -510,9 +511,9 @@ class Stress:
         if found.state == "done":
             self.count("found")
         else:
-            path = uploads.staging_path(self.world.store, found.id)
-            uploads.create_staging(self.world.store, path)
-            with uploads.staging(self.world.store, path) as staged:
+            path = disk_parts.staging_path(self.world.store, found.id)
+            disk_parts.create_staging(self.world.store, path)
+            with disk_parts.staging(self.world.store, path) as staged:
                 os.pwrite(staged, data, 0)
             lifetime = self.made.upload_limits.lifetime
             with self.world.database.write() as session:

@@ -272,14 +272,14 @@ def test_a_held_file_that_is_damaged_is_composed_for_its_reader(crew: Community)
 def test_a_run_that_was_killed_while_it_let_go_is_finished(crew: Community) -> None:
     recipe = compose(crew, "0.1")
     sha256, store = weights(crew, recipe)["sha256"], crew.world.store
-    garbage.set_aside(store, sha256)  # and then the process died, before the commit
+    store.set_aside(sha256)  # and then the process died, before the commit
     garbage.restore(crew.world.database, store)
     assert on_disk(crew, recipe)
     with crew.world.database.write() as session:
         key = session.scalars(select(Composition.id)).one()
         assert holding.let_go(session, store, key) == [sha256]
     garbage.restore(crew.world.database, store)  # it died after the commit
-    assert not garbage.aside(store, sha256).exists()
+    assert not store.set_aside_before()
     assert not on_disk(crew, recipe)
     assert hashlib.sha256(read(crew, recipe).content).hexdigest() == sha256
 

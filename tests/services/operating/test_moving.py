@@ -96,8 +96,8 @@ def test_what_is_stored_meanwhile_is_moved_too_and_afterwards_nothing_is(
     upload(world.client(), DATA)
     store, placed, late = bucket_of(world), moving.place, list[str]()
 
-    def place(*how: Any) -> Any:
-        found = placed(*how)
+    def place(*how: Any, **more: Any) -> Any:
+        found = placed(*how, **more)
         if len(late) < 2:
             late.append(upload(world.client(), b"late" * (1 + len(late))))
         return found
@@ -134,6 +134,49 @@ def test_a_damaged_blob_is_marked_and_does_not_keep_the_others(world: World, s3:
     assert kept_in(world) == "bucket" and f"blobs/{good}" in s3.objects and f"blobs/{bad}" not in s3.objects
     with world.database.read() as session:
         assert session.get_one(Blob, bad).damaged_at is not None
+
+
+def test_what_is_repaired_while_others_are_moved_is_moved_too(
+    world: World, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, *_ = (upload(world.client(), DATA[number:]) for number in range(3))
+    world.store.path(bad).unlink()
+    require_damaged = moving.require_damaged
+
+    def repair(*how: Any) -> None:
+        require_damaged(*how)
+        assert upload(world.client(), DATA) == bad
+
+    monkeypatch.setattr(moving, "require_damaged", repair)
+    moving.move(world.database, world.store, bucket_of(world))
+    with world.database.read() as session:
+        assert session.get_one(Blob, bad).damaged_at is None
+    assert s3.objects[f"blobs/{bad}"] == DATA
+
+
+def test_what_a_collector_set_aside_before_it_was_killed_is_moved(world: World, s3: S3) -> None:
+    sha256, _ = upload(world.client(), DATA), upload(world.client(), DATA[1:])
+    world.store.set_aside(sha256)
+    assert moving.move(world.database, world.store, bucket_of(world)).problems == []
+    assert s3.objects[f"blobs/{sha256}"] == DATA
+
+
+def test_what_was_damaged_and_is_put_back_is_moved(world: World, s3: S3) -> None:
+    sha256 = upload(world.client(), DATA)
+    with world.database.write() as session:
+        session.get_one(Blob, sha256).damaged_at = now()
+    moving.move(world.database, world.store, bucket_of(world))
+    assert s3.objects[f"blobs/{sha256}"] == DATA
+
+
+def test_what_went_bad_on_the_disk_that_was_left_is_brought_again(world: World, s3: S3) -> None:
+    sha256, store = upload(world.client(), DATA), bucket_of(world)
+    moving.move(world.database, world.store, store)
+    path = world.store.path(sha256)
+    path.chmod(0o644)
+    path.write_bytes(DATA[:-1] + b"?")
+    assert moving.move(world.database, store, world.store).copied == 1
+    assert world.store.read(sha256, len(DATA)) == DATA
 
 
 def test_a_place_that_lacks_most_blobs_is_not_moved_from(world: World, s3: S3) -> None:
