@@ -595,6 +595,7 @@ def stress(tmp_path: Path, migrated_url: str, monkeypatch: pytest.MonkeyPatch) -
         yield Stress(world)
 
 
+@pytest.mark.heavy
 def test_no_collector_takes_what_is_wanted(stress: Stress) -> None:
     stress.run()
     assert stress.failed == []
