@@ -257,7 +257,12 @@ class BucketStore(Store):
         Raises:
             DigestMismatch, StorageFailed: The bytes were not taken.
         """
-        self.bucket.put(sha256, staged, staged.stat().st_size, lambda: bool(beat()))
+
+        def stopping() -> bool:
+            beat()  # it raises where the work is to be given up; what it returns says something else
+            return False
+
+        self.bucket.put(sha256, staged, staged.stat().st_size, stopping)
 
     def adopt(self, staged: Path, sha256: str, *, again: bool = False) -> None:
         """Put a staged file whose bytes hash to `sha256` into the bucket, if it is not there, and keep a copy.
