@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from registry.errors import MissingExtra
 
-KINDS = {"server": "SERVER", "consumer": "CONSUMER", "internal": "INTERNAL"}
 _provider: Any = None  # of spans, once they are sent
 _tracer: Any = None
 
@@ -44,7 +43,7 @@ NO_SPAN = NoSpan()
 
 
 def start(address: str, service: str, version: str, exporter: Any = None) -> None:
-    """Send spans to an address from now on, in this process; does nothing without an address.
+    """Send spans to an address from now on, in this process.
 
     The sampler, the headers and what else the SDK knows are set by its own OTEL_ variables.
 
@@ -58,8 +57,6 @@ def start(address: str, service: str, version: str, exporter: Any = None) -> Non
         MissingExtra: OpenTelemetry's SDK is not installed.
     """
     global _provider, _tracer
-    if not address:
-        return
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -102,7 +99,7 @@ def span(name: str, kind: str = "internal", carried: str | None = None, **attrib
 
     parent = TraceContextTextMapPropagator().extract({"traceparent": carried}) if carried else None
     known = {key.replace("__", "."): value for key, value in attributes.items()}
-    of_kind = SpanKind[KINDS[kind]]
+    of_kind = SpanKind[kind.upper()]
     silent = {"record_exception": False, "set_status_on_exception": False}  # their texts have names and paths
     with _tracer.start_as_current_span(name, context=parent, kind=of_kind, attributes=known, **silent) as begun:
         try:

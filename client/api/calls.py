@@ -53,10 +53,11 @@ class Calls:
         *,
         params: Mapping[str, Any] | None = None,
         body: BaseModel | None = None,
+        only_given: bool = False,
         timeout: float | None = None,
     ) -> T:
         path = f"/api/v1{path}"
-        document = None if body is None else body.model_dump(mode="json")
+        document = None if body is None else body.model_dump(mode="json", exclude_unset=only_given)
         answer = self.connection.json(method, path, params=params, body=document, timeout=timeout)
         return self._read(shape, answer, f"{method} {path}")
 

@@ -129,7 +129,7 @@ class Sandbox:
             if kind == "progress":
                 self.progress = float(content)
             elif kind == "stages":
-                self.stages += sound(content)
+                self.stages = sound(content)
             elif kind == "result":
                 if not self.keep:
                     self.kill()

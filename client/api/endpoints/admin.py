@@ -48,10 +48,8 @@ class Admin(Calls):
 
     def set_quota(self, namespace: str, **quotas: int | None) -> schemas.NamespaceUsage:
         """Set a namespace's quota of `bytes` or of open `uploads`; None restores the server's default."""
-        request = valid(schemas.QuotaRequest, **quotas)
-        path = f"/api/v1/admin/namespaces/{part(namespace)}/quota"
-        answer = self.connection.json("PUT", path, body=request.model_dump(mode="json", exclude_unset=True))
-        return self._read(schemas.NamespaceUsage, answer, f"PUT {path}")
+        request, path = valid(schemas.QuotaRequest, **quotas), f"/admin/namespaces/{part(namespace)}/quota"
+        return self._call(schemas.NamespaceUsage, "PUT", path, body=request, only_given=True)
 
     def policy(self) -> schemas.Policy:
         """Return what the registry asks of everybody: licences, masks, bases from the Hub, how people join."""
@@ -59,9 +57,8 @@ class Admin(Calls):
 
     def set_policy(self, **wanted: Any) -> schemas.Policy:
         """Change fields of the policy; None asks for nothing from now on."""
-        request, path = valid(schemas.PolicyRequest, **wanted), "/api/v1/admin/policy"
-        answer = self.connection.json("PUT", path, body=request.model_dump(mode="json", exclude_unset=True))
-        return self._read(schemas.Policy, answer, f"PUT {path}")
+        request = valid(schemas.PolicyRequest, **wanted)
+        return self._call(schemas.Policy, "PUT", "/admin/policy", body=request, only_given=True)
 
     def settings(self) -> list[schemas.Setting]:
         """Return the limits that only the operator can change."""

@@ -81,7 +81,7 @@ def rule_of(method: str, parts: Sequence[AlphaPart]) -> str:
     """Return the rule by which `choose_alpha` finds the alpha of these patches, in words."""
     if _alone(parts):
         return "a patch by itself has alpha 1"
-    factor = f"{_mean(_counted(method, parts), [factor_of(part.kept) for part in parts]):.3g}"
+    factor = f"{_factor(_counted(method, parts), parts):.3g}"
     if method == "sum":
         return f"{factor} x the root of (norm of the base / (sum of weights x norm of the sum))"
     return f"{factor} x the root of (norm of the base x mean norm of the patches) / norm of the sum"
@@ -111,7 +111,7 @@ def choose_alpha(method: str, parts: Sequence[AlphaPart], dots: Mapping[tuple[in
             field="alpha",
         )
     sizes = [min(part.base or norm / USUAL, norm / SMALLEST) for part, norm in zip(parts, norms, strict=True)]
-    base, factor = _mean(by, sizes), _mean(by, [factor_of(part.kept) for part in parts])
+    base, factor = _mean(by, sizes), _factor(by, parts)
     alpha = factor * (math.sqrt(base / (total * whole)) if method == "sum" else math.sqrt(base * mean) / whole)
     return normalise_decimal(f"{Decimal(f'{alpha:.{DIGITS}g}'):f}", "alpha")
 
@@ -124,6 +124,11 @@ def _counted(method: str, parts: Sequence[AlphaPart]) -> list[float]:
     """Return how much each patch counts: by its weight with `sum`, else as one."""
     by = [float(Fraction(part.weight)) for part in parts]
     return by if method == "sum" else [1.0 if weight else 0.0 for weight in by]
+
+
+def _factor(by: Sequence[float], parts: Sequence[AlphaPart]) -> float:
+    """Return the constant of the rule for patches that count so much."""
+    return _mean(by, [factor_of(part.kept) for part in parts])
 
 
 def _mean(by: Sequence[float], numbers: Sequence[float]) -> float:

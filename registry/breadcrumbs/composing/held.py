@@ -128,7 +128,7 @@ class HeldWeights:
                 crew.drain()
             self.negative = writer.variances.counts
             if engine.resident:
-                engine.settle(engine.resident.digests | writer.digests("base tensors"))
+                engine.settle(writer.digests("base tensors"))
         return size
 
     def _write_there(self, engine: Engine, touching: Touching, names: Collection[str]) -> Collection[str]:

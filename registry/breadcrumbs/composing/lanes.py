@@ -41,6 +41,7 @@ class Crew(Generic[Buffers]):
         self._workers = ThreadPoolExecutor(workers, "worker")
         self._lanes = {lane: ThreadPoolExecutor(1, lane) for lane in lanes}
         self._slots = [Slot(buffers) for buffers in slots]
+        self._queued: Slot[None] = Slot(None)
         self._turn = 0
 
     def __enter__(self) -> Self:
@@ -75,14 +76,14 @@ class Crew(Generic[Buffers]):
         slot.pending.append(self._lanes[lane].submit(after))
 
     def queue(self, lane: str, call: Callable[[], Any]) -> None:
-        """Have a lane make a call that is not about buffers."""
-        slot: Slot[Any] = self._slots[(self._turn - 1) % len(self._slots)]
-        slot.pending.append(self._lanes[lane].submit(call))
+        """Have a lane make a call that is not about buffers; nothing waits for it but `drain`."""
+        self._queued.pending.append(self._lanes[lane].submit(call))
 
     def drain(self) -> None:
         """Wait for all calls, the oldest first."""
         for _ in self._slots:
             self.next_slot()
+        self._queued.wait()
 
 
 class Phases:

@@ -146,11 +146,11 @@ class Writer:
         if sink is not None:
             for start, stop in untouched(entries, self.touching):
                 self.crew.queue(COPY, partial(self._copy, sink, start, stop))
-        groups = [partial(self._begin_group, name, sink, group) for group in self._group(entries)]
+        plan = list(self._plan(name, sink, entries))
         if "files" in self._hashes or "base files" in self._hashes:
-            self._streams.append(lambda stream: chain.from_iterable(group(stream) for group in groups))
+            self._streams.append(lambda stream: chain.from_iterable(steps(stream) for steps in plan))
         else:
-            self._streams.extend(groups)
+            self._streams.extend(plan)
 
     def run(self) -> None:
         """Begin all that is planned; as many files or tensors as there are streams take turns."""
@@ -166,29 +166,23 @@ class Writer:
             else:
                 turns.append((stream, steps))
 
-    def _group(self, entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-        """Yield the tensors, small ones that are composed together in one group."""
+    def _plan(self, name: str, sink: Sink | None, entries: Sequence[Entry]) -> Iterator[Steps]:
+        """Yield what to do for each tensor, and for small ones that follow each other, which are composed together."""
         small: list[Entry] = []
         for entry in entries:
-            joined = entry.name in self.touching and is_small(entry) and self.engine.resident is None
+            touched = entry.name in self.touching
+            joined = touched and is_small(entry) and self.engine.resident is None
             if small and not (joined and joins(small, entry)):
-                yield small
+                yield partial(self._join, name, sink, small)
                 small = []
             if joined:
                 small.append(entry)
+            elif touched:
+                yield partial(self._compose, name, sink, entry)
             else:
-                yield [entry]
+                yield partial(self._hash, name, entry)
         if small:
-            yield small
-
-    def _begin_group(self, name: str, sink: Sink | None, group: list[Entry], stream: int) -> Iterator[None]:
-        """Begin a tensor chunk by chunk, or small tensors in one call."""
-        entry = group[0]
-        if entry.name not in self.touching:
-            return self._hash(name, entry, stream)
-        if is_small(entry) and self.engine.resident is None:
-            return self._join(name, sink, group, stream)
-        return self._compose(name, sink, entry, stream)
+            yield partial(self._join, name, sink, small)
 
     def _join(self, name: str, sink: Sink | None, entries: Sequence[Entry], stream: int) -> Iterator[None]:
         """Compose small tensors that patches touch, and hash each of them, in one call."""

@@ -124,7 +124,7 @@ class GpuEngine:
         arena = buffers.arena
         assert isinstance(arena, TensorArena)
         if chunk.tensor in self._wholly:
-            return self._compose(chunk, buffers, HeldLaunch(chunk, arena, self.rule, self._wholly[chunk.tensor]))
+            return self._compose(chunk, buffers, HeldLaunch(chunk, self.rule, self._wholly[chunk.tensor]))
         launch = self._launch(chunk, arena, self.rule)
         if launch.end + launch.extra > self._arena_room or chunk.length > self._out_room:
             return self._compose_here(chunk, buffers)

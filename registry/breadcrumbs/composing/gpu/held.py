@@ -116,6 +116,14 @@ class Wholly:
         """Return the kind of patches, as of `kind_of`."""
         return kind_of(((held.code, held.width) for held, _ in self.touching), rule.method)
 
+    def rows(self, origin: int, first: int = 0) -> list[tuple[int, int, int, int, int]]:
+        """Return the rows of a table; arguments as of `HeldTensor.row`."""
+        return [held.row(origin, first) for held, _ in self.touching]
+
+    def factors(self, rule: Rule) -> list[float]:
+        """Return the scale of each patch, then alpha."""
+        return [*(by for _, by in self.touching), rule.alpha]
+
 
 def compose_wholly(tensors: Mapping[str, Wholly], rule: Rule, outs: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Compose tensors on the GPU: one copy of all tables to it, a launch for each tensor, and one wait at the end.
@@ -136,8 +144,8 @@ def compose_wholly(tensors: Mapping[str, Wholly], rule: Rule, outs: Mapping[str,
         return dict.fromkeys(others, 0)
     device, block = tensors[touched[0]].base.device, BLOCKS[rule.method]
     origin = tensors[touched[0]].touching[0][0].arena
-    rows = [held.row(origin.data_ptr()) for name in touched for held, _ in tensors[name].touching]
-    scales = [part for name in touched for part in (*(by for _, by in tensors[name].touching), rule.alpha)]
+    rows = [row for name in touched for row in tensors[name].rows(origin.data_ptr())]
+    scales = [factor for name in touched for factor in tensors[name].factors(rule)]
     tables = torch.tensor(rows, dtype=torch.int64).to(device)
     factors = torch.tensor(scales, dtype=torch.float64).to(device)
     starts = torch.cat([held.starts[block] for name in touched for held, _ in tensors[name].touching])

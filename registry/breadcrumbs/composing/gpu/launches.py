@@ -23,13 +23,9 @@ class Launch(Protocol):
     """How one chunk is composed on a GPU.
 
     Attributes:
-        end: Bytes of the arena that are used on the GPU: those that were read, and room for bitmasks.
-        extra: Bytes of the GPU's memory besides.
         parts: What the GPU needs besides the arena.
     """
 
-    end: int
-    extra: int
     parts: Parts
 
     def compose(
@@ -43,7 +39,7 @@ class Launch(Protocol):
         """Compose the chunk.
 
         Args:
-            there: uint8 [end], the arena on the GPU.
+            there: uint8, the arena on the GPU.
             base: uint8, the base's bytes there.
             out: uint8, as many, filled.
             lost: int64 [1], increased by how many results are not finite where the base was.
@@ -52,7 +48,15 @@ class Launch(Protocol):
 
 
 class StagedLaunch(Launch, Protocol):
-    """A launch of a chunk that is staged."""
+    """A launch of a chunk that is staged.
+
+    Attributes:
+        end: Bytes of the arena that are used on the GPU: those that were read, and room for bitmasks.
+        extra: Bytes of the GPU's memory besides.
+    """
+
+    end: int
+    extra: int
 
     def __init__(self, chunk: Chunk, arena: Arena, rule: Rule) -> None: ...
 
@@ -86,20 +90,16 @@ class HeldLaunch:
     """By the same kernels, of patches that stay on the GPU; the chunk begins at a multiple of `held.LONGEST`.
 
     Args:
-        chunk: The chunk, of which at most the base is in the arena.
-        arena: Where that is.
+        chunk: The chunk, of which at most the base is in an arena.
         rule: How patches are combined.
         wholly: What the tensor is composed of.
     """
 
-    def __init__(self, chunk: Chunk, arena: Arena, rule: Rule, wholly: Wholly) -> None:
-        self.chunk, self.rule, self.wholly, self.end = chunk, rule, wholly, arena.used
-        self._origin = wholly.touching[0][0].arena
-        rows = [held.row(self._origin.data_ptr(), chunk.first) for held, _ in wholly.touching]
-        factors = [*(by for _, by in wholly.touching), rule.alpha]
-        self.parts: Parts = (np.array(rows, np.int64).reshape(-1, 5), np.array(factors, np.float64))
-        self.block = BLOCKS[rule.method]
-        self.extra = 4 * len(rows) * (-(-chunk.size // self.block) + 1)
+    def __init__(self, chunk: Chunk, rule: Rule, wholly: Wholly) -> None:
+        self.chunk, self.rule, self.wholly = chunk, rule, wholly
+        self._origin, self.block = wholly.touching[0][0].arena, BLOCKS[rule.method]
+        rows = np.array(wholly.rows(self._origin.data_ptr(), chunk.first), np.int64).reshape(-1, 5)
+        self.parts: Parts = rows, np.array(wholly.factors(rule), np.float64)
 
     def compose(
         self,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.breadcrumbs.kernels.sha256.blocks import BLOCK, HAS_SHA, START, absorb_one, absorb_two
+from registry.files import hashing
 from registry.files.hashing import Hash, Reader
 from registry.files.threads import call_each, processors
 
@@ -88,6 +89,8 @@ def _update_two(one: Any, data: Any, two: Any, other: Any) -> None:
 
 def hash_each(readers: Sequence[Reader], count: Callable[[int], object]) -> list[str]:
     """Hash streams as `registry.files.hashing.hash_each` does, two of them side by side in each thread."""
+    if not HAS_SHA:
+        return hashing.hash_each(readers, count)
     left, lock, digests = iter(enumerate(readers)), threading.Lock(), [""] * len(readers)
 
     def begin_next() -> list[tuple[int, Hash, Iterator[Any]]]:
