@@ -168,8 +168,6 @@ def shown(configuration: Configuration) -> list[dict[str, Any]]:
             value = str(value)
         elif isinstance(value, str):
             value = without_passwords(value)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            value = int(value)  # a size is an int of its own class
         rows.append({"name": name, "value": value, "source": configuration.sources.get(name, "default")})
     return rows
 

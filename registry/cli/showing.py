@@ -37,6 +37,8 @@ def config(
 
 def line(name: str, value: Any) -> str:
     """Return a setting as a line of TOML; one that is unset or hidden as a comment."""
+    from pydantic import ByteSize
+
     from registry.cli.configuration import HIDDEN
     from registry.files.sizes import exact
 
@@ -44,6 +46,6 @@ def line(name: str, value: Any) -> str:
         return f"# {name} is unset"
     if HIDDEN in str(value):
         return f"# {name} = {value}"
-    if isinstance(value, int) and not isinstance(value, bool) and name.endswith(("_bytes", "_memory", "_least")):
+    if isinstance(value, ByteSize):
         return f'{name} = "{exact(value)}"'
     return f"{name} = {json.dumps(value, ensure_ascii=False)}"

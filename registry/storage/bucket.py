@@ -322,14 +322,14 @@ class Bucket:
                     name = item["Key"].removeprefix(self.prefix)
                     yield StoredObject(name, int(item["Size"]), item["LastModified"])
 
-    def discard_unfinished(self, before: datetime) -> int:
-        """Discard what was sent of objects that were begun before a time and not finished; return how many.
+    def discard_unfinished(self, before: datetime) -> None:
+        """Discard what was sent of objects that were begun before a time and not finished.
 
         Raises:
             StorageFailed: The bucket did not list or discard it.
         """
         with reaching("discard", "unfinished uploads"):
-            return discard_unfinished(self._client("parts"), self.name, self.prefix, before)
+            discard_unfinished(self._client("parts"), self.name, self.prefix, before)
 
     def url(self, sha256: str, filename: str, seconds: int, method: str = "GET") -> str:
         """Return an address from which anybody can download a blob for a while, without a request to the bucket.

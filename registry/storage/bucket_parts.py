@@ -12,19 +12,19 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import DigestMismatch, NotFound
 from registry.files.names import HEX256
+from registry.files.threads import call_each
 from registry.storage.bucket import Bucket
 from registry.storage.parts import Announced, Slot, being_completed
 
 UPLOADS = "uploads/"
 PART = re.compile(rf"{UPLOADS}([0-9a-f]{{32}})/[0-9]+(?:-{HEX256})?")  # nothing of a registry under this prefix
-DELETED_AT_ONCE, BATCH = 8, 64
+DELETED_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,7 @@ class BucketParts:
             return 0
         still = {upload_id.hex for upload_id in find_open()}  # after the list, since a part is younger than its session
         stale = [item for item, match in listed if match and match[1] not in still]
-        with ThreadPoolExecutor(DELETED_AT_ONCE, "parts") as pool:
-            for start in range(0, len(stale), BATCH):  # one after the other, so that a failure ends it
-                list(pool.map(self.bucket.delete, [item.sha256 for item in stale[start : start + BATCH]]))
+        call_each(self.bucket.delete, [item.sha256 for item in stale], DELETED_AT_ONCE, "parts")
         return sum(item.size for item in stale)
 
 

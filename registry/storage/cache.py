@@ -109,7 +109,7 @@ class Cache:
         """
         if size > self.store.room():
             self._drop(self._files(), max(size, ROOM))
-        self.store.require_room(size, what)
+            self.store.require_room(size, what)
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """Return when each file was used, its bytes and its path."""

@@ -15,8 +15,8 @@ from registry.files.durable import sync_folder
 from registry.files.hashing import hash_file
 from registry.storage.folder import DataFolder
 from registry.storage.parts import Announced, Slot, being_completed
+from registry.storage.pieces import CHUNK
 
-CHUNK = 2**20
 COMPLETE_SECONDS = 5.0  # that completing waits for parts in flight
 ENDED = "This upload was completed or cancelled just now; ask for its state."
 

@@ -73,8 +73,9 @@ class Fetches:
         with self.lock:
             future = self.running.get(sha256)
             if future is None and len(self.running) < MOST_FETCHED:
-                future = self.running[sha256] = Future()
+                future = Future()
                 threading.Thread(target=self._run, args=(sha256, future), name="fetch", daemon=True).start()
+                self.running[sha256] = future  # the thread waits for the lock before it looks for it
             return future
 
     def _run(self, sha256: str, future: "Future[None]") -> None:
@@ -85,6 +86,7 @@ class Fetches:
             error = why
         with self.lock:
             del self.running[sha256]
+            self.failed.pop(sha256, None)
             if error is not None:
                 while len(self.failed) >= MOST_FAILED:
                     del self.failed[next(iter(self.failed))]

@@ -74,8 +74,8 @@ def _await(part: Future[dict[str, Any]], stopping: Callable[[], bool]) -> dict[s
     return part.result()
 
 
-def discard_unfinished(client: Any, bucket: str, prefix: str, before: datetime) -> int:
-    """Discard the uploads under a prefix that were begun before a time and not finished; return how many."""
+def discard_unfinished(client: Any, bucket: str, prefix: str, before: datetime) -> None:
+    """Discard the uploads under a prefix that were begun before a time and not finished."""
     begun = [
         upload
         for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
@@ -84,4 +84,3 @@ def discard_unfinished(client: Any, bucket: str, prefix: str, before: datetime) 
     ]
     for upload in begun:
         client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-    return len(begun)

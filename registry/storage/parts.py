@@ -9,8 +9,6 @@ from typing import Protocol
 
 from registry.errors import WrongState
 
-BEING_COMPLETED = "This upload is being completed by another request; try again in a moment."
-
 
 @dataclass(frozen=True)
 class Announced:
@@ -84,4 +82,4 @@ class Parts(Protocol):
 
 def being_completed() -> WrongState:
     """Return the error for an upload that another request completes."""
-    return WrongState(BEING_COMPLETED)
+    return WrongState("This upload is being completed by another request; try again in a moment.")

@@ -165,21 +165,18 @@ class Worker(Upkeep):
         except Exception as error:  # the database or the disk failed, not what the job is about
             if isinstance(error, BlobDamaged) and error.field:
                 damage.note(self.database, self.store, error.field)
-            if fails_in_bucket(error, self.store):
+            told, repeatable = isinstance(error, BreadcrumbError), claim.kind in jobs.REPEATABLE
+            in_bucket = fails_in_bucket(error, self.store)
+            if in_bucket or (fails_for_all(error) and not (told and repeatable)):
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
-                    counts = claim.kind in jobs.REPEATABLE
-                    jobs.postpone(session, claim, BUCKET_REST, str(error), counts=counts)
+                    if in_bucket:
+                        jobs.postpone(session, claim, BUCKET_REST, str(error), counts=repeatable)
+                    else:
+                        jobs.release(session, claim)
                 bound.exception("job.error")
                 self.stopping.wait(DISK_REST)
                 return "disk"
-            if fails_for_all(error) and not (isinstance(error, BreadcrumbError) and claim.kind in jobs.REPEATABLE):
-                with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
-                    jobs.release(session, claim)
-                bound.exception("job.error")
-                self.stopping.wait(DISK_REST)
-                return "disk"
-            told = isinstance(error, BreadcrumbError)
-            tried = claim.kind in jobs.REPEATABLE or (claim.kind == "import" and claim.deaths + 1 >= MOST_IMPORTS)
+            tried = repeatable or (claim.kind == "import" and claim.deaths + 1 >= MOST_IMPORTS)
             if isinstance(error, BreadcrumbError) and tried:  # whoever asked can ask again
                 self.give_up(claim, "failed", error)
             else:
