@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from registry.db.audit import newest_serial
 from registry.db.tables import MailAddress, User, now
 from registry.errors import Unavailable
-from registry.services.curation import news_mails
-from registry.services.people import mail_addresses
+from registry.services.catalog import models
+from registry.services.curation import news, news_mails
+from registry.services.people import actors, mail_addresses
 from registry.worker.mailer import Mailer
 from tests.support.community import NAME, URL, Community, open_community
 from tests.support.mail_servers import MailStandIn, open_mail_server
@@ -145,6 +147,33 @@ def test_a_mail_has_what_concerns_its_reader_and_each_of_it_once(
     hasten(crew)
     assert mailer.step() == 1, "bob and carol may not see it any more"
     assert server.received[-1]["To"] == "rita@example.org"
+
+
+def test_what_is_said_of_the_patches_of_others_hides_nothing_of_ones_own(
+    crew: Community, mailer: Mailer, server: MailStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "SHOWN", 2)
+    confirmed(crew, mailer, server, "bob")
+    say(crew, "Hm.", "mary")
+    with crew.world.database.write() as session:
+        mary = actors.authenticate(session, crew.world.token("mary"))
+        for number in (11, 21, 31):
+            actors.record(session, mary, "patch.comment", f"{NAME}#{number}", models.find(session, NAME))
+    assert mailer.step() == 1
+    assert re.findall(r"^\* (.*)$", server.received[-1].get_content(), re.MULTILINE) == [f"mary commented on {NAME}#1"]
+
+
+def test_what_is_written_while_a_mail_is_made_is_for_the_next(
+    crew: Community, mailer: Mailer, server: MailStandIn
+) -> None:
+    confirmed(crew, mailer, server, "bob")
+    say(crew, "One.", "mary")
+    with crew.world.database.read() as session:
+        serial, bob = newest_serial(session), actors.authenticate(session, crew.world.token("bob"))
+    say(crew, "Another.", "rita")
+    with crew.world.database.read() as session:
+        told = [event.serial for event, _ in news_mails.on_own_patches(session, bob, 0, serial)]
+    assert told and max(told) <= serial
 
 
 def test_mails_end_by_one_click_of_a_mail_program_and_by_no_look_at_the_link(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, SQLColumnExpression, String, cast, exists, func, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
@@ -28,6 +28,7 @@ MOST_NAMED = 20  # people in one message
 MOST_WATCHED = 200  # models of one user
 SHOWN = 50  # mentions, and events
 REACH = 50_000  # newest events of the log that are gone through
+Event = tuple[AuditEvent, Model]
 TOLD = ("patch.push", "patch.propose", "release.publish", "release.yank", "channel.move", "channel.rollback")
 
 
@@ -73,23 +74,54 @@ def mentions(session: Session, actor: Actor) -> Sequence[Mention]:
     return session.scalars(query.limit(SHOWN)).all()
 
 
-def events(session: Session, actor: Actor, after: int = 0) -> list[tuple[AuditEvent, Model]]:
-    """Return the newest events of others in watched models since the caller last looked, and after a serial."""
+def events(session: Session, actor: Actor, after: int = 0, until: int | None = None) -> list[Event]:
+    """Return the newest events of others in watched models since the caller last looked, as `events_of` does."""
+    watched = exists().where(
+        WatchedModel.user_id == actor.user_id,
+        WatchedModel.model_id == AuditEvent.model_id,
+        WatchedModel.seen_serial < AuditEvent.serial,
+    )
+    return events_of(session, actor, after, newest_serial(session) if until is None else until, TOLD, watched)
+
+
+def events_of(
+    session: Session, actor: Actor, after: int, until: int, actions: Sequence[str], where: ColumnElement[bool]
+) -> list[Event]:
+    """Return the newest events of others after a serial and up to another, in models that a user may see.
+
+    Args:
+        session: A transaction.
+        actor: The user.
+        after, until: The serials; what is further back than REACH from the second is left out.
+        actions: Those that are wanted.
+        where: What holds of them besides.
+    """
     query = (
         select(AuditEvent, Model)
-        .join(WatchedModel, WatchedModel.model_id == AuditEvent.model_id)
         .join(Model, Model.id == AuditEvent.model_id)
         .where(
-            WatchedModel.user_id == actor.user_id,
-            AuditEvent.serial > WatchedModel.seen_serial,
-            AuditEvent.serial > max(after, newest_serial(session) - REACH),
-            AuditEvent.action.in_(TOLD),
+            AuditEvent.serial > max(after, until - REACH),
+            AuditEvent.serial <= until,
+            AuditEvent.action.in_(actions),
             AuditEvent.user_id.is_distinct_from(actor.user_id),
             access.visible(actor),
+            where,
         )
         .order_by(AuditEvent.serial.desc())
     )
     return [(event, model) for event, model in session.execute(query.limit(SHOWN))]
+
+
+def number_of(event: AuditEvent) -> int | None:
+    """Return the number of the patch or card that an event is about; None if it is about another thing."""
+    match = re.search(r"#([0-9]{1,9})(?:\.[0-9]{1,9})?$", event.subject)
+    return int(match[1]) if match else None
+
+
+def is_about(number: SQLColumnExpression[int]) -> ColumnElement[bool]:
+    """Return the condition that `number_of` an event is that of a column."""
+    ending = literal("%#").concat(cast(number, String))
+    return or_(AuditEvent.subject.like(ending), AuditEvent.subject.like(ending.concat(".%")))
 
 
 def see(session: Session, actor: Actor, serial: int, at: datetime) -> None:

@@ -10,7 +10,6 @@ out once more, with what else is new by then; with nothing else, it has the same
 away, nothing is lost and nothing piles up: the next mail has what would have been in several.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,13 +17,14 @@ from hashlib import sha256
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.orm import Session, contains_eager
 
 from registry.db.audit import newest_serial
 from registry.db.tables import AuditEvent, MailAddress, Mention, Model, Patch, User, now
 from registry.services.curation import letters, news
 from registry.services.curation.letters import Item
+from registry.services.curation.news import SHOWN, Event, number_of
 from registry.services.people import access, mail_addresses
 from registry.services.people.actors import Actor, reader
 from registry.services.people.rules import Role
@@ -32,7 +32,6 @@ from registry.services.people.rules import Role
 LEASE = timedelta(minutes=10)  # longer than a mail takes to be handed over
 LOOK_EVERY = timedelta(minutes=1)  # at news of those who want them at once
 LOOKED_AT = 50  # addresses in one transaction
-SHOWN = 50  # news of a mail, and events of each kind
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=15), timedelta(days=1)
 MOST_REFUSALS, MOST_ATTEMPTS = 3, 8  # in a row, if the mail server says for good, or for now
 PROPOSED = ("patch.propose", "card.propose")
@@ -58,7 +57,6 @@ WORDS = {
     "channel.move": "moved",
     "channel.rollback": "rolled back",
 }
-Event = tuple[AuditEvent, Model]
 
 
 @dataclass(frozen=True)
@@ -110,13 +108,15 @@ def claim(session: Session, root: str, hour: int) -> DueMail | None:
     """
     query = select(MailAddress).join(MailAddress.user).where(due()).order_by(MailAddress.due_at)
     locked = query.limit(LOOKED_AT).with_for_update(skip_locked=True, of=MailAddress)
-    for row in session.scalars(locked.options(contains_eager(MailAddress.user))).all():
-        mail = confirmation(row, root) if row.state == "asked" else news_mail(session, row, root)
+    rows = session.scalars(locked.options(contains_eager(MailAddress.user))).all()
+    serial = newest_serial(session)  # what is written from now on is for the next mails
+    for row in rows:
+        mail = confirmation(row, root) if row.state == "asked" else news_mail(session, row, root, serial)
         if mail is not None:
             row.due_at = now() + LEASE
             session.flush()
             return mail
-        row.cursor, row.due_at = newest_serial(session), later(row, hour)
+        row.cursor, row.due_at = serial, later(row, hour)
     session.flush()
     return None
 
@@ -130,17 +130,19 @@ def confirmation(row: MailAddress, root: str) -> DueMail:
     return DueMail(row.user_id, row.secret, True, row.address, subject, text, key, "", row.cursor, (), now())
 
 
-def news_mail(session: Session, row: MailAddress, root: str) -> DueMail | None:
-    """Return the mail with what is new for a user since the last one; None if nothing is."""
-    actor, at, serial = reader(row.user), now(), newest_serial(session)
+def news_mail(session: Session, row: MailAddress, root: str, serial: int) -> DueMail | None:
+    """Return the mail with what is new for a user since the last one, up to a serial; None if nothing is."""
+    actor, at = reader(row.user), now()
     if row.cursor >= serial:
         return None
     mentions = [found for found in news.mentions(session, actor) if not found.mailed]
     named = {(found.patch.model_id, found.patch.number) for found in mentions}
-    own = [found for found in on_own_patches(session, actor, row.cursor) if not tells(found, named)]
-    proposed = to_review(session, actor, row.cursor)
+    decided = on_own_patches(session, actor, row.cursor, serial)
+    own = [found for found in decided if not tells(found, named)]
+    proposed = to_review(session, actor, row.cursor, serial)
     told = {event.serial for event, _ in (*own, *proposed)}
-    watched = [found for found in news.events(session, actor, row.cursor) if found[0].serial not in told]
+    followed = news.events(session, actor, row.cursor, serial)
+    watched = [found for found in followed if found[0].serial not in told]
     sections: list[tuple[str, Sequence[Item]]] = [
         ("You were mentioned", [mentioned(found, root) for found in mentions]),
         ("Your patches", items(own, root)),
@@ -153,7 +155,7 @@ def news_mail(session: Session, row: MailAddress, root: str) -> DueMail | None:
         return None
     unsubscribe = f"{root}/settings/mail/unsubscribe?link={mail_addresses.sign(row, 'unsubscribe')}"
     links = {"inbox": f"{root}/inbox", "settings": f"{root}/settings/mail", "unsubscribe": unsubscribe}
-    more = whole > SHOWN or any(len(listed) >= SHOWN for listed in (mentions, own, proposed, watched))
+    more = whole > SHOWN or any(len(listed) >= SHOWN for listed in (mentions, decided, proposed, followed))
     subject, text = letters.news(host_of(root), row.user.name, shown, more, links)
     said = repr([(heading, list(listed)) for heading, listed in shown]).encode()
     key = f"{row.user_id.hex}.{row.cursor}.{sha256(said).hexdigest()[:16]}@{host_of(root)}"
@@ -161,47 +163,16 @@ def news_mail(session: Session, row: MailAddress, root: str) -> DueMail | None:
     return DueMail(row.user_id, row.secret, False, row.address, subject, text, key, unsubscribe, serial, keys, at)
 
 
-def on_own_patches(session: Session, actor: Actor, after: int) -> list[Event]:
-    """Return what others did to the patches and cards that a user proposed, after a serial, newest first."""
-    mine = select(Patch.model_id).where(Patch.author_id == actor.user_id)
-    found = events(session, actor, after, DECIDED, AuditEvent.model_id.in_(mine))
-    keys = {(model.id, number) for event, model in found if (number := number_of(event)) is not None}
-    query = select(Patch.model_id, Patch.number).where(
-        Patch.author_id == actor.user_id, tuple_(Patch.model_id, Patch.number).in_(keys)
-    )
-    own = {(model_id, number) for model_id, number in session.execute(query)} if keys else set()
-    return [(event, model) for event, model in found if (model.id, number_of(event)) in own]
+def on_own_patches(session: Session, actor: Actor, after: int, until: int) -> list[Event]:
+    """Return what others did to the patches and cards that a user proposed, as `news.events_of` does."""
+    own = Patch.author_id == actor.user_id, Patch.model_id == AuditEvent.model_id, news.is_about(Patch.number)
+    return news.events_of(session, actor, after, until, DECIDED, exists().where(*own))
 
 
-def to_review(session: Session, actor: Actor, after: int) -> list[Event]:
-    """Return what others proposed in models that a user reviews, after a serial, newest first."""
-    reviewed = access.models_with(actor.user_id, Role.REVIEWER)
-    return events(session, actor, after, PROPOSED, AuditEvent.model_id.in_(reviewed))
-
-
-def events(
-    session: Session, actor: Actor, after: int, actions: Sequence[str], where: ColumnElement[bool]
-) -> list[Event]:
-    """Return the newest events of others after a serial, in models that a user may see."""
-    query = (
-        select(AuditEvent, Model)
-        .join(Model, Model.id == AuditEvent.model_id)
-        .where(
-            AuditEvent.serial > max(after, newest_serial(session) - news.REACH),
-            AuditEvent.action.in_(actions),
-            AuditEvent.user_id.is_distinct_from(actor.user_id),
-            access.visible(actor),
-            where,
-        )
-        .order_by(AuditEvent.serial.desc())
-    )
-    return [(event, model) for event, model in session.execute(query.limit(SHOWN))]
-
-
-def number_of(event: AuditEvent) -> int | None:
-    """Return the number of the patch or card that an event is about; None if it is about another thing."""
-    match = re.search(r"#([0-9]{1,9})(?:\.[0-9]{1,9})?$", event.subject)
-    return int(match[1]) if match else None
+def to_review(session: Session, actor: Actor, after: int, until: int) -> list[Event]:
+    """Return what others proposed in models that a user reviews, as `news.events_of` does."""
+    reviewed = AuditEvent.model_id.in_(access.models_with(actor.user_id, Role.REVIEWER))
+    return news.events_of(session, actor, after, until, PROPOSED, reviewed)
 
 
 def tells(found: Event, named: set[tuple[UUID, int]]) -> bool:

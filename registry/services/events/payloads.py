@@ -9,7 +9,6 @@
 A `sha` is a commit id (documents/commits.py); for a patch, which has none until it is composed, the sha256 of its file.
 """
 
-import re
 import uuid
 from typing import Any
 
@@ -20,7 +19,7 @@ from registry.db.tables import AuditEvent, CardProposal, Comment, Model, PatchRe
 from registry.errors import BreadcrumbError
 from registry.services.catalog import patches
 from registry.services.composing import snapshots
-from registry.services.curation import cards
+from registry.services.curation import cards, news
 
 VERSION = 3
 WORDS: dict[str, tuple[str, str]] = {  # our action -> the Hub's action and scope; the others are `update`s
@@ -111,13 +110,13 @@ def repo(session: Session, model: Model, root: str) -> dict[str, Any]:
 
 def patch_of(session: Session, model: Model, event: AuditEvent) -> PatchRevision | CardProposal | None:
     """Return the newest revision of the patch that an event is about, or the card that is proposed."""
-    match = re.search(r"#([0-9]{1,9})(?:\.[0-9]{1,9})?$", event.subject)
-    if match is None:
+    number = news.number_of(event)
+    if number is None:
         return None
     try:
-        return patches.find(session, model.full_name, int(match[1]))
+        return patches.find(session, model.full_name, number)
     except BreadcrumbError:
-        return cards.seek(session, model, int(match[1]))
+        return cards.seek(session, model, number)
 
 
 def discussion(model: Model, event: AuditEvent, row: PatchRevision | CardProposal, root: str) -> dict[str, Any]:
