@@ -123,10 +123,20 @@ def read_end(cursor: str, sort: ModelOrder) -> list[Any]:
 
 
 def built_like(session: Session, store: Store, row: Model) -> schemas.Architecture:
-    """Return what a model is built like."""
+    """Return what a model is built like.
+
+    Raises:
+        BlobDamaged, StorageFailed, TooMany: Its config cannot be read, or not yet.
+    """
     found = architecture.of_model(session, store, row)
-    same = {name: getattr(found, name) for name in ("model_type", "tensors", "dtypes")}
-    return schemas.Architecture(names=list(found.names), **same, **found.numbers)
+    config = found.config
+    return schemas.Architecture(
+        names=list(config.names),
+        model_type=config.model_type,
+        tensors=found.tensors,
+        dtypes=found.dtypes,
+        **config.numbers,
+    )
 
 
 def members(session: Session, row: Model) -> list[schemas.Member]:
