@@ -11,13 +11,13 @@ from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from registry.errors import EntryNotFound, InvalidRequest
 from registry.server.edge.admission import ActorDep, VisitorDep, allow
 from registry.server.edge.bodies import load_json, parse_body
 from registry.server.edge.context import ContextDep, PublicUrl
+from registry.server.edge.paths import Word
 from registry.server.hub import views
 from registry.server.hub.route import Decoded, HubRoute, Repository, snapshot_headers
 from registry.services.catalog import tags
@@ -32,7 +32,6 @@ PAGE = 1000  # llama.cpp reads no second page of a tree
 COMMITS = 50
 MOST_PATHS = 5000
 CONVERTING = "transformers/"  # asks for commits only before it has huggingface.co convert a model to safetensors
-Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 
 
 @router.get("/api/whoami-v2")

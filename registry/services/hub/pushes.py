@@ -128,8 +128,8 @@ def find(session: Session, model: Model, number: int) -> Push | None:
 
 def unfinished(session: Session, patch_id: uuid.UUID) -> Push | None:
     """Return the push of a patch if it is being compared, or if no revision could be made of it."""
-    query = select(Push).where(Push.patch_id == patch_id, Push.state.in_(("diffing", "failed")))
-    push: Push | None = session.scalar(query)
+    query = select(Push).options(joinedload(Push.patch).joinedload(Patch.author))
+    push: Push | None = session.scalar(query.where(Push.patch_id == patch_id, Push.state.in_(("diffing", "failed"))))
     return push
 
 
