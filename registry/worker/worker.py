@@ -91,8 +91,8 @@ class Worker(Upkeep):
         with self.database.write() as session:
             self.be_seen(session)
         strays, missing = blobs.compare(self.database, self.store)
-        if orphans := blobs.adopt_orphans(self.database, self.store, strays):
-            log.info("worker.orphans", blobs=orphans)
+        if orphans := blobs.adopt_orphans(self.database.write, self.store, strays):
+            log.info("worker.orphans", blobs=len(orphans))
         if self.store.kind == "bucket":  # a folder would say the same of all blobs while it is not mounted
             lost = [sha256 for sha256 in missing if damage.examine(self.database, self.store, sha256)]
             if lost:
