@@ -213,7 +213,7 @@ def test_a_database_that_is_away_for_a_moment_refuses_no_patch(
     def away(*_: object) -> None:
         raise OperationalError("INSERT", {}, Exception("server closed the connection"))
 
-    monkeypatch.setattr("registry.services.catalog.patches.finish_check", away)
+    monkeypatch.setattr("registry.services.catalog.revisions.finish_check", away)
     assert world.worker.step()
     monkeypatch.undo()
     assert faults.state() == "checking"

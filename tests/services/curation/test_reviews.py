@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from registry.db.tables import Check, Comment, Patch, Review, User, now
 from registry.errors import WrongState
-from registry.services.catalog import norms, patches
+from registry.services.catalog import norms, revisions
 from registry.services.curation import reviews
 from tests.support.community import NAME, PATCHES, URL, Community
 from tests.support.databases import await_lock
@@ -522,7 +522,7 @@ def test_a_patch_accepted_while_its_next_revision_arrives_is_what_was_approved(
         try:
             with crew.world.database.write() as session:
                 bob = crew.actor(session, "bob")
-                patches.revise(session, bob, NAME, 1, patches.Contribution(sha256, "again", ""))
+                revisions.revise(session, bob, NAME, 1, revisions.Contribution(sha256, "again", ""))
             found.append(None)
         except WrongState as error:
             found.append(error)
