@@ -29,7 +29,7 @@ from registry.services.catalog import models, patches, revisions
 from registry.services.people import actors
 from registry.storage import disk_parts
 from tests.support import launcher
-from tests.support.blobs import DATA, NONE, orphan, refer
+from tests.support.blobs import DATA, NONE, collect, orphan, refer
 from tests.support.world import World, announce, digest, open_world, put_part, upload
 
 DAY = timedelta(hours=24)
@@ -40,10 +40,6 @@ def state(world: World, sha256: str) -> str:
         row = session.get(Blob, sha256)
     assert (row is not None) == world.store.exists(sha256), "row and file come and go together"
     return row.state if row else "gone"
-
-
-def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Collected:
-    return garbage.run(world.database, world.store, grace, **how)
 
 
 def actor(world: World, user: str = "alice") -> actors.Actor:
