@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.breadcrumbs.formats.weight_files import read_json
+from registry.breadcrumbs.kernels.sha256.streams import hash_each
 from registry.errors import BlobDamaged, InvalidInput, StorageFailed
 from registry.files.beside import COMPANION, MOST_KEYS, is_json, key_changes, shorten
 from registry.files.folders import CONFIG
-from registry.files.hashing import hash_file
-from registry.files.threads import processors
+from registry.files.hashing import hash_file, read_file
 from registry.outside.hub import Download, Hub, listing
 from registry.sandboxes.stages import stage
 from registry.storage.cache import Cache
@@ -270,7 +271,7 @@ def compose(
     checked = make_recipe(**recipe)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while it is composed
+        hashed = pool.submit(hash_files, patches.values(), 1)  # while it is composed
         try:
             checkpoint = stack.enter_context(open_checkpoint({name: Path(path) for name, (path, _) in base.items()}))
             opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
@@ -291,7 +292,7 @@ def compose(
             for sha256, path in inputs.items():
                 require_digest(sha256, hash_file(Path(path)))
             raise
-        for sha256, digest in zip(patches, hashed, strict=True):
+        for sha256, digest in zip(patches, hashed.result(), strict=True):
             require_digest(sha256, digest)
     return {
         "weights_digest": result.weights_digest,
@@ -330,8 +331,8 @@ def conflicts(
     """
     require_files(patches.values())
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(processors()))
-        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while they are compared
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        hashed = pool.submit(hash_files, patches.values())  # while they are compared
         try:
             opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
             wanted = [(first, second) for first, second in pairs]
@@ -340,7 +341,7 @@ def conflicts(
             for sha256, path in patches.items():
                 require_digest(sha256, hash_file(Path(path)))
             raise
-        for sha256, digest in zip(patches, hashed, strict=True):
+        for sha256, digest in zip(patches, hashed.result(), strict=True):
             require_digest(sha256, digest)
     return {
         "pairs": [
@@ -349,6 +350,11 @@ def conflicts(
         ],
         "census": {name: list(counts) for name, counts in analysis.census.items()},
     }
+
+
+def hash_files(paths: Iterable[str], most: int | None = None) -> list[str]:
+    """Return the sha256 of files, hashed in pairs by `most` threads, or as many as there are processors."""
+    return hash_each([partial(read_file, Path(path)) for path in paths], lambda _: None, most)
 
 
 def require_files(paths: Iterable[str]) -> None:

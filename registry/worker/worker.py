@@ -28,7 +28,7 @@ from registry.files.folders import CONFIG, carried, is_weights, left_out
 from registry.files.hashing import hash_file
 from registry.sandboxes.sandbox import warm_up
 from registry.services.blobs import blobs, damage
-from registry.services.catalog import beside, hub_bases, models, patches
+from registry.services.catalog import beside, hub_bases, models, patches, revisions
 from registry.services.composing import builds, compositions, holding
 from registry.services.queue import jobs
 from registry.services.releasing import releases
@@ -91,8 +91,8 @@ class Worker(Upkeep):
         with self.database.write() as session:
             self.be_seen(session)
         strays, missing = blobs.compare(self.database, self.store)
-        if orphans := blobs.adopt_orphans(self.database, self.store, strays):
-            log.info("worker.orphans", blobs=orphans)
+        if orphans := blobs.adopt_orphans(self.database.write, self.store, strays):
+            log.info("worker.orphans", blobs=len(orphans))
         if self.store.kind == "bucket":  # a folder would say the same of all blobs while it is not mounted
             lost = [sha256 for sha256 in missing if damage.examine(self.database, self.store, sha256)]
             if lost:
@@ -198,7 +198,7 @@ class Worker(Upkeep):
             if claim.kind == "check":
                 revision = patches.by_id(session, uuid.UUID(claim.payload["revision_id"]))
                 refusal = str(error) if isinstance(error, InvalidInput) else f"The check itself failed: {error}"
-                patches.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
+                revisions.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
             if claim.kind == "diff":
                 diffing.give_up(session, claim, str(error))
             if claim.kind == "compose":
@@ -289,7 +289,7 @@ class Worker(Upkeep):
             )
         with self.database.write() as session:
             revision, subject = patches.by_id(session, revision_id), claim.model + claim.subject
-            patches.finish_check(session, self.model(session, claim), revision, subject, contents)
+            revisions.finish_check(session, self.model(session, claim), revision, subject, contents)
             jobs.end(session, claim, "done")
 
     def compose(self, claim: jobs.Claim) -> None:
