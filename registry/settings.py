@@ -306,6 +306,9 @@ class Settings(BaseSettings):
             raise ValueError("REGISTRY_SMTP_HOST needs an address that mails come from")
         if known.data.get("smtp_user") and known.data.get("smtp_security") == "none":
             raise ValueError("REGISTRY_SMTP_USER needs a connection that REGISTRY_SMTP_SECURITY encrypts")
+        sign_in = known.data.get("smtp_user", ""), known.data.get("smtp_password", SecretStr("")).get_secret_value()
+        if not "".join(sign_in).isascii():
+            raise ValueError("REGISTRY_SMTP_USER and its password can only be sent if they are ASCII")
         return value
 
     @field_validator("accel")
