@@ -305,11 +305,14 @@ class Settings(BaseSettings):
             raise ValueError("REGISTRY_SMTP_HOST needs an address that mails come from")
         return value
 
-    @field_validator("smtp_user")
+    @field_validator("smtp_user", "smtp_password")
     @classmethod
-    def check_encrypted(cls, value: str, known: ValidationInfo) -> str:
-        """Refuse a password that would travel in clear."""
-        if value and known.data.get("smtp_security") == "none":
+    def check_sign_in(cls, value: Any, known: ValidationInfo) -> Any:
+        """Refuse what cannot be sent, and a password that would travel in clear."""
+        said = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not said.isascii():
+            raise ValueError("it can only be sent if it is ASCII")
+        if said and known.data.get("smtp_security") == "none":
             raise ValueError("it needs a connection that REGISTRY_SMTP_SECURITY encrypts")
         return value
 
