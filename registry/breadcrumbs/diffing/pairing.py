@@ -8,11 +8,12 @@ from shlex import quote
 
 from registry.breadcrumbs.diffing.faults import ADDED, DTYPE, MISSING, ROWS, SHAPE, Fault, list_faults
 from registry.breadcrumbs.diffing.prefixes import NO_PREFIX, Prefix, find_prefix
-from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, is_head, is_tied, twin
+from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, is_tied, twin
 from registry.breadcrumbs.formats.arrays import from_floats, octets, read_floats, read_raw
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidRequest
+from registry.files.names import is_head
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
-from registry.breadcrumbs.formats.weight_files import SHARD, find_missing
+from registry.breadcrumbs.formats.weight_files import find_missing, shard_of
 from registry.db.tables import PushedFile
 from registry.errors import InvalidRequest
 from registry.files.beside import CARD
@@ -71,11 +71,11 @@ def missing_shards(held: Collection[str], base: Collection[str]) -> Iterator[str
     known: dict[tuple[str, int], dict[int, str]] = {}
     for paths in (held, base):
         for path in paths:
-            shard = SHARD.fullmatch(path)
+            shard = shard_of(path)
             if shard is None:
                 continue
-            family = shard[1], int(shard[3])
-            if paths is held or family in known:
-                known.setdefault(family, {}).setdefault(int(shard[2]), path)
-    for (stem, count), shards in sorted(known.items()):
-        yield from find_missing(stem, count, shards)
+            stem, number, count = shard
+            if paths is held or (stem, count) in known:
+                known.setdefault((stem, count), {}).setdefault(number, path)
+    for (_, count), shards in sorted(known.items()):
+        yield from find_missing(count, shards)
