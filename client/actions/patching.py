@@ -131,7 +131,10 @@ def diff(
         notes = list(info.notes)
         if companion and not only_tuned:
             notes.append("Only the tuned model has nothing that was left out, so there is no companion.")
-        if not companion and any(fault.kind == ADDED for fault in info.pairing.left_out):
+        grown = any(
+            after.tensors[info.pairing.partner[name]].shape[0] > rows for name, rows in info.pairing.rows.items()
+        )
+        if not companion and (grown or any(fault.kind == ADDED for fault in info.pairing.left_out)):
             notes.append("With `--companion`, what only the tuned model has is written to a file that comes with it.")
         for sentence in notes:
             console.note(sentence)

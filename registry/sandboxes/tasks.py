@@ -19,7 +19,7 @@ from registry.breadcrumbs.checking.finite import check_finite, try_on
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
 from registry.breadcrumbs.composing.variances import tell_negative
-from registry.breadcrumbs.diffing.quantised import refuse_packed
+from registry.breadcrumbs.diffing.bases import refuse_unfit
 from registry.breadcrumbs.formats.checkpoint import CONFIG_BYTES, open_checkpoint
 from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
 from registry.breadcrumbs.formats.header import TensorSpec
@@ -119,7 +119,7 @@ def check_config(path: str, progress: Progress) -> bool:
     Raises:
         InvalidCheckpoint: The config is not sound, or says that the base is quantised.
     """
-    refuse_packed(read_json(Path(path), CONFIG, CONFIG_BYTES), (), "The base")
+    refuse_unfit(read_json(Path(path), CONFIG, CONFIG_BYTES), (), "The base")
     return True
 
 
@@ -132,14 +132,14 @@ def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[
         pickled: Names of files with pickled weights, which are not here and are never opened.
 
     Raises:
-        InvalidCheckpoint: The files are not a sound checkpoint, or are quantised; or a component has only pickled
-            weights.
+        InvalidCheckpoint: The files are not a sound checkpoint, or are quantised, or an adapter; or a component has
+            only pickled weights.
         StorageFailed: A file is missing.
     """
     require_files(files.values())
     named = {name: Path(path) for name, path in files.items()}
     with open_checkpoint({path: Path(path) for path in pickled} | named) as base:
-        refuse_packed(base.config, base.tensors, "The base")
+        refuse_unfit(base.config, base.tensors, "The base")
         digests = tensor_digests(base, fraction(progress))
         tensors = [(name, spec.dtype, list(spec.shape), digests[name]) for name, spec in base.tensors.items()]
         return {

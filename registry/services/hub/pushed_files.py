@@ -9,7 +9,7 @@ from registry.files.beside import CARD
 from registry.files.folders import describes_weights, is_weights
 
 MOST_FILES = 2000  # of a push, and of a commit
-ADAPTER = "adapter_config.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def require_weights(paths: Collection[str]) -> None:
@@ -21,6 +21,21 @@ def require_weights(paths: Collection[str]) -> None:
     if not any(map(holds_weights, paths)):
         raise InvalidRequest(
             "This commit changes no weights, so no patch can be made of it. (One with README.md alone proposes a card.)"
+        )
+
+
+def refuse_adapter(paths: Collection[str]) -> None:
+    """Refuse a base that is an adapter as PEFT saves one, so that its tool says so at once.
+
+    Raises:
+        InvalidRequest: It has the settings of an adapter, and no weights but an adapter's.
+    """
+    names = {path for path in paths if is_weights(path)}
+    if ADAPTER in paths and names <= {ADAPTER_WEIGHTS}:
+        raise InvalidRequest(
+            "This is an adapter, and a base is a whole model. Push it to the model that it was trained on, as a pull "
+            "request (create_pr=True), and it becomes a patch there.",
+            field=ADAPTER,
         )
 
 

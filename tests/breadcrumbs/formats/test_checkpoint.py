@@ -173,6 +173,25 @@ def test_a_patch_in_the_place_of_a_model_is_not_taken_for_weights(tmp_path):
         open_checkpoint(tmp_path)
 
 
+OTHERS = {
+    "GGUF": (b"GGUF\x03\0\0\0", "is a GGUF file; use the .safetensors model"),
+    "a zip archive": (b"PK\x03\x04\0\0\x08\x08", "is a zip archive.*save_pretrained"),
+    "a pickle": (b"\x80\x02}q\0(X\x0c", "is a pickle.*save_pretrained"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+    "a web page": (b"<!DOCTYPE html>", "is a web page; download the file again, signed in"),
+    "JSON": (b'{"error": "Unauthorized"}', "is JSON text"),
+    "anything": (b"anything at all", "claims .* bytes, and the file has .* truncated, or not safetensors"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_file_in_the_place_of_weights_is_named(tmp_path, kind):
+    start, told = OTHERS[kind]
+    (tmp_path / "model.safetensors").write_bytes(start + bytes(100))
+    with pytest.raises(InvalidCheckpoint, match=told):
+        open_checkpoint(tmp_path)
+
+
 def test_a_git_lfs_pointer_is_recognised(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
     (tmp_path / "model.safetensors").write_text(pointer)
