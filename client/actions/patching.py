@@ -49,6 +49,7 @@ def diff(
     companion: bool = False,
     device: str = "cpu",
     device_memory: int | None = None,
+    named: str | None = None,
     console: Console = QUIET,
 ) -> MadePatch:
     """Make a breadcrumb patch of what fine-tuning changed.
@@ -72,6 +73,7 @@ def diff(
             `out`: `sums.companion.safetensors` beside `sums.safetensors`.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for 4 GiB or a quarter of what is free there.
+        named: Weights digest of the base that the patch is for, where `base` is a composition of it.
         console: Where notes and progress go.
 
     Raises:
@@ -124,6 +126,7 @@ def diff(
                 strip_prefix=strip_prefix,
                 shared_only=shared_only,
                 shared_rows=shared_rows,
+                named=named,
             )
         only_tuned = write_companion(before, after, info.pairing, companion_of(out)) if companion else {}
         if companion and replaced and not only_tuned:
