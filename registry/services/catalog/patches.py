@@ -20,7 +20,7 @@ from registry.services.queue import jobs
 
 MOST_LOOKUPS = 100  # of tensors of a revision by name, before all of its tensors are gone through
 REVISABLE = ("draft", "proposed", "changes_requested")
-ADVICE = ("norms", beside.CHECK)  # checks that are not required
+ADVICE = ("norms", "release", beside.CHECK)  # checks that are not required
 
 
 @dataclass(frozen=True)
