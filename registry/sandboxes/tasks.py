@@ -17,14 +17,15 @@ from registry.breadcrumbs.checking.check import check_patch as check_file
 from registry.breadcrumbs.checking.claims import CheckResult, check_beside, check_density
 from registry.breadcrumbs.checking.companions import check_companion
 from registry.breadcrumbs.checking.finite import check_finite, try_on
+from registry.breadcrumbs.checking.repeats import check_repeats
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
 from registry.breadcrumbs.composing.variances import tell_negative
-from registry.breadcrumbs.diffing.quantised import refuse_packed
+from registry.breadcrumbs.diffing.bases import refuse_unfit
 from registry.breadcrumbs.formats.checkpoint import CONFIG_BYTES, open_checkpoint
 from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
 from registry.breadcrumbs.formats.header import TensorSpec
-from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.patchfile import Patch, open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.breadcrumbs.formats.weight_files import read_json
 from registry.breadcrumbs.kernels.sha256.streams import hash_each
@@ -120,7 +121,7 @@ def check_config(path: str, progress: Progress) -> bool:
     Raises:
         InvalidCheckpoint: The config is not sound, or says that the base is quantised.
     """
-    refuse_packed(read_json(Path(path), CONFIG, CONFIG_BYTES), (), "The base")
+    refuse_unfit(read_json(Path(path), CONFIG, CONFIG_BYTES), (), "The base")
     return True
 
 
@@ -133,14 +134,14 @@ def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[
         pickled: Names of files with pickled weights, which are not here and are never opened.
 
     Raises:
-        InvalidCheckpoint: The files are not a sound checkpoint, or are quantised; or a component has only pickled
-            weights.
+        InvalidCheckpoint: The files are not a sound checkpoint, or are quantised, or an adapter; or a component has
+            only pickled weights.
         StorageFailed: A file is missing.
     """
     require_files(files.values())
     named = {name: Path(path) for name, path in files.items()}
     with open_checkpoint({path: Path(path) for path in pickled} | named) as base:
-        refuse_packed(base.config, base.tensors, "The base")
+        refuse_unfit(base.config, base.tensors, "The base")
         digests = tensor_digests(base, fraction(progress))
         tensors = [(name, spec.dtype, list(spec.shape), digests[name]) for name, spec in base.tensors.items()]
         return {
@@ -159,6 +160,7 @@ def check_patch(
     files: Mapping[str, str],
     progress: Progress,
     beside: Mapping[str, tuple[str, str | None]] | None = None,
+    release: tuple[str, Sequence[tuple[float, str]]] | None = None,
 ) -> dict[str, Any]:
     """Check a stranger's patch file against a base; return its statistics and the results of the checks.
 
@@ -172,13 +174,15 @@ def check_patch(
         files: Path of each file of the base (weights, index, config) by its name in the folder.
         progress: Called with a number from 0 to 1 now and then.
         beside: Path of each file that came with the patch, and of the base's file of that name, if it has one.
+        release: Version of the release that the model may have been tuned from, and scale and path of its patches.
 
     Raises:
         InvalidPatch, BaseMismatch: The file breaks a rule; the message names the entry and the rule.
         StorageFailed: The file, or one of the base's, is missing or damaged.
     """
     pairs = beside or {}
-    require_files([path, *files.values(), *(mine for mine, _ in pairs.values())])
+    parts = [part for _, part in release[1]] if release else []
+    require_files([path, *files.values(), *(mine for mine, _ in pairs.values()), *parts])
     specs = {name: TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
     report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)))
     require_digest(sha256, report.sha256)
@@ -189,6 +193,7 @@ def check_patch(
         ):
             tried = try_on(checkpoint, patch, fraction(lambda done: progress((1 + done) / 2)))
             finite = check_finite(checkpoint, tried.overflows)
+            repeated = [_compare_release(patch, *release)] if release else []
     except InvalidInput as problem:  # the base was checked when it was imported, the patch above
         raise StorageFailed(f"A blob of the base {base} is damaged: {problem}") from None
     companion = check_companion(Path(pairs[COMPANION][0]), specs) if COMPANION in pairs else {}
@@ -199,6 +204,7 @@ def check_patch(
         finite,
         check_density(report.params, report.tensors),
         *([check_beside(list(pairs), unread)] if pairs else []),
+        *repeated,
     ]
     return {
         "checks": [asdict(check) for check in checks],
@@ -355,6 +361,13 @@ def conflicts(
 def hash_files(paths: Iterable[str], most: int | None = None) -> list[str]:
     """Return the sha256 of files, hashed in pairs by `most` threads, or as many as there are processors."""
     return hash_each([partial(read_file, Path(path)) for path in paths], lambda _: None, most)
+
+
+def _compare_release(patch: Patch, version: str, parts: Sequence[tuple[float, str]]) -> CheckResult:
+    """Compare a patch with those of a release, which were checked when they came."""
+    with ExitStack() as stack:
+        opened = [(scale, stack.enter_context(open_patch(Path(path)))) for scale, path in parts]
+        return check_repeats(patch, version, opened)
 
 
 def require_files(paths: Iterable[str]) -> None:

@@ -28,11 +28,11 @@ from registry.files.folders import CONFIG, carried, is_weights, left_out
 from registry.files.hashing import hash_file
 from registry.sandboxes.sandbox import warm_up
 from registry.services.blobs import blobs, damage
-from registry.services.catalog import beside, hub_bases, models, patches, revisions
+from registry.services.catalog import hub_bases, models, patches, revisions
 from registry.services.composing import builds, compositions, holding
 from registry.services.queue import jobs
 from registry.services.releasing import releases
-from registry.worker import comparing, diffing
+from registry.worker import checking, comparing, diffing
 from registry.worker.runner import Hung, Stopped, concerning, fails_for_all, fails_in_bucket
 from registry.worker.upkeep import Upkeep
 
@@ -130,7 +130,7 @@ class Worker(Upkeep):
                 raise JobFailed(f"{claim.deaths} {what}, so it is not tried again.{last}")
             work: dict[str, Callable[[jobs.Claim], None]] = {
                 "import": self.import_base,
-                "check": self.check_patch,
+                "check": partial(checking.check_patch, self),
                 "diff": partial(diffing.diff, self),
                 "compose": self.compose,
                 "rebuild": self.rebuild,
@@ -259,38 +259,6 @@ class Worker(Upkeep):
                 hub_bases.register(session, self.store, model, source, files, folder, limits)
                 models.finish_import(session, model, contents, models.read_card(self.store, named))
                 jobs.end(session, claim, "done")
-
-    def check_patch(self, claim: jobs.Claim) -> None:
-        """Check a pushed file against its model's base and record its statistics."""
-        revision_id = uuid.UUID(claim.payload["revision_id"])
-        with self.database.read() as session:
-            model = self.model(session, claim)
-            revision = patches.by_id(session, revision_id)
-            tensors = models.base_tensors(session, model)
-            files = {file.path: file.sha256 for file in models.base_files(session, model)}
-            offered = {file.path: file.sha256 for file in beside.files_of(session, revision)}
-        damage.require_sound(self.database, self.store, [revision.sha256, *offered.values(), *files.values()])
-        needed = {
-            revision.sha256,
-            *offered.values(),
-            *concerning(files),
-            *(files[path] for path in offered if path in files),
-        }
-        with self.base_here(claim), self.here(claim, needed):
-            contents = self.in_sandbox(
-                claim,
-                "registry.sandboxes.tasks:check_patch",
-                path=str(self.store.path(revision.sha256)),
-                sha256=revision.sha256,
-                base=model.base_digest,
-                tensors=tensors,
-                files=self.readable(files),
-                beside={path: self.pair(sha256, files.get(path)) for path, sha256 in offered.items()},
-            )
-        with self.database.write() as session:
-            revision, subject = patches.by_id(session, revision_id), claim.model + claim.subject
-            revisions.finish_check(session, self.model(session, claim), revision, subject, contents)
-            jobs.end(session, claim, "done")
 
     def compose(self, claim: jobs.Claim) -> None:
         """Compose a recipe and record the composition; its files are stored if there is room, else only their digests.

@@ -17,7 +17,7 @@ from registry.services.people import policies
 from registry.services.people.actors import Actor, record
 from registry.services.queue import jobs
 
-ADVICE = ("norms", beside.CHECK)  # checks that are not required
+ADVICE = ("norms", "release", beside.CHECK)  # checks that are not required
 
 
 @dataclass(frozen=True)

@@ -198,8 +198,10 @@ def test_a_long_list_of_misfits_is_cut_at_twenty(tmp_path):
 def test_integer_tensors_that_differ_are_named(tmp_path):
     base = {**BASE, "flags": torch.tensor([True])}
     tuned = {**TUNED, "ids": torch.arange(4).flip(0), "flags": torch.tensor([False])}
-    with pytest.raises(CheckpointMismatch, match="BOOL and I64 tensors differ: 'flags', 'ids'; only F64"):
+    with pytest.raises(CheckpointMismatch, match="BOOL and I64 tensors differ: 'flags', 'ids'; only F64") as caught:
         make(tmp_path, base, tuned)
+    assert str(caught.value).endswith("Leave them out: `--exclude flags --exclude ids`.")
+    make(tmp_path / "followed", base, tuned, exclude=["flags", "ids"])
 
 
 def test_no_change_is_no_patch(tmp_path):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from html import unescape
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,26 @@ def test_the_mask_is_the_models_unless_a_description_says_otherwise(world: World
     assert (patch["revision"], patch["drop_bottom"], patch["granularity"]) == (2, "0.9", "row")
     assert "By the model's settings: granularity row." in found_in(bob)["summary"]
     assert alice.patch(where, json={"mask": {}}).json()["mask"] == {}
+
+
+def test_the_options_that_a_refusal_ends_with_are_given_as_lines_of_a_description_that_help(
+    world: World, base: Path, tmp_path: Path
+) -> None:
+    tuned = fine_tuned(base, tmp_path / "tuned", seed=3)
+    tensors = read_weights(tuned)
+    longer = {name: torch.cat([tensors[name], torch.randn(2, WIDTH)]) for name in tensors if "embed" in name}
+    write_weights(tuned, {**tensors, **longer, "score.weight": torch.randn(2, WIDTH)}, 1)
+    bob = world.client("bob")
+    assert pushed(bob, weights(tuned)).status_code == 200
+    world.work()
+    page = unescape(bob.get(f"/{NAME}/patches/1").text)
+    lines = "Shared-Rows: yes\nShared-Only: yes"
+    assert f"--revision refs/pr/1 --commit-description '{lines}'" in page
+    events = bob.get(f"/api/models/{NAME}/discussions/1").json()["events"]
+    assert events[-1]["data"]["latest"]["raw"].endswith("    Shared-Rows: yes\n    Shared-Only: yes")
+    again(bob, weights(tuned), lines)
+    world.work()
+    assert bob.get(f"/api/v1/models/{NAME}/patches/1").json()["check"] == "checked"
 
 
 def test_the_same_patch_twice_is_said(world: World, base: Path, tmp_path: Path) -> None:

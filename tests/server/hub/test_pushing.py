@@ -14,8 +14,9 @@ from registry.db.audit import check_chain
 from registry.db.tables import AuditEvent, Blob, Job, Model, PushedFile, UploadSession, now
 from registry.services.blobs import quotas
 from registry.services.people.tokens import create_token
+from tests.support.adapter_makers import factors, write_adapter
 from tests.support.hub_pushes import COMMIT, NAME, body, pushed, weights
-from tests.support.hubs import make_llama
+from tests.support.hubs import WIDTH, make_llama
 from tests.support.makers import fine_tuned, read_weights, write_weights
 from tests.support.world import World, create_model, upload
 
@@ -251,6 +252,24 @@ def test_a_quantised_base_is_named_and_not_taken(world: World, tmp_path: Path, b
         error = session.scalars(select(Job.error).where(Job.kind == "import", Job.model == "alice/packed")).one()
     assert error is not None and error.startswith("The base is quantised by GPTQ")
     assert "Use the weights from before it was quantised" in error
+
+
+def test_an_adapter_pushed_to_a_new_name_becomes_no_base_and_says_where_it_belongs(
+    world: World, tmp_path: Path
+) -> None:
+    alice, module = world.client("alice"), "model.layers.0.self_attn.q_proj"
+    folder = write_adapter(tmp_path / "adapter", factors(module, WIDTH, WIDTH))
+    files: dict[str, bytes | str] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    where = "/api/models/alice/lora/commit/main"
+    refused = alice.post(where, content=body(files))
+    assert refused.status_code == 400 and "(create_pr=True), and it becomes a patch" in refused.json()["error"]
+    files = {"model.safetensors": files["adapter_model.safetensors"]}  # by another name, it is known by its tensors
+    assert alice.post(where, content=body(files)).status_code == 200
+    world.work()
+    assert alice.get("/api/v1/models/alice/lora").status_code == 404
+    with world.database.read() as session:
+        error = session.scalars(select(Job.error).where(Job.kind == "import", Job.model == "alice/lora")).one()
+    assert error is not None and error.startswith("The base is an adapter, and a base is a whole model.")
 
 
 def test_a_checkpoint_in_the_middle_of_a_training_becomes_no_base(world: World, tmp_path: Path) -> None:
