@@ -103,7 +103,7 @@ class Postbox:
         finally:
             self.socket = None
             if smtp is not None:
-                pass
+                smtp.close()
 
     def connect(self) -> smtplib.SMTP:
         """Return a connection that is encrypted and signed in, as far as the settings ask for that."""
