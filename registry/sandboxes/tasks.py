@@ -5,9 +5,9 @@ lose bits. Fetching from a Hub is a task as well, and does not look into the fil
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from registry.breadcrumbs.diffing.quantised import refuse_packed
 from registry.breadcrumbs.formats.checkpoint import CONFIG_BYTES, open_checkpoint
 from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
 from registry.breadcrumbs.formats.header import TensorSpec
-from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.patchfile import Patch, open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.breadcrumbs.formats.weight_files import read_json
 from registry.errors import BlobDamaged, InvalidInput, StorageFailed
@@ -266,33 +266,24 @@ def compose(
         StorageFailed: An input is missing or damaged.
     """
     inputs = {sha256: path for path, sha256 in base.values()} | dict(patches)
-    require_files(inputs.values())
     checked = make_recipe(**recipe)
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while it is composed
-        try:
-            checkpoint = stack.enter_context(open_checkpoint({name: Path(path) for name, (path, _) in base.items()}))
-            opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
-            with stage("kernels") as known:
-                result = engine.compose(
-                    checkpoint,
-                    opened,
-                    checked,
-                    None if out is None else Path(out),
-                    device,
-                    fraction(progress),
-                    file_digests=True,
-                    base_files={name: base[name][1] for name in checkpoint.files},
-                    device_memory=device_memory,
-                )
-                known |= {"device": result.device, "patches": str(len(opened)), "method": checked.method}
-        except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
-            for sha256, path in inputs.items():
-                require_digest(sha256, hash_file(Path(path)))
-            raise
-        for sha256, digest in zip(patches, hashed, strict=True):
-            require_digest(sha256, digest)
+    with (
+        opened(patches, inputs, 1) as opened_patches,
+        open_checkpoint({name: Path(path) for name, (path, _) in base.items()}) as checkpoint,
+        stage("kernels") as known,
+    ):
+        result = engine.compose(
+            checkpoint,
+            opened_patches,
+            checked,
+            None if out is None else Path(out),
+            device,
+            fraction(progress),
+            file_digests=True,
+            base_files={name: base[name][1] for name in checkpoint.files},
+            device_memory=device_memory,
+        )
+        known |= {"device": result.device, "patches": str(len(opened_patches)), "method": checked.method}
     return {
         "weights_digest": result.weights_digest,
         "device": result.device,
@@ -328,20 +319,9 @@ def conflicts(
         InvalidRequest: A pair names a patch that is missing from `patches`.
         StorageFailed: A file is missing or damaged.
     """
-    require_files(patches.values())
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(processors()))
-        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while they are compared
-        try:
-            opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
-            wanted = [(first, second) for first, second in pairs]
-            analysis = analyse(opened, wanted, device, fraction(progress), device_memory)
-        except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
-            for sha256, path in patches.items():
-                require_digest(sha256, hash_file(Path(path)))
-            raise
-        for sha256, digest in zip(patches, hashed, strict=True):
-            require_digest(sha256, digest)
+    with opened(patches, patches, processors()) as opened_patches:
+        wanted = [(first, second) for first, second in pairs]
+        analysis = analyse(opened_patches, wanted, device, fraction(progress), device_memory)
     return {
         "pairs": [
             {"first": first, "second": second, "tensors": {name: asdict(sums) for name, sums in tensors.items()}}
@@ -349,6 +329,32 @@ def conflicts(
         ],
         "census": {name: list(counts) for name, counts in analysis.census.items()},
     }
+
+
+@contextmanager
+def opened(patches: Mapping[str, str], inputs: Mapping[str, str], threads: int) -> Iterator[dict[str, Patch]]:
+    """Open patches by the sha256 of their files, and hash these meanwhile.
+
+    Args:
+        patches: Path of each patch file by its sha256.
+        inputs: Path by sha256 of all that is read meanwhile; hashed if something turns out to be unsound.
+        threads: How many patches are hashed at a time; 0 if they have just been hashed.
+
+    Raises:
+        StorageFailed: An input is missing or damaged.
+    """
+    require_files(inputs.values())
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads else None
+        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values()) if pool else iter(patches)
+        try:
+            yield {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
+        except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
+            for sha256, path in inputs.items():
+                require_digest(sha256, hash_file(Path(path)))
+            raise
+        for sha256, digest in zip(patches, hashed, strict=True):
+            require_digest(sha256, digest)
 
 
 def require_files(paths: Iterable[str]) -> None:

@@ -57,6 +57,10 @@ class Stopped(Exception):
     """The worker was asked to stop."""
 
 
+class Postponed(Exception):
+    """The job cannot be done here now, which is no fault of its own: somebody tries it again later."""
+
+
 class Hung(Exception):
     """The process of a job stood still for too long."""
 
@@ -150,7 +154,7 @@ class Runner:
         Args:
             claim: The job.
             function: `module:name`.
-            keep: Whether to reuse the process that the last such task left, and to leave it for the next.
+            keep: Whether to use the process that the last task that was kept has left, and to leave it for the next.
             network: Whether the process may reach other machines; if not, the kernel prevents it where it can.
             grows: Whether the process writes much, so that it is ended when the disk has no room beside the reserve.
             done: The share of the job that is done before the task, and the share that the task does.
@@ -175,7 +179,7 @@ class Runner:
         kwargs: dict[str, Any],
     ) -> Any:
         """Start the process of a task and wait for its result; see `in_sandbox`."""
-        sandbox = self.take_kept(kwargs) if keep else None
+        sandbox = self.take_kept(function, kwargs) if keep else None
         sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
         ended, stillness = False, Stillness(self.settings.job_still_seconds)
 
@@ -253,13 +257,13 @@ class Runner:
         if fenced is False:
             log.warning("worker.no_fence", hint=NO_FENCE)
 
-    def take_kept(self, kwargs: dict[str, Any]) -> Sandbox | None:
-        """Call the task again in the process that was kept; None if there is none, or it has died since."""
+    def take_kept(self, function: str, kwargs: dict[str, Any]) -> Sandbox | None:
+        """Call a task in the process that was kept; None if there is none, or it has died since."""
         kept, self.kept = self.kept, None
         if kept is None:
             return None
         try:
-            kept.again(kwargs)
+            kept.again(kwargs, function)
         except OSError:
             kept.kill()
             return None

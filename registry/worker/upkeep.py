@@ -11,7 +11,7 @@ from registry.db.session import Database
 from registry.errors import StorageFailed
 from registry.services.blobs import bucket_copies, garbage, scrubbing
 from registry.services.catalog import models, publishers
-from registry.services.composing import holding
+from registry.services.composing import holding, parts
 from registry.services.hub import downloads
 from registry.services.people import sign_ins, tokens
 from registry.services.people.joining import devices, invitations
@@ -53,6 +53,7 @@ class Upkeep(Runner):
             log.warning("bucket.failed", error=collected.problem)
         with self.database.write() as session:
             models.forget_empty(session)
+            parts.forget(session)
             workers.forget(session)
         with self.database.write() as session:
             sign_ins.drop_ended(session)

@@ -234,3 +234,20 @@ def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOI
                 field=wrong,
             )
     return checkpoint
+
+
+@paused_collector()
+def open_files(files: Mapping[str, Path], limits: Limits = CHECKPOINT_LIMITS) -> Checkpoint:
+    """Open some weight files of a model, whatever others it has.
+
+    Args:
+        files: The files by their paths in the model's folder.
+        limits: What each header may cost.
+
+    Returns:
+        The tensors of these files; close it.
+
+    Raises:
+        InvalidCheckpoint: A file is not a sound safetensors file.
+    """
+    return Checkpoint(files, {}, limits)

@@ -235,6 +235,13 @@ def base_tensors(session: Session, model: Model) -> list[tuple[str, str, list[in
     return [(name, dtype, shape) for name, dtype, shape in rows]
 
 
+def hashed_tensors(session: Session, model: Model) -> list[tuple[str, str, list[int], str]]:
+    """Return name, dtype, shape and sha256 of the tensors of a base, in name order."""
+    query = select(BaseTensor.name, BaseTensor.dtype, BaseTensor.shape, BaseTensor.sha256)
+    rows = session.execute(query.where(BaseTensor.model_id == model.id).order_by(BaseTensor.position))
+    return [(name, dtype, shape, sha256) for name, dtype, shape, sha256 in rows]
+
+
 def read_card(store: Store, files: Mapping[str, str]) -> str | None:
     """Return the text of README.md among (path -> sha256) files, if there is one of at most 1 MiB of UTF-8."""
     if "README.md" not in files:

@@ -29,8 +29,19 @@ def add(
     actor: Actor | None,
     weights_digest: str,
     device: str,
+    nodes: Sequence[str] | None = None,
 ) -> Build:
     """Add a build. Does nothing if the same builder came to the same result before.
+
+    Args:
+        session: A writing transaction.
+        model: The model.
+        digest: Of the recipe.
+        builder: Who composed it.
+        actor: The user who did, if it was no worker.
+        weights_digest: The result.
+        device: Where.
+        nodes: Who composed its files, where that is not the builder alone.
 
     Raises:
         WrongState: The same builder came to another result before.
@@ -51,6 +62,7 @@ def add(
         user_id=actor.user_id if actor else None,
         weights_digest=weights_digest,
         device=device,
+        nodes=sorted(nodes) if nodes else None,
     )
     recipe = session.get_one(Recipe, digest, with_for_update={"key_share": True}, populate_existing=True)
     session.add(build)

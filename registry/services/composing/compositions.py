@@ -192,8 +192,12 @@ def finish(
     warnings: Sequence[str] = (),
     *,
     held: bool = True,
+    nodes: Sequence[str] | None = None,
 ) -> Composition:
-    """Add a composition that a user asked for, its files (path -> blob) and the build of the worker."""
+    """Add a composition that a user asked for, its files (path -> blob) and the build of the worker.
+
+    `nodes` are those of the build, see `builds.add`.
+    """
     composition = Composition(
         id=uuid.uuid4(),
         model_id=model.id,
@@ -212,7 +216,7 @@ def finish(
     alone.name(session, model, load(session, digest), files)
     after = {"recipe": digest, "weights_digest": weights_digest, "builder": builder}
     record(session, None, "recipe.composed", model.full_name, model, after=after)
-    builds.add(session, model, digest, builder, None, weights_digest, device)
+    builds.add(session, model, digest, builder, None, weights_digest, device, nodes)
     return composition
 
 

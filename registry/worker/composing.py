@@ -1,0 +1,270 @@
+"""Composing: a worker composes recipes, file by file where a model has many, and composes them again to compare.
+
+few weight files    one process composes them all
+more                some at a time; each is recorded as a part of the job once its bytes are durable, so that whoever
+                    takes the job over goes on with what is missing
+again               one process, whatever others have left
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from registry.breadcrumbs.composing.variances import tell_negative
+from registry.db.tables import JobPart, Recipe
+from registry.documents.composed_card import CardItem, render_card
+from registry.errors import JobFailed
+from registry.files.folders import carried, is_weights, left_out
+from registry.files.hashing import hash_file
+from registry.services.blobs import blobs, damage
+from registry.services.catalog import models
+from registry.services.composing import builds, compositions, holding, parts
+from registry.services.composing.parts import Part, Tensors
+from registry.services.queue import jobs
+from registry.services.releasing import releases
+from registry.worker.runner import Postponed, concerning
+from registry.worker.upkeep import Upkeep
+
+AT_ONCE = 4
+"""Weight files that are composed before they are recorded: as many as a process has in work at a time."""
+
+
+class Composer(Upkeep):
+    """Composes for a worker."""
+
+    def compose(self, claim: jobs.Claim) -> None:
+        """Compose a recipe and record the composition; its files are stored if there is room, else only their digests.
+
+        One that is recorded already gets its files again: they were damaged, or are to be held.
+        """
+        with self.database.read() as session:
+            model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
+            compositions.require_ingredients(session, model, recipe)
+            files_of_base = models.base_files(session, model)
+            base = {file.path: file.sha256 for file in files_of_base}
+            named = compositions.described(session, model, recipe)
+            size = sum(file.blob.size for file in files_of_base if is_weights(file.path))
+            known = compositions.composition_of(session, model, recipe.digest)
+        repaired = known is not None and known.held
+        held = repaired or holding.make_room(self.database, self.store, size, self.settings.composed_bytes)
+        if known is not None and not held and not compositions.is_damaged(known):
+            with self.base_here(claim), self.database.write() as session:  # a reader may wait for a base from the Hub
+                jobs.end(session, claim, "done")
+            return
+        with self.database.read() as session:
+            result = compositions.reusable(session, model, recipe.digest, held=held)
+        with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
+            if result is None:
+                result = self.compose_into(folder if held else None, claim, base, recipe) | {"builder": self.name}
+            others = {path: base[path] for path in carried(base, result["files"])}
+            card = render_card(
+                model.full_name,
+                model.full_name,
+                compositions.to_recipe(recipe),
+                result["weights_digest"],
+                [CardItem(item.sha256, revision.patch.number, revision.title) for item, revision in named if revision],
+                models.read_card(self.store, base),
+                left_out(base, result["files"]),
+            )
+            (folder / "README.md").write_text(card)
+            files = {**others, **result["files"], "README.md": hash_file(folder / "README.md")}
+            made = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+            for name, file in made.items():
+                self.store.send_ahead(file, files[name], self.beating(claim))
+            with self.database.write() as session:
+                job = jobs.hold(session, claim)
+                for name in sorted(result.get("sizes", {}) | made, key=lambda name: files[name]):  # one order
+                    if (path := made.get(name)) is not None:
+                        blobs.register(session, self.store, path, files[name], path.stat().st_size)
+                    else:
+                        blobs.refer(session, files[name], result["sizes"][name], "computed")
+                model = self.model(session, claim)
+                if held and not made.keys() >= result.get("sizes", {"of another model": 0}).keys():
+                    weights = {sha256 for path, sha256 in files.items() if is_weights(path)}
+                    held = blobs.lease(session, weights).keys() >= weights  # the other's may have been let go of since
+                composition = compositions.composition_of(session, model, recipe.digest)
+                if composition is not None:
+                    composition.held = held
+                else:
+                    compositions.finish(
+                        session,
+                        model,
+                        recipe.digest,
+                        result["weights_digest"],
+                        result["device"],
+                        result["seconds"],
+                        files,
+                        result["builder"],
+                        job.user_id,
+                        result["warnings"],
+                        held=held,
+                        nodes=result.get("nodes"),
+                    )
+                    releases.composed(session, model, recipe.digest)
+                jobs.end(session, claim, "done")
+
+    def compose_into(
+        self, folder: Path | None, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, again: bool = False
+    ) -> dict[str, Any]:
+        """Compose the weight files of a recipe into a folder, if there is one; else only find out their digests.
+
+        Of a model with many files, those that are recorded as parts of the job are blobs afterwards, and not in the
+        folder. A process that has composed on a GPU is kept for the next composition.
+
+        Args:
+            folder: Where to.
+            claim: The job.
+            base: The sha256 of each file of the base by its path.
+            recipe: What to compose.
+            again: Whether to compose all of it, by a process that has done nothing else, whatever is recorded.
+        """
+        wanted = compositions.to_recipe(recipe)
+        used = [item.sha256 for item in wanted.items]
+        damage.require_sound(self.database, self.store, [*base.values(), *used])
+        with self.base_here(claim), self.here(claim, {*concerning(base), *used}):
+            files = self.readable(base)
+            ask: dict[str, Any] = {
+                "patches": {sha256: str(self.store.path(sha256)) for sha256 in used},
+                "recipe": {
+                    "base": wanted.base,
+                    "alpha": wanted.alpha,
+                    "items": wanted.items,
+                    "method": wanted.method,
+                },
+                "out": None if folder is None else str(folder),
+                "device": self.settings.device,
+                "device_memory": self.settings.device_memory,
+            }
+            hashed = {path: (file, base[path]) for path, file in files.items()}
+            try:
+                if not again and sum(map(is_weights, base)) > AT_ONCE:
+                    return self.compose_parts(folder, claim, hashed, recipe, ask)
+                self.require_room(folder, files.values())
+                result: dict[str, Any] = self.in_sandbox(
+                    claim,
+                    "registry.sandboxes.tasks:compose",
+                    keep=not again and self.settings.device != "cpu",
+                    grows=folder is not None,
+                    base=hashed,
+                    **ask,
+                )
+                self.device = result["device"]
+                return result
+            finally:
+                if self.kept and self.device != "cuda":
+                    self.kept.kill()
+                    self.kept = None
+
+    def compose_parts(
+        self,
+        folder: Path | None,
+        claim: jobs.Claim,
+        base: dict[str, tuple[str, str]],
+        recipe: Recipe,
+        ask: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Compose those weight files of a recipe that are not recorded as parts of the job yet, and record them.
+
+        Args:
+            folder: Where files are written before they become blobs; None to keep their digests alone.
+            claim: The job.
+            base: Path on this machine and sha256 of each file of the base that holds or describes weights.
+            recipe: What to compose.
+            ask: The other arguments of the task.
+
+        Raises:
+            JobFailed: Two results of a part differ.
+        """
+        stored = folder is not None
+        with self.database.read() as session:
+            tensors = models.hashed_tensors(session, self.model(session, claim))
+            finished = parts.finished(session, self.store, claim.job_id, stored=stored)
+        paths = {name: path for name, (path, _) in base.items()}
+        listed = self.in_sandbox(claim, "registry.sandboxes.parts:list_files", done=(0.0, 0.0), files=paths)
+        missing = [name for name in listed["files"] if name not in finished]
+        self.require_room(folder, (paths[name] for name in missing))
+        done = len(listed["files"]) - len(missing)
+        for first in range(0, len(missing), AT_ONCE):
+            batch = missing[first : first + AT_ONCE]
+            made = self.in_sandbox(
+                claim,
+                "registry.sandboxes.parts:compose_files",
+                keep=True,
+                grows=stored,
+                done=(done / len(listed["files"]), len(batch) / len(listed["files"])),
+                base={name: base[name] for name in batch},
+                tensors=tensors,
+                verified=first > 0,
+                **ask,
+            )
+            self.device = made["device"]
+            for name, file in made["files"].items():
+                seconds = made["seconds"] / len(batch)
+                part = Part(name, **file, builder=self.name, device=made["device"], seconds=seconds)
+                self.record(claim, recipe, part, folder / name if folder else None)
+            done += len(batch)
+        with self.database.write() as session:
+            recorded = parts.recorded(session, claim.job_id)
+            results = {name: recorded[name] for name in listed["files"]}
+            differ = any(len(rows) > 1 for rows in results.values())
+            model = self.model(session, claim)
+            alarm = parts.settle(session, model, recipe.digest, tensors, results) if differ else None
+        if alarm:
+            raise JobFailed(alarm)
+        indexes = {index: base[index][1] for index in listed["indexes"]}
+        return summary(tensors, [rows[0] for rows in results.values()], indexes, self.name)
+
+    def record(self, claim: jobs.Claim, recipe: Recipe, part: Part, staged: Path | None) -> None:
+        """Record a part of a composition once its bytes are durable."""
+        if staged is not None:
+            self.store.send_ahead(staged, part.sha256, self.beating(claim))
+        with self.database.write() as session:
+            model = self.model(session, claim)
+            parts.add(session, self.store, claim, model, recipe.digest, part, staged, stored=staged is not None)
+
+    def rebuild(self, claim: jobs.Claim) -> None:
+        """Compose a recipe that another worker has composed, and record the result as a build.
+
+        Raises:
+            Postponed: This worker has composed parts of it, so somebody else is to build it again.
+        """
+        with self.database.read() as session:
+            model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
+            compositions.require_ingredients(session, model, recipe)
+            base = {file.path: file.sha256 for file in models.base_files(session, model)}
+            built = builds.builds_of(session, model.id, recipe.digest)
+        if any(self.name in (build.nodes or ()) for build in built):
+            raise Postponed("Another worker is to build this again: this one has composed parts of it.")
+        result = self.compose_into(None, claim, base, recipe, again=True)
+        with self.database.write() as session:
+            jobs.hold(session, claim)
+            model = self.model(session, claim)
+            builds.add_rebuild(session, model, recipe.digest, self.name, result["weights_digest"], result["device"])
+            jobs.end(session, claim, "done")
+
+    def require_room(self, folder: Path | None, files: Iterable[str]) -> None:
+        """Refuse to write files as large as these where the disk has no room for them; with no folder, none are."""
+        if folder is not None:
+            self.store.require_room(sum(Path(file).stat().st_size for file in files), "the composition")
+
+
+def summary(tensors: Tensors, chosen: Sequence[JobPart], indexes: dict[str, str], worker: str) -> dict[str, Any]:
+    """Return the result of a composition of which all parts are recorded, as the task returns that of a whole one.
+
+    Args:
+        tensors: (name, dtype, shape, sha256) of the tensors of the base.
+        chosen: A result of each part.
+        indexes: The sha256 of each index of the base by its path.
+        worker: The worker that has the job now.
+    """
+    negative = {tensor: count for part in chosen for tensor, count in part.negative.items()}
+    nodes = {part.builder for part in chosen}
+    return {
+        "weights_digest": parts.digest_of(tensors, chosen),
+        "device": chosen[-1].device,
+        "seconds": sum(part.seconds for part in chosen),
+        "warnings": tell_negative(negative),
+        "files": {part.path: part.sha256 for part in chosen} | indexes,
+        "sizes": {part.path: part.size for part in chosen},
+        "nodes": None if nodes == {worker} else sorted(nodes),
+    }
