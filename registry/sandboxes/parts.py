@@ -18,19 +18,23 @@ from registry.sandboxes.stages import stage
 from registry.sandboxes.tasks import fraction, opened, require_files
 
 
-def list_files(files: Mapping[str, str], progress: Callable[[float], None]) -> dict[str, list[str]]:
+def list_files(
+    files: Mapping[str, str], progress: Callable[[float], None], absent: Sequence[str] = ()
+) -> dict[str, list[str]]:
     """List the weight files of a base, and the indexes that name them, by their paths in the folder.
 
     Args:
         files: Path of each file of the base (weights, index, config) by its name in the folder.
         progress: Not called.
+        absent: Names of weight files that are elsewhere.
 
     Raises:
         StorageFailed: A file is missing.
         InvalidCheckpoint: The files are not a sound checkpoint.
     """
     require_files(files.values())
-    weights = find_weights({name: Path(path) for name, path in files.items()})
+    standing_in = dict.fromkeys(absent, Path(__file__))  # of weights only the names are looked at
+    weights = find_weights({name: Path(path) for name, path in files.items()} | standing_in)
     return {"files": list(weights.files), "indexes": list(weights.indexes)}
 
 

@@ -7,6 +7,8 @@ again               one process, whatever others have left
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +16,47 @@ from registry.breadcrumbs.composing.variances import tell_negative
 from registry.db.tables import JobPart, Recipe
 from registry.documents.composed_card import CardItem, render_card
 from registry.errors import JobFailed
-from registry.files.folders import carried, is_weights, left_out
+from registry.files.folders import carried, concerns_weights, is_weights, left_out
 from registry.files.hashing import hash_file
 from registry.services.blobs import blobs, damage
-from registry.services.catalog import models
+from registry.services.catalog import hub_bases, models
 from registry.services.composing import builds, compositions, holding, parts
 from registry.services.composing.parts import Part, Tensors
 from registry.services.queue import jobs
 from registry.services.releasing import releases
-from registry.worker.runner import Postponed, concerning
+from registry.worker.cluster.link import Cluster
+from registry.worker.executing import AT_ONCE, Executor, Nodes, Processes, Work
+from registry.worker.runner import Postponed
 from registry.worker.upkeep import Upkeep
 
-AT_ONCE = 4
-"""Weight files that are composed before they are recorded: as many as a process has in work at a time."""
+
+@dataclass(frozen=True)
+class Asked:
+    """A composition that is asked for.
+
+    Args:
+        folder: Where files are written before they become blobs; None to keep their digests alone.
+        base: The sha256 of each file of the base by its path.
+        paths: Where those of them are, or would be, on this machine that hold or describe weights.
+        recipe: What to compose.
+        far: Whether the weights are composed where they are, and not on this machine.
+        again: Whether to compose all of it, whatever is recorded.
+        excluded: Nodes that are to have no share in it.
+    """
+
+    folder: Path | None
+    base: dict[str, str]
+    paths: dict[str, str]
+    recipe: Recipe
+    far: bool
+    again: bool
+    excluded: frozenset[str]
 
 
 class Composer(Upkeep):
-    """Composes for a worker."""
+    """Composes for a worker, on the nodes of a cluster if it has one."""
+
+    cluster: Cluster | None = None
 
     def compose(self, claim: jobs.Claim) -> None:
         """Compose a recipe and record the composition; its files are stored if there is room, else only their digests.
@@ -104,12 +130,19 @@ class Composer(Upkeep):
                 jobs.end(session, claim, "done")
 
     def compose_into(
-        self, folder: Path | None, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, again: bool = False
+        self,
+        folder: Path | None,
+        claim: jobs.Claim,
+        base: dict[str, str],
+        recipe: Recipe,
+        *,
+        again: bool = False,
+        excluded: frozenset[str] = frozenset(),
     ) -> dict[str, Any]:
         """Compose the weight files of a recipe into a folder, if there is one; else only find out their digests.
 
-        Of a model with many files, those that are recorded as parts of the job are blobs afterwards, and not in the
-        folder. A process that has composed on a GPU is kept for the next composition.
+        Of a model with many files, and on a cluster of any, those that are recorded as parts of the job are blobs
+        afterwards, and not in the folder. A process that has composed on a GPU is kept for the next composition.
 
         Args:
             folder: Where to.
@@ -117,12 +150,19 @@ class Composer(Upkeep):
             base: The sha256 of each file of the base by its path.
             recipe: What to compose.
             again: Whether to compose all of it, by a process that has done nothing else, whatever is recorded.
+            excluded: Nodes of a cluster that are to have no share in it.
         """
         wanted = compositions.to_recipe(recipe)
         used = [item.sha256 for item in wanted.items]
         damage.require_sound(self.database, self.store, [*base.values(), *used])
-        with self.base_here(claim), self.here(claim, {*concerning(base), *used}):
-            files = self.readable(base)
+        with self.database.read() as session:
+            at_hub = bool(hub_bases.remote(session, self.model(session, claim)))
+        in_bucket = self.store.kind == "bucket"
+        cluster = None if at_hub and in_bucket else self.cluster  # nodes fetch from the bucket, and not from a Hub
+        far = cluster is not None and in_bucket
+        needed = {base[path] for path in base if concerns_weights(path) and not (far and is_weights(path))}
+        with self.base_here(claim), self.here(claim, needed if far else {*needed, *used}):
+            asked = Asked(folder, base, self.readable(base), recipe, far, again, excluded)
             ask: dict[str, Any] = {
                 "patches": {sha256: str(self.store.path(sha256)) for sha256 in used},
                 "recipe": {
@@ -131,21 +171,22 @@ class Composer(Upkeep):
                     "items": wanted.items,
                     "method": wanted.method,
                 },
-                "out": None if folder is None else str(folder),
-                "device": self.settings.device,
-                "device_memory": self.settings.device_memory,
             }
-            hashed = {path: (file, base[path]) for path, file in files.items()}
             try:
+                if cluster is not None:
+                    return self.compose_parts(Nodes(self, cluster), claim, asked, ask)
                 if not again and sum(map(is_weights, base)) > AT_ONCE:
-                    return self.compose_parts(folder, claim, hashed, recipe, ask)
-                self.require_room(folder, files.values())
+                    return self.compose_parts(Processes(self), claim, asked, ask)
+                self.require_room(folder, (Path(file).stat().st_size for file in asked.paths.values()))
                 result: dict[str, Any] = self.in_sandbox(
                     claim,
                     "registry.sandboxes.tasks:compose",
                     keep=not again and self.settings.device != "cpu",
                     grows=folder is not None,
-                    base=hashed,
+                    base={path: (file, base[path]) for path, file in asked.paths.items()},
+                    out=None if folder is None else str(folder),
+                    device=self.settings.device,
+                    device_memory=self.settings.device_memory,
                     **ask,
                 )
                 self.device = result["device"]
@@ -156,71 +197,66 @@ class Composer(Upkeep):
                     self.kept = None
 
     def compose_parts(
-        self,
-        folder: Path | None,
-        claim: jobs.Claim,
-        base: dict[str, tuple[str, str]],
-        recipe: Recipe,
-        ask: dict[str, Any],
+        self, executor: Executor, claim: jobs.Claim, asked: "Asked", ask: dict[str, Any]
     ) -> dict[str, Any]:
-        """Compose those weight files of a recipe that are not recorded as parts of the job yet, and record them.
+        """Have an executor compose those weight files of a recipe that are not recorded yet, and record them.
+
+        What is composed again, to compare, uses no recorded parts, and is recorded as a whole alone.
 
         Args:
-            folder: Where files are written before they become blobs; None to keep their digests alone.
+            executor: Composes.
             claim: The job.
-            base: Path on this machine and sha256 of each file of the base that holds or describes weights.
-            recipe: What to compose.
-            ask: The other arguments of the task.
+            asked: What to compose.
+            ask: `patches` and `recipe`, as of `Work`.
 
         Raises:
             JobFailed: Two results of a part differ.
         """
-        stored = folder is not None
+        stored = asked.folder is not None
         with self.database.read() as session:
-            tensors = models.hashed_tensors(session, self.model(session, claim))
-            finished = parts.finished(session, self.store, claim.job_id, stored=stored)
-        paths = {name: path for name, (path, _) in base.items()}
-        listed = self.in_sandbox(claim, "registry.sandboxes.parts:list_files", done=(0.0, 0.0), files=paths)
-        missing = [name for name in listed["files"] if name not in finished]
-        self.require_room(folder, (paths[name] for name in missing))
-        done = len(listed["files"]) - len(missing)
-        for first in range(0, len(missing), AT_ONCE):
-            batch = missing[first : first + AT_ONCE]
-            made = self.in_sandbox(
-                claim,
-                "registry.sandboxes.parts:compose_files",
-                keep=True,
-                grows=stored,
-                done=(done / len(listed["files"]), len(batch) / len(listed["files"])),
-                base={name: base[name] for name in batch},
-                tensors=tensors,
-                verified=first > 0,
-                **ask,
-            )
-            self.device = made["device"]
-            for name, file in made["files"].items():
-                seconds = made["seconds"] / len(batch)
-                part = Part(name, **file, builder=self.name, device=made["device"], seconds=seconds)
-                self.record(claim, recipe, part, folder / name if folder else None)
-            done += len(batch)
+            model = self.model(session, claim)
+            tensors = models.hashed_tensors(session, model)
+            sizes = {file.path: file.blob.size for file in models.base_files(session, model)}
+            finished = set() if asked.again else parts.finished(session, self.store, claim.job_id, stored=stored)
+        absent = [path for path in asked.paths if asked.far and is_weights(path)]
+        here = {path: file for path, file in asked.paths.items() if path not in absent}
+        listed = self.in_sandbox(
+            claim, "registry.sandboxes.parts:list_files", done=(0.0, 0.0), files=here, absent=absent
+        )
+        names = tuple(name for name in listed["files"] if name not in finished)
+        if not asked.far:
+            self.require_room(asked.folder, (sizes[name] for name in names))
+        work = Work(
+            names, len(listed["files"]), asked.base, sizes, here, tensors, folder=asked.folder,
+            excluded=asked.excluded, **ask,
+        )  # fmt: skip
+        made: list[Part] = []
+        with closing(executor.compose(claim, work)) as parts_made:
+            for part, staged in parts_made:
+                self.device = part.device
+                made.append(part)
+                if not asked.again:
+                    self.record(claim, asked.recipe, part, staged, stored=stored)
+        indexes = {index: asked.base[index] for index in listed["indexes"]}
+        if asked.again:
+            return summary(tensors, made, indexes, self.name)
         with self.database.write() as session:
             recorded = parts.recorded(session, claim.job_id)
             results = {name: recorded[name] for name in listed["files"]}
             differ = any(len(rows) > 1 for rows in results.values())
             model = self.model(session, claim)
-            alarm = parts.settle(session, model, recipe.digest, tensors, results) if differ else None
+            alarm = parts.settle(session, model, asked.recipe.digest, tensors, results) if differ else None
         if alarm:
             raise JobFailed(alarm)
-        indexes = {index: base[index][1] for index in listed["indexes"]}
         return summary(tensors, [rows[0] for rows in results.values()], indexes, self.name)
 
-    def record(self, claim: jobs.Claim, recipe: Recipe, part: Part, staged: Path | None) -> None:
-        """Record a part of a composition once its bytes are durable."""
+    def record(self, claim: jobs.Claim, recipe: Recipe, part: Part, staged: Path | None, *, stored: bool) -> None:
+        """Record a part of a composition once its bytes are durable; they are `staged`, or the store has them."""
         if staged is not None:
             self.store.send_ahead(staged, part.sha256, self.beating(claim))
         with self.database.write() as session:
             model = self.model(session, claim)
-            parts.add(session, self.store, claim, model, recipe.digest, part, staged, stored=staged is not None)
+            parts.add(session, self.store, claim, model, recipe.digest, part, staged, stored=stored)
 
     def rebuild(self, claim: jobs.Claim) -> None:
         """Compose a recipe that another worker has composed, and record the result as a build.
@@ -233,22 +269,24 @@ class Composer(Upkeep):
             compositions.require_ingredients(session, model, recipe)
             base = {file.path: file.sha256 for file in models.base_files(session, model)}
             built = builds.builds_of(session, model.id, recipe.digest)
-        if any(self.name in (build.nodes or ()) for build in built):
+        shares = frozenset(name for build in built for name in (build.nodes or [build.builder]))
+        if self.name in shares:
             raise Postponed("Another worker is to build this again: this one has composed parts of it.")
-        result = self.compose_into(None, claim, base, recipe, again=True)
+        result = self.compose_into(None, claim, base, recipe, again=True, excluded=shares)
         with self.database.write() as session:
             jobs.hold(session, claim)
             model = self.model(session, claim)
-            builds.add_rebuild(session, model, recipe.digest, self.name, result["weights_digest"], result["device"])
+            result_of = result["weights_digest"], result["device"], result.get("nodes")
+            builds.add_rebuild(session, model, recipe.digest, self.name, *result_of)
             jobs.end(session, claim, "done")
 
-    def require_room(self, folder: Path | None, files: Iterable[str]) -> None:
-        """Refuse to write files as large as these where the disk has no room for them; with no folder, none are."""
+    def require_room(self, folder: Path | None, sizes: Iterable[int]) -> None:
+        """Refuse to write files of these sizes where the disk has no room for them; with no folder, none are."""
         if folder is not None:
-            self.store.require_room(sum(Path(file).stat().st_size for file in files), "the composition")
+            self.store.require_room(sum(sizes), "the composition")
 
 
-def summary(tensors: Tensors, chosen: Sequence[JobPart], indexes: dict[str, str], worker: str) -> dict[str, Any]:
+def summary(tensors: Tensors, chosen: Sequence[JobPart | Part], indexes: dict[str, str], worker: str) -> dict[str, Any]:
     """Return the result of a composition of which all parts are recorded, as the task returns that of a whole one.
 
     Args:

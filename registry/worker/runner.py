@@ -115,7 +115,8 @@ class Runner:
         self.stopping = threading.Event()
         self.news = threading.Event()  # there may be a job
         self.cache = Cache(store)
-        self.device, self.seen = settings.device, float("-inf")  # where it composes; when it was last marked as seen
+        self.device: str = settings.device  # where it composes
+        self.seen = float("-inf")  # when it was last marked as seen
         self.kept: Sandbox | None = None  # a process that has composed on the GPU and keeps a base there
 
     def stop(self) -> None:

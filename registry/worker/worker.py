@@ -55,6 +55,8 @@ class Worker(Composer):
             self.work(watch)
         if self.kept:
             self.kept.kill()
+        if self.cluster:
+            self.cluster.close()
         for event in (self.stopping, self.swept, self.fresh):
             event.set()
         for thread in threads:

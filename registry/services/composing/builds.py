@@ -73,9 +73,20 @@ def add(
     return build
 
 
-def add_rebuild(session: Session, model: Model, digest: str, worker: str, weights_digest: str, device: str) -> None:
-    """Record that a worker composed again what another had composed; a difference is an alarm."""
-    add(session, model, digest, worker, None, weights_digest, device)
+def add_rebuild(
+    session: Session,
+    model: Model,
+    digest: str,
+    worker: str,
+    weights_digest: str,
+    device: str,
+    nodes: Sequence[str] | None = None,
+) -> None:
+    """Record that a worker composed again what another had composed; a difference is an alarm.
+
+    `nodes` are those of the build, see `add`.
+    """
+    add(session, model, digest, worker, None, weights_digest, device, nodes)
     after = {"recipe": digest, "weights_digest": weights_digest, "builder": worker}
     action = "recipe.alarm" if disagree(session, model, digest) else "recipe.rebuilt"
     record(session, None, action, model.full_name, model, after=after)

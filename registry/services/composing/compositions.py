@@ -148,8 +148,10 @@ def reusable(session: Session, model: Model, digest: str, *, held: bool) -> dict
         if any(file.blob.damaged_at for file in other.files if is_weights(file.path)) or (held and not other.held):
             continue
         if mine == {(file.path, file.sha256) for file in theirs if _settles_weights(file.path)}:
+            build = builds.builds_of(session, other.model_id, digest)[0]
             return {
-                "builder": builds.builds_of(session, other.model_id, digest)[0].builder,
+                "builder": build.builder,
+                "nodes": build.nodes,
                 "weights_digest": other.weights_digest,
                 "device": other.device,
                 "seconds": other.seconds,

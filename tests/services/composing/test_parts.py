@@ -1,5 +1,7 @@
 """Parts of a composition: what a worker has composed when it dies is not composed again, and must not differ."""
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,9 +19,12 @@ from registry.db.tables import AuditEvent, Blob, Build, Composition, Job, JobPar
 from registry.services.blobs import garbage
 from registry.services.composing import builds, parts
 from registry.services.queue import jobs
-from registry.worker import composing
+from registry.worker import composing, executing
 from registry.worker.worker import Worker
+from tests.support import launcher
+from tests.support.launcher import SERVER
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.processes import until
 from tests.support.world import World, create_model, push_patch
 
 pytestmark = pytest.mark.heavy
@@ -36,6 +41,7 @@ class Died(BaseException):
 def sharded(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A model of three weight files, of which a worker composes one at a time, and a patch of it."""
     monkeypatch.setattr(composing, "AT_ONCE", 1)
+    monkeypatch.setattr(executing, "AT_ONCE", 1)
     base = make_checkpoint(tmp_path / "base", shards=3)
     create_model(world, "alice/tiny", base)
     make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
@@ -65,8 +71,8 @@ def dying_after(worker: Worker, count: int, monkeypatch: pytest.MonkeyPatch) -> 
     """Have a worker die as soon as it has recorded some parts; yield the paths of those that it records."""
     recorded, record = list[str](), worker.record
 
-    def recording(claim: Any, recipe: Any, part: Any, staged: Any) -> None:
-        record(claim, recipe, part, staged)
+    def recording(claim: Any, recipe: Any, part: Any, staged: Any, **options: Any) -> None:
+        record(claim, recipe, part, staged, **options)
         recorded.append(part.path)
         if len(recorded) == count:
             raise Died
@@ -129,7 +135,7 @@ def test_another_worker_goes_on_with_the_files_that_are_missing(
     assert (job.state, job.deaths) == ("running", -1)
     end_lease(sharded)
     third = Worker(sharded.settings, sharded.database, sharded.store)
-    monkeypatch.setattr(third, "record", lambda *_: pytest.fail("It uses no parts."))
+    monkeypatch.setattr(third, "record", lambda *_, **__: pytest.fail("It uses no parts."))
     assert third.step()
     assert [build.builder for build in rows(sharded, Build)] == [other.name, third.name]
     assert {build.weights_digest for build in rows(sharded, Build)} == {done["weights_digest"]}
@@ -232,3 +238,42 @@ def test_where_there_is_no_room_the_digests_of_parts_are_kept(
     assert done["weights_digest"] == local_digest(tmp_path, asked["recipe"])
     (composition,) = rows(sharded, Composition)
     assert not composition.held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database_kind", ["sqlite"])
+def test_a_worker_that_is_killed_leaves_to_another_what_it_has_not_recorded(world: World, tmp_path: Path) -> None:
+    """`kill -9` of a worker in a process of its own, as soon as it has recorded some of its files."""
+    base = make_checkpoint(
+        tmp_path / "base", shards=12, shapes={f"layer.{n:02}.weight": (1024, 1024) for n in range(12)}
+    )
+    create_model(world, "alice/tiny", base)
+    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
+    push_patch(world, "alice/tiny", tmp_path / "patch.safetensors")
+    recipe = ask(world)["recipe"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("REGISTRY_", "CRUMB_"))}
+    environment["DATABASE_URL"] = world.settings.database
+    with (tmp_path / "log").open("w") as log:
+        command = ["worker", "--data", str(world.settings.data)]
+        process = launcher.start(SERVER, command, environment, stdout=log.fileno(), stderr=log.fileno())
+    try:
+        until(lambda: rows(world, JobPart))
+    finally:
+        process.kill()
+        process.wait()
+    left = {part.path for part in rows(world, JobPart)}
+    files = set(json.loads((base / "model.safetensors.index.json").read_text())["weight_map"].values())
+    assert left < files
+    end_lease(world)
+    recorded, record = set[str](), world.worker.record
+
+    def recording(claim: Any, composed: Any, part: Any, *options: Any, **more: Any) -> None:
+        recorded.add(part.path)
+        record(claim, composed, part, *options, **more)
+
+    world.worker.record = recording  # type: ignore[method-assign]
+    assert world.worker.step()
+    assert recorded == files - left
+    assert ask(world)["weights_digest"] == local_digest(tmp_path, recipe)
+    (build,) = rows(world, Build)
+    assert len(build.nodes) == 2

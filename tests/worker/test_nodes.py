@@ -1,0 +1,254 @@
+"""Composing on the nodes of a cluster: what the worker decides, with nodes of this process in place of Ray's."""
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint
+from registry.breadcrumbs.formats.digest import digest_checkpoint
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
+from registry.db.tables import Build, Composition, Job, JobPart, Model, Recipe, now
+from registry.errors import InvalidRequest
+from registry.services.operating import identity
+from registry.services.queue import jobs
+from registry.worker.cluster.driver import slots_of
+from registry.worker.cluster.link import Away, Place, check_address
+from registry.worker.worker import Worker
+from tests.support.cluster import StandInCluster
+from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.s3_stand_in import S3
+from tests.support.world import World, create_model, push_patch
+
+URL = "/api/v1/models/alice/tiny"
+FILES = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+
+
+@pytest.fixture(params=["sqlite"])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["bucket", "disk"])
+def world_settings(request: pytest.FixtureRequest, s3: S3) -> dict[str, Any]:
+    """Blobs are in a bucket, where every node has a folder of its own, or in a folder that all of them share."""
+    return {"store": "bucket", **s3.settings("blobs")} if request.param == "bucket" else {}
+
+
+@pytest.fixture
+def sharded(world: World, tmp_path: Path) -> World:
+    """A model of three weight files and a patch of it, on a worker with two nodes."""
+    world.token("alice")
+    identity.claim(world.database, world.store)
+    base = make_checkpoint(tmp_path / "base", shards=3)
+    create_model(world, "alice/tiny", base)
+    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
+    push_patch(world, "alice/tiny", tmp_path / "patch.safetensors")
+    return world
+
+
+@pytest.fixture
+def cluster(sharded: World, tmp_path: Path) -> Iterator[StandInCluster]:
+    def settings(name: str) -> Any:
+        own = {"data": tmp_path / name} if sharded.store.kind == "bucket" else {}
+        if own:
+            own["data"].mkdir()
+        return sharded.settings.model_copy(update=own)
+
+    made = StandInCluster({name: settings(name) for name in ("a", "b")})
+    sharded.worker.cluster = made
+    yield made
+    made.close()
+
+
+def ask(world: World) -> dict[str, Any]:
+    body = {"alpha": "0.3", "patches": [{"number": 1, "weight": "1"}]}
+    answer: dict[str, Any] = world.client("bob").post(f"{URL}/compositions", json=body).json()
+    return answer
+
+
+def rows(world: World, kind: type[Any]) -> Any:
+    with world.database.read() as session:
+        return session.scalars(select(kind).order_by(kind.created_at)).all()
+
+
+def end_lease(world: World) -> None:
+    with world.database.write() as session:
+        session.scalars(select(Job).where(Job.state == "running")).one().lease_until = now() - timedelta(seconds=1)
+
+
+def local_digest(tmp_path: Path, recipe: dict[str, Any]) -> str | None:
+    sha256 = recipe["patches"][0]["sha256"]
+    with open_checkpoint(tmp_path / "base") as base, open_patch(tmp_path / "patch.safetensors") as patch:
+        made = make_recipe(recipe["base"], "0.3", [(sha256, "1")])
+        return compose(base, {sha256: patch}, made, None, "cpu").weights_digest
+
+
+def test_files_are_composed_by_nodes_lost_ones_elsewhere_and_built_again_by_others(
+    sharded: World, cluster: StandInCluster, tmp_path: Path
+) -> None:
+    recipe = ask(sharded)["recipe"]
+
+    def lose(node: str, sent: dict[str, Any]) -> dict[str, Any] | None:
+        return {"lost": "The node died."} if node == "a" else None
+
+    cluster.fate = lose
+    assert sharded.worker.step()
+    done = ask(sharded)
+    assert done["weights_digest"] == local_digest(tmp_path, recipe)
+    assert sorted(name for node, name in cluster.asked if node == "b") == FILES
+    lost = Counter(name for node, name in cluster.asked if node == "a")
+    assert lost and set(lost.values()) == {1}, "what a node has lost goes to another"
+    (build,) = rows(sharded, Build)
+    assert (build.builder, build.nodes) == (sharded.worker.name, ["ray:b"])
+    assert rows(sharded, JobPart) == [] and rows(sharded, Composition)[0].held
+    files = sharded.client(None).get(f"{URL}/revisions/{recipe['digest']}").json()["files"]
+    (tmp_path / "pulled").mkdir()
+    for file in files:
+        if file["path"].endswith((".safetensors", ".json")):
+            raw = b"".join(sharded.store.chunks(file["sha256"]))
+            (tmp_path / "pulled" / file["path"]).write_bytes(raw)
+    with open_checkpoint(tmp_path / "pulled") as pulled:
+        assert digest_checkpoint(pulled) == done["weights_digest"]
+    if sharded.store.kind == "bucket":
+        weights = {file["sha256"] for file in files if file["path"] in FILES}
+        here = {path.name for path in (sharded.settings.data / "cache").iterdir()}
+        assert not weights & here, "no weights came to the worker"
+        assert not list((tmp_path / "b" / "staging").glob("job-*"))
+
+    cluster.asked.clear()
+    cluster.fate = lambda _node, _ask: None
+    other = Worker(sharded.settings, sharded.database, sharded.store)
+    other.cluster = cluster
+    with sharded.database.write() as session:
+        model = session.scalars(select(Model).where(Model.name == "tiny")).one()
+        session.refresh(model, ["namespace"])
+        digest = recipe["digest"]
+        ask_again = session, model.creator_id, "rebuild", "again", model, digest, {"recipe": digest}
+        jobs.enqueue(*ask_again, not_worker=sharded.worker.name)
+    cluster.places = {"b": cluster.places["b"]}
+    assert other.step()
+    waiting = rows(sharded, Job)[-1]
+    assert "has a share in the build that this one is to confirm" in waiting.error
+    assert (waiting.state, cluster.asked) == ("running", [])
+    end_lease(sharded)
+    cluster.places |= {"a": Place("ray:a", 2)}
+    assert other.step()
+    assert {node for node, _ in cluster.asked} == {"a"}
+    assert [build.nodes for build in rows(sharded, Build)] == [["ray:b"], ["ray:a"]]
+    assert {build.weights_digest for build in rows(sharded, Build)} == {done["weights_digest"]}
+
+
+def test_a_cluster_that_is_away_puts_the_job_off_and_loses_no_part(
+    sharded: World, cluster: StandInCluster, tmp_path: Path
+) -> None:
+    recipe = ask(sharded)["recipe"]
+    cluster.fate = lambda _node, sent: Away if len(rows(sharded, JobPart)) == 2 else None
+    cluster.places = {"a": cluster.places["a"]}
+    assert sharded.worker.step()
+    job = rows(sharded, Job)[-1]
+    assert (job.state, job.error, job.deaths) == ("running", "The cluster is away.", -1)
+    assert len(rows(sharded, JobPart)) == 2
+    end_lease(sharded)
+    cluster.places = {}
+    assert sharded.worker.step()
+    assert rows(sharded, Job)[-1].error == "The cluster has no node that can compose now."
+    end_lease(sharded)
+    cluster.asked.clear()
+    cluster.fate, cluster.places = lambda _node, _ask: {"busy": "Others use it."}, {"b": Place("ray:b", 1)}
+    assert sharded.worker.step()
+    assert rows(sharded, Job)[-1].error == "Others use it.", "which is no fault of the job's"
+    assert len(cluster.asked) == 3
+    end_lease(sharded)
+    cluster.asked.clear()
+    cluster.fate = lambda _node, _ask: None
+    other = Worker(sharded.settings, sharded.database, sharded.store)
+    other.cluster = cluster
+    assert other.step()
+    assert len(cluster.asked) == 1, "only what was missing"
+    assert ask(sharded)["weights_digest"] == local_digest(tmp_path, recipe)
+    (build,) = rows(sharded, Build)
+    assert build.nodes == ["ray:a", "ray:b"]
+
+
+def test_what_no_node_can_do_ends_the_job_with_its_sentence(sharded: World, cluster: StandInCluster) -> None:
+    ask(sharded)
+    cluster.fate = lambda _node, _ask: {"lost": "It was killed."}
+    assert sharded.worker.step()
+    job = rows(sharded, Job)[-1]
+    assert job.state == "failed"
+    assert "was lost 3 times by the nodes that composed it. The last: It was killed." in job.error
+    assert max(Counter(cluster.asked).values()) < 3, "not by one node alone"
+
+    ask(sharded)
+    cluster.fate = lambda _node, _ask: {
+        "error": {"slug": "not-finite", "message": "Tensor 'w' overflows.", "field": "w"}
+    }
+    assert sharded.worker.step()
+    assert (rows(sharded, Job)[-1].state, rows(sharded, Job)[-1].error) == ("failed", "Tensor 'w' overflows.")
+
+
+def test_a_bucket_or_disk_that_fails_on_every_node_puts_the_job_off(
+    sharded: World, cluster: StandInCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(sharded)
+    failed = {"slug": "storage-failed", "message": "The bucket does not answer.", "field": None}
+    cluster.fate = lambda _node, _ask: {"error": failed}
+    monkeypatch.setattr(sharded.worker.stopping, "wait", lambda _: False)
+    bucket = sharded.store.kind == "bucket"
+    assert sharded.worker.step() is not bucket, "it rests where any job would fail"
+    job = rows(sharded, Job)[-1]
+    assert (job.state, job.error) == ("running" if bucket else "failed", "The bucket does not answer.")
+
+
+def test_a_job_that_is_cancelled_stops_the_nodes(sharded: World, cluster: StandInCluster) -> None:
+    job = ask(sharded)["job"]["id"]
+    going_on = threading.Event()
+
+    def wait_for_ever(node: str, sent: dict[str, Any]) -> None:
+        with sharded.database.write() as session:
+            session.get_one(Job, uuid.UUID(job)).cancel_requested = True
+        cluster.machines[node].compose = lambda _: going_on.wait(60)  # type: ignore[assignment,method-assign]
+
+    cluster.fate = wait_for_ever
+    assert sharded.worker.step()
+    going_on.set()
+    assert rows(sharded, Job)[-1].state == "cancelled"
+    assert len(cluster.cancelled) == 2
+
+
+def test_a_node_refuses_another_version_and_another_registry(sharded: World, cluster: StandInCluster) -> None:
+    recipe = ask(sharded)["recipe"]["digest"]
+    seen: list[dict[str, Any]] = []
+    cluster.fate = lambda _node, sent: seen.append(sent) or {"lost": "Kept for later."}
+    sharded.worker.step()
+    node, sent = cluster.machines["a"], seen[0]
+    told = node.compose(sent | {"version": "0.0.0"})["error"]["message"]
+    assert "and the worker 0.0.0; install the same." in told
+    told = node.compose(sent | {"registry": "another"})["error"]["message"]
+    assert "and the worker to another" in told
+    with sharded.database.read() as session:
+        assert session.get_one(Recipe, recipe).disputed is False
+
+
+@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "host:0", "host:99999", "http://h:1", ""])
+def test_an_address_that_is_none_of_a_cluster_is_refused(address: str) -> None:
+    with pytest.raises(InvalidRequest, match="ray start --address=HOST:6379"):
+        check_address(address)
+
+
+def test_a_node_has_as_many_places_as_its_processors_and_gpus_allow() -> None:
+    assert check_address("auto") == "auto"
+    assert check_address("10.0.0.1:6379") == "10.0.0.1:6379"
+    assert slots_of({"CPU": 9.0}, 4, gpu=False) == 2
+    assert slots_of({"CPU": 3.0}, 4, gpu=False) == 0
+    assert slots_of({"CPU": 64.0, "GPU": 2.0}, 4, gpu=True) == 2
+    assert slots_of({"CPU": 64.0}, 4, gpu=True) == 0
