@@ -385,6 +385,7 @@ def named_commands() -> list[tuple[str, ...]]:
     return list(found)
 
 
+@functools.cache
 def command_of(program: str) -> "typer.core.TyperGroup":
     """Return the command that a program runs."""
     if program == "crumb":

@@ -46,12 +46,21 @@ def hash_file(path: Path, progress: Progress | None = None) -> str:
     return digest.hexdigest()
 
 
-def hash_each(readers: Sequence[Reader], count: Callable[[int], object]) -> list[str]:
-    """Hash streams, as many at a time as there are processors.
+def read_file(path: Path) -> Iterator[memoryview]:
+    """Yield the bytes of a file, block by block, in a buffer that is used again."""
+    buffer = memoryview(bytearray(BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            yield buffer[:count]
+
+
+def hash_each(readers: Sequence[Reader], count: Callable[[int], object], most: int | None = None) -> list[str]:
+    """Hash streams, several at a time.
 
     Args:
         readers: The streams, begun in this order.
         count: Called with the bytes of each buffer once it is hashed, in any thread.
+        most: Most threads that hash; None for as many as there are processors.
 
     Returns:
         The sha256 of each stream, in hex.
@@ -64,4 +73,4 @@ def hash_each(readers: Sequence[Reader], count: Callable[[int], object]) -> list
             count(len(block))
         return digest.hexdigest()
 
-    return list(call_each(hash_one, range(len(readers)), name="hash").values())
+    return list(call_each(hash_one, range(len(readers)), most, name="hash").values())

@@ -14,8 +14,9 @@ from registry.breadcrumbs.formats.checkpoint import open_files
 from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.breadcrumbs.formats.weight_files import find_weights
+from registry.sandboxes.inputs import opened, require_files
 from registry.sandboxes.stages import stage
-from registry.sandboxes.tasks import fraction, opened, require_files
+from registry.sandboxes.tasks import fraction
 
 
 def list_files(
@@ -72,14 +73,14 @@ def compose_files(
         NotFinite: The result overflows; the message names the tensor.
         StorageFailed: An input is missing or damaged.
     """
-    inputs = {sha256: path for path, sha256 in base.values()} | dict(patches)
+    others = {sha256: path for path, sha256 in base.values()}
     checked = make_recipe(**recipe)
     whole = BaseTensors(
         {name: TensorSpec(dtype, tuple(shape)) for name, dtype, shape, _ in tensors},
         {name: sha256 for name, _, _, sha256 in tensors},
     )
     with (
-        opened(patches, inputs, 0 if verified else 1) as opened_patches,
+        opened(patches, others, most=1, verified=verified) as opened_patches,
         open_files({name: Path(path) for name, (path, _) in base.items()}) as checkpoint,
         stage("kernels") as known,
     ):

@@ -5,9 +5,7 @@ lose bits. Fetching from a Hub is a task as well, and does not look into the fil
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,15 +21,14 @@ from registry.breadcrumbs.diffing.quantised import refuse_packed
 from registry.breadcrumbs.formats.checkpoint import CONFIG_BYTES, open_checkpoint
 from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
 from registry.breadcrumbs.formats.header import TensorSpec
-from registry.breadcrumbs.formats.patchfile import Patch, open_patch
+from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.breadcrumbs.formats.weight_files import read_json
-from registry.errors import BlobDamaged, InvalidInput, StorageFailed
+from registry.errors import InvalidInput, StorageFailed
 from registry.files.beside import COMPANION, MOST_KEYS, is_json, key_changes, shorten
 from registry.files.folders import CONFIG
-from registry.files.hashing import hash_file
-from registry.files.threads import processors
 from registry.outside.hub import Download, Hub, listing
+from registry.sandboxes.inputs import opened, require_digest, require_files
 from registry.sandboxes.stages import stage
 from registry.storage.cache import Cache
 from registry.storage.store import Store
@@ -265,10 +262,9 @@ def compose(
         NotFinite: The result overflows; the message names the tensor.
         StorageFailed: An input is missing or damaged.
     """
-    inputs = {sha256: path for path, sha256 in base.values()} | dict(patches)
     checked = make_recipe(**recipe)
     with (
-        opened(patches, inputs, 1) as opened_patches,
+        opened(patches, {sha256: path for path, sha256 in base.values()}, most=1) as opened_patches,
         open_checkpoint({name: Path(path) for name, (path, _) in base.items()}) as checkpoint,
         stage("kernels") as known,
     ):
@@ -319,7 +315,7 @@ def conflicts(
         InvalidRequest: A pair names a patch that is missing from `patches`.
         StorageFailed: A file is missing or damaged.
     """
-    with opened(patches, patches, processors()) as opened_patches:
+    with opened(patches) as opened_patches:
         wanted = [(first, second) for first, second in pairs]
         analysis = analyse(opened_patches, wanted, device, fraction(progress), device_memory)
     return {
@@ -329,42 +325,3 @@ def conflicts(
         ],
         "census": {name: list(counts) for name, counts in analysis.census.items()},
     }
-
-
-@contextmanager
-def opened(patches: Mapping[str, str], inputs: Mapping[str, str], threads: int) -> Iterator[dict[str, Patch]]:
-    """Open patches by the sha256 of their files, and hash these meanwhile.
-
-    Args:
-        patches: Path of each patch file by its sha256.
-        inputs: Path by sha256 of all that is read meanwhile; hashed if something turns out to be unsound.
-        threads: How many patches are hashed at a time; 0 if they have just been hashed.
-
-    Raises:
-        StorageFailed: An input is missing or damaged.
-    """
-    require_files(inputs.values())
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads else None
-        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values()) if pool else iter(patches)
-        try:
-            yield {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
-        except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
-            for sha256, path in inputs.items():
-                require_digest(sha256, hash_file(Path(path)))
-            raise
-        for sha256, digest in zip(patches, hashed, strict=True):
-            require_digest(sha256, digest)
-
-
-def require_files(paths: Iterable[str]) -> None:
-    """Refuse to start when an input is missing, which is for the operator to repair."""
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise BlobDamaged(f"The blob {path.name} is missing; the operator was told.", field=path.name)
-
-
-def require_digest(expected: str, actual: str) -> None:
-    """Refuse an input whose bytes have changed on disk."""
-    if actual != expected:
-        raise BlobDamaged(f"The blob {expected} is damaged: its bytes hash to {actual}.", field=expected)

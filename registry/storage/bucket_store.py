@@ -172,14 +172,17 @@ class BucketStore(Store):
         else:
             self.fetches.wait_briefly(sha256, self.patience)
 
-    def begin_to_bring(self, sizes: Mapping[str, int]) -> bool | None:
+    def to_fetch(self, digests: Collection[str]) -> list[str]:
+        """Return which blobs have no copy in the cache."""
+        return [sha256 for sha256 in digests if not self.path(sha256).is_file()]
+
+    def begin_to_fetch(self, sizes: Mapping[str, int]) -> bool:
         """Begin to fetch copies of blobs, which may take half of the cache."""
-        missing = [sha256 for sha256 in sizes if not self.path(sha256).is_file()]
-        if missing and sum(sizes.values()) > self.most / 2:
-            return None
-        for sha256 in missing:
+        if sum(sizes.values()) > self.most / 2:
+            return False
+        for sha256 in self.to_fetch(sizes):
             self.fetches.ask(sha256)
-        return not missing
+        return True
 
     def has_copy(self, sha256: str) -> bool:
         """Say whether there is a copy; a small one whose bytes are others is dropped."""

@@ -163,14 +163,18 @@ class Store(DataFolder):
             StorageFull, StorageFailed: They cannot be brought here now.
         """
 
-    def begin_to_bring(self, sizes: Mapping[str, int]) -> bool | None:
-        """Begin to have the bytes of blobs at `path`, for whoever asks again until they are there.
+    def to_fetch(self, digests: Collection[str]) -> list[str]:
+        """Return which blobs are stored elsewhere, and have no copy at `path`."""
+        return []
+
+    def begin_to_fetch(self, sizes: Mapping[str, int]) -> bool:
+        """Begin to fetch what is not at `path` of some blobs, for whoever asks again until all are there.
 
         Args:
             sizes: The bytes of each blob, by digest.
 
         Returns:
-            Whether all are there; None if they are never all there, since they are too much.
+            Whether they are small enough to be there all at once; if not, nothing is fetched.
 
         Raises:
             BlobDamaged, StorageFull, StorageFailed: As of `bring`, for one that was begun before.

@@ -167,22 +167,22 @@ class Runner:
             BreadcrumbError: The task raised it; JobFailed when the process crashed.
         """
         with tracing.span(f"process {function.rpartition(':')[2]}"):
-            return self.await_result(claim, function, keep, network, grows, done, kwargs)
+            sandbox = self.take_kept(function, kwargs) if keep else None
+            sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
+            ended = False
+            try:
+                result = self.await_result(claim, sandbox, done, grows=grows)
+                ended = True
+            finally:
+                if keep and ended:
+                    self.kept = sandbox
+                else:
+                    sandbox.kill()
+            return result
 
-    def await_result(
-        self,
-        claim: jobs.Claim,
-        function: str,
-        keep: bool,
-        network: bool,
-        grows: bool,
-        done: tuple[float, float],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Start the process of a task and wait for its result; see `in_sandbox`."""
-        sandbox = self.take_kept(function, kwargs) if keep else None
-        sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
-        ended, stillness = False, Stillness(self.settings.job_still_seconds)
+    def await_result(self, claim: jobs.Claim, sandbox: Sandbox, done: tuple[float, float], *, grows: bool) -> Any:
+        """Wait for the result of a process; see `in_sandbox`."""
+        stillness = Stillness(self.settings.job_still_seconds)
 
         def progress() -> float:
             return done[0] + done[1] * sandbox.progress
@@ -197,19 +197,13 @@ class Runner:
                         f"Its process neither progressed nor used a processor for {stillness.seconds:g} seconds, "
                         f"at {progress():.0%}."
                     )
-            ended = True
-            for stage in sandbox.stages:
-                tracing.add(*stage)
-            return result
         except JobFailed:
             if self.stopping.wait(0.5):  # what stops this worker may have stopped the process, too
                 raise Stopped from None
             raise
-        finally:
-            if keep and ended:
-                self.kept = sandbox
-            else:
-                sandbox.kill()
+        for stage in sandbox.stages:
+            tracing.add(*stage)
+        return result
 
     def beating(self, claim: jobs.Claim, progress: Callable[[], float] = lambda: 1.0) -> Beat:
         """Return what keeps a job's lease, if it is called often; called, it says whether it has written a heartbeat.

@@ -24,7 +24,7 @@ from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCance
 from registry.files.folders import CONFIG
 from registry.sandboxes.sandbox import warm_up
 from registry.services.blobs import blobs, damage
-from registry.services.catalog import beside, hub_bases, models, patches
+from registry.services.catalog import beside, hub_bases, models, patches, revisions
 from registry.services.queue import jobs
 from registry.services.releasing import releases
 from registry.worker import comparing, diffing
@@ -89,8 +89,8 @@ class Worker(Composer):
         with self.database.write() as session:
             self.be_seen(session)
         strays, missing = blobs.compare(self.database, self.store)
-        if orphans := blobs.adopt_orphans(self.database, self.store, strays):
-            log.info("worker.orphans", blobs=orphans)
+        if orphans := blobs.adopt_orphans(self.database.write, self.store, strays):
+            log.info("worker.orphans", blobs=len(orphans))
         if self.store.kind == "bucket":  # a folder would say the same of all blobs while it is not mounted
             lost = [sha256 for sha256 in missing if damage.examine(self.database, self.store, sha256)]
             if lost:
@@ -201,7 +201,7 @@ class Worker(Composer):
             if claim.kind == "check":
                 revision = patches.by_id(session, uuid.UUID(claim.payload["revision_id"]))
                 refusal = str(error) if isinstance(error, InvalidInput) else f"The check itself failed: {error}"
-                patches.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
+                revisions.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
             if claim.kind == "diff":
                 diffing.give_up(session, claim, str(error))
             if claim.kind == "compose":
@@ -292,5 +292,5 @@ class Worker(Composer):
             )
         with self.database.write() as session:
             revision, subject = patches.by_id(session, revision_id), claim.model + claim.subject
-            patches.finish_check(session, self.model(session, claim), revision, subject, contents)
+            revisions.finish_check(session, self.model(session, claim), revision, subject, contents)
             jobs.end(session, claim, "done")

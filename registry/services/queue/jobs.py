@@ -31,6 +31,7 @@ HUNG, HUNG_AT_LAST = "It hung: ", "This job hung on attempt "  # how the error o
 FIRST = ("check", "import")  # short, and people wait for them
 LONGEST_DELAY = timedelta(minutes=1)  # after which a job that a worker put off is claimed again
 ORDER = (Job.rank, Job.turn, Job.created_at)
+QUEUE = "ix_jobs_state_rank_turn_created_at"  # has jobs of one state in this order
 REPEATABLE = (*CANCELLABLE, "rebuild")  # whoever asked for it can ask again when it failed
 
 
@@ -235,6 +236,8 @@ def claimable(worker: str, lease: timedelta) -> tuple[Select[Job], Select[Job]]:
     ended = or_(Job.lease_until < now(), Job.lease_until > latest(lease))
     mine = Job.kind.in_(JOB_KINDS), or_(Job.not_worker.is_(None), Job.not_worker != worker)
     one = select(Job).where(*mine).order_by(*ORDER).limit(1)
+    # By its statistics SQLite may take sorting all jobs for cheaper than reading the first one of an index.
+    one = one.with_hint(Job, f"INDEXED BY {QUEUE}", "sqlite")
     # Two queries, since each reads one range of the index.
     return one.where(Job.state == "queued"), one.where(Job.state == "running", ended)
 

@@ -23,7 +23,7 @@ from registry.storage import s3 as connections
 from registry.storage.bucket_store import BucketStore
 from registry.storage.multipart import LEAST_PART
 from registry.storage.store import Store
-from tests.support.blobs import NONE, orphan, refer
+from tests.support.blobs import NONE, collect, orphan, refer
 from tests.support.s3_stand_in import CUT, S3, Asked
 from tests.support.world import World, announce, digest, enqueue, put_part, upload
 
@@ -48,10 +48,6 @@ def world(world: World) -> World:
 def store_of(world: World) -> BucketStore:
     assert isinstance(world.store, BucketStore)
     return world.store
-
-
-def collect(world: World, **how: Any) -> garbage.Collected:
-    return garbage.run(world.database, world.store, NONE, **how)
 
 
 def store(world: World, data: bytes) -> None:
