@@ -1,8 +1,9 @@
-"""Hashing: the sha256 of files, and of several streams of bytes at a time."""
+"""Hashing: the sha256 of files, of parts of files, and of several streams of bytes at a time."""
 
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,15 @@ BLOCK = 2**18
 
 Reader = Callable[[], Iterator[Any]]
 """Begins to read a stream: it yields buffers, each of which stays as it is until the next is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes start..stop - 1 of a file, which hash to `sha256`."""
+
+    start: int
+    stop: int
+    sha256: str
 
 
 class Hash(Protocol):

@@ -4,11 +4,12 @@ Inputs are paths of blobs or of the cache. Inputs of a composition are hashed ag
 lose bits. Fetching from a Hub is a task as well, and does not look into the files that it fetches.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def check_config(path: str, progress: Progress) -> bool:
 
 
 def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a base's weight files and return its weights digest and tensors.
+    """Read a base's weight files; return its weights digest, its tensors, and where the files have them.
 
     Args:
         files: Path of each file of the base (weights, index, config) by its name in the folder.
@@ -147,7 +148,18 @@ def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[
             "parameters": sum(spec.numel for spec in base.tensors.values()),
             "model_type": base.config.get("model_type"),
             "tensors": tensors,
+            "headers": {file: hashed(base.read_header_bytes(file)) for file in base.files},
+            "places": {
+                name: (file, entry.start)
+                for file, header in base.headers.items()
+                for name, entry in header.entries.items()
+            },
         }
+
+
+def hashed(raw: bytes) -> tuple[int, str]:
+    """Return the length of bytes, and their sha256."""
+    return len(raw), hashlib.sha256(raw).hexdigest()
 
 
 def check_patch(
@@ -179,7 +191,7 @@ def check_patch(
     pairs = beside or {}
     require_files([path, *files.values(), *(mine for mine, _ in pairs.values())])
     specs = {name: TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
-    report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)))
+    report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)), extents=True)
     require_digest(sha256, report.sha256)
     try:
         with (
@@ -209,6 +221,8 @@ def check_patch(
         "value_dtype": report.params.value_dtype,
         "rounding": tried.rounding,
         "base_norm": tried.base_norm,
+        "header_size": report.header.stop if report.header else None,
+        "header_sha256": report.header.sha256 if report.header else None,
         "beside": {
             name: {"keys": [[it.key, it.before, it.after] for it in found[0]], "more": found[1]}
             for name, (mine, theirs) in pairs.items()
@@ -225,6 +239,7 @@ def check_patch(
                 "l1": tensor.l1,
                 "l2": tensor.l2,
                 "linf": tensor.linf,
+                "extents": [astuple(extent) for extent in tensor.extents or ()],
             }
             for tensor in report.tensors
         ],

@@ -10,6 +10,7 @@ from sqlalchemy import exists, false, func, insert, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import BaseTensor, Check, Job, Model, Patch, PatchRevision, PatchTensor, PushedFile, User
+from registry.db.tables.patches import MEASURED
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import beside, models, norms
@@ -317,7 +318,7 @@ def history(session: Session, patch: Patch, limit: int) -> Sequence[PatchRevisio
 
 def tensors(session: Session, revision: PatchRevision) -> Sequence[Any]:
     """Return what a checked revision does to each tensor, in name order, as rows of a PatchTensor's columns."""
-    columns = (column for column in PatchTensor.__table__.c if column.name != "revision_id")
+    columns = (column for column in PatchTensor.__table__.c if column.name not in ("revision_id", "extents"))
     query = select(*columns).where(PatchTensor.revision_id == revision.id).order_by(PatchTensor.position)
     return session.execute(query).all()
 
@@ -366,7 +367,7 @@ def finish_check(
     """Record what a worker read in a sound file, and open the patch for composing."""
     rows = [{"revision_id": revision.id, "position": at, **tensor} for at, tensor in enumerate(contents["tensors"])]
     session.execute(insert(PatchTensor), rows)
-    for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype", "rounding", "base_norm"):
+    for name in MEASURED:
         setattr(revision, name, contents[name])
     beside.finish_check(session, revision, contents["beside"])
     revision.norm = math.sqrt(math.fsum(tensor["l2"] ** 2 for tensor in contents["tensors"]))
