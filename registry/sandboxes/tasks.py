@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, astuple
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from registry.breadcrumbs.checking.check import check_patch as check_file
@@ -30,7 +31,7 @@ from registry.breadcrumbs.formats.weight_files import read_json
 from registry.errors import BlobDamaged, InvalidInput, StorageFailed
 from registry.files.beside import COMPANION, MOST_KEYS, is_json, key_changes, shorten
 from registry.files.folders import CONFIG
-from registry.files.hashing import hash_file
+from registry.files.hashing import Extent, find_changed, hash_file
 from registry.files.threads import processors
 from registry.outside.hub import Download, Hub, listing
 from registry.sandboxes.stages import stage
@@ -260,6 +261,7 @@ def compose(
     device: str,
     device_memory: int | None,
     progress: Progress,
+    excerpts: Mapping[str, Sequence[tuple[int, int, str]]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Compose a recipe into the weight files of a model, or only find out their digests.
 
@@ -271,6 +273,7 @@ def compose(
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for the default.
         progress: Called with a number from 0 to 1 now and then.
+        excerpts: Of the patches whose files are not here whole, the extents that are.
 
     Returns:
         Digest, device and seconds; warnings; the sha256 of each weight file and of the base's indexes; and the bytes of
@@ -282,10 +285,14 @@ def compose(
     """
     inputs = {sha256: path for path, sha256 in base.values()} | dict(patches)
     require_files(inputs.values())
+
+    def verify(sha256: str) -> None:
+        require_sound(sha256, Path(inputs[sha256]), excerpts.get(sha256))
+
     checked = make_recipe(**recipe)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while it is composed
+        verified = pool.map(verify, patches)  # while it is composed
         try:
             checkpoint = stack.enter_context(open_checkpoint({name: Path(path) for name, (path, _) in base.items()}))
             opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
@@ -303,11 +310,10 @@ def compose(
                 )
                 known |= {"device": result.device, "patches": str(len(opened)), "method": checked.method}
         except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
-            for sha256, path in inputs.items():
-                require_digest(sha256, hash_file(Path(path)))
+            for sha256 in inputs:
+                verify(sha256)
             raise
-        for sha256, digest in zip(patches, hashed, strict=True):
-            require_digest(sha256, digest)
+        list(verified)
     return {
         "weights_digest": result.weights_digest,
         "device": result.device,
@@ -377,3 +383,14 @@ def require_digest(expected: str, actual: str) -> None:
     """Refuse an input whose bytes have changed on disk."""
     if actual != expected:
         raise BlobDamaged(f"The blob {expected} is damaged: its bytes hash to {actual}.", field=expected)
+
+
+def require_sound(sha256: str, path: Path, extents: Sequence[tuple[int, int, str]] | None) -> None:
+    """Refuse an input whose bytes have changed on disk; only some extents of it are looked at, if these are given."""
+    if extents is None:
+        require_digest(sha256, hash_file(path))
+        return
+    with path.open("rb") as file:
+        if changed := find_changed(file.fileno(), [Extent(*extent) for extent in extents]):
+            start, stop = changed[0].start, changed[0].stop
+            raise BlobDamaged(f"The blob {sha256} is damaged in bytes {start} to {stop - 1}.", field=sha256)

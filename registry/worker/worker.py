@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import astuple
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -372,7 +373,10 @@ class Worker(Upkeep):
         wanted = compositions.to_recipe(recipe)
         used = [item.sha256 for item in wanted.items]
         damage.require_sound(self.database, self.store, [*base.values(), *used])
-        with self.base_here(claim), self.here(claim, {*concerning(base), *used}):
+        with self.database.read() as session:
+            excerpts = compositions.excerpts_of(session, self.model(session, claim), wanted)
+        whole = {*concerning(base), *used} - excerpts.keys()
+        with self.base_here(claim), self.here(claim, whole, excerpts.values()) as paths:
             files = self.readable(base)
             if folder is not None:
                 self.store.require_room(sum(Path(file).stat().st_size for file in files.values()), "the composition")
@@ -382,7 +386,8 @@ class Worker(Upkeep):
                 keep=keep and self.settings.device != "cpu",
                 grows=folder is not None,
                 base={path: (file, base[path]) for path, file in files.items()},
-                patches={sha256: str(self.store.path(sha256)) for sha256 in used},
+                patches={sha256: paths[sha256] for sha256 in used},
+                excerpts={sha256: list(map(astuple, excerpt.extents)) for sha256, excerpt in excerpts.items()},
                 recipe={"base": wanted.base, "alpha": wanted.alpha, "items": wanted.items, "method": wanted.method},
                 out=None if folder is None else str(folder),
                 device=self.settings.device,
