@@ -10,7 +10,7 @@ from types import MappingProxyType
 from registry.breadcrumbs.formats.patchfile import Patch, open_patch
 from registry.breadcrumbs.kernels.sha256.streams import hash_each
 from registry.errors import BlobDamaged, InvalidInput
-from registry.files.hashing import read_file
+from registry.files.hashing import Extent, find_changed, read_file
 
 Extents = Sequence[tuple[int, int, str]]
 """First byte, byte after the last, and sha256 of parts of a file."""
@@ -63,6 +63,11 @@ def require_sound(paths: Mapping[str, str], excerpts: Mapping[str, Extents] = WH
     whole = {sha256: path for sha256, path in paths.items() if sha256 not in excerpts}
     for sha256, digest in zip(whole, hash_files(whole.values(), most), strict=True):
         require_digest(sha256, digest)
+    for sha256 in paths.keys() & excerpts.keys():
+        with Path(paths[sha256]).open("rb") as file:
+            if changed := find_changed(file.fileno(), [Extent(*extent) for extent in excerpts[sha256]]):
+                start, stop = changed[0].start, changed[0].stop
+                raise BlobDamaged(f"The blob {sha256} is damaged in bytes {start} to {stop - 1}.", field=sha256)
 
 
 def hash_files(paths: Collection[str], most: int | None = None) -> list[str]:

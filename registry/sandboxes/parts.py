@@ -14,7 +14,7 @@ from registry.breadcrumbs.formats.checkpoint import open_files
 from registry.breadcrumbs.formats.header import TensorSpec
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.breadcrumbs.formats.weight_files import find_weights
-from registry.sandboxes.inputs import opened, require_files
+from registry.sandboxes.inputs import WHOLE, Extents, opened, require_files
 from registry.sandboxes.stages import stage
 from registry.sandboxes.tasks import fraction
 
@@ -48,6 +48,7 @@ def compose_files(
     device: str,
     device_memory: int | None,
     progress: Callable[[float], None],
+    excerpts: Mapping[str, Extents] = WHOLE,
     verified: bool = False,
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def compose_files(
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for the default.
         progress: Called with a number from 0 to 1 now and then.
+        excerpts: Of the patches whose files are not here whole, the extents that are.
         verified: Whether the patch files were hashed a moment ago.
         threads: How many chunks are computed at a time; as many as there are processors when None.
 
@@ -80,7 +82,7 @@ def compose_files(
         {name: sha256 for name, _, _, sha256 in tensors},
     )
     with (
-        opened(patches, others, most=1, verified=verified) as opened_patches,
+        opened(patches, others, excerpts=excerpts, most=1, verified=verified) as opened_patches,
         open_files({name: Path(path) for name, (path, _) in base.items()}) as checkpoint,
         stage("kernels") as known,
     ):

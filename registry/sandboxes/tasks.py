@@ -4,9 +4,10 @@ Inputs are paths of blobs or of the cache. Inputs of a composition are hashed ag
 lose bits. Fetching from a Hub is a task as well, and does not look into the files that it fetches.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from registry.errors import InvalidInput, StorageFailed
 from registry.files.beside import COMPANION, MOST_KEYS, is_json, key_changes, shorten
 from registry.files.folders import CONFIG
 from registry.outside.hub import Download, Hub, listing
-from registry.sandboxes.inputs import opened, require_digest, require_files
+from registry.sandboxes.inputs import WHOLE, Extents, opened, require_digest, require_files
 from registry.sandboxes.stages import stage
 from registry.storage.cache import Cache
 from registry.storage.store import Store
@@ -121,7 +122,7 @@ def check_config(path: str, progress: Progress) -> bool:
 
 
 def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a base's weight files and return its weights digest and tensors.
+    """Read a base's weight files; return its weights digest, its tensors, and where the files have them.
 
     Args:
         files: Path of each file of the base (weights, index, config) by its name in the folder.
@@ -144,7 +145,18 @@ def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[
             "parameters": sum(spec.numel for spec in base.tensors.values()),
             "model_type": base.config.get("model_type"),
             "tensors": tensors,
+            "headers": {file: hashed(base.read_header_bytes(file)) for file in base.files},
+            "places": {
+                name: (file, entry.start)
+                for file, header in base.headers.items()
+                for name, entry in header.entries.items()
+            },
         }
+
+
+def hashed(raw: bytes) -> tuple[int, str]:
+    """Return the length of bytes, and their sha256."""
+    return len(raw), hashlib.sha256(raw).hexdigest()
 
 
 def check_patch(
@@ -176,7 +188,7 @@ def check_patch(
     pairs = beside or {}
     require_files([path, *files.values(), *(mine for mine, _ in pairs.values())])
     specs = {name: TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
-    report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)))
+    report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)), extents=True)
     require_digest(sha256, report.sha256)
     try:
         with (
@@ -206,6 +218,8 @@ def check_patch(
         "value_dtype": report.params.value_dtype,
         "rounding": tried.rounding,
         "base_norm": tried.base_norm,
+        "header_size": report.header.stop if report.header else None,
+        "header_sha256": report.header.sha256 if report.header else None,
         "beside": {
             name: {"keys": [[it.key, it.before, it.after] for it in found[0]], "more": found[1]}
             for name, (mine, theirs) in pairs.items()
@@ -222,6 +236,7 @@ def check_patch(
                 "l1": tensor.l1,
                 "l2": tensor.l2,
                 "linf": tensor.linf,
+                "extents": [astuple(extent) for extent in tensor.extents or ()],
             }
             for tensor in report.tensors
         ],
@@ -242,6 +257,7 @@ def compose(
     device: str,
     device_memory: int | None,
     progress: Progress,
+    excerpts: Mapping[str, Extents] = WHOLE,
 ) -> dict[str, Any]:
     """Compose a recipe into the weight files of a model, or only find out their digests.
 
@@ -253,6 +269,7 @@ def compose(
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for the default.
         progress: Called with a number from 0 to 1 now and then.
+        excerpts: Of the patches whose files are not here whole, the extents that are.
 
     Returns:
         Digest, device and seconds; warnings; the sha256 of each weight file and of the base's indexes; and the bytes of
@@ -262,9 +279,10 @@ def compose(
         NotFinite: The result overflows; the message names the tensor.
         StorageFailed: An input is missing or damaged.
     """
+    others = {sha256: path for path, sha256 in base.values()}
     checked = make_recipe(**recipe)
     with (
-        opened(patches, {sha256: path for path, sha256 in base.values()}, most=1) as opened_patches,
+        opened(patches, others, excerpts=excerpts, most=1) as opened_patches,
         open_checkpoint({name: Path(path) for name, (path, _) in base.items()}) as checkpoint,
         stage("kernels") as known,
     ):

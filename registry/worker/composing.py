@@ -6,7 +6,7 @@ more                some at a time; each is recorded as a part of the job once i
 again               one process, whatever others have left
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from registry.services.composing import builds, compositions, holding, parts
 from registry.services.composing.parts import Part, Tensors
 from registry.services.queue import jobs
 from registry.services.releasing import releases
+from registry.storage.pieces import Excerpt
 from registry.worker.cluster.link import Cluster
 from registry.worker.executing import AT_ONCE, Executor, Nodes, Processes, Work
 from registry.worker.runner import Postponed
@@ -39,6 +40,7 @@ class Asked:
         base: The sha256 of each file of the base by its path.
         paths: Where those of them are, or would be, on this machine that hold or describe weights.
         recipe: What to compose.
+        excerpts: What is needed of the patches that are not needed whole.
         far: Whether the weights are composed where they are, and not on this machine.
         again: Whether to compose all of it, whatever is recorded.
         excluded: Nodes that are to have no share in it.
@@ -48,6 +50,7 @@ class Asked:
     base: dict[str, str]
     paths: dict[str, str]
     recipe: Recipe
+    excerpts: Mapping[str, Excerpt]
     far: bool
     again: bool
     excluded: frozenset[str]
@@ -156,15 +159,18 @@ class Composer(Upkeep):
         used = [item.sha256 for item in wanted.items]
         damage.require_sound(self.database, self.store, [*base.values(), *used])
         with self.database.read() as session:
-            at_hub = bool(hub_bases.remote(session, self.model(session, claim)))
+            model = self.model(session, claim)
+            at_hub = bool(hub_bases.remote(session, model))
+            excerpts = compositions.excerpts_of(session, model, wanted)
         in_bucket = self.store.kind == "bucket"
         cluster = None if at_hub and in_bucket else self.cluster  # nodes fetch from the bucket, and not from a Hub
         far = cluster is not None and in_bucket
         needed = {base[path] for path in base if concerns_weights(path) and not (far and is_weights(path))}
-        with self.base_here(claim), self.here(claim, needed if far else {*needed, *used}):
-            asked = Asked(folder, base, self.readable(base), recipe, far, again, excluded)
+        whole, parted = (needed, ()) if far else ({*needed, *used} - excerpts.keys(), excerpts.values())
+        with self.base_here(claim), self.here(claim, whole, parted) as found:
+            asked = Asked(folder, base, self.readable(base), recipe, excerpts, far, again, excluded)
             ask: dict[str, Any] = {
-                "patches": {sha256: str(self.store.path(sha256)) for sha256 in used},
+                "patches": {sha256: found.get(sha256, "") for sha256 in used},
                 "recipe": {
                     "base": wanted.base,
                     "alpha": wanted.alpha,
@@ -187,6 +193,7 @@ class Composer(Upkeep):
                     out=None if folder is None else str(folder),
                     device=self.settings.device,
                     device_memory=self.settings.device_memory,
+                    excerpts={sha256: excerpt.listed for sha256, excerpt in excerpts.items()},
                     **ask,
                 )
                 self.device = result["device"]
@@ -215,7 +222,7 @@ class Composer(Upkeep):
         stored = asked.folder is not None
         with self.database.read() as session:
             model = self.model(session, claim)
-            tensors = models.hashed_tensors(session, model)
+            tensors = parts.base_tensors(session, model)
             sizes = {file.path: file.blob.size for file in models.base_files(session, model)}
             finished = set() if asked.again else parts.finished(session, self.store, claim.job_id, stored=stored)
         absent = [path for path in asked.paths if asked.far and is_weights(path)]
@@ -228,7 +235,7 @@ class Composer(Upkeep):
             self.require_room(asked.folder, (sizes[name] for name in names))
         work = Work(
             names, len(listed["files"]), asked.base, sizes, here, tensors, folder=asked.folder,
-            excluded=asked.excluded, **ask,
+            excerpts=asked.excerpts, excluded=asked.excluded, **ask,
         )  # fmt: skip
         made: list[Part] = []
         with closing(executor.compose(claim, work)) as parts_made:

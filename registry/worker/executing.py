@@ -16,6 +16,7 @@ import registry
 from registry.errors import BlobDamaged, JobFailed, StorageFailed, StorageFull, by_slug
 from registry.services.composing.parts import Part, Tensors
 from registry.services.queue import jobs
+from registry.storage.pieces import Excerpt
 from registry.worker.cluster.link import Away, Cluster, Outcome, Place
 from registry.worker.runner import Postponed, Runner
 
@@ -40,6 +41,7 @@ class Work:
         paths: Their paths on this machine; empty where they are not here.
         tensors: (name, dtype, shape, sha256) of all tensors of the base.
         patches: Path of each patch by its sha256, whether or not it is here.
+        excerpts: What is needed of those of them that are not needed whole.
         recipe: `base`, `alpha`, `items` and `method`, as `make_recipe` takes them.
         folder: The staging folder of the job; None to find out digests alone.
         excluded: Nodes that are to have no share in it.
@@ -52,6 +54,7 @@ class Work:
     paths: Mapping[str, str]
     tensors: Tensors
     patches: Mapping[str, str]
+    excerpts: Mapping[str, Excerpt]
     recipe: Mapping[str, Any]
     folder: Path | None
     excluded: frozenset[str] = frozenset()
@@ -94,6 +97,7 @@ class Processes:
                 base={name: (work.paths[name], work.base[name]) for name in batch},
                 tensors=work.tensors,
                 patches=work.patches,
+                excerpts={sha256: excerpt.listed for sha256, excerpt in work.excerpts.items()},
                 recipe=work.recipe,
                 out=None if work.folder is None else str(work.folder),
                 device=settings.device,
@@ -234,6 +238,7 @@ class Nodes:
             "stored": work.folder is not None,
             "tensors": work.tensors,
             "patches": list(work.patches),
+            "excerpts": {sha256: [excerpt.size, excerpt.listed] for sha256, excerpt in work.excerpts.items()},
             "recipe": work.recipe,
             "device": settings.device if settings.device == "cuda" else "cpu",
             "device_memory": settings.device_memory,

@@ -38,7 +38,7 @@ from registry.services.catalog import hub_bases
 from registry.services.queue import jobs, workers
 from registry.settings import Settings
 from registry.storage.cache import Cache
-from registry.storage.pieces import Beat
+from registry.storage.pieces import Beat, Excerpt
 from registry.storage.store import Store
 from registry.worker.metrics import WorkerMetrics
 
@@ -233,11 +233,20 @@ class Runner:
         return beat
 
     @contextlib.contextmanager
-    def here(self, claim: jobs.Claim, digests: Collection[str]) -> Iterator[None]:
-        """Keep blobs on this machine for a while, whatever they are stored in."""
+    def here(
+        self, claim: jobs.Claim, digests: Collection[str], excerpts: Collection[Excerpt] = ()
+    ) -> Iterator[dict[str, str]]:
+        """Keep blobs, and excerpts of others, on this machine for a while, whatever they are stored in.
+
+        Yields:
+            Where they are: the path of each file, by the sha256 of its blob.
+        """
+        beat = self.beating(claim)
         with contextlib.ExitStack() as stack:
-            self.store.hold(stack, digests, self.beating(claim))
-            yield
+            self.store.hold(stack, digests, beat)
+            parts = {excerpt.sha256: self.store.hold_excerpt(stack, excerpt, beat) for excerpt in excerpts}
+            paths = {sha256: self.store.path(sha256) for sha256 in digests} | parts
+            yield {sha256: str(path) for sha256, path in paths.items()}
 
     def look_at_fence(self) -> None:
         """Say in the log if jobs that read strangers' bytes can reach other machines here."""

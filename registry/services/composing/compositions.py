@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
@@ -27,13 +28,14 @@ from registry.errors import Forbidden, InvalidRecipe, RevisionNotFound, WrongSta
 from registry.files import folders
 from registry.files.folders import describes_weights, is_weights
 from registry.services.catalog import models, patches
-from registry.services.composing import alone, builds
+from registry.services.composing import alone, builds, excerpts
 from registry.services.composing.mixes import Mix, choose, require_composable
 from registry.services.people import access
 from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
 from registry.services.queue import jobs
+from registry.storage.pieces import Excerpt
 
 
 def request(session: Session, actor: Actor, full_name: str, mix: Mix) -> tuple[Recipe, Composition | None, Job | None]:
@@ -82,6 +84,17 @@ def to_recipe(row: Recipe) -> recipes.Recipe:
     """Return a recipe's row as the recipe that compositions are computed from."""
     items = [recipes.Item(item.sha256, item.weight, item.where) for item in row.items]
     return recipes.make_recipe(row.base_digest, row.alpha, items, row.method)
+
+
+def excerpts_of(session: Session, model: AnyModel, recipe: recipes.Recipe) -> dict[str, Excerpt]:
+    """Return what a recipe needs of patches that it does not apply to all tensors; the others are needed whole."""
+    narrowed = [item for item in recipe.items if any(factor == "0" for _, factor in item.where)]
+    wanted = {item.sha256: partial(_is_touched, recipe, item) for item in narrowed}
+    return excerpts.of_patches(session, model, wanted)
+
+
+def _is_touched(recipe: recipes.Recipe, item: recipes.Item, tensor: str) -> bool:
+    return recipe.scale_in(item, tensor) is not None
 
 
 def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:

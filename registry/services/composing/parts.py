@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.formats.digest import weights_digest
 from registry.db.session import Database
-from registry.db.tables import ACTIVE_JOBS, STORED, Blob, Job, JobPart, Model
+from registry.db.tables import ACTIVE_JOBS, STORED, BaseTensor, Blob, Job, JobPart, Model
 from registry.services.blobs import blobs
 from registry.services.composing import builds
 from registry.services.people.actors import record
@@ -174,6 +174,13 @@ def digest_of(tensors: Tensors, parts: Collection[JobPart | Part]) -> str:
     """
     digests = {name: sha256 for part in parts for name, sha256 in part.tensors.items()}
     return weights_digest((name, dtype, shape, digests[name]) for name, dtype, shape, _ in tensors)
+
+
+def base_tensors(session: Session, model: Model) -> Tensors:
+    """Return name, dtype, shape and sha256 of the tensors of a base, in name order."""
+    query = select(BaseTensor.name, BaseTensor.dtype, BaseTensor.shape, BaseTensor.sha256)
+    rows = session.execute(query.where(BaseTensor.model_id == model.id).order_by(BaseTensor.position))
+    return [(name, dtype, shape, sha256) for name, dtype, shape, sha256 in rows]
 
 
 def check(database: Database) -> list[str]:

@@ -12,11 +12,13 @@ from typing import Any
 
 import registry
 from registry.errors import BreadcrumbError, InvalidRequest, WrongState
+from registry.files.hashing import Extent
 from registry.sandboxes.sandbox import Sandbox
 from registry.settings import Settings
 from registry.storage.bucket import open_bucket
 from registry.storage.bucket_store import BucketStore
 from registry.storage.cache import Cache
+from registry.storage.pieces import Excerpt
 from registry.storage.store import Store
 from registry.worker.runner import Hung, Stillness
 
@@ -45,7 +47,8 @@ class Node:
         Args:
             ask: `registry` and `version` of the worker; `job`, the name of its staging folder; `path` and `sha256` of
                 the base's weight file; `stored`, whether to keep the result; and arguments of the task: `tensors`,
-                `patches` (their digests), `recipe`, `device`, `device_memory`, `threads`.
+                `patches` (their digests), `excerpts` (size and extents of those that are not needed whole), `recipe`,
+                `device`, `device_memory`, `threads`.
         """
         try:
             return {"part": self._compose(ask)}
@@ -58,7 +61,14 @@ class Node:
         self.require_own(ask["registry"], ask["version"])
         path, stored, shared = ask["path"], ask["stored"], self.store.kind == "disk"
         with ExitStack() as stack:
-            self.store.hold(stack, [ask["sha256"], *ask["patches"]])
+            excerpts = [
+                Excerpt(sha256, size, tuple(Extent(*extent) for extent in listed))
+                for sha256, (size, listed) in ask["excerpts"].items()
+            ]
+            whole = {ask["sha256"], *ask["patches"]} - ask["excerpts"].keys()
+            self.store.hold(stack, whole)
+            patches = {sha256: str(self.store.path(sha256)) for sha256 in ask["patches"]}
+            patches |= {each.sha256: str(self.store.hold_excerpt(stack, each)) for each in excerpts}
             if not stored:
                 folder = None
             elif shared:
@@ -69,7 +79,8 @@ class Node:
                 stored,
                 {
                     "base": {path: (str(Cache(self.store).locate(ask["sha256"])), ask["sha256"])},
-                    "patches": {sha256: str(self.store.path(sha256)) for sha256 in ask["patches"]},
+                    "patches": patches,
+                    "excerpts": {each.sha256: each.listed for each in excerpts},
                     "out": None if folder is None else str(folder),
                     "verified": ask["job"] == self.verified,
                     **{key: ask[key] for key in ("tensors", "recipe", "device", "device_memory", "threads")},
