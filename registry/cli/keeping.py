@@ -37,8 +37,7 @@ def gc(
     try:
         with open_own(settings) as (database, store, bucket):
             if not dry_run:
-                with database.write() as session:
-                    parts.forget(session)
+                parts.forget(database, store)
                 holding.make_room(database, store, 0, settings.composed_bytes)
             lent = timedelta(seconds=settings.bucket_seconds)
             collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket, lent=lent)

@@ -74,6 +74,7 @@ class Composer(Upkeep):
             named = compositions.described(session, model, recipe)
             size = sum(file.blob.size for file in files_of_base if is_weights(file.path))
             known = compositions.composition_of(session, model, recipe.digest)
+            size -= parts.stored_bytes(session, claim.job_id)
         repaired = known is not None and known.held
         held = repaired or holding.make_room(self.database, self.store, size, self.settings.composed_bytes)
         if known is not None and not held and not compositions.is_damaged(known):
@@ -101,13 +102,16 @@ class Composer(Upkeep):
             for name, file in made.items():
                 self.store.send_ahead(file, files[name], self.beating(claim))
             with self.database.write() as session:
-                job = jobs.hold(session, claim)
+                job, model = jobs.hold(session, claim), self.model(session, claim)
+                if alarm := parts.alarm(session, model, recipe.digest, claim.job_id):  # of one that came just now
+                    jobs.end(session, claim, "failed", alarm)
+                    releases.failed(session, model, recipe.digest)
+                    return
                 for name in sorted(result.get("sizes", {}) | made, key=lambda name: files[name]):  # one order
                     if (path := made.get(name)) is not None:
                         blobs.register(session, self.store, path, files[name], path.stat().st_size)
                     else:
                         blobs.refer(session, files[name], result["sizes"][name], "computed")
-                model = self.model(session, claim)
                 if held and not made.keys() >= result.get("sizes", {"of another model": 0}).keys():
                     weights = {sha256 for path, sha256 in files.items() if is_weights(path)}
                     held = blobs.lease(session, weights).keys() >= weights  # the other's may have been let go of since
@@ -249,13 +253,10 @@ class Composer(Upkeep):
             return summary(tensors, made, indexes, self.name)
         with self.database.write() as session:
             recorded = parts.recorded(session, claim.job_id)
-            results = {name: recorded[name] for name in listed["files"]}
-            differ = any(len(rows) > 1 for rows in results.values())
-            model = self.model(session, claim)
-            alarm = parts.settle(session, model, asked.recipe.digest, tensors, results) if differ else None
+            alarm = parts.alarm(session, self.model(session, claim), asked.recipe.digest, claim.job_id)
         if alarm:
             raise JobFailed(alarm)
-        return summary(tensors, [rows[0] for rows in results.values()], indexes, self.name)
+        return summary(tensors, [recorded[name][0] for name in listed["files"]], indexes, self.name)
 
     def record(self, claim: jobs.Claim, recipe: Recipe, part: Part, staged: Path | None, *, stored: bool) -> None:
         """Record a part of a composition once its bytes are durable; they are `staged`, or the store has them."""
@@ -276,7 +277,7 @@ class Composer(Upkeep):
             compositions.require_ingredients(session, model, recipe)
             base = {file.path: file.sha256 for file in models.base_files(session, model)}
             built = builds.builds_of(session, model.id, recipe.digest)
-        shares = frozenset(name for build in built for name in (build.nodes or [build.builder]))
+        shares = frozenset[str]().union(*map(builds.shares, built))
         if self.name in shares:
             raise Postponed("Another worker is to build this again: this one has composed parts of it.")
         result = self.compose_into(None, claim, base, recipe, again=True, excluded=shares)

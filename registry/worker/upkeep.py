@@ -47,13 +47,13 @@ class Upkeep(Runner):
         grace = timedelta(hours=self.settings.upload_hours)
         lent = timedelta(seconds=self.settings.bucket_seconds)
         collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket, lent=lent)
+        parts.forget(self.database, self.store)
         holding.make_room(self.database, self.store, 0, self.settings.composed_bytes)
         holding.reclaim(self.database, self.store)
         if collected.problem:
             log.warning("bucket.failed", error=collected.problem)
         with self.database.write() as session:
             models.forget_empty(session)
-            parts.forget(session)
             workers.forget(session)
         with self.database.write() as session:
             sign_ins.drop_ended(session)

@@ -25,6 +25,7 @@ from registry.files.folders import CONFIG
 from registry.sandboxes.sandbox import warm_up
 from registry.services.blobs import blobs, damage
 from registry.services.catalog import beside, hub_bases, models, patches, revisions
+from registry.services.composing import parts
 from registry.services.queue import jobs
 from registry.services.releasing import releases
 from registry.worker import comparing, diffing
@@ -112,6 +113,8 @@ class Worker(Composer):
         with tracing.span(f"job {claim.kind}", "consumer", carried, crumb__job=str(claim.job_id)) as span:
             outcome = self.attempt(claim)
             span.set_attribute("crumb.outcome", outcome)
+            if claim.kind == "compose":
+                parts.forget(self.database, self.store)
             if outcome != "done":
                 tracing.fail(span, outcome)
         self.metrics.jobs.labels(claim.kind, outcome).observe(time.monotonic() - began)

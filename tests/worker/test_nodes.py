@@ -18,6 +18,7 @@ from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.db.tables import Build, Composition, Job, JobPart, Model, Recipe, now
 from registry.errors import InvalidRequest
+from registry.services.composing import builds
 from registry.services.operating import identity
 from registry.services.queue import jobs
 from registry.worker.cluster.driver import slots_of
@@ -252,3 +253,16 @@ def test_a_node_has_as_many_places_as_its_processors_and_gpus_allow() -> None:
     assert slots_of({"CPU": 3.0}, 4, gpu=False) == 0
     assert slots_of({"CPU": 64.0, "GPU": 2.0}, 4, gpu=True) == 2
     assert slots_of({"CPU": 64.0}, 4, gpu=True) == 0
+
+
+def test_builds_that_have_a_node_in_common_do_not_confirm_each_other() -> None:
+    def made(builder: str, *nodes: str) -> Build:
+        return Build(builder=builder, nodes=list(nodes) or None)
+
+    first = made("one", "ray:a", "ray:b")
+    assert builds.confirmed([first, made("two", "ray:b", "ray:c"), made("one again", "ray:c")])
+    assert builds.confirmed([first, made("two")])
+    overlapping = [first, made("two", "ray:b", "ray:c")]
+    assert not builds.confirmed(overlapping) and not builds.confirmed([first])
+    told = builds.dispute(["sha256:1"], overlapping, "alice/tiny@1.0.0")
+    assert told and "composed by ray:a, ray:b, ray:c alone" in told

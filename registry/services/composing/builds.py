@@ -7,6 +7,7 @@ is published on the recipe until an operator has found out which.
 
 import uuid
 from collections.abc import Collection, Sequence
+from itertools import combinations
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, or_, select
@@ -18,7 +19,7 @@ from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 
 Found = TypeVar("Found")
-BUILDS_NEEDED = 2  # that agree, before a release can be published
+BUILDS_NEEDED = 2  # that agree and have nobody in common, before a release can be published
 
 
 def add(
@@ -84,8 +85,10 @@ def add_rebuild(
 ) -> None:
     """Record that a worker composed again what another had composed; a difference is an alarm.
 
-    `nodes` are those of the build, see `add`.
+    `nodes` are those of the build, see `add`. A worker that has built it before has done so again, on other nodes.
     """
+    while nodes and any(build.builder == worker for build in builds_of(session, model.id, digest)):
+        worker += " again"
     add(session, model, digest, worker, None, weights_digest, device, nodes)
     after = {"recipe": digest, "weights_digest": weights_digest, "builder": worker}
     action = "recipe.alarm" if disagree(session, model, digest) else "recipe.rebuilt"
@@ -171,6 +174,16 @@ def disagree(session: Session, model: Model, digest: str) -> list[str]:
     return different if len(different) > 1 else []
 
 
+def shares(build: Build) -> frozenset[str]:
+    """Return who has composed a build: its builder, or the nodes and workers that composed its files."""
+    return frozenset(build.nodes or [build.builder])
+
+
+def confirmed(known: Sequence[Build]) -> bool:
+    """Say whether two of a recipe's builds have nobody in common: a machine that is wrong cannot be in both."""
+    return any(shares(one).isdisjoint(shares(other)) for one, other in combinations(known, BUILDS_NEEDED))
+
+
 def dispute(results: Sequence[str], known: Sequence[Build], subject: str) -> str | None:
     """Say why a release cannot be published: only one builder, or results that differ; None if it can.
 
@@ -187,8 +200,8 @@ def dispute(results: Sequence[str], known: Sequence[Build], subject: str) -> str
             f"ALARM: {subject} was composed to {len(results)} different results ({', '.join(results)}); nothing is "
             "published on this recipe. An operator must find the machine that is wrong."
         )
-    if len(known) < BUILDS_NEEDED:
-        who = ", ".join(build.builder for build in known) or "nobody"
+    if not confirmed(known):
+        who = ", ".join(sorted({name for build in known for name in shares(build)})) or "nobody"
         return (
             f"It was composed by {who} alone, and {BUILDS_NEEDED} must agree; publish it with --recompose, run "
             f"`crumb verify DIR {subject} --recompose` as a maintainer, or start a second worker."

@@ -4,27 +4,29 @@
                                      └─ another result of the same part ──> the alarm
 
 A part is a function of the recipe, so it counts whichever attempt of the job brought it, also one whose lease was lost
-meanwhile: the attempt fences off the job, and not what is true anyway. The rows of a job's parts vanish when the job is
-over; by then the composition refers to the same blobs. Composing again, to compare results, uses no parts at all.
+meanwhile: the attempt fences off the job, and not what is true anyway. The rows of a job's parts vanish once the job is
+over, and bytes that no held composition has go with them. Composing again, to compare results, uses no parts at all.
 """
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.formats.digest import weights_digest
 from registry.db.session import Database
-from registry.db.tables import ACTIVE_JOBS, STORED, BaseTensor, Blob, Job, JobPart, Model
-from registry.services.blobs import blobs
-from registry.services.composing import builds
+from registry.db.tables import ACTIVE_JOBS, STORED, BaseTensor, Blob, Job, JobPart, Model, now
+from registry.services.blobs import blobs, garbage
+from registry.services.composing import builds, holding
 from registry.services.people.actors import record
 from registry.services.queue import jobs
 from registry.storage.store import Store
 
+SWEPT_WITHIN = timedelta(hours=1)  # a worker forgets parts every few minutes
 Tensors = Sequence[tuple[str, str, Sequence[int], str]]
 
 
@@ -66,7 +68,7 @@ def add(
 ) -> bool:
     """Record a part of a composition that is under way; say whether it has the result that was recorded before.
 
-    A difference is an alarm, of which the log is told here, and the recipe by `settle`.
+    A difference is an alarm, of which the log is told here, and the recipe by `alarm`.
 
     Args:
         session: A writing transaction.
@@ -124,6 +126,12 @@ def recorded(session: Session, job_id: uuid.UUID) -> dict[str, list[JobPart]]:
     return found
 
 
+def stored_bytes(session: Session, job_id: uuid.UUID) -> int:
+    """Return the bytes that the parts of a job take where blobs are."""
+    rows = recorded(session, job_id).values()
+    return sum(next((row.size for row in results if row.blob_sha256), 0) for results in rows)
+
+
 def finished(session: Session, store: Store, job_id: uuid.UUID, *, stored: bool) -> set[str]:
     """Return the paths of the parts that need not be composed again; with `stored`, because their bytes are here."""
     rows = [row for results in recorded(session, job_id).values() for row in results]
@@ -136,28 +144,32 @@ def finished(session: Session, store: Store, job_id: uuid.UUID, *, stored: bool)
     return {row.path for row in rows if row.blob_sha256 in sound}
 
 
-def settle(session: Session, model: Model, recipe: str, tensors: Tensors, results: Mapping[str, list[JobPart]]) -> str:
-    """Record as builds that the parts of a composition came to different results; return a sentence about it.
+def alarm(session: Session, model: Model, recipe: str, job_id: uuid.UUID) -> str | None:
+    """Record as builds that the parts of a composition came to different results; return a sentence about it, if so.
 
     The builds are of those who composed the first part that differs, each with the weights digest that their result of
     it leads to. So they disagree as two compositions do, and nothing is published on the recipe.
 
     Args:
-        session: A writing transaction.
+        session: A writing transaction, with the job locked if no other result may come after.
         model: The model.
         recipe: The digest of the recipe.
-        tensors: (name, dtype, shape, sha256) of the tensors of the base.
-        results: The results of every part, of which one has more than one.
+        job_id: The job.
     """
-    path = next(path for path, rows in results.items() if len(rows) > 1)
+    results = recorded(session, job_id)
+    path = next((path for path, rows in results.items() if len(rows) > 1), None)
+    tensors = base_tensors(session, model)
+    if path is None or sum(len(rows[0].tensors) for rows in results.values()) < len(tensors):
+        return None
+    known = {build.builder: build.weights_digest for build in builds.builds_of(session, model.id, recipe)}
     builders: dict[str, str] = {}
-    for row in results[path][:2]:
-        chosen = [row, *(rows[0] for other, rows in results.items() if other != path)]
-        name = row.builder if row.builder not in builders else f"{row.builder} again"
+    for row in results[path]:
+        digest = digest_of(tensors, [row, *(rows[0] for other, rows in results.items() if other != path)])
+        name = row.builder
+        while name in builders or known.get(name, digest) != digest:
+            name += " again"
         builders[name] = row.sha256
-        digest = digest_of(tensors, chosen)
-        if not any(build.builder == name for build in builds.builds_of(session, model.id, recipe)):
-            builds.add(session, model, recipe, name, None, digest, row.device)
+        builds.add(session, model, recipe, name, None, digest, row.device)
     told = " and ".join(f"{builder} came to {sha256}" for builder, sha256 in builders.items())
     return (
         f"ALARM: weight file {path} was composed to different results: {told}. Nothing is published on this recipe; an "
@@ -184,8 +196,9 @@ def base_tensors(session: Session, model: Model) -> Tensors:
 
 
 def check(database: Database) -> list[str]:
-    """Return a sentence for each part that is left of a job that is over: its bytes are kept for nothing."""
+    """Return a sentence for each part that is left of a job that was over long ago: its bytes are kept for nothing."""
     over = select(JobPart.job_id, JobPart.path).join(Job).where(Job.state.not_in(ACTIVE_JOBS))
+    over = over.where(or_(Job.finished_at.is_(None), Job.finished_at < now() - SWEPT_WITHIN))
     with database.read() as session:
         return [
             f"The job {job_id} is over, and its part {path} is still recorded; `crumb-server gc` forgets it."
@@ -193,10 +206,38 @@ def check(database: Database) -> list[str]:
         ]
 
 
-def forget(session: Session) -> int:
-    """Delete the rows of parts of jobs that are over; return how many there were."""
-    rows = session.scalars(select(JobPart).join(Job).where(Job.state.not_in(ACTIVE_JOBS))).all()
-    for row in rows:
-        session.delete(row)
+def forget(database: Database, store: Store) -> int:
+    """Forget the parts of jobs that are over, and let go of bytes that are there for them alone; return how many.
+
+    Those of a composition that is held now stay with it.
+    """
+    over, count = select(JobPart.job_id).join(Job).where(Job.state.not_in(ACTIVE_JOBS)).distinct(), 0
+    with database.read() as session:
+        jobs_over = session.scalars(over.order_by(JobPart.job_id)).all()
+    for job_id in jobs_over:
+        with store.holding(garbage.LOCK, shared=True) as locked:  # not while a backup copies blobs
+            if not locked:
+                return count
+            with database.write() as session:
+                gone, parts = let_go(session, store, job_id)
+            holding.drop(store, gone)
+            count += parts
+    return count
+
+
+def let_go(session: Session, store: Store, job_id: uuid.UUID) -> tuple[list[str], int]:
+    """Delete the rows of a job's parts; return the digests of files to be dropped after, and how many rows.
+
+    The caller holds `garbage.LOCK`.
+    """
+    rows = session.execute(select(JobPart.path, JobPart.blob_sha256).where(JobPart.job_id == job_id)).all()
+    named = sorted({sha256 for _, sha256 in rows if sha256})
+    locked = [blob for sha256 in named if (blob := blobs.get_locked(session, sha256))]
+    session.execute(delete(JobPart).where(JobPart.job_id == job_id))
+    free = select(Blob.sha256).where(Blob.sha256.in_(named), holding.alone(), ~holding.in_held())
+    gone = set(session.scalars(free))
+    for blob in locked:
+        if blob.sha256 in gone:
+            holding.compute_from_now_on(store, blob)
     session.flush()
-    return len(rows)
+    return sorted(gone), len(rows)

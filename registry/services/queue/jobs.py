@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, delete, func, literal_column, or_, select, tuple_
+from sqlalchemy import Select, func, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry import tracing
 from registry.db.notifications import notify
-from registry.db.tables import ACTIVE_JOBS, JOB_KINDS, Job, JobPart, Model, User, now
+from registry.db.tables import ACTIVE_JOBS, JOB_KINDS, Job, Model, User, now
 from registry.errors import Forbidden, NotFound
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
@@ -154,7 +154,6 @@ def cancel(session: Session, actor: Actor, job_id: uuid.UUID) -> Job:
         record(session, actor, "job.cancel", f"{job.model} {job.subject}", model, before={"state": job.state})
     if job.state == "queued":
         job.state, job.finished_at = "cancelled", now()
-        forget_parts(session, job)
     elif job.state == "running":
         job.cancel_requested = True
     session.flush()
@@ -281,14 +280,8 @@ def end(session: Session, claim: Claim, state: str, error: str | None = None) ->
     job.state, job.error, job.finished_at, job.lease_until = state, error, now(), None
     if state == "done":
         job.progress = 1.0
-    forget_parts(session, job)
     session.flush()
     return job
-
-
-def forget_parts(session: Session, job: Job) -> None:
-    """Delete the rows of the parts of a job that is over; their bytes stay if its result refers to them."""
-    session.execute(delete(JobPart).where(JobPart.job_id == job.id))
 
 
 def release(session: Session, claim: Claim) -> None:

@@ -15,9 +15,9 @@ from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
-from registry.db.tables import AuditEvent, Blob, Build, Composition, Job, JobPart, Recipe, now
+from registry.db.tables import AuditEvent, BaseFile, Blob, Build, Composition, Job, JobPart, Recipe, now
 from registry.services.blobs import garbage
-from registry.services.composing import builds, parts
+from registry.services.composing import builds, holding, parts
 from registry.services.queue import jobs
 from registry.worker import composing, executing
 from registry.worker.worker import Worker
@@ -111,7 +111,11 @@ def test_another_worker_goes_on_with_the_files_that_are_missing(
         garbage.run(sharded.database, sharded.store, timedelta(0))
     assert sharded.store.exists(first.sha256), "it stays as long as the job lives"
     end_lease(sharded)
-    other = Worker(sharded.settings, sharded.database, sharded.store)
+    weights = select(BaseFile.sha256).where(BaseFile.path.endswith(".safetensors"))
+    with sharded.database.read() as session:
+        size = sum(session.scalars(select(Blob.size).where(Blob.sha256.in_(weights))))
+    bounded = sharded.settings.model_copy(update={"composed_bytes": size})
+    other = Worker(bounded, sharded.database, sharded.store)
     with dying_after(other, 9, monkeypatch) as recorded:
         assert other.step()
     assert recorded == [LAST]
@@ -154,19 +158,21 @@ def test_two_results_of_one_part_are_the_alarm(sharded: World, monkeypatch: pyte
         session.refresh(model, ["namespace"])
         assert not parts.add(session, sharded.store, claim, model, recipe, wrong, None, stored=False)
         assert parts.add(session, sharded.store, claim, model, recipe, wrong, None, stored=False), "it is known"
+        build = session, model, recipe, "a broken machine", None, "sha256:" + "2" * 64, "cpu"
+        builds.add(*build)
     end_lease(sharded)
     assert sharded.worker.step()
     job = rows(sharded, Job)[-1]
     assert job.state == "failed"
     assert job.error.startswith(f"ALARM: weight file {part.path} was composed to different results")
-    assert "a broken machine" in job.error
+    assert f"a broken machine again came to {'1' * 64}" in job.error, "it came to something else before"
     assert rows(sharded, JobPart) == [] == rows(sharded, Composition)
     (event,) = [event for event in events(sharded) if event.action == "recipe.alarm"]
     assert event.after["results"] == {part.sha256: sharded.worker.name, "1" * 64: "a broken machine"}
     with sharded.database.read() as session:
         assert session.get_one(Recipe, recipe).disputed
         model = session.get_one(composing.models.Model, rows(sharded, Build)[0].model_id)
-        assert len(builds.disagree(session, model, recipe)) == 2, "nothing is published on it"
+        assert len(builds.disagree(session, model, recipe)) == 3, "nothing is published on it"
     ask(sharded)
     assert sharded.worker.step(), "composed again by one, it is right; the alarm stays"
     with sharded.database.read() as session:
@@ -186,13 +192,14 @@ def test_a_job_that_is_cancelled_lets_go_of_its_parts(sharded: World, monkeypatc
         jobs.release(session, jobs.Claim(session.scalars(select(Job.id).where(Job.kind == "compose")).one(), 1, 0,
                                          "compose", "", "", {}))  # fmt: skip
     assert sharded.client("bob").post(f"/api/v1/jobs/{job['id']}/cancel").status_code == 200
+    with sharded.database.read() as session:
+        assert holding.part_bytes(session) == sum(session.get_one(Blob, sha256).size for sha256 in stored)
+    assert not holding.make_room(sharded.database, sharded.store, 1, 1), "they count"
+    assert parts.check(sharded.database) == [], "a worker's next sweep is soon"
+    sharded.worker.sweep()
     assert rows(sharded, JobPart) == []
-    with sharded.database.write() as session:
-        for blob in session.scalars(select(Blob).where(Blob.sha256.in_(stored))):
-            blob.leased_until = now() - timedelta(days=1)
-    for _ in range(2):
-        garbage.run(sharded.database, sharded.store, timedelta(0))
-    assert not any(map(sharded.store.exists, stored))
+    assert not any(map(sharded.store.exists, stored)), "though they are leased"
+    assert holding.make_room(sharded.database, sharded.store, 1, 1)
 
 
 def test_parts_of_a_job_that_is_over_are_told_and_forgotten(sharded: World, monkeypatch: pytest.MonkeyPatch) -> None:
