@@ -262,13 +262,17 @@ def connect(address: str, cpus: int, *, gpu: bool) -> "Cluster":
     import structlog
 
     from registry.extras import require_extra
-    from registry.worker.cluster.link import Away, RayLink
+    from registry.worker.cluster.link import Away, RayLink, Refused
 
     link = RayLink(address, cpus, gpu=gpu)
     require_extra("ray")
     try:
+        while not link.ready(1.0):
+            pass
         nodes = link.nodes()
         structlog.get_logger().info("cluster.joined", nodes=sorted(place.name for place in nodes.values()))
+    except Refused as why:
+        raise InvalidRequest(str(why), field="ray") from None
     except Away as why:
         structlog.get_logger().warning("cluster.away", error=str(why))
     return link

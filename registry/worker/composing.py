@@ -98,7 +98,7 @@ class Composer(Upkeep):
             )
             (folder / "README.md").write_text(card)
             files = {**others, **result["files"], "README.md": hash_file(folder / "README.md")}
-            made = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+            made = {name: folder / name for name in ("README.md", *result.get("staged", ()))}  # not what others left
             for name, file in made.items():
                 self.store.send_ahead(file, files[name], self.beating(claim))
             with self.database.write() as session:
@@ -201,7 +201,7 @@ class Composer(Upkeep):
                     **ask,
                 )
                 self.device = result["device"]
-                return result
+                return result | {"staged": list(result["sizes"]) if folder else []}
             finally:
                 if self.kept and self.device != "cuda":
                     self.kept.kill()
@@ -239,7 +239,7 @@ class Composer(Upkeep):
             self.require_room(asked.folder, (sizes[name] for name in names))
         work = Work(
             names, len(listed["files"]), asked.base, sizes, here, tensors, folder=asked.folder,
-            excerpts=asked.excerpts, excluded=asked.excluded, **ask,
+            excerpts=asked.excerpts, excluded=asked.excluded, again=asked.again, **ask,
         )  # fmt: skip
         made: list[Part] = []
         with closing(executor.compose(claim, work)) as parts_made:

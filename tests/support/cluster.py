@@ -34,6 +34,9 @@ class StandInCluster:
         self.closed = False
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
 
+    def ready(self, seconds: float) -> bool:
+        return True
+
     def nodes(self) -> dict[str, Place]:
         return dict(self.places)
 

@@ -7,8 +7,11 @@ retried by Ray: a part whose actor died is lost, and the worker decides where it
 
 import json
 import os
+import queue
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,6 +24,10 @@ LETS_IN_ANYBODY = (
     "programs on them. Start Ray with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN_PATH on every node, and set both for "
     "the worker."
 )
+
+
+class Unsafe(Exception):
+    """Whoever reaches the cluster can run programs on other machines."""
 
 
 class Actor:
@@ -62,33 +69,52 @@ class Driver:
 
     def __init__(self, pipe: Connection, cpus: int, *, gpu: bool) -> None:
         self.pipe, self.cpus, self.gpu = pipe, cpus, gpu
+        self.here = ""  # the address of this machine in the cluster
         self.held: dict[tuple[str, int], Held] = {}
         self.refs: dict[Any, tuple[str, int]] = {}
-        self.nodes: dict[str, dict[str, Any]] = {}
+        self.nodes: dict[str, dict[str, Any]] | None = None
+        self.inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    def listen(self) -> None:
+        """Take what the worker says as it comes, so that it never waits for this process, which may wait for it."""
+        with suppress(EOFError, OSError):
+            while True:
+                self.inbox.put(json.loads(self.pipe.recv_bytes()))
+        self.inbox.put(None)
 
     def run(self) -> None:
         """Work until the worker lets go of the pipe."""
+        threading.Thread(target=self.listen, name="listen", daemon=True).start()
         looked = float("-inf")
         while True:
             if time.monotonic() - looked >= LOOK_EVERY:
                 self.look()
                 looked = time.monotonic()
-            while self.pipe.poll(0.0 if self.refs else 0.25):
-                self.take(json.loads(self.pipe.recv_bytes()))
+            with suppress(queue.Empty):
+                while message := self.inbox.get(timeout=0.001 if self.refs else 0.25):
+                    self.take(message)
+                return
             self.collect()
 
     def look(self) -> None:
-        """Tell the worker which nodes there are, if it waits or that has changed; and end actors that nobody needs."""
+        """Tell the worker which nodes there are, if it waits or that has changed; and end actors that nobody needs.
+
+        Raises:
+            Unsafe: Other machines are nodes, and the cluster does not ask for a token.
+        """
+        alive = [node for node in ray().nodes() if node["Alive"]]
+        elsewhere = {node["NodeManagerAddress"] for node in alive} - {self.here, "127.0.0.1"}
+        if elsewhere and os.environ.get("RAY_AUTH_MODE") != "token":
+            raise Unsafe
         found = {
             node["NodeID"]: {
                 "name": f"ray:{node['NodeName']}",
                 "slots": slots_of(node["Resources"], self.cpus, self.gpu),
             }
-            for node in ray().nodes()
-            if node["Alive"]
+            for node in alive
         }
         usable = {key: place for key, place in found.items() if place["slots"]}
-        if not usable and not self.nodes:
+        if not usable and self.nodes is None:  # nodes that were here may come back
             what = "a GPU and " if self.gpu else ""
             why = f"No node of the cluster has {what}{self.cpus} processors; see `ray status`, and change --ray-cpus."
             self.tell({"refused": why})
@@ -107,7 +133,7 @@ class Driver:
         """Do what the worker says."""
         if "submit" in message:
             key, node = message["submit"], message["node"]
-            slots = self.nodes.get(node, {}).get("slots", 0)
+            slots = (self.nodes or {}).get(node, {}).get("slots", 0)
             free = [
                 (node, slot) for slot in range(slots) if (held := self.held.get((node, slot))) is None or not held.key
             ]
@@ -198,12 +224,10 @@ def main(number: str, address: str, cpus: str, gpu: str) -> None:
     driver = Driver(pipe, int(cpus), gpu=gpu == "1")
     try:
         ray().init(address=address, log_to_driver=False, logging_level="ERROR", namespace="crumb")
-        here = ray().util.get_node_ip_address()
-        elsewhere = {node["NodeManagerAddress"] for node in ray().nodes() if node["Alive"]} - {here, "127.0.0.1"}
-        if elsewhere and os.environ.get("RAY_AUTH_MODE") != "token":
-            driver.tell({"refused": LETS_IN_ANYBODY})
-            return
+        driver.here = ray().util.get_node_ip_address()
         driver.run()
+    except Unsafe:
+        driver.tell({"refused": LETS_IN_ANYBODY})
     except (EOFError, BrokenPipeError):  # the worker has ended
         return
     except Exception as error:

@@ -30,6 +30,10 @@ class Away(Exception):
     """The cluster does not answer."""
 
 
+class Refused(Away):
+    """The cluster has no node that could ever compose, or lets in whoever asks: it may have others, later."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A node of a cluster.
@@ -61,8 +65,15 @@ class Cluster(Protocol):
 
     cpus: int
 
+    def ready(self, seconds: float) -> bool:
+        """Connect, unless that is done, and wait for that a while; say whether it is done.
+
+        Raises:
+            Away: The cluster does not answer.
+        """
+
     def nodes(self) -> dict[str, Place]:
-        """Return the nodes that can compose now, by their ids.
+        """Return the nodes that can compose now, by their ids; it is connected.
 
         Raises:
             Away: The cluster does not answer.
@@ -102,20 +113,23 @@ class RayLink:
         self.address, self.cpus, self.gpu = check_address(address), cpus, gpu
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
-        self._nodes: dict[str, Place] = {}
+        self._nodes: dict[str, Place] | None = None
+        self._deadline = 0.0
         self._outcomes: list[Outcome] = []
         self._cancelled: set[str] = set()
         self._heard = 0.0
 
-    def connect(self) -> None:
-        """Start the process that speaks Ray, unless it runs.
+    def ready(self, seconds: float) -> bool:
+        """Start the process that speaks Ray, unless it runs; say whether it has told which nodes there are."""
+        if self._pipe is None:
+            self._begin()
+        self._listen(0.0 if self._nodes is not None else seconds)
+        if self._nodes is None and time.monotonic() >= self._deadline:
+            self.close()
+            raise Away(f"The cluster at {self.address} did not answer within {CONNECTS_WITHIN:g} seconds.")
+        return self._nodes is not None
 
-        Raises:
-            Away: The cluster does not answer.
-            InvalidRequest: It has no node that could ever compose, or lets in whoever asks.
-        """
-        if self._pipe is not None:
-            return
+    def _begin(self) -> None:
         self._pipe, theirs = Pipe()
         begin = "import sys; from registry.worker.cluster.driver import main; main(*sys.argv[1:])"
         arguments = [str(theirs.fileno()), self.address, str(self.cpus), str(int(self.gpu))]
@@ -126,19 +140,13 @@ class RayLink:
             env=os.environ | {"PYTHONSAFEPATH": "1"},
         )
         theirs.close()
-        self._nodes, self._outcomes, self._cancelled = {}, [], set()
-        deadline = time.monotonic() + CONNECTS_WITHIN
-        while not self._nodes:
-            if time.monotonic() >= deadline:
-                self.close()
-                raise Away(f"The cluster at {self.address} did not answer within {CONNECTS_WITHIN:g} seconds.")
-            self._listen(1.0)
+        self._nodes, self._outcomes, self._cancelled = None, [], set()
+        self._deadline = time.monotonic() + CONNECTS_WITHIN
 
     def nodes(self) -> dict[str, Place]:
         """Return the nodes that can compose now, by their ids."""
-        self.connect()
         self._listen(0.0)
-        return dict(self._nodes)
+        return dict(self._nodes or {})
 
     def submit(self, key: str, node: str, ask: Mapping[str, Any]) -> None:
         """Have a node compose a part."""
@@ -168,7 +176,7 @@ class RayLink:
             self._pipe = None
         if self._process is not None:
             try:
-                self._process.wait(5)
+                self._process.wait(5 if self._nodes is not None else 0)  # one that connects does not listen
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -198,7 +206,7 @@ class RayLink:
     def _take(self, message: Mapping[str, Any]) -> None:
         if "refused" in message:
             self.close()
-            raise InvalidRequest(message["refused"], field="ray")
+            raise Refused(message["refused"])
         if "away" in message:
             self.close()
             raise Away(message["away"])

@@ -6,12 +6,15 @@ data folder itself where that is shared. It has no database. A result is in the 
 shared disk, before the worker hears of it.
 """
 
-from contextlib import ExitStack
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import registry
-from registry.errors import BreadcrumbError, InvalidRequest, WrongState
+from registry.errors import BlobDamaged, BreadcrumbError, InvalidRequest, WrongState
 from registry.files.hashing import Extent
 from registry.sandboxes.sandbox import Sandbox
 from registry.settings import Settings
@@ -23,6 +26,11 @@ from registry.storage.store import Store
 from registry.worker.runner import Hung, Stillness
 
 TASK = "registry.sandboxes.parts:compose_files"
+OWN = "node-"  # how the names of staging folders of a node begin
+
+
+class CopyDamaged(Exception):
+    """The copy of a blob on this machine went bad."""
 
 
 class Node:
@@ -38,6 +46,7 @@ class Node:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.store = settings, open_node_store(settings)
         self.store.prepare()
+        self.discard_left()
         self.kept: Sandbox | None = None  # it has loaded what a composition needs, and maybe holds a base on a GPU
         self.verified = ""  # the job whose patches were hashed here
 
@@ -45,14 +54,14 @@ class Node:
         """Compose a weight file; return what became of it: `part`, `error`, or `lost` if it is to be tried elsewhere.
 
         Args:
-            ask: `registry` and `version` of the worker; `job`, the name of its staging folder; `path` and `sha256` of
-                the base's weight file; `stored`, whether to keep the result; and arguments of the task: `tensors`,
-                `patches` (their digests), `excerpts` (size and extents of those that are not needed whole), `recipe`,
-                `device`, `device_memory`, `threads`.
+            ask: `registry` and `version` of the worker; `job`, the name of its staging folder, and `key` of the
+                submission; `path` and `sha256` of the base's weight file; `stored`, whether to keep the result; and
+                arguments of the task: `tensors`, `patches` (their digests), `excerpts` (size and extents of those that
+                are not needed whole), `recipe`, `device`, `device_memory`, `threads`.
         """
         try:
             return {"part": self._compose(ask)}
-        except Hung as why:
+        except (Hung, CopyDamaged) as why:
             return {"lost": str(why)}
         except BreadcrumbError as error:
             return {"error": {"slug": error.slug, "message": error.message, "field": error.field}}
@@ -69,12 +78,7 @@ class Node:
             self.store.hold(stack, whole)
             patches = {sha256: str(self.store.path(sha256)) for sha256 in ask["patches"]}
             patches |= {each.sha256: str(self.store.hold_excerpt(stack, each)) for each in excerpts}
-            if not stored:
-                folder = None
-            elif shared:
-                folder = self.store.staging / ask["job"]
-            else:
-                folder = stack.enter_context(self.store.folder(f"{ask['job']}-{ask['sha256']}"))
+            folder = stack.enter_context(self.staging(ask["job"], ask["key"])) if stored else None
             result = self.run(
                 stored,
                 {
@@ -91,6 +95,37 @@ class Node:
             if folder is not None and not shared:
                 self.store.send_ahead(folder / path, file["sha256"])
         return {"path": path, **file, "device": result["device"], "seconds": result["seconds"]}
+
+    @contextmanager
+    def staging(self, job: str, key: str) -> Iterator[Path]:
+        """Create the folder of a submission: in the job's, where the worker sees it, or for as long as this runs.
+
+        No other submission writes there, so what a lost one leaves is taken for no result.
+        """
+        if self.store.kind == "disk":
+            folder = self.store.staging / job / key
+            with self.store.writing("a staging folder"):
+                folder.mkdir()
+            yield folder
+            return
+        with self.store.folder(f"{OWN}{key}") as folder:
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH)  # the system lets go of it if this process is killed
+                yield folder
+            finally:
+                os.close(handle)
+
+    def discard_left(self) -> None:
+        """Discard what processes of this node that were killed have left in its own folder."""
+        for folder in self.store.staging.glob(f"{OWN}*"):
+            with suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self.store.discard(folder)
+                finally:
+                    os.close(handle)
 
     def require_own(self, registry_id: str, version: str) -> None:
         """Refuse work that this machine would do with other bytes or by another program.
@@ -129,6 +164,11 @@ class Node:
                     raise Hung(f"Its process stood still for {stillness.seconds:g} seconds.")
             self.kept = sandbox
             return dict(result)
+        except BlobDamaged as error:
+            if self.store.kind == "disk" or not error.field:
+                raise
+            self.store.distrust(error.field)  # it was hashed when it came; if the object is bad, fetching it says so
+            raise CopyDamaged(str(error)) from None
         finally:
             if self.kept is None:
                 sandbox.kill()
