@@ -211,6 +211,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "model_signing": {"client.machine.signatures"},
     "optuna": {"client.trials.sampling"},
     "opentelemetry": {"registry.tracing"},
+    "ray": {"registry.worker.cluster.driver"},
 }
 
 

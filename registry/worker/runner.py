@@ -38,7 +38,7 @@ from registry.services.catalog import hub_bases
 from registry.services.queue import jobs, workers
 from registry.settings import Settings
 from registry.storage.cache import Cache
-from registry.storage.pieces import Beat
+from registry.storage.pieces import Beat, Excerpt
 from registry.storage.store import Store
 from registry.worker.metrics import WorkerMetrics
 
@@ -55,6 +55,10 @@ MOST_FETCHES = 3  # of a base, if the cache drops fetched files before they are 
 
 class Stopped(Exception):
     """The worker was asked to stop."""
+
+
+class Postponed(Exception):
+    """The job cannot be done here now, which is no fault of its own: somebody tries it again later."""
 
 
 class Hung(Exception):
@@ -111,7 +115,8 @@ class Runner:
         self.stopping = threading.Event()
         self.news = threading.Event()  # there may be a job
         self.cache = Cache(store)
-        self.device, self.seen = settings.device, float("-inf")  # where it composes; when it was last marked as seen
+        self.device: str = settings.device  # where it composes
+        self.seen = float("-inf")  # when it was last marked as seen
         self.kept: Sandbox | None = None  # a process that has composed on the GPU and keeps a base there
 
     def stop(self) -> None:
@@ -150,7 +155,7 @@ class Runner:
         Args:
             claim: The job.
             function: `module:name`.
-            keep: Whether to reuse the process that the last such task left, and to leave it for the next.
+            keep: Whether to use the process that the last task that was kept has left, and to leave it for the next.
             network: Whether the process may reach other machines; if not, the kernel prevents it where it can.
             grows: Whether the process writes much, so that it is ended when the disk has no room beside the reserve.
             done: The share of the job that is done before the task, and the share that the task does.
@@ -162,7 +167,7 @@ class Runner:
             BreadcrumbError: The task raised it; JobFailed when the process crashed.
         """
         with tracing.span(f"process {function.rpartition(':')[2]}"):
-            sandbox = self.take_kept(kwargs) if keep else None
+            sandbox = self.take_kept(function, kwargs) if keep else None
             sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
             ended = False
             try:
@@ -228,11 +233,20 @@ class Runner:
         return beat
 
     @contextlib.contextmanager
-    def here(self, claim: jobs.Claim, digests: Collection[str]) -> Iterator[None]:
-        """Keep blobs on this machine for a while, whatever they are stored in."""
+    def here(
+        self, claim: jobs.Claim, digests: Collection[str], excerpts: Collection[Excerpt] = ()
+    ) -> Iterator[dict[str, str]]:
+        """Keep blobs, and excerpts of others, on this machine for a while, whatever they are stored in.
+
+        Yields:
+            Where they are: the path of each file, by the sha256 of its blob.
+        """
+        beat = self.beating(claim)
         with contextlib.ExitStack() as stack:
-            self.store.hold(stack, digests, self.beating(claim))
-            yield
+            self.store.hold(stack, digests, beat)
+            parts = {excerpt.sha256: self.store.hold_excerpt(stack, excerpt, beat) for excerpt in excerpts}
+            paths = {sha256: self.store.path(sha256) for sha256 in digests} | parts
+            yield {sha256: str(path) for sha256, path in paths.items()}
 
     def look_at_fence(self) -> None:
         """Say in the log if jobs that read strangers' bytes can reach other machines here."""
@@ -247,13 +261,13 @@ class Runner:
         if fenced is False:
             log.warning("worker.no_fence", hint=NO_FENCE)
 
-    def take_kept(self, kwargs: dict[str, Any]) -> Sandbox | None:
-        """Call the task again in the process that was kept; None if there is none, or it has died since."""
+    def take_kept(self, function: str, kwargs: dict[str, Any]) -> Sandbox | None:
+        """Call a task in the process that was kept; None if there is none, or it has died since."""
         kept, self.kept = self.kept, None
         if kept is None:
             return None
         try:
-            kept.again(kwargs)
+            kept.again(kwargs, function)
         except OSError:
             kept.kill()
             return None

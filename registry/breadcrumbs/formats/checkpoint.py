@@ -237,6 +237,23 @@ def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOI
     return checkpoint
 
 
+@paused_collector()
+def open_files(files: Mapping[str, Path], limits: Limits = CHECKPOINT_LIMITS) -> Checkpoint:
+    """Open some weight files of a model, whatever others it has.
+
+    Args:
+        files: The files by their paths in the model's folder.
+        limits: What each header may cost.
+
+    Returns:
+        The tensors of these files; close it.
+
+    Raises:
+        InvalidCheckpoint: A file is not a sound safetensors file.
+    """
+    return Checkpoint(files, {}, limits)
+
+
 def _misplaced(index: Mapping[str, str], held: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield the tensors of which an index says another file than holds them.
 

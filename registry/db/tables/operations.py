@@ -1,4 +1,4 @@
-"""Tables of operations: jobs, workers, abuse reports, the audit log, webhooks, the policy, the id of the registry."""
+"""Tables of operations: jobs, their parts, workers, abuse reports, audit log, webhooks, policy, id of the registry."""
 
 import uuid
 from datetime import datetime
@@ -68,6 +68,29 @@ class Job(Table):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
+
+
+class JobPart(Table):
+    """One result of a part of a job: a weight file of a composition that is under way.
+
+    All results of a part must be the same; two that differ are an alarm. A part that is stored has a `blob_sha256`; of
+    others only the digests are known. `tensors` are the sha256 of the file's tensors, `negative` counts variances of
+    batch norm that became negative, both by tensor. Rows live as long as their job is not over.
+    """
+
+    __tablename__ = "job_parts"
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    blob_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    tensors: Mapped[dict[str, Any]]
+    negative: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    builder: Mapped[str] = mapped_column(String(200))
+    device: Mapped[str] = mapped_column(String(64))
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Worker(Table):

@@ -28,6 +28,7 @@ from registry.db.tables import (
     Blob,
     Composition,
     CompositionFile,
+    JobPart,
     Model,
     Patch,
     PatchRevision,
@@ -54,6 +55,7 @@ OWNERS = (
     RevisionFile.sha256,
     CompositionFile.sha256,
     ReleaseFile.sha256,
+    JobPart.blob_sha256,
     UploadSession.sha256,
 )
 

@@ -169,7 +169,7 @@ def history(session: Session, patch: Patch, limit: int) -> Sequence[PatchRevisio
 
 def tensors(session: Session, revision: PatchRevision) -> Sequence[Any]:
     """Return what a checked revision does to each tensor, in name order, as rows of a PatchTensor's columns."""
-    columns = (column for column in PatchTensor.__table__.c if column.name != "revision_id")
+    columns = (column for column in PatchTensor.__table__.c if column.name not in ("revision_id", "extents"))
     query = select(*columns).where(PatchTensor.revision_id == revision.id).order_by(PatchTensor.position)
     return session.execute(query).all()
 

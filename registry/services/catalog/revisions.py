@@ -10,6 +10,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Check, Job, Model, Patch, PatchRevision, PatchTensor
+from registry.db.tables.patches import MEASURED
 from registry.errors import InvalidRequest, WrongState
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import beside, models, norms, patches
@@ -171,7 +172,7 @@ def finish_check(
     """Record what a worker read in a sound file, and open the patch for composing."""
     rows = [{"revision_id": revision.id, "position": at, **tensor} for at, tensor in enumerate(contents["tensors"])]
     session.execute(insert(PatchTensor), rows)
-    for name in ("nnz", "density", "drop_bottom", "drop_top", "granularity", "value_dtype", "rounding", "base_norm"):
+    for name in MEASURED:
         setattr(revision, name, contents[name])
     beside.finish_check(session, revision, contents["beside"])
     revision.norm = math.sqrt(math.fsum(tensor["l2"] ** 2 for tensor in contents["tensors"]))

@@ -7,6 +7,7 @@ is published on the recipe until an operator has found out which.
 
 import uuid
 from collections.abc import Collection, Sequence
+from itertools import combinations
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, or_, select
@@ -18,7 +19,7 @@ from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 
 Found = TypeVar("Found")
-BUILDS_NEEDED = 2  # that agree, before a release can be published
+BUILDS_NEEDED = 2  # that agree and have nobody in common, before a release can be published
 
 
 def add(
@@ -29,8 +30,19 @@ def add(
     actor: Actor | None,
     weights_digest: str,
     device: str,
+    nodes: Sequence[str] | None = None,
 ) -> Build:
     """Add a build. Does nothing if the same builder came to the same result before.
+
+    Args:
+        session: A writing transaction.
+        model: The model.
+        digest: Of the recipe.
+        builder: Who composed it.
+        actor: The user who did, if it was no worker.
+        weights_digest: The result.
+        device: Where.
+        nodes: Who composed its files, where that is not the builder alone.
 
     Raises:
         WrongState: The same builder came to another result before.
@@ -51,6 +63,7 @@ def add(
         user_id=actor.user_id if actor else None,
         weights_digest=weights_digest,
         device=device,
+        nodes=sorted(nodes) if nodes else None,
     )
     recipe = session.get_one(Recipe, digest, with_for_update={"key_share": True}, populate_existing=True)
     session.add(build)
@@ -61,9 +74,22 @@ def add(
     return build
 
 
-def add_rebuild(session: Session, model: Model, digest: str, worker: str, weights_digest: str, device: str) -> None:
-    """Record that a worker composed again what another had composed; a difference is an alarm."""
-    add(session, model, digest, worker, None, weights_digest, device)
+def add_rebuild(
+    session: Session,
+    model: Model,
+    digest: str,
+    worker: str,
+    weights_digest: str,
+    device: str,
+    nodes: Sequence[str] | None = None,
+) -> None:
+    """Record that a worker composed again what another had composed; a difference is an alarm.
+
+    `nodes` are those of the build, see `add`. A worker that has built it before has done so again, on other nodes.
+    """
+    while nodes and any(build.builder == worker for build in builds_of(session, model.id, digest)):
+        worker += " again"
+    add(session, model, digest, worker, None, weights_digest, device, nodes)
     after = {"recipe": digest, "weights_digest": weights_digest, "builder": worker}
     action = "recipe.alarm" if disagree(session, model, digest) else "recipe.rebuilt"
     record(session, None, action, model.full_name, model, after=after)
@@ -148,6 +174,16 @@ def disagree(session: Session, model: Model, digest: str) -> list[str]:
     return different if len(different) > 1 else []
 
 
+def shares(build: Build) -> frozenset[str]:
+    """Return who has composed a build: its builder, or the nodes and workers that composed its files."""
+    return frozenset(build.nodes or [build.builder])
+
+
+def confirmed(known: Sequence[Build]) -> bool:
+    """Say whether two of a recipe's builds have nobody in common: a machine that is wrong cannot be in both."""
+    return any(shares(one).isdisjoint(shares(other)) for one, other in combinations(known, BUILDS_NEEDED))
+
+
 def dispute(results: Sequence[str], known: Sequence[Build], subject: str) -> str | None:
     """Say why a release cannot be published: only one builder, or results that differ; None if it can.
 
@@ -164,8 +200,8 @@ def dispute(results: Sequence[str], known: Sequence[Build], subject: str) -> str
             f"ALARM: {subject} was composed to {len(results)} different results ({', '.join(results)}); nothing is "
             "published on this recipe. An operator must find the machine that is wrong."
         )
-    if len(known) < BUILDS_NEEDED:
-        who = ", ".join(build.builder for build in known) or "nobody"
+    if not confirmed(known):
+        who = ", ".join(sorted({name for build in known for name in shares(build)})) or "nobody"
         return (
             f"It was composed by {who} alone, and {BUILDS_NEEDED} must agree; publish it with --recompose, run "
             f"`crumb verify DIR {subject} --recompose` as a maintainer, or start a second worker."

@@ -95,6 +95,22 @@ def test_what_is_written_is_read_back_and_passes_the_check(tmp_path):
         assert tensor.linf == float(values.abs().max())
 
 
+def test_each_part_of_a_file_is_hashed_by_itself_when_asked(tmp_path):
+    path, info = make(tmp_path, BASE, TUNED, MaskParams("0.99", "0"))
+    data = path.read_bytes()
+    with open_checkpoint(tmp_path / "base") as base:
+        assert check_patch(path, info.base, base.tensors).header is None
+        report = check_patch(path, info.base, base.tensors, extents=True)
+    assert report.sha256 == info.sha256
+    assert (report.header.start, report.header.stop) == (0, 8 + int.from_bytes(data[:8], "little"))
+    _, entries = take_apart(data)
+    parts = [extent for tensor in report.tensors for extent in tensor.extents]
+    assert [data[part.start : part.stop] for part in parts] == [bytes(content) for *_, content in entries]
+    assert parts[-1].stop == len(data)
+    for part in (report.header, *parts):
+        assert part.sha256 == hashlib.sha256(data[part.start : part.stop]).hexdigest()
+
+
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_an_unmasked_patch_applied_gives_the_tuned_model_where_it_can_be_exact(tmp_path_factory, data):
