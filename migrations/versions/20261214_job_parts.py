@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "d3b96f0e5a17"
-down_revision: str | None = "b5e07d3f91ac"
+down_revision: str | None = "c2f81d6e40b7"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

@@ -14,7 +14,7 @@ import typer
 
 import registry
 from registry import tracing
-from registry.cli.common import ConfigFile, Data, Migrate, claim, open_store, prepare, settings_for
+from registry.cli.common import ConfigFile, Data, Migrate, claim, open_store, parse_size, prepare, settings_for
 from registry.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from registry.db.session import Database
     from registry.server.edge.serving import Server
+    from registry.services.queue.abilities import Ability
     from registry.settings import Settings
     from registry.worker.cluster.link import Cluster
     from registry.worker.metrics import WorkerMetrics
@@ -36,15 +37,16 @@ def make_worker(
     database: "Database | None" = None,
     metrics: "WorkerMetrics | None" = None,
     cluster: "Cluster | None" = None,
+    ability: "Ability | None" = None,
 ) -> "Worker":
     """Return a worker on the settings' store and database; one that is open in this process notifies it directly."""
     from registry.db.session import open_database
     from registry.worker.worker import Worker
 
     database = database or open_database(settings.database)
-    made = Worker(settings, database, open_store(settings, database), metrics)
-    made.cluster = cluster
-    return made
+    worker = Worker(settings, database, open_store(settings, database), metrics)
+    worker.cluster, worker.ability = cluster, ability or worker.ability
+    return worker
 
 
 @contextmanager
@@ -203,10 +205,14 @@ def serve_by_many(
 
 
 def run_worker(
-    settings: "Settings", ready: Callable[[], None], metrics: "WorkerMetrics", cluster: "Cluster | None" = None
+    settings: "Settings",
+    ready: Callable[[], None],
+    metrics: "WorkerMetrics",
+    cluster: "Cluster | None" = None,
+    ability: "Ability | None" = None,
 ) -> None:
     """Run a worker and a courier, which count what they do, until a signal ends them."""
-    runner = make_worker(settings, metrics=metrics, cluster=cluster)
+    runner = make_worker(settings, metrics=metrics, cluster=cluster, ability=ability)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: runner.stop())
     ready()
@@ -218,6 +224,19 @@ def worker(
     data: Data = None,
     config: ConfigFile = None,
     migrate: Migrate = True,
+    jobs: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="Take only jobs of these kinds, with commas: import, check, diff, compose, rebuild, conflicts.",
+        ),
+    ] = "",
+    most_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Leave jobs that work on more bytes of files (base, patches, result), like 200GB."
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Answer Prometheus at this port, at /metrics; 0 picks a free one."),
@@ -237,9 +256,11 @@ def worker(
     the settings in the environment of `ray start` there. REGISTRY_DEVICE=cuda reserves a GPU for each.
     """
     from registry.logs import configure_logs
+    from registry.services.queue.abilities import Ability, parse_kinds
     from registry.worker.metrics import WorkerMetrics, serving_metrics
 
     settings = settings_for(data, config)
+    ability = Ability(parse_kinds(jobs), None if most_bytes is None else parse_size(most_bytes, "most-bytes"))
     configure_logs(settings.log_format)
     prepare(settings, migrates=migrate, own=True)
     claim(settings)
@@ -249,7 +270,7 @@ def worker(
         if metrics_port is not None:
             port = stack.enter_context(serving_metrics(metrics, metrics_host, metrics_port, settings.metrics_token))
             print(f"Metrics at http://{metrics_host}:{port}/metrics", flush=True)
-        run_worker(settings, lambda: None, metrics, cluster)
+        run_worker(settings, lambda: None, metrics, cluster, ability)
 
 
 def connect(address: str, cpus: int, *, gpu: bool) -> "Cluster":

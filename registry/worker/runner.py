@@ -34,8 +34,9 @@ from registry.errors import (
 )
 from registry.files.folders import concerns_weights
 from registry.sandboxes.sandbox import Sandbox
-from registry.services.catalog import hub_bases
+from registry.services.catalog import hub_bases, models
 from registry.services.queue import jobs, workers
+from registry.services.queue.abilities import Ability
 from registry.settings import Settings
 from registry.storage.cache import Cache
 from registry.storage.pieces import Beat, Excerpt
@@ -50,6 +51,7 @@ NO_FENCE = (
     "Processes that read strangers' files can reach the network, since the kernel gives this user no namespaces; "
     "allow them (on Linux: sysctl user.max_user_namespaces, and AppArmor's rules), or let a firewall fence them in."
 )
+MOST_BASES = 16  # that a worker remembers
 MOST_FETCHES = 3  # of a base, if the cache drops fetched files before they are used
 
 
@@ -118,6 +120,10 @@ class Runner:
         self.device: str = settings.device  # where it composes
         self.seen = float("-inf")  # when it was last marked as seen
         self.kept: Sandbox | None = None  # a process that has composed on the GPU and keeps a base there
+        self.ability = Ability()
+        self.bases: dict[
+            str, set[str]
+        ] = {}  # that it has worked on, with the digests of their files, the last one last
 
     def stop(self) -> None:
         """Have this worker end soon, and give back the job that is running then."""
@@ -132,8 +138,13 @@ class Runner:
     def be_seen(self, session: Session) -> None:
         """Mark this worker as seen, every few seconds."""
         if self.is_unseen:
-            workers.mark_seen(session, self.name, self.device)
+            workers.mark_seen(session, self.name, self.device, self.ability.kinds, self.ability.most_bytes)
             self.seen = time.monotonic()
+
+    def can_now(self) -> Ability:
+        """Return what this worker can do, with the bases that it has worked on and that are still here."""
+        here = (base for base, files in self.bases.items() if all(self.cache.locate(file).is_file() for file in files))
+        return replace(self.ability, bases=frozenset(here))
 
     def model(self, session: Session, claim: jobs.Claim) -> Model:
         """Return the model that a job is about."""
@@ -317,8 +328,14 @@ class Runner:
         with self.database.read() as session:
             model = self.model(session, claim)
             remote = hub_bases.remote(session, model)
+            files = {file.path: file.sha256 for file in models.base_files(session, model)}
         with self.fetched(claim, model.source or "", remote):
             yield
+        if model.base_digest is not None:
+            self.bases.pop(model.base_digest, None)
+            self.bases[model.base_digest] = concerning(files)
+            while len(self.bases) > MOST_BASES:
+                del self.bases[next(iter(self.bases))]
 
     def readable(self, files: dict[str, str]) -> dict[str, str]:
         """Return the paths of the files that hold or describe the weights: safetensors, indexes, components, config."""

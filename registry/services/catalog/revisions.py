@@ -163,7 +163,8 @@ def add_revision(
     beside.add(session, revision, dict(contribution.files), sizes)
     payload = {"revision_id": str(revision.id)}
     subject = f"#{patch.number}" if revision.number == 1 else f"#{patch.number}.{revision.number}"
-    return jobs.enqueue(session, user, "check", f"check:{revision.id}", model, subject, payload)
+    more = sum(sizes.values())
+    return jobs.enqueue(session, user, "check", f"check:{revision.id}", model, subject, payload, more_bytes=more)
 
 
 def finish_check(

@@ -6,13 +6,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import (
     BaseFile,
+    Blob,
     Composition,
     CompositionFile,
     Job,
@@ -107,7 +108,14 @@ def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -
 
 def enqueue(session: Session, user_id: uuid.UUID, model: Model, digest: str) -> Job:
     """Return the job that composes a recipe on a model, which is enqueued only once."""
-    return jobs.enqueue(session, user_id, "compose", job_key(model, digest), model, digest, {"recipe": digest})
+    key, more = job_key(model, digest), bytes_of_patches(session, digest)
+    return jobs.enqueue(session, user_id, "compose", key, model, digest, {"recipe": digest}, more_bytes=more)
+
+
+def bytes_of_patches(session: Session, digest: str) -> int:
+    """Return how many bytes the files of a recipe's patches have together."""
+    sizes = select(func.coalesce(func.sum(Blob.size), 0)).join(RecipeItem, RecipeItem.sha256 == Blob.sha256)
+    return int(session.scalars(sizes.where(RecipeItem.recipe_digest == digest)).one())
 
 
 def job_key(model: Model, digest: str) -> str:

@@ -167,7 +167,8 @@ def ask(session: Session, actor: Actor, model: Model, revisions: Sequence[PatchR
     subject = ", ".join(names)
     subject = subject if len(subject) <= SUBJECT_LENGTH else f"{len(names)} patches"
     payload = {"patches": digests, "pairs": missing}
-    job = jobs.enqueue(session, actor.user_id, "conflicts", key, model, subject, payload)
+    more = sum(revision.size for revision in revisions)
+    job = jobs.enqueue(session, actor.user_id, "conflicts", key, model, subject, payload, more_bytes=more)
     if (job.shared, job.cancel_requested) != before:
         record(session, actor, "conflict.ask", model.full_name, model, after={"patches": names})
     return job

@@ -259,7 +259,8 @@ def doubt(session: Session, key: uuid.UUID) -> None:
     if composition is not None:
         model, digest = session.get_one(Model, composition.model_id), composition.recipe_digest
         again = compositions.rebuild_key(model, digest)
-        jobs.enqueue(session, model.creator_id, "rebuild", again, model, digest, {"recipe": digest})
+        more = compositions.bytes_of_patches(session, digest)
+        jobs.enqueue(session, model.creator_id, "rebuild", again, model, digest, {"recipe": digest}, more_bytes=more)
 
 
 def check(database: Database) -> list[str]:

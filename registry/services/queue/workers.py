@@ -1,5 +1,6 @@
 """Workers: each marks itself as seen every few seconds, under the name that its jobs have."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,19 +28,24 @@ def is_alive(seen_at: datetime) -> bool:
     return abs(now() - seen_at) < ALIVE_FOR
 
 
-def mark_seen(session: Session, name: str, device: str) -> None:
+def mark_seen(
+    session: Session, name: str, device: str, kinds: Sequence[str] | None = None, most_bytes: int | None = None
+) -> None:
     """Record that a worker is alive.
 
     Args:
         session: A writing transaction.
         name: The worker's name, as in its jobs and builds.
         device: Where it composes: `auto`, `cpu`, `cuda`.
+        kinds: The kinds of jobs that it takes; None for all.
+        most_bytes: Most bytes of files that a job of it may work on; None for any number.
     """
     row = session.get(Worker, name, with_for_update=True)  # or its row could be deleted meanwhile
     if row is None:
-        session.add(Worker(name=name, device=device))
-    else:
-        row.device, row.seen_at = device, now()
+        row = Worker(name=name)
+        session.add(row)
+    row.device, row.seen_at = device, now()
+    row.kinds, row.most_bytes = None if kinds is None else list(kinds), most_bytes
     session.flush()
 
 
