@@ -5,8 +5,8 @@ import uuid
 from registry.errors import BlobDamaged
 from registry.services.blobs import damage
 from registry.services.catalog import beside, models, patches, revisions
-from registry.services.composing import repeats
 from registry.services.queue import jobs
+from registry.services.releasing import repeats
 from registry.worker.runner import Runner, concerning
 
 

@@ -9,7 +9,7 @@ import torch
 from registry.breadcrumbs.checking.repeats import check_repeats
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.db.tables import now
-from registry.services.composing.repeats import main_release
+from registry.services.releasing.repeats import main_release
 from tests.support.community import Community
 from tests.support.makers import changed, fine_tuned, make_checkpoint, make_patch, read_weights
 
