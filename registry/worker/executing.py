@@ -5,6 +5,7 @@ records them; the job's row stays the truth, and its lease is renewed meanwhile.
 """
 
 import hashlib
+import time
 import uuid
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping
@@ -28,7 +29,7 @@ from registry.services.composing.parts import Part, Tensors
 from registry.services.queue import jobs
 from registry.storage.pieces import Excerpt
 from registry.worker.cluster.link import Away, Cluster, Outcome, Place
-from registry.worker.runner import Postponed, Runner
+from registry.worker.runner import VERIFIED_FOR, Postponed, Runner
 
 AT_ONCE = 4
 """Weight files that a process composes before they are recorded: as many as it has in work at a time."""
@@ -127,8 +128,11 @@ class Processes:
     def compose(self, claim: jobs.Claim, work: Work) -> Made:
         """Compose weight files, `AT_ONCE` at a time; see `Executor`."""
         settings, before = self.runner.settings, work.total - len(work.names)
+        verified_at = float("-inf")
         for first in range(0, len(work.names), AT_ONCE):
             batch = work.names[first : first + AT_ONCE]
+            fresh = time.monotonic() - verified_at < VERIFIED_FOR
+            verified_at = verified_at if fresh else time.monotonic()
             made = self.runner.in_sandbox(
                 claim,
                 "registry.sandboxes.parts:compose_files",
@@ -143,7 +147,7 @@ class Processes:
                 out=None if work.folder is None else str(work.folder),
                 device=settings.device,
                 device_memory=settings.device_memory,
-                verified=first > 0,
+                verified=fresh,
             )
             for name, file in made["files"].items():
                 seconds = made["seconds"] / len(batch)

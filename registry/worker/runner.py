@@ -52,6 +52,7 @@ NO_FENCE = (
     "allow them (on Linux: sysctl user.max_user_namespaces, and AppArmor's rules), or let a firewall fence them in."
 )
 MOST_BASES = 16  # that a worker remembers
+VERIFIED_FOR = 60.0  # seconds after which a job hashes its patches again: disks lose bits, and it may take hours
 MOST_FETCHES = 3  # of a base, if the cache drops fetched files before they are used
 
 

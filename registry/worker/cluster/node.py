@@ -8,6 +8,7 @@ shared disk, before the worker hears of it.
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from registry.storage.bucket_store import BucketStore
 from registry.storage.cache import Cache
 from registry.storage.pieces import Excerpt
 from registry.storage.store import Store
-from registry.worker.runner import Hung, Stillness
+from registry.worker.runner import VERIFIED_FOR, Hung, Stillness
 
 TASK = "registry.sandboxes.parts:compose_files"
 OWN = "node-"  # how the names of staging folders of a node begin
@@ -48,7 +49,7 @@ class Node:
         self.store.prepare()
         self.discard_left()
         self.kept: Sandbox | None = None  # it has loaded what a composition needs, and maybe holds a base on a GPU
-        self.verified = ""  # the job whose patches were hashed here
+        self.verified, self.verified_at = "", 0.0  # the job whose patches were hashed here, and when
 
     def compose(self, ask: dict[str, Any]) -> dict[str, Any]:
         """Compose a weight file; return what became of it: `part`, `error`, or `lost` if it is to be tried elsewhere.
@@ -79,6 +80,8 @@ class Node:
             patches = {sha256: str(self.store.path(sha256)) for sha256 in ask["patches"]}
             patches |= {each.sha256: str(self.store.hold_excerpt(stack, each)) for each in excerpts}
             folder = stack.enter_context(self.staging(ask["job"], ask["key"])) if stored else None
+            began = time.monotonic()
+            fresh = ask["job"] == self.verified and began - self.verified_at < VERIFIED_FOR
             result = self.run(
                 stored,
                 {
@@ -86,11 +89,12 @@ class Node:
                     "patches": patches,
                     "excerpts": {each.sha256: each.listed for each in excerpts},
                     "out": None if folder is None else str(folder),
-                    "verified": ask["job"] == self.verified,
+                    "verified": fresh,
                     **{key: ask[key] for key in ("tensors", "recipe", "device", "device_memory", "threads")},
                 },
             )
-            self.verified = ask["job"]
+            if not fresh:
+                self.verified, self.verified_at = ask["job"], began
             file: dict[str, Any] = result["files"][path]
             if folder is not None and not shared:
                 self.store.send_ahead(folder / path, file["sha256"])
