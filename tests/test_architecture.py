@@ -142,6 +142,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "registry.storage": SERVER_SIDE | {"registry.sandboxes"},
     "registry.outside.hub": {"registry.sandboxes", "registry.server", "registry.services", "registry.worker"},
     "registry.outside.egress": {"registry.outside", "registry.services.events", "registry.worker.courier"},
+    "registry.outside.primary": {"registry.cli", "registry.worker.mirror"},
     "registry.outside.issuers": {"registry.outside.provider", "registry.server.edge.providers"},
     "registry.outside.provider": {"registry.server.edge.providers"},
     "registry.outside.mail": {"registry.worker.mailer"},
@@ -152,7 +153,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "registry.worker": {"registry.cli"},
     "registry.sandboxes": {"registry.cli", "registry.server", "registry.worker"},
     "registry.settings": {"registry.cli", "registry.server", "registry.worker"},
-    "registry.schemas": {"registry.server", "client"},
+    "registry.schemas": {"registry.server", "registry.worker.mirror", "client"},
     "torch": {  # for GPUs alone; what runs on a CPU does without it
         "registry.breadcrumbs.comparing.cuda_engine",
         "registry.breadcrumbs.comparing.torch_engine",
@@ -207,8 +208,8 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "joserfc": {"registry.outside.issuers", "registry.outside.provider"},
     "boto3": {"registry.storage.s3"},
     "botocore": {"registry.storage.bucket", "registry.storage.multipart", "registry.storage.s3"},
-    "cryptography": {"client.machine.signatures"},
-    "model_signing": {"client.machine.signatures"},
+    "cryptography": {"registry.documents.signing.bundles"},
+    "model_signing": {"registry.documents.signing.bundles"},
     "optuna": {"client.trials.sampling"},
     "opentelemetry": {"registry.tracing"},
 }
