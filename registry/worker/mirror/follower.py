@@ -18,7 +18,7 @@ from registry import schemas
 from registry.db.audit import FIRST_HASH
 from registry.db.session import Database
 from registry.db.tables import AuditEvent, Mirror, Model
-from registry.errors import BreadcrumbError, DigestMismatch, HistoryChanged, NotFound, WrongState
+from registry.errors import BreadcrumbError, DigestMismatch, HistoryChanged, NotFound, Unavailable, WrongState
 from registry.outside.primary import Primary
 from registry.services.mirroring import imports, mirrors
 from registry.services.mirroring.carried import Part
@@ -57,10 +57,19 @@ class Follower(Verifier):
     def begin(self) -> None:
         """Find out who the primary is, and whether this registry may follow it.
 
+        If the primary does not answer, a mirror that has followed it before asks it again later.
+
         Raises:
             BreadcrumbError: It may not, or the primary does not answer; the message says what to do.
         """
-        found = reading.head(self.primary, 0)
+        try:
+            found = reading.head(self.primary, 0)
+        except Unavailable:
+            with self.database.read() as session:
+                mirror = mirrors.find(session)
+            if mirror is None or mirror.stopped or list(self.names) not in ([], mirror.names):
+                raise
+            return
         assert found.registry is not None
         if self.names:
             shown = set(reading.models(self.primary).values())
@@ -73,7 +82,7 @@ class Follower(Verifier):
         """Follow until `stop` is called.
 
         Raises:
-            HistoryChanged, DigestMismatch: The primary's past is another one, or it gave what is not sound.
+            HistoryChanged: The primary's past is another one; a person has to look at it.
             WrongState: This registry was promoted meanwhile.
         """
         pause = FIRST_PAUSE
