@@ -22,7 +22,12 @@ class Group(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that the first argument names, or `follow` for an address."""
-        return super().resolve_command(ctx, ["follow", *args] if args and ADDRESS in args[0] else args)
+        return super().resolve_command(ctx, self.spell_out(args))
+
+    @staticmethod
+    def spell_out(args: list[str]) -> list[str]:
+        """Return arguments with the command that was left out."""
+        return ["follow", *args] if args and ADDRESS in args[0] else args
 
 
 mirror = typer.Typer(

@@ -35,9 +35,8 @@ def model(
     card: bool = True,
     role: Role | None = None,
     known: Sequence[str] | None = None,
-    primary: str | None = None,
 ) -> schemas.Model:
-    """Return the shape of a model, with the caller's role on it, its tags if they are `known`, and its `primary`."""
+    """Return the shape of a model, with the caller's role on it, and its tags if they are `known`."""
     return schemas.Model(
         name=row.full_name,
         creator=row.creator,
@@ -54,7 +53,7 @@ def model(
         size=row.size,
         patches=row.patch_count,
         role=role.word if role is not None else None,
-        primary=primary,
+        primary=row.primary,
         card=row.card if card else None,
         tags=known,
         downloads=row.downloads_30d,
@@ -84,10 +83,10 @@ def find_ready(session: Session, name: str) -> Model:
 
 def show(session: Session, actor: Actor | None, row: Model) -> schemas.Model:
     """Return a model, with the job that imports it, the caller's role on it, and where it is mirrored from."""
-    role, primary = access.role_on(session, actor, row), access.primary_of(session, row.id)
-    if primary is not None:
+    role = access.role_on(session, actor, row)
+    if row.primary is not None:
         role = min(role, Role.CONTRIBUTOR)  # whatever somebody is at the primary, here they read
-    return model(row, models.import_job(session, row), role=role, primary=primary)
+    return model(row, models.import_job(session, row), role=role)
 
 
 def listing(
