@@ -25,22 +25,30 @@ def upgrade() -> None:
         sa.Column("asked_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("problem", sa.Text(), nullable=True),
         sa.Column("stopped", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("promoted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("id = 1", name=op.f("ck_mirrors_one")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_mirrors")),
     )
     op.create_table(
         "mirrored_rows",
-        sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("complete", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("kind IN ('model', 'user', 'namespace')", name=op.f("ck_mirrored_rows_kind")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_mirrored_rows")),
+        sa.PrimaryKeyConstraint("kind", "id", name=op.f("pk_mirrored_rows")),
     )
-    op.create_index("ix_mirrored_rows_kind", "mirrored_rows", ["kind"])
+    op.create_table(
+        "mirrored_files",
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("sha256", name=op.f("pk_mirrored_files")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("mirrored_files")
     op.drop_table("mirrored_rows")
     op.drop_table("mirrors")

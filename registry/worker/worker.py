@@ -404,5 +404,6 @@ class Worker(Upkeep):
         with self.database.write() as session:
             jobs.hold(session, claim)
             model = self.model(session, claim)
-            builds.add_rebuild(session, model, recipe.digest, self.name, result["weights_digest"], result["device"])
+            made = result["weights_digest"], result["device"], result["files"]
+            builds.add_rebuild(session, model, recipe.digest, self.name, *made)
             jobs.end(session, claim, "done")

@@ -560,7 +560,7 @@ class ReleaseLives(Lives):
             if who in PEOPLE:
                 builds.attest(session, actor, model, digest, weights, "cpu")
             else:
-                builds.add_rebuild(session, model, digest, who, weights, "cpu")
+                builds.add_rebuild(session, model, digest, who, weights, "cpu", {})
 
         self.attempt(expected, who if who in PEOPLE else "chief", "build.report", do)
         if expected is None:

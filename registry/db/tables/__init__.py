@@ -64,7 +64,7 @@ from registry.db.tables.contents import (
     UploadSession,
 )
 from registry.db.tables.declare import Table, UTCDateTime, after, now
-from registry.db.tables.mirrors import Mirror, MirroredRow
+from registry.db.tables.mirrors import Mirror, MirroredFile, MirroredRow
 from registry.db.tables.news import MailAddress, Mention, WatchedModel
 from registry.db.tables.operations import (
     ACTIVE_JOBS,
@@ -138,6 +138,7 @@ __all__ = [
     "MailAddress",
     "Mention",
     "Mirror",
+    "MirroredFile",
     "MirroredRow",
     "Model",
     "ModelDownloads",

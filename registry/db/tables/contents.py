@@ -139,7 +139,12 @@ class Model(Table):
     )
     primary: Mapped[str | None] = column_property(
         select(Mirror.url)
-        .where(select(MirroredRow.id).where(MirroredRow.id == id).correlate_except(MirroredRow).exists())
+        .where(
+            select(MirroredRow.id)
+            .where(MirroredRow.kind == "model", MirroredRow.id == id)
+            .correlate_except(MirroredRow)
+            .exists()
+        )
         .correlate_except(Mirror)
         .scalar_subquery()
     )

@@ -6,14 +6,15 @@ is published on the recipe until an operator has found out which.
 """
 
 import uuid
-from collections.abc import Collection, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Build, Model, Recipe
+from registry.db.tables import BaseFile, Build, Composition, CompositionFile, Model, Recipe
 from registry.errors import InvalidRequest, WrongState
+from registry.files.folders import is_weights
 from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 
@@ -61,11 +62,37 @@ def add(
     return build
 
 
-def add_rebuild(session: Session, model: Model, digest: str, worker: str, weights_digest: str, device: str) -> None:
-    """Record that a worker composed again what another had composed; a difference is an alarm."""
+def add_rebuild(
+    session: Session,
+    model: Model,
+    digest: str,
+    worker: str,
+    weights_digest: str,
+    device: str,
+    files: Mapping[str, str],
+) -> None:
+    """Record that a worker composed again what another had composed; a difference is an alarm.
+
+    Args:
+        session: A writing transaction.
+        model: The model.
+        digest: The recipe.
+        worker: Who composed it.
+        weights_digest: What it came to.
+        device: Where.
+        files: The weight files, digests by path; a mirror has those of the composition by its primary's word.
+    """
     add(session, model, digest, worker, None, weights_digest, device)
-    after = {"recipe": digest, "weights_digest": weights_digest, "builder": worker}
-    action = "recipe.alarm" if disagree(session, model, digest) else "recipe.rebuilt"
+    after: dict[str, Any] = {"recipe": digest, "weights_digest": weights_digest, "builder": worker}
+    composed = select(Composition.id).where(Composition.model_id == model.id, Composition.recipe_digest == digest)
+    rows = session.scalars(select(CompositionFile).where(CompositionFile.composition_id.in_(composed)))
+    base = session.scalars(select(BaseFile).where(BaseFile.model_id == model.id))
+    due = {file.path: file.sha256 for file in base} | dict(files)
+    others = sorted(row.path for row in rows if is_weights(row.path) and due.get(row.path) != row.sha256)
+    if others:
+        after["files"] = others
+        session.get_one(Recipe, digest, with_for_update={"key_share": True}, populate_existing=True).disputed = True
+    action = "recipe.alarm" if others or disagree(session, model, digest) else "recipe.rebuilt"
     record(session, None, action, model.full_name, model, after=after)
 
 

@@ -45,7 +45,8 @@ class Space:
 class Document:
     """A part of a model: its rows by table, each with its columns by name, and the files that they name.
 
-    `blobs` has size and place of each file by its digest; the place is `here`, `hub` or `composed`.
+    `blobs` has size and place of each file by its digest; the place is `here`, `hub` or `composed`. `unsigned` are the
+    keys of releases that are not taken over until they are signed.
     """
 
     part: Part
@@ -54,6 +55,7 @@ class Document:
     recipe: recipes.Recipe | None
     rows: Mapping[type[Table], list[dict[str, Any]]]
     blobs: Mapping[str, tuple[int, str]]
+    unsigned: frozenset[uuid.UUID] = frozenset()
 
     def of(self, table: type[Table]) -> list[dict[str, Any]]:
         """Return the rows of a table."""

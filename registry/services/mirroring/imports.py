@@ -7,50 +7,43 @@ can be touched. What a primary never changes, such as the digest of a revision, 
 a composition, has to be what it was: otherwise its past is another one, and a person has to look at it.
 """
 
-import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import delete, null, select
+from sqlalchemy import delete, func, null, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import (
-    BaseFile,
     BaseTensor,
     Blob,
     Build,
     Channel,
-    ChannelMove,
     Composition,
     CompositionFile,
+    Evaluation,
     MirroredRow,
     Model,
     ModelTrigram,
     Namespace,
     NamespaceMember,
-    Patch,
     PatchRevision,
-    Recipe,
     Release,
     ReleaseFile,
-    RevisionFile,
     Table,
     User,
+    now,
 )
-from registry.documents import commits, manifest
+from registry.documents import commits
 from registry.errors import DigestMismatch, HistoryChanged, InvalidRequest, WrongState
-from registry.services.blobs import blobs, quotas
 from registry.services.catalog import models, patches, search, tags
-from registry.services.composing import builds, compositions
-from registry.services.mirroring.carried import CHANGING_SEALED, SEALED, TABLES, Carried, queries
+from registry.services.composing import compositions
+from registry.services.mirroring import files, recipes
+from registry.services.mirroring.carried import CHANGING_SEALED, SEALED, TABLES, Carried, Part, queries
 from registry.services.mirroring.documents import Document, Person, Space
 from registry.services.people.names import skeleton
-from registry.services.queue import jobs
 from registry.storage.store import Store
-
-FILES = (BaseFile, RevisionFile, CompositionFile, ReleaseFile)  # tables of files, each with a digest
 
 
 @dataclass(frozen=True)
@@ -91,18 +84,21 @@ def apply(session: Session, store: Store, document: Document, contents: Contents
         for name in TABLES[table].people:
             if any(row[name] is not None and row[name] not in known for row in rows):
                 raise InvalidRequest(f"A row of {TABLES[table].name} names a user who did not come with it.")
-    charge(session, document)
-    refer(session, document)
+    files.check_places(session, document)
+    files.charge(session, document)
+    files.refer(session, document)
     model = take_model(session, document)
     if document.recipe is not None:
         compositions.save(session, document.recipe)
     digest = document.recipe.digest if document.recipe else None
     here = set(session.scalars(select(Blob.sha256).where(Blob.sha256.in_(document.blobs))))
     carried = list(queries(model, document.part, digest))[1:]
-    wanted = {one.table: fit(session, model, one, document, here) for one, _ in carried}
+    wanted = {one.table: files.fit(session, model, one, document, here) for one, _ in carried}
     existing = {one.table: {key_of(one, row): row for row in session.scalars(query).all()} for one, query in carried}
+    if existing.get(Release) or document.of(Release):
+        keep_moving(session, existing, document)
     for one, _ in reversed(carried):
-        drop(session, one, existing[one.table], wanted[one.table])
+        drop(session, one, existing[one.table], document.of(one.table))
     for one, _ in carried:
         for values in wanted[one.table]:
             merge(session, model, one, existing[one.table].get(key_in(one, values)), values)
@@ -115,16 +111,17 @@ def apply(session: Session, store: Store, document: Document, contents: Contents
         take_base(session, store, model, contents.base)
     take_revisions(session, model, document, contents, here)
     if document.of(Composition) or document.of(Release):
-        check_recipe(session, model, document)
+        recipes.check_recipe(session, model, document)
     return model
 
 
 def complete(session: Session, store: Store, model: Model, visibility: str) -> None:
     """Show a model of which all parts are here, to whom the primary shows it."""
-    row = session.get_one(MirroredRow, model.id)
+    row = session.get_one(MirroredRow, ("model", model.id))
     row.complete, model.visibility = True, visibility
-    files = {file.path: file.sha256 for file in models.base_files(session, model)}
-    tags.rewrite(session, model, models.model_type(store, files))
+    row.completed_at = row.completed_at or now()
+    base = {file.path: file.sha256 for file in models.base_files(session, model)}
+    tags.rewrite(session, model, models.model_type(store, base))
     session.flush()
 
 
@@ -140,10 +137,11 @@ def take_person(session: Session, person: Person) -> None:
     """
     user = session.get(User, person.id)
     if user is None:
+        require_new(session, person.id, person.name)
         user = User(id=person.id, name=person.name, is_program=person.is_program, display_name=person.display_name)
         require_free(session, person.name, person.namespace)
         session.add_all([user, MirroredRow(id=person.id, kind="user", complete=True)])
-    elif session.get(MirroredRow, person.id) is None or user.name != person.name:
+    elif session.get(MirroredRow, ("user", person.id)) is None or user.name != person.name:
         raise InvalidRequest(f"The key of {person.name} is that of an account of this registry.")
     else:
         user.display_name = person.display_name
@@ -162,12 +160,23 @@ def take_space(session: Session, space: Space) -> None:
     """
     row = session.get(Namespace, space.id)
     if row is None:
+        require_new(session, space.id, space.name)
         require_free(session, space.name, space.id)
         session.add(Namespace(id=space.id, name=space.name, skeleton=skeleton(space.name), kind=space.kind))
         session.add(MirroredRow(id=space.id, kind="namespace", complete=True))
         session.flush()
-    elif session.get(MirroredRow, space.id) is None or row.name != space.name:
+    elif session.get(MirroredRow, ("namespace", space.id)) is None or row.name != space.name:
         raise InvalidRequest(f"The key of the namespace {space.name} is that of one of this registry.")
+
+
+def require_new(session: Session, key: uuid.UUID, subject: str) -> None:
+    """Refuse a key that a user, a namespace or a model already has.
+
+    Raises:
+        InvalidRequest: One has it.
+    """
+    if any(session.get(table, key) is not None for table in (User, Namespace, Model)):
+        raise InvalidRequest(f"The key of {subject} is that of something else of this registry.")
 
 
 def require_free(session: Session, name: str, key: uuid.UUID) -> None:
@@ -184,66 +193,6 @@ def require_free(session: Session, name: str, key: uuid.UUID) -> None:
         )
 
 
-# Files -----------------------------------------------------------------------------------------------------------
-
-
-def refer(session: Session, document: Document) -> None:
-    """Add rows for files whose bytes are elsewhere, and keep those that are here.
-
-    Raises:
-        WrongState: A file that came just now is gone again.
-    """
-    wanted = sorted(sha256 for sha256, (_, place) in document.blobs.items() if place == "here")
-    missing = set(wanted) - blobs.lease(session, wanted).keys()
-    if missing:
-        raise WrongState(f"The file {min(missing)} is not here any more; it is fetched again.")
-    for sha256, (size, place) in sorted(document.blobs.items()):
-        if place != "here":
-            blobs.refer(session, sha256, size, "remote" if place == "hub" else "computed")
-
-
-def charge(session: Session, document: Document) -> None:
-    """Count the files for the namespaces that use them, before the rows are added."""
-    stored = {sha256 for sha256, (_, place) in document.blobs.items() if place == "here"}
-    base = {row["sha256"] for row in document.of(BaseFile)} & stored
-    if base:
-        quotas.charge(session, document.space.id, base)
-    authors = {row["id"]: row["author_id"] for row in document.of(Patch)}
-    spaces = {person.id: person.namespace for person in document.people}
-    used: dict[uuid.UUID, set[str]] = {}
-    owners: dict[Any, uuid.UUID | None] = {
-        row["id"]: spaces.get(authors[row["patch_id"]]) if row["patch_id"] in authors else None
-        for row in document.of(PatchRevision)
-    }
-    named = [(row["id"], row["sha256"]) for row in document.of(PatchRevision) if row["state"] == "checked"]
-    named += [(row["revision_id"], row["sha256"]) for row in document.of(RevisionFile)]
-    for revision, sha256 in named:
-        if (space := owners.get(revision)) is not None:
-            used.setdefault(space, set()).add(sha256)
-    for space, digests in sorted(used.items(), key=lambda pair: str(pair[0])):
-        quotas.charge(session, space, digests & stored)
-
-
-def fit(session: Session, model: Model, one: Carried, document: Document, here: set[str]) -> list[dict[str, Any]]:
-    """Return the rows of a table that can be added: what they name is here, or else comes with an event of its own."""
-    rows = document.of(one.table)
-    if one.table in FILES:
-        rows = [row for row in rows if row["sha256"] in here]
-    if one.table is ReleaseFile:
-        named = {row["revision_id"] for row in rows} - {None}
-        mine = select(PatchRevision.id).join(Patch, Patch.id == PatchRevision.patch_id)
-        known = set(session.scalars(mine.where(Patch.model_id == model.id, PatchRevision.id.in_(named))))
-        rows = [{**row, "revision_id": row["revision_id"] if row["revision_id"] in known else None} for row in rows]
-    if one.table in (Channel, ChannelMove):
-        named = {row["release_id"] for row in rows} - {None}
-        known = set(session.scalars(select(Release.id).where(Release.model_id == model.id, Release.id.in_(named))))
-        rows = [row for row in rows if row["release_id"] is None or row["release_id"] in known]
-    if one.table is ChannelMove:
-        channels = {row["id"] for row in fit(session, model, TABLES[Channel], document, here)}
-        rows = [row for row in rows if row["channel_id"] in channels]
-    return rows
-
-
 # Rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -257,18 +206,33 @@ def key_in(one: Carried, values: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(values[name] for name in one.keys)
 
 
-def drop(session: Session, one: Carried, existing: dict[tuple[Any, ...], Any], wanted: list[dict[str, Any]]) -> None:
-    """Delete rows that are gone at the primary.
+def keep_moving(
+    session: Session, existing: Mapping[type[Table], dict[tuple[Any, ...], Any]], document: Document
+) -> None:
+    """Leave alone releases that are cut again from another recipe: their rows come, or were, with that one's part."""
+    named = {row["id"] for row in document.of(Release)}
+    gone = {row.id for row in existing[Release].values() if row.state not in SEALED} - named
+    for table in (Release, ReleaseFile, Evaluation):
+        rows = existing[table]
+        for key in [key for key, row in rows.items() if (row.id if table is Release else row.release_id) in gone]:
+            del rows[key]
+    came = select(Release.id).where(Release.id.in_(named), Release.state.not_in(SEALED))
+    for row in session.scalars(select(ReleaseFile).where(ReleaseFile.release_id.in_(came))).all():
+        existing[ReleaseFile].setdefault(key_of(TABLES[ReleaseFile], row), row)
+
+
+def drop(session: Session, one: Carried, existing: dict[tuple[Any, ...], Any], told: list[dict[str, Any]]) -> None:
+    """Delete rows that are gone at the primary, which are those that it does not tell of, whether they fit or not.
 
     Raises:
         HistoryChanged: Such a row is never deleted.
     """
-    kept = {key_in(one, values) for values in wanted}
+    kept = {key_in(one, values) for values in told}
     for key in existing.keys() - kept:
         row = existing.pop(key)
         if one.table is Build:
             continue  # of a worker of this registry, or before the composition was deleted
-        if not one.vanishing:
+        if not one.vanishing or (isinstance(row, ReleaseFile) and is_sealed(session, row)):
             raise changed(f"a row of {one.name} is gone ({', '.join(map(str, key))})")
         if isinstance(row, ReleaseFile | CompositionFile):
             session.execute(
@@ -278,6 +242,11 @@ def drop(session: Session, one: Carried, existing: dict[tuple[Any, ...], Any], w
         else:
             session.delete(row)
             session.flush()
+
+
+def is_sealed(session: Session, file: ReleaseFile) -> bool:
+    """Say whether a file is of a release that was published."""
+    return session.get_one(Release, file.release_id).state in SEALED
 
 
 def merge(session: Session, model: Model, one: Carried, row: Any, values: Mapping[str, Any]) -> None:
@@ -320,10 +289,11 @@ def take_model(session: Session, document: Document) -> Model:
     values = document.model
     if values["namespace_id"] != document.space.id or values["state"] != "ready":
         raise InvalidRequest("The model is in another namespace than its own, or has no base.")
-    known, row = session.get(MirroredRow, values["id"]), session.get(Model, values["id"])
+    known, row = session.get(MirroredRow, ("model", values["id"])), session.get(Model, values["id"])
     if (known is None) != (row is None):
         raise InvalidRequest(f"The key of {values['name']} is that of a model of this registry.")
     if row is None or known is None:
+        require_new(session, values["id"], values["name"])
         mine = Model.namespace_id == values["namespace_id"], Model.name == values["name"]
         if session.scalar(select(Model.id).where(*mine)) is not None:
             raise changed(f"{document.space.name}/{values['name']} is another model than before")
@@ -336,7 +306,8 @@ def take_model(session: Session, document: Document) -> Model:
         search.write(session, row)
         return row
     before = row.name
-    visibility = values["visibility"] if known.complete else "private"
+    # One that is read once more stays as it is, which is private if the primary hid it; see `complete`.
+    visibility = values["visibility"] if known.complete or values["visibility"] == "private" else row.visibility
     merge(session, row, TABLES[Model], row, {**values, "visibility": visibility})
     session.flush()
     if row.name != before:
@@ -351,8 +322,8 @@ def take_base(session: Session, store: Store, model: Model, contents: dict[str, 
     Raises:
         DigestMismatch: The base is another one than the primary says.
     """
-    files = {file.path: file.sha256 for file in models.base_files(session, model)}
-    if contents["weights_digest"] != model.base_digest or model.base_commit not in (None, commits.commit_id(files)):
+    base = {file.path: file.sha256 for file in models.base_files(session, model)}
+    if contents["weights_digest"] != model.base_digest or model.base_commit not in (None, commits.commit_id(base)):
         raise DigestMismatch(
             f"The base of {model.full_name} has the digest {contents['weights_digest']}, and the primary says "
             f"{model.base_digest}."
@@ -379,6 +350,18 @@ def take_revisions(session: Session, model: Model, document: Document, contents:
     session.flush()
 
 
+def count_published(session: Session, model: uuid.UUID) -> int:
+    """Return how many published releases of a model are here."""
+    query = select(func.count()).select_from(Release).where(Release.model_id == model, Release.state.in_(SEALED))
+    return session.scalars(query).one()
+
+
+def channels_of(session: Session, model: uuid.UUID) -> list[Part]:
+    """Return the parts of the channels of a model that are here."""
+    names = session.scalars(select(Channel.name).where(Channel.model_id == model).order_by(Channel.name))
+    return [Part("channel", name) for name in names]
+
+
 def unread(session: Session, document: Document) -> list[dict[str, Any]]:
     """Return the rows of checked revisions whose bytes can be had and were not looked into here."""
     rows = [row for row in document.of(PatchRevision) if row["state"] == "checked" and row["sha256"] in document.blobs]
@@ -386,58 +369,3 @@ def unread(session: Session, document: Document) -> list[dict[str, Any]]:
     query = select(PatchRevision.id).where(PatchRevision.id.in_(keys), PatchRevision.nnz.is_not(None))
     known = set(session.scalars(query))
     return [row for row in rows if row["id"] not in known]
-
-
-# Recipes and releases --------------------------------------------------------------------------------------------
-
-
-def check_recipe(session: Session, model: Model, document: Document) -> None:
-    """Hold what is composed to one digest, releases to their manifests, and have what was published composed here.
-
-    Raises:
-        DigestMismatch: A release is not what its manifest says.
-    """
-    assert document.recipe is not None
-    digest = document.recipe.digest
-    results = set(builds.results(session, model, [digest])[digest])
-    results |= {row["weights_digest"] for row in document.of(Composition)}
-    if len(results) > 1:
-        session.get_one(Recipe, digest).disputed = True
-    published = [row for row in document.of(Release) if row["state"] in SEALED]
-    for row in published:
-        check_release(document, row)
-    others = {row["builder"] for row in document.of(Build)}
-    ours = any(build.builder not in others for build in builds.builds_of(session, model.id, digest))
-    if published and not ours and document.of(Composition):
-        key, asker = compositions.rebuild_key(model, digest), published[0]["publisher_id"] or model.creator_id
-        jobs.enqueue(session, asker, "rebuild", key, model, digest, {"recipe": digest})
-    session.flush()
-
-
-def check_release(document: Document, row: Mapping[str, Any]) -> None:
-    """Refuse a release that is not what its manifest says.
-
-    Raises:
-        DigestMismatch: It differs; the message says in what.
-        InvalidRequest: There is no sound manifest.
-    """
-    assert document.recipe is not None
-    told = manifest.read_manifest((row["manifest"] or "").encode())
-    files = {file["path"]: file["sha256"] for file in document.of(ReleaseFile) if file["release_id"] == row["id"]}
-    texts = {name: hashlib.sha256((row[name] or "").encode()).hexdigest() for name in ("card", "changelog")}
-    weights = {one["weights_digest"] for one in document.of(Composition)}
-    held = {
-        "version": told.version == row["version"],
-        "base": told.base == document.model["base_digest"],
-        "recipe": told.recipe.digest == document.recipe.digest,
-        "weights": weights <= {told.weights_digest},
-        "files": {file.path: file.sha256 for file in told.files} == files,
-        "card": told.card_sha256 == texts["card"],
-        "changelog": told.changelog_sha256 == texts["changelog"],
-        "commit": row["commit"] == commits.commit_id(files),
-    }
-    if wrong := [name for name, right in held.items() if not right]:
-        raise DigestMismatch(
-            f"The release {row['version']} of {document.space.name}/{document.model['name']} is not what its manifest "
-            f"says: {', '.join(wrong)}."
-        )

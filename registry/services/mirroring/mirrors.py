@@ -10,19 +10,20 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.audit import append_later
-from registry.db.tables import AuditEvent, Mirror, MirroredRow, Model, now
+from registry.db.tables import AuditEvent, Mirror, MirroredFile, MirroredRow, Model, now
 from registry.errors import HistoryChanged, InvalidRequest, WrongState
 from registry.services.operating import identity
 from registry.services.people.actors import record
 
 
 def find(session: Session, *, lock: bool = False) -> Mirror | None:
-    """Return which registry this one follows; None if it follows none."""
-    return session.get(Mirror, 1, with_for_update=lock, populate_existing=lock)
+    """Return which registry this one follows; None if it follows none, or none any more."""
+    mirror = session.get(Mirror, 1, with_for_update=lock, populate_existing=lock)
+    return mirror if mirror is not None and mirror.promoted_at is None else None
 
 
 def require(session: Session) -> Mirror:
@@ -42,11 +43,17 @@ def begin(session: Session, url: str, registry_id: uuid.UUID, names: Sequence[st
 
     Raises:
         InvalidRequest: It is the registry itself, or a copy of it.
-        WrongState: This registry follows another one, or was stopped.
+        HistoryChanged: This registry follows another one.
+        WrongState: It was stopped, or promoted.
     """
     if identity.read_id(session) == str(registry_id):
         raise InvalidRequest(f"{url} is this registry itself, or a copy of it with the same id; a mirror has its own.")
-    mirror = find(session, lock=True)
+    mirror = session.get(Mirror, 1, with_for_update=True, populate_existing=True)
+    if mirror is not None and mirror.promoted_at is not None:
+        raise WrongState(
+            f"This registry followed {mirror.url} and was promoted at {mirror.promoted_at:%Y-%m-%d %H:%M}; it follows "
+            "none any more. Disable the service that starts this; a new mirror begins in an empty folder."
+        )
     if mirror is None:
         mirror = Mirror(id=1, url=url, registry_id=registry_id, names=sorted(names) or None, head=head)
         session.add(mirror)
@@ -100,14 +107,24 @@ def advance(session: Session, cursor: int, digest: str, events: Collection[Audit
 
 def shown(session: Session) -> dict[uuid.UUID, str]:
     """Return the full names of the models that are mirrored completely and that somebody may see, by their keys."""
-    complete = select(MirroredRow.id).where(MirroredRow.kind == "model", MirroredRow.complete)
-    return {model.id: model.full_name for model in session.scalars(select(Model).where(Model.id.in_(complete)))}
+    return named(session, MirroredRow.complete.is_(True))
+
+
+def not_hidden(session: Session) -> dict[uuid.UUID, str]:
+    """Return the full names of all mirrored models but those that were hidden, by their keys."""
+    return named(session, or_(MirroredRow.complete, Model.visibility != "private"))
+
+
+def named(session: Session, condition: ColumnElement[bool]) -> dict[uuid.UUID, str]:
+    """Return the full names of the mirrored models of which a condition holds, by their keys."""
+    query = select(Model).join(MirroredRow, and_(MirroredRow.kind == "model", MirroredRow.id == Model.id))
+    return {model.id: model.full_name for model in session.scalars(query.where(condition))}
 
 
 def hide(session: Session, keys: Collection[uuid.UUID]) -> None:
     """Show models to nobody that the primary shows no longer; what is here of them stays, in case it does again."""
     for key in sorted(keys, key=str):
-        row, model = session.get_one(MirroredRow, key), session.get_one(Model, key)
+        row, model = session.get_one(MirroredRow, ("model", key)), session.get_one(Model, key)
         row.complete = False
         if model.visibility != "private":
             before, model.visibility = {"visibility": model.visibility}, "private"
@@ -154,7 +171,7 @@ def tell(found: dict[str, Any]) -> str:
 
 
 def restart(session: Session) -> Mirror:
-    """Have everything taken over once more, whatever the primary's past is by now."""
+    """Have everything taken over once more, whatever the primary's past is by now; what is shown stays so meanwhile."""
     mirror = require(session)
     mirror.cursor, mirror.hash, mirror.stopped, mirror.problem = None, None, False, None
     session.execute(update(MirroredRow).where(MirroredRow.kind == "model").values(complete=False))
@@ -183,8 +200,9 @@ def promote(session: Session, *, sure: bool) -> dict[str, Any]:
             "until `crumb-server mirror status` says that all is here, or give --force to go without them."
         )
     told = {"url": mirror.url, "registry": str(mirror.registry_id), "serial": mirror.cursor, "hash": mirror.hash}
-    session.delete(mirror)
+    mirror.promoted_at = now()
     session.execute(delete(MirroredRow))
+    session.execute(delete(MirroredFile))
     session.flush()
     record(session, None, "mirror.promote", mirror.url, after=told)
     return told

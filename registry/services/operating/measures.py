@@ -112,7 +112,7 @@ def of_bucket(session: Session, least: int) -> list[Measure]:
 def of_mirror(session: Session) -> list[Measure]:
     """Return how far this registry is behind the one that it follows; nothing if it follows none."""
     mirror = session.get(Mirror, 1)
-    if mirror is None:
+    if mirror is None or mirror.promoted_at is not None:
         return []
     behind = max(0, mirror.head - (mirror.cursor or 0))
     current = seconds_since(mirror.current_at or mirror.created_at)

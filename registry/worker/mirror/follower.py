@@ -11,6 +11,7 @@ killed mirror does some of it again, and ends where one that was not killed does
 import time
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import structlog
 
@@ -34,6 +35,18 @@ WAIT = 20  # seconds for which the primary is asked to wait for a change
 LOCK = "mirror.lock"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds after a round that failed
 LIST_EVERY = 600.0  # seconds, after which it is looked which models are still shown, whatever the feed says
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was taken over: the key of the model, who may see it at the primary, and channels that are to be read again.
+
+    A channel may lead to a release that comes later; it is read once more when a release was published.
+    """
+
+    model: uuid.UUID
+    visibility: str
+    late: list[Part]
 
 
 class Follower(Verifier):
@@ -177,46 +190,48 @@ class Follower(Verifier):
         """Take over models that are not here, and hide those that the primary shows no longer."""
         there = {key: name for key, name in reading.models(self.primary).items() if self.follows(mirror, name)}
         with self.database.read() as session:
-            here = mirrors.shown(session)
+            here, seen = mirrors.shown(session), mirrors.not_hidden(session)
         for key, name in there.items():
             if key not in here:
                 self.take_whole(name)
-        if gone := here.keys() - there.keys():
+        if gone := seen.keys() - there.keys():
             with self.database.write() as session:
                 mirrors.hide(session, gone)
         self.listed = time.monotonic()
 
     def take_whole(self, name: str) -> None:
         """Take over a model, part by part, and show it once all of them are here."""
-        model = visibility = None
+        taken = None
         try:
             for part in reading.parts(self.primary, name):
-                model, visibility = self.take(name, part)
+                taken = self.take(name, part)
         except NotFound as why:
             self.lose(name, why)
             return
-        if model is None or visibility is None:
+        if taken is None:
             return
         with self.database.write() as session:
             mirrors.require(session)
-            row = session.get_one(Model, model)
-            imports.complete(session, self.store, row, visibility)
+            row = session.get_one(Model, taken.model)
+            imports.complete(session, self.store, row, taken.visibility)
             record(session, None, "model.mirrored", row.full_name, row, after={"primary": self.primary.url})
         log.info("mirror.model", model=name)
 
-    def take(self, name: str, part: Part) -> tuple[uuid.UUID, str]:
-        """Take over a part of a model; return its key, and who may see it at the primary."""
+    def take(self, name: str, part: Part) -> Taken:
+        """Take over a part of a model."""
         self.beating(None)()  # type: ignore[arg-type]
         document = reading.document(self.primary, name, part)
         if f"{document.space.name}/{document.model['name']}" != name:
             raise DigestMismatch(f"{self.primary.url} gives another model for {name}.")
         self.fetch(name, document)
-        self.check_signatures(document)
+        document = self.check_signatures(document)
         contents = self.look_into(document)
         with self.database.write() as session:
             mirrors.require(session)
+            before = imports.count_published(session, document.model["id"])
             model = imports.apply(session, self.store, document, contents)
-            return model.id, document.model["visibility"]
+            late = imports.channels_of(session, model.id) if imports.count_published(session, model.id) > before else []
+            return Taken(model.id, document.model["visibility"], late)
 
     # Changes -----------------------------------------------------------------------------------------------------
 
@@ -228,16 +243,23 @@ class Follower(Verifier):
         for change in page.items:
             if self.follows(mirror, change.model):
                 wanted[change.model, reading.part_of(change)] = None
-        whole = set[str]()
+        whole, late = set[str](), dict[tuple[str, Part], None]()
         for name, part in wanted:
             if name not in known and name not in whole:
                 whole.add(name)
                 self.take_whole(name)
             elif name in known:
-                try:
-                    self.take(name, part)
-                except NotFound as why:
-                    self.lose(name, why)
+                late |= dict.fromkeys((name, channel) for channel in self.take_again(name, part))
+        for name, part in late:
+            self.take_again(name, part)
+
+    def take_again(self, name: str, part: Part) -> list[Part]:
+        """Take over a part of a model that is here; return the channels that may lead to what came with it."""
+        try:
+            return self.take(name, part).late
+        except NotFound as why:
+            self.lose(name, why)
+            return []
 
     def lose(self, name: str, why: NotFound) -> None:
         """Look at the list of models soon: one of them is not there, or has no base yet."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from registry import schemas
-from registry.errors import InvalidRequest
+from registry.errors import InvalidRequest, Unavailable
 from registry.files.names import HEX256
 from registry.outside.primary import Primary
 from registry.services.mirroring import documents
@@ -18,6 +18,7 @@ from registry.services.mirroring.exports import FORMAT
 
 MOST_PAGES = 10_000  # of one list
 EVENTS = 500  # of one answer
+ATTEMPTS = 3  # to read all pages of a part without a change of the model meanwhile
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
@@ -88,17 +89,35 @@ def changes(primary: Primary, since: int, wait: int) -> schemas.ChangePage:
 def document(primary: Primary, model: str, part: Part) -> Document:
     """Return a part of a model.
 
+    Pages are read in turn, so a row that goes meanwhile would move another one out of sight. What changes the model has
+    an event, and then all of them are read again.
+
     Raises:
         InvalidRequest: It is not sound.
         NotFound: The model is not there any more, or has no base.
+        Unavailable: It changed each time.
     """
+    pages = pages_of(primary, model, part, 1)
+    if pages[-1].next is None:
+        return join(part, pages)
+    for _ in range(ATTEMPTS):
+        serial = head(primary, 0).serial
+        pages = pages_of(primary, model, part, MOST_PAGES)
+        meanwhile = changes(primary, serial, 0)
+        if len(meanwhile.items) < EVENTS and all(change.model != model for change in meanwhile.items):
+            return join(part, pages)
+    raise Unavailable(f"{model} changes all the time at {primary.url}; {part} is read again later.")
+
+
+def pages_of(primary: Primary, model: str, part: Part, most: int) -> list[schemas.MirrorRowPage]:
+    """Return the pages of a part, or the first ones."""
     pages, skip = list[schemas.MirrorRowPage](), 0
-    for _ in range(MOST_PAGES):
+    for _ in range(most):
         raw = primary.get(f"/models/{model}/mirror/rows", part=str(part), skip=skip)
         pages.append(read(schemas.MirrorRowPage, raw))
         following = pages[-1].next
-        if following is None:
-            return join(part, pages)
+        if following is None or most == 1:
+            return pages
         if following <= skip:
             break
         skip = following

@@ -7,6 +7,7 @@ A file becomes a blob as soon as it is whole, leased for a day, so that an inter
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from registry.files.folders import concerns_weights
 from registry.outside.primary import Primary
 from registry.services.blobs import blobs
 from registry.services.catalog import hub_bases, models
-from registry.services.mirroring import imports
+from registry.services.mirroring import files, imports
 from registry.services.mirroring.carried import SEALED
 from registry.services.mirroring.documents import Document
 from registry.services.mirroring.imports import Contents
@@ -49,7 +50,7 @@ class Verifier(Runner):
         return beat
 
     def fetch(self, model: str, document: Document) -> None:
-        """Have all files here that can be had.
+        """Have all files here that can be had; one that is here for others alone has to be sent all the same.
 
         Raises:
             DigestMismatch: The primary sends other bytes.
@@ -57,8 +58,8 @@ class Verifier(Runner):
         """
         wanted = {sha256: size for sha256, (size, place) in document.blobs.items() if place == "here"}
         with self.database.write() as session:
-            present = blobs.lease(session, wanted)
-        for sha256 in sorted(wanted.keys() - present.keys()):
+            present = files.granted(session, wanted)
+        for sha256 in sorted(wanted.keys() - present):
             self.fetch_one(model, sha256, wanted[sha256])
 
     def fetch_one(self, model: str, sha256: str, size: int) -> None:
@@ -79,6 +80,7 @@ class Verifier(Runner):
         self.store.send_ahead(staged, sha256, beat)
         with self.database.write() as session:
             blobs.register(session, self.store, staged, sha256, size)
+            files.record_sent(session, sha256)
         log.info("mirror.file", model=model, sha256=sha256, bytes=size)
 
     def look_into(self, document: Document) -> Contents:
@@ -99,14 +101,14 @@ class Verifier(Runner):
 
     def read_base(self, document: Document) -> dict[str, Any]:
         """Read the tensors of a base, as a job of an import does."""
-        files = {row["path"]: row["sha256"] for row in document.of(BaseFile)}
+        base = {row["path"]: row["sha256"] for row in document.of(BaseFile)}
         remote = [
             hub_bases.HubFile(path, document.blobs[sha256][0], sha256)
-            for path, sha256 in files.items()
+            for path, sha256 in base.items()
             if document.blobs[sha256][1] == "hub"
         ]
-        with self.files_here(document.model["source"], remote, files):
-            found: dict[str, Any] = self.look("import_base", "the base", files=self.readable(files))
+        with self.files_here(document.model["source"], remote, base):
+            found: dict[str, Any] = self.look("import_base", "the base", files=self.readable(base))
         return found
 
     def read_patch(self, document: Document, row: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +116,7 @@ class Verifier(Runner):
         with self.database.read() as session:
             model = session.get_one(Model, document.model["id"])
             tensors = models.base_tensors(session, model)
-            files = {file.path: file.sha256 for file in models.base_files(session, model)}
+            base = {file.path: file.sha256 for file in models.base_files(session, model)}
             remote = hub_bases.remote(session, model)
         beside = {
             file["path"]: file["sha256"] for file in document.of(RevisionFile) if file["revision_id"] == row["id"]
@@ -123,7 +125,7 @@ class Verifier(Runner):
             raise Unavailable(f"The primary does not send the file {min(missing)} of a patch now.")
         if row["base_digest"] != model.base_digest:
             raise DigestMismatch(f"The patch {row['sha256']} is for another base than {model.full_name}.")
-        with self.files_here(model.source, remote, files, [row["sha256"], *beside.values()]):
+        with self.files_here(model.source, remote, base, [row["sha256"], *beside.values()]):
             found: dict[str, Any] = self.look(
                 "check_patch",
                 f"the patch {row['sha256']} of {model.full_name}",
@@ -131,8 +133,8 @@ class Verifier(Runner):
                 sha256=row["sha256"],
                 base=model.base_digest,
                 tensors=tensors,
-                files=self.readable(files),
-                beside={path: self.pair(sha256, files.get(path)) for path, sha256 in beside.items()},
+                files=self.readable(base),
+                beside={path: self.pair(sha256, base.get(path)) for path, sha256 in beside.items()},
             )
         return found
 
@@ -141,12 +143,12 @@ class Verifier(Runner):
         self,
         source: str | None,
         remote: Collection[hub_bases.HubFile],
-        files: dict[str, str],
+        paths: dict[str, str],
         others: Collection[str] = (),
     ) -> Iterator[None]:
         """Have files on this machine for a while; those of a base by reference come from the Hub."""
         elsewhere = {file.name for file in remote}
-        stored = {sha256 for path, sha256 in files.items() if concerns_weights(path)} - elsewhere
+        stored = {sha256 for path, sha256 in paths.items() if concerns_weights(path)} - elsewhere
         with self.fetched(NOBODY, source or "", list(remote)), ExitStack() as stack:
             self.store.hold(stack, {*stored, *others}, self.beating(NOBODY))
             yield
@@ -164,15 +166,22 @@ class Verifier(Runner):
                 raise DigestMismatch(f"The primary calls {what} sound, and here it is refused: {why}") from why
             raise
 
-    def check_signatures(self, document: Document) -> None:
+    def check_signatures(self, document: Document) -> Document:
         """Hold the signatures of releases to their manifests, and to the keys of the settings, if there are any.
+
+        Returns:
+            The document; if there are keys, it leaves out releases that nobody has signed yet.
 
         Raises:
             DigestMismatch, InvalidRequest: One is of another manifest, or by no such key.
         """
-        for row in document.of(Release):
-            if row["signature"] is not None and row["state"] in SEALED:
+        published = [row for row in document.of(Release) if row["state"] in SEALED]
+        for row in published:
+            if row["signature"] is not None:
                 verify(row["manifest"] or "", row["signature"], self.settings)
+        if not self.settings.mirror_keys:
+            return document
+        return replace(document, unsigned=frozenset(row["id"] for row in published if row["signature"] is None))
 
 
 def verify(manifest: str, signature: str, settings: Settings) -> None:
