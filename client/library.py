@@ -173,6 +173,7 @@ def push_patch(
     title: str,
     *,
     base: str | Path | None = None,
+    tuned_from: str | None = None,
     keep: str | Path | None = None,
     weights_only: bool = False,
     message: str = "",
@@ -199,6 +200,7 @@ def push_patch(
         model: NS/NAME, where the patch goes.
         title: One line on what it does.
         base: A local copy of the base, or its Hub id; the registry's, from the cache if it is there, when None.
+        tuned_from: What it was tuned from in place of the base: a release, like 1.2.0, or another revision.
         keep: Where to keep the patch file that is made.
         weights_only: Whether to leave out the files beside the weights, like a config or a chat template that differs.
         message: A longer description.
@@ -237,6 +239,7 @@ def push_patch(
             model,
             title,
             base=base,
+            tuned_from=tuned_from,
             keep=None if keep is None else Path(keep),
             weights_only=weights_only,
             drafts=drafts,

@@ -39,6 +39,7 @@ EXTRAS = {  # import name -> the smallest extra that brings it; extras bring tho
     "OpenSSL": "sign",
     "optuna": "optuna",
     "opentelemetry": "otel",
+    "ray": "ray",
     "sklearn": "demo",
     "transformers": "demo",
 }

@@ -10,7 +10,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MiB = 2**20
 GiB = 2**30
-HUGGING_FACE = "https://huggingface.co"  # the provider, whatever the Hub of bases is
 
 
 class Settings(BaseSettings):
@@ -310,11 +309,20 @@ class Settings(BaseSettings):
     @field_validator("mail_from")
     @classmethod
     def check_sender(cls, value: str, known: ValidationInfo) -> str:
-        """Refuse a mail server without a sender, and a password that would travel in clear."""
+        """Refuse a mail server without a sender."""
         if known.data.get("smtp_host") and "@" not in parseaddr(value)[1]:
             raise ValueError("REGISTRY_SMTP_HOST needs an address that mails come from")
-        if known.data.get("smtp_user") and known.data.get("smtp_security") == "none":
-            raise ValueError("REGISTRY_SMTP_USER needs a connection that REGISTRY_SMTP_SECURITY encrypts")
+        return value
+
+    @field_validator("smtp_user", "smtp_password")
+    @classmethod
+    def check_sign_in(cls, value: Any, known: ValidationInfo) -> Any:
+        """Refuse what cannot be sent, and a password that would travel in clear."""
+        said = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not said.isascii():
+            raise ValueError("it can only be sent if it is ASCII")
+        if said and known.data.get("smtp_security") == "none":
+            raise ValueError("it needs a connection that REGISTRY_SMTP_SECURITY encrypts")
         return value
 
     @field_validator("accel")
@@ -368,37 +376,12 @@ class Settings(BaseSettings):
         }
 
     @property
-    def oidc(self) -> dict[str, str] | None:
-        """How to reach the provider that people sign in by, including its secret; None if there is none."""
-        if not self.oidc_issuer:
-            return None
-        preset = self.oidc_issuer == "huggingface"
-        return {
-            "issuer": HUGGING_FACE if preset else self.oidc_issuer,
-            "client_id": self.oidc_client_id,
-            "client_secret": self.oidc_client_secret.get_secret_value(),
-            "scopes": self.oidc_scopes,
-            "groups_claim": self.oidc_groups_claim or ("orgs" if preset else "groups"),
-        }
-
-    @property
     def oidc_title(self) -> str:
         """The name of that provider on pages; empty if there is none."""
         if not self.oidc_issuer:
             return ""
         host = self.oidc_issuer.partition("://")[2].partition("/")[0]
         return self.oidc_name or ("Hugging Face" if self.oidc_issuer == "huggingface" else host)
-
-    @property
-    def group_roles(self) -> list[tuple[str, str, str]]:
-        """The roles of groups at the provider: (group, organisation, role)."""
-        pairs = [part.partition("=") for part in self.oidc_groups.split(",") if part]
-        return [(group.strip(), *place.partition(":")[::2]) for group, _, place in pairs]
-
-    @property
-    def private_issuer_list(self) -> list[str]:
-        """Issuers that may be at addresses that are not public."""
-        return [issuer.strip() for issuer in self.private_issuers.split(",") if issuer.strip()]
 
     @property
     def database(self) -> str:

@@ -16,6 +16,7 @@ from registry.db.session import migrate
 from registry.storage import s3 as connections
 from tests.support import postgres
 from tests.support.community import Community, open_community
+from tests.support.compiling import start_compiling
 from tests.support.databases import Databases, migrated_file
 from tests.support.dealing import deal
 from tests.support.in_memory import find_place
@@ -42,10 +43,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 KINDS = ("sqlite", "postgresql")
 
 
-def pytest_configure() -> None:
-    """Keep temporary folders in memory, where there is room."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep temporary folders in memory, where there is room; begin to compile while other processes collect tests."""
     if place := find_place():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(place))
+    if getattr(config.option, "numprocesses", None):  # of the process that hands out tests
+        start_compiling()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before what is slow is left out, and after all is in its order

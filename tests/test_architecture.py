@@ -212,6 +212,7 @@ IMPORTERS = {  # who may import a room or a library; pyproject.toml has the laye
     "model_signing": {"registry.documents.signing.bundles"},
     "optuna": {"client.trials.sampling"},
     "opentelemetry": {"registry.tracing"},
+    "ray": {"registry.worker.cluster.driver"},
 }
 
 
@@ -385,6 +386,7 @@ def named_commands() -> list[tuple[str, ...]]:
     return list(found)
 
 
+@functools.cache
 def command_of(program: str) -> "typer.core.TyperGroup":
     """Return the command that a program runs."""
     if program == "crumb":

@@ -96,6 +96,7 @@ def test_what_is_printed_is_a_file_that_says_the_same(tmp_path: Path) -> None:
         ("[server]\nport = 1", "FILE has a table [server]; settings are lines of their own, without tables."),
         ("quota_bytes = 'much'", "quota_bytes in FILE cannot be 'much': "),
         ("proxies = 'here'", "proxies in FILE cannot be 'here': 'here' does not appear to be an IPv4 or IPv6 network."),
+        ("smtp_security = 'none'\nsmtp_user = 'me'", "smtp_user in FILE cannot be 'me': "),
         ("quota_bytes", "The configuration FILE is not TOML: "),
     ],
 )

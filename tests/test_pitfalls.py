@@ -8,7 +8,7 @@
                          client/commands/test_interruptions.py::test_a_push_whose_process_is_killed_goes_on_where_it_was
      4  collecting       services/blobs/test_garbage.py::test_no_collector_takes_what_is_wanted
      5  crashes          test_kills.py::test_nothing_acknowledged_is_lost_however_often_processes_are_killed
-                         server/test_hardening.py::test_killed_between_rename_and_commit_nothing_is_sent_again
+                         server/test_hardened_uploads.py::test_killed_between_rename_and_commit_nothing_is_sent_again
      6  two uploaders    services/blobs/test_uploads.py::test_many_clients_at_once_make_one_blob_and_all_succeed
      7  401 and 403      services/blobs/test_uploads.py::test_a_refused_caller_leaves_no_byte
                          server/edge/test_serving.py::test_who_may_not_send_hears_so_before_the_body
@@ -35,8 +35,8 @@
                          outside/test_egress.py::test_a_name_that_stands_for_something_private_is_not_called
     18  OIDC             test_pitfalls.py::test_no_identity_is_trusted_that_no_owner_has_named
     19  look-alikes      services/people/test_people.py::test_names_that_look_alike_are_one_name
-    20  the audit log    db/test_audit.py::test_a_row_that_was_changed_by_hand_is_named
-                         db/test_audit.py::test_rows_that_were_removed_at_the_end_are_missed
+    20  the audit log    db/test_audit_chain.py::test_a_row_that_was_changed_by_hand_is_named
+                         db/test_audit_chain.py::test_rows_that_were_removed_at_the_end_are_missed
     21  quotas  services/blobs/test_quotas.py::test_what_is_abandoned_is_free_when_it_expires_and_before_it_is_swept
     22  pages            test_pitfalls.py::test_pages_hold_each_old_row_once_while_new_ones_come
 

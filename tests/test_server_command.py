@@ -1,5 +1,6 @@
 import json
 import os
+import pwd
 import shutil
 import socket
 import sqlite3
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from alembic import command
 
+from registry.cli.common import settings_for
 from registry.db.session import migrations_config, newest_migration, open_database
+from registry.errors import Forbidden
 from registry.services.operating import identity
 from registry.storage.store import Store
 from tests.support import launcher
@@ -62,6 +65,25 @@ def test_check_lists_what_is_wrong_and_exits_1(tmp_path: Path) -> None:
     wrong = run("check", "--data", str(tmp_path), "--json")
     assert wrong.returncode == 1
     assert sha256 in json.loads(wrong.stdout)["problems"][0]
+
+
+def test_a_folder_that_is_not_there_is_named_and_not_the_database(tmp_path: Path) -> None:
+    for name in ("check", "gc"):
+        refused = run(name, "--data", str(tmp_path / "elsewhere"))
+        assert (refused.returncode, "DATABASE_URL" in refused.stderr) == (1, True)
+        assert f"There is no registry in {tmp_path / 'elsewhere'}; name its folder by --data" in refused.stderr
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_root_writes_nothing_into_the_folder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 1, 1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    owner = pwd.getpwuid(tmp_path.stat().st_uid).pw_name
+    with pytest.raises(Forbidden, match=f"belongs to {owner}, .*runuser -u {owner} -- "):
+        settings_for(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1)
+    assert settings_for(tmp_path).data == tmp_path
 
 
 def test_check_asks_for_migrations_first(tmp_path: Path) -> None:

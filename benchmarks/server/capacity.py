@@ -24,6 +24,7 @@ from client.actions.models import create
 from client.actions.pulling.pull import pull
 from client.actions.push import push
 from client.api.client import Client
+from registry.sandboxes.processes import children
 
 NAME = "alice/llama"
 SMALL = "20M"  # weights of the other model
@@ -138,17 +139,8 @@ def held(pid: int) -> int:
 
 def below(pid: int) -> list[int]:
     """Return the processes that a process has started, and those that they have."""
-    with contextlib.suppress(OSError):
-        own = [int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in children(task)]
-        return [*own, *(one for child in own for one in below(child))]
-    return []
-
-
-def children(task: Path) -> list[str]:
-    """Return the ids of the processes that a thread has started."""
-    with contextlib.suppress(OSError):
-        return (task / "children").read_text().split()
-    return []
+    own = children(pid)
+    return [*own, *(one for child in own for one in below(child))]
 
 
 def shown(case: Case, found: dict[str, float]) -> list[str]:

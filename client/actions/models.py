@@ -17,7 +17,7 @@ from client.machine.patch_files import open_file
 from client.machine.sources import resolve
 from client.terminal.addresses import check_model
 from client.terminal.console import Console
-from registry.breadcrumbs.diffing.quantised import refuse_packed
+from registry.breadcrumbs.diffing.bases import refuse_unfit
 from registry.breadcrumbs.formats.checkpoint import CONFIG_BYTES, list_files
 from registry.breadcrumbs.formats.weight_files import (
     WeightFiles,
@@ -111,7 +111,7 @@ def _list_files(base: Path, card: Path | None, console: Console) -> dict[str, Pa
         files["README.md"] = card
     names = [name for file in weights.files.values() for name in _check_weights(file)]
     config = read_json(files[CONFIG], CONFIG, CONFIG_BYTES) if CONFIG in files else {}
-    refuse_packed(config, names, str(base))
+    refuse_unfit(config, names, str(base))
     return files
 
 

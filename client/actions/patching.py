@@ -49,6 +49,7 @@ def diff(
     companion: bool = False,
     device: str = "cpu",
     device_memory: int | None = None,
+    named: str | None = None,
     console: Console = QUIET,
 ) -> MadePatch:
     """Make a breadcrumb patch of what fine-tuning changed.
@@ -72,6 +73,7 @@ def diff(
             `out`: `sums.companion.safetensors` beside `sums.safetensors`.
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for 4 GiB or a quarter of what is free there.
+        named: Weights digest of the base that the patch is for, where `base` is a composition of it.
         console: Where notes and progress go.
 
     Raises:
@@ -124,6 +126,7 @@ def diff(
                 strip_prefix=strip_prefix,
                 shared_only=shared_only,
                 shared_rows=shared_rows,
+                named=named,
             )
         only_tuned = write_companion(before, after, info.pairing, companion_of(out)) if companion else {}
         if companion and replaced and not only_tuned:
@@ -131,7 +134,10 @@ def diff(
         notes = list(info.notes)
         if companion and not only_tuned:
             notes.append("Only the tuned model has nothing that was left out, so there is no companion.")
-        if not companion and any(fault.kind == ADDED for fault in info.pairing.left_out):
+        grown = any(
+            after.tensors[info.pairing.partner[name]].shape[0] > rows for name, rows in info.pairing.rows.items()
+        )
+        if not companion and (grown or any(fault.kind == ADDED for fault in info.pairing.left_out)):
             notes.append("With `--companion`, what only the tuned model has is written to a file that comes with it.")
         for sentence in notes:
             console.note(sentence)

@@ -13,15 +13,16 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from inspect import signature
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from client.actions.composing import fetch_base
+from client.actions.composing import compose_here, fetch_base
 from client.actions.patching import check_out, companion_of, diff, dtypes_of
 from client.actions.push import Target, look_up, push, push_to
+from client.actions.snapshots import find_snapshot
 from client.api.client import Client
 from client.machine.config import cache
 from client.machine.folders import compare_beside
@@ -35,15 +36,16 @@ from registry.errors import BaseMismatch, InvalidInput, InvalidRequest, StorageF
 from registry.files.beside import COMPANION, MOST_BYTES, MOST_FILES, FileChange, check_files, is_beside, may_come
 from registry.files.durable import storage_error
 from registry.files.folders import is_pickle
-from registry.schemas import Patch
+from registry.schemas import Patch, Snapshot
 
 QUIET = Console(quiet=True)
 SHOWN_KEYS = 8  # of a config that a note names
 DRAFTS = "drafts"  # folder of the cache
+ORIGIN = ".origin"  # ending of a folder there with what a model was tuned from
 DRAFT_DAYS = 14
 DAY = 86400.0  # seconds
 READ = (".safetensors", ".json")  # suffixes of the files that a diff reads
-OPTIONS = frozenset(signature(diff).parameters) - {"base", "tuned", "out", "console"}
+OPTIONS = frozenset(signature(diff).parameters) - {"base", "tuned", "out", "named", "console"}
 """Names of the options of a diff."""
 
 
@@ -54,6 +56,7 @@ def push_tuned(
     title: str,
     *,
     base: str | Path | None = None,
+    tuned_from: str | None = None,
     keep: Path | None = None,
     weights_only: bool = False,
     drafts: Path | None = None,
@@ -76,6 +79,8 @@ def push_tuned(
         model: NS/NAME.
         title: One line.
         base: The model before, likewise; when None the registry's, from the cache if it is there.
+        tuned_from: A release, or another revision of the model, that `tuned` was tuned from in place of the base; it is
+            composed here, and the patch holds only what was learned on top of it.
         keep: Where to keep the patch file that is made.
         weights_only: Whether to leave out the files beside the weights.
         drafts: The folder of patches that are under way; one in the cache when None.
@@ -103,14 +108,18 @@ def push_tuned(
     local = Path(tuned).expanduser()
     if local.is_file() and not is_pickle(local.name) and is_patch(local):
         others = [name for name in options if name != "companion"]
-        if base is not None or keep is not None or others:
-            given = [*(["a base"] if base is not None else []), *(["keep"] if keep is not None else []), *others]
+        named = {"a base": base, "tuned_from": tuned_from, "keep": keep}
+        given = [*(name for name, value in named.items() if value is not None), *others]
+        if given:
             raise InvalidRequest(f"{tuned} is a patch already, and is pushed as it is; leave out {', '.join(given)}.")
         own = {COMPANION: companion_of(local)} if options.get("companion") else {}
         if own and not companion_of(local).is_file():
             raise InvalidRequest(f"There is no {companion_of(local)}; `crumb diff --companion` writes it.")
         return push(client, local, model, title, files=own, **about)
     target = look_up(client, model)
+    if base is not None and tuned_from is not None:
+        raise InvalidRequest("What it was tuned from is composed of the registry's base; leave the base out.")
+    origin = None if tuned_from is None else find_snapshot(client, model, tuned_from, console)
     settings = {name: value for name, value in of_mask(target.mask).items() if name not in options}
     if settings:
         told = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -120,7 +129,8 @@ def push_tuned(
     before = None if base is None else resolve(base, quiet=console.quiet)
     if keep is not None:
         check_out(keep, after, *([] if before is None else [before]))
-    name = _name(target.base if before is None else _stamps(before), _stamps(after), options)
+    made_of = [target.base, origin.ref] if origin else target.base if before is None else _stamps(before)
+    name = _name(made_of, _stamps(after), options)
     folder = drafts or cache() / DRAFTS
     draft = folder / f"{name}.safetensors"
     sweep_drafts(folder)
@@ -128,9 +138,10 @@ def push_tuned(
         if draft.is_file() and (not options.get("companion") or companion_of(draft).is_file()):
             console.note("The patch was made before, by a run that did not end; it is pushed now.")
         else:
-            files = before or fetch_base(client, model, target.base, console=console)
             companion_of(draft).unlink(missing_ok=True)  # of a draft that is gone
-            made = diff(files, after, draft, console=console, **options)
+            files = before or fetch_base(client, model, target.base, console=console)
+            with _composed(client, origin, files, folder / f".{name}{ORIGIN}", console) as compared:
+                made = diff(compared, after, draft, named=target.base if origin else None, console=console, **options)
             console.note(plain("; ".join(f"{name} {value}" for name, value in made.rows() if name in SAID)))
         try:
             sound = _checked_base(draft, target, base)
@@ -142,6 +153,31 @@ def push_tuned(
             raise
         _let_go(draft, keep)
     return patch
+
+
+@contextmanager
+def _composed(
+    client: Client, origin: Snapshot | None, base: Path | Mapping[str, Path], folder: Path, console: Console
+) -> Iterator[Path | Mapping[str, Path]]:
+    """Yield the files of what a model was tuned from: the base's, with the weights of a composition in their places.
+
+    Args:
+        client: The registry.
+        origin: The composition; None for the base itself.
+        base: The files of the base.
+        folder: Where the composition's weights are until the end; what a killed run left there is removed.
+        console: Where notes and progress go.
+    """
+    if origin is None or origin.recipe is None or isinstance(base, Path):
+        yield base
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        compose_here(client, origin, folder, base=base, same_files=True, console=console)
+        yield {path: folder / path if (folder / path).exists() else file for path, file in base.items()}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_drafts(folder: Path) -> None:
@@ -158,6 +194,10 @@ def sweep_drafts(folder: Path) -> None:
         with suppress(OSError):
             if partial.stat().st_mtime < time.time() - max(days, 1) * DAY:
                 partial.unlink()
+    for left in folder.glob(f".*{ORIGIN}"):
+        with suppress(OSError), trying(folder, f"{left.stem[1:]}.lock") as held:
+            if held:
+                shutil.rmtree(left, ignore_errors=True)
     for draft in folder.glob("*.safetensors"):
         with suppress(OSError):  # another crumb may have removed it
             if draft.stat().st_mtime < oldest:

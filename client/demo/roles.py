@@ -83,7 +83,7 @@ def even(count: int) -> Setting:
 
 
 def tune_whole(files: Sequence[Path], score: Score, folder: Path) -> Tuned:
-    """Do with whole differences what `crumb tune` does with patches, but start at the average."""
+    """Do with whole differences what `crumb tune` does with patches, from the average on, where they end better."""
     how = How(score, alpha=even(len(files)).alpha)
     return tune_files(folder / "base", [(file, "1") for file in files], how)
 

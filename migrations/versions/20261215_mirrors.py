@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "b58d02e6c913"
-down_revision: str | None = "7a41c6e2d9f8"
+down_revision: str | None = "d3b96f0e5a17"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.errors import InvalidRequest, WrongState
+from registry.errors import Forbidden, InvalidRequest, WrongState
 
 if TYPE_CHECKING:
     from registry.db.session import Database
@@ -32,7 +32,7 @@ Migrate = Annotated[
 
 
 def settings_for(data: Path | None, file: Path | None = None) -> "Settings":
-    """Return the settings, and apply a umask that was set.
+    """Return the settings, apply a umask that was set, and refuse to be root in the folder of somebody else.
 
     Args:
         data: The data folder of the command line, if it is given.
@@ -40,14 +40,36 @@ def settings_for(data: Path | None, file: Path | None = None) -> "Settings":
 
     Raises:
         InvalidRequest: The file or a setting is not valid.
+        Forbidden: The user is root, and the data folder belongs to another user.
     """
     from registry.cli.configuration import load, warn
 
     configuration = load(data, file)
     warn(configuration)
+    require_owner(configuration.settings.data)
     if "umask" in configuration.sources:
         os.umask(int(configuration.settings.umask, 8))
     return configuration.settings
+
+
+def require_owner(folder: Path) -> None:
+    """Refuse to be root in a folder of another user, who could not read what root writes there.
+
+    Raises:
+        Forbidden: The user is root, and the folder belongs to another user.
+    """
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or not folder.exists() or not (number := folder.stat().st_uid):
+        return
+    import pwd
+
+    try:
+        owner = pwd.getpwuid(number).pw_name
+    except KeyError:
+        owner = f"'#{number}'"
+    raise Forbidden(
+        f"The folder {folder} belongs to {owner}, who could not read what root writes there; "
+        f"run this as `runuser -u {owner} -- {sys.argv[0]} …`, or give all of it to root by chown."
+    )
 
 
 def open_store(settings: "Settings", database: "Database") -> "Store":
@@ -126,12 +148,18 @@ def open_own(settings: "Settings") -> Iterator[tuple["Database", "Store", "Bucke
         is another registry's.
 
     Raises:
+        InvalidRequest: There is no registry.
         WrongState: The database is at another migration, or the folder is not its own.
     """
     from registry.db.session import require_head
     from registry.services.operating import identity
     from registry.storage.bucket import open_bucket
 
+    if settings.database_url is None and not settings.data.exists():
+        raise InvalidRequest(
+            f"There is no registry in {settings.data}; name its folder by --data, or its database by DATABASE_URL.",
+            field="data",
+        )
     bucket = open_bucket(settings.copies, **settings.bucket_access)
     with open_for(settings) as database:
         require_head(database, settings.database)

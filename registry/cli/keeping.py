@@ -25,7 +25,7 @@ def gc(
     from datetime import timedelta
 
     from registry.services.blobs import garbage
-    from registry.services.composing import holding
+    from registry.services.composing import holding, parts
     from registry.storage.store import Store
 
     settings = settings_for(data, config)
@@ -37,6 +37,7 @@ def gc(
     try:
         with open_own(settings) as (database, store, bucket):
             if not dry_run:
+                parts.forget(database, store)
                 holding.make_room(database, store, 0, settings.composed_bytes)
             lent = timedelta(seconds=settings.bucket_seconds)
             collected = garbage.run(database, store, timedelta(hours=hours), dry=dry_run, bucket=bucket, lent=lent)
@@ -80,6 +81,7 @@ def check(data: Data = None, config: ConfigFile = None, as_json: Json = False) -
     from registry.services.blobs.damage import check as check_blobs
     from registry.services.blobs.quotas import check as check_quotas
     from registry.services.composing.holding import check as check_held
+    from registry.services.composing.parts import check as check_parts
 
     settings = settings_for(data, config)
     with open_own(settings) as (database, store, bucket):
@@ -90,6 +92,7 @@ def check(data: Data = None, config: ConfigFile = None, as_json: Json = False) -
         problems += check_bucket(database, bucket) if bucket else ()
         problems += check_quotas(database)
         problems += check_held(database)
+        problems += check_parts(database)
     if as_json:
         print(json.dumps({"ok": not problems, "problems": problems, "audit": head}))
     else:

@@ -14,7 +14,7 @@ import typer
 
 import registry
 from registry import tracing
-from registry.cli.common import ConfigFile, Data, Migrate, claim, open_store, prepare, settings_for
+from registry.cli.common import ConfigFile, Data, Migrate, claim, open_store, parse_size, prepare, settings_for
 from registry.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from registry.db.session import Database
     from registry.server.edge.serving import Server
+    from registry.services.queue.abilities import Ability
     from registry.settings import Settings
+    from registry.worker.cluster.link import Cluster
     from registry.worker.metrics import WorkerMetrics
     from registry.worker.worker import Worker
 
@@ -31,14 +33,20 @@ MAILER_ENDS_WITHIN = 10.0  # seconds; a mail that is being handed over then is d
 
 
 def make_worker(
-    settings: "Settings", database: "Database | None" = None, metrics: "WorkerMetrics | None" = None
+    settings: "Settings",
+    database: "Database | None" = None,
+    metrics: "WorkerMetrics | None" = None,
+    cluster: "Cluster | None" = None,
+    ability: "Ability | None" = None,
 ) -> "Worker":
     """Return a worker on the settings' store and database; one that is open in this process notifies it directly."""
     from registry.db.session import open_database
     from registry.worker.worker import Worker
 
     database = database or open_database(settings.database)
-    return Worker(settings, database, open_store(settings, database), metrics)
+    worker = Worker(settings, database, open_store(settings, database), metrics)
+    worker.cluster, worker.ability = cluster, ability or worker.ability
+    return worker
 
 
 @contextmanager
@@ -196,9 +204,15 @@ def serve_by_many(
     signal.raise_signal(ended_by)
 
 
-def run_worker(settings: "Settings", ready: Callable[[], None], metrics: "WorkerMetrics") -> None:
+def run_worker(
+    settings: "Settings",
+    ready: Callable[[], None],
+    metrics: "WorkerMetrics",
+    cluster: "Cluster | None" = None,
+    ability: "Ability | None" = None,
+) -> None:
     """Run a worker and a courier, which count what they do, until a signal ends them."""
-    runner = make_worker(settings, metrics=metrics)
+    runner = make_worker(settings, metrics=metrics, cluster=cluster, ability=ability)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: runner.stop())
     ready()
@@ -210,6 +224,19 @@ def worker(
     data: Data = None,
     config: ConfigFile = None,
     migrate: Migrate = True,
+    jobs: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="Take only jobs of these kinds, with commas: import, check, diff, compose, rebuild, conflicts.",
+        ),
+    ] = "",
+    most_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Leave jobs that work on more bytes of files (base, patches, result), like 200GB."
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Answer Prometheus at this port, at /metrics; 0 picks a free one."),
@@ -217,21 +244,59 @@ def worker(
     metrics_host: Annotated[
         str, typer.Option(help="Address of that port; others than this machine's need REGISTRY_METRICS_TOKEN.")
     ] = "127.0.0.1",
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="auto|HOST:PORT", help="Compose on the nodes of the Ray cluster that this machine is of."),
+    ] = None,
+    ray_cpus: Annotated[int, typer.Option(min=1, help="Processors of a node that composing a weight file uses.")] = 4,
 ) -> None:
-    """Run a worker: check patches and compose models. Any number may run, on any machine that shares the folder."""
+    """Run a worker: check patches and compose models. Any number may run, on any machine that shares the folder.
+
+    With --ray, which needs the extra `ray`, each weight file of a composition is composed on a node of a cluster, with
+    the settings in the environment of `ray start` there. REGISTRY_DEVICE=cuda reserves a GPU for each.
+    """
     from registry.logs import configure_logs
+    from registry.services.queue.abilities import Ability, parse_kinds
     from registry.worker.metrics import WorkerMetrics, serving_metrics
 
     settings = settings_for(data, config)
+    ability = Ability(parse_kinds(jobs), None if most_bytes is None else parse_size(most_bytes, "most-bytes"))
     configure_logs(settings.log_format)
     prepare(settings, migrates=migrate, own=True)
     claim(settings)
     metrics = WorkerMetrics()
     with ExitStack() as stack:
+        cluster = connect(ray, ray_cpus, gpu=settings.device == "cuda") if ray else None
         if metrics_port is not None:
             port = stack.enter_context(serving_metrics(metrics, metrics_host, metrics_port, settings.metrics_token))
             print(f"Metrics at http://{metrics_host}:{port}/metrics", flush=True)
-        run_worker(settings, lambda: None, metrics)
+        run_worker(settings, lambda: None, metrics, cluster, ability)
+
+
+def connect(address: str, cpus: int, *, gpu: bool) -> "Cluster":
+    """Return a Ray cluster; one that does not answer yet is asked again for each job.
+
+    Raises:
+        InvalidRequest: The address is not one, no node could ever compose, or the cluster lets in whoever asks.
+        MissingExtra: Ray is not installed.
+    """
+    import structlog
+
+    from registry.extras import require_extra
+    from registry.worker.cluster.link import Away, RayLink, Refused
+
+    link = RayLink(address, cpus, gpu=gpu)
+    require_extra("ray")
+    try:
+        while not link.ready(1.0):
+            pass
+        nodes = link.nodes()
+        structlog.get_logger().info("cluster.joined", nodes=sorted(place.name for place in nodes.values()))
+    except Refused as why:
+        raise InvalidRequest(str(why), field="ray") from None
+    except Away as why:
+        structlog.get_logger().warning("cluster.away", error=str(why))
+    return link
 
 
 def migrate(data: Data = None, config: ConfigFile = None) -> None:

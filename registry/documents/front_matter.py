@@ -46,6 +46,14 @@ def read_front_matter(card: str) -> dict[str, Any]:
     return plain if isinstance(plain, dict) else {}
 
 
+def card_license(card: str) -> str | None:
+    """Return the licence that a card's front matter names, if it names one."""
+    front = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---", card, re.DOTALL)
+    line = r"^license:[ \t]*[\"']?([a-z0-9][a-z0-9.+-]{0,63})[\"']?[ \t]*$"
+    match = re.search(line, front[1], re.MULTILINE) if front else None
+    return match[1] if match else None
+
+
 def words(value: Any) -> list[str]:
     """Return the words of a front matter field, which may be one word or a list of them."""
     listed = value if isinstance(value, list) else [value]

@@ -10,6 +10,7 @@ that are not known here, such as Signed-off-by, are left to others.
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,6 +62,27 @@ def read_trailers(text: str) -> dict[str, Any]:
         else:
             found[WORDS[key]] = value
     return found
+
+
+def from_options(sentence: str) -> list[str]:
+    """Return the trailers that say what the options in a sentence's last backticks do: `--shared-only` as a line.
+
+    Returns:
+        Lines like `Shared-Only: yes`; none if there are no options there, or one that has no trailer.
+    """
+    quoted = re.findall(r"`(--[^`]+)`", sentence)
+    try:
+        words = iter(shlex.split(quoted[-1]) if quoted else ())
+    except ValueError:
+        return []
+    lines = []
+    for word in words:
+        key = word.removeprefix("--")
+        value = "yes" if key in SWITCHES else next(words, "")
+        if key not in {**SWITCHES, **LISTS, **WORDS} or not value or not value.isprintable():
+            return []
+        lines.append(f"{key.title()}: {value}")
+    return lines
 
 
 def of_mask(options: Mapping[str, Any]) -> dict[str, str]:

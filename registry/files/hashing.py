@@ -1,8 +1,11 @@
-"""Hashing: the sha256 of files, and of several streams of bytes at a time."""
+"""Hashing: the sha256 of files, of parts of files, and of several streams of bytes at a time."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +17,36 @@ BLOCK = 2**18
 
 Reader = Callable[[], Iterator[Any]]
 """Begins to read a stream: it yields buffers, each of which stays as it is until the next is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes start..stop - 1 of a file, which hash to `sha256`."""
+
+    start: int
+    stop: int
+    sha256: str
+
+
+def find_changed(file: int, extents: Sequence[Extent]) -> list[Extent]:
+    """Return the extents of which a file, given by its descriptor, does not have the bytes."""
+
+    def read(extent: Extent) -> Iterator[bytes]:
+        for at in range(extent.start, extent.stop, BLOCK):
+            yield os.pread(file, min(BLOCK, extent.stop - at), at)
+
+    written = [extent for extent in extents if not _is_hole(file, extent)]
+    digests = hash_each([partial(read, extent) for extent in written], lambda count: None)
+    sound = {extent for extent, digest in zip(written, digests, strict=True) if digest == extent.sha256}
+    return [extent for extent in extents if extent not in sound]
+
+
+def _is_hole(file: int, extent: Extent) -> bool:
+    """Say whether nothing was written to an extent of a file, where the file system knows that."""
+    try:
+        return os.lseek(file, extent.start, os.SEEK_DATA) >= extent.stop
+    except OSError as error:
+        return error.errno == errno.ENXIO  # nothing was written from there on
 
 
 class Hash(Protocol):
@@ -46,12 +79,21 @@ def hash_file(path: Path, progress: Progress | None = None) -> str:
     return digest.hexdigest()
 
 
-def hash_each(readers: Sequence[Reader], count: Callable[[int], object]) -> list[str]:
-    """Hash streams, as many at a time as there are processors.
+def read_file(path: Path) -> Iterator[memoryview]:
+    """Yield the bytes of a file, block by block, in a buffer that is used again."""
+    buffer = memoryview(bytearray(BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            yield buffer[:count]
+
+
+def hash_each(readers: Sequence[Reader], count: Callable[[int], object], most: int | None = None) -> list[str]:
+    """Hash streams, several at a time.
 
     Args:
         readers: The streams, begun in this order.
         count: Called with the bytes of each buffer once it is hashed, in any thread.
+        most: Most threads that hash; None for as many as there are processors.
 
     Returns:
         The sha256 of each stream, in hex.
@@ -64,4 +106,4 @@ def hash_each(readers: Sequence[Reader], count: Callable[[int], object]) -> list
             count(len(block))
         return digest.hexdigest()
 
-    return list(call_each(hash_one, range(len(readers)), name="hash").values())
+    return list(call_each(hash_one, range(len(readers)), most, name="hash").values())

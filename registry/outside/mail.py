@@ -21,6 +21,7 @@ from registry.errors import Unavailable
 
 STEP_SECONDS = 20.0  # longest wait for the server's next bytes
 UNFOLDED = SMTP.clone(max_line_length=998)  # or long addresses in headers would be encoded, and not understood
+POLICY = b"5.7."  # RFC 3463: the server's rules or sign-in are in the way (like "Relay access denied"), not the address
 ANSWER_LENGTH = 300  # characters that are kept of what it says
 
 
@@ -98,7 +99,7 @@ class Postbox:
         except smtplib.SMTPAuthenticationError as why:
             raise Unavailable(f"{where} does not take REGISTRY_SMTP_USER and its password: {said(why)}") from why
         except (smtplib.SMTPException, OSError) as why:
-            raise Unavailable(f"{where} cannot be used: {said(why)}") from why
+            raise Unavailable(f"{where} cannot be used: {said(why)}{'' if smtp else advice(why)}") from why
         finally:
             self.socket = None
             if smtp is not None:
@@ -113,12 +114,16 @@ class Postbox:
             )
         else:
             smtp = smtplib.SMTP(host, port, name, timeout=STEP_SECONDS)
-        self.socket = smtp.sock
-        if self.server.security == "starttls":
-            smtp.starttls(context=ssl.create_default_context())
+        try:
             self.socket = smtp.sock
-        if self.server.user:
-            smtp.login(self.server.user, self.server.password)
+            if self.server.security == "starttls":
+                smtp.starttls(context=ssl.create_default_context())
+                self.socket = smtp.sock
+            if self.server.user:
+                smtp.login(self.server.user, self.server.password)
+        except BaseException:
+            smtp.close()
+            raise
         return smtp
 
     def cut(self) -> None:
@@ -144,7 +149,7 @@ class Connection:
             self.smtp.send_message(compose(mail, self.sender), parseaddr(self.sender)[1], [mail.to])
         except smtplib.SMTPRecipientsRefused as why:
             code, answer = why.recipients[mail.to]
-            return Refusal(line(code, answer), lasting=code >= 500)
+            return Refusal(line(code, answer), lasting=code >= 500 and not answer.startswith(POLICY))
         except smtplib.SMTPDataError as why:
             return Refusal(line(why.smtp_code, why.smtp_error), lasting=False)
         return None
@@ -175,3 +180,12 @@ def said(error: Exception) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
         return line(error.smtp_code, error.smtp_error)
     return " ".join(str(error).split())[:ANSWER_LENGTH] or type(error).__name__
+
+
+def advice(error: Exception) -> str:
+    """Return what to change in the settings after an error that they are the likely cause of; else an empty text."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "; REGISTRY_SMTP_HOST has to be a name in its certificate, and SSL_CERT_FILE a file with its authority"
+    if isinstance(error, ssl.SSLError | smtplib.SMTPServerDisconnected | smtplib.SMTPNotSupportedError | TimeoutError):
+        return "; see whether REGISTRY_SMTP_SECURITY is what this port speaks: 587 mostly starttls, 465 tls"
+    return ""

@@ -12,14 +12,20 @@ def processor_time(pid: int) -> int | None:
     """Return the processor time of a process and its descendants, in clock ticks; None without a /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = sum(int(field) for field in fields[TIMES])
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:
         return None
-    for thread in threads:
-        with suppress(OSError):  # it has ended
-            ticks += sum(processor_time(int(child)) or 0 for child in (thread / "children").read_text().split())
-    return ticks
+    own = sum(int(field) for field in fields[TIMES])
+    return own + sum(processor_time(child) or 0 for child in children(pid))
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that run; none if it has ended."""
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # the thread has ended
+                found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def machine_memory() -> int:

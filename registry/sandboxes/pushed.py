@@ -14,7 +14,8 @@ from registry.errors import InvalidCheckpoint
 from registry.files.beside import COMPANION
 from registry.files.folders import is_weights
 from registry.files.hashing import hash_file
-from registry.sandboxes.tasks import Progress, fraction, require_files
+from registry.sandboxes.inputs import require_files
+from registry.sandboxes.tasks import Progress, fraction
 
 OF_CHOICE = ("include", "exclude", "strip_prefix", "shared_only", "shared_rows")
 

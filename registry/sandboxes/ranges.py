@@ -17,7 +17,7 @@ from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.errors import InvalidInput, StorageFailed
-from registry.sandboxes.tasks import require_files
+from registry.sandboxes.inputs import require_files
 
 OPEN = 4
 """Compositions that stay open."""

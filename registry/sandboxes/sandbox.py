@@ -139,8 +139,8 @@ class Sandbox:
                 raise _revive(content)
         return None
 
-    def again(self, kwargs: dict[str, Any]) -> None:
-        """Call the function again, in the process that was kept.
+    def again(self, kwargs: dict[str, Any], function: str | None = None) -> None:
+        """Call the function again, or another one, in the process that was kept.
 
         Raises:
             OSError: The process has ended.
@@ -148,7 +148,7 @@ class Sandbox:
         if not self._process.is_alive():
             raise BrokenPipeError("The process that was kept has ended.")
         self.progress, self.stages = 0.0, []
-        self._pipe.send_bytes(json.dumps(kwargs).encode())
+        self._pipe.send_bytes(json.dumps([function, kwargs]).encode())
 
     def kill(self) -> None:
         """End the process, whatever it is doing; safe to call again."""
@@ -217,7 +217,7 @@ def _main(
         Path("/proc/self/oom_score_adj").write_text("1000")
     if not network:
         leave_network()
-    calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    calls: queue.SimpleQueue[tuple[str | None, dict[str, Any]]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, calls), daemon=True).start()
     sent_at = 0.0
 
@@ -228,17 +228,18 @@ def _main(
             _send(pipe, "progress", value)
 
     try:
-        module, _, name = function.partition(":")
-        call = getattr(importlib.import_module(module), name)
         take()  # what was done to warm up, before this process was forked
         while True:
+            module, _, name = function.partition(":")
+            call = getattr(importlib.import_module(module), name)
             with stage(function):
                 result = call(**kwargs, progress=progress)
             _send(pipe, "stages", take())
             _send(pipe, "result", result)
             if not keep:
                 break
-            kwargs = calls.get()
+            another, kwargs = calls.get()
+            function = another or function
     except BreadcrumbError as error:
         _send(pipe, "error", {"slug": error.slug, "message": error.message, "field": error.field})
     except MemoryError:
@@ -255,7 +256,7 @@ def _send(pipe: Connection, kind: str, content: Any) -> None:
     pipe.send_bytes(json.dumps([kind, content]).encode())
 
 
-def _listen(pipe: Connection, calls: "queue.SimpleQueue[dict[str, Any]]") -> None:
+def _listen(pipe: Connection, calls: "queue.SimpleQueue[tuple[str | None, dict[str, Any]]]") -> None:
     """Receive further calls, and end this process when its parent has ended."""
     with contextlib.suppress(EOFError, OSError):
         while True:

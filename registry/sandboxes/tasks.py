@@ -4,11 +4,11 @@ Inputs are paths of blobs or of the cache. Inputs of a composition are hashed ag
 lose bits. Fetching from a Hub is a task as well, and does not look into the files that it fetches.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,22 @@ from registry.breadcrumbs.checking.check import check_patch as check_file
 from registry.breadcrumbs.checking.claims import CheckResult, check_beside, check_density
 from registry.breadcrumbs.checking.companions import check_companion
 from registry.breadcrumbs.checking.finite import check_finite, try_on
+from registry.breadcrumbs.checking.repeats import check_repeats
 from registry.breadcrumbs.comparing.conflicts import analyse
 from registry.breadcrumbs.composing import compose as engine
 from registry.breadcrumbs.composing.variances import tell_negative
-from registry.breadcrumbs.diffing.quantised import refuse_packed
+from registry.breadcrumbs.diffing.bases import refuse_unfit
 from registry.breadcrumbs.formats.checkpoint import CONFIG_BYTES, open_checkpoint
 from registry.breadcrumbs.formats.digest import tensor_digests, weights_digest
 from registry.breadcrumbs.formats.header import TensorSpec
-from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.patchfile import Patch, open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.breadcrumbs.formats.weight_files import read_json
-from registry.errors import BlobDamaged, InvalidInput, StorageFailed
+from registry.errors import InvalidInput, StorageFailed
 from registry.files.beside import COMPANION, MOST_KEYS, is_json, key_changes, shorten
 from registry.files.folders import CONFIG
-from registry.files.hashing import hash_file
-from registry.files.threads import processors
 from registry.outside.hub import Download, Hub, listing
+from registry.sandboxes.inputs import WHOLE, Extents, opened, require_digest, require_files
 from registry.sandboxes.stages import stage
 from registry.storage.cache import Cache
 from registry.storage.store import Store
@@ -119,12 +119,12 @@ def check_config(path: str, progress: Progress) -> bool:
     Raises:
         InvalidCheckpoint: The config is not sound, or says that the base is quantised.
     """
-    refuse_packed(read_json(Path(path), CONFIG, CONFIG_BYTES), (), "The base")
+    refuse_unfit(read_json(Path(path), CONFIG, CONFIG_BYTES), (), "The base")
     return True
 
 
 def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a base's weight files and return its weights digest and tensors.
+    """Read a base's weight files; return its weights digest, its tensors, and where the files have them.
 
     Args:
         files: Path of each file of the base (weights, index, config) by its name in the folder.
@@ -132,14 +132,14 @@ def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[
         pickled: Names of files with pickled weights, which are not here and are never opened.
 
     Raises:
-        InvalidCheckpoint: The files are not a sound checkpoint, or are quantised; or a component has only pickled
-            weights.
+        InvalidCheckpoint: The files are not a sound checkpoint, or are quantised, or an adapter; or a component has
+            only pickled weights.
         StorageFailed: A file is missing.
     """
     require_files(files.values())
     named = {name: Path(path) for name, path in files.items()}
     with open_checkpoint({path: Path(path) for path in pickled} | named) as base:
-        refuse_packed(base.config, base.tensors, "The base")
+        refuse_unfit(base.config, base.tensors, "The base")
         digests = tensor_digests(base, fraction(progress))
         tensors = [(name, spec.dtype, list(spec.shape), digests[name]) for name, spec in base.tensors.items()]
         return {
@@ -147,7 +147,18 @@ def import_base(files: Mapping[str, str], progress: Progress, pickled: Sequence[
             "parameters": sum(spec.numel for spec in base.tensors.values()),
             "model_type": base.config.get("model_type"),
             "tensors": tensors,
+            "headers": {file: hashed(base.read_header_bytes(file)) for file in base.files},
+            "places": {
+                name: (file, entry.start)
+                for file, header in base.headers.items()
+                for name, entry in header.entries.items()
+            },
         }
+
+
+def hashed(raw: bytes) -> tuple[int, str]:
+    """Return the length of bytes, and their sha256."""
+    return len(raw), hashlib.sha256(raw).hexdigest()
 
 
 def check_patch(
@@ -158,6 +169,7 @@ def check_patch(
     files: Mapping[str, str],
     progress: Progress,
     beside: Mapping[str, tuple[str, str | None]] | None = None,
+    release: tuple[str, Sequence[tuple[float, str]]] | None = None,
 ) -> dict[str, Any]:
     """Check a stranger's patch file against a base; return its statistics and the results of the checks.
 
@@ -171,15 +183,17 @@ def check_patch(
         files: Path of each file of the base (weights, index, config) by its name in the folder.
         progress: Called with a number from 0 to 1 now and then.
         beside: Path of each file that came with the patch, and of the base's file of that name, if it has one.
+        release: Version of the release that the model may have been tuned from, and scale and path of its patches.
 
     Raises:
         InvalidPatch, BaseMismatch: The file breaks a rule; the message names the entry and the rule.
         StorageFailed: The file, or one of the base's, is missing or damaged.
     """
     pairs = beside or {}
-    require_files([path, *files.values(), *(mine for mine, _ in pairs.values())])
+    parts = [part for _, part in release[1]] if release else []
+    require_files([path, *files.values(), *(mine for mine, _ in pairs.values()), *parts])
     specs = {name: TensorSpec(dtype, tuple(shape)) for name, dtype, shape in tensors}
-    report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)))
+    report = check_file(Path(path), base, specs, fraction(lambda done: progress(done / 2)), extents=True)
     require_digest(sha256, report.sha256)
     try:
         with (
@@ -188,6 +202,7 @@ def check_patch(
         ):
             tried = try_on(checkpoint, patch, fraction(lambda done: progress((1 + done) / 2)))
             finite = check_finite(checkpoint, tried.overflows)
+            repeated = [_compare_release(patch, *release)] if release else []
     except InvalidInput as problem:  # the base was checked when it was imported, the patch above
         raise StorageFailed(f"A blob of the base {base} is damaged: {problem}") from None
     companion = check_companion(Path(pairs[COMPANION][0]), specs) if COMPANION in pairs else {}
@@ -198,6 +213,7 @@ def check_patch(
         finite,
         check_density(report.params, report.tensors),
         *([check_beside(list(pairs), unread)] if pairs else []),
+        *repeated,
     ]
     return {
         "checks": [asdict(check) for check in checks],
@@ -209,6 +225,8 @@ def check_patch(
         "value_dtype": report.params.value_dtype,
         "rounding": tried.rounding,
         "base_norm": tried.base_norm,
+        "header_size": report.header.stop if report.header else None,
+        "header_sha256": report.header.sha256 if report.header else None,
         "beside": {
             name: {"keys": [[it.key, it.before, it.after] for it in found[0]], "more": found[1]}
             for name, (mine, theirs) in pairs.items()
@@ -225,6 +243,7 @@ def check_patch(
                 "l1": tensor.l1,
                 "l2": tensor.l2,
                 "linf": tensor.linf,
+                "extents": [astuple(extent) for extent in tensor.extents or ()],
             }
             for tensor in report.tensors
         ],
@@ -245,6 +264,7 @@ def compose(
     device: str,
     device_memory: int | None,
     progress: Progress,
+    excerpts: Mapping[str, Extents] = WHOLE,
 ) -> dict[str, Any]:
     """Compose a recipe into the weight files of a model, or only find out their digests.
 
@@ -256,6 +276,7 @@ def compose(
         device: auto, cpu or cuda.
         device_memory: Most bytes to use on a GPU; None for the default.
         progress: Called with a number from 0 to 1 now and then.
+        excerpts: Of the patches whose files are not here whole, the extents that are.
 
     Returns:
         Digest, device and seconds; warnings; the sha256 of each weight file and of the base's indexes; and the bytes of
@@ -265,34 +286,25 @@ def compose(
         NotFinite: The result overflows; the message names the tensor.
         StorageFailed: An input is missing or damaged.
     """
-    inputs = {sha256: path for path, sha256 in base.values()} | dict(patches)
-    require_files(inputs.values())
+    others = {sha256: path for path, sha256 in base.values()}
     checked = make_recipe(**recipe)
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while it is composed
-        try:
-            checkpoint = stack.enter_context(open_checkpoint({name: Path(path) for name, (path, _) in base.items()}))
-            opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
-            with stage("kernels") as known:
-                result = engine.compose(
-                    checkpoint,
-                    opened,
-                    checked,
-                    None if out is None else Path(out),
-                    device,
-                    fraction(progress),
-                    file_digests=True,
-                    base_files={name: base[name][1] for name in checkpoint.files},
-                    device_memory=device_memory,
-                )
-                known |= {"device": result.device, "patches": str(len(opened)), "method": checked.method}
-        except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
-            for sha256, path in inputs.items():
-                require_digest(sha256, hash_file(Path(path)))
-            raise
-        for sha256, digest in zip(patches, hashed, strict=True):
-            require_digest(sha256, digest)
+    with (
+        opened(patches, others, excerpts=excerpts, most=1) as opened_patches,
+        open_checkpoint({name: Path(path) for name, (path, _) in base.items()}) as checkpoint,
+        stage("kernels") as known,
+    ):
+        result = engine.compose(
+            checkpoint,
+            opened_patches,
+            checked,
+            None if out is None else Path(out),
+            device,
+            fraction(progress),
+            file_digests=True,
+            base_files={name: base[name][1] for name in checkpoint.files},
+            device_memory=device_memory,
+        )
+        known |= {"device": result.device, "patches": str(len(opened_patches)), "method": checked.method}
     return {
         "weights_digest": result.weights_digest,
         "device": result.device,
@@ -328,20 +340,9 @@ def conflicts(
         InvalidRequest: A pair names a patch that is missing from `patches`.
         StorageFailed: A file is missing or damaged.
     """
-    require_files(patches.values())
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(processors()))
-        hashed = pool.map(lambda path: hash_file(Path(path)), patches.values())  # while they are compared
-        try:
-            opened = {sha256: stack.enter_context(open_patch(Path(path))) for sha256, path in patches.items()}
-            wanted = [(first, second) for first, second in pairs]
-            analysis = analyse(opened, wanted, device, fraction(progress), device_memory)
-        except InvalidInput:  # all inputs were sound when they were accepted, so one must be damaged
-            for sha256, path in patches.items():
-                require_digest(sha256, hash_file(Path(path)))
-            raise
-        for sha256, digest in zip(patches, hashed, strict=True):
-            require_digest(sha256, digest)
+    with opened(patches) as opened_patches:
+        wanted = [(first, second) for first, second in pairs]
+        analysis = analyse(opened_patches, wanted, device, fraction(progress), device_memory)
     return {
         "pairs": [
             {"first": first, "second": second, "tensors": {name: asdict(sums) for name, sums in tensors.items()}}
@@ -351,14 +352,8 @@ def conflicts(
     }
 
 
-def require_files(paths: Iterable[str]) -> None:
-    """Refuse to start when an input is missing, which is for the operator to repair."""
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise BlobDamaged(f"The blob {path.name} is missing; the operator was told.", field=path.name)
-
-
-def require_digest(expected: str, actual: str) -> None:
-    """Refuse an input whose bytes have changed on disk."""
-    if actual != expected:
-        raise BlobDamaged(f"The blob {expected} is damaged: its bytes hash to {actual}.", field=expected)
+def _compare_release(patch: Patch, version: str, parts: Sequence[tuple[float, str]]) -> CheckResult:
+    """Compare a patch with those of a release, which were checked when they came."""
+    with ExitStack() as stack:
+        held = [(scale, stack.enter_context(open_patch(Path(path)))) for scale, path in parts]
+        return check_repeats(patch, version, held)

@@ -58,6 +58,8 @@ class Worker(Answer):
     started_at: datetime
     seen_at: datetime
     alive: bool
+    kinds: list[str] | None = Field(None, description="the kinds of jobs that it takes; null for all")
+    most_bytes: int | None = Field(None, description="most bytes of files of a job of it; null for any number")
     job: Job | None = Field(description="the job that it runs")
 
 
@@ -161,4 +163,5 @@ class Summary(Answer):
     blob_bytes: int
     damaged_blobs: int = Field(description="not served until they are repaired; `crumb-server check` lists them")
     jobs: dict[str, int]
+    unclaimable_jobs: dict[str, int] = Field({}, description="queued jobs that no living worker can do, by kind")
     open_reports: int

@@ -270,22 +270,33 @@ class Bucket:
         found = self.look(name)
         return None if found is None else found[0]
 
-    def read(self, name: str) -> Iterator[bytes]:
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Yield the bytes of an object, at most CHUNK at a time; whoever takes them checks the digest.
 
+        Args:
+            name: The object.
+            start, stop: Only bytes start..stop - 1, if there is a `stop`.
+
         Raises:
-            NotFound: The bucket does not have the object.
+            NotFound: The bucket does not have the object, or not so many bytes of it.
             StorageFailed: The bucket did not send it.
         """
         from botocore.exceptions import ClientError
 
+        ranged = {} if stop is None else {"Range": f"bytes={start}-{stop - 1}"}
         with reaching("send", name):
             try:
-                answer = self._client("parts").get_object(**self._named(name))
+                answer = self._client("parts").get_object(**self._named(name), **ranged)
             except ClientError as error:
-                if error.response["Error"].get("Code") == "NoSuchKey":
-                    raise NotFound(f"The bucket does not have {name}.") from None
+                if error.response["Error"].get("Code") in ("NoSuchKey", "InvalidRange"):
+                    raise NotFound(f"The bucket does not have {name}, or not all of it.") from None
                 raise
+            if ranged and "ContentRange" not in answer:
+                answer["Body"].close()
+                raise StorageFailed(f"The bucket did not send a part of {name}; its server has to honour Range.")
+            if stop is not None and answer["ContentLength"] != stop - start:
+                answer["Body"].close()
+                raise NotFound(f"The bucket does not have all of {name}.")
             with closing(answer["Body"]) as body:  # itself it would give the raw stream, whose length nobody checks
                 while chunk := body.read(CHUNK):
                     yield bytes(chunk)

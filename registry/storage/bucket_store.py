@@ -3,6 +3,7 @@
     s3://BUCKET/PREFIX/<64 hex>                 complete bytes, never changed
     s3://BUCKET/PREFIX/uploads/<id>/…           parts of uploads (bucket_parts.py)
     DATA/cache/<64 hex>                         copies, verified on the way in; what is used least recently goes first
+    DATA/cache/<64 hex>.some                    what jobs needed of a blob of which they needed a part
     DATA/staging/<name>                         bytes on their way: parts, and the folders of jobs
 
 Any number of machines share the bucket; each has a folder of its own, which may be lost at any time. A name in the
@@ -27,8 +28,8 @@ from registry.files.progress import Meter, Progress
 from registry.storage.bucket import Bucket
 from registry.storage.bucket_parts import BucketParts
 from registry.storage.cache import Cache
-from registry.storage.fetches import Fetches
-from registry.storage.pieces import CHUNK, Beat, idle, verified
+from registry.storage.fetches import Fetches, fetch_excerpt
+from registry.storage.pieces import CHUNK, Beat, Excerpt, idle, verified
 from registry.storage.store import MARK, Store, damaged
 
 MOST_FETCHES = 3  # of a blob, if the cache drops it before it is held
@@ -56,6 +57,7 @@ class BucketStore(Store):
 
     def __post_init__(self) -> None:
         self.fetches = Fetches(self.fetch)
+        self.excerpts: Fetches[Excerpt] = Fetches(lambda excerpt: fetch_excerpt(self.bucket, self.cache, excerpt))
 
     @property
     def where(self) -> str:
@@ -153,8 +155,9 @@ class BucketStore(Store):
             return super().read(sha256, most)
 
     def distrust(self, sha256: str) -> None:
-        """Drop the copy of a blob that somebody found damaged, so that it is fetched once more."""
+        """Drop what is here of a blob that somebody found damaged, so that it is fetched once more."""
         self.path(sha256).unlink(missing_ok=True)
+        self.cache.path_of_some(sha256).unlink(missing_ok=True)
 
     def bring(self, sha256: str, beat: Beat = idle) -> None:
         """Have a copy of a blob in the cache, at least for a moment; a small one is hashed again.
@@ -172,14 +175,17 @@ class BucketStore(Store):
         else:
             self.fetches.wait_briefly(sha256, self.patience)
 
-    def begin_to_bring(self, sizes: Mapping[str, int]) -> bool | None:
+    def to_fetch(self, digests: Collection[str]) -> list[str]:
+        """Return which blobs have no copy in the cache."""
+        return [sha256 for sha256 in digests if not self.path(sha256).is_file()]
+
+    def begin_to_fetch(self, sizes: Mapping[str, int]) -> bool:
         """Begin to fetch copies of blobs, which may take half of the cache."""
-        missing = [sha256 for sha256 in sizes if not self.path(sha256).is_file()]
-        if missing and sum(sizes.values()) > self.most / 2:
-            return None
-        for sha256 in missing:
+        if sum(sizes.values()) > self.most / 2:
+            return False
+        for sha256 in self.to_fetch(sizes):
             self.fetches.ask(sha256)
-        return not missing
+        return True
 
     def has_copy(self, sha256: str) -> bool:
         """Say whether there is a copy; a small one whose bytes are others is dropped."""
@@ -234,6 +240,20 @@ class BucketStore(Store):
             else:
                 raise StorageFull(f"The cache has no room for blob {sha256}; raise REGISTRY_CACHE_BYTES.")
         self.cache.trim(self.most)
+
+    def hold_excerpt(self, stack: ExitStack, excerpt: Excerpt, beat: Beat = idle) -> Path:
+        """Have an excerpt of a blob in the cache until a stack is left; bytes that are here are hashed, others fetched.
+
+        Raises:
+            BlobDamaged, StorageFull, StorageFailed: As of `hold`.
+        """
+        path = self.path(excerpt.sha256)
+        if self.cache.hold(stack, [path.name]):  # there is no whole copy
+            self.cache.hold_some(stack, path.name, excerpt.size)
+            self.excerpts.wait(excerpt, beat)
+            path = self.cache.path_of_some(path.name)
+        self.cache.trim(self.most)
+        return path
 
     def chunks(self, sha256: str) -> Iterator[bytes]:
         """Yield the bytes of a blob as the bucket has them."""
@@ -297,7 +317,7 @@ class BucketStore(Store):
             StorageFailed: The bucket did not delete it.
         """
         self.bucket.delete(self.path(sha256).name)
-        self.path(sha256).unlink(missing_ok=True)
+        self.distrust(sha256)
 
     def discard_unfinished(self, before: datetime) -> None:
         """Discard what was sent of objects that were begun before a time and not finished."""

@@ -2,6 +2,7 @@
 
     DATA/cache/<sha256>         verified bytes, fetched once
     DATA/cache/<name>.part      bytes on their way; an interrupted download resumes
+    DATA/cache/<sha256>.some    a file with holes, which has some bytes of that blob, hashed before each use
 
 A process that needs a file holds a shared lock on it; only files without a lock are removed, the least recently used
 first. A lock is on the file, not on its name: after taking one, check that the name still stands for that file.
@@ -20,7 +21,7 @@ from registry.files.durable import sync_folder
 from registry.files.names import HEX256
 from registry.storage.store import Store
 
-PART = ".part"
+PART, SOME = ".part", ".some"
 ROOM = 64 * 2**20  # bytes that are made room for at a time on a full disk
 
 
@@ -38,6 +39,10 @@ class Cache:
     def path(self, sha256: str) -> Path:
         """Return the path of a file, whether or not it exists."""
         return self.folder / sha256
+
+    def path_of_some(self, sha256: str) -> Path:
+        """Return the path of a file that has some bytes of a blob, whether or not it exists."""
+        return self.folder / f"{sha256}{SOME}"
 
     def locate(self, sha256: str) -> Path:
         """Return where bytes are: among the blobs, or else here, if anywhere."""
@@ -58,6 +63,29 @@ class Cache:
                 stack.push(mine.pop_all())
                 return True
         return False
+
+    def hold_some(self, stack: ExitStack, sha256: str, size: int) -> int:
+        """Keep the file that has some bytes of a blob until a stack is left, and return its descriptor.
+
+        If there is none, it is made: all of it is a hole.
+
+        Raises:
+            StorageFull, StorageFailed: The disk failed.
+        """
+        path = self.path_of_some(sha256)
+        with self.store.writing("the cache"):
+            self.folder.mkdir(exist_ok=True)
+            while True:
+                with ExitStack() as mine:
+                    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                    mine.callback(os.close, handle)
+                    fcntl.flock(handle, fcntl.LOCK_SH)
+                    with suppress(FileNotFoundError):
+                        if os.path.samestat(os.fstat(handle), path.stat()):
+                            os.truncate(handle, size)
+                            os.utime(handle)
+                            stack.push(mine.pop_all())
+                            return handle
 
     @contextmanager
     def partial(self, name: str) -> Iterator[BinaryIO]:
@@ -112,13 +140,14 @@ class Cache:
             self.store.require_room(size, what)
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """Return when each file was used, its bytes and its path."""
+        """Return when each file was used, its bytes without holes, and its path."""
         files = []
         with suppress(FileNotFoundError):
             for entry in os.scandir(self.folder):
                 with suppress(FileNotFoundError):
                     status = entry.stat()
-                    files.append((status.st_mtime, status.st_size, Path(entry.path)))
+                    size = min(status.st_size, 512 * status.st_blocks) if SOME in entry.name else status.st_size
+                    files.append((status.st_mtime, size, Path(entry.path)))
         return sorted(files)
 
     @staticmethod

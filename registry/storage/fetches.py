@@ -1,40 +1,51 @@
-"""Fetches: copies on their way from a bucket, each brought once by a thread of its own, whoever waits for it.
+"""Fetches: copies on their way from a bucket, of blobs or parts of them, each by a thread of its own, whoever waits.
 
 A job waits as long as it takes, and renews its lease meanwhile. A reader waits for a moment: then it is asked to come
 back, the copy comes nevertheless, and the threads that answer others stay free.
 """
 
+import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
+from typing import Generic, TypeVar
 
-from registry.errors import TooMany
-from registry.storage.pieces import Beat
+from registry.errors import NotFound, TooMany
+from registry.files.copying import write_at
+from registry.files.hashing import Extent, find_changed
+from registry.files.threads import call_each
+from registry.storage.bucket import Bucket
+from registry.storage.cache import Cache
+from registry.storage.pieces import Beat, Excerpt, cut, join
+from registry.storage.store import damaged
 
 MOST_FETCHED = 16  # copies on their way at a time
+MOST_REQUESTS = 4  # for one excerpt at a time
 MOST_FAILED = 64  # errors that are kept for whoever asks next
 MOST_WAITING = 8  # readers that wait; of the threads that answer, most stay free
 LOOK_SECONDS = 1.0  # after which a job that waits renews its lease
 SECONDS_TO_RETRY = 2
+Key = TypeVar("Key", bound=Hashable)
 
 
-class Fetches:
-    """The copies that this process fetches.
+class Fetches(Generic[Key]):
+    """The copies that this process fetches, of blobs or of excerpts of them.
 
     Args:
-        fetch: Brings the copy of a blob, or raises.
+        fetch: Brings the copy of one, or raises.
     """
 
-    def __init__(self, fetch: Callable[[str], None]) -> None:
+    def __init__(self, fetch: Callable[[Key], None]) -> None:
         self.fetch = fetch
         self.lock = threading.Lock()
-        self.running: dict[str, Future[None]] = {}
-        self.failed: dict[str, BaseException] = {}
+        self.running: dict[Key, Future[None]] = {}
+        self.failed: dict[Key, BaseException] = {}
         self.places = threading.Semaphore(MOST_WAITING)
 
-    def wait(self, sha256: str, beat: Beat) -> None:
+    def wait(self, wanted: Key, beat: Beat) -> None:
         """Bring a copy, and call `beat` meanwhile; whatever that raises ends the waiting, and not the fetch."""
-        while (future := self._begin(sha256)) is None:
+        while (future := self._begin(wanted)) is None:
             with self.lock:
                 others = list(self.running.values())
             wait(others, LOOK_SECONDS, FIRST_COMPLETED)
@@ -43,7 +54,7 @@ class Fetches:
             beat()
         future.result()
 
-    def wait_briefly(self, sha256: str, seconds: float) -> None:
+    def wait_briefly(self, wanted: Key, seconds: float) -> None:
         """Bring a copy, if that is done soon.
 
         Raises:
@@ -53,45 +64,83 @@ class Fetches:
         if not self.places.acquire(blocking=False):
             raise slow
         try:
-            future = self._begin(sha256)
+            future = self._begin(wanted)
             if future is None or not wait([future], seconds).done:
                 raise slow
             future.result()
         finally:
             self.places.release()
 
-    def ask(self, sha256: str) -> None:
+    def ask(self, wanted: Key) -> None:
         """Begin to bring a copy, or raise why the last try failed; too many at a time are left for the next time."""
         with self.lock:
-            error = self.failed.pop(sha256, None)
+            error = self.failed.pop(wanted, None)
         if error is not None:
             raise error
-        self._begin(sha256)
+        self._begin(wanted)
 
-    def _begin(self, sha256: str) -> "Future[None] | None":
+    def _begin(self, wanted: Key) -> "Future[None] | None":
         """Return the fetch of a copy, which begins if it has not; None if too many are under way."""
         with self.lock:
-            future = self.running.get(sha256)
+            future = self.running.get(wanted)
             if future is None and len(self.running) < MOST_FETCHED:
                 future = Future()
-                threading.Thread(target=self._run, args=(sha256, future), name="fetch", daemon=True).start()
-                self.running[sha256] = future  # the thread waits for the lock before it looks for it
+                threading.Thread(target=self._run, args=(wanted, future), name="fetch", daemon=True).start()
+                self.running[wanted] = future  # the thread waits for the lock before it looks for it
             return future
 
-    def _run(self, sha256: str, future: "Future[None]") -> None:
+    def _run(self, wanted: Key, future: "Future[None]") -> None:
         error: BaseException | None = None
         try:
-            self.fetch(sha256)
+            self.fetch(wanted)
         except BaseException as why:
             error = why
         with self.lock:
-            del self.running[sha256]
-            self.failed.pop(sha256, None)
+            del self.running[wanted]
+            self.failed.pop(wanted, None)
             if error is not None:
                 while len(self.failed) >= MOST_FAILED:
                     del self.failed[next(iter(self.failed))]
-                self.failed[sha256] = error
+                self.failed[wanted] = error
         if error is None:
             future.set_result(None)
         else:
             future.set_exception(error)
+
+
+def fetch_excerpt(bucket: Bucket, cache: Cache, excerpt: Excerpt) -> None:
+    """Fetch what the cache lacks of an excerpt of a blob; each extent is hashed on the way.
+
+    Only extents that are not here are written to, by one process at a time: whoever reads others is not disturbed.
+
+    Raises:
+        BlobDamaged: The object is missing, or holds other bytes.
+        StorageFull, StorageFailed: The disk has no room, or the bucket did not send it.
+    """
+    some = cache.path_of_some(excerpt.sha256).name
+    with cache.partial(some), ExitStack() as stack:
+        try:
+            file = cache.hold_some(stack, excerpt.sha256, excerpt.size)
+            runs = list(join(find_changed(file, excerpt.extents)))
+
+            def fetch(number: int) -> None:
+                fetch_run(bucket, cache, excerpt.sha256, runs[number], file)
+
+            call_each(fetch, range(len(runs)), MOST_REQUESTS, "fetch")
+        except NotFound:
+            raise damaged(excerpt.sha256) from None
+        finally:
+            cache.discard(some)
+
+
+def fetch_run(bucket: Bucket, cache: Cache, sha256: str, run: Sequence[Extent], file: int) -> None:
+    """Fetch neighbouring extents of a blob, by one request, into a file that is given by its descriptor."""
+    start, hasher = run[0].start, hashlib.sha256()
+    for extent, at, view in cut(bucket.read(sha256, start, run[-1].stop), start, run):
+        cache.make_room(len(view), "the cache")
+        hasher.update(view)
+        write_at(file, view, at)
+        if at + len(view) == extent.stop:
+            if hasher.hexdigest() != extent.sha256:
+                raise damaged(sha256)
+            hasher = hashlib.sha256()

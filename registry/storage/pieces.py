@@ -1,14 +1,32 @@
-"""Pieces: the bytes of blobs on their way into or out of a store, hashed meanwhile."""
+"""Pieces: the bytes of blobs on their way into or out of a store, hashed meanwhile; and excerpts, a part of a blob."""
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import BreadcrumbError, DigestMismatch, NotFound, StorageFailed
+from registry.files.hashing import Extent
 
 CHUNK = 2**20
 Beat = Callable[[], object]
+GAPS = 100
+"""What is not wanted between extents is fetched with them while it is at most a hundredth of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Excerpt:
+    """The bytes of a blob of `size` bytes that somebody needs, in the order in which the blob has them."""
+
+    sha256: str
+    size: int
+    extents: tuple[Extent, ...]
+
+    @property
+    def listed(self) -> list[tuple[int, int, str]]:
+        """The first byte, the byte after the last and the sha256 of each extent."""
+        return [(extent.start, extent.stop, extent.sha256) for extent in self.extents]
 
 
 def idle() -> None:
@@ -79,3 +97,32 @@ def read_whole(path: Path, sha256: str, size: int, stopping: Callable[[], bool])
         raise
     except OSError as error:
         raise StorageFailed(f"The disk failed on blob {sha256}: {error.strerror or error}.") from error
+
+
+def join(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
+    """Yield extents, in the order of their bytes, in lists that are each fetched by one request."""
+    run, gaps = list[Extent](), 0
+    for extent in extents:
+        gap = extent.start - run[-1].stop if run else 0
+        if run and (gaps + gap) * GAPS > extent.stop - run[0].start:
+            yield run
+            run, gaps, gap = [], 0, 0
+        run.append(extent)
+        gaps += gap
+    if run:
+        yield run
+
+
+def cut(chunks: Iterable[bytes], at: int, extents: Sequence[Extent]) -> Iterator[tuple[Extent, int, memoryview]]:
+    """Yield the bytes of extents out of a blob's chunks from byte `at` on: (extent, where they begin, some of them)."""
+    place = 0
+    for chunk in chunks:
+        end = at + len(chunk)
+        while place < len(extents) and extents[place].start < end:
+            extent = extents[place]
+            start, stop = max(at, extent.start), min(end, extent.stop)
+            yield extent, start, memoryview(chunk)[start - at : stop - at]
+            if stop < extent.stop:
+                break
+            place += 1
+        at = end

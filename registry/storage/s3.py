@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -67,8 +68,10 @@ class S3Place:
         from botocore.config import Config
 
         endpoint = (self.public_endpoint if public else "") or self.endpoint or None
+        core = botocore.session.Session(ONLY_OURS if self.key_id else None)
+        core.register_component("data_loader", descriptions())
         session = boto3.session.Session(
-            botocore_session=botocore.session.Session(ONLY_OURS if self.key_id else None),
+            botocore_session=core,
             aws_access_key_id=self.key_id or None,
             aws_secret_access_key=self.secret or None,
             aws_session_token=self.session_token or None,
@@ -90,6 +93,14 @@ class S3Place:
                 ignore_configured_endpoint_urls=True,  # only the settings say where the bucket is
             ),
         )
+
+
+@cache
+def descriptions() -> Any:
+    """Return what has read Amazon's descriptions of its services, once for all clients: they are megabytes of JSON."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def parse_place(

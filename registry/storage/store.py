@@ -28,7 +28,7 @@ from registry.files.progress import Progress
 from registry.storage.disk_parts import DiskParts
 from registry.storage.folder import DataFolder
 from registry.storage.parts import Parts
-from registry.storage.pieces import CHUNK, Beat, idle
+from registry.storage.pieces import CHUNK, Beat, Excerpt, idle
 
 _HEX256 = re.compile(HEX256)
 MARK, MOST_MARK = "registry-id", 100  # a file of the folder, and the most bytes that are read of it
@@ -163,14 +163,18 @@ class Store(DataFolder):
             StorageFull, StorageFailed: They cannot be brought here now.
         """
 
-    def begin_to_bring(self, sizes: Mapping[str, int]) -> bool | None:
-        """Begin to have the bytes of blobs at `path`, for whoever asks again until they are there.
+    def to_fetch(self, digests: Collection[str]) -> list[str]:
+        """Return which blobs are stored elsewhere, and have no copy at `path`."""
+        return []
+
+    def begin_to_fetch(self, sizes: Mapping[str, int]) -> bool:
+        """Begin to fetch what is not at `path` of some blobs, for whoever asks again until all are there.
 
         Args:
             sizes: The bytes of each blob, by digest.
 
         Returns:
-            Whether all are there; None if they are never all there, since they are too much.
+            Whether they are small enough to be there all at once; if not, nothing is fetched.
 
         Raises:
             BlobDamaged, StorageFull, StorageFailed: As of `bring`, for one that was begun before.
@@ -183,6 +187,16 @@ class Store(DataFolder):
         Raises:
             BlobDamaged, StorageFull, StorageFailed: As of `bring`.
         """
+
+    def hold_excerpt(self, stack: ExitStack, excerpt: Excerpt, beat: Beat = idle) -> Path:
+        """Have an excerpt of a blob in a file until a stack is left, and return the file's path.
+
+        The file is as long as the blob, and may have other bytes where the excerpt has none.
+
+        Raises:
+            BlobDamaged, StorageFull, StorageFailed: As of `bring`.
+        """
+        return self.path(excerpt.sha256)
 
     def distrust(self, sha256: str) -> None:
         """Forget what is here of a blob that somebody found damaged, if it is only a copy."""

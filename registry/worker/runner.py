@@ -34,11 +34,12 @@ from registry.errors import (
 )
 from registry.files.folders import concerns_weights
 from registry.sandboxes.sandbox import Sandbox
-from registry.services.catalog import hub_bases
+from registry.services.catalog import hub_bases, models
 from registry.services.queue import jobs, workers
+from registry.services.queue.abilities import Ability
 from registry.settings import Settings
 from registry.storage.cache import Cache
-from registry.storage.pieces import Beat
+from registry.storage.pieces import Beat, Excerpt
 from registry.storage.store import Store
 from registry.worker.metrics import WorkerMetrics
 
@@ -50,11 +51,16 @@ NO_FENCE = (
     "Processes that read strangers' files can reach the network, since the kernel gives this user no namespaces; "
     "allow them (on Linux: sysctl user.max_user_namespaces, and AppArmor's rules), or let a firewall fence them in."
 )
+MOST_BASES = 16  # that a worker remembers
 MOST_FETCHES = 3  # of a base, if the cache drops fetched files before they are used
 
 
 class Stopped(Exception):
     """The worker was asked to stop."""
+
+
+class Postponed(Exception):
+    """The job cannot be done here now, which is no fault of its own: somebody tries it again later."""
 
 
 class Hung(Exception):
@@ -111,8 +117,13 @@ class Runner:
         self.stopping = threading.Event()
         self.news = threading.Event()  # there may be a job
         self.cache = Cache(store)
-        self.device, self.seen = settings.device, float("-inf")  # where it composes; when it was last marked as seen
+        self.device: str = settings.device  # where it composes
+        self.seen = float("-inf")  # when it was last marked as seen
         self.kept: Sandbox | None = None  # a process that has composed on the GPU and keeps a base there
+        self.ability = Ability()
+        self.bases: dict[
+            str, set[str]
+        ] = {}  # that it has worked on, with the digests of their files, the last one last
 
     def stop(self) -> None:
         """Have this worker end soon, and give back the job that is running then."""
@@ -127,8 +138,13 @@ class Runner:
     def be_seen(self, session: Session) -> None:
         """Mark this worker as seen, every few seconds."""
         if self.is_unseen:
-            workers.mark_seen(session, self.name, self.device)
+            workers.mark_seen(session, self.name, self.device, self.ability.kinds, self.ability.most_bytes)
             self.seen = time.monotonic()
+
+    def can_now(self) -> Ability:
+        """Return what this worker can do, with the bases that it has worked on and that are still here."""
+        here = (base for base, files in self.bases.items() if all(self.cache.locate(file).is_file() for file in files))
+        return replace(self.ability, bases=frozenset(here))
 
     def model(self, session: Session, claim: jobs.Claim) -> Model:
         """Return the model that a job is about."""
@@ -150,7 +166,7 @@ class Runner:
         Args:
             claim: The job.
             function: `module:name`.
-            keep: Whether to reuse the process that the last such task left, and to leave it for the next.
+            keep: Whether to use the process that the last task that was kept has left, and to leave it for the next.
             network: Whether the process may reach other machines; if not, the kernel prevents it where it can.
             grows: Whether the process writes much, so that it is ended when the disk has no room beside the reserve.
             done: The share of the job that is done before the task, and the share that the task does.
@@ -162,22 +178,22 @@ class Runner:
             BreadcrumbError: The task raised it; JobFailed when the process crashed.
         """
         with tracing.span(f"process {function.rpartition(':')[2]}"):
-            return self.await_result(claim, function, keep, network, grows, done, kwargs)
+            sandbox = self.take_kept(function, kwargs) if keep else None
+            sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
+            ended = False
+            try:
+                result = self.await_result(claim, sandbox, done, grows=grows)
+                ended = True
+            finally:
+                if keep and ended:
+                    self.kept = sandbox
+                else:
+                    sandbox.kill()
+            return result
 
-    def await_result(
-        self,
-        claim: jobs.Claim,
-        function: str,
-        keep: bool,
-        network: bool,
-        grows: bool,
-        done: tuple[float, float],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Start the process of a task and wait for its result; see `in_sandbox`."""
-        sandbox = self.take_kept(kwargs) if keep else None
-        sandbox = sandbox or Sandbox(function, kwargs, self.settings.job_memory, keep, network)
-        ended, stillness = False, Stillness(self.settings.job_still_seconds)
+    def await_result(self, claim: jobs.Claim, sandbox: Sandbox, done: tuple[float, float], *, grows: bool) -> Any:
+        """Wait for the result of a process; see `in_sandbox`."""
+        stillness = Stillness(self.settings.job_still_seconds)
 
         def progress() -> float:
             return done[0] + done[1] * sandbox.progress
@@ -192,19 +208,13 @@ class Runner:
                         f"Its process neither progressed nor used a processor for {stillness.seconds:g} seconds, "
                         f"at {progress():.0%}."
                     )
-            ended = True
-            for stage in sandbox.stages:
-                tracing.add(*stage)
-            return result
         except JobFailed:
             if self.stopping.wait(0.5):  # what stops this worker may have stopped the process, too
                 raise Stopped from None
             raise
-        finally:
-            if keep and ended:
-                self.kept = sandbox
-            else:
-                sandbox.kill()
+        for stage in sandbox.stages:
+            tracing.add(*stage)
+        return result
 
     def beating(self, claim: jobs.Claim, progress: Callable[[], float] = lambda: 1.0) -> Beat:
         """Return what keeps a job's lease, if it is called often; called, it says whether it has written a heartbeat.
@@ -234,11 +244,20 @@ class Runner:
         return beat
 
     @contextlib.contextmanager
-    def here(self, claim: jobs.Claim, digests: Collection[str]) -> Iterator[None]:
-        """Keep blobs on this machine for a while, whatever they are stored in."""
+    def here(
+        self, claim: jobs.Claim, digests: Collection[str], excerpts: Collection[Excerpt] = ()
+    ) -> Iterator[dict[str, str]]:
+        """Keep blobs, and excerpts of others, on this machine for a while, whatever they are stored in.
+
+        Yields:
+            Where they are: the path of each file, by the sha256 of its blob.
+        """
+        beat = self.beating(claim)
         with contextlib.ExitStack() as stack:
-            self.store.hold(stack, digests, self.beating(claim))
-            yield
+            self.store.hold(stack, digests, beat)
+            parts = {excerpt.sha256: self.store.hold_excerpt(stack, excerpt, beat) for excerpt in excerpts}
+            paths = {sha256: self.store.path(sha256) for sha256 in digests} | parts
+            yield {sha256: str(path) for sha256, path in paths.items()}
 
     def look_at_fence(self) -> None:
         """Say in the log if jobs that read strangers' bytes can reach other machines here."""
@@ -253,13 +272,13 @@ class Runner:
         if fenced is False:
             log.warning("worker.no_fence", hint=NO_FENCE)
 
-    def take_kept(self, kwargs: dict[str, Any]) -> Sandbox | None:
-        """Call the task again in the process that was kept; None if there is none, or it has died since."""
+    def take_kept(self, function: str, kwargs: dict[str, Any]) -> Sandbox | None:
+        """Call a task in the process that was kept; None if there is none, or it has died since."""
         kept, self.kept = self.kept, None
         if kept is None:
             return None
         try:
-            kept.again(kwargs)
+            kept.again(kwargs, function)
         except OSError:
             kept.kill()
             return None
@@ -309,8 +328,14 @@ class Runner:
         with self.database.read() as session:
             model = self.model(session, claim)
             remote = hub_bases.remote(session, model)
+            files = {file.path: file.sha256 for file in models.base_files(session, model)}
         with self.fetched(claim, model.source or "", remote):
             yield
+        if model.base_digest is not None:
+            self.bases.pop(model.base_digest, None)
+            self.bases[model.base_digest] = concerning(files)
+            while len(self.bases) > MOST_BASES:
+                del self.bases[next(iter(self.bases))]
 
     def readable(self, files: dict[str, str]) -> dict[str, str]:
         """Return the paths of the files that hold or describe the weights: safetensors, indexes, components, config."""

@@ -11,7 +11,7 @@ from registry.db.session import Database
 from registry.errors import StorageFailed
 from registry.services.blobs import bucket_copies, garbage, scrubbing
 from registry.services.catalog import models, publishers
-from registry.services.composing import holding
+from registry.services.composing import holding, parts
 from registry.services.hub import downloads
 from registry.services.people import sign_ins, tokens
 from registry.services.people.joining import devices, invitations
@@ -47,6 +47,7 @@ class Upkeep(Runner):
         grace = timedelta(hours=self.settings.upload_hours)
         lent = timedelta(seconds=self.settings.bucket_seconds)
         collected = garbage.run(self.database, self.store, grace, orphans=False, bucket=self.bucket, lent=lent)
+        parts.forget(self.database, self.store)
         holding.make_room(self.database, self.store, 0, self.settings.composed_bytes)
         holding.reclaim(self.database, self.store)
         if collected.problem:

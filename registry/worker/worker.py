@@ -14,37 +14,34 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import structlog
 
 from registry import tracing
 from registry.db.notifications import Watch, watching
-from registry.db.tables import Model, Recipe
-from registry.documents.composed_card import CardItem, render_card
+from registry.db.tables import Model
 from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
-from registry.files.folders import CONFIG, carried, is_weights, left_out
-from registry.files.hashing import hash_file
+from registry.files.folders import CONFIG
 from registry.sandboxes.sandbox import warm_up
 from registry.services.blobs import blobs, damage
-from registry.services.catalog import beside, hub_bases, models, patches
-from registry.services.composing import builds, compositions, holding
+from registry.services.catalog import hub_bases, models, patches, revisions
+from registry.services.composing import parts
 from registry.services.queue import jobs
 from registry.services.releasing import releases
-from registry.worker import comparing, diffing
-from registry.worker.runner import Hung, Stopped, concerning, fails_for_all, fails_in_bucket
-from registry.worker.upkeep import Upkeep
+from registry.worker import checking, comparing, diffing
+from registry.worker.composing import Composer
+from registry.worker.runner import Hung, Postponed, Stopped, concerning, fails_for_all, fails_in_bucket
 
 log = structlog.get_logger()
 SWEEP_EVERY = 600.0  # seconds
 BUCKET_REST = timedelta(seconds=30)  # until a job is tried again that lacks an object; others go first
+REST = timedelta(seconds=30)  # until a job is tried again that another worker, or a cluster, has to do
 DISK_REST = 10.0  # seconds of a worker whose disk fails, before it tries again
 MOST_IMPORTS = 4  # attempts of an import whose Hub does not answer: a minute at most, and somebody waits
 MOST_HANGS = 3  # attempts of a job that hangs: each takes a worker for as long as it may stand still
 
 
-class Worker(Upkeep):
+class Worker(Composer):
     """Runs jobs one at a time until it is stopped."""
 
     def run(self) -> None:
@@ -59,6 +56,8 @@ class Worker(Upkeep):
             self.work(watch)
         if self.kept:
             self.kept.kill()
+        if self.cluster:
+            self.cluster.close()
         for event in (self.stopping, self.swept, self.fresh):
             event.set()
         for thread in threads:
@@ -91,8 +90,8 @@ class Worker(Upkeep):
         with self.database.write() as session:
             self.be_seen(session)
         strays, missing = blobs.compare(self.database, self.store)
-        if orphans := blobs.adopt_orphans(self.database, self.store, strays):
-            log.info("worker.orphans", blobs=orphans)
+        if orphans := blobs.adopt_orphans(self.database.write, self.store, strays):
+            log.info("worker.orphans", blobs=len(orphans))
         if self.store.kind == "bucket":  # a folder would say the same of all blobs while it is not mounted
             lost = [sha256 for sha256 in missing if damage.examine(self.database, self.store, sha256)]
             if lost:
@@ -101,12 +100,13 @@ class Worker(Upkeep):
 
     def step(self) -> bool:
         """Run the next job, if there is one; return whether there was."""
+        ability = self.can_now()
         with self.database.read() as session:
-            if not self.is_unseen and not jobs.any_claimable(session, self.name, self.lease):
+            if not self.is_unseen and not jobs.any_claimable(session, self.name, self.lease, ability):
                 return False
         with self.database.write() as session:
             self.be_seen(session)
-            claim = jobs.claim(session, self.name, self.lease)
+            claim = jobs.claim(session, self.name, self.lease, ability)
         if claim is None:
             return False
         began = time.monotonic()
@@ -114,6 +114,8 @@ class Worker(Upkeep):
         with tracing.span(f"job {claim.kind}", "consumer", carried, crumb__job=str(claim.job_id)) as span:
             outcome = self.attempt(claim)
             span.set_attribute("crumb.outcome", outcome)
+            if claim.kind == "compose":
+                parts.forget(self.database, self.store)
             if outcome != "done":
                 tracing.fail(span, outcome)
         self.metrics.jobs.labels(claim.kind, outcome).observe(time.monotonic() - began)
@@ -130,7 +132,7 @@ class Worker(Upkeep):
                 raise JobFailed(f"{claim.deaths} {what}, so it is not tried again.{last}")
             work: dict[str, Callable[[jobs.Claim], None]] = {
                 "import": self.import_base,
-                "check": self.check_patch,
+                "check": partial(checking.check_patch, self),
                 "diff": partial(diffing.diff, self),
                 "compose": self.compose,
                 "rebuild": self.rebuild,
@@ -154,6 +156,11 @@ class Worker(Upkeep):
                 with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
                     jobs.postpone(session, claim, timedelta(seconds=2**claim.deaths), f"{jobs.HUNG}{why}")
             return "hung"
+        except Postponed as why:
+            bound.warning("job.postponed", error=str(why))
+            with contextlib.suppress(jobs.LeaseLost), self.database.write() as session:
+                jobs.postpone(session, claim, REST, str(why), counts=False)
+            return "postponed"
         except JobCancelled:
             self.give_up(claim, "cancelled", None)
             bound.info("job.cancelled")
@@ -198,7 +205,7 @@ class Worker(Upkeep):
             if claim.kind == "check":
                 revision = patches.by_id(session, uuid.UUID(claim.payload["revision_id"]))
                 refusal = str(error) if isinstance(error, InvalidInput) else f"The check itself failed: {error}"
-                patches.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
+                revisions.refuse(session, self.model(session, claim), revision, claim.model + claim.subject, refusal)
             if claim.kind == "diff":
                 diffing.give_up(session, claim, str(error))
             if claim.kind == "compose":
@@ -259,151 +266,3 @@ class Worker(Upkeep):
                 hub_bases.register(session, self.store, model, source, files, folder, limits)
                 models.finish_import(session, model, contents, models.read_card(self.store, named))
                 jobs.end(session, claim, "done")
-
-    def check_patch(self, claim: jobs.Claim) -> None:
-        """Check a pushed file against its model's base and record its statistics."""
-        revision_id = uuid.UUID(claim.payload["revision_id"])
-        with self.database.read() as session:
-            model = self.model(session, claim)
-            revision = patches.by_id(session, revision_id)
-            tensors = models.base_tensors(session, model)
-            files = {file.path: file.sha256 for file in models.base_files(session, model)}
-            offered = {file.path: file.sha256 for file in beside.files_of(session, revision)}
-        damage.require_sound(self.database, self.store, [revision.sha256, *offered.values(), *files.values()])
-        needed = {
-            revision.sha256,
-            *offered.values(),
-            *concerning(files),
-            *(files[path] for path in offered if path in files),
-        }
-        with self.base_here(claim), self.here(claim, needed):
-            contents = self.in_sandbox(
-                claim,
-                "registry.sandboxes.tasks:check_patch",
-                path=str(self.store.path(revision.sha256)),
-                sha256=revision.sha256,
-                base=model.base_digest,
-                tensors=tensors,
-                files=self.readable(files),
-                beside={path: self.pair(sha256, files.get(path)) for path, sha256 in offered.items()},
-            )
-        with self.database.write() as session:
-            revision, subject = patches.by_id(session, revision_id), claim.model + claim.subject
-            patches.finish_check(session, self.model(session, claim), revision, subject, contents)
-            jobs.end(session, claim, "done")
-
-    def compose(self, claim: jobs.Claim) -> None:
-        """Compose a recipe and record the composition; its files are stored if there is room, else only their digests.
-
-        One that is recorded already gets its files again: they were damaged, or are to be held.
-        """
-        with self.database.read() as session:
-            model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
-            compositions.require_ingredients(session, model, recipe)
-            files_of_base = models.base_files(session, model)
-            base = {file.path: file.sha256 for file in files_of_base}
-            named = compositions.described(session, model, recipe)
-            size = sum(file.blob.size for file in files_of_base if is_weights(file.path))
-            known = compositions.composition_of(session, model, recipe.digest)
-        repaired = known is not None and known.held
-        held = repaired or holding.make_room(self.database, self.store, size, self.settings.composed_bytes)
-        if known is not None and not held and not compositions.is_damaged(known):
-            with self.base_here(claim), self.database.write() as session:  # a reader may wait for a base from the Hub
-                jobs.end(session, claim, "done")
-            return
-        with self.database.read() as session:
-            result = compositions.reusable(session, model, recipe.digest, held=held)
-        with self.store.folder(f"job-{claim.job_id.hex}-{claim.attempt}") as folder:
-            if result is None:
-                result = self.compose_into(folder if held else None, claim, base, recipe) | {"builder": self.name}
-            others = {path: base[path] for path in carried(base, result["files"])}
-            card = render_card(
-                model.full_name,
-                model.full_name,
-                compositions.to_recipe(recipe),
-                result["weights_digest"],
-                [CardItem(item.sha256, revision.patch.number, revision.title) for item, revision in named if revision],
-                models.read_card(self.store, base),
-                left_out(base, result["files"]),
-            )
-            (folder / "README.md").write_text(card)
-            files = {**others, **result["files"], "README.md": hash_file(folder / "README.md")}
-            made = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-            for name, file in made.items():
-                self.store.send_ahead(file, files[name], self.beating(claim))
-            with self.database.write() as session:
-                job = jobs.hold(session, claim)
-                for name in sorted(result.get("sizes", {}) | made, key=lambda name: files[name]):  # one order
-                    if (path := made.get(name)) is not None:
-                        blobs.register(session, self.store, path, files[name], path.stat().st_size)
-                    else:
-                        blobs.refer(session, files[name], result["sizes"][name], "computed")
-                model = self.model(session, claim)
-                if held and "sizes" not in result:  # of another model, whose composition may have been let go of since
-                    weights = {sha256 for path, sha256 in files.items() if is_weights(path)}
-                    held = blobs.lease(session, weights).keys() >= weights
-                composition = compositions.composition_of(session, model, recipe.digest)
-                if composition is not None:
-                    composition.held = held
-                else:
-                    compositions.finish(
-                        session,
-                        model,
-                        recipe.digest,
-                        result["weights_digest"],
-                        result["device"],
-                        result["seconds"],
-                        files,
-                        result["builder"],
-                        job.user_id,
-                        result["warnings"],
-                        held=held,
-                    )
-                    releases.composed(session, model, recipe.digest)
-                jobs.end(session, claim, "done")
-
-    def compose_into(
-        self, folder: Path | None, claim: jobs.Claim, base: dict[str, str], recipe: Recipe, *, keep: bool = True
-    ) -> dict[str, Any]:
-        """Compose the weight files of a recipe into a folder, if there is one; else only find out their digests.
-
-        That is done in the process that the last composition left, if any.
-        """
-        wanted = compositions.to_recipe(recipe)
-        used = [item.sha256 for item in wanted.items]
-        damage.require_sound(self.database, self.store, [*base.values(), *used])
-        with self.base_here(claim), self.here(claim, {*concerning(base), *used}):
-            files = self.readable(base)
-            if folder is not None:
-                self.store.require_room(sum(Path(file).stat().st_size for file in files.values()), "the composition")
-            result: dict[str, Any] = self.in_sandbox(
-                claim,
-                "registry.sandboxes.tasks:compose",
-                keep=keep and self.settings.device != "cpu",
-                grows=folder is not None,
-                base={path: (file, base[path]) for path, file in files.items()},
-                patches={sha256: str(self.store.path(sha256)) for sha256 in used},
-                recipe={"base": wanted.base, "alpha": wanted.alpha, "items": wanted.items, "method": wanted.method},
-                out=None if folder is None else str(folder),
-                device=self.settings.device,
-                device_memory=self.settings.device_memory,
-            )
-        self.device = result["device"]
-        if self.kept and result["device"] != "cuda":
-            self.kept.kill()
-            self.kept = None
-        return result
-
-    def rebuild(self, claim: jobs.Claim) -> None:
-        """Compose a recipe that another worker has composed, and record the result as a build."""
-        with self.database.read() as session:
-            model, recipe = self.model(session, claim), compositions.load(session, claim.payload["recipe"])
-            compositions.require_ingredients(session, model, recipe)
-            base = {file.path: file.sha256 for file in models.base_files(session, model)}
-        result = self.compose_into(None, claim, base, recipe, keep=False)
-        with self.database.write() as session:
-            jobs.hold(session, claim)
-            model = self.model(session, claim)
-            made = result["weights_digest"], result["device"], result["files"]
-            builds.add_rebuild(session, model, recipe.digest, self.name, *made)
-            jobs.end(session, claim, "done")

@@ -2,8 +2,10 @@
 
 import re
 import shlex
+from functools import cache
 from itertools import dropwhile, takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -84,11 +86,16 @@ def typed() -> list[str]:
     return list(found)
 
 
+@cache
+def command_of(program: str) -> Any:
+    """Return the command that a program runs."""
+    return typer.main.get_command(crumb if program == "crumb" else crumb_server)
+
+
 @pytest.mark.parametrize("line", typed())
 def test_a_command_takes_the_arguments_that_a_page_gives_it(line: str) -> None:
     program, *words = takewhile(lambda word: word not in ("&", "||"), shlex.split(line))
-    app = crumb if program.endswith("crumb") else crumb_server
-    command = typer.main.get_command(app)
+    command = command_of(program.rsplit("/", 1)[-1])
     while hasattr(command, "commands"):
         words = command.spell_out(words) if hasattr(command, "spell_out") else words
         command = command.commands[words.pop(0)]

@@ -1,9 +1,10 @@
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from registry.files.hashing import BLOCK, hash_file
+from registry.files.hashing import BLOCK, hash_each, hash_file, read_file
 from registry.files.progress import Meter
 
 
@@ -17,6 +18,7 @@ def test_a_file_has_one_digest_with_or_without_progress(tmp_path: Path, size: in
     assert hash_file(tmp_path / "x", lambda done, total: seen.append((done, total))) == expected
     assert [done for done, _ in seen][-1:] == ([size] if size else [])
     assert {total for _, total in seen} <= {size}
+    assert hash_each([partial(read_file, tmp_path / "x")] * 3, lambda _: None, 1) == [expected] * 3
 
 
 def test_a_meter_counts_back_what_must_be_done_again() -> None:

@@ -32,7 +32,7 @@ from registry.db.tables import (
     now,
 )
 from registry.errors import BreadcrumbError, Forbidden, InvalidRecipe, InvalidRequest, NotFound, WrongState
-from registry.services.catalog import models, patches
+from registry.services.catalog import models, patches, revisions
 from registry.services.composing import builds, compositions, mixes
 from registry.services.composing.mixes import Ingredient, Mix
 from registry.services.curation import reviews
@@ -286,7 +286,7 @@ class PatchLives(Lives):
             sha256 = self.add_blob(session, user)
 
         def do(session: Any, actor: Actor) -> None:
-            row, _ = patches.revise(session, actor, self.name, number, patches.Contribution(sha256, "t", ""))
+            row, _ = revisions.revise(session, actor, self.name, number, revisions.Contribution(sha256, "t", ""))
             row.state = "checked"
 
         expected: type[BreadcrumbError] | None = None
@@ -560,7 +560,7 @@ class ReleaseLives(Lives):
             if who in PEOPLE:
                 builds.attest(session, actor, model, digest, weights, "cpu")
             else:
-                builds.add_rebuild(session, model, digest, who, weights, "cpu", {})
+                builds.add_rebuild(session, model, digest, who, weights, "cpu")
 
         self.attempt(expected, who if who in PEOPLE else "chief", "build.report", do)
         if expected is None:

@@ -93,15 +93,15 @@ def test_few_readers_wait_for_a_slow_bucket_and_not_for_long(store: BucketStore,
 
 def test_whoever_asks_again_gets_the_copy_or_hears_why_there_is_none(store: BucketStore, unheld: str) -> None:
     sizes = {unheld: len(DATA), "0" * 64: 1}
-    assert store.begin_to_bring(sizes) is False
+    assert store.to_fetch(sizes) == list(sizes) and store.begin_to_fetch(sizes)
     store.fetches.wait(unheld, lambda: None)
     with pytest.raises(BlobDamaged):
         store.fetches.wait("0" * 64, lambda: None)
     with pytest.raises(BlobDamaged):
-        store.begin_to_bring(sizes)
-    assert store.begin_to_bring({unheld: len(DATA)}) is True
+        store.begin_to_fetch(sizes)
+    assert store.to_fetch(sizes) == ["0" * 64]
     store.most = len(DATA)
-    assert store.begin_to_bring(sizes) is None, "that never fits"
+    assert not store.begin_to_fetch(sizes), "that never fits"
 
 
 def test_a_full_disk_makes_the_cache_smaller(store: BucketStore, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,11 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import BaseFile, Blob, Model, Namespace, User, now
-from registry.services.blobs import quotas
+from registry.services.blobs import garbage, quotas
 from tests.support.world import World
 
 DATA = random.Random(1).randbytes(2500)
@@ -39,3 +39,14 @@ def refer(session: Session, sha256: str) -> None:
     quotas.charge(session, space.id, [sha256])
     session.add(Model(namespace_id=space.id, name=name, creator_id=user.id, size=1, files=files))
     session.flush()
+
+
+def unwanted(world: World, sha256: str) -> None:
+    """Have no base refer to a blob any more."""
+    with world.database.write() as session:
+        session.execute(delete(BaseFile).where(BaseFile.sha256 == sha256))
+
+
+def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Collected:
+    """Collect what nothing refers to, in the bucket as well if there is one that has copies."""
+    return garbage.run(world.database, world.store, grace, bucket=world.worker.bucket, **how)

@@ -15,7 +15,7 @@ from registry.db.tables import AuditEvent, BaseFile, Model, ModelMember, Patch, 
 from registry.services.people.actors import Actor, authenticate
 from registry.worker.worker import Worker
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
-from tests.support.world import World, create_model, open_world, push_patch, upload
+from tests.support.world import World, create_model, open_world, push_patch, store
 
 NAME = "alice/tiny"
 URL = f"/api/v1/models/{NAME}"
@@ -70,7 +70,7 @@ class Community:
 
     def revise(self, number: int, file: Path, user: str = "bob", status: int = 202) -> Any:
         """Send the next revision of a patch, and let the worker check it."""
-        sha256 = upload(self.world.client(user), file.read_bytes())
+        sha256 = store(self.world, user, file.read_bytes())
         answer = self.post(user, f"/patches/{number}/revisions", status, sha256=sha256, title="again")
         self.world.work()
         return answer
@@ -82,9 +82,8 @@ class Community:
         self, file: Path, files: dict[str, bytes], status: int = 202, user: str = "bob", **words: Any
     ) -> Any:
         """Push a patch with files beside its weights; return it as it was checked, or the refusal."""
-        client = self.world.client(user)
-        sha256 = upload(client, file.read_bytes())
-        named = [{"path": path, "sha256": upload(client, raw)} for path, raw in files.items()]
+        sha256 = store(self.world, user, file.read_bytes())
+        named = [{"path": path, "sha256": store(self.world, user, raw)} for path, raw in files.items()]
         answer = self.post(user, "/patches", status, **{"sha256": sha256, "title": "t", "files": named, **words})
         self.world.work()
         return self.patch(answer["number"]) if status < 300 else answer

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import sqlalchemy
 
-from registry.db.session import migrate
+from registry.db.session import Database, migrate
 from tests.support.in_memory import find_place
 
 
@@ -80,3 +81,11 @@ class Databases:
     def run(self, statement: str) -> None:
         with self.engine.connect() as connection:
             connection.exec_driver_sql(statement)
+
+
+def await_lock(database: Database, thread: threading.Thread) -> None:
+    """Wait until another transaction in a PostgreSQL database waits for a lock, or a thread has ended."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.engine.connect() as connection:
+        while thread.is_alive() and not connection.scalar(sqlalchemy.text(query)):
+            connection.rollback()

@@ -58,7 +58,8 @@ class Asked:
 class S3:
     """A bucket; `fault` says which status to fail a request with, or CUT, HALF or WRONG, or None to serve it.
 
-    With a `session_token`, the key is one for a while. A bucket that is not `conditional` overwrites what it has.
+    With a `session_token`, the key is one for a while. A bucket that is not `conditional` overwrites what it has,
+    and one without `ranges` sends objects whole.
     """
 
     url: str = ""
@@ -68,11 +69,13 @@ class S3:
     secret: str = "a-secret+of/the-stand-in"
     session_token: str = ""
     conditional: bool = True
+    ranges: bool = True
     objects: dict[str, bytes] = field(default_factory=dict)
     modified: dict[str, datetime] = field(default_factory=dict)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)  # open ones
     begun: dict[str, tuple[str, datetime]] = field(default_factory=dict)  # of which key each is, and since when
     asked: list[Asked] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)  # bytes of each object that were asked for
     refused: list[str] = field(default_factory=list)
     page: int = 1000
     late: timedelta = timedelta(0)  # how far the clock is ahead
@@ -251,6 +254,7 @@ class S3:
         if key not in self.objects:
             raise Refused(404, "NoSuchKey")
         body = self.objects[key]
+        first, stop = 0, len(body)
         headers = {
             "ETag": etag(body),
             "Last-Modified": self.modified[key].strftime("%a, %d %b %Y %H:%M:%S GMT"),
@@ -259,13 +263,15 @@ class S3:
         }
         if "response-content-disposition" in asked.word:
             headers["Content-Disposition"] = asked.word["response-content-disposition"]
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.headers.get("range", ""))
-        if wanted is None:
-            return 200, headers, body
-        first, last = int(wanted[1]), min(int(wanted[2] or len(body)), len(body) - 1)
-        if first > last:
-            raise Refused(416, "InvalidRange")
-        return 206, headers | {"Content-Range": f"bytes {first}-{last}/{len(body)}"}, body[first : last + 1]
+        wanted, status = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.headers.get("range", "")), 200
+        if wanted is not None and self.ranges:
+            first, stop, status = int(wanted[1]), min(int(wanted[2] or len(body)) + 1, len(body)), 206
+            if first >= stop:
+                raise Refused(416, "InvalidRange")
+            headers["Content-Range"] = f"bytes {first}-{stop - 1}/{len(body)}"
+        if asked.method == "GET":
+            self.sent[key] = self.sent.get(key, 0) + stop - first
+        return status, headers, body[first:stop]
 
     def unfinished(self, word: dict[str, str]) -> bytes:
         found = [

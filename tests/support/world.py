@@ -135,9 +135,9 @@ def upload(client: TestClient, data: bytes) -> str:
 
 def store(world: World, user: str, data: bytes) -> str:
     """Keep bytes as a user's upload without the many requests of one; return their digest."""
-    context = world.app.state.context
+    context, secret = world.app.state.context, world.token(user)
     with world.database.write() as session:
-        actor = actors.authenticate(session, world.tokens[user])
+        actor = actors.authenticate(session, secret)
         return uploads.put(session, world.store, actor, data, context.upload_limits)
 
 

@@ -16,6 +16,7 @@ from registry.db.session import Database, open_database
 from registry.db.tables import Job, now
 from registry.errors import InvalidRequest, JobCancelled, NotFinite, StorageFailed, StorageFull, Unavailable
 from registry.services.queue import jobs
+from registry.worker import checking
 from registry.worker.runner import Hung, Stopped
 from registry.worker.worker import DISK_REST, Worker
 from tests.support.world import World, enqueue
@@ -26,10 +27,10 @@ DISK = StorageFull("The disk of the data folder is full.")
 def fail(world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, work: str = "compose") -> None:
     """Let the work of a kind of job end with an error."""
 
-    def raising(_: jobs.Claim) -> None:
+    def raising(*_: Worker | jobs.Claim) -> None:
         raise error
 
-    monkeypatch.setattr(world.worker, work, raising)
+    monkeypatch.setattr(checking if work == "check_patch" else world.worker, work, raising)
 
 
 def find(world: World, job: Job) -> Job:

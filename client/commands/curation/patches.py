@@ -57,6 +57,10 @@ def push(
     update: Annotated[
         str | None, typer.Option("--update", metavar="N", help="Add it as the next revision of your patch N.")
     ] = None,
+    tuned_from: Annotated[
+        str | None,
+        typer.Option("--tuned-from", metavar="REF", help="What it was tuned from, if that is a release, like 1.2.0."),
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="FILE", help="Keep the patch that is made, as this file.")
     ] = None,
@@ -75,6 +79,9 @@ def push(
 
     Files of TUNED beside its weights that differ from the base's, like config.json or a chat template, are sent with
     it; a release takes them if its maintainer says so.
+
+    A model that was tuned from a release, and not from the base, has the release's changes in it. With --tuned-from,
+    the patch holds only what was learned on top of that.
 
     In a job of a build service that an owner has named (`crumb publisher add`), no token is needed.
 
@@ -100,6 +107,7 @@ def push(
             model,
             title,
             base=base[0] if base else None,
+            tuned_from=tuned_from,
             keep=keep,
             weights_only=weights_only,
             options=changed,

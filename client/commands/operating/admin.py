@@ -52,6 +52,7 @@ def summary(as_json: Json = False, quiet: Quiet = False) -> None:
         ("blobs", f"{numbers.blobs}, {size(numbers.blob_bytes)}"),
         ("damaged blobs", str(numbers.damaged_blobs)),
         ("jobs", _counts(numbers.jobs)),
+        ("jobs for no worker", _counts(numbers.unclaimable_jobs)),
         ("open reports", str(numbers.open_reports)),
     ]
     Console(as_json, quiet).result(numbers, fields(pairs), str(numbers.open_reports))
@@ -103,7 +104,7 @@ def workers(as_json: Json = False, quiet: Quiet = False) -> None:
     with connect() as client:
         listed = client.workers()
     rows = [_worker(row) for row in listed]
-    heads = ("name", "is", "device", "started", "seen", "at")
+    heads = ("name", "is", "device", "takes", "started", "seen", "at")
     text = table(heads, rows) if rows else "There has been no worker for a day; run `crumb-server worker`."
     Console(as_json, quiet).result(listed, text, "\n".join(row.name for row in listed if row.alive))
 
@@ -195,7 +196,8 @@ def quota(
 def _worker(row: "Worker") -> tuple[str, ...]:
     at = f"{row.job.kind} {row.job.model} {plain(row.job.subject)[:20]}, {row.job.progress:.0%}" if row.job else ""
     alive = "alive" if row.alive else "silent"
-    return plain(row.name), alive, plain(row.device), _minute(row.started_at), _minute(row.seen_at), at
+    takes = " ".join(row.kinds or ["all"]) + ("" if row.most_bytes is None else f" to {size(row.most_bytes)}")
+    return plain(row.name), alive, plain(row.device), takes, _minute(row.started_at), _minute(row.seen_at), at
 
 
 def _job(row: "AdminJob") -> tuple[str, ...]:

@@ -8,7 +8,7 @@ computed from the values and not taken from the file.
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import Patch, called, open_patch
 from registry.breadcrumbs.kernels.check import measure_values
 from registry.breadcrumbs.kernels.compose import CODES, PAD
+from registry.breadcrumbs.kernels.sha256.streams import new_hash, update_each
 from registry.errors import BaseMismatch, InvalidPatch
+from registry.files.hashing import Extent, Hash
 from registry.files.progress import Meter, Progress
 from registry.files.threads import call_each
 
@@ -34,6 +36,7 @@ class TensorReport:
         nnz: How many of its weights are touched.
         density: nnz over all its weights.
         l1, l2, linf: Norms of the patch's values, unscaled, in float64.
+        extents: Where the file has the tensor's mask and its values; None unless asked for.
     """
 
     name: str
@@ -44,6 +47,7 @@ class TensorReport:
     l1: float
     l2: float
     linf: float
+    extents: tuple[Extent, Extent] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class PatchReport:
         density: nnz over all the base's weights.
         params: How the patch was made, as it says.
         tensors: The tensors that it touches, in name order.
+        header: Where the file has its header; None unless asked for.
     """
 
     sha256: str
@@ -64,10 +69,16 @@ class PatchReport:
     density: float
     params: MaskParams
     tensors: list[TensorReport]
+    header: Extent | None = None
 
 
 def check_patch(
-    path: Path, base: str, tensors: Mapping[str, TensorSpec], progress: Progress | None = None
+    path: Path,
+    base: str,
+    tensors: Mapping[str, TensorSpec],
+    progress: Progress | None = None,
+    *,
+    extents: bool = False,
 ) -> PatchReport:
     """Check a patch file against the base it must be for.
 
@@ -76,6 +87,7 @@ def check_patch(
         base: Weights digest of the base.
         tensors: dtype and shape of every tensor of the base.
         progress: Called with (bytes read, bytes to read); every byte is read twice.
+        extents: Whether to hash each part of the file by itself, too, so that whoever needs one can verify it.
 
     Returns:
         Its digest, size and statistics.
@@ -84,7 +96,7 @@ def check_patch(
         InvalidPatch: The file breaks a rule; the message names the entry and the rule.
         BaseMismatch: The patch was made for another base.
     """
-    return _check(path, base, tensors, Meter(2 * path.stat().st_size, progress))
+    return _check(path, base, tensors, Meter(2 * path.stat().st_size, progress), extents)
 
 
 def check_patches(
@@ -96,7 +108,9 @@ def check_patches(
     return list(reports.values())
 
 
-def _check(path: Path, base: str, tensors: Mapping[str, TensorSpec], meter: Meter) -> PatchReport:
+def _check(
+    path: Path, base: str, tensors: Mapping[str, TensorSpec], meter: Meter, extents: bool = False
+) -> PatchReport:
     with open_patch(path, limits_for(tensors)) as patch:
         info = patch.info
         if info.base != base:
@@ -107,10 +121,17 @@ def _check(path: Path, base: str, tensors: Mapping[str, TensorSpec], meter: Mete
             _check_spec(called(path), name, spec, tensors.get(name))
         buffer = np.zeros(min(max(info.nnz.values()), BLOCK_ELEMENTS) * 4 + PAD, np.uint8)
         reports = [_check_tensor(patch, name, meter, buffer) for name in info.tensors]
-        sha256 = _sha256(patch, meter)
+        header: Extent | None = None
+        if extents:
+            sha256, header, parts = _hash_parts(patch, meter)
+            reports = [replace(report, extents=_extents_of(patch, report.name, parts)) for report in reports]
+        else:
+            whole = hashlib.sha256()
+            _hash(patch, 0, info.size, [whole], meter)
+            sha256 = whole.hexdigest()
     nnz = sum(info.nnz.values())
     weights = sum(spec.numel for spec in tensors.values())
-    return PatchReport(sha256, info.size, nnz, nnz / weights, info.params, reports)
+    return PatchReport(sha256, info.size, nnz, nnz / weights, info.params, reports, header)
 
 
 def limits_for(tensors: Mapping[str, TensorSpec]) -> Limits:
@@ -184,10 +205,26 @@ def _check_indices(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) 
         last = int(indices[-1])
 
 
-def _sha256(patch: Patch, meter: Meter) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(HASH_BYTES, patch.info.size)))
-    for start, stop in blocks(patch.info.size, HASH_BYTES):
-        patch.fill_from_file(buffer[: stop - start], start)
-        digest.update(buffer[: stop - start])
-        meter.add(stop - start)
-    return digest.hexdigest()
+def _hash_parts(patch: Patch, meter: Meter) -> tuple[str, Extent, dict[str, Extent]]:
+    """Hash a file, and beside it each of its parts: return its sha256, its header, and its entries by name."""
+    whole, parts = new_hash(), dict[str, Extent]()
+    entries = [(entry.name, entry.start, entry.stop) for entry in patch.header.entries.values()]
+    for name, start, stop in [("", 0, patch.header.size), *entries]:  # as they follow each other in the file
+        part = new_hash()
+        _hash(patch, start, stop, [whole, part], meter)
+        parts[name] = Extent(start, stop, part.hexdigest())
+    return whole.hexdigest(), parts.pop(""), parts
+
+
+def _hash(patch: Patch, start: int, stop: int, hashes: Sequence[Hash], meter: Meter) -> None:
+    """Give each of some hashes the bytes start..stop - 1 of a file."""
+    buffer = memoryview(bytearray(min(HASH_BYTES, stop - start)))
+    for at, end in blocks(stop - start, HASH_BYTES):
+        view = buffer[: end - at]
+        patch.fill_from_file(view, start + at)
+        update_each([(each, view) for each in hashes])
+        meter.add(end - at)
+
+
+def _extents_of(patch: Patch, name: str, parts: Mapping[str, Extent]) -> tuple[Extent, Extent]:
+    return parts[patch.mask_entry(name).name], parts[patch.value_entry(name).name]

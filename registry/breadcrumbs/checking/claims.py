@@ -23,7 +23,7 @@ class CheckResult:
     """The result of one check of a patch.
 
     Args:
-        name: The check: format, base, finite, density or files.
+        name: The check: format, base, finite, density, files or release.
         status: `warn` asks people to judge; `fail` means that something is wrong.
         summary: One sentence.
     """

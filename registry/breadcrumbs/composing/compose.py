@@ -28,7 +28,7 @@ from registry.breadcrumbs.composing.lanes import Crew, Phases
 from registry.breadcrumbs.composing.writer import LANES, Writer
 from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.digest import digest_of
-from registry.breadcrumbs.formats.header import show
+from registry.breadcrumbs.formats.header import TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.formats.recipe import Recipe
 from registry.breadcrumbs.kernels.devices import pick_device
@@ -47,6 +47,41 @@ class WrittenFile:
 
     sha256: str | None
     size: int
+
+
+@dataclass(frozen=True)
+class BaseTensors:
+    """All tensors of a base, of which only some files are here.
+
+    Args:
+        specs: dtype and shape of each.
+        digests: The sha256 of each one's raw bytes.
+    """
+
+    specs: Mapping[str, TensorSpec]
+    digests: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(spec.bytes for spec in self.specs.values())
+
+
+@dataclass(frozen=True)
+class ComposedFiles:
+    """Some weight files of a composition; the fields are those of `Composed`.
+
+    Args:
+        tensors: The sha256 of each tensor's raw bytes; empty where tensors were not hashed.
+        device, seconds, files, phases, negative: As of `Composed`, of these files.
+    """
+
+    tensors: dict[str, str]
+    device: str
+    seconds: float
+    files: dict[str, WrittenFile]
+    phases: dict[str, float] = field(default_factory=dict)
+    negative: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,17 +145,67 @@ def compose(
         InvalidPatch: A patch contradicts itself.
         NotFinite: A result overflows where the base was finite.
     """
+    made = compose_files(
+        base,
+        patches,
+        recipe,
+        out,
+        device,
+        progress,
+        digests=digests,
+        file_digests=file_digests,
+        check_base=check_base,
+        base_files=base_files,
+        threads=threads,
+        device_memory=device_memory,
+    )
+    weights_digest = digest_of(base.tensors, made.tensors) if digests else None
+    return Composed(weights_digest, made.device, made.seconds, made.files, made.phases, made.negative)
+
+
+def compose_files(
+    base: Checkpoint,
+    patches: Mapping[str, Patch],
+    recipe: Recipe,
+    out: Path | None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    *,
+    whole: BaseTensors | None = None,
+    digests: bool = True,
+    file_digests: bool = False,
+    check_base: bool = True,
+    base_files: Mapping[str, str] | None = None,
+    threads: int | None = None,
+    device_memory: int | None = None,
+) -> ComposedFiles:
+    """Write some weight files of a composition: those that `base` has, to the bytes that they have in the whole.
+
+    A composition is all of its files, and the digest over the tensors of all of them. So files may be composed one
+    after another, or on several machines, each of which has these files of the base and the patches.
+
+    Args:
+        base: The files of the base to compose: all, or some of them, which `open_files` opens.
+        whole: All tensors of the base, if `base` has only some of its files; patches are held to these.
+        patches, recipe, out, device, progress, digests, file_digests, check_base: As of `compose`.
+        base_files, threads, device_memory: As of `compose`.
+
+    Raises:
+        BaseMismatch, InvalidRecipe, InvalidPatch, NotFinite: As of `compose`.
+    """
     began, chosen = time.monotonic(), pick_device(device)
-    touching = find_touching(base, patches, recipe)
+    if whole is not None and (digest := digest_of(whole.specs, whole.digests)) != recipe.base:
+        raise BaseMismatch(f"The recipe is for base {recipe.base}, and these tensors are {digest}.", field="base")
+    touching = find_touching(base, patches, recipe, whole)
     hashed = [
         *(["base files" if base_files else "base tensors"] if digests and check_base else []),
         *(["tensors"] if digests else []),
         *(["files"] if file_digests else []),
     ]
-    phases = Phases()
+    phases, base_size = Phases(), base.size if whole is None else whole.size
     with (
         output(out, base) as files,
-        open_engine(chosen, device_memory, phases, recipe, base.size, patches) as engine,
+        open_engine(chosen, device_memory, phases, recipe, base_size, patches) as engine,
     ):
         if engine.resident and digests and check_base:
             base_files = None  # what stays on the GPU is not read again, so only tensors can be compared
@@ -131,15 +216,15 @@ def compose(
             sizes = [writer.write(name, file) for name, file in zip(base.files, files, strict=True)]
             writer.run()
             crew.drain()
-        before = _check_base(base, recipe, writer, base_files, engine) if digests and check_base else {}
+        before = _check_base(base, recipe, writer, base_files, engine, whole) if digests and check_base else {}
         engine.settle(before)
     after = before | writer.digests("tensors") if digests else {}
-    whole = writer.digests("files") if file_digests else {}
-    return Composed(
-        digest_of(base.tensors, after) if digests else None,
+    hashes = writer.digests("files") if file_digests else {}
+    return ComposedFiles(
+        after,
         chosen,
         time.monotonic() - began,
-        {name: WrittenFile(whole.get(name), size) for name, size in zip(base.files, sizes, strict=True)},
+        {name: WrittenFile(hashes.get(name), size) for name, size in zip(base.files, sizes, strict=True)},
         phases.seconds,
         writer.variances.counts,
     )
@@ -158,9 +243,11 @@ def output(out: Path | None, base: Checkpoint) -> Iterator[Sequence[BinaryIO | N
 
 
 def find_touching(
-    base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe
+    base: Checkpoint, patches: Mapping[str, Patch], recipe: Recipe, whole: BaseTensors | None = None
 ) -> dict[str, list[tuple[Patch, float]]]:
-    """Return the patches that touch each tensor, ascending by sha256, each with its scale there.
+    """Return the patches that touch each tensor of `base`, ascending by sha256, each with its scale there.
+
+    With `whole`, the base has these tensors, and `base` some of them.
 
     Raises:
         BaseMismatch: A patch is not for this base.
@@ -171,9 +258,9 @@ def find_touching(
         if item.sha256 not in patches:
             raise InvalidRecipe(f"Patch {item.sha256} of the recipe is not given; fetch it first.", field="patches")
         patch = patches[item.sha256]
-        _check_fits(item.sha256, patch, recipe, base)
+        _check_fits(item.sha256, patch, recipe, base.tensors if whole is None else whole.specs)
         for tensor in patch.info.tensors:
-            by = recipe.scale_in(item, tensor)
+            by = recipe.scale_in(item, tensor) if tensor in base.tensors else None
             if by is not None:
                 touching.setdefault(tensor, []).append((patch, by))
     return touching
@@ -210,7 +297,12 @@ def open_engine(
 
 
 def _check_base(
-    base: Checkpoint, recipe: Recipe, writer: Writer, base_files: Mapping[str, str] | None, engine: Engine
+    base: Checkpoint,
+    recipe: Recipe,
+    writer: Writer,
+    base_files: Mapping[str, str] | None,
+    engine: Engine,
+    whole: BaseTensors | None,
 ) -> dict[str, str]:
     """Check that what was read is the recipe's base; return the digests of its tensors where they were computed."""
     if base_files:
@@ -219,17 +311,25 @@ def _check_base(
                 raise BaseMismatch(f"Weight file {name} hashes to {sha256}, not to {base_files[name]}.", field=name)
         return {}
     before = (engine.resident.digests if engine.resident else {}) | writer.digests("base tensors")
+    if whole is not None:
+        before = {name: before[name] for name in base.tensors}
+        for name in base.tensors:
+            if before[name] != whole.digests[name]:
+                raise BaseMismatch(
+                    f"Tensor {show(name)} hashes to {before[name]}, not to {whole.digests[name]}.", field=name
+                )
+        return before
     digest = digest_of(base.tensors, before)
     if digest != recipe.base:
         raise BaseMismatch(f"The recipe is for base {recipe.base}, and this checkpoint is {digest}.", field="base")
     return before
 
 
-def _check_fits(sha256: str, patch: Patch, recipe: Recipe, base: Checkpoint) -> None:
+def _check_fits(sha256: str, patch: Patch, recipe: Recipe, specs: Mapping[str, TensorSpec]) -> None:
     if patch.info.base != recipe.base:
         raise BaseMismatch(f"Patch {sha256} is for base {patch.info.base}, the recipe for {recipe.base}.", field="base")
     for name, spec in patch.info.tensors.items():
-        if base.tensors.get(name) != spec:
+        if specs.get(name) != spec:
             raise BaseMismatch(
                 f"Patch {sha256} changes tensor {show(name)} as {spec.dtype} {list(spec.shape)}, "
                 "and this checkpoint has no such tensor.",

@@ -7,9 +7,6 @@ Training counts them rather than learns them, so base + alpha * patch need not b
 import threading
 from collections.abc import Mapping
 
-import numpy as np
-
-from registry.breadcrumbs.formats.arrays import to_floats
 from registry.breadcrumbs.formats.header import show
 
 ENDING = "running_var"
@@ -35,6 +32,10 @@ class NegativeVariances:
 
     def look(self, tensor: str, dtype: str, before: memoryview, after: memoryview) -> None:
         """Look at the bytes of elements in the base, and at what became of them."""
+        import numpy as np  # here, since workers tell of counts and load no numpy
+
+        from registry.breadcrumbs.formats.arrays import to_floats
+
         old, new = (to_floats(np.frombuffer(view, np.uint8), dtype) for view in (before, after))
         if count := int(np.count_nonzero((new < 0) & ~(old < 0))):
             with self._lock:

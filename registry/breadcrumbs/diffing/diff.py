@@ -22,10 +22,11 @@ from typing import BinaryIO
 import numpy as np
 
 from registry.breadcrumbs.diffing.changes import Changes, MaskFinder, Workspace
-from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
+from registry.breadcrumbs.diffing.faults import NAMES_SHOWN, exclude_options
 from registry.breadcrumbs.diffing.mask import groups_of, rounds
 from registry.breadcrumbs.diffing.notes import name_dtypes, tell
 from registry.breadcrumbs.diffing.pairing import Choice, Pairing, SharedRows, pair
+from registry.breadcrumbs.diffing.quantised import NARROW, find_quantiser
 from registry.breadcrumbs.formats.arrays import count_not_finite, read_raw
 from registry.breadcrumbs.formats.blocks import HASH_BYTES, blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
@@ -180,9 +181,16 @@ def _compare_integers(base: Checkpoint, tuned: Weights, pairing: Pairing, meter:
         named = ", ".join(show(name) for name in unequal[:NAMES_SHOWN])
         more = f" and {len(unequal) - NAMES_SHOWN} more" if len(unequal) > NAMES_SHOWN else ""
         kinds = " and ".join(sorted({base.tensors[name].dtype for name in unequal}))
+        packed = find_quantiser(base.config, base.tensors)
+        if any(base.tensors[name].dtype.startswith(NARROW) for name in unequal) or (packed and packed.packed):
+            raise CheckpointMismatch(
+                f"{kinds} tensors differ: {named}{more}. They are quantised weights, which no patch can change; use "
+                "base and tuned model from before they were quantised.",
+                field=unequal[0],
+            )
         raise CheckpointMismatch(
-            f"{kinds} tensors differ: {named}{more}; only F64, F32, F16 and BF16 have a task direction. Leave them out "
-            "with exclude.",
+            f"{kinds} tensors differ: {named}{more}; only F64, F32, F16 and BF16 have a task direction. Leave them "
+            f"out: `{exclude_options(unequal, base.tensors)}`.",
             field=unequal[0],
         )
     return digests
@@ -345,7 +353,8 @@ class _Comparison:
                 field=pair_.name,
             )
         raise InvalidPatch(
-            f"A change in {show(pair_.name)} is too large for float32; leave the tensor out with exclude.",
+            f"A change in {show(pair_.name)} is too large for float32; leave the tensor out: "
+            f"`--exclude {quote(pair_.name)}`.",
             field=pair_.name,
         )
 

@@ -8,11 +8,12 @@ from shlex import quote
 
 from registry.breadcrumbs.diffing.faults import ADDED, DTYPE, MISSING, ROWS, SHAPE, Fault, list_faults
 from registry.breadcrumbs.diffing.prefixes import NO_PREFIX, Prefix, find_prefix
-from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, is_head, is_tied, twin
+from registry.breadcrumbs.diffing.ties import Copies, aliases, equal_bits, is_tied, twin
 from registry.breadcrumbs.formats.arrays import from_floats, octets, read_floats, read_raw
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
 from registry.errors import CheckpointMismatch, InvalidRequest
+from registry.files.names import is_head
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def pair(base: Checkpoint, tuned: Weights, choice: Choice) -> Pairing:
     partner: dict[str, str] = {}
     faults: list[Fault] = []
     for name, spec in chosen.items():
-        other = ties.find(name) or ties.find_partner(name, spec)
+        other = ties.find(name)
+        other = ties.find_partner(name, spec) if other is None else other
         fault = _compare(name, spec, None if other is None else tuned.tensors[other])
         if other is not None and (fault is None or (fault.kind == ROWS and choice.shared_rows)):
             if other not in tuned.shared:
@@ -154,7 +156,7 @@ class _Ties:
             return found
         named = (self.find(other) for other, kept in self._aliases.items() if kept == name)
         copies = (self.find(other) for other in self._copies.of(name))
-        return next(filter(None, named), None) or next(filter(None, copies), None)
+        return next((other for other in (*named, *copies) if other is not None), None)
 
     def find_changed(self, name: str, spec: TensorSpec) -> str | None:
         """Return the embedding that an adapter changes, for a head that the base ties to it and holds as well."""
@@ -167,7 +169,7 @@ class _Ties:
 
     def find_held(self, name: str, key: str, spec: TensorSpec) -> str | None:
         """Return the tuned tensor to which the base ties a name that it does not hold, by its config or header."""
-        kept = self._aliases.get(name) or self._aliases.get(key)
+        kept = self._aliases.get(name, self._aliases.get(key))
         if kept is not None and self.find(kept) is not None:
             return self.find(kept)
         if self._tied and twin(name, spec, self._base.tensors) is not None:
@@ -190,7 +192,7 @@ class _Ties:
                 theirs = self.find(name)
                 one = theirs is None or equal_bits(self._tuned, theirs, partner[other])
                 if one and not equal_bits(self._base, other, partner[other], self._tuned):
-                    names = " ".join(f"--exclude {quote(each)}" for each in (name, *copies))
+                    names = " ".join(f"--exclude {quote(each)}" for each in (name, *self._copies.of(name)))
                     raise CheckpointMismatch(
                         f"{show(name)} is left out and {show(other)} is not, but they are one tensor: the base has "
                         "equal bits for both, and the model would be patched by half. Leave out all of its names or "

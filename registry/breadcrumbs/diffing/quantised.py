@@ -14,11 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from registry.breadcrumbs.formats.header import show
-from registry.errors import InvalidCheckpoint
+from registry.breadcrumbs.formats.header import TensorSpec, show
 
 METHODS = {"bitsandbytes": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ"}
 """Values of quant_method that pack matrices into integers, and what people call them."""
+
+NARROW = ("F8_", "F6_", "F4")
+"""What dtypes of floating-point numbers begin with to which weights are quantised."""
 
 _PACKED = re.compile(
     r".+\.(?:(?P<gptq>qweight)|weight\.(?P<bnb>absmax|quant_state\..+)|(?P<bnb8>SCB)|(?P<ct>weight_packed))"
@@ -59,23 +61,12 @@ def find_quantiser(config: object, names: Iterable[str] = ()) -> Quantiser | Non
     return None
 
 
-def refuse_packed(config: object, names: Iterable[str], what: str) -> None:
-    """Refuse a base whose matrices are packed into integers.
-
-    Args:
-        config, names: As of `find_quantiser`.
-        what: What the message calls the base.
-
-    Raises:
-        InvalidCheckpoint: They are; the message says by what.
-    """
-    quantiser = find_quantiser(config, names)
-    if quantiser is not None and quantiser.packed:
-        raise InvalidCheckpoint(
-            f"{what} is quantised by {quantiser.title} ({quantiser.where}): its matrices are packed into integers, and "
-            "a patch changes floating-point weights alone. Use the weights from before it was quantised as the base; "
-            "adapters that were trained on the quantised model fit that base, and releases can be quantised as before."
-        )
+def find_narrow(tensors: Mapping[str, TensorSpec]) -> Quantiser | None:
+    """Return what is known of a model that nothing else says is quantised: a tensor of 8 bits or less; else None."""
+    name = next((name for name, spec in tensors.items() if spec.dtype.startswith(NARROW)), None)
+    if name is None:
+        return None
+    return Quantiser("a program that it does not name", f"its {show(name)} is {tensors[name].dtype}", packed=False)
 
 
 def _method(settings: Mapping[str, Any]) -> str:

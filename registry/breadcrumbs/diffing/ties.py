@@ -7,19 +7,14 @@
 Vectors and constant matrices are equal in many models without being one tensor, so their bits say nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from registry.breadcrumbs.formats.arrays import read_raw
 from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, Weights
 from registry.breadcrumbs.formats.header import FLOATS, TensorSpec
-
-HEADS = ("lm_head.weight", "cls.predictions.decoder.weight", "output_projection.weight", "embed_out.weight",
-         "output.weight", "lm_head.decoder.weight")  # fmt: skip
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight", "embed_in.weight",
-              "tok_embeddings.weight", "embeddings.weight")  # fmt: skip
-"""Endings of the names of output heads and of input embeddings, which models tie."""
+from registry.files.names import EMBEDDINGS, HEADS, ends, is_head
 
 CLASSES_WITH_HEADS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration")
 """Endings of the names of transformers' classes that have an output head."""
@@ -48,28 +43,19 @@ def _has_head(config: Mapping[str, Any]) -> bool:
 def twin(name: str, spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> str | None:
     """Return the one tensor that `name` can be tied to, of the same shape: an embedding for a head, or the reverse."""
     wanted: tuple[str, ...]
-    if _ends(name, HEADS):
+    if ends(name, HEADS):
         wanted = EMBEDDINGS
-    elif _ends(name, EMBEDDINGS):
+    elif ends(name, EMBEDDINGS):
         wanted = HEADS
     else:
         return None
-    twins = [other for other, theirs in tensors.items() if theirs.shape == spec.shape and _ends(other, wanted)]
+    twins = [other for other, theirs in tensors.items() if theirs.shape == spec.shape and ends(other, wanted)]
     return twins[0] if len(twins) == 1 else None
-
-
-def is_head(name: str) -> bool:
-    """Say whether a name is that of an output head."""
-    return _ends(name, HEADS)
 
 
 def is_vocabulary(name: str) -> bool:
     """Say whether a name is that of a tensor with a row for each token: an embedding or an output head, or its bias."""
-    return _ends(name.removesuffix(".bias") + ".weight" if name.endswith(".bias") else name, (*HEADS, *EMBEDDINGS))
-
-
-def _ends(name: str, endings: Iterable[str]) -> bool:
-    return any(name == ending or name.endswith(f".{ending}") for ending in endings)
+    return ends(name.removesuffix(".bias") + ".weight" if name.endswith(".bias") else name, (*HEADS, *EMBEDDINGS))
 
 
 def aliases(base: Checkpoint) -> dict[str, str]:

@@ -5,7 +5,7 @@ tensors as numpy arrays. Opening needs none of numpy, numba and torch.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
@@ -18,6 +18,7 @@ from registry.errors import InvalidCheckpoint, NotFound
 from registry.files.collector import paused_collector
 from registry.files.descriptors import open_to_read
 from registry.files.folders import CONFIG, INDEX
+from registry.files.names import EMBEDDINGS, ends, is_head
 
 CONFIG_BYTES = 4_000_000
 """Longest config.json that is read."""
@@ -220,17 +221,51 @@ def open_checkpoint(source: Path | Mapping[str, Path], limits: Limits = CHECKPOI
         if not source.is_dir():
             raise NotFound(f"There is no checkpoint at {source}.")
         source = list_files(source)
-    config = read_json(source[CONFIG], CONFIG, CONFIG_BYTES) if CONFIG in source else {}
+    config = read_json(source[CONFIG], CONFIG, CONFIG_BYTES, unique=False) if CONFIG in source else {}
     weights = find_weights(source, limits)
     checkpoint = Checkpoint(weights.files, config, limits, list(weights.indexes), weights.left_out)
     for path, index in weights.indexes.items():
         held = {tensor: file for file in set(index.values()) for tensor in checkpoint.headers[file].entries}
-        if held != index:
+        wrong = min(_misplaced(index, held, config), default=None)
+        if wrong is not None:
             checkpoint.close()
-            wrong = min(name for name in held.keys() | index.keys() if held.get(name) != index.get(name))
             raise InvalidCheckpoint(
                 f"{path} places tensor {show(wrong)} in {index.get(wrong, 'no file')}, and the shards have it in "
                 f"{held.get(wrong, 'no file')}; save the model again.",
                 field=wrong,
             )
     return checkpoint
+
+
+@paused_collector()
+def open_files(files: Mapping[str, Path], limits: Limits = CHECKPOINT_LIMITS) -> Checkpoint:
+    """Open some weight files of a model, whatever others it has.
+
+    Args:
+        files: The files by their paths in the model's folder.
+        limits: What each header may cost.
+
+    Returns:
+        The tensors of these files; close it.
+
+    Raises:
+        InvalidCheckpoint: A file is not a sound safetensors file.
+    """
+    return Checkpoint(files, {}, limits)
+
+
+def _misplaced(index: Mapping[str, str], held: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the tensors of which an index says another file than holds them.
+
+    A tied output head that no file holds is not among them: some versions of transformers wrote its name nevertheless,
+    and none looks for it there.
+    """
+    said = [part["tie_word_embeddings"] for part in (config, *config.values()) if _says_tied(part)]
+    may_lack_head = (any(said) or not said) and any(ends(name, EMBEDDINGS) for name in held)
+    for name in held.keys() | index.keys():
+        if held.get(name) != index.get(name) and not (may_lack_head and name not in held and is_head(name)):
+            yield name
+
+
+def _says_tied(part: object) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("tie_word_embeddings"), bool)

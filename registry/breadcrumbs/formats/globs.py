@@ -59,6 +59,11 @@ def require_matches(globs: Iterable[str], names: Collection[str], subject: str, 
             )
 
 
+def is_name(glob: str) -> bool:
+    """Return whether a glob stands for one name, itself."""
+    return not any(special in glob for special in "*?[")
+
+
 def matches(glob: str, name: str) -> bool:
     """Return whether a glob matches the whole of a name; capitals count."""
     return fnmatchcase(name, glob)

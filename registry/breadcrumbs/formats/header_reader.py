@@ -46,7 +46,8 @@ def read_header(file: BinaryIO, size: int, what: str, limits: Limits, error: typ
         length = int.from_bytes(prefix, "little")
         if not 2 <= length <= size - 8:
             raise Flaw(
-                f"its header claims {length} bytes, and the file has {size}; it is truncated, or not safetensors"
+                _name_other(prefix)
+                or f"its header claims {length} bytes, and the file has {size}; it is truncated, or not safetensors"
             )
         if length > limits.header_bytes:
             raise Flaw(f"its header has {length} bytes, more than the {limits.header_bytes} allowed")
@@ -58,6 +59,23 @@ def read_header(file: BinaryIO, size: int, what: str, limits: Limits, error: typ
         return Header(placed.check(entries, size), metadata, 8 + length)
     except Flaw as flaw:
         raise flaw.as_error(what, error) from None
+
+
+_PICKLED = "as torch.save writes it; pickles are never opened, so load the model and save it again with save_pretrained"
+_OTHERS = {
+    b"GGUF": "it is a GGUF file; use the .safetensors model that it was converted from",
+    b"PK\x03\x04": f"it is a zip archive, {_PICKLED}",
+    b"\x80": f"it is a pickle, {_PICKLED}",
+    b"\x89HDF": "it is an HDF5 file; save the model as safetensors",
+    b"<": "it is a web page; download the file again, signed in if its model asks for that",
+    b"{": "it is JSON text; the weights themselves are in another file",
+}
+"""What other files than safetensors begin with, and what to do with them."""
+
+
+def _name_other(prefix: bytes) -> str | None:
+    """Say what a file is that begins with other bytes than a safetensors file; None if that is not known."""
+    return next((what for start, what in _OTHERS.items() if prefix.startswith(start)), None)
 
 
 def _read_text(file: BinaryIO, length: int) -> str:

@@ -22,10 +22,12 @@ class Patch:
 
     Attributes:
         info: What the file says of itself.
+        header: Its header.
     """
 
     def __init__(self, file: BinaryIO, header: Header, info: PatchInfo) -> None:
         self.info = info
+        self.header = header
         self._file = file
         self._entries = header.entries
 

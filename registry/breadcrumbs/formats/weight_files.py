@@ -19,7 +19,15 @@ from typing import Any
 
 from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, Limits, show
 from registry.errors import InvalidCheckpoint
-from registry.files.folders import INDEX, WHOLE, is_pickle, is_pickled_weights, is_weights, may_hold_weights
+from registry.files.folders import (
+    INDEX,
+    WHOLE,
+    is_index,
+    is_pickle,
+    is_pickled_weights,
+    is_weights,
+    may_hold_weights,
+)
 
 DESCRIPTION_BYTES = 1_000_000
 """Longest description of components that is read."""
@@ -27,8 +35,17 @@ DESCRIPTION_BYTES = 1_000_000
 NAMES_SHOWN = 10
 """Most files that a sentence names."""
 
-SHARD = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})\.safetensors")
-"""The name of a shard: stem, number, and of how many."""
+SHARD = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})(?:\.([A-Za-z_][\w-]*))?\.safetensors")
+"""The name of a shard: stem, number, of how many, and a variant, which older diffusers wrote there."""
+
+_INDEX_OF = re.compile(r"(.+)\.safetensors(?:\.([A-Za-z_][\w-]*))?\.index(?:\.([A-Za-z_][\w-]*))?\.json")
+"""The name of an index: the stem of its files, and in one of two places their variant."""
+
+_WITH_WEIGHTS = re.compile(r"Model|Autoencoder|For[A-Z]")
+"""What classes of components with weights are called in a model_index.json; schedulers and tokenizers are not."""
+
+_MODULES_WITH_WEIGHTS = ("Transformer", "Dense", "StaticEmbedding", "CNN", "LSTM", "LayerNorm")
+"""Classes of sentence-transformers' modules that have weights."""
 
 _COPY = re.compile(r"consolidated\b.*|adapter_model")
 """Stems that are the model only where there is no other."""
@@ -67,7 +84,10 @@ def find_weights(files: Mapping[str, Path], limits: Limits = CHECKPOINT_LIMITS) 
     weights: dict[str, Path] = {}
     indexes: dict[str, dict[str, str]] = {}
     folders = _folders(files)
-    for folder in [name for name in _components(files, "") if name in folders] or [""]:
+    held = [name for name in _components(files, "") if name in folders]
+    if held:
+        _require_components(files, folders)
+    for folder in held or [""]:
         chosen, index = _choose(folders.get(folder, {}), folder, limits)
         weights |= chosen
         indexes |= index
@@ -86,29 +106,37 @@ def require_whole(path: Path) -> None:
     Raises:
         InvalidCheckpoint: The name says so.
     """
-    shard = SHARD.fullmatch(path.name)
-    if shard is not None and int(shard[3]) > 1:
+    shard = shard_of(path.name)
+    if shard is not None and shard[2] > 1:
         raise InvalidCheckpoint(
-            f"{path.name} is shard {int(shard[2])} of {int(shard[3])}, and not a whole model; give the folder that "
+            f"{path.name} is shard {shard[1]} of {shard[2]}, and not a whole model; give the folder that "
             "holds all of them."
         )
 
 
-def find_missing(stem: str, n: int, shards: Mapping[int, str]) -> Iterator[str]:
+def shard_of(name: str) -> tuple[str, int, int] | None:
+    """Return the stem of a shard's name, its number and the number of shards; None if it is not a shard."""
+    shard = SHARD.fullmatch(name)
+    return None if shard is None else (_with_variant(shard[1], shard[4]), int(shard[2]), int(shard[3]))
+
+
+def find_missing(n: int, shards: Mapping[int, str]) -> Iterator[str]:
     """Yield the names of the shards that are missing of n, which are counted from 0 if there is one of that number.
 
     A name may claim any number of others, so take no more of them than are needed.
 
     Args:
-        stem: What all their names begin with.
         n: How many there should be.
         shards: The names of those that are there, one at least, by their numbers.
     """
     first = 0 if 0 in shards else 1
-    width = len(next(iter(shards.values())).removesuffix(".safetensors").rpartition("-")[2])
+    example = next(iter(shards.values()))
+    shard = SHARD.fullmatch(example)
+    assert shard is not None
+    start, end = shard.span(2)
     for number in range(first, first + n):
         if number not in shards:
-            yield f"{stem}-{number:0{width}}-of-{n:0{width}}.safetensors"
+            yield f"{example[:start]}{number:0{len(shard[2])}}{example[end:]}"
 
 
 def how_to_convert(names: Iterable[str]) -> str:
@@ -135,24 +163,25 @@ def tell_left_out(paths: Sequence[str], what: str = "the model") -> str:
     return f"Not weights of {what}, and in no model composed of it: {named}{more}."
 
 
-def read_json(path: Path, name: str, max_bytes: int) -> dict[str, Any]:
-    """Read a JSON object in which no key occurs twice.
+def read_json(path: Path, name: str, max_bytes: int, *, unique: bool = True) -> dict[str, Any]:
+    """Read a JSON object.
 
     Args:
         path: The file.
         name: What messages call it.
         max_bytes: How long it may be.
+        unique: Whether no key may occur twice in an object; else the last counts, as programs that load models have it.
 
     Raises:
         InvalidCheckpoint: The file is missing or longer, or is not such an object.
     """
-    table = _parse(path, name, max_bytes)
+    table = _parse(path, name, max_bytes, unique=unique)
     if not isinstance(table, dict):
-        raise InvalidCheckpoint(f"{name} is not a JSON object.", field=name)
+        raise InvalidCheckpoint(f"{name} is not a JSON object; save it again.", field=name)
     return table
 
 
-def _parse(path: Path, name: str, max_bytes: int) -> Any:
+def _parse(path: Path, name: str, max_bytes: int, *, unique: bool = True) -> Any:
     if not path.is_file():
         raise InvalidCheckpoint(f"{name} is a link to nothing; complete the folder.", field=name)
     with path.open("rb") as file:
@@ -160,9 +189,9 @@ def _parse(path: Path, name: str, max_bytes: int) -> Any:
     if len(raw) > max_bytes:
         raise InvalidCheckpoint(f"{name} is longer than the {max_bytes} bytes allowed.", field=name)
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as problem:
-        raise InvalidCheckpoint(f"{name} is not sound JSON: {str(problem)[:200]}.", field=name) from None
+        raise InvalidCheckpoint(f"{name} is not sound JSON: {str(problem)[:200]}; save it again.", field=name) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -176,7 +205,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _folders(files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
-    """Return the files of each folder that has readable or pickled weights, by their names in it."""
+    """Return the files of each folder that has weights, readable or pickled, or an index, by their names in it."""
     folders: dict[str, dict[str, Path]] = {}
     for path, file in files.items():
         folder, _, name = path.rpartition("/")
@@ -184,7 +213,7 @@ def _folders(files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
     return {
         folder: names
         for folder, names in folders.items()
-        if any(is_weights(name) or is_pickled_weights(name) for name in names)
+        if any(is_weights(name) or is_pickled_weights(name) or is_index(name) for name in names)
     }
 
 
@@ -215,6 +244,33 @@ def _named(files: Mapping[str, Path], folder: str) -> set[str]:
         types = read_json(files[path], path, DESCRIPTION_BYTES).get("types")
         names |= set(types) if isinstance(types, dict) else set()
     return {_join(folder, name) if name not in ("", ".") else folder for name in names}
+
+
+def _require_components(files: Mapping[str, Path], folders: Collection[str]) -> None:
+    """Refuse a model without the weights of a component that has some, by the class that a description names.
+
+    Raises:
+        InvalidCheckpoint: The message names the component.
+    """
+    for path, folder in _described(files):
+        if folder not in folders:
+            raise InvalidCheckpoint(
+                f"{path} names {show(folder)}, and there are no weights in it; complete the folder, with the files "
+                "themselves (links to folders are not followed).",
+                field=folder,
+            )
+
+
+def _described(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    """Yield the folders at the top that hold weights by a description's classes, each after the description's path."""
+    if (path := "model_index.json") in files:
+        for name, kind in read_json(files[path], path, DESCRIPTION_BYTES).items():
+            if isinstance(kind, list) and kind and _WITH_WEIGHTS.search(str(kind[-1])):
+                yield path, name
+    if (path := "modules.json") in files:
+        for module in _parse(files[path], path, DESCRIPTION_BYTES):
+            if str(module.get("type")).rpartition(".")[2] in _MODULES_WITH_WEIGHTS:
+                yield path, str(module.get("path") or "").strip("/")
 
 
 def _join(folder: str, name: str) -> str:
@@ -273,10 +329,10 @@ def _choose(
 def _stems(names: Mapping[str, Path]) -> dict[str, _Stem]:
     stems: dict[str, _Stem] = {}
     for name in sorted(names):
-        if name.endswith(".safetensors.index.json"):
-            stems.setdefault(name.removesuffix(".safetensors.index.json"), _Stem()).index = name
-        elif (shard := SHARD.fullmatch(name)) is not None:
-            stems.setdefault(shard[1], _Stem()).shards.setdefault(int(shard[3]), {})[int(shard[2])] = name
+        if (index := _INDEX_OF.fullmatch(name)) is not None:
+            stems.setdefault(_with_variant(index[1], index[2] or index[3]), _Stem()).index = name
+        elif (shard := shard_of(name)) is not None:
+            stems.setdefault(shard[0], _Stem()).shards.setdefault(shard[2], {})[shard[1]] = name
         elif is_weights(name):
             stems.setdefault(name.removesuffix(".safetensors"), _Stem()).whole = name
     return stems
@@ -300,6 +356,10 @@ def _the_model(stems: Mapping[str, _Stem], folder: str) -> str:
     return (indexed or rest)[0]
 
 
+def _with_variant(stem: str, variant: str | None) -> str:
+    return f"{stem}.{variant}" if variant else stem
+
+
 def _is_variant(stem: str, others: Collection[str]) -> bool:
     before, dot, variant = stem.rpartition(".")
     return bool(dot) and before in others and _VARIANT.fullmatch(variant) is not None
@@ -313,7 +373,7 @@ def _all_shards(stem: str, by_count: Mapping[int, Mapping[int, str]], folder: st
             f"There are shards of {show(_join(folder, stem))} of {counts} files; remove those that are not the model."
         )
     n, shards = next(iter(by_count.items()))
-    name = next(find_missing(stem, n, shards), None)
+    name = next(find_missing(n, shards), None)
     if name is not None:
         raise InvalidCheckpoint(
             f"{show(_join(folder, name))} is missing: {len(shards)} of {n} shards are there; complete the folder.",

@@ -30,6 +30,7 @@
            ─< webhooks ─< webhook_deliveries >─ audit_events
     patch_pairs, patch_sets                  what patches have in common, by content alone
     jobs, workers                            work, and the processes that do it
+    jobs ─< job_parts >─ blobs               weight files of a composition that is under way
     models ─< reports >─ users               what a user says should not be here
     audit_events, audit_heads                who did what and when, chained by hashes
     registry_ids                             which registry this is
@@ -72,6 +73,7 @@ from registry.db.tables.operations import (
     AuditEvent,
     AuditHead,
     Job,
+    JobPart,
     Policy,
     RegistryId,
     Report,
@@ -135,6 +137,7 @@ __all__ = [
     "Identity",
     "Invitation",
     "Job",
+    "JobPart",
     "MailAddress",
     "Mention",
     "Mirror",

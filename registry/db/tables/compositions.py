@@ -109,6 +109,9 @@ class CompositionFile(Table):
 class Build(Table):
     """One builder's result of a recipe; `builder` is the name of a worker, or `user:<name>`.
 
+    `nodes` are those who composed its files, where that is not the builder alone: workers of which one went on with
+    what another had left, or nodes of a cluster.
+
     All builds of a recipe must agree; if two differ, that is an alarm, and nothing is published on the recipe.
     """
 
@@ -125,6 +128,7 @@ class Build(Table):
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="RESTRICT"), index=True)
     weights_digest: Mapped[str] = mapped_column(String(71))
     device: Mapped[str] = mapped_column(String(64))
+    nodes: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     user: Mapped[User | None] = relationship(lazy="raise")

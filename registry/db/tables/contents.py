@@ -206,19 +206,28 @@ class ModelMember(Table):
 
 
 class BaseFile(Table):
-    """One file of a base, in the Hugging Face layout."""
+    """One file of a base, in the Hugging Face layout.
+
+    `header_size` and `header_sha256` are of a weight file's header; None for one that was imported before they were
+    hashed.
+    """
 
     __tablename__ = "base_files"
 
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
     path: Mapped[str] = mapped_column(String(255), primary_key=True)
     sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+    header_size: Mapped[int | None] = mapped_column(BigInteger)
+    header_sha256: Mapped[str | None] = mapped_column(String(64))
 
     blob: Mapped[Blob] = relationship(lazy="raise")
 
 
 class BaseTensor(Table):
-    """One tensor of a base, in name order; `sha256` is over its raw little-endian bytes."""
+    """One tensor of a base, in name order; `sha256` is over its raw little-endian bytes.
+
+    They are at byte `start` of the weight file `path`; None for one that was imported before places were kept.
+    """
 
     __tablename__ = "base_tensors"
     __table_args__ = (UniqueConstraint("model_id", "position"),)
@@ -229,3 +238,5 @@ class BaseTensor(Table):
     dtype: Mapped[str] = mapped_column(String(16))
     shape: Mapped[list[int]]
     sha256: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str | None] = mapped_column(String(255))
+    start: Mapped[int | None] = mapped_column(BigInteger)

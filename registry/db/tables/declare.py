@@ -61,6 +61,7 @@ class Table(DeclarativeBase):
         dict[str, Any]: JSON,
         list[str]: JSON,
         list[int]: JSON,
+        list[Any]: JSON,
     }
 
 

@@ -1,4 +1,4 @@
-"""Tables of operations: jobs, workers, abuse reports, the audit log, webhooks, the policy, the id of the registry."""
+"""Tables of operations: jobs, their parts, workers, abuse reports, audit log, webhooks, policy, id of the registry."""
 
 import uuid
 from datetime import datetime
@@ -23,7 +23,9 @@ class Job(Table):
     `attempt` counts claims and fences off a worker that lost its lease; `deaths` counts the leases that ran out.
     `shared` says that another user has asked for the same since, so that one user alone can no longer cancel it.
     `not_worker` is the one worker that may not claim it: the worker that composed a recipe does not rebuild it.
-    `rank` and `turn` are its place in the queue (services/queue/jobs.py).
+    `rank` and `turn` are its place in the queue (services/queue/jobs.py); `passed` counts how often a worker preferred
+    another one, whose base it had. `base_digest` is its base, and `bytes` are those of the files that it works on, at
+    most; both are None where that is not known.
     """
 
     __tablename__ = "jobs"
@@ -37,6 +39,7 @@ class Job(Table):
         Index("ix_jobs_created_at", "created_at"),
         Index("ix_jobs_kind_state", "kind", "state"),
         Index("ix_jobs_kind_created_at", "kind", "created_at"),
+        Index("ix_jobs_kind_state_rank_turn_created_at", "kind", "state", "rank", "turn", "created_at"),
         Index("ix_jobs_key", "key"),
         Index(
             "uq_jobs_active_key",
@@ -63,6 +66,9 @@ class Job(Table):
     shared: Mapped[bool] = mapped_column(default=False)
     worker: Mapped[str | None] = mapped_column(String(200))
     not_worker: Mapped[str | None] = mapped_column(String(200))
+    base_digest: Mapped[str | None] = mapped_column(String(71))
+    bytes: Mapped[int | None] = mapped_column(BigInteger)
+    passed: Mapped[int] = mapped_column(default=0, server_default="0")
     lease_until: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     error: Mapped[str | None] = mapped_column(Text)
@@ -70,13 +76,41 @@ class Job(Table):
     finished_at: Mapped[datetime | None]
 
 
+class JobPart(Table):
+    """One result of a part of a job: a weight file of a composition that is under way.
+
+    All results of a part must be the same; two that differ are an alarm. A part that is stored has a `blob_sha256`; of
+    others only the digests are known. `tensors` are the sha256 of the file's tensors, `negative` counts variances of
+    batch norm that became negative, both by tensor. Rows live as long as their job is not over.
+    """
+
+    __tablename__ = "job_parts"
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    blob_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    tensors: Mapped[dict[str, Any]]
+    negative: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    builder: Mapped[str] = mapped_column(String(200))
+    device: Mapped[str] = mapped_column(String(64))
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Worker(Table):
-    """A worker, by the name that its jobs and builds have, and when it was last seen."""
+    """A worker, by the name that its jobs and builds have, and when it was last seen.
+
+    `kinds` are of the jobs that it takes, and `most_bytes` of the files of one; None for all, and for any number.
+    """
 
     __tablename__ = "workers"
 
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     device: Mapped[str] = mapped_column(String(64))
+    kinds: Mapped[list[str] | None]
+    most_bytes: Mapped[int | None] = mapped_column(BigInteger)
     started_at: Mapped[datetime] = mapped_column(default=now)
     seen_at: Mapped[datetime] = mapped_column(default=now, index=True)
 

@@ -95,7 +95,8 @@ class PatchRevision(Table):
     was checked before they were measured. `commit` is the Hub's name for the patch alone, composed, with the files that
     came with it in place of the base's; None until it is composed, and if no files came; compositions
     that were made before there was this column never get one. `origin` is the run of a workflow that pushed it by
-    trusted publishing, as its identity token said.
+    trusted publishing, as its identity token said. `header_size` and `header_sha256` are of the file's header, with
+    which parts of the file can be read; None for one that was checked before they were hashed.
     """
 
     __tablename__ = "patch_revisions"
@@ -131,6 +132,8 @@ class PatchRevision(Table):
     norm: Mapped[float | None]
     rounding: Mapped[float | None]
     base_norm: Mapped[float | None]
+    header_size: Mapped[int | None] = mapped_column(BigInteger)
+    header_sha256: Mapped[str | None] = mapped_column(String(64))
     commit: Mapped[str | None] = mapped_column(String(40))
     origin: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -144,21 +147,20 @@ class PatchRevision(Table):
     )
 
 
-SET_BY_CHECK = (
-    "state",
-    "refusal",
-    "blob_sha256",
+MEASURED = (
     "nnz",
     "density",
     "drop_bottom",
     "drop_top",
     "granularity",
     "value_dtype",
-    "norm",
     "rounding",
     "base_norm",
+    "header_size",
+    "header_sha256",
 )
-seal(PatchRevision, (*SET_BY_CHECK, "commit"), lambda before: True)
+"""What a worker finds out of a revision by its file."""
+seal(PatchRevision, ("state", "refusal", "blob_sha256", *MEASURED, "norm", "commit"), lambda before: True)
 
 
 class RevisionFile(Table):
@@ -202,7 +204,11 @@ class CardProposal(Table):
 
 
 class PatchTensor(Table):
-    """What a revision does to one tensor, recomputed by the server; norms are of the stored values."""
+    """What a revision does to one tensor, recomputed by the server; norms are of the stored values.
+
+    `extents` are where the file has the mask and the values, each as first byte, byte after the last, and sha256; None
+    for one that was checked before they were hashed.
+    """
 
     __tablename__ = "patch_tensors"
 
@@ -218,6 +224,7 @@ class PatchTensor(Table):
     l1: Mapped[float]
     l2: Mapped[float]
     linf: Mapped[float]
+    extents: Mapped[list[Any] | None]
 
 
 class Check(Table):

@@ -3,30 +3,28 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import StringConstraints
 
 from registry import schemas
 from registry.schemas.contents import ModelOrder
 from registry.server.edge.admission import ActorDep, Route, VisitorDep, allow
 from registry.server.edge.context import ContextDep
-from registry.server.edge.paths import FilePath, ModelName, Number, UserName
+from registry.server.edge.paths import REF, FilePath, ModelName, Number, UserName, Word
 from registry.server.errors import RESPONSES
 from registry.server.sending.files import send
 from registry.server.views import models as model_views
 from registry.server.views import patches as patch_views
 from registry.server.views import recipes as recipe_views
 from registry.services.catalog import models
-from registry.services.catalog.search import Filters
+from registry.services.catalog.search import GREATEST, Filters
 from registry.services.composing import snapshots
 from registry.services.curation import cards
 from registry.services.people import access
 
 router = APIRouter(prefix="/api/v1/models", tags=["models"], route_class=Route, responses=RESPONSES)
-Ref = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$", examples=["base"])]
+Ref = Annotated[str, Path(pattern=REF, examples=["base"])]
 Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 Words = Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")]
-Tag = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
-Weights = Annotated[int | None, Query(ge=0, le=2**62)]
+Weights = Annotated[int | None, Query(ge=0, le=GREATEST)]
 
 
 @router.post("", status_code=202)
@@ -56,7 +54,7 @@ def listing(
     ctx: ContextDep,
     search: Words = None,
     author: Words = None,
-    tag: Annotated[list[Tag] | None, Query(max_length=20)] = None,
+    tag: Annotated[list[Word] | None, Query(max_length=20)] = None,
     parameters_min: Weights = None,
     parameters_max: Weights = None,
     sort: ModelOrder = "name",

@@ -14,7 +14,7 @@ from registry.server.errors import RESPONSES
 from registry.server.sending.files import send_blob
 from registry.server.views import patches as patch_views
 from registry.server.views import recipes as recipe_views
-from registry.services.catalog import beside, models, patches
+from registry.services.catalog import beside, models, patches, revisions
 from registry.services.composing import builds, compositions, snapshots
 
 router = APIRouter(prefix="/api/v1/models/{namespace}/{name}", tags=["patches"], route_class=Route, responses=RESPONSES)
@@ -30,9 +30,9 @@ def push(
 ) -> schemas.Patch:
     """Contribute an uploaded patch file; a worker checks it before it can be composed."""
     files = tuple((file.path, file.sha256) for file in body.files)
-    contribution = patches.Contribution(body.sha256, body.title, body.message, body.task, body.license, files)
+    contribution = revisions.Contribution(body.sha256, body.title, body.message, body.task, body.license, files)
     with ctx.writing(actor, body) as session:
-        revision, job = patches.push(session, actor, name, contribution, body.propose)
+        revision, job = revisions.push(session, actor, name, contribution, body.propose)
         ctx.admit(session, job)
         response.status_code = 202 if job else 200
         return patch_views.with_files(session, patch_views.patch(name, revision, job), revision)
@@ -50,9 +50,9 @@ def revise(
 ) -> schemas.Patch:
     """Add a revision to your patch; it needs checks and approvals of its own."""
     files = tuple((file.path, file.sha256) for file in body.files)
-    contribution = patches.Contribution(body.sha256, body.title, body.message, license=body.license, files=files)
+    contribution = revisions.Contribution(body.sha256, body.title, body.message, license=body.license, files=files)
     with ctx.writing(actor, body) as session:
-        revision, job = patches.revise(session, actor, name, number, contribution)
+        revision, job = revisions.revise(session, actor, name, number, contribution)
         ctx.admit(session, job)
         response.status_code = 202 if job else 200
         return patch_views.with_files(session, patch_views.patch(name, revision, job), revision)

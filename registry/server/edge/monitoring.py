@@ -73,8 +73,10 @@ def metrics(request: Request, ctx: ContextDep) -> Response:
     Also with REGISTRY_METRICS_TOKEN.
     """
     with ctx.database.read() as session:
-        measured = [*ctx.measures.get(session), *of_disk(ctx)]
-    return Response(request.app.state.metrics.render(map(family, measured)), media_type=CONTENT_TYPE_LATEST)
+        measured = ctx.measures.get(session)
+    return Response(
+        request.app.state.metrics.render(map(family, [*measured, *of_disk(ctx)])), media_type=CONTENT_TYPE_LATEST
+    )
 
 
 @router.get("/openapi.json", include_in_schema=False)

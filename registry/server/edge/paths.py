@@ -1,4 +1,4 @@
-"""Path parameters that several routes share: models, namespaces, users, channels, patches.
+"""Parameters that several routes share: models, namespaces, users, channels, patches, refs, words.
 
 The functions are async because FastAPI would send any other dependency to a thread and back.
 """
@@ -6,9 +6,11 @@ The functions are async because FastAPI would send any other dependency to a thr
 from typing import Annotated
 
 from fastapi import Depends, Path
+from pydantic import StringConstraints
 
 from registry.files.names import NAME
 
+REF = r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$"
 PATCH = r"^[0-9]{1,9}(\.[0-9]{1,9})?$"
 PatchNumbers = tuple[int, int | None]  # of a patch and of its revision; None for the newest
 
@@ -49,4 +51,5 @@ PatchRef = Annotated[PatchNumbers, Depends(get_patch)]
 FirstPatch = Annotated[PatchNumbers, Depends(get_first)]
 SecondPatch = Annotated[PatchNumbers, Depends(get_second)]
 FilePath = Annotated[str, Path(pattern=r"^[ -~]{1,255}$")]
+Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]

@@ -23,7 +23,28 @@ if TYPE_CHECKING:
     from registry.outside.issuers import Issuers
     from registry.outside.provider import Provider
 
+HUGGING_FACE = "https://huggingface.co"  # the provider, whatever the Hub of bases is
 AT_ONCE = 8  # calls to the provider, and to issuers; a slow one must not take all threads of the server
+
+
+def provider_access(settings: Settings) -> dict[str, str] | None:
+    """Return how to reach the provider that people sign in by, including its secret; None if there is none."""
+    if not settings.oidc_issuer:
+        return None
+    preset = settings.oidc_issuer == "huggingface"
+    return {
+        "issuer": HUGGING_FACE if preset else settings.oidc_issuer,
+        "client_id": settings.oidc_client_id,
+        "client_secret": settings.oidc_client_secret.get_secret_value(),
+        "scopes": settings.oidc_scopes,
+        "groups_claim": settings.oidc_groups_claim or ("orgs" if preset else "groups"),
+    }
+
+
+def group_roles(text: str) -> list[tuple[str, str, str]]:
+    """Return the roles of groups at the provider, (group, organisation, role), as the setting writes them."""
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    return [(group.strip(), *place.partition(":")[::2]) for group, _, place in pairs]
 
 
 @contextmanager
@@ -58,7 +79,7 @@ class Providers:
         """What is known of issuers."""
         from registry.outside.issuers import Issuers
 
-        return Issuers(self.settings.private_issuer_list)
+        return Issuers([issuer.strip() for issuer in self.settings.private_issuers.split(",") if issuer.strip()])
 
     @cached_property
     def provider(self) -> "Provider":
@@ -69,15 +90,16 @@ class Providers:
         """
         from registry.outside.provider import Access, Provider
 
-        if self.settings.oidc is None:
+        access = provider_access(self.settings)
+        if access is None:
             raise NotFound("This registry has no provider to sign in by; sign in with a token.")
-        return Provider(self.issuers, Access(**self.settings.oidc))
+        return Provider(self.issuers, Access(**access))
 
     @property
     def policy(self) -> Policy:
         """What is set of sign-in by the provider."""
         settings = self.settings
-        return Policy(settings.oidc_title, settings.oidc_join, settings.oidc_hours, settings.group_roles)
+        return Policy(settings.oidc_title, settings.oidc_join, settings.oidc_hours, group_roles(settings.oidc_groups))
 
     def begin(self, secret: str, redirect_uri: str) -> str:
         """Return the address to which a browser goes to sign in.

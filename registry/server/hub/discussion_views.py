@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from registry.db.tables import AuditEvent, CardProposal, Comment, Model, PatchRevision, Push, Review
+from registry.documents.trailers import from_options
 from registry.server.hub.views import moment
 from registry.services.hub.discussions import STATUS, STEPS, Thread
 
@@ -63,10 +64,17 @@ def proposed(row: CardProposal, author: str) -> Iterator[Entry]:
 def opening(model: Model, push: Push) -> Entry:
     """Return a pull request of which no patch was made yet, and why not if that was tried."""
     author, at = push.patch.author.name, push.created_at
-    texts = [push.message] + ([f"No patch could be made of it: {push.error}"] if push.state == "failed" else [])
+    texts = [push.message] + ([failure(push.error or "")] if push.state == "failed" else [])
     events = [said(f"{number:024x}", author, at, text) for number, text in enumerate(texts) if text]
     changes = {"base": "refs/heads/main"}
     return {**discussion(model, push), "events": events, "changes": changes, "filesWithConflicts": False, "diff": None}
+
+
+def failure(error: str) -> str:
+    """Return what is said of a push that became no patch, with the options that help as tools of the Hub say them."""
+    lines = from_options(error)
+    ending = " In the description of the next commit, at its end:\n\n" + "\n".join(f"    {line}" for line in lines)
+    return f"No patch could be made of it: {error}{ending if lines else ''}"
 
 
 def found_in(thread: Thread, author: str, sees_hidden: bool) -> Iterator[Entry]:

@@ -350,6 +350,7 @@ def take(
                     "becomes its base for good; push once the training has ended (TrainingArguments: "
                     "`hub_strategy='end'`)."
                 )
+            pushed_files.refuse_adapter(files)
             model, job = models.create(session, actor, full_name, sorted(files.items()))
             ctx.admit(session, job)
             return commit_id(files), None

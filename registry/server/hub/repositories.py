@@ -4,20 +4,18 @@ The shape of an answer is what huggingface_hub, transformers, hf and others expe
 routes are not described at /docs, which shows our own API.
 """
 
-import base64
-import json
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from registry.errors import EntryNotFound, InvalidRequest
 from registry.server.edge.admission import ActorDep, VisitorDep, allow
 from registry.server.edge.bodies import load_json, parse_body
 from registry.server.edge.context import ContextDep, PublicUrl
+from registry.server.edge.paths import Word
 from registry.server.hub import views
 from registry.server.hub.route import Decoded, HubRoute, Repository, snapshot_headers
 from registry.services.catalog import tags
@@ -32,7 +30,6 @@ PAGE = 1000  # llama.cpp reads no second page of a tree
 COMMITS = 50
 MOST_PATHS = 5000
 CONVERTING = "transformers/"  # asks for commits only before it has huggingface.co convert a model to safetensors
-Word = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 
 
 @router.get("/api/whoami-v2")
@@ -69,11 +66,10 @@ def listing(
         descending=direction < 0,
     )
     with ctx.database.read() as session:
-        found, after = listings.page(session, actor, query, read_cursor(cursor), min(limit, listings.MOST_MODELS))
+        found, after = listings.page(session, actor, query, cursor, min(limit, listings.MOST_MODELS))
         named, totals = tags.of_models(session, found), downloads.totals(session, found)
         shown = [views.model(row, named[row.id], totals[row.id], card=full or cardData) for row in found]
-    end = write_cursor(after) if after is not None else None
-    return JSONResponse(shown, headers=next_page(request, here, "cursor", end))
+    return JSONResponse(shown, headers=next_page(request, here, "cursor", after))
 
 
 @router.get(MODEL)
@@ -135,11 +131,10 @@ def tree(
         for at, entry in entries.items()
         if (not path or at.startswith(f"{path}/")) and (recursive or "/" not in at[len(path) + bool(path) :])
     ]
-    after = read_cursor(cursor)
-    inside = [entry for entry in inside if after is None or entry["path"] > str(after[0])]
+    inside = [entry for entry in inside if cursor is None or entry["path"] > cursor]
     page = inside[: min(limit, PAGE)]
     shown = [views.expanded(entry, commit) for entry in page] if commit else page
-    end = write_cursor([page[-1]["path"]]) if len(page) < len(inside) else None
+    end = page[-1]["path"] if len(page) < len(inside) else None
     return JSONResponse(shown, headers=snapshot_headers(found) | next_page(request, here, "cursor", end))
 
 
@@ -242,25 +237,3 @@ def next_page(request: Request, here: str, name: str, value: str | None) -> dict
         return {}
     pairs = [(key, text) for key, text in request.query_params.multi_items() if key != name]
     return {"Link": f'<{here}{request.scope["path"]}?{urlencode([*pairs, (name, value)])}>; rel="next"'}
-
-
-def write_cursor(values: list[Any]) -> str:
-    """Return the cursor of the page that follows some values."""
-    return base64.urlsafe_b64encode(json.dumps(values).encode("utf-8")).decode("ascii")
-
-
-def read_cursor(text: str | None) -> list[Any] | None:
-    """Return the values of the last item of the page before.
-
-    Raises:
-        InvalidRequest: The text is not a cursor.
-    """
-    if text is None:
-        return None
-    try:
-        found = json.loads(base64.urlsafe_b64decode(text.encode("ascii")))
-    except ValueError:
-        found = None
-    if not isinstance(found, list) or not 0 < len(found) <= 2:
-        raise InvalidRequest("The cursor is not valid; use the one that the page before gave.", field="cursor")
-    return found

@@ -3,7 +3,6 @@
 Dates end in `Z`, which the Hub's clients require; every file counts as one in Git LFS, so its ETag is its sha256.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -12,6 +11,7 @@ from typing import Any
 from registry.db.tables import Model
 from registry.documents.commits import blob_id, pointer, tree_id
 from registry.documents.front_matter import read_front_matter, words
+from registry.files.folders import CONFIG
 from registry.services.catalog import models
 from registry.services.catalog.tags import TAG, of_card
 from registry.services.composing.snapshots import Snapshot
@@ -19,7 +19,6 @@ from registry.services.hub.repositories import Commit, Ref
 from registry.services.people.actors import Actor
 from registry.storage.store import Store
 
-CONFIG_BYTES = 2**20
 KINDS = {"branch": "branches", "tag": "tags", "pull": "pullRequests"}
 Entry = dict[str, Any]
 
@@ -60,7 +59,7 @@ def revision(
     files = {file.path: file for file in snapshot.files}
     card = models.read_card(store, {"README.md": files["README.md"].sha256}) if "README.md" in files else None
     front = read_front_matter(card or "")
-    config = read_config(store, files["config.json"].sha256) if "config.json" in files else {}
+    config = used_of_config(store, files[CONFIG].sha256) if CONFIG in files else {}
     tags = dict.fromkeys([*of_card(front, row.license, one_word(config.get("model_type"))), *known])
     return {
         **model(row, list(tags), downloads),
@@ -68,7 +67,7 @@ def revision(
         **({"pipeline_tag": front["pipeline_tag"]} if one_word(front.get("pipeline_tag")) else {}),
         "sha": snapshot.commit,
         "cardData": front,
-        "config": {name: config[name] for name in ("architectures", "model_type") if name in config},
+        "config": config,
         "safetensors": {"parameters": row.dtypes, "total": row.parameters},
         "usedStorage": sum(file.size for file in snapshot.files),
         "siblings": [
@@ -101,15 +100,13 @@ def one_word(value: Any) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def read_config(store: Store, sha256: str) -> dict[str, Any]:
-    """Return what is used of a config.json; nothing unless it is a JSON object of at most 1 MiB. Blobs never change."""
-    try:
-        found = json.loads(store.read(sha256, CONFIG_BYTES) or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    architectures = found.get("architectures") if isinstance(found, dict) else None
-    kept: dict[str, Any] = {"architectures": [name for name in words(architectures)[:100] if TAG.fullmatch(name)]}
-    kind = one_word(found.get("model_type")) if isinstance(found, dict) else None
+def used_of_config(store: Store, sha256: str) -> dict[str, Any]:
+    """Return what is used of a config.json. Blobs never change."""
+    config = models.read_config(store, sha256)
+    kept: dict[str, Any] = {
+        "architectures": [name for name in words(config.get("architectures"))[:100] if TAG.fullmatch(name)]
+    }
+    kind = one_word(config.get("model_type"))
     kept |= {"model_type": kind if kind and TAG.fullmatch(kind) else None}
     return {name: value for name, value in kept.items() if value}
 

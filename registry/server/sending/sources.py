@@ -90,18 +90,17 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
         needed = [file for file in found.base if concerns_weights(file.path)]
         used = [item.sha256 for item in recipe.items]
         damage.refuse_marked(session, [file.sha256 for file in needed] + used)
-        sizes = {file.sha256: file.size for file in needed if file.state != "remote"} | blobs.sizes_of(session, used)
     base = {file.path: str(cache.locate(file.sha256)) for file in needed}
-    here: bool | None = True
     if any(file.state == "remote" and not Path(base[file.path]).is_file() for file in needed):
-        missing, here = f"The base of {model.full_name} is being fetched from the Hub", None
-    elif not (here := ctx.store.begin_to_bring(sizes)):
-        missing = f"What this file of {model.full_name} is composed of is being fetched"
-    if here is None:  # a worker has it here, or composes it
-        with ctx.database.write() as session:
-            holding.hold(session, found.composition, again=True)
-    if not here:
-        raise TooMany(f"{missing}; try again in a moment.", retry_after=FETCHING_SECONDS)
+        raise have_held(ctx, found.composition, f"The base of {model.full_name} is being fetched from the Hub")
+    local = [file.sha256 for file in needed if file.state != "remote"] + used
+    if ctx.store.to_fetch(local):
+        waiting = f"What this file of {model.full_name} is composed of is being fetched"
+        with ctx.database.read() as session:
+            sizes = blobs.sizes_of(session, local)
+        if not ctx.store.begin_to_fetch(sizes):
+            raise have_held(ctx, found.composition, waiting)
+        raise wait(waiting)
     patches = {sha256: str(ctx.store.path(sha256)) for sha256 in used}
     for path in (*base.values(), *patches.values()):
         if Path(path).parent == cache.folder:
@@ -112,6 +111,18 @@ def find_source(ctx: Context, model: AnyModel, snapshot: Snapshot) -> tuple[UUID
     seen = [file.stat() for file in map(Path, (*base.values(), *patches.values())) if file.is_file()]
     key = " ".join([str(found.composition), *(f"{status.st_ino}.{status.st_mtime_ns}" for status in seen)])
     return found.composition, Source(key, base, patches, named)  # a file that was repaired is another one
+
+
+def wait(missing: str) -> TooMany:
+    """Return the error that has a client ask again in a moment."""
+    return TooMany(f"{missing}; try again in a moment.", retry_after=FETCHING_SECONDS)
+
+
+def have_held(ctx: Context, composition: UUID, missing: str) -> TooMany:
+    """Ask for a worker that fetches what a composition is made of, or composes it; return what `wait` does."""
+    with ctx.database.write() as session:
+        holding.hold(session, composition, again=True)
+    return wait(missing)
 
 
 def account(ctx: Context, key: UUID, source: Source, file: File, metrics: Metrics, *, right: bool) -> None:

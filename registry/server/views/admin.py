@@ -51,6 +51,8 @@ def worker(seen: Seen) -> schemas.Worker:
         started_at=row.started_at,
         seen_at=row.seen_at,
         alive=seen.alive,
+        kinds=row.kinds,
+        most_bytes=row.most_bytes,
         job=job_views.job(seen.job) if seen.job else None,
     )
 

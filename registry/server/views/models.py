@@ -1,10 +1,8 @@
 """Views of models: as a list, one by one, their members, and how a model came about."""
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 from sqlalchemy.orm import Session
 
@@ -18,7 +16,7 @@ from registry.services.catalog import architecture, models, tags
 from registry.services.catalog.search import Filters as Filters
 from registry.services.composing import snapshots
 from registry.services.hub import downloads, listings
-from registry.services.people import access, paging
+from registry.services.people import access
 from registry.services.people.actors import Actor
 from registry.services.people.rules import Role
 from registry.services.releasing import lineage
@@ -104,33 +102,26 @@ def listing(
         rows, cursor = models.listing(session, actor, wanted, after, limit)
     else:
         ordered = listings.Listing(wanted, ORDERS[sort])
-        rows, end = listings.page(session, actor, ordered, read_end(after, sort) if after else None, limit)
-        cursor = write_end(end) if end else None
+        rows, cursor = listings.page(session, actor, ordered, after or None, limit)
     named = tags.of_models(session, rows)
     return schemas.ModelPage(items=[model(row, card=False, known=named[row.id]) for row in rows], next=cursor)
 
 
-def write_end(end: Sequence[Any]) -> str:
-    """Return the end of a sorted page as a cursor: a count, or microseconds of a time, and the model's key."""
-    value, key = end[0], uuid.UUID(end[1])
-    return f"{value}-{key.hex}" if isinstance(value, int) else paging.write(datetime.fromisoformat(value), key)
-
-
-def read_end(cursor: str, sort: ModelOrder) -> list[Any]:
-    """Return what `write_end` wrote.
+def built_like(session: Session, store: Store, row: Model) -> schemas.Architecture:
+    """Return what a model is built like.
 
     Raises:
-        InvalidRequest: The cursor is not valid.
+        BlobDamaged, StorageFailed, TooMany: Its config cannot be read, or not yet.
     """
-    at, key = paging.read(cursor)
-    return [int(cursor.partition("-")[0]) if sort == "downloads" else at.isoformat(), str(key)]
-
-
-def built_like(session: Session, store: Store, row: Model) -> schemas.Architecture:
-    """Return what a model is built like."""
     found = architecture.of_model(session, store, row)
-    same = {name: getattr(found, name) for name in ("model_type", "tensors", "dtypes")}
-    return schemas.Architecture(names=list(found.names), **same, **found.numbers)
+    config = found.config
+    return schemas.Architecture(
+        names=list(config.names),
+        model_type=config.model_type,
+        tensors=found.tensors,
+        dtypes=found.dtypes,
+        **config.numbers,
+    )
 
 
 def members(session: Session, row: Model) -> list[schemas.Member]:

@@ -5,7 +5,7 @@ from typing import cast
 from sqlalchemy.orm import Session
 
 from registry import schemas
-from registry.db.tables import CardProposal, Check, Job, Model, Patch, PatchRevision, Push, RevisionFile
+from registry.db.tables import CardProposal, Check, Job, Model, PatchRevision, Push, RevisionFile
 from registry.files.collector import paused_collector
 from registry.server.views import jobs as job_views
 from registry.services.catalog import beside, patches
@@ -48,21 +48,23 @@ def push(session: Session, model: Model, number: int) -> schemas.Push | None:
     row = pushes.find(session, model, number)
     if row is None:
         return None
-    return described_push(session, row, row.patch)
+    return described_push(session, row)
 
 
 def upcoming(session: Session, row: PatchRevision) -> schemas.Push | None:
     """Return what was pushed for the next revision of a patch, while there is none; None if nothing was."""
     found = pushes.unfinished(session, row.patch_id)
-    return described_push(session, found, row.patch) if found else None
+    return described_push(session, found) if found else None
 
 
-def described_push(session: Session, row: Push, of: Patch) -> schemas.Push:
+def described_push(session: Session, row: Push) -> schemas.Push:
     """Return the shape of a push of a patch, with the job that compares it."""
     job_row = jobs.active(session, pushes.key_of(row.patch_id)) if row.state == "diffing" else None
     words = {name: getattr(row, name) for name in ("state", "title", "message", "error", "created_at")}
     job = job_views.queued(session, job_row) if job_row else None
-    return schemas.Push.model_validate({"number": of.number, "author": of.author.name, "job": job, **words})
+    return schemas.Push.model_validate(
+        {"number": row.patch.number, "author": row.patch.author.name, "job": job, **words}
+    )
 
 
 def patch_file(row: RevisionFile) -> schemas.PatchFile:

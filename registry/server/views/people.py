@@ -113,11 +113,12 @@ def overview(session: Session, actor: Actor | None, name: str, limits: UploadLim
     """
     space = namespaces.find(session, name)
     role = access.role_in(session, actor, space)
-    profile = joining_views.profile(session, actor, name) if space.kind == "user" else None
+    user = namespaces.find_user(session, name) if space.kind == "user" else None
+    profile = joining_views.profile_of(session, actor, user) if user else None
     if actor is None:
         return NamespaceOverview(space.kind, role, None, [], profile, [])
     shown = namespace_for(session, actor, space, role, limits)
-    own = namespaces.of_user(session, namespaces.find_user(session, name).id) if space.kind == "user" else []
+    own = namespaces.of_user(session, user.id) if user else []
     manages = role >= RULES["invitation.manage"].role and "admin" in actor.scopes and actor.token.model_id is None
     invited = joining_views.invitation_page(session, namespace=name, limit=INVITATIONS).items if manages else []
     return NamespaceOverview(space.kind, role, shown, own, profile, invited)

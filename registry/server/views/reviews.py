@@ -237,5 +237,5 @@ def evaluated(subject: Subject) -> schemas.EvaluatedSubject:
 
 
 def can_take(state: schemas.PatchState, verb: str) -> bool:
-    """Return whether a patch in a state can take a step."""
-    return state in reviews.STEPS[verb][0]
+    """Return whether a patch in a state can take a step, or another revision."""
+    return state in (patches.REVISABLE if verb == "revise" else reviews.STEPS[verb][0])

@@ -11,8 +11,8 @@ The lock is FOR NO KEY UPDATE. It excludes the collector's FOR UPDATE and other 
 lock of a foreign key; rows are locked in the order of their digests. So there are no deadlocks.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from registry.db.tables import (
     Blob,
     Composition,
     CompositionFile,
+    JobPart,
     Model,
     Patch,
     PatchRevision,
@@ -46,6 +47,7 @@ from registry.storage.store import Store
 
 LEASE = timedelta(hours=24)  # how long a blob is kept after somebody asked for it, whether or not rows refer to it
 ORPHANS_AT_ONCE = 20  # that one transaction gives rows
+Transactions = Callable[[], AbstractContextManager[Session]]
 OWNERS = (
     BaseFile.sha256,
     PatchRevision.blob_sha256,
@@ -53,6 +55,7 @@ OWNERS = (
     RevisionFile.sha256,
     CompositionFile.sha256,
     ReleaseFile.sha256,
+    JobPart.blob_sha256,
     UploadSession.sha256,
 )
 
@@ -210,25 +213,24 @@ def readable(session: Session, actor: Actor | None, digests: Collection[str]) ->
     return lease(session, allowed)
 
 
-def adopt_orphans(database: Database, store: Store, orphans: Sequence[str]) -> int:
-    """Add a row for every blob file without one (its writer died before the commit); return how many.
+def adopt_orphans(transactions: Transactions, store: Store, orphans: Sequence[str]) -> dict[str, int]:
+    """Add a row for every blob file without one (its writer died before the commit); return size by digest.
 
     An orphan with a row is then collected like other garbage.
+
+    Args:
+        transactions: Begins a transaction for a few of them: it asks the store for each.
+        store: The store.
+        orphans: The digests of the files.
 
     Raises:
         Unavailable: The blobs were moved to another place.
     """
-    count = 0
-    for batch in batches(orphans):
-        with database.write() as session:
-            count += len(adopt(session, store, batch))
-    return count
-
-
-def batches(orphans: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield orphans as one transaction each may give them rows: it asks for each of them."""
+    adopted = dict[str, int]()
     for start in range(0, len(orphans), ORPHANS_AT_ONCE):
-        yield orphans[start : start + ORPHANS_AT_ONCE]
+        with transactions() as session:
+            adopted |= adopt(session, store, orphans[start : start + ORPHANS_AT_ONCE])
+    return adopted
 
 
 def find_orphans(database: Database, store: Store) -> list[str]:

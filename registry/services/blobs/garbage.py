@@ -20,7 +20,7 @@ unlinks it. An object in a bucket is deleted first.
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -42,8 +42,6 @@ BATCH = 100  # blobs of one transaction
 DOOMED_SHARE = 4  # a blob stays doomed for the grace divided by this
 UNFINISHED = timedelta(days=1)  # after which what was sent of an object is never finished
 PUT_SECONDS = 3600.0  # small files are written at once; after this time their writer must be dead
-
-Transactions = Callable[[], AbstractContextManager[Session]]
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def run(
 
 def clear(
     database: Database,
-    transactions: Transactions,
+    transactions: blobs.Transactions,
     store: Store,
     grace: timedelta,
     strays: Sequence[str],
@@ -154,10 +152,7 @@ def clear(
         sizes = uploads.expire(session)
         staged = abandoned(session, store, grace)
     left = discard(store, staged, dry=dry)
-    adopted = dict[str, int]()
-    for batch in blobs.batches(strays):
-        with transactions() as session:
-            adopted |= blobs.adopt(session, store, batch)
+    adopted = blobs.adopt_orphans(transactions, store, strays)
     doomed, seen = Amount(), BATCH
     while seen == BATCH:
         with transactions() as session:

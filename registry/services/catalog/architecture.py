@@ -1,14 +1,13 @@
 """Architecture: what a model is built like, by the config.json of its base and the headers of its weights."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import BaseTensor, Model
+from registry.db.tables import Model
 from registry.files.folders import CONFIG
 from registry.services.catalog import models
 from registry.storage.store import Store
@@ -29,47 +28,56 @@ NUMBERS = {
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What a model is built like; what its config does not say is None.
+class Facts:
+    """What a config.json says; what it does not say is None.
 
     Args:
         names: The classes of the model, such as LlamaForCausalLM.
         model_type: Its kind, such as llama.
         numbers: By the names in NUMBERS.
+    """
+
+    names: tuple[str, ...] = ()
+    model_type: str | None = None
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a model is built like.
+
+    Args:
+        config: What its config says.
         tensors: How many there are.
         dtypes: The number of weights by dtype.
     """
 
-    names: tuple[str, ...]
-    model_type: str | None
-    numbers: dict[str, int]
+    config: Facts
     tensors: int
     dtypes: dict[str, int]
 
 
 def of_model(session: Session, store: Store, model: Model) -> Architecture:
-    """Return what a model is built like."""
+    """Return what a model is built like.
+
+    Raises:
+        BlobDamaged, StorageFailed, TooMany: Its config cannot be read, or not yet.
+    """
     digests = {file.path: file.sha256 for file in models.base_files(session, model)}
-    config = read_config(store, digests[CONFIG]) if CONFIG in digests else {}
-    counted = select(func.count()).where(BaseTensor.model_id == model.id)
+    facts = facts_of(store, digests[CONFIG]) if CONFIG in digests else Facts()
+    return Architecture(facts, models.count_tensors(session, model), dict(model.dtypes))
+
+
+@lru_cache(maxsize=1024)
+def facts_of(store: Store, sha256: str) -> Facts:
+    """Return the facts in a config.json. Blobs never change."""
+    config = models.read_config(store, sha256)
     names = config.get("architectures")
-    return Architecture(
+    return Facts(
         tuple(name for name in names[:MOST_NAMES] if is_name(name)) if isinstance(names, list) else (),
         config["model_type"] if is_name(config.get("model_type")) else None,
         numbers_in(config),
-        session.scalars(counted).one(),
-        dict(model.dtypes),
     )
-
-
-@lru_cache(maxsize=256)
-def read_config(store: Store, sha256: str) -> dict[str, Any]:
-    """Return a config.json; nothing unless it is a JSON object of at most 1 MiB. Blobs never change."""
-    try:
-        config = json.loads(store.read(sha256, models.CONFIG_BYTES) or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def numbers_in(config: dict[str, Any]) -> dict[str, int]:

@@ -2,20 +2,20 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, or_, select
+from sqlalchemy import bindparam, delete, func, insert, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.db.session import seen
 from registry.db.tables import BaseFile, BaseTensor, Job, Model, ModelMember, Namespace, NamespaceMember, User, now
 from registry.documents.commits import commit_id
+from registry.documents.front_matter import card_license
 from registry.errors import InvalidRequest, NotFound, WrongState
-from registry.files.folders import check_paths
+from registry.files.folders import CONFIG, check_paths
 from registry.files.kinds import name_listed
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import search, tags
@@ -235,6 +235,11 @@ def base_tensors(session: Session, model: Model) -> list[tuple[str, str, list[in
     return [(name, dtype, shape) for name, dtype, shape in rows]
 
 
+def count_tensors(session: Session, model: Model) -> int:
+    """Return how many tensors a base has."""
+    return session.scalars(select(func.count()).where(BaseTensor.model_id == model.id)).one()
+
+
 def read_card(store: Store, files: Mapping[str, str]) -> str | None:
     """Return the text of README.md among (path -> sha256) files, if there is one of at most 1 MiB of UTF-8."""
     if "README.md" not in files:
@@ -307,14 +312,6 @@ def set_member(session: Session, actor: Actor, full_name: str, user_name: str, r
     record(session, actor, "model.member", full_name, model, before=was, after=is_now)
 
 
-def card_license(card: str) -> str | None:
-    """Return the licence that a card's front matter names, if it names one."""
-    front = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---", card, re.DOTALL)
-    line = r"^license:[ \t]*[\"']?([a-z0-9][a-z0-9.+-]{0,63})[\"']?[ \t]*$"
-    match = re.search(line, front[1], re.MULTILINE) if front else None
-    return match[1] if match else None
-
-
 def change_card(session: Session, store: Store, model: Model, card: str) -> None:
     """Give a model another card, and the tags that follow; its licence stays, unless it has none.
 
@@ -324,18 +321,23 @@ def change_card(session: Session, store: Store, model: Model, card: str) -> None
     if model.license is None and (named := card_license(card)):
         policies.require_license(session, named, "The card")
     model.card, model.license, model.modified_at = card, model.license or card_license(card), now()
-    tags.rewrite(session, model, model_type(store, {file.path: file.sha256 for file in base_files(session, model)}))
+    digests = {file.path: file.sha256 for file in base_files(session, model)}
+    config = read_config(store, digests[CONFIG]) if CONFIG in digests else {}
+    tags.rewrite(session, model, config.get("model_type"))
     session.flush()
 
 
-def model_type(store: Store, files: Mapping[str, str]) -> object:
-    """Return the model type in the config.json among (path -> sha256) files, if one is there and can be read."""
-    raw = store.read(files["config.json"], CONFIG_BYTES) if "config.json" in files else None
+def read_config(store: Store, sha256: str) -> dict[str, Any]:
+    """Return a config.json; nothing unless it is a JSON object of at most 1 MiB.
+
+    Raises:
+        BlobDamaged, StorageFailed, TooMany: As of `Store.read`.
+    """
     try:
-        config = json.loads(raw or b"{}")
+        config = json.loads(store.read(sha256, CONFIG_BYTES) or "{}")
     except (ValueError, RecursionError):
-        return None
-    return config.get("model_type") if isinstance(config, dict) else None
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def finish_import(session: Session, model: Model, contents: dict[str, Any], card: str | None) -> None:
@@ -344,16 +346,20 @@ def finish_import(session: Session, model: Model, contents: dict[str, Any], card
     Raises:
         InvalidRequest: The policy of admins does not allow the licence, which may come from the card.
     """
-    columns = ("model_id", "position", "name", "dtype", "shape", "sha256")
-    rows = [dict(zip(columns, (model.id, at, *tensor), strict=True)) for at, tensor in enumerate(contents["tensors"])]
+    columns = ("model_id", "position", "name", "dtype", "shape", "sha256", "path", "start")
+    places, tensors = contents["places"], enumerate(contents["tensors"])
+    rows = [dict(zip(columns, (model.id, at, *row, *places[row[0]]), strict=True)) for at, row in tensors]
     if rows:
         session.execute(insert(BaseTensor), rows)
+    files = base_files(session, model)
+    for file in files:
+        file.header_size, file.header_sha256 = contents["headers"].get(file.path, (None, None))
     model.base_digest, model.parameters = contents["weights_digest"], contents["parameters"]
     model.card, model.state = card, "ready"
     model.license = model.license or card_license(card or "")
     policies.require_license(session, model.license, "The base")
     model.dtypes, model.modified_at = count_dtypes(contents["tensors"]), now()
-    model.base_commit = commit_id({file.path: file.sha256 for file in base_files(session, model)})
+    model.base_commit = commit_id({file.path: file.sha256 for file in files})
     tags.write(session, model, contents["model_type"])
     session.flush()
     record(session, None, "model.ready", model.full_name, model, after={"base": model.base_digest})

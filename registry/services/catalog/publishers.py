@@ -183,7 +183,6 @@ def exchange(
     """
     namespace, _, name = full_name.partition("/")  # the model before its publishers, as where they are removed
     session.scalar(select(Model.id).where(in_namespace(namespace), Model.name == name).with_for_update(key_share=True))
-    tokens.drop_ended(session, "publisher")
     use_once(session, issuer, claims, raw)
     row = next((row for row in of_issuer(session, full_name, issuer, lock=True) if matches(row, claims)), None)
     if row is None:
@@ -207,7 +206,6 @@ def use_once(session: Session, issuer: str, claims: Mapping[str, Any], raw: str)
     Raises:
         Unauthenticated: It was used before.
     """
-    drop_used(session)
     name = claims.get("jti") if isinstance(claims.get("jti"), str) else raw.rpartition(".")[0]
     digest = hashlib.sha256(f"{issuer}\n{name}".encode()).hexdigest()
     ends = datetime.fromtimestamp(float(claims["exp"]), UTC) + LEEWAY

@@ -62,7 +62,7 @@ def relicense(session: Session, model: Model) -> None:
 def of_models(session: Session, models: Iterable[Model]) -> dict[Any, list[str]]:
     """Return the tags of models by the models' ids."""
     by_model: dict[Any, list[str]] = {model.id: [] for model in models}
-    query = select(ModelTag).where(ModelTag.model_id.in_(by_model)).order_by(ModelTag.tag)
-    for row in session.scalars(query):
-        by_model[row.model_id].append(row.tag)
+    query = select(ModelTag.model_id, ModelTag.tag).where(ModelTag.model_id.in_(by_model)).order_by(ModelTag.tag)
+    for model_id, tag in session.execute(query):
+        by_model[model_id].append(tag)
     return by_model

@@ -7,6 +7,7 @@ is published on the recipe until an operator has found out which.
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, or_, select
@@ -19,7 +20,7 @@ from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 
 Found = TypeVar("Found")
-BUILDS_NEEDED = 2  # that agree, before a release can be published
+BUILDS_NEEDED = 2  # that agree and have nobody in common, before a release can be published
 
 
 def add(
@@ -30,8 +31,19 @@ def add(
     actor: Actor | None,
     weights_digest: str,
     device: str,
+    nodes: Sequence[str] | None = None,
 ) -> Build:
     """Add a build. Does nothing if the same builder came to the same result before.
+
+    Args:
+        session: A writing transaction.
+        model: The model.
+        digest: Of the recipe.
+        builder: Who composed it.
+        actor: The user who did, if it was no worker.
+        weights_digest: The result.
+        device: Where.
+        nodes: Who composed its files, where that is not the builder alone.
 
     Raises:
         WrongState: The same builder came to another result before.
@@ -52,6 +64,7 @@ def add(
         user_id=actor.user_id if actor else None,
         weights_digest=weights_digest,
         device=device,
+        nodes=sorted(nodes) if nodes else None,
     )
     recipe = session.get_one(Recipe, digest, with_for_update={"key_share": True}, populate_existing=True)
     session.add(build)
@@ -69,31 +82,32 @@ def add_rebuild(
     worker: str,
     weights_digest: str,
     device: str,
-    files: Mapping[str, str],
+    nodes: Sequence[str] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Record that a worker composed again what another had composed; a difference is an alarm.
 
-    Args:
-        session: A writing transaction.
-        model: The model.
-        digest: The recipe.
-        worker: Who composed it.
-        weights_digest: What it came to.
-        device: Where.
-        files: The weight files, digests by path; a mirror has those of the composition by its primary's word.
+    `nodes` are those of the build, see `add`. A worker that has built it before has done so again, on other nodes.
+    `files` are its weight files, digests by path: a mirror has those of the composition by its primary's word.
     """
-    add(session, model, digest, worker, None, weights_digest, device)
+    while nodes and any(build.builder == worker for build in builds_of(session, model.id, digest)):
+        worker += " again"
+    add(session, model, digest, worker, None, weights_digest, device, nodes)
     after: dict[str, Any] = {"recipe": digest, "weights_digest": weights_digest, "builder": worker}
-    composed = select(Composition.id).where(Composition.model_id == model.id, Composition.recipe_digest == digest)
-    rows = session.scalars(select(CompositionFile).where(CompositionFile.composition_id.in_(composed)))
-    base = session.scalars(select(BaseFile).where(BaseFile.model_id == model.id))
-    due = {file.path: file.sha256 for file in base} | dict(files)
-    others = sorted(row.path for row in rows if is_weights(row.path) and due.get(row.path) != row.sha256)
-    if others:
+    if others := other_files(session, model, digest, files) if files is not None else []:
         after["files"] = others
         session.get_one(Recipe, digest, with_for_update={"key_share": True}, populate_existing=True).disputed = True
     action = "recipe.alarm" if others or disagree(session, model, digest) else "recipe.rebuilt"
     record(session, None, action, model.full_name, model, after=after)
+
+
+def other_files(session: Session, model: Model, digest: str, files: Mapping[str, str]) -> list[str]:
+    """Return the weight files of a model's composition that are others than those that it should have."""
+    composed = select(Composition.id).where(Composition.model_id == model.id, Composition.recipe_digest == digest)
+    rows = session.scalars(select(CompositionFile).where(CompositionFile.composition_id.in_(composed)))
+    base = session.scalars(select(BaseFile).where(BaseFile.model_id == model.id))
+    due = {file.path: file.sha256 for file in base} | dict(files)
+    return sorted(row.path for row in rows if is_weights(row.path) and due.get(row.path) != row.sha256)
 
 
 def attest(session: Session, actor: Actor, model: Model, digest: str, weights_digest: str, device: str) -> Build:
@@ -175,6 +189,16 @@ def disagree(session: Session, model: Model, digest: str) -> list[str]:
     return different if len(different) > 1 else []
 
 
+def shares(build: Build) -> frozenset[str]:
+    """Return who has composed a build: its builder, or the nodes and workers that composed its files."""
+    return frozenset(build.nodes or [build.builder])
+
+
+def confirmed(known: Sequence[Build]) -> bool:
+    """Say whether two of a recipe's builds have nobody in common: a machine that is wrong cannot be in both."""
+    return any(shares(one).isdisjoint(shares(other)) for one, other in combinations(known, BUILDS_NEEDED))
+
+
 def dispute(results: Sequence[str], known: Sequence[Build], subject: str) -> str | None:
     """Say why a release cannot be published: only one builder, or results that differ; None if it can.
 
@@ -191,8 +215,8 @@ def dispute(results: Sequence[str], known: Sequence[Build], subject: str) -> str
             f"ALARM: {subject} was composed to {len(results)} different results ({', '.join(results)}); nothing is "
             "published on this recipe. An operator must find the machine that is wrong."
         )
-    if len(known) < BUILDS_NEEDED:
-        who = ", ".join(build.builder for build in known) or "nobody"
+    if not confirmed(known):
+        who = ", ".join(sorted({name for build in known for name in shares(build)})) or "nobody"
         return (
             f"It was composed by {who} alone, and {BUILDS_NEEDED} must agree; publish it with --recompose, run "
             f"`crumb verify DIR {subject} --recompose` as a maintainer, or start a second worker."

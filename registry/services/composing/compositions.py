@@ -3,15 +3,17 @@
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import (
     BaseFile,
+    Blob,
     Composition,
     CompositionFile,
     Job,
@@ -27,13 +29,14 @@ from registry.errors import Forbidden, InvalidRecipe, RevisionNotFound, WrongSta
 from registry.files import folders
 from registry.files.folders import describes_weights, is_weights
 from registry.services.catalog import models, patches
-from registry.services.composing import alone, builds
+from registry.services.composing import alone, builds, excerpts
 from registry.services.composing.mixes import Mix, choose, require_composable
 from registry.services.people import access
 from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
 from registry.services.queue import jobs
+from registry.storage.pieces import Excerpt
 
 
 def request(session: Session, actor: Actor, full_name: str, mix: Mix) -> tuple[Recipe, Composition | None, Job | None]:
@@ -84,6 +87,17 @@ def to_recipe(row: Recipe) -> recipes.Recipe:
     return recipes.make_recipe(row.base_digest, row.alpha, items, row.method)
 
 
+def excerpts_of(session: Session, model: AnyModel, recipe: recipes.Recipe) -> dict[str, Excerpt]:
+    """Return what a recipe needs of patches that it does not apply to all tensors; the others are needed whole."""
+    narrowed = [item for item in recipe.items if any(factor == "0" for _, factor in item.where)]
+    wanted = {item.sha256: partial(_is_touched, recipe, item) for item in narrowed}
+    return excerpts.of_patches(session, model, wanted)
+
+
+def _is_touched(recipe: recipes.Recipe, item: recipes.Item, tensor: str) -> bool:
+    return recipe.scale_in(item, tensor) is not None
+
+
 def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -> tuple[Composition | None, Job | None]:
     """Return a model's composition of a recipe, or the job that composes it: again, if its bytes are damaged."""
     composition = composition_of(session, model, recipe.digest)
@@ -94,7 +108,14 @@ def ensure(session: Session, user_id: uuid.UUID, model: Model, recipe: Recipe) -
 
 def enqueue(session: Session, user_id: uuid.UUID, model: Model, digest: str) -> Job:
     """Return the job that composes a recipe on a model, which is enqueued only once."""
-    return jobs.enqueue(session, user_id, "compose", job_key(model, digest), model, digest, {"recipe": digest})
+    key, more = job_key(model, digest), bytes_of_patches(session, digest)
+    return jobs.enqueue(session, user_id, "compose", key, model, digest, {"recipe": digest}, more_bytes=more)
+
+
+def bytes_of_patches(session: Session, digest: str) -> int:
+    """Return how many bytes the files of a recipe's patches have together."""
+    sizes = select(func.coalesce(func.sum(Blob.size), 0)).join(RecipeItem, RecipeItem.sha256 == Blob.sha256)
+    return int(session.scalars(sizes.where(RecipeItem.recipe_digest == digest)).one())
 
 
 def job_key(model: Model, digest: str) -> str:
@@ -148,8 +169,10 @@ def reusable(session: Session, model: Model, digest: str, *, held: bool) -> dict
         if any(file.blob.damaged_at for file in other.files if is_weights(file.path)) or (held and not other.held):
             continue
         if mine == {(file.path, file.sha256) for file in theirs if _settles_weights(file.path)}:
+            build = builds.builds_of(session, other.model_id, digest)[0]
             return {
-                "builder": builds.builds_of(session, other.model_id, digest)[0].builder,
+                "builder": build.builder,
+                "nodes": build.nodes,
                 "weights_digest": other.weights_digest,
                 "device": other.device,
                 "seconds": other.seconds,
@@ -192,8 +215,12 @@ def finish(
     warnings: Sequence[str] = (),
     *,
     held: bool = True,
+    nodes: Sequence[str] | None = None,
 ) -> Composition:
-    """Add a composition that a user asked for, its files (path -> blob) and the build of the worker."""
+    """Add a composition that a user asked for, its files (path -> blob) and the build of the worker.
+
+    `nodes` are those of the build, see `builds.add`.
+    """
     composition = Composition(
         id=uuid.uuid4(),
         model_id=model.id,
@@ -212,7 +239,7 @@ def finish(
     alone.name(session, model, load(session, digest), files)
     after = {"recipe": digest, "weights_digest": weights_digest, "builder": builder}
     record(session, None, "recipe.composed", model.full_name, model, after=after)
-    builds.add(session, model, digest, builder, None, weights_digest, device)
+    builds.add(session, model, digest, builder, None, weights_digest, device, nodes)
     return composition
 
 

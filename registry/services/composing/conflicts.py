@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from sqlalchemy import func, select, union_all
+from sqlalchemy import select, union_all
 from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.comparing.sums import Sums
-from registry.db.tables import BaseTensor, Job, Model, Patch, PatchPair, PatchRevision, PatchSet
+from registry.db.tables import Job, Model, Patch, PatchPair, PatchRevision, PatchSet
 from registry.errors import Forbidden, InvalidRequest, NotCompared, NotFound, WrongState
 from registry.services.catalog import models, patches
 from registry.services.composing import compositions, conflict_sums, snapshots
@@ -167,7 +167,8 @@ def ask(session: Session, actor: Actor, model: Model, revisions: Sequence[PatchR
     subject = ", ".join(names)
     subject = subject if len(subject) <= SUBJECT_LENGTH else f"{len(names)} patches"
     payload = {"patches": digests, "pairs": missing}
-    job = jobs.enqueue(session, actor.user_id, "conflicts", key, model, subject, payload)
+    more = sum(revision.size for revision in revisions)
+    job = jobs.enqueue(session, actor.user_id, "conflicts", key, model, subject, payload, more_bytes=more)
     if (job.shared, job.cancel_requested) != before:
         record(session, actor, "conflict.ask", model.full_name, model, after={"patches": names})
     return job
@@ -240,8 +241,7 @@ def rounds(
             raise InvalidRequest(f"The patch {sha256} is no longer listed in {model.full_name}; compare the others.")
     known = conflict_sums.pairs_of(session, digests)
     left = [(first, second) for first, second in pairs if (first, second) not in known]
-    tensors = session.scalar(select(func.count()).select_from(BaseTensor).where(BaseTensor.model_id == model.id))
-    step = max(1, TENSORS_PER_ROUND // max(1, tensors or 0))
+    step = max(1, TENSORS_PER_ROUND // max(1, models.count_tensors(session, model)))
     planned = [(list(digests), left[:step])]  # the census is over all patches
     for start in range(step, len(left), step):
         some = left[start : start + step]

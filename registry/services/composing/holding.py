@@ -24,6 +24,7 @@ from registry.db.tables import (
     Composition,
     CompositionFile,
     Job,
+    JobPart,
     Model,
     Recipe,
     RecipeItem,
@@ -70,6 +71,15 @@ def held_bytes(session: Session, *conditions: ColumnElement[bool]) -> int:
     held = held.where(Composition.held, weights_of(CompositionFile.path), *conditions)
     total = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.sha256.in_(held), alone())
     return int(session.scalars(total).one())
+
+
+def part_bytes(session: Session) -> int:
+    """Return the bytes on disk that are there for parts of compositions that are under way."""
+    others = (owner for owner in OTHERS if owner not in (JobPart.blob_sha256,))
+    needed = (exists().where(owner == Blob.sha256) for owner in others)
+    parts = select(JobPart.blob_sha256).where(JobPart.blob_sha256.is_not(None))
+    total = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.sha256.in_(parts), Blob.state.in_(STORED))
+    return int(session.scalars(total.where(*(~owned for owned in needed))).one())
 
 
 def weights_of(path: QueryableAttribute[str]) -> ColumnElement[bool]:
@@ -120,11 +130,12 @@ def make_room(database: Database, store: Store, size: int, most: int) -> bool:
         database: Has the rows.
         store: Has the bytes.
         size: Bytes of the weights to be held; 0 to keep to the bound alone.
-        most: Most bytes of compositions on disk.
+        most: Most bytes on disk of compositions, and of parts of those that are under way.
     """
     while True:
         with database.read() as session:
-            held, staying = held_bytes(session), held_bytes(session, kept())
+            parts = part_bytes(session)
+            held, staying = held_bytes(session) + parts, held_bytes(session, kept()) + parts
         if size and (staying + size > most or store.capacity() + held - staying < size):
             make_room(database, store, 0, most)
             return False
@@ -248,7 +259,8 @@ def doubt(session: Session, key: uuid.UUID) -> None:
     if composition is not None:
         model, digest = session.get_one(Model, composition.model_id), composition.recipe_digest
         again = compositions.rebuild_key(model, digest)
-        jobs.enqueue(session, model.creator_id, "rebuild", again, model, digest, {"recipe": digest})
+        more = compositions.bytes_of_patches(session, digest)
+        jobs.enqueue(session, model.creator_id, "rebuild", again, model, digest, {"recipe": digest}, more_bytes=more)
 
 
 def check(database: Database) -> list[str]:

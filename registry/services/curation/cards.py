@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session, contains_eager, defer, joinedload
 
 from registry.db.tables import CardProposal, Model, Patch, now
 from registry.documents.commits import commit_id
+from registry.documents.front_matter import card_license
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files.beside import CARD, CARD_BYTES
 from registry.services.catalog import models
-from registry.services.catalog.models import card_license
 from registry.services.curation import reviews, text_diffs
 from registry.services.people import paging
 from registry.services.people.actors import Actor, record

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import func, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from registry.breadcrumbs.formats.globs import check_glob, matches
+from registry.breadcrumbs.formats.globs import check_glob, is_name, matches
 from registry.db.tables import Comment, Patch, PatchRevision, PatchTensor, Review, User
 from registry.errors import InvalidRequest
 
@@ -40,7 +40,9 @@ def require_tensors(session: Session, revision: PatchRevision, subject: str, abo
         return
     names = set(session.scalars(select(PatchTensor.name).where(PatchTensor.revision_id == revision.id)))
     for glob in about:
-        if glob not in names and not any(matches(check_glob(glob, "about"), name) for name in names):
+        if glob in names:
+            continue
+        if is_name(check_glob(glob, "about")) or not any(matches(glob, name) for name in names):
             raise InvalidRequest(
                 f"{subject}.{revision.number} changes no tensor {glob!r}; `crumb show {subject}` lists those that it "
                 "does.",
@@ -50,7 +52,7 @@ def require_tensors(session: Session, revision: PatchRevision, subject: str, abo
 
 def refers(about: Sequence[str], name: str) -> bool:
     """Say whether a remark is about a tensor."""
-    return any(glob == name or matches(glob, name) for glob in about)
+    return any(glob == name or (not is_name(glob) and matches(glob, name)) for glob in about)
 
 
 def listing(session: Session, patch: Patch) -> list[Remark]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
-from registry.breadcrumbs.formats.weight_files import SHARD, find_missing
+from registry.breadcrumbs.formats.weight_files import find_missing, shard_of
 from registry.db.tables import PushedFile
 from registry.errors import InvalidRequest
 from registry.files.beside import CARD
 from registry.files.folders import describes_weights, is_weights
 
 MOST_FILES = 2000  # of a push, and of a commit
-ADAPTER = "adapter_config.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def require_weights(paths: Collection[str]) -> None:
@@ -21,6 +21,21 @@ def require_weights(paths: Collection[str]) -> None:
     if not any(map(holds_weights, paths)):
         raise InvalidRequest(
             "This commit changes no weights, so no patch can be made of it. (One with README.md alone proposes a card.)"
+        )
+
+
+def refuse_adapter(paths: Collection[str]) -> None:
+    """Refuse a base that is an adapter as PEFT saves one, so that its tool says so at once.
+
+    Raises:
+        InvalidRequest: It has the settings of an adapter, and no weights but an adapter's.
+    """
+    names = {path for path in paths if is_weights(path)}
+    if ADAPTER in paths and names <= {ADAPTER_WEIGHTS}:
+        raise InvalidRequest(
+            "This is an adapter, and a base is a whole model. Push it to the model that it was trained on, as a pull "
+            "request (create_pr=True), and it becomes a patch there.",
+            field=ADAPTER,
         )
 
 
@@ -71,11 +86,11 @@ def missing_shards(held: Collection[str], base: Collection[str]) -> Iterator[str
     known: dict[tuple[str, int], dict[int, str]] = {}
     for paths in (held, base):
         for path in paths:
-            shard = SHARD.fullmatch(path)
+            shard = shard_of(path)
             if shard is None:
                 continue
-            family = shard[1], int(shard[3])
-            if paths is held or family in known:
-                known.setdefault(family, {}).setdefault(int(shard[2]), path)
-    for (stem, count), shards in sorted(known.items()):
-        yield from find_missing(stem, count, shards)
+            stem, number, count = shard
+            if paths is held or (stem, count) in known:
+                known.setdefault((stem, count), {}).setdefault(number, path)
+    for (_, count), shards in sorted(known.items()):
+        yield from find_missing(count, shards)

@@ -26,8 +26,8 @@ from registry.files import beside
 from registry.files.folders import check_path, is_weights, require_one_folder
 from registry.services.blobs import blobs, quotas
 from registry.services.catalog import beside as catalog_beside
-from registry.services.catalog import models, patches
-from registry.services.catalog.patches import Contribution
+from registry.services.catalog import models, patches, revisions
+from registry.services.catalog.revisions import Contribution
 from registry.services.hub.pushed_files import MOST_FILES, holds_weights, missing_shards, require_all, spread
 from registry.services.people import policies
 from registry.services.people.actors import Actor, record
@@ -128,8 +128,8 @@ def find(session: Session, model: Model, number: int) -> Push | None:
 
 def unfinished(session: Session, patch_id: uuid.UUID) -> Push | None:
     """Return the push of a patch if it is being compared, or if no revision could be made of it."""
-    query = select(Push).where(Push.patch_id == patch_id, Push.state.in_(("diffing", "failed")))
-    push: Push | None = session.scalar(query)
+    query = select(Push).options(joinedload(Push.patch).joinedload(Patch.author))
+    push: Push | None = session.scalar(query.where(Push.patch_id == patch_id, Push.state.in_(("diffing", "failed"))))
     return push
 
 
@@ -289,7 +289,7 @@ def finish(
     push = by_patch(session, patch_id)
     patch = session.get_one(Patch, patch_id, with_for_update=True, populate_existing=True)
     subject = f"{model.full_name}#{patch.number}"
-    twin = patches.find_twin(session, model, sha256)
+    twin = revisions.find_twin(session, model, sha256)
     if patch.state not in patches.REVISABLE:
         fail(session, push, f"{subject} is {patch.state} and takes no more revisions; push a new patch.")
     elif twin is not None and (twin.patch_id, twin.number) == (patch.id, patch.revision):
@@ -320,7 +320,7 @@ def finish(
             sha256, push.title, push.message, patch.task, push.options.get("license"), tuple(sorted(offered.items()))
         )
         sizes = {**sizes, sha256: size}
-        job = patches.add_revision(session, patch.author_id, model, patch, contribution, sizes, push.origin)
+        job = revisions.add_revision(session, patch.author_id, model, patch, contribution, sizes, push.origin)
         session.add(tell(uuid.UUID(job.payload["revision_id"]), made))
         push.state = "done"
         let_go(session, push)

@@ -125,7 +125,8 @@ def carried(table: type[Table], left_out: str = "", changing: str = "", *, vanis
     return Carried(table, frozenset(left_out.split()), frozenset(changing.split()), vanishing)
 
 
-CHECKED_HERE = "blob_sha256 nnz density drop_bottom drop_top granularity value_dtype norm rounding base_norm"
+HEADER = "header_size header_sha256"
+CHECKED_HERE = f"blob_sha256 nnz density drop_bottom drop_top granularity value_dtype norm rounding base_norm {HEADER}"
 TABLES = {
     one.table: one
     for one in (
@@ -134,7 +135,7 @@ TABLES = {
             "downloads_30d",
             "name visibility license min_approvals required_evaluations mask card patch_count modified_at size source",
         ),
-        carried(BaseFile),
+        carried(BaseFile, HEADER),
         carried(
             Patch,
             changing="state reason superseded_by quarantined_at quarantine_reason task revision",

@@ -4,6 +4,7 @@ Nothing in it is believed: names are names, values have the types of their colum
 the rest. What it says of files holds once their bytes are here (services/mirroring/imports.py).
 """
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -155,13 +156,15 @@ def read_value(one: Carried, name: str, value: Any) -> Any:
             raise wrong
         return None
     if isinstance(kind, JSON):
+        if name == "nodes" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            raise wrong
         return value
     if isinstance(kind, Boolean):
         sound = isinstance(value, bool)
     elif isinstance(kind, Integer):
         sound = type(value) is int and -(2**63) <= value < 2**63
     elif isinstance(kind, Float):
-        sound, value = type(value) in (int, float), value
+        sound = type(value) in (int, float) and math.isfinite(value)
     else:
         sound = isinstance(value, str) and "\0" not in value
     if not sound:

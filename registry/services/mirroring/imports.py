@@ -37,7 +37,8 @@ from registry.db.tables import (
 )
 from registry.documents import commits
 from registry.errors import DigestMismatch, HistoryChanged, InvalidRequest, WrongState
-from registry.services.catalog import models, patches, search, tags
+from registry.files.folders import CONFIG
+from registry.services.catalog import models, revisions, search, tags
 from registry.services.composing import compositions
 from registry.services.mirroring import files, recipes
 from registry.services.mirroring.carried import CHANGING_SEALED, SEALED, TABLES, Carried, Part, queries
@@ -121,7 +122,8 @@ def complete(session: Session, store: Store, model: Model, visibility: str) -> N
     row.complete, model.visibility = True, visibility
     row.completed_at = row.completed_at or now()
     base = {file.path: file.sha256 for file in models.base_files(session, model)}
-    tags.rewrite(session, model, models.model_type(store, base))
+    config = models.read_config(store, base[CONFIG]) if CONFIG in base else {}
+    tags.rewrite(session, model, config.get("model_type"))
     session.flush()
 
 
@@ -328,12 +330,14 @@ def take_base(session: Session, store: Store, model: Model, contents: dict[str, 
             f"The base of {model.full_name} has the digest {contents['weights_digest']}, and the primary says "
             f"{model.base_digest}."
         )
-    columns = ("model_id", "position", "name", "dtype", "shape", "sha256")
+    columns = ("model_id", "position", "name", "dtype", "shape", "sha256", "path", "start")
     session.execute(delete(BaseTensor).where(BaseTensor.model_id == model.id))
     session.add_all(
-        BaseTensor(**dict(zip(columns, (model.id, at, *tensor), strict=True)))
+        BaseTensor(**dict(zip(columns, (model.id, at, *tensor, *contents["places"][tensor[0]]), strict=True)))
         for at, tensor in enumerate(contents["tensors"])
     )
+    for file in models.base_files(session, model):
+        file.header_size, file.header_sha256 = contents["headers"].get(file.path, (None, None))
     model.parameters, model.dtypes = contents["parameters"], models.count_dtypes(contents["tensors"])
     session.flush()
 
@@ -346,7 +350,7 @@ def take_revisions(session: Session, model: Model, document: Document, contents:
         if revision.blob_sha256 is None and revision.sha256 in here:
             revision.blob_sha256 = revision.sha256
         if revision.nnz is None and revision.id in contents.revisions:
-            patches.record_contents(session, model, revision, contents.revisions[revision.id])
+            revisions.record_contents(session, model, revision, contents.revisions[revision.id])
     session.flush()
 
 

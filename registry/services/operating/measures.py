@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from registry.db.audit import newest_serial
 from registry.db.tables import JOB_KINDS, STORED, Blob, Job, Mirror, Namespace, Webhook, WebhookDelivery, now
 from registry.services.blobs import bucket_copies, damage
-from registry.services.queue import jobs, workers
+from registry.services.queue import abilities, jobs, workers
 
 Values = Mapping[tuple[str, ...], float]
 NEAR_QUOTA = 0.9  # of a namespace's bytes, from which it counts as nearly full
@@ -66,10 +66,12 @@ def of_jobs(session: Session) -> list[Measure]:
     queued = Job.kind.in_(JOB_KINDS), Job.state == "queued"
     oldest = select(Job.kind, func.min(Job.created_at)).where(*queued).group_by(Job.kind)
     ages: Values = {(kind,): seconds_since(time) for kind, time in session.execute(oldest)}
+    unclaimable: Values = {(kind,): count for kind, count in abilities.count_unclaimable(session).items()}
     return [
         Measure("registry_jobs", "Jobs by kind and state", counts, ("kind", "state")),
         Measure("registry_queue_age_seconds", "Age of the oldest queued job of a kind", ages, ("kind",)),
         single("registry_hung_jobs", "Jobs that hung: tried again, or failed", jobs.count_hung(session)),
+        Measure("registry_unclaimable_jobs", "Queued jobs that no living worker can do", unclaimable, ("kind",)),
     ]
 
 

@@ -8,12 +8,15 @@ from sqlalchemy.orm import Session
 from registry.db.tables import PATCH_STATES, STORED, Blob, Model, Patch, User
 from registry.services.blobs import damage
 from registry.services.operating import reports
-from registry.services.queue import jobs
+from registry.services.queue import abilities, jobs
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The counts: patches and jobs by state, blobs and their bytes without those that stay at a Hub."""
+    """The counts: patches and jobs by state, blobs and their bytes without those that stay at a Hub.
+
+    `unclaimable_jobs` are queued jobs that no living worker can do, by kind.
+    """
 
     users: int
     models: int
@@ -22,6 +25,7 @@ class Summary:
     blob_bytes: int
     damaged_blobs: int
     jobs: dict[str, int]
+    unclaimable_jobs: dict[str, int]
     open_reports: int
 
 
@@ -42,5 +46,6 @@ def summary(session: Session) -> Summary:
         blob_bytes=int(size),
         damaged_blobs=damage.count(session),
         jobs=work,
+        unclaimable_jobs=abilities.count_unclaimable(session),
         open_reports=reports.count_open(session),
     )

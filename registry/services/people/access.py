@@ -141,6 +141,8 @@ def refusal(action: str, rule: Rule, subject: str) -> str:
     """Return the sentence for a caller whose role is not enough."""
     if rule.role is Role.NOBODY:
         return f"Only the author of a patch may do this ({action} on {subject})."
+    if rule.role is Role.ADMIN:
+        return f"This needs an admin of the registry ({action} on {subject})."
     who = f"its author or {rule.role.one}" if rule.author else rule.role.one
     return f"This needs {who} of {subject} ({action}); ask an owner for the role."
 

@@ -109,9 +109,10 @@ def through(
     return list(rows), write(*last)
 
 
-def write(at: datetime, key: uuid.UUID) -> str:
-    """Return the cursor of a row."""
-    return f"{(at - EPOCH) // timedelta(microseconds=1)}-{key.hex}"
+def write(at: datetime | int, key: uuid.UUID) -> str:
+    """Return the cursor of a row, by its time or a number that is not negative."""
+    number = at if isinstance(at, int) else (at - EPOCH) // timedelta(microseconds=1)
+    return f"{number}-{key.hex}"
 
 
 def read(text: str) -> tuple[datetime, uuid.UUID]:
@@ -120,9 +121,19 @@ def read(text: str) -> tuple[datetime, uuid.UUID]:
     Raises:
         InvalidRequest: The cursor is not valid.
     """
+    micros, key = read_number(text)
+    return EPOCH + timedelta(microseconds=micros), key
+
+
+def read_number(text: str) -> tuple[int, uuid.UUID]:
+    """Return the number and the key of the row that a cursor names.
+
+    Raises:
+        InvalidRequest: The cursor is not valid.
+    """
     if not re.fullmatch(CURSOR, text):
         raise InvalidRequest(
             "This is not a valid cursor; give what the previous page returned as `next`.", field="before"
         )
-    micros, _, key = text.partition("-")
-    return EPOCH + timedelta(microseconds=int(micros)), uuid.UUID(key)
+    number, _, key = text.partition("-")
+    return int(number), uuid.UUID(key)

@@ -8,9 +8,11 @@ What was there before a policy stays. It is asked of what comes in, is accepted,
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Policy, now
@@ -40,7 +42,7 @@ def change(session: Session, actor: Actor, wanted: dict[str, Any], setting: str)
     Raises:
         InvalidRequest: More people would join than the operator lets in, or a mask would leave out everything.
     """
-    policy = session.get(Policy, KEY, with_for_update=True) or Policy(id=KEY)
+    policy = locked(session)
     changed = {name: value for name, value in wanted.items() if value != getattr(policy, name)}
     before = {name: getattr(policy, name) for name in changed}
     for name, value in changed.items():
@@ -54,9 +56,17 @@ def change(session: Session, actor: Actor, wanted: dict[str, Any], setting: str)
         raise InvalidRequest("The least shares to leave out have to be below 1 together.", field="min_drop_bottom")
     if changed:
         policy.changed_at = now()
-        session.add(policy)
         session.flush()
         record(session, actor, "policy.change", "the registry", before=before, after=changed)
+    return policy
+
+
+def locked(session: Session) -> Policy:
+    """Return the policy, locked; its row is added if nobody has changed it before."""
+    while (policy := session.get(Policy, KEY, with_for_update=True)) is None:
+        with suppress(IntegrityError), session.begin_nested():  # another admin may add it at the same moment
+            session.add(Policy(id=KEY))
+            session.flush()
     return policy
 
 

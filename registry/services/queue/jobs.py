@@ -7,6 +7,9 @@ Workers claim by rank, then by turn, then by age. Checks and imports have the fi
 turns: the turn of a job is one more than that of the user's job before it, and at least the one that is being served,
 so that a user with one job waits for one job of each other user, however many those have (start-time fair queueing;
 Goyal, Vin and Cheng 1996). Turns are given once, when a job is queued, so that claiming reads one row of an index.
+
+A worker leaves jobs that it cannot do (abilities.py). It prefers a job whose base it has at hand to the next one, if
+that has the same rank and a near turn, and the next one was not passed over MOST_PASSED times before.
 """
 
 import uuid
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, func, literal_column, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry import tracing
@@ -23,6 +26,7 @@ from registry.db.tables import ACTIVE_JOBS, JOB_KINDS, Job, Model, User, now
 from registry.errors import Forbidden, NotFound
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
+from registry.services.queue.abilities import ANY, Ability, bytes_of
 
 IS_ACTIVE = Job.state.in_([literal_column(f"'{state}'") for state in ACTIVE_JOBS])  # as the partial index has it
 STATES = (*ACTIVE_JOBS, "done", "failed", "cancelled")
@@ -31,6 +35,8 @@ HUNG, HUNG_AT_LAST = "It hung: ", "This job hung on attempt "  # how the error o
 FIRST = ("check", "import")  # short, and people wait for them
 LONGEST_DELAY = timedelta(minutes=1)  # after which a job that a worker put off is claimed again
 ORDER = (Job.rank, Job.turn, Job.created_at)
+QUEUE, QUEUE_OF_KIND = "ix_jobs_state_rank_turn_created_at", "ix_jobs_kind_state_rank_turn_created_at"  # in this order
+MOST_PASSED, NEAR_TURNS = 3, 8  # how often a job is passed over, and for jobs of how many later turns
 REPEATABLE = (*CANCELLABLE, "rebuild")  # whoever asked for it can ask again when it failed
 
 
@@ -61,6 +67,7 @@ def enqueue(
     subject: str,
     payload: dict[str, Any],
     not_worker: str | None = None,
+    more_bytes: int = 0,
 ) -> Job:
     """Return the active job with this key, or a new one. The caller has locked what the job is about.
 
@@ -73,6 +80,7 @@ def enqueue(
         subject: What it is about, as people write it.
         payload: What the worker needs to know.
         not_worker: The one worker that may not claim it.
+        more_bytes: Bytes of the files that it works on beside the model's base.
     """
     job = active(session, key, lock=True)
     if job is not None:
@@ -91,6 +99,8 @@ def enqueue(
             payload={"model_id": str(model.id), **payload, **tracing.carry()},
             user_id=user_id,
             not_worker=not_worker,
+            base_digest=model.base_digest,
+            bytes=bytes_of(kind, model.size, more_bytes),
             attempt=0,
         )
         session.add(job)
@@ -204,12 +214,18 @@ def last_given_up(session: Session, key: str) -> Job | None:
     )
 
 
-def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
+def claim(session: Session, worker: str, lease: timedelta, ability: Ability = ANY) -> Claim | None:
     """Claim the next job that no worker holds; None if there is none. Two workers never claim the same one."""
-    found = [session.scalar(query.with_for_update(skip_locked=True)) for query in claimable(worker, lease)]
+    found = [session.scalar(query.with_for_update(skip_locked=True)) for query in claimable(worker, lease, ability)]
     job = min((job for job in found if job), key=lambda job: (job.rank, job.turn, job.created_at), default=None)
     if job is None:
         return None
+    preferring = ability.bases and job.base_digest not in ability.bases and job.passed < MOST_PASSED
+    if preferring and job.state == "queued":
+        preferred = session.scalar(nearby(job, worker, ability).with_for_update(skip_locked=True))
+        if preferred is not None:
+            job.passed += 1
+            job = preferred
     job.deaths += job.state == "running"
     job.state, job.worker, job.lease_until = "running", worker, now() + lease
     job.attempt += 1
@@ -219,23 +235,40 @@ def claim(session: Session, worker: str, lease: timedelta) -> Claim | None:
     return Claim(job.id, job.attempt, job.deaths, job.kind, job.model, job.subject, job.payload, job.error)
 
 
-def any_claimable(session: Session, worker: str, lease: timedelta) -> bool:
+def any_claimable(session: Session, worker: str, lease: timedelta, ability: Ability = ANY) -> bool:
     """Say whether there is a job that a worker may claim. This locks nothing: idle workers keep nobody waiting."""
-    return any(session.scalar(query) for query in claimable(worker, lease))
+    return any(session.scalar(query) for query in claimable(worker, lease, ability))
 
 
-def claimable(worker: str, lease: timedelta) -> tuple[Select[Job], Select[Job]]:
+def claimable(worker: str, lease: timedelta, ability: Ability = ANY) -> list[Select[Job]]:
     """Return queries for the next queued job of a worker, and for the next whose lease has ended.
+
+    There are two for each kind, for a worker that does not take all kinds.
 
     A lease that ends later than any that is given now was given before the clock went back, and its worker has died:
     it would have renewed the lease. All workers of a registry have the same `lease`. Jobs of kinds that this version
     does not know are left to workers of a later one, which may run beside it while a registry is upgraded.
     """
     ended = or_(Job.lease_until < now(), Job.lease_until > latest(lease))
-    mine = Job.kind.in_(JOB_KINDS), or_(Job.not_worker.is_(None), Job.not_worker != worker)
-    one = select(Job).where(*mine).order_by(*ORDER).limit(1)
-    # Two queries, since each reads one range of the index.
-    return one.where(Job.state == "queued"), one.where(Job.state == "running", ended)
+    one = select(Job).where(permitted(worker), ability.fits()).order_by(*ORDER).limit(1)
+    # By its statistics SQLite may take sorting all jobs for cheaper than reading the first one of an index.
+    one = one.with_hint(Job, f"INDEXED BY {QUEUE if ability.kinds is None else QUEUE_OF_KIND}", "sqlite")
+    states = Job.state == "queued", and_(Job.state == "running", ended)
+    kinds = [Job.kind.in_(JOB_KINDS)] if ability.kinds is None else [Job.kind == kind for kind in ability.kinds]
+    # So many queries, since each reads one range of an index.
+    return [one.where(kind, state) for kind in kinds for state in states]
+
+
+def nearby(job: Job, worker: str, ability: Ability) -> Select[Job]:
+    """Return the query for the next queued job that is near to another and has a base that a worker has at hand."""
+    near = Job.state == "queued", Job.rank == job.rank, Job.turn.between(job.turn, job.turn + NEAR_TURNS)
+    mine = Job.kind.in_(ability.kinds or JOB_KINDS), permitted(worker), ability.fits()
+    return select(Job).where(*near, *mine, Job.base_digest.in_(ability.bases)).order_by(*ORDER).limit(1)
+
+
+def permitted(worker: str) -> ColumnElement[bool]:
+    """Return the condition for jobs that are not kept from this one worker."""
+    return or_(Job.not_worker.is_(None), Job.not_worker != worker)
 
 
 def latest(lease: timedelta) -> datetime:

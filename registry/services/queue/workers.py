@@ -1,7 +1,8 @@
 """Workers: each marks itself as seen every few seconds, under the name that its jobs have."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -22,19 +23,29 @@ class Seen:
     job: Job | None
 
 
-def mark_seen(session: Session, name: str, device: str) -> None:
+def is_alive(seen_at: datetime) -> bool:
+    """Return whether a worker that was last seen then counts as alive, by a clock that may be somewhat ahead."""
+    return abs(now() - seen_at) < ALIVE_FOR
+
+
+def mark_seen(
+    session: Session, name: str, device: str, kinds: Sequence[str] | None = None, most_bytes: int | None = None
+) -> None:
     """Record that a worker is alive.
 
     Args:
         session: A writing transaction.
         name: The worker's name, as in its jobs and builds.
         device: Where it composes: `auto`, `cpu`, `cuda`.
+        kinds: The kinds of jobs that it takes; None for all.
+        most_bytes: Most bytes of files that a job of it may work on; None for any number.
     """
     row = session.get(Worker, name, with_for_update=True)  # or its row could be deleted meanwhile
     if row is None:
-        session.add(Worker(name=name, device=device))
-    else:
-        row.device, row.seen_at = device, now()
+        row = Worker(name=name)
+        session.add(row)
+    row.device, row.seen_at = device, now()
+    row.kinds, row.most_bytes = None if kinds is None else list(kinds), most_bytes
     session.flush()
 
 
@@ -48,8 +59,7 @@ def count_by_state(session: Session) -> dict[str, int]:
     working = set(session.scalars(select(Job.worker).where(Job.state == "running")))
     states = dict.fromkeys(("idle", "busy", "dead"), 0)
     for name, seen_at in session.execute(select(Worker.name, Worker.seen_at)):
-        alive = abs(now() - seen_at) < ALIVE_FOR
-        states[("busy" if name in working else "idle") if alive else "dead"] += 1
+        states[("busy" if name in working else "idle") if is_alive(seen_at) else "dead"] += 1
     return states
 
 
@@ -61,8 +71,5 @@ def listing(session: Session) -> list[Seen]:
         .order_by(Worker.seen_at.desc(), Worker.name, Job.created_at)
         .limit(MOST_LISTED)
     )
-    by_name = {
-        worker.name: Seen(worker, abs(now() - worker.seen_at) < ALIVE_FOR, job)
-        for worker, job in session.execute(query)
-    }
+    by_name = {worker.name: Seen(worker, is_alive(worker.seen_at), job) for worker, job in session.execute(query)}
     return list(by_name.values())

@@ -62,10 +62,10 @@ def composed(session: Session, model: Model, digest: str) -> None:
         release.state, release.commit = "candidate", taking.commit_of(session, model, release)
         session.flush()
         built = builds.builds_of(session, model.id, digest)
-        if len(built) < builds.BUILDS_NEEDED:
+        if not builds.confirmed(built):
             key, worker = compositions.rebuild_key(model, digest), built[0].builder if built else None
-            payload = {"recipe": digest}
-            jobs.enqueue(session, release.creator_id, "rebuild", key, model, digest, payload, not_worker=worker)
+            payload, more = {"recipe": digest}, compositions.bytes_of_patches(session, digest)
+            jobs.enqueue(session, release.creator_id, "rebuild", key, model, digest, payload, worker, more)
 
 
 def underway(session: Session, model: Model, release: Release) -> Job | None:

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.breadcrumbs.composing import engines, small, staging
-from registry.breadcrumbs.composing.compose import compose
+from registry.breadcrumbs.composing.compose import BaseTensors, compose, compose_files
 from registry.breadcrumbs.composing.lanes import Crew
 from registry.breadcrumbs.composing.staging import Step
 from registry.breadcrumbs.diffing.diff import diff
-from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-from registry.breadcrumbs.formats.digest import digest_checkpoint
+from registry.breadcrumbs.formats.checkpoint import open_checkpoint, open_files
+from registry.breadcrumbs.formats.digest import digest_checkpoint, digest_of, tensor_digests
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import make_recipe, scale
@@ -114,6 +114,43 @@ def test_small_tensors_that_are_composed_together_give_the_same_files(world, mon
     assert together == replace(world.compose("alone", file_digests=True), **unlike(together))
     with pytest.raises(BaseMismatch):
         world.compose("out", base_files={"model.safetensors": "0" * 64})
+
+
+def test_files_composed_one_by_one_are_those_of_the_whole(tmp_path):
+    """Each where no other file of the base is, held to what is known of the base's tensors."""
+    world = PatchedBase(tmp_path, 3)
+    composed = world.compose("whole", file_digests=True)
+    recipe = make_recipe(world.digest, "0.3", zip(world.paths, ("1", "-0.5", "2"), strict=True))
+    patches = {sha256: open_patch(path) for sha256, path in world.paths.items()}
+    with open_checkpoint(world.folder / "base") as base:
+        whole = BaseTensors(base.tensors, tensor_digests(base))
+    hashes = {}
+    for name in composed.files:
+        path = world.folder / "base" / name
+        for files in ({name: hashlib.sha256(path.read_bytes()).hexdigest()}, None):
+            with open_files({name: path}) as some:
+                ask = some, patches, recipe, world.folder, "cpu"
+                part = compose_files(*ask, whole=whole, file_digests=True, base_files=files)
+                assert part.tensors.keys() == some.tensors.keys() < base.tensors.keys()
+            assert part.files == {name: composed.files[name]}
+            assert (world.folder / name).read_bytes() == (world.folder / "whole" / name).read_bytes()
+            (world.folder / name).unlink()
+        hashes |= part.tensors
+    assert digest_of(base.tensors, hashes) == composed.weights_digest
+    with open_files({name: path}) as some:
+        ask = some, patches, recipe, None, "cpu"
+        with pytest.raises(BaseMismatch, match="these tensors are"):
+            compose_files(*ask, whole=replace(whole, digests=whole.digests | {min(whole.digests): "0" * 64}))
+        with pytest.raises(BaseMismatch, match="hashes to"):
+            compose_files(*ask, whole=whole, base_files={name: "0" * 64})
+        with pytest.raises(BaseMismatch, match="and this checkpoint has no such tensor"):
+            compose_files(*ask)
+        digests = whole.digests | dict.fromkeys(some.tensors, "0" * 64)  # of another base, of which a file is missing
+        other = replace(recipe, base=digest_of(whole.specs, digests), items=())
+        with pytest.raises(BaseMismatch, match=f"not to {'0' * 64}"):
+            compose_files(some, {}, other, None, "cpu", whole=replace(whole, digests=digests))
+    for patch in patches.values():
+        patch.close()
 
 
 def unlike(composed):

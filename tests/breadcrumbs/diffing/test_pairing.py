@@ -1,5 +1,7 @@
 """Pairing: globs, ties, prefixes, and tensors that both sides share."""
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,7 +158,7 @@ def test_one_name_of_a_tensor_is_not_left_out_without_the_others(
     tmp_path: Path, held: Sequence[str], options: dict[str, Sequence[str]]
 ) -> None:
     base, tuned = copies(THREE) | {"q.weight": MATRIX}, dict.fromkeys(held, TABLE + 1) | {"q.weight": MATRIX + 1}
-    told = rf"one tensor.*none: `--exclude {DECODER} --exclude {SHARED}`\.$"
+    told = rf"one tensor.*none: `--exclude {DECODER} --exclude {ENCODER} --exclude {SHARED}`\.$"
     with pytest.raises(CheckpointMismatch, match=told):
         make(tmp_path, base, copies(tuned), **options)
     assert set(make(tmp_path / "none", base, copies(tuned), exclude=[*THREE])) == {"q.weight"}
@@ -311,3 +313,60 @@ def test_a_tie_is_not_patched_by_half_because_one_of_its_names_has_another_shape
     tuned = {SHARED: TABLE + 1, ENCODER: random(9, 3), "q.weight": MATRIX + 1}
     with pytest.raises(CheckpointMismatch, match="one tensor"):
         told_by(tmp_path, base, tuned, shared_only=True)
+
+
+# Suggestions, followed
+
+
+def follow(folder: Path, base: Tensors, tuned: Tensors, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Diff two checkpoints that do not fit, then with the options in the last backticks of the message."""
+    with pytest.raises(CheckpointMismatch) as caught:
+        make(folder / "refused", base, tuned, config)
+    words = shlex.split(re.findall(r"`(--[^`]+)`", str(caught.value))[-1])
+    options: dict[str, Any] = {}
+    for word in words:
+        if word in ("--shared-only", "--shared-rows"):
+            options[word[2:].replace("-", "_")] = True
+        elif word.startswith("--"):
+            name = word[2:].replace("-", "_")
+        else:
+            options.setdefault(name, []).append(word)
+    return make(folder / "followed", base, tuned, config, **options)
+
+
+def test_of_a_small_model_whose_vocabulary_grew_the_rows_are_suggested(tmp_path: Path) -> None:
+    base = {"model.embed_tokens.weight": random(4, 3), "lm_head.weight": random(4, 3, seed=1)}
+    tuned = {name: torch.cat([tensor + 1, random(2, 3)]) for name, tensor in base.items()}
+    assert set(follow(tmp_path, base, tuned)) == set(base)
+
+
+def test_counters_that_differ_are_left_out_by_a_glob(tmp_path: Path) -> None:
+    base = {f"bn{i}.{leaf}": torch.ones(4) for i in range(30) for leaf in ("weight", "running_mean")}
+    tuned = {name: tensor + 0.5 for name, tensor in base.items()}
+    counters = {f"bn{i}.num_batches_tracked": torch.tensor(i) for i in range(30)}
+    with pytest.raises(CheckpointMismatch, match=r"and 10 more.*`--exclude '\*\.num_batches_tracked'`\.$"):
+        make(tmp_path / "all", {**base, **counters}, {**tuned, **{name: count + 1 for name, count in counters.items()}})
+    same = {**counters, "bn0.num_batches_tracked": torch.tensor(9), "bn1.num_batches_tracked": torch.tensor(9)}
+    assert set(follow(tmp_path, {**base, **counters}, {**tuned, **same})) == set(base)  # of two of 30, not all
+
+
+def test_a_tensor_without_a_name_is_compared(tmp_path: Path) -> None:
+    assert set(make(tmp_path, {"": random(2, 2), "w": random(2)}, {"": random(2, 2, seed=1), "w": random(2)})) == {""}
+
+
+def test_a_base_of_narrow_numbers_is_known_as_quantised_without_a_config(tmp_path: Path) -> None:
+    wide = {f"{i}.weight": random(4, 4, seed=i).bfloat16() for i in range(3)}
+    narrow = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in wide.items()}
+    scales = {f"{name}_scale_inv": random(1, 1) for name in wide}
+    for base, tuned, side in (({**narrow, **scales}, wide, "base"), (wide, {**narrow, **scales}, "tuned checkpoint")):
+        with pytest.raises(CheckpointMismatch, match=f"^The {side} is quantised by .* \\(its '0.weight' is F8_E4M3\\)"):
+            make(tmp_path / side[:1], base, tuned)
+    again = {name: (tensor.float() * 2).to(torch.float8_e4m3fn) for name, tensor in narrow.items()}
+    with pytest.raises(CheckpointMismatch, match="quantised weights, which no patch can change; use base and tuned"):
+        make(tmp_path / "q", {**narrow, **scales}, {**again, **scales})
+
+
+def test_an_adapter_in_the_place_of_the_base_is_named(tmp_path: Path) -> None:
+    factors = {f"base_model.model.q.lora_{letter}.weight": random(2, 2) for letter in "AB"}
+    with pytest.raises(CheckpointMismatch, match=r"^The base is an adapter.*`crumb diff BASE ADAPTER -o FILE`"):
+        make(tmp_path, factors, {"q.weight": random(2, 2)})

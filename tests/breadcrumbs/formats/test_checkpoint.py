@@ -106,7 +106,37 @@ def test_an_index_that_does_not_agree_with_its_shards_is_refused(tmp_path, fault
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", '{"a":1,"a":2}', "[" * 100_000, '"\xff'])
+def test_a_head_that_an_index_names_and_no_shard_holds_is_the_tied_one(tmp_path):
+    for number, tensor in enumerate(("model.embed_tokens.weight", "model.norm.weight")):
+        save_file({tensor: torch.ones(4, 2)}, tmp_path / f"model-{number + 1}-of-2.safetensors")
+    places = {"model.embed_tokens.weight": "model-1-of-2.safetensors", "model.norm.weight": "model-2-of-2.safetensors"}
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {**places, "lm_head.weight": "model-2-of-2.safetensors"}}))
+    for config in (None, {"tie_word_embeddings": True}, {"text_config": {"tie_word_embeddings": True}}):
+        if config:
+            (tmp_path / "config.json").write_text(json.dumps(config))
+        with open_checkpoint(tmp_path) as model:
+            assert list(model.tensors) == list(places)
+    (tmp_path / "config.json").write_text('{"tie_word_embeddings": false}')
+    with pytest.raises(InvalidCheckpoint, match=r"'lm_head\.weight'.*no file"):
+        open_checkpoint(tmp_path)
+    path.write_text(json.dumps({"weight_map": {**places, "lm_head.bias": "model-2-of-2.safetensors"}}))
+    with pytest.raises(InvalidCheckpoint, match=r"'lm_head\.bias'.*no file"):
+        open_checkpoint(tmp_path)
+
+
+def test_of_a_key_twice_in_a_config_the_last_counts_and_in_an_index_none_may_be(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "model-1-of-1.safetensors")
+    (tmp_path / "config.json").write_text('{"tie_word_embeddings": false, "tie_word_embeddings": true}')
+    with open_checkpoint(tmp_path) as model:
+        assert model.config == {"tie_word_embeddings": True}
+    place = '"a": "model-1-of-1.safetensors"'
+    (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{{place}, {place}}}}}')
+    with pytest.raises(InvalidCheckpoint, match=r"index\.json is not sound JSON: a key occurs twice.*save it again"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '"\xff'])
 def test_a_broken_config_is_refused(tmp_path, text):
     folder = write_model(tmp_path / "m", TENSORS)
     (folder / "config.json").write_bytes(text.encode("latin-1"))
@@ -140,6 +170,25 @@ def test_two_answers_to_which_weights_are_the_model_are_refused(tmp_path):
 def test_a_patch_in_the_place_of_a_model_is_not_taken_for_weights(tmp_path):
     save_file({"a.values": torch.zeros(4)}, tmp_path / "patch.safetensors", {"format": "breadcrumb-patch"})
     with pytest.raises(InvalidCheckpoint, match=r"patch\.safetensors is a breadcrumb patch"):
+        open_checkpoint(tmp_path)
+
+
+OTHERS = {
+    "GGUF": (b"GGUF\x03\0\0\0", "is a GGUF file; use the .safetensors model"),
+    "a zip archive": (b"PK\x03\x04\0\0\x08\x08", "is a zip archive.*save_pretrained"),
+    "a pickle": (b"\x80\x02}q\0(X\x0c", "is a pickle.*save_pretrained"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+    "a web page": (b"<!DOCTYPE html>", "is a web page; download the file again, signed in"),
+    "JSON": (b'{"error": "Unauthorized"}', "is JSON text"),
+    "anything": (b"anything at all", "claims .* bytes, and the file has .* truncated, or not safetensors"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_file_in_the_place_of_weights_is_named(tmp_path, kind):
+    start, told = OTHERS[kind]
+    (tmp_path / "model.safetensors").write_bytes(start + bytes(100))
+    with pytest.raises(InvalidCheckpoint, match=told):
         open_checkpoint(tmp_path)
 
 

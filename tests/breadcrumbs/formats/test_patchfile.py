@@ -95,6 +95,22 @@ def test_what_is_written_is_read_back_and_passes_the_check(tmp_path):
         assert tensor.linf == float(values.abs().max())
 
 
+def test_each_part_of_a_file_is_hashed_by_itself_when_asked(tmp_path):
+    path, info = make(tmp_path, BASE, TUNED, MaskParams("0.99", "0"))
+    data = path.read_bytes()
+    with open_checkpoint(tmp_path / "base") as base:
+        assert check_patch(path, info.base, base.tensors).header is None
+        report = check_patch(path, info.base, base.tensors, extents=True)
+    assert report.sha256 == info.sha256
+    assert (report.header.start, report.header.stop) == (0, 8 + int.from_bytes(data[:8], "little"))
+    _, entries = take_apart(data)
+    parts = [extent for tensor in report.tensors for extent in tensor.extents]
+    assert [data[part.start : part.stop] for part in parts] == [bytes(content) for *_, content in entries]
+    assert parts[-1].stop == len(data)
+    for part in (report.header, *parts):
+        assert part.sha256 == hashlib.sha256(data[part.start : part.stop]).hexdigest()
+
+
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_an_unmasked_patch_applied_gives_the_tuned_model_where_it_can_be_exact(tmp_path_factory, data):
@@ -198,8 +214,10 @@ def test_a_long_list_of_misfits_is_cut_at_twenty(tmp_path):
 def test_integer_tensors_that_differ_are_named(tmp_path):
     base = {**BASE, "flags": torch.tensor([True])}
     tuned = {**TUNED, "ids": torch.arange(4).flip(0), "flags": torch.tensor([False])}
-    with pytest.raises(CheckpointMismatch, match="BOOL and I64 tensors differ: 'flags', 'ids'; only F64"):
+    with pytest.raises(CheckpointMismatch, match="BOOL and I64 tensors differ: 'flags', 'ids'; only F64") as caught:
         make(tmp_path, base, tuned)
+    assert str(caught.value).endswith("Leave them out: `--exclude flags --exclude ids`.")
+    make(tmp_path / "followed", base, tuned, exclude=["flags", "ids"])
 
 
 def test_no_change_is_no_patch(tmp_path):

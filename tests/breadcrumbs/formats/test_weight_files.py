@@ -74,6 +74,20 @@ LAYOUTS = {
         ["model-00001-of-00002.fp16.safetensors"],
     ),
     "a variant alone": ({"m.fp16.safetensors": A}, ["a"], []),
+    "a variant of shards alone, with its index": (
+        {
+            "m.fp16-1-of-2.safetensors": A,
+            "m.fp16-2-of-2.safetensors": B,
+            "m.safetensors.index.fp16.json": index(a="m.fp16-1-of-2.safetensors", b="m.fp16-2-of-2.safetensors"),
+        },
+        ["a", "b"],
+        [],
+    ),
+    "a variant of shards alone, as older diffusers named it": (
+        {"m-1-of-2.fp16.safetensors": A, "m-2-of-2.fp16.safetensors": B},
+        ["a", "b"],
+        [],
+    ),
     "other formats": (
         {
             "model.safetensors": A,
@@ -149,7 +163,34 @@ def test_a_folder_has_the_weights_that_programs_load_from_it(tmp_path, layout):
         assert list(model.left_out) == left_out
 
 
+CLASSES = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"], "te": [None, None]}
+TYPES = [{"path": "", "type": "st.models.Transformer"}, {"path": "2_Dense", "type": "st.models.Dense"}]
+
 FAULTS = {
+    "an index without a shard": (
+        {"model.safetensors.index.json": index(a="model-1-of-2.safetensors")},
+        r"model\.safetensors\.index\.json names 'model-1-of-2\.safetensors', and there is no such file",
+    ),
+    "a component's index without a shard": (
+        {
+            "model_index.json": PIPELINE,
+            "vae/d.safetensors": A,
+            "unet/d.safetensors.index.json": index(a="d-1-of-2.safetensors"),
+        },
+        r"unet/d\.safetensors\.index\.json names 'd-1-of-2\.safetensors', and there is no such file",
+    ),
+    "a component without weights": (
+        {"model_index.json": CLASSES, "unet/d.safetensors": A, "vae/config.json": {}},
+        r"model_index\.json names 'vae', and there are no weights in it; complete the folder",
+    ),
+    "a module without weights": (
+        {"model.safetensors": A, "modules.json": TYPES, "2_Dense/config.json": {}},
+        r"modules\.json names '2_Dense', and there are no weights in it; complete the folder",
+    ),
+    "a missing shard of an older variant": (
+        {"m-00001-of-00002.fp16.safetensors": A},
+        r"'m-00002-of-00002\.fp16\.safetensors' is missing: 1 of 2",
+    ),
     "a missing shard": (
         {"model-00001-of-00003.safetensors": A, "model-00003-of-00003.safetensors": B},
         r"'model-00002-of-00003\.safetensors' is missing: 2 of 3",

@@ -38,6 +38,7 @@ def test_the_options_that_an_error_ends_with_help(crumb: Crumb, tmp_path: Path, 
     made = follow(crumb, crumb.errors)
     assert told in json.dumps(made)
     assert any(word in crumb.errors for word in ("Left out", "rows of"))
+    assert ("With `--companion`" in crumb.errors) == (told != "shape")
 
 
 @pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "float32"), ("float64", "float16")])

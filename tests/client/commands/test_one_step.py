@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from client.api.client import Client
 from client.commands.composing.local import diff
@@ -34,7 +35,7 @@ def model(registry: Registry, files: Files) -> str:
 
 def fine_tuned(base: Path, folder: Path, seed: int) -> Path:
     plain = folder.with_name(f"{folder.name}-base")
-    shutil.copytree(base, plain, ignore=shutil.ignore_patterns("tokenizer"), dirs_exist_ok=True)
+    shutil.copytree(base, plain, ignore=shutil.ignore_patterns("tokenizer", ".crumb"), dirs_exist_ok=True)
     return makers.fine_tuned(plain, folder, seed)
 
 
@@ -232,3 +233,28 @@ def test_a_draft_of_a_model_that_changed_since_is_not_used(
 
 def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_of_a_model_that_was_tuned_from_a_composition_what_was_learned_on_top_is_pushed(
+    here: Registry, files: Files, crumb: Crumb, home: Path
+) -> None:
+    name = "ana/ontop"
+    crumb("model", "create", name, "--base", files.base)
+    crumb("push", files.tuned[0], name, "-m", "first")
+    digest = crumb.json("compose", name, 1, "--alpha", "0.5")["recipe"]["digest"]
+    crumb("pull", f"{name}@{digest}", "-o", "composed", "--as-files")
+    tuned = fine_tuned(crumb.cwd / "composed", crumb.cwd / "tuned", 31)
+    (home / "cache" / "drafts" / ".killed.origin").mkdir()
+    pushed = crumb.json(
+        "push", tuned, name, "-m", "second", "--tuned-from", digest[:12], "--keep", "second.safetensors"
+    )
+    crumb("diff", "composed", tuned, "-o", "wanted.safetensors")
+    with open_patch(crumb.cwd / "second.safetensors") as made, open_patch(crumb.cwd / "wanted.safetensors") as wanted:
+        assert made.info.base == pushed["base"] != wanted.info.base
+    found, expected = (load_file(crumb.cwd / f"{each}.safetensors") for each in ("second", "wanted"))
+    assert found.keys() == expected.keys() and all(torch.equal(found[each], expected[each]) for each in found)
+    assert drafts(home) == [*(home / "cache" / "drafts").glob(".*.origin")] == []
+    crumb("push", files.base, tuned, name, "-m", "x", "--tuned-from", digest[:12], code=1)
+    assert "leave the base out" in crumb.errors
+    crumb("push", "second.safetensors", name, "-m", "x", "--tuned-from", digest[:12], code=1)
+    assert "leave out tuned_from" in crumb.errors

@@ -1,6 +1,5 @@
 """Models as the Hub lists and shows them: found by words and tags, in every order, by pages that are complete."""
 
-import base64
 import json
 import re
 from collections.abc import Iterator
@@ -139,34 +138,18 @@ def test_pages_are_complete_and_without_doubles_in_every_order(
     assert seen[0 if first else -1] == "alice/llama"
 
 
-def cursor(value: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
-
-
 NONSENSE = (
-    *("x", "%00", "%FF", "é", "====", cursor({}), cursor([]), cursor(3), cursor(None), cursor([1, 2, 3])),
-    *(
-        cursor(["2026-11-01T00:00:00", "0" * 32]),
-        cursor(["2026-11-01T00:00:00+00:00", "x"]),
-        cursor([1]),
-        cursor([1, 2]),
-    ),
-    *(cursor([[], {}]), cursor([True, None]), cursor(["", ""]), cursor(["0001-01-01T00:00:00+23:59", "0" * 32])),
-    *(cursor(["9999-12-31T23:59:59-23:59", "0" * 32]), cursor([10**300, "0" * 32]), cursor([1e999, "0" * 32])),
-    *("x" * 501, base64.urlsafe_b64encode(b"[" * 370).decode()),
+    *("x", "%00", "%FF", "é", "====", "1", "-", f"-1-{'0' * 32}", f"1-{'0' * 31}", f"1-{'g' * 32}", f"1-{'0' * 33}"),
+    *(f"{'9' * 17}-{'0' * 32}", f"1e9-{'0' * 32}", f"-{'0' * 32}", f"1-{'0' * 32}%0A", f"٣-{'0' * 32}", "x" * 501),
 )
 
 
 def test_what_is_no_cursor_is_refused(shelf: World) -> None:
     for text in NONSENSE:
         for sort in ("downloads", "createdAt"):
-            if (text, sort) in {(cursor([1, "0" * 32]), "downloads")}:
-                continue
-            answer = ask(shelf, f"sort={sort}&cursor={text}", status=400)
-            assert (
-                answer.json()["error"] == "The cursor is not valid; use the one that the page before gave."
-                or "cursor" in answer.json()["error"]
-            )
+            assert "cursor" in ask(shelf, f"sort={sort}&cursor={text}", status=400).json()["error"], text
+    ask(shelf, f"sort=downloads&cursor=1-{'0' * 32}")
+    ask(shelf, f"sort=createdAt&cursor={'9' * 16}-{'0' * 32}")
 
 
 def test_what_a_listing_cannot_do_is_refused(shelf: World) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from registry.db.tables import CardProposal, Push
 from tests.server.hub.conftest import ClientOf
 from tests.support.community import NAME, Community
-from tests.support.world import upload
+from tests.support.world import store
 
 pytestmark = pytest.mark.heavy
 
@@ -110,14 +110,14 @@ def test_an_unchanged_card_is_not_sent_again(crew: Community, client_of: ClientO
 
 def test_a_large_card_goes_by_git_lfs_and_only_by_who_has_its_bytes(crew: Community) -> None:
     large = b"# Long\n" + b"word " * 20_000
-    assert send(crew, "bob", {"README.md": upload(crew.world.client("bob"), large)}, create_pr=True).status_code == 200
+    assert send(crew, "bob", {"README.md": store(crew.world, "bob", large)}, create_pr=True).status_code == 200
     assert crew.get("/cards/5")["card"] == large.decode()
     secret = b"only of alice"
-    for oid in (upload(crew.world.client("alice"), secret), hashlib.sha256(b"nowhere").hexdigest()):
+    for oid in (store(crew.world, "alice", secret), hashlib.sha256(b"nowhere").hexdigest()):
         answer = send(crew, "bob", {"README.md": oid}, create_pr=True)
         assert answer.status_code == 400 and "upload" in answer.json()["error"], answer.text
     for raw in (b"\xff\xfe", b"a\0b", b"y" * (2**20 + 1)):
-        oid = upload(crew.world.client("bob"), raw)
+        oid = store(crew.world, "bob", raw)
         answer = send(crew, "bob", {"README.md": oid}, create_pr=True)
         assert answer.status_code == 400 and "A card" in answer.json()["error"], answer.text
 

@@ -1,6 +1,7 @@
 """Files beside the weights on pages: of a patch, with the keys that differ, and in the form that cuts a release."""
 
 import json
+import re
 from html import escape, unescape
 
 import pytest
@@ -8,7 +9,9 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from registry.db.tables import Release
+from registry.files.folders import is_pickle
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
+from registry.server.pages.frame.files import NOT_SENT
 from registry.services.people import sign_ins
 from tests.support.community import NAME, Community
 from tests.support.visits import HOSTILE
@@ -63,3 +66,10 @@ def test_the_form_of_a_release_has_a_box_for_each_accepted_patch_with_files(crew
         session.scalars(select(Release)).one().state = "draft"  # as after a composition that failed
     page = http.get(answer.headers["location"]).text
     assert f'<input type="hidden" name="files_of" value="{accepted}">' in page, "cut again, it takes them again"
+
+
+def test_a_form_sends_nothing_pickled_however_its_name_is_written() -> None:
+    for path in ("optimizer.pt", "a/Optimizer.PT", "pytorch_model.BIN", "x.Pkl"):
+        assert is_pickle(path) and re.search(NOT_SENT, path), path
+    for path in ("model.safetensors", "README.md", "pt", "a.pt/config.json"):
+        assert not re.search(NOT_SENT, path), path

@@ -31,6 +31,7 @@ def test_the_first_page_shows_what_is_released_and_what_waits_to_those_who_may_s
 def test_models_are_found_by_all_conditions_together(sqlite_lived: Community) -> None:
     http = sqlite_lived.world.browser()
     assert http.get("/?q=tiny").headers["location"] == "/models?q=tiny"
+    assert http.get(f"/?q={'t' * 200}").headers["location"] == f"/models?q={'t' * 100}", "the most that it takes"
     for query in ("", "?q=tiny", "?architecture=tiny", "?size=100m", "?q=tiny&tag=safetensors&size=100m&sort=name"):
         assert f'href="/{NAME}"' in http.get(f"/models{query}").text, query
     for query in ("?q=other", "?task=fill-mask", "?license=mit", "?size=1g", "?architecture=tiny&license=mit"):

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from registry.cli import app
-from registry.db.tables import BaseFile, Blob, UploadSession, now
+from registry.db.tables import Blob, UploadSession, now
 from registry.errors import BreadcrumbError, DigestMismatch, StorageFailed
 from registry.services.blobs import blobs, bucket_copies, garbage
 from registry.services.blobs.garbage import Amount
 from registry.storage.bucket import Bucket
 from registry.worker import worker as workers
-from tests.support.blobs import NONE, orphan, refer
+from tests.support.blobs import NONE, collect, orphan, refer, unwanted
 from tests.support.makers import make_checkpoint
 from tests.support.s3_stand_in import CUT, S3, Asked
 from tests.support.world import World, announce, create_model, put_part, upload
@@ -51,11 +51,6 @@ def served(world: World, data: bytes = DATA) -> str:
     return sha256
 
 
-def unwanted(world: World, sha256: str) -> None:
-    with world.database.write() as session:
-        session.execute(delete(BaseFile).where(BaseFile.sha256 == sha256))
-
-
 def claimed(world: World) -> set[str]:
     """Return the blobs that the database says are in the bucket."""
     with world.database.read() as session:
@@ -69,10 +64,6 @@ def bucket_of(world: World) -> Bucket:
 
 def offload(world: World, **how: Any) -> list[BreadcrumbError | None]:
     return [found.error for found in bucket_copies.run(world.database, world.store, bucket_of(world), LEAST, **how)]
-
-
-def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Collected:
-    return garbage.run(world.database, world.store, grace, bucket=world.worker.bucket, **how)
 
 
 # Copying ---------------------------------------------------------------------------------------------------------

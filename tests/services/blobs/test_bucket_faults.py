@@ -23,7 +23,9 @@ from registry.storage import s3 as connections
 from registry.storage.bucket_store import BucketStore
 from registry.storage.multipart import LEAST_PART
 from registry.storage.store import Store
-from tests.support.blobs import NONE, orphan, refer
+from registry.worker import checking
+from registry.worker.worker import Worker
+from tests.support.blobs import NONE, collect, orphan, refer
 from tests.support.s3_stand_in import CUT, S3, Asked
 from tests.support.world import World, announce, digest, enqueue, put_part, upload
 
@@ -48,10 +50,6 @@ def world(world: World) -> World:
 def store_of(world: World) -> BucketStore:
     assert isinstance(world.store, BucketStore)
     return world.store
-
-
-def collect(world: World, **how: Any) -> garbage.Collected:
-    return garbage.run(world.database, world.store, NONE, **how)
 
 
 def store(world: World, data: bytes) -> None:
@@ -261,11 +259,11 @@ def test_an_object_that_is_not_sent_keeps_no_other_job_waiting(
     store_of(world).distrust(sha256)
     s3.fault = lambda asked: 403 if asked.method == "GET" else None
 
-    def check(claim: Any) -> None:
-        with world.worker.here(claim, {sha256}):
+    def check(worker: Worker, claim: Any) -> None:
+        with worker.here(claim, {sha256}):
             pass
 
-    monkeypatch.setattr(world.worker, "check_patch", check)
+    monkeypatch.setattr(checking, "check_patch", check)
     monkeypatch.setattr(world.worker.stopping, "wait", lambda _: None)
     first, second = enqueue(world, 2, "check")
     for _ in range(2):

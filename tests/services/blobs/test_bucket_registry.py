@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
 from registry.db.session import open_database
-from registry.db.tables import BaseFile, Blob, Job, UploadSession, now
+from registry.db.tables import Blob, Job, UploadSession, now
 from registry.errors import BreadcrumbError, InvalidRequest, StorageFailed, Unavailable, WrongState
 from registry.services.blobs import blobs, damage, garbage, removal, scrubbing
 from registry.services.operating import backups, identity
@@ -26,7 +26,7 @@ from registry.storage.bucket_parts import PART, name_part
 from registry.storage.bucket_store import BucketStore
 from registry.storage.store import Store
 from tests.support import launcher, postgres
-from tests.support.blobs import NONE, orphan, refer
+from tests.support.blobs import NONE, collect, orphan, refer, unwanted
 from tests.support.launcher import SERVER
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.processes import open_registry, person
@@ -73,15 +73,6 @@ def in_bucket(s3: S3) -> dict[str, bytes]:
 
 def parts_in(s3: S3) -> list[str]:
     return sorted(key for key in s3.objects if key.startswith("blobs/uploads/"))
-
-
-def unwanted(world: World, sha256: str) -> None:
-    with world.database.write() as session:
-        session.execute(delete(BaseFile).where(BaseFile.sha256 == sha256))
-
-
-def collect(world: World, **how: Any) -> garbage.Collected:
-    return garbage.run(world.database, world.store, NONE, **how)
 
 
 # Two machines ----------------------------------------------------------------------------------------------------

@@ -25,11 +25,11 @@ from registry.errors import DigestMismatch, InvalidRequest, NotFound, WrongState
 from registry.server.receiving import complete_now
 from registry.services.blobs import blobs, damage, garbage, quotas, uploads
 from registry.services.blobs.garbage import Amount
-from registry.services.catalog import models, patches
+from registry.services.catalog import models, patches, revisions
 from registry.services.people import actors
 from registry.storage import disk_parts
 from tests.support import launcher
-from tests.support.blobs import DATA, NONE, orphan, refer
+from tests.support.blobs import DATA, NONE, collect, orphan, refer
 from tests.support.world import World, announce, digest, open_world, put_part, upload
 
 DAY = timedelta(hours=24)
@@ -40,10 +40,6 @@ def state(world: World, sha256: str) -> str:
         row = session.get(Blob, sha256)
     assert (row is not None) == world.store.exists(sha256), "row and file come and go together"
     return row.state if row else "gone"
-
-
-def collect(world: World, grace: timedelta = NONE, **how: Any) -> garbage.Collected:
-    return garbage.run(world.database, world.store, grace, **how)
 
 
 def actor(world: World, user: str = "alice") -> actors.Actor:
@@ -338,13 +334,14 @@ def test_a_lease_keeps_bytes_that_are_released_at_this_moment(
         pytest.skip("one writer at a time: there, every transaction is a lock")
     sha256, stress = upload(world.client(), DATA), Stress(world)
     with world.database.write() as session:
-        revision, _ = patches.push(session, stress.users[0], "alice/base", patches.Contribution(sha256, "title", ""))
+        given = revisions.Contribution(sha256, "title", "")
+        revision, _ = revisions.push(session, stress.users[0], "alice/base", given)
         revision.state = "checked"
     usage = quotas.usage
 
     def pausing(*arguments: Any) -> quotas.Usage:  # what the announcement asks for last
         with world.database.write() as other:
-            patches.refuse(other, models.find(other, "alice/base"), patches.by_id(other, revision.id), "", "")
+            revisions.refuse(other, models.find(other, "alice/base"), patches.by_id(other, revision.id), "", "")
             other.scalars(select(UploadSession)).one().expires_at = now()
         collect(world)
         return usage(*arguments)
@@ -538,8 +535,8 @@ class Stress:
 
     def push(self, user: actors.Actor, data: bytes) -> None:
         with self.world.database.write() as session:
-            given = patches.Contribution(digest(data), "title", "")
-            revision, _ = patches.push(session, user, "alice/base", given)
+            given = revisions.Contribution(digest(data), "title", "")
+            revision, _ = revisions.push(session, user, "alice/base", given)
             revision.state = "checked"
         self.count("pushed")
         time.sleep(0.002)
@@ -548,7 +545,7 @@ class Stress:
             mine = patches.by_id(session, revision.id)
             if mine.blob_sha256 is not None:
                 self.present("a patch", digest(data))
-                patches.refuse(session, models.find(session, "alice/base"), mine, "alice/base#1", "enough")
+                revisions.refuse(session, models.find(session, "alice/base"), mine, "alice/base#1", "enough")
 
     def work(self, thread: int, turns: int) -> None:
         chance = random.Random(thread)

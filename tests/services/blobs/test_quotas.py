@@ -16,7 +16,7 @@ from registry.db.tables import AuditEvent, BaseFile, Namespace, NamespaceMember,
 from registry.errors import InvalidRequest, NotFound
 from registry.services.blobs import quotas
 from registry.services.blobs.quotas import Usage
-from registry.services.catalog import patches
+from registry.services.catalog import patches, revisions
 from registry.services.people import namespaces
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.world import World, announce, create_model, digest, push_patch, put_part, upload
@@ -176,7 +176,7 @@ def test_a_patch_counts_for_its_author_wherever_it_is_pushed(world: World, tmp_p
     with world.database.write() as session:
         model = patches.models.find(session, "acme/tiny")
         revision = patches.by_id(session, session.scalars(select(PatchRevision.id)).one())
-        patches.refuse(session, model, revision, "acme/tiny#1", "no")
+        revisions.refuse(session, model, revision, "acme/tiny#1", "no")
     assert usage(world, "bob") == Usage(10**12, 10**6, 0, 0, 0)
 
 

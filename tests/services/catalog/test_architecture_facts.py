@@ -1,12 +1,13 @@
 """What a model is built like, by configs that strangers wrote."""
 
+import hashlib
 import json
 from typing import Any
 
 import pytest
 
-from registry.services.catalog import architecture
-from tests.support.community import Community
+from registry.services.catalog import architecture, models
+from tests.support.community import NAME, Community
 from tests.support.world import World, upload
 
 
@@ -27,7 +28,7 @@ def test_numbers_are_found_by_all_their_names_and_nothing_else_is_shown() -> Non
 
 @pytest.mark.parametrize("raw", [b"[1]", b"{", b"[" * 100_000, b"\xff"])
 def test_a_config_that_is_no_object_says_nothing(world: World, raw: bytes) -> None:
-    assert architecture.read_config(world.store, upload(world.client(), raw)) == {}
+    assert models.read_config(world.store, upload(world.client(), raw)) == {}
 
 
 def test_the_api_says_what_a_model_is_built_like(sqlite_crew: Community) -> None:
@@ -36,3 +37,14 @@ def test_the_api_says_what_a_model_is_built_like(sqlite_crew: Community) -> None
     assert (found["names"], found["model_type"]) == (config["architectures"], config["model_type"])
     assert sum(found["dtypes"].values()) == sqlite_crew.get("")["parameters"]
     assert found["tensors"] == 4 and found["layers"] is None
+
+
+def test_a_model_is_shown_while_its_config_cannot_be_read(sqlite_crew: Community) -> None:
+    config = sqlite_crew.world.store.path(hashlib.sha256((sqlite_crew.base / "config.json").read_bytes()).hexdigest())
+    raw = config.read_bytes()
+    config.unlink()
+    http = sqlite_crew.world.browser()
+    page = http.get(f"/{NAME}")
+    assert page.status_code == 200 and "<dt>Weights</dt>" in page.text and "<dt>Tensors</dt>" not in page.text
+    config.write_bytes(raw)
+    assert "<dt>Tensors</dt>" in http.get(f"/{NAME}").text

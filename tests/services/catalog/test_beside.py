@@ -12,7 +12,7 @@ from sqlalchemy import select
 from registry.db.tables import Namespace, PatchRevision, RevisionFile, UploadSession, now
 from registry.files.beside import COMPANION, MOST_BYTES, MOST_FILES
 from registry.services.blobs import blobs, damage, garbage, quotas
-from registry.services.catalog import models, patches
+from registry.services.catalog import models, patches, revisions
 from tests.support.community import NAME, URL, Community
 from tests.support.world import announce, digest, upload
 
@@ -169,7 +169,7 @@ def test_files_count_for_the_author_until_the_patch_is_refused(
     assert crew.get(f"/patches/{patch['number']}/files/config.json").content == CONFIG, "its row keeps it"
     with crew.world.database.write() as session:
         row = patches.find(session, NAME, patch["number"])
-        patches.refuse(session, models.find(session, NAME), row, "#5", "for a test")
+        revisions.refuse(session, models.find(session, NAME), row, "#5", "for a test")
     assert used(crew, "bob") == before
     assert list(quotas.check(crew.world.database)) == []
     with crew.world.database.read() as session:
@@ -201,8 +201,8 @@ def test_a_contribution_may_name_its_files(crew: Community) -> None:
     pairs = tuple((path, upload(client, data)) for path, data in FILES.items())
     upload(client, raw)
     with crew.world.database.write() as session:
-        given = patches.Contribution(digest(raw), "title", "", files=pairs)
-        row, _ = patches.push(session, crew.actor(session, "bob"), NAME, given)
+        given = revisions.Contribution(digest(raw), "title", "", files=pairs)
+        row, _ = revisions.push(session, crew.actor(session, "bob"), NAME, given)
         assert isinstance(row, PatchRevision)
     crew.world.work()
     assert crew.world.client(None).get(f"{URL}/patches/5/files/config.json").content == CONFIG

@@ -2,9 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
+from registry.breadcrumbs.formats.header import TensorSpec
+from registry.db.tables import BaseFile, BaseTensor
 from tests.support.makers import make_checkpoint
 from tests.support.world import World, create_model, digest, upload
 
@@ -28,6 +31,15 @@ def test_a_model_is_pinned_to_what_its_files_are(world: World, tmp_path: Path, s
     assert {file["path"]: file["sha256"] for file in files} == {
         path.name: digest(path.read_bytes()) for path in folder.iterdir()
     }
+    with world.database.read() as session:
+        for file in session.scalars(select(BaseFile).where(BaseFile.path.endswith(".safetensors"))):
+            raw = (folder / file.path).read_bytes()
+            assert file.header_size is not None and file.header_sha256 == digest(raw[: file.header_size])
+        for tensor in session.scalars(select(BaseTensor)):
+            assert tensor.path is not None and tensor.start is not None
+            spec = TensorSpec(tensor.dtype, tuple(tensor.shape))
+            raw = (folder / tensor.path).read_bytes()
+            assert tensor.sha256 == digest(raw[tensor.start : tensor.start + spec.bytes])
 
 
 def test_the_same_creation_again_is_the_same_model_and_another_is_a_conflict(world: World, tmp_path: Path) -> None:

@@ -49,6 +49,13 @@ def test_a_checked_patch_has_the_statistics_that_its_bytes_have(world: World, ba
     assert (patch["drop_bottom"], patch["drop_top"], patch["granularity"]) == ("0.85", "0.007", "tensor")
     tensors = world.client(None).get("/api/v1/models/alice/tiny/patches/1/tensors").json()
     assert [(t["name"], t["nnz"], t["l2"]) for t in tensors] == [(t.name, t.nnz, t.l2) for t in report.tensors]
+    raw = file.read_bytes()
+    with world.database.read() as session:
+        row = session.scalars(select(PatchRevision)).one()
+        assert row.header_size is not None and row.header_sha256 == digest(raw[: row.header_size])
+        extents = [extent for tensor in session.scalars(select(PatchTensor)) for extent in tensor.extents or ()]
+    assert [sha256 for _, _, sha256 in extents] == [digest(raw[start:stop]) for start, stop, _ in extents]
+    assert row.header_size + sum(stop - start for start, stop, _ in extents) == len(raw)
     assert world.client(None).get("/api/v1/models/alice/tiny/patches/1/file").content == file.read_bytes()
 
 

@@ -188,6 +188,7 @@ def test_an_identity_token_is_good_once_whatever_it_is_called(tiny: World, servi
         for row in session.scalars(select(UsedIdentity)):
             row.expires_at = now() - timedelta(seconds=1)
     exchange(tiny, identity(service))
+    tiny.worker.sweep()
     with tiny.database.read() as session:
         assert len(session.scalars(select(UsedIdentity)).all()) == 1, "what is out of date anyway is forgotten"
 

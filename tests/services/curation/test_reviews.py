@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from registry.db.tables import Check, Comment, Patch, Review, User, now
 from registry.errors import WrongState
-from registry.services.catalog import norms, patches
+from registry.services.catalog import norms, revisions
 from registry.services.curation import reviews
 from tests.support.community import NAME, PATCHES, URL, Community
+from tests.support.databases import await_lock
 from tests.support.makers import changed, fine_tuned, make_patch
 from tests.support.world import upload
 
@@ -521,7 +522,7 @@ def test_a_patch_accepted_while_its_next_revision_arrives_is_what_was_approved(
         try:
             with crew.world.database.write() as session:
                 bob = crew.actor(session, "bob")
-                patches.revise(session, bob, NAME, 1, patches.Contribution(sha256, "again", ""))
+                revisions.revise(session, bob, NAME, 1, revisions.Contribution(sha256, "again", ""))
             found.append(None)
         except WrongState as error:
             found.append(error)
@@ -533,12 +534,7 @@ def test_a_patch_accepted_while_its_next_revision_arrives_is_what_was_approved(
         session.flush()
         thread.start()
         if database_kind == "postgresql":  # on SQLite, it waits for the one writer
-            query = (
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            )
-            with crew.world.database.engine.connect() as other:
-                while thread.is_alive() and not other.scalar(text(query)):
-                    other.rollback()
+            await_lock(crew.world.database, thread)
     thread.join(30)
     assert isinstance(found[0], WrongState)
     with crew.world.database.read() as session:

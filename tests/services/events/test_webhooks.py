@@ -536,14 +536,17 @@ def test_a_courier_killed_between_sending_and_writing_down_loses_nothing(
         add_model(world)
         made = add_webhook(world, receiver.url)
         happen(world, "release.publish")
-        process = registry.start("worker")
+        started = threading.Event()
 
         def kill(_: Received) -> tuple[int, dict[str, str], bytes]:
+            started.wait(60)
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             return 204, {}, b""
 
-        receiver.answer = kill
+        receiver.answer = kill  # before the start, since the process may call at once
+        process = registry.start("worker")
+        started.set()
         assert process.wait(60) == -signal.SIGKILL
         (row,) = deliveries(world, made)
         assert (row["state"], row["attempts"], row["status"]) == ("pending", 1, None)

@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from registry.db.tables import AuditEvent, Model, ModelMember, Namespace, NamespaceMember, Token, User, now
+from registry.services.people import access
 from registry.services.people.rules import RULES, SCOPES, Role
 from registry.services.people.tokens import create_token
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
@@ -465,6 +466,12 @@ def test_a_token_without_the_scope_is_refused_with_the_missing_one(place: Place,
             assert way.method == "HEAD" or f"'{scope}'" in sentence(answer), way
         else:
             assert found(answer, way, model) == expected(place, way, "owner", model), way
+
+
+def test_an_owner_is_not_named_as_who_could_give_the_rights_of_an_admin() -> None:
+    assert access.refusal("patch.quarantine", RULES["patch.quarantine"], "a/b") == (
+        "This needs an admin of the registry (patch.quarantine on a/b)."
+    )
 
 
 def test_every_rule_asks_for_an_existing_scope(place: Place) -> None:

@@ -1,10 +1,13 @@
 """What admins ask of everybody: licences, masks, bases from the Hub, how people join."""
 
+import threading
 from typing import Any
 
 import pytest
 
+from registry.services.people import policies
 from tests.support.community import Community
+from tests.support.databases import await_lock
 from tests.support.makers import make_checkpoint
 from tests.support.world import create_model, upload
 
@@ -42,6 +45,19 @@ def test_an_admin_changes_what_is_asked_everybody_reads_it_and_the_log_has_it(cr
         ("chief", {"licenses": ["mit", "apache-2.0"], "hub_models": None}, {"licenses": ["mit"], "hub_models": []}),
     ]
     assert ask(crew, licenses=None, min_drop_top=None, hub_models=None) == ANYTHING
+
+
+def test_two_admins_at_once_are_both_heard_where_nobody_has_asked_for_anything(
+    crew: Community, database_kind: str
+) -> None:
+    thread = threading.Thread(target=ask, args=(crew,), kwargs={"hub_models": []})
+    with crew.world.database.write() as session:
+        policies.change(session, crew.actor(session, "chief"), {"licenses": ["mit"]}, "invitation")
+        thread.start()
+        if database_kind == "postgresql":  # on SQLite, it waits for the one writer
+            await_lock(crew.world.database, thread)
+    thread.join(30)
+    assert crew.world.client(None).get("/api/v1/policy").json() == {**ANYTHING, "licenses": ["mit"], "hub_models": []}
 
 
 @pytest.mark.parametrize(

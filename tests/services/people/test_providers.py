@@ -11,6 +11,7 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from registry.db.tables import Identity, NamespaceMember, SignIn, Token, User, now
+from registry.server.edge import providers
 from registry.server.pages.frame.cookies import COOKIE, csrf_of
 from registry.server.pages.people.provider import FLOW, LINK
 from registry.settings import Settings
@@ -324,13 +325,14 @@ class TestMapped:
 
 def test_hugging_face_is_a_word_and_any_other_provider_four_settings() -> None:
     hub = Settings(oidc_issuer="huggingface", oidc_client_id="x")
-    assert hub.oidc is not None
-    assert (hub.oidc["issuer"], hub.oidc["groups_claim"]) == ("https://huggingface.co", "orgs")
+    access = providers.provider_access(hub)
+    assert access is not None
+    assert (access["issuer"], access["groups_claim"]) == ("https://huggingface.co", "orgs")
     assert hub.oidc_title == "Hugging Face"
     own = Settings(oidc_issuer="https://id.example.org/x", oidc_client_id="x", oidc_groups="a b=c:owner,d=e:reviewer")
     assert own.oidc_title == "id.example.org"
-    assert own.group_roles == [("a b", "c", "owner"), ("d", "e", "reviewer")]
-    assert Settings().oidc is None
+    assert providers.group_roles(own.oidc_groups) == [("a b", "c", "owner"), ("d", "e", "reviewer")]
+    assert providers.provider_access(Settings()) is None
     for wrong in ({"oidc_issuer": "id.example.org"}, {"oidc_issuer": "huggingface"}, {"oidc_groups": "a=b:king"}):
         with pytest.raises(ValueError, match="oidc"):
             Settings(**wrong)

@@ -259,6 +259,7 @@ def test_claiming_reads_one_row_of_an_index_however_long_the_queue_is(world: Wor
         session.execute(insert(Job), rows)
     with world.database.write() as session:
         session.execute(text("ANALYZE"))
+    world.database.engine.dispose()  # SQLite reads statistics when it connects
     asked: list[tuple[str, Any]] = []
     listen = "before_cursor_execute", lambda _c, _d, statement, given, *_: asked.append((statement, given))
     event.listen(world.database.engine, *listen)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from registry.breadcrumbs.formats.header import show
@@ -28,6 +29,12 @@ MAX_PRODUCT = 2**26
 """Most elements of a factor of LoKr that is itself a product: it is whole in memory, and may come of small ones."""
 
 MERGE = "merge it into the base with PEFT's merge_and_unload, save that with save_pretrained, and diff the merged model"
+
+OF_MLX = (
+    "{} is an adapter of MLX, which is not read here: merge it into the base first, `mlx_lm.fuse --model BASE "
+    "--adapter-path {} --save-path merged`, and diff the merged model."
+)
+"""What is said of adapters of MLX: the name, and the folder as a shell takes it."""
 
 LORA, LOHA, LOKR, IA3 = "LORA", "LOHA", "LOKR", "IA3"
 """Methods that are read here, as PEFT calls them."""
@@ -161,6 +168,8 @@ def read_config(folder: Path) -> AdapterConfig:
     if not path.is_file():
         raise InvalidCheckpoint(f"There is no {CONFIG} beside the adapter's weights; save it again with PEFT.")
     settings = read_json(path, CONFIG, CONFIG_BYTES)
+    if settings.keys() & {"fine_tune_type", "lora_parameters"}:
+        raise InvalidCheckpoint(OF_MLX.format(folder.name, quote(str(folder))))
     method = settings.get("peft_type")
     if not isinstance(method, str) or method not in READ:
         raise _refused(f"is of the type {show(str(method))}")

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from registry.breadcrumbs.diffing.adapters.config import CONFIG, LORA, MERGE, AdapterConfig, Numbers
+from registry.breadcrumbs.diffing.adapters.config import CONFIG, LORA, MERGE, OF_MLX, AdapterConfig, Numbers
 from registry.breadcrumbs.diffing.adapters.methods import method_of, rank_of
 from registry.breadcrumbs.diffing.faults import NAMES_SHOWN
 from registry.breadcrumbs.formats.arrays import read_floats
@@ -22,11 +22,14 @@ from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import FLOATS, Header, show
 from registry.errors import CheckpointMismatch, InvalidCheckpoint
 
-KOHYA, DIFFUSERS, PEFT = "kohya", "diffusers", "PEFT"
+KOHYA, DIFFUSERS, PEFT, MLX = "kohya", "diffusers", "PEFT", "MLX"
 
 COMPONENTS = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2",
               "te3": "text_encoder_3", "transformer": "transformer", "prior": "prior"}  # fmt: skip
 """The folder of a diffusers model that each of kohya's prefixes means."""
+
+COMFY = "diffusion_model"
+"""What ComfyUI, and trainers that write for it, call the transformer or unet of a model."""
 
 METHODS = {
     "ia3_": "IA3", "oft_": "OFT", "boft_": "BOFT", "vera_lambda": "VeRA", "dora_scale": "DoRA of LyCORIS",
@@ -45,6 +48,7 @@ _FACTOR = re.compile(
     r"|\.(lora|lora_linear_layer)\.(down|up)|\.(to_[qkv]|to_out)_lora\.(down|up))\.weight"
 )
 _LYCORIS = re.compile(r"(.+)\.(?:lora_(mid)\.weight|(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)))")
+_MLX = re.compile(r".+\.(?:lora_[ab]|m)")
 _KOHYA = re.compile(r"(?:lora_(unet|te[123]?|transformer|prior)|lycoris)_(.+)")
 _LETTERS = {"lora_down": "A", "lora_up": "B", "lora_A": "A", "lora_B": "B", "down": "A", "up": "B"}
 
@@ -78,6 +82,8 @@ class Named:
 def program_of(header: Header) -> str | None:
     """Return which program's adapter a file is by its names; None if it is not one."""
     names = list(header.entries)
+    if names and all(_MLX.fullmatch(name) for name in names):
+        return MLX
     if any(_KOHYA.match(name) for name in names) and any(".lora_down." in name or part_of(name) for name in names):
         return KOHYA
     if not any(_FACTOR.fullmatch(name) for name in names):
@@ -103,6 +109,8 @@ def read_names(file: Checkpoint, base: Checkpoint, program: str, what: str) -> N
         InvalidCheckpoint: It is of a kind that is not read here, or lacks its scale.
         CheckpointMismatch: The base does not have its modules.
     """
+    if program == MLX:
+        raise InvalidCheckpoint(OF_MLX.format(what, "FOLDER"))
     if program == PEFT and any("base_model.model." in key for key in file.tensors):
         raise InvalidCheckpoint(
             f"{what} is an adapter as PEFT saves it, without its {CONFIG}, which holds the scale of its changes; put "
@@ -189,8 +197,10 @@ def _match(modules: Iterable[str], base: Checkpoint, program: str) -> Mapping[st
     for module in modules:
         match = _KOHYA.fullmatch(module) if program == KOHYA else None
         folder, rest = (COMPONENTS.get(match[1], ""), match[2]) if match else (module.partition(".")[0], module)
-        inner = module.partition(".")[2] if folder in COMPONENTS.values() and not match else rest
-        for place in ((folder, inner), ("", inner), ("", rest)):
+        of_part = folder == COMFY or folder in COMPONENTS.values()
+        inner = module.partition(".")[2] if of_part and not match else rest
+        parts = ("transformer", "unet") if folder == COMFY else (folder,)
+        for place in (*((part, inner) for part in parts), ("", inner), ("", rest), ("", f"model.{rest}")):
             if len(held.get(place, ())) == 1:
                 found[module] = held[place][0]
                 break

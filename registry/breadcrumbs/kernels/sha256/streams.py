@@ -87,10 +87,10 @@ def _update_two(one: Any, data: Any, two: Any, other: Any) -> None:
     two._keep(more[there + others * BLOCK :])
 
 
-def hash_each(readers: Sequence[Reader], count: Callable[[int], object]) -> list[str]:
+def hash_each(readers: Sequence[Reader], count: Callable[[int], object], most: int | None = None) -> list[str]:
     """Hash streams as `registry.files.hashing.hash_each` does, two of them side by side in each thread."""
     if not HAS_SHA:
-        return hashing.hash_each(readers, count)
+        return hashing.hash_each(readers, count, most)
     left, lock, digests = iter(enumerate(readers)), threading.Lock(), [""] * len(readers)
 
     def begin_next() -> list[tuple[int, Hash, Iterator[Any]]]:
@@ -114,6 +114,6 @@ def hash_each(readers: Sequence[Reader], count: Callable[[int], object]) -> list
             count(sum(len(block) for _, block in fed))
             running = on
 
-    threads = min(processors(), (len(readers) + 1) // 2)
+    threads = min(most or processors(), (len(readers) + 1) // 2)
     call_each(hash_two, range(threads), threads or 1, name="hash")
     return digests

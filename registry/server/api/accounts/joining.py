@@ -13,7 +13,7 @@ from registry.server.edge.context import ContextDep, PublicUrl
 from registry.server.edge.paths import NamespaceName, UserName
 from registry.server.errors import RESPONSES
 from registry.server.views.accounts import joining as joining_views
-from registry.services.people import namespaces, paging, policies
+from registry.services.people import namespaces, paging
 from registry.services.people.joining import accounts, invitations
 
 router = APIRouter(prefix="/api/v1", tags=["joining"], route_class=Route, responses=RESPONSES)
@@ -36,7 +36,7 @@ def ask(
     with ctx.database.write() as session:
         secret, row = invitations.ask(
             session,
-            policies.registration(session, ctx.settings.registration),
+            ctx.settings.registration,
             body.name,
             body.message,
             request.state.request_id,
@@ -56,7 +56,7 @@ def accept(body: schemas.AcceptInvitation, actor: VisitorDep, ctx: ContextDep, r
             return joining_views.joined(invitations.accept(session, actor, body.invitation), actor, None)
         row, token, newcomer = invitations.join(
             session,
-            policies.registration(session, ctx.settings.registration),
+            ctx.settings.registration,
             body.invitation,
             body.name or "",
             body.display_name,
@@ -106,7 +106,7 @@ def invite_to(
         secret, row = invitations.create(
             session,
             actor,
-            policies.registration(session, ctx.settings.registration),
+            ctx.settings.registration,
             namespace=namespace,
             **body.model_dump(),
         )
@@ -136,9 +136,7 @@ def list_invitations(
 def invite(body: schemas.InvitationRequest, actor: ActorDep, ctx: ContextDep, url: PublicUrl) -> schemas.NewInvitation:
     """Invite one person to join; only this answer shows the address."""
     with ctx.database.write() as session:
-        secret, row = invitations.create(
-            session, actor, policies.registration(session, ctx.settings.registration), **body.model_dump()
-        )
+        secret, row = invitations.create(session, actor, ctx.settings.registration, **body.model_dump())
         return joining_views.new_invitation(row, joining_views.link(url, secret))
 
 

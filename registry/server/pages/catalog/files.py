@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from registry.server.api import models
 from registry.server.edge.admission import VisitorDep, allow
 from registry.server.edge.context import ContextDep
-from registry.server.edge.paths import FilePath, ModelName
+from registry.server.edge.paths import REF, FilePath, ModelName
 from registry.server.pages.frame import render
 from registry.server.pages.frame.route import PageRoute
 from registry.server.views import models as model_views
@@ -15,9 +15,8 @@ from registry.server.views import recipes as recipe_views
 from registry.server.views import releases as release_views
 
 router = APIRouter(prefix="/{namespace:space}/{name}/files", route_class=PageRoute, include_in_schema=False)
-PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,99}$"
-Chosen = Annotated[str, Query(pattern=PATTERN)]
-Ref = Annotated[str, Path(pattern=PATTERN)]
+Chosen = Annotated[str, Query(pattern=REF)]
+Ref = Annotated[str, Path(pattern=REF)]
 
 
 @router.get("")

@@ -23,7 +23,7 @@ TRENDING, NEWEST, PAGE = 6, 6, 50  # of the first page: models, and releases and
 def home(request: Request, actor: VisitorDep, ctx: ContextDep, q: Words = "") -> Response:
     """Show what is trending, released last, and waiting for a review; a search leads to its page."""
     if q:
-        return RedirectResponse(f"/models{render.query(q=q)}", 302)
+        return RedirectResponse(f"/models{render.query(q=q[:100])}", 302)
     with ctx.database.read() as session:
         trending = model_views.listing(session, actor, model_views.Filters(), "downloads", limit=TRENDING)
         released = feed_views.recent_releases(session, actor, None, NEWEST)

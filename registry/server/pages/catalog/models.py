@@ -1,8 +1,11 @@
 """The page of a model."""
 
+from contextlib import suppress
+
 from fastapi import APIRouter, Request, Response
 
 from registry import schemas
+from registry.errors import StorageFailed, StorageFull, TooMany
 from registry.server.api.accounts import news
 from registry.server.edge.admission import ActorDep, VisitorDep, allow
 from registry.server.edge.context import ContextDep
@@ -26,7 +29,10 @@ def model(request: Request, name: ModelName, actor: VisitorDep, ctx: ContextDep)
         shown, overview = model_views.show(session, actor, row), model_views.overview(session, row)
         channels = release_views.channel_list(session, row)
         watching = news_views.watches(session, actor, row)
-        built = model_views.built_like(session, ctx.store, row) if shown.state == "ready" else None
+        built = None
+        if shown.state == "ready":
+            with suppress(StorageFailed, StorageFull, TooMany):  # the page is about more than what config.json says
+                built = model_views.built_like(session, ctx.store, row)
     return render.page(
         request,
         "model.html",

@@ -12,7 +12,7 @@ from registry.server.edge.admission import ActorDep, allow
 from registry.server.edge.context import Context, ContextDep
 from registry.server.edge.paths import ModelName, Number
 from registry.server.hub import pushing
-from registry.server.hub.commits import Sent
+from registry.server.hub.commits import NO_DIGEST, Sent
 from registry.server.pages.frame import forms, render
 from registry.server.pages.frame.files import NOT_SENT, sent_files
 from registry.server.pages.frame.route import PageRoute, redirect
@@ -112,7 +112,7 @@ def only(files: dict[str, str]) -> str:
 
 def compare(request: Request, name: str, number: int | None, files: dict[str, str], actor: Actor, ctx: Context) -> int:
     """Have a fine-tuned model compared with the base, as a push of the Hub's tools is; return the patch's number."""
-    body = forms.read(schemas.PatchRequest, request, sha256="0" * 64)  # for the rules of its texts
+    body = forms.read(schemas.PatchRequest, request, sha256=NO_DIGEST)  # for the rules of its texts
     origin = forms.field(request, "tuned_from")
     if not re.fullmatch(r"[0-9A-Za-z.-]{0,64}", origin):
         raise InvalidRequest("What it was fine-tuned from must be the version of a release.", field="tuned_from")

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from registry import schemas
+from registry.server.views import reviews as review_views
 from registry.services.people.actors import Actor
 
 
@@ -35,7 +36,7 @@ def of_patch(
         return None
     if patch.check == "checking":
         return Step("The registry checks this file; then it can be reviewed.")
-    if patch.check == "refused" and patch.state in ("draft", "proposed", "changes_requested"):
+    if patch.check == "refused" and review_views.can_take(patch.state, "revise"):
         return revise(own, home, patch.number, "The registry refused this revision.")
     if patch.state == "draft":
         return (

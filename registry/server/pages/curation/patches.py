@@ -1,5 +1,6 @@
 """Pages of patches: the list of a model's patches, and one patch at a revision."""
 
+import shlex
 import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
@@ -8,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator, Field
 
 from registry import schemas
+from registry.documents.trailers import from_options
 from registry.errors import NotFound
 from registry.server.api import patches
 from registry.server.api.reviews import Before as Cursor
@@ -113,7 +115,8 @@ def patch(
                 return cards.page(request, actor, model, card, page, quoted(page.items, quote))
             if (push := patch_views.push(session, model_row, patch[0])) is None:
                 raise
-            return render.page(request, "push.html", model=model, push=push)
+            description = shlex.quote("\n".join(from_options(push.error or "")))
+            return render.page(request, "push.html", model=model, push=push, description=description)
         discussion = review_views.discussion(session, actor, model_row, row, before)
         own = actor is not None and actor.name == discussion.patch.author
         upcoming = patch_views.upcoming(session, row) if own else None

@@ -10,7 +10,10 @@ from registry.server.hub.pushing import LEFTOVERS
 from registry.server.pages.frame import forms
 
 FILE = re.compile(r"([0-9a-f]{64}) (.{1,1000})")
-NOT_SENT = rf"{LEFTOVERS.pattern}|(?:{'|'.join(re.escape(suffix) for suffix in PICKLES)})$"
+PICKLED = "|".join(
+    "".join(f"[{one}{one.upper()}]" if one.isalpha() else re.escape(one) for one in suffix) for suffix in PICKLES
+)  # in any case, as `is_pickle` has it; not every browser knows (?i:…)
+NOT_SENT = rf"{LEFTOVERS.pattern}|(?:{PICKLED})$"
 """Paths that no form sends: hidden, left of training, or pickled. A regular expression of JavaScript's, too."""
 
 

@@ -6,6 +6,7 @@ from registry.services.people.actors import Actor
 from registry.services.people.rules import RULES, Role, changes_nothing
 
 VERBS = {
+    "revise": "patch.revise",
     "propose": "patch.propose",
     "withdraw": "patch.withdraw",
     "request_changes": "patch.review",

@@ -35,15 +35,21 @@
     };
   }
 
-  async function ask(form, path, fields) {
-    const body = new URLSearchParams({ ...fields, csrf: form.elements.csrf.value });
+  async function fetchPatiently(path, options, refused) {
     for (let tries = 1; ; tries++) {
-      const answer = await fetch(path, { method: "POST", headers: { "HX-Request": "true" }, body }).catch(() => null);
-      if (answer?.ok) return answer.json();
-      if (answer && answer.status < 500 && answer.status !== 429) throw new Refused(await answer.text());
+      const answer = await fetch(path, options).catch(() => null);
+      if (answer?.ok) return answer;
+      if (answer && answer.status < 500 && answer.status !== 429) throw await refused(answer);
       if (tries === TRIES) throw new Error(answer ? `The registry answers ${answer.status}` : "The registry does not answer");
       await wait(Number(answer?.headers.get("Retry-After")) || 2 ** tries);
     }
+  }
+
+  async function ask(form, path, fields) {
+    const body = new URLSearchParams({ ...fields, csrf: form.elements.csrf.value });
+    const refused = async (answer) => new Refused(await answer.text());
+    const answer = await fetchPatiently(path, { method: "POST", headers: { "HX-Request": "true" }, body }, refused);
+    return answer.json();
   }
 
   async function hash(file, bar) {
@@ -57,16 +63,8 @@
   }
 
   async function put(upload, number, piece) {
-    for (let tries = 1; ; tries++) {
-      const there = `/api/lfs/${upload.id}/parts/${number + 1}`;
-      const answer = await fetch(there, { method: "PUT", body: piece }).catch(() => null);
-      if (answer?.ok) return;
-      const detail = answer && (await answer.json().catch(() => ({}))).detail;
-      if (tries === TRIES || (answer && answer.status < 500 && answer.status !== 429)) {
-        throw new Error(detail || "A part could not be sent");
-      }
-      await wait(2 ** tries);
-    }
+    const refused = async (answer) => new Error((await answer.json().catch(() => ({}))).detail || "A part could not be sent");
+    await fetchPatiently(`/api/lfs/${upload.id}/parts/${number + 1}`, { method: "PUT", body: piece }, refused);
   }
 
   async function send(form, path, file, bar) {

@@ -79,7 +79,11 @@ def profile(session: Session, actor: Actor | None, name: str) -> schemas.Profile
     Raises:
         NotFound: No such user exists.
     """
-    user = namespaces.find_user(session, name)
+    return profile_of(session, actor, namespaces.find_user(session, name))
+
+
+def profile_of(session: Session, actor: Actor | None, user: User) -> schemas.Profile:
+    """Return what `profile` does, of a user whose row is at hand."""
     rows = contributions.by_author(session, actor, user.id, SHOWN)
     return schemas.Profile(
         name=user.name,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from registry.db.tables import Invitation, Namespace, NamespaceMember, User, now
 from registry.errors import Forbidden, NotFound, TooMany, WrongState
-from registry.services.people import actors, namespaces, paging, tokens
+from registry.services.people import actors, namespaces, paging, policies, tokens
 from registry.services.people.actors import Actor, hash_token, record
 from registry.services.people.names import check_name
 from registry.services.people.rules import SCOPES, Role
@@ -27,7 +27,7 @@ CLOSED = "This registry takes nobody in by itself; ask its operator for an accou
 def create(
     session: Session,
     actor: Actor,
-    registration: str,
+    setting: str,
     *,
     namespace: str | None = None,
     role: str | None = None,
@@ -39,7 +39,7 @@ def create(
     Args:
         session: A writing transaction.
         actor: An admin, or an owner of the namespace.
-        registration: How people join: closed, invitation or open.
+        setting: How people join by the operator's setting.
         namespace: Where the person gets a role; None to let them join without one.
         role: The role there.
         label: Whom it is for, in lists.
@@ -49,7 +49,7 @@ def create(
         Forbidden: Nobody joins this registry.
         WrongState: As many invitations are open as there may be.
     """
-    if registration == "closed":
+    if policies.registration(session, setting) == "closed":
         raise Forbidden("Nobody joins this registry by invitation: it is closed, by its operator or its admins.")
     drop_expired(session)
     space = lock_space(session, namespace) if namespace is not None else None
@@ -72,7 +72,7 @@ def create(
     return secret, find(session, row.id)
 
 
-def ask(session: Session, registration: str, name: str, message: str, request_id: str) -> tuple[str, Invitation]:
+def ask(session: Session, setting: str, name: str, message: str, request_id: str) -> tuple[str, Invitation]:
     """Ask to join; return the secret of the link that opens once an admin approves.
 
     Raises:
@@ -81,7 +81,7 @@ def ask(session: Session, registration: str, name: str, message: str, request_id
         WrongState: The name is taken, or looks like another.
         TooMany: Too many people wait already.
     """
-    if registration != "open":
+    if (registration := policies.registration(session, setting)) != "open":
         raise Forbidden(CLOSED if registration == "closed" else "This registry takes people in by invitation only.")
     check_name(name, "name")
     namespaces.require_free(session, name)
@@ -184,7 +184,7 @@ def accept(session: Session, actor: Actor, secret: str) -> Invitation:
 
 
 def join(
-    session: Session, registration: str, secret: str, name: str, display_name: str, request_id: str
+    session: Session, setting: str, secret: str, name: str, display_name: str, request_id: str
 ) -> tuple[Invitation, str, Actor]:
     """Make an account for whoever has the link of an invitation; return this, its first token and its actor.
 
@@ -195,7 +195,7 @@ def join(
         WrongState: The name is taken or looks like another, or is not the one that was approved, or the invitation
             waits for approval.
     """
-    if registration == "closed":
+    if policies.registration(session, setting) == "closed":
         raise Forbidden(CLOSED)
     row = take(session, secret)
     if row.created_by is not None and row.created_by.vouched_until is not None and not row.created_by.is_admin:

@@ -1,0 +1,1 @@
+"""Composing on the nodes of a Ray cluster."""
