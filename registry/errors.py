@@ -17,7 +17,8 @@
     │   │   └── NotComposed            a recipe that has to be composed first
     │   └── EntryNotFound              the revision exists, but has no file of that name
     ├── WrongState                     the subject is in a state that does not allow this
-    │   └── NotCompared                patches that have to be compared with each other first
+    │   ├── NotCompared                patches that have to be compared with each other first
+    │   └── HistoryChanged             the registry that is mirrored has another past than before
     ├── Unauthenticated (PermissionError)
     ├── Forbidden (PermissionError)
     ├── TooMany                        too many at once; try again later
@@ -156,6 +157,10 @@ class NotCompared(WrongState):
     ) -> None:
         super().__init__(message, field=field)
         self.model, self.patches, self.job = model, patches, job
+
+
+class HistoryChanged(WrongState):
+    """The registry that this one mirrors has another past than when it was taken over; a person has to look at it."""
 
 
 class Unauthenticated(BreadcrumbError, PermissionError):

@@ -251,6 +251,15 @@ class Settings(BaseSettings):
         pattern=r"^[a-z0-9.*:,-]*$",
         description="hosts that the Hub may redirect downloads to: name, name:port or *.name, separated by commas",
     )
+    mirror_token: SecretStr | None = Field(
+        None,
+        description="token for the registry that `crumb-server mirror` follows, so that it gets private models, too",
+    )
+    mirror_keys: str = Field(
+        "",
+        description="public keys of maintainers, PEM files separated by colons: every signature of a release that is "
+        "mirrored has to be by one of them; empty for any key",
+    )
     hub_token: SecretStr | None = Field(
         None,
         description="token for what is not public at the Hub; everybody who may create models can read it through this",

@@ -176,8 +176,8 @@ def signed_by(client: Client, snapshot: Snapshot, key: Path) -> bool:
         InvalidRequest: The snapshot is not a release, or the key cannot be read.
         NotFound: The release is not signed.
     """
-    from client.machine.signatures import verify_manifest
     from registry.documents.manifest import read_manifest
+    from registry.documents.signing.bundles import verify_manifest
 
     if snapshot.release is None:
         raise InvalidRequest(

@@ -6,7 +6,7 @@ import sys
 import typer
 
 import registry
-from registry.cli import keeping, people, running, showing, storing
+from registry.cli import keeping, mirroring, people, running, showing, storing
 from registry.errors import BreadcrumbError
 from registry.extras import naming_extras
 
@@ -40,6 +40,7 @@ for _name, _group in (
     ("user", people.users),
     ("namespace", people.spaces),
     ("storage", storing.storage),
+    ("mirror", mirroring.mirror),
 ):
     app.add_typer(_group, name=_name)
 

@@ -131,6 +131,19 @@ from registry.schemas.feed import (
     WaitingPatch,
     WaitingPatchPage,
 )
+from registry.schemas.mirrors.rows import (
+    MirrorBlob,
+    MirrorHead,
+    MirrorItem,
+    MirrorModel,
+    MirrorModelPage,
+    MirrorPartPage,
+    MirrorRecipe,
+    MirrorRow,
+    MirrorRowPage,
+    MirrorSpace,
+    MirrorUser,
+)
 from registry.schemas.operations import Job, JobKind, JobState
 from registry.schemas.patches import (
     AcceptRequest,
@@ -274,6 +287,17 @@ __all__ = [
     "MemberInvitationRequest",
     "MemberRequest",
     "Mentioned",
+    "MirrorBlob",
+    "MirrorHead",
+    "MirrorItem",
+    "MirrorModel",
+    "MirrorModelPage",
+    "MirrorPartPage",
+    "MirrorRecipe",
+    "MirrorRow",
+    "MirrorRowPage",
+    "MirrorSpace",
+    "MirrorUser",
     "Model",
     "ModelPage",
     "ModelRequest",

@@ -133,6 +133,9 @@ class Model(Answer):
     size: int = Field(description="bytes of all files of the base")
     patches: int
     role: str | None = Field(None, description="your role on it")
+    primary: str | None = Field(
+        None, description="address of the registry that it is mirrored from, where alone it can be changed"
+    )
     card: str | None = None
     tags: list[str] | None = Field(None, description="words by which it is found; null but in lists")
     downloads: int = Field(0, description="in the last thirty days, as counted last")

@@ -26,6 +26,7 @@ from registry.server.api import (
     webhooks,
 )
 from registry.server.api.accounts import joining, mail, news, publishers, sessions
+from registry.server.api.mirrors import exporting
 from registry.server.composers import Composers
 from registry.server.edge import monitoring
 from registry.server.edge.context import Context
@@ -151,6 +152,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         webhooks,
         publishers,
         feed,
+        exporting,
         jobs,
         monitoring,
         admin,

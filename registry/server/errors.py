@@ -32,6 +32,7 @@ STATUS: dict[type[errors.BreadcrumbError], int] = {
     errors.NotComposed: 404,
     errors.EntryNotFound: 404,
     errors.NotCompared: 409,
+    errors.HistoryChanged: 409,
     errors.WrongState: 409,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,

@@ -284,7 +284,7 @@ class Composer(Upkeep):
         with self.database.write() as session:
             jobs.hold(session, claim)
             model = self.model(session, claim)
-            result_of = result["weights_digest"], result["device"], result.get("nodes")
+            result_of = result["weights_digest"], result["device"], result.get("nodes"), result["files"]
             builds.add_rebuild(session, model, recipe.digest, self.name, *result_of)
             jobs.end(session, claim, "done")
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from registry.db.tables import Mirror
 from registry.services.operating import measures
 from registry.worker.metrics import WorkerMetrics
 from tests.support.world import open_world
@@ -53,6 +55,10 @@ def existing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
         )
         with world.database.read() as session:
             names = {measure.name for measure in measures.of_bucket(session, 1)}
+        with world.database.write() as session:
+            session.add(Mirror(id=1, url="https://registry.example.org", registry_id=uuid.uuid4()))
+            session.flush()
+            names |= {measure.name for measure in measures.of_mirror(session)}
     for family in text_string_to_metric_families(text):
         if not family.name.endswith("_created"):
             names.add(f"{family.name}_total" if family.type == "counter" else family.name)

@@ -97,6 +97,7 @@ def test_a_command_takes_the_arguments_that_a_page_gives_it(line: str) -> None:
     program, *words = takewhile(lambda word: word not in ("&", "||"), shlex.split(line))
     command = command_of(program.rsplit("/", 1)[-1])
     while hasattr(command, "commands"):
+        words = command.spell_out(words) if hasattr(command, "spell_out") else words
         command = command.commands[words.pop(0)]
     command.make_context(line, words)  # wrong usage is an exception; the command itself is not run
 

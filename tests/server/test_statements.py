@@ -165,6 +165,7 @@ def addresses(community: Community) -> dict[str, str]:
         "webhook_id": str(hook.id),
         "path": "README.md",
         "user": "bob",
+        "sha256": community.patch(1)["sha256"],
         "revision": "main",
         "comment_id": community.get("/patches/1/discussion")["comments"][0]["id"],
     }

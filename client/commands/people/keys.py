@@ -27,7 +27,7 @@ def make(
     quiet: Quiet = False,
 ) -> None:
     """Make a pair of keys (EC P-256)."""
-    from client.machine.signatures import make_key
+    from registry.documents.signing.bundles import make_key
 
     make_key(private, public)
     document = {"private": str(private), "public": str(public)}

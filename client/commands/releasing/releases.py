@@ -285,7 +285,7 @@ def show_provenance(client: "Client", model: str, ref: str, console: Console) ->
 
 
 def _sign(client: "Client", model: str, version: str, key: Path) -> "Release":
-    from client.machine.signatures import sign_manifest
+    from registry.documents.signing.bundles import sign_manifest
 
     return client.sign_release(model, version, sign_manifest(client.manifest(model, version), key))
 

@@ -34,6 +34,7 @@
     models ─< reports >─ users               what a user says should not be here
     audit_events, audit_heads                who did what and when, chained by hashes
     registry_ids                             which registry this is
+    mirrors, mirrored_rows                   which registry it follows, and what comes from there
 
     models            empty ──> importing ──> ready      (a failed import deletes the row: the name is free again)
     blobs             live <──> doomed ──> (deleted)
@@ -64,6 +65,7 @@ from registry.db.tables.contents import (
     UploadSession,
 )
 from registry.db.tables.declare import Table, UTCDateTime, after, now
+from registry.db.tables.mirrors import Mirror, MirroredFile, MirroredRow
 from registry.db.tables.news import MailAddress, Mention, WatchedModel
 from registry.db.tables.operations import (
     ACTIVE_JOBS,
@@ -138,6 +140,9 @@ __all__ = [
     "JobPart",
     "MailAddress",
     "Mention",
+    "Mirror",
+    "MirroredFile",
+    "MirroredRow",
     "Model",
     "ModelDownloads",
     "ModelMember",

@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, 
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from registry.db.tables.declare import Table, key, now, one_of
+from registry.db.tables.mirrors import Mirror, MirroredRow
 from registry.db.tables.people import ROLES, Namespace, User
 
 STORED = ("live", "doomed")  # states of blobs that are on this disk
@@ -135,6 +136,17 @@ class Model(Table):
     )
     creator: Mapped[str] = column_property(
         select(User.name).where(User.id == creator_id).correlate_except(User).scalar_subquery()
+    )
+    primary: Mapped[str | None] = column_property(
+        select(Mirror.url)
+        .where(
+            select(MirroredRow.id)
+            .where(MirroredRow.kind == "model", MirroredRow.id == id)
+            .correlate_except(MirroredRow)
+            .exists()
+        )
+        .correlate_except(Mirror)
+        .scalar_subquery()
     )
     files: Mapped[list["BaseFile"]] = relationship(
         lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="BaseFile.path"

@@ -51,6 +51,7 @@ def model(
         size=row.size,
         patches=row.patch_count,
         role=role.word if role is not None else None,
+        primary=row.primary,
         card=row.card if card else None,
         tags=known,
         downloads=row.downloads_30d,
@@ -79,8 +80,11 @@ def find_ready(session: Session, name: str) -> Model:
 
 
 def show(session: Session, actor: Actor | None, row: Model) -> schemas.Model:
-    """Return a model, with the job that imports it and the caller's role on it."""
-    return model(row, models.import_job(session, row), role=access.role_on(session, actor, row))
+    """Return a model, with the job that imports it, the caller's role on it, and where it is mirrored from."""
+    role = access.role_on(session, actor, row)
+    if row.primary is not None:
+        role = min(role, Role.CONTRIBUTOR)  # whatever somebody is at the primary, here they read
+    return model(row, models.import_job(session, row), role=role)
 
 
 def listing(

@@ -166,16 +166,17 @@ def keep(blob: Blob) -> None:
         blob.leased_until = now() + LEASE
 
 
-def readable(session: Session, actor: Actor, digests: Collection[str]) -> dict[str, int]:
+def readable(session: Session, actor: Actor | None, digests: Collection[str]) -> dict[str, int]:
     """Return size by digest of those blobs that the actor may use without sending their bytes.
 
     These are the blobs that they have sent before, and files of bases, patches and compositions that they could
-    download. They are locked and leased, so rows that refer to them may be added in this transaction. Blobs whose bytes
-    are not here, and damaged ones, are left out.
+    download; without an actor, those that everybody could. They are locked and leased, so rows that refer to them may
+    be added in this transaction. Blobs whose bytes are not here, and damaged ones, are left out.
     """
     shown = access.visible(actor)
+    user = actor.user_id if actor else None
     sent = exists().where(
-        UploadSession.sha256 == Blob.sha256, UploadSession.user_id == actor.user_id, UploadSession.state == "done"
+        UploadSession.sha256 == Blob.sha256, UploadSession.user_id == user, UploadSession.state == "done"
     )
     base = exists().where(BaseFile.sha256 == Blob.sha256, BaseFile.model_id == Model.id, Model.state == "ready", shown)
     checked = (

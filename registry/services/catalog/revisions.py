@@ -171,6 +171,16 @@ def finish_check(
     session: Session, model: Model, revision: PatchRevision, subject: str, contents: dict[str, Any]
 ) -> None:
     """Record what a worker read in a sound file, and open the patch for composing."""
+    verdicts = record_contents(session, model, revision, contents)
+    revision.state = "checked"
+    session.flush()
+    record(session, None, "patch.checked", subject, model, after={"sha256": revision.sha256, "checks": verdicts})
+
+
+def record_contents(
+    session: Session, model: Model, revision: PatchRevision, contents: dict[str, Any]
+) -> dict[str, str]:
+    """Record what was read in a sound file; return the verdict of each check."""
     rows = [{"revision_id": revision.id, "position": at, **tensor} for at, tensor in enumerate(contents["tensors"])]
     session.execute(insert(PatchTensor), rows)
     for name in MEASURED:
@@ -181,10 +191,8 @@ def finish_check(
     for position, check in enumerate(checks):
         required = check["name"] not in ADVICE
         session.add(Check(revision_id=revision.id, position=position, required=required, **check))
-    revision.state = "checked"
     session.flush()
-    verdicts = {check["name"]: check["status"] for check in checks}
-    record(session, None, "patch.checked", subject, model, after={"sha256": revision.sha256, "checks": verdicts})
+    return {check["name"]: check["status"] for check in checks}
 
 
 def refuse(session: Session, model: Model, revision: PatchRevision, subject: str, error: str) -> None:

@@ -6,15 +6,16 @@ is published on the recipe until an operator has found out which.
 """
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Build, Model, Recipe
+from registry.db.tables import BaseFile, Build, Composition, CompositionFile, Model, Recipe
 from registry.errors import InvalidRequest, WrongState
+from registry.files.folders import is_weights
 from registry.services.people.access import AnyModel
 from registry.services.people.actors import Actor, record
 
@@ -82,17 +83,31 @@ def add_rebuild(
     weights_digest: str,
     device: str,
     nodes: Sequence[str] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Record that a worker composed again what another had composed; a difference is an alarm.
 
     `nodes` are those of the build, see `add`. A worker that has built it before has done so again, on other nodes.
+    `files` are its weight files, digests by path: a mirror has those of the composition by its primary's word.
     """
     while nodes and any(build.builder == worker for build in builds_of(session, model.id, digest)):
         worker += " again"
     add(session, model, digest, worker, None, weights_digest, device, nodes)
-    after = {"recipe": digest, "weights_digest": weights_digest, "builder": worker}
-    action = "recipe.alarm" if disagree(session, model, digest) else "recipe.rebuilt"
+    after: dict[str, Any] = {"recipe": digest, "weights_digest": weights_digest, "builder": worker}
+    if others := other_files(session, model, digest, files) if files is not None else []:
+        after["files"] = others
+        session.get_one(Recipe, digest, with_for_update={"key_share": True}, populate_existing=True).disputed = True
+    action = "recipe.alarm" if others or disagree(session, model, digest) else "recipe.rebuilt"
     record(session, None, action, model.full_name, model, after=after)
+
+
+def other_files(session: Session, model: Model, digest: str, files: Mapping[str, str]) -> list[str]:
+    """Return the weight files of a model's composition that are others than those that it should have."""
+    composed = select(Composition.id).where(Composition.model_id == model.id, Composition.recipe_digest == digest)
+    rows = session.scalars(select(CompositionFile).where(CompositionFile.composition_id.in_(composed)))
+    base = session.scalars(select(BaseFile).where(BaseFile.model_id == model.id))
+    due = {file.path: file.sha256 for file in base} | dict(files)
+    return sorted(row.path for row in rows if is_weights(row.path) and due.get(row.path) != row.sha256)
 
 
 def attest(session: Session, actor: Actor, model: Model, digest: str, weights_digest: str, device: str) -> Build:

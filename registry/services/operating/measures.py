@@ -8,7 +8,7 @@ from sqlalchemy import case, distinct, func, select
 from sqlalchemy.orm import Session
 
 from registry.db.audit import newest_serial
-from registry.db.tables import JOB_KINDS, STORED, Blob, Job, Namespace, Webhook, WebhookDelivery, now
+from registry.db.tables import JOB_KINDS, STORED, Blob, Job, Mirror, Namespace, Webhook, WebhookDelivery, now
 from registry.services.blobs import bucket_copies, damage
 from registry.services.queue import abilities, jobs, workers
 
@@ -52,7 +52,11 @@ def read(session: Session, *, quota_bytes: int, bucket_least: int | None) -> lis
         bucket_least: The smallest blob that is copied into a bucket; None without a bucket that has copies.
     """
     parts = [of_jobs(session), of_workers(session), of_blobs(session), of_quotas(session, quota_bytes)]
-    parts += [of_webhooks(session), of_bucket(session, bucket_least) if bucket_least is not None else []]
+    parts += [
+        of_mirror(session),
+        of_webhooks(session),
+        of_bucket(session, bucket_least) if bucket_least is not None else [],
+    ]
     return [measure for part in parts for measure in part]
 
 
@@ -104,6 +108,21 @@ def of_bucket(session: Session, least: int) -> list[Measure]:
         single("registry_bucket_waiting_blobs", "Blobs that are to be copied into the bucket", count),
         single("registry_bucket_waiting_bytes", "Bytes of those blobs", float(size)),
         single("registry_bucket_waiting_seconds", "Age of the oldest of those blobs", seconds_since(oldest)),
+    ]
+
+
+def of_mirror(session: Session) -> list[Measure]:
+    """Return how far this registry is behind the one that it follows; nothing if it follows none."""
+    mirror = session.get(Mirror, 1)
+    if mirror is None or mirror.promoted_at is not None:
+        return []
+    behind = max(0, mirror.head - (mirror.cursor or 0))
+    current = seconds_since(mirror.current_at or mirror.created_at)
+    return [
+        single("registry_mirror_events_behind", "Events of the primary's log that are not taken over", behind),
+        single("registry_mirror_current_seconds", "Time since everything of the primary was here", current),
+        single("registry_mirror_failing", "Whether the last round of the mirror failed", float(bool(mirror.problem))),
+        single("registry_mirror_stopped", "Whether the mirror waits for a person", float(mirror.stopped)),
     ]
 
 

@@ -16,11 +16,11 @@ from sqlalchemy import BindParameter, ColumnElement, CompoundSelect, Select, and
 from sqlalchemy.orm import Session
 
 from registry.db.session import seen
-from registry.db.tables import Model, ModelMember, Namespace, NamespaceMember, Patch
+from registry.db.tables import Mirror, MirroredRow, Model, ModelMember, Namespace, NamespaceMember, Patch
 from registry.errors import Forbidden, NotFound, Unauthenticated
 from registry.files.names import NAME
 from registry.services.people.actors import Actor
-from registry.services.people.rules import RULES, Role, Rule
+from registry.services.people.rules import RULES, Role, Rule, changes_nothing
 
 # Of tables and not of their classes, so that a glance is no matter of the ORM's, which takes as long again.
 MODEL, NAMESPACE = Model.__table__.c, Namespace.__table__.c
@@ -78,6 +78,7 @@ def admit(
         model: AnyModel
         model = glance(session, actor, full_name, extend) if extend else find_visible(session, actor, full_name)
         check_token(actor, model, rule)
+        refuse_mirrored(session, action, "model", model.id, full_name)
         if role_on(session, actor, model) < rule.role and not is_author(session, actor, model, rule, path):
             raise Forbidden(refusal(action, rule, full_name))
     elif rule.on == "namespace" and "namespace" in path:
@@ -98,6 +99,7 @@ def is_new(session: Session, actor: Actor | None, namespace: str, name: str) -> 
     space = session.scalar(select(Namespace).where(Namespace.name == namespace))
     if space is None or role_in(session, actor, space) < RULES["model.create"].role:
         return False
+    refuse_mirrored(session, "model.create", "namespace", space.id, namespace)
     return session.scalar(select(Model.id).where(Model.namespace_id == space.id, Model.name == name)) is None
 
 
@@ -114,7 +116,25 @@ def admit_to_namespace(session: Session, actor: Actor | None, action: str, name:
         raise NotFound(f"There is no user or organisation {name}.")
     if role_in(session, actor, space) < rule.role:
         raise Forbidden(refusal(action, rule, name))
+    refuse_mirrored(session, action, "namespace", space.id, name)
     return space
+
+
+def refuse_mirrored(session: Session, action: str, kind: str, key: uuid.UUID, subject: str) -> None:
+    """Refuse to change a model or a namespace that comes from another registry, which would change it back.
+
+    Raises:
+        Forbidden: It does; the message names where it can be changed.
+    """
+    if changes_nothing(action):
+        return
+    if (primary := primary_of(session, kind, key)) is not None:
+        raise Forbidden(f"{subject} is mirrored here from {primary}, and can be changed only there ({action}).")
+
+
+def primary_of(session: Session, kind: str, key: uuid.UUID) -> str | None:
+    """Return the address of the registry that a model or a namespace is mirrored from; None if it is this one's."""
+    return session.scalar(PRIMARY, {"kind": kind, "key": key})
 
 
 def refusal(action: str, rule: Rule, subject: str) -> str:
@@ -306,6 +326,8 @@ def is_author(session: Session, actor: Actor | None, model: AnyModel, rule: Rule
 PUBLIC, ANY = visible(None), true()
 VISIBLE, VISIBLE_TO_TOKEN = visible_to(bindparam("user")), visible_to(bindparam("user"), bindparam("only"))
 GLANCE = MODEL["id", "namespace_id", "visibility", "state", "source", "base_digest", "base_commit", "created_at"]
+MIRRORED = MirroredRow.kind == bindparam("kind"), MirroredRow.id == bindparam("key")
+PRIMARY = select(Mirror.url).where(select(MirroredRow.id).where(*MIRRORED).exists())
 ROLES = (
     select(ModelMember.role)
     .where(ModelMember.model_id == bindparam("model"), ModelMember.user_id == bindparam("user"))

@@ -54,6 +54,7 @@ class Rule:
     author: bool = False
 
 
+KEPT_BY_READERS = ("model.watch",)  # which changes what somebody keeps for themselves, and not the model
 RULES: dict[str, Rule] = {
     # the server, and what belongs to the caller
     "server.read": Rule(Role.ANYONE, "read", "server"),
@@ -119,3 +120,8 @@ RULES: dict[str, Rule] = {
     "channel.move": Rule(Role.MAINTAINER, "release", "model"),
     "channel.protect": Rule(Role.OWNER, "release", "model"),
 }
+
+
+def changes_nothing(action: str) -> bool:
+    """Say whether an action changes nothing of what it is about, so that it is allowed on what is mirrored."""
+    return RULES[action].scope == "read" or action in KEPT_BY_READERS

@@ -64,6 +64,7 @@ class Place:
             "rev": "base",
             "path": "config.json",
             "recipe": "0" * 64,
+            "sha256": "0" * 64,
             "version": "9.9.9",
             "channel": "nightly",
             "token_id": str(uuid.uuid4()),

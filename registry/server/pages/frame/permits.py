@@ -3,7 +3,7 @@
 from registry import schemas
 from registry.server.views import reviews as review_views
 from registry.services.people.actors import Actor
-from registry.services.people.rules import RULES, Role
+from registry.services.people.rules import RULES, Role, changes_nothing
 
 VERBS = {
     "revise": "patch.revise",
@@ -32,6 +32,7 @@ def permitted(actor: Actor | None, model: schemas.Model, author: str | None = No
         action
         for action, rule in RULES.items()
         if rule.on in ("model", "patch") and rule.scope in actor.scopes and (role >= rule.role or (rule.author and own))
+        if model.primary is None or changes_nothing(action)
     )
 
 

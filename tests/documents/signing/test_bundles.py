@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from client.machine import signatures
-from client.machine.signatures import make_key, sign_manifest, verify_manifest
+from registry.documents.signing import bundles as signatures
+from registry.documents.signing.bundles import make_key, sign_manifest, verify_manifest
 from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, MissingExtra, TooLarge
 
 MANIFEST = b'{"model":"org/model","version":"1.0.0"}'
@@ -248,6 +248,7 @@ def test_without_the_extra_there_is_a_sentence(keys, monkeypatch):
 
 
 def test_importing_signatures_loads_no_library():
-    code = "import sys, client.machine.signatures\nprint({'model_signing', 'cryptography', 'torch'} & set(sys.modules))"
+    code = "import sys, registry.documents.signing.bundles\n"
+    code += "print({'model_signing', 'cryptography', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

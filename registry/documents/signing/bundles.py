@@ -1,4 +1,4 @@
-"""Signatures: the manifest of a release, signed with the maintainer's key and verified with the public one; offline.
+"""Bundles: the manifest of a release, signed with the maintainer's key and verified with the public one; offline.
 
 The signature is the OpenSSF model-signing bundle of a folder whose only file is `manifest.json`, so anybody can check
 it without this program:
@@ -100,7 +100,7 @@ def verify_manifest(manifest: bytes, bundle: str, public_key: Path) -> None:
     _bound(manifest, LONGEST_MANIFEST, "A manifest")
     verifying = _load("verifying")
     _bound(_read(public_key), LONGEST_KEY, "A key")
-    signed, hint = _look_into(bundle)
+    hint = require_signs(manifest, bundle)
     try:
         config = verifying.Config().set_hashing_config(_hashing()).use_elliptic_key_verifier(public_key=public_key)
         known = _hint(public_key)
@@ -110,8 +110,6 @@ def verify_manifest(manifest: bytes, bundle: str, public_key: Path) -> None:
         ) from None
     if hint != known:
         raise DigestMismatch(f"The signature was made with another key than {public_key}.", field="signature")
-    if signed != {_FILE: hashlib.sha256(manifest).hexdigest()}:
-        raise DigestMismatch("The signature is of another manifest; one of the two was changed.", field="signature")
     with tempfile.TemporaryDirectory(prefix="crumb-") as name:
         folder, file = _lay_out(Path(name), manifest)
         file.write_text(bundle, "utf-8")
@@ -121,6 +119,20 @@ def verify_manifest(manifest: bytes, bundle: str, public_key: Path) -> None:
             raise DigestMismatch(
                 f"The signature does not verify with {public_key}; it or the manifest was changed.", field="signature"
             ) from None
+
+
+def require_signs(manifest: bytes, bundle: str) -> str:
+    """Refuse a bundle that is not about a manifest, whoever made it; return the name of the key that it says.
+
+    Raises:
+        DigestMismatch: It is over another manifest.
+        InvalidRequest: It is malformed.
+        TooLarge: It is too long.
+    """
+    signed, hint = _look_into(bundle)
+    if signed != {_FILE: hashlib.sha256(manifest).hexdigest()}:
+        raise DigestMismatch("The signature is of another manifest; one of the two was changed.", field="signature")
+    return hint
 
 
 def _load(name: str) -> ModuleType:

@@ -1,0 +1,1 @@
+"""Signatures of releases, by keys that people hold."""

@@ -1,0 +1,1 @@
+"""Schemas of what a registry that follows another one asks it for."""

@@ -1,0 +1,1 @@
+"""Routes for registries that follow this one."""

@@ -1,0 +1,1 @@
+"""Views for registries that follow this one."""

@@ -1,0 +1,184 @@
+"""Documents: what a primary answered for a part of a model, checked as far as that can be done without this database.
+
+Nothing in it is believed: names are names, values have the types of their columns, the digest of a recipe follows from
+the rest. What it says of files holds once their bytes are here (services/mirroring/imports.py).
+"""
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, Boolean, Float, Integer, String, Uuid
+
+from registry.breadcrumbs.formats import recipe as recipes
+from registry.db.tables import Table, UTCDateTime
+from registry.errors import InvalidRequest
+from registry.services.mirroring.carried import TABLES, Carried, Part
+from registry.services.people.names import check_name
+
+BY_NAME = {one.name: one for one in TABLES.values()}
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user whom rows name, and the key of their namespace."""
+
+    id: uuid.UUID
+    name: str
+    display_name: str
+    is_program: bool
+    namespace: uuid.UUID
+
+
+@dataclass(frozen=True)
+class Space:
+    """The namespace that a model is in."""
+
+    id: uuid.UUID
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A part of a model: its rows by table, each with its columns by name, and the files that they name.
+
+    `blobs` has size and place of each file by its digest; the place is `here`, `hub` or `composed`. `unsigned` are the
+    keys of releases that are not taken over until they are signed.
+    """
+
+    part: Part
+    space: Space
+    people: Sequence[Person]
+    recipe: recipes.Recipe | None
+    rows: Mapping[type[Table], list[dict[str, Any]]]
+    blobs: Mapping[str, tuple[int, str]]
+    unsigned: frozenset[uuid.UUID] = frozenset()
+
+    def of(self, table: type[Table]) -> list[dict[str, Any]]:
+        """Return the rows of a table."""
+        return self.rows.get(table, [])
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The row of the model."""
+        return self.rows[BY_NAME["models"].table][0]
+
+
+def malformed(what: str) -> InvalidRequest:
+    """Return the error for an answer of the primary that is none."""
+    return InvalidRequest(f"The primary's answer is malformed: {what}.")
+
+
+def read_key(text: str) -> uuid.UUID:
+    """Return a key.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise malformed(f"'{text[:40]}' is not a key") from None
+
+
+def read_person(key: str, name: str, display_name: str, is_program: bool, namespace: str) -> Person:
+    """Return a user.
+
+    Raises:
+        InvalidRequest: The name or a key is none.
+    """
+    check_name(name, "name", reserved=False)
+    if len(display_name) > 100 or "\0" in display_name:
+        raise malformed("a name is too long")
+    return Person(read_key(key), name, display_name, is_program, read_key(namespace))
+
+
+def read_space(key: str, name: str, kind: str) -> Space:
+    """Return a namespace.
+
+    Raises:
+        InvalidRequest: The name or the key is none.
+    """
+    check_name(name, "name", reserved=False)
+    return Space(read_key(key), name, kind)
+
+
+def read_recipe(
+    digest: str, base: str, alpha: str, method: str, items: Sequence[tuple[str, str, Sequence[tuple[str, str]]]]
+) -> recipes.Recipe:
+    """Return a recipe, given digest, weight and factors of each item.
+
+    Raises:
+        InvalidRequest, InvalidRecipe: It is not what its digest says, or cannot be composed.
+    """
+    made = recipes.make_recipe(
+        base, alpha, [recipes.Item(sha, weight, tuple(where)) for sha, weight, where in items], method
+    )
+    if made.digest != digest:
+        raise malformed(f"the recipe {digest[:12]} has another digest")
+    return made
+
+
+def read_rows(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[type[Table], list[dict[str, Any]]]:
+    """Return rows by table, given the name of the table and the values of each.
+
+    Raises:
+        InvalidRequest: A table or column is not carried, a column is missing, or a value is not one of its column.
+    """
+    found: dict[type[Table], list[dict[str, Any]]] = {}
+    for name, values in rows:
+        if (one := BY_NAME.get(name)) is None:
+            raise malformed(f"it has rows of '{name[:40]}'")
+        if values.keys() != one.columns.keys():
+            odd = sorted(values.keys() ^ one.columns.keys())
+            raise malformed(f"a row of {name} has other columns than this version knows ({', '.join(odd)[:100]})")
+        row = {column: read_value(one, column, value) for column, value in values.items()}
+        found.setdefault(one.table, []).append(row)
+    if len(found.get(BY_NAME["models"].table, [])) != 1:
+        raise malformed("it has not one row of the model")
+    return found
+
+
+def read_value(one: Carried, name: str, value: Any) -> Any:
+    """Return the value of a column.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    column = one.columns[name]
+    kind, wrong = column.type, malformed(f"{name} of a row of {one.name} is not one")
+    if value is None:
+        if not column.nullable:
+            raise wrong
+        return None
+    if isinstance(kind, JSON):
+        if name == "nodes" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            raise wrong
+        return value
+    if isinstance(kind, Boolean):
+        sound = isinstance(value, bool)
+    elif isinstance(kind, Integer):
+        sound = type(value) is int and -(2**63) <= value < 2**63
+    elif isinstance(kind, Float):
+        sound = type(value) in (int, float) and math.isfinite(value)
+    else:
+        sound = isinstance(value, str) and "\0" not in value
+    if not sound:
+        raise wrong
+    if isinstance(kind, Uuid):
+        return read_key(value)
+    if isinstance(kind, UTCDateTime):
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            raise wrong from None
+        if at.tzinfo is None:
+            raise wrong
+        return at
+    if isinstance(kind, String) and kind.length is not None and len(value) > kind.length:
+        raise wrong
+    return float(value) if isinstance(kind, Float) else value

@@ -1,0 +1,1 @@
+"""The mirror: follows another registry, and has here what is there."""

@@ -1,0 +1,305 @@
+"""The follower: reads the change feed of the primary, and takes over what the changes are about.
+
+    round: head, is its past the same? ── changes since the cursor ── each part: read, fetch, verify, apply ── cursor
+                │ no                          │ none: wait for them                  one transaction each      moves
+                └──> stopped: an alarm        └── serials that say nothing: which models are still shown?
+
+A part is taken over as it is now, which may be newer than its change; the cursor moves when all of a page is here. So a
+killed mirror does some of it again, and ends where one that was not killed does.
+"""
+
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from registry import schemas
+from registry.db.audit import FIRST_HASH
+from registry.db.session import Database
+from registry.db.tables import AuditEvent, Mirror, Model
+from registry.errors import BreadcrumbError, DigestMismatch, HistoryChanged, NotFound, Unavailable, WrongState
+from registry.outside.primary import Primary
+from registry.services.mirroring import imports, mirrors
+from registry.services.mirroring.carried import Part
+from registry.services.people.actors import record
+from registry.settings import Settings
+from registry.storage.store import Store
+from registry.worker.mirror import reading
+from registry.worker.mirror.verifying import Verifier
+from registry.worker.runner import Stopped
+
+log = structlog.get_logger()
+WAIT = 20  # seconds for which the primary is asked to wait for a change
+LOCK = "mirror.lock"
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds after a round that failed
+LIST_EVERY = 600.0  # seconds, after which it is looked which models are still shown, whatever the feed says
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was taken over: the key of the model, who may see it at the primary, and channels that are to be read again.
+
+    A channel may lead to a release that comes later; it is read once more when a release was published.
+    """
+
+    model: uuid.UUID
+    visibility: str
+    late: list[Part]
+
+
+class Follower(Verifier):
+    """Follows a primary until it is stopped.
+
+    Args:
+        settings: The settings.
+        database: Has the rows of this registry.
+        store: Has its files.
+        primary: Whom it follows.
+        names: The models that it follows; all if there are none.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, store: Store, primary: Primary, names: Iterable[str] = ()
+    ) -> None:
+        super().__init__(settings, database, store)
+        self.primary, self.names = primary, tuple(names)
+        self.listed = float("-inf")  # when it was last looked which models are shown
+
+    def begin(self) -> None:
+        """Find out who the primary is, and whether this registry may follow it.
+
+        If the primary does not answer, a mirror that has followed it before asks it again later.
+
+        Raises:
+            BreadcrumbError: It may not, or the primary does not answer; the message says what to do.
+        """
+        try:
+            found = reading.head(self.primary, 0)
+        except Unavailable:
+            with self.database.read() as session:
+                mirror = mirrors.find(session)
+            if mirror is None or mirror.stopped or list(self.names) not in ([], mirror.names):
+                raise
+            return
+        assert found.registry is not None
+        if self.names:
+            shown = set(reading.models(self.primary).values())
+            if missing := sorted(set(self.names) - shown):
+                raise NotFound(f"{self.primary.url} shows no model {missing[0]}; see `crumb model list` there.")
+        with self.database.write() as session:
+            mirrors.begin(session, self.primary.url, uuid.UUID(found.registry), list(self.names), found.serial)
+
+    def run(self) -> None:
+        """Follow until `stop` is called.
+
+        Raises:
+            HistoryChanged: The primary's past is another one; a person has to look at it.
+            WrongState: This registry was promoted meanwhile.
+        """
+        pause = FIRST_PAUSE
+        while not self.stopping.is_set():
+            try:
+                self.round(WAIT)
+                pause = FIRST_PAUSE
+            except Stopped:
+                return
+            except HistoryChanged as why:
+                self.give_up(why)
+                raise
+            except Exception as why:
+                if not self.fails(why):
+                    raise
+                self.stopping.wait(pause)
+                pause = min(LONGEST_PAUSE, pause * 2)
+
+    def fails(self, why: Exception) -> bool:
+        """Record why a round failed; return whether the next one may do better."""
+        with self.database.read() as session:
+            if mirrors.find(session) is None:
+                return False
+        told = str(why) if isinstance(why, BreadcrumbError) else f"{type(why).__name__}: {why}"
+        log.warning("mirror.failed", error=told, exc_info=None if isinstance(why, BreadcrumbError) else why)
+        with self.database.write() as session:
+            mirrors.note(session, None, told)
+        return True
+
+    def give_up(self, why: HistoryChanged) -> None:
+        """Stop this mirror until a person has looked at it."""
+        log.error("mirror.stopped", error=str(why))
+        with self.database.write() as session:
+            mirrors.note(session, None, str(why), stopped=True)
+
+    def round(self, wait: int = 0) -> None:
+        """Take over what has happened since the last round.
+
+        Args:
+            wait: Seconds to wait for something to happen.
+
+        Raises:
+            HistoryChanged: The primary's past is another one.
+            BreadcrumbError: The round failed; the next may do better.
+        """
+        with self.database.read() as session:
+            mirror = mirrors.find(session)
+        if mirror is None:
+            raise WrongState("This registry is not a mirror any more.")
+        found = reading.head(self.primary, mirror.cursor or 0)
+        require_same(mirror, found)
+        if mirror.cursor is None:
+            self.take_all(mirror, found)
+            return
+        page = reading.changes(self.primary, mirror.cursor, wait)
+        self.take_changes(mirror, page)
+        late = time.monotonic() - self.listed > LIST_EVERY
+        if late or page.next - mirror.cursor > len(page.items):
+            self.take_list(mirror)
+        if page.next > mirror.cursor:
+            digest = self.hash_at(page.next)
+            with self.database.read() as session:
+                keys = {name: key for key, name in mirrors.shown(session).items()}
+            events = [logged(change, keys[change.model]) for change in page.items if change.model in keys]
+            with self.database.write() as session:
+                mirrors.advance(session, page.next, digest, events)
+        with self.database.write() as session:
+            mirrors.note(session, max(found.serial, page.next), None)
+
+    # Models ------------------------------------------------------------------------------------------------------
+
+    def take_all(self, mirror: Mirror, found: schemas.MirrorHead) -> None:
+        """Take over all models once; what happens meanwhile is after the cursor."""
+        digest = self.hash_at(found.serial)
+        self.take_list(mirror)
+        with self.database.write() as session:
+            mirrors.advance(session, found.serial, digest, [])
+            mirrors.note(session, found.serial, None)
+
+    def hash_at(self, serial: int) -> str:
+        """Return the hash of an event of the primary's log.
+
+        Raises:
+            HistoryChanged: It is gone.
+        """
+        at = reading.head(self.primary, serial).at
+        if at is None and serial > 0:
+            raise HistoryChanged(f"{self.primary.url} no longer has the event {serial} of its log.")
+        return at or FIRST_HASH
+
+    def take_list(self, mirror: Mirror) -> None:
+        """Take over models that are not here, and hide those that the primary shows no longer."""
+        there = {key: name for key, name in reading.models(self.primary).items() if self.follows(mirror, name)}
+        with self.database.read() as session:
+            here, seen = mirrors.shown(session), mirrors.not_hidden(session)
+        for key, name in there.items():
+            if key not in here:
+                self.take_whole(name)
+        if gone := seen.keys() - there.keys():
+            with self.database.write() as session:
+                mirrors.hide(session, gone)
+        self.listed = time.monotonic()
+
+    def take_whole(self, name: str) -> None:
+        """Take over a model, part by part, and show it once all of them are here."""
+        taken = None
+        try:
+            for part in reading.parts(self.primary, name):
+                taken = self.take(name, part)
+        except NotFound as why:
+            self.lose(name, why)
+            return
+        if taken is None:
+            return
+        with self.database.write() as session:
+            mirrors.require(session)
+            row = session.get_one(Model, taken.model)
+            imports.complete(session, self.store, row, taken.visibility)
+            record(session, None, "model.mirrored", row.full_name, row, after={"primary": self.primary.url})
+        log.info("mirror.model", model=name)
+
+    def take(self, name: str, part: Part) -> Taken:
+        """Take over a part of a model."""
+        self.beating(None)()  # type: ignore[arg-type]
+        document = reading.document(self.primary, name, part)
+        if f"{document.space.name}/{document.model['name']}" != name:
+            raise DigestMismatch(f"{self.primary.url} gives another model for {name}.")
+        self.fetch(name, document)
+        document = self.check_signatures(document)
+        contents = self.look_into(document)
+        with self.database.write() as session:
+            mirrors.require(session)
+            before = imports.count_published(session, document.model["id"])
+            model = imports.apply(session, self.store, document, contents)
+            late = imports.channels_of(session, model.id) if imports.count_published(session, model.id) > before else []
+            return Taken(model.id, document.model["visibility"], late)
+
+    # Changes -----------------------------------------------------------------------------------------------------
+
+    def take_changes(self, mirror: Mirror, page: schemas.ChangePage) -> None:
+        """Take over what changes are about, each part once; a model that is new, as a whole."""
+        with self.database.read() as session:
+            known = set(mirrors.shown(session).values())
+        wanted: dict[tuple[str, Part], None] = {}
+        for change in page.items:
+            if self.follows(mirror, change.model):
+                wanted[change.model, reading.part_of(change)] = None
+        whole, late = set[str](), dict[tuple[str, Part], None]()
+        for name, part in wanted:
+            if name not in known and name not in whole:
+                whole.add(name)
+                self.take_whole(name)
+            elif name in known:
+                late |= dict.fromkeys((name, channel) for channel in self.take_again(name, part))
+        for name, part in late:
+            self.take_again(name, part)
+
+    def take_again(self, name: str, part: Part) -> list[Part]:
+        """Take over a part of a model that is here; return the channels that may lead to what came with it."""
+        try:
+            return self.take(name, part).late
+        except NotFound as why:
+            self.lose(name, why)
+            return []
+
+    def lose(self, name: str, why: NotFound) -> None:
+        """Look at the list of models soon: one of them is not there, or has no base yet."""
+        log.info("mirror.gone", model=name, error=str(why))
+        self.listed = float("-inf")
+
+    def follows(self, mirror: Mirror, name: str) -> bool:
+        """Say whether a model is one of those that are followed."""
+        return mirror.names is None or name in mirror.names
+
+
+def logged(change: schemas.Change, model: uuid.UUID) -> AuditEvent:
+    """Return the row of this registry's log for a change of the primary."""
+    return AuditEvent(
+        user_name=change.user,
+        action=change.action[:64],
+        subject=change.subject[:300],
+        model_id=model,
+        before=change.before,
+        after={**(change.after or {}), "mirrored": {"serial": change.serial, "at": change.at.isoformat()}},
+    )
+
+
+def require_same(mirror: Mirror, found: schemas.MirrorHead) -> None:
+    """Refuse a primary whose past is not the one that was taken over.
+
+    Raises:
+        HistoryChanged: It is another registry, lost events, or changed one.
+    """
+    if found.registry != str(mirror.registry_id):
+        raise HistoryChanged(f"{mirror.url} is another registry now: {found.registry}, not {mirror.registry_id}.")
+    if mirror.cursor is None or mirror.cursor == 0:
+        return
+    if found.at is None:
+        raise HistoryChanged(
+            f"{mirror.url} no longer has the event {mirror.cursor} of its log; it ends at {found.serial}. It was "
+            "restored from a backup, or events were removed."
+        )
+    if found.at != mirror.hash:
+        raise HistoryChanged(
+            f"The event {mirror.cursor} of {mirror.url} had the hash {mirror.hash}, and has {found.at} now: its log "
+            "was changed, or written anew after a restore."
+        )
