@@ -77,7 +77,8 @@ def forget(answer: Any) -> None:
             answer.pop(name, None)
         for value in answer.values():
             forget(value)
-    elif isinstance(answer, list):
+    elif isinstance(answer, list):  # a patch is compared with the release that is there when it is checked
+        answer[:] = [value for value in answer if not (isinstance(value, dict) and value.get("name") == "release")]
         for value in answer:
             forget(value)
 
