@@ -48,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if place := find_place():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(place))
     if getattr(config.option, "numprocesses", None):  # of the process that hands out tests
-        start_compiling()
+        compiling = start_compiling()
+        config.add_cleanup(lambda: (compiling.kill(), compiling.wait()))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before what is slow is left out, and after all is in its order

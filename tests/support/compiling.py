@@ -12,10 +12,10 @@ from itertools import combinations
 from pathlib import Path
 
 
-def start_compiling() -> None:
-    """Start a process that compiles kernels; nobody waits for it."""
+def start_compiling() -> "subprocess.Popen[bytes]":
+    """Start a process that compiles kernels; nobody waits for it, and it may be killed."""
     command = [sys.executable, "-m", __name__]
-    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def compile_all(folder: Path) -> None:

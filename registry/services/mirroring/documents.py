@@ -5,6 +5,7 @@ the rest. What it says of files holds once their bytes are here (services/mirror
 """
 
 import math
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,19 @@ from sqlalchemy import JSON, Boolean, Float, Integer, String, Uuid
 from registry.breadcrumbs.formats import recipe as recipes
 from registry.db.tables import Table, UTCDateTime
 from registry.errors import InvalidRequest
+from registry.files.folders import check_path
 from registry.services.mirroring.carried import TABLES, Carried, Part
 from registry.services.people.names import check_name
 
 BY_NAME = {one.name: one for one in TABLES.values()}
+LISTS = (
+    "required_evaluations",
+    "about",
+    "warnings",
+    "nodes",
+)  # columns of JSON that hold texts; the others hold objects
+MOST_ITEMS, MOST_CHARACTERS = 1000, 2000  # of a value in a column of JSON
+ADDRESS = re.compile(r"https?://\S+")
 
 
 @dataclass(frozen=True)
@@ -137,10 +147,31 @@ def read_rows(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[type[Table]
             odd = sorted(values.keys() ^ one.columns.keys())
             raise malformed(f"a row of {name} has other columns than this version knows ({', '.join(odd)[:100]})")
         row = {column: read_value(one, column, value) for column, value in values.items()}
+        if "path" in row:
+            check_path(row["path"])
         found.setdefault(one.table, []).append(row)
     if len(found.get(BY_NAME["models"].table, [])) != 1:
         raise malformed("it has not one row of the model")
     return found
+
+
+def is_shaped(name: str, value: Any) -> bool:
+    """Say whether a value may be in a column of JSON: pages rely on its shape, and make a link of a run's address."""
+    if name in LISTS:
+        return isinstance(value, list) and len(value) <= MOST_ITEMS and all(is_text(item) for item in value)
+    if not isinstance(value, dict) or len(value) > MOST_ITEMS or not all(map(is_text, value)):
+        return False
+    if name == "origin":
+        claims, url = value.get("claims"), value.get("url")
+        texts = value.get("kind"), value.get("issuer"), *(claims.values() if isinstance(claims, dict) else (None,))
+        linked = url is None or (is_text(url) and ADDRESS.fullmatch(url) is not None)
+        return value.keys() == {"kind", "issuer", "claims", "url"} and all(map(is_text, texts)) and linked
+    return all(is_text(item) or type(item) in (bool, int) for item in value.values())
+
+
+def is_text(value: Any) -> bool:
+    """Say whether a value is a short text."""
+    return isinstance(value, str) and len(value) <= MOST_CHARACTERS and "\0" not in value
 
 
 def read_value(one: Carried, name: str, value: Any) -> Any:
@@ -156,7 +187,7 @@ def read_value(one: Carried, name: str, value: Any) -> Any:
             raise wrong
         return None
     if isinstance(kind, JSON):
-        if name == "nodes" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        if not is_shaped(name, value):
             raise wrong
         return value
     if isinstance(kind, Boolean):
