@@ -5,10 +5,10 @@ data, block by block: padding bits, number of set bits, order and range of indic
 computed from the values and not taken from the file.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import Patch, called, open_patch
 from registry.breadcrumbs.kernels.check import measure_values
 from registry.breadcrumbs.kernels.compose import CODES, PAD
-from registry.breadcrumbs.kernels.sha256.streams import new_hash, update_each
+from registry.breadcrumbs.kernels.sha256.streams import hash_each, new_hash, update_each
 from registry.errors import BaseMismatch, InvalidPatch
-from registry.files.hashing import Extent, Hash
+from registry.files.hashing import Extent, Hash, read_file
 from registry.files.progress import Meter, Progress
 from registry.files.threads import call_each
 
@@ -102,15 +102,25 @@ def check_patch(
 def check_patches(
     paths: Sequence[Path], base: str, tensors: Mapping[str, TensorSpec], progress: Progress | None = None
 ) -> list[PatchReport]:
-    """Check patch files as `check_patch` does, as many at a time as there are processors."""
+    """Check patch files as `check_patch` does, as many at a time as there are processors, and hash them in pairs."""
     meter = Meter(2 * sum(path.stat().st_size for path in paths), progress)
-    reports = call_each(lambda number: _check(paths[number], base, tensors, meter), range(len(paths)), name="check")
-    return list(reports.values())
+    reports = call_each(
+        lambda number: _check(paths[number], base, tensors, meter, hashed=False), range(len(paths)), name="check"
+    )
+    digests = hash_each([partial(read_file, path) for path in paths], meter.add)
+    return [replace(report, sha256=sha256) for report, sha256 in zip(reports.values(), digests, strict=True)]
 
 
 def _check(
-    path: Path, base: str, tensors: Mapping[str, TensorSpec], meter: Meter, extents: bool = False
+    path: Path,
+    base: str,
+    tensors: Mapping[str, TensorSpec],
+    meter: Meter,
+    extents: bool = False,
+    *,
+    hashed: bool = True,
 ) -> PatchReport:
+    """Check a file; without `hashed` its report has no sha256."""
     with open_patch(path, limits_for(tensors)) as patch:
         info = patch.info
         if info.base != base:
@@ -121,12 +131,12 @@ def _check(
             _check_spec(called(path), name, spec, tensors.get(name))
         buffer = np.zeros(min(max(info.nnz.values()), BLOCK_ELEMENTS) * 4 + PAD, np.uint8)
         reports = [_check_tensor(patch, name, meter, buffer) for name in info.tensors]
-        header: Extent | None = None
+        sha256, header = "", None
         if extents:
             sha256, header, parts = _hash_parts(patch, meter)
             reports = [replace(report, extents=_extents_of(patch, report.name, parts)) for report in reports]
-        else:
-            whole = hashlib.sha256()
+        elif hashed:
+            whole = new_hash()
             _hash(patch, 0, info.size, [whole], meter)
             sha256 = whole.hexdigest()
     nnz = sum(info.nnz.values())
