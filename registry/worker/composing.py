@@ -21,7 +21,7 @@ from registry.files.hashing import hash_file
 from registry.services.blobs import blobs, damage
 from registry.services.catalog import hub_bases, models
 from registry.services.composing import builds, compositions, holding, parts
-from registry.services.composing.parts import Part, Tensors
+from registry.services.composing.parts import ComposedPart, Tensors
 from registry.services.queue import jobs
 from registry.services.releasing import releases
 from registry.storage.pieces import Excerpt
@@ -241,7 +241,7 @@ class Composer(Upkeep):
             names, len(listed["files"]), asked.base, sizes, here, tensors, folder=asked.folder,
             excerpts=asked.excerpts, excluded=asked.excluded, again=asked.again, **ask,
         )  # fmt: skip
-        made: list[Part] = []
+        made: list[ComposedPart] = []
         with closing(executor.compose(claim, work)) as parts_made:
             for part, staged in parts_made:
                 self.device = part.device
@@ -258,7 +258,9 @@ class Composer(Upkeep):
             raise JobFailed(alarm)
         return summary(tensors, [recorded[name][0] for name in listed["files"]], indexes, self.name)
 
-    def record(self, claim: jobs.Claim, recipe: Recipe, part: Part, staged: Path | None, *, stored: bool) -> None:
+    def record(
+        self, claim: jobs.Claim, recipe: Recipe, part: ComposedPart, staged: Path | None, *, stored: bool
+    ) -> None:
         """Record a part of a composition once its bytes are durable; they are `staged`, or the store has them."""
         if staged is not None:
             self.store.send_ahead(staged, part.sha256, self.beating(claim))
@@ -294,7 +296,9 @@ class Composer(Upkeep):
             self.store.require_room(sum(sizes), "the composition")
 
 
-def summary(tensors: Tensors, chosen: Sequence[JobPart | Part], indexes: dict[str, str], worker: str) -> dict[str, Any]:
+def summary(
+    tensors: Tensors, chosen: Sequence[JobPart | ComposedPart], indexes: dict[str, str], worker: str
+) -> dict[str, Any]:
     """Return the result of a composition of which all parts are recorded, as the task returns that of a whole one.
 
     Args:

@@ -25,7 +25,7 @@ from registry.errors import (
     WrongState,
     by_slug,
 )
-from registry.services.composing.parts import Part, Tensors
+from registry.services.composing.parts import ComposedPart, Tensors
 from registry.services.queue import jobs
 from registry.storage.pieces import Excerpt
 from registry.worker.cluster.link import Away, Cluster, Outcome, Place
@@ -43,7 +43,7 @@ SPARED = 4
 OF_A_NODE = (StorageFailed, StorageFull, TooMany, Unavailable)
 """Errors that another node may not have."""
 
-Made = Generator[tuple[Part, Path | None]]
+Made = Generator[tuple[ComposedPart, Path | None]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Processes:
             )
             for name, file in made["files"].items():
                 seconds = made["seconds"] / len(batch)
-                part = Part(name, **file, builder=self.runner.name, device=made["device"], seconds=seconds)
+                part = ComposedPart(name, **file, builder=self.runner.name, device=made["device"], seconds=seconds)
                 yield part, None if work.folder is None else work.folder / name
 
 
@@ -245,7 +245,7 @@ class Nodes:
             raise Postponed(self.unfit[min(others)])
         return allowed
 
-    def take(self, outcome: Outcome, share: "Share") -> Part | None:
+    def take(self, outcome: Outcome, share: "Share") -> ComposedPart | None:
         """Return the part that came of a submission; None if it is lost, which is noted.
 
         Raises:
@@ -256,7 +256,7 @@ class Nodes:
         """
         content = outcome.content
         if "part" in content:
-            return Part(**content["part"], builder=share.name)
+            return ComposedPart(**content["part"], builder=share.name)
         died, problem = "lost" in content, Exception(content.get("busy") or content.get("lost"))
         if "error" in content:
             error = content["error"]

@@ -31,7 +31,7 @@ Tensors = Sequence[tuple[str, str, Sequence[int], str]]
 
 
 @dataclass(frozen=True)
-class Part:
+class ComposedPart:
     """A composed weight file.
 
     Args:
@@ -61,7 +61,7 @@ def add(
     claim: jobs.Claim,
     model: Model,
     recipe: str,
-    part: Part,
+    part: ComposedPart,
     staged: Path | None,
     *,
     stored: bool,
@@ -177,7 +177,7 @@ def alarm(session: Session, model: Model, recipe: str, job_id: uuid.UUID) -> str
     )
 
 
-def digest_of(tensors: Tensors, parts: Collection[JobPart | Part]) -> str:
+def digest_of(tensors: Tensors, parts: Collection[JobPart | ComposedPart]) -> str:
     """Return the weights digest of a composition that has these parts.
 
     Args:

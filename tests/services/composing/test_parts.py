@@ -153,7 +153,7 @@ def test_two_results_of_one_part_are_the_alarm(sharded: World, monkeypatch: pyte
         assert part is not None
         claim = jobs.Claim(job.id, job.attempt, 0, job.kind, job.model, job.subject, job.payload)
         tensors = dict.fromkeys(part.tensors, "0" * 64)
-        wrong = parts.Part(part.path, "1" * 64, part.size, tensors, {}, "a broken machine", "cpu", 1.0)
+        wrong = parts.ComposedPart(part.path, "1" * 64, part.size, tensors, {}, "a broken machine", "cpu", 1.0)
         model = sharded.worker.model(session, claim)
         session.refresh(model, ["namespace"])
         assert not parts.add(session, sharded.store, claim, model, recipe, wrong, None, stored=False)

@@ -336,7 +336,7 @@ def test_a_worker_that_comes_to_another_result_raises_the_alarm(
 ) -> None:
     crew.accept(1)
     crew.cut("1.0.0", [1])
-    wrong = {"weights_digest": OTHER, "device": "cpu"}
+    wrong = {"weights_digest": OTHER, "device": "cpu", "files": None}
     monkeypatch.setattr(crew.second, "compose_into", lambda *_, **__: wrong)
     crew.rebuild()
     alarm = crew.events("recipe.alarm")
