@@ -124,7 +124,7 @@ class Runner:
         self.ability = Ability()
         self.bases: dict[
             str, set[str]
-        ] = {}  # that it has worked on, with the digests of their files, the last one last
+        ] = {}  # that it has worked on, the last one last, with the digests of their files
 
     def stop(self) -> None:
         """Have this worker end soon, and give back the job that is running then."""

@@ -100,10 +100,10 @@ class Worker(Composer):
 
     def step(self) -> bool:
         """Run the next job, if there is one; return whether there was."""
-        ability = self.can_now()
         with self.database.read() as session:
-            if not self.is_unseen and not jobs.any_claimable(session, self.name, self.lease, ability):
+            if not self.is_unseen and not jobs.any_claimable(session, self.name, self.lease, self.ability):
                 return False
+        ability = self.can_now()  # only now, since it looks at the disk
         with self.database.write() as session:
             self.be_seen(session)
             claim = jobs.claim(session, self.name, self.lease, ability)

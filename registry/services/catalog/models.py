@@ -346,6 +346,19 @@ def finish_import(session: Session, model: Model, contents: dict[str, Any], card
     Raises:
         InvalidRequest: The policy of admins does not allow the licence, which may come from the card.
     """
+    files = record_base(session, model, contents)
+    model.base_digest, model.card, model.state = contents["weights_digest"], card, "ready"
+    model.license = model.license or card_license(card or "")
+    policies.require_license(session, model.license, "The base")
+    model.modified_at = now()
+    model.base_commit = commit_id({file.path: file.sha256 for file in files})
+    tags.write(session, model, contents["model_type"])
+    session.flush()
+    record(session, None, "model.ready", model.full_name, model, after={"base": model.base_digest})
+
+
+def record_base(session: Session, model: Model, contents: dict[str, Any]) -> list[BaseFile]:
+    """Record the tensors that a worker read in the files of a base, and where they are; return the files."""
     columns = ("model_id", "position", "name", "dtype", "shape", "sha256", "path", "start")
     places, tensors = contents["places"], enumerate(contents["tensors"])
     rows = [dict(zip(columns, (model.id, at, *row, *places[row[0]]), strict=True)) for at, row in tensors]
@@ -354,15 +367,8 @@ def finish_import(session: Session, model: Model, contents: dict[str, Any], card
     files = base_files(session, model)
     for file in files:
         file.header_size, file.header_sha256 = contents["headers"].get(file.path, (None, None))
-    model.base_digest, model.parameters = contents["weights_digest"], contents["parameters"]
-    model.card, model.state = card, "ready"
-    model.license = model.license or card_license(card or "")
-    policies.require_license(session, model.license, "The base")
-    model.dtypes, model.modified_at = count_dtypes(contents["tensors"]), now()
-    model.base_commit = commit_id({file.path: file.sha256 for file in files})
-    tags.write(session, model, contents["model_type"])
-    session.flush()
-    record(session, None, "model.ready", model.full_name, model, after={"base": model.base_digest})
+    model.parameters, model.dtypes = contents["parameters"], count_dtypes(contents["tensors"])
+    return files
 
 
 def count_dtypes(tensors: Sequence[tuple[str, str, Sequence[int], str]]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.formats.digest import weights_digest
@@ -128,13 +128,13 @@ def recorded(session: Session, job_id: uuid.UUID) -> dict[str, list[JobPart]]:
 
 def stored_bytes(session: Session, job_id: uuid.UUID) -> int:
     """Return the bytes that the parts of a job take where blobs are."""
-    rows = recorded(session, job_id).values()
-    return sum(next((row.size for row in results if row.blob_sha256), 0) for results in rows)
+    kept = select(JobPart.path, JobPart.size).where(JobPart.job_id == job_id, JobPart.blob_sha256.is_not(None))
+    return sum(dict(session.execute(kept.order_by(JobPart.created_at.desc())).all()).values())
 
 
 def finished(session: Session, store: Store, job_id: uuid.UUID, *, stored: bool) -> set[str]:
     """Return the paths of the parts that need not be composed again; with `stored`, because their bytes are here."""
-    rows = [row for results in recorded(session, job_id).values() for row in results]
+    rows = session.execute(select(JobPart.path, JobPart.blob_sha256).where(JobPart.job_id == job_id)).all()
     if not stored:
         return {row.path for row in rows}
     named = {row.blob_sha256 for row in rows if row.blob_sha256}
@@ -156,10 +156,12 @@ def alarm(session: Session, model: Model, recipe: str, job_id: uuid.UUID) -> str
         recipe: The digest of the recipe.
         job_id: The job.
     """
-    results = recorded(session, job_id)
-    path = next((path for path, rows in results.items() if len(rows) > 1), None)
-    tensors = base_tensors(session, model)
-    if path is None or sum(len(rows[0].tensors) for rows in results.values()) < len(tensors):
+    differing = select(JobPart.path).where(JobPart.job_id == job_id).group_by(JobPart.path).having(func.count() > 1)
+    path = session.scalar(differing.order_by(JobPart.path).limit(1))
+    if path is None:  # as nearly always: nothing else is read then
+        return None
+    results, tensors = recorded(session, job_id), base_tensors(session, model)
+    if sum(len(rows[0].tensors) for rows in results.values()) < len(tensors):
         return None
     known = {build.builder: build.weights_digest for build in builds.builds_of(session, model.id, recipe)}
     builders: dict[str, str] = {}

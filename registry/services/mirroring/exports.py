@@ -96,7 +96,7 @@ def page(session: Session, model: Model, part: Part, skip: int) -> Page:
             answer.next = skip + len(rows)
             break
         rows.append((one, row))
-        size += sum(len(getattr(row, name, None) or "") for name in TEXTS if isinstance(getattr(row, name, None), str))
+        size += sum(len(text) for name in TEXTS if isinstance(text := getattr(row, name, None), str))
     newest = newest_revisions(session, [row for _, row in rows if isinstance(row, Patch)])
     answer.rows = [(one.name, values(one, row, newest)) for one, row in rows]
     people = {value for one, row in rows for name in one.people if (value := getattr(row, name)) is not None}

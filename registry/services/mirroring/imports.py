@@ -330,15 +330,8 @@ def take_base(session: Session, store: Store, model: Model, contents: dict[str, 
             f"The base of {model.full_name} has the digest {contents['weights_digest']}, and the primary says "
             f"{model.base_digest}."
         )
-    columns = ("model_id", "position", "name", "dtype", "shape", "sha256", "path", "start")
     session.execute(delete(BaseTensor).where(BaseTensor.model_id == model.id))
-    session.add_all(
-        BaseTensor(**dict(zip(columns, (model.id, at, *tensor, *contents["places"][tensor[0]]), strict=True)))
-        for at, tensor in enumerate(contents["tensors"])
-    )
-    for file in models.base_files(session, model):
-        file.header_size, file.header_sha256 = contents["headers"].get(file.path, (None, None))
-    model.parameters, model.dtypes = contents["parameters"], models.count_dtypes(contents["tensors"])
+    models.record_base(session, model, contents)
     session.flush()
 
 

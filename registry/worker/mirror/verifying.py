@@ -92,7 +92,7 @@ class Verifier(Runner):
         key = document.model["id"]
         with self.database.read() as session:
             known = session.get(Model, key)
-            has_base = bool(known is not None and models.base_tensors(session, known))
+            has_base = known is not None and models.count_tensors(session, known) > 0
             unread = imports.unread(session, document)
         base = None
         if not has_base and document.part.kind == "model":
