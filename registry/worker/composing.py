@@ -18,7 +18,7 @@ from registry.documents.composed_card import CardItem, render_card
 from registry.errors import JobFailed
 from registry.files.folders import carried, concerns_weights, is_weights, left_out
 from registry.files.hashing import hash_file
-from registry.services.blobs import blobs, damage
+from registry.services.blobs import blobs, damage, texts
 from registry.services.catalog import hub_bases, models
 from registry.services.composing import builds, compositions, holding, parts
 from registry.services.composing.parts import ComposedPart, Tensors
@@ -93,7 +93,7 @@ class Composer(Upkeep):
                 compositions.to_recipe(recipe),
                 result["weights_digest"],
                 [CardItem(item.sha256, revision.patch.number, revision.title) for item, revision in named if revision],
-                models.read_card(self.store, base),
+                texts.read_card(self.store, base),
                 left_out(base, result["files"]),
             )
             (folder / "README.md").write_text(card)

@@ -23,7 +23,7 @@ from registry.db.tables import Model
 from registry.errors import BlobDamaged, BreadcrumbError, InvalidInput, JobCancelled, JobFailed, NotFinite
 from registry.files.folders import CONFIG
 from registry.sandboxes.sandbox import warm_up
-from registry.services.blobs import blobs, damage
+from registry.services.blobs import blobs, damage, texts
 from registry.services.catalog import hub_bases, models, patches, revisions
 from registry.services.composing import parts
 from registry.services.queue import jobs
@@ -222,7 +222,7 @@ class Worker(Composer):
         damage.require_sound(self.database, self.store, files.values())
         with self.here(claim, concerning(files)):
             contents = self.in_sandbox(claim, "registry.sandboxes.tasks:import_base", files=self.readable(files))
-        card = models.read_card(self.store, files)
+        card = texts.read_card(self.store, files)
         with self.database.write() as session:
             models.finish_import(session, self.model(session, claim), contents, card)
             jobs.end(session, claim, "done")
@@ -264,5 +264,5 @@ class Worker(Composer):
                 jobs.hold(session, claim)
                 model = self.model(session, claim)
                 hub_bases.register(session, self.store, model, source, files, folder, limits)
-                models.finish_import(session, model, contents, models.read_card(self.store, named))
+                models.finish_import(session, model, contents, texts.read_card(self.store, named))
                 jobs.end(session, claim, "done")

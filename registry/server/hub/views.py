@@ -12,7 +12,7 @@ from registry.db.tables import Model
 from registry.documents.commits import blob_id, pointer, tree_id
 from registry.documents.front_matter import read_front_matter, words
 from registry.files.folders import CONFIG
-from registry.services.catalog import models
+from registry.services.blobs import texts
 from registry.services.catalog.tags import TAG, of_card
 from registry.services.composing.snapshots import Snapshot
 from registry.services.hub.repositories import Commit, Ref
@@ -57,7 +57,7 @@ def revision(
 ) -> dict[str, Any]:
     """Return a model at a revision, with its files and on request their sizes and digests."""
     files = {file.path: file for file in snapshot.files}
-    card = models.read_card(store, {"README.md": files["README.md"].sha256}) if "README.md" in files else None
+    card = texts.read_card(store, {"README.md": files["README.md"].sha256}) if "README.md" in files else None
     front = read_front_matter(card or "")
     config = used_of_config(store, files[CONFIG].sha256) if CONFIG in files else {}
     tags = dict.fromkeys([*of_card(front, row.license, one_word(config.get("model_type"))), *known])
@@ -102,7 +102,7 @@ def one_word(value: Any) -> str | None:
 @lru_cache(maxsize=1024)
 def used_of_config(store: Store, sha256: str) -> dict[str, Any]:
     """Return what is used of a config.json. Blobs never change."""
-    config = models.read_config(store, sha256)
+    config = texts.read_config(store, sha256)
     kept: dict[str, Any] = {
         "architectures": [name for name in words(config.get("architectures"))[:100] if TAG.fullmatch(name)]
     }

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.tables import Model
 from registry.files.folders import CONFIG
+from registry.services.blobs import texts
 from registry.services.catalog import models
 from registry.storage.store import Store
 
@@ -71,7 +72,7 @@ def of_model(session: Session, store: Store, model: Model) -> Architecture:
 @lru_cache(maxsize=1024)
 def facts_of(store: Store, sha256: str) -> Facts:
     """Return the facts in a config.json. Blobs never change."""
-    config = models.read_config(store, sha256)
+    config = texts.read_config(store, sha256)
     names = config.get("architectures")
     return Facts(
         tuple(name for name in names[:MOST_NAMES] if is_name(name)) if isinstance(names, list) else (),

@@ -1,8 +1,7 @@
 """Models: each is a name pinned to one base, whose files a worker checks before it can take patches."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +16,7 @@ from registry.documents.front_matter import card_license
 from registry.errors import InvalidRequest, NotFound, WrongState
 from registry.files.folders import CONFIG, check_paths
 from registry.files.kinds import name_listed
-from registry.services.blobs import blobs, quotas
+from registry.services.blobs import blobs, quotas, texts
 from registry.services.catalog import search, tags
 from registry.services.people import access, namespaces, paging, policies
 from registry.services.people.actors import Actor, record
@@ -25,7 +24,6 @@ from registry.services.people.names import check_name
 from registry.services.queue import jobs
 from registry.storage.store import Store
 
-CARD_BYTES = CONFIG_BYTES = 2**20
 # What most requests ask, built once: building a statement takes longer than running it.
 FILES = (
     select(BaseFile)
@@ -240,14 +238,6 @@ def count_tensors(session: Session, model: Model) -> int:
     return session.scalars(select(func.count()).where(BaseTensor.model_id == model.id)).one()
 
 
-def read_card(store: Store, files: Mapping[str, str]) -> str | None:
-    """Return the text of README.md among (path -> sha256) files, if there is one of at most 1 MiB of UTF-8."""
-    if "README.md" not in files:
-        return None
-    raw = store.read(files["README.md"], CARD_BYTES)
-    return None if raw is None else raw.decode("utf-8", "replace").replace("\0", "\ufffd")
-
-
 def update(session: Session, actor: Actor, full_name: str, fields: dict[str, Any]) -> Model:
     """Change a model's visibility, licence, its requirements for accepting a patch, or how patches are made.
 
@@ -322,22 +312,9 @@ def change_card(session: Session, store: Store, model: Model, card: str) -> None
         policies.require_license(session, named, "The card")
     model.card, model.license, model.modified_at = card, model.license or card_license(card), now()
     digests = {file.path: file.sha256 for file in base_files(session, model)}
-    config = read_config(store, digests[CONFIG]) if CONFIG in digests else {}
+    config = texts.read_config(store, digests[CONFIG]) if CONFIG in digests else {}
     tags.rewrite(session, model, config.get("model_type"))
     session.flush()
-
-
-def read_config(store: Store, sha256: str) -> dict[str, Any]:
-    """Return a config.json; nothing unless it is a JSON object of at most 1 MiB.
-
-    Raises:
-        BlobDamaged, StorageFailed, TooMany: As of `Store.read`.
-    """
-    try:
-        config = json.loads(store.read(sha256, CONFIG_BYTES) or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def finish_import(session: Session, model: Model, contents: dict[str, Any], card: str | None) -> None:

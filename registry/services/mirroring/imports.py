@@ -38,6 +38,7 @@ from registry.db.tables import (
 from registry.documents import commits
 from registry.errors import DigestMismatch, HistoryChanged, InvalidRequest, WrongState
 from registry.files.folders import CONFIG
+from registry.services.blobs import texts
 from registry.services.catalog import models, revisions, search, tags
 from registry.services.composing import compositions
 from registry.services.mirroring import files, recipes
@@ -122,7 +123,7 @@ def complete(session: Session, store: Store, model: Model, visibility: str) -> N
     row.complete, model.visibility = True, visibility
     row.completed_at = row.completed_at or now()
     base = {file.path: file.sha256 for file in models.base_files(session, model)}
-    config = models.read_config(store, base[CONFIG]) if CONFIG in base else {}
+    config = texts.read_config(store, base[CONFIG]) if CONFIG in base else {}
     tags.rewrite(session, model, config.get("model_type"))
     session.flush()
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from registry.services.catalog import architecture, models
+from registry.services.blobs import texts
+from registry.services.catalog import architecture
 from tests.support.community import NAME, Community
 from tests.support.world import World, upload
 
@@ -28,7 +29,7 @@ def test_numbers_are_found_by_all_their_names_and_nothing_else_is_shown() -> Non
 
 @pytest.mark.parametrize("raw", [b"[1]", b"{", b"[" * 100_000, b"\xff"])
 def test_a_config_that_is_no_object_says_nothing(world: World, raw: bytes) -> None:
-    assert models.read_config(world.store, upload(world.client(), raw)) == {}
+    assert texts.read_config(world.store, upload(world.client(), raw)) == {}
 
 
 def test_the_api_says_what_a_model_is_built_like(sqlite_crew: Community) -> None:
