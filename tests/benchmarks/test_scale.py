@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.server.scale import GB, WAYS, Assumed, Composing, day, measured_composing
+from benchmarks.server.scale import measured_composing
+from benchmarks.server.simulated_day import GB, WAYS, Assumed, Composing, day
 
 SMALL = Assumed(recipes=300, nodes=3, models=20, cache=60 * GB)
 COMPOSING = Composing(3.0 / GB, 2.0 * GB, 0.2)
