@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.diffing.diff import diff
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo
+from registry.breadcrumbs.formats.patchfile import open_patch
+from registry.breadcrumbs.formats.recipe import make_recipe
 
 WIDTH = 16
 WORDS = 40
@@ -122,3 +125,11 @@ def write_weights(folder: Path, tensors: Mapping[str, torch.Tensor], shards: int
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def local_digest(tmp_path: Path, recipe: dict[str, Any]) -> str | None:
+    """Compose a recipe of `base` and `patch.safetensors` in a folder at once, here; return its weights digest."""
+    sha256 = recipe["patches"][0]["sha256"]
+    with open_checkpoint(tmp_path / "base") as base, open_patch(tmp_path / "patch.safetensors") as patch:
+        made = make_recipe(recipe["base"], "0.3", [(sha256, "1")])
+        return compose(base, {sha256: patch}, made, None, "cpu").weights_digest

@@ -16,11 +16,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from registry.breadcrumbs.composing.compose import compose
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
-from registry.breadcrumbs.formats.patchfile import open_patch
-from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.db.tables import Build, Composition, Job, JobPart, Model, Recipe, now
 from registry.errors import InvalidRequest, WrongState
 from registry.services.composing import builds
@@ -32,7 +29,7 @@ from registry.worker.cluster.link import Away, Place, RayLink, Refused, check_ad
 from registry.worker.cluster.node import OWN, Node
 from registry.worker.worker import Worker
 from tests.support.cluster import StandInCluster
-from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.makers import fine_tuned, local_digest, make_checkpoint, make_patch
 from tests.support.s3_stand_in import S3
 from tests.support.world import World, create_model, push_patch
 
@@ -91,13 +88,6 @@ def rows(world: World, kind: type[Any]) -> Any:
 def end_lease(world: World) -> None:
     with world.database.write() as session:
         session.scalars(select(Job).where(Job.state == "running")).one().lease_until = now() - timedelta(seconds=1)
-
-
-def local_digest(tmp_path: Path, recipe: dict[str, Any]) -> str | None:
-    sha256 = recipe["patches"][0]["sha256"]
-    with open_checkpoint(tmp_path / "base") as base, open_patch(tmp_path / "patch.safetensors") as patch:
-        made = make_recipe(recipe["base"], "0.3", [(sha256, "1")])
-        return compose(base, {sha256: patch}, made, None, "cpu").weights_digest
 
 
 def test_files_are_composed_by_nodes_lost_ones_elsewhere_and_built_again_by_others(

@@ -11,10 +11,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from registry.breadcrumbs.composing.compose import compose
-from registry.breadcrumbs.formats.checkpoint import open_checkpoint
-from registry.breadcrumbs.formats.patchfile import open_patch
-from registry.breadcrumbs.formats.recipe import make_recipe
 from registry.db.tables import AuditEvent, BaseFile, Blob, Build, Composition, Job, JobPart, Recipe, now
 from registry.services.blobs import garbage
 from registry.services.composing import builds, holding, parts
@@ -23,7 +19,7 @@ from registry.worker import composing, executing
 from registry.worker.worker import Worker
 from tests.support import launcher
 from tests.support.launcher import SERVER
-from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.makers import fine_tuned, local_digest, make_checkpoint, make_patch
 from tests.support.processes import until
 from tests.support.world import World, create_model, push_patch
 
@@ -87,14 +83,6 @@ def die_after_two(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
     with dying_after(world.worker, 2, monkeypatch), pytest.raises(Died):
         world.worker.step()
     return asked
-
-
-def local_digest(tmp_path: Path, recipe: dict[str, Any]) -> str | None:
-    """Compose the whole model at once, here."""
-    sha256 = recipe["patches"][0]["sha256"]
-    with open_checkpoint(tmp_path / "base") as base, open_patch(tmp_path / "patch.safetensors") as patch:
-        made = make_recipe(recipe["base"], "0.3", [(sha256, "1")])
-        return compose(base, {sha256: patch}, made, None, "cpu").weights_digest
 
 
 def test_another_worker_goes_on_with_the_files_that_are_missing(

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, select, text, update
+from sqlalchemy import insert, select, text, update
 
 from registry.db.tables import Job, Model, Worker, now
 from registry.errors import InvalidRequest
 from registry.services.queue import jobs
 from registry.services.queue.abilities import Ability, parse_kinds
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.plans import explain, statements_asked
 from tests.support.world import World, create_model, enqueue, push_patch
 
 LEASE = timedelta(seconds=30)
@@ -161,21 +162,11 @@ def test_claiming_reads_little_however_long_the_queue_is(world: World, ability: 
     with world.database.write() as session:
         session.execute(text("ANALYZE"))
     world.database.engine.dispose()  # connections that are open do not see the statistics
-    asked: list[tuple[str, Any]] = []
-    listen = "before_cursor_execute", lambda _c, _d, statement, given, *_: asked.append((statement, given))
-    event.listen(world.database.engine, *listen)
-    assert claim(world, ability) == (last.id if ability.kinds else rows[60]["id"])
-    event.remove(world.database.engine, *listen)
-    explain = "EXPLAIN " if world.database.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
-    plans = []
-    with world.database.engine.connect() as connection:
-        for statement, given in asked:
-            if "ORDER BY jobs.rank" in statement:
-                found = connection.exec_driver_sql(explain + statement, given)
-                plan = " ".join(str(value) for row in found for value in row)
-                plans.append((index if "queued" in str(given) else "rank_turn_created_at", plan))
+    with statements_asked(world.database.engine) as asked:
+        assert claim(world, ability) == (last.id if ability.kinds else rows[60]["id"])
+    plans = explain(world.database.engine, asked, "ORDER BY jobs.rank")
     assert len(plans) == (4 if ability.kinds else 3)
-    for used, plan in plans:
-        assert used in plan, plan
+    for plan, given in plans:
+        assert (index if "queued" in str(given) else "rank_turn_created_at") in plan, plan
         few = "turn <=" in plan  # PostgreSQL reads the near turns, and sorts what has the base
         assert not re.search("Seq Scan|SCAN jobs|TEMP B-TREE" + ("" if few else "|Sort"), plan), plan

@@ -1,15 +1,15 @@
 import threading
 import uuid
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, select, text
+from sqlalchemy import insert, select, text
 
 from registry.db.tables import JOB_KINDS, Job, User, now
 from registry.errors import Forbidden
 from registry.services.people import actors
 from registry.services.queue import jobs
+from tests.support.plans import explain, statements_asked
 from tests.support.world import World, enqueue
 
 LEASE = timedelta(seconds=30)
@@ -260,20 +260,11 @@ def test_claiming_reads_one_row_of_an_index_however_long_the_queue_is(world: Wor
     with world.database.write() as session:
         session.execute(text("ANALYZE"))
     world.database.engine.dispose()  # SQLite reads statistics when it connects
-    asked: list[tuple[str, Any]] = []
-    listen = "before_cursor_execute", lambda _c, _d, statement, given, *_: asked.append((statement, given))
-    event.listen(world.database.engine, *listen)
-    assert claim(world) is not None
-    event.remove(world.database.engine, *listen)
-    explain = "EXPLAIN " if world.database.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
-    plans = []
-    with world.database.engine.connect() as connection:
-        for statement, given in asked:
-            if "ORDER BY jobs.rank" in statement:
-                rows = connection.exec_driver_sql(explain + statement, given)
-                plans.append(" ".join(str(value) for row in rows for value in row))
+    with statements_asked(world.database.engine) as asked:
+        assert claim(world) is not None
+    plans = explain(world.database.engine, asked, "ORDER BY jobs.rank")
     assert len(plans) == 2
-    for plan in plans:
+    for plan, _ in plans:
         assert "ix_jobs_state_rank_turn_created_at" in plan, plan
         assert "Seq Scan" not in plan
         assert "SCAN jobs" not in plan
