@@ -23,7 +23,7 @@ from benchmarks.results import Bar, Result, Table, documents, megabytes
 from benchmarks.science.makers import CODES
 from registry.breadcrumbs.comparing.engines import Measured, Numbers, zeros
 from registry.breadcrumbs.kernels import conflicts as cpu
-from registry.breadcrumbs.kernels.compose import PAD
+from registry.breadcrumbs.kernels.constants import PAD
 from registry.breadcrumbs.kernels.cuda import launching
 from registry.files.threads import processors
 

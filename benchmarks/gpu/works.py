@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.measure import Sample
 from benchmarks.science.makers import CODES, DELTA
-from registry.breadcrumbs.kernels.compose import CODES as NUMBERS
-from registry.breadcrumbs.kernels.compose import METHODS
+from registry.breadcrumbs.kernels.constants import CODES as NUMBERS
+from registry.breadcrumbs.kernels.constants import METHODS
 from registry.breadcrumbs.kernels.cuda import compose, conflicts, select
 from registry.breadcrumbs.kernels.cuda.counting import count_before
 from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES

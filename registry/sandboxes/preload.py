@@ -1,7 +1,7 @@
 """Imports of the server that sandboxes are forked from: the science, warmed up once for all on a tiny model.
 
-What a process runs for the first time costs it most of a second, before it has read a byte: numba loads its own
-machinery, then each compiled kernel. Here the tasks that people wait for are run once, so that processes which are
+What a process runs for the first time costs it a third of a second, before it has read a byte: imports, then each
+kernel. Here the tasks that people wait for are run once, so that processes which are
 forked find all of it loaded. It is the CPU's alone: what a GPU's driver has begun does not survive a fork.
 """
 

@@ -9,7 +9,7 @@ import torch
 from registry.breadcrumbs.composing import compose as compose_module
 from registry.breadcrumbs.composing import held
 from registry.breadcrumbs.composing.gpu.residents import Residents
-from registry.breadcrumbs.kernels import compose as kernels
+from registry.breadcrumbs.kernels import constants
 
 CUDA = torch.cuda.is_available()
 
@@ -51,5 +51,5 @@ def keep_bases(monkeypatch: pytest.MonkeyPatch) -> Residents:
     monkeypatch.setattr(GpuEngine, "ARENA_BYTES", 2**20)
     monkeypatch.setattr(GpuEngine, "CHUNKS", 3 if CUDA else 1)
     monkeypatch.setattr(gpu, "BLOCK", BLOCK)
-    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (kernels.SUM, BLOCK))
+    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (constants.SUM, BLOCK))
     return kept

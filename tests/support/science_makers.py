@@ -24,6 +24,7 @@ from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import open_patch
 from registry.breadcrumbs.formats.recipe import Item, make_recipe
 from registry.breadcrumbs.kernels import compose as kernels
+from registry.breadcrumbs.kernels import constants
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -158,13 +159,13 @@ def compose_block(
         bits[touch.places.numpy()] = True
         mask = raw(touch.places.int()) if indices else np.packbits(bits, bitorder="little").tobytes()
         mask_at, values_at = put(arena, mask + bytes(8)), put(arena, raw(touch.values))
-        code = kernels.CODES[CODES[touch.values.dtype]]
+        code = constants.CODES[CODES[touch.values.dtype]]
         rows.append((mask_at, values_at, code, 4 if indices else 0, touch.places.numel()))
-    out = np.empty(base.nbytes + kernels.PAD, np.uint8)
+    out = np.empty(base.nbytes + constants.PAD, np.uint8)
     table, scales = np.array(rows, np.int64).reshape(-1, 5), np.array([touch.scale for touch in touches], np.float64)
-    code = kernels.CODES[CODES[base.dtype]]
+    code = constants.CODES[CODES[base.dtype]]
     ask = arena.bytes, base_at, code, base.numel(), 0, table, scales, out
-    lost = kernels.compose_chunk(*ask, kernels.METHODS[method], alpha)
+    lost = kernels.compose_chunk(*ask, constants.METHODS[method], alpha)
     return torch.from_numpy(out[: base.nbytes].copy()).view(base.dtype), lost
 
 

@@ -5,13 +5,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from numba.core.dispatcher import Dispatcher
-
+from registry.breadcrumbs.kernels.machine_code import Kernel
 from registry.sandboxes import tasks
 
 
 def compose(progress: Callable[[float], None], **words: Any) -> list[str]:
-    """Compose; return the modules that this imported, and the kernels that it compiled or loaded."""
+    """Compose; return the modules that this imported, and the kernels that it loaded."""
     before = loaded()
     tasks.compose(**words, progress=progress)
     return sorted(loaded() - before)
@@ -38,7 +37,7 @@ def torch(progress: Callable[[float], None]) -> list[str]:
 
 
 def loaded() -> set[str]:
-    """Return the names of all modules, and of all kernels with the types that they are compiled for."""
+    """Return the names of all modules, and of all kernels that are loaded."""
     kernels = [module for name, module in sys.modules.items() if name.startswith("registry.breadcrumbs.kernels.")]
-    compiled = {value for module in kernels for value in vars(module).values() if isinstance(value, Dispatcher)}
-    return set(sys.modules) | {f"{one.__name__}{types}" for one in compiled for types in one.signatures}
+    found = {value for module in kernels for value in vars(module).values() if isinstance(value, Kernel)}
+    return set(sys.modules) | {f"{kernel.module}.{kernel.name}" for kernel in found if kernel.loaded}

@@ -19,7 +19,7 @@ from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Limits, Te
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import Patch, called, open_patch
 from registry.breadcrumbs.kernels.check import measure_values
-from registry.breadcrumbs.kernels.compose import CODES, PAD
+from registry.breadcrumbs.kernels.constants import CODES, PAD
 from registry.breadcrumbs.kernels.sha256.streams import hash_each, new_hash, update_each
 from registry.errors import BaseMismatch, InvalidPatch
 from registry.files.hashing import Extent, Hash, read_file

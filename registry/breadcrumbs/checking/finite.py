@@ -19,7 +19,7 @@ from registry.breadcrumbs.formats.checkpoint import Checkpoint
 from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.kernels.check import measure_on_base
-from registry.breadcrumbs.kernels.compose import CODES
+from registry.breadcrumbs.kernels.constants import CODES
 from registry.files.progress import Meter, Progress
 from registry.files.threads import call_each
 

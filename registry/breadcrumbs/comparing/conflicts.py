@@ -37,7 +37,7 @@ from registry.breadcrumbs.comparing.sums import Sums, total
 from registry.breadcrumbs.composing.staging import Arena, Stager
 from registry.breadcrumbs.formats.header import TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.breadcrumbs.kernels import conflicts as columns
+from registry.breadcrumbs.kernels import constants as columns
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import BaseMismatch, InvalidPatch, InvalidRequest
 from registry.files.progress import Meter, Progress

@@ -8,7 +8,7 @@ import torch
 from registry.breadcrumbs.comparing.engines import CpuConflictEngine, Measured, Numbers, zeros
 from registry.breadcrumbs.composing.gpu.tensor_arena import TensorArena
 from registry.breadcrumbs.composing.staging import ALIGN, CHUNK_BYTES, Arena, Chunk, Step
-from registry.breadcrumbs.kernels.compose import CODES
+from registry.breadcrumbs.kernels.constants import CODES
 from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES
 
 DTYPE_OF_CODE = {code: TORCH_DTYPES[dtype] for dtype, code in CODES.items()}

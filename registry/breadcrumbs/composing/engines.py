@@ -14,7 +14,8 @@ from registry.breadcrumbs.composing.staging import CHUNK_BYTES, MAX_CHUNK_ELEMEN
 from registry.breadcrumbs.formats.header import show
 from registry.breadcrumbs.formats.patchfile import Patch
 from registry.breadcrumbs.formats.recipe import Recipe, scale
-from registry.breadcrumbs.kernels.compose import CODES, METHODS, SUM, compose_chunk
+from registry.breadcrumbs.kernels.compose import compose_chunk
+from registry.breadcrumbs.kernels.constants import CODES, METHODS, SUM
 from registry.errors import NotFinite
 
 Touches = Sequence[tuple[Patch, float]]

@@ -22,18 +22,8 @@ from registry.breadcrumbs.formats.arrays import Octets
 from registry.breadcrumbs.formats.blocks import fill
 from registry.breadcrumbs.formats.header import DTYPES, TensorSpec, show
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.breadcrumbs.kernels.compose import CODES, PAD
-from registry.breadcrumbs.kernels.staging import (
-    FILE,
-    INDEX_WIDTH,
-    MASK,
-    NNZ,
-    WIDTH,
-    count_indices,
-    lay_out,
-    read_masks,
-    read_parts,
-)
+from registry.breadcrumbs.kernels.constants import CODES, FILE, INDEX_WIDTH, MASK, NNZ, PAD, WIDTH
+from registry.breadcrumbs.kernels.staging import count_indices, lay_out, read_masks, read_parts
 from registry.errors import InvalidInput, InvalidPatch
 
 Numbers = npt.NDArray[np.int64]

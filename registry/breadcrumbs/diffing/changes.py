@@ -24,7 +24,7 @@ from registry.breadcrumbs.diffing.mask import Groups
 from registry.breadcrumbs.formats.arrays import Octets, octets
 from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.header import DTYPES
-from registry.breadcrumbs.kernels.compose import CODES, PAD
+from registry.breadcrumbs.kernels.constants import CODES, HIGH_BINS, LOW_BINS, PAD
 from registry.breadcrumbs.kernels.diff import (
     count_low,
     keep_between,
@@ -33,7 +33,7 @@ from registry.breadcrumbs.kernels.diff import (
     take_candidates,
     take_rows,
 )
-from registry.breadcrumbs.kernels.select import ALL, HIGH_BINS, LOW_BINS, NONE, Counts, Cut, find_cuts
+from registry.breadcrumbs.kernels.select import ALL, NONE, Counts, Cut, find_cuts
 from registry.files.copying import read_at, write_at
 
 READ_ELEMENTS = 2**18

@@ -35,7 +35,7 @@ from registry.breadcrumbs.formats.header import DTYPES, FLOATS, TensorSpec, show
 from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo, layout
 from registry.breadcrumbs.formats.places import patch_header, plan, settle
 from registry.breadcrumbs.kernels.check import measure_change
-from registry.breadcrumbs.kernels.compose import CODES
+from registry.breadcrumbs.kernels.constants import CODES
 from registry.breadcrumbs.kernels.devices import pick_device
 from registry.errors import CheckpointMismatch, InvalidCheckpoint, InvalidPatch
 from registry.files.copying import Appender

@@ -24,8 +24,11 @@ from registry.files.folders import CONFIG
 from registry.files.hashing import Reader, hash_each
 from registry.files.progress import Meter, Progress
 
-KERNELS_FROM = 2**33
+KERNELS_FROM = 2**31
 """Bytes from which hashing them two tensors at a time saves more than loading the kernels takes."""
+
+MACHINE_CODE = "registry.breadcrumbs.kernels.machine_code"
+"""The module that kernels are loaded by."""
 
 
 def weights_digest(lines: Iterable[tuple[str, str, Sequence[int], str]]) -> str:
@@ -79,7 +82,7 @@ def tensor_digests(weights: Weights, progress: Progress | None = None) -> dict[s
 
 def _hash_each(size: int) -> Callable[[Sequence[Reader], Callable[[int], object]], list[str]]:
     """Return what hashes streams of so many bytes soonest: the kernels, if they are loaded or worth loading."""
-    if sys.modules.get("numba") or (size >= KERNELS_FROM and find_spec("numba")):
+    if MACHINE_CODE in sys.modules or (size >= KERNELS_FROM and find_spec("numba")):
         from registry.breadcrumbs.kernels.sha256.streams import hash_each as hash_pairs
 
         return hash_pairs

@@ -14,21 +14,22 @@ import torch
 import triton
 import triton.language as tl
 
-from registry.breadcrumbs.kernels import compose, select
-from registry.breadcrumbs.kernels.select import HIGH_BINS, LOW_BINS, Counts, Cut, find_cuts
+from registry.breadcrumbs.kernels import constants
+from registry.breadcrumbs.kernels.constants import HIGH_BINS, LOW_BINS
+from registry.breadcrumbs.kernels.select import Counts, Cut, find_cuts
 
 BLOCK = 1024
 """Elements of a program; a power of two, 64 or more."""
 
-CODES = compose.CODES
+CODES = constants.CODES
 
-BF16: tl.constexpr = tl.constexpr(compose.BF16)
-F16: tl.constexpr = tl.constexpr(compose.F16)
-F32: tl.constexpr = tl.constexpr(compose.F32)
-SUM: tl.constexpr = tl.constexpr(compose.SUM)
-TIES: tl.constexpr = tl.constexpr(compose.TIES)
-LOW: tl.constexpr = tl.constexpr(select.LOW)
-LOW_MASK: tl.constexpr = tl.constexpr(select.LOW_MASK)
+BF16: tl.constexpr = tl.constexpr(constants.BF16)
+F16: tl.constexpr = tl.constexpr(constants.F16)
+F32: tl.constexpr = tl.constexpr(constants.F32)
+SUM: tl.constexpr = tl.constexpr(constants.SUM)
+TIES: tl.constexpr = tl.constexpr(constants.TIES)
+LOW: tl.constexpr = tl.constexpr(constants.LOW)
+LOW_MASK: tl.constexpr = tl.constexpr(constants.LOW_MASK)
 
 CUTS = ["bottom", "bottom_ties", "top", "top_ties"]
 """Arguments that differ for every tensor: specialised, Triton would compile again for 1 and for multiples of 16."""
@@ -147,7 +148,7 @@ def compose_chunk(
     scales: torch.Tensor,
     starts: torch.Tensor,
     lost: torch.Tensor,
-    method: int = compose.SUM,
+    method: int = constants.SUM,
     block: int = BLOCK,
 ) -> None:
     """Compose a chunk of one tensor.

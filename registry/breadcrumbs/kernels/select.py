@@ -10,18 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from registry.breadcrumbs.kernels.compose import kernel
+from registry.breadcrumbs.kernels.constants import LOW
+from registry.breadcrumbs.kernels.machine_code import Kernel
 
 Counts = npt.NDArray[np.int64]
-
-LOW = 15
-"""Low bits of a key, which are counted second; the 16 high bits above them are counted first."""
-
-LOW_MASK = (1 << LOW) - 1
-"""The low bits of a key."""
-
-HIGH_BINS, LOW_BINS = 1 << (31 - LOW), 1 << LOW
-"""How many high parts and low parts of a key there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +31,8 @@ NONE = Cut(2**31 - 1, 0)
 """The cut above everything: its key is above that of every float32."""
 
 
-@kernel
-def nth_bin(counts: Counts, wanted: int) -> tuple[int, int]:
-    """Find the bin that holds the wanted-th, counting down from the last bin, and its place in that bin, from 1 on."""
-    at = counts.size - 1
-    while counts[at] < wanted:
-        wanted -= counts[at]
-        at -= 1
-    return at, wanted
-
-
-@kernel
-def nth_largest(keys: npt.NDArray[np.uint32], size: int, wanted: int, counts: Counts) -> tuple[int, int]:
-    """Find the key of the wanted-th largest, and how many equal to it are among the first `wanted`.
-
-    Args:
-        keys: uint32 [size].
-        size: Elements.
-        wanted: 1..size.
-        counts: int64 [2048], overwritten.
-    """
-    prefix = 0  # the highest bits of the key
-    for shift, width in ((20, 11), (10, 10), (0, 10)):
-        counts[: 1 << width] = 0
-        for place in range(size):
-            key = np.int64(keys[place])
-            if key >> (shift + width) == prefix:
-                counts[(key >> shift) & ((1 << width) - 1)] += 1
-        part, wanted = nth_bin(counts[: 1 << width], wanted)
-        prefix = prefix << width | part
-    return prefix, wanted
+nth_bin = Kernel("select", "nth_bin")
+"""Find the bin that holds the wanted-th, counting from the last down: (counts, wanted) -> bin, place in it from 1."""
 
 
 def find_cuts(high: Counts, count_low: Callable[[Counts], Counts], first: int, second: int) -> tuple[Cut, Cut]:

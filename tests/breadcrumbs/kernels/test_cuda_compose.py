@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from registry.breadcrumbs.composing.staging import Arena
 from registry.breadcrumbs.kernels import compose as kernels
+from registry.breadcrumbs.kernels import constants
 from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, MIXED, compose_chunk, kind_of
 from registry.breadcrumbs.kernels.cuda.counting import set_bits
 from registry.breadcrumbs.kernels.dtypes import TORCH_DTYPES
@@ -78,7 +79,7 @@ def make(
         mask = places.astype(f"<i{width}") if width else np.packbits(bits, bitorder="little")
         mask_at = put(arena, mask.tobytes() + bytes([255] * 8))  # nothing may depend on what follows
         values_at = put(arena, draw_bits(random, str(value_dtype), len(places), finite).tobytes())
-        rows.append((mask_at, values_at, kernels.CODES[str(value_dtype)], width, len(places)))
+        rows.append((mask_at, values_at, constants.CODES[str(value_dtype)], width, len(places)))
         scales.append(float(draw_bits(random, "F32", 1, finite=True).view("<f4")[0]))
     if method != "sum":
         scales = [abs(scale) or 1.0 for scale in scales]
@@ -93,10 +94,10 @@ def compose_by_cpu(made: Made) -> tuple[bytes, int]:
         if not width:
             end = mask_at + -(-made.size // 8)
             arena[end : end + 8] = 0
-    out = np.empty(made.size * WIDTHS[made.dtype] + kernels.PAD, np.uint8)
-    ask = arena, made.base_at, kernels.CODES[made.dtype], made.size, made.first, made.table, made.scales, out
-    lost = kernels.compose_chunk(*ask, kernels.METHODS[made.method], made.alpha)
-    return out[: -kernels.PAD].tobytes(), lost
+    out = np.empty(made.size * WIDTHS[made.dtype] + constants.PAD, np.uint8)
+    ask = arena, made.base_at, constants.CODES[made.dtype], made.size, made.first, made.table, made.scales, out
+    lost = kernels.compose_chunk(*ask, constants.METHODS[made.method], made.alpha)
+    return out[: -constants.PAD].tobytes(), lost
 
 
 def count_before(made: Made, block: int) -> torch.Tensor:
@@ -126,7 +127,7 @@ def compose_by_lanes(made: Made, in_place: bool = False) -> tuple[bytes, int]:
         base = out.copy_(base)
     lost = torch.full((1,), 7, dtype=torch.int64, device=DEVICE)
     scales = torch.from_numpy(np.append(made.scales, made.alpha)).to(DEVICE)
-    method = kernels.METHODS[made.method]
+    method = constants.METHODS[made.method]
     table = torch.from_numpy(made.table).to(DEVICE)
     starts = count_before(made, BLOCKS[method]).to(DEVICE)
     before = arena.clone()
@@ -139,7 +140,7 @@ def compose_by_lanes(made: Made, in_place: bool = False) -> tuple[bytes, int]:
 
 ASKED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DTYPES = st.sampled_from(list(WIDTHS))
-METHODS = st.sampled_from(list(kernels.METHODS))
+METHODS = st.sampled_from(list(constants.METHODS))
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -168,18 +169,18 @@ def test_lanes_add_many_patches_in_order(lanes, seed, size, patches, dtype, meth
 def test_bitmasks_of_one_dtype_have_a_kernel_of_their_own(lanes, seed, size, patches, dtype, value_dtype):
     made = make(seed, size, patches, dtype, value_dtypes=(value_dtype,), widths=(0,))
     assert compose_by_lanes(made) == compose_by_cpu(made)
-    assert f"compose<{kernels.CODES[dtype]}, 0, {kernels.CODES[value_dtype]}>" in lanes.launched
+    assert f"compose<{constants.CODES[dtype]}, 0, {constants.CODES[value_dtype]}>" in lanes.launched
 
 
 def test_the_kind_of_patches_is_their_one_dtype_or_mixed():
-    assert kind_of([(kernels.F16, 0), (kernels.F16, 0)]) == kernels.F16
-    assert kind_of([(kernels.F16, 0), (kernels.BF16, 0)]) == MIXED
-    assert kind_of([(kernels.F16, 0), (kernels.F16, 4)]) == MIXED
-    assert kind_of([(kernels.F16, 0)], kernels.TIES) == MIXED
+    assert kind_of([(constants.F16, 0), (constants.F16, 0)]) == constants.F16
+    assert kind_of([(constants.F16, 0), (constants.BF16, 0)]) == MIXED
+    assert kind_of([(constants.F16, 0), (constants.F16, 4)]) == MIXED
+    assert kind_of([(constants.F16, 0)], constants.TIES) == MIXED
     assert kind_of([]) == MIXED
 
 
-@pytest.mark.parametrize("method", list(kernels.METHODS))
+@pytest.mark.parametrize("method", list(constants.METHODS))
 @pytest.mark.parametrize("dtype", list(WIDTHS))
 def test_a_base_may_be_composed_in_place(lanes, dtype, method):
     made = make(5, 4500, 5, dtype, method)
@@ -200,7 +201,7 @@ def test_values_that_are_not_finite_are_lost_and_change_nothing_else(lanes, seed
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="compute-sanitizer looks for this on a GPU")
-@pytest.mark.parametrize("method", list(kernels.METHODS))
+@pytest.mark.parametrize("method", list(constants.METHODS))
 @pytest.mark.parametrize("dtype", list(WIDTHS))
 def test_nothing_is_read_or_written_beyond_the_ends(lanes, dtype, method):
     """Whatever lies last in the arena: the values, or the mask and the 4 bytes after it."""
@@ -223,17 +224,17 @@ def test_nothing_is_read_or_written_beyond_the_ends(lanes, dtype, method):
             base, out = base[-(-length // 16) * -16 :][:length], out[-(-length // 16) * -16 :][:length]
             base[:] = torch.from_numpy(made.arena.bytes)[made.base_at : made.base_at + length]
             masks, kept = (places[2:], places[:2]) if last == "mask" else (places[:2], places[2:])
-            table = torch.tensor([[masks[row], kept[row], kernels.CODES[kind], 0, size] for row in (0, 1)])
-            number, scales = kernels.METHODS[method], torch.from_numpy(np.append(made.scales, made.alpha))
+            table = torch.tensor([[masks[row], kept[row], constants.CODES[kind], 0, size] for row in (0, 1)])
+            number, scales = constants.METHODS[method], torch.from_numpy(np.append(made.scales, made.alpha))
             starts, lost = count_before(made, BLOCKS[number]), torch.zeros(1, dtype=torch.int64)
             compose_chunk(there, base, out, dtype, table, scales, starts, lost, number)
             assert out.numpy().tobytes() == compose_by_cpu(made)[0]
 
 
-@pytest.mark.parametrize("method", list(kernels.METHODS))
+@pytest.mark.parametrize("method", list(constants.METHODS))
 @pytest.mark.parametrize("edge", [-1, 0, 1])
 def test_ragged_ends_of_lanes_warps_and_blocks_are_composed(lanes, method, edge):
-    block = BLOCKS[kernels.METHODS[method]]
+    block = BLOCKS[constants.METHODS[method]]
     for size in (1, 8, 16, 32, block, 4 * block, 5 * block, 9 * block):
         if size + edge > 0:
             made = make(size, size + edge, 3, method=method, densities=(0.14, 1.0))
@@ -263,7 +264,7 @@ def test_overflow_is_counted_once_for_each_element(lanes):
     bits = np.full(375, 255, np.uint8)
     values = np.full(3000, 2.0**120, "<f4")
     mask_at, values_at = put(made.arena, bits.tobytes() + bytes(8)), put(made.arena, values.tobytes())
-    table = np.array([[mask_at, values_at, kernels.F32, 0, 3000]], np.int64)
+    table = np.array([[mask_at, values_at, constants.F32, 0, 3000]], np.int64)
     made = made._replace(table=table, scales=np.array([float(np.float32(2.0**7))]))
     ours, lost = compose_by_lanes(made)
     assert lost == 2400
@@ -278,7 +279,7 @@ def test_equal_masses_elect_the_positive_sign(lanes, dtype):
     value = random.integers(1, 4, 300).astype("<f4")
     for values in (value, -value, value * (random.random(300) < 0.5)):
         mask_at = put(made.arena, np.full(38, 255, np.uint8).tobytes() + bytes(8))
-        rows.append((mask_at, put(made.arena, values.tobytes()), kernels.F32, 0, 300))
+        rows.append((mask_at, put(made.arena, values.tobytes()), constants.F32, 0, 300))
     for count in (2, 3):
         voted = made._replace(table=np.array(rows[:count], np.int64), scales=np.ones(count))
         assert compose_by_lanes(voted) == compose_by_cpu(voted)

@@ -15,6 +15,7 @@ from registry.breadcrumbs.diffing.mask import dropped
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.kernels import select as cpu
+from registry.breadcrumbs.kernels.constants import HIGH_BINS, LOW_BINS
 from registry.breadcrumbs.kernels.cuda import launching, select
 from tests.support.host_lanes import DEVICE
 from tests.support.science_makers import raw, slow_mask, write_model
@@ -89,9 +90,9 @@ def test_cuts_are_those_of_the_cpu(lanes, seed, size, n_first, n_top):
     keys = delta.view(np.uint32)
 
     def count_low(bins):
-        return np.stack([np.bincount(keys[keys >> 15 == one] & 0x7FFF, minlength=cpu.LOW_BINS) for one in bins])
+        return np.stack([np.bincount(keys[keys >> 15 == one] & 0x7FFF, minlength=LOW_BINS) for one in bins])
 
-    high = np.bincount(keys[keys != 0] >> 15, minlength=cpu.HIGH_BINS)
+    high = np.bincount(keys[keys != 0] >> 15, minlength=HIGH_BINS)
     parts = np.bincount(keys[keys != 0] >> 20, minlength=select.HIGH_BINS)
     expected = cpu.find_cuts(high, count_low, n_first, n_top)
     assert select.cut(torch.from_numpy(delta).to(DEVICE), parts, n_first, n_top) == expected

@@ -11,7 +11,7 @@ from registry.breadcrumbs.composing import compose as compose_module
 from registry.breadcrumbs.composing import staging
 from registry.breadcrumbs.composing.engines import Rule
 from registry.breadcrumbs.composing.staging import Step
-from registry.breadcrumbs.kernels import compose as kernels
+from registry.breadcrumbs.kernels import constants
 from registry.breadcrumbs.kernels.staging import block_starts
 from tests.support.gpu_kernels import (
     ALL_DTYPES,
@@ -83,7 +83,7 @@ def compose_on_gpu(
         block_starts(arena, 0, size, block, starts[number])
         values = raw(touch.values)
         padding = [bytes(-len(part) % 64) for part in (mask, values)]
-        rows.append((at, at + len(mask) + len(padding[0]), kernels.CODES[NAMES[touch.values.dtype]]))
+        rows.append((at, at + len(mask) + len(padding[0]), constants.CODES[NAMES[touch.values.dtype]]))
         parts += [mask, padding[0], values, padding[1]]
         at += sum(map(len, parts[-4:]))
     there = torch.frombuffer(bytearray(b"".join(parts) + bytes(64)), dtype=torch.uint8).to(DEVICE)
@@ -94,7 +94,7 @@ def compose_on_gpu(
     before = torch.from_numpy(starts).to(DEVICE)
     octets = base.view(torch.uint8).to(DEVICE)
     ask = there, octets, out, NAMES[base.dtype], table, scales, before, lost
-    gpu.compose_chunk(*ask, kernels.METHODS[method], block=block)
+    gpu.compose_chunk(*ask, constants.METHODS[method], block=block)
     assert set(guarded[:GUARD].tolist() + guarded[GUARD + base.nbytes :].tolist()) == {0xA5}
     return out.cpu().view(base.dtype), int(lost) - 5
 
@@ -251,7 +251,7 @@ def test_a_model_is_composed_to_the_cpus_bytes_in_chunks(tmp_path, monkeypatch, 
     """Through the pipeline, sparse patches and all; with too little memory for a chunk, the CPU helps out."""
     monkeypatch.setattr(staging, "MIN_CHUNK_ELEMENTS", 128)
     monkeypatch.setattr(gpu, "BLOCK", BLOCK)
-    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (kernels.SUM, BLOCK))
+    monkeypatch.setattr(gpu.compose_chunk, "__defaults__", (constants.SUM, BLOCK))
     world = PatchedBase(tmp_path)
     expected = world.compose("cpu", file_digests=True, **how)
 

@@ -15,7 +15,7 @@ from registry.breadcrumbs.composing.engines import Rule
 from registry.breadcrumbs.composing.staging import Chunk, room
 from registry.breadcrumbs.formats.header import DTYPES
 from registry.breadcrumbs.formats.patchfile import Patch
-from registry.breadcrumbs.kernels.compose import CODES
+from registry.breadcrumbs.kernels.constants import CODES
 from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, compose_chunk, kind_of
 from registry.breadcrumbs.kernels.cuda.counting import count_before
 

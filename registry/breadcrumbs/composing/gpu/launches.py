@@ -10,7 +10,7 @@ import torch
 from registry.breadcrumbs.composing.engines import Rule
 from registry.breadcrumbs.composing.gpu.held import Wholly
 from registry.breadcrumbs.composing.staging import Arena, Chunk
-from registry.breadcrumbs.kernels.compose import PAD
+from registry.breadcrumbs.kernels.constants import PAD
 from registry.breadcrumbs.kernels.cuda import launching
 from registry.breadcrumbs.kernels.cuda.compose import BLOCKS, compose_chunk, kind_of
 from registry.breadcrumbs.kernels.cuda.counting import count_before

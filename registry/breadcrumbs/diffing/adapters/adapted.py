@@ -50,7 +50,7 @@ from registry.breadcrumbs.formats.blocks import blocks
 from registry.breadcrumbs.formats.checkpoint import Checkpoint, open_checkpoint
 from registry.breadcrumbs.formats.header import CHECKPOINT_LIMITS, DTYPES, show
 from registry.breadcrumbs.kernels.adapters import add_hadamard, add_kronecker, add_product
-from registry.breadcrumbs.kernels.compose import CODES, PAD
+from registry.breadcrumbs.kernels.constants import CODES, PAD
 from registry.errors import InvalidCheckpoint
 from registry.files.folders import INDEX, WHOLE
 
@@ -124,12 +124,11 @@ class Adapted:
             if change.method == IA3:
                 places = _scaled_by(first, size, part.spec.shape, change)
                 out[:] = to_floats(raw[:-PAD], source) * factors[0].reshape(-1)[places]
-            elif change.magnitude is None:
-                KERNELS.get(change.method, add_product)(raw, CODES[source], first, size, *factors, change.scale, out)
             else:
                 sums = np.empty(size)
-                add_product(raw, CODES[source], first, size, *factors, change.scale, sums)
-                out[:] = sums * self._gains(part, change)[_outputs(first, size, change)]
+                KERNELS.get(change.method, add_product)(raw, CODES[source], first, size, *factors, change.scale, sums)
+                gains = 1.0 if change.magnitude is None else self._gains(part, change)[_outputs(first, size, change)]
+                out[:] = sums * gains
 
     def _gains(self, part: Part, change: Change) -> Doubles:
         """Return what each output of a DoRA weight is multiplied by, [out]: its magnitude by the length that it has."""
@@ -150,7 +149,7 @@ class Adapted:
         return self._local.gains
 
     def _factors(self, change: Change) -> tuple[Factor, ...]:
-        """Return what the kernel of a change takes; each thread keeps the last it asked for.
+        """Return what the kernel of a change takes, in float64; each thread keeps the last it asked for.
 
         Those are two factors of LoRA and four of LoHa, [rows, r] and [r, columns]; two matrices of LoKr; IA3's vector.
         """
@@ -162,11 +161,9 @@ class Adapted:
             factors = (
                 [_multiply(*each) for each in held] if change.method == LOKR else [one for each in held for one in each]
             )
-            if change.method != LORA:
-                factors = [factor.astype(np.float64) for factor in factors]
-            elif change.turned:
+            if change.method == LORA and change.turned:
                 factors = [factor.T for factor in reversed(factors)]
-            self._local.factors = tuple(map(np.ascontiguousarray, factors))
+            self._local.factors = tuple(np.ascontiguousarray(factor, np.float64) for factor in factors)
             self._local.change = change
         assert self._local.factors is not None
         return self._local.factors

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from registry.breadcrumbs.kernels.compose import CODES, MEAN, SUM, TIES
+from registry.breadcrumbs.kernels.constants import CODES, MEAN, SUM, TIES
 from registry.breadcrumbs.kernels.cuda import launching
 
 BLOCKS = {SUM: 1024, MEAN: 512, TIES: 256}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from registry.breadcrumbs.kernels.compose import CODES
+from registry.breadcrumbs.kernels.constants import CODES
 from registry.breadcrumbs.kernels.cuda import launching
 from registry.breadcrumbs.kernels.select import ALL, NONE, Counts, Cut, nth_bin
 

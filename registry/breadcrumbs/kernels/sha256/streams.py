@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.breadcrumbs.kernels.sha256.blocks import BLOCK, HAS_SHA, START, absorb_one, absorb_two
+from registry.breadcrumbs.kernels.constants import BLOCK, START
+from registry.breadcrumbs.kernels.sha256.blocks import HAS_SHA, absorb_one, absorb_two
 from registry.files import hashing
 from registry.files.hashing import Hash, Reader
 from registry.files.threads import call_each, processors

@@ -1,27 +1,27 @@
 """Intrinsics: LLVM operations that numba does not offer, such as unaligned loads and bit counts; vectors.py has more.
 
 Each takes a contiguous array and a byte offset or an element number, and checks neither: the kernels do. All are
-portable LLVM IR, except some of vectors. numba's cache looks at the file of a kernel and not at these two: remove
-`__pycache__` after changing an intrinsic.
+portable LLVM IR, except some of vectors.
 """
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core.cgutils import get_or_insert_function
-from numba.core.registry import cpu_target
+from numba import from_dtype, types
+from numba.core.cgutils import alloca_once, get_or_insert_function
 from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
+from registry.breadcrumbs.kernels.cpu.target import features, is_x86
 
 LANES = 16
 """Elements of a vector; arrays need room for a whole last vector."""
 
-_TRIPLE, _, FEATURES = cpu_target.target_context.codegen().magic_tuple()
-
-WIDE = "+avx512vbmi2" in FEATURES
+WIDE = "+avx512vbmi2" in features()
 """Whether the processor that code is generated for packs 16-bit lanes by a mask (VPCOMPRESSW)."""
 
-HALVES = "+f16c" in FEATURES or not _TRIPLE.startswith(("x86", "i"))
+HALVES = "+f16c" in features() or not is_x86()
 """Whether it converts float16; without such an instruction LLVM would call a function that numba does not link."""
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -142,3 +142,30 @@ def address_of(typing_context: Any, array: Any, at: Any) -> Any:
         return pointer(context, builder, signature.args[0], args[0], args[1], 1, I8)
 
     return types.voidptr(array, types.int64), generate
+
+
+def array_of(context: Any, builder: Any, array_type: Any, memory: Any, sizes: list[Any]) -> Any:
+    """Return a contiguous array of memory that numba does not own."""
+    item = ir.Constant(I64, context.get_abi_sizeof(context.get_data_type(array_type.dtype)))
+    strides = [item]
+    for size in reversed(sizes[1:]):
+        strides.insert(0, builder.mul(strides[0], size))
+    array = make_array(array_type)(context, builder)
+    populate_array(array, memory, sizes, strides, item, None)
+    return array._getvalue()
+
+
+def on_stack(dtype: type, *shape: int) -> Any:
+    """Return an intrinsic, () -> array, whose memory stays until the kernel returns; nothing fills it."""
+    array_type = types.Array(from_dtype(np.dtype(dtype)), len(shape), "C")
+
+    @intrinsic
+    def make(typing_context: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind, sizes = context.get_data_type(array_type.dtype), [ir.Constant(I64, size) for size in shape]
+            memory = alloca_once(builder, kind, size=ir.Constant(I64, int(np.prod(shape))))
+            return array_of(context, builder, array_type, memory, sizes)
+
+        return array_type(), generate
+
+    return make

@@ -12,7 +12,7 @@ from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-from registry.breadcrumbs.kernels.intrinsics import (
+from registry.breadcrumbs.kernels.cpu.intrinsics import (
     DOUBLE,
     HALF,
     HALVES,
