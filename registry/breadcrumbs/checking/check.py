@@ -2,29 +2,28 @@
 
 The header comes first (header_reader.py, layout.py): after that every length is the base's, not the file's. Then the
 data, block by block: padding bits, number of set bits, order and range of indices, finite values. Statistics are
-computed from the values and not taken from the file.
+computed from the values and not taken from the file. Every byte is read once, in the order of the file, and hashed
+after it was checked.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from registry.breadcrumbs.formats.arrays import Octets, octets, read_numbers
+from registry.breadcrumbs.formats.arrays import NUMPY, Octets, octets
 from registry.breadcrumbs.formats.blocks import BLOCK_ELEMENTS, HASH_BYTES, blocks
-from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Limits, TensorSpec, show
-from registry.breadcrumbs.formats.layout import MaskParams
+from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Entry, Header, Limits, TensorSpec, show
+from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo
 from registry.breadcrumbs.formats.patchfile import Patch, called, open_patch
-from registry.breadcrumbs.kernels.check import measure_values
+from registry.breadcrumbs.kernels.check import count_bits, measure_values
 from registry.breadcrumbs.kernels.constants import CODES, PAD
 from registry.breadcrumbs.kernels.sha256.streams import hash_each, new_hash, update_each
 from registry.errors import BaseMismatch, InvalidPatch
-from registry.files.hashing import Extent, Hash, read_file
+from registry.files.hashing import Extent, Hash
 from registry.files.progress import Meter, Progress
-from registry.files.threads import call_each
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def check_patch(
         path: The file; it must not change while it is checked.
         base: Weights digest of the base.
         tensors: dtype and shape of every tensor of the base.
-        progress: Called with (bytes read, bytes to read); every byte is read twice.
+        progress: Called with (bytes read, bytes to read).
         extents: Whether to hash each part of the file by itself, too, so that whoever needs one can verify it.
 
     Returns:
@@ -96,52 +95,83 @@ def check_patch(
         InvalidPatch: The file breaks a rule; the message names the entry and the rule.
         BaseMismatch: The patch was made for another base.
     """
-    return _check(path, base, tensors, Meter(2 * path.stat().st_size, progress), extents)
+    meter, reading = Meter(path.stat().st_size, progress), _Reading(path, base, tensors)
+    whole, parts = new_hash(), dict[str, Hash]()
+    for entry, view in reading.parts():
+        if extents and entry not in parts:
+            parts[entry] = new_hash()
+        update_each([(whole, view), *([(parts[entry], view)] if extents else [])])
+        meter.add(len(view))
+    return reading.report(whole.hexdigest(), {entry: part.hexdigest() for entry, part in parts.items()})
 
 
 def check_patches(
     paths: Sequence[Path], base: str, tensors: Mapping[str, TensorSpec], progress: Progress | None = None
 ) -> list[PatchReport]:
-    """Check patch files as `check_patch` does, as many at a time as there are processors, and hash them in pairs."""
-    meter = Meter(2 * sum(path.stat().st_size for path in paths), progress)
-    reports = call_each(
-        lambda number: _check(paths[number], base, tensors, meter, hashed=False), range(len(paths)), name="check"
-    )
-    digests = hash_each([partial(read_file, path) for path in paths], meter.add)
-    return [replace(report, sha256=sha256) for report, sha256 in zip(reports.values(), digests, strict=True)]
+    """Check patch files as `check_patch` does, several at a time, and hash them in pairs."""
+    meter = Meter(sum(path.stat().st_size for path in paths), progress)
+    readings = [_Reading(path, base, tensors) for path in paths]
+    digests = hash_each([reading.blocks for reading in readings], meter.add)
+    return [reading.report(sha256) for reading, sha256 in zip(readings, digests, strict=True)]
 
 
-def _check(
-    path: Path,
-    base: str,
-    tensors: Mapping[str, TensorSpec],
-    meter: Meter,
-    extents: bool = False,
-    *,
-    hashed: bool = True,
-) -> PatchReport:
-    """Check a file; without `hashed` its report has no sha256."""
-    with open_patch(path, limits_for(tensors)) as patch:
-        info = patch.info
-        if info.base != base:
-            raise BaseMismatch(
-                f"{called(path)} was made for base {info.base}, and this model's base is {base}.", field="base"
-            )
+class _Reading:
+    """A patch file that is checked while it is read; arguments and errors as of `check_patch`."""
+
+    def __init__(self, path: Path, base: str, tensors: Mapping[str, TensorSpec]) -> None:
+        self._path, self._base, self._tensors = path, base, tensors
+        self._info: PatchInfo
+        self._header: Header
+        self._norms: dict[str, tuple[float, float, float]] = {}
+
+    def blocks(self) -> Iterator[memoryview]:
+        """Yield the file block by block, in a buffer that is used again, each once it was found sound."""
+        return (view for _, view in self.parts())
+
+    def parts(self) -> Iterator[tuple[str, memoryview]]:
+        """Yield the blocks, each with the name of the entry that it is of, or "" for the header."""
+        with open_patch(self._path, limits_for(self._tensors)) as patch:
+            info, header = patch.info, patch.header
+            if info.base != self._base:
+                raise BaseMismatch(
+                    f"{called(self._path)} was made for base {info.base}, and this model's base is {self._base}.",
+                    field="base",
+                )
+            for name, spec in info.tensors.items():
+                _check_spec(called(self._path), name, spec, self._tensors.get(name))
+            longest = max(min(entry.numel, BLOCK_ELEMENTS) * DTYPES[entry.dtype] for entry in header.entries.values())
+            buffer = np.zeros(max(longest, HASH_BYTES) + PAD, np.uint8)
+            for start, stop in blocks(header.size, HASH_BYTES):
+                view = octets(buffer)[: stop - start]
+                patch.fill_from_file(view, start)
+                yield "", view
+            for entry in header.entries.values():
+                name, _, kind = entry.name.rpartition(".")
+                ask = patch, entry, buffer, info.tensors[name].numel, info.nnz[name]
+                if kind == "values":
+                    norms = yield from _read_values(*ask)
+                    self._norms[name] = norms
+                else:
+                    yield from (_read_bits if kind == "bitmask" else _read_indices)(*ask)
+            self._info, self._header = info, header
+
+    def report(self, sha256: str, parts: Mapping[str, str] | None = None) -> PatchReport:
+        """Return what was found once all is read, with the sha256 of the file, and of its parts by name."""
+        info, reports = self._info, []
         for name, spec in info.tensors.items():
-            _check_spec(called(path), name, spec, tensors.get(name))
-        buffer = np.zeros(min(max(info.nnz.values()), BLOCK_ELEMENTS) * 4 + PAD, np.uint8)
-        reports = [_check_tensor(patch, name, meter, buffer) for name in info.tensors]
-        sha256, header = "", None
-        if extents:
-            sha256, header, parts = _hash_parts(patch, meter)
-            reports = [replace(report, extents=_extents_of(patch, report.name, parts)) for report in reports]
-        elif hashed:
-            whole = new_hash()
-            _hash(patch, 0, info.size, [whole], meter)
-            sha256 = whole.hexdigest()
-    nnz = sum(info.nnz.values())
-    weights = sum(spec.numel for spec in tensors.values())
-    return PatchReport(sha256, info.size, nnz, nnz / weights, info.params, reports, header)
+            nnz = info.nnz[name]
+            report = TensorReport(name, spec.shape, spec.dtype, nnz, nnz / spec.numel, *self._norms[name])
+            if parts:
+                mask = f"{name}.bitmask" if f"{name}.bitmask" in parts else f"{name}.indices"
+                report = replace(report, extents=(self._extent(mask, parts), self._extent(f"{name}.values", parts)))
+            reports.append(report)
+        nnz, weights = sum(info.nnz.values()), sum(spec.numel for spec in self._tensors.values())
+        header = Extent(0, self._header.size, parts[""]) if parts else None
+        return PatchReport(sha256, info.size, nnz, nnz / weights, info.params, reports, header)
+
+    def _extent(self, name: str, parts: Mapping[str, str]) -> Extent:
+        entry = self._header.entries[name]
+        return Extent(entry.start, entry.stop, parts[name])
 
 
 def limits_for(tensors: Mapping[str, TensorSpec]) -> Limits:
@@ -168,73 +198,53 @@ def _check_spec(what: str, name: str, spec: TensorSpec, base: TensorSpec | None)
         )
 
 
-def _check_tensor(patch: Patch, name: str, meter: Meter, buffer: Octets) -> TensorReport:
-    spec, nnz = patch.info.tensors[name], patch.info.nnz[name]
-    mask = patch.mask_entry(name)
-    if mask.dtype == "U8":
-        _check_bitmask(patch, mask.name, spec.numel, nnz, meter)
-    else:
-        _check_indices(patch, mask.name, spec.numel, nnz, meter)
-    l1, squares, linf = 0.0, 0.0, 0.0
-    values = patch.value_entry(name)
-    width = DTYPES[values.dtype]
-    for start, stop in blocks(nnz):
-        length = (stop - start) * width
-        patch.fill(octets(buffer)[:length], values.name, start * width)
-        meter.add(length)
-        total, more, largest, bad = measure_values(buffer, CODES[values.dtype], width, stop - start)
-        if bad >= 0:
+def _read_bits(patch: Patch, entry: Entry, buffer: Octets, size: int, nnz: int) -> Iterator[tuple[str, memoryview]]:
+    """Read the mask of a tensor of `size` elements, of which `nnz` have values."""
+    ones = 0
+    for view, _, stop in _blocks_of(patch, entry, buffer):
+        ones += count_bits(buffer, len(view))
+        if stop == entry.numel and size % 8 and view[-1] >> size % 8:
             raise InvalidPatch(
-                f"Entry {show(values.name)}: value number {start + bad} is NaN or Inf.", field=values.name
+                f"Entry {show(entry.name)}: a padding bit after its {size} bits is set.", field=entry.name
             )
-        l1, squares, linf = l1 + float(total), squares + float(more), max(linf, float(largest))
-    return TensorReport(name, spec.shape, spec.dtype, nnz, nnz / spec.numel, l1, math.sqrt(squares), linf)
-
-
-def _check_bitmask(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) -> None:
-    length, ones = (size + 7) // 8, 0
-    for start, stop in blocks(length):
-        packed = read_numbers(patch, entry, start, stop)
-        meter.add(packed.size)
-        ones += int(np.bitwise_count(packed).sum())
-        if stop == length and size % 8 and int(packed[-1]) >> size % 8:
-            raise InvalidPatch(f"Entry {show(entry)}: a padding bit after its {size} bits is set.", field=entry)
+        yield entry.name, view
     if ones != nnz:
-        raise InvalidPatch(f"Entry {show(entry)}: it sets {ones} bits, and there are {nnz} values.", field=entry)
+        raise InvalidPatch(
+            f"Entry {show(entry.name)}: it sets {ones} bits, and there are {nnz} values.", field=entry.name
+        )
 
 
-def _check_indices(patch: Patch, entry: str, size: int, nnz: int, meter: Meter) -> None:
+def _read_indices(patch: Patch, entry: Entry, buffer: Octets, size: int, nnz: int) -> Iterator[tuple[str, memoryview]]:
+    """Read the indices of a tensor of `size` elements."""
     last = -1
-    for start, stop in blocks(nnz):
-        indices = read_numbers(patch, entry, start, stop)
-        meter.add(indices.nbytes)
+    for view, _, _ in _blocks_of(patch, entry, buffer):
+        indices = buffer[: len(view)].view(NUMPY[entry.dtype])
         if int(indices.min()) < 0 or int(indices.max()) >= size:
-            raise InvalidPatch(f"Entry {show(entry)}: an index is outside 0..{size - 1}.", field=entry)
+            raise InvalidPatch(f"Entry {show(entry.name)}: an index is outside 0..{size - 1}.", field=entry.name)
         if int(indices[0]) <= last or not (indices[1:] > indices[:-1]).all():
-            raise InvalidPatch(f"Entry {show(entry)}: its indices do not strictly increase.", field=entry)
+            raise InvalidPatch(f"Entry {show(entry.name)}: its indices do not strictly increase.", field=entry.name)
         last = int(indices[-1])
+        yield entry.name, view
 
 
-def _hash_parts(patch: Patch, meter: Meter) -> tuple[str, Extent, dict[str, Extent]]:
-    """Hash a file, and beside it each of its parts: return its sha256, its header, and its entries by name."""
-    whole, parts = new_hash(), dict[str, Extent]()
-    entries = [(entry.name, entry.start, entry.stop) for entry in patch.header.entries.values()]
-    for name, start, stop in [("", 0, patch.header.size), *entries]:  # as they follow each other in the file
-        part = new_hash()
-        _hash(patch, start, stop, [whole, part], meter)
-        parts[name] = Extent(start, stop, part.hexdigest())
-    return whole.hexdigest(), parts.pop(""), parts
+def _read_values(
+    patch: Patch, entry: Entry, buffer: Octets, size: int, nnz: int
+) -> Generator[tuple[str, memoryview], None, tuple[float, float, float]]:
+    """Read the values of a tensor; return their L1, L2 and largest magnitude."""
+    l1, squares, linf = 0.0, 0.0, 0.0
+    for view, start, stop in _blocks_of(patch, entry, buffer):
+        total, more, largest, bad = measure_values(buffer, CODES[entry.dtype], DTYPES[entry.dtype], stop - start)
+        if bad >= 0:
+            raise InvalidPatch(f"Entry {show(entry.name)}: value number {start + bad} is NaN or Inf.", field=entry.name)
+        l1, squares, linf = l1 + total, squares + more, max(linf, largest)
+        yield entry.name, view
+    return l1, math.sqrt(squares), linf
 
 
-def _hash(patch: Patch, start: int, stop: int, hashes: Sequence[Hash], meter: Meter) -> None:
-    """Give each of some hashes the bytes start..stop - 1 of a file."""
-    buffer = memoryview(bytearray(min(HASH_BYTES, stop - start)))
-    for at, end in blocks(stop - start, HASH_BYTES):
-        view = buffer[: end - at]
-        patch.fill_from_file(view, start + at)
-        update_each([(each, view) for each in hashes])
-        meter.add(end - at)
-
-
-def _extents_of(patch: Patch, name: str, parts: Mapping[str, Extent]) -> tuple[Extent, Extent]:
-    return parts[patch.mask_entry(name).name], parts[patch.value_entry(name).name]
+def _blocks_of(patch: Patch, entry: Entry, buffer: Octets) -> Iterator[tuple[memoryview, int, int]]:
+    """Yield the blocks of an entry, read into the buffer, with their elements."""
+    width = DTYPES[entry.dtype]
+    for start, stop in blocks(entry.numel):
+        view = octets(buffer)[: (stop - start) * width]
+        patch.fill(view, entry.name, start * width)
+        yield view, start, stop

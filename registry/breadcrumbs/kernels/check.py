@@ -2,6 +2,7 @@
 
 from registry.breadcrumbs.kernels.machine_code import Kernel
 
+count_bits = Kernel("check", "count_bits")
 measure_values = Kernel("check", "measure_values")
 measure_on_base = Kernel("check", "measure_on_base")
 measure_change = Kernel("check", "measure_change")

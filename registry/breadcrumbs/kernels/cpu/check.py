@@ -13,7 +13,7 @@ from registry.breadcrumbs.kernels.cpu.compose import (
     places_of_indices,
     places_of_span,
 )
-from registry.breadcrumbs.kernels.cpu.intrinsics import on_stack
+from registry.breadcrumbs.kernels.cpu.intrinsics import load64, on_stack, ones
 
 SIGNIFICAND, LEAST_STEP = (8, 11, 24), (-133, -24, -149)
 """Bits of the significand, and exponent of the least step between two numbers, by the code of a dtype."""
@@ -26,6 +26,18 @@ FRACTION, BIAS = 52, 1023
 
 _totals_of_span = on_stack(np.float64, SPAN)
 _scratch_of_span = on_stack(np.float64, 2, SPAN)
+
+
+@exported("int64(uint8[::1], int64)")
+def count_bits(octets, size):
+    """Count the bits that are set in the first `size` bytes; PAD more may be read."""
+    count = 0
+    for at in range(0, size - 7, 8):
+        count += ones(load64(octets, at))
+    if size % 8:
+        rest = load64(octets, size - size % 8)
+        count += ones(rest & ((np.uint64(1) << np.uint64(8 * (size % 8))) - np.uint64(1)))
+    return count
 
 
 @exported("Tuple((float64, float64, float64, int64))(uint8[::1], int64, int64, int64)")
