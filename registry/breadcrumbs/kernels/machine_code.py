@@ -29,7 +29,7 @@ from llvmlite import binding
 from registry.breadcrumbs.kernels.cpu.target import Compiled, features
 
 SOURCES = Path(__file__).parent / "cpu"
-"""Where the sources of the kernels are."""
+"""Where the sources of the kernels are; of other modules of this package they import the constants alone."""
 
 SETTINGS = (
     "NUMBA_CPU_NAME",
@@ -111,7 +111,7 @@ def _folders() -> list[Path]:
 
 def _identity() -> Iterator[bytes]:
     """Yield all that decides what the machine code is."""
-    for source in sorted(SOURCES.glob("*.py")):
+    for source in [SOURCES.with_name("constants.py"), *sorted(SOURCES.glob("*.py"))]:
         yield source.read_bytes()
     numba = find_spec("numba")
     with suppress(OSError):
@@ -129,7 +129,7 @@ def _read(place: Path) -> Compiled | None:
             return None
         arguments = tuple((dtype, dimensions) for dtype, dimensions in found["arguments"])
         return Compiled(found["symbol"], arguments, tuple(found["returns"]), code)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -1,5 +1,6 @@
 """Kernels that are compiled once, and then loaded without the compiler."""
 
+import re
 import subprocess
 import sys
 
@@ -46,7 +47,9 @@ def test_what_was_compiled_is_loaded(places, compiled):
     assert not places[1].exists()
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), lambda raw: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-1], lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), lambda raw: b"", lambda raw: b"[]"]
+)
 def test_what_is_damaged_is_compiled_again(places, compiled, damage):
     Kernel("select", "nth_bin")(COUNTS, 1)
     (file,) = places[0].iterdir()
@@ -88,6 +91,16 @@ def test_a_kernel_that_needs_numba_when_it_runs_is_not_compiled(monkeypatch):
     monkeypatch.setattr(sources, "scaled", scaled, raising=False)
     with pytest.raises(TypeError, match=r"select\.scaled calls \['numba_ldexp'\]"):
         compiling.compile_kernel("select", "scaled")
+
+
+def test_machine_code_is_known_by_all_that_its_sources_import():
+    parts = list(machine_code._identity())
+    folder = machine_code.SOURCES
+    for source in folder.glob("*.py"):
+        for imported in re.findall(
+            r"^(?:from|import) registry\.breadcrumbs\.kernels\.([\w.]+)", source.read_text(), re.M
+        ):
+            assert folder.parent.joinpath(*imported.split(".")).with_suffix(".py").read_bytes() in parts
 
 
 def test_once_compiled_nothing_needs_numba():
