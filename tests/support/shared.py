@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.in_memory import find_place
+from tests.support.in_memory import find_place, remove_stale
 
 FOLDER = "TEST_SHARED_FOLDER"  # the environment variable by which processes that are started find it
 
@@ -16,7 +16,9 @@ FOLDER = "TEST_SHARED_FOLDER"  # the environment variable by which processes tha
 def shared_folder() -> Path:
     """Return the folder; the process that asks first makes it, and removes it at its end."""
     if FOLDER not in os.environ:
-        os.environ[FOLDER] = folder = tempfile.mkdtemp(prefix="shared-", dir=find_place())
+        if place := find_place():
+            remove_stale(place, "shared")
+        os.environ[FOLDER] = folder = tempfile.mkdtemp(prefix=f"shared-{os.getpid()}-", dir=place)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(os.environ[FOLDER])
 
