@@ -1,5 +1,6 @@
 """Fixtures that every test may use: databases of both kinds, and hypothesis profiles."""
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ from tests.support.compiling import start_compiling
 from tests.support.databases import Databases, migrated_file
 from tests.support.dealing import deal
 from tests.support.in_memory import find_place
+from tests.support.prepared import Fill, copy_files, open_copy, prepare
 from tests.support.receivers import Receiver, open_receiver
 from tests.support.s3_stand_in import S3, open_s3
+from tests.support.shared import shared_folder
 from tests.support.world import World, open_world
 
 # Without a GPU, Triton interprets its kernels on the CPU; it reads the variable when it is first imported, and that can
@@ -47,9 +50,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep temporary folders in memory, where there is room; begin to compile while other processes collect tests."""
     if place := find_place():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(place))
+    shared_folder()  # before this process starts others
     if getattr(config.option, "numprocesses", None):  # of the process that hands out tests
         compiling = start_compiling()
         config.add_cleanup(lambda: (compiling.kill(), compiling.wait()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for garbage in nothing that is collected here: a million objects, which all stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before what is slow is left out, and after all is in its order
@@ -148,9 +164,27 @@ def world_settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-def world(tmp_path: Path, migrated_url: str, world_settings: dict[str, Any]) -> Iterator[World]:
+def world_filling() -> Fill | None:
+    """What is in `world` from the start, with its files in tmp_path: made once, and copied for each test."""
+    return None
+
+
+@pytest.fixture
+def world(
+    tmp_path: Path,
+    database_kind: str,
+    world_settings: dict[str, Any],
+    world_filling: Fill | None,
+    request: pytest.FixtureRequest,
+) -> Iterator[World]:
     """A registry on SQLite and again on PostgreSQL."""
-    with open_world(tmp_path / "data", migrated_url, **world_settings) as made:
+    if world_filling is None:
+        with open_world(tmp_path / "data", request.getfixturevalue("migrated_url"), **world_settings) as made:
+            yield made
+        return
+    filled = prepare(database_kind, world_filling, request)
+    copy_files(filled, tmp_path)
+    with open_copy(database_kind, filled, tmp_path, request, **world_settings) as made:
         yield made
 
 

@@ -1,11 +1,8 @@
-"""What holds for the source as a whole, and what README promises about it."""
+"""What holds for the source as a whole: who imports what, and what is never called."""
 
 import ast
 import functools
 import graphlib
-import importlib
-import inspect
-import os
 import re
 import subprocess
 import sys
@@ -14,21 +11,15 @@ from pathlib import Path
 
 import grimp
 import pytest
-import typer
-from typer.testing import CliRunner
 
-ROOT = Path(__file__).parents[1]
-SOURCES = sorted(file for folder in ("registry", "client", "migrations") for file in (ROOT / folder).rglob("*.py"))
-BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
-README = (ROOT / "README.md").read_text("utf-8")
-PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROSE = "\n".join([README, *(file.read_text("utf-8") for file in PAGES)])
+from tests.support.sources import BENCHMARKS, ROOT, SOURCES
 
 # Readers that run or believe what a file says. Strangers' bytes meet the parser in registry/breadcrumbs only.
 BANNED_CALLS = {"torch.load", "torch.hub.load", "eval", "exec", "os.system"}
 BANNED_CALLS |= {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load"}
 BANNED_PARTS = {"torch.sparse"}
 BANNED_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal", "yaml", "safetensors"}
+
 
 # by safe_load, or nodes alone; the other loaders are banned there, too
 READS_YAML = [ROOT / "registry/documents/front_matter.py", ROOT / "client/mergekit/yaml.py"]
@@ -126,8 +117,6 @@ def test_nothing_here_executes_or_trusts_what_it_reads(file: Path) -> None:
 def test_the_check_above_sees_what_it_should(source: str) -> None:
     assert dangers(source)
 
-
-# Imports ---------------------------------------------------------------------------------------------------------
 
 SERVER_SIDE = {"registry.cli", "registry.server", "registry.services", "registry.worker"}
 IMPORTERS = {  # who may import a room or a library; pyproject.toml has the layers
@@ -309,128 +298,3 @@ def test_every_dependency_is_pinned() -> None:
     ]
     asked = {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower().replace("_", "-") for line in wanted}  # type: ignore[index]
     assert asked - {project["name"]} <= pinned
-
-
-# Words -----------------------------------------------------------------------------------------------------------
-
-
-GLOSSARY = (ROOT / "docs/concepts/glossary.md").read_text("utf-8")
-
-
-def glossary() -> dict[str, tuple[str, list[str]]]:
-    """Return the meaning of each term of the glossary, and what it names in the code."""
-    lines = [line for line in GLOSSARY.splitlines() if line.startswith("|")][2:]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {term: (meaning, re.findall(r"`([^`]+)`", names)) for term, meaning, names in rows}
-
-
-def find(name: str) -> object:
-    """Return what a dotted name stands for: a module, or something in one."""
-    parts, rest = name.split("."), []
-    while True:
-        try:
-            value: object = importlib.import_module(".".join(parts))
-            break
-        except ModuleNotFoundError:
-            rest.insert(0, parts.pop())  # ends with an error once nothing is left to import
-    return functools.reduce(getattr, rest, value)
-
-
-def test_a_term_of_the_glossary_has_a_meaning_and_one_line() -> None:
-    lines = [line for line in GLOSSARY.splitlines() if line.startswith("|")][2:]
-    assert len(lines) == len(glossary()) > 25
-    assert [term for term, (meaning, _) in glossary().items() if not meaning.endswith(".")] == []
-
-
-@pytest.mark.parametrize("name", sorted({name for _, names in glossary().values() for name in names}))
-def test_what_the_glossary_names_is_in_the_code(name: str) -> None:
-    assert find(name) is not None
-
-
-@pytest.mark.parametrize("module", ["registry.db.tables", "registry.services.people.rules"])
-def test_a_term_that_is_the_name_of_a_class_names_it(module: str) -> None:
-    classes = {name for name, _ in inspect.getmembers(importlib.import_module(module), inspect.isclass)}
-    unnamed = []
-    for term, (_, names) in glossary().items():
-        expected = term.title().replace(" ", "").replace("_", "")
-        if expected in classes and f"{module}.{expected}" not in names:
-            unnamed.append(term)
-    assert unnamed == []
-
-
-# README ----------------------------------------------------------------------------------------------------------
-
-
-def block_after(marker: str) -> str:
-    """Return the fenced block that follows a marker in README, as .ci/run takes it."""
-    found = re.search(rf"^<!-- {marker} -->\n+```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    if found is None:
-        pytest.skip(f"README has no block marked {marker}")
-    return found[1]
-
-
-def named_commands() -> list[tuple[str, ...]]:
-    """Return every `crumb ...` and `crumb-server ...` that README and docs name: in code blocks, between backticks."""
-    fenced = re.findall(r"^```\w*\n(.*?)^```", PROSE, re.DOTALL | re.MULTILINE)
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", PROSE, flags=re.DOTALL | re.MULTILINE))
-    lines = [line for block in fenced for line in re.sub(r"\\\n", " ", block).splitlines()] + inline
-    found: dict[tuple[str, ...], None] = {}
-    for line in lines:
-        for part in re.split(r"&&|\||;|\$\(", line):
-            if said := re.match(
-                r"\s*(?:\$ |\S*/bin/)?(crumb-server|crumb)(?![\w-])((?: [a-z][a-z-]*(?![\w/@#.:]))*)(.*)", part
-            ):
-                options = re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", re.split(r" #| -- ", said[3])[0])
-                found[said[1], *said[2].split(), *options] = None
-    return list(found)
-
-
-@functools.cache
-def command_of(program: str) -> "typer.core.TyperGroup":
-    """Return the command that a program runs."""
-    if program == "crumb":
-        from client.cli import app
-    else:
-        from registry.cli import app
-    made = typer.main.get_command(app)
-    assert isinstance(made, typer.core.TyperGroup)
-    return made
-
-
-@pytest.mark.parametrize("said", named_commands(), ids=" ".join)
-def test_commands_in_readme_exist(said: tuple[str, ...]) -> None:
-    command = command_of(said[0])
-    words = [word for word in said[1:] if not word.startswith("-")]
-    while words and hasattr(command, "commands"):  # what follows the command's own name are its arguments
-        assert words[0] in command.commands, f"{' '.join(said)}: no command {words[0]}"
-        command = command.commands[words.pop(0)]
-    known = {"-h", "--help", "--version"}
-    known |= {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
-    assert {word for word in said[1:] if word.startswith("-")} <= known
-
-
-def test_every_command_is_in_help() -> None:
-    for program in ("crumb", "crumb-server"):
-        app = command_of(program)
-        from client.cli import app as crumb
-        from registry.cli import app as server
-
-        told = CliRunner().invoke(crumb if program == "crumb" else server, ["--help"]).output
-        assert all(name in told for name in app.commands)
-
-
-def test_readme_shows_the_two_commands() -> None:
-    demo, tests = block_after("demo"), block_after("tests")
-    for block in (demo, tests):
-        assert "python3 -m venv .venv" in block
-        assert "pip install -c constraints.txt" in block
-    assert "crumb demo" in demo
-    for check in ("ruff format --check .", "ruff check .", "mypy registry client", "lint-imports", "pytest"):
-        assert check in tests
-
-
-def test_ci_runs_the_command_that_readme_shows() -> None:
-    script = ROOT / ".ci" / "run"
-    assert os.access(script, os.X_OK)
-    shown = subprocess.run([str(script), "--show"], capture_output=True, text=True, check=False)
-    assert shown.stdout == block_after("tests")

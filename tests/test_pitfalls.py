@@ -6,7 +6,7 @@
                          services/releasing/test_channels.py::test_a_rollback_needs_as_many_as_a_move_does
      3  a push twice     services/catalog/test_patches.py::test_the_same_patch_twice_is_one_patch
                          client/commands/test_interruptions.py::test_a_push_whose_process_is_killed_goes_on_where_it_was
-     4  collecting       services/blobs/test_garbage.py::test_no_collector_takes_what_is_wanted
+     4  collecting       services/blobs/test_garbage_races.py::test_no_collector_takes_what_is_wanted
      5  crashes          test_kills.py::test_nothing_acknowledged_is_lost_however_often_processes_are_killed
                          server/test_hardened_uploads.py::test_killed_between_rename_and_commit_nothing_is_sent_again
      6  two uploaders    services/blobs/test_uploads.py::test_many_clients_at_once_make_one_blob_and_all_succeed
@@ -15,13 +15,13 @@
      8  a rename         test_pitfalls.py::test_a_name_that_changes_takes_its_history_along
      9  a user goes      test_pitfalls.py::test_what_somebody_did_is_readable_when_they_are_gone
                          test_pitfalls.py::test_nobody_who_did_something_can_be_deleted
-    10  a yank           services/releasing/test_releases.py::test_the_files_of_a_published_release_never_change
+    10  a yank           services/releasing/test_publishing.py::test_the_files_of_a_published_release_never_change
                          services/releasing/test_releases.py::test_a_yanked_patch_leaves_published_releases_as_they_are
                          services/releasing/test_channels.py::test_a_channel_points_only_at_published_releases
-    11  a quarantine     services/curation/test_reviews.py::test_a_quarantined_patch_is_for_admins_alone
+    11  a quarantine     services/curation/test_steps.py::test_a_quarantined_patch_is_for_admins_alone
                          test_pitfalls.py::test_what_was_fetched_before_the_quarantine_is_not_confirmed_after_it
-    12  two composes  services/releasing/test_releases.py::test_a_worker_that_comes_to_another_result_raises_the_alarm
-                         services/releasing/test_releases.py::test_two_results_of_one_recipe_raise_the_alarm
+    12  two composes  services/releasing/test_publishing.py::test_a_worker_that_comes_to_another_result_raises_the_alarm
+                         services/releasing/test_publishing.py::test_two_results_of_one_recipe_raise_the_alarm
                          breadcrumbs/kernels/test_gpu.py::test_a_model_is_composed_to_the_cpus_bytes_in_chunks
     13  hostile patches  breadcrumbs/checking/test_hostile_patches.py::test_a_hostile_patch_is_refused_by_entry_and_rule
     14  decimals         breadcrumbs/formats/test_recipe.py::test_a_decimal_has_one_normal_form
@@ -31,7 +31,7 @@
     16  two databases    test_pitfalls.py::test_a_registry_is_tested_on_both_databases
                          db/test_migrations.py::test_migrations_make_what_the_models_say
     17  webhooks         services/events/test_webhooks.py::test_what_is_sent_is_signed
-                    services/events/test_webhooks.py::test_a_delivery_that_fails_eight_times_ends_and_can_be_replayed
+                    services/events/test_deliveries.py::test_a_delivery_that_fails_eight_times_ends_and_can_be_replayed
                          outside/test_egress.py::test_a_name_that_stands_for_something_private_is_not_called
     18  OIDC             test_pitfalls.py::test_no_identity_is_trusted_that_no_owner_has_named
     19  look-alikes      services/people/test_people.py::test_names_that_look_alike_are_one_name

@@ -1,273 +1,30 @@
-"""The audit log: every change has one row, and what failed has none."""
+"""The audit log: every call that changes something has one row."""
 
-import base64
-import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
-from registry.db.tables import Identity, MailAddress, Model, Token, User, now
-from registry.services.people import mail_addresses, sign_ins
 from tests.support.audit_log import complaints, last, rows
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.routes import every_way
-from tests.support.world import World, announce, create_model, digest, push_patch, put_part, upload
+from tests.support.story import BUNDLE, HUB, MODEL, OPEN, PARTS, SEVERAL, Story
+from tests.support.story_of_people import tell_joining, tell_people, tell_uploads
+from tests.support.world import World, digest, upload
 
 pytestmark = pytest.mark.heavy
-
-MODEL = "/api/v1/models/{namespace}/{name}"
-HUB = "/api/models/{namespace}/{name}"
-PARTS = {  # of something that is in the log as a whole; or what somebody has read, and wants to
-    "POST /api/v1/news/seen",
-    f"PUT {MODEL}/watch",
-    f"DELETE {MODEL}/watch",
-    "PUT /api/v1/uploads/{upload_id}/parts/{number}",
-    "PUT /api/lfs/{upload_id}/parts/{number}",
-    "POST /api/lfs/{upload_id}/complete",
-    f"POST {HUB}/preupload/{{rev}}",
-    "POST /api/validate-yaml",
-    "POST /api/v1/device",
-}
-SEVERAL = {  # which announce, complete or send several files, each with a row
-    f"POST {HUB}/commit/{{rev}}",
-    "POST /{namespace}/{name}.git/info/lfs/objects/batch",
-    "POST /{namespace}/{name}.git/info/lfs/objects/verify",
-}
 MAILS = {
     "smtp_host": "mail.example.org",
     "mail_from": "crumbs@example.org",
     "public_url": "http://registry.example.org",
 }
-OPEN = {"state": "proposed"}
-BUNDLE = json.dumps({"verificationMaterial": {}, "dsseEnvelope": {}})
 
 
 @pytest.fixture
 def world_settings() -> dict[str, Any]:
     return {"registration": "open", **MAILS}
-
-
-# ------------------------------------------------------------------------------------------------- one call, one row
-
-
-@dataclass
-class Story:
-    """The story of `crew/tiny`, call by call, each looked up in the log."""
-
-    world: World
-    told: set[str] = field(default_factory=set)
-
-    def tell(
-        self,
-        user: str,
-        way: str,
-        body: Any = None,
-        /,
-        *,
-        wrote: str,
-        about: str,
-        before: dict[str, Any] | None = None,
-        after: dict[str, Any] | None = None,
-        adds: bool = False,
-        **values: str,
-    ) -> Any:
-        """Call once, and look for the one row; call again, which may be refused but, unless it adds, writes nothing.
-
-        Args:
-            user: Who.
-            way: Method and path of the route.
-            body: JSON.
-            wrote: The action in the log.
-            about: The subject in the log.
-            before: What the row says was there.
-            after: What the row says of what is there now, among other things.
-            adds: Whether the same call again is another thing.
-            values: What the parameters of the path are.
-        """
-        self.told.add(way)
-        method, path = way.split()
-        url = path.format_map({"namespace": "crew", "name": "tiny", **values})
-        client, serial, told = self.world.client(user), last(self.world), f"story-{uuid.uuid4().hex}"
-        answer = client.request(method, url, json=body, headers={"X-Request-Id": told})
-        assert answer.status_code < 300, (way, answer.status_code, answer.text)
-        found = rows(self.world, serial)
-        assert [(row.serial, row.action, row.subject) for row in found] == [(serial + 1, wrote, about)], way
-        row = found[0]
-        with self.world.database.read() as session:
-            speaker = session.scalars(select(User).where(User.name == user)).one()
-            token = session.scalars(select(Token).where(Token.user_id == speaker.id).order_by(Token.created_at)).first()
-            model = session.scalar(select(Model).where(Model.name == "tiny"))
-        assert token is not None
-        assert (row.user_id, row.user_name, row.token_prefix) == (speaker.id, user, token.prefix), way
-        assert row.token_prefix == self.world.tokens[user][:9]
-        assert row.request_id == answer.headers["x-request-id"] == told, way
-        assert abs((now() - row.at).total_seconds()) < 60
-        assert row.before == before, way
-        if after is None:
-            assert row.after is None, way
-        else:
-            assert row.after is not None and row.after | after == row.after, (way, row.after)
-        if wrote.startswith("report."):
-            assert row.model_id is None, "whoever may read what happened to a model would see who reported it"
-        elif "{name}" in path:
-            assert model is not None and row.model_id == model.id, way
-        if not adds:
-            again = client.request(method, url, json=body)
-            assert again.status_code < 500, again.text
-            assert not rows(self.world, serial + 1), (way, again.status_code, again.text)
-        return answer.json() if answer.content else None
-
-
-def tell_people(story: Story) -> None:
-    spaces = "/api/v1/namespaces"
-    for user in ("bob", "carol", "dave"):
-        story.world.token(user)
-    story.tell("alice", f"POST {spaces}", {"name": "crew"}, wrote="namespace.create", about="crew")
-    way = f"{spaces}/{{namespace}}/members/{{user}}"
-    nothing, reviewer, maintainer = ({"role": role} for role in (None, "reviewer", "maintainer"))
-    carol, dave = {"user": "carol"}, {"user": "dave"}
-    change = {"wrote": "namespace.member", "about": "crew"}
-    story.tell("alice", f"PUT {way}", reviewer, user="carol", **change, before=carol | nothing, after=carol | reviewer)
-    story.tell(
-        "alice", f"PUT {way}", maintainer, user="carol", **change, before=carol | reviewer, after=carol | maintainer
-    )
-    story.tell("alice", f"PUT {way}", reviewer, user="dave", **change, before=dave | nothing, after=dave | reviewer)
-    story.tell("alice", f"DELETE {way}", user="dave", **change, before=dave | reviewer, after=dave | nothing)
-    body = {"scopes": ["push", "read"], "label": "robot"}
-    after = {"scopes": ["read", "push"]}
-    token = story.tell(
-        "alice", "POST /api/v1/tokens", body, wrote="token.create", about="alice", after=after, adds=True
-    )
-    assert rows(story.world, last(story.world) - 1)[0].after == {**after, "prefix": token["prefix"]}
-    story.tell(
-        "alice",
-        "DELETE /api/v1/tokens/{token_id}",
-        token_id=token["id"],
-        wrote="token.revoke",
-        about="alice",
-        after={"prefix": token["prefix"]},
-    )
-
-
-def tell_joining(story: Story) -> None:
-    words = {"label": "Ada", "expires_days": 3, "role": "reviewer"}
-    after = {"label": "Ada", "role": "reviewer"}
-    way = "/api/v1/namespaces/{namespace}/invitations"
-    told: dict[str, Any] = {"wrote": "invitation.create", "about": "crew", "adds": True, "after": after}
-    made = [story.tell("alice", f"POST {way}", words, **told) for _ in range(2)]
-    was = {"invitation": made[0]["id"], "state": "open"}
-    gone: dict[str, Any] = {"wrote": "invitation.revoke", "about": "crew", "before": was}
-    story.tell("alice", f"DELETE {way}/{{invitation_id}}", invitation_id=made[0]["id"], **gone)
-    secret = {"invitation": made[1]["url"].rpartition("=")[2]}
-    used: dict[str, Any] = {"wrote": "invitation.accept", "about": "crew", "before": {"role": None}}
-    story.tell("bob", "POST /api/v1/joining/accept", secret, after={"role": "reviewer"}, **used)
-    assert story.world.client("alice").delete("/api/v1/namespaces/crew/members/bob").status_code == 204
-    was, is_now = {"display_name": ""}, {"display_name": "Bob B."}
-    story.tell("bob", "PATCH /api/v1/profile", is_now, wrote="user.update", about="bob", before=was, after=is_now)
-    tell_accounts(story)
-    tell_sessions(story)
-    tell_mail(story)
-
-
-def tell_mail(story: Story) -> None:
-    way, mine = "/api/v1/mail", {"about": "bob"}
-    asked, after = {"address": "bob@example.org", "rhythm": "daily"}, {"rhythm": "daily", "state": "asked"}
-    story.tell("bob", f"PUT {way}", asked, wrote="mail.set", after=after, adds=True, **mine)
-    with story.world.database.read() as session:
-        row = session.scalars(select(MailAddress)).one()
-        confirming, ending = ({"link": mail_addresses.sign(row, purpose)} for purpose in ("confirm", "unsubscribe"))
-    story.tell("bob", f"POST {way}/confirm", confirming, wrote="mail.confirm", **mine)
-    serial = last(story.world)
-    for _ in range(2):
-        assert story.world.client(None).post(f"{way}/unsubscribe", json=ending).status_code == 204
-    (written,) = rows(story.world, serial)
-    assert (written.action, written.subject, written.user_id) == ("mail.unsubscribe", "bob", None)
-    story.told.add(f"POST {way}/unsubscribe")
-    story.tell("bob", f"DELETE {way}", wrote="mail.forget", **mine)
-
-
-def tell_sessions(story: Story) -> None:
-    with story.world.database.write() as session:
-        sign_ins.start(session, story.world.token("bob"))
-        user = session.scalars(select(User).where(User.name == "bob")).one()
-        session.add(Identity(user_id=user.id, issuer="https://id.example.org", subject="b", name="bob"))
-    there = story.world.client("bob").get("/api/v1/sessions").json()
-    prefix = {"prefix": story.world.token("bob")[:9]}
-    way, at = "DELETE /api/v1/sessions/{session_id}", {"session_id": there["sessions"][0]["id"], "about": "bob"}
-    story.tell("bob", way, wrote="sign_in.end", after=prefix, **at)
-    way, at = "DELETE /api/v1/sessions/accounts/{account_id}", {"account_id": there["accounts"][0]["id"]}
-    was = {"issuer": "https://id.example.org", "subject": "b", "identity": there["accounts"][0]["id"]}
-    story.tell("bob", way, wrote="identity.unlink", about="bob", before=was, **at)
-    codes = story.world.client(None).post("/api/v1/device", json={"label": "crumb"}).json()
-    body, after = {"user_code": codes["user_code"], "approve": True}, {"program": "crumb"}
-    story.tell("bob", "POST /api/v1/device/decide", body, wrote="device.approve", about="bob", after=after)
-    serial, question = last(story.world), {"device_code": codes["device_code"]}
-    given = story.world.client(None).post("/api/v1/device/token", json=question).json()
-    (row,) = rows(story.world, serial)
-    assert (row.action, row.user_name) == ("token.create", "bob")
-    assert given["token"].startswith(str(row.token_prefix))
-    story.told.add("POST /api/v1/device/token")
-
-
-def tell_accounts(story: Story) -> None:
-    """What admins do, and what somebody without an account does, whom the log cannot name."""
-    story.world.client("root", admin=True)
-    body = {"name": "erin", "display_name": "Erin"}
-    after = {"display_name": "Erin"}
-    story.tell("root", "POST /api/v1/admin/users", body, wrote="user.create", about="erin", after=after)
-    for active in (False, True):
-        story.tell(
-            "root",
-            "PATCH /api/v1/admin/users/{user}",
-            {"active": active},
-            user="erin",
-            wrote="user.enable" if active else "user.disable",
-            about="erin",
-            before={"active": not active},
-            after={"active": active},
-        )
-    way = "/api/v1/admin/invitations"
-    told: dict[str, Any] = {"wrote": "invitation.create", "about": "the registry", "adds": True}
-    made = story.tell("root", f"POST {way}", {"label": "x"}, after={"label": "x"}, **told)
-    was = {"invitation": made["id"], "state": "open"}
-    gone: dict[str, Any] = {"wrote": "invitation.revoke", "about": "the registry", "before": was}
-    story.tell("root", f"DELETE {way}/{{invitation_id}}", invitation_id=made["id"], **gone)
-    serial = last(story.world)
-    asked = story.world.client(None).post("/api/v1/joining", json={"name": "frank", "message": "Please."})
-    assert asked.status_code == 201, asked.text
-    (row,) = rows(story.world, serial)
-    assert (row.action, row.subject, row.user_id) == ("invitation.ask", "frank", None)
-    assert row.request_id == asked.headers["x-request-id"]
-    story.told.add("POST /api/v1/joining")
-    assert row.after is not None
-    waiting: dict[str, Any] = {"invitation_id": row.after["invitation"], "about": "frank", "after": row.after}
-    story.tell("root", f"POST {way}/{{invitation_id}}/approve", wrote="invitation.approve", **waiting)
-    serial, secret = last(story.world), asked.json()["url"].rpartition("=")[2]
-    joined = story.world.client(None).post("/api/v1/joining/accept", json={"invitation": secret, "name": "frank"})
-    assert joined.status_code == 200, joined.text
-    (row,) = rows(story.world, serial)
-    assert (row.action, row.subject, row.user_name) == ("user.join", "frank", "frank")
-    assert joined.json()["token"].startswith(str(row.token_prefix))
-    assert story.world.client(None).post("/api/v1/joining", json={"name": "gina", "message": ""}).status_code == 201
-    until, names = {"until": now().isoformat()}, {"requests": 1, "names": ["gina"]}
-    story.tell("root", f"POST {way}/refuse", until, wrote="invitation.refuse", about="the registry", before=names)
-
-
-def tell_uploads(story: Story) -> None:
-    data = b"something of no use"
-    body = {"sha256": digest(data), "size": len(data)}
-    announced = {**body, "state": "open"}
-    way = "/api/v1/uploads"
-    session = story.tell("bob", f"POST {way}", body, wrote="upload.announce", about="bob", after=announced)
-    assert put_part(story.world.client("bob"), session, data, 0).status_code == 200
-    one = f"{way}/{{upload_id}}"
-    story.tell("bob", f"POST {one}/complete", upload_id=session["id"], wrote="upload.complete", about="bob", after=body)
-    story.tell("bob", f"DELETE {one}", upload_id=session["id"], wrote="upload.cancel", about="bob", before=body)
 
 
 def tell_model(story: Story, folder: Path) -> None:
@@ -623,29 +380,6 @@ def test_every_call_that_changes_something_writes_one_row(world: World, tmp_path
     assert not complaints(world)
 
 
-def test_a_push_is_in_the_log_with_each_of_its_files(world: World, tmp_path: Path) -> None:
-    base = make_checkpoint(tmp_path / "base")
-    create_model(world, "alice/m", base, "alice")
-    tuned = fine_tuned(base, tmp_path / "tuned")
-    lines: list[dict[str, Any]] = [{"key": "header", "value": {"summary": "Learn", "description": ""}}]
-    for path in sorted(tuned.iterdir()):
-        content = base64.b64encode(path.read_bytes()).decode()
-        lines.append({"key": "file", "value": {"path": path.name, "content": content, "encoding": "base64"}})
-    world.token("bob")
-    before = last(world)
-    sent = world.client("bob").post(
-        "/api/models/alice/m/commit/main?create_pr=1", content="\n".join(map(json.dumps, lines)).encode()
-    )
-    assert sent.status_code == 200, sent.text
-    found = [(row.user_name, row.action) for row in rows(world, before)]
-    files = len(list(tuned.iterdir()))
-    assert found == [("bob", "upload.announce")] * files + [("bob", "push.open"), ("bob", "push.commit")]
-    before = last(world)
-    world.work()
-    made = [(row.user_name, row.action, row.subject) for row in rows(world, before)]
-    assert made == [(None, "patch.push", "alice/m#1"), (None, "patch.checked", "alice/m#1")]
-
-
 def test_what_workers_and_operators_do_is_in_the_log_without_a_user(world: World, tmp_path: Path) -> None:
     story = Story(world)
     tell_people(story)
@@ -654,86 +388,3 @@ def test_what_workers_and_operators_do_is_in_the_log_without_a_user(world: World
     assert set(found) == {"token.create", "model.ready"}
     for row in found.values():
         assert (row.user_name, row.token_prefix, row.request_id) == (None, None, None)
-
-
-def test_a_channel_that_is_made_by_its_rule_is_in_the_log(world: World, tmp_path: Path) -> None:
-    create_model(world, "alice/tiny", make_checkpoint(tmp_path / "base"))
-    serial, url = last(world), "/api/v1/models/alice/tiny/channels"
-    assert world.client("alice").put(f"{url}/nightly/protection", json={}).status_code == 200
-    assert [row["name"] for row in world.client(None).get(url).json()] == ["nightly"]
-    assert [row.action for row in rows(world, serial)] == ["channel.protect"]
-
-
-def test_a_release_cut_twice_while_it_is_composed_is_cut_once(world: World, tmp_path: Path) -> None:
-    base = make_checkpoint(tmp_path / "base")
-    create_model(world, "alice/tiny", base)
-    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
-    push_patch(world, "alice/tiny", tmp_path / "patch.safetensors")
-    alice, url = world.client("alice"), "/api/v1/models/alice/tiny/releases"
-    body = {"version": "1.0.0", "patches": [{"number": 1}]}
-    assert alice.post(url, json=body).status_code == 202
-    assert alice.patch(f"{url}/1.0.0", json={"changelog": "By hand."}).status_code == 200
-    serial = last(world)
-    assert alice.post(url, json=body).json()["changelog"] == "By hand."
-    assert last(world) == serial
-
-
-def test_a_recipe_that_two_ask_for_again_and_again_is_two_rows(world: World, tmp_path: Path) -> None:
-    base = make_checkpoint(tmp_path / "base")
-    create_model(world, "alice/tiny", base)
-    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
-    push_patch(world, "alice/tiny", tmp_path / "patch.safetensors")
-    serial, body = last(world), {"alpha": "0.3", "patches": [{"number": 1}]}
-    for user in ("bob", "carol", "carol", "bob", "carol"):
-        answer = world.client(user).post("/api/v1/models/alice/tiny/compositions", json=body)
-        assert answer.status_code == 202
-    asked = [row.user_name for row in rows(world, serial) if row.action == "recipe.compose"]
-    assert asked == ["bob", "carol"]
-
-
-# ---------------------------------------------------------------------------------------- what failed is in no log
-
-
-def test_calls_that_are_refused_write_nothing(world: World) -> None:
-    alice = world.client("alice")
-    world.token("bob")
-    session = announce(alice, b"x" * 1500)
-    for number in (0, 1):
-        assert put_part(alice, session, b"y" * 1500, number).status_code == 200
-    serial = last(world)
-    for method, path, body, status in (
-        ("POST", "tokens", {"scopes": []}, 422),
-        ("POST", "tokens", {"scopes": ["read"], "model": "alice/none"}, 404),
-        ("POST", "namespaces", {"name": "bob"}, 409),
-        ("POST", "namespaces", {"name": "admin"}, 422),
-        ("PUT", "namespaces/bob/members/alice", {"role": "owner"}, 403),
-        ("DELETE", "namespaces/alice/members/alice", None, 409),
-        ("PUT", "namespaces/alice/members/nobody", {"role": "owner"}, 404),
-        ("POST", f"uploads/{session['id']}/complete", None, 422),  # the bytes are other ones
-        ("POST", "uploads", {"sha256": digest(b"x" * 1500), "size": 7}, 409),
-        ("DELETE", f"uploads/{uuid.uuid4()}", None, 404),
-        ("POST", "models", {"name": "alice/m", "files": [{"path": "a.safetensors", "sha256": "0" * 64}]}, 422),
-    ):
-        answer = alice.request(method, f"/api/v1/{path}", json=body)
-        assert answer.status_code == status, (method, path, answer.text)
-    assert last(world) == serial
-
-
-def test_a_rolled_back_change_is_not_in_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row is part of the transaction that makes the change."""
-    alice = world.client("alice")
-    alice.get("/api/v1/whoami")
-    serial, known = last(world), alice.get("/api/v1/tokens").json()
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("after the service was done")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("registry.server.views.people.token", fail)
-        assert alice.post("/api/v1/tokens", json={"scopes": ["read"]}).status_code == 500
-    with monkeypatch.context() as patched:
-        patched.setattr("registry.db.session.append_pending", fail)  # what cannot be logged does not happen
-        assert alice.post("/api/v1/namespaces", json={"name": "crew"}).status_code == 500
-    assert last(world) == serial
-    assert alice.get("/api/v1/tokens").json() == known
-    assert alice.get("/api/v1/namespaces/crew").status_code == 404

@@ -3,6 +3,7 @@
 import json
 import threading
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,23 +17,33 @@ from registry.db.tables import AuditEvent, User, now
 from registry.services.people.actors import record
 from registry.services.people.namespaces import ensure_user
 from tests.support.audit_log import complaints, rows
+from tests.support.prepared import Fill
 from tests.support.world import World
 
 pytestmark = pytest.mark.heavy
 
 
-@pytest.fixture
-def log(world: World) -> World:
-    """A registry with a log of seven rows and a value in every column."""
+def write_log(world: World, _folder: Path) -> None:
+    """Write a log of seven rows with a value in every column, which nothing guards."""
     client = world.client("alice")
     world.token("bob")
     for body in ({"role": "reviewer"}, {"role": "maintainer"}, {"role": "owner"}):
         assert client.put("/api/v1/namespaces/alice/members/bob", json=body).status_code == 204
     for name in ("crew", "band"):
         assert client.post("/api/v1/namespaces", json={"name": name}).status_code == 201
+    open_log(world)
+
+
+@pytest.fixture
+def world_filling(request: pytest.FixtureRequest) -> Fill | None:
+    return write_log if "log" in request.fixturenames else None
+
+
+@pytest.fixture
+def log(world: World) -> World:
+    """A registry with such a log, to change at will."""
     assert [row.serial for row in rows(world)] == [1, 2, 3, 4, 5, 6, 7]
     assert not complaints(world)
-    open_log(world)
     return world
 
 

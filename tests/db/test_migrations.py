@@ -41,18 +41,16 @@ def test_there_is_one_line_of_migrations(tmp_path: Path) -> None:
     assert len(script.get_bases()) == 1
 
 
-def test_migrations_make_what_the_models_say(database_url: str) -> None:
-    migrate(database_url)
-    engine = make_engine(database_url)
+def test_migrations_make_what_the_models_say(migrated_url: str) -> None:
+    engine = make_engine(migrated_url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
     engine.dispose()
 
 
-def test_every_check_and_index_of_the_models_is_in_the_database(database_url: str) -> None:
+def test_every_check_and_index_of_the_models_is_in_the_database(migrated_url: str) -> None:
     """Autogenerate does not compare CHECK constraints, so they are compared here."""
-    migrate(database_url)
-    engine = make_engine(database_url)
+    engine = make_engine(migrated_url)
     inspector = inspect(engine)
     for table in Table.metadata.sorted_tables:
         mine = {str(check.name) for check in table.constraints if type(check).__name__ == "CheckConstraint"}
@@ -62,19 +60,17 @@ def test_every_check_and_index_of_the_models_is_in_the_database(database_url: st
     engine.dispose()
 
 
-def test_migrations_go_down_and_up_again(database_url: str) -> None:
-    migrate(database_url)
-    there = tables(database_url)
+def test_migrations_go_down_and_up_again(migrated_url: str) -> None:
+    there = tables(migrated_url)
     assert "patches" in there
-    command.downgrade(migrations_config(database_url), "base")
-    assert tables(database_url) <= {"alembic_version"}
-    migrate(database_url)
-    assert tables(database_url) == there
+    command.downgrade(migrations_config(migrated_url), "base")
+    assert tables(migrated_url) <= {"alembic_version"}
+    migrate(migrated_url)
+    assert tables(migrated_url) == there
 
 
-def test_cards_that_were_talked_about_go_with_what_was_said(database_url: str) -> None:
-    migrate(database_url)
-    database = open_database(database_url)
+def test_cards_that_were_talked_about_go_with_what_was_said(migrated_url: str) -> None:
+    database = open_database(migrated_url)
     with database.write() as session:
         user, space = User(name="carol"), Namespace(name="carol", skeleton="carol", kind="user")
         session.add_all([user, space])
@@ -88,8 +84,8 @@ def test_cards_that_were_talked_about_go_with_what_was_said(database_url: str) -
         session.add(CardProposal(patch_id=patch.id, title="t", message="", card="# New", commit="a" * 40))
         session.add(Comment(patch_id=patch.id, author_id=user.id, message="Good."))
     database.engine.dispose()
-    command.downgrade(migrations_config(database_url), "8e15c0d2b7f4")
-    engine = make_engine(database_url)
+    command.downgrade(migrations_config(migrated_url), "8e15c0d2b7f4")
+    engine = make_engine(migrated_url)
     with engine.connect() as connection:
         counts = [
             connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar() for name in ("patches", "comments")
@@ -98,11 +94,10 @@ def test_cards_that_were_talked_about_go_with_what_was_said(database_url: str) -
     assert counts == [0, 0]
 
 
-def test_migrating_twice_changes_nothing(database_url: str) -> None:
-    migrate(database_url)
-    before = tables(database_url)
-    migrate(database_url)
-    assert tables(database_url) == before
+def test_migrating_twice_changes_nothing(migrated_url: str) -> None:
+    before = tables(migrated_url)
+    migrate(migrated_url)
+    assert tables(migrated_url) == before
 
 
 def test_a_database_at_another_migration_is_refused_with_the_command(database_url: str) -> None:
@@ -114,12 +109,11 @@ def test_a_database_at_another_migration_is_refused_with_the_command(database_ur
     database.engine.dispose()
 
 
-def test_a_database_of_a_later_version_is_refused_with_a_sentence_and_left_alone(database_url: str) -> None:
-    migrate(database_url)
-    database = open_database(database_url)
+def test_a_database_of_a_later_version_is_refused_with_a_sentence_and_left_alone(migrated_url: str) -> None:
+    database = open_database(migrated_url)
     with database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from2030'")
-    for use in (lambda: migrate(database_url), lambda: require_head(database, database_url)):
+    for use in (lambda: migrate(migrated_url), lambda: require_head(database, migrated_url)):
         with pytest.raises(WrongState, match=r"newer than this crumb-server.*from2030.*Install the version"):
             use()
     database.engine.dispose()

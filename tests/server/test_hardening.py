@@ -14,6 +14,7 @@ from registry.services.blobs import damage
 from registry.services.queue import jobs
 from registry.storage import store as disk
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.prepared import Fill, add_tiny
 from tests.support.world import (
     World,
     create_model,
@@ -28,16 +29,27 @@ DATA = os.urandom(3000)
 PATCHES = "/api/v1/models/alice/tiny/patches"
 
 
+ON_SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"])  # answers about files, where it decides nothing
+
+
+def add_waiting_patch(world: World, folder: Path) -> None:
+    """Add a base and a patch that waits to be checked."""
+    add_tiny(world, folder)
+    make_patch(folder / "base", fine_tuned(folder / "base", folder / "tuned"), folder / "patch.safetensors")
+    client = world.client("bob")
+    sha256 = upload(client, (folder / "patch.safetensors").read_bytes())
+    client.post(PATCHES, json={"sha256": sha256, "title": "t"})
+
+
+@pytest.fixture
+def world_filling(request: pytest.FixtureRequest) -> Fill | None:
+    return add_waiting_patch if "faults" in request.fixturenames else None
+
+
 class Faults:
     """A base and a patch that waits to be checked."""
 
-    def __init__(self, world: World, tmp_path: Path) -> None:
-        base = make_checkpoint(tmp_path / "base")
-        create_model(world, "alice/tiny", base)
-        make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
-        client = world.client("bob")
-        sha256 = upload(client, (tmp_path / "patch.safetensors").read_bytes())
-        client.post(PATCHES, json={"sha256": sha256, "title": "t"})
+    def __init__(self, world: World) -> None:
         self.world = world
 
     def state(self) -> str:
@@ -49,11 +61,14 @@ class Faults:
                 job.lease_until = job.created_at
 
 
-def test_a_database_that_is_away_for_a_moment_refuses_no_patch(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    faults = Faults(world, tmp_path)
+@pytest.fixture
+def faults(world: World) -> Faults:
+    return Faults(world)
 
+
+def test_a_database_that_is_away_for_a_moment_refuses_no_patch(
+    world: World, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(*_: object) -> None:
         raise OperationalError("INSERT", {}, Exception("server closed the connection"))
 
@@ -68,10 +83,9 @@ def test_a_database_that_is_away_for_a_moment_refuses_no_patch(
 
 
 def test_a_worker_stopped_together_with_its_process_refuses_no_patch(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service manager stops all processes of a group at once."""
-    faults = Faults(world, tmp_path)
 
     class Stopped:
         progress = 0.0
@@ -106,8 +120,9 @@ def test_stopping_a_worker_often_is_no_death(world: World) -> None:
             jobs.release(session, claim)
 
 
-def test_an_inner_failure_says_nothing_of_paths(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    faults = Faults(world, tmp_path)
+def test_an_inner_failure_says_nothing_of_paths(
+    world: World, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with world.database.write() as session:
         (sha256,) = session.execute(Blob.__table__.select().order_by(Blob.created_at.desc()).limit(1)).one()[:1]
     world.store.path(sha256).unlink()
@@ -117,8 +132,7 @@ def test_an_inner_failure_says_nothing_of_paths(world: World, tmp_path: Path, mo
     assert faults.state() == "checking", "bytes that the operator lost are no fault of the patch"
 
 
-def test_a_composition_that_two_asked_for_is_not_one_persons_to_cancel(world: World, tmp_path: Path) -> None:
-    Faults(world, tmp_path)
+def test_a_composition_that_two_asked_for_is_not_one_persons_to_cancel(world: World, faults: Faults) -> None:
     world.work()
     url, body = "/api/v1/models/alice/tiny/compositions", {"patches": [{"number": 1}]}
     job = world.client("bob").post(url, json=body).json()["job"]["id"]
@@ -128,8 +142,7 @@ def test_a_composition_that_two_asked_for_is_not_one_persons_to_cancel(world: Wo
     assert world.client("carol").post(url, json=body).status_code == 200
 
 
-def test_who_asks_again_revives_a_dying_job(world: World, tmp_path: Path) -> None:
-    Faults(world, tmp_path)
+def test_who_asks_again_revives_a_dying_job(world: World, faults: Faults) -> None:
     world.work()
     url, body = "/api/v1/models/alice/tiny/compositions", {"patches": [{"number": 1}]}
     job = world.client("bob").post(url, json=body).json()["job"]["id"]
@@ -173,6 +186,7 @@ def test_reading_does_not_depend_on_writing(world: World, monkeypatch: pytest.Mo
     assert client.get("/api/v1/whoami").status_code == 200
 
 
+@ON_SQLITE
 def test_invented_methods_are_one_label(world: World) -> None:
     client = world.client(None)
     for number in range(5):
@@ -180,6 +194,7 @@ def test_invented_methods_are_one_label(world: World) -> None:
     assert "INVENTED" not in world.client("chief", admin=True).get("/metrics").text
 
 
+@ON_SQLITE
 def test_a_wrong_range_says_how_long_the_file_is(world: World, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "base")
     (folder / "empty.txt").touch()
@@ -194,6 +209,7 @@ def test_a_wrong_range_says_how_long_the_file_is(world: World, tmp_path: Path) -
     assert (nothing.status_code, nothing.headers["content-type"]) == (416, "application/problem+json")
 
 
+@ON_SQLITE
 def test_conditions_on_a_file_are_answered_by_its_digest_and_never_by_a_date(world: World, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "base")
     create_model(world, "alice/tiny", folder)

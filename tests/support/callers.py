@@ -1,11 +1,17 @@
 """Requests to an app in this process, each handed to the event loop once."""
 
+import sys
+from importlib.util import find_spec
 from typing import Any
 
 import httpx2
 from anyio.from_thread import BlockingPortal
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+
+# httpx2's transport tries to import it for each request, and looks through all folders where it is not installed.
+if find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]  # as Python itself notes that there is none
 
 
 class Caller(TestClient):

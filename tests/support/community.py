@@ -1,6 +1,5 @@
 """A model with people in every role and checked patches: made once for each kind of database, copied for each test."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy
 from sqlalchemy import select
 
 from registry.db.tables import AuditEvent, BaseFile, Model, ModelMember, Patch, PatchRevision, RevisionFile, User
 from registry.services.people.actors import Actor, authenticate
 from registry.worker.worker import Worker
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
-from tests.support.world import World, create_model, open_world, push_patch, store
+from tests.support.prepared import open_copy, prepare
+from tests.support.world import World, create_model, push_patch, store
 
 NAME = "alice/tiny"
 URL = f"/api/v1/models/{NAME}"
@@ -23,18 +22,6 @@ ROLES = {"mary": "maintainer", "max": "maintainer", "rita": "reviewer", "rolf": 
 PATCHES = 4  # by bob, checked drafts without a licence
 SHAPES = {"embed.weight": (40, 16), "layers.0.norm.weight": (16,)}
 RELEASES = {"1.0.0": [1], "1.1.0": [1, 2], "1.2.0": [1, 2, 3]}
-
-
-@dataclass(frozen=True)
-class Made:
-    """A registry to copy: its database, the folder with its data and files if it has any, and people's tokens."""
-
-    url: str
-    folder: Path | None = None
-    tokens: dict[str, str] = field(default_factory=dict)
-
-
-_made: dict[tuple[str, bool], Made] = {}
 
 
 @dataclass
@@ -162,61 +149,31 @@ class Community:
             return session.query(AuditEvent).count()
 
 
-def prepare(folder: Path, url: str) -> dict[str, str]:
-    """Fill an empty registry; return the tokens of its people."""
+def fill(world: World, folder: Path) -> None:
+    """Add the model, its people and their patches."""
     base = make_checkpoint(folder / "base", shapes=SHAPES)
-    with open_world(folder / "data", url) as world:
-        for user in ("alice", *ROLES, "bob", "carol"):
-            world.token(user)
-        world.token("chief", admin=True)
-        create_model(world, NAME, base)
-        for seed in range(1, PATCHES + 4):
-            out = folder / f"{seed}.safetensors"
-            make_patch(base, fine_tuned(base, folder / f"tuned{seed}", seed=seed), out)
-            if seed <= PATCHES:
-                push_patch(world, NAME, out, title=f"Patch {seed}")
-        with world.database.write() as session:
-            model_id = session.scalars(select(Model.id)).one()
-            for user, role in ROLES.items():
-                user_id = session.scalars(select(User.id).where(User.name == user)).one()
-                session.add(ModelMember(model_id=model_id, user_id=user_id, role=role))
-        return dict(world.tokens)
+    for user in ("alice", *ROLES, "bob", "carol"):
+        world.token(user)
+    world.token("chief", admin=True)
+    create_model(world, NAME, base)
+    for seed in range(1, PATCHES + 4):
+        out = folder / f"{seed}.safetensors"
+        make_patch(base, fine_tuned(base, folder / f"tuned{seed}", seed=seed), out)
+        if seed <= PATCHES:
+            push_patch(world, NAME, out, title=f"Patch {seed}")
+    with world.database.write() as session:
+        model_id = session.scalars(select(Model.id)).one()
+        for user, role in ROLES.items():
+            user_id = session.scalars(select(User.id).where(User.name == user)).one()
+            session.add(ModelMember(model_id=model_id, user_id=user_id, role=role))
 
 
-def release(crew: Community) -> None:
+def release(world: World, folder: Path) -> None:
     """Accept the patches and publish RELEASES."""
+    crew = Community(world, folder, [])
     crew.accept(1, 2, 3, 4)
     for version, numbers in RELEASES.items():
         crew.publish(version, numbers)
-
-
-def copy(kind: str, made: Made, folder: Path, request: pytest.FixtureRequest) -> str:
-    """Copy a registry into a folder; return the URL of its database."""
-    if made.folder is not None:
-        shutil.copytree(made.folder / "data", folder / "data")
-    if kind == "postgresql":
-        return str(request.getfixturevalue("databases").create(made.url))
-    shutil.copyfile(str(sqlalchemy.make_url(made.url).database), folder / "registry.db")
-    return f"sqlite:///{folder / 'registry.db'}"
-
-
-def prepared(kind: str, released: bool, request: pytest.FixtureRequest) -> Made:
-    """Return a registry to copy, made when it is first asked for; the one with releases grows from the one without."""
-    if (kind, released) not in _made:
-        folder = request.getfixturevalue("tmp_path_factory").mktemp("community")
-        if released:
-            source = prepared(kind, False, request)
-            url = copy(kind, source, folder, request)
-            with open_world(folder / "data", url) as world:
-                world.tokens.update(source.tokens)
-                release(Community(world, folder, []))
-            tokens = source.tokens
-        else:
-            template = request.getfixturevalue("migrated_template")(kind)
-            url = copy(kind, Made(template), folder, request)
-            tokens = prepare(folder, url)
-        _made[kind, released] = Made(url, folder, tokens)
-    return _made[kind, released]
 
 
 @contextmanager
@@ -224,13 +181,10 @@ def open_community(
     kind: str, folder: Path, request: pytest.FixtureRequest, *, released: bool = False, **settings: Any
 ) -> Iterator[Community]:
     """Open a copy of the community on a database of some kind; `released`: all accepted, RELEASES published."""
-    made, files = prepared(kind, released, request), prepared(kind, False, request).folder
-    assert files is not None
-    url = copy(kind, made, folder, request)
-    try:
-        with open_world(folder / "data", url, **settings) as world:
-            world.tokens.update(made.tokens)
-            yield Community(world, files / "base", [files / f"{PATCHES + n}.safetensors" for n in (1, 2, 3)])
-    finally:
-        if kind == "postgresql":
-            request.getfixturevalue("databases").drop(str(sqlalchemy.make_url(url).database))
+    made = files = prepare(kind, fill, request)
+    if released:
+        made = prepare(kind, release, request, after=fill)
+    assert files.folder is not None
+    spares = [files.folder / f"{PATCHES + n}.safetensors" for n in (1, 2, 3)]
+    with open_copy(kind, made, folder, request, **settings) as world:
+        yield Community(world, files.folder / "base", spares)

@@ -1,30 +1,23 @@
 """Databases for tests: copies of one that the migrations built, dropped when they have been used."""
 
-import atexit
 import os
 import re
 import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import sqlalchemy
 
 from registry.db.session import Database, migrate
-from tests.support.in_memory import find_place
+from tests.support.shared import make_once
 
 
-@cache
 def migrated_file() -> Path:
-    """Return a SQLite database that the migrations built, once for a process."""
-    folder = Path(tempfile.mkdtemp(prefix="migrated-", dir=find_place()))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    migrate(f"sqlite:///{folder / 'registry.db'}")
-    return folder / "registry.db"
+    """Return a SQLite database that the migrations built, once for all processes of the tests."""
+    return make_once("migrated", lambda folder: migrate(f"sqlite:///{folder / 'registry.db'}")) / "registry.db"
 
 
 def seed(data: Path) -> None:

@@ -1,6 +1,7 @@
 """A place in memory for temporary files: tests sync thousands of them to a disk that nobody reads again."""
 
 import os
+import shutil
 from pathlib import Path
 
 PLACE = Path("/dev/shm")
@@ -17,3 +18,10 @@ def find_place() -> Path | None:
         return None
     usable = os.access(PLACE, os.W_OK) and not status.f_flag & os.ST_NOEXEC
     return PLACE if usable and min(status.f_bavail * status.f_frsize, memory) >= ROOM else None
+
+
+def remove_stale(place: Path, kind: str) -> None:
+    """Remove folders named `kind-PID-...` of test processes that were killed, since they take up memory."""
+    for folder in place.glob(f"{kind}-*-*"):
+        if not Path(f"/proc/{folder.name.split('-')[1]}").exists():
+            shutil.rmtree(folder, ignore_errors=True)

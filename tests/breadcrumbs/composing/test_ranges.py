@@ -138,7 +138,7 @@ def places(data, size, edges):
     st.sampled_from([(64, 64), (128, 256), (2**15, 128), (1024, 2**20)]),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_range_is_that_slice_of_the_file_composed_whole(tensors, shards, patches, method, steps, data):
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as monkeypatch:
         shrink(monkeypatch, *steps)

@@ -48,6 +48,12 @@ def url(way: Way) -> str:
     return way.url(**{name: VALUES.get(name, str(uuid.uuid4())) for name in way.parameters})
 
 
+@pytest.fixture
+def database_kind() -> str:
+    """SQLite alone: bodies are refused before it is asked, where the database decides nothing."""
+    return "sqlite"
+
+
 def loop_seconds(world: World, *request: Any, **more: Any) -> tuple[float, Any]:
     """Send a request of chief's; return the processor time of the event loop's thread, and the answer."""
     client = world.client("chief")

@@ -9,6 +9,7 @@ from huggingface_hub.utils._http import default_client_factory
 from tests.support.community import Community
 from tests.support.hub_pushes import NAME
 from tests.support.hubs import make_llama
+from tests.support.prepared import Fill
 from tests.support.world import World, create_model
 
 ClientOf = Callable[[Community, str | None], HfApi]
@@ -27,9 +28,18 @@ def client_of() -> Iterator[ClientOf]:
     set_client_factory(default_client_factory)
 
 
-@pytest.fixture
-def base(world: World, tmp_path: Path) -> Path:
-    folder = make_llama(tmp_path / "base", 1, shards=1)
-    create_model(world, NAME, folder, "alice")
+def add_llama(world: World, folder: Path) -> None:
+    """Add a model of alice's, made of the folder `base`; bob is there as well."""
+    create_model(world, NAME, make_llama(folder / "base", 1, shards=1), "alice")
     world.token("bob")
-    return folder
+
+
+@pytest.fixture
+def world_filling(request: pytest.FixtureRequest) -> Fill | None:
+    return add_llama if "base" in request.fixturenames else None
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The folder of the model that is in `world` from the start."""
+    return tmp_path / "base"

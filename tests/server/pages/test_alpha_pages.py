@@ -20,6 +20,12 @@ from tests.support.visits import HOSTILE
 HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
 
 
+@pytest.fixture
+def database_kind() -> str:
+    """SQLite alone: forms and what they show, where the database decides nothing."""
+    return "sqlite"
+
+
 class Browser:
     """Somebody's browser without scripts."""
 

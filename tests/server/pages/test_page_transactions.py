@@ -105,6 +105,7 @@ def browsers(community: Community) -> Iterator[tuple[str | None, TestClient]]:
         yield user, http
 
 
+@pytest.mark.parametrize("database_kind", ["sqlite"])  # what is asked is the same of both
 def test_a_page_is_one_transaction_with_its_admission(released: Community, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actors, "USE_RECORDED_EVERY", timedelta(days=1))  # or a slow machine writes it amid the pages
     released.put("mary", "/channels/stable", version="1.1.0", reason="")

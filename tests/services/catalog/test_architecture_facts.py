@@ -12,6 +12,12 @@ from tests.support.community import NAME, Community
 from tests.support.world import World, upload
 
 
+@pytest.fixture
+def database_kind() -> str:
+    """SQLite alone: configs are read from files, where the database decides nothing."""
+    return "sqlite"
+
+
 def test_numbers_are_found_by_all_their_names_and_nothing_else_is_shown() -> None:
     gpt2 = {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
     assert architecture.numbers_in(gpt2) == {

@@ -12,6 +12,7 @@ from registry.services.catalog import choices
 from registry.services.people import paging
 from tests.support.community import URL, Community
 from tests.support.makers import changed, fine_tuned, make_checkpoint, make_patch
+from tests.support.prepared import Fill, add_tiny
 from tests.support.world import World, create_model, digest, push_patch, upload
 
 pytestmark = pytest.mark.heavy
@@ -20,10 +21,14 @@ SANDBOXED = "tests.support.sandboxed"
 
 
 @pytest.fixture
-def base(world: World, tmp_path: Path) -> Path:
-    folder = make_checkpoint(tmp_path / "base")
-    create_model(world, "alice/tiny", folder)
-    return folder
+def world_filling(request: pytest.FixtureRequest) -> Fill | None:
+    return add_tiny if "base" in request.fixturenames else None
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The folder of alice/tiny."""
+    return tmp_path / "base"
 
 
 def patch_file(tmp_path: Path, base: Path, seed: int) -> Path:

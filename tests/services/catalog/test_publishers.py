@@ -17,6 +17,7 @@ from registry.db.tables import Token, UsedIdentity, now
 from registry.services.catalog import publishers
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.oidc import Provider, open_provider
+from tests.support.prepared import Fill, add_tiny
 from tests.support.world import World, create_model, push_patch, statements, upload
 
 pytestmark = pytest.mark.heavy
@@ -59,8 +60,12 @@ def world_settings(service: Provider, other: Provider, monkeypatch: pytest.Monke
 
 
 @pytest.fixture
-def tiny(world: World, tmp_path: Path) -> World:
-    create_model(world, MODEL, make_checkpoint(tmp_path / "base"))
+def world_filling() -> Fill:
+    return add_tiny
+
+
+@pytest.fixture
+def tiny(world: World) -> World:
     return world
 
 

@@ -20,6 +20,7 @@ from registry.worker.worker import Worker
 from tests.support import launcher
 from tests.support.launcher import SERVER
 from tests.support.makers import fine_tuned, local_digest, make_checkpoint, make_patch
+from tests.support.prepared import Fill
 from tests.support.processes import until
 from tests.support.world import World, create_model, push_patch
 
@@ -33,15 +34,24 @@ class Died(BaseException):
     """What stands for kill -9: nothing is tidied up."""
 
 
+def add_sharded(world: World, folder: Path) -> None:
+    """Add a model of three weight files and a patch of it."""
+    base = make_checkpoint(folder / "base", shards=3)
+    create_model(world, "alice/tiny", base)
+    make_patch(base, fine_tuned(base, folder / "tuned"), folder / "patch.safetensors")
+    push_patch(world, "alice/tiny", folder / "patch.safetensors")
+
+
 @pytest.fixture
-def sharded(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world_filling(request: pytest.FixtureRequest) -> Fill | None:
+    return add_sharded if "sharded" in request.fixturenames else None
+
+
+@pytest.fixture
+def sharded(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """A model of three weight files, of which a worker composes one at a time, and a patch of it."""
     monkeypatch.setattr(composing, "AT_ONCE", 1)
     monkeypatch.setattr(executing, "AT_ONCE", 1)
-    base = make_checkpoint(tmp_path / "base", shards=3)
-    create_model(world, "alice/tiny", base)
-    make_patch(base, fine_tuned(base, tmp_path / "tuned"), tmp_path / "patch.safetensors")
-    push_patch(world, "alice/tiny", tmp_path / "patch.safetensors")
     return world
 
 
