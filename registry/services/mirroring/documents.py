@@ -115,7 +115,7 @@ def read_person(key: str, name: str, display_name: str, is_program: bool, namesp
     Raises:
         InvalidRequest: The name or a key is none.
     """
-    check_name(name, "name")
+    check_name(name, "name", reserved=False)  # operators may give reserved names to admins, there as here
     if len(display_name) > 100 or "\0" in display_name:
         raise malformed("a name is too long")
     return Person(read_key(key), name, display_name, is_program, read_key(namespace))
@@ -127,7 +127,7 @@ def read_space(key: str, name: str, kind: str) -> Space:
     Raises:
         InvalidRequest: The name or the key is none.
     """
-    check_name(name, "name")
+    check_name(name, "name", reserved=kind != "user")
     return Space(read_key(key), name, kind)
 
 

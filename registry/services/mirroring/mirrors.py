@@ -53,11 +53,7 @@ def begin(session: Session, url: str, registry_id: uuid.UUID, names: Sequence[st
     if identity.read_id(session) == str(registry_id):
         raise InvalidRequest(f"{url} is this registry itself, or a copy of it with the same id; a mirror has its own.")
     mirror = session.get(Mirror, 1, with_for_update=True, populate_existing=True)
-    if mirror is not None and mirror.promoted_at is not None:
-        raise WrongState(
-            f"This registry followed {mirror.url} and was promoted at {mirror.promoted_at:%Y-%m-%d %H:%M}; it follows "
-            "none any more. Disable the service that starts this; a new mirror begins in an empty folder."
-        )
+    refuse_promoted(mirror)
     if mirror is None:
         mirror = Mirror(id=1, url=url, registry_id=registry_id, names=sorted(names) or None, head=head)
         session.add(mirror)
@@ -82,6 +78,19 @@ def begin(session: Session, url: str, registry_id: uuid.UUID, names: Sequence[st
         mirror.names, mirror.cursor, mirror.hash = None, None, None
     session.flush()
     return mirror
+
+
+def refuse_promoted(mirror: Mirror | None) -> None:
+    """Refuse to follow again after a promotion.
+
+    Raises:
+        WrongState: The registry was promoted.
+    """
+    if mirror is not None and mirror.promoted_at is not None:
+        raise WrongState(
+            f"This registry followed {mirror.url} and was promoted at {mirror.promoted_at:%Y-%m-%d %H:%M}; it follows "
+            "none any more. Disable the service that starts this; a new mirror begins in an empty folder."
+        )
 
 
 def note(session: Session, head: int | None, problem: str | None, *, stopped: bool = False) -> None:

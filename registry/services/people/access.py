@@ -139,6 +139,13 @@ def primary_of(session: Session, kind: str, key: uuid.UUID) -> str | None:
     return session.scalar(PRIMARY, {"kind": kind, "key": key})
 
 
+def without_mirrored(session: Session, names: Sequence[str]) -> list[str]:
+    """Return those names of namespaces that are not mirrored from another registry, in their order."""
+    rows = select(Namespace.name).join(MirroredRow, MirroredRow.id == Namespace.id)
+    mirrored = set(session.scalars(rows.where(MirroredRow.kind == "namespace", Namespace.name.in_(names))))
+    return [name for name in names if name not in mirrored]
+
+
 def refusal(action: str, rule: Rule, subject: str) -> str:
     """Return the sentence for a caller whose role is not enough."""
     if rule.role is Role.NOBODY:

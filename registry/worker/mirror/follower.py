@@ -69,6 +69,8 @@ class Follower(Taker):
             BreadcrumbError: It may not, or the primary does not answer; the message says what to do.
         """
         self.require_keys()
+        with self.database.read() as session:
+            mirrors.refuse_promoted(session.get(Mirror, 1))
         try:
             found = reading.head(self.primary, 0)
         except Unavailable:

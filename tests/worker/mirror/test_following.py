@@ -81,8 +81,9 @@ class Pair:
         """Return a page of the mirror, as somebody who has signed in there sees it."""
         browser = self.here.browser()
         if user is not None:
+            token = self.here.token(user)
             with self.here.database.write() as session:
-                browser.cookies.set(COOKIE, sign_ins.start(session, self.here.token(user)))
+                browser.cookies.set(COOKIE, sign_ins.start(session, token))
         return str(browser.get(path, headers={"accept": "text/html"}).text)
 
     def refused(self, why: str, name: str = NAME) -> None:
@@ -225,8 +226,15 @@ def test_what_is_mirrored_can_be_changed_only_at_the_primary_until_the_mirror_ta
     with here.database.read() as session:
         told = {one.name: one.values[()] for one in measures.of_mirror(session)}
     assert (told["registry_mirror_events_behind"], told["registry_mirror_stopped"]) == (0, 0)
-    page = here.client(None).get(f"/{NAME}").text
-    assert "mirrored" in page and "http://testserver" in page
+    there = f"http://testserver/{NAME}"
+    for path in ("", "/patches", "/patches/1", "/releases", "/releases/1.1.0", "/recipes/new", "/evaluations"):
+        page = pair.page(f"/{NAME}{path}", "alice")
+        assert f'mirrored from <a href="{there}">' in page and f'href="{there}/contribute"' in page, path
+        refused = re.findall(rf'"(/{NAME}/(?:contribute|card|recipes|patches/[0-9.]+/comments))"', page)
+        assert refused == [], "they lead to a refusal"
+        assert "no longer counts" not in page and (path == "/recipes/new" or f'"/{NAME}/recipes/new' not in page)
+    assert 'mirrors <a href="http://testserver">' in pair.page("/")
+    assert "create models there" in pair.page("/new", "alice") and "<option>boss" in pair.page("/new", "boss")
 
     crew.rules(min_approvals=2)
     with pytest.raises(WrongState, match="may be missing"), here.database.write() as session:
