@@ -354,11 +354,6 @@ def read_some(response: httpx2.Response, most: int) -> bytes:
     return bytes(raw[:most])
 
 
-def one_line(text: str, most: int = MOST_KEPT) -> str:
-    """Return the beginning of a stranger's text in one line, whose control characters a terminal does not see."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:most])
-
-
 def plain(text: str) -> str:
     """Return the beginning of a text without characters that control a terminal or a page."""
     return "".join(c for c in text if c.isprintable() or c == "\n")[:MOST_KEPT]

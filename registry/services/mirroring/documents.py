@@ -22,7 +22,6 @@ from registry.documents.versions import parse_version
 from registry.errors import InvalidRequest
 from registry.files.beside import CARD_BYTES
 from registry.files.folders import check_path
-from registry.schemas.wire import MESSAGE_BYTES
 from registry.services.curation import cards
 from registry.services.mirroring.carried import TABLES, Carried, Part
 from registry.services.people.names import check_name
@@ -36,6 +35,7 @@ LISTS = (
     "nodes",
 )  # columns of JSON that hold texts; the others hold objects
 MOST_ITEMS, MOST_CHARACTERS = 1000, 2000  # of a value in a column of JSON
+MESSAGE_BYTES = 65536  # as registry/schemas/wire.py has it
 TEXT_BYTES = {  # of columns that may be long, as of users here; the others have as many as a message
     "card": CARD_BYTES,
     "before": CARD_BYTES,

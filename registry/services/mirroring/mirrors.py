@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 from registry.db.audit import append_later
 from registry.db.tables import AuditEvent, Mirror, MirroredFile, MirroredRow, Model, ModeratedRow, now
 from registry.errors import HistoryChanged, InvalidRequest, WrongState
-from registry.outside.egress import one_line
 from registry.services.mirroring import problems
 from registry.services.operating import identity
 from registry.services.people.actors import record
@@ -96,7 +95,7 @@ def refuse_promoted(mirror: Mirror | None) -> None:
 def note(session: Session, head: int | None, problem: str | None, *, stopped: bool = False) -> None:
     """Record how a round went: the newest serial of the primary if it answered, and what was wrong."""
     mirror = require(session)
-    mirror.problem, mirror.stopped = one_line(problem) if problem else None, stopped
+    mirror.problem, mirror.stopped = problems.one_line(problem) if problem else None, stopped
     if head is not None:
         mirror.head, mirror.asked_at = head, now()
         if mirror.cursor is not None and mirror.cursor >= head and problem is None:

@@ -11,9 +11,9 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.tables import MirroredRow, MirrorProblem, Model, Namespace, now
-from registry.outside.egress import one_line
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(hours=1)
+MAX_CHARACTERS = 1000  # of a problem
 
 
 def set_aside(session: Session, name: str, problem: str, *, again: bool = True) -> None:
@@ -75,3 +75,8 @@ def next_due(session: Session) -> datetime | None:
 def rows(session: Session) -> list[MirrorProblem]:
     """Return all of them, in the order of their names."""
     return list(session.scalars(select(MirrorProblem).order_by(MirrorProblem.name)))
+
+
+def one_line(text: str, most: int = MAX_CHARACTERS) -> str:
+    """Return the beginning of a stranger's text in one line, whose control characters a terminal does not see."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:most])

@@ -10,6 +10,7 @@ its model was set aside. So a killed mirror does some of it again, and ends wher
 
 import json
 import math
+import re
 import time
 import uuid
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from registry.db.audit import FIRST_HASH
 from registry.db.session import Database
 from registry.db.tables import AuditEvent, Mirror, now
 from registry.errors import HistoryChanged, NotFound, Unavailable, WrongState
-from registry.outside.egress import one_line
+from registry.files.names import MODEL
 from registry.outside.primary import Primary
 from registry.services.events import feed
 from registry.services.mirroring import mirrors, problems
@@ -230,16 +231,16 @@ class Follower(Taker):
                 done.add(name)
 
     def follows(self, mirror: Mirror, name: str) -> bool:
-        """Say whether a model is one of those that are followed."""
-        return mirror.names is None or name in mirror.names
+        """Say whether a model is one of those that are followed, and its name is one."""
+        return re.fullmatch(MODEL, name) is not None and (mirror.names is None or name in mirror.names)
 
 
 def logged(change: schemas.Change, model: uuid.UUID) -> AuditEvent:
     """Return the row of this registry's log for a change of the primary."""
     return AuditEvent(
-        user_name=None if change.user is None else one_line(change.user, 96),
+        user_name=None if change.user is None else problems.one_line(change.user, 96),
         action=change.action,
-        subject=one_line(change.subject, 300),
+        subject=problems.one_line(change.subject, 300),
         model_id=model,
         before=short(change.before),
         after={**(short(change.after) or {}), "mirrored": {"serial": change.serial, "at": change.at.isoformat()}},

@@ -18,7 +18,7 @@ from registry.services.mirroring.exports import FORMAT
 
 MOST_PAGES = 10_000  # of one list
 EVENTS = 500  # of one answer
-MAX_ROWS = 50_000  # of one part, with its users and files
+MAX_ROWS = 30_000  # of one part, with its users and files: databases take no more parameters at once
 MAX_BYTES = 256 * 2**20  # of one part
 MAX_MODELS = 1_000_000
 ATTEMPTS = 3  # to read all pages of a part without a change of the model meanwhile

@@ -8,7 +8,9 @@ from sqlalchemy import JSON, Boolean, Integer, Uuid
 from registry.db.tables import BaseFile, CardProposal, Channel, Comment, Model, PatchRevision, Release, UTCDateTime
 from registry.documents.versions import parse_version
 from registry.errors import InvalidRequest
+from registry.schemas import wire
 from registry.services.curation import cards
+from registry.services.mirroring import documents
 from registry.services.mirroring.carried import TABLES
 from registry.services.mirroring.documents import LISTS, read_person, read_rows, read_space, read_value
 
@@ -56,6 +58,10 @@ def test_a_file_has_a_path_that_pushes_take(path: str) -> None:
     row |= {"model_id": "0" * 32, "path": path, "size": 1}
     with pytest.raises(InvalidRequest, match=r"path|pickle"):
         read_rows([("base_files", {name: row[name] for name in TABLES[BaseFile].columns})])
+
+
+def test_texts_are_as_long_as_those_of_users_at_most() -> None:
+    assert documents.MESSAGE_BYTES == wire.MESSAGE_BYTES
 
 
 def make_row(table: Any, **values: Any) -> tuple[str, dict[str, Any]]:

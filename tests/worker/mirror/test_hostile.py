@@ -277,7 +277,7 @@ def test_the_source_of_a_base_stays_what_it_was(small: Pair) -> None:
 
 def test_what_a_primary_tells_of_events_is_plain_and_known(small: Pair) -> None:
     small.follower.round()
-    for message in ("one", "two"):
+    for message in ("one", "two", "three"):
         small.crew.post("bob", "/patches/1/comments", 201, message=message)
     real = small.follower.primary.get
 
@@ -287,6 +287,7 @@ def test_what_a_primary_tells_of_events_is_plain_and_known(small: Pair) -> None:
             page["items"][0]["action"] = "token.create"
             page["items"][1]["user"] = "bob\x1b[2J\n"
             page["items"][1]["after"]["more"] = "x" * 2**17
+            page["items"][2]["model"] = "../" + "x" * 2**17
         return json.dumps(page).encode()
 
     small.follower.primary.get = get  # type: ignore[method-assign]
