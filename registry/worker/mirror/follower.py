@@ -126,7 +126,7 @@ class Follower(Taker):
 
     def give_up(self, why: HistoryChanged) -> None:
         """Stop this mirror until a person has looked at it."""
-        log.error("mirror.stopped", error=str(why))
+        log.error("mirror.stopped", error=tell(why))
         with self.database.write() as session:
             mirrors.note(session, None, str(why), stopped=True)
 

@@ -135,7 +135,7 @@ class Taker(Verifier):
                 self.fetch_one(name, sha256, size)
                 log.info("mirror.repaired", model=name, sha256=sha256)
             except BreadcrumbError as why:
-                log.warning("mirror.not_repaired", model=name, sha256=sha256, error=str(why))
+                log.warning("mirror.not_repaired", model=name, sha256=sha256, error=tell(why))
                 if self.concerns_all(why):
                     return
 
@@ -146,5 +146,5 @@ def is_told(why: Exception) -> bool:
 
 
 def tell(why: Exception) -> str:
-    """Return what went wrong, in a sentence."""
-    return str(why) if is_told(why) else f"{type(why).__name__}: {why}"
+    """Return what went wrong, in a sentence; a primary may have chosen its words."""
+    return problems.one_line(str(why) if is_told(why) else f"{type(why).__name__}: {why}")
