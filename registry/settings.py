@@ -260,6 +260,11 @@ class Settings(BaseSettings):
         description="public keys of maintainers, PEM files separated by colons: every signature of a release that is "
         "mirrored has to be by one of them; empty for any key",
     )
+    mirror_hub_token: bool = Field(
+        False,
+        description="whether bases of models that are mirrored are read from the Hub with REGISTRY_HUB_TOKEN: what the "
+        "token may read there, everybody can then read here whose primary names it",
+    )
     hub_token: SecretStr | None = Field(
         None,
         description="token for what is not public at the Hub; everybody who may create models can read it through this",
@@ -347,6 +352,11 @@ class Settings(BaseSettings):
         """How to reach the Hub, including the secret token."""
         token = self.hub_token.get_secret_value() if self.hub_token else None
         return {"endpoint": self.hub_endpoint, "hosts": self.hub_hosts, "token": token}
+
+    @property
+    def hub_of_mirrored(self) -> dict[str, str | None]:
+        """How to reach the Hub for models whose source another registry has named."""
+        return self.hub if self.mirror_hub_token else {**self.hub, "token": None}
 
     @property
     def storage(self) -> dict[str, Any]:

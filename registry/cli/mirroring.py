@@ -86,13 +86,14 @@ def status(data: Data = None, config: ConfigFile = None, as_json: Json = False) 
     settings = settings_for(data, config)
     with open_own(settings) as (database, _, _), database.read() as session:
         found = mirrors.status(session)
+        left = [] if found else mirrors.unfinished(session)
     if as_json:
         print(json.dumps(found))
     elif found is None:
-        print("This registry follows no other one.")
+        print("\n".join(["This registry follows no other one.", *mirrors.tell_unfinished(left)]))
     else:
         print(mirrors.tell(found))
-    raise SystemExit(1 if found and found["problem"] else 0)
+    raise SystemExit(1 if found and (found["problem"] or found["problems"]) else 0)
 
 
 @mirror.command()
@@ -106,7 +107,8 @@ def promote(
 ) -> None:
     """Make this registry a primary: what was mirrored can be changed here from now on, and nothing is followed.
 
-    Stop `crumb-server mirror` first, and writing at the primary. Unless everything is here, this is refused.
+    Stop `crumb-server mirror` first, and writing at the primary. Unless everything is here, this is refused. Models of
+    which not all is here are kept as they are, and named.
     """
     from registry.services.mirroring import mirrors
     from registry.worker.mirror import reading
@@ -118,7 +120,7 @@ def promote(
             raise WrongState("`crumb-server mirror` is following; stop it first.")
         with database.read() as session:
             known = mirrors.find(session)
-        sure = force
+        current = False
         if known is not None and not force:
             try:
                 head = reading.head(primary_at(settings, known.url), known.cursor or 0)
@@ -128,17 +130,22 @@ def promote(
                     f"{known.cursor or 0} events that are here."
                 ) from None
             require_same(known, head)
-            sure = known.cursor is not None and known.cursor >= head.serial
+            current = known.cursor is not None and known.cursor >= head.serial
             with database.write() as session:
                 mirrors.note(session, head.serial, known.problem, stopped=known.stopped)
         with database.write() as session:
-            told = mirrors.promote(session, sure=sure)
-    print(
-        json.dumps(told)
-        if as_json
-        else f"This registry no longer follows {told['url']}; it has all up to the event {told['serial']} of its log. "
-        "Give its people tokens: crumb-server token create NAME"
-    )
+            told = mirrors.promote(session, current=current, force=force)
+    if as_json:
+        print(json.dumps(told))
+        return
+    far = "nothing for certain" if told["serial"] is None else f"all up to the event {told['serial']} of its log"
+    print(f"This registry no longer follows {told['url']}; it has {far}.")
+    if told["incomplete"]:
+        print(
+            f"Not all is here of {', '.join(told['incomplete'])}. What is here of them was verified; those that were "
+            "never complete are private (`crumb-server mirror status` lists them)."
+        )
+    print("Give its people tokens: crumb-server token create NAME")
 
 
 @mirror.command()

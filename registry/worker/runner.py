@@ -287,9 +287,11 @@ class Runner:
 
     @contextlib.contextmanager
     def fetched(
-        self, claim: jobs.Claim, source: str, files: Sequence[hub_bases.HubFile]
+        self, claim: jobs.Claim, source: str, files: Sequence[hub_bases.HubFile], *, mirrored: bool = False
     ) -> Iterator[list[hub_bases.HubFile]]:
         """Keep files of a base here for a while, fetching them from the Hub if needed; yield them by their sha256.
+
+        `mirrored` says that another registry has named the source.
 
         Raises:
             JobFailed: The Hub no longer has these bytes.
@@ -311,7 +313,7 @@ class Runner:
                     "registry.sandboxes.tasks:fetch",
                     network=True,
                     grows=True,
-                    hub=self.settings.hub,
+                    hub=self.settings.hub_of_mirrored if mirrored else self.settings.hub,
                     source=source,
                     files=[(file.path, file.size, file.name) for file in wanted.values()],
                     data=str(self.store.root),
@@ -328,9 +330,9 @@ class Runner:
         """Keep all files of a model's base here for a while."""
         with self.database.read() as session:
             model = self.model(session, claim)
-            remote = hub_bases.remote(session, model)
+            remote, mirrored = hub_bases.remote(session, model), model.primary is not None
             files = {file.path: file.sha256 for file in models.base_files(session, model)}
-        with self.fetched(claim, model.source or "", remote):
+        with self.fetched(claim, model.source or "", remote, mirrored=mirrored):
             yield
         if model.base_digest is not None:
             self.bases.pop(model.base_digest, None)

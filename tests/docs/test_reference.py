@@ -18,7 +18,7 @@ from sqlalchemy import select
 from registry.db.tables import AuditEvent
 from registry.schemas import Upload
 from registry.services import events
-from registry.services.events import payloads, signing, webhooks
+from registry.services.events import feed, payloads, signing, webhooks
 from registry.settings import Settings
 from registry.worker import courier
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
@@ -97,6 +97,8 @@ def test_every_event_is_listed_and_none_that_is_never_sent() -> None:
     listed = first_column(WEBHOOKS, "Events")
     assert len(listed) == len(set(listed))
     assert set(listed) == recorded()
+    public = {name for name in listed if name.partition(".")[0] in feed.NOUNS} - set(feed.HIDDEN_ACTIONS)
+    assert public | {"model.mirrored"} == feed.ACTIONS, "what mirrors take over of the feed"
 
 
 def test_the_nouns_and_the_limits_are_those_of_the_code() -> None:

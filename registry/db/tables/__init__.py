@@ -35,6 +35,7 @@
     audit_events, audit_heads                who did what and when, chained by hashes
     registry_ids                             which registry this is
     mirrors, mirrored_rows                   which registry it follows, and what comes from there
+    mirror_problems, moderated_rows          which of its models are not here, and what admins took down here
 
     models            empty ──> importing ──> ready      (a failed import deletes the row: the name is free again)
     blobs             live <──> doomed ──> (deleted)
@@ -65,7 +66,7 @@ from registry.db.tables.contents import (
     UploadSession,
 )
 from registry.db.tables.declare import Table, UTCDateTime, after, now
-from registry.db.tables.mirrors import Mirror, MirroredFile, MirroredRow
+from registry.db.tables.mirrors import Mirror, MirroredFile, MirroredRow, MirrorProblem, ModeratedRow
 from registry.db.tables.news import MailAddress, Mention, WatchedModel
 from registry.db.tables.operations import (
     ACTIVE_JOBS,
@@ -141,6 +142,7 @@ __all__ = [
     "MailAddress",
     "Mention",
     "Mirror",
+    "MirrorProblem",
     "MirroredFile",
     "MirroredRow",
     "Model",
@@ -148,6 +150,7 @@ __all__ = [
     "ModelMember",
     "ModelTag",
     "ModelTrigram",
+    "ModeratedRow",
     "Namespace",
     "NamespaceMember",
     "Patch",

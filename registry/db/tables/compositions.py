@@ -112,6 +112,8 @@ class Build(Table):
     `nodes` are those who composed its files, where that is not the builder alone: workers of which one went on with
     what another had left, or nodes of a cluster.
 
+    One that the primary of a mirror has `told` counts for its own model alone, also once the mirror is promoted.
+
     All builds of a recipe must agree; if two differ, that is an alarm, and nothing is published on the recipe.
     """
 
@@ -129,6 +131,7 @@ class Build(Table):
     weights_digest: Mapped[str] = mapped_column(String(71))
     device: Mapped[str] = mapped_column(String(64))
     nodes: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    told: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     user: Mapped[User | None] = relationship(lazy="raise")

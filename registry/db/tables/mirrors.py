@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, Integer, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
@@ -61,4 +62,35 @@ class MirroredFile(Table):
     __tablename__ = "mirrored_files"
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class MirrorProblem(Table):
+    """A model of the primary that could not be taken over, by its full name there: why, and when it is tried again.
+
+    It need not be here at all, for instance if somebody of this registry has its name. After a promotion these are the
+    models that are not all here.
+    """
+
+    __tablename__ = "mirror_problems"
+
+    name: Mapped[str] = mapped_column(String(193), primary_key=True)
+    problem: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(default=1)
+    retry_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class ModeratedRow(Table):
+    """A mirrored patch or comment that an admin of this registry quarantined or hid, which the primary does not undo.
+
+    `there` has what the primary says of the columns that were decided here, for when the decision is taken back.
+    """
+
+    __tablename__ = "moderated_rows"
+    __table_args__ = (one_of("kind", "patch", "comment"),)
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    there: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -33,6 +33,7 @@ class Release(Table):
         UniqueConstraint("model_id", "version"),
         Index("ix_releases_model_id_sort", "model_id", "sort"),
         Index("ix_releases_model_id_state_sort", "model_id", "state", "sort"),
+        Index("ix_releases_model_id_recipe_digest", "model_id", "recipe_digest"),
         Index(
             "ix_releases_published",
             "published_at",

@@ -98,16 +98,10 @@ def verify_manifest(manifest: bytes, bundle: str, public_key: Path) -> None:
         TooLarge: The manifest, the signature or the key is too long.
     """
     _bound(manifest, LONGEST_MANIFEST, "A manifest")
-    verifying = _load("verifying")
-    _bound(_read(public_key), LONGEST_KEY, "A key")
+    known = require_key(public_key)
     hint = require_signs(manifest, bundle)
-    try:
-        config = verifying.Config().set_hashing_config(_hashing()).use_elliptic_key_verifier(public_key=public_key)
-        known = _hint(public_key)
-    except Exception:  # anything that cryptography raises for another kind of file
-        raise InvalidRequest(
-            f"{public_key} is not a public key to verify with: a PEM file of an elliptic curve key.", field="key"
-        ) from None
+    config = _load("verifying").Config().set_hashing_config(_hashing())
+    config = config.use_elliptic_key_verifier(public_key=public_key)
     if hint != known:
         raise DigestMismatch(f"The signature was made with another key than {public_key}.", field="signature")
     with tempfile.TemporaryDirectory(prefix="crumb-") as name:
@@ -119,6 +113,25 @@ def verify_manifest(manifest: bytes, bundle: str, public_key: Path) -> None:
             raise DigestMismatch(
                 f"The signature does not verify with {public_key}; it or the manifest was changed.", field="signature"
             ) from None
+
+
+def require_key(public_key: Path) -> str:
+    """Refuse a file that is not a public key to verify with; return the name that it has in a bundle.
+
+    Raises:
+        InvalidRequest: It cannot be read, or is not one.
+        MissingExtra: The extra `sign` is not installed.
+        TooLarge: It is too long.
+    """
+    verifying = _load("verifying")
+    _bound(_read(public_key), LONGEST_KEY, "A key")
+    try:
+        verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        return _hint(public_key)
+    except Exception:  # anything that cryptography raises for another kind of file
+        raise InvalidRequest(
+            f"{public_key} is not a public key to verify with: a PEM file of an elliptic curve key.", field="key"
+        ) from None
 
 
 def require_signs(manifest: bytes, bundle: str) -> str:

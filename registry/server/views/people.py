@@ -61,12 +61,13 @@ def token_list(session: Session, actor: Actor) -> list[schemas.Token]:
 
 
 def spaces_for_models(session: Session, actor: Actor) -> list[str]:
-    """Return the namespaces in which the caller may create models: their own, then organisations by name."""
+    """Return the namespaces in which the caller may create models: their own, then organisations by name.
+
+    Those that are mirrored from another registry are left out.
+    """
     least = RULES["model.create"].role
-    return [
-        actor.name,
-        *(name for name, role in namespaces.of_user(session, actor.user_id) if Role[role.upper()] >= least),
-    ]
+    held = (name for name, role in namespaces.of_user(session, actor.user_id) if Role[role.upper()] >= least)
+    return access.without_mirrored(session, [actor.name, *held])
 
 
 def show_namespace(session: Session, actor: Actor, name: str, limits: UploadLimits) -> schemas.Namespace:

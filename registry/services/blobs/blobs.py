@@ -112,9 +112,19 @@ def revive(session: Session, blob: Blob, size: int) -> None:
     session.flush()
 
 
-def refer(session: Session, sha256: str, size: int, state: str = "remote") -> None:
-    """Lock and lease the row of a blob whose bytes are elsewhere, adding it if new; a live blob stays live."""
+def refer(session: Session, sha256: str, size: int, state: str = "remote", *, told: bool = False) -> None:
+    """Lock and lease the row of a blob whose bytes are elsewhere, adding it if new; a live blob stays live.
+
+    Args:
+        session: A writing transaction.
+        sha256: The digest.
+        size: In bytes.
+        state: `remote` or `computed`.
+        told: Whether another registry says the size, which then counts only until it is known here.
+    """
     blob, _ = find_or_add(session, sha256, size, state)
+    if not told and blob.state in ELSEWHERE:
+        blob.size = size
     if state == "remote" and blob.state == "computed":
         blob.state = state  # where the bytes are, and not only what they are computed from
     keep(blob)

@@ -301,7 +301,7 @@ def stale(session: Session, store: Store) -> list[Path]:
 
 def left_by_the_dead(session: Session, store: Store, grace: timedelta) -> Iterator[Path]:
     """Yield the files and folders of writers and workers that have died."""
-    for path in store.staging.glob("put-*"):
+    for path in (*store.staging.glob("put-*"), *store.staging.glob("mirror-*")):
         if age(path) > max(grace.total_seconds(), PUT_SECONDS):
             yield path
     for path in store.staging.glob("job-*"):

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import BaseFile, Build, Composition, CompositionFile, Model, Recipe
@@ -167,11 +167,11 @@ def builds_by_recipe(session: Session, model_id: uuid.UUID, digests: Collection[
 
 
 def counting(model: Model) -> ColumnElement[bool]:
-    """Return the condition for the builds that must agree: of workers on any model, of users on this one alone.
+    """Return the condition for the builds that must agree: of workers here on any model, all others on this one alone.
 
-    Anybody may maintain a copy of a model, and attest there to whatever they like.
+    Anybody may maintain a copy of a model, and attest there to whatever they like; so may a registry that is mirrored.
     """
-    return or_(Build.model_id == model.id, Build.user_id.is_(None))
+    return or_(Build.model_id == model.id, and_(Build.user_id.is_(None), Build.told.is_(False)))
 
 
 def results(session: Session, model: Model, digests: Collection[str]) -> dict[str, list[str]]:

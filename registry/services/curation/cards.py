@@ -231,8 +231,12 @@ def require_open(row: CardProposal, subject: str) -> None:
 
 def texts(new: NewCard) -> dict[str, str]:
     """Return the columns that a text gives a proposal."""
-    commit = commit_id({CARD: digest(new.card)})
-    return {"card": new.card, "title": new.title, "message": new.message, "commit": commit}
+    return {"card": new.card, "title": new.title, "message": new.message, "commit": commit_of(new.card)}
+
+
+def commit_of(card: str) -> str:
+    """Return the commit id of a card alone."""
+    return commit_id({CARD: digest(card)})
 
 
 def logged(row: CardProposal) -> dict[str, Any]:

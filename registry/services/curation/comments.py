@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, joinedload
 from registry.db.tables import Comment, CommentEdit, Model, Patch, User, now
 from registry.errors import Forbidden, InvalidRequest, NotFound, WrongState
 from registry.services.catalog import models, patches
-from registry.services.curation import cards, news, remarks
+from registry.services.curation import cards, moderating, news, remarks
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import RULES, Role
@@ -168,12 +168,16 @@ def hide(
     if (row.hiding_reason, row.hidden_at is not None) == (reason, reason is not None):
         return row
     before = {"comment": str(row.id), "author": row.author.name, "hidden": row.hiding_reason}
-    row.hiding_reason = reason
-    row.hidden_by_id, row.hidden_at = (None, None) if reason is None else (actor.user_id, now())
+    model = models.find(session, full_name)
+    if reason is not None:
+        moderating.remember(session, model, row)
+        row.hiding_reason, row.hidden_by_id, row.hidden_at = reason, actor.user_id, now()
+    elif not moderating.restore(session, model, row):
+        row.hiding_reason, row.hidden_by_id, row.hidden_at = None, None, None
     session.flush()
     session.refresh(row, ["hidden_by"])
-    verb, model = "patch.unhide_comment" if reason is None else "patch.hide_comment", models.find(session, full_name)
-    record(session, actor, verb, f"{full_name}#{number}", model, before=before, after={"hidden": reason})
+    verb = "patch.unhide_comment" if reason is None else "patch.hide_comment"
+    record(session, actor, verb, f"{full_name}#{number}", model, before=before, after={"hidden": row.hiding_reason})
     return row
 
 

@@ -26,7 +26,7 @@ from registry.db.tables import (
 )
 from registry.errors import Forbidden, InvalidRequest, WrongState
 from registry.services.catalog import models, patches
-from registry.services.curation import evaluations, news, remarks
+from registry.services.curation import evaluations, moderating, news, remarks
 from registry.services.people import access, paging, policies
 from registry.services.people.actors import Actor, record
 from registry.services.people.rules import Role
@@ -271,17 +271,25 @@ def approvals(session: Session, model: Model, revisions: Sequence[PatchRevision]
 
 
 def quarantine(session: Session, actor: Actor, full_name: str, number: int, reason: str | None) -> PatchRevision:
-    """Quarantine a patch, or (None) end its quarantine. Does nothing if that is already so."""
+    """Quarantine a patch, or (None) end its quarantine. Does nothing if that is already so.
+
+    Raises:
+        NotFound: No such patch exists.
+        WrongState: The patch is mirrored, and its primary has quarantined it.
+    """
     revision = patches.find(session, full_name, number, lock=True)
     patch = revision.patch
     if (patch.quarantine_reason, patch.quarantined_at is not None) == (reason, reason is not None):
         return revision
-    before = {"quarantined": patch.quarantine_reason}
-    patch.quarantine_reason, patch.quarantined_at = reason, None if reason is None else now()
+    before, model = {"quarantined": patch.quarantine_reason}, models.find(session, full_name)
+    if reason is not None:
+        moderating.remember(session, model, patch)
+        patch.quarantine_reason, patch.quarantined_at = reason, now()
+    elif not moderating.restore(session, model, patch):
+        patch.quarantine_reason, patch.quarantined_at = None, None
     session.flush()
-    verb = "patch.release_from_quarantine" if reason is None else "patch.quarantine"
-    model = models.find(session, full_name)
-    record(session, actor, verb, f"{full_name}#{number}", model, before=before, after={"quarantined": reason})
+    verb, after = "patch.release_from_quarantine" if reason is None else "patch.quarantine", patch.quarantine_reason
+    record(session, actor, verb, f"{full_name}#{number}", model, before=before, after={"quarantined": after})
     return revision
 
 

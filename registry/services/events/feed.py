@@ -15,6 +15,17 @@ from registry.services.people.actors import Actor
 
 NOUNS = ("card", "channel", "evaluation", "model", "patch", "recipe", "release")
 HIDDEN_ACTIONS = ("model.member",)
+VERBS = {  # of public events, by noun
+    "card": "accept propose reject revise withdraw",
+    "channel": "ask move protect rollback",
+    "evaluation": "add",
+    "model": "create expire mirrored ready refuse reserve update",
+    "patch": "accept checked comment delete_comment edit_comment hide_comment propose push quarantine refused reject "
+    "release_from_quarantine review revise unhide_comment unyank withdraw yank",
+    "recipe": "alarm compose composed delete rebuilt",
+    "release": "cut edit pin publish sign yank",
+}
+ACTIONS = frozenset(f"{noun}.{verb}" for noun, verbs in VERBS.items() for verb in verbs.split())
 SERIALS_PER_ANSWER = 10_000  # that one answer goes through
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, union
 
 from registry.db.tables import (
     BaseFile,
@@ -133,7 +133,7 @@ TABLES = {
         carried(
             Model,
             "downloads_30d",
-            "name visibility license min_approvals required_evaluations mask card patch_count modified_at size source",
+            "name visibility license min_approvals required_evaluations mask card patch_count modified_at size",
         ),
         carried(BaseFile, HEADER),
         carried(
@@ -152,7 +152,7 @@ TABLES = {
         carried(CommentEdit, vanishing=True),
         carried(Composition, "held used_at reads counted_at", "user_id device seconds warnings", vanishing=True),
         carried(CompositionFile, vanishing=True),
-        carried(Build, vanishing=True),
+        carried(Build, "told", vanishing=True),
         carried(
             Release,
             changing="state changelog card manifest commit signature publisher_id published_at yank_reason yanked_at "
@@ -250,12 +250,22 @@ def part_keys(model: Model, kind: str, after: str, limit: int) -> Select[Any] | 
         numbers = select(Patch.number).where(Patch.model_id == model.id, is_carried(), Patch.number > int(after or 0))
         return numbers.order_by(Patch.number).limit(limit)
     if kind == "recipe":
-        used: Sequence[Any] = (Composition, Release, Build, Evaluation)
-        found = [
-            select(table.recipe_digest.label("key")).where(table.model_id == model.id, table.recipe_digest > after)
-            for table in used
+        named: Sequence[tuple[Any, tuple[ColumnElement[bool], ...]]] = (
+            (Composition, ()),
+            (Release, ()),
+            (Build, ()),
+            (Evaluation, (Evaluation.revision_id.is_(None), Evaluation.release_id.is_(None))),
+        )
+        first = [  # of each table as many as are asked for, by its index, and not all of them
+            select(table.recipe_digest.label("key"))
+            .where(table.model_id == model.id, table.recipe_digest > after, *more)
+            .distinct()
+            .order_by(table.recipe_digest)
+            .limit(limit)
+            .subquery()
+            for table, more in named
         ]
-        both = found[0].union(*found[1:]).subquery()
+        both = union(*(select(one.c.key) for one in first)).subquery()
         return select(both.c.key).order_by(both.c.key).limit(limit)
     if kind == "channel":
         names = select(Channel.name).where(Channel.model_id == model.id, Channel.name > after)

@@ -15,11 +15,17 @@ from typing import Any
 from sqlalchemy import JSON, Boolean, Float, Integer, String, Uuid
 
 from registry.breadcrumbs.formats import recipe as recipes
-from registry.db.tables import Table, UTCDateTime
+from registry.db.tables import CardProposal, Channel, Model, Release, Table, UTCDateTime
+from registry.documents.manifest import MOST_BYTES as LONGEST_MANIFEST
+from registry.documents.signing.bundles import LONGEST_BUNDLE
+from registry.documents.versions import parse_version
 from registry.errors import InvalidRequest
+from registry.files.beside import CARD_BYTES
 from registry.files.folders import check_path
+from registry.services.curation import cards
 from registry.services.mirroring.carried import TABLES, Carried, Part
 from registry.services.people.names import check_name
+from registry.services.releasing import channels
 
 BY_NAME = {one.name: one for one in TABLES.values()}
 LISTS = (
@@ -29,6 +35,14 @@ LISTS = (
     "nodes",
 )  # columns of JSON that hold texts; the others hold objects
 MOST_ITEMS, MOST_CHARACTERS = 1000, 2000  # of a value in a column of JSON
+MESSAGE_BYTES = 65536  # as registry/schemas/wire.py has it
+TEXT_BYTES = {  # of columns that may be long, as of users here; the others have as many as a message
+    "card": CARD_BYTES,
+    "before": CARD_BYTES,
+    "manifest": LONGEST_MANIFEST,
+    "signature": LONGEST_BUNDLE,
+}
+PINNED = re.compile(r"hf://[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*@[0-9a-f]{40}", re.ASCII)
 ADDRESS = re.compile(r"https?://\S+")
 
 
@@ -101,7 +115,7 @@ def read_person(key: str, name: str, display_name: str, is_program: bool, namesp
     Raises:
         InvalidRequest: The name or a key is none.
     """
-    check_name(name, "name", reserved=False)
+    check_name(name, "name", reserved=False)  # operators may give reserved names to admins, there as here
     if len(display_name) > 100 or "\0" in display_name:
         raise malformed("a name is too long")
     return Person(read_key(key), name, display_name, is_program, read_key(namespace))
@@ -113,7 +127,7 @@ def read_space(key: str, name: str, kind: str) -> Space:
     Raises:
         InvalidRequest: The name or the key is none.
     """
-    check_name(name, "name", reserved=False)
+    check_name(name, "name", reserved=kind != "user")
     return Space(read_key(key), name, kind)
 
 
@@ -149,10 +163,29 @@ def read_rows(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[type[Table]
         row = {column: read_value(one, column, value) for column, value in values.items()}
         if "path" in row:
             check_path(row["path"])
+        derive(one.table, row)
         found.setdefault(one.table, []).append(row)
     if len(found.get(BY_NAME["models"].table, [])) != 1:
         raise malformed("it has not one row of the model")
     return found
+
+
+def derive(table: type[Table], row: dict[str, Any]) -> None:
+    """Hold the values of a row that follow from others to the rules of this registry, or compute them.
+
+    Raises:
+        InvalidRequest: A version or a name is not one, or is reserved.
+    """
+    if table is Release:
+        row["sort"] = parse_version(row["version"]).sort_key
+    elif table is Channel:
+        channels.check_name(row["name"])
+    elif table is CardProposal:
+        row["commit"] = cards.commit_of(row["card"])
+    elif table is Model:
+        check_name(row["name"], "name")
+        if row["source"] is not None and PINNED.fullmatch(row["source"]) is None:
+            raise malformed("the source of a base is not pinned to a commit of a Hub")
 
 
 def is_shaped(name: str, value: Any) -> bool:
@@ -210,6 +243,9 @@ def read_value(one: Carried, name: str, value: Any) -> Any:
         if at.tzinfo is None:
             raise wrong
         return at
-    if isinstance(kind, String) and kind.length is not None and len(value) > kind.length:
+    if isinstance(kind, String) and (
+        len(value.encode("utf-8", "surrogatepass")) > TEXT_BYTES.get(name, MESSAGE_BYTES)
+        or len(value) > (kind.length or len(value))
+    ):
         raise wrong
     return float(value) if isinstance(kind, Float) else value

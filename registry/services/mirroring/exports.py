@@ -4,13 +4,15 @@ Whoever may read a model may have its rows: they hold what its pages show. A pag
 transaction; what changes between two pages of a part is an event of the feed, after which the part is read again.
 """
 
+import functools
+import operator
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from registry.db.tables import (
@@ -90,13 +92,9 @@ def page(session: Session, model: Model, part: Part, skip: int) -> Page:
         skip: How many rows came before.
     """
     digest = recipe_of(session, model, part)
-    answer, size, rows = Page(model), 0, list[tuple[Carried, Table]]()
-    for one, row in rows_from(session, model, part, digest, skip):
-        if len(rows) == ROWS or size > PAGE_BYTES:
-            answer.next = skip + len(rows)
-            break
-        rows.append((one, row))
-        size += sum(len(text) for name in TEXTS if isinstance(text := getattr(row, name, None), str))
+    answer = Page(model)
+    rows, more = rows_from(session, model, part, digest, skip)
+    answer.next = skip + len(rows) if more else None
     newest = newest_revisions(session, [row for _, row in rows if isinstance(row, Patch)])
     answer.rows = [(one.name, values(one, row, newest)) for one, row in rows]
     people = {value for one, row in rows for name in one.people if (value := getattr(row, name)) is not None}
@@ -117,19 +115,28 @@ def recipe_of(session: Session, model: Model, part: Part) -> str | None:
 
 def rows_from(
     session: Session, model: Model, part: Part, digest: str | None, skip: int
-) -> Iterator[tuple[Carried, Table]]:
-    """Yield the rows of a part after the first few, at most one more than a page has."""
-    left = ROWS + 1
+) -> tuple[list[tuple[Carried, Table]], bool]:
+    """Return the rows of a part after the first few that fit on a page, and whether there are more.
+
+    How long their texts are is asked first, so that no more of them come into memory.
+    """
+    rows, size = list[tuple[Carried, Table]](), 0
     for one, query in queries(model, part, digest):
-        found = session.scalars(query.offset(skip).limit(left)).all()
-        if not found and skip:
+        texts = [func.coalesce(func.length(one.columns[name]), 0) for name in TEXTS if name in one.columns]
+        length = functools.reduce(operator.add, texts, literal(0))
+        lengths = session.scalars(query.with_only_columns(length).offset(skip).limit(ROWS + 1 - len(rows))).all()
+        fitting = 0
+        while fitting < len(lengths) and len(rows) + fitting < ROWS and size <= PAGE_BYTES:
+            size += lengths[fitting]
+            fitting += 1
+        rows += [(one, row) for row in session.scalars(query.offset(skip).limit(fitting))] if fitting else []
+        if fitting < len(lengths):
+            return rows, True
+        if not lengths and skip:
             skip -= session.scalars(select(func.count()).select_from(query.order_by(None).subquery())).one()
         else:
             skip = 0
-        yield from ((one, row) for row in found)
-        left -= len(found)
-        if left <= 0:
-            return
+    return rows, False
 
 
 def newest_revisions(session: Session, patches: Sequence[Patch]) -> dict[uuid.UUID, int]:

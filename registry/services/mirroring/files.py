@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import (
@@ -21,6 +21,7 @@ from registry.db.tables import (
     CompositionFile,
     Evaluation,
     MirroredFile,
+    MirroredRow,
     Model,
     Patch,
     PatchRevision,
@@ -45,9 +46,33 @@ def record_sent(session: Session, sha256: str) -> None:
 
 
 def granted(session: Session, digests: Collection[str]) -> set[str]:
-    """Return and lease those files that are here and that the primary has sent, or that everybody may read."""
-    sent = set(session.scalars(select(MirroredFile.sha256).where(MirroredFile.sha256.in_(set(digests)))))
+    """Return and lease those sound files that are here and that the primary has sent, or that everybody may read."""
+    query = select(MirroredFile.sha256).join(Blob, Blob.sha256 == MirroredFile.sha256)
+    sent = set(session.scalars(query.where(MirroredFile.sha256.in_(set(digests)), Blob.damaged_at.is_(None))))
     return {*blobs.lease(session, sent), *blobs.readable(session, None, digests)}
+
+
+def damaged(session: Session) -> list[tuple[str, str, int]]:
+    """Return damaged files that the primary has sent: the full name of a model that has it, digest and size."""
+    mine = select(Model, Blob).join(MirroredRow, and_(MirroredRow.kind == "model", MirroredRow.id == Model.id))
+    revised = mine.join(Patch, Patch.model_id == Model.id).join(PatchRevision, PatchRevision.patch_id == Patch.id)
+    composed = mine.join(Composition, Composition.model_id == Model.id)
+    queries = (
+        mine.join(BaseFile, BaseFile.model_id == Model.id).where(BaseFile.sha256 == Blob.sha256),
+        revised.where(PatchRevision.blob_sha256 == Blob.sha256),
+        revised.join(RevisionFile, RevisionFile.revision_id == PatchRevision.id).where(
+            RevisionFile.sha256 == Blob.sha256
+        ),
+        composed.join(CompositionFile, CompositionFile.composition_id == Composition.id).where(
+            CompositionFile.sha256 == Blob.sha256
+        ),
+        mine.join(Release, Release.model_id == Model.id)
+        .join(ReleaseFile, ReleaseFile.release_id == Release.id)
+        .where(ReleaseFile.sha256 == Blob.sha256),
+    )
+    sent = Blob.damaged_at.is_not(None), Blob.state.in_(STORED), Blob.sha256.in_(select(MirroredFile.sha256))
+    rows = {row.Blob.sha256: row for query in queries for row in session.execute(query.where(*sent))}
+    return [(row.Model.full_name, sha256, row.Blob.size) for sha256, row in sorted(rows.items())]
 
 
 def check_places(session: Session, document: Document) -> None:
@@ -68,8 +93,10 @@ def check_places(session: Session, document: Document) -> None:
             )
     composed = {row["sha256"] for row in made}
     elsewhere = {sha256: place for sha256, (_, place) in document.blobs.items() if place != "here"}
+    hub = {row["sha256"] for row in document.of(BaseFile) if row["path"].endswith(".safetensors")}
+    hub = hub if document.model["by_reference"] and document.model["source"] else set()
     for sha256, place in elsewhere.items():
-        if sha256 not in (base if place == "hub" else composed):
+        if sha256 not in (hub if place == "hub" else composed):
             raise InvalidRequest(f"The primary says that the file {sha256} is {place}, and it cannot be.")
     held = select(Blob.sha256).where(Blob.sha256.in_(elsewhere), Blob.state.in_(STORED))
     if others := set(session.scalars(held)) - granted(session, elsewhere) - files_of(session, key, elsewhere):
@@ -98,7 +125,7 @@ def refer(session: Session, document: Document) -> None:
         raise WrongState(f"The file {min(missing)} is not here any more; it is fetched again.")
     for sha256, (size, place) in sorted(document.blobs.items()):
         if place != "here":
-            blobs.refer(session, sha256, size, "remote" if place == "hub" else "computed")
+            blobs.refer(session, sha256, size, "remote" if place == "hub" else "computed", told=True)
 
 
 def charge(session: Session, document: Document) -> None:

@@ -16,36 +16,39 @@ from sqlalchemy import delete, func, null, select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import (
+    BaseFile,
     BaseTensor,
     Blob,
     Build,
     Channel,
+    Comment,
+    CommentEdit,
     Composition,
     CompositionFile,
     Evaluation,
     MirroredRow,
     Model,
     ModelTrigram,
-    Namespace,
-    NamespaceMember,
+    Patch,
     PatchRevision,
     Release,
     ReleaseFile,
     Table,
-    User,
     now,
 )
 from registry.documents import commits
-from registry.errors import DigestMismatch, HistoryChanged, InvalidRequest, WrongState
+from registry.errors import DigestMismatch, HistoryChanged, InvalidRequest
 from registry.files.folders import CONFIG
 from registry.services.blobs import texts
 from registry.services.catalog import models, revisions, search, tags
 from registry.services.composing import compositions
-from registry.services.mirroring import files, recipes
+from registry.services.curation import moderating
+from registry.services.mirroring import files, people, recipes
 from registry.services.mirroring.carried import CHANGING_SEALED, SEALED, TABLES, Carried, Part, queries
-from registry.services.mirroring.documents import Document, Person, Space
-from registry.services.people.names import skeleton
+from registry.services.mirroring.documents import Document
 from registry.storage.store import Store
+
+OURS: Mapping[type[Table], Mapping[str, bool]] = {Composition: {"held": False}, Build: {"told": True}}  # of new rows
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def apply(session: Session, store: Store, document: Document, contents: Contents
     """
     known = {person.id for person in document.people}
     for person in document.people:
-        take_person(session, person)
-    take_space(session, document.space)
+        people.take_person(session, person)
+    people.take_space(session, document.space)
     for table, rows in document.rows.items():
         for name in TABLES[table].people:
             if any(row[name] is not None and row[name] not in known for row in rows):
@@ -96,7 +99,10 @@ def apply(session: Session, store: Store, document: Document, contents: Contents
     here = set(session.scalars(select(Blob.sha256).where(Blob.sha256.in_(document.blobs))))
     carried = list(queries(model, document.part, digest))[1:]
     wanted = {one.table: files.fit(session, model, one, document, here) for one, _ in carried}
+    keep_moderated(session, wanted)
     existing = {one.table: {key_of(one, row): row for row in session.scalars(query).all()} for one, query in carried}
+    require_base(model, document, existing.get(BaseFile, {}))
+    keep_commits(existing.get(PatchRevision, {}), wanted)
     if existing.get(Release) or document.of(Release):
         keep_moving(session, existing, document)
     for one, _ in reversed(carried):
@@ -128,74 +134,6 @@ def complete(session: Session, store: Store, model: Model, visibility: str) -> N
     session.flush()
 
 
-# Names -----------------------------------------------------------------------------------------------------------
-
-
-def take_person(session: Session, person: Person) -> None:
-    """Add a user, who cannot sign in here, and their namespace, which is their own.
-
-    Raises:
-        WrongState: Somebody of this registry has the name or one that looks alike.
-        InvalidRequest: The key is that of somebody of this registry.
-    """
-    user = session.get(User, person.id)
-    if user is None:
-        require_new(session, person.id, person.name)
-        user = User(id=person.id, name=person.name, is_program=person.is_program, display_name=person.display_name)
-        require_free(session, person.name, person.namespace)
-        session.add_all([user, MirroredRow(id=person.id, kind="user", complete=True)])
-    elif session.get(MirroredRow, ("user", person.id)) is None or user.name != person.name:
-        raise InvalidRequest(f"The key of {person.name} is that of an account of this registry.")
-    else:
-        user.display_name = person.display_name
-    session.flush()
-    take_space(session, Space(person.namespace, person.name, "user"))
-    if session.get(NamespaceMember, (person.namespace, person.id)) is None:
-        session.add(NamespaceMember(namespace_id=person.namespace, user_id=person.id, role="owner"))
-    session.flush()
-
-
-def take_space(session: Session, space: Space) -> None:
-    """Add a namespace.
-
-    Raises:
-        WrongState, InvalidRequest: As of `take_person`.
-    """
-    row = session.get(Namespace, space.id)
-    if row is None:
-        require_new(session, space.id, space.name)
-        require_free(session, space.name, space.id)
-        session.add(Namespace(id=space.id, name=space.name, skeleton=skeleton(space.name), kind=space.kind))
-        session.add(MirroredRow(id=space.id, kind="namespace", complete=True))
-        session.flush()
-    elif session.get(MirroredRow, ("namespace", space.id)) is None or row.name != space.name:
-        raise InvalidRequest(f"The key of the namespace {space.name} is that of one of this registry.")
-
-
-def require_new(session: Session, key: uuid.UUID, subject: str) -> None:
-    """Refuse a key that a user, a namespace or a model already has.
-
-    Raises:
-        InvalidRequest: One has it.
-    """
-    if any(session.get(table, key) is not None for table in (User, Namespace, Model)):
-        raise InvalidRequest(f"The key of {subject} is that of something else of this registry.")
-
-
-def require_free(session: Session, name: str, key: uuid.UUID) -> None:
-    """Refuse a name that belongs to this registry, or looks like one that does.
-
-    Raises:
-        WrongState: It is taken.
-    """
-    taken = session.scalar(select(Namespace).where(Namespace.skeleton == skeleton(name), Namespace.id != key))
-    if taken is not None:
-        raise WrongState(
-            f"The primary has {name}, and '{taken.name}' of this registry has that name or looks like it. Mirror into "
-            "a registry whose accounts have other names."
-        )
-
-
 # Rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +160,36 @@ def keep_moving(
     came = select(Release.id).where(Release.id.in_(named), Release.state.not_in(SEALED))
     for row in session.scalars(select(ReleaseFile).where(ReleaseFile.release_id.in_(came))).all():
         existing[ReleaseFile].setdefault(key_of(TABLES[ReleaseFile], row), row)
+
+
+def require_base(model: Model, document: Document, existing: Mapping[tuple[Any, ...], Any]) -> None:
+    """Refuse files of a base that are not those of its commit, or that come once it was read here.
+
+    Raises:
+        DigestMismatch: The commit of the base is another one.
+        HistoryChanged: There is another file than before.
+    """
+    base = {row["path"]: row["sha256"] for row in document.of(BaseFile)}
+    if base and model.base_commit not in (None, commits.commit_id(base)):
+        raise DigestMismatch(f"The files of the base of {model.full_name} are not those of its commit.")
+    if existing and (more := base.keys() - {file.path for file in existing.values()}):
+        raise changed(f"the base of {model.full_name} has another file, {min(more)}")
+
+
+def keep_commits(existing: Mapping[tuple[Any, ...], Any], wanted: Mapping[type[Table], list[dict[str, Any]]]) -> None:
+    """Have commits of patches alone as they are here; they follow from compositions (services/composing/alone.py)."""
+    for values in wanted.get(PatchRevision, []):
+        row = existing.get((values["id"],))
+        values["commit"] = row.commit if row is not None else None
+
+
+def keep_moderated(session: Session, wanted: dict[type[Table], list[dict[str, Any]]]) -> None:
+    """Have what admins of this registry took down stay so, with all texts that a hidden comment had before."""
+    for table in (Patch, Comment):
+        if table in wanted:
+            wanted[table] = moderating.overrule(session, table, wanted[table])
+    hidden = moderating.kept_of(session, Comment, {row["comment_id"] for row in wanted.get(CommentEdit, [])})
+    wanted[CommentEdit] = [row for row in wanted.get(CommentEdit, []) if row["comment_id"] not in hidden]
 
 
 def drop(session: Session, one: Carried, existing: dict[tuple[Any, ...], Any], told: list[dict[str, Any]]) -> None:
@@ -265,7 +233,7 @@ def merge(session: Session, model: Model, one: Carried, row: Any, values: Mappin
             raise InvalidRequest(f"The key of a row of {one.name} is that of a row of something else.")
     if row is None:
         given = {name: value for name, value in values.items() if value is not None}  # or JSON would have null
-        session.add(one.table(**given, **({"held": False} if one.table is Composition else {})))
+        session.add(one.table(**given, **OURS.get(one.table, {})))
         return
     allowed = one.changing
     if isinstance(row, Release) and row.state in SEALED:
@@ -296,7 +264,7 @@ def take_model(session: Session, document: Document) -> Model:
     if (known is None) != (row is None):
         raise InvalidRequest(f"The key of {values['name']} is that of a model of this registry.")
     if row is None or known is None:
-        require_new(session, values["id"], values["name"])
+        people.require_new(session, values["id"], values["name"])
         mine = Model.namespace_id == values["namespace_id"], Model.name == values["name"]
         if session.scalar(select(Model.id).where(*mine)) is not None:
             raise changed(f"{document.space.name}/{values['name']} is another model than before")

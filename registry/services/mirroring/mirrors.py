@@ -14,10 +14,13 @@ from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.audit import append_later
-from registry.db.tables import AuditEvent, Mirror, MirroredFile, MirroredRow, Model, now
+from registry.db.tables import AuditEvent, Mirror, MirroredFile, MirroredRow, Model, ModeratedRow, now
 from registry.errors import HistoryChanged, InvalidRequest, WrongState
+from registry.services.mirroring import problems
 from registry.services.operating import identity
 from registry.services.people.actors import record
+
+MAX_TOLD = 20  # models of which a message or the status has the names
 
 
 def find(session: Session, *, lock: bool = False) -> Mirror | None:
@@ -49,11 +52,7 @@ def begin(session: Session, url: str, registry_id: uuid.UUID, names: Sequence[st
     if identity.read_id(session) == str(registry_id):
         raise InvalidRequest(f"{url} is this registry itself, or a copy of it with the same id; a mirror has its own.")
     mirror = session.get(Mirror, 1, with_for_update=True, populate_existing=True)
-    if mirror is not None and mirror.promoted_at is not None:
-        raise WrongState(
-            f"This registry followed {mirror.url} and was promoted at {mirror.promoted_at:%Y-%m-%d %H:%M}; it follows "
-            "none any more. Disable the service that starts this; a new mirror begins in an empty folder."
-        )
+    refuse_promoted(mirror)
     if mirror is None:
         mirror = Mirror(id=1, url=url, registry_id=registry_id, names=sorted(names) or None, head=head)
         session.add(mirror)
@@ -80,16 +79,29 @@ def begin(session: Session, url: str, registry_id: uuid.UUID, names: Sequence[st
     return mirror
 
 
+def refuse_promoted(mirror: Mirror | None) -> None:
+    """Refuse to follow again after a promotion.
+
+    Raises:
+        WrongState: The registry was promoted.
+    """
+    if mirror is not None and mirror.promoted_at is not None:
+        raise WrongState(
+            f"This registry followed {mirror.url} and was promoted at {mirror.promoted_at:%Y-%m-%d %H:%M}; it follows "
+            "none any more. Disable the service that starts this; a new mirror begins in an empty folder."
+        )
+
+
 def note(session: Session, head: int | None, problem: str | None, *, stopped: bool = False) -> None:
     """Record how a round went: the newest serial of the primary if it answered, and what was wrong."""
     mirror = require(session)
-    mirror.problem, mirror.stopped = problem, stopped
+    mirror.problem, mirror.stopped = problems.one_line(problem) if problem else None, stopped
     if head is not None:
         mirror.head, mirror.asked_at = head, now()
         if mirror.cursor is not None and mirror.cursor >= head and problem is None:
             mirror.current_at = now()
     if stopped:
-        record(session, None, "mirror.stop", mirror.url, after={"problem": (problem or "")[:1000]})
+        record(session, None, "mirror.stop", mirror.url, after={"problem": mirror.problem})
     session.flush()
 
 
@@ -152,7 +164,16 @@ def status(session: Session) -> dict[str, Any] | None:
         "incomplete": counts.get(False, 0),
         "problem": mirror.problem,
         "stopped": mirror.stopped,
+        "problems": unfinished(session),
     }
+
+
+def unfinished(session: Session) -> list[dict[str, Any]]:
+    """Return the models that are not all here: the name, what is wrong, how often it was tried, when it is again."""
+    return [
+        {"name": row.name, "problem": row.problem, "attempts": row.attempts, "retry_at": row.retry_at.isoformat()}
+        for row in problems.rows(session)
+    ]
 
 
 def tell(found: dict[str, Any]) -> str:
@@ -167,7 +188,13 @@ def tell(found: dict[str, Any]) -> str:
     ]
     if found["problem"]:
         lines.append(f"{'STOPPED' if found['stopped'] else 'Problem'}    {found['problem']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *tell_unfinished(found["problems"])])
+
+
+def tell_unfinished(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for each of the first models that are not all here."""
+    lines = [f"Set aside  {one['name']}: {one['problem']}" for one in found[:MAX_TOLD]]
+    return [*lines, f"           and {len(found) - MAX_TOLD} more"] if len(found) > MAX_TOLD else lines
 
 
 def restart(session: Session) -> Mirror:
@@ -175,34 +202,60 @@ def restart(session: Session) -> Mirror:
     mirror = require(session)
     mirror.cursor, mirror.hash, mirror.stopped, mirror.problem = None, None, False, None
     session.execute(update(MirroredRow).where(MirroredRow.kind == "model").values(complete=False))
+    problems.hurry(session)
     record(session, None, "mirror.anew", mirror.url)
     session.flush()
     return mirror
 
 
-def promote(session: Session, *, sure: bool) -> dict[str, Any]:
+def promote(session: Session, *, current: bool, force: bool = False) -> dict[str, Any]:
     """Make this registry a primary: what was mirrored can be changed here from now on, and nothing is followed.
+
+    A model of which not all is here stays as it is: whatever is here of it was verified, so somebody can work with it,
+    and one that was never complete stays private. The log and `unfinished` name them.
 
     Args:
         session: A writing transaction.
-        sure: Whether everything is known to be here, or somebody has decided to go without the rest.
+        current: Whether the primary has no event that is not taken over here.
+        force: Whether somebody has decided to go without what is not here.
 
     Returns:
-        What was followed, and how far.
+        What was followed, how far, and the names of models that are not all here.
 
     Raises:
         WrongState: This registry is not a mirror, or something may be missing.
     """
     mirror = require(session)
-    if not sure:
+    if not current and not force:
         raise WrongState(
             f"{mirror.head - (mirror.cursor or 0)} events of the primary may be missing here; stop writing there, wait "
             "until `crumb-server mirror status` says that all is here, or give --force to go without them."
+        )
+    for name in sorted(incomplete(session).values()):
+        problems.set_aside(session, name, "Not all of it was here when this registry was promoted.", again=False)
+    missing = [row.name for row in problems.rows(session)]
+    if missing and not force:
+        more = f" and {len(missing) - MAX_TOLD} more" if len(missing) > MAX_TOLD else ""
+        raise WrongState(
+            f"Not all is here of {', '.join(missing[:MAX_TOLD])}{more}; `crumb-server mirror status` says why. Mend "
+            "that and start `crumb-server mirror` once more, or give --force to go without."
         )
     told = {"url": mirror.url, "registry": str(mirror.registry_id), "serial": mirror.cursor, "hash": mirror.hash}
     mirror.promoted_at = now()
     session.execute(delete(MirroredRow))
     session.execute(delete(MirroredFile))
+    session.execute(delete(ModeratedRow))
     session.flush()
-    record(session, None, "mirror.promote", mirror.url, after=told)
-    return told
+    record(session, None, "mirror.promote", mirror.url, after={**told, "incomplete": missing})
+    return {**told, "incomplete": missing}
+
+
+def incomplete(session: Session) -> dict[uuid.UUID, str]:
+    """Return the full names of models of which not all is here, by their keys; those that were hidden are not."""
+    return named(
+        session,
+        and_(
+            MirroredRow.complete.is_(False),
+            or_(MirroredRow.completed_at.is_(None), Model.visibility != "private"),
+        ),
+    )

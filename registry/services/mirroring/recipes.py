@@ -1,15 +1,16 @@
 """Recipes of documents: what is composed has one digest, and releases are what their manifests say."""
 
 import hashlib
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Build, Composition, Model, Recipe, Release, ReleaseFile
+from registry.db.tables import Build, Composition, CompositionFile, Model, Recipe, Release, ReleaseFile
 from registry.documents import commits, manifest
 from registry.errors import DigestMismatch
-from registry.services.composing import builds, compositions
+from registry.services.composing import alone, builds, compositions
 from registry.services.mirroring.carried import SEALED
 from registry.services.mirroring.documents import Document
 from registry.services.queue import jobs
@@ -27,6 +28,11 @@ def check_recipe(session: Session, model: Model, document: Document) -> None:
     results |= {row["weights_digest"] for row in document.of(Composition)}
     if len(results) > 1:
         session.get_one(Recipe, digest).disputed = True
+    for row in document.of(Composition):
+        take_commit(session, model, document, row)
+    for row in document.of(Release):
+        if row["state"] not in SEALED and row["commit"] is not None:
+            require_commit(row, files_of(document, Composition) | files_of(document, Release, row["id"]))
     published = [row for row in document.of(Release) if row["state"] in SEALED and row["id"] not in document.unsigned]
     for row in published:
         check_release(document, row)
@@ -38,6 +44,31 @@ def check_recipe(session: Session, model: Model, document: Document) -> None:
     session.flush()
 
 
+def take_commit(session: Session, model: Model, document: Document, row: Mapping[str, Any]) -> None:
+    """Hold the commit of a composition to its files, and find that of the patch alone, if that is what it is."""
+    paths = files_of(document, Composition, row["id"])
+    require_commit(row, paths)
+    recipe = session.get_one(Recipe, row["recipe_digest"])
+    session.refresh(recipe, ["items"])
+    alone.name(session, model, recipe, paths)
+
+
+def files_of(document: Document, table: type[Composition | Release], key: uuid.UUID | None = None) -> dict[str, str]:
+    """Return the files of compositions or releases of a document, or of one of them, digests by path."""
+    of, owner = (CompositionFile, "composition_id") if table is Composition else (ReleaseFile, "release_id")
+    return {row["path"]: row["sha256"] for row in document.of(of) if key is None or row[owner] == key}
+
+
+def require_commit(row: Mapping[str, Any], paths: Mapping[str, str]) -> None:
+    """Refuse a commit of other files.
+
+    Raises:
+        DigestMismatch: It is one.
+    """
+    if row["commit"] != commits.commit_id(paths):
+        raise DigestMismatch(f"The commit {row['commit']} of the recipe {row['recipe_digest'][:12]} has other files.")
+
+
 def check_release(document: Document, row: Mapping[str, Any]) -> None:
     """Refuse a release that is not what its manifest says.
 
@@ -47,7 +78,7 @@ def check_release(document: Document, row: Mapping[str, Any]) -> None:
     """
     assert document.recipe is not None
     told = manifest.read_manifest((row["manifest"] or "").encode())
-    paths = {file["path"]: file["sha256"] for file in document.of(ReleaseFile) if file["release_id"] == row["id"]}
+    paths = files_of(document, Release, row["id"])
     texts = {name: hashlib.sha256((row[name] or "").encode()).hexdigest() for name in ("card", "changelog")}
     weights = {one["weights_digest"] for one in document.of(Composition)}
     held = {

@@ -8,7 +8,18 @@ from sqlalchemy import case, distinct, func, select
 from sqlalchemy.orm import Session
 
 from registry.db.audit import newest_serial
-from registry.db.tables import JOB_KINDS, STORED, Blob, Job, Mirror, Namespace, Webhook, WebhookDelivery, now
+from registry.db.tables import (
+    JOB_KINDS,
+    STORED,
+    Blob,
+    Job,
+    Mirror,
+    MirrorProblem,
+    Namespace,
+    Webhook,
+    WebhookDelivery,
+    now,
+)
 from registry.services.blobs import bucket_copies, damage
 from registry.services.queue import abilities, jobs, workers
 
@@ -118,11 +129,13 @@ def of_mirror(session: Session) -> list[Measure]:
         return []
     behind = max(0, mirror.head - (mirror.cursor or 0))
     current = seconds_since(mirror.current_at or mirror.created_at)
+    set_aside = session.scalars(select(func.count()).select_from(MirrorProblem)).one()
     return [
         single("registry_mirror_events_behind", "Events of the primary's log that are not taken over", behind),
-        single("registry_mirror_current_seconds", "Time since everything of the primary was here", current),
+        single("registry_mirror_current_seconds", "Time since the log of the primary was here up to its end", current),
         single("registry_mirror_failing", "Whether the last round of the mirror failed", float(bool(mirror.problem))),
         single("registry_mirror_stopped", "Whether the mirror waits for a person", float(mirror.stopped)),
+        single("registry_mirror_set_aside", "Models of the primary that could not be taken over", set_aside),
     ]
 
 

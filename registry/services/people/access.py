@@ -20,7 +20,7 @@ from registry.db.tables import Mirror, MirroredRow, Model, ModelMember, Namespac
 from registry.errors import Forbidden, NotFound, Unauthenticated
 from registry.files.names import NAME
 from registry.services.people.actors import Actor
-from registry.services.people.rules import RULES, Role, Rule, changes_nothing
+from registry.services.people.rules import RULES, Role, Rule, may_be_mirrored
 
 # Of tables and not of their classes, so that a glance is no matter of the ORM's, which takes as long again.
 MODEL, NAMESPACE = Model.__table__.c, Namespace.__table__.c
@@ -78,7 +78,7 @@ def admit(
         model: AnyModel
         model = glance(session, actor, full_name, extend) if extend else find_visible(session, actor, full_name)
         check_token(actor, model, rule)
-        refuse_mirrored(session, action, "model", model.id, full_name)
+        refuse_mirrored(session, actor, action, "model", model.id, full_name)
         if role_on(session, actor, model) < rule.role and not is_author(session, actor, model, rule, path):
             raise Forbidden(refusal(action, rule, full_name))
     elif rule.on == "namespace" and "namespace" in path:
@@ -99,7 +99,7 @@ def is_new(session: Session, actor: Actor | None, namespace: str, name: str) -> 
     space = session.scalar(select(Namespace).where(Namespace.name == namespace))
     if space is None or role_in(session, actor, space) < RULES["model.create"].role:
         return False
-    refuse_mirrored(session, "model.create", "namespace", space.id, namespace)
+    refuse_mirrored(session, actor, "model.create", "namespace", space.id, namespace)
     return session.scalar(select(Model.id).where(Model.namespace_id == space.id, Model.name == name)) is None
 
 
@@ -116,17 +116,19 @@ def admit_to_namespace(session: Session, actor: Actor | None, action: str, name:
         raise NotFound(f"There is no user or organisation {name}.")
     if role_in(session, actor, space) < rule.role:
         raise Forbidden(refusal(action, rule, name))
-    refuse_mirrored(session, action, "namespace", space.id, name)
+    refuse_mirrored(session, actor, action, "namespace", space.id, name)
     return space
 
 
-def refuse_mirrored(session: Session, action: str, kind: str, key: uuid.UUID, subject: str) -> None:
+def refuse_mirrored(
+    session: Session, actor: Actor | None, action: str, kind: str, key: uuid.UUID, subject: str
+) -> None:
     """Refuse to change a model or a namespace that comes from another registry, which would change it back.
 
     Raises:
         Forbidden: It does; the message names where it can be changed.
     """
-    if changes_nothing(action):
+    if may_be_mirrored(action, admin=actor is not None and actor.admin):
         return
     if (primary := primary_of(session, kind, key)) is not None:
         raise Forbidden(f"{subject} is mirrored here from {primary}, and can be changed only there ({action}).")
@@ -135,6 +137,13 @@ def refuse_mirrored(session: Session, action: str, kind: str, key: uuid.UUID, su
 def primary_of(session: Session, kind: str, key: uuid.UUID) -> str | None:
     """Return the address of the registry that a model or a namespace is mirrored from; None if it is this one's."""
     return session.scalar(PRIMARY, {"kind": kind, "key": key})
+
+
+def without_mirrored(session: Session, names: Sequence[str]) -> list[str]:
+    """Return those names of namespaces that are not mirrored from another registry, in their order."""
+    rows = select(Namespace.name).join(MirroredRow, MirroredRow.id == Namespace.id)
+    mirrored = set(session.scalars(rows.where(MirroredRow.kind == "namespace", Namespace.name.in_(names))))
+    return [name for name in names if name not in mirrored]
 
 
 def refusal(action: str, rule: Rule, subject: str) -> str:

@@ -54,6 +54,7 @@ class Rule:
     author: bool = False
 
 
+MODERATING = ("patch.quarantine", "comment.hide")  # which admins may do on what is mirrored, too
 KEPT_BY_READERS = ("model.watch",)  # which changes what somebody keeps for themselves, and not the model
 RULES: dict[str, Rule] = {
     # the server, and what belongs to the caller
@@ -122,6 +123,6 @@ RULES: dict[str, Rule] = {
 }
 
 
-def changes_nothing(action: str) -> bool:
-    """Say whether an action changes nothing of what it is about, so that it is allowed on what is mirrored."""
-    return RULES[action].scope == "read" or action in KEPT_BY_READERS
+def may_be_mirrored(action: str, *, admin: bool) -> bool:
+    """Say whether an action is allowed on what is mirrored: it changes nothing, or an admin takes something down."""
+    return RULES[action].scope == "read" or action in KEPT_BY_READERS or (admin and action in MODERATING)

@@ -4,52 +4,46 @@
                 │ no                          │ none: wait for them                  one transaction each      moves
                 └──> stopped: an alarm        └── serials that say nothing: which models are still shown?
 
-A part is taken over as it is now, which may be newer than its change; the cursor moves when all of a page is here. So a
-killed mirror does some of it again, and ends where one that was not killed does.
+A part is taken over as it is now, which may be newer than its change; the cursor moves when all of a page is here, or
+its model was set aside. So a killed mirror does some of it again, and ends where one that was not killed does.
 """
 
+import json
+import math
+import re
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from registry import schemas
 from registry.db.audit import FIRST_HASH
 from registry.db.session import Database
-from registry.db.tables import AuditEvent, Mirror, Model
-from registry.errors import BreadcrumbError, DigestMismatch, HistoryChanged, NotFound, Unavailable, WrongState
+from registry.db.tables import AuditEvent, Mirror, now
+from registry.errors import HistoryChanged, NotFound, Unavailable, WrongState
+from registry.files.names import MODEL
 from registry.outside.primary import Primary
-from registry.services.mirroring import imports, mirrors
+from registry.services.events import feed
+from registry.services.mirroring import mirrors, problems
 from registry.services.mirroring.carried import Part
-from registry.services.people.actors import record
 from registry.settings import Settings
 from registry.storage.store import Store
 from registry.worker.mirror import reading
-from registry.worker.mirror.verifying import Verifier
+from registry.worker.mirror.taking import Taker, is_told, tell
 from registry.worker.runner import Stopped
 
 log = structlog.get_logger()
 WAIT = 20  # seconds for which the primary is asked to wait for a change
 LOCK = "mirror.lock"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds after a round that failed
+MAX_TOLD = 2**16  # characters of what an event says of a change
 LIST_EVERY = 600.0  # seconds, after which it is looked which models are still shown, whatever the feed says
 
 
-@dataclass(frozen=True)
-class Taken:
-    """What was taken over: the key of the model, who may see it at the primary, and channels that are to be read again.
-
-    A channel may lead to a release that comes later; it is read once more when a release was published.
-    """
-
-    model: uuid.UUID
-    visibility: str
-    late: list[Part]
-
-
-class Follower(Verifier):
+class Follower(Taker):
     """Follows a primary until it is stopped.
 
     Args:
@@ -75,6 +69,9 @@ class Follower(Verifier):
         Raises:
             BreadcrumbError: It may not, or the primary does not answer; the message says what to do.
         """
+        self.require_keys()
+        with self.database.read() as session:
+            mirrors.refuse_promoted(session.get(Mirror, 1))
         try:
             found = reading.head(self.primary, 0)
         except Unavailable:
@@ -90,6 +87,7 @@ class Follower(Verifier):
                 raise NotFound(f"{self.primary.url} shows no model {missing[0]}; see `crumb model list` there.")
         with self.database.write() as session:
             mirrors.begin(session, self.primary.url, uuid.UUID(found.registry), list(self.names), found.serial)
+            problems.hurry(session)  # the operator may have mended what was wrong
 
     def run(self) -> None:
         """Follow until `stop` is called.
@@ -116,18 +114,19 @@ class Follower(Verifier):
 
     def fails(self, why: Exception) -> bool:
         """Record why a round failed; return whether the next one may do better."""
-        with self.database.read() as session:
-            if mirrors.find(session) is None:
-                return False
-        told = str(why) if isinstance(why, BreadcrumbError) else f"{type(why).__name__}: {why}"
-        log.warning("mirror.failed", error=told, exc_info=None if isinstance(why, BreadcrumbError) else why)
-        with self.database.write() as session:
-            mirrors.note(session, None, told)
+        log.warning("mirror.failed", error=tell(why), exc_info=None if is_told(why) else why)
+        try:
+            with self.database.write() as session:
+                if mirrors.find(session) is None:
+                    return False
+                mirrors.note(session, None, tell(why))
+        except SQLAlchemyError as lost:  # the database is away, and may come back
+            log.warning("mirror.not_noted", error=tell(lost))
         return True
 
     def give_up(self, why: HistoryChanged) -> None:
         """Stop this mirror until a person has looked at it."""
-        log.error("mirror.stopped", error=str(why))
+        log.error("mirror.stopped", error=tell(why))
         with self.database.write() as session:
             mirrors.note(session, None, str(why), stopped=True)
 
@@ -150,16 +149,20 @@ class Follower(Verifier):
         if mirror.cursor is None:
             self.take_all(mirror, found)
             return
-        page = reading.changes(self.primary, mirror.cursor, wait)
+        with self.database.read() as session:
+            due = problems.next_due(session)
+        left = wait if due is None else min(wait, max(0, math.ceil((due - now()).total_seconds())))
+        page = reading.changes(self.primary, mirror.cursor, left)
         self.take_changes(mirror, page)
-        late = time.monotonic() - self.listed > LIST_EVERY
+        late = time.monotonic() - self.listed > LIST_EVERY or (due is not None and due <= now())
         if late or page.next - mirror.cursor > len(page.items):
             self.take_list(mirror)
         if page.next > mirror.cursor:
             digest = self.hash_at(page.next)
             with self.database.read() as session:
                 keys = {name: key for key, name in mirrors.shown(session).items()}
-            events = [logged(change, keys[change.model]) for change in page.items if change.model in keys]
+            told = [change for change in page.items if change.model in keys and change.action in feed.ACTIONS]
+            events = [logged(change, keys[change.model]) for change in told]
             with self.database.write() as session:
                 mirrors.advance(session, page.next, digest, events)
         with self.database.write() as session:
@@ -189,98 +192,66 @@ class Follower(Verifier):
     def take_list(self, mirror: Mirror) -> None:
         """Take over models that are not here, and hide those that the primary shows no longer."""
         there = {key: name for key, name in reading.models(self.primary).items() if self.follows(mirror, name)}
-        with self.database.read() as session:
-            here, seen = mirrors.shown(session), mirrors.not_hidden(session)
-        for key, name in there.items():
-            if key not in here:
-                self.take_whole(name)
-        if gone := seen.keys() - there.keys():
-            with self.database.write() as session:
+        with self.database.write() as session:
+            mirrors.require(session)
+            problems.keep(session, set(there.values()))
+            if gone := mirrors.not_hidden(session).keys() - there.keys():
                 mirrors.hide(session, gone)
+            here, waiting = mirrors.shown(session), problems.waiting(session)
+            due = {row.name for row in problems.rows(session)} - waiting
         self.listed = time.monotonic()
-
-    def take_whole(self, name: str) -> None:
-        """Take over a model, part by part, and show it once all of them are here."""
-        taken = None
-        try:
-            for part in reading.parts(self.primary, name):
-                taken = self.take(name, part)
-        except NotFound as why:
-            self.lose(name, why)
-            return
-        if taken is None:
-            return
-        with self.database.write() as session:
-            mirrors.require(session)
-            row = session.get_one(Model, taken.model)
-            imports.complete(session, self.store, row, taken.visibility)
-            record(session, None, "model.mirrored", row.full_name, row, after={"primary": self.primary.url})
-        log.info("mirror.model", model=name)
-
-    def take(self, name: str, part: Part) -> Taken:
-        """Take over a part of a model."""
-        self.beating(None)()  # type: ignore[arg-type]
-        document = reading.document(self.primary, name, part)
-        if f"{document.space.name}/{document.model['name']}" != name:
-            raise DigestMismatch(f"{self.primary.url} gives another model for {name}.")
-        self.fetch(name, document)
-        document = self.check_signatures(document)
-        contents = self.look_into(document)
-        with self.database.write() as session:
-            mirrors.require(session)
-            before = imports.count_published(session, document.model["id"])
-            model = imports.apply(session, self.store, document, contents)
-            late = imports.channels_of(session, model.id) if imports.count_published(session, model.id) > before else []
-            return Taken(model.id, document.model["visibility"], late)
+        for key, name in there.items():
+            if name in due or (key not in here and name not in waiting):
+                self.take_whole(name, key)
+        self.repair()
 
     # Changes -----------------------------------------------------------------------------------------------------
 
     def take_changes(self, mirror: Mirror, page: schemas.ChangePage) -> None:
         """Take over what changes are about, each part once; a model that is new, as a whole."""
         with self.database.read() as session:
-            known = set(mirrors.shown(session).values())
+            known, waiting = set(mirrors.shown(session).values()), problems.waiting(session)
         wanted: dict[tuple[str, Part], None] = {}
         for change in page.items:
-            if self.follows(mirror, change.model):
+            if self.follows(mirror, change.model) and change.model not in waiting:
                 wanted[change.model, reading.part_of(change)] = None
-        whole, late = set[str](), dict[tuple[str, Part], None]()
+        done, late = set[str](), dict[tuple[str, Part], None]()  # done: taken over as a whole, or set aside
         for name, part in wanted:
-            if name not in known and name not in whole:
-                whole.add(name)
+            if name in done:
+                continue
+            if name not in known:
+                done.add(name)
                 self.take_whole(name)
-            elif name in known:
-                late |= dict.fromkeys((name, channel) for channel in self.take_again(name, part))
+            elif (taken := self.take_again(name, part)) is None:
+                done.add(name)
+            else:
+                late |= dict.fromkeys((name, channel) for channel in taken.late)
         for name, part in late:
-            self.take_again(name, part)
-
-    def take_again(self, name: str, part: Part) -> list[Part]:
-        """Take over a part of a model that is here; return the channels that may lead to what came with it."""
-        try:
-            return self.take(name, part).late
-        except NotFound as why:
-            self.lose(name, why)
-            return []
-
-    def lose(self, name: str, why: NotFound) -> None:
-        """Look at the list of models soon: one of them is not there, or has no base yet."""
-        log.info("mirror.gone", model=name, error=str(why))
-        self.listed = float("-inf")
+            if name not in done and self.take_again(name, part) is None:
+                done.add(name)
 
     def follows(self, mirror: Mirror, name: str) -> bool:
-        """Say whether a model is one of those that are followed."""
-        return mirror.names is None or name in mirror.names
+        """Say whether a model is one of those that are followed, and its name is one."""
+        return re.fullmatch(MODEL, name) is not None and (mirror.names is None or name in mirror.names)
 
 
 def logged(change: schemas.Change, model: uuid.UUID) -> AuditEvent:
     """Return the row of this registry's log for a change of the primary."""
     return AuditEvent(
-        user_name=change.user,
-        action=change.action[:64],
-        subject=change.subject[:300],
+        user_name=None if change.user is None else problems.one_line(change.user, 96),
+        action=change.action,
+        subject=problems.one_line(change.subject, 300),
         model_id=model,
-        before=change.before,
-        after={**(change.after or {}), "mirrored": {"serial": change.serial, "at": change.at.isoformat()}},
+        before=short(change.before),
+        after={**(short(change.after) or {}), "mirrored": {"serial": change.serial, "at": change.at.isoformat()}},
     )
+
+
+def short(told: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what an event says of a change, if it is as short as here; nobody needs it to take over the change."""
+    if told is None or len(json.dumps(told)) <= MAX_TOLD:
+        return told
+    return {"left_out": "It was too long."}
 
 
 def require_same(mirror: Mirror, found: schemas.MirrorHead) -> None:

@@ -18,6 +18,9 @@ from registry.services.mirroring.exports import FORMAT
 
 MOST_PAGES = 10_000  # of one list
 EVENTS = 500  # of one answer
+MAX_ROWS = 30_000  # of one part, with its users and files: databases take no more parameters at once
+MAX_BYTES = 256 * 2**20  # of one part
+MAX_MODELS = 1_000_000
 ATTEMPTS = 3  # to read all pages of a part without a change of the model meanwhile
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -59,6 +62,8 @@ def models(primary: Primary) -> dict[uuid.UUID, str]:
     for _ in range(MOST_PAGES):
         page = read(schemas.MirrorModelPage, primary.get("/mirror/models", 0, **after))
         found |= {documents.read_key(item.id): item.name for item in page.items}
+        if len(found) > MAX_MODELS:
+            raise malformed(f"it has more than {MAX_MODELS} models")
         if page.next is None:
             return found
         after = {"after": str(documents.read_key(page.next))}
@@ -111,10 +116,13 @@ def document(primary: Primary, model: str, part: Part) -> Document:
 
 def pages_of(primary: Primary, model: str, part: Part, most: int) -> list[schemas.MirrorRowPage]:
     """Return the pages of a part, or the first ones."""
-    pages, skip = list[schemas.MirrorRowPage](), 0
+    pages, skip, size, count = list[schemas.MirrorRowPage](), 0, 0, 0
     for _ in range(most):
         raw = primary.get(f"/models/{model}/mirror/rows", part=str(part), skip=skip)
         pages.append(read(schemas.MirrorRowPage, raw))
+        size, count = size + len(raw), count + len(pages[-1].rows) + len(pages[-1].people) + len(pages[-1].blobs)
+        if size > MAX_BYTES or count > MAX_ROWS:
+            raise malformed(f"{part} has more than {MAX_ROWS} rows, or more than {MAX_BYTES} bytes")
         following = pages[-1].next
         if following is None or most == 1:
             return pages

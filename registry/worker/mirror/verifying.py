@@ -14,7 +14,7 @@ from typing import Any, cast
 import structlog
 
 from registry.db.tables import BaseFile, Model, Release, RevisionFile
-from registry.documents.signing.bundles import require_signs, verify_manifest
+from registry.documents.signing.bundles import require_key, require_signs, verify_manifest
 from registry.errors import BreadcrumbError, DigestMismatch, InvalidRequest, Unavailable
 from registry.files.folders import concerns_weights
 from registry.outside.primary import Primary
@@ -149,7 +149,7 @@ class Verifier(Runner):
         """Have files on this machine for a while; those of a base by reference come from the Hub."""
         elsewhere = {file.name for file in remote}
         stored = {sha256 for path, sha256 in paths.items() if concerns_weights(path)} - elsewhere
-        with self.fetched(NOBODY, source or "", list(remote)), ExitStack() as stack:
+        with self.fetched(NOBODY, source or "", list(remote), mirrored=True), ExitStack() as stack:
             self.store.hold(stack, {*stored, *others}, self.beating(NOBODY))
             yield
 
@@ -165,6 +165,16 @@ class Verifier(Runner):
             if isinstance(why, ValueError):  # a rule of the input is broken
                 raise DigestMismatch(f"The primary calls {what} sound, and here it is refused: {why}") from why
             raise
+
+    def require_keys(self) -> None:
+        """Refuse keys of the settings that cannot be used, before anything is signed by them.
+
+        Raises:
+            InvalidRequest: A key is not there, or is not one.
+            MissingExtra: The extra `sign` is not installed.
+        """
+        for key in keys_of(self.settings):
+            require_key(key)
 
     def check_signatures(self, document: Document) -> Document:
         """Hold the signatures of releases to their manifests, and to the keys of the settings, if there are any.
@@ -188,11 +198,16 @@ def verify(manifest: str, signature: str, settings: Settings) -> None:
     """Refuse a signature that is not of a manifest, or by none of the keys of the settings, if there are any."""
     raw, refusals = manifest.encode(), list[BreadcrumbError]()
     require_signs(raw, signature)
-    for key in filter(None, settings.mirror_keys.split(":")):
+    for key in keys_of(settings):
         try:
-            verify_manifest(raw, signature, Path(key))
+            verify_manifest(raw, signature, key)
             return
         except DigestMismatch as why:
             refusals.append(why)
     if refusals:
         raise DigestMismatch(f"No key of REGISTRY_MIRROR_KEYS made the signature: {refusals[-1]}", field="signature")
+
+
+def keys_of(settings: Settings) -> list[Path]:
+    """Return the keys by which signatures have to be made; none if any will do."""
+    return [Path(key) for key in settings.mirror_keys.split(":") if key]

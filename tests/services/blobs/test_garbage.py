@@ -135,12 +135,13 @@ def test_staged_files_of_dead_processes_are_removed_and_those_of_running_jobs_st
     job.state, job.attempt = "running", 3
     with world.database.write() as session:
         session.add(job)
-    kept = {f"job-{job.id.hex}-3", "put-new"}
-    dead = {f"job-{job.id.hex}-2", f"job-{uuid.uuid4().hex}-1", "job-what", "put-old", f"upload-{uuid.uuid4().hex}"}
+    kept, old = {f"job-{job.id.hex}-3", "put-new", "mirror-new"}, {"put-old", "mirror-old"}
+    dead = {f"job-{job.id.hex}-2", f"job-{uuid.uuid4().hex}-1", "job-what", f"upload-{uuid.uuid4().hex}", *old}
     for name in kept | dead:
         (world.store.staging / name).mkdir() if name.startswith("job") else (world.store.staging / name).touch()
     hours_ago = time.time() - 3 * 3600
-    os.utime(world.store.staging / "put-old", (hours_ago, hours_ago))
+    for name in old:
+        os.utime(world.store.staging / name, (hours_ago, hours_ago))
     time.sleep(0.01)
     assert collect(world).staged.count == len(dead)
     assert {path.name for path in world.store.staging.iterdir()} == kept

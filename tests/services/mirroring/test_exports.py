@@ -1,15 +1,32 @@
 """Exports: what a registry gives to those that mirror it, in bounded pages, and nothing that is nobody's business."""
 
 import hashlib
+import re
+import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, insert, select, text, update
 
-from registry.db.tables import AuditEvent, CardProposal, Comment, Model, Patch, PatchRevision, now
+from registry.db.tables import (
+    AuditEvent,
+    Build,
+    CardProposal,
+    Comment,
+    Composition,
+    Evaluation,
+    Model,
+    Patch,
+    PatchRevision,
+    Recipe,
+    Release,
+    now,
+)
 from registry.services.mirroring import exports
 from registry.services.mirroring.carried import Part, parse_part
 from tests.support.community import NAME, URL, Community
+from tests.support.plans import explain, statements_asked
+from tests.support.world import World, add_model
 
 
 def parts(crew: Community, limit: int = 1000, user: str | None = None) -> list[str]:
@@ -84,8 +101,8 @@ def test_a_model_is_read_part_by_part_parents_first_with_its_files(
     assert "blob_sha256" not in revision and "nnz" not in revision
     people = {user["name"] for page in whole["patch:1"] for user in page["people"]}
     assert people == {"alice", "bob", "rita"}
-    text = str(whole)
-    assert all(secret not in text for secret in world.tokens.values())
+    said = str(whole)
+    assert all(secret not in said for secret in world.tokens.values())
 
 
 def test_what_is_hidden_unfinished_or_quarantined_is_not_carried(sqlite_crew: Community) -> None:
@@ -121,13 +138,68 @@ def test_what_is_hidden_unfinished_or_quarantined_is_not_carried(sqlite_crew: Co
 
 
 @pytest.mark.parametrize(
-    "text", ["", "models", "model:", "patch:0", "patch:x", "patch:1.2", "recipe:ab", "release:1", "channel:A", "user:1"]
+    "named",
+    ["", "models", "model:", "patch:0", "patch:x", "patch:1.2", "recipe:ab", "release:1", "channel:A", "user:1"],
 )
-def test_what_is_no_part_is_refused(sqlite_crew: Community, text: str) -> None:
-    answer = sqlite_crew.world.client(None).get(f"{URL}/mirror/rows", params={"part": text})
+def test_what_is_no_part_is_refused(sqlite_crew: Community, named: str) -> None:
+    answer = sqlite_crew.world.client(None).get(f"{URL}/mirror/rows", params={"part": named})
     assert answer.status_code == 422 and "not a part of a model" in answer.json()["detail"]
 
 
 def test_the_name_of_a_part_reads_back() -> None:
     for part in (Part("model"), Part("patch", "3"), Part("recipe", "a" * 64), Part("release", "1.2.0-rc.1+x")):
         assert parse_part(str(part)) == part
+
+
+def test_no_more_long_texts_come_into_memory_than_fit_on_a_page(
+    sqlite_crew: Community, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew, loaded = sqlite_crew, list[str]()
+    for n in range(4):
+        crew.post("bob", "/patches/1/comments", 201, message=f"{n}" * 100)
+    whole = rows(crew, "patch:1")
+    monkeypatch.setattr(exports, "PAGE_BYTES", 150)
+    listener = Comment, "load", lambda row, _: loaded.append(row.message)
+    event.listen(*listener)
+    try:
+        crew.get("/mirror/rows?part=patch:1&skip=0")
+        assert 1 <= len(loaded) <= 2, "of four"
+        pages = rows(crew, "patch:1")
+    finally:
+        event.remove(*listener)
+    assert [row for page in pages for row in page["rows"]] == whole[0]["rows"]
+    assert len(pages) >= 3
+
+
+@pytest.mark.heavy
+def test_a_page_of_parts_reads_little_however_many_recipes_there_are(world: World) -> None:
+    """3,000 compositions with builds, evaluations and releases: a page finds its keys by the indexes."""
+    add_model(world)
+    digests, texts = [f"{n:064x}" for n in range(3000)], {"device": "cpu", "weights_digest": f"sha256:{'0' * 64}"}
+    with world.database.write() as session:
+        model = session.scalars(select(Model)).one()
+        session.execute(
+            insert(Recipe),
+            [{"digest": digest, "base_digest": "b", "alpha": "1", "method": "sum"} for digest in digests],
+        )
+        mine = [{"id": uuid.uuid4(), "model_id": model.id, "recipe_digest": digest} for digest in digests]
+        session.execute(insert(Composition), [{**row, **texts, "seconds": 1.0, "commit": "c" * 40} for row in mine])
+        session.execute(insert(Build), [{**row, **texts, "builder": "w"} for row in mine])
+        words = dict.fromkeys(("task", "dataset", "metric"), "x")
+        measured = {"user_id": model.creator_id, "value": 1.0, "higher_is_better": True, **words}
+        session.execute(insert(Evaluation), [{**row, **measured} for row in mine])
+        cut = {"state": "draft", "changelog": "", "creator_id": model.creator_id}
+        session.execute(
+            insert(Release), [{**row, **cut, "version": f"0.0.{n}", "sort": str(n)} for n, row in enumerate(mine)]
+        )
+    with world.database.write() as session:
+        session.execute(text("ANALYZE"))
+    world.database.engine.dispose()  # connections that are open do not see the statistics
+    with statements_asked(world.database.engine) as asked, world.database.read() as session:
+        found = exports.parts(session, session.scalars(select(Model)).one(), Part("recipe", digests[999]), 100)
+    assert found == [Part("recipe", digest) for digest in digests[1000:1100]]
+    ((plan, _),) = explain(world.database.engine, asked, "builds.recipe_digest")
+    for table in ("compositions", "releases", "builds", "evaluations"):
+        by_index = rf"SEARCH {table} USING COVERING INDEX|Index (Only )?Scan using \w+ on {table}"
+        assert re.search(by_index, plan), plan
+    assert not re.search("Seq Scan|SCAN (compositions|releases|builds|evaluations)", plan), plan

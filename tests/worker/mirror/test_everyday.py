@@ -8,7 +8,7 @@ from registry.db.tables import Mirror
 from registry.errors import Unavailable, WrongState
 from registry.services.mirroring import exports, mirrors
 from registry.worker.mirror import reading
-from tests.support.community import URL
+from tests.support.community import NAME, URL
 from tests.worker.mirror.test_following import Pair, make_follower, pair, small
 from tests.worker.mirror.test_hostile import SCORE
 
@@ -92,8 +92,7 @@ def test_a_row_goes_while_a_part_is_read(small: Pair, monkeypatch: pytest.Monkey
     small.same("/patches/1/discussion", "/evaluations")
     left = 99
     crew.post("bob", "/patches/1/comments", 201, message="once more")
-    with pytest.raises(Unavailable, match="all the time"):
-        small.follower.round()
+    small.refused("all the time")
     assert not small.mirror().stopped
 
 
@@ -110,8 +109,7 @@ def test_taking_all_over_anew_hides_nothing_even_if_it_fails(small: Pair) -> Non
 
     follower = make_follower(small.crew, small.here)
     follower.primary.get = get  # type: ignore[method-assign]
-    with pytest.raises(Unavailable):
-        follower.round()
+    follower.round()
     small.same("", "/patches")
     small.crew.rules(visibility="private")
     follower.round()
@@ -121,9 +119,62 @@ def test_taking_all_over_anew_hides_nothing_even_if_it_fails(small: Pair) -> Non
 def test_a_promoted_registry_follows_no_more(small: Pair) -> None:
     small.follower.round()
     with small.here.database.write() as session:
-        mirrors.promote(session, sure=True)
+        mirrors.promote(session, current=True)
+    follower = make_follower(small.crew, small.here)
     with pytest.raises(WrongState, match="was promoted at"):
-        make_follower(small.crew, small.here).begin()
+        follower.begin()
+    follower.primary.get = None  # type: ignore[assignment,method-assign]  # whether or not the old one still answers
+    with pytest.raises(WrongState, match="was promoted at"):
+        follower.begin()
     assert small.count(Mirror) == 1
     assert small.get("")["primary"] is None
     assert small.here.client("alice").patch(URL, json={"min_approvals": 2}).status_code == 200
+
+
+def test_admins_of_a_mirror_take_content_down_and_its_primary_does_not_undo_it(small: Pair) -> None:
+    crew, here = small.crew, small.here
+    words = [crew.post("bob", "/patches/1/comments", 201, message=f"word {n}")["id"] for n in range(2)]
+    small.follower.round()
+    chief = here.client("boss", admin=True)
+    quarantine, hidden = f"{URL}/patches/2/quarantine", f"{URL}/patches/1/comments/{words[0]}/hidden"
+    for path, method in ((quarantine, "put"), (hidden, "put"), (f"{URL}/patches/2/reject", "post")):
+        refused = here.client("alice").request(method, path, json={"reason": "No."})
+        assert refused.status_code in (401, 403), refused.text
+    assert chief.put(quarantine, json={"reason": "Stolen."}).status_code == 200
+    assert chief.put(hidden, json={"reason": "Rude."}).status_code == 200
+    assert chief.post(f"{URL}/patches/2/reject", json={"message": "No."}).status_code == 403
+    page = small.page(f"/{NAME}/patches/2", "boss")
+    assert "End the quarantine" in page and "<button>Comment" not in page
+    assert "End the quarantine" not in small.page(f"/{NAME}/patches/2", "alice")
+
+    def is_down() -> None:
+        assert small.get("/patches/2")["quarantined"] == "Stolen."
+        small.get("/patches/2/file", status=403)
+        said = small.get("/patches/1/discussion")["comments"]
+        told = [(one["message"], bool(one["hidden"])) for one in said]
+        assert told == [("", True), ("word 1", False)]
+
+    is_down()
+    crew.ask("bob", "PUT", f"/patches/1/comments/{words[0]}", 200, message="another word")
+    crew.post("bob", "/patches/2/comments", 201, message="Mine.")
+    small.follower.round()
+    is_down()
+    with here.database.write() as session:
+        mirrors.restart(session)
+    make_follower(crew, here).round()
+    is_down()
+    assert chief.put(hidden, json={"reason": None}).status_code == 200
+    assert "another word" in str(small.get("/patches/1/discussion"))
+    assert chief.put(hidden, json={"reason": "Rude."}).status_code == 200
+    crew.put("chief", "/patches/2/quarantine", reason="There, too.")
+    small.follower.round()
+    is_down()
+    assert chief.put(quarantine, json={"reason": None}).json()["quarantined"] == "There, too."
+    refused = chief.put(quarantine, json={"reason": None})
+    assert refused.status_code == 409 and "only there" in refused.json()["detail"]
+    assert chief.put(quarantine, json={"reason": "Stolen."}).status_code == 200
+    with here.database.write() as session:
+        mirrors.promote(session, current=True)
+    crew.rules(min_approvals=3)
+    assert small.get("/patches/2")["quarantined"] == "Stolen."
+    assert chief.put(quarantine, json={"reason": None}).json()["quarantined"] is None

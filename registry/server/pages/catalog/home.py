@@ -12,6 +12,7 @@ from registry.server.pages.frame import render
 from registry.server.pages.frame.route import PageRoute
 from registry.server.views import feed as feed_views
 from registry.server.views import models as model_views
+from registry.server.views.mirrors import following as following_views
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Words = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
@@ -28,7 +29,8 @@ def home(request: Request, actor: VisitorDep, ctx: ContextDep, q: Words = "") ->
         trending = model_views.listing(session, actor, model_views.Filters(), "downloads", limit=TRENDING)
         released = feed_views.recent_releases(session, actor, None, NEWEST)
         waiting = feed_views.waiting_patches(session, actor, None, NEWEST)
-    return render.page(request, "home.html", trending=trending, released=released, waiting=waiting)
+        primary = following_views.primary(session)
+    return render.page(request, "home.html", trending=trending, released=released, waiting=waiting, primary=primary)
 
 
 @router.get("/releases")

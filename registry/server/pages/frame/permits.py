@@ -3,7 +3,7 @@
 from registry import schemas
 from registry.server.views import reviews as review_views
 from registry.services.people.actors import Actor
-from registry.services.people.rules import RULES, Role, changes_nothing
+from registry.services.people.rules import RULES, Role, may_be_mirrored
 
 VERBS = {
     "revise": "patch.revise",
@@ -27,12 +27,13 @@ def permitted(actor: Actor | None, model: schemas.Model, author: str | None = No
     """
     if actor is None or model.role is None:
         return frozenset()
-    role, own = Role[model.role.upper()], author == actor.name
+    own, mirrored = author == actor.name, model.primary is not None
+    role = Role.ADMIN if mirrored and actor.admin else Role[model.role.upper()]
     return frozenset(
         action
         for action, rule in RULES.items()
         if rule.on in ("model", "patch") and rule.scope in actor.scopes and (role >= rule.role or (rule.author and own))
-        if model.primary is None or changes_nothing(action)
+        if not mirrored or may_be_mirrored(action, admin=actor.admin)
     )
 
 
