@@ -281,7 +281,7 @@ class Composer(Upkeep):
             built = builds.builds_of(session, model.id, recipe.digest)
         shares = frozenset[str]().union(*map(builds.shares, built))
         if self.name in shares:
-            raise Postponed("Another worker is to build this again: this one has composed parts of it.")
+            raise Postponed(f"{jobs.OTHER_BUILDER}this worker has composed parts of it.")
         result = self.compose_into(None, claim, base, recipe, again=True, excluded=shares)
         with self.database.write() as session:
             jobs.hold(session, claim)

@@ -241,8 +241,8 @@ class Nodes:
             raise Postponed("The cluster has no node that can compose now.")
         if not others:
             raise Postponed(
-                "Every node of the cluster has a share in the build that this one is to confirm; start another node, "
-                "or a worker without --ray."
+                f"{jobs.OTHER_BUILDER}every node of the cluster has a share in the build that this one is to confirm. "
+                "Start another node, or a worker without --ray."
             )
         if not allowed:
             raise Postponed(self.unfit[min(others)])

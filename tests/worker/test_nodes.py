@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -144,7 +145,9 @@ def test_files_are_composed_by_nodes_lost_ones_elsewhere_and_built_again_by_othe
     cluster.places = {good: cluster.places[good]}
     assert other.step()
     waiting = rows(sharded, Job)[-1]
-    assert "has a share in the build that this one is to confirm" in waiting.error
+    assert "every node of the cluster has a share in the build" in waiting.error
+    metrics = sharded.client("root", admin=True).get("/metrics").text
+    assert re.search(r"^registry_waiting_rebuilds 1\.0$", metrics, re.M)
     assert (waiting.state, cluster.asked) == ("running", [])
     end_lease(sharded)
     cluster.places |= {bad: Place(f"ray:{bad}", 2)}
