@@ -18,7 +18,7 @@ def check_patch(runner: Runner, claim: jobs.Claim) -> None:
     with runner.database.read() as session:
         model = runner.model(session, claim)
         revision = patches.by_id(session, revision_id)
-        tensors = models.base_tensors(session, model)
+        tensors = [tensor[:3] for tensor in models.base_tensors(session, model)]
         files = {file.path: file.sha256 for file in models.base_files(session, model)}
         offered = {file.path: file.sha256 for file in beside.files_of(session, revision)}
         release = repeats.main_release(session, model, revision.patch_id)

@@ -226,7 +226,7 @@ class Composer(Upkeep):
         stored = asked.folder is not None
         with self.database.read() as session:
             model = self.model(session, claim)
-            tensors = parts.base_tensors(session, model)
+            tensors = models.base_tensors(session, model)
             sizes = {file.path: file.blob.size for file in models.base_files(session, model)}
             finished = set() if asked.again else parts.finished(session, self.store, claim.job_id, stored=stored)
         absent = [path for path in asked.paths if asked.far and is_weights(path)]
