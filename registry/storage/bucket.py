@@ -31,7 +31,7 @@ PATIENCE = {"parts": (120.0, MANY), "quick": (5.0, 2), "once": (5.0, 1), "public
 EXISTS = (409, 412)  # statuses of a conditional write to a name that is taken
 
 
-class Unranged(StorageFailed):
+class Unranged(Exception):
     """The server of the bucket does not honour Range: it sends objects whole alone."""
 
 
