@@ -29,16 +29,21 @@ class Extent:
 
 
 def find_changed(file: int, extents: Sequence[Extent]) -> list[Extent]:
-    """Return the extents of which a file, given by its descriptor, does not have the bytes."""
+    """Return the extents of which a file, given by its descriptor, does not have the bytes; a hole reads as zeros."""
 
     def read(extent: Extent) -> Iterator[bytes]:
         for at in range(extent.start, extent.stop, BLOCK):
             yield os.pread(file, min(BLOCK, extent.stop - at), at)
 
+    digests = hash_each([partial(read, extent) for extent in extents], lambda count: None)
+    return [extent for extent, digest in zip(extents, digests, strict=True) if digest != extent.sha256]
+
+
+def find_missing(file: int, extents: Sequence[Extent]) -> list[Extent]:
+    """Return the extents that a file, given by its descriptor, was not given yet, or of which it has other bytes."""
     written = [extent for extent in extents if not _is_hole(file, extent)]
-    digests = hash_each([partial(read, extent) for extent in written], lambda count: None)
-    sound = {extent for extent, digest in zip(written, digests, strict=True) if digest == extent.sha256}
-    return [extent for extent in extents if extent not in sound]
+    here = set(written) - set(find_changed(file, written))
+    return [extent for extent in extents if extent not in here]
 
 
 def _is_hole(file: int, extent: Extent) -> bool:

@@ -161,6 +161,24 @@ def hashed(raw: bytes) -> tuple[int, str]:
     return len(raw), hashlib.sha256(raw).hexdigest()
 
 
+def list_touched(path: str, progress: Progress) -> list[str]:
+    """Return the names of the tensors that a stranger's patch file is about; none if it is not sound.
+
+    Args:
+        path: The file, of which only the header is read.
+        progress: Not called.
+
+    Raises:
+        BlobDamaged: The file is missing.
+    """
+    require_files([path])
+    try:
+        with open_patch(Path(path)) as patch:
+            return list(patch.info.tensors)
+    except InvalidInput:  # the check says what is wrong, and does not read the base
+        return []
+
+
 def check_patch(
     path: str,
     sha256: str,

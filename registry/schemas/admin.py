@@ -163,5 +163,5 @@ class Summary(Answer):
     blob_bytes: int
     damaged_blobs: int = Field(description="not served until they are repaired; `crumb-server check` lists them")
     jobs: dict[str, int]
-    unclaimable_jobs: dict[str, int] = Field({}, description="queued jobs that no living worker can do, by kind")
+    unclaimable_jobs: dict[str, int] = Field({}, description="jobs that wait and that no living worker can do, by kind")
     open_reports: int

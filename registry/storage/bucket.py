@@ -31,6 +31,10 @@ PATIENCE = {"parts": (120.0, MANY), "quick": (5.0, 2), "once": (5.0, 1), "public
 EXISTS = (409, 412)  # statuses of a conditional write to a name that is taken
 
 
+class Unranged(Exception):
+    """The server of the bucket does not honour Range: it sends objects whole alone."""
+
+
 @dataclass(frozen=True)
 class StoredObject:
     """An object: the blob that it is a copy of, its size in bytes, and when it was put."""
@@ -279,6 +283,7 @@ class Bucket:
 
         Raises:
             NotFound: The bucket does not have the object, or not so many bytes of it.
+            Unranged: Its server sends objects whole alone.
             StorageFailed: The bucket did not send it.
         """
         from botocore.exceptions import ClientError
@@ -293,7 +298,7 @@ class Bucket:
                 raise
             if ranged and "ContentRange" not in answer:
                 answer["Body"].close()
-                raise StorageFailed(f"The bucket did not send a part of {name}; its server has to honour Range.")
+                raise Unranged(f"The bucket did not send a part of {name}; its server does not honour Range.")
             if stop is not None and answer["ContentLength"] != stop - start:
                 answer["Body"].close()
                 raise NotFound(f"The bucket does not have all of {name}.")

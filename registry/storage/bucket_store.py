@@ -25,7 +25,7 @@ from typing import ClassVar
 from registry.errors import BlobDamaged, InvalidRequest, NotFound, StorageFailed, StorageFull, WrongState
 from registry.files.durable import sync_folder
 from registry.files.progress import Meter, Progress
-from registry.storage.bucket import Bucket
+from registry.storage.bucket import Bucket, Unranged
 from registry.storage.bucket_parts import BucketParts
 from registry.storage.cache import Cache
 from registry.storage.fetches import Fetches, fetch_excerpt
@@ -244,14 +244,19 @@ class BucketStore(Store):
     def hold_excerpt(self, stack: ExitStack, excerpt: Excerpt, beat: Beat = idle) -> Path:
         """Have an excerpt of a blob in the cache until a stack is left; bytes that are here are hashed, others fetched.
 
+        Where the server of the bucket sends objects whole alone, the blob is fetched whole.
+
         Raises:
             BlobDamaged, StorageFull, StorageFailed: As of `hold`.
         """
         path = self.path(excerpt.sha256)
         if self.cache.hold(stack, [path.name]):  # there is no whole copy
             self.cache.hold_some(stack, path.name, excerpt.size)
-            self.excerpts.wait(excerpt, beat)
-            path = self.cache.path_of_some(path.name)
+            try:
+                self.excerpts.wait(excerpt, beat)
+                path = self.cache.path_of_some(path.name)
+            except Unranged:
+                self.hold(stack, [path.name], beat)
         self.cache.trim(self.most)
         return path
 

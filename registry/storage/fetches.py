@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from registry.errors import NotFound, TooMany
 from registry.files.copying import write_at
-from registry.files.hashing import Extent, find_changed
+from registry.files.hashing import Extent, find_missing
 from registry.files.threads import call_each
 from registry.storage.bucket import Bucket
 from registry.storage.cache import Cache
@@ -40,6 +40,7 @@ class Fetches(Generic[Key]):
         self.fetch = fetch
         self.lock = threading.Lock()
         self.running: dict[Key, Future[None]] = {}
+        self.asked: set[Key] = set()  # those of `running` that somebody asks for again
         self.failed: dict[Key, BaseException] = {}
         self.places = threading.Semaphore(MOST_WAITING)
 
@@ -77,9 +78,9 @@ class Fetches(Generic[Key]):
             error = self.failed.pop(wanted, None)
         if error is not None:
             raise error
-        self._begin(wanted)
+        self._begin(wanted, asked=True)
 
-    def _begin(self, wanted: Key) -> "Future[None] | None":
+    def _begin(self, wanted: Key, *, asked: bool = False) -> "Future[None] | None":
         """Return the fetch of a copy, which begins if it has not; None if too many are under way."""
         with self.lock:
             future = self.running.get(wanted)
@@ -87,6 +88,8 @@ class Fetches(Generic[Key]):
                 future = Future()
                 threading.Thread(target=self._run, args=(wanted, future), name="fetch", daemon=True).start()
                 self.running[wanted] = future  # the thread waits for the lock before it looks for it
+            if asked and future is not None:
+                self.asked.add(wanted)
             return future
 
     def _run(self, wanted: Key, future: "Future[None]") -> None:
@@ -97,8 +100,10 @@ class Fetches(Generic[Key]):
             error = why
         with self.lock:
             del self.running[wanted]
+            asked = wanted in self.asked
+            self.asked.discard(wanted)
             self.failed.pop(wanted, None)
-            if error is not None:
+            if error is not None and asked:
                 while len(self.failed) >= MOST_FAILED:
                     del self.failed[next(iter(self.failed))]
                 self.failed[wanted] = error
@@ -115,13 +120,14 @@ def fetch_excerpt(bucket: Bucket, cache: Cache, excerpt: Excerpt) -> None:
 
     Raises:
         BlobDamaged: The object is missing, or holds other bytes.
+        Unranged: The bucket sends objects whole alone.
         StorageFull, StorageFailed: The disk has no room, or the bucket did not send it.
     """
     some = cache.path_of_some(excerpt.sha256).name
     with cache.partial(some), ExitStack() as stack:
         try:
             file = cache.hold_some(stack, excerpt.sha256, excerpt.size)
-            runs = list(join(find_changed(file, excerpt.extents)))
+            runs = list(join(find_missing(file, excerpt.extents)))
 
             def fetch(number: int) -> None:
                 fetch_run(bucket, cache, excerpt.sha256, runs[number], file)

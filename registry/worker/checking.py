@@ -5,8 +5,10 @@ import uuid
 from registry.errors import BlobDamaged
 from registry.services.blobs import damage
 from registry.services.catalog import beside, models, patches, revisions
+from registry.services.composing import excerpts
 from registry.services.queue import jobs
 from registry.services.releasing import repeats
+from registry.storage.pieces import Excerpt
 from registry.worker.runner import Runner, concerning
 
 
@@ -16,7 +18,7 @@ def check_patch(runner: Runner, claim: jobs.Claim) -> None:
     with runner.database.read() as session:
         model = runner.model(session, claim)
         revision = patches.by_id(session, revision_id)
-        tensors = models.base_tensors(session, model)
+        tensors = [tensor[:3] for tensor in models.base_tensors(session, model)]
         files = {file.path: file.sha256 for file in models.base_files(session, model)}
         offered = {file.path: file.sha256 for file in beside.files_of(session, revision)}
         release = repeats.main_release(session, model, revision.patch_id)
@@ -25,31 +27,49 @@ def check_patch(runner: Runner, claim: jobs.Claim) -> None:
     needed = {
         revision.sha256,
         *offered.values(),
-        *concerning(files),
         *(files[path] for path in offered if path in files),
         *(release.scales if release else ()),
     }
     with runner.base_here(claim), runner.here(claim, needed):
-        contents = runner.in_sandbox(
-            claim,
-            "registry.sandboxes.tasks:check_patch",
-            path=str(runner.store.path(revision.sha256)),
-            sha256=revision.sha256,
-            base=model.base_digest,
-            tensors=tensors,
-            files=runner.readable(files),
-            beside={path: runner.pair(sha256, files.get(path)) for path, sha256 in offered.items()},
-            release=None
-            if release is None
-            else (
-                release.version,
-                [(scale, str(runner.store.path(sha256))) for sha256, scale in release.scales.items()],
-            ),
-        )
+        touched = touched_of_base(runner, claim, revision.sha256)
+        with runner.here(claim, concerning(files) - touched.keys(), touched.values()) as found:
+            parts = {path: found[sha256] for path, sha256 in files.items() if sha256 in touched}
+            contents = runner.in_sandbox(
+                claim,
+                "registry.sandboxes.tasks:check_patch",
+                path=str(runner.store.path(revision.sha256)),
+                sha256=revision.sha256,
+                base=model.base_digest,
+                tensors=tensors,
+                files=runner.readable(files) | parts,
+                beside={path: runner.pair(sha256, files.get(path)) for path, sha256 in offered.items()},
+                release=None
+                if release is None
+                else (
+                    release.version,
+                    [(scale, str(runner.store.path(sha256))) for sha256, scale in release.scales.items()],
+                ),
+            )
     with runner.database.write() as session:
         revision, subject = patches.by_id(session, revision_id), claim.model + claim.subject
         revisions.finish_check(session, runner.model(session, claim), revision, subject, contents)
         jobs.end(session, claim, "done")
+
+
+def touched_of_base(runner: Runner, claim: jobs.Claim, sha256: str) -> dict[str, Excerpt]:
+    """Return what a check needs of the base's weight files, where they are fetched: the tensors that a patch touches.
+
+    Args:
+        runner: Runs the job.
+        claim: The job.
+        sha256: Of the patch, which is here.
+    """
+    if runner.store.kind == "disk":
+        return {}
+    task = "registry.sandboxes.tasks:list_touched"
+    touched = runner.in_sandbox(claim, task, done=(0.0, 0.0), path=str(runner.store.path(sha256)))
+    with runner.database.read() as session:
+        return excerpts.of_base(session, runner.model(session, claim), touched)
 
 
 def is_sound(runner: Runner, release: repeats.CheckedAgainst) -> bool:

@@ -226,7 +226,7 @@ class Composer(Upkeep):
         stored = asked.folder is not None
         with self.database.read() as session:
             model = self.model(session, claim)
-            tensors = parts.base_tensors(session, model)
+            tensors = models.base_tensors(session, model)
             sizes = {file.path: file.blob.size for file in models.base_files(session, model)}
             finished = set() if asked.again else parts.finished(session, self.store, claim.job_id, stored=stored)
         absent = [path for path in asked.paths if asked.far and is_weights(path)]
@@ -281,7 +281,7 @@ class Composer(Upkeep):
             built = builds.builds_of(session, model.id, recipe.digest)
         shares = frozenset[str]().union(*map(builds.shares, built))
         if self.name in shares:
-            raise Postponed("Another worker is to build this again: this one has composed parts of it.")
+            raise Postponed(f"{jobs.OTHER_BUILDER}this worker has composed parts of it.")
         result = self.compose_into(None, claim, base, recipe, again=True, excluded=shares)
         with self.database.write() as session:
             jobs.hold(session, claim)

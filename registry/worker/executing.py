@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import structlog
+
 import registry
 from registry.errors import (
     BlobDamaged,
@@ -29,8 +31,9 @@ from registry.services.composing.parts import ComposedPart, Tensors
 from registry.services.queue import jobs
 from registry.storage.pieces import Excerpt
 from registry.worker.cluster.link import Away, Cluster, Outcome, Place
-from registry.worker.runner import VERIFIED_FOR, Postponed, Runner
+from registry.worker.runner import NO_FENCE, VERIFIED_FOR, Postponed, Runner
 
+log = structlog.get_logger()
 AT_ONCE = 4
 """Weight files that a process composes before they are recorded: as many as it has in work at a time."""
 
@@ -187,22 +190,22 @@ class Nodes:
         beat = self.runner.beating(claim, lambda: 1 - (len(waiting) + len(running)) / work.total)
         while not self.cluster.ready(0.25):
             beat()
+        self.cluster.share({"registry": owner, **self.ask(claim, work)})
         try:
             while waiting or running:
                 for share in self.assign(waiting, running.values(), work):
                     waiting.remove(share.file)
                     key = uuid.uuid4().hex
                     running[key] = share
-                    self.cluster.submit(
-                        key, share.node, {"registry": owner, "key": key, **self.ask(claim, work, share)}
-                    )
+                    part = {"key": key, "path": share.file, "sha256": work.base[share.file]}
+                    self.cluster.submit(key, share.node, part)
                 for outcome in self.cluster.wait(0.25):
                     share = running.pop(outcome.key)
-                    if (part := self.take(outcome, share)) is None:
+                    if (composed := self.take(outcome, share)) is None:
                         waiting.append(share.file)
                         continue
                     staged = work.folder / outcome.key / share.file if work.folder is not None and shared else None
-                    yield part, staged
+                    yield composed, staged
                 beat()
         finally:
             self.cluster.cancel(list(running))
@@ -238,8 +241,8 @@ class Nodes:
             raise Postponed("The cluster has no node that can compose now.")
         if not others:
             raise Postponed(
-                "Every node of the cluster has a share in the build that this one is to confirm; start another node, "
-                "or a worker without --ray."
+                f"{jobs.OTHER_BUILDER}every node of the cluster has a share in the build that this one is to confirm. "
+                "Start another node, or a worker without --ray."
             )
         if not allowed:
             raise Postponed(self.unfit[min(others)])
@@ -256,6 +259,9 @@ class Nodes:
         """
         content = outcome.content
         if "part" in content:
+            if not content["fenced"] and share.name not in self.runner.unfenced:
+                self.runner.unfenced.add(share.name)
+                log.warning("node.no_fence", node=share.name, hint=NO_FENCE)
             return ComposedPart(**content["part"], builder=share.name)
         died, problem = "lost" in content, Exception(content.get("busy") or content.get("lost"))
         if "error" in content:
@@ -276,14 +282,12 @@ class Nodes:
             )
         raise problem if isinstance(problem, StorageFailed | StorageFull) else Postponed(str(problem))
 
-    def ask(self, claim: jobs.Claim, work: Work, share: "Share") -> dict[str, Any]:
-        """Return what a node is sent; see `Node.compose`."""
+    def ask(self, claim: jobs.Claim, work: Work) -> dict[str, Any]:
+        """Return what nodes are sent for all parts of a job; see `Node.compose`."""
         settings = self.runner.settings
         return {
             "version": registry.version(),
             "job": f"job-{claim.job_id.hex}-{claim.attempt}",
-            "path": share.file,
-            "sha256": work.base[share.file],
             "stored": work.folder is not None,
             "tensors": work.tensors,
             "patches": list(work.patches),

@@ -121,6 +121,7 @@ class Runner:
         self.device: str = settings.device  # where it composes
         self.seen = float("-inf")  # when it was last marked as seen
         self.kept: Sandbox | None = None  # a process that has composed on the GPU and keeps a base there
+        self.unfenced: set[str] = set()  # nodes of a cluster of which the log was told that they have no fence
         self.ability = Ability()
         self.bases: dict[
             str, set[str]

@@ -4,6 +4,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import astuple
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 
 from registry.errors import BlobDamaged, StorageFailed
 from registry.files.hashing import Extent
+from registry.sandboxes.inputs import require_sound
 from registry.storage.bucket_store import BucketStore
-from registry.storage.pieces import Excerpt
+from registry.storage.pieces import Excerpt, idle
 from registry.storage.store import Store
 from tests.storage.test_bucket_store import store_in
 from tests.support.s3_stand_in import CUT, HALF, S3, WRONG
@@ -112,10 +114,6 @@ def test_what_does_not_arrive_as_it_should_is_not_used(store: BucketStore, s3: S
 
 def test_a_bucket_that_lost_bytes_or_sends_others_is_found_out(store: BucketStore, s3: S3) -> None:
     name = f"r/{SHA256}"
-    s3.ranges = False
-    with pytest.raises(StorageFailed, match="honour Range"):
-        take(store, excerpt(1))
-    s3.ranges = True
     for lost in (DATA[: CUTS[4] - 1], DATA[:10], b"!" * len(DATA), None):
         s3.objects.pop(name)
         if lost is not None:
@@ -125,6 +123,42 @@ def test_a_bucket_that_lost_bytes_or_sends_others_is_found_out(store: BucketStor
         assert refused.value.field == SHA256
         s3.keep(name, DATA)
     assert take(store, excerpt(3)) == bytes_of(excerpt(3))
+
+
+def test_a_server_that_sends_objects_whole_alone_is_asked_for_the_whole(store: BucketStore, s3: S3) -> None:
+    s3.ranges = False
+    assert take(store, excerpt(1, 3)) == bytes_of(excerpt(1, 3))
+    assert store.path(SHA256).read_bytes() == DATA
+    s3.keep(f"r/{SHA256}", b"!" * len(DATA))
+    store.distrust(SHA256)
+    with pytest.raises(BlobDamaged):
+        take(store, excerpt(1))
+    assert not store.path(SHA256).exists()
+
+
+def test_a_failure_is_kept_for_those_alone_who_ask_again(store: BucketStore, s3: S3) -> None:
+    s3.fault = lambda asked: WRONG if asked.method == "GET" else None
+    for fetches, wanted in ((store.excerpts, excerpt(1)), (store.fetches, SHA256)):
+        with pytest.raises(BlobDamaged):
+            fetches.wait(wanted, idle)  # type: ignore[arg-type]
+        assert not fetches.failed and not fetches.asked
+
+
+def test_a_hole_where_zeros_are_right_is_no_damage(store: BucketStore, s3: S3, sent: Sent) -> None:
+    """A folder that was put back by `cp --sparse=always` has holes in place of zeros."""
+    zeros = bytes(2**20)
+    sha256, extent = digest(zeros + DATA), Extent(4096, 2**20, digest(zeros[4096:]))
+    path = store.root / "sparse"
+    with path.open("wb") as file:
+        file.seek(2**20)
+        file.write(DATA)
+    require_sound({sha256: str(path)}, {sha256: [astuple(extent)]})
+    with pytest.raises(BlobDamaged, match="in bytes 1 to 9"):
+        require_sound({sha256: str(path)}, {sha256: [(1, 10, digest(b"not zeros"))]})
+    store.put([zeros + DATA])
+    store.path(sha256).unlink()
+    take(store, Excerpt(sha256, 2**20 + len(DATA), (extent,)))
+    assert s3.sent[f"r/{sha256}"] == 2**20 - 4096, "a file that has nothing yet does not pass for it"
 
 
 def test_bytes_that_went_bad_here_are_fetched_once_more(store: BucketStore, sent: Sent) -> None:

@@ -30,6 +30,7 @@ class StandInCluster:
         self.places = {name: Place(f"ray:{name}", 1) for name in nodes}
         self.fate: Callable[[str, dict[str, Any]], dict[str, Any] | type[Away] | None] = lambda _node, _ask: None
         self.asked: list[tuple[str, str]] = []
+        self.shared: list[dict[str, Any]] = []
         self.cancelled: set[str] = set()
         self.closed = False
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
@@ -40,8 +41,12 @@ class StandInCluster:
     def nodes(self) -> dict[str, Place]:
         return dict(self.places)
 
+    def share(self, shared: Mapping[str, Any]) -> None:
+        self.shared.append(json.loads(json.dumps(shared)))
+
     def submit(self, key: str, node: str, ask: Mapping[str, Any]) -> None:
-        sent = json.loads(json.dumps(ask))
+        assert set(ask) == {"key", "path", "sha256"}, "the rest is the same for all parts, and sent once"
+        sent = self.shared[-1] | json.loads(json.dumps(ask))
         self.asked.append((node, sent["path"]))
         fate = self.fate(node, sent)
         if fate is Away:

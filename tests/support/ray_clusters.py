@@ -45,6 +45,7 @@ class RayCluster:
         where = where if not self.marks else [f"--address={self.address}"]
         self.marks[name] = secrets.token_hex(8)
         kept = {key: os.environ[key] for key in ("PATH", "LANG", "TZ") if key in os.environ}
+        kept["RAY_worker_niceness"] = "0"  # as the guide has it for nodes that do other work: actors starve else
         subprocess.run(
             [sys.executable, "-m", "ray.scripts.scripts", "start", *where, f"--node-name={name}", f"--num-cpus={cpus}",
              "--object-store-memory=80000000", "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"],

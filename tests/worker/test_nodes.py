@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -11,10 +12,12 @@ from contextlib import ExitStack, suppress
 from datetime import timedelta
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from registry.breadcrumbs.formats.checkpoint import open_checkpoint
 from registry.breadcrumbs.formats.digest import digest_checkpoint
@@ -99,12 +102,17 @@ def test_files_are_composed_by_nodes_lost_ones_elsewhere_and_built_again_by_othe
         return {"lost": "The node died."} if node == cluster.asked[0][0] else None
 
     cluster.fate = lose
-    assert sharded.worker.step()
+    for machine in cluster.machines.values():
+        machine.fenced = False
+    with capture_logs() as logged:
+        assert sharded.worker.step()
     bad = cluster.asked[0][0]
     (good,) = cluster.places.keys() - {bad}
     done = ask(sharded)
     assert done["weights_digest"] == local_digest(tmp_path, recipe)
     assert sorted(name for node, name in cluster.asked if node == good) == FILES, "also a node that was spared"
+    assert [event["node"] for event in logged if event["event"] == "node.no_fence"] == [f"ray:{good}"]
+    assert len(cluster.shared) == 1 and cluster.shared[0]["tensors"]
     lost = Counter(name for node, name in cluster.asked if node == bad)
     assert lost and set(lost.values()) == {1}, "what a node has lost goes to another"
     (build,) = rows(sharded, Build)
@@ -137,7 +145,9 @@ def test_files_are_composed_by_nodes_lost_ones_elsewhere_and_built_again_by_othe
     cluster.places = {good: cluster.places[good]}
     assert other.step()
     waiting = rows(sharded, Job)[-1]
-    assert "has a share in the build that this one is to confirm" in waiting.error
+    assert "every node of the cluster has a share in the build" in waiting.error
+    metrics = sharded.client("root", admin=True).get("/metrics").text
+    assert re.search(r"^registry_waiting_rebuilds 1\.0$", metrics, re.M)
     assert (waiting.state, cluster.asked) == ("running", [])
     end_lease(sharded)
     cluster.places |= {bad: Place(f"ray:{bad}", 2)}
@@ -268,13 +278,38 @@ def test_a_cluster_whose_nodes_go_is_away_and_not_wrong(monkeypatch: pytest.Monk
     for _ in range(3):
         speaking.look()
     assert link.ready(0.0) and link.nodes() == {}
-    ray.alive, ray.address = True, "10.0.0.2"
+    ray.alive, ray.address = True, "10.0.0.2"  # where others reach it, be it this machine's
     with pytest.raises(driver.Unsafe):
         speaking.look()
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     driver.Driver(theirs, 16, gpu=False).look()
     with pytest.raises(Refused, match="No node of the cluster has 16 processors"):
         link.nodes()
+
+
+def test_what_parts_have_in_common_is_sent_once_and_outcomes_are_told_of_what_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine, theirs = Pipe()
+    ray, sent = RayStandIn(), list[tuple[str, str]]()
+    monkeypatch.setattr(driver, "ray", lambda: ray)
+    speaking, link = driver.Driver(theirs, 4, gpu=False), RayLink("127.0.0.1:1", 4, gpu=False)
+    link._pipe = mine
+    actor = SimpleNamespace(compose=SimpleNamespace(remote=lambda *given: sent.append(given) or len(sent)))
+    speaking.nodes = {"1": {"name": "ray:a", "slots": 2}}
+    speaking.held = {("1", slot): driver.Held(actor, None, 0.0) for slot in range(2)}
+    link.share({"tensors": [1, 2]})
+    for key in ("k1", "k2"):
+        link.submit(key, "1", {"path": key})
+    for _ in range(3):
+        speaking.take(json.loads(theirs.recv_bytes()))
+    assert ray.kept == ['{"tensors": [1, 2]}']
+    assert sent == [("object 1", '{"path": "k1"}'), ("object 1", '{"path": "k2"}')]
+    link.cancel(["k2"])
+    for key in ("k1", "k2"):
+        speaking.tell({"key": key, "content": {"lost": "It died."}})
+    assert [outcome.key for outcome in link.wait(0.0)] == ["k1"]
+    assert link.wait(0.0) == [] and not link._submitted
 
 
 def test_the_driver_hears_the_worker_while_it_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +337,11 @@ class RayStandIn:
     """What the driver asks Ray: one node, with eight processors."""
 
     def __init__(self) -> None:
-        self.alive, self.address = True, "127.0.0.1"
+        self.alive, self.address, self.kept = True, "127.0.0.1", list[str]()
+
+    def put(self, value: str) -> str:
+        self.kept.append(value)
+        return f"object {len(self.kept)}"
 
     def nodes(self) -> list[dict[str, Any]]:
         node = {"NodeID": "1", "NodeName": "a", "NodeManagerAddress": self.address, "Resources": {"CPU": 8.0}}

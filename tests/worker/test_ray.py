@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ def test_a_node_and_a_cluster_are_killed_and_nothing_is_lost(
         killed.append(part.builder)
 
     def nodes_left() -> Any:
-        """Return b alone until it has composed a file: the files are so small that a would be done before."""
-        return {key: place for key, place in all_nodes().items() if killed or place.name == "ray:b"}
+        """Return b alone until it has composed a file, and one place of each, so that no two are done at once."""
+        return {key: replace(place, slots=1) for key, place in all_nodes().items() if killed or place.name == "ray:b"}
 
     monkeypatch.setattr(cluster, "nodes", nodes_left)
     monkeypatch.setattr(world.worker, "record", killing)

@@ -41,6 +41,12 @@ class Job(Table):
         Index("ix_jobs_kind_created_at", "kind", "created_at"),
         Index("ix_jobs_kind_state_rank_turn_created_at", "kind", "state", "rank", "turn", "created_at"),
         Index("ix_jobs_key", "key"),
+        Index(  # it says of a queued job who may do it, without a look at its row
+            "ix_jobs_queued",
+            *("state", "rank", "turn", "created_at", "kind", "bytes", "not_worker"),
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
         Index(
             "uq_jobs_active_key",
             "key",

@@ -226,11 +226,11 @@ def base_files(session: Session, model: Model) -> list[BaseFile]:
     return list(session.scalars(FILES, {"model": model.id}))
 
 
-def base_tensors(session: Session, model: Model) -> list[tuple[str, str, list[int]]]:
-    """Return name, dtype and shape of the tensors of a base, in name order."""
-    query = select(BaseTensor.name, BaseTensor.dtype, BaseTensor.shape)
+def base_tensors(session: Session, model: Model) -> list[tuple[str, str, list[int], str]]:
+    """Return name, dtype, shape and sha256 of the tensors of a base, in name order."""
+    query = select(BaseTensor.name, BaseTensor.dtype, BaseTensor.shape, BaseTensor.sha256)
     rows = session.execute(query.where(BaseTensor.model_id == model.id).order_by(BaseTensor.position))
-    return [(name, dtype, shape) for name, dtype, shape in rows]
+    return [(name, dtype, shape, sha256) for name, dtype, shape, sha256 in rows]
 
 
 def count_tensors(session: Session, model: Model) -> int:

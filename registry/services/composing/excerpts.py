@@ -1,13 +1,14 @@
-"""Excerpts: where files of patches have the tensors that a job needs, each part with its digest."""
+"""Excerpts: where files of patches and bases have the tensors that a job needs, each part with its digest."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import PatchTensor
+from registry.breadcrumbs.formats.header import TensorSpec
+from registry.db.tables import STORED, BaseTensor, Model, PatchTensor
 from registry.files.hashing import Extent
-from registry.services.catalog import patches
+from registry.services.catalog import models, patches
 from registry.services.people.access import AnyModel
 from registry.storage.pieces import Excerpt
 
@@ -35,6 +36,37 @@ def of_patches(session: Session, model: AnyModel, wanted: Mapping[str, Callable[
             header = Extent(0, revision.header_size, revision.header_sha256)
             extents = [Extent(*extent) for part in parts for extent in part or ()]
             found |= worthwhile(sha256, revision.size, [header, *extents])
+    return found
+
+
+def of_base(session: Session, model: Model, wanted: Collection[str]) -> dict[str, Excerpt]:
+    """Return what is needed of a base's weight files: the header of each, and some tensors.
+
+    Args:
+        session: A transaction.
+        model: The model.
+        wanted: The tensors that are needed; names that the base does not have do not matter.
+
+    Returns:
+        An excerpt of each file that need not be here whole; those at a Hub, and those of before the places of tensors
+        were recorded, are not among them.
+    """
+    columns = BaseTensor.name, BaseTensor.dtype, BaseTensor.shape, BaseTensor.sha256, BaseTensor.path, BaseTensor.start
+    needed, extents, files = frozenset(wanted), dict[str, set[Extent]](), models.base_files(session, model)
+    named = {file.path: file.sha256 for file in files}
+    for name, dtype, shape, sha256, path, start in session.execute(
+        select(*columns).where(BaseTensor.model_id == model.id)
+    ):
+        if path is None or start is None:
+            return {}
+        if name in needed:
+            extent = Extent(start, start + TensorSpec(dtype, tuple(shape)).bytes, sha256)
+            extents.setdefault(named[path], set()).add(extent)
+    found = dict[str, Excerpt]()
+    for file in files:
+        if file.header_size is not None and file.header_sha256 is not None and file.blob.state in STORED:
+            header = Extent(0, file.header_size, file.header_sha256)
+            found |= worthwhile(file.sha256, file.blob.size, [header, *extents.get(file.sha256, ())])
     return found
 
 

@@ -19,8 +19,9 @@ from sqlalchemy.orm import Session
 
 from registry.breadcrumbs.formats.digest import weights_digest
 from registry.db.session import Database
-from registry.db.tables import ACTIVE_JOBS, STORED, BaseTensor, Blob, Job, JobPart, Model, now
+from registry.db.tables import ACTIVE_JOBS, STORED, Blob, Job, JobPart, Model, now
 from registry.services.blobs import blobs, garbage
+from registry.services.catalog import models
 from registry.services.composing import builds, holding
 from registry.services.people.actors import record
 from registry.services.queue import jobs
@@ -160,7 +161,7 @@ def alarm(session: Session, model: Model, recipe: str, job_id: uuid.UUID) -> str
     path = session.scalar(differing.order_by(JobPart.path).limit(1))
     if path is None:  # as nearly always: nothing else is read then
         return None
-    results, tensors = recorded(session, job_id), base_tensors(session, model)
+    results, tensors = recorded(session, job_id), models.base_tensors(session, model)
     if sum(len(rows[0].tensors) for rows in results.values()) < len(tensors):
         return None
     known = {build.builder: build.weights_digest for build in builds.builds_of(session, model.id, recipe)}
@@ -188,13 +189,6 @@ def digest_of(tensors: Tensors, parts: Collection[JobPart | ComposedPart]) -> st
     """
     digests = {name: sha256 for part in parts for name, sha256 in part.tensors.items()}
     return weights_digest((name, dtype, shape, digests[name]) for name, dtype, shape, _ in tensors)
-
-
-def base_tensors(session: Session, model: Model) -> Tensors:
-    """Return name, dtype, shape and sha256 of the tensors of a base, in name order."""
-    query = select(BaseTensor.name, BaseTensor.dtype, BaseTensor.shape, BaseTensor.sha256)
-    rows = session.execute(query.where(BaseTensor.model_id == model.id).order_by(BaseTensor.position))
-    return [(name, dtype, shape, sha256) for name, dtype, shape, sha256 in rows]
 
 
 def check(database: Database) -> list[str]:

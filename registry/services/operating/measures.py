@@ -82,7 +82,12 @@ def of_jobs(session: Session) -> list[Measure]:
         Measure("registry_jobs", "Jobs by kind and state", counts, ("kind", "state")),
         Measure("registry_queue_age_seconds", "Age of the oldest queued job of a kind", ages, ("kind",)),
         single("registry_hung_jobs", "Jobs that hung: tried again, or failed", jobs.count_hung(session)),
-        Measure("registry_unclaimable_jobs", "Queued jobs that no living worker can do", unclaimable, ("kind",)),
+        Measure("registry_unclaimable_jobs", "Jobs that wait and that no living worker can do", unclaimable, ("kind",)),
+        single(
+            "registry_waiting_rebuilds",
+            "Rebuilds that wait for a builder without a share in the first build",
+            jobs.count_waiting_rebuilds(session),
+        ),
     ]
 
 

@@ -15,7 +15,7 @@ from registry.services.queue import abilities, jobs
 class Summary:
     """The counts: patches and jobs by state, blobs and their bytes without those that stay at a Hub.
 
-    `unclaimable_jobs` are queued jobs that no living worker can do, by kind.
+    `unclaimable_jobs` are jobs that wait and that no living worker can do, by kind.
     """
 
     users: int

@@ -1,15 +1,18 @@
 """Abilities: what a worker can do, which jobs that leaves to it, and which jobs no living worker can do."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, false, func, literal_column, not_, or_, select, true
 from sqlalchemy.orm import Session
 
-from registry.db.tables import JOB_KINDS, Job, Worker
+from registry.db.tables import JOB_KINDS, Job, Worker, now
 from registry.errors import InvalidRequest
 from registry.services.queue.workers import is_alive
 
+IS_QUEUED = Job.state == literal_column("'queued'")  # as the partial index has it, which has the bytes of jobs
+QUEUED = "ix_jobs_queued"
 TIMES_THE_BASE = {"compose": 2, "diff": 3, "conflicts": 0}
 """How often a job of a kind has about the bytes of its base: read, sent, or written; once for other kinds."""
 
@@ -28,9 +31,13 @@ class Ability:
     most_bytes: int | None = None
     bases: frozenset[str] = frozenset()
 
+    def sizes(self) -> list[ColumnElement[bool]]:
+        """Return conditions for jobs that are small enough, each of which a range of an index answers."""
+        return [true()] if self.most_bytes is None else [Job.bytes.is_(None), Job.bytes <= self.most_bytes]
+
     def fits(self) -> ColumnElement[bool]:
         """Return the condition for jobs that are small enough."""
-        return true() if self.most_bytes is None else or_(Job.bytes.is_(None), Job.bytes <= self.most_bytes)
+        return or_(*self.sizes())
 
 
 ANY = Ability()
@@ -57,24 +64,34 @@ def bytes_of(kind: str, base: int, more: int) -> int | None:
 
 
 def count_unclaimable(session: Session) -> dict[str, int]:
-    """Return how many queued jobs no living worker can do, by kind; kinds without such jobs are left out."""
-    alive = [worker for worker in session.scalars(select(Worker)) if is_alive(worker.seen_at)]
-    waiting = (
-        select(Job.kind, Job.not_worker, Job.bytes, func.count())
-        .where(Job.state == "queued", Job.kind.in_(JOB_KINDS))
-        .group_by(Job.kind, Job.not_worker, Job.bytes)
-    )
-    counts = dict[str, int]()
-    for kind, not_worker, size, count in session.execute(waiting):
-        if not _any_can(alive, kind, not_worker, size or 0):
-            counts[kind] = counts.get(kind, 0) + count
-    return counts
+    """Return how many jobs wait that no living worker can do, by kind; kinds without such jobs are left out.
+
+    Jobs wait in the queue, or since the worker that had them is gone, or has put them off.
+    """
+    alike: dict[Ability, set[str]] = {}
+    for worker in session.scalars(select(Worker)):
+        if is_alive(worker.seen_at):
+            ability = Ability(None if worker.kinds is None else tuple(worker.kinds), worker.most_bytes)
+            alike.setdefault(ability, set()).add(worker.name)
+    kinds = [kind for kind in JOB_KINDS if not any(_all_can(*workers, kind) for workers in alike.items())]
+    if not kinds:  # as nearly always: the queue is not looked at then
+        return {}
+    possible = or_(false(), *(_some_can(*workers) for workers in alike.items()))
+    given_up = and_(Job.state == "running", Job.lease_until < now())
+    count = select(Job.kind, func.count()).where(Job.kind.in_(kinds), not_(possible)).group_by(Job.kind)
+    queued = count.where(IS_QUEUED).with_hint(Job, f"INDEXED BY {QUEUED}", "sqlite")  # it has all that is asked for
+    counts = Counter[str]()
+    for query in (queued, count.where(given_up)):
+        counts.update(dict(session.execute(query).all()))
+    return dict(counts)
 
 
-def _any_can(workers: Iterable[Worker], kind: str, not_worker: str | None, size: int) -> bool:
-    return any(
-        worker.name != not_worker
-        and (worker.kinds is None or kind in worker.kinds)
-        and (worker.most_bytes is None or size <= worker.most_bytes)
-        for worker in workers
-    )
+def _all_can(ability: Ability, names: Collection[str], kind: str) -> bool:
+    """Say whether workers can do all jobs of a kind: two of them, since some jobs are not for one of them."""
+    return len(names) > 1 and ability.most_bytes is None and kind in (ability.kinds or JOB_KINDS)
+
+
+def _some_can(ability: Ability, names: Collection[str]) -> ColumnElement[bool]:
+    """Return the condition for jobs that one of some workers can do."""
+    allowed = true() if len(names) > 1 else or_(Job.not_worker.is_(None), Job.not_worker.not_in(names))
+    return and_(Job.kind.in_(ability.kinds or JOB_KINDS), ability.fits(), allowed)

@@ -26,11 +26,12 @@ from registry.db.tables import ACTIVE_JOBS, JOB_KINDS, Job, Model, User, now
 from registry.errors import Forbidden, NotFound
 from registry.services.people import access, paging
 from registry.services.people.actors import Actor, record
-from registry.services.queue.abilities import ANY, Ability, bytes_of
+from registry.services.queue.abilities import ANY, IS_QUEUED, QUEUED, Ability, bytes_of
 
 IS_ACTIVE = Job.state.in_([literal_column(f"'{state}'") for state in ACTIVE_JOBS])  # as the partial index has it
 STATES = (*ACTIVE_JOBS, "done", "failed", "cancelled")
 CANCELLABLE = {"compose": "composition", "conflicts": "comparison"}
+OTHER_BUILDER = "This waits for another builder: "  # how the error of a rebuild begins that is put off for that
 HUNG, HUNG_AT_LAST = "It hung: ", "This job hung on attempt "  # how the error of a job that was killed for it begins
 FIRST = ("check", "import")  # short, and people wait for them
 LONGEST_DELAY = timedelta(minutes=1)  # after which a job that a worker put off is claimed again
@@ -243,20 +244,29 @@ def any_claimable(session: Session, worker: str, lease: timedelta, ability: Abil
 def claimable(worker: str, lease: timedelta, ability: Ability = ANY) -> list[Select[Job]]:
     """Return queries for the next queued job of a worker, and for the next whose lease has ended.
 
-    There are two for each kind, for a worker that does not take all kinds.
+    There are so many for each kind, for a worker that does not take all kinds. One that takes small jobs alone reads
+    past the large ones in an index, and those of unknown size are another range of it.
 
     A lease that ends later than any that is given now was given before the clock went back, and its worker has died:
     it would have renewed the lease. All workers of a registry have the same `lease`. Jobs of kinds that this version
     does not know are left to workers of a later one, which may run beside it while a registry is upgraded.
     """
     ended = or_(Job.lease_until < now(), Job.lease_until > latest(lease))
-    one = select(Job).where(permitted(worker), ability.fits()).order_by(*ORDER).limit(1)
-    # By its statistics SQLite may take sorting all jobs for cheaper than reading the first one of an index.
-    one = one.with_hint(Job, f"INDEXED BY {QUEUE if ability.kinds is None else QUEUE_OF_KIND}", "sqlite")
-    states = Job.state == "queued", and_(Job.state == "running", ended)
+    one = select(Job).where(permitted(worker)).order_by(*ORDER).limit(1)
+    queue = QUEUE if ability.kinds is None else QUEUE_OF_KIND
+    states = [(queue, and_(Job.state == "running", ended, ability.fits()))]
+    if ability.most_bytes is None:
+        states.append((queue, Job.state == "queued"))
+    else:
+        states += [(QUEUED, and_(IS_QUEUED, size)) for size in ability.sizes()]
     kinds = [Job.kind.in_(JOB_KINDS)] if ability.kinds is None else [Job.kind == kind for kind in ability.kinds]
-    # So many queries, since each reads one range of an index.
-    return [one.where(kind, state) for kind in kinds for state in states]
+    # So many queries, since each reads one range of an index. By its statistics SQLite may take sorting all jobs for
+    # cheaper than reading the first one of it.
+    return [
+        one.where(kind, state).with_hint(Job, f"INDEXED BY {index}", "sqlite")
+        for kind in kinds
+        for index, state in states
+    ]
 
 
 def nearby(job: Job, worker: str, ability: Ability) -> Select[Job]:
@@ -367,3 +377,9 @@ def count_hung(session: Session) -> int:
     """Return how many jobs hung and were killed: those that wait for another attempt, and those that failed by it."""
     hung = or_(*(Job.error.startswith(sentence, autoescape=True) for sentence in (HUNG, HUNG_AT_LAST)))
     return session.scalar(select(func.count()).where(Job.state.in_((*ACTIVE_JOBS, "failed")), hung)) or 0
+
+
+def count_waiting_rebuilds(session: Session) -> int:
+    """Return how many rebuilds are put off until somebody can do them who has no share in what they are to confirm."""
+    waiting = Job.kind == "rebuild", Job.state == "running", Job.error.startswith(OTHER_BUILDER, autoescape=True)
+    return session.scalar(select(func.count()).where(*waiting)) or 0

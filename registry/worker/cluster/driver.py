@@ -20,14 +20,14 @@ LOOK_EVERY = 2.0  # seconds between looks at the nodes
 IDLE_SECONDS = 60.0  # after which an actor without a GPU ends
 READY_WITHIN = 120.0  # seconds in which an actor has to have got its place
 LETS_IN_ANYBODY = (
-    "Other machines are nodes of the cluster, and it has to ask for a token: anybody who reaches its ports could run "
-    "programs on them. Start Ray with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN_PATH on every node, and set both for "
-    "the worker."
+    "Other machines reach the cluster, and it has to ask for a token: anybody who reaches its ports could run programs "
+    "there. Start Ray with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN_PATH on every node, and set both for the worker; "
+    "or start it on this machine alone, with --node-ip-address=127.0.0.1."
 )
 
 
 class Unsafe(Exception):
-    """Whoever reaches the cluster can run programs on other machines."""
+    """Other machines reach the cluster, and whoever does can run programs there."""
 
 
 class Actor:
@@ -43,9 +43,9 @@ class Actor:
         """Say that it has its place."""
         return True
 
-    def compose(self, ask: str) -> str:
-        """Compose a part; both are JSON."""
-        return json.dumps(self.node.compose(json.loads(ask)))
+    def compose(self, shared: str, ask: str) -> str:
+        """Compose a part, and return what became of it; all are JSON, and `shared` is what parts have in common."""
+        return json.dumps(self.node.compose(json.loads(shared) | json.loads(ask)))
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Driver:
 
     def __init__(self, pipe: Connection, cpus: int, *, gpu: bool) -> None:
         self.pipe, self.cpus, self.gpu = pipe, cpus, gpu
-        self.here = ""  # the address of this machine in the cluster
+        self.shared: Any = None  # what the parts of the job have in common: an object of Ray's, sent to a node once
         self.held: dict[tuple[str, int], Held] = {}
         self.refs: dict[Any, tuple[str, int]] = {}
         self.nodes: dict[str, dict[str, Any]] | None = None
@@ -100,11 +100,11 @@ class Driver:
         """Tell the worker which nodes there are, if it waits or that has changed; and end actors that nobody needs.
 
         Raises:
-            Unsafe: Other machines are nodes, and the cluster does not ask for a token.
+            Unsafe: Other machines reach it, and it does not ask for a token.
         """
         alive = [node for node in ray().nodes() if node["Alive"]]
-        elsewhere = {node["NodeManagerAddress"] for node in alive} - {self.here, "127.0.0.1"}
-        if elsewhere and os.environ.get("RAY_AUTH_MODE") != "token":
+        reached = {node["NodeManagerAddress"] for node in alive} - {"127.0.0.1"}
+        if reached and os.environ.get("RAY_AUTH_MODE") != "token":
             raise Unsafe
         found = {
             node["NodeID"]: {
@@ -131,6 +131,8 @@ class Driver:
 
     def take(self, message: Mapping[str, Any]) -> None:
         """Do what the worker says."""
+        if "shared" in message:
+            self.shared = ray().put(json.dumps(message["shared"]))
         if "submit" in message:
             key, node = message["submit"], message["node"]
             slots = (self.nodes or {}).get(node, {}).get("slots", 0)
@@ -143,7 +145,7 @@ class Driver:
             place = min(free, key=lambda place: place not in self.held)
             held = self.held.get(place) or self.begin(place)
             held.key = key
-            self.refs[held.actor.compose.remote(json.dumps(message["ask"]))] = place
+            self.refs[held.actor.compose.remote(self.shared, json.dumps(message["ask"]))] = place
         for key in message.get("cancel", ()):
             for place, held in list(self.held.items()):
                 if held.key == key:
@@ -224,7 +226,6 @@ def main(number: str, address: str, cpus: str, gpu: str) -> None:
     driver = Driver(pipe, int(cpus), gpu=gpu == "1")
     try:
         ray().init(address=address, log_to_driver=False, logging_level="ERROR", namespace="crumb")
-        driver.here = ray().util.get_node_ip_address()
         driver.run()
     except Unsafe:
         driver.tell({"refused": LETS_IN_ANYBODY})

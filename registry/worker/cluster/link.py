@@ -1,7 +1,7 @@
 """The link to a cluster: a process of its own that speaks Ray, and ends without harm to the worker when Ray does.
 
-    worker ── submit, cancel ──> driver process ── actors, one for each place on a node ──> Node
-           <── nodes, outcomes ──
+    worker ── share, submit, cancel ──> driver process ── actors, one for each place on a node ──> Node
+           <── nodes, outcomes ─────
 
 Ray ends the processes of a driver that has lost its cluster. Here that is this process: the link is away then, and is
 made anew for the next job.
@@ -79,8 +79,15 @@ class Cluster(Protocol):
             Away: The cluster does not answer.
         """
 
+    def share(self, shared: Mapping[str, Any]) -> None:
+        """Say once what the parts that are submitted from now on have in common.
+
+        Raises:
+            Away: The cluster does not answer.
+        """
+
     def submit(self, key: str, node: str, ask: Mapping[str, Any]) -> None:
-        """Have a node compose a part.
+        """Have a node compose a part; `ask` and what is shared are what `Node.compose` takes.
 
         Raises:
             Away: The cluster does not answer.
@@ -116,7 +123,7 @@ class RayLink:
         self._nodes: dict[str, Place] | None = None
         self._deadline = 0.0
         self._outcomes: list[Outcome] = []
-        self._cancelled: set[str] = set()
+        self._submitted: set[str] = set()  # whose outcomes are waited for
         self._heard = 0.0
 
     def ready(self, seconds: float) -> bool:
@@ -140,7 +147,7 @@ class RayLink:
             env=os.environ | {"PYTHONSAFEPATH": "1"},
         )
         theirs.close()
-        self._nodes, self._outcomes, self._cancelled = None, [], set()
+        self._nodes, self._outcomes, self._submitted = None, [], set()
         self._deadline = time.monotonic() + CONNECTS_WITHIN
 
     def nodes(self) -> dict[str, Place]:
@@ -148,9 +155,14 @@ class RayLink:
         self._listen(0.0)
         return dict(self._nodes or {})
 
+    def share(self, shared: Mapping[str, Any]) -> None:
+        """Say once what the parts that are submitted from now on have in common."""
+        self._send({"shared": shared})
+
     def submit(self, key: str, node: str, ask: Mapping[str, Any]) -> None:
         """Have a node compose a part."""
         self._heard = time.monotonic()
+        self._submitted.add(key)
         self._send({"submit": key, "node": node, "ask": ask})
 
     def wait(self, seconds: float) -> list[Outcome]:
@@ -160,12 +172,14 @@ class RayLink:
         if not self._outcomes and time.monotonic() - self._heard >= SILENT_SECONDS:
             self.close()
             raise Away(f"The cluster at {self.address} has said nothing for {SILENT_SECONDS:g} seconds.")
-        outcomes, self._outcomes = self._outcomes, []
-        return [outcome for outcome in outcomes if outcome.key not in self._cancelled]
+        outcomes = [outcome for outcome in self._outcomes if outcome.key in self._submitted]
+        self._outcomes = []
+        self._submitted -= {outcome.key for outcome in outcomes}
+        return outcomes
 
     def cancel(self, keys: Collection[str]) -> None:
         """Stop what was submitted, whatever it is doing; its outcome is not told."""
-        self._cancelled |= set(keys)
+        self._submitted -= set(keys)
         with suppress(Away):
             self._send({"cancel": list(keys)})
 

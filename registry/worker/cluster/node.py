@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import registry
-from registry.errors import BlobDamaged, BreadcrumbError, InvalidRequest, WrongState
+from registry.errors import BlobDamaged, BreadcrumbError, InvalidRequest, JobFailed, WrongState
 from registry.files.hashing import Extent
 from registry.sandboxes.sandbox import Sandbox
 from registry.settings import Settings
@@ -24,9 +24,10 @@ from registry.storage.bucket_store import BucketStore
 from registry.storage.cache import Cache
 from registry.storage.pieces import Excerpt
 from registry.storage.store import Store
-from registry.worker.runner import VERIFIED_FOR, Hung, Stillness
+from registry.worker.runner import IS_FENCED, VERIFIED_FOR, Hung, Stillness
 
 TASK = "registry.sandboxes.parts:compose_files"
+FENCED_WITHIN = 60.0  # seconds
 OWN = "node-"  # how the names of staging folders of a node begin
 
 
@@ -48,6 +49,7 @@ class Node:
         self.settings, self.store = settings, open_node_store(settings)
         self.store.prepare()
         self.discard_left()
+        self.fenced: bool | None = None  # not known yet
         self.kept: Sandbox | None = None  # it has loaded what a composition needs, and maybe holds a base on a GPU
         self.verified, self.verified_at = "", 0.0  # the job whose patches were hashed here, and when
 
@@ -55,13 +57,16 @@ class Node:
         """Compose a weight file; return what became of it: `part`, `error`, or `lost` if it is to be tried elsewhere.
 
         Args:
-            ask: `registry` and `version` of the worker; `job`, the name of its staging folder, and `key` of the
-                submission; `path` and `sha256` of the base's weight file; `stored`, whether to keep the result; and
-                arguments of the task: `tensors`, `patches` (their digests), `excerpts` (size and extents of those that
-                are not needed whole), `recipe`, `device`, `device_memory`, `threads`.
+            ask: `path` and `sha256` of the base's weight file, and `key` of the submission. All parts of a job share
+                `registry` and `version` of the worker; `job`, the name of its staging folder; `stored`, whether to keep
+                the result; and arguments of the task: `tensors`, `patches` (their digests), `excerpts` (size and
+                extents of those that are not needed whole), `recipe`, `device`, `device_memory`, `threads`.
+
+        Returns:
+            With a `part` also `fenced`: whether the process was kept from other machines.
         """
         try:
-            return {"part": self._compose(ask)}
+            return {"part": self._compose(ask), "fenced": self.is_fenced()}
         except (Hung, CopyDamaged) as why:
             return {"lost": str(why)}
         except BreadcrumbError as error:
@@ -99,6 +104,18 @@ class Node:
             if folder is not None and not shared:
                 self.store.send_ahead(folder / path, file["sha256"])
         return {"path": path, **file, "device": result["device"], "seconds": result["seconds"]}
+
+    def is_fenced(self) -> bool:
+        """Say whether processes here that read strangers' bytes are kept from other machines."""
+        if self.fenced is None:
+            sandbox = Sandbox(IS_FENCED, {}, self.settings.job_memory)
+            try:
+                self.fenced = bool(sandbox.wait(FENCED_WITHIN))
+            except JobFailed:  # it has crashed
+                self.fenced = False
+            finally:
+                sandbox.kill()
+        return self.fenced
 
     @contextmanager
     def staging(self, job: str, key: str) -> Iterator[Path]:

@@ -115,7 +115,7 @@ class Verifier(Runner):
         """Check a patch against the base that is here, as a job of a check does."""
         with self.database.read() as session:
             model = session.get_one(Model, document.model["id"])
-            tensors = models.base_tensors(session, model)
+            tensors = [tensor[:3] for tensor in models.base_tensors(session, model)]
             base = {file.path: file.sha256 for file in models.base_files(session, model)}
             remote = hub_bases.remote(session, model)
         beside = {

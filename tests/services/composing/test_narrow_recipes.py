@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy import select, update
 
-from registry.db.tables import Blob, Job, PatchRevision, PatchTensor
+from registry.db.tables import BaseFile, BaseTensor, Blob, Job, PatchRevision, PatchTensor
 from registry.services.operating import identity
 from registry.storage.bucket_store import BucketStore
-from tests.support.makers import fine_tuned, make_checkpoint, make_patch
+from tests.support.makers import changed, fine_tuned, make_checkpoint, make_patch
 from tests.support.s3_stand_in import S3
 from tests.support.world import World, create_model, push_patch
 
@@ -79,6 +80,34 @@ def test_of_a_patch_only_what_a_recipe_needs_is_fetched(world: World, s3: S3, pa
     same = [["embed.*", "0"], ["layers.0.*", "0"], ["lm_head.*", "0"], ["norm", "0"]]
     assert compose(world, same) == digest_of_part, "another recipe of the same weights"
     assert s3.sent[first] == len(s3.objects[first])
+
+
+def test_of_the_base_a_check_fetches_what_the_patch_touches(
+    world: World, s3: S3, patches: list[str], tmp_path: Path
+) -> None:
+    def move(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor + 0.01 * torch.randn(tensor.shape) if name == "layers.1.weight" else tensor
+
+    make_patch(tmp_path / "base", changed(tmp_path / "base", tmp_path / "some", move), tmp_path / "some.safetensors")
+    with world.database.read() as session:
+        file = session.scalars(select(BaseFile).where(BaseFile.path == "model.safetensors")).one()
+        least = (file.header_size or 0) + 4 * 160 * 160
+    name = f"blobs/{file.sha256}"
+    s3.sent.clear()
+    pushed = push_patch(world, "alice/tiny", tmp_path / "some.safetensors")
+    assert pushed["check"] == "checked"
+    assert least <= s3.sent[name] <= 1.02 * least < len(s3.objects[name]) / 3
+    assert not world.worker.can_now().bases, "the base is not at hand"
+    (tmp_path / "none.safetensors").write_bytes(b"not a patch")
+    s3.sent.clear()
+    assert push_patch(world, "alice/tiny", tmp_path / "none.safetensors")["check"] == "refused"
+    assert s3.sent.get(name, 0) == 0
+    with world.database.write() as session:  # as bases of before places were kept
+        session.execute(update(BaseTensor).values(path=None, start=None))
+    shutil.rmtree(world.store.root / "cache")
+    make_patch(tmp_path / "base", changed(tmp_path / "base", tmp_path / "more", move), tmp_path / "more.safetensors")
+    assert push_patch(world, "alice/tiny", tmp_path / "more.safetensors")["check"] == "checked"
+    assert s3.sent[name] == len(s3.objects[name])
 
 
 def test_a_part_that_goes_bad_is_found_by_the_job_and_fetched_again(

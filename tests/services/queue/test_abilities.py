@@ -11,7 +11,7 @@ from sqlalchemy import insert, select, text, update
 
 from registry.db.tables import Job, Model, Worker, now
 from registry.errors import InvalidRequest
-from registry.services.queue import jobs
+from registry.services.queue import abilities, jobs
 from registry.services.queue.abilities import Ability, parse_kinds
 from tests.support.makers import fine_tuned, make_checkpoint, make_patch
 from tests.support.plans import explain, statements_asked
@@ -108,6 +108,12 @@ def test_a_job_says_what_it_needs_and_a_worker_which_bases_it_has(world: World, 
     assert world.worker.can_now().bases == frozenset()
 
 
+def job_of(world: World, held: jobs.Claim | None) -> Job:
+    assert held is not None
+    with world.database.read() as session:
+        return session.get_one(Job, held.job_id)
+
+
 def unclaimable(world: World) -> dict[str, int]:
     """Return how many jobs no worker can do, as an admin sees it everywhere."""
     client = world.client("root", admin=True)
@@ -135,6 +141,18 @@ def test_jobs_that_no_living_worker_can_do_are_told(world: World) -> None:
     with world.database.write() as session:
         session.execute(update(Worker).values(seen_at=now() - timedelta(seconds=61)))
     assert unclaimable(world) == {"compose": 3, "check": 1}
+    with world.database.write() as session:
+        small = session.get_one(Worker, "small")
+        small.seen_at = now()
+        held = jobs.claim(session, "small", LEASE, Ability(("compose",), 2**30))
+    assert unclaimable(world) == {"compose": 1, "check": 1}, "the large one"
+    change(world, job_of(world, held), bytes=2**40)
+    assert unclaimable(world) == {"compose": 1, "check": 1}, "somebody does it, whatever its size"
+    change(world, job_of(world, held), lease_until=now() - timedelta(seconds=1))
+    assert unclaimable(world) == {"compose": 2, "check": 1}, "nobody can take it over"
+    with world.database.write() as session:
+        small = session.get_one(Worker, "small")
+        small.seen_at = now() - timedelta(seconds=61)
     world.worker.ability = Ability(("check",), 5)
     with world.database.write() as session:
         world.worker.be_seen(session)
@@ -147,10 +165,15 @@ def test_jobs_that_no_living_worker_can_do_are_told(world: World) -> None:
     [
         (Ability(("check", "conflicts")), "ix_jobs_kind_state_rank_turn_created_at"),
         (HAS_BASE, "ix_jobs_state_rank_turn_created_at"),
+        (Ability(most_bytes=10), "ix_jobs_queued"),
+        (Ability(("compose", "rebuild"), 10), "ix_jobs_queued"),
     ],
 )
 def test_claiming_reads_little_however_long_the_queue_is(world: World, ability: Ability, index: str) -> None:
-    """10,000 compositions: a worker for other kinds does not go past them, and another looks for its base among few."""
+    """10,000 compositions: a worker for other kinds does not go past them, and another looks for its base among few.
+
+    One that takes small jobs alone reads past large ones in an index. Those that nobody can do are counted in it.
+    """
     enqueue(world)
     (last,) = enqueue(world, 1, "conflicts", "bob")
     with world.database.write() as session:
@@ -158,15 +181,26 @@ def test_claiming_reads_little_however_long_the_queue_is(world: World, ability: 
         columns = {column.key: getattr(first, column.key) for column in Job.__table__.columns}
         rows = [{**columns, "id": uuid.uuid4(), "key": f"k{n}", "turn": n // 50, "rank": 1} for n in range(10_000)]
         rows[60]["base_digest"] = BASE
+        rows[-1]["bytes"] = 10
         session.execute(insert(Job), rows)
+        session.execute(update(Job).where(Job.bytes.is_(None)).values(bytes=11))
     with world.database.write() as session:
         session.execute(text("ANALYZE"))
     world.database.engine.dispose()  # connections that are open do not see the statistics
+    wanted = rows[60]["id"] if ability.bases else last.id if "conflicts" in (ability.kinds or ()) else rows[-1]["id"]
     with statements_asked(world.database.engine) as asked:
-        assert claim(world, ability) == (last.id if ability.kinds else rows[60]["id"])
+        assert claim(world, ability) == wanted
+        with world.database.read() as session:
+            assert abilities.count_unclaimable(session)
     plans = explain(world.database.engine, asked, "ORDER BY jobs.rank")
-    assert len(plans) == (4 if ability.kinds else 3)
-    for plan, given in plans:
-        assert (index if "queued" in str(given) else "rank_turn_created_at") in plan, plan
+    small = ability.most_bytes is not None
+    assert len(plans) == (2 + small) * len(ability.kinds or "1") + bool(ability.bases)
+    assert sum(index in plan for plan, _ in plans) >= 2 * len(ability.kinds or "1")
+    for plan, _ in plans:
         few = "turn <=" in plan  # PostgreSQL reads the near turns, and sorts what has the base
-        assert not re.search("Seq Scan|SCAN jobs|TEMP B-TREE" + ("" if few else "|Sort"), plan), plan
+        slow = "Seq Scan|SCAN jobs|TEMP B-TREE" + ("" if few else "|Sort")
+        assert not re.search(slow, plan), plan
+    queued, given_up = explain(world.database.engine, asked, "GROUP BY jobs.kind")
+    if world.database.engine.dialect.name == "sqlite":  # PostgreSQL reads the table, as all of it is counted here
+        assert "COVERING INDEX ix_jobs_queued" in queued[0], queued
+        assert "SCAN jobs" not in given_up[0], given_up
