@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "e47a9c1b6d25"
-down_revision: str | None = "b58d02e6c913"
+down_revision: str | None = "4d1f86c2b7ae"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
