@@ -16,6 +16,7 @@ from registry.breadcrumbs.composing.gpu import engine as gpu_engine
 from registry.breadcrumbs.composing.gpu.launches import CudaLaunch
 from registry.breadcrumbs.composing.gpu.residents import Residents
 from registry.breadcrumbs.kernels import compose as cpu
+from registry.breadcrumbs.kernels import constants
 from registry.breadcrumbs.kernels.cuda.conflicts import measure_chunk
 from registry.breadcrumbs.kernels.cuda.counting import count_before
 from tests.support.host_lanes import DEVICE
@@ -70,7 +71,7 @@ def test_every_kernel_is_measured_against_a_copy(lanes, monkeypatch, tmp_path, m
     ]
     assert [bar.verdict for bar in result.bars] == 3 * ["other setup"]  # it is not a chunk of the size that is judged
     kind = 0 if method == "sum" else 3
-    assert lanes.launched[f"compose<0, {cpu.METHODS[method]}, {kind}>"] == 4
+    assert lanes.launched[f"compose<0, {constants.METHODS[method]}, {kind}>"] == 4
     draw(result, tmp_path / "plot.svg")
 
 
@@ -80,11 +81,11 @@ def test_what_is_measured_composes_to_the_cpus_bits(lanes, dtype):
     assert torch.equal(made.starts, count_before(made.arena, made.table, made.size, 1024))
     for call in works.composing([made]).calls:
         call()
-    arena = np.concatenate([made.arena.cpu().numpy(), made.base.cpu().numpy(), np.zeros(cpu.PAD, np.uint8)])
-    out = np.empty(made.base.nbytes + cpu.PAD, np.uint8)
-    code, table, scales = cpu.CODES[made.dtype], made.table.cpu().numpy(), made.scales.cpu().numpy()[:-1]
-    cpu.compose_chunk(arena, made.arena.nbytes, code, made.size, 0, table, scales, out, cpu.SUM, 1.0)
-    assert made.out.cpu().numpy().tobytes() == out[: -cpu.PAD].tobytes()
+    arena = np.concatenate([made.arena.cpu().numpy(), made.base.cpu().numpy(), np.zeros(constants.PAD, np.uint8)])
+    out = np.empty(made.base.nbytes + constants.PAD, np.uint8)
+    code, table, scales = constants.CODES[made.dtype], made.table.cpu().numpy(), made.scales.cpu().numpy()[:-1]
+    cpu.compose_chunk(arena, made.arena.nbytes, code, made.size, 0, table, scales, out, constants.SUM, 1.0)
+    assert made.out.cpu().numpy().tobytes() == out[: -constants.PAD].tobytes()
     values = made.base.nbytes // made.size * int(made.table[:, 4].sum())
     assert works.composing([made]).moved == 2 * made.base.nbytes + 3 * 512 + values + 3 * 5 * 4
 

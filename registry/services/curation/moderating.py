@@ -51,8 +51,13 @@ def restore(session: Session, model: Model, row: Patch | Comment) -> bool:
 
 
 def overrule(session: Session, table: type[Patch | Comment], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows as they are to be here, given what the primary says, which is kept for those decided otherwise."""
-    decided = kept_of(session, table, (row["id"] for row in rows))
+    """Return rows as they are to be here, given what the primary says, which is kept for those decided otherwise.
+
+    They are locked first, so that what an admin decides meanwhile is seen, or waits.
+    """
+    keys = [row["id"] for row in rows]
+    session.scalars(select(table.id).where(table.id.in_(keys)).order_by(table.id).with_for_update()).all()
+    decided = kept_of(session, table, keys)
     answer = []
     for values in rows:
         if (kept := decided.get(values["id"])) is not None:

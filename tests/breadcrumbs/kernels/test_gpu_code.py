@@ -13,14 +13,14 @@ import json, re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from registry.breadcrumbs.kernels import compose, gpu
+from registry.breadcrumbs.kernels import constants, gpu
 
 POINTERS = {"arena": "*u8", "base": "*u8", "out": "*u8", "table": "*i64", "scales": "*fp64", "starts": "*i32",
             "lost": "*i64", "size": "i32", "patches": "i32", "blocks": "i32"}
 CUTS = {"size": "i64", "bottom": "i32", "bottom_ties": "i32", "top": "i32", "top_ties": "i32"}
 CHOICES = {"DTYPE": "constexpr", "METHOD": "constexpr"}
 KERNELS = [(gpu._compose, POINTERS | CHOICES, {"DTYPE": code, "METHOD": method})
-           for code in gpu.CODES.values() for method in compose.METHODS.values()] + [
+           for code in gpu.CODES.values() for method in constants.METHODS.values()] + [
     (gpu._set_bits, {"indices": "*i32", "mask": "*i32", "size": "i32", "first": "i64"}, {}),
     (gpu._count_high, {"delta": "*fp32", "high": "*i64", "size": "i64"}, {}),
     (gpu._count_low, {"delta": "*fp32", "low": "*i64", "wanted": "i32", "size": "i64"}, {}),

@@ -100,14 +100,14 @@ def test_a_cache_that_cannot_be_written_is_left_alone(home):
 @pytest.mark.usefixtures("settled")
 def test_a_patch_and_a_base_that_are_known_are_neither_checked_nor_hashed_again(world, monkeypatch):
     first = run(world, "first")
-    monkeypatch.setattr(check, "_check", None)  # calling it fails
+    monkeypatch.setattr(check, "_Reading", None)  # calling it fails
     monkeypatch.setattr(compose, "_check_base", None)
     assert run(world, "second") == first
 
 
 def test_without_waiting_everything_is_checked_again(world, monkeypatch):
     run(world, "first")
-    monkeypatch.setattr(check, "_check", None)
+    monkeypatch.setattr(check, "_Reading", None)
     with pytest.raises(TypeError):
         run(world, "second")
 
@@ -168,7 +168,7 @@ def test_what_is_to_be_checked_anew_is(world, monkeypatch):
         digest = patch.info.base
         with checked_base(base, digest) as known, checked_base(base, digest, anew=True) as known_anew:
             assert (known, known_anew) == (True, False)
-        monkeypatch.setattr(check, "_check", None)
+        monkeypatch.setattr(check, "_Reading", None)
         with open_checked([world / "patch.safetensors"], digest, base) as checked:
             assert len(checked) == 1
         with pytest.raises(TypeError), open_checked([world / "patch.safetensors"], digest, base, anew=True):
