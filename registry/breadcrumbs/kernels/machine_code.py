@@ -38,6 +38,7 @@ SETTINGS = (
     "NUMBA_OPT",
     "NUMBA_LOOP_VECTORIZE",
     "NUMBA_SLP_VECTORIZE",
+    "NUMBA_BOUNDSCHECK",
     "NUMBA_DEBUGINFO",
 )
 """The environment variables that change what numba compiles."""
@@ -103,10 +104,25 @@ def _folders() -> list[Path]:
     known = hashlib.sha256()
     for part in _identity():
         known.update(len(part).to_bytes(8, "little") + part)
-    caches = [SOURCES / "__pycache__"]
+    name = f"compiled-{known.hexdigest()[:16]}"
+    folders = [SOURCES / "__pycache__" / name]
     with suppress(RuntimeError):  # the user has no home
-        caches.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "breadcrumb-registry/kernels")
-    return [cache / f"compiled-{known.hexdigest()[:16]}" for cache in caches]
+        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        own = (given if given.is_absolute() else Path.home() / ".cache") / "breadcrumb-registry/kernels" / name
+        if _is_own(own):
+            folders.append(own)
+    return folders
+
+
+def _is_own(folder: Path) -> bool:
+    """Say whether nobody else can have put code into a folder, which is to be run; it need not be there yet."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return os.name == "nt" or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)
 
 
 def _identity() -> Iterator[bytes]:
@@ -123,13 +139,14 @@ def _identity() -> Iterator[bytes]:
 def _read(place: Path) -> Compiled | None:
     """Return a compiled kernel from its file; None if there is none that is whole."""
     try:
-        head, _, code = place.read_bytes().partition(b"\n")
-        found = json.loads(head)
-        if found.pop("crc32") != zlib.crc32(code):
+        checksum, _, rest = place.read_bytes().partition(b"\n")
+        if int(checksum, 16) != zlib.crc32(rest):
             return None
+        head, _, code = rest.partition(b"\n")
+        found = json.loads(head)
         arguments = tuple((dtype, dimensions) for dtype, dimensions in found["arguments"])
         return Compiled(found["symbol"], arguments, tuple(found["returns"]), code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError):
         return None
 
 
@@ -137,10 +154,14 @@ def _write(place: Path, compiled: Compiled) -> None:
     """Write a compiled kernel's file, which appears at once."""
     head = asdict(compiled)
     code = head.pop("object")
-    place.parent.mkdir(parents=True, exist_ok=True)
+    rest = json.dumps(head).encode() + b"\n" + code
+    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     written = place.with_name(f".{place.name}-{os.getpid()}-{threading.get_ident()}")
-    written.write_bytes(json.dumps(head | {"crc32": zlib.crc32(code)}).encode() + b"\n" + code)
-    written.replace(place)
+    try:
+        written.write_bytes(b"%08x\n" % zlib.crc32(rest) + rest)
+        written.replace(place)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def _callable(name: str, compiled: Compiled) -> Callable[..., Any]:
@@ -195,4 +216,6 @@ def _address(compiled: Compiled) -> int:
         engine.add_object_file(binding.ObjectFileRef.from_data(compiled.object))
         engine.finalize_object()
         _ENGINES.append(engine)
-        return int(engine.get_function_address(compiled.symbol))
+        if not (address := int(engine.get_function_address(compiled.symbol))):
+            raise RuntimeError(f"There is no {compiled.symbol} in its machine code.")
+        return address

@@ -48,7 +48,13 @@ def test_what_was_compiled_is_loaded(places, compiled):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda raw: raw[:-1], lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), lambda raw: b"", lambda raw: b"[]"]
+    "damage",
+    [
+        lambda raw: raw[:-1],
+        lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]),
+        lambda raw: b"",
+        lambda raw: raw.replace(b"nth", b"mth"),
+    ],
 )
 def test_what_is_damaged_is_compiled_again(places, compiled, damage):
     Kernel("select", "nth_bin")(COUNTS, 1)
@@ -66,6 +72,20 @@ def test_code_is_kept_where_there_is_a_right_to(places, compiled):
     places[1].write_text("no folder either")
     assert Kernel("select", "nth_bin")(COUNTS, 5) == (2, 5)
     assert compiled == ["nth_bin"] * 2
+
+
+def test_code_is_kept_where_nobody_else_can_put_some(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own = machine_code._folders.__wrapped__()[1]
+    assert own.parent == tmp_path / "breadcrumb-registry/kernels"
+    own.mkdir(parents=True)
+    own.chmod(0o770)
+    assert own not in machine_code._folders.__wrapped__()
+    own.chmod(0o755)
+    assert own in machine_code._folders.__wrapped__()
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert machine_code._folders.__wrapped__()[1].parent == tmp_path / ".cache/breadcrumb-registry/kernels"
 
 
 @pytest.mark.parametrize(

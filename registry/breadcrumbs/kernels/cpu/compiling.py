@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 from registry.breadcrumbs.kernels.cpu.intrinsics import array_of
 from registry.breadcrumbs.kernels.cpu.target import Compiled
 
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False, "_nrt": False}
 """How all kernels are compiled: without numba's runtime, so that they cannot allocate arrays."""
 
 SYSTEM = {"memcpy", "memmove", "memset", "pread"}
