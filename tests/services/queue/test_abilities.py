@@ -195,10 +195,12 @@ def test_claiming_reads_little_however_long_the_queue_is(world: World, ability: 
     plans = explain(world.database.engine, asked, "ORDER BY jobs.rank")
     small = ability.most_bytes is not None
     assert len(plans) == (2 + small) * len(ability.kinds or "1") + bool(ability.bases)
-    assert sum(index in plan for plan, _ in plans) >= 2 * len(ability.kinds or "1")
+    if world.database.engine.dialect.name == "sqlite":  # PostgreSQL chooses itself among indexes that are as good
+        assert sum(index in plan for plan, _ in plans) >= 2 * len(ability.kinds or "1")
     for plan, _ in plans:
         few = "turn <=" in plan  # PostgreSQL reads the near turns, and sorts what has the base
         slow = "Seq Scan|SCAN jobs|TEMP B-TREE" + ("" if few else "|Sort")
+        assert "ix_jobs_" in plan
         assert not re.search(slow, plan), plan
     queued, given_up = explain(world.database.engine, asked, "GROUP BY jobs.kind")
     if world.database.engine.dialect.name == "sqlite":  # PostgreSQL reads the table, as all of it is counted here
