@@ -247,7 +247,8 @@ def _gpu(result: Result) -> Figure:
         ("CPU", ORANGE),
         ("CPU, hashing", ORANGE),
     ]
-    _bars(left, [(name, _of(series[name]), colour) for name, colour in names], "seconds (median)", "s")
+    shown = [(name, _of(series[name]), colour) for name, colour in names if name in series]  # older results lack some
+    _bars(left, shown, "seconds (median)", "s")
     left.set_title(_what(result), loc="left")
     speeds = [
         (name, float(speed) / 1e9, GREY if name == "device copy" else GREEN)
