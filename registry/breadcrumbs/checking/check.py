@@ -15,8 +15,8 @@ import numpy as np
 
 from registry.breadcrumbs.formats.arrays import NUMPY, Octets, octets
 from registry.breadcrumbs.formats.blocks import BLOCK_ELEMENTS, HASH_BYTES, blocks
-from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Entry, Header, Limits, TensorSpec, show
-from registry.breadcrumbs.formats.layout import MaskParams, PatchInfo
+from registry.breadcrumbs.formats.header import DTYPES, PATCH_LIMITS, Entry, Limits, TensorSpec, show
+from registry.breadcrumbs.formats.layout import MaskParams
 from registry.breadcrumbs.formats.patchfile import Patch, called, open_patch
 from registry.breadcrumbs.kernels.check import count_bits, measure_values
 from registry.breadcrumbs.kernels.constants import CODES, PAD
@@ -120,8 +120,7 @@ class _Reading:
 
     def __init__(self, path: Path, base: str, tensors: Mapping[str, TensorSpec]) -> None:
         self._path, self._base, self._tensors = path, base, tensors
-        self._info: PatchInfo
-        self._header: Header
+        self._patch: Patch
         self._norms: dict[str, tuple[float, float, float]] = {}
 
     def blocks(self) -> Iterator[memoryview]:
@@ -153,25 +152,25 @@ class _Reading:
                     self._norms[name] = norms
                 else:
                     yield from (_read_bits if kind == "bitmask" else _read_indices)(*ask)
-            self._info, self._header = info, header
+            self._patch = patch  # closed by then: only what its header says is asked for
 
     def report(self, sha256: str, parts: Mapping[str, str] | None = None) -> PatchReport:
         """Return what was found once all is read, with the sha256 of the file, and of its parts by name."""
-        info, reports = self._info, []
+        patch, info, reports = self._patch, self._patch.info, []
         for name, spec in info.tensors.items():
             nnz = info.nnz[name]
             report = TensorReport(name, spec.shape, spec.dtype, nnz, nnz / spec.numel, *self._norms[name])
             if parts:
-                mask = f"{name}.bitmask" if f"{name}.bitmask" in parts else f"{name}.indices"
-                report = replace(report, extents=(self._extent(mask, parts), self._extent(f"{name}.values", parts)))
+                mask, values = patch.mask_entry(name), patch.value_entry(name)
+                report = replace(report, extents=(_extent(mask, parts), _extent(values, parts)))
             reports.append(report)
         nnz, weights = sum(info.nnz.values()), sum(spec.numel for spec in self._tensors.values())
-        header = Extent(0, self._header.size, parts[""]) if parts else None
+        header = Extent(0, patch.header.size, parts[""]) if parts else None
         return PatchReport(sha256, info.size, nnz, nnz / weights, info.params, reports, header)
 
-    def _extent(self, name: str, parts: Mapping[str, str]) -> Extent:
-        entry = self._header.entries[name]
-        return Extent(entry.start, entry.stop, parts[name])
+
+def _extent(entry: Entry, parts: Mapping[str, str]) -> Extent:
+    return Extent(entry.start, entry.stop, parts[entry.name])
 
 
 def limits_for(tensors: Mapping[str, TensorSpec]) -> Limits:
